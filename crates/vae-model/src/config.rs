@@ -1,0 +1,46 @@
+//! The model's part of a config file: which parts it is composed of.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Initialization, Likelihood, NetworkConfig, PosteriorConfig, Prior};
+
+/// The parts of a model (`[model]` in a config file).
+///
+/// ```
+/// let config: vae_model::ModelConfig = toml::from_str(r#"
+///     latent_dims = 20
+///     likelihood = "bernoulli"
+///     [network.mlp]
+///     hidden = [400]
+/// "#).expect("a valid model");
+/// assert_eq!(config.latent_dims, 20);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Z, the number of latent dimensions. Default 2: a plane that one can look at.
+    pub latent_dims: i64,
+    /// p(z). Default `"standard_normal"`.
+    pub prior: Prior,
+    /// p(x|z). Default `"bernoulli"`.
+    pub likelihood: Likelihood,
+    /// How fresh weights are drawn. Default `"pytorch"`.
+    pub initialization: Initialization,
+    /// q(z|x). Default `diagonal_gaussian`.
+    pub posterior: PosteriorConfig,
+    /// Encoder and decoder. Default `conv`, the small MNIST network.
+    pub network: NetworkConfig,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            latent_dims: 2,
+            prior: Prior::default(),
+            likelihood: Likelihood::default(),
+            initialization: Initialization::default(),
+            posterior: PosteriorConfig::default(),
+            network: NetworkConfig::default(),
+        }
+    }
+}

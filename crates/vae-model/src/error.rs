@@ -1,0 +1,72 @@
+//! What can go wrong with a model: its config, its inputs, its weights file.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::ImageShape;
+
+/// An error of this crate. Users' configs, images and files give one of these; nothing panics.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A config value that no model can be built from.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key in the config, as in `model.network.conv.strides`.
+        key: String,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// Images of another shape or kind than the model was built for.
+    #[error("images are {found}, this model wants u8 [B, C, H, W] with C×H×W = {wanted}")]
+    Images {
+        /// Kind and shape of the given tensor.
+        found: String,
+        /// The shape of the model's images.
+        wanted: ImageShape,
+    },
+    /// Latents of another shape than the model's.
+    #[error("latents have shape {found:?}, this model wants [B, {latent_dims}]")]
+    Latents {
+        /// Shape of the given tensor.
+        found: Vec<i64>,
+        /// The model's latent dimensions.
+        latent_dims: i64,
+    },
+    /// A weights file that is damaged, or belongs to another model.
+    #[error("{path}: {problem}")]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the system gives.
+        source: std::io::Error,
+    },
+    /// libtorch refused, out of memory for example.
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+impl ModelError {
+    pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Config {
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn weights(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Weights {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Variational autoencoders from parts: a network, a posterior, a prior and a likelihood make a
+//! [`Vae`]; an [`Objective`] says what is optimized.
+//!
+//! A VAE is an encoder q(z|x), a prior p(z) and a decoder p(x|z). Training maximizes
+//!
+//! ```text
+//! ELBO(x) = E_q[log p(x|z)] − KL(q(z|x) ‖ p(z))      in nats per image
+//! ```
+//!
+//! `reconstruction` = −E_q\[log p(x|z)\] (the distortion), `kl` is the second term (the rate) and
+//! `elbo` = −(reconstruction + kl). They are sums over pixels and latent dimensions (Kingma &
+//! Welling 2014, <https://arxiv.org/abs/1312.6114>).
+//!
+//! # Shapes
+//! `B` images, `C` channels, `H`×`W` pixels, `K` samples of z for each image, `Z` latent
+//! dimensions. Images are bytes (u8, 0…255) of shape `[B, C, H, W]`; what a byte means is the
+//! business of the likelihood, which scales it.
+//!
+//! # Example
+//! ```
+//! use tch::{Device, Kind, Tensor};
+//! use vae_model::{ImageShape, ModelConfig, Vae};
+//!
+//! # fn main() -> Result<(), vae_model::ModelError> {
+//! // The network of `configs/mnist.toml`, freshly initialized; `Vae::load` reads a trained one.
+//! let shape = ImageShape { channels: 1, height: 28, width: 28 };
+//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+//!
+//! let images = Tensor::randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+//! let posterior = vae.encode(&images)?;
+//! assert_eq!(posterior.mean().size(), [8, 2]);
+//!
+//! let terms = vae.elbo(&images)?; // one number for each image, in nats
+//! assert_eq!(terms.elbo().size(), [8]);
+//!
+//! let decoded = vae.decode(posterior.mean())?; // [8, 1, 28, 28] in [0, 1]
+//! let sampled = vae.sample(16)?; // new images from the prior
+//! assert_eq!((decoded.size()[0], sampled.size()[0]), (8, 16));
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod error;
+mod image_shape;
+mod likelihood;
+mod network;
+mod objective;
+mod posterior;
+mod prior;
+mod vae;
+mod weights;
+
+pub use config::ModelConfig;
+pub use error::ModelError;
+pub use image_shape::ImageShape;
+pub use likelihood::Likelihood;
+pub use network::{ConvConfig, Initialization, MlpConfig, Network, NetworkConfig};
+pub use objective::{ElboConfig, Objective, PixelMeanConfig};
+pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
+pub use prior::Prior;
+pub use vae::{Draws, ElboTerms, Vae};
+pub use weights::{WEIGHTS_FILE, save_tensors};

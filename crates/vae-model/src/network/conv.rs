@@ -1,0 +1,231 @@
+//! `network.conv`: the small convolutional network of the Keras tutorials, at any size.
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::layers::ConvTranspose;
+use super::{Network, Sockets, check_positive};
+use crate::ModelError;
+
+/// Sizes of the convolutional network; the defaults are the MNIST network.
+///
+/// Encoder: 3×3 convolutions with ReLU, a fully connected layer with ReLU, the posterior's
+/// parameters. Decoder: a fully connected layer with ReLU up to the encoder's last feature map,
+/// 3×3 transposed convolutions with ReLU, a 3×3 convolution to the likelihood's parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConvConfig {
+    /// Channels of the encoder's convolutions, image side first. Default `[32, 64, 64, 64]`.
+    pub channels: Vec<i64>,
+    /// Their strides; a stride of s turns n pixels into ⌈n/s⌉. Default `[1, 2, 1, 1]`.
+    pub strides: Vec<i64>,
+    /// Width of the fully connected layer before the posterior. Default 32.
+    pub hidden: i64,
+    /// Channels of the decoder's transposed convolutions, latent side first. Default `[32]`.
+    pub decoder_channels: Vec<i64>,
+    /// Their strides. Those above 1 must be the encoder's in reverse. Default `[2]`.
+    pub decoder_strides: Vec<i64>,
+}
+
+impl Default for ConvConfig {
+    fn default() -> Self {
+        Self {
+            channels: vec![32, 64, 64, 64],
+            strides: vec![1, 2, 1, 1],
+            hidden: 32,
+            decoder_channels: vec![32],
+            decoder_strides: vec![2],
+        }
+    }
+}
+
+impl ConvConfig {
+    fn check(&self) -> Result<(), ModelError> {
+        let key = |name: &str| format!("model.network.conv.{name}");
+        for (name, sizes) in [
+            ("channels", &self.channels),
+            ("strides", &self.strides),
+            ("decoder_channels", &self.decoder_channels),
+            ("decoder_strides", &self.decoder_strides),
+        ] {
+            check_positive(&key(name), sizes)?;
+        }
+        check_positive(&key("hidden"), &[self.hidden])?;
+        if self.channels.is_empty() {
+            return Err(ModelError::config(
+                key("channels"),
+                "found none, at least one convolution is needed",
+            ));
+        }
+        for (name, strides, channels) in [
+            ("strides", &self.strides, &self.channels),
+            (
+                "decoder_strides",
+                &self.decoder_strides,
+                &self.decoder_channels,
+            ),
+        ] {
+            if strides.len() != channels.len() {
+                return Err(ModelError::config(
+                    key(name),
+                    format!(
+                        "found {} strides for {} layers, one for each is needed",
+                        strides.len(),
+                        channels.len()
+                    ),
+                ));
+            }
+        }
+        let down: Vec<i64> = self
+            .strides
+            .iter()
+            .rev()
+            .copied()
+            .filter(|&s| s > 1)
+            .collect();
+        let up: Vec<i64> = self
+            .decoder_strides
+            .iter()
+            .copied()
+            .filter(|&s| s > 1)
+            .collect();
+        if down != up {
+            return Err(ModelError::config(
+                key("decoder_strides"),
+                format!(
+                    "strides above 1 are {up:?}, the encoder's in reverse are {down:?}; \
+                     they must agree for the decoder to reach the image's size"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn build(
+        &self,
+        root: &nn::Path,
+        sockets: Sockets,
+    ) -> Result<Box<dyn Network>, ModelError> {
+        self.check()?;
+        let init = sockets.initialization;
+
+        let path = root / "encoder";
+        let mut convolutions = Vec::new();
+        let mut n_channels = sockets.image.channels;
+        let mut size = [sockets.image.height, sockets.image.width];
+        // Sizes before each convolution that shrinks the image: where the decoder has to arrive.
+        let mut sizes_before_shrinking = Vec::new();
+        for (i, (&n_out, &stride)) in self.channels.iter().zip(&self.strides).enumerate() {
+            convolutions.push(init.conv(&path / "conv" / i, n_channels, n_out, stride));
+            if stride > 1 {
+                sizes_before_shrinking.push(size);
+            }
+            size = size.map(|pixels| (pixels - 1) / stride + 1);
+            n_channels = n_out;
+        }
+        let n_features = n_channels * size[0] * size[1];
+        let encoder = Encoder {
+            convolutions,
+            hidden: init.linear(&path / "hidden", n_features, self.hidden),
+            posterior: init.linear(
+                &path / "posterior",
+                self.hidden,
+                sockets.n_posterior_params,
+            ),
+        };
+
+        let path = root / "decoder";
+        let hidden = init.linear(&path / "hidden", sockets.latent_dims, n_features);
+        let first_map = [n_channels, size[0], size[1]];
+        let mut convolutions = Vec::new();
+        for (i, (&n_out, &stride)) in self
+            .decoder_channels
+            .iter()
+            .zip(&self.decoder_strides)
+            .enumerate()
+        {
+            let target = match stride {
+                1 => size,
+                _ => sizes_before_shrinking.pop().unwrap_or(size),
+            };
+            let path = &path / "conv" / i;
+            convolutions.push(init.conv_transpose(path, n_channels, n_out, stride, size, target));
+            size = target;
+            n_channels = n_out;
+        }
+        let n_out = sockets.image.channels * sockets.n_likelihood_params;
+        let decoder = Decoder {
+            hidden,
+            first_map,
+            convolutions,
+            likelihood: init.conv(&path / "likelihood", n_channels, n_out, 1),
+        };
+        Ok(Box::new(Conv { encoder, decoder }))
+    }
+}
+
+#[derive(Debug)]
+struct Conv {
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    convolutions: Vec<nn::Conv2D>,
+    hidden: nn::Linear,
+    posterior: nn::Linear,
+}
+
+#[derive(Debug)]
+struct Decoder {
+    hidden: nn::Linear,
+    first_map: [i64; 3],
+    convolutions: Vec<ConvTranspose>,
+    likelihood: nn::Conv2D,
+}
+
+impl Network for Conv {
+    fn encode(&self, images: &Tensor) -> Tensor {
+        let Encoder {
+            convolutions,
+            hidden,
+            posterior,
+        } = &self.encoder;
+        let mut maps = channels_last(images);
+        for convolution in convolutions {
+            maps = maps.apply(convolution).relu_(); // [B, channels, H/…, W/…]
+        }
+        maps.flatten(1, -1)
+            .apply(hidden)
+            .relu_() // [B, hidden]
+            .apply(posterior) // [B, P]
+    }
+
+    fn decode(&self, latents: &Tensor) -> Tensor {
+        let Decoder {
+            hidden,
+            first_map: [channels, height, width],
+            convolutions,
+            likelihood,
+        } = &self.decoder;
+        let map = latents
+            .apply(hidden)
+            .relu_()
+            .view([-1, *channels, *height, *width]);
+        let mut maps = channels_last(&map);
+        for convolution in convolutions {
+            maps = maps.apply(convolution).relu_(); // [N, channels, …H, …W]
+        }
+        maps.apply(likelihood) // [N, L·C, H, W]
+    }
+}
+
+/// The same maps with the channels innermost in memory, an order that convolutions keep.
+///
+/// libtorch's CPU convolutions are 5–40 % faster in it; tch has no memory-format argument.
+fn channels_last(maps: &Tensor) -> Tensor {
+    maps.permute([0, 2, 3, 1])
+        .contiguous()
+        .permute([0, 3, 1, 2])
+}

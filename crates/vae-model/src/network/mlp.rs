@@ -1,0 +1,90 @@
+//! `network.mlp`: fully connected layers with ReLU, as in Kingma & Welling 2014 (784-400-20).
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::{Network, Sockets, check_positive};
+use crate::{ImageShape, ModelError};
+
+/// Sizes of the fully connected network. The decoder mirrors the encoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MlpConfig {
+    /// Widths of the encoder's hidden layers, image side first. Default `[400]`.
+    pub hidden: Vec<i64>,
+}
+
+impl Default for MlpConfig {
+    fn default() -> Self {
+        Self { hidden: vec![400] }
+    }
+}
+
+impl MlpConfig {
+    pub(super) fn build(
+        &self,
+        root: &nn::Path,
+        sockets: Sockets,
+    ) -> Result<Box<dyn Network>, ModelError> {
+        check_positive("model.network.mlp.hidden", &self.hidden)?;
+        let n_pixels = sockets.image.n_values();
+        let mut widths = vec![n_pixels];
+        widths.extend(&self.hidden);
+        let layers = |path: nn::Path, widths: &[i64]| -> Vec<nn::Linear> {
+            widths
+                .windows(2)
+                .enumerate()
+                .map(|(i, pair)| sockets.initialization.linear(&path / i, pair[0], pair[1]))
+                .collect()
+        };
+        let mut encoder_widths = widths.clone();
+        encoder_widths.push(sockets.n_posterior_params);
+        let mut decoder_widths = widths;
+        decoder_widths[0] = n_pixels * sockets.n_likelihood_params;
+        decoder_widths.push(sockets.latent_dims);
+        decoder_widths.reverse();
+        Ok(Box::new(Mlp {
+            encoder: layers(root / "encoder", &encoder_widths),
+            decoder: layers(root / "decoder", &decoder_widths),
+            output: ImageShape {
+                channels: sockets.image.channels * sockets.n_likelihood_params,
+                ..sockets.image
+            },
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct Mlp {
+    encoder: Vec<nn::Linear>,
+    decoder: Vec<nn::Linear>,
+    output: ImageShape,
+}
+
+impl Network for Mlp {
+    fn encode(&self, images: &Tensor) -> Tensor {
+        apply(&self.encoder, images.flatten(1, -1)) // [B, P]
+    }
+
+    fn decode(&self, latents: &Tensor) -> Tensor {
+        let ImageShape {
+            channels,
+            height,
+            width,
+        } = self.output;
+        apply(&self.decoder, latents.shallow_clone()) // [N, L·C·H·W]
+            .view([-1, channels, height, width])
+    }
+}
+
+/// The layers with ReLU between them, none after the last.
+fn apply(layers: &[nn::Linear], input: Tensor) -> Tensor {
+    let mut hidden = input;
+    for (i, layer) in layers.iter().enumerate() {
+        if i > 0 {
+            hidden = hidden.relu_();
+        }
+        hidden = hidden.apply(layer);
+    }
+    hidden
+}

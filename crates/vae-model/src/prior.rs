@@ -1,0 +1,24 @@
+//! Priors p(z): where latents come from when nothing is known of the image.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// p(z).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Prior {
+    /// N(0, I).
+    #[default]
+    StandardNormal,
+}
+
+impl Prior {
+    /// Latents drawn from the prior, `[n, Z]`.
+    #[must_use]
+    pub fn sample(self, n: i64, latent_dims: i64, device: Device) -> Tensor {
+        match self {
+            Self::StandardNormal => Tensor::randn([n, latent_dims], (Kind::Float, device)),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The variational autoencoder: its parts put together.
+
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor, nn};
+
+use crate::network::Sockets;
+use crate::weights::{self, Header};
+use crate::{DiagonalGaussian, ImageShape, ModelConfig, ModelError, Network};
+
+/// A variational autoencoder. See the [crate's documentation](crate) for an example.
+#[derive(Debug)]
+pub struct Vae {
+    config: ModelConfig,
+    image: ImageShape,
+    variables: nn::VarStore,
+    network: Box<dyn Network>,
+}
+
+/// K samples of z for each of B images, and what they say: the material of every objective.
+#[derive(Debug)]
+pub struct Draws {
+    /// q(z|x).
+    pub posterior: DiagonalGaussian,
+    /// z `[K, B, Z]`.
+    pub latents: Tensor,
+    /// log p(x|z) in nats, `[K, B]`.
+    pub log_px_z: Tensor,
+}
+
+impl Draws {
+    /// The terms of the ELBO, with a K-sample estimate of the reconstruction and the closed-form kl.
+    #[must_use]
+    pub fn terms(&self) -> ElboTerms {
+        ElboTerms {
+            reconstruction: -self.log_px_z.mean_dim(0, false, Kind::Float),
+            kl: self
+                .posterior
+                .kl_per_dimension()
+                .sum_dim_intlist(-1, false, Kind::Float),
+        }
+    }
+}
+
+/// The two terms of the ELBO for each image, in nats.
+#[derive(Debug)]
+pub struct ElboTerms {
+    /// −E_q\[log p(x|z)\], `[B]`.
+    pub reconstruction: Tensor,
+    /// KL(q(z|x) ‖ p(z)), `[B]`.
+    pub kl: Tensor,
+}
+
+impl ElboTerms {
+    /// −(reconstruction + kl), a lower bound of log p(x), `[B]`.
+    #[must_use]
+    pub fn elbo(&self) -> Tensor {
+        -(&self.reconstruction + &self.kl)
+    }
+}
+
+impl Vae {
+    /// A model with fresh weights, drawn from libtorch's global generator (`tch::manual_seed`).
+    ///
+    /// # Errors
+    /// A config that no model can be built from.
+    pub fn new(
+        config: &ModelConfig,
+        image: ImageShape,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        if config.latent_dims < 1 {
+            return Err(ModelError::config(
+                "model.latent_dims",
+                format!("found {}, at least 1 is needed", config.latent_dims),
+            ));
+        }
+        if [image.channels, image.height, image.width]
+            .iter()
+            .any(|&n| n < 1)
+        {
+            return Err(ModelError::config(
+                "image shape",
+                format!("found {image}, every side must be at least 1"),
+            ));
+        }
+        // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
+        let mut variables = nn::VarStore::new(Device::Cpu);
+        let sockets = Sockets {
+            image,
+            latent_dims: config.latent_dims,
+            n_posterior_params: config.posterior.n_params(config.latent_dims),
+            n_likelihood_params: config.likelihood.n_params(),
+            initialization: config.initialization,
+        };
+        let network = config.network.build(&variables.root(), sockets)?;
+        variables.set_device(device);
+        Ok(Self {
+            config: config.clone(),
+            image,
+            variables,
+            network,
+        })
+    }
+
+    /// A trained model from a weights file, or from the folder of a checkpoint that holds
+    /// `weights.safetensors`. The file knows its model, no config is needed.
+    ///
+    /// # Errors
+    /// No such file, a damaged one, or one that another program wrote.
+    pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, ModelError> {
+        let path = weights::file_in(path.as_ref());
+        let (header, tensors) = weights::load(&path)?;
+        let vae = Self::new(&header.model, header.image, device)?;
+        weights::assign(&path, &tensors, &vae.variables)?;
+        Ok(vae)
+    }
+
+    /// Writes the weights, and what is needed to rebuild the model, to a safetensors file. It
+    /// appears under its name only when it is whole.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
+        let header = Header {
+            model: self.config.clone(),
+            image: self.image,
+        };
+        weights::save(path.as_ref(), &header, &self.named_variables())
+    }
+
+    /// The model's parts.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The shape of the images that it knows.
+    #[must_use]
+    pub fn image_shape(&self) -> ImageShape {
+        self.image
+    }
+
+    /// Where the weights are.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.variables.device()
+    }
+
+    /// The weights by name, sorted; they share memory with the model's.
+    #[must_use]
+    pub fn named_variables(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        named
+    }
+
+    /// How many numbers are trained.
+    #[must_use]
+    pub fn n_parameters(&self) -> usize {
+        self.variables
+            .trainable_variables()
+            .iter()
+            .map(Tensor::numel)
+            .sum()
+    }
+
+    /// q(z|x) for bytes `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// Images of another shape or kind.
+    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian, ModelError> {
+        Ok(self.posterior(&self.scaled(images)?))
+    }
+
+    /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        let size = latents.size();
+        if size.len() != 2 || size[1] != self.config.latent_dims {
+            return Err(ModelError::Latents {
+                found: size,
+                latent_dims: self.config.latent_dims,
+            });
+        }
+        let latents = latents.to_device(self.device()).to_kind(Kind::Float);
+        let params = self.network.decode(&latents);
+        Ok(self.config.likelihood.mean_image(&params).contiguous())
+    }
+
+    /// `n` new mean images in `[0, 1]`, decoded from the prior, `[n, C, H, W]`.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn sample(&self, n: i64) -> Result<Tensor, ModelError> {
+        let prior = self.config.prior;
+        self.decode(&prior.sample(n, self.config.latent_dims, self.device()))
+    }
+
+    /// What the model makes of images: the mean image of the posterior's mean, in `[0, 1]`.
+    ///
+    /// # Errors
+    /// Images of another shape or kind.
+    pub fn reconstruct(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        self.decode(self.encode(images)?.mean())
+    }
+
+    /// A one-sample estimate of the ELBO's terms for each image, in nats.
+    ///
+    /// # Errors
+    /// Images of another shape or kind.
+    pub fn elbo(&self, images: &Tensor) -> Result<ElboTerms, ModelError> {
+        Ok(self.draw(images, 1)?.terms())
+    }
+
+    /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them.
+    ///
+    /// # Errors
+    /// Images of another shape or kind.
+    pub fn draw(&self, images: &Tensor, n_samples: i64) -> Result<Draws, ModelError> {
+        let targets = self.scaled(images)?;
+        let posterior = self.posterior(&targets);
+        let noise = posterior.noise(n_samples);
+        Ok(self.draws(&targets, posterior, &noise))
+    }
+
+    /// [`Self::draw`] with given noise ε `[K, B, Z]`.
+    ///
+    /// # Errors
+    /// Images of another shape or kind, or noise that does not fit them.
+    pub fn draw_with_noise(&self, images: &Tensor, noise: &Tensor) -> Result<Draws, ModelError> {
+        let targets = self.scaled(images)?;
+        let found = noise.size();
+        if found.len() != 3 || found[1..] != [targets.size()[0], self.config.latent_dims] {
+            return Err(ModelError::Latents {
+                found,
+                latent_dims: self.config.latent_dims,
+            });
+        }
+        let posterior = self.posterior(&targets);
+        Ok(self.draws(&targets, posterior, noise))
+    }
+
+    fn posterior(&self, targets: &Tensor) -> DiagonalGaussian {
+        let params = self.network.encode(targets); // [B, P]
+        self.config.posterior.distribution(&params)
+    }
+
+    fn draws(&self, targets: &Tensor, posterior: DiagonalGaussian, noise: &Tensor) -> Draws {
+        let latents = posterior.latents(noise); // [K, B, Z]
+        let params = self.network.decode(&latents.flatten(0, 1)); // [K·B, L·C, H, W]
+        let params = params.unflatten(0, &noise.size()[..2]); // [K, B, L·C, H, W]
+        let log_px_z = self.config.likelihood.log_prob(&params, targets); // [K, B]
+        Draws {
+            posterior,
+            latents,
+            log_px_z,
+        }
+    }
+
+    /// Checks images and scales them for the likelihood, on the model's device.
+    fn scaled(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        let ImageShape {
+            channels,
+            height,
+            width,
+        } = self.image;
+        let size = images.size();
+        let fits = size.len() == 4 && size[1..] == [channels, height, width];
+        if !fits || images.kind() != Kind::Uint8 {
+            return Err(ModelError::Images {
+                found: format!("{:?} {size:?}", images.kind()),
+                wanted: self.image,
+            });
+        }
+        let images = images.to_device(self.device());
+        Ok(self.config.likelihood.scale(&images))
+    }
+}

@@ -1,0 +1,178 @@
+//! Weights files: safetensors, with the model's config in their metadata.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor, nn, no_grad};
+
+use crate::{ImageShape, ModelConfig, ModelError};
+
+/// The name of the weights file in the folder of a checkpoint.
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
+
+/// The one metadata key of a weights file; its value is [`Header`] as JSON.
+const HEADER_KEY: &str = "vae";
+
+/// What a weights file says of its model.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Header {
+    pub(crate) model: ModelConfig,
+    pub(crate) image: ImageShape,
+}
+
+/// The weights file itself, or the one in a folder.
+pub(crate) fn file_in(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        path.join(WEIGHTS_FILE)
+    } else {
+        path.to_owned()
+    }
+}
+
+pub(crate) fn save(
+    path: &Path,
+    header: &Header,
+    tensors: &[(String, Tensor)],
+) -> Result<(), ModelError> {
+    let json = serde_json::to_string(header)
+        .map_err(|error| ModelError::weights(path, format!("config as JSON: {error}")))?;
+    save_tensors(path, Some((HEADER_KEY, json)), tensors)
+}
+
+/// Writes f32 tensors to a safetensors file, with at most one metadata entry. The file appears
+/// under its name only when it is whole and on the disk.
+///
+/// # Errors
+/// The file system refuses.
+pub fn save_tensors(
+    path: &Path,
+    metadata: Option<(&str, String)>,
+    tensors: &[(String, Tensor)],
+) -> Result<(), ModelError> {
+    let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let values = f32_values(tensor)?;
+            let shape = tensor.size().iter().map(|&n| n as usize).collect();
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Ok((name.as_str(), shape, bytes))
+        })
+        .collect::<Result<_, ModelError>>()?;
+    let damaged = |error: safetensors::SafeTensorError| ModelError::weights(path, error.to_string());
+    let mut views = Vec::new();
+    for (name, shape, data) in &bytes {
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(damaged)?;
+        views.push((*name, view));
+    }
+    let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
+    let file = safetensors::serialize(views, metadata).map_err(damaged)?;
+    write_whole(path, &file).map_err(|source| ModelError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn f32_values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+    let flat = tensor
+        .detach()
+        .to_device(Device::Cpu)
+        .to_kind(Kind::Float)
+        .flatten(0, -1);
+    Ok(Vec::try_from(flat)?)
+}
+
+/// Writes to a temporary file beside `path`, then renames it.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
+pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), ModelError> {
+    let bytes = fs::read(path).map_err(|source| ModelError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let damaged = |error: safetensors::SafeTensorError| {
+        ModelError::weights(
+            path,
+            format!("no whole safetensors file ({error}); was it cut short?"),
+        )
+    };
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let json = metadata
+        .metadata()
+        .as_ref()
+        .and_then(|entries| entries.get(HEADER_KEY))
+        .ok_or_else(|| {
+            ModelError::weights(
+                path,
+                "its metadata has no `vae` entry; this program did not write it",
+            )
+        })?;
+    let header = serde_json::from_str(json).map_err(|error| {
+        ModelError::weights(
+            path,
+            format!("its model config is not one this version knows: {error}"),
+        )
+    })?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in SafeTensors::deserialize(&bytes)
+        .map_err(damaged)?
+        .tensors()
+    {
+        if view.dtype() != Dtype::F32 {
+            return Err(ModelError::weights(
+                path,
+                format!("{name} is {:?}, f32 is needed", view.dtype()),
+            ));
+        }
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
+        tensors.insert(name, tensor);
+    }
+    Ok((header, tensors))
+}
+
+/// Copies loaded tensors into a model's variables; names and shapes must agree exactly.
+pub(crate) fn assign(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    variables: &nn::VarStore,
+) -> Result<(), ModelError> {
+    let variables = variables.variables();
+    if let Some(name) = tensors.keys().find(|name| !variables.contains_key(*name)) {
+        return Err(ModelError::weights(
+            path,
+            format!("holds a tensor {name} that this model does not have"),
+        ));
+    }
+    for (name, mut variable) in variables {
+        let tensor = tensors.get(&name).ok_or_else(|| {
+            ModelError::weights(path, format!("lacks the tensor {name} of this model"))
+        })?;
+        if tensor.size() != variable.size() {
+            return Err(ModelError::weights(
+                path,
+                format!(
+                    "{name} has shape {:?}, this model wants {:?}",
+                    tensor.size(),
+                    variable.size()
+                ),
+            ));
+        }
+        no_grad(|| variable.f_copy_(tensor))?;
+    }
+    Ok(())
+}
