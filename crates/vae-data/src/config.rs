@@ -1,0 +1,207 @@
+//! The `[dataset]` table of a config: which images, and how many of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use tracing::{info, warn};
+
+use crate::{DataError, Dataset, Splits, idx};
+
+/// Which images to train and evaluate on.
+///
+/// Exactly one table names their source (today `idx` is the only one).
+///
+/// ```
+/// let config: vae_data::DatasetConfig = toml::from_str(
+///     r#"
+///     train_limit = 600
+///     [idx]
+///     folder = "datasets/mnist"
+///     "#,
+/// )?;
+/// assert_eq!(config.train_limit, Some(600));
+/// assert_eq!(config.test_limit, None);
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// Use only the first so many training images; by default, or where there are fewer, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_limit: Option<usize>,
+
+    /// Use only the first so many test images; by default, or where there are fewer, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_limit: Option<usize>,
+
+    /// The source: a folder of idx files, as MNIST comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idx: Option<IdxConfig>,
+}
+
+/// The four files of an MNIST-like data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdxConfig {
+    /// The folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are
+    /// labels, `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`; relative to the current
+    /// folder. Each may be spelled with `.idx` for `-idx` and be gzipped (`.gz`); where several
+    /// spellings are there, the plain file and the `-idx` spelling come first.
+    pub folder: PathBuf,
+}
+
+impl DatasetConfig {
+    /// Checks what can be checked without opening a file.
+    ///
+    /// # Errors
+    /// [`DataError::NoSource`] without a source table, [`DataError::ZeroLimit`] for a limit of 0.
+    pub fn validate(&self) -> Result<(), DataError> {
+        self.source()?;
+        refuse_zero("dataset.train_limit", self.train_limit)?;
+        refuse_zero("dataset.test_limit", self.test_limit)
+    }
+
+    /// Reads both splits into memory and applies the limits. A limit beyond the number of images
+    /// uses all of them and logs a warning.
+    ///
+    /// # Errors
+    /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file; images and
+    /// labels that differ in number; splits whose images differ in shape.
+    pub fn load(&self) -> Result<Splits, DataError> {
+        self.validate()?;
+        self.source()?.load(self.train_limit, self.test_limit)
+    }
+
+    fn source(&self) -> Result<&IdxConfig, DataError> {
+        self.idx.as_ref().ok_or(DataError::NoSource)
+    }
+}
+
+fn refuse_zero(key: &'static str, limit: Option<usize>) -> Result<(), DataError> {
+    match limit {
+        Some(0) => Err(DataError::ZeroLimit { key }),
+        _ => Ok(()),
+    }
+}
+
+/// The key that errors about the folder point to.
+const FOLDER_KEY: &str = "dataset.idx.folder";
+
+impl IdxConfig {
+    fn load(
+        &self,
+        train_limit: Option<usize>,
+        test_limit: Option<usize>,
+    ) -> Result<Splits, DataError> {
+        self.check_folder()?;
+        let train = self.load_split("train", "dataset.train_limit", train_limit)?;
+        let test = self.load_split("t10k", "dataset.test_limit", test_limit)?;
+        if train.shape() != test.shape() {
+            return Err(DataError::SplitShape {
+                folder: self.folder.clone(),
+                train: train.shape(),
+                test: test.shape(),
+            });
+        }
+        Ok(Splits { train, test })
+    }
+
+    fn check_folder(&self) -> Result<(), DataError> {
+        let folder = self.folder.clone();
+        match fs::metadata(&folder) {
+            Ok(metadata) if metadata.is_dir() => Ok(()),
+            Ok(_) => Err(DataError::NotAFolder {
+                folder,
+                key: FOLDER_KEY,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(DataError::MissingFolder {
+                    folder,
+                    key: FOLDER_KEY,
+                })
+            }
+            Err(source) => Err(DataError::Io {
+                path: folder,
+                source,
+            }),
+        }
+    }
+
+    /// `prefix` is `train` or `t10k`, the names that MNIST's files gave to training and test.
+    fn load_split(
+        &self,
+        prefix: &str,
+        limit_key: &str,
+        limit: Option<usize>,
+    ) -> Result<Dataset, DataError> {
+        let images_name = format!("{prefix}-images-idx3-ubyte");
+        let images_path =
+            find_file(&self.folder, &images_name)?.ok_or_else(|| DataError::MissingFile {
+                folder: self.folder.clone(),
+                file: images_name,
+                key: FOLDER_KEY,
+            })?;
+        let images = idx::read_images(&images_path)?;
+        let labels_name = format!("{prefix}-labels-idx1-ubyte");
+        let labels = match find_file(&self.folder, &labels_name)? {
+            Some(labels_path) => {
+                let labels = idx::read_labels(&labels_path)?;
+                if labels.len() != images.n_images {
+                    return Err(DataError::LabelCount {
+                        images: images_path,
+                        n_images: images.n_images,
+                        labels: labels_path,
+                        n_labels: labels.len(),
+                    });
+                }
+                Some(labels)
+            }
+            None => {
+                info!(
+                    "{}: no {labels_name}, so these images have no labels",
+                    self.folder.display()
+                );
+                None
+            }
+        };
+
+        let n_used = images.n_images.min(limit.unwrap_or(usize::MAX));
+        if let Some(limit) = limit.filter(|&limit| limit > images.n_images) {
+            warn!(
+                "{limit_key} = {limit}, but {} holds {} images: all of them are used",
+                images_path.display(),
+                images.n_images
+            );
+        }
+        // Cut before the copy into the tensor, so that a small limit keeps little memory.
+        let n_bytes = n_used * images.height * images.width;
+        let size = [n_used as i64, 1, images.height as i64, images.width as i64];
+        Dataset::new(
+            Tensor::from_slice(&images.pixels[..n_bytes]).view(size),
+            labels.map(|labels| Tensor::from_slice(&labels[..n_used]).to_kind(Kind::Int64)),
+        )
+    }
+}
+
+/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`.
+fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
+    let dotted = name.replace("-idx", ".idx");
+    let spellings = [
+        name.to_owned(),
+        dotted.clone(),
+        format!("{name}.gz"),
+        format!("{dotted}.gz"),
+    ];
+    for spelling in spellings {
+        let path = folder.join(spelling);
+        match path.try_exists() {
+            Ok(true) => return Ok(Some(path)),
+            Ok(false) => {}
+            Err(source) => return Err(DataError::Io { path, source }),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,187 @@
+//! Images in memory, with their labels where there are any.
+
+use std::fmt;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::DataError;
+
+/// Channels, height and width of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageShape {
+    /// C: 1 for grey, 3 for colour.
+    pub channels: i64,
+    /// H, in pixels.
+    pub height: i64,
+    /// W, in pixels.
+    pub width: i64,
+}
+
+impl ImageShape {
+    /// C·H·W, the number of bytes of one image and the dimensions that bits/dim divides by.
+    pub fn n_values(self) -> i64 {
+        self.channels * self.height * self.width
+    }
+}
+
+/// `1×28×28`: channels, height, width.
+impl fmt::Display for ImageShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}×{}×{}", self.channels, self.height, self.width)
+    }
+}
+
+/// N images as bytes on the CPU, and optionally a class label for each.
+#[derive(Debug)]
+pub struct Dataset {
+    images: Tensor,
+    labels: Option<Tensor>,
+}
+
+impl Dataset {
+    /// A data set of tensors: images u8 `[N, C, H, W]` and labels i64 `[N]`, both on the CPU.
+    ///
+    /// # Errors
+    /// [`DataError::Layout`] where kind, number of dimensions, device or N is another.
+    pub fn new(images: Tensor, labels: Option<Tensor>) -> Result<Dataset, DataError> {
+        let size = images.size();
+        let is_u8_nchw = images.kind() == Kind::Uint8
+            && size.len() == 4
+            && size[1..].iter().all(|&side| side > 0)
+            && images.device() == Device::Cpu;
+        if !is_u8_nchw {
+            return Err(DataError::Layout {
+                name: "images",
+                found: layout(&images),
+                wanted: "Uint8 [N, C, H, W] on Cpu, none of C, H, W 0".into(),
+            });
+        }
+        if let Some(labels) = &labels {
+            let is_i64_n = labels.kind() == Kind::Int64
+                && labels.size() == size[..1]
+                && labels.device() == Device::Cpu;
+            if !is_i64_n {
+                return Err(DataError::Layout {
+                    name: "labels",
+                    found: layout(labels),
+                    wanted: format!("Int64 [{}] on Cpu", size[0]),
+                });
+            }
+        }
+        Ok(Dataset { images, labels })
+    }
+
+    /// Every image: u8 `[N, C, H, W]` on the CPU, 0 is black.
+    pub fn images(&self) -> &Tensor {
+        &self.images
+    }
+
+    /// The class of every image: i64 `[N]` on the CPU.
+    pub fn labels(&self) -> Option<&Tensor> {
+        self.labels.as_ref()
+    }
+
+    /// N, the number of images.
+    pub fn len(&self) -> usize {
+        // A size is never negative.
+        self.images.size()[0] as usize
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The shape that all images share.
+    pub fn shape(&self) -> ImageShape {
+        let size = self.images.size();
+        ImageShape {
+            channels: size[1],
+            height: size[2],
+            width: size[3],
+        }
+    }
+
+    /// The first `n_images` images (all of them where there are fewer), sharing this data set's
+    /// memory.
+    pub fn take_first(&self, n_images: usize) -> Dataset {
+        let n_taken = n_images.min(self.len()) as i64;
+        Dataset {
+            images: self.images.narrow(0, 0, n_taken),
+            labels: self.labels.as_ref().map(|all| all.narrow(0, 0, n_taken)),
+        }
+    }
+}
+
+/// The images that the model learns from, and those it is measured on.
+#[derive(Debug)]
+pub struct Splits {
+    /// Training images.
+    pub train: Dataset,
+    /// Held-out images, never trained on; same shape as the training images.
+    pub test: Dataset,
+}
+
+fn layout(tensor: &Tensor) -> String {
+    format!(
+        "{:?} {:?} on {:?}",
+        tensor.kind(),
+        tensor.size(),
+        tensor.device()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(size: &[i64]) -> Tensor {
+        Tensor::zeros(size, (Kind::Uint8, Device::Cpu))
+    }
+
+    #[test]
+    fn a_data_set_tells_its_size_and_shape() {
+        let dataset = Dataset::new(bytes(&[5, 3, 2, 4]), None).unwrap();
+        assert_eq!(dataset.len(), 5);
+        assert!(!dataset.is_empty());
+        assert_eq!(dataset.shape().to_string(), "3×2×4");
+        assert_eq!(dataset.shape().n_values(), 24);
+    }
+
+    #[test]
+    fn tensors_of_another_layout_are_refused() {
+        let floats = Tensor::zeros([5, 1, 2, 2], (Kind::Float, Device::Cpu));
+        let error = Dataset::new(floats, None).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "images are Float [5, 1, 2, 2] on Cpu, expected Uint8 [N, C, H, W] on Cpu, none of C, H, W 0"
+        );
+        assert!(Dataset::new(bytes(&[5, 2, 2]), None).is_err());
+        assert!(Dataset::new(bytes(&[5, 1, 0, 2]), None).is_err());
+
+        let four_labels = Tensor::zeros([4], (Kind::Int64, Device::Cpu));
+        let error = Dataset::new(bytes(&[5, 1, 2, 2]), Some(four_labels)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "labels are Int64 [4] on Cpu, expected Int64 [5] on Cpu"
+        );
+        let byte_labels = Some(bytes(&[5]));
+        assert!(Dataset::new(bytes(&[5, 1, 2, 2]), byte_labels).is_err());
+    }
+
+    #[test]
+    fn taking_the_first_images_takes_their_labels_along() {
+        let images = Tensor::from_slice(&[10_u8, 11, 12]).view([3, 1, 1, 1]);
+        let dataset = Dataset::new(images, Some(Tensor::from_slice(&[7_i64, 8, 9]))).unwrap();
+        let first = dataset.take_first(2);
+        assert_eq!(
+            Vec::<u8>::try_from(first.images().view(-1)).unwrap(),
+            [10, 11]
+        );
+        assert_eq!(
+            Vec::<i64>::try_from(first.labels().unwrap()).unwrap(),
+            [7, 8]
+        );
+        assert_eq!(dataset.take_first(4).len(), 3);
+    }
+}

@@ -1,0 +1,202 @@
+//! What can be wrong with a data set: each error says where, what was found, what was wanted and the
+//! likely fix.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::ImageShape;
+
+/// A data set that cannot be used.
+///
+/// The cause of [`DataError::Io`] and [`DataError::Gzip`] is their `source`, not part of their own
+/// text: print the whole chain (`{:#}` with `anyhow`).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The config names no source of images.
+    #[error("dataset: no source of images, expected exactly one table: [dataset.idx]")]
+    NoSource,
+
+    /// A limit of 0 images leaves nothing to train or evaluate on.
+    #[error("{key} = 0, expected at least 1 (leave the key out to use every image)")]
+    ZeroLimit {
+        /// The full key, for example `dataset.train_limit`.
+        key: &'static str,
+    },
+
+    /// The configured folder is not there.
+    #[error(
+        "{}: no such folder (run `cargo xtask fetch-data {}`, or correct {key})",
+        folder.display(), dataset_name(folder)
+    )]
+    MissingFolder {
+        /// The folder as configured.
+        folder: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
+
+    /// The configured folder is a file.
+    #[error("{}: is not a folder, expected the folder that holds the data files (correct {key})", folder.display())]
+    NotAFolder {
+        /// The path as configured.
+        folder: PathBuf,
+        /// The key that names it.
+        key: &'static str,
+    },
+
+    /// A file that the data set cannot do without is not in its folder.
+    #[error(
+        "{}: holds no {file} or {file}.gz (run `cargo xtask fetch-data {}`, or correct {key})",
+        folder.display(), dataset_name(folder)
+    )]
+    MissingFile {
+        /// The folder that was searched.
+        folder: PathBuf,
+        /// The standard name of the file.
+        file: String,
+        /// The key that names the folder.
+        key: &'static str,
+    },
+
+    /// A folder, pipe or device where a file is needed.
+    #[error("{}: is not a regular file", path.display())]
+    NotAFile {
+        /// The path that was opened.
+        path: PathBuf,
+    },
+
+    /// The operating system refused.
+    #[error("{}: cannot be read", path.display())]
+    Io {
+        /// The path that was opened.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+
+    /// A gzip stream that cannot be decompressed: damaged, cut short, or followed by other bytes.
+    #[error("{}: damaged gzip file (interrupted download? fetch it again)", path.display())]
+    Gzip {
+        /// The compressed file.
+        path: PathBuf,
+        /// The decoder's reason.
+        source: io::Error,
+    },
+
+    /// Too few bytes for even the header.
+    #[error("{}: {found} bytes, expected a header of {wanted} bytes (interrupted download? fetch it again)", path.display())]
+    ShortHeader {
+        /// The file.
+        path: PathBuf,
+        /// Its number of bytes, after decompression.
+        found: usize,
+        /// The header's number of bytes.
+        wanted: usize,
+    },
+
+    /// The first four bytes are not those of the wanted kind of file.
+    #[error("{}: magic number {found:#010x}, expected {wanted:#010x} ({hint})", path.display())]
+    Magic {
+        /// The file.
+        path: PathBuf,
+        /// Its first four bytes, big-endian.
+        found: u32,
+        /// The format's magic number.
+        wanted: u32,
+        /// What the file probably is.
+        hint: &'static str,
+    },
+
+    /// A count or size in the header is 0 or larger than any image this crate takes.
+    #[error("{}: {name} {found} in the header, expected 1 to {largest} (damaged file?)", path.display())]
+    Dimension {
+        /// The file.
+        path: PathBuf,
+        /// What the number counts, for example `height`.
+        name: &'static str,
+        /// The number in the header.
+        found: u32,
+        /// The largest accepted number.
+        largest: u32,
+    },
+
+    /// The header promises more bytes than this crate loads into memory.
+    #[error("{}: the header promises {found} bytes, expected at most {largest} (damaged file?)", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The number of bytes that the header promises.
+        found: u64,
+        /// The largest accepted number of bytes.
+        largest: u64,
+    },
+
+    /// The file ends before what its header promises.
+    #[error(
+        "{}: {found} bytes, expected {wanted} by its header (interrupted download? fetch it again)",
+        path.display()
+    )]
+    TooShort {
+        /// The file.
+        path: PathBuf,
+        /// Its number of bytes, after decompression.
+        found: u64,
+        /// The number of bytes by its header, header included.
+        wanted: u64,
+    },
+
+    /// The file goes on after what its header promises.
+    #[error("{}: more bytes than the {wanted} by its header (damaged file? fetch it again)", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The number of bytes by its header, header included.
+        wanted: u64,
+    },
+
+    /// As many labels as images are needed.
+    #[error(
+        "{}: {n_labels} labels, expected {n_images} as in {} (files of two different data sets?)",
+        labels.display(), images.display()
+    )]
+    LabelCount {
+        /// The image file.
+        images: PathBuf,
+        /// Its number of images.
+        n_images: usize,
+        /// The label file.
+        labels: PathBuf,
+        /// Its number of labels.
+        n_labels: usize,
+    },
+
+    /// One model serves both splits, so their images have one shape.
+    #[error("{}: test images are {test}, expected {train} as the training images are (files of two different data sets?)", folder.display())]
+    SplitShape {
+        /// The folder of both files.
+        folder: PathBuf,
+        /// Shape of a training image.
+        train: ImageShape,
+        /// Shape of a test image.
+        test: ImageShape,
+    },
+
+    /// Tensors that are no data set, given to [`crate::Dataset::new`].
+    #[error("{name} are {found}, expected {wanted}")]
+    Layout {
+        /// Which tensor: `images` or `labels`.
+        name: &'static str,
+        /// Its kind, shape and device.
+        found: String,
+        /// The layout that was wanted.
+        wanted: String,
+    },
+}
+
+/// The name under which `cargo xtask fetch-data` knows the data that belongs into `folder`.
+fn dataset_name(folder: &std::path::Path) -> std::borrow::Cow<'_, str> {
+    folder
+        .file_name()
+        .map_or("NAME".into(), |name| name.to_string_lossy())
+}

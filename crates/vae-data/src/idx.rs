@@ -1,0 +1,267 @@
+//! The idx format of MNIST, plain or gzipped.
+//!
+//! An image file is a header of four big-endian u32 (magic number 0x00000803, number of images,
+//! height, width) and then the pixels, one byte each, image after image and row after row. A label
+//! file is two u32 (magic number 0x00000801, number of labels) and then the labels, one byte each.
+//!
+//! A file's header is a claim, not a fact: every field is checked, a plain file's real length is
+//! compared before anything is allocated for it, and a gzip file's buffer grows with the bytes that
+//! really decode.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::DataError;
+
+/// The largest accepted height and width of an image, in pixels.
+pub const MAX_SIDE: u32 = 4096;
+
+/// The most bytes of one file that are loaded into memory: 16 GiB.
+pub const MAX_BYTES: u64 = 1 << 34;
+
+const IMAGES_MAGIC: u32 = 0x0000_0803;
+const LABELS_MAGIC: u32 = 0x0000_0801;
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// A gzip file's buffer starts at this size and at most doubles from there.
+const FIRST_GROWTH: usize = 64 * 1024;
+
+/// The images of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdxImages {
+    /// N, at least 1.
+    pub n_images: usize,
+    /// H in pixels, from 1 to [`MAX_SIDE`].
+    pub height: usize,
+    /// W in pixels, from 1 to [`MAX_SIDE`].
+    pub width: usize,
+    /// N·H·W bytes: image after image, row after row; 0 is background, 255 full ink.
+    pub pixels: Vec<u8>,
+}
+
+/// Reads a file of images (`idx3-ubyte`), plain or gzipped: its content decides, not its name.
+///
+/// # Errors
+/// A file that cannot be read, a damaged gzip stream, another magic number, a count or side of 0, a
+/// side above [`MAX_SIDE`], more than [`MAX_BYTES`], or a length other than the header's.
+pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
+    let mut content = Content::open(path)?;
+    let [n_images, height, width] = content.read_header(IMAGES_MAGIC)?;
+    check_dimension(path, "number of images", n_images, u32::MAX)?;
+    check_dimension(path, "height", height, MAX_SIDE)?;
+    check_dimension(path, "width", width, MAX_SIDE)?;
+    // Below 2^32 · 2^12 · 2^12, so that it cannot overflow.
+    let n_pixels = u64::from(n_images) * u64::from(height) * u64::from(width);
+    Ok(IdxImages {
+        n_images: n_images as usize,
+        height: height as usize,
+        width: width as usize,
+        pixels: content.read_rest(n_pixels)?,
+    })
+}
+
+/// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.
+///
+/// # Errors
+/// As [`read_images`], where they apply.
+pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
+    let mut content = Content::open(path)?;
+    let [n_labels] = content.read_header(LABELS_MAGIC)?;
+    check_dimension(path, "number of labels", n_labels, u32::MAX)?;
+    content.read_rest(n_labels.into())
+}
+
+fn check_dimension(
+    path: &Path,
+    name: &'static str,
+    found: u32,
+    largest: u32,
+) -> Result<(), DataError> {
+    if (1..=largest).contains(&found) {
+        return Ok(());
+    }
+    Err(DataError::Dimension {
+        path: path.to_owned(),
+        name,
+        found,
+        largest,
+    })
+}
+
+/// A file's bytes, decompressed where it is gzipped.
+struct Content<'a> {
+    path: &'a Path,
+    bytes: Bytes,
+    /// Bytes handed out so far.
+    position: u64,
+}
+
+enum Bytes {
+    Plain {
+        reader: BufReader<File>,
+        length: u64,
+    },
+    Gzip(MultiGzDecoder<BufReader<File>>),
+}
+
+impl<'a> Content<'a> {
+    fn open(path: &'a Path) -> Result<Content<'a>, DataError> {
+        let io_error = |source| DataError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        // Asked before opening: to open a pipe would wait for its writer.
+        let metadata = fs::metadata(path).map_err(io_error)?;
+        if !metadata.is_file() {
+            return Err(DataError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let mut file = File::open(path).map_err(io_error)?;
+        let mut magic = Vec::new();
+        (&mut file)
+            .take(2)
+            .read_to_end(&mut magic)
+            .map_err(io_error)?;
+        file.rewind().map_err(io_error)?;
+        let reader = BufReader::new(file);
+        let bytes = if magic == GZIP_MAGIC {
+            Bytes::Gzip(MultiGzDecoder::new(reader))
+        } else {
+            Bytes::Plain {
+                reader,
+                length: metadata.len(),
+            }
+        };
+        Ok(Content {
+            path,
+            bytes,
+            position: 0,
+        })
+    }
+
+    /// The N numbers after the magic number.
+    fn read_header<const N: usize>(&mut self, magic: u32) -> Result<[u32; N], DataError> {
+        let wanted = 4 + 4 * N;
+        let header = self.read_up_to(wanted)?;
+        let words: Vec<u32> = header
+            .chunks_exact(4)
+            .map(|word| {
+                word.iter()
+                    .fold(0, |number, &byte| number << 8 | u32::from(byte))
+            })
+            .collect();
+        // The magic number first: a wrong kind of file is the better explanation of a short one.
+        if let Some(&found) = words.first().filter(|&&found| found != magic) {
+            return Err(DataError::Magic {
+                path: self.path.to_owned(),
+                found,
+                wanted: magic,
+                hint: magic_hint(found),
+            });
+        }
+        let numbers = words.get(1..).and_then(|numbers| numbers.try_into().ok());
+        numbers.ok_or_else(|| DataError::ShortHeader {
+            path: self.path.to_owned(),
+            found: header.len(),
+            wanted,
+        })
+    }
+
+    /// The `n_bytes` that the header promises, and nothing after them.
+    fn read_rest(mut self, n_bytes: u64) -> Result<Vec<u8>, DataError> {
+        let path = || self.path.to_owned();
+        let wanted = self.position + n_bytes;
+        let n_bytes = match usize::try_from(n_bytes) {
+            Ok(n_bytes) if wanted <= MAX_BYTES => n_bytes,
+            _ => {
+                return Err(DataError::TooLarge {
+                    path: path(),
+                    found: wanted,
+                    largest: MAX_BYTES,
+                });
+            }
+        };
+        let too_short = |found| DataError::TooShort {
+            path: path(),
+            found,
+            wanted,
+        };
+        let too_long = || DataError::TooLong {
+            path: path(),
+            wanted,
+        };
+        if let Bytes::Plain { length, .. } = self.bytes {
+            if length < wanted {
+                return Err(too_short(length));
+            }
+            if length > wanted {
+                return Err(too_long());
+            }
+        }
+        let rest = self.read_up_to(n_bytes)?;
+        if rest.len() < n_bytes {
+            return Err(too_short(self.position));
+        }
+        // Asking for one more byte also lets the gzip decoder compare its checksum.
+        if !self.read_up_to(1)?.is_empty() {
+            return Err(too_long());
+        }
+        Ok(rest)
+    }
+
+    /// The next `n_bytes`, or fewer where the content ends.
+    fn read_up_to(&mut self, n_bytes: usize) -> Result<Vec<u8>, DataError> {
+        let path = self.path;
+        let bytes = match &mut self.bytes {
+            Bytes::Plain { reader, .. } => {
+                read_growing(reader, n_bytes, n_bytes).map_err(|source| DataError::Io {
+                    path: path.to_owned(),
+                    source,
+                })
+            }
+            Bytes::Gzip(decoder) => {
+                read_growing(decoder, n_bytes, FIRST_GROWTH).map_err(|source| DataError::Gzip {
+                    path: path.to_owned(),
+                    source,
+                })
+            }
+        }?;
+        self.position += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
+/// Reads up to `n_bytes` into a buffer that starts with room for `first_growth` bytes and, whenever
+/// they have all arrived, doubles: memory follows the bytes that are there, never the promise.
+fn read_growing(
+    reader: &mut impl Read,
+    n_bytes: usize,
+    first_growth: usize,
+) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while bytes.len() < n_bytes {
+        let growth = (n_bytes - bytes.len()).min(bytes.len().max(first_growth));
+        bytes.try_reserve_exact(growth)?;
+        if reader.take(growth as u64).read_to_end(&mut bytes)? < growth {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+/// What a file that starts with `found` probably is.
+fn magic_hint(found: u32) -> &'static str {
+    match found.to_be_bytes() {
+        [0, 0, 8, 1] => "this is a file of labels, not of images",
+        [0, 0, 8, 3] => "this is a file of images, not of labels",
+        [0x1f, 0x8b, ..] => "gzipped twice?",
+        [b'P', b'K', ..] => "a zip archive? unpack it",
+        [b'<', ..] => "a web page, saved in place of the file?",
+        [0, 0, _, _] => "an idx file of another element type or number of dimensions",
+        _ => "not an idx file?",
+    }
+}

@@ -1,0 +1,39 @@
+//! Images for training a VAE, from files to batches of bytes on a device.
+//!
+//! ```text
+//! DatasetConfig --load--> Splits { train, test } --Batches--> u8 [B, C, H, W] on the device
+//! ```
+//!
+//! Pixels stay bytes (0 to 255) the whole way, because a byte crosses the bus at a quarter of the
+//! size of a float; the model's side turns them into f32 in [0, 1].
+//!
+//! Nothing here touches libtorch's random generator: an epoch's order is a function of the run's
+//! seed and the epoch alone ([`loader::shuffled_order`]), so a resumed run sees the images that an
+//! uninterrupted one would have seen.
+//!
+//! ```
+//! use tch::{Device, Kind, Tensor};
+//! use vae_data::{Dataset, loader::Batches};
+//!
+//! # fn main() -> Result<(), vae_data::DataError> {
+//! let images = Tensor::zeros([10, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+//! let dataset = Dataset::new(images, None)?;
+//! let sizes: Vec<i64> = Batches::shuffled(&dataset, 4, Device::Cpu, /* seed */ 1, /* epoch */ 0)
+//!     .map(|batch| batch.size()[0])
+//!     .collect();
+//! assert_eq!(sizes, [4, 4, 2]);
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod config;
+mod dataset;
+mod error;
+pub mod idx;
+pub mod loader;
+mod seed;
+
+pub use config::DatasetConfig;
+pub use dataset::{Dataset, ImageShape, Splits};
+pub use error::DataError;
+pub use seed::derive_seed;
