@@ -205,3 +205,58 @@ fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDX: &str = "[idx]\nfolder = 'datasets/mnist'\n";
+
+    #[test]
+    fn a_config_survives_being_written_and_read() {
+        for text in [IDX, &format!("train_limit = 600\ntest_limit = 100\n{IDX}")] {
+            let config: DatasetConfig = toml::from_str(text).unwrap();
+            config.validate().unwrap();
+            let written = toml::to_string(&config).unwrap();
+            assert_eq!(toml::from_str::<DatasetConfig>(&written).unwrap(), config);
+            assert_eq!(written.contains("limit"), text.contains("limit"));
+        }
+    }
+
+    #[test]
+    fn a_misspelled_key_is_named() {
+        for text in [
+            "train_limits = 6\n",
+            "[idx]\nfolders = 'x'\n",
+            "[ixd]\nfolder = 'x'\n",
+        ] {
+            let error = toml::from_str::<DatasetConfig>(text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("unknown field"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_config_without_a_source_is_refused() {
+        let config: DatasetConfig = toml::from_str("train_limit = 600").unwrap();
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "dataset: no source of images, expected exactly one table: [dataset.idx]"
+        );
+        assert!(matches!(config.load(), Err(DataError::NoSource)));
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused() {
+        for key in ["train_limit", "test_limit"] {
+            let config: DatasetConfig = toml::from_str(&format!("{key} = 0\n{IDX}")).unwrap();
+            assert_eq!(
+                config.load().unwrap_err().to_string(),
+                format!(
+                    "dataset.{key} = 0, expected at least 1 (leave the key out to use every image)"
+                )
+            );
+        }
+    }
+}

@@ -152,3 +152,153 @@ impl Iterator for Batches<'_> {
 }
 
 impl ExactSizeIterator for Batches<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Images of one pixel whose value is their index.
+    fn numbered(n_images: u8) -> Dataset {
+        let pixels: Vec<u8> = (0..n_images).collect();
+        let images = Tensor::from_slice(&pixels).view([n_images.into(), 1, 1, 1]);
+        Dataset::new(images, None).unwrap()
+    }
+
+    fn numbers(batch: Tensor) -> Vec<i64> {
+        Vec::<u8>::try_from(batch.view(-1))
+            .unwrap()
+            .into_iter()
+            .map(i64::from)
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn an_order_is_a_permutation(n in 0..3000_usize, seed: u64, epoch: u64) {
+            let mut order = shuffled_order(n, seed, epoch);
+            prop_assert_eq!(&order, &shuffled_order(n, seed, epoch));
+            order.sort();
+            prop_assert!(order.into_iter().eq(0..n as i64));
+        }
+
+        #[test]
+        fn a_pass_gives_every_image_once_in_order(n: u8, batch_size in 1..300_usize, seed: u64) {
+            let dataset = numbered(n);
+            let n = usize::from(n);
+            let sequential = Batches::sequential(&dataset, batch_size, Device::Cpu);
+            let shuffled = Batches::shuffled(&dataset, batch_size, Device::Cpu, seed, 0);
+            let orders = [(0..n as i64).collect(), shuffled_order(n, seed, 0)];
+            for (batches, order) in [sequential, shuffled].into_iter().zip(orders) {
+                prop_assert_eq!(batches.len(), n_batches(n, batch_size));
+                let batches: Vec<_> = batches.map(numbers).collect();
+                let wanted: Vec<_> = order.chunks(batch_size).map(<[i64]>::to_vec).collect();
+                prop_assert_eq!(batches, wanted);
+            }
+        }
+
+        #[test]
+        fn skipping_leaves_the_rest_of_the_pass(n: u8, batch_size in 1..20_usize, k in 0..300_usize) {
+            let dataset = numbered(n);
+            let batches = Batches::shuffled(&dataset, batch_size, Device::Cpu, 1, 2);
+            let skipped = batches.clone().skip(k);
+            prop_assert_eq!(skipped.len(), batches.len().saturating_sub(k));
+            let rest: Vec<_> = batches.map(numbers).collect();
+            let skipped: Vec<_> = skipped.map(numbers).collect();
+            prop_assert_eq!(&skipped, &rest[k.min(rest.len())..]);
+        }
+    }
+
+    #[test]
+    fn orders_never_change() {
+        // From tests/reference_order.py. Other values break the resuming of every earlier run.
+        assert_eq!(
+            shuffled_order(12, 0, 0),
+            [7, 4, 1, 3, 0, 5, 11, 9, 10, 2, 6, 8]
+        );
+        assert_eq!(
+            shuffled_order(12, 0, 1),
+            [2, 10, 11, 1, 0, 3, 4, 9, 5, 7, 8, 6]
+        );
+        assert_eq!(
+            shuffled_order(12, 1, 0),
+            [4, 6, 9, 2, 0, 5, 11, 10, 3, 8, 7, 1]
+        );
+        let order = shuffled_order(60_000, 7, 3);
+        assert_eq!(order[..4], [2565, 38510, 41180, 20138]);
+        assert_eq!(order[59_996..], [13644, 23218, 4696, 25887]);
+        let checksum: i64 = order
+            .iter()
+            .zip(0..)
+            .map(|(image, position)| image * position)
+            .sum();
+        assert_eq!(checksum, 54_074_144_501_754);
+    }
+
+    #[test]
+    fn every_permutation_is_equally_likely() {
+        let mut counts = HashMap::new();
+        for epoch in 0..24_000 {
+            *counts.entry(shuffled_order(4, 1, epoch)).or_insert(0_i32) += 1;
+        }
+        assert_eq!(counts.len(), 24);
+        // 1000 expected of each, with a standard deviation of √(24000 · 1/24 · 23/24) = 31.
+        for (order, count) in counts {
+            assert!(
+                (count - 1000).abs() < 5 * 31,
+                "{order:?} came {count} times"
+            );
+        }
+    }
+
+    #[test]
+    fn a_draw_that_would_bias_is_redrawn() {
+        // 2^64 = 3 · 6148914691236517205 + 1: of the 2^64 draws, one must go, and it is 0.
+        let mut draws = [0, u64::MAX].into_iter();
+        assert_eq!(uniform_below(3, || draws.next().unwrap()), 2);
+        let mut draws = [1, u64::MAX].into_iter();
+        assert_eq!(uniform_below(3, || draws.next().unwrap()), 0);
+    }
+
+    #[test]
+    fn skipped_images_are_never_touched() {
+        let dataset = numbered(2);
+        // Image 99 is not there: to decode the batch that holds it would panic.
+        let order = Order::Shuffled(vec![99, 1]);
+        let mut batches = Batches::new(&dataset, order, 1, Device::Cpu).skip(1);
+        assert_eq!(numbers(batches.next().unwrap()), [1]);
+        assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn changing_a_batch_leaves_the_data_set_alone() {
+        let dataset = numbered(4);
+        let before = dataset.images().copy();
+        for mut batch in Batches::sequential(&dataset, 3, Device::Cpu) {
+            let _ = batch.fill_(9);
+        }
+        assert_eq!(dataset.images(), &before);
+    }
+
+    #[test]
+    fn a_batch_has_the_images_shape_and_kind() {
+        let images = Tensor::zeros([5, 3, 2, 4], (Kind::Uint8, Device::Cpu));
+        let dataset = Dataset::new(images, None).unwrap();
+        let batch = Batches::shuffled(&dataset, 2, Device::Cpu, 1, 0)
+            .next()
+            .unwrap();
+        assert_eq!(
+            (batch.size(), batch.kind()),
+            (vec![2, 3, 2, 4], Kind::Uint8)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "batch size 0")]
+    fn a_batch_of_nothing_is_a_bug() {
+        let _ = Batches::sequential(&numbered(1), 0, Device::Cpu);
+    }
+}
