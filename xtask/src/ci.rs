@@ -1,0 +1,190 @@
+//! `cargo xtask test` and `cargo xtask ci`: the tests, and every check a change must pass.
+
+use std::ffi::OsString;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::cargo::{self, cargo};
+use crate::libtorch;
+use crate::workspace::Workspace;
+
+const MACHETE: &str = "cargo-machete";
+const MACHETE_VERSION: &str = "0.9.2";
+
+/// One of the checks of `cargo xtask ci`, in the order they run.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum Check {
+    /// Formatting, by rustfmt.
+    Format,
+    /// Compiler and clippy warnings, denied.
+    Lint,
+    /// All tests: the same as `cargo xtask test`.
+    Test,
+    /// Documentation, with warnings denied.
+    Docs,
+    /// Dependencies that no code uses.
+    UnusedDependencies,
+}
+
+impl Check {
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    fn run(self, workspace: &Workspace) -> Result<()> {
+        let name = self.name();
+        match self {
+            Self::Format => cargo::run(&name, cargo(workspace).args(["fmt", "--all", "--check"])),
+            Self::Lint => {
+                libtorch::ensure_present(workspace)?;
+                let mut command = cargo(workspace);
+                command.args([
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--release",
+                    "--",
+                    "--deny=warnings",
+                ]);
+                cargo::run(&name, &mut command)
+            }
+            Self::Test => test(workspace, &[]),
+            Self::Docs => {
+                libtorch::ensure_present(workspace)?;
+                let mut command = cargo(workspace);
+                command
+                    .args(["doc", "--workspace", "--no-deps", "--release"])
+                    .env("RUSTDOCFLAGS", "-Dwarnings");
+                cargo::run(&name, &mut command)
+            }
+            Self::UnusedDependencies => {
+                let machete = install_machete(workspace)?;
+                cargo::run(&name, Command::new(machete).current_dir(workspace.root()))
+            }
+        }
+    }
+}
+
+/// Run every check but those in `except`, stop at the first that fails, and print their times.
+///
+/// # Errors
+/// Names the check that failed.
+pub(crate) fn run(workspace: &Workspace, except: &[Check]) -> Result<()> {
+    let mut times = Vec::new();
+    let checks = Check::value_variants()
+        .iter()
+        .filter(|check| !except.contains(check));
+    for check in checks {
+        let name = check.name();
+        eprintln!("== {name}");
+        let begun = Instant::now();
+        let outcome = check.run(workspace);
+        eprintln!(
+            "== {name}: {}, {:.1} s",
+            verdict(outcome.is_ok()),
+            begun.elapsed().as_secs_f32()
+        );
+        times.push((name.clone(), outcome.is_ok(), begun.elapsed()));
+        if let Err(error) = outcome {
+            eprint!("\n{}\n", table(&times));
+            return Err(error).with_context(|| format!("check `{name}`"));
+        }
+    }
+    eprint!("\n{}", table(&times));
+    Ok(())
+}
+
+fn verdict(passed: bool) -> &'static str {
+    if passed { "passed" } else { "FAILED" }
+}
+
+fn table(times: &[(String, bool, Duration)]) -> String {
+    let row = |(name, passed, time): &(String, bool, Duration)| {
+        format!(
+            "{name:<20} {} {:>8.1} s\n",
+            verdict(*passed),
+            time.as_secs_f32()
+        )
+    };
+    times.iter().map(row).collect()
+}
+
+/// Run all tests, or those that cargo's `arguments` choose.
+///
+/// # Errors
+/// If libtorch cannot be had or a test fails.
+pub(crate) fn test(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    libtorch::ensure_present(workspace)?;
+    let mut command = cargo(workspace);
+    // The profile of `train`, so that torch-sys is compiled once.
+    command.args(["test", "--release"]);
+    if !chooses_packages(arguments) {
+        command.arg("--workspace");
+    }
+    cargo::run("cargo test", command.args(arguments))
+}
+
+/// Whether cargo's own arguments, those before a `--`, name packages.
+fn chooses_packages(arguments: &[OsString]) -> bool {
+    let cargos = arguments
+        .iter()
+        .filter_map(|argument| argument.to_str())
+        .take_while(|&argument| argument != "--");
+    let mut packages = cargos.filter(|argument| {
+        argument.starts_with("-p") || *argument == "--package" || argument.starts_with("--package=")
+    });
+    packages.next().is_some()
+}
+
+/// The path of cargo-machete, built into the target folder where it is missing.
+fn install_machete(workspace: &Workspace) -> Result<std::path::PathBuf> {
+    let tools = workspace.root().join("target/tools");
+    let program = tools.join("bin").join(MACHETE);
+    if !program.is_file() {
+        let mut command = cargo(workspace);
+        command
+            .args(["install", "--locked", "--root"])
+            .arg(&tools)
+            .arg(format!("{MACHETE}@{MACHETE_VERSION}"));
+        cargo::run("cargo install", &mut command)?;
+    }
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_chosen_by_cargos_arguments_only() {
+        let chooses = |arguments: &[&str]| {
+            chooses_packages(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+        };
+        assert!(chooses(&["-p", "vae-data"]));
+        assert!(chooses(&["-pvae-data"]));
+        assert!(chooses(&["--package=vae-data", "--", "x"]));
+        assert!(!chooses(&["elbo", "--", "-p"]));
+        assert!(!chooses(&[]));
+    }
+
+    #[test]
+    fn table_has_a_row_for_each_check_with_its_verdict() {
+        let times = [
+            ("format".to_owned(), true, Duration::from_millis(1200)),
+            ("lint".to_owned(), false, Duration::ZERO),
+        ];
+        let table = table(&times);
+        assert_eq!(
+            table.lines().collect::<Vec<_>>(),
+            [
+                "format               passed      1.2 s",
+                "lint                 FAILED      0.0 s"
+            ]
+        );
+    }
+}

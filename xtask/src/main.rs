@@ -1,0 +1,109 @@
+//! Developer tasks of the workspace, run as `cargo xtask …`.
+//!
+//! This crate never depends on `tch`: it builds in seconds on a machine that has no libtorch yet,
+//! and is what fetches it.
+
+mod cargo;
+mod checksum;
+mod ci;
+mod download;
+mod fetch_data;
+mod libtorch;
+mod manifest;
+mod progress;
+#[cfg(test)]
+mod test_server;
+mod train;
+mod workspace;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cargo::Failed;
+use crate::workspace::Workspace;
+
+/// Developer tasks: fetch libtorch and data sets, train, test, check.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Put libtorch in place and tell cargo where it is.
+    ///
+    /// Takes the first that works: a libtorch folder in the variable LIBTORCH, the one already in
+    /// this workspace, the torch of python3, the official archive, the same libraries taken out of
+    /// the Python wheels (through pip). Afterwards plain `cargo run` and `cargo test` find it in
+    /// any shell, with no exported variable. Interrupted, it goes on where it stopped.
+    Libtorch {
+        /// Take the full set with CUDA (several gigabytes) instead of the CPU libraries.
+        #[arg(long)]
+        cuda: bool,
+        /// Fetch it again, whatever is there already.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Fetch data sets into datasets/NAME and check them.
+    ///
+    /// What each consists of, its checksums and its sources are in datasets/NAME.toml. Files that
+    /// are there and right are left alone.
+    FetchData {
+        /// Data sets to fetch: the names of the manifests in datasets/.
+        #[arg(default_value = "mnist")]
+        names: Vec<String>,
+        /// A file or folder that you already have, to take the files from (gzipped or not).
+        #[arg(long, value_name = "PATH")]
+        from: Option<PathBuf>,
+    },
+    /// Train a model, with everything it needs: libtorch, the config's data, a release build.
+    Train {
+        /// The experiment to run [default: configs/mnist.toml].
+        config: Option<PathBuf>,
+        /// Further arguments of `vae train`, for example `-- --epochs 2 --limit 1000`.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run all tests, documentation examples included, in the release profile.
+    Test {
+        /// Further arguments of `cargo test`, for example `-- -p vae-data -- --nocapture`.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run every check a change must pass, stopping at the first that fails.
+    Ci {
+        /// Checks to leave out.
+        #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+        except: Vec<ci::Check>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = Workspace::find().and_then(|workspace| match arguments.task {
+        Task::Libtorch { cuda, force } => libtorch::install(&workspace, cuda, force),
+        Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
+        Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
+        Task::Test { arguments } => ci::test(&workspace, &arguments),
+        Task::Ci { except } => ci::run(&workspace, &except),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // A failed child has already said why; its exit code is passed on.
+            error
+                .downcast_ref::<Failed>()
+                .map_or(ExitCode::FAILURE, |failed| ExitCode::from(failed.code))
+        }
+    }
+}
