@@ -1,0 +1,116 @@
+//! `vae bench`: training throughput on random pixels.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+use vae_model::{ImageShape, Vae};
+use vae_train::{Optimizer, memory, train_step};
+
+use crate::device::{self, DeviceChoice};
+use crate::{Done, run_config};
+
+/// Measure training throughput on random pixels, without a data set
+///
+/// Prints one line of JSON for each repetition. Throughput does not depend on the pixels.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A config file; its data set is not opened
+    config: PathBuf,
+
+    /// Change a value, as in `--set training.batch_size=256`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+
+    /// Image shape, C×H×W
+    #[arg(long, default_value = "1x28x28")]
+    shape: Shape,
+
+    /// Timed steps in a repetition
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+
+    /// Repetitions
+    #[arg(long, default_value_t = 3)]
+    reps: u32,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape(ImageShape);
+
+impl FromStr for Shape {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides: Vec<i64> = text
+            .split(['x', '×'])
+            .map_while(|side| side.parse().ok())
+            .collect();
+        match sides[..] {
+            [channels, height, width] => Ok(Self(ImageShape {
+                channels,
+                height,
+                width,
+            })),
+            _ => Err("expected three numbers, as in 1x28x28".to_owned()),
+        }
+    }
+}
+
+const WARM_UP_STEPS: u32 = 8;
+const N_BATCHES: u32 = 8;
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let config = run_config::load(&args.config, &args.settings)?;
+    run_config::check(&config)?;
+    let device = args.device.select()?;
+    tch::manual_seed(config.seed as i64);
+    let Shape(shape) = args.shape;
+    let vae = Vae::new(&config.model, shape, device)?;
+    let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
+    let batch_size = config.training.batch_size as i64;
+    let batches: Vec<Tensor> = (0..N_BATCHES)
+        .map(|_| {
+            let size = [batch_size, shape.channels, shape.height, shape.width];
+            Tensor::randint(256, size, (Kind::Uint8, Device::Cpu))
+        })
+        .collect();
+
+    let mut step = 0;
+    let mut run_steps = |n_steps: u32| -> Result<f64> {
+        let mut total = Tensor::zeros([], (Kind::Float, device));
+        for i in 0..n_steps {
+            let images = batches[(i % N_BATCHES) as usize].to_device(device);
+            let (_, loss) =
+                train_step(&vae, &config.objective, &mut optimizer, &images, config.seed, step)?;
+            total += loss.detach();
+            step += 1;
+        }
+        Ok(f64::try_from(total)? / f64::from(n_steps)) // Waits for the device.
+    };
+    run_steps(WARM_UP_STEPS)?;
+    for _ in 0..args.reps {
+        let start = Instant::now();
+        let loss = run_steps(args.steps)?;
+        let n_images = i64::from(args.steps) * batch_size;
+        println!(
+            "{}",
+            json!({
+                "images_per_s": n_images as f64 / start.elapsed().as_secs_f64(),
+                "loss": loss,
+                "batch": batch_size,
+                "device": device::name(device),
+                "threads": tch::get_num_threads(),
+                "peak_resident_bytes": memory::peak_resident_bytes(),
+            })
+        );
+    }
+    Ok(Done::Fully)
+}

@@ -1,0 +1,33 @@
+//! `vae manifold`: the latent plane as one picture.
+
+use anyhow::Result;
+use tch::no_grad;
+use vae_train::picture;
+
+use super::{OutArgs, RunArgs};
+use crate::Done;
+
+/// Draw the latent plane: a grid over standard-normal quantiles, decoded
+///
+/// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second.
+/// A model of more than two latent dimensions shows the two that it uses most; the others are 0.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Images on each side
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=200))]
+    size: u32,
+
+    #[command(flatten)]
+    out: OutArgs,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let run = args.run.open()?;
+    let usage = run.state.kl_per_dimension.unwrap_or_default();
+    let picture = no_grad(|| picture::manifold(&run.vae, args.size as usize, &usage))?;
+    args.out.save(&picture)?;
+    Ok(Done::Fully)
+}

@@ -1,0 +1,89 @@
+//! Progress on stderr: a bar with the time left on a terminal, a line for each epoch everywhere.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vae_train::{Callback, Event, Fit, Flow, TrainError};
+
+/// How often the running means are read; on a GPU each reading waits for it.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// Shows how far training is.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    last_refresh: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template(
+            "{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}",
+        ) {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            last_refresh: None,
+        }
+    }
+
+    /// A line above the bar, or just a line where there is no terminal.
+    fn line(&self, text: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+}
+
+impl Callback for Progress {
+    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError> {
+        let epochs = run.config.training.epochs;
+        match event {
+            Event::FitStart => {
+                let batch_size = run.config.training.batch_size;
+                let steps_per_epoch = vae_data::loader::n_batches(run.splits.train.len(), batch_size);
+                self.bar.set_length(steps_per_epoch as u64 * epochs);
+                self.bar.set_prefix(format!("epoch 1/{epochs}"));
+            }
+            Event::StepEnd { totals, .. } => {
+                if self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) {
+                    self.last_refresh = Some(Instant::now());
+                    let means = totals.means();
+                    self.bar.set_position(run.position.steps);
+                    self.bar.set_message(format!(
+                        "elbo {:.2}  reconstruction {:.2}  kl {:.2}",
+                        means.elbo, means.reconstruction, means.kl
+                    ));
+                }
+            }
+            Event::EpochEnd {
+                train,
+                test,
+                is_best,
+                ..
+            } => {
+                self.line(&format!(
+                    "epoch {}/{epochs}: test elbo {:.2} (reconstruction {:.2}, kl {:.2}), train \
+                     elbo {:.2}, loss {:.4}; {:.0} images/s, {:.0} s{}",
+                    test.epoch,
+                    test.means.elbo,
+                    test.means.reconstruction,
+                    test.means.kl,
+                    train.means.elbo,
+                    train.means.loss,
+                    train.images_per_s,
+                    train.seconds + test.seconds,
+                    if *is_best { ", best" } else { "" },
+                ));
+                self.bar.set_position(run.position.steps);
+                self.bar.set_prefix(format!("epoch {}/{epochs}", (test.epoch + 1).min(epochs)));
+            }
+            Event::FitEnd { .. } => self.bar.finish_and_clear(),
+            _ => {}
+        }
+        Ok(Flow::Continue)
+    }
+}

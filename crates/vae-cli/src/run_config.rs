@@ -1,0 +1,195 @@
+//! Reading a config file, with `--set` on top, and errors that say where and what was meant.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use toml::{Table, Value};
+use vae_train::RunConfig;
+
+/// What the user asked for makes no sense: exit code 2.
+#[derive(Debug)]
+pub(crate) struct ConfigError(String);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Tables that hold exactly one of several: setting a key of another one replaces it.
+const ONE_OF: [&str; 4] = ["model.network", "model.posterior", "objective", "optimizer"];
+
+/// The config in a file, changed by `key=value` settings, not yet checked for sense.
+pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+    // The file first, by itself: its errors then have a line.
+    let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
+    if settings.is_empty() {
+        return Ok(config);
+    }
+    let mut table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
+    let mut config = config;
+    for setting in settings {
+        apply(&mut table, setting)?;
+        // One at a time, so that an error is that of the setting it names.
+        config = RunConfig::deserialize_from(table.clone())
+            .map_err(|message| ConfigError(format!("--set {setting}: {}", helpful(&message))))?;
+    }
+    Ok(config)
+}
+
+/// The checks of [`RunConfig::check`], as errors of the config.
+pub(crate) fn check(config: &RunConfig) -> Result<()> {
+    config
+        .check()
+        .map_err(|error| ConfigError(error.to_string()).into())
+}
+
+trait DeserializeFrom: Sized {
+    fn deserialize_from(table: Table) -> Result<Self, String>;
+}
+
+impl DeserializeFrom for RunConfig {
+    fn deserialize_from(table: Table) -> Result<Self, String> {
+        table
+            .try_into()
+            .map_err(|error: toml::de::Error| error.message().to_owned())
+    }
+}
+
+fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map(|before| format!(":{}", before.matches('\n').count() + 1))
+        .unwrap_or_default();
+    ConfigError(format!("{}{line}: {}", path.display(), helpful(error.message())))
+}
+
+/// Adds the nearest known key to serde's message about an unknown one.
+fn helpful(message: &str) -> String {
+    let message = message.trim_end();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((found, known)) = quoted.split_first() else {
+        return message.to_owned();
+    };
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return message.to_owned();
+    }
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)))
+        .filter(|nearest| strsim::jaro_winkler(found, nearest) > 0.7);
+    let meant = nearest.map_or(String::new(), |key| format!("did you mean `{key}`? "));
+    let what = if message.starts_with("unknown field") {
+        "key"
+    } else {
+        "value"
+    };
+    format!("unknown {what} `{found}`; {meant}(known here: {})", known.join(", "))
+}
+
+/// Sets one dotted key. The value is TOML; what is no TOML is taken as a string.
+fn apply(table: &mut Table, setting: &str) -> Result<()> {
+    let Some((key, text)) = setting.split_once('=') else {
+        return Err(ConfigError(format!("--set {setting}: expected key=value")).into());
+    };
+    let (key, text) = (key.trim(), text.trim());
+    let value = format!("value = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+
+    let parts: Vec<&str> = key.split('.').collect();
+    let Some((last, parents)) = parts.split_last() else {
+        return Err(ConfigError(format!("--set {setting}: the key is empty")).into());
+    };
+    let mut current = table;
+    let mut path = String::new();
+    for part in parents {
+        if ONE_OF.contains(&path.as_str()) {
+            current.retain(|other, _| other == *part);
+        }
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(part);
+        let entry = current
+            .entry((*part).to_owned())
+            .or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = entry else {
+            return Err(ConfigError(format!("--set {setting}: `{path}` is no table")).into());
+        };
+        current = inner;
+    }
+    current.insert((*last).to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[dataset.idx]\nfolder = \"somewhere\"\n";
+
+    fn load_text(text: &str, settings: &[&str]) -> Result<RunConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("experiment.toml");
+        fs::write(&path, text).unwrap();
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        load(&path, &settings)
+    }
+
+    fn message(text: &str, settings: &[&str]) -> String {
+        load_text(text, settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_typo_names_file_line_and_the_nearest_key() {
+        let text = format!("{MINIMAL}\n[training]\nepocs = 3\n");
+        let message = message(&text, &[]);
+        assert!(message.contains("experiment.toml:5:"), "{message}");
+        assert!(message.contains("unknown key `epocs`; did you mean `epochs`?"), "{message}");
+    }
+
+    #[test]
+    fn a_typo_in_a_variant_names_the_nearest() {
+        let text = format!("{MINIMAL}[optimizer.adm]\nlearning_rate = 1e-3\n");
+        let message = message(&text, &[]);
+        assert!(message.contains("unknown value `adm`; did you mean `adam`?"), "{message}");
+    }
+
+    #[test]
+    fn settings_change_the_file() {
+        let config = load_text(
+            MINIMAL,
+            &["training.epochs=3", "model.latent_dims = 7", "dataset.idx.folder=else/where"],
+        )
+        .unwrap();
+        assert_eq!(config.training.epochs, 3);
+        assert_eq!(config.model.latent_dims, 7);
+        let folder = config.dataset.idx.unwrap().folder;
+        assert_eq!(folder, Path::new("else/where"));
+    }
+
+    #[test]
+    fn setting_a_key_of_another_variant_replaces_the_variant() {
+        let text = format!("{MINIMAL}[optimizer.adam]\nlearning_rate = 0.5\n");
+        let config = load_text(&text, &["optimizer.rmsprop.alpha=0.9"]).unwrap();
+        let vae_train::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
+            panic!("{:?}", config.optimizer);
+        };
+        assert_eq!(rmsprop.alpha, 0.9);
+    }
+
+    #[test]
+    fn a_bad_setting_is_named() {
+        let message = message(MINIMAL, &["training.epochs=3", "training.batch=3"]);
+        assert!(message.starts_with("--set training.batch=3: unknown key `batch`"), "{message}");
+    }
+}

@@ -1,0 +1,43 @@
+//! The pictures of each epoch.
+
+use tch::no_grad;
+
+use crate::{Callback, Event, Fit, Flow, RunDir, TrainError, picture};
+
+/// Draws the latent plane, samples and reconstructions after every epoch, into `pictures/`.
+#[derive(Debug)]
+pub struct Pictures {
+    run_dir: RunDir,
+}
+
+impl Pictures {
+    /// Into a run's `pictures/`.
+    #[must_use]
+    pub fn new(run_dir: RunDir) -> Self {
+        Self { run_dir }
+    }
+}
+
+impl Callback for Pictures {
+    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError> {
+        if let Event::EpochEnd {
+            kl_per_dimension, ..
+        } = event
+        {
+            let sizes = &run.config.pictures;
+            let test = run.splits.test.images();
+            let n_reconstructions = test.size()[0].min(sizes.n_reconstructions as i64);
+            let path = |name| self.run_dir.picture_file(run.position.epochs, name);
+            no_grad(|| {
+                let manifold = picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension)?;
+                picture::save(&manifold, &path("manifold"))?;
+                let samples = picture::samples(run.vae, sizes.n_samples, run.config.seed)?;
+                picture::save(&samples, &path("samples"))?;
+                let images = test.narrow(0, 0, n_reconstructions);
+                let reconstructions = picture::reconstructions(run.vae, &images)?;
+                picture::save(&reconstructions, &path("reconstructions"))
+            })?;
+        }
+        Ok(Flow::Continue)
+    }
+}

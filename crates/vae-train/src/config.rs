@@ -1,0 +1,104 @@
+//! A config file: one experiment.
+
+use serde::{Deserialize, Serialize};
+use vae_data::DatasetConfig;
+use vae_model::{ModelConfig, Objective};
+
+use crate::{OptimizerConfig, TrainError};
+
+/// One experiment, as in `configs/*.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Where all randomness comes from: weights, order of the images, noise. Default 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// The images.
+    pub dataset: DatasetConfig,
+    /// The model's parts.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// What is minimized.
+    #[serde(default)]
+    pub objective: Objective,
+    /// What minimizes it.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// For how long.
+    #[serde(default)]
+    pub training: TrainingConfig,
+    /// The pictures of each epoch.
+    #[serde(default)]
+    pub pictures: PicturesConfig,
+}
+
+/// The loop's numbers (`[training]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingConfig {
+    /// Passes over the training images. Default 10.
+    pub epochs: u64,
+    /// Images in a step; the last step of an epoch takes what is left. Default 128.
+    pub batch_size: usize,
+    /// Images at a time in evaluation. Default 500.
+    pub evaluation_batch_size: usize,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 128,
+            evaluation_batch_size: 500,
+        }
+    }
+}
+
+/// The pictures of each epoch (`[pictures]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PicturesConfig {
+    /// Images on each side of the latent plane. Default 15.
+    pub manifold_size: usize,
+    /// New images from the prior. Default 64.
+    pub n_samples: usize,
+    /// Held-out images to reconstruct. Default 32.
+    pub n_reconstructions: usize,
+}
+
+impl Default for PicturesConfig {
+    fn default() -> Self {
+        Self {
+            manifold_size: 15,
+            n_samples: 64,
+            n_reconstructions: 32,
+        }
+    }
+}
+
+impl RunConfig {
+    /// Checks what can be checked without data or a model.
+    ///
+    /// # Errors
+    /// The first key whose value makes no sense.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.dataset.validate()?;
+        self.objective.check()?;
+        self.optimizer.check()?;
+        for (key, value) in [
+            ("training.batch_size", self.training.batch_size),
+            (
+                "training.evaluation_batch_size",
+                self.training.evaluation_batch_size,
+            ),
+        ] {
+            if value == 0 {
+                return Err(TrainError::Config {
+                    key,
+                    problem: "found 0, at least 1 is needed".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! Training of variational autoencoders: [`fit`] is the loop, [`Callback`]s are what happens
+//! around it, a [`RunDir`] is what it leaves.
+
+mod callback;
+mod checkpoint;
+mod config;
+mod error;
+mod evaluate;
+mod fit;
+pub mod memory;
+mod metric;
+mod optimizer;
+pub mod picture;
+mod run_dir;
+mod step;
+
+pub use callback::{Callback, Event, Flow};
+pub use callback::{checkpoints::Checkpoints, metrics_log::MetricsLog, pictures::Pictures};
+pub use checkpoint::{Checkpoint, CheckpointState};
+pub use config::{PicturesConfig, RunConfig, TrainingConfig};
+pub use error::TrainError;
+pub use evaluate::{Evaluation, evaluate};
+pub use fit::{Fit, Outcome, Position, Stop, fit};
+pub use metric::{Means, Record, Totals};
+pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig, RmspropConfig};
+pub use run_dir::{RunDir, Summary};
+pub use step::train_step;

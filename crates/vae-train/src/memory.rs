@@ -1,0 +1,34 @@
+//! The C allocator's settings.
+
+/// Tells glibc to keep freed blocks instead of returning them to the system; elsewhere it does
+/// nothing. Call it once, at the start of `main`.
+///
+/// libtorch frees every activation after every step, in blocks of several megabytes. By default
+/// glibc gives such blocks back at once, and the page faults of getting them again cost 15–40 % of
+/// a CPU training step.
+pub fn keep_freed_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: mallopt only changes parameters of the allocator; it takes two integers.
+        unsafe {
+            // Large blocks from the heap as well, none by mmap (which is unmapped when freed).
+            libc::mallopt(libc::M_MMAP_MAX, 0);
+            // The heap's top is trimmed only past 2 GiB, the largest value that fits.
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        }
+    }
+}
+
+/// The largest resident size of this process so far in bytes, where the system tells it.
+#[must_use]
+pub fn peak_resident_bytes() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib * 1024)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
+}
