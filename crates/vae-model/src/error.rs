@@ -43,7 +43,7 @@ pub enum ModelError {
         problem: String,
     },
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// libtorch refused, out of memory for example.
-    #[error("libtorch: {0}")]
+    #[error("libtorch refused")]
     Torch(#[from] tch::TchError),
 }
 

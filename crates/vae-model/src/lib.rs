@@ -60,4 +60,4 @@ pub use objective::{ElboConfig, Objective, PixelMeanConfig};
 pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
 pub use prior::Prior;
 pub use vae::{Draws, ElboTerms, Vae};
-pub use weights::{WEIGHTS_FILE, save_tensors};
+pub use weights::{WEIGHTS_FILE, write_whole};

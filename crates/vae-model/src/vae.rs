@@ -155,14 +155,16 @@ impl Vae {
         named
     }
 
+    /// The weights that training changes; they share memory with the model's.
+    #[must_use]
+    pub fn trainable_variables(&self) -> Vec<Tensor> {
+        self.variables.trainable_variables()
+    }
+
     /// How many numbers are trained.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
-        self.variables
-            .trainable_variables()
-            .iter()
-            .map(Tensor::numel)
-            .sum()
+        self.trainable_variables().iter().map(Tensor::numel).sum()
     }
 
     /// q(z|x) for bytes `[B, C, H, W]`.

@@ -39,38 +39,29 @@ pub(crate) fn save(
     header: &Header,
     tensors: &[(String, Tensor)],
 ) -> Result<(), ModelError> {
-    let json = serde_json::to_string(header)
+    let header = serde_json::to_string(header)
         .map_err(|error| ModelError::weights(path, format!("config as JSON: {error}")))?;
-    save_tensors(path, Some((HEADER_KEY, json)), tensors)
-}
-
-/// Writes f32 tensors to a safetensors file, with at most one metadata entry. The file appears
-/// under its name only when it is whole and on the disk.
-///
-/// # Errors
-/// The file system refuses.
-pub fn save_tensors(
-    path: &Path,
-    metadata: Option<(&str, String)>,
-    tensors: &[(String, Tensor)],
-) -> Result<(), ModelError> {
     let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, tensor)| {
-            let values = f32_values(tensor)?;
             let shape = tensor.size().iter().map(|&n| n as usize).collect();
-            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let bytes = f32_values(tensor)?
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             Ok((name.as_str(), shape, bytes))
         })
         .collect::<Result<_, ModelError>>()?;
-    let damaged = |error: safetensors::SafeTensorError| ModelError::weights(path, error.to_string());
-    let mut views = Vec::new();
-    for (name, shape, data) in &bytes {
-        let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(damaged)?;
-        views.push((*name, view));
-    }
-    let metadata = metadata.map(|(key, value)| HashMap::from([(key.to_owned(), value)]));
-    let file = safetensors::serialize(views, metadata).map_err(damaged)?;
+    let refused = |error: safetensors::SafeTensorError| ModelError::weights(path, error.to_string());
+    let views = bytes
+        .iter()
+        .map(|(name, shape, data)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(refused)?;
+            Ok((*name, view))
+        })
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
+    let file = safetensors::serialize(views, Some(metadata)).map_err(refused)?;
     write_whole(path, &file).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,
@@ -86,13 +77,21 @@ fn f32_values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
     Ok(Vec::try_from(flat)?)
 }
 
-/// Writes to a temporary file beside `path`, then renames it.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file that appears under its name only when it is whole and on the disk: to a temporary
+/// file beside it, then renamed.
+///
+/// # Errors
+/// The file system refuses; whatever had that name before is then untouched.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private by default; what stays is an ordinary file under the umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;

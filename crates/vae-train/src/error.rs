@@ -52,7 +52,7 @@ pub enum TrainError {
         problem: String,
     },
     /// The file system refused.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A picture could not be written.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     Picture {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum TrainError {
         source: image::ImageError,
     },
     /// libtorch refused, out of memory for example.
-    #[error("libtorch: {0}")]
+    #[error("libtorch refused")]
     Torch(#[from] tch::TchError),
 }
 
