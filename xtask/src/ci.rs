@@ -37,34 +37,41 @@ impl Check {
     }
 
     fn run(self, workspace: &Workspace) -> Result<()> {
-        let name = self.name();
         match self {
-            Self::Format => cargo::run(&name, cargo(workspace).args(["fmt", "--all", "--check"])),
+            Self::Format => cargo::run(
+                "cargo fmt",
+                cargo(workspace).args(["fmt", "--all", "--check"]),
+            ),
             Self::Lint => {
                 libtorch::ensure_present(workspace)?;
                 let mut command = cargo(workspace);
-                command.args([
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--release",
-                    "--",
-                    "--deny=warnings",
-                ]);
-                cargo::run(&name, &mut command)
+                command
+                    .args(["clippy", "--release", "--all-targets"])
+                    .args(ALL_BUT_XTASK);
+                cargo::run("cargo clippy", command.args(["--", "--deny=warnings"]))?;
+                let mut command = cargo_for_xtask(workspace, "clippy");
+                cargo::run(
+                    "cargo clippy",
+                    command.args(["--all-targets", "--", "--deny=warnings"]),
+                )
             }
             Self::Test => test(workspace, &[]),
             Self::Docs => {
                 libtorch::ensure_present(workspace)?;
                 let mut command = cargo(workspace);
                 command
-                    .args(["doc", "--workspace", "--no-deps", "--release"])
-                    .env("RUSTDOCFLAGS", "-Dwarnings");
-                cargo::run(&name, &mut command)
+                    .args(["doc", "--release", "--no-deps"])
+                    .args(ALL_BUT_XTASK);
+                cargo::run("cargo doc", command.env("RUSTDOCFLAGS", "-Dwarnings"))?;
+                let mut command = cargo_for_xtask(workspace, "doc");
+                cargo::run(
+                    "cargo doc",
+                    command.arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings"),
+                )
             }
             Self::UnusedDependencies => {
                 let machete = install_machete(workspace)?;
-                cargo::run(&name, Command::new(machete).current_dir(workspace.root()))
+                cargo::run(MACHETE, Command::new(machete).current_dir(workspace.root()))
             }
         }
     }
@@ -121,12 +128,31 @@ fn table(times: &[(String, bool, Duration)]) -> String {
 pub(crate) fn test(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     libtorch::ensure_present(workspace)?;
     let mut command = cargo(workspace);
-    // The profile of `train`, so that torch-sys is compiled once.
     command.args(["test", "--release"]);
     if !chooses_packages(arguments) {
-        command.arg("--workspace");
+        command.args(ALL_BUT_XTASK);
     }
-    cargo::run("cargo test", command.args(arguments))
+    cargo::run("cargo test", command.args(arguments))?;
+    if arguments.is_empty() {
+        cargo::run("cargo test", &mut cargo_for_xtask(workspace, "test"))?;
+    }
+    Ok(())
+}
+
+/// What `train` builds, in the same profile. Built together with xtask, some of their common
+/// dependencies get further features, and `tch` and all above it would be compiled once more.
+const ALL_BUT_XTASK: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// A cargo command on xtask, with the profile and flags of the alias in `.cargo/config.toml`, so
+/// that what `cargo xtask` compiled for itself is used again.
+fn cargo_for_xtask(workspace: &Workspace, subcommand: &str) -> Command {
+    let mut command = cargo(workspace);
+    command.args([subcommand, "--package", "xtask"]);
+    command.args([
+        "--config",
+        "target.'cfg(all())'.rustflags=['-Cdebuginfo=0']",
+    ]);
+    command
 }
 
 /// Whether cargo's own arguments, those before a `--`, name packages.

@@ -1,9 +1,10 @@
 //! `cargo xtask train`: from a fresh checkout to a trained model in one command.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::workspace::Workspace;
 use crate::{cargo, fetch_data, libtorch};
@@ -19,20 +20,18 @@ pub(crate) fn train(
     config: Option<PathBuf>,
     arguments: &[OsString],
 ) -> Result<()> {
-    let config = match config {
-        Some(config) => std::path::absolute(&config)
-            .with_context(|| format!("cannot find {}", config.display()))?,
-        None => workspace.root().join(DEFAULT_CONFIG),
-    };
-    ensure!(config.is_file(), "no config {}", config.display());
+    let config = config.unwrap_or_else(|| workspace.root().join(DEFAULT_CONFIG));
+    let config =
+        fs::canonicalize(&config).with_context(|| format!("no config {}", config.display()))?;
     libtorch::ensure_present(workspace)?;
-    let text = std::fs::read_to_string(&config)
-        .with_context(|| format!("cannot read {}", config.display()))?;
+    let text =
+        fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
     if let Some(folder) = idx_folder(&text) {
         fetch_data::ensure_present(workspace, &folder)?;
     }
     // Paths in configs are relative to the workspace's root, where the training runs.
-    let config = config.strip_prefix(workspace.root()).unwrap_or(&config);
+    let root = fs::canonicalize(workspace.root()).context("cannot find the workspace")?;
+    let config = config.strip_prefix(root).unwrap_or(&config);
     let mut command = cargo::cargo(workspace);
     command.args([
         "run",
