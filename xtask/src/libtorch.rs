@@ -166,6 +166,7 @@ fn fetch(workspace: &Workspace, cuda: bool) -> Result<PathBuf> {
     )
 }
 
+/// Make `folder` anew, empty.
 fn remake(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{VERSION, archive};
+use super::{VERSION, archive, remake};
 use crate::{cargo, checksum};
 
 /// The folder, made of the wheels, that becomes LIBTORCH.
@@ -158,12 +158,16 @@ impl Pip {
             eprintln!("  {} is here already", wheel.requirement);
             return Ok(kept);
         }
-        // pip moves a file to its destination when it is whole, and on a cache hit without asking
-        // the network; a folder of its own tells which file it is.
-        let incoming = tempfile::Builder::new()
-            .prefix("incoming-")
-            .tempdir_in(downloads)
-            .with_context(|| format!("cannot create a folder in {}", downloads.display()))?;
+        // A folder of its own tells which file pip brings. What an interrupted call left there may
+        // be the whole wheel, or a part of it: pip copies.
+        let incoming = downloads.join("incoming");
+        if let Ok(arrived) = the_wheel_in(&incoming)
+            && checksum::of_file(&arrived)? == wheel.sha256
+        {
+            eprintln!("  {} is here already", wheel.requirement);
+            return keep(&arrived, kept);
+        }
+        remake(&incoming)?;
         eprintln!("  {} through pip …", wheel.requirement);
         let mut command = Command::new(self.0[0]);
         command
@@ -177,14 +181,14 @@ impl Pip {
             ])
             .arg(format!("--platform={}", wheel.platform))
             .arg("--dest")
-            .arg(incoming.path())
+            .arg(&incoming)
             .arg(wheel.requirement)
             // The system's temporary folder is often a memory file system, too small for this.
-            .env("TMPDIR", incoming.path())
+            .env("TMPDIR", &incoming)
             .stdin(Stdio::null())
             .stdout(std::io::stderr());
         cargo::run("pip download", &mut command)?;
-        let arrived = the_wheel_in(incoming.path())?;
+        let arrived = the_wheel_in(&incoming)?;
         let sha256 = checksum::of_file(&arrived)?;
         ensure!(
             sha256 == wheel.sha256,
@@ -192,10 +196,13 @@ impl Pip {
             wheel.requirement,
             wheel.sha256
         );
-        fs::rename(&arrived, &kept)
-            .with_context(|| format!("cannot move {}", arrived.display()))?;
-        Ok(kept)
+        keep(&arrived, kept)
     }
+}
+
+fn keep(arrived: &Path, kept: PathBuf) -> Result<PathBuf> {
+    fs::rename(arrived, &kept).with_context(|| format!("cannot move {}", arrived.display()))?;
+    Ok(kept)
 }
 
 fn the_wheel_in(folder: &Path) -> Result<PathBuf> {
