@@ -75,7 +75,7 @@ enum Task {
     },
     /// Run all tests, documentation examples included, in the release profile.
     Test {
-        /// Further arguments of `cargo test`, for example `-- -p vae-data -- --nocapture`.
+        /// Further arguments of `cargo test`, for example a part of the tests' names: `-- elbo`.
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
