@@ -13,6 +13,8 @@ fn main() {
         || env::var_os("LIBTORCH_USE_PYTORCH").is_some()
         || Path::new("/usr/lib/libtorch.so").exists();
     if !found {
-        println!("cargo::error=libtorch is not here yet. Run `cargo xtask libtorch` in the workspace once (or set LIBTORCH to a libtorch 2.11 folder), then build again.");
+        println!(
+            "cargo::error=libtorch is not here yet. Run `cargo xtask libtorch` in the workspace once (or set LIBTORCH to a libtorch 2.11 folder), then build again."
+        );
     }
 }

@@ -55,7 +55,10 @@ fn cuda(index: usize) -> Result<Device> {
     );
     let n_devices = Cuda::device_count();
     if index as i64 >= n_devices {
-        bail!("cuda:{index} was asked for, but the GPUs here end at cuda:{}", n_devices - 1);
+        bail!(
+            "cuda:{index} was asked for, but the GPUs here end at cuda:{}",
+            n_devices - 1
+        );
     }
     Ok(Device::Cuda(index))
 }

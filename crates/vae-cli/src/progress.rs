@@ -17,9 +17,9 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template(
-            "{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}",
-        ) {
+        if let Ok(style) =
+            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}")
+        {
             bar.set_style(style);
         }
         Self {
@@ -44,20 +44,21 @@ impl Callback for Progress {
         match event {
             Event::FitStart => {
                 let batch_size = run.config.training.batch_size;
-                let steps_per_epoch = vae_data::loader::n_batches(run.splits.train.len(), batch_size);
+                let steps_per_epoch =
+                    vae_data::loader::n_batches(run.splits.train.len(), batch_size);
                 self.bar.set_length(steps_per_epoch as u64 * epochs);
                 self.bar.set_prefix(format!("epoch 1/{epochs}"));
             }
-            Event::StepEnd { totals, .. } => {
-                if self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) {
-                    self.last_refresh = Some(Instant::now());
-                    let means = totals.means();
-                    self.bar.set_position(run.position.steps);
-                    self.bar.set_message(format!(
-                        "elbo {:.2}  reconstruction {:.2}  kl {:.2}",
-                        means.elbo, means.reconstruction, means.kl
-                    ));
-                }
+            Event::StepEnd { totals, .. }
+                if self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) =>
+            {
+                self.last_refresh = Some(Instant::now());
+                let means = totals.means();
+                self.bar.set_position(run.position.steps);
+                self.bar.set_message(format!(
+                    "elbo {:.2}  reconstruction {:.2}  kl {:.2}",
+                    means.elbo, means.reconstruction, means.kl
+                ));
             }
             Event::EpochEnd {
                 train,
@@ -79,7 +80,8 @@ impl Callback for Progress {
                     if *is_best { ", best" } else { "" },
                 ));
                 self.bar.set_position(run.position.steps);
-                self.bar.set_prefix(format!("epoch {}/{epochs}", (test.epoch + 1).min(epochs)));
+                self.bar
+                    .set_prefix(format!("epoch {}/{epochs}", (test.epoch + 1).min(epochs)));
             }
             Event::FitEnd { .. } => self.bar.finish_and_clear(),
             _ => {}

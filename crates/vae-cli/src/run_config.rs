@@ -67,7 +67,11 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
         .and_then(|span| text.get(..span.start))
         .map(|before| format!(":{}", before.matches('\n').count() + 1))
         .unwrap_or_default();
-    ConfigError(format!("{}{line}: {}", path.display(), helpful(error.message())))
+    ConfigError(format!(
+        "{}{line}: {}",
+        path.display(),
+        helpful(error.message())
+    ))
 }
 
 /// Adds the nearest known key to serde's message about an unknown one.
@@ -90,7 +94,10 @@ fn helpful(message: &str) -> String {
     } else {
         "value"
     };
-    format!("unknown {what} `{found}`; {meant}(known here: {})", known.join(", "))
+    format!(
+        "unknown {what} `{found}`; {meant}(known here: {})",
+        known.join(", ")
+    )
 }
 
 /// Sets one dotted key. The value is TOML; what is no TOML is taken as a string.
@@ -154,21 +161,31 @@ mod tests {
         let text = format!("{MINIMAL}\n[training]\nepocs = 3\n");
         let message = message(&text, &[]);
         assert!(message.contains("experiment.toml:5:"), "{message}");
-        assert!(message.contains("unknown key `epocs`; did you mean `epochs`?"), "{message}");
+        assert!(
+            message.contains("unknown key `epocs`; did you mean `epochs`?"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_typo_in_a_variant_names_the_nearest() {
         let text = format!("{MINIMAL}[optimizer.adm]\nlearning_rate = 1e-3\n");
         let message = message(&text, &[]);
-        assert!(message.contains("unknown value `adm`; did you mean `adam`?"), "{message}");
+        assert!(
+            message.contains("unknown value `adm`; did you mean `adam`?"),
+            "{message}"
+        );
     }
 
     #[test]
     fn settings_change_the_file() {
         let config = load_text(
             MINIMAL,
-            &["training.epochs=3", "model.latent_dims = 7", "dataset.idx.folder=else/where"],
+            &[
+                "training.epochs=3",
+                "model.latent_dims = 7",
+                "dataset.idx.folder=else/where",
+            ],
         )
         .unwrap();
         assert_eq!(config.training.epochs, 3);
@@ -190,6 +207,9 @@ mod tests {
     #[test]
     fn a_bad_setting_is_named() {
         let message = message(MINIMAL, &["training.epochs=3", "training.batch=3"]);
-        assert!(message.starts_with("--set training.batch=3: unknown key `batch`"), "{message}");
+        assert!(
+            message.starts_with("--set training.batch=3: unknown key `batch`"),
+            "{message}"
+        );
     }
 }

@@ -104,7 +104,7 @@ enum Bytes {
         reader: BufReader<File>,
         length: u64,
     },
-    Gzip(MultiGzDecoder<BufReader<File>>),
+    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
 }
 
 impl<'a> Content<'a> {
@@ -129,7 +129,7 @@ impl<'a> Content<'a> {
         file.rewind().map_err(io_error)?;
         let reader = BufReader::new(file);
         let bytes = if magic == GZIP_MAGIC {
-            Bytes::Gzip(MultiGzDecoder::new(reader))
+            Bytes::Gzip(Box::new(MultiGzDecoder::new(reader)))
         } else {
             Bytes::Plain {
                 reader,

@@ -18,7 +18,6 @@ pub enum Likelihood {
 
 impl Likelihood {
     /// Bytes as the numbers that this distribution is about: `[0, 1]` for Bernoulli. f32, same shape.
-    #[must_use]
     pub fn scale(self, images: &Tensor) -> Tensor {
         match self {
             // Cast after the transfer: u8 crosses the bus at a quarter of the size.
@@ -38,7 +37,6 @@ impl Likelihood {
     ///
     /// `params` `[K, B, C, H, W]` from the decoder, `targets` `[B, C, H, W]` from [`Self::scale`]
     /// → `[K, B]`.
-    #[must_use]
     pub fn log_prob(self, params: &Tensor, targets: &Tensor) -> Tensor {
         match self {
             Self::Bernoulli => {
@@ -56,7 +54,6 @@ impl Likelihood {
     }
 
     /// The mean image in `[0, 1]`, same shape as `params`.
-    #[must_use]
     pub fn mean_image(self, params: &Tensor) -> Tensor {
         match self {
             Self::Bernoulli => params.sigmoid(),

@@ -84,7 +84,6 @@ impl Objective {
     }
 
     /// The scalar to minimize, a mean over the images. `step` counts from 0.
-    #[must_use]
     pub fn loss(&self, draws: &Draws, image: ImageShape, step: u64) -> Tensor {
         match self {
             Self::Elbo(config) => {
@@ -93,11 +92,12 @@ impl Objective {
             }
             Self::PixelMean(config) => {
                 let per_value = draws.terms().reconstruction / image.n_values() as f64;
-                let per_dimension = draws
-                    .posterior
-                    .declared_kl_per_dimension()
-                    .mean_dim(-1, false, Kind::Float)
-                    * 2.0;
+                let per_dimension =
+                    draws
+                        .posterior
+                        .declared_kl_per_dimension()
+                        .mean_dim(-1, false, Kind::Float)
+                        * 2.0;
                 (per_value + per_dimension * config.kl_weight).mean(Kind::Float)
             }
         }

@@ -80,13 +80,11 @@ impl DiagonalGaussian {
     }
 
     /// Means `[B, Z]`.
-    #[must_use]
     pub fn mean(&self) -> &Tensor {
         &self.mean
     }
 
     /// Log-variances `[B, Z]` of the distribution that z is drawn from.
-    #[must_use]
     pub fn log_var(&self) -> Tensor {
         match self.noise_scale {
             NoiseScale::StandardDeviation => self.declared_log_var.shallow_clone(),
@@ -95,7 +93,6 @@ impl DiagonalGaussian {
     }
 
     /// Standard normal noise ε `[K, B, Z]` for [`Self::latents`].
-    #[must_use]
     pub fn noise(&self, n_samples: i64) -> Tensor {
         let [batch, latent_dims] = [self.mean.size()[0], self.mean.size()[1]];
         Tensor::randn(
@@ -105,21 +102,18 @@ impl DiagonalGaussian {
     }
 
     /// z = mean + σ·ε (the reparameterization of Kingma & Welling 2014, §2.4), `[K, B, Z]`.
-    #[must_use]
     pub fn latents(&self, noise: &Tensor) -> Tensor {
         &self.mean + (self.log_var() * 0.5).exp() * noise
     }
 
     /// KL(q(z|x) ‖ N(0, I)) in nats for each image and latent dimension (Kingma & Welling 2014,
     /// App. B), `[B, Z]`.
-    #[must_use]
     pub fn kl_per_dimension(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.log_var())
     }
 
     /// The KL, `[B, Z]`, of the Gaussian with the *declared* log-variance: what the tutorials'
     /// loss penalizes. Equal to [`Self::kl_per_dimension`] with the default [`NoiseScale`].
-    #[must_use]
     pub fn declared_kl_per_dimension(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.declared_log_var)
     }
@@ -194,7 +188,10 @@ mod tests {
         let noise = Tensor::from_slice(&[1_f32, -2.0]).view([2, 1, 1]);
         let q = posterior(&[0.5], &[4_f32.ln()], NoiseScale::StandardDeviation);
         let z = Vec::<f32>::try_from(q.latents(&noise).flatten(0, -1)).expect("two numbers");
-        assert!((z[0] - 2.5).abs() < 1e-6 && (z[1] + 3.5).abs() < 1e-6, "{z:?}");
+        assert!(
+            (z[0] - 2.5).abs() < 1e-6 && (z[1] + 3.5).abs() < 1e-6,
+            "{z:?}"
+        );
     }
 
     #[test]

@@ -15,7 +15,6 @@ pub enum Prior {
 
 impl Prior {
     /// Latents drawn from the prior, `[n, Z]`.
-    #[must_use]
     pub fn sample(self, n: i64, latent_dims: i64, device: Device) -> Tensor {
         match self {
             Self::StandardNormal => Tensor::randn([n, latent_dims], (Kind::Float, device)),

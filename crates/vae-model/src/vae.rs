@@ -53,7 +53,6 @@ pub struct ElboTerms {
 
 impl ElboTerms {
     /// −(reconstruction + kl), a lower bound of log p(x), `[B]`.
-    #[must_use]
     pub fn elbo(&self) -> Tensor {
         -(&self.reconstruction + &self.kl)
     }

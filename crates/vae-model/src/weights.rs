@@ -52,7 +52,8 @@ pub(crate) fn save(
             Ok((name.as_str(), shape, bytes))
         })
         .collect::<Result<_, ModelError>>()?;
-    let refused = |error: safetensors::SafeTensorError| ModelError::weights(path, error.to_string());
+    let refused =
+        |error: safetensors::SafeTensorError| ModelError::weights(path, error.to_string());
     let views = bytes
         .iter()
         .map(|(name, shape, data)| {
@@ -127,10 +128,7 @@ pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), Mo
         )
     })?;
     let mut tensors = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(&bytes)
-        .map_err(damaged)?
-        .tensors()
-    {
+    for (name, view) in SafeTensors::deserialize(&bytes).map_err(damaged)?.tensors() {
         if view.dtype() != Dtype::F32 {
             return Err(ModelError::weights(
                 path,

@@ -1,9 +1,12 @@
 //! The networks, the ELBO and its gradients against PyTorch's numbers for fixed weights and inputs
 //! (`tests/golden/networks.py` made them).
 
-use serde::Deserialize;
+mod common;
+
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Tensor, no_grad};
+
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
 use vae_model::{
     ConvConfig, ElboConfig, ImageShape, MlpConfig, ModelConfig, NetworkConfig, Objective,
     PixelMeanConfig, Vae,
@@ -33,24 +36,13 @@ fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/networks.json")).expect("the golden file")
 }
 
-/// amplitude · sin(phase + 0.7·i), the formula of the script.
-fn wave(n: usize, phase: f64, amplitude: f64) -> Tensor {
-    let values: Vec<f32> = (0..n)
-        .map(|i| (amplitude * (phase + 0.7 * i as f64).sin()) as f32)
-        .collect();
-    Tensor::from_slice(&values)
-}
-
-fn images(batch: i64, shape: ImageShape) -> Tensor {
-    let bytes: Vec<u8> = (0..batch * shape.n_values())
-        .map(|i| ((i * 37 + (i * i) % 101 * 5) % 256) as u8)
-        .collect();
-    Tensor::from_slice(&bytes).view([batch, shape.channels, shape.height, shape.width])
-}
-
 fn assert_close(what: &str, found: &Tensor, wanted: &[f64], tolerance: f64) {
     let found = Vec::<f64>::try_from(found.to_kind(Kind::Double).flatten(0, -1)).expect("numbers");
-    assert!(found.len() >= wanted.len(), "{what}: {} numbers", found.len());
+    assert!(
+        found.len() >= wanted.len(),
+        "{what}: {} numbers",
+        found.len()
+    );
     let scale = wanted.iter().fold(1e-3_f64, |scale, w| scale.max(w.abs()));
     for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
         assert!(
@@ -68,22 +60,26 @@ fn check(case: &Case, network: NetworkConfig, latent_dims: i64, shape: ImageShap
     };
     let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
     let names: Vec<String> = vae.named_variables().into_iter().map(|v| v.0).collect();
-    assert_eq!(names, case.gradient_norms.keys().cloned().collect::<Vec<_>>());
-    for (i, (_, mut variable)) in vae.named_variables().into_iter().enumerate() {
-        let size = variable.size();
-        let fan_in: i64 = if size.len() > 1 { size[1..].iter().product() } else { 100 };
-        let weights = wave(variable.numel(), i as f64, 1.0 / (fan_in as f64).sqrt());
-        no_grad(|| variable.copy_(&weights.view_(&size)));
-    }
+    assert_eq!(
+        names,
+        case.gradient_norms.keys().cloned().collect::<Vec<_>>()
+    );
+    common::fill(&vae);
 
     let batch = 3;
-    let images = images(batch, shape);
-    let noise = wave((batch * latent_dims) as usize, 0.3, 1.2).view([1, batch, latent_dims]);
+    let images = common::images(batch, shape);
+    let noise =
+        common::wave((batch * latent_dims) as usize, 0.3, 1.2).view([1, batch, latent_dims]);
     let draws = vae.draw_with_noise(&images, &noise).expect("draws");
     assert_close("mean", draws.posterior.mean(), &case.mean, 2e-5);
     assert_close("log_var", &draws.posterior.log_var(), &case.log_var, 2e-5);
     let terms = draws.terms();
-    assert_close("reconstruction", &terms.reconstruction, &case.reconstruction, 2e-5);
+    assert_close(
+        "reconstruction",
+        &terms.reconstruction,
+        &case.reconstruction,
+        2e-5,
+    );
     assert_close("kl", &terms.kl, &case.kl, 2e-5);
     let mean_image = vae.decode(draws.posterior.mean()).expect("an image");
     assert_close("mean image", &mean_image, &case.mean_image_head, 2e-5);
@@ -99,21 +95,44 @@ fn check(case: &Case, network: NetworkConfig, latent_dims: i64, shape: ImageShap
     for (name, variable) in vae.named_variables() {
         let gradient = variable.grad();
         let norm = gradient.norm();
-        assert_close(&format!("‖∂{name}‖"), &norm, &[case.gradient_norms[&name]], 2e-4);
+        assert_close(
+            &format!("‖∂{name}‖"),
+            &norm,
+            &[case.gradient_norms[&name]],
+            2e-4,
+        );
         // Single entries of a sum of thousands of terms: relative to the largest shown.
-        assert_close(&format!("∂{name}"), &gradient, &case.gradient_heads[&name], 1e-3);
+        assert_close(
+            &format!("∂{name}"),
+            &gradient,
+            &case.gradient_heads[&name],
+            1e-3,
+        );
     }
 }
 
 #[test]
 fn the_mnist_network_is_pytorchs() {
-    let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    check(&golden().mnist, NetworkConfig::Conv(ConvConfig::default()), 2, shape);
+    let shape = ImageShape {
+        channels: 1,
+        height: 28,
+        width: 28,
+    };
+    check(
+        &golden().mnist,
+        NetworkConfig::Conv(ConvConfig::default()),
+        2,
+        shape,
+    );
 }
 
 #[test]
 fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
-    let shape = ImageShape { channels: 3, height: 17, width: 22 };
+    let shape = ImageShape {
+        channels: 3,
+        height: 17,
+        width: 22,
+    };
     let config = ConvConfig {
         channels: vec![6, 8, 10],
         strides: vec![2, 1, 3],
@@ -126,7 +145,13 @@ fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
 
 #[test]
 fn the_mlp_is_pytorchs() {
-    let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    let config = MlpConfig { hidden: vec![40, 30] };
+    let shape = ImageShape {
+        channels: 1,
+        height: 28,
+        width: 28,
+    };
+    let config = MlpConfig {
+        hidden: vec![40, 30],
+    };
     check(&golden().mlp, NetworkConfig::Mlp(config), 8, shape);
 }

@@ -1,15 +1,22 @@
 //! Laws that hold for every model: gradients, independence of images, saving, refusals.
 
+mod common;
+
+use std::collections::BTreeMap;
 use std::fs;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{
     ConvConfig, DiagonalGaussianConfig, ImageShape, Initialization, MlpConfig, ModelConfig,
-    ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig, PosteriorConfig,
-    WEIGHTS_FILE, Vae,
+    ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig, PosteriorConfig, Vae,
+    WEIGHTS_FILE,
 };
 
-const SHAPE: ImageShape = ImageShape { channels: 1, height: 9, width: 7 };
+const SHAPE: ImageShape = ImageShape {
+    channels: 1,
+    height: 9,
+    width: 7,
+};
 
 fn small_conv() -> ModelConfig {
     ModelConfig {
@@ -33,12 +40,19 @@ fn small_mlp() -> ModelConfig {
     }
 }
 
+/// A model with weights from a formula: tests run at the same time, and share libtorch's generator.
+fn fixed(config: &ModelConfig) -> Vae {
+    let vae = Vae::new(config, SHAPE, Device::Cpu).expect("a model");
+    common::fill(&vae);
+    vae
+}
+
 fn images(n: i64) -> Tensor {
-    Tensor::randint(256, [n, 1, 9, 7], (Kind::Uint8, Device::Cpu))
+    common::images(n, SHAPE)
 }
 
 fn noise(k: i64, n: i64) -> Tensor {
-    Tensor::randn([k, n, 3], (Kind::Float, Device::Cpu))
+    common::wave((k * n * 3) as usize, 0.2, 1.3).view([k, n, 3])
 }
 
 fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
@@ -59,7 +73,7 @@ fn gradients_are_finite_differences() {
     };
     for config in [small_conv(), small_mlp(), tutorials_noise] {
         for objective in &objectives {
-            let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+            let vae = fixed(&config);
             let (images, noise) = (images(4), noise(2, 4));
             let loss = || {
                 let draws = vae.draw_with_noise(&images, &noise).expect("draws");
@@ -93,12 +107,19 @@ fn gradients_are_finite_differences() {
 #[test]
 fn images_do_not_see_each_other() {
     for config in [small_conv(), small_mlp()] {
-        let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+        let vae = fixed(&config);
         let (images, noise) = (images(5), noise(2, 5));
         let order = Tensor::from_slice(&[3_i64, 0, 4, 1, 2]);
-        let elbo = vae.draw_with_noise(&images, &noise).expect("draws").terms().elbo();
+        let elbo = vae
+            .draw_with_noise(&images, &noise)
+            .expect("draws")
+            .terms()
+            .elbo();
         let shuffled = vae
-            .draw_with_noise(&images.index_select(0, &order), &noise.index_select(1, &order))
+            .draw_with_noise(
+                &images.index_select(0, &order),
+                &noise.index_select(1, &order),
+            )
             .expect("draws")
             .terms()
             .elbo();
@@ -108,14 +129,16 @@ fn images_do_not_see_each_other() {
 
 #[test]
 fn k_samples_are_the_mean_of_single_ones() {
-    let vae = Vae::new(&small_conv(), SHAPE, Device::Cpu).expect("a model");
+    let vae = fixed(&small_conv());
     let (images, noise) = (images(4), noise(3, 4));
     let all = vae.draw_with_noise(&images, &noise).expect("draws");
     assert_eq!(all.latents.size(), [3, 4, 3]);
     assert_eq!(all.log_px_z.size(), [3, 4]);
     let single: Vec<Tensor> = (0..3)
         .map(|k| {
-            let draws = vae.draw_with_noise(&images, &noise.narrow(0, k, 1)).expect("draws");
+            let draws = vae
+                .draw_with_noise(&images, &noise.narrow(0, k, 1))
+                .expect("draws");
             draws.terms().reconstruction
         })
         .collect();
@@ -138,35 +161,61 @@ fn a_bernoulli_pixel_has_its_own_log_probability() {
 
 #[test]
 fn fresh_weights_fill_the_documented_interval() {
-    for (initialization, fan_in, fan_out) in [
-        (Initialization::Pytorch, 12544.0_f64, 32.0),
-        (Initialization::Keras, 12544.0, 32.0),
-    ] {
-        let config = ModelConfig { initialization, ..Default::default() };
-        let shape = ImageShape { channels: 1, height: 28, width: 28 };
-        let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
-        let variables: std::collections::BTreeMap<_, _> = vae.named_variables().into_iter().collect();
-        let (weight_bound, transposed_bound, bias_is_zero) = match initialization {
-            // The transposed convolution 64 → 32 counts its 32 outputs · 9 as fan_in.
-            Initialization::Pytorch => (1.0 / fan_in.sqrt(), 1.0 / (32.0 * 9.0_f64).sqrt(), false),
-            Initialization::Keras => (
-                (6.0 / (fan_in + fan_out)).sqrt(),
-                (6.0 / (9.0 * 96.0_f64)).sqrt(),
-                true,
-            ),
+    // The hidden layer of the encoder has 12544 inputs and 32 outputs; the transposed convolution
+    // has 64 input and 32 output channels, 9 weights each, of which a stride of 2 uses a quarter.
+    let cases = [
+        (
+            Initialization::Pytorch,
+            (1.0 / 12544_f64).sqrt(),
+            (1.0 / (9.0 * 32_f64)).sqrt(),
+            false,
+        ),
+        (
+            Initialization::Keras,
+            (6.0 / 12576_f64).sqrt(),
+            (6.0 / (9.0 * 96_f64)).sqrt(),
+            true,
+        ),
+        (
+            Initialization::Kaiming,
+            (6.0 / 12544_f64).sqrt(),
+            (6.0 / (9.0 * 64_f64 / 4.0)).sqrt(),
+            true,
+        ),
+    ];
+    for (initialization, weight_bound, transposed_bound, bias_is_zero) in cases {
+        let config = ModelConfig {
+            initialization,
+            ..Default::default()
         };
+        let shape = ImageShape {
+            channels: 1,
+            height: 28,
+            width: 28,
+        };
+        let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+        let variables: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
         for (name, bound) in [
             ("encoder.hidden.weight", weight_bound),
             ("decoder.conv.0.weight", transposed_bound),
         ] {
             let weight = &variables[name];
             let largest = weight.abs().max().double_value(&[]);
-            assert!(largest <= bound && largest > 0.99 * bound, "{name}: {largest} vs {bound}");
+            assert!(
+                largest <= bound && largest > 0.99 * bound,
+                "{name}: {largest} vs {bound}"
+            );
             // A uniform distribution's standard deviation is bound/√3.
             let std = weight.std(true).double_value(&[]);
-            assert!((std / (bound / 3_f64.sqrt()) - 1.0).abs() < 0.03, "{name}: {std}");
+            assert!(
+                (std / (bound / 3_f64.sqrt()) - 1.0).abs() < 0.03,
+                "{name}: {std}"
+            );
         }
-        let bias = variables["encoder.hidden.bias"].abs().max().double_value(&[]);
+        let bias = variables["encoder.hidden.bias"]
+            .abs()
+            .max()
+            .double_value(&[]);
         assert_eq!(bias == 0.0, bias_is_zero);
     }
 }
@@ -175,13 +224,18 @@ fn fresh_weights_fill_the_documented_interval() {
 fn a_saved_model_is_the_same_model() {
     let folder = tempfile::tempdir().expect("a folder");
     for config in [small_conv(), small_mlp()] {
-        let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+        let vae = fixed(&config);
         vae.save(folder.path().join(WEIGHTS_FILE)).expect("saved");
         let loaded = Vae::load(folder.path(), Device::Cpu).expect("loaded");
         assert_eq!(loaded.config(), &config);
         assert_eq!(loaded.image_shape(), SHAPE);
         let (images, noise) = (images(4), noise(1, 4));
-        let elbo = |vae: &Vae| vae.draw_with_noise(&images, &noise).expect("draws").terms().elbo();
+        let elbo = |vae: &Vae| {
+            vae.draw_with_noise(&images, &noise)
+                .expect("draws")
+                .terms()
+                .elbo()
+        };
         assert_eq!(max_difference(&elbo(&vae), &elbo(&loaded)), 0.0);
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1);
     }
@@ -211,14 +265,20 @@ fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
     assert!(refused("foreign").contains("did not write it"));
     // The header of one model with the tensors of another.
     let header = String::from_utf8_lossy(&whole).into_owned();
-    assert!(header.contains(r#"\"hidden\":[10]"#), "the model is in the header");
+    assert!(
+        header.contains(r#"\"hidden\":[10]"#),
+        "the model is in the header"
+    );
     let altered = replace(&whole, br#"\"latent_dims\":3"#, br#"\"latent_dims\":4"#);
     fs::write(&path, altered).expect("written");
     assert!(refused("another model").contains("this model wants"));
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let at = bytes.windows(from.len()).position(|w| w == from).expect("found");
+    let at = bytes
+        .windows(from.len())
+        .position(|w| w == from)
+        .expect("found");
     [&bytes[..at], to, &bytes[at + from.len()..]].concat()
 }
 
@@ -228,28 +288,46 @@ fn wrong_inputs_and_configs_are_errors_not_panics() {
     let float = images(2).to_kind(Kind::Float);
     assert!(matches!(vae.encode(&float), Err(ModelError::Images { .. })));
     let other_size = Tensor::zeros([2, 1, 9, 8], (Kind::Uint8, Device::Cpu));
-    assert!(matches!(vae.elbo(&other_size), Err(ModelError::Images { .. })));
+    assert!(matches!(
+        vae.elbo(&other_size),
+        Err(ModelError::Images { .. })
+    ));
     let latents = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
-    assert!(matches!(vae.decode(&latents), Err(ModelError::Latents { .. })));
+    assert!(matches!(
+        vae.decode(&latents),
+        Err(ModelError::Latents { .. })
+    ));
     assert!(vae.draw_with_noise(&images(2), &noise(1, 3)).is_err());
 
     let conv = |change: fn(&mut ConvConfig)| {
         let mut config = ConvConfig::default();
         change(&mut config);
-        let config = ModelConfig { network: NetworkConfig::Conv(config), ..Default::default() };
-        Vae::new(&config, SHAPE, Device::Cpu).expect_err("refused").to_string()
+        let config = ModelConfig {
+            network: NetworkConfig::Conv(config),
+            ..Default::default()
+        };
+        Vae::new(&config, SHAPE, Device::Cpu)
+            .expect_err("refused")
+            .to_string()
     };
     assert!(conv(|c| c.strides = vec![1]).contains("model.network.conv.strides"));
     assert!(conv(|c| c.channels[1] = 0).contains("model.network.conv.channels"));
     assert!(conv(|c| c.decoder_strides = vec![3]).contains("the encoder's in reverse are [2]"));
     assert!(conv(|c| c.hidden = -1).contains("model.network.conv.hidden"));
-    let no_latents = ModelConfig { latent_dims: 0, ..Default::default() };
+    let no_latents = ModelConfig {
+        latent_dims: 0,
+        ..Default::default()
+    };
     assert!(Vae::new(&no_latents, SHAPE, Device::Cpu).is_err());
 }
 
 #[test]
 fn a_one_pixel_image_and_an_empty_hidden_list_are_models_too() {
-    let dot = ImageShape { channels: 2, height: 1, width: 1 };
+    let dot = ImageShape {
+        channels: 2,
+        height: 1,
+        width: 1,
+    };
     let linear = ModelConfig {
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![] }),
         ..Default::default()

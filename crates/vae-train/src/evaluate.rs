@@ -5,8 +5,8 @@ use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
 use vae_model::{Objective, Vae};
 
-use crate::metric::{Means, Totals};
 use crate::TrainError;
+use crate::metric::{Means, Totals};
 
 /// What a pass over held-out images says.
 #[derive(Clone, Debug)]
@@ -39,11 +39,10 @@ pub fn evaluate(
             let draws = vae.draw(&images, 1)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
             totals.add(&draws.terms(), &loss);
-            kl_sums += draws.posterior.kl_per_dimension().sum_dim_intlist(
-                0,
-                false,
-                Kind::Double,
-            );
+            kl_sums += draws
+                .posterior
+                .kl_per_dimension()
+                .sum_dim_intlist(0, false, Kind::Double);
         }
         let kl_per_dimension = Vec::<f64>::try_from(kl_sums / dataset.len() as f64)?;
         Ok(Evaluation {

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use vae_data::loader::Batches;
 use vae_data::Splits;
+use vae_data::loader::Batches;
 use vae_model::Vae;
 
 use crate::callback::{Callback, Event, Flow};
@@ -166,8 +166,14 @@ fn train_epoch(
     let mut totals = Totals::new(vae.device());
     for (i, images) in batches.enumerate() {
         let step = run.position.steps;
-        let (terms, loss) =
-            train_step(vae, &config.objective, optimizer, &images, config.seed, step)?;
+        let (terms, loss) = train_step(
+            vae,
+            &config.objective,
+            optimizer,
+            &images,
+            config.seed,
+            step,
+        )?;
         totals.add(&terms, &loss);
         run.position.steps += 1;
 

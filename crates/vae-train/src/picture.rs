@@ -38,8 +38,14 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, T
         image
     };
     let mut picture = match depth {
-        1 => white(DynamicImage::ImageLuma8(GrayImage::new(full_width, full_height))),
-        _ => white(DynamicImage::ImageRgb8(RgbImage::new(full_width, full_height))),
+        1 => white(DynamicImage::ImageLuma8(GrayImage::new(
+            full_width,
+            full_height,
+        ))),
+        _ => white(DynamicImage::ImageRgb8(RgbImage::new(
+            full_width,
+            full_height,
+        ))),
     };
     for i in 0..n_images {
         let pixels = Vec::<u8>::try_from(bytes.get(i as i64))?;
@@ -89,7 +95,10 @@ fn manifold_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
     let quantiles = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
     let line = quantiles.special_ndtri().to_kind(Kind::Float); // [size]
     let [across, up] = match dims {
-        [_] => [line.shallow_clone(), Tensor::zeros([1], (Kind::Float, Device::Cpu))],
+        [_] => [
+            line.shallow_clone(),
+            Tensor::zeros([1], (Kind::Float, Device::Cpu)),
+        ],
         _ => [line.shallow_clone(), line.flip([0])],
     };
     let (rows, columns) = (up.size()[0], across.size()[0]);

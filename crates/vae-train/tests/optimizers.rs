@@ -32,10 +32,23 @@ fn check(name: &str, config: &OptimizerConfig, wanted: &[[f64; 4]]) {
 fn twenty_steps_are_pytorchs() {
     let golden: Golden =
         serde_json::from_str(include_str!("golden/optimizers.json")).expect("the golden file");
-    let adam = AdamConfig { learning_rate: 0.05, beta1: 0.8, beta2: 0.95, epsilon: 1e-8 };
+    let adam = AdamConfig {
+        learning_rate: 0.05,
+        beta1: 0.8,
+        beta2: 0.95,
+        epsilon: 1e-8,
+    };
     check("adam", &OptimizerConfig::Adam(adam), &golden.adam);
-    let rmsprop = RmspropConfig { learning_rate: 0.05, alpha: 0.9, epsilon: 1e-7 };
-    check("rmsprop", &OptimizerConfig::Rmsprop(rmsprop), &golden.rmsprop);
+    let rmsprop = RmspropConfig {
+        learning_rate: 0.05,
+        alpha: 0.9,
+        epsilon: 1e-7,
+    };
+    check(
+        "rmsprop",
+        &OptimizerConfig::Rmsprop(rmsprop),
+        &golden.rmsprop,
+    );
 }
 
 #[test]
@@ -43,7 +56,10 @@ fn numbers_outside_their_range_are_refused_by_name() {
     let adam = |change: fn(&mut AdamConfig)| {
         let mut config = AdamConfig::default();
         change(&mut config);
-        OptimizerConfig::Adam(config).check().expect_err("refused").to_string()
+        OptimizerConfig::Adam(config)
+            .check()
+            .expect_err("refused")
+            .to_string()
     };
     assert!(adam(|c| c.learning_rate = 0.0).contains("optimizer.adam.learning_rate"));
     assert!(adam(|c| c.beta2 = 1.0).contains("optimizer.adam.beta2"));

@@ -88,8 +88,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut total = Tensor::zeros([], (Kind::Float, device));
         for i in 0..n_steps {
             let images = batches[(i % N_BATCHES) as usize].to_device(device);
-            let (_, loss) =
-                train_step(&vae, &config.objective, &mut optimizer, &images, config.seed, step)?;
+            let (_, loss) = train_step(
+                &vae,
+                &config.objective,
+                &mut optimizer,
+                &images,
+                config.seed,
+                step,
+            )?;
             total += loss.detach();
             step += 1;
         }

@@ -91,7 +91,10 @@ impl OutArgs {
 fn print_file(path: &Path, as_json: bool, picture: &DynamicImage) {
     if as_json {
         let (width, height) = (picture.width(), picture.height());
-        println!("{}", json!({ "picture": path, "width": width, "height": height }));
+        println!(
+            "{}",
+            json!({ "picture": path, "width": width, "height": height })
+        );
     } else {
         println!("{}", path.display());
     }

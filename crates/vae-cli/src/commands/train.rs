@@ -72,7 +72,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let vae = Vae::new(&config.model, image, device)?;
-    let out = args.out.clone().unwrap_or_else(|| free_folder(&args.config));
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| free_folder(&args.config));
     let run_dir = RunDir::create(&out, &config)?;
     eprintln!(
         "{}: {} training and {} held-out images of {image}, {} parameters, {} ({} threads)",
@@ -144,9 +147,10 @@ fn resolve(args: &Args) -> Result<RunConfig> {
 
 /// `runs/mnist` for `configs/mnist.toml`, or the first of `runs/mnist-2`, `-3`, … that is free.
 fn free_folder(config: &Path) -> PathBuf {
-    let name = config
-        .file_stem()
-        .map_or_else(|| "run".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let name = config.file_stem().map_or_else(
+        || "run".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    );
     let runs = Path::new("runs");
     let first = runs.join(&name);
     let numbered = (2..).map(|i| runs.join(format!("{name}-{i}")));

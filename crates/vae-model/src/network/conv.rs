@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use super::layers::ConvTranspose;
+use super::layers::{ConvTranspose, Then};
 use super::{Network, Sockets, check_positive};
 use crate::ModelError;
 
@@ -116,7 +116,7 @@ impl ConvConfig {
         // Sizes before each convolution that shrinks the image: where the decoder has to arrive.
         let mut sizes_before_shrinking = Vec::new();
         for (i, (&n_out, &stride)) in self.channels.iter().zip(&self.strides).enumerate() {
-            convolutions.push(init.conv(&path / "conv" / i, n_channels, n_out, stride));
+            convolutions.push(init.conv(&path / "conv" / i, n_channels, n_out, stride, Then::Relu));
             if stride > 1 {
                 sizes_before_shrinking.push(size);
             }
@@ -126,16 +126,22 @@ impl ConvConfig {
         let n_features = n_channels * size[0] * size[1];
         let encoder = Encoder {
             convolutions,
-            hidden: init.linear(&path / "hidden", n_features, self.hidden),
+            hidden: init.linear(&path / "hidden", n_features, self.hidden, Then::Relu),
             posterior: init.linear(
                 &path / "posterior",
                 self.hidden,
                 sockets.n_posterior_params,
+                Then::Output,
             ),
         };
 
         let path = root / "decoder";
-        let hidden = init.linear(&path / "hidden", sockets.latent_dims, n_features);
+        let hidden = init.linear(
+            &path / "hidden",
+            sockets.latent_dims,
+            n_features,
+            Then::Relu,
+        );
         let first_map = [n_channels, size[0], size[1]];
         let mut convolutions = Vec::new();
         for (i, (&n_out, &stride)) in self
@@ -158,7 +164,7 @@ impl ConvConfig {
             hidden,
             first_map,
             convolutions,
-            likelihood: init.conv(&path / "likelihood", n_channels, n_out, 1),
+            likelihood: init.conv(&path / "likelihood", n_channels, n_out, 1, Then::Output),
         };
         Ok(Box::new(Conv { encoder, decoder }))
     }

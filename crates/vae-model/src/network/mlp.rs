@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
+use super::layers::Then;
 use super::{Network, Sockets, check_positive};
 use crate::{ImageShape, ModelError};
 
@@ -31,11 +32,18 @@ impl MlpConfig {
         let mut widths = vec![n_pixels];
         widths.extend(&self.hidden);
         let layers = |path: nn::Path, widths: &[i64]| -> Vec<nn::Linear> {
-            widths
-                .windows(2)
-                .enumerate()
-                .map(|(i, pair)| sockets.initialization.linear(&path / i, pair[0], pair[1]))
-                .collect()
+            let n_layers = widths.len() - 1;
+            let layer = |(i, pair): (usize, &[i64])| {
+                let then = if i + 1 < n_layers {
+                    Then::Relu
+                } else {
+                    Then::Output
+                };
+                sockets
+                    .initialization
+                    .linear(&path / i, pair[0], pair[1], then)
+            };
+            widths.windows(2).enumerate().map(layer).collect()
         };
         let mut encoder_widths = widths.clone();
         encoder_widths.push(sockets.n_posterior_params);

@@ -1,0 +1,410 @@
+//! The binary, as users run it: real files, exit codes, what it leaves and what it says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a small data set and a config for it.
+struct Workplace {
+    folder: TempDir,
+}
+
+const SIDE: usize = 12;
+
+impl Workplace {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("created");
+        write_images(&data.join("train-images-idx3-ubyte"), 70);
+        write_labels(&data.join("train-labels-idx1-ubyte"), 70);
+        write_images(&data.join("t10k-images-idx3-ubyte"), 20);
+        write_labels(&data.join("t10k-labels-idx1-ubyte"), 20);
+        let workplace = Self { folder };
+        workplace.write_config("small.toml", "");
+        workplace
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_config(&self, name: &str, extra: &str) {
+        let text = format!(
+            "{extra}\n[dataset.idx]\nfolder = 'data'\n[model.network.mlp]\nhidden = [16]\n\
+             [training]\nepochs = 2\nbatch_size = 16\n"
+        );
+        fs::write(self.path(name), text).expect("written");
+    }
+
+    fn vae(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
+        command.args(args).current_dir(self.folder.path());
+        // Many small processes at once: threads would only wait for each other.
+        command.env("OMP_NUM_THREADS", "1");
+        command
+    }
+
+    /// Trains and gives the run directory.
+    fn train(&self, args: &[&str], out: &str) -> PathBuf {
+        let output = self.vae(&[&["train", "small.toml", "--out", out], args].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        self.path(out)
+    }
+
+    /// Runs a command that has to fail, and gives the one line that it says.
+    fn error(&self, args: &[&str], code: i32) -> String {
+        let output = self.vae(args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(output.stdout.is_empty(), "results on stdout only");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        assert!(said.starts_with("error: "), "{said}");
+        said
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bright bars at different places on black.
+fn write_images(path: &Path, n: usize) {
+    let mut bytes = [0x803_u32, n as u32, SIDE as u32, SIDE as u32]
+        .map(u32::to_be_bytes)
+        .concat();
+    for i in 0..n {
+        bytes.extend((0..SIDE * SIDE).map(|p| if (p + i) % 7 < 2 { 230_u8 } else { 5 }));
+    }
+    fs::write(path, bytes).expect("written");
+}
+
+fn write_labels(path: &Path, n: usize) {
+    let mut bytes = [0x801_u32, n as u32].map(u32::to_be_bytes).concat();
+    bytes.extend((0..n).map(|i| (i % 7) as u8));
+    fs::write(path, bytes).expect("written");
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path)
+        .expect("a text file")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect()
+}
+
+/// The metrics without what a clock measured.
+fn metrics(run: &Path) -> Vec<Value> {
+    let mut records = lines(&run.join("metrics.jsonl"));
+    for record in &mut records {
+        let record = record.as_object_mut().expect("an object");
+        record.remove("seconds").expect("seconds");
+        record.remove("images_per_s").expect("images_per_s");
+    }
+    records
+}
+
+fn size(path: &Path) -> (u32, u32) {
+    image::image_dimensions(path).expect("a picture")
+}
+
+#[test]
+fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
+    let workplace = Workplace::new();
+    let output = workplace.vae(&["train", "small.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let run = workplace.path("runs/small");
+
+    let records = metrics(&run);
+    let places: Vec<_> = records
+        .iter()
+        .map(|r| (r["epoch"].as_u64(), r["step"].as_u64(), r["split"].as_str()))
+        .collect();
+    // 70 images in batches of 16: five steps, the last one with six images.
+    let place = |epoch, step, split| (Some(epoch), Some(step), Some(split));
+    assert_eq!(
+        places,
+        [
+            place(1, 5, "train"),
+            place(1, 5, "test"),
+            place(2, 10, "train"),
+            place(2, 10, "test")
+        ]
+    );
+    for record in &records {
+        let number = |key: &str| record[key].as_f64().expect("a number");
+        let sum = number("reconstruction") + number("kl");
+        assert!((number("elbo") + sum).abs() < 1e-9, "{record}");
+        assert!((number("loss") - sum).abs() < 1e-3, "{record}");
+    }
+
+    for name in ["manifold", "samples", "reconstructions"] {
+        for epoch in [1, 2] {
+            size(&run.join(format!("pictures/epoch-000{epoch}-{name}.png")));
+        }
+        let last = format!("runs/small/pictures/epoch-0002-{name}.png");
+        assert!(
+            stdout(&output).lines().any(|line| line == last),
+            "{}",
+            stdout(&output)
+        );
+    }
+    for checkpoint in ["best", "last"] {
+        let folder = run.join("checkpoints").join(checkpoint);
+        assert!(folder.join("weights.safetensors").is_file());
+        assert!(folder.join("state.json").is_file());
+    }
+    let summary = fs::read_to_string(run.join("summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["state"], "finished");
+    assert_eq!(summary["n_train_images"], 70);
+
+    let side = SIDE as u32;
+    for (args, wanted) in [
+        (&["manifold", "--size", "5"][..], (5 * side, 5 * side)),
+        (
+            &["sample", "--count", "9", "--seed", "3"],
+            (3 * side + 4, 3 * side + 4),
+        ),
+        (
+            &["reconstruct", "--count", "4"],
+            (4 * side + 6, 2 * side + 2),
+        ),
+        (
+            &["sample", "--checkpoint", "last"],
+            (8 * side + 14, 8 * side + 14),
+        ),
+    ] {
+        let rest = ["runs/small", "--out", "picture.png"];
+        let output = workplace.vae(&[args, &rest].concat());
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        assert_eq!(stdout(&output), "picture.png\n");
+        assert_eq!(size(&workplace.path("picture.png")), wanted, "{args:?}");
+    }
+
+    // Once more: a new folder, the old run untouched.
+    let again = workplace.vae(&["train", "small.toml", "--json"]);
+    assert!(again.status.success(), "{}", stderr(&again));
+    let summary: Value = serde_json::from_str(&stdout(&again)).expect("JSON on stdout");
+    assert_eq!(summary["run"], "runs/small-2");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_metrics_and_weights() {
+    let workplace = Workplace::new();
+    let first = workplace.train(&[], "first");
+    let second = workplace.train(&[], "second");
+    let other = workplace.train(&["--seed", "1"], "other");
+    let weights =
+        |run: &Path| fs::read(run.join("checkpoints/last/weights.safetensors")).expect("weights");
+    assert_eq!(metrics(&first), metrics(&second));
+    assert!(weights(&first) == weights(&second));
+    assert_ne!(metrics(&first), metrics(&other));
+    let sample = |name: &str| {
+        let output = workplace.vae(&["sample", "first", "--seed", "5", "--out", name]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        fs::read(workplace.path(name)).expect("a picture")
+    };
+    assert!(sample("a.png") == sample("b.png"));
+}
+
+#[test]
+fn the_resolved_config_trains_the_same_run_again() {
+    let workplace = Workplace::new();
+    let first = workplace.train(&["--limit", "40", "--set", "model.latent_dims=5"], "first");
+    let output = workplace.vae(&["train", "first/config.toml", "--out", "second"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(metrics(&first), metrics(&workplace.path("second")));
+    let summary = fs::read_to_string(first.join("summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["n_train_images"], 40);
+    assert_eq!(summary["n_test_images"], 8);
+}
+
+#[test]
+fn a_misspelled_key_is_named_with_its_line_and_the_nearest_one() {
+    let workplace = Workplace::new();
+    workplace.write_config("typo.toml", "sead = 1");
+    let said = workplace.error(&["train", "typo.toml"], 2);
+    assert!(
+        said.contains("typo.toml:1: unknown key `sead`; did you mean `seed`?"),
+        "{said}"
+    );
+    let said = workplace.error(&["train", "small.toml", "--set", "training.epoch=1"], 2);
+    assert!(said.contains("did you mean `epochs`?"), "{said}");
+    let said = workplace.error(&["train", "nowhere.toml"], 2);
+    assert!(said.contains("nowhere.toml"), "{said}");
+    let said = workplace.error(
+        &["train", "small.toml", "--set", "training.batch_size=0"],
+        2,
+    );
+    assert!(said.contains("training.batch_size"), "{said}");
+    assert!(!workplace.path("runs").exists());
+}
+
+#[test]
+fn a_missing_data_set_is_named_with_what_to_do() {
+    let workplace = Workplace::new();
+    let args = [
+        "train",
+        "small.toml",
+        "--set",
+        "dataset.idx.folder=datasets/mnist",
+    ];
+    let said = workplace.error(&args, 1);
+    assert!(said.contains("datasets/mnist"), "{said}");
+    assert!(said.contains("cargo xtask fetch-data mnist"), "{said}");
+    assert!(!workplace.path("runs").exists());
+}
+
+#[test]
+fn a_truncated_idx_file_is_named_with_what_was_found() {
+    let workplace = Workplace::new();
+    let path = workplace.path("data/train-images-idx3-ubyte");
+    let bytes = fs::read(&path).expect("bytes");
+    fs::write(&path, &bytes[..bytes.len() - 100]).expect("written");
+    let said = workplace.error(&["train", "small.toml"], 1);
+    assert!(said.contains("data/train-images-idx3-ubyte"), "{said}");
+    assert!(!workplace.path("runs").exists());
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_or_is_taken_is_named() {
+    let workplace = Workplace::new();
+    // Below a file no folder can be made, whoever asks (root may write anywhere else).
+    let said = workplace.error(&["train", "small.toml", "--out", "small.toml/run"], 1);
+    assert!(said.contains("small.toml/run"), "{said}");
+    let said = workplace.error(&["train", "small.toml", "--out", "data"], 1);
+    assert!(said.contains("data: already holds files"), "{said}");
+
+    let run = workplace.train(&["--epochs", "1"], "run");
+    let run = run.to_str().expect("UTF-8");
+    let said = workplace.error(&["sample", run, "--out", "nowhere/picture.png"], 1);
+    assert!(said.contains("nowhere/picture.png"), "{said}");
+    let said = workplace.error(&["sample", "data", "--out", "picture.png"], 1);
+    assert!(said.contains("data: no run"), "{said}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let workplace = Workplace::new();
+    let run = workplace.train(&["--epochs", "1"], "run");
+    let weights = run.join("checkpoints/best/weights.safetensors");
+    let bytes = fs::read(&weights).expect("bytes");
+    fs::write(&weights, &bytes[..bytes.len() / 2]).expect("written");
+    let said = workplace.error(&["sample", "run", "--out", "picture.png"], 1);
+    assert!(said.contains("best/weights.safetensors"), "{said}");
+}
+
+#[test]
+fn cuda_where_there_is_none_says_what_is_missing() {
+    let workplace = Workplace::new();
+    let output = workplace.vae(&["train", "small.toml", "--device", "cuda:0"]);
+    if output.status.success() {
+        let summary = fs::read_to_string(workplace.path("runs/small/summary.json"));
+        assert!(summary.expect("a summary").contains("cuda:0"));
+    } else {
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("libtorch_cuda") || said.contains("GPU"),
+            "{said}"
+        );
+        assert!(!workplace.path("runs").exists());
+    }
+    let said = stderr(&workplace.vae(&["train", "small.toml", "--device", "gpu"]));
+    assert!(
+        said.contains("expected auto, cpu, cuda or cuda:N"),
+        "{said}"
+    );
+}
+
+#[test]
+fn describe_prints_every_default() {
+    let workplace = Workplace::new();
+    let output = workplace.vae(&["describe", "small.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    for line in [
+        "seed = 0",
+        "latent_dims = 2",
+        "learning_rate = 0.001",
+        "beta = 1.0",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    fs::write(workplace.path("resolved.toml"), &text).expect("written");
+    assert_eq!(stdout(&workplace.vae(&["describe", "resolved.toml"])), text);
+}
+
+#[test]
+fn bench_prints_a_line_of_json_for_each_repetition() {
+    let workplace = Workplace::new();
+    let args = [
+        "bench",
+        "small.toml",
+        "--shape",
+        "1x12x12",
+        "--steps",
+        "2",
+        "--reps",
+        "2",
+    ];
+    let output = workplace.vae(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 2);
+    for line in stdout(&output).lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["images_per_s"].as_f64().expect("a number") > 0.0);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_stops_with_130() {
+    let workplace = Workplace::new();
+    let mut child = workplace
+        .command(&["train", "small.toml", "--epochs", "1000000", "--out", "run"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let start = Instant::now();
+    while !workplace.path("run/checkpoints/last/state.json").exists() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "no epoch in a minute"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let pid = child.id().to_string();
+    let kill = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(kill.expect("kill runs").success());
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(130));
+
+    let summary = fs::read_to_string(workplace.path("run/summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["state"], "interrupted");
+    let output = workplace.vae(&[
+        "sample",
+        "run",
+        "--checkpoint",
+        "last",
+        "--out",
+        "picture.png",
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+}

@@ -1,0 +1,32 @@
+//! Weights, images and noise from formulas, shared with `golden/networks.py`.
+
+use tch::{Tensor, no_grad};
+use vae_model::{ImageShape, Vae};
+
+/// amplitude · sin(phase + 0.7·i), the formula of the script.
+pub(crate) fn wave(n: usize, phase: f64, amplitude: f64) -> Tensor {
+    let values: Vec<f32> = (0..n)
+        .map(|i| (amplitude * (phase + 0.7 * i as f64).sin()) as f32)
+        .collect();
+    Tensor::from_slice(&values)
+}
+
+pub(crate) fn images(batch: i64, shape: ImageShape) -> Tensor {
+    let bytes: Vec<u8> = (0..batch * shape.n_values())
+        .map(|i| ((i * 37 + (i * i) % 101 * 5) % 256) as u8)
+        .collect();
+    Tensor::from_slice(&bytes).view([batch, shape.channels, shape.height, shape.width])
+}
+
+/// Gives every weight its formula: amplitude 1/√fan_in, the phase its place in the sorted names.
+pub(crate) fn fill(vae: &Vae) {
+    for (i, (_, mut variable)) in vae.named_variables().into_iter().enumerate() {
+        let size = variable.size();
+        let fan_in: i64 = match size.len() {
+            1 => 100,
+            _ => size[1..].iter().product(),
+        };
+        let weights = wave(variable.numel(), i as f64, 1.0 / (fan_in as f64).sqrt());
+        no_grad(|| variable.copy_(&weights.view_(&size)));
+    }
+}
