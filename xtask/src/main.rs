@@ -3,6 +3,7 @@
 //! This crate never depends on `tch`: it builds in seconds on a machine that has no libtorch yet,
 //! and is what fetches it.
 
+mod bench;
 mod cargo;
 mod checksum;
 mod ci;
@@ -79,6 +80,17 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure training throughput and memory beside PyTorch's, in turns (Linux, CPU).
+    ///
+    /// Prints a table, and the ratios round by round. Keep the machine otherwise idle.
+    Bench {
+        /// A Python that has torch 2.11.
+        #[arg(long, value_name = "PATH", default_value = "python3")]
+        python: PathBuf,
+        /// How often each program has its turn.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: usize,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -94,6 +106,7 @@ fn main() -> ExitCode {
         Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
         Task::Test { arguments } => ci::test(&workspace, &arguments),
+        Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {
