@@ -54,13 +54,13 @@ fn cuda(index: usize) -> Result<Device> {
          the driver new enough for CUDA 13?"
     );
     let n_devices = Cuda::device_count();
-    if index as i64 >= n_devices {
-        bail!(
-            "cuda:{index} was asked for, but the GPUs here end at cuda:{}",
-            n_devices - 1
-        );
+    if i64::try_from(index).is_ok_and(|index| index < n_devices) {
+        return Ok(Device::Cuda(index));
     }
-    Ok(Device::Cuda(index))
+    bail!(
+        "cuda:{index} was asked for, but the GPUs here end at cuda:{}",
+        n_devices - 1
+    )
 }
 
 fn nvidia_driver_is_there() -> bool {

@@ -5,6 +5,7 @@ mod device;
 mod progress;
 mod run_config;
 
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -44,10 +45,49 @@ enum Command {
 enum Done {
     Fully,
     Interrupted,
+    /// Some of tch's functions panic where libtorch refuses; the hook has said why.
+    Badly,
+}
+
+fn run(command: Command) -> anyhow::Result<Done> {
+    // One line, like every error; RUST_BACKTRACE brings the whole message back.
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        panic::set_hook(Box::new(|info| {
+            let message = info.payload_as_str().unwrap_or("no message");
+            // tch unwraps: libtorch's message comes quoted, its C++ stack after an escaped line end.
+            let quoted = message
+                .split_once("Torch(\"")
+                .map_or(message, |(_, quoted)| quoted);
+            let line = quoted.split("\\n").next().unwrap_or_default();
+            let line = line.lines().next().unwrap_or_default();
+            eprintln!(
+                "error: libtorch refused: {line} (out of memory? a smaller training.batch_size or \
+                 network needs less; RUST_BACKTRACE=1 tells more)"
+            );
+        }));
+    }
+    match command {
+        Command::Train(args) => train::run(args),
+        Command::Manifold(args) => manifold::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Describe(args) => describe::run(args),
+        Command::Bench(args) => bench::run(args),
+    }
+}
+
+/// As `cat` does: `vae describe CONFIG | head` ends quietly.
+fn die_of_a_closed_pipe() {
+    #[cfg(unix)]
+    // SAFETY: at the start of main, no other thread is there; the default action is a valid one.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    die_of_a_closed_pipe();
     vae_train::memory::keep_freed_blocks();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -63,18 +103,12 @@ fn main() -> ExitCode {
         // Only before the first operation; loading CUDA later is not hurt by it.
         tch::set_num_threads(threads);
     }
-    let result = match cli.command {
-        Command::Train(args) => train::run(args),
-        Command::Manifold(args) => manifold::run(args),
-        Command::Sample(args) => sample::run(args),
-        Command::Reconstruct(args) => reconstruct::run(args),
-        Command::Describe(args) => describe::run(args),
-        Command::Bench(args) => bench::run(args),
-    };
-    match result {
+    let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
+    match result.unwrap_or_else(|_| Ok(Done::Badly)) {
         Ok(Done::Fully) => ExitCode::SUCCESS,
         // What shells report for a process ended by Ctrl-C.
         Ok(Done::Interrupted) => ExitCode::from(130),
+        Ok(Done::Badly) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             // As clap does: 2 where what was asked for makes no sense, 1 where it could not be done.

@@ -46,11 +46,13 @@ impl Callback for Progress {
                 let batch_size = run.config.training.batch_size;
                 let steps_per_epoch =
                     vae_data::loader::n_batches(run.splits.train.len(), batch_size);
-                self.bar.set_length(steps_per_epoch as u64 * epochs);
+                self.bar
+                    .set_length((steps_per_epoch as u64).saturating_mul(epochs));
                 self.bar.set_prefix(format!("epoch 1/{epochs}"));
             }
             Event::StepEnd { totals, .. }
-                if self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) =>
+                if !self.bar.is_hidden()
+                    && self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) =>
             {
                 self.last_refresh = Some(Instant::now());
                 let means = totals.means();

@@ -20,7 +20,13 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Tables that hold exactly one of several: setting a key of another one replaces it.
-const ONE_OF: [&str; 4] = ["model.network", "model.posterior", "objective", "optimizer"];
+const ONE_OF: [&str; 5] = [
+    "model.network",
+    "model.posterior",
+    "objective",
+    "optimizer",
+    "schedule",
+];
 
 /// The config in a file, changed by `key=value` settings, not yet checked for sense.
 pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
@@ -36,29 +42,18 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     for setting in settings {
         apply(&mut table, setting)?;
         // One at a time, so that an error is that of the setting it names.
-        config = RunConfig::deserialize_from(table.clone())
-            .map_err(|message| ConfigError(format!("--set {setting}: {}", helpful(&message))))?;
+        config = table.clone().try_into().map_err(|error: toml::de::Error| {
+            ConfigError(format!("--set {setting}: {}", helpful(error.message())))
+        })?;
     }
     Ok(config)
 }
 
-/// The checks of [`RunConfig::check`], as errors of the config.
-pub(crate) fn check(config: &RunConfig) -> Result<()> {
+/// The checks of [`RunConfig::check`], as errors of the config in `path`.
+pub(crate) fn check(path: &Path, config: &RunConfig) -> Result<()> {
     config
         .check()
-        .map_err(|error| ConfigError(error.to_string()).into())
-}
-
-trait DeserializeFrom: Sized {
-    fn deserialize_from(table: Table) -> Result<Self, String>;
-}
-
-impl DeserializeFrom for RunConfig {
-    fn deserialize_from(table: Table) -> Result<Self, String> {
-        table
-            .try_into()
-            .map_err(|error: toml::de::Error| error.message().to_owned())
-    }
+        .map_err(|error| ConfigError(format!("{}: {error}", path.display())).into())
 }
 
 fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -112,30 +107,36 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
 
-    let parts: Vec<&str> = key.split('.').collect();
-    let Some((last, parents)) = parts.split_last() else {
-        return Err(ConfigError(format!("--set {setting}: the key is empty")).into());
+    let (parents, last) = match key.rsplit_once('.') {
+        Some((parents, last)) => (parents.split('.').collect(), last),
+        None => (Vec::new(), key),
     };
     let mut current = table;
     let mut path = String::new();
     for part in parents {
-        if ONE_OF.contains(&path.as_str()) {
-            current.retain(|other, _| other == *part);
-        }
+        keep_one(current, &path, part);
         if !path.is_empty() {
             path.push('.');
         }
         path.push_str(part);
         let entry = current
-            .entry((*part).to_owned())
+            .entry(part.to_owned())
             .or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(inner) = entry else {
             return Err(ConfigError(format!("--set {setting}: `{path}` is no table")).into());
         };
         current = inner;
     }
-    current.insert((*last).to_owned(), value);
+    keep_one(current, &path, last);
+    current.insert(last.to_owned(), value);
     Ok(())
+}
+
+/// Makes way for `key` in a table that holds one of several.
+fn keep_one(table: &mut Table, path: &str, key: &str) {
+    if ONE_OF.contains(&path) {
+        table.retain(|other, _| other == key);
+    }
 }
 
 #[cfg(test)]
@@ -197,11 +198,16 @@ mod tests {
     #[test]
     fn setting_a_key_of_another_variant_replaces_the_variant() {
         let text = format!("{MINIMAL}[optimizer.adam]\nlearning_rate = 0.5\n");
-        let config = load_text(&text, &["optimizer.rmsprop.alpha=0.9"]).unwrap();
-        let vae_train::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
-            panic!("{:?}", config.optimizer);
-        };
-        assert_eq!(rmsprop.alpha, 0.9);
+        for setting in [
+            "optimizer.rmsprop.alpha=0.9",
+            "optimizer.rmsprop={alpha=0.9}",
+        ] {
+            let config = load_text(&text, &[setting]).unwrap();
+            let vae_train::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
+                panic!("{:?}", config.optimizer);
+            };
+            assert_eq!(rmsprop.alpha, 0.9);
+        }
     }
 
     #[test]

@@ -48,8 +48,14 @@ impl Workplace {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
         command.args(args).current_dir(self.folder.path());
+        let computes = ["train", "manifold", "sample", "reconstruct", "bench"].contains(&args[0]);
+        if computes && !args.contains(&"--device") {
+            command.args(["--device", "cpu"]);
+        }
         // Many small processes at once: threads would only wait for each other.
-        command.env("OMP_NUM_THREADS", "1");
+        command
+            .env("OMP_NUM_THREADS", "1")
+            .env_remove("RUST_BACKTRACE");
         command
     }
 
@@ -221,6 +227,57 @@ fn the_same_seed_gives_the_same_metrics_and_weights() {
 }
 
 #[test]
+fn convolutions_on_two_threads_are_deterministic_too() {
+    let workplace = Workplace::new();
+    fs::write(
+        workplace.path("small.toml"),
+        "[dataset.idx]\nfolder = 'data'\n[model.network.conv]\n[training]\nepochs = 1\n",
+    )
+    .expect("written");
+    let args = ["--threads", "2"];
+    let [first, second] = ["first", "second"].map(|out| workplace.train(&args, out));
+    assert_eq!(metrics(&first), metrics(&second));
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_and_is_no_checkpoint() {
+    let workplace = Workplace::new();
+    let args = [
+        "train",
+        "small.toml",
+        "--set",
+        "optimizer.adam.learning_rate=1e30",
+    ];
+    let output = workplace.vae(&args);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("became"), "{said}");
+    let run = workplace.path("runs/small");
+    let summary = fs::read_to_string(run.join("summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["state"], "failed");
+    assert!(!run.join("checkpoints/last").exists());
+}
+
+#[test]
+fn a_network_that_no_memory_holds_is_one_line() {
+    let workplace = Workplace::new();
+    let args = [
+        "train",
+        "small.toml",
+        "--set",
+        "model.network.mlp.hidden=[1000000, 1000000]",
+    ];
+    let said = workplace.error(&args, 1);
+    assert!(said.contains("libtorch refused"), "{said}");
+    let said = workplace.error(
+        &["describe", "small.toml", "--set", "model.latent_dims=0"],
+        2,
+    );
+    assert!(said.contains("small.toml: model.latent_dims"), "{said}");
+}
+
+#[test]
 fn the_resolved_config_trains_the_same_run_again() {
     let workplace = Workplace::new();
     let first = workplace.train(&["--limit", "40", "--set", "model.latent_dims=5"], "first");
@@ -332,7 +389,7 @@ fn cuda_where_there_is_none_says_what_is_missing() {
 }
 
 #[test]
-fn describe_prints_every_default() {
+fn describe_prints_a_config_that_describes_itself() {
     let workplace = Workplace::new();
     let output = workplace.vae(&["describe", "small.toml"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -375,12 +432,20 @@ fn bench_prints_a_line_of_json_for_each_repetition() {
 #[test]
 fn ctrl_c_saves_and_stops_with_130() {
     let workplace = Workplace::new();
-    let mut child = workplace
+    /// Ends the process also where the test fails.
+    struct Guard(std::process::Child);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+        }
+    }
+    let child = workplace
         .command(&["train", "small.toml", "--epochs", "1000000", "--out", "run"])
-        .stderr(Stdio::piped())
+        .stderr(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .expect("the binary runs");
+    let mut child = Guard(child);
     let start = Instant::now();
     while !workplace.path("run/checkpoints/last/state.json").exists() {
         assert!(
@@ -389,10 +454,10 @@ fn ctrl_c_saves_and_stops_with_130() {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-    let pid = child.id().to_string();
-    let kill = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(kill.expect("kill runs").success());
-    let status = child.wait().expect("it ends");
+    let pid = i32::try_from(child.0.id()).expect("a process number");
+    // SAFETY: kill takes two integers; the process is our child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    let status = child.0.wait().expect("it ends");
     assert_eq!(status.code(), Some(130));
 
     let summary = fs::read_to_string(workplace.path("run/summary.json")).expect("a summary");

@@ -6,22 +6,16 @@ use tch::{Device, Kind, Tensor};
 
 use crate::DataError;
 
-/// Channels, height and width of one image.
+/// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
+/// other, so that each can be imported without the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageShape {
-    /// C: 1 for grey, 3 for colour.
+    /// C: 1 for gray, 3 for color.
     pub channels: i64,
     /// H, in pixels.
     pub height: i64,
     /// W, in pixels.
     pub width: i64,
-}
-
-impl ImageShape {
-    /// C·H·W, the number of bytes of one image and the dimensions that bits/dim divides by.
-    pub fn n_values(self) -> i64 {
-        self.channels * self.height * self.width
-    }
 }
 
 /// `1×28×28`: channels, height, width.
@@ -101,16 +95,6 @@ impl Dataset {
             width: size[3],
         }
     }
-
-    /// The first `n_images` images (all of them where there are fewer), sharing this data set's
-    /// memory.
-    pub fn take_first(&self, n_images: usize) -> Dataset {
-        let n_taken = n_images.min(self.len()) as i64;
-        Dataset {
-            images: self.images.narrow(0, 0, n_taken),
-            labels: self.labels.as_ref().map(|all| all.narrow(0, 0, n_taken)),
-        }
-    }
 }
 
 /// The images that the model learns from, and those it is measured on.
@@ -145,7 +129,6 @@ mod tests {
         assert_eq!(dataset.len(), 5);
         assert!(!dataset.is_empty());
         assert_eq!(dataset.shape().to_string(), "3×2×4");
-        assert_eq!(dataset.shape().n_values(), 24);
     }
 
     #[test]
@@ -167,21 +150,5 @@ mod tests {
         );
         let byte_labels = Some(bytes(&[5]));
         assert!(Dataset::new(bytes(&[5, 1, 2, 2]), byte_labels).is_err());
-    }
-
-    #[test]
-    fn taking_the_first_images_takes_their_labels_along() {
-        let images = Tensor::from_slice(&[10_u8, 11, 12]).view([3, 1, 1, 1]);
-        let dataset = Dataset::new(images, Some(Tensor::from_slice(&[7_i64, 8, 9]))).unwrap();
-        let first = dataset.take_first(2);
-        assert_eq!(
-            Vec::<u8>::try_from(first.images().view(-1)).unwrap(),
-            [10, 11]
-        );
-        assert_eq!(
-            Vec::<i64>::try_from(first.labels().unwrap()).unwrap(),
-            [7, 8]
-        );
-        assert_eq!(dataset.take_first(4).len(), 3);
     }
 }

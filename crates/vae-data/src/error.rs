@@ -2,7 +2,7 @@
 //! likely fix.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::ImageShape;
 
@@ -26,8 +26,8 @@ pub enum DataError {
 
     /// The configured folder is not there.
     #[error(
-        "{}: no such folder (run `cargo xtask fetch-data {}`, or correct {key})",
-        folder.display(), dataset_name(folder)
+        "{}: no such folder{} ({}correct {key})",
+        folder.display(), looked_in(folder), fetch_hint(folder)
     )]
     MissingFolder {
         /// The folder as configured.
@@ -47,8 +47,8 @@ pub enum DataError {
 
     /// A file that the data set cannot do without is not in its folder.
     #[error(
-        "{}: holds no {file} or {file}.gz (run `cargo xtask fetch-data {}`, or correct {key})",
-        folder.display(), dataset_name(folder)
+        "{}: holds no {file} or {file}.gz ({}correct {key})",
+        folder.display(), fetch_hint(folder)
     )]
     MissingFile {
         /// The folder that was searched.
@@ -194,9 +194,24 @@ pub enum DataError {
     },
 }
 
-/// The name under which `cargo xtask fetch-data` knows the data that belongs into `folder`.
-fn dataset_name(folder: &std::path::Path) -> std::borrow::Cow<'_, str> {
-    folder
-        .file_name()
-        .map_or("NAME".into(), |name| name.to_string_lossy())
+/// What to run for the folders that `cargo xtask fetch-data` fills: those in `datasets/`.
+fn fetch_hint(folder: &Path) -> String {
+    let parent = folder.parent().and_then(Path::file_name);
+    match (parent, folder.file_name()) {
+        (Some(parent), Some(name)) if parent == "datasets" => {
+            format!(
+                "run `cargo xtask fetch-data {}`, or ",
+                name.to_string_lossy()
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+/// The current folder, where a relative path was looked for.
+fn looked_in(folder: &Path) -> String {
+    match std::env::current_dir() {
+        Ok(current) if folder.is_relative() => format!(" in {}", current.display()),
+        _ => String::new(),
+    }
 }

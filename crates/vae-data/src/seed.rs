@@ -2,8 +2,8 @@
 
 /// The seed of one random process: of `purpose`, in `epoch`, of the run started with `seed`.
 ///
-/// libtorch cannot save its generator's state, so a resumed run repeats the uninterrupted one only
-/// if every draw follows from (seed, epoch, purpose). The value is fixed for all time: with
+/// tch cannot save libtorch's generator, so a run that is to be resumed exactly needs every draw to
+/// follow from (seed, epoch, purpose). The value is fixed for all time: with
 /// `splitmix64(x)` one step of SplitMix64 (Steele, Lea & Flood 2014) from state x and `fnv1a` the
 /// 64-bit FNV-1a hash of the UTF-8 bytes,
 ///
@@ -11,8 +11,9 @@
 /// splitmix64(splitmix64(splitmix64(fnv1a(purpose)) ^ epoch) ^ seed)
 /// ```
 ///
-/// Each step is a bijection, so that for one purpose and seed no two epochs share a seed. For a
-/// generator that takes an i64 (`tch::manual_seed`), cast it with `as i64`, which keeps every bit.
+/// Each step is a bijection, so that for one purpose and seed no two epochs share this number. For a
+/// generator that takes an i64 (`tch::manual_seed`), cast it with `as i64`; libtorch's CPU generator
+/// then uses its low 32 bits.
 ///
 /// ```
 /// let noise = vae_data::derive_seed(1, 0, "training noise");

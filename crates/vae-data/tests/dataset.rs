@@ -143,11 +143,17 @@ fn labels_are_optional() {
 #[test]
 fn a_missing_folder_says_how_to_fetch_it() {
     let folder = TempDir::new().unwrap();
-    let error = config(folder.path().join("kmnist"));
+    let error = config(folder.path().join("datasets/kmnist"));
     assert_eq!(
         message(folder.path(), &error),
-        "FOLDER/kmnist: no such folder \
+        "FOLDER/datasets/kmnist: no such folder \
          (run `cargo xtask fetch-data kmnist`, or correct dataset.idx.folder)"
+    );
+    // Nothing fetches the folders that are elsewhere.
+    let error = config(folder.path().join("mine"));
+    assert_eq!(
+        message(folder.path(), &error),
+        "FOLDER/mine: no such folder (correct dataset.idx.folder)"
     );
 }
 
@@ -165,11 +171,11 @@ fn a_file_in_place_of_the_folder_is_refused() {
 #[test]
 fn a_missing_image_file_is_named() {
     let folder = TempDir::new().unwrap();
-    let mnist = folder.path().join("mnist");
-    std::fs::create_dir(&mnist).unwrap();
+    let mnist = folder.path().join("datasets/mnist");
+    std::fs::create_dir_all(&mnist).unwrap();
     assert_eq!(
         message(folder.path(), &config(mnist)),
-        "FOLDER/mnist: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz \
+        "FOLDER/datasets/mnist: holds no train-images-idx3-ubyte or train-images-idx3-ubyte.gz \
          (run `cargo xtask fetch-data mnist`, or correct dataset.idx.folder)"
     );
 }

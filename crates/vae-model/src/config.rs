@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Initialization, Likelihood, NetworkConfig, PosteriorConfig, Prior};
+use crate::network::check_sizes;
+use crate::{Initialization, Likelihood, ModelError, NetworkConfig, PosteriorConfig, Prior};
 
 /// The parts of a model (`[model]` in a config file).
 ///
@@ -42,5 +43,16 @@ impl Default for ModelConfig {
             posterior: PosteriorConfig::default(),
             network: NetworkConfig::default(),
         }
+    }
+}
+
+impl ModelConfig {
+    /// Checks what can be checked before the images are known.
+    ///
+    /// # Errors
+    /// The first key whose value no model can be built from.
+    pub fn check(&self) -> Result<(), ModelError> {
+        check_sizes("model.latent_dims", &[self.latent_dims])?;
+        self.network.check()
     }
 }

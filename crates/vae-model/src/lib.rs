@@ -40,6 +40,11 @@
 //! # }
 //! ```
 
+// README's example is compiled and run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod config;
 mod error;
 mod image_shape;

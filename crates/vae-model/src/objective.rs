@@ -87,17 +87,16 @@ impl Objective {
     pub fn loss(&self, draws: &Draws, image: ImageShape, step: u64) -> Tensor {
         match self {
             Self::Elbo(config) => {
-                let terms = draws.terms();
-                (terms.reconstruction + terms.kl * config.beta_at(step)).mean(Kind::Float)
+                let terms = &draws.terms;
+                (&terms.reconstruction + &terms.kl * config.beta_at(step)).mean(Kind::Float)
             }
             Self::PixelMean(config) => {
-                let per_value = draws.terms().reconstruction / image.n_values() as f64;
-                let per_dimension =
-                    draws
-                        .posterior
-                        .declared_kl_per_dimension()
-                        .mean_dim(-1, false, Kind::Float)
-                        * 2.0;
+                let per_value = &draws.terms.reconstruction / image.n_values() as f64;
+                let per_dimension = draws.posterior.declared_kl_to_standard_normal().mean_dim(
+                    -1,
+                    false,
+                    Kind::Float,
+                ) * 2.0;
                 (per_value + per_dimension * config.kl_weight).mean(Kind::Float)
             }
         }

@@ -108,13 +108,13 @@ impl DiagonalGaussian {
 
     /// KL(q(z|x) ‖ N(0, I)) in nats for each image and latent dimension (Kingma & Welling 2014,
     /// App. B), `[B, Z]`.
-    pub fn kl_per_dimension(&self) -> Tensor {
+    pub fn kl_to_standard_normal(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.log_var())
     }
 
-    /// The KL, `[B, Z]`, of the Gaussian with the *declared* log-variance: what the tutorials'
-    /// loss penalizes. Equal to [`Self::kl_per_dimension`] with the default [`NoiseScale`].
-    pub fn declared_kl_per_dimension(&self) -> Tensor {
+    /// The same, `[B, Z]`, of the Gaussian with the *declared* log-variance: what the tutorials' loss
+    /// penalizes. Equal to [`Self::kl_to_standard_normal`] with the default [`NoiseScale`].
+    pub fn declared_kl_to_standard_normal(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.declared_log_var)
     }
 }
@@ -147,7 +147,7 @@ mod tests {
             &[0.0, 4_f32.ln(), 0.0],
             NoiseScale::default(),
         );
-        let kl = Vec::<f32>::try_from(q.kl_per_dimension().squeeze()).expect("three numbers");
+        let kl = Vec::<f32>::try_from(q.kl_to_standard_normal().squeeze()).expect("three numbers");
         let wanted = [0.5, 0.5 * (3.0 - 4_f32.ln()), 0.0];
         for (found, wanted) in kl.iter().zip(wanted) {
             assert!((found - wanted).abs() < 1e-6, "{found} vs {wanted}");
@@ -179,7 +179,7 @@ mod tests {
             &[(2.0 * std.ln()) as f32],
             NoiseScale::default(),
         );
-        let kl = q.kl_per_dimension().double_value(&[0, 0]);
+        let kl = q.kl_to_standard_normal().double_value(&[0, 0]);
         assert!((kl - integral).abs() < 1e-5, "{kl} vs {integral}");
     }
 
@@ -200,9 +200,9 @@ mod tests {
         let q = posterior(&[0.0], &[2_f32.ln()], NoiseScale::Variance);
         assert!((q.latents(&noise).double_value(&[0, 0, 0]) - 2.0).abs() < 1e-6);
         // The sampled Gaussian has variance 4, the declared one 2.
-        let kl = q.kl_per_dimension().double_value(&[0, 0]);
+        let kl = q.kl_to_standard_normal().double_value(&[0, 0]);
         assert!((kl - 0.5 * (3.0 - 4_f64.ln())).abs() < 1e-6);
-        let declared = q.declared_kl_per_dimension().double_value(&[0, 0]);
+        let declared = q.declared_kl_to_standard_normal().double_value(&[0, 0]);
         assert!((declared - 0.5 * (1.0 - 2_f64.ln())).abs() < 1e-6);
     }
 }

@@ -26,20 +26,10 @@ pub struct Draws {
     pub latents: Tensor,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
-}
-
-impl Draws {
-    /// The terms of the ELBO, with a K-sample estimate of the reconstruction and the closed-form kl.
-    #[must_use]
-    pub fn terms(&self) -> ElboTerms {
-        ElboTerms {
-            reconstruction: -self.log_px_z.mean_dim(0, false, Kind::Float),
-            kl: self
-                .posterior
-                .kl_per_dimension()
-                .sum_dim_intlist(-1, false, Kind::Float),
-        }
-    }
+    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, in closed form, `[B, Z]`.
+    pub kl_per_dimension: Tensor,
+    /// Their sums: the terms of the ELBO, the reconstruction as the mean of the K samples.
+    pub terms: ElboTerms,
 }
 
 /// The two terms of the ELBO for each image, in nats.
@@ -68,12 +58,7 @@ impl Vae {
         image: ImageShape,
         device: Device,
     ) -> Result<Self, ModelError> {
-        if config.latent_dims < 1 {
-            return Err(ModelError::config(
-                "model.latent_dims",
-                format!("found {}, at least 1 is needed", config.latent_dims),
-            ));
-        }
+        config.check()?;
         if [image.channels, image.height, image.width]
             .iter()
             .any(|&n| n < 1)
@@ -92,7 +77,7 @@ impl Vae {
             n_likelihood_params: config.likelihood.n_params(),
             initialization: config.initialization,
         };
-        let network = config.network.build(&variables.root(), sockets)?;
+        let network = config.network.build(&variables.root(), sockets);
         variables.set_device(device);
         Ok(Self {
             config: config.clone(),
@@ -213,7 +198,7 @@ impl Vae {
     /// # Errors
     /// Images of another shape or kind.
     pub fn elbo(&self, images: &Tensor) -> Result<ElboTerms, ModelError> {
-        Ok(self.draw(images, 1)?.terms())
+        Ok(self.draw(images, 1)?.terms)
     }
 
     /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them.
@@ -254,10 +239,17 @@ impl Vae {
         let params = self.network.decode(&latents.flatten(0, 1)); // [K·B, L·C, H, W]
         let params = params.unflatten(0, &noise.size()[..2]); // [K, B, L·C, H, W]
         let log_px_z = self.config.likelihood.log_prob(&params, targets); // [K, B]
+        let kl_per_dimension = self.config.prior.kl_per_dimension(&posterior); // [B, Z]
+        let terms = ElboTerms {
+            reconstruction: -log_px_z.mean_dim(0, false, Kind::Float),
+            kl: kl_per_dimension.sum_dim_intlist(-1, false, Kind::Float),
+        };
         Draws {
             posterior,
             latents,
             log_px_z,
+            kl_per_dimension,
+            terms,
         }
     }
 

@@ -84,10 +84,20 @@ fn f32_values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
 /// # Errors
 /// The file system refuses; whatever had that name before is then untouched.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    match fs::canonicalize(path) {
+        // A link's target is replaced, not the link; a device or pipe is written to.
+        Ok(target) if target.is_file() => write_beside(&target, bytes),
+        Ok(device) => fs::write(device, bytes),
+        Err(_) => write_beside(path, bytes),
+    }
+}
+
+fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    fs::metadata(folder)?; // Its error is plain; the next ones name the temporary file.
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default; what stays is an ordinary file under the umask.
     #[cfg(unix)]

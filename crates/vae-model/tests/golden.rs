@@ -73,7 +73,7 @@ fn check(case: &Case, network: NetworkConfig, latent_dims: i64, shape: ImageShap
     let draws = vae.draw_with_noise(&images, &noise).expect("draws");
     assert_close("mean", draws.posterior.mean(), &case.mean, 2e-5);
     assert_close("log_var", &draws.posterior.log_var(), &case.log_var, 2e-5);
-    let terms = draws.terms();
+    let terms = &draws.terms;
     assert_close(
         "reconstruction",
         &terms.reconstruction,

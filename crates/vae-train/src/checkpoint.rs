@@ -88,10 +88,14 @@ impl Checkpoint {
             .into_iter()
             .find(|folder| folder.is_dir())
             .ok_or_else(|| {
-                TrainError::run(
-                    &folder,
-                    "no checkpoint there; a run has one after its first epoch",
-                )
+                let problem = match self {
+                    Self::Last => "no checkpoint; a run has one after its first epoch",
+                    Self::Best => {
+                        "no checkpoint; a run has one after its first epoch (`last` also after an \
+                         interruption)"
+                    }
+                };
+                TrainError::run(&folder, problem)
             })?;
         let state_file = folder.join(STATE_FILE);
         let json = fs::read(&state_file).map_err(TrainError::io(&state_file))?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use vae_data::DatasetConfig;
 use vae_model::{ModelConfig, Objective};
 
-use crate::{OptimizerConfig, TrainError};
+use crate::{OptimizerConfig, Schedule, TrainError};
 
 /// One experiment, as in `configs/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct RunConfig {
     /// What minimizes it.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
+    /// How its learning rate changes.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// For how long.
     #[serde(default)]
     pub training: TrainingConfig,
@@ -83,13 +86,21 @@ impl RunConfig {
     /// The first key whose value makes no sense.
     pub fn check(&self) -> Result<(), TrainError> {
         self.dataset.validate()?;
+        self.model.check()?;
         self.objective.check()?;
         self.optimizer.check()?;
+        self.schedule.check()?;
         for (key, value) in [
             ("training.batch_size", self.training.batch_size),
             (
                 "training.evaluation_batch_size",
                 self.training.evaluation_batch_size,
+            ),
+            ("pictures.manifold_size", self.pictures.manifold_size),
+            ("pictures.n_samples", self.pictures.n_samples),
+            (
+                "pictures.n_reconstructions",
+                self.pictures.n_reconstructions,
             ),
         ] {
             if value == 0 {

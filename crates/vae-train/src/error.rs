@@ -24,16 +24,18 @@ pub enum TrainError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The loss is no longer a number.
+    /// A mean over images is no longer a number.
     #[error(
-        "the loss became {loss} in epoch {epoch} by step {step}; a lower learning rate usually \
-         helps. The last whole checkpoint is untouched"
+        "the {split} {metric} became {value} by step {step}; a lower learning rate usually helps. \
+         The checkpoints are those of before"
     )]
     NonFinite {
+        /// `train` or `test`.
+        split: &'static str,
+        /// `loss` or `elbo`.
+        metric: &'static str,
         /// NaN or an infinity.
-        loss: f64,
-        /// The epoch, counted from 1.
-        epoch: u64,
+        value: f64,
         /// Optimizer steps since the start.
         step: u64,
     },

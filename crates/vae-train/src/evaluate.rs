@@ -38,10 +38,9 @@ pub fn evaluate(
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
             let draws = vae.draw(&images, 1)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
-            totals.add(&draws.terms(), &loss);
+            totals.add(&draws.terms, &loss);
             kl_sums += draws
-                .posterior
-                .kl_per_dimension()
+                .kl_per_dimension
                 .sum_dim_intlist(0, false, Kind::Double);
         }
         let kl_per_dimension = Vec::<f64>::try_from(kl_sums / dataset.len() as f64)?;

@@ -45,10 +45,10 @@ pub enum Stop {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
-    /// Why.
-    pub stop: Stop,
+    /// Why it stopped, or what it failed of.
+    pub ended: Result<Stop, TrainError>,
     /// How far it came.
     pub position: Position,
     /// The held-out record of the epoch with the highest elbo.
@@ -59,47 +59,68 @@ pub struct Outcome {
     pub last_test: Option<Record>,
 }
 
+/// Steps between two looks at whether the loss is still a number; each look waits for the device.
+const STEPS_BETWEEN_CHECKS: u64 = 50;
+
 /// Trains `vae` as `config` says.
 ///
 /// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
 /// the noise of a step depends on (seed, step) alone. After each epoch the held-out images are
 /// evaluated. `stop` ends the run after the step in progress.
 ///
-/// # Errors
-/// A loss that is no number, a failed callback, libtorch's refusals.
+/// The outcome holds the error of a run that failed: a loss that is no number, a failed callback,
+/// libtorch's refusals.
 pub fn fit(
     vae: &Vae,
     splits: &Splits,
     config: &RunConfig,
     stop: &AtomicBool,
     callbacks: &mut [Box<dyn Callback + '_>],
-) -> Result<Outcome, TrainError> {
+) -> Outcome {
     let mut run = Fit {
         vae,
         splits,
         config,
         position: Position::default(),
     };
-    let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
     let mut outcome = Outcome {
-        stop: Stop::Finished,
+        ended: Ok(Stop::Finished),
         position: run.position,
         best: None,
         last_train: None,
         last_test: None,
     };
+    outcome.ended = epochs(&mut run, &mut outcome, stop, callbacks);
+    outcome.position = run.position;
+    if let Err(error) = send(&run, &Event::FitEnd { outcome: &outcome }, callbacks)
+        && outcome.ended.is_ok()
+    {
+        outcome.ended = Err(error);
+    }
+    outcome
+}
 
-    let mut ended = send(&run, &Event::FitStart, callbacks)?;
-    while ended.is_none() && run.position.epochs < config.training.epochs {
+fn epochs(
+    run: &mut Fit,
+    outcome: &mut Outcome,
+    stop: &AtomicBool,
+    callbacks: &mut [Box<dyn Callback + '_>],
+) -> Result<Stop, TrainError> {
+    let Fit {
+        vae,
+        splits,
+        config,
+        ..
+    } = *run;
+    let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
+    let mut asked = send(run, &Event::FitStart, callbacks)?;
+    while asked.is_none() && run.position.epochs < config.training.epochs {
         let start = Instant::now();
-        let means = match train_epoch(&mut run, &mut optimizer, stop, callbacks)? {
+        let means = match train_epoch(run, &mut optimizer, stop, callbacks)? {
             Epoch::Done(means) => means,
-            Epoch::Cut(reason) => {
-                ended = Some(reason);
-                break;
-            }
+            Epoch::Cut(reason) => return Ok(reason),
         };
-        let train = record(&run, "train", means, splits.train.len(), start);
+        let train = record(run, "train", means, splits.train.len(), start, &optimizer);
 
         let start = Instant::now();
         let Evaluation {
@@ -113,7 +134,8 @@ pub fn fit(
             config.seed,
             run.position.steps,
         )?;
-        let test = record(&run, "test", means, splits.test.len(), start);
+        let means = finite(means, "test", run.position)?;
+        let test = record(run, "test", means, splits.test.len(), start, &optimizer);
 
         let is_best = outcome
             .best
@@ -128,14 +150,11 @@ pub fn fit(
             kl_per_dimension: &kl_per_dimension,
             is_best,
         };
-        ended = send(&run, &event, callbacks)?;
+        asked = send(run, &event, callbacks)?;
         outcome.last_train = Some(train);
         outcome.last_test = Some(test);
     }
-    outcome.stop = ended.unwrap_or(Stop::Finished);
-    outcome.position = run.position;
-    send(&run, &Event::FitEnd { outcome: &outcome }, callbacks)?;
-    Ok(outcome)
+    Ok(asked.unwrap_or(Stop::Finished))
 }
 
 enum Epoch {
@@ -162,10 +181,11 @@ fn train_epoch(
         config.seed,
         run.position.epochs + 1,
     );
-    let n_steps = batches.len();
+    let n_steps = batches.len() as u64 * config.training.epochs;
     let mut totals = Totals::new(vae.device());
-    for (i, images) in batches.enumerate() {
+    for images in batches {
         let step = run.position.steps;
+        optimizer.scale_learning_rate(config.schedule.factor(step, n_steps));
         let (terms, loss) = train_step(
             vae,
             &config.objective,
@@ -177,32 +197,46 @@ fn train_epoch(
         totals.add(&terms, &loss);
         run.position.steps += 1;
 
-        let event = Event::StepEnd {
-            step_in_epoch: i + 1,
-            n_steps,
-            totals: &totals,
-        };
-        if let Some(reason) = send(run, &event, callbacks)? {
+        let asked = send(run, &Event::StepEnd { totals: &totals }, callbacks)?;
+        let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
+        let cut = asked.or(interrupted);
+        // Also before a cut: weights that are no numbers must not become a checkpoint.
+        if cut.is_some() || run.position.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
+            finite(totals.means(), "train", run.position)?;
+        }
+        if let Some(reason) = cut {
             return Ok(Epoch::Cut(reason));
         }
-        if stop.load(Ordering::Relaxed) {
-            return Ok(Epoch::Cut(Stop::Interrupted));
-        }
     }
+    let means = finite(totals.means(), "train", run.position)?;
     run.position.epochs += 1;
-    let means = totals.means();
-    if means.loss.is_finite() {
-        Ok(Epoch::Done(means))
-    } else {
-        Err(TrainError::NonFinite {
-            loss: means.loss,
-            epoch: run.position.epochs,
-            step: run.position.steps,
-        })
+    Ok(Epoch::Done(means))
+}
+
+/// The means, unless one of them is no number.
+fn finite(means: Means, split: &'static str, position: Position) -> Result<Means, TrainError> {
+    match [("loss", means.loss), ("elbo", means.elbo)]
+        .into_iter()
+        .find(|(_, value)| !value.is_finite())
+    {
+        None => Ok(means),
+        Some((metric, value)) => Err(TrainError::NonFinite {
+            split,
+            metric,
+            value,
+            step: position.steps,
+        }),
     }
 }
 
-fn record(run: &Fit, split: &str, means: Means, n_images: usize, start: Instant) -> Record {
+fn record(
+    run: &Fit,
+    split: &str,
+    means: Means,
+    n_images: usize,
+    start: Instant,
+    optimizer: &Optimizer,
+) -> Record {
     let seconds = start.elapsed().as_secs_f64();
     Record {
         epoch: run.position.epochs,
@@ -211,7 +245,7 @@ fn record(run: &Fit, split: &str, means: Means, n_images: usize, start: Instant)
         means,
         images_per_s: n_images as f64 / seconds,
         seconds,
-        learning_rate: run.config.optimizer.learning_rate(),
+        learning_rate: optimizer.learning_rate(),
     }
 }
 

@@ -12,6 +12,7 @@ mod metric;
 mod optimizer;
 pub mod picture;
 mod run_dir;
+mod schedule;
 mod step;
 
 pub use callback::{Callback, Event, Flow};
@@ -24,4 +25,5 @@ pub use fit::{Fit, Outcome, Position, Stop, fit};
 pub use metric::{Means, Record, Totals};
 pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig, RmspropConfig};
 pub use run_dir::{RunDir, Summary};
+pub use schedule::{CosineConfig, Schedule};
 pub use step::train_step;

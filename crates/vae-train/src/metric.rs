@@ -79,7 +79,7 @@ pub struct Record {
     pub images_per_s: f64,
     /// Seconds that the pass took.
     pub seconds: f64,
-    /// Step size of the epoch.
+    /// Step size of the epoch's last step.
     pub learning_rate: f64,
 }
 

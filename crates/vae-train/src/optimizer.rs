@@ -1,4 +1,4 @@
-//! Optimizers with their state as named tensors. tch's own cannot give their moments out.
+//! Optimizers of our own: tch's cannot give their moments out, which exact resume will need.
 
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
@@ -113,9 +113,7 @@ impl OptimizerConfig {
         Ok(())
     }
 
-    /// The step size.
-    #[must_use]
-    pub fn learning_rate(&self) -> f64 {
+    fn learning_rate(&self) -> f64 {
         match self {
             Self::Adam(config) => config.learning_rate,
             Self::Rmsprop(config) => config.learning_rate,
@@ -129,6 +127,7 @@ pub struct Optimizer {
     config: OptimizerConfig,
     variables: Vec<Variable>,
     n_steps: i32,
+    learning_rate: f64,
 }
 
 #[derive(Debug)]
@@ -159,7 +158,19 @@ impl Optimizer {
             config: config.clone(),
             variables,
             n_steps: 0,
+            learning_rate: config.learning_rate(),
         }
+    }
+
+    /// The step size of the next step.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// Multiplies the config's learning rate for the steps to come.
+    pub fn scale_learning_rate(&mut self, factor: f64) {
+        self.learning_rate = self.config.learning_rate() * factor;
     }
 
     /// One step downhill: the gradients of `loss`, then the update.
@@ -173,16 +184,23 @@ impl Optimizer {
         loss.f_backward()?;
         self.n_steps += 1;
         no_grad(|| match &self.config {
-            OptimizerConfig::Adam(config) => adam(config, self.n_steps, &mut self.variables),
-            OptimizerConfig::Rmsprop(config) => rmsprop(config, &mut self.variables),
+            OptimizerConfig::Adam(config) => adam(
+                config,
+                self.learning_rate,
+                self.n_steps,
+                &mut self.variables,
+            ),
+            OptimizerConfig::Rmsprop(config) => {
+                rmsprop(config, self.learning_rate, &mut self.variables)
+            }
         });
         Ok(())
     }
 }
 
 /// Algorithm 1 of Kingma & Ba, in PyTorch's order of operations.
-fn adam(config: &AdamConfig, n_steps: i32, variables: &mut [Variable]) {
-    let step_size = config.learning_rate / (1.0 - config.beta1.powi(n_steps));
+fn adam(config: &AdamConfig, learning_rate: f64, n_steps: i32, variables: &mut [Variable]) {
+    let step_size = learning_rate / (1.0 - config.beta1.powi(n_steps));
     let root_correction = (1.0 - config.beta2.powi(n_steps)).sqrt();
     for Variable {
         value,
@@ -205,7 +223,7 @@ fn adam(config: &AdamConfig, n_steps: i32, variables: &mut [Variable]) {
     }
 }
 
-fn rmsprop(config: &RmspropConfig, variables: &mut [Variable]) {
+fn rmsprop(config: &RmspropConfig, learning_rate: f64, variables: &mut [Variable]) {
     for Variable {
         value, mean_square, ..
     } in variables
@@ -215,7 +233,7 @@ fn rmsprop(config: &RmspropConfig, variables: &mut [Variable]) {
         let mut root = mean_square.sqrt();
         root += config.epsilon;
         let mut update = gradient / root;
-        update *= config.learning_rate;
+        update *= learning_rate;
         *value -= update;
     }
 }

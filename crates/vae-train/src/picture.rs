@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_data::derive_seed;
-use vae_model::{Vae, write_whole};
+use vae_model::{ModelError, Vae, write_whole};
 
 use crate::TrainError;
 
@@ -21,7 +21,7 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, T
     let (height, width) = (height as u32, width as u32);
     let columns = columns.clamp(1, n_images.max(1));
     let rows = n_images.div_ceil(columns);
-    let side = |n: usize, pixels: u32| n as u32 * (pixels + gap) - gap;
+    let side = |n: usize, pixels: u32| (n as u32 * (pixels + gap)).saturating_sub(gap);
     let (full_width, full_height) = (side(columns, width), side(rows, height));
 
     let depth = if channels >= 3 { 3 } else { 1 };
@@ -76,7 +76,7 @@ pub fn manifold(
 ) -> Result<DynamicImage, TrainError> {
     let latent_dims = vae.config().latent_dims as usize;
     let latents = manifold_latents(size, latent_dims, &most_used(latent_dims, kl_per_dimension));
-    grid(&vae.decode(&latents)?, size, 0)
+    grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, size, 0)
 }
 
 /// The (at most) two dimensions of largest kl, in ascending order; the first two where none is
@@ -125,7 +125,11 @@ fn manifold_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
 pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, TrainError> {
     tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
     let columns = (n as f64).sqrt().ceil() as usize;
-    grid(&vae.sample(n as i64)?, columns, 2)
+    let config = vae.config();
+    let latents = config
+        .prior
+        .sample(n as i64, config.latent_dims, vae.device());
+    grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, columns, 2)
 }
 
 /// Originals `[N, C, H, W]` (bytes), each above its reconstruction, at most 16 in a row.
@@ -135,7 +139,7 @@ pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, TrainErro
 pub fn reconstructions(vae: &Vae, originals: &Tensor) -> Result<DynamicImage, TrainError> {
     let n_images = originals.size()[0];
     let columns = n_images.clamp(1, 16);
-    let reconstructed = vae.reconstruct(originals)?.to_device(Device::Cpu);
+    let reconstructed = in_chunks(originals, |chunk| vae.reconstruct(chunk))?;
     let originals = originals.to_device(Device::Cpu).to_kind(Kind::Float) / 255.0;
     let mut rows = Vec::new();
     for start in (0..n_images).step_by(columns as usize) {
@@ -151,6 +155,20 @@ pub fn reconstructions(vae: &Vae, originals: &Tensor) -> Result<DynamicImage, Tr
         }
     }
     grid(&Tensor::cat(&rows, 0), columns as usize, 2)
+}
+
+/// Applies a model to the rows of `input`, so many at a time that the memory for it stays small. The
+/// result is on the CPU.
+fn in_chunks(
+    input: &Tensor,
+    model: impl Fn(&Tensor) -> Result<Tensor, ModelError>,
+) -> Result<Tensor, ModelError> {
+    let parts = input
+        .split(500, 0)
+        .iter()
+        .map(|chunk| Ok(model(chunk)?.to_device(Device::Cpu)))
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    Ok(Tensor::cat(&parts, 0))
 }
 
 /// Writes a picture as PNG; it appears under its name only when it is whole.

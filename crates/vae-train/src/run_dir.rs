@@ -19,8 +19,11 @@ pub struct RunDir {
 pub struct Summary {
     /// The folder of the run.
     pub run: PathBuf,
-    /// `"finished"` or `"interrupted"`.
+    /// `"finished"`, `"interrupted"` or `"failed"`.
     pub state: String,
+    /// What it failed of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Whole epochs done.
     pub epochs: u64,
     /// Optimizer steps done.
@@ -31,7 +34,7 @@ pub struct Summary {
     pub last_train: Option<Record>,
     /// The last epoch on held-out images.
     pub last_test: Option<Record>,
-    /// Training and evaluation together.
+    /// From the first step to the last picture.
     pub seconds: f64,
     /// Numbers that were trained.
     pub n_parameters: usize,
@@ -45,7 +48,7 @@ pub struct Summary {
     pub threads: i32,
     /// Largest resident size of the process, where the system tells it.
     pub peak_resident_bytes: Option<u64>,
-    /// The last epoch's pictures.
+    /// The pictures of the last epoch.
     pub pictures: Vec<PathBuf>,
 }
 
@@ -102,7 +105,7 @@ impl RunDir {
     pub fn config(&self) -> Result<RunConfig, TrainError> {
         let file = self.config_file();
         let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
-        toml::from_str(&text).map_err(|error| TrainError::run(&file, error.to_string()))
+        toml::from_str(&text).map_err(|error| TrainError::run(&file, error.message()))
     }
 
     /// Writes `summary.json`.

@@ -25,5 +25,5 @@ pub fn train_step(
     let draws = vae.draw(images, 1)?;
     let loss = objective.loss(&draws, vae.image_shape(), step);
     optimizer.minimize(&loss)?;
-    Ok((draws.terms(), loss))
+    Ok((draws.terms, loss))
 }

@@ -62,6 +62,7 @@ fn every_config_builds_and_overfits_8_images() {
     for (path, config) in configs {
         let name = path.display();
         config.check().unwrap_or_else(|e| panic!("{name}: {e}"));
+        // Seeds hold here because this is the only test of its process.
         tch::manual_seed(1);
         let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
         let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());

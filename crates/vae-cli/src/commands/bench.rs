@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
+use vae_data::derive_seed;
 use vae_model::{ImageShape, Vae};
 use vae_train::{Optimizer, memory, train_step};
 
@@ -49,12 +50,9 @@ impl FromStr for Shape {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let sides: Vec<i64> = text
-            .split(['x', '×'])
-            .map_while(|side| side.parse().ok())
-            .collect();
-        match sides[..] {
-            [channels, height, width] => Ok(Self(ImageShape {
+        let sides: Result<Vec<i64>, _> = text.split(['x', '×']).map(str::parse).collect();
+        match sides.as_deref() {
+            Ok(&[channels, height, width]) => Ok(Self(ImageShape {
                 channels,
                 height,
                 width,
@@ -69,9 +67,9 @@ const N_BATCHES: u32 = 8;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let config = run_config::load(&args.config, &args.settings)?;
-    run_config::check(&config)?;
+    run_config::check(&args.config, &config)?;
     let device = args.device.select()?;
-    tch::manual_seed(config.seed as i64);
+    tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let Shape(shape) = args.shape;
     let vae = Vae::new(&config.model, shape, device)?;
     let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());

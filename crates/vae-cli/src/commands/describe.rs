@@ -19,7 +19,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let config = run_config::load(&args.config, &args.settings)?;
-    run_config::check(&config)?;
+    run_config::check(&args.config, &config)?;
     print!("{}", toml::to_string(&config).context("config as TOML")?);
     Ok(Done::Fully)
 }

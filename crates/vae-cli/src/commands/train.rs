@@ -10,8 +10,7 @@ use anyhow::{Context, Result};
 use vae_data::derive_seed;
 use vae_model::{ImageShape, Vae};
 use vae_train::{
-    Callback, Checkpoints, MetricsLog, Outcome, Pictures, RunConfig, RunDir, Stop, Summary, fit,
-    memory,
+    Callback, Checkpoints, MetricsLog, Pictures, RunConfig, RunDir, Stop, Summary, fit, memory,
 };
 
 use crate::device::{self, DeviceChoice};
@@ -95,7 +94,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Box::new(Progress::new()),
     ];
     let start = Instant::now();
-    let outcome = fit(&vae, &splits, &config, &stop, &mut callbacks)?;
+    let outcome = fit(&vae, &splits, &config, &stop, &mut callbacks);
     let pictures = match outcome.position.epochs {
         0 => Vec::new(),
         epoch => ["manifold", "samples", "reconstructions"]
@@ -104,16 +103,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let summary = Summary {
         run: out,
-        state: match outcome.stop {
-            Stop::Interrupted => "interrupted",
-            Stop::Finished | Stop::Callback => "finished",
+        state: match outcome.ended {
+            Ok(Stop::Interrupted) => "interrupted",
+            Ok(Stop::Finished | Stop::Callback) => "finished",
+            Err(_) => "failed",
         }
         .to_owned(),
+        error: outcome.ended.as_ref().err().map(ToString::to_string),
         epochs: outcome.position.epochs,
         steps: outcome.position.steps,
-        best: outcome.best.clone(),
-        last_train: outcome.last_train.clone(),
-        last_test: outcome.last_test.clone(),
+        best: outcome.best,
+        last_train: outcome.last_train,
+        last_test: outcome.last_test,
         seconds: start.elapsed().as_secs_f64(),
         n_parameters: vae.n_parameters(),
         n_train_images: splits.train.len(),
@@ -123,8 +124,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         peak_resident_bytes: memory::peak_resident_bytes(),
         pictures,
     };
-    run_dir.write_summary(&summary)?;
-    report(&summary, &outcome, args.json)
+    let written = run_dir.write_summary(&summary);
+    let ended = outcome.ended?; // The cause comes before what may follow from it.
+    written?;
+    report(&summary, ended, args.json)
 }
 
 /// The config of the command: the file, `--set`, then the other options.
@@ -141,7 +144,7 @@ fn resolve(args: &Args) -> Result<RunConfig> {
         config.dataset.train_limit = Some(limit);
         config.dataset.test_limit = Some((limit / 5).max(1));
     }
-    run_config::check(&config)?;
+    run_config::check(&args.config, &config)?;
     Ok(config)
 }
 
@@ -174,8 +177,8 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn report(summary: &Summary, outcome: &Outcome, as_json: bool) -> Result<Done> {
-    if let Some(best) = &outcome.best {
+fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
+    if let Some(best) = &summary.best {
         eprintln!(
             "{} after {} epochs in {:.0} s. Best: epoch {}, test elbo {:.2} nats per image \
              (reconstruction {:.2}, kl {:.2})",
@@ -196,7 +199,7 @@ fn report(summary: &Summary, outcome: &Outcome, as_json: bool) -> Result<Done> {
             println!("{}", picture.display());
         }
     }
-    Ok(match outcome.stop {
+    Ok(match ended {
         Stop::Interrupted => Done::Interrupted,
         Stop::Finished | Stop::Callback => Done::Fully,
     })

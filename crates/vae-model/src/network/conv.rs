@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::{ConvTranspose, Then};
-use super::{Network, Sockets, check_positive};
+use super::{Network, Sockets, check_sizes};
 use crate::ModelError;
 
 /// Sizes of the convolutional network; the defaults are the MNIST network.
@@ -40,7 +40,7 @@ impl Default for ConvConfig {
 }
 
 impl ConvConfig {
-    fn check(&self) -> Result<(), ModelError> {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
         let key = |name: &str| format!("model.network.conv.{name}");
         for (name, sizes) in [
             ("channels", &self.channels),
@@ -48,9 +48,9 @@ impl ConvConfig {
             ("decoder_channels", &self.decoder_channels),
             ("decoder_strides", &self.decoder_strides),
         ] {
-            check_positive(&key(name), sizes)?;
+            check_sizes(&key(name), sizes)?;
         }
-        check_positive(&key("hidden"), &[self.hidden])?;
+        check_sizes(&key("hidden"), &[self.hidden])?;
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key("channels"),
@@ -101,12 +101,7 @@ impl ConvConfig {
         Ok(())
     }
 
-    pub(super) fn build(
-        &self,
-        root: &nn::Path,
-        sockets: Sockets,
-    ) -> Result<Box<dyn Network>, ModelError> {
-        self.check()?;
+    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Conv {
         let init = sockets.initialization;
 
         let path = root / "encoder";
@@ -131,7 +126,9 @@ impl ConvConfig {
                 &path / "posterior",
                 self.hidden,
                 sockets.n_posterior_params,
-                Then::Output,
+                Then::Output {
+                    n_params: sockets.n_posterior_params / sockets.latent_dims,
+                },
             ),
         };
 
@@ -160,18 +157,21 @@ impl ConvConfig {
             n_channels = n_out;
         }
         let n_out = sockets.image.channels * sockets.n_likelihood_params;
+        let output = Then::Output {
+            n_params: sockets.n_likelihood_params,
+        };
         let decoder = Decoder {
             hidden,
             first_map,
             convolutions,
-            likelihood: init.conv(&path / "likelihood", n_channels, n_out, 1, Then::Output),
+            likelihood: init.conv(&path / "likelihood", n_channels, n_out, 1, output),
         };
-        Ok(Box::new(Conv { encoder, decoder }))
+        Conv { encoder, decoder }
     }
 }
 
 #[derive(Debug)]
-struct Conv {
+pub(super) struct Conv {
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -215,10 +215,11 @@ impl Network for Conv {
             convolutions,
             likelihood,
         } = &self.decoder;
-        let map = latents
-            .apply(hidden)
-            .relu_()
-            .view([-1, *channels, *height, *width]);
+        let map =
+            latents
+                .apply(hidden)
+                .relu_()
+                .view([latents.size()[0], *channels, *height, *width]);
         let mut maps = channels_last(&map);
         for convolution in convolutions {
             maps = maps.apply(convolution).relu_(); // [N, channels, …H, …W]

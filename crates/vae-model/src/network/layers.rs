@@ -24,8 +24,10 @@ pub enum Initialization {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     Relu,
-    /// The layer's output is a parameter of a distribution.
-    Output,
+    /// Nothing: the outputs are this many parameters for each value of a distribution.
+    Output {
+        n_params: i64,
+    },
 }
 
 /// How many inputs and outputs one weight's layer connects. For a transposed convolution
@@ -35,6 +37,17 @@ struct Fans {
     torch_out: i64,
     /// Terms in the sum that makes one output.
     terms: f64,
+}
+
+impl Then {
+    /// The outputs of one of the layers that stand side by side in one: Keras has a layer for the
+    /// mean and another for the log-variance.
+    fn outputs_of_one(self, n_out: i64) -> i64 {
+        match self {
+            Self::Relu => n_out,
+            Self::Output { n_params } => n_out / n_params,
+        }
+    }
 }
 
 impl Initialization {
@@ -54,7 +67,9 @@ impl Initialization {
                 (uniform(bound), Init::Const(0.0))
             }
             (Self::Kaiming, Then::Relu) => (uniform((6.0 / fans.terms).sqrt()), Init::Const(0.0)),
-            (Self::Kaiming, Then::Output) => (uniform((1.0 / fans.terms).sqrt()), Init::Const(0.0)),
+            (Self::Kaiming, Then::Output { .. }) => {
+                (uniform((1.0 / fans.terms).sqrt()), Init::Const(0.0))
+            }
         }
     }
 
@@ -62,7 +77,7 @@ impl Initialization {
     pub(super) fn linear(self, path: nn::Path, n_in: i64, n_out: i64, then: Then) -> nn::Linear {
         let fans = Fans {
             torch_in: n_in,
-            torch_out: n_out,
+            torch_out: then.outputs_of_one(n_out),
             terms: n_in as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, then);
@@ -85,7 +100,7 @@ impl Initialization {
     ) -> nn::Conv2D {
         let fans = Fans {
             torch_in: 9 * n_in,
-            torch_out: 9 * n_out,
+            torch_out: 9 * then.outputs_of_one(n_out),
             terms: (9 * n_in) as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, then);

@@ -1,10 +1,10 @@
-//! `network.mlp`: fully connected layers with ReLU, as in Kingma & Welling 2014 (784-400-20).
+//! `network.mlp`: fully connected layers with ReLU, like the 784-400-20 of PyTorch's VAE example.
 
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::Then;
-use super::{Network, Sockets, check_positive};
+use super::{Network, Sockets, check_sizes};
 use crate::{ImageShape, ModelError};
 
 /// Sizes of the fully connected network. The decoder mirrors the encoder.
@@ -22,26 +22,20 @@ impl Default for MlpConfig {
 }
 
 impl MlpConfig {
-    pub(super) fn build(
-        &self,
-        root: &nn::Path,
-        sockets: Sockets,
-    ) -> Result<Box<dyn Network>, ModelError> {
-        check_positive("model.network.mlp.hidden", &self.hidden)?;
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        check_sizes("model.network.mlp.hidden", &self.hidden)
+    }
+
+    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Mlp {
         let n_pixels = sockets.image.n_values();
         let mut widths = vec![n_pixels];
         widths.extend(&self.hidden);
-        let layers = |path: nn::Path, widths: &[i64]| -> Vec<nn::Linear> {
+        let init = sockets.initialization;
+        let layers = |path: nn::Path, widths: &[i64], output: Then| -> Vec<nn::Linear> {
             let n_layers = widths.len() - 1;
             let layer = |(i, pair): (usize, &[i64])| {
-                let then = if i + 1 < n_layers {
-                    Then::Relu
-                } else {
-                    Then::Output
-                };
-                sockets
-                    .initialization
-                    .linear(&path / i, pair[0], pair[1], then)
+                let then = if i + 1 < n_layers { Then::Relu } else { output };
+                init.linear(&path / i, pair[0], pair[1], then)
             };
             widths.windows(2).enumerate().map(layer).collect()
         };
@@ -51,19 +45,25 @@ impl MlpConfig {
         decoder_widths[0] = n_pixels * sockets.n_likelihood_params;
         decoder_widths.push(sockets.latent_dims);
         decoder_widths.reverse();
-        Ok(Box::new(Mlp {
-            encoder: layers(root / "encoder", &encoder_widths),
-            decoder: layers(root / "decoder", &decoder_widths),
+        let to_posterior = Then::Output {
+            n_params: sockets.n_posterior_params / sockets.latent_dims,
+        };
+        let to_likelihood = Then::Output {
+            n_params: sockets.n_likelihood_params,
+        };
+        Mlp {
+            encoder: layers(root / "encoder", &encoder_widths, to_posterior),
+            decoder: layers(root / "decoder", &decoder_widths, to_likelihood),
             output: ImageShape {
                 channels: sockets.image.channels * sockets.n_likelihood_params,
                 ..sockets.image
             },
-        }))
+        }
     }
 }
 
 #[derive(Debug)]
-struct Mlp {
+pub(super) struct Mlp {
     encoder: Vec<nn::Linear>,
     decoder: Vec<nn::Linear>,
     output: ImageShape,
@@ -81,7 +81,7 @@ impl Network for Mlp {
             width,
         } = self.output;
         apply(&self.decoder, latents.shallow_clone()) // [N, L·C·H·W]
-            .view([-1, channels, height, width])
+            .view([latents.size()[0], channels, height, width])
     }
 }
 

@@ -53,25 +53,34 @@ impl Default for NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// Builds the network with fresh weights under `encoder` and `decoder` of `root`.
-    pub(crate) fn build(
-        &self,
-        root: &nn::Path,
-        sockets: Sockets,
-    ) -> Result<Box<dyn Network>, ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
-            Self::Conv(config) => config.build(root, sockets),
-            Self::Mlp(config) => config.build(root, sockets),
+            Self::Conv(config) => config.check(),
+            Self::Mlp(config) => config.check(),
+        }
+    }
+
+    /// Builds a checked network with fresh weights under `encoder` and `decoder` of `root`.
+    pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn Network> {
+        match self {
+            Self::Conv(config) => Box::new(config.build(root, sockets)),
+            Self::Mlp(config) => Box::new(config.build(root, sockets)),
         }
     }
 }
 
-/// Refuses a list of layer sizes with a zero or negative number in it.
-fn check_positive(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
-    match sizes.iter().find(|&&size| size < 1) {
+/// The largest size of a layer: more is a slip of the hand, and would end in no memory.
+const LARGEST_SIZE: i64 = 1 << 20;
+
+/// Refuses a list of layer sizes with a number below 1, or absurdly large, in it.
+pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
+    match sizes
+        .iter()
+        .find(|&size| !(1..=LARGEST_SIZE).contains(size))
+    {
         Some(size) => Err(ModelError::config(
             key,
-            format!("found {size}, every number must be at least 1"),
+            format!("found {size}, a number from 1 to {LARGEST_SIZE} is needed"),
         )),
         None => Ok(()),
     }

@@ -34,7 +34,9 @@ impl Callback for Checkpoints {
                 self.kl_per_dimension = Some(kl_per_dimension.to_vec());
                 (Some((*test).clone()), *is_best)
             }
-            Event::FitEnd { outcome } if outcome.stop == Stop::Interrupted => (None, false),
+            Event::FitEnd { outcome } if matches!(outcome.ended, Ok(Stop::Interrupted)) => {
+                (None, false)
+            }
             _ => return Ok(Flow::Continue),
         };
         let state = CheckpointState {

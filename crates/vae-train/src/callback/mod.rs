@@ -32,10 +32,6 @@ pub enum Event<'a> {
     FitStart,
     /// After an optimizer step.
     StepEnd {
-        /// Counted from 1.
-        step_in_epoch: usize,
-        /// Steps in this epoch.
-        n_steps: usize,
         /// Sums over the epoch so far.
         totals: &'a Totals,
     },

@@ -1,0 +1,3 @@
+//! Says what to do when there is no libtorch.
+
+include!("no_libtorch.rs");
