@@ -104,10 +104,11 @@ fn present(
 }
 
 /// LIBTORCH as the user exported it. cargo hands the include's own value to xtask in the same
-/// variable; that one does not count.
+/// variable, or before there is one the placeholder of `.cargo/no-libtorch.toml`; these do not count.
 fn exported_by_user(variable: Option<OsString>, recorded: Option<&Path>) -> Option<PathBuf> {
     let folder = PathBuf::from(variable.filter(|value| !value.is_empty())?);
-    (recorded != Some(&*folder)).then_some(folder)
+    let ours = recorded == Some(&*folder) || folder.ends_with("xtask/no-libtorch");
+    (!ours).then_some(folder)
 }
 
 /// Fetch libtorch into the workspace: the folder to be LIBTORCH.
@@ -285,6 +286,8 @@ mod tests {
         assert_eq!(exported_by_user(None, Some(ours)), None);
         assert_eq!(exported_by_user(Some("".into()), None), None);
         assert_eq!(exported_by_user(Some(ours.into()), Some(ours)), None);
+        let placeholder = "/workspace/xtask/no-libtorch";
+        assert_eq!(exported_by_user(Some(placeholder.into()), None), None);
         assert_eq!(
             exported_by_user(Some("/mine".into()), Some(ours)),
             Some("/mine".into())

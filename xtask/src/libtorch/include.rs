@@ -20,7 +20,14 @@ struct Include {
 #[derive(Serialize, Deserialize)]
 struct Environment {
     #[serde(rename = "LIBTORCH")]
-    libtorch: String,
+    libtorch: Variable,
+}
+
+/// A table, as in `.cargo/no-libtorch.toml`, for which it stands in: cargo merges like with like.
+#[derive(Serialize, Deserialize)]
+struct Variable {
+    value: String,
+    relative: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +48,7 @@ pub(crate) fn recorded(path: &Path) -> Result<Option<PathBuf>> {
     };
     let include: Include = toml::from_str(&text)
         .with_context(|| format!("{} is not of the form xtask writes", path.display()))?;
-    Ok(Some(PathBuf::from(include.env.libtorch)))
+    Ok(Some(PathBuf::from(include.env.libtorch.value)))
 }
 
 /// Record `libtorch` in the include, unless it already says just that.
@@ -82,7 +89,10 @@ fn render(libtorch: &Path) -> Result<String> {
     let flags = vec![runtime_path_flag(libtorch)];
     let include = Include {
         env: Environment {
-            libtorch: folder.to_owned(),
+            libtorch: Variable {
+                value: folder.to_owned(),
+                relative: false,
+            },
         },
         build: Build {
             rustflags: flags.clone(),
@@ -124,7 +134,8 @@ mod tests {
         let text = render(Path::new("/opt/lib torch")).unwrap();
         let table: toml::Table = toml::from_str(&text).unwrap();
         let flag = "-Clink-arg=-Wl,-rpath,/opt/lib torch/lib";
-        assert_eq!(table["env"]["LIBTORCH"].as_str(), Some("/opt/lib torch"));
+        let variable = &table["env"]["LIBTORCH"];
+        assert_eq!(variable["value"].as_str(), Some("/opt/lib torch"));
         assert_eq!(table["build"]["rustflags"][0].as_str(), Some(flag));
         assert_eq!(table["build"]["rustdocflags"][0].as_str(), Some(flag));
     }
