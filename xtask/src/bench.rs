@@ -44,7 +44,9 @@ pub(crate) fn bench(workspace: &Workspace, python: &Path, rounds: usize) -> Resu
     for round in 1..=rounds {
         let mut command = cargo::cargo(workspace);
         command.args(["run", "--quiet", "--release", "--package", "vae-cli", "--"]);
+        // The network of configs/mnist.toml at the peer's batch size.
         command.args(["bench", "configs/mnist.toml"]);
+        command.args(["--set", "training.batch_size=128"]);
         ours.push(turn(&mut command, "vae")?);
         for (mode, turns) in PEER_MODES.iter().zip(&mut peers) {
             let mut command = Command::new(python);
