@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
-    /// The run directory [default: runs/<name of the config>, with a number where that is taken]
+    /// The run directory [default: runs/ and the name of the config, numbered where that is taken]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
