@@ -65,4 +65,4 @@ pub use objective::{ElboConfig, Objective, PixelMeanConfig};
 pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
 pub use prior::Prior;
 pub use vae::{Draws, ElboTerms, Vae};
-pub use weights::{WEIGHTS_FILE, write_whole};
+pub use weights::{WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

@@ -41,15 +41,24 @@ pub(crate) fn save(
 ) -> Result<(), ModelError> {
     let header = serde_json::to_string(header)
         .map_err(|error| ModelError::weights(path, format!("config as JSON: {error}")))?;
+    write_tensors(path, tensors, &[(HEADER_KEY, &header)])
+}
+
+/// Writes named tensors as f32, and text entries beside them, to a safetensors file. It appears
+/// under its name only when it is whole.
+///
+/// # Errors
+/// The file system refuses.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &[(String, Tensor)],
+    metadata: &[(&str, &str)],
+) -> Result<(), ModelError> {
     let bytes: Vec<(&str, Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, tensor)| {
             let shape = tensor.size().iter().map(|&n| n as usize).collect();
-            let bytes = f32_values(tensor)?
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            Ok((name.as_str(), shape, bytes))
+            Ok((name.as_str(), shape, f32_bytes(tensor)?))
         })
         .collect::<Result<_, ModelError>>()?;
     let refused =
@@ -61,7 +70,10 @@ pub(crate) fn save(
             Ok((*name, view))
         })
         .collect::<Result<Vec<_>, ModelError>>()?;
-    let metadata = HashMap::from([(HEADER_KEY.to_owned(), header)]);
+    let metadata: HashMap<String, String> = metadata
+        .iter()
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
     let file = safetensors::serialize(views, Some(metadata)).map_err(refused)?;
     write_whole(path, &file).map_err(|source| ModelError::Io {
         path: path.to_owned(),
@@ -69,13 +81,15 @@ pub(crate) fn save(
     })
 }
 
-fn f32_values(tensor: &Tensor) -> Result<Vec<f32>, ModelError> {
+/// The values as little-endian f32, in row-major order.
+fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     let flat = tensor
         .detach()
         .to_device(Device::Cpu)
         .to_kind(Kind::Float)
         .flatten(0, -1);
-    Ok(Vec::try_from(flat)?)
+    let values = Vec::<f32>::try_from(flat)?;
+    Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
 }
 
 /// Writes a file that appears under its name only when it is whole and on the disk: to a temporary
@@ -110,6 +124,29 @@ fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), ModelError> {
+    let (metadata, tensors) = read_tensors(path)?;
+    let json = metadata.get(HEADER_KEY).ok_or_else(|| {
+        ModelError::weights(
+            path,
+            "its metadata has no `vae` entry; this program did not write it",
+        )
+    })?;
+    let header = serde_json::from_str(json).map_err(|error| {
+        ModelError::weights(
+            path,
+            format!("its model config is not one this version knows: {error}"),
+        )
+    })?;
+    Ok((header, tensors))
+}
+
+/// What [`write_tensors`] wrote: the text entries, and the tensors by name, on the CPU.
+///
+/// # Errors
+/// No such file, a damaged one, or tensors of another kind than f32.
+pub fn read_tensors(
+    path: &Path,
+) -> Result<(HashMap<String, String>, BTreeMap<String, Tensor>), ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,
@@ -121,22 +158,6 @@ pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), Mo
         )
     };
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-    let json = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|entries| entries.get(HEADER_KEY))
-        .ok_or_else(|| {
-            ModelError::weights(
-                path,
-                "its metadata has no `vae` entry; this program did not write it",
-            )
-        })?;
-    let header = serde_json::from_str(json).map_err(|error| {
-        ModelError::weights(
-            path,
-            format!("its model config is not one this version knows: {error}"),
-        )
-    })?;
     let mut tensors = BTreeMap::new();
     for (name, view) in SafeTensors::deserialize(&bytes).map_err(damaged)?.tensors() {
         if view.dtype() != Dtype::F32 {
@@ -149,7 +170,7 @@ pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), Mo
         let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
         tensors.insert(name, tensor);
     }
-    Ok((header, tensors))
+    Ok((metadata.metadata().clone().unwrap_or_default(), tensors))
 }
 
 /// Copies loaded tensors into a model's variables; names and shapes must agree exactly.

@@ -1,19 +1,38 @@
-//! Checkpoints: a folder with the weights and what is known of them.
+//! Checkpoints: a folder with everything that a run needs to go on, or a model to be used.
+//!
+//! ```text
+//! checkpoints/epoch-0003-step-00005625/
+//!     weights.safetensors        the model: what was evaluated (the averaged weights, if there are any)
+//!     raw-weights.safetensors    only with averaged weights: those that the optimizer changes
+//!     optimizer.safetensors      its moments
+//!     state.json                 CheckpointState
+//!     SHA256SUMS                 of the files above, as `sha256sum -c` reads it
+//! checkpoints/last, best         links for people; nothing here reads them
+//! ```
+//!
+//! A checkpoint is written to a hidden folder, synced, then renamed: under its name it is whole.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vae_model::{Vae, WEIGHTS_FILE, write_whole};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tch::Tensor;
+use tracing::warn;
+use vae_model::{Vae, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
 
-use crate::{Record, RunDir, TrainError};
+use crate::metric::SavedTotals;
+use crate::{Incident, Metric, Position, Record, RunConfig, RunDir, TrainError};
 
 /// Which of a run's checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checkpoint {
     /// The newest.
     Last,
-    /// That of the highest held-out elbo.
+    /// That of the best held-out metric, as `checkpoints.metric` of the config says.
     Best,
 }
 
@@ -22,98 +41,404 @@ pub enum Checkpoint {
 pub struct CheckpointState {
     /// The version of this crate that wrote it.
     pub version: String,
-    /// Whole epochs done.
-    pub epoch: u64,
-    /// Optimizer steps done.
-    pub step: u64,
-    /// The held-out record of these weights; none where training was interrupted.
+    /// How far the run was.
+    pub position: Position,
+    /// The held-out record of these weights; none inside an epoch.
     pub test: Option<Record>,
-    /// Mean kl of each latent dimension at the last evaluation, nats.
+    /// Mean kl of each latent dimension at the last evaluation, nats; none before the first.
     pub kl_per_dimension: Option<Vec<f64>>,
+    /// The experiment.
+    pub config: RunConfig,
+    /// What a run needs to go on, beside the tensors.
+    pub resume: ResumeState,
 }
 
+/// What a run needs to go on, beside the tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResumeState {
+    /// Training images; another number is another data set.
+    pub n_train_images: usize,
+    /// Held-out images.
+    pub n_test_images: usize,
+    /// Where it was computed, `"cpu"` or `"cuda:0"`, and by how many CPU threads: on another device
+    /// or with another number of threads the same steps give slightly other numbers.
+    pub device: String,
+    /// CPU threads of libtorch.
+    pub threads: i32,
+    /// Steps that the optimizer has done.
+    pub optimizer_steps: u64,
+    /// Sums over the epoch in progress.
+    pub(crate) totals: SavedTotals,
+    /// Seconds of training in the epoch in progress.
+    pub epoch_seconds: f64,
+    /// Seconds since the start, without pauses.
+    pub seconds: f64,
+    /// Factor on the learning rate, below 1 after a rollback.
+    pub learning_rate_scale: f64,
+    /// What went wrong so far.
+    pub incidents: Vec<Incident>,
+    /// The best epoch's held-out record.
+    pub best: Option<Record>,
+    /// The last epoch's training record.
+    pub last_train: Option<Record>,
+    /// The last epoch's held-out record.
+    pub last_test: Option<Record>,
+    /// State of each callback, by its name.
+    pub callbacks: BTreeMap<String, Value>,
+}
+
+/// The tensors of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct CheckpointTensors<'a> {
+    /// The model, with the weights to use.
+    pub(crate) vae: &'a Vae,
+    /// The weights that the optimizer changes, where they are others than the model's.
+    pub(crate) raw_weights: Option<Vec<(String, Tensor)>>,
+    pub(crate) optimizer: Vec<(String, Tensor)>,
+}
+
+/// When checkpoints are written and which of them stay (`[checkpoints]`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointsConfig {
+    /// After every so many epochs, and after the last. Default 1.
+    pub every_epochs: u64,
+    /// Also inside an epoch, when so many minutes have passed since the last. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every_minutes: Option<f64>,
+    /// So many of the newest stay, at least 1. Default 2: one to go on from, and the one before in
+    /// case that it is damaged. The best stays as well.
+    pub keep: usize,
+    /// The held-out number that says which is best. Default `"elbo"`.
+    pub metric: Metric,
+}
+
+impl Default for CheckpointsConfig {
+    fn default() -> Self {
+        Self {
+            every_epochs: 1,
+            every_minutes: None,
+            keep: 2,
+            metric: Metric::Elbo,
+        }
+    }
+}
+
+impl CheckpointsConfig {
+    /// Refuses values that make no sense.
+    ///
+    /// # Errors
+    /// 0 epochs, minutes that are not positive, 0 to keep.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let counts = [
+            ("checkpoints.every_epochs", self.every_epochs),
+            ("checkpoints.keep", self.keep as u64),
+        ];
+        if let Some((key, _)) = counts.into_iter().find(|&(_, n)| n == 0) {
+            return Err(TrainError::config(key, "found 0, at least 1 is needed"));
+        }
+        match self.every_minutes {
+            Some(minutes) if !(minutes > 0.0 && minutes.is_finite()) => Err(TrainError::config(
+                "checkpoints.every_minutes",
+                format!("found {minutes}, a positive number is needed"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
+const SUMS_FILE: &str = "SHA256SUMS";
+
+/// A checkpoint that was read and found whole.
+#[derive(Debug)]
+pub struct OpenCheckpoint {
+    /// Its folder; [`Vae::load`] reads the model from there.
+    pub folder: PathBuf,
+    /// What it says of itself.
+    pub state: CheckpointState,
+}
+
+impl OpenCheckpoint {
+    /// The weights that the optimizer changes, where they are others than the model's.
+    pub(crate) fn raw_weights(&self) -> Result<Option<BTreeMap<String, Tensor>>, TrainError> {
+        let file = self.folder.join(RAW_WEIGHTS_FILE);
+        if !file.exists() {
+            return Ok(None);
+        }
+        Ok(Some(read_tensors(&file)?.1))
+    }
+
+    pub(crate) fn optimizer(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.1)
+    }
+}
+
+/// Writes a checkpoint of a run, then removes those that the config does not keep.
+///
+/// # Errors
+/// The file system refuses; the checkpoints before are then all there.
+pub(crate) fn save(
+    run_dir: &RunDir,
+    state: &CheckpointState,
+    tensors: &CheckpointTensors,
+) -> Result<(), TrainError> {
+    let root = run_dir.checkpoints();
+    let name = folder_name(state.position);
+    let partial = root.join(format!(".{name}.partial"));
+    remove_folder(&partial)?;
+    let written = write_files(&partial, state, tensors);
+    if written.is_err() {
+        // What a full disk cut short must not fill it any longer.
+        let _ = fs::remove_dir_all(&partial);
+    }
+    written?;
+
+    let folder = root.join(name);
+    // Only after a return to an earlier checkpoint because this one was damaged.
+    remove_folder(&folder)?;
+    fs::rename(&partial, &folder).map_err(TrainError::io(&partial))?;
+    sync(&root)?;
+
+    let entries = list(run_dir)?;
+    let metric = state.config.checkpoints.metric;
+    let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, metric);
+    link(&root, "last", kept.first());
+    link(&root, "best", best_of(&kept, metric));
+    for entry in superseded {
+        remove_folder(&entry.folder)?;
+    }
+    Ok(())
+}
+
+fn write_files(
+    folder: &Path,
+    state: &CheckpointState,
+    tensors: &CheckpointTensors,
+) -> Result<(), TrainError> {
+    fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+    tensors.vae.save(folder.join(WEIGHTS_FILE))?;
+    let mut names = vec![WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE];
+    if let Some(raw) = &tensors.raw_weights {
+        write_tensors(&folder.join(RAW_WEIGHTS_FILE), raw, &[])?;
+        names.push(RAW_WEIGHTS_FILE);
+    }
+    write_tensors(&folder.join(OPTIMIZER_FILE), &tensors.optimizer, &[])?;
+    let file = folder.join(STATE_FILE);
+    let json = serde_json::to_vec_pretty(state)
+        .map_err(|error| TrainError::run(&file, error.to_string()))?;
+    write_whole(&file, &json).map_err(TrainError::io(&file))?;
+    let sums: String = names
+        .into_iter()
+        .map(|name| Ok(format!("{}  {name}\n", sha256(&folder.join(name))?)))
+        .collect::<Result<_, TrainError>>()?;
+    let file = folder.join(SUMS_FILE);
+    write_whole(&file, sums.as_bytes()).map_err(TrainError::io(&file))?;
+    sync(folder)
+}
 
 impl Checkpoint {
-    /// The name of its folder.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Last => "last",
-            Self::Best => "best",
-        }
-    }
-
-    /// Writes it whole beside the one before, then takes that one's place.
+    /// The newest or best checkpoint that is whole. One that is damaged is passed over, which is
+    /// said in a warning.
     ///
     /// # Errors
-    /// The file system refuses; the one before is then still there.
-    pub fn save(
-        self,
-        run_dir: &RunDir,
-        vae: &Vae,
-        state: &CheckpointState,
-    ) -> Result<(), TrainError> {
-        let folder = run_dir.checkpoints().join(self.name());
-        let partial = with_suffix(&folder, "partial");
-        let previous = with_suffix(&folder, "previous");
-        remove_folder(&partial)?;
-        fs::create_dir_all(&partial).map_err(TrainError::io(&partial))?;
-        vae.save(partial.join(WEIGHTS_FILE))?;
-        let state_file = partial.join(STATE_FILE);
-        let json = serde_json::to_vec_pretty(state)
-            .map_err(|error| TrainError::run(&state_file, error.to_string()))?;
-        write_whole(&state_file, &json).map_err(TrainError::io(&state_file))?;
-        sync(&partial)?;
-
-        // A folder cannot take the place of another in one step. Between the two renames the one
-        // before is whole under `previous`, where `open` finds it.
-        if folder.exists() {
-            remove_folder(&previous)?;
-            fs::rename(&folder, &previous).map_err(TrainError::io(&folder))?;
+    /// The run has no such checkpoint, or only damaged ones.
+    pub fn open(self, run_dir: &RunDir) -> Result<OpenCheckpoint, TrainError> {
+        let mut entries = list(run_dir)?;
+        if self == Self::Best {
+            let metric = run_dir.config()?.checkpoints.metric;
+            entries.retain(|entry| entry.test.is_some());
+            entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
+            entries.sort_by(|a, b| {
+                let value = |entry: &Entry| entry.test.as_ref().map(|test| metric.of(&test.means));
+                metric.order(value(b), value(a)) // Best first.
+            });
         }
-        fs::rename(&partial, &folder).map_err(TrainError::io(&partial))?;
-        sync(&run_dir.checkpoints())?;
-        remove_folder(&previous)
-    }
-
-    /// The folder of this checkpoint and what it says of itself.
-    ///
-    /// # Errors
-    /// The run has no such checkpoint, or its state cannot be read.
-    pub fn open(self, run_dir: &RunDir) -> Result<(PathBuf, CheckpointState), TrainError> {
-        let folder = run_dir.checkpoints().join(self.name());
-        let previous = with_suffix(&folder, "previous");
-        let folder = [folder.clone(), previous]
-            .into_iter()
-            .find(|folder| folder.is_dir())
-            .ok_or_else(|| {
-                let problem = match self {
-                    Self::Last => "no checkpoint; a run has one after its first epoch",
-                    Self::Best => {
-                        "no checkpoint; a run has one after its first epoch (`last` also after an \
-                         interruption)"
+        if entries.is_empty() {
+            let problem = match self {
+                Self::Last => "no checkpoint; a run has one after its first epoch",
+                Self::Best => {
+                    "no checkpoint of a whole epoch; a run has one after its first (`last` also \
+                     after an interruption)"
+                }
+            };
+            return Err(TrainError::run(run_dir.checkpoints(), problem));
+        }
+        let mut damages = Vec::new();
+        for entry in entries {
+            match verify(&entry.folder) {
+                Ok(state) => {
+                    for damage in &damages {
+                        warn!(
+                            "{damage}: passed over, {} is used instead",
+                            entry.folder.display()
+                        );
                     }
-                };
-                TrainError::run(&folder, problem)
-            })?;
-        let state_file = folder.join(STATE_FILE);
-        let json = fs::read(&state_file).map_err(TrainError::io(&state_file))?;
-        let state = serde_json::from_slice(&json)
-            .map_err(|error| TrainError::run(&state_file, error.to_string()))?;
-        Ok((folder, state))
+                    return Ok(OpenCheckpoint {
+                        folder: entry.folder,
+                        state,
+                    });
+                }
+                Err(error) => damages.push(with_causes(&error)),
+            }
+        }
+        Err(TrainError::run(
+            run_dir.checkpoints(),
+            format!("every checkpoint is damaged: {}", damages.join("; ")),
+        ))
     }
 }
 
-fn with_suffix(folder: &Path, suffix: &str) -> PathBuf {
-    folder.with_extension(suffix)
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Reads a checkpoint's state if all its files have the contents that were written.
+fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
+    let sums_file = folder.join(SUMS_FILE);
+    let sums = fs::read_to_string(&sums_file).map_err(TrainError::io(&sums_file))?;
+    let mut names = Vec::new();
+    for line in sums.lines() {
+        let Some((wanted, name)) = line.split_once("  ") else {
+            return Err(TrainError::run(&sums_file, "damaged: no line of a sum and a name"));
+        };
+        let file = folder.join(name);
+        if sha256(&file)? != wanted {
+            return Err(TrainError::run(
+                &file,
+                "damaged: its contents are not those that were written (SHA-256)",
+            ));
+        }
+        names.push(name);
+    }
+    for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
+        if !names.contains(&name) {
+            return Err(TrainError::run(&sums_file, format!("damaged: no line for {name}")));
+        }
+    }
+    let state_file = folder.join(STATE_FILE);
+    let json = fs::read(&state_file).map_err(TrainError::io(&state_file))?;
+    serde_json::from_slice(&json).map_err(|error| {
+        TrainError::run(
+            &state_file,
+            format!("not a state that this version knows: {error}"),
+        )
+    })
+}
+
+/// A checkpoint's folder, found by its name.
+#[derive(Clone, Debug)]
+struct Entry {
+    folder: PathBuf,
+    position: Position,
+    test: Option<Record>,
+}
+
+/// The run's checkpoints, newest first.
+fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
+    /// What is needed of a state, so that one of another version is still listed.
+    #[derive(Deserialize)]
+    struct Brief {
+        test: Option<Record>,
+    }
+    let root = run_dir.checkpoints();
+    let folders = match fs::read_dir(&root) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TrainError::io(&root)(error)),
+    };
+    let mut entries = Vec::new();
+    for folder in folders {
+        let folder = folder.map_err(TrainError::io(&root))?.path();
+        let Some(position) = folder
+            .file_name()
+            .and_then(|name| parse_folder_name(name.to_str()?))
+        else {
+            continue;
+        };
+        // One that cannot be read is damaged, which `verify` says when its turn comes.
+        let brief = fs::read(folder.join(STATE_FILE))
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Brief>(&json).ok());
+        entries.push(Entry {
+            folder,
+            position,
+            test: brief.and_then(|brief| brief.test),
+        });
+    }
+    entries.sort_by_key(|entry| std::cmp::Reverse((entry.position.steps, entry.position.epochs)));
+    Ok(entries)
+}
+
+fn folder_name(position: Position) -> String {
+    format!("epoch-{:04}-step-{:08}", position.epochs, position.steps)
+}
+
+fn parse_folder_name(name: &str) -> Option<Position> {
+    let (epochs, steps) = name.strip_prefix("epoch-")?.split_once("-step-")?;
+    Some(Position {
+        epochs: epochs.parse().ok()?,
+        steps: steps.parse().ok()?,
+    })
+}
+
+/// Which checkpoints stay and which go, of a list with the newest first: the newest `keep` and the
+/// best stay.
+fn sort_out(entries: Vec<Entry>, keep: usize, metric: Metric) -> (Vec<Entry>, Vec<Entry>) {
+    let best = best_of(&entries, metric).map(|entry| entry.position);
+    let mut index = 0;
+    entries.into_iter().partition(|entry| {
+        index += 1;
+        index <= keep || Some(entry.position) == best
+    })
+}
+
+/// The entry of the best held-out metric; of equal ones the oldest, which was there first.
+fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
+    entries
+        .iter()
+        .filter(|entry| entry.test.is_some())
+        .max_by(|a, b| {
+            let value = |entry: &Entry| entry.test.as_ref().map(|test| metric.of(&test.means));
+            metric.order(value(a), value(b))
+        })
+}
+
+/// A link to a checkpoint, for people. It may fail where the file system has no links.
+fn link(root: &Path, name: &str, entry: Option<&Entry>) {
+    #[cfg(unix)]
+    if let Some(target) = entry.and_then(|entry| entry.folder.file_name()) {
+        let partial = root.join(format!(".{name}.partial"));
+        let _ = fs::remove_file(&partial);
+        let _ = std::os::unix::fs::symlink(target, &partial)
+            .and_then(|()| fs::rename(&partial, root.join(name)));
+    }
+    #[cfg(not(unix))]
+    let _ = (root, name, entry);
+}
+
+fn sha256(file: &Path) -> Result<String, TrainError> {
+    let mut hasher = Sha256::new();
+    let mut reader = File::open(file).map_err(TrainError::io(file))?;
+    io::copy(&mut reader, &mut hasher).map_err(TrainError::io(file))?;
+    Ok(hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn remove_folder(folder: &Path) -> Result<(), TrainError> {
     match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(TrainError::io(folder)(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TrainError::io(folder)(error)),
         _ => Ok(()),
     }
 }
@@ -122,4 +447,68 @@ fn sync(path: &Path) -> Result<(), TrainError> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(TrainError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Means;
+
+    fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
+        let means = |elbo| Means {
+            elbo,
+            reconstruction: -elbo,
+            kl: 0.0,
+            loss: -elbo,
+        };
+        let position = Position {
+            epochs,
+            steps: 10 * epochs,
+        };
+        Entry {
+            folder: folder_name(position).into(),
+            position,
+            test: elbo.map(|elbo| Record::new(position, "test", means(elbo))),
+        }
+    }
+
+    fn epochs(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.position.epochs).collect()
+    }
+
+    #[test]
+    fn the_newest_and_the_best_stay() {
+        let entries = vec![
+            entry(5, Some(-9.0)),
+            entry(4, None),
+            entry(3, Some(-7.0)),
+            entry(2, Some(-7.0)),
+            entry(1, Some(-8.0)),
+        ];
+        let (kept, gone) = sort_out(entries.clone(), 2, Metric::Elbo);
+        // Of the two equal ones the older is the best: it was there first.
+        assert_eq!((epochs(&kept), epochs(&gone)), (vec![5, 4, 2], vec![3, 1]));
+        // Of the loss the least is best.
+        let (kept, _) = sort_out(entries, 1, Metric::Loss);
+        assert_eq!(epochs(&kept), [5, 2]);
+    }
+
+    #[test]
+    fn nan_is_never_best() {
+        let entries = vec![entry(2, Some(f64::NAN)), entry(1, Some(-8.0))];
+        let best = |metric| best_of(&entries, metric).expect("one").position.epochs;
+        assert_eq!((best(Metric::Elbo), best(Metric::Loss)), (1, 1));
+    }
+
+    #[test]
+    fn a_name_tells_the_position() {
+        let position = Position {
+            epochs: 12,
+            steps: 123_456_789,
+        };
+        assert_eq!(parse_folder_name(&folder_name(position)), Some(position));
+        for other in ["last", "best", ".epoch-0001-step-00000010.partial", "epoch-1"] {
+            assert_eq!(parse_folder_name(other), None);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong in training.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -24,20 +26,51 @@ pub enum TrainError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A mean over images is no longer a number.
-    #[error(
-        "the {split} {metric} became {value} by step {step}; a lower learning rate usually helps. \
-         The checkpoints are those of before"
-    )]
+    /// A number of training is none. [`crate::Trainer::fit`] deals with it as `[safety]` says.
+    #[error("{problem} by step {step}")]
     NonFinite {
-        /// `train` or `test`.
-        split: &'static str,
-        /// `loss` or `elbo`.
-        metric: &'static str,
-        /// NaN or an infinity.
-        value: f64,
+        /// As in `the training loss became NaN`.
+        problem: String,
         /// Optimizer steps since the start.
         step: u64,
+    },
+    /// Returning to the last good state did not help.
+    #[error(
+        "{problem} by step {step}{origin}, after {n_rollbacks} returns to an earlier state, the \
+         learning rate now {learning_rate:e}. Try a lower optimizer learning_rate, a longer warm-up \
+         of the schedule or training.clip.norm; safety.find_layer = true names the layer where it \
+         begins. The checkpoints are those of before"
+    )]
+    GaveUp {
+        /// As in `the training loss became NaN`.
+        problem: String,
+        /// Optimizer steps since the start.
+        step: u64,
+        /// Where it began, in parentheses, if the config asked for it; or empty.
+        origin: String,
+        /// How often the run had returned to an earlier state.
+        n_rollbacks: usize,
+        /// The step size that was too large still.
+        learning_rate: f64,
+    },
+    /// A callback's state in a checkpoint is not one that it knows.
+    #[error("the checkpoint's state of the callback {name}: {problem}")]
+    CallbackState {
+        /// The callback.
+        name: String,
+        /// What was found.
+        problem: String,
+    },
+    /// A config that is not the one a run was started with.
+    #[error(
+        "{path}: cannot go on exactly, since these differ from what the checkpoint was trained with: \
+         {differences}. Change them back, or start a new run"
+    )]
+    ResumeConfig {
+        /// The run.
+        path: PathBuf,
+        /// Keys with both values.
+        differences: String,
     },
     /// The folder for a new run is in use.
     #[error("{path}: already holds files; give another folder with --out, or remove it")]
@@ -79,6 +112,29 @@ impl TrainError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn config(key: &'static str, problem: impl Into<String>) -> Self {
+        Self::Config {
+            key,
+            problem: problem.into(),
+        }
+    }
+
+    /// Whether a file could not be written because the disk is full, or a quota used up.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                );
+            }
+            cause = error.source();
+        }
+        false
     }
 
     pub(crate) fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {

@@ -1,20 +1,28 @@
 //! The training loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+use tch::Device;
+use tracing::warn;
 use vae_data::Splits;
-use vae_data::loader::Batches;
-use vae_model::Vae;
+use vae_data::loader::{Batches, n_batches};
+use vae_model::{Vae, first_non_finite};
 
 use crate::callback::{Callback, Event, Flow};
-use crate::metric::{Means, Record, Totals};
-use crate::{Evaluation, Optimizer, RunConfig, TrainError, evaluate, train_step};
+use crate::callback::learning_rate::LearningRate;
+use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
+use crate::learner::Snapshot;
+use crate::metric::{Means, Record, SavedTotals, Totals};
+use crate::{Evaluation, Incident, Learner, RunConfig, RunDir, TrainError, evaluate};
 
 /// What a run works with, and how far it is; callbacks get it with every event.
 #[derive(Debug)]
 pub struct Fit<'a> {
-    /// The model in training.
+    /// The model in training. After an epoch and at the end it holds the weights to use (the averaged
+    /// ones, if there are any), after a step those that the optimizer changes.
     pub vae: &'a Vae,
     /// Its images.
     pub splits: &'a Splits,
@@ -22,10 +30,22 @@ pub struct Fit<'a> {
     pub config: &'a RunConfig,
     /// How far it is.
     pub position: Position,
+    /// What callbacks may turn.
+    pub controls: Controls,
+    /// What went wrong so far.
+    pub incidents: Vec<Incident>,
+    save_requested: bool,
+}
+
+/// What callbacks may turn; it holds for the steps to come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Controls {
+    /// Factor on the optimizer's learning rate.
+    pub learning_rate_factor: f64,
 }
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Whole epochs done.
     pub epochs: u64,
@@ -51,215 +71,578 @@ pub struct Outcome {
     pub ended: Result<Stop, TrainError>,
     /// How far it came.
     pub position: Position,
-    /// The held-out record of the epoch with the highest elbo.
+    /// The held-out record of the best epoch, by `checkpoints.metric`.
     pub best: Option<Record>,
     /// The last epoch's training record.
     pub last_train: Option<Record>,
     /// The last epoch's held-out record.
     pub last_test: Option<Record>,
+    /// What went wrong on the way.
+    pub incidents: Vec<Incident>,
+    /// Seconds of the whole run, those before it was resumed included.
+    pub seconds: f64,
+    /// Seconds of this process spent in callbacks and in writing checkpoints.
+    pub seconds_in_callbacks: f64,
 }
 
-/// Steps between two looks at whether the loss is still a number; each look waits for the device.
-const STEPS_BETWEEN_CHECKS: u64 = 50;
+/// Trains a model as a config says. See [`Trainer::fit`].
+pub struct Trainer<'a> {
+    run: Fit<'a>,
+    learner: Learner<'a>,
+    callbacks: Vec<Box<dyn Callback + 'a>>,
+    run_dir: Option<RunDir>,
+    n_steps_per_epoch: u64,
+    totals: Totals,
+    kl_per_dimension: Option<Vec<f64>>,
+    best: Option<Record>,
+    last_train: Option<Record>,
+    last_test: Option<Record>,
+    learning_rate_scale: f64,
+    /// The state at the last look at whether the numbers are numbers.
+    good: Option<Good>,
+    clock: Clock,
+    seconds_in_callbacks: f64,
+}
 
-/// Trains `vae` as `config` says.
-///
-/// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
-/// the noise of a step depends on (seed, step) alone. After each epoch the held-out images are
-/// evaluated. `stop` ends the run after the step in progress.
-///
-/// The outcome holds the error of a run that failed: a loss that is no number, a failed callback,
-/// libtorch's refusals.
-pub fn fit(
-    vae: &Vae,
-    splits: &Splits,
-    config: &RunConfig,
-    stop: &AtomicBool,
-    callbacks: &mut [Box<dyn Callback + '_>],
-) -> Outcome {
-    let mut run = Fit {
-        vae,
-        splits,
-        config,
-        position: Position::default(),
-    };
-    let mut outcome = Outcome {
-        ended: Ok(Stop::Finished),
-        position: run.position,
-        best: None,
-        last_train: None,
-        last_test: None,
-    };
-    outcome.ended = epochs(&mut run, &mut outcome, stop, callbacks);
-    outcome.position = run.position;
-    if let Err(error) = send(&run, &Event::FitEnd { outcome: &outcome }, callbacks)
-        && outcome.ended.is_ok()
-    {
-        outcome.ended = Err(error);
+/// A state to return to.
+struct Good {
+    position: Position,
+    totals: SavedTotals,
+    learner: Snapshot,
+}
+
+/// Seconds of training, those before a resume included.
+struct Clock {
+    since: Instant,
+    before: f64,
+    epoch_since: Instant,
+    epoch_before: f64,
+}
+
+impl Clock {
+    fn start(before: f64, epoch_before: f64) -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            before,
+            epoch_since: now,
+            epoch_before,
+        }
     }
-    outcome
+
+    fn start_epoch(&mut self) {
+        self.epoch_since = Instant::now();
+        self.epoch_before = 0.0;
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.since.elapsed().as_secs_f64()
+    }
+
+    fn epoch_seconds(&self) -> f64 {
+        self.epoch_before + self.epoch_since.elapsed().as_secs_f64()
+    }
 }
 
-fn epochs(
-    run: &mut Fit,
-    outcome: &mut Outcome,
-    stop: &AtomicBool,
-    callbacks: &mut [Box<dyn Callback + '_>],
-) -> Result<Stop, TrainError> {
-    let Fit {
-        vae,
-        splits,
-        config,
-        ..
-    } = *run;
-    let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
-    let mut asked = send(run, &Event::FitStart, callbacks)?;
-    while asked.is_none() && run.position.epochs < config.training.epochs {
-        let start = Instant::now();
-        let means = match train_epoch(run, &mut optimizer, stop, callbacks)? {
-            Epoch::Done(means) => means,
-            Epoch::Cut(reason) => return Ok(reason),
-        };
-        let train = record(run, "train", means, splits.train.len(), start, &optimizer);
+/// Steps between two looks at whether the numbers are still numbers; each look waits for the device.
+const STEPS_BETWEEN_LOOKS: u64 = 50;
 
+/// Between two tries to write to a full disk.
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl<'a> Trainer<'a> {
+    /// A run from its first step, without a folder.
+    ///
+    /// # Errors
+    /// A precision that the model's device does not have.
+    pub fn new(
+        vae: &'a Vae,
+        splits: &'a Splits,
+        config: &'a RunConfig,
+    ) -> Result<Self, TrainError> {
+        let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
+        let n_steps = n_steps_per_epoch * config.training.epochs;
+        Ok(Self {
+            run: Fit {
+                vae,
+                splits,
+                config,
+                position: Position::default(),
+                controls: Controls {
+                    learning_rate_factor: 1.0,
+                },
+                incidents: Vec::new(),
+                save_requested: false,
+            },
+            learner: Learner::new(vae, config)?,
+            callbacks: vec![Box::new(LearningRate::new(&config.schedule, n_steps))],
+            run_dir: None,
+            n_steps_per_epoch,
+            totals: Totals::new(vae.device()),
+            kl_per_dimension: None,
+            best: None,
+            last_train: None,
+            last_test: None,
+            learning_rate_scale: 1.0,
+            good: None,
+            clock: Clock::start(0.0, 0.0),
+            seconds_in_callbacks: 0.0,
+        })
+    }
+
+    /// Adds a callback; they are called in the order in which they were added.
+    pub fn add(&mut self, callback: impl Callback + 'a) {
+        self.callbacks.push(Box::new(callback));
+    }
+
+    /// Where checkpoints go that callbacks ask for ([`Fit::request_checkpoint`]).
+    pub fn save_to(&mut self, run_dir: RunDir) {
+        self.run_dir = Some(run_dir);
+    }
+
+    /// Goes on where a checkpoint was written. The model must have been loaded from it, and every
+    /// callback added: their states are restored by their names.
+    ///
+    /// # Errors
+    /// The checkpoint does not fit the data set or the optimizer.
+    pub fn resume(&mut self, checkpoint: OpenCheckpoint) -> Result<(), TrainError> {
+        let state = checkpoint.state.resume.clone();
+        for (what, found, wanted) in [
+            ("training", self.run.splits.train.len(), state.n_train_images),
+            ("held-out", self.run.splits.test.len(), state.n_test_images),
+        ] {
+            if found != wanted {
+                return Err(TrainError::run(
+                    &checkpoint.folder,
+                    format!(
+                        "was written with {wanted} {what} images, the data set has {found}: to go \
+                         on exactly it must be the same"
+                    ),
+                ));
+            }
+        }
+        self.learner.resume(&checkpoint, state.optimizer_steps)?;
+        self.run.position = checkpoint.state.position;
+        self.run.incidents = state.incidents;
+        self.totals = Totals::restore(state.totals, self.run.vae.device());
+        self.kl_per_dimension = checkpoint.state.kl_per_dimension;
+        self.best = state.best;
+        self.last_train = state.last_train;
+        self.last_test = state.last_test;
+        self.learning_rate_scale = state.learning_rate_scale;
+        self.clock = Clock::start(state.seconds, state.epoch_seconds);
+        for callback in &mut self.callbacks {
+            if let Some(state) = state.callbacks.get(callback.name()) {
+                callback.restore(state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains until all epochs are done, a callback asks to stop, or `stop` is raised, which ends the
+    /// run after the step in progress.
+    ///
+    /// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
+    /// the noise of a step depends on (seed, step) alone. After each epoch the held-out images are
+    /// evaluated, in f32 and with the averaged weights, if there are any.
+    ///
+    /// A loss or gradient that is not finite is dealt with as `[safety]` of the config says. While a
+    /// disk is full the run pauses: whatever could not be written is tried again.
+    ///
+    /// The outcome holds the error of a run that failed.
+    pub fn fit(mut self, stop: &AtomicBool) -> Outcome {
+        self.clock = Clock::start(self.clock.before, self.clock.epoch_before);
+        let ended = self.epochs(stop);
+        let mut outcome = Outcome {
+            ended,
+            position: self.run.position,
+            best: self.best.clone(),
+            last_train: self.last_train.clone(),
+            last_test: self.last_test.clone(),
+            incidents: self.run.incidents.clone(),
+            seconds: self.clock.seconds(),
+            seconds_in_callbacks: self.seconds_in_callbacks,
+        };
+        // Also after a failure: what is logged and saved is from before it, since a step whose numbers
+        // are none never gets this far.
+        let told = self.tell(&Event::FitEnd { outcome: &outcome }, stop);
+        outcome.seconds_in_callbacks = self.seconds_in_callbacks;
+        match told {
+            Err(error) if outcome.ended.is_ok() => outcome.ended = Err(error),
+            _ => {}
+        }
+        outcome
+    }
+
+    fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
+        let mut asked = self.tell(&Event::FitStart, stop)?;
+        self.remember();
+        while asked.is_none() && self.run.position.epochs < self.run.config.training.epochs {
+            let result = match self.train_epoch(stop) {
+                Ok(None) => self.finish_epoch(stop),
+                other => other,
+            };
+            asked = match result {
+                Err(TrainError::NonFinite { problem, step }) => {
+                    self.recover(problem, step)?;
+                    None
+                }
+                other => other?,
+            };
+        }
+        Ok(asked.unwrap_or(Stop::Finished))
+    }
+
+    /// The steps of an epoch that are still to do; a reason to stop amid it.
+    fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let n_done = self.run.position.steps - self.run.position.epochs * self.n_steps_per_epoch;
+        for images in self.batches().skip(n_done as usize) {
+            let factor = self.run.controls.learning_rate_factor * self.learning_rate_scale;
+            self.learner.set_learning_rate_factor(factor);
+            let step = self.learner.step(&images, self.run.position.steps)?;
+            self.totals
+                .add(&step.terms, &step.loss, Some(&step.gradient_norm));
+            self.run.position.steps += 1;
+
+            if self.run.position.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) {
+                self.look()?;
+            }
+            let asked = self.tell_of_step(stop)?;
+            let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
+            if let Some(reason) = asked.or(interrupted) {
+                self.look()?;
+                return Ok(Some(reason));
+            }
+        }
+        self.look()?;
+        Ok(None)
+    }
+
+    fn batches(&self) -> Batches<'a> {
+        let Fit {
+            vae,
+            splits,
+            config,
+            ..
+        } = self.run;
+        Batches::shuffled(
+            &splits.train,
+            config.training.batch_size,
+            vae.device(),
+            config.seed,
+            self.run.position.epochs + 1,
+        )
+    }
+
+    /// Evaluation, and what follows from it.
+    fn finish_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let Fit {
+            vae,
+            splits,
+            config,
+            ..
+        } = self.run;
         let start = Instant::now();
-        let Evaluation {
-            means,
-            kl_per_dimension,
-        } = evaluate(
+        self.learner.use_averaged();
+        let evaluation = evaluate(
             vae,
             &config.objective,
             &splits.test,
             config.training.evaluation_batch_size,
             config.seed,
-            run.position.steps,
-        )?;
-        let means = finite(means, "test", run.position)?;
-        let test = record(run, "test", means, splits.test.len(), start, &optimizer);
+            self.run.position.steps,
+        );
+        self.learner.use_raw();
+        let Evaluation {
+            means,
+            kl_per_dimension,
+            active_units,
+        } = evaluation?;
+        finite(&means, None, "held-out", self.run.position.steps)?;
 
-        let is_best = outcome
-            .best
-            .as_ref()
-            .is_none_or(|best| test.means.elbo > best.means.elbo);
+        self.run.position.epochs += 1;
+        let position = self.run.position;
+        let speed = |seconds: f64, n_images: usize| (seconds, n_images as f64 / seconds);
+        let (seconds, images_per_s) = speed(self.clock.epoch_seconds(), splits.train.len());
+        let train = Record {
+            gradient_norm: Some(self.totals.gradient_norm()),
+            learning_rate: Some(self.learner.learning_rate()),
+            images_per_s,
+            seconds,
+            ..Record::new(position, "train", self.totals.means())
+        };
+        let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), splits.test.len());
+        let test = Record {
+            active_units: Some(active_units),
+            images_per_s,
+            seconds,
+            ..Record::new(position, "test", means)
+        };
+        let metric = config.checkpoints.metric;
+        let is_best = self.best.as_ref().is_none_or(|best| {
+            metric.gain(metric.of(&test.means), metric.of(&best.means)) > 0.0
+        });
         if is_best {
-            outcome.best = Some(test.clone());
+            self.best = Some(test.clone());
         }
+        self.last_train = Some(train.clone());
+        self.last_test = Some(test.clone());
+        self.totals = Totals::new(vae.device());
+        self.clock.start_epoch();
         let event = Event::EpochEnd {
             train: &train,
             test: &test,
             kl_per_dimension: &kl_per_dimension,
             is_best,
         };
-        asked = send(run, &event, callbacks)?;
-        outcome.last_train = Some(train);
-        outcome.last_test = Some(test);
+        self.kl_per_dimension = Some(kl_per_dimension.clone());
+        let asked = self.tell(&event, stop);
+        self.clock.start_epoch();
+        self.remember();
+        asked
     }
-    Ok(asked.unwrap_or(Stop::Finished))
-}
 
-enum Epoch {
-    Done(Means),
-    Cut(Stop),
-}
+    /// Refuses numbers that are none; those that are become the state to return to.
+    fn look(&mut self) -> Result<(), TrainError> {
+        let steps = self.run.position.steps;
+        finite(&self.totals.means(), Some(self.totals.gradient_norm()), "training", steps)?;
+        if !self.learner.is_finite() {
+            return Err(TrainError::NonFinite {
+                problem: "a weight is not finite".to_owned(),
+                step: steps,
+            });
+        }
+        self.remember();
+        Ok(())
+    }
 
-fn train_epoch(
-    run: &mut Fit,
-    optimizer: &mut Optimizer,
-    stop: &AtomicBool,
-    callbacks: &mut [Box<dyn Callback + '_>],
-) -> Result<Epoch, TrainError> {
-    let Fit {
-        vae,
-        splits,
-        config,
-        ..
-    } = *run;
-    let batches = Batches::shuffled(
-        &splits.train,
-        config.training.batch_size,
-        vae.device(),
-        config.seed,
-        run.position.epochs + 1,
-    );
-    let n_steps = batches.len() as u64 * config.training.epochs;
-    let mut totals = Totals::new(vae.device());
-    for images in batches {
-        let step = run.position.steps;
-        optimizer.scale_learning_rate(config.schedule.factor(step, n_steps));
-        let (terms, loss) = train_step(
-            vae,
-            &config.objective,
-            optimizer,
-            &images,
-            config.seed,
+    fn remember(&mut self) {
+        self.good = Some(Good {
+            position: self.run.position,
+            totals: self.totals.save(),
+            learner: self.learner.snapshot(),
+        });
+    }
+
+    /// Returns to the last good state with a lower learning rate, or gives up.
+    fn recover(&mut self, problem: String, step: u64) -> Result<(), TrainError> {
+        let safety = &self.run.config.safety;
+        let Some(good) = self.good.take() else {
+            return Err(TrainError::NonFinite { problem, step });
+        };
+        self.return_to(&good)?;
+        let origin = match safety.find_layer {
+            true => self.find_origin(&good, step)?,
+            false => None,
+        };
+        if self.run.incidents.len() >= safety.max_rollbacks {
+            return Err(TrainError::GaveUp {
+                problem,
+                step,
+                origin: origin.map_or_else(String::new, |origin| format!(" ({origin})")),
+                n_rollbacks: self.run.incidents.len(),
+                learning_rate: self.learner.learning_rate(),
+            });
+        }
+        self.learning_rate_scale *= safety.learning_rate_factor;
+        let incident = Incident {
+            problem,
             step,
-        )?;
-        totals.add(&terms, &loss);
-        run.position.steps += 1;
-
-        let asked = send(run, &Event::StepEnd { totals: &totals }, callbacks)?;
-        let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
-        let cut = asked.or(interrupted);
-        // Also before a cut: weights that are no numbers must not become a checkpoint.
-        if cut.is_some() || run.position.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
-            finite(totals.means(), "train", run.position)?;
-        }
-        if let Some(reason) = cut {
-            return Ok(Epoch::Cut(reason));
-        }
+            origin,
+            returned_to_step: good.position.steps,
+            learning_rate_scale: self.learning_rate_scale,
+        };
+        warn!("{incident}");
+        self.run.incidents.push(incident);
+        self.good = Some(good);
+        Ok(())
     }
-    let means = finite(totals.means(), "train", run.position)?;
-    run.position.epochs += 1;
-    Ok(Epoch::Done(means))
+
+    fn return_to(&mut self, good: &Good) -> Result<(), TrainError> {
+        self.learner.restore(&good.learner)?;
+        self.run.position = good.position;
+        self.totals = Totals::restore(good.totals, self.run.vae.device());
+        Ok(())
+    }
+
+    /// Goes through the steps since the good state once more, and back again: the first layer, or
+    /// failing that the first gradient, that is not finite.
+    fn find_origin(&mut self, good: &Good, until: u64) -> Result<Option<String>, TrainError> {
+        let n_done = good.position.steps - good.position.epochs * self.n_steps_per_epoch;
+        let mut origin = None;
+        for (images, step) in self
+            .batches()
+            .skip(n_done as usize)
+            .zip(good.position.steps..until)
+        {
+            let (result, layer) = first_non_finite(|| self.learner.step(&images, step));
+            result?;
+            origin = layer
+                .map(|layer| format!("first in the output of {layer}, step {}", step + 1))
+                .or_else(|| {
+                    let name = self.learner.non_finite_gradient()?;
+                    Some(format!("first in the gradient of {name}, step {}", step + 1))
+                });
+            if origin.is_some() {
+                break;
+            }
+        }
+        self.return_to(good)?;
+        Ok(origin)
+    }
+
+    /// Gives a callback's event to every one of them, in order, the model holding the weights to use;
+    /// then writes the checkpoint that one of them asked for. The run stops if one asks for that.
+    fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        self.learner.use_averaged();
+        let start = Instant::now();
+        let asked = self
+            .tell_callbacks(event, stop)
+            .and_then(|asked| self.save_if_requested(stop).map(|()| asked));
+        self.seconds_in_callbacks += start.elapsed().as_secs_f64();
+        self.learner.use_raw();
+        asked
+    }
+
+    /// The same after a step, the model keeping the weights that the optimizer changes.
+    fn tell_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let start = Instant::now();
+        // Lent to the event while the callbacks change what else is here.
+        let totals = std::mem::replace(&mut self.totals, Totals::new(Device::Cpu));
+        let asked = self.tell_callbacks(&Event::StepEnd { totals: &totals }, stop);
+        self.totals = totals;
+        if self.run.save_requested {
+            self.learner.use_averaged();
+            let saved = self.save_if_requested(stop);
+            self.learner.use_raw();
+            saved?;
+        }
+        self.seconds_in_callbacks += start.elapsed().as_secs_f64();
+        asked
+    }
+
+    fn tell_callbacks(
+        &mut self,
+        event: &Event,
+        stop: &AtomicBool,
+    ) -> Result<Option<Stop>, TrainError> {
+        let mut asked = None;
+        let run = &mut self.run;
+        for callback in &mut self.callbacks {
+            let flow = while_disk_is_full(stop, || callback.on_event(run, event))?;
+            if flow == Flow::Stop {
+                asked = Some(Stop::Callback);
+            }
+        }
+        Ok(asked)
+    }
+
+    fn save_if_requested(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
+        if !std::mem::take(&mut self.run.save_requested) {
+            return Ok(());
+        }
+        let Some(run_dir) = &self.run_dir else {
+            return Ok(());
+        };
+        let Position { epochs, steps } = self.run.position;
+        let state = CheckpointState {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            position: self.run.position,
+            test: self
+                .last_test
+                .clone()
+                .filter(|test| (test.epoch, test.step) == (epochs, steps)),
+            kl_per_dimension: self.kl_per_dimension.clone(),
+            config: self.run.config.clone(),
+            resume: ResumeState {
+                n_train_images: self.run.splits.train.len(),
+                n_test_images: self.run.splits.test.len(),
+                device: device_name(self.run.vae.device()),
+                threads: tch::get_num_threads(),
+                optimizer_steps: self.learner.optimizer_steps(),
+                totals: self.totals.save(),
+                epoch_seconds: self.clock.epoch_seconds(),
+                seconds: self.clock.seconds(),
+                learning_rate_scale: self.learning_rate_scale,
+                incidents: self.run.incidents.clone(),
+                best: self.best.clone(),
+                last_train: self.last_train.clone(),
+                last_test: self.last_test.clone(),
+                callbacks: self
+                    .callbacks
+                    .iter()
+                    .map(|callback| (callback.name().to_owned(), callback.state()))
+                    .filter(|(_, state)| !state.is_null())
+                    .collect(),
+            },
+        };
+        let tensors = self.learner.checkpoint_tensors();
+        while_disk_is_full(stop, || checkpoint::save(run_dir, &state, &tensors))
+    }
 }
 
-/// The means, unless one of them is no number.
-fn finite(means: Means, split: &'static str, position: Position) -> Result<Means, TrainError> {
-    match [("loss", means.loss), ("elbo", means.elbo)]
-        .into_iter()
-        .find(|(_, value)| !value.is_finite())
-    {
-        None => Ok(means),
-        Some((metric, value)) => Err(TrainError::NonFinite {
-            split,
-            metric,
-            value,
-            step: position.steps,
+impl Fit<'_> {
+    /// Has a checkpoint written after this event, when every callback has seen it: the states in it
+    /// are those of one moment. Does nothing where the run has no folder ([`Trainer::save_to`]).
+    pub fn request_checkpoint(&mut self) {
+        self.save_requested = true;
+    }
+}
+
+/// `cpu` or `cuda:0`.
+#[must_use]
+pub fn device_name(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// Tries again and again while what it needs to write does not fit on the disk.
+fn while_disk_is_full<T>(
+    stop: &AtomicBool,
+    mut write: impl FnMut() -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    let mut told = false;
+    loop {
+        match write() {
+            Err(error) if error.is_disk_full() && !stop.load(Ordering::Relaxed) => {
+                if !told {
+                    warn!(
+                        "{error}: no space left on the disk. Paused: free some, and the run goes on \
+                         by itself (Ctrl-C gives up; the checkpoints so far are whole)"
+                    );
+                    told = true;
+                }
+                thread::sleep(PAUSE);
+            }
+            result => {
+                if told && result.is_ok() {
+                    warn!("there is space again: going on");
+                }
+                return result;
+            }
+        }
+    }
+}
+
+/// Refuses means that are no numbers.
+fn finite(
+    means: &Means,
+    gradient_norm: Option<f64>,
+    split: &str,
+    step: u64,
+) -> Result<(), TrainError> {
+    let found = [
+        ("loss", means.loss),
+        ("elbo", means.elbo),
+        ("gradient norm", gradient_norm.unwrap_or(0.0)),
+    ];
+    match found.into_iter().find(|(_, value)| !value.is_finite()) {
+        None => Ok(()),
+        Some((name, value)) => Err(TrainError::NonFinite {
+            problem: format!("the {split} {name} became {value}"),
+            step,
         }),
     }
-}
-
-fn record(
-    run: &Fit,
-    split: &str,
-    means: Means,
-    n_images: usize,
-    start: Instant,
-    optimizer: &Optimizer,
-) -> Record {
-    let seconds = start.elapsed().as_secs_f64();
-    Record {
-        epoch: run.position.epochs,
-        step: run.position.steps,
-        split: split.to_owned(),
-        means,
-        images_per_s: n_images as f64 / seconds,
-        seconds,
-        learning_rate: optimizer.learning_rate(),
-    }
-}
-
-/// Gives the event to every callback, in order; the run stops if one of them asks for it.
-fn send(
-    run: &Fit,
-    event: &Event,
-    callbacks: &mut [Box<dyn Callback + '_>],
-) -> Result<Option<Stop>, TrainError> {
-    let mut stop = None;
-    for callback in callbacks {
-        if callback.on_event(run, event)? == Flow::Stop {
-            stop = Some(Stop::Callback);
-        }
-    }
-    Ok(stop)
 }

@@ -1,39 +1,72 @@
 //! Metrics: sums over images while an epoch runs, means when it is read, a line of JSON at its end.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use vae_model::ElboTerms;
+
+use crate::Position;
 
 /// Sums over the images seen so far. They stay on the device, so that adding a batch does not wait
 /// for it; reading the [`Means`] does.
 #[derive(Debug)]
 pub struct Totals {
-    /// reconstruction, kl, loss; f64 `[3]`.
+    /// reconstruction, kl, loss, gradient norm; f64 `[4]`.
     sums: Tensor,
+    n_images: i64,
+}
+
+/// [`Totals`] in a checkpoint, to the last bit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SavedTotals {
+    sums: [f64; 4],
     n_images: i64,
 }
 
 impl Totals {
     pub(crate) fn new(device: Device) -> Self {
         Self {
-            sums: Tensor::zeros([3], (Kind::Double, device)),
+            sums: Tensor::zeros([4], (Kind::Double, device)),
             n_images: 0,
         }
     }
 
-    /// Adds a batch; its loss, a mean, counts once for each image.
-    pub(crate) fn add(&mut self, terms: &ElboTerms, loss: &Tensor) {
+    /// Adds a batch; its loss, a mean, and its gradient's norm count once for each image.
+    pub(crate) fn add(&mut self, terms: &ElboTerms, loss: &Tensor, gradient_norm: Option<&Tensor>) {
         let n_images = terms.kl.size()[0];
+        let for_each = |value: &Tensor| value.detach().to_kind(Kind::Double) * n_images;
         let batch = Tensor::stack(
             &[
                 terms.reconstruction.sum(Kind::Double),
                 terms.kl.sum(Kind::Double),
-                loss.detach().to_kind(Kind::Double) * n_images,
+                for_each(loss),
+                gradient_norm.map_or_else(|| loss.zeros_like().to_kind(Kind::Double), for_each),
             ],
             0,
         );
         self.sums += batch.detach();
         self.n_images += n_images;
+    }
+
+    /// Mean norm of the gradient of a step, before clipping; NaN before the first image.
+    #[must_use]
+    pub fn gradient_norm(&self) -> f64 {
+        self.sums.double_value(&[3]) / self.n_images as f64
+    }
+
+    pub(crate) fn save(&self) -> SavedTotals {
+        SavedTotals {
+            sums: [0, 1, 2, 3].map(|i| self.sums.double_value(&[i])),
+            n_images: self.n_images,
+        }
+    }
+
+    pub(crate) fn restore(saved: SavedTotals, device: Device) -> Self {
+        Self {
+            sums: Tensor::from_slice(&saved.sums).to_device(device),
+            n_images: saved.n_images,
+        }
     }
 
     /// Image-weighted means; NaN before the first image.
@@ -75,12 +108,82 @@ pub struct Record {
     /// The means over the split's images.
     #[serde(flatten)]
     pub means: Means,
+    /// Training only: mean norm of a step's gradient, before clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+    /// Training only: step size of the epoch's last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Held-out only: latent dimensions whose posterior mean varies from image to image with a
+    /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_units: Option<u64>,
     /// Images in a second.
     pub images_per_s: f64,
     /// Seconds that the pass took.
     pub seconds: f64,
-    /// Step size of the epoch's last step.
-    pub learning_rate: f64,
+}
+
+impl Record {
+    /// Means of a split at a position, nothing else known yet.
+    pub(crate) fn new(position: Position, split: &str, means: Means) -> Self {
+        Self {
+            epoch: position.epochs,
+            step: position.steps,
+            split: split.to_owned(),
+            means,
+            gradient_norm: None,
+            learning_rate: None,
+            active_units: None,
+            images_per_s: 0.0,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// A held-out number by which epochs are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Nats per image, the more the better.
+    Elbo,
+    /// Nats per image, the less the better.
+    Reconstruction,
+    /// Nats per image, the less the better.
+    Kl,
+    /// In the objective's own unit, the less the better.
+    Loss,
+}
+
+impl Metric {
+    /// Its value.
+    #[must_use]
+    pub fn of(self, means: &Means) -> f64 {
+        match self {
+            Self::Elbo => means.elbo,
+            Self::Reconstruction => means.reconstruction,
+            Self::Kl => means.kl,
+            Self::Loss => means.loss,
+        }
+    }
+
+    /// By how much `new` is better than `old`; negative where it is worse.
+    #[must_use]
+    pub fn gain(self, new: f64, old: f64) -> f64 {
+        match self {
+            Self::Elbo => new - old,
+            Self::Reconstruction | Self::Kl | Self::Loss => old - new,
+        }
+    }
+
+    /// The better one is greater; nothing, or what is no number, is worse than any number.
+    pub(crate) fn order(self, a: Option<f64>, b: Option<f64>) -> Ordering {
+        let number = |value: Option<f64>| value.filter(|value| !value.is_nan());
+        match (number(a), number(b)) {
+            (Some(a), Some(b)) => self.gain(a, b).total_cmp(&0.0),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +197,7 @@ mod tests {
                 reconstruction: Tensor::from_slice(reconstruction),
                 kl: Tensor::from_slice(kl),
             };
-            totals.add(&terms, &Tensor::from(loss));
+            totals.add(&terms, &Tensor::from(loss), Some(&Tensor::from(2.0 * loss)));
         };
         let mut totals = Totals::new(Device::Cpu);
         batch(&[1.0, 2.0, 3.0], &[1.0, 1.0, 1.0], 3.0, &mut totals);
@@ -104,5 +207,18 @@ mod tests {
         assert_eq!(means.kl, 2.0);
         assert_eq!(means.elbo, -6.0);
         assert_eq!(means.loss, 6.0);
+        assert_eq!(totals.gradient_norm(), 12.0);
+        let restored = Totals::restore(totals.save(), Device::Cpu);
+        assert_eq!((restored.means(), restored.save()), (means, totals.save()));
+    }
+
+    #[test]
+    fn better_is_up_for_the_elbo_and_down_for_the_loss() {
+        assert_eq!(Metric::Elbo.gain(-100.0, -110.0), 10.0);
+        assert_eq!(Metric::Loss.gain(100.0, 110.0), 10.0);
+        assert_eq!(Metric::Elbo.order(Some(-1.0), Some(-2.0)), Ordering::Greater);
+        assert_eq!(Metric::Kl.order(Some(1.0), Some(2.0)), Ordering::Greater);
+        assert_eq!(Metric::Kl.order(Some(f64::NAN), Some(2.0)), Ordering::Less);
+        assert_eq!(Metric::Elbo.order(None, Some(-1e9)), Ordering::Less);
     }
 }

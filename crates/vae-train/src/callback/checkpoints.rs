@@ -1,54 +1,47 @@
-//! Checkpoints: the last epoch's weights and the best epoch's.
+//! When checkpoints are written.
 
-use crate::checkpoint::CheckpointState;
-use crate::{Callback, Checkpoint, Event, Fit, Flow, RunDir, Stop, TrainError};
+use std::time::{Duration, Instant};
 
-/// Saves `checkpoints/last` after every epoch and when a run is interrupted, `checkpoints/best`
-/// after each epoch with a higher held-out elbo than all before.
+use crate::{Callback, CheckpointsConfig, Event, Fit, Flow, Position, TrainError};
+
+/// Asks for a checkpoint after every so many epochs, inside an epoch when so many minutes have
+/// passed since the last, and at the end, whatever ended the run.
 #[derive(Debug)]
 pub struct Checkpoints {
-    run_dir: RunDir,
-    kl_per_dimension: Option<Vec<f64>>,
+    config: CheckpointsConfig,
+    last: Option<(Position, Instant)>,
 }
 
 impl Checkpoints {
-    /// Into a run's `checkpoints/`.
+    /// As the config says.
     #[must_use]
-    pub fn new(run_dir: RunDir) -> Self {
+    pub fn new(config: &CheckpointsConfig) -> Self {
         Self {
-            run_dir,
-            kl_per_dimension: None,
+            config: config.clone(),
+            last: None,
         }
     }
 }
 
 impl Callback for Checkpoints {
-    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError> {
-        let (test, is_best) = match event {
-            Event::EpochEnd {
-                test,
-                is_best,
-                kl_per_dimension,
-                ..
-            } => {
-                self.kl_per_dimension = Some(kl_per_dimension.to_vec());
-                (Some((*test).clone()), *is_best)
-            }
-            Event::FitEnd { outcome } if matches!(outcome.ended, Ok(Stop::Interrupted)) => {
-                (None, false)
-            }
-            _ => return Ok(Flow::Continue),
+    fn name(&self) -> &'static str {
+        "checkpoints"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let now = (run.position, Instant::now());
+        let last = *self.last.get_or_insert(now);
+        let is_due = match event {
+            Event::EpochEnd { .. } => run.position.epochs.is_multiple_of(self.config.every_epochs),
+            Event::StepEnd { .. } => self.config.every_minutes.is_some_and(|minutes| {
+                last.1.elapsed() >= Duration::from_secs_f64(60.0 * minutes)
+            }),
+            Event::FitEnd { .. } => run.position != last.0,
+            _ => false,
         };
-        let state = CheckpointState {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            epoch: run.position.epochs,
-            step: run.position.steps,
-            test,
-            kl_per_dimension: self.kl_per_dimension.clone(),
-        };
-        Checkpoint::Last.save(&self.run_dir, run.vae, &state)?;
-        if is_best {
-            Checkpoint::Best.save(&self.run_dir, run.vae, &state)?;
+        if is_due {
+            run.request_checkpoint();
+            self.last = Some(now);
         }
         Ok(Flow::Continue)
     }

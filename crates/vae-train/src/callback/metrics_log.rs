@@ -1,49 +1,85 @@
 //! `metrics.jsonl`: a line for each epoch and split.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::PathBuf;
+
+use vae_model::write_whole;
 
 use crate::{Callback, Event, Fit, Flow, Record, RunDir, TrainError};
 
 /// Appends each epoch's records to the run's `metrics.jsonl`.
+///
+/// Where a run goes on at a checkpoint, the lines of what was done after it are taken away first:
+/// those epochs are done once more, and each has to be there once.
 #[derive(Debug)]
 pub struct MetricsLog {
     path: PathBuf,
-    file: File,
 }
 
 impl MetricsLog {
-    /// Opens the log of a run.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn open(run_dir: &RunDir) -> Result<Self, TrainError> {
-        let path = run_dir.metrics_file();
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(TrainError::io(&path))?;
-        Ok(Self { path, file })
+    /// The log of a run.
+    #[must_use]
+    pub fn new(run_dir: &RunDir) -> Self {
+        Self {
+            path: run_dir.metrics_file(),
+        }
     }
 
-    fn append(&mut self, record: &Record) -> Result<(), TrainError> {
-        // One write for the whole line, so that a reader never meets half of it.
-        let line = serde_json::to_string(record)
-            .map_err(|error| TrainError::run(&self.path, error.to_string()))?
-            + "\n";
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(TrainError::io(&self.path))
+    /// Keeps the whole lines of the epochs done.
+    fn cut_after(&self, epochs: u64) -> Result<(), TrainError> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(TrainError::io(&self.path)(error)),
+        };
+        let kept: String = text
+            .lines()
+            .filter(|line| serde_json::from_str(line).is_ok_and(|r: Record| r.epoch <= epochs))
+            .map(|line| line.to_owned() + "\n")
+            .collect();
+        if kept == text {
+            return Ok(());
+        }
+        write_whole(&self.path, kept.as_bytes()).map_err(TrainError::io(&self.path))
+    }
+
+    /// Appends whole lines, or, where the disk is full, nothing.
+    fn append(&self, records: [&Record; 2]) -> Result<(), TrainError> {
+        let mut lines = String::new();
+        for record in records {
+            let line = serde_json::to_string(record)
+                .map_err(|error| TrainError::run(&self.path, error.to_string()))?;
+            lines += &(line + "\n");
+        }
+        let append = || {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&self.path)?;
+            let n_bytes = file.metadata()?.len();
+            let written = file
+                .write_all(lines.as_bytes())
+                .and_then(|()| file.sync_data());
+            if written.is_err() {
+                file.set_len(n_bytes)?;
+            }
+            written
+        };
+        append().map_err(TrainError::io(&self.path))
     }
 }
 
 impl Callback for MetricsLog {
-    fn on_event(&mut self, _: &Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd { train, test, .. } = event {
-            self.append(train)?;
-            self.append(test)?;
+    fn name(&self) -> &'static str {
+        "metrics_log"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        match event {
+            Event::FitStart => self.cut_after(run.position.epochs)?,
+            Event::EpochEnd { train, test, .. } => self.append([train, test])?,
+            _ => {}
         }
         Ok(Flow::Continue)
     }

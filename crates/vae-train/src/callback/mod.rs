@@ -1,18 +1,88 @@
 //! Callbacks: what happens around training.
 
 pub(crate) mod checkpoints;
+pub(crate) mod collapse_watch;
+pub(crate) mod early_stopping;
+pub(crate) mod learning_rate;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{Fit, Outcome, Record, Totals, TrainError};
 
 /// Something that happens around training. Callbacks are called in the order of their list.
+///
+/// ```
+/// use serde_json::{Value, json};
+/// use vae_train::{Callback, Event, Fit, Flow, TrainError};
+///
+/// /// Stops when the held-out elbo has passed a goal, and counts the epochs that it took.
+/// struct Goal {
+///     elbo: f64,
+///     epochs: u64,
+/// }
+///
+/// impl Callback for Goal {
+///     fn name(&self) -> &'static str {
+///         "goal"
+///     }
+///
+///     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+///         let Event::EpochEnd { test, .. } = event else {
+///             return Ok(Flow::Continue);
+///         };
+///         self.epochs += 1;
+///         if test.means.elbo < self.elbo {
+///             return Ok(Flow::Continue);
+///         }
+///         run.request_checkpoint();
+///         Ok(Flow::Stop)
+///     }
+///
+///     // What a resumed run has to know of the epochs before.
+///     fn state(&self) -> Value {
+///         json!(self.epochs)
+///     }
+///
+///     fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
+///         self.epochs = state.as_u64().unwrap_or(0);
+///         Ok(())
+///     }
+/// }
+///
+/// let mut goal = Goal { elbo: -160.0, epochs: 0 };
+/// goal.restore(&json!(7))?;
+/// assert_eq!(goal.state(), json!(7));
+/// # Ok::<(), TrainError>(())
+/// ```
+///
+/// `crates/vae-train/examples/callback.rs` is a whole program around it.
 pub trait Callback {
+    /// The name of its state in checkpoints, different from that of every other in the list.
+    fn name(&self) -> &'static str;
+
     /// Reacts to an event, and says whether training goes on.
     ///
     /// # Errors
-    /// Whatever should end the run, a full disk for example.
-    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError>;
+    /// Whatever should end the run. A full disk only makes it pause: the event is given again, so
+    /// what was written in part has to be taken back before the error is returned.
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError>;
+
+    /// What it has to know when the run is resumed; checkpoints keep it. By default nothing.
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes up what [`Self::state`] gave; called before the first event.
+    ///
+    /// # Errors
+    /// A state that it did not write.
+    fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
+        let _ = state;
+        Ok(())
+    }
 }
 
 /// Whether training goes on.
@@ -28,7 +98,7 @@ pub enum Flow {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Before the first step.
+    /// Before the first step, also of a resumed run.
     FitStart,
     /// After an optimizer step.
     StepEnd {
@@ -43,7 +113,7 @@ pub enum Event<'a> {
         test: &'a Record,
         /// Mean kl of each latent dimension on held-out images, nats.
         kl_per_dimension: &'a [f64],
-        /// No earlier epoch has a higher held-out elbo.
+        /// No earlier epoch is as good, by `checkpoints.metric` of the config.
         is_best: bool,
     },
     /// After the last step, whatever ended the run.
@@ -51,4 +121,12 @@ pub enum Event<'a> {
         /// How it ended.
         outcome: &'a Outcome,
     },
+}
+
+/// A callback's state, which it wrote itself.
+fn parse_state<T: DeserializeOwned>(name: &str, state: &Value) -> Result<T, TrainError> {
+    T::deserialize(state).map_err(|error| TrainError::CallbackState {
+        name: name.to_owned(),
+        problem: error.to_string(),
+    })
 }

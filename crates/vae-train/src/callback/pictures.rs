@@ -19,7 +19,11 @@ impl Pictures {
 }
 
 impl Callback for Pictures {
-    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError> {
+    fn name(&self) -> &'static str {
+        "pictures"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         if let Event::EpochEnd {
             kl_per_dimension, ..
         } = event

@@ -1,0 +1,142 @@
+//! Stopping when a held-out number no longer gets better.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{Callback, Event, Fit, Flow, Metric, TrainError};
+
+/// When to stop early (`[early_stopping]`; without the table a run never does).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EarlyStoppingConfig {
+    /// The held-out number that is watched. Default `"elbo"`.
+    pub metric: Metric,
+    /// Epochs in a row without an improvement after which the run stops. Default 5.
+    pub patience_epochs: u64,
+    /// What counts as an improvement, in the metric's unit. Default 0: any.
+    pub min_improvement: f64,
+}
+
+impl Default for EarlyStoppingConfig {
+    fn default() -> Self {
+        Self {
+            metric: Metric::Elbo,
+            patience_epochs: 5,
+            min_improvement: 0.0,
+        }
+    }
+}
+
+impl EarlyStoppingConfig {
+    /// Refuses values that make no sense.
+    ///
+    /// # Errors
+    /// A patience of 0, a negative improvement.
+    pub fn check(&self) -> Result<(), TrainError> {
+        if self.patience_epochs == 0 {
+            let problem = "found 0, at least 1 is needed (leave [early_stopping] out for none)";
+            return Err(TrainError::config("early_stopping.patience_epochs", problem));
+        }
+        if !(self.min_improvement >= 0.0 && self.min_improvement.is_finite()) {
+            return Err(TrainError::config(
+                "early_stopping.min_improvement",
+                format!("found {}, a number of at least 0 is needed", self.min_improvement),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Asks to stop when a held-out number has not improved for so many epochs.
+#[derive(Debug)]
+pub struct EarlyStopping {
+    config: EarlyStoppingConfig,
+    progress: Progress,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    best: Option<f64>,
+    epochs_without: u64,
+}
+
+impl EarlyStopping {
+    /// As the config says.
+    #[must_use]
+    pub fn new(config: &EarlyStoppingConfig) -> Self {
+        Self {
+            config: config.clone(),
+            progress: Progress::default(),
+        }
+    }
+
+    /// Takes up an epoch's value; whether the patience is at its end.
+    fn observe(&mut self, value: f64) -> bool {
+        let Self { config, progress } = self;
+        let improved = progress
+            .best
+            .is_none_or(|best| config.metric.gain(value, best) > config.min_improvement);
+        if improved {
+            progress.best = Some(value);
+            progress.epochs_without = 0;
+        } else {
+            progress.epochs_without += 1;
+        }
+        progress.epochs_without >= config.patience_epochs
+    }
+}
+
+impl Callback for EarlyStopping {
+    fn name(&self) -> &'static str {
+        "early_stopping"
+    }
+
+    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let Event::EpochEnd { test, .. } = event else {
+            return Ok(Flow::Continue);
+        };
+        let value = self.config.metric.of(&test.means);
+        Ok(if self.observe(value) {
+            tracing::warn!(
+                "stopping early: no better held-out {:?} for {} epochs",
+                self.config.metric,
+                self.progress.epochs_without
+            );
+            Flow::Stop
+        } else {
+            Flow::Continue
+        })
+    }
+
+    fn state(&self) -> Value {
+        json!(self.progress)
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
+        self.progress = super::parse_state(self.name(), state)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stops_after_so_many_epochs_without_enough_gain_also_across_a_restore() {
+        let config = EarlyStoppingConfig {
+            patience_epochs: 2,
+            min_improvement: 1.0,
+            ..Default::default()
+        };
+        let mut early = EarlyStopping::new(&config);
+        assert!(!early.observe(-100.0));
+        assert!(!early.observe(-99.5)); // Better, not by more than 1.
+        let mut resumed = EarlyStopping::new(&config);
+        resumed.restore(&early.state()).expect("its own state");
+        for early in [&mut early, &mut resumed] {
+            assert!(early.observe(-99.0)); // Still no more than 1 better than −100.
+            assert!(!early.observe(-98.0)); // Against the best, not against the last.
+        }
+    }
+}
