@@ -112,7 +112,7 @@ fn epochs(
         config,
         ..
     } = *run;
-    let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
+    let mut optimizer = Optimizer::new(&config.optimizer, vae.named_variables());
     let mut asked = send(run, &Event::FitStart, callbacks)?;
     while asked.is_none() && run.position.epochs < config.training.epochs {
         let start = Instant::now();
@@ -185,7 +185,7 @@ fn train_epoch(
     let mut totals = Totals::new(vae.device());
     for images in batches {
         let step = run.position.steps;
-        optimizer.scale_learning_rate(config.schedule.factor(step, n_steps));
+        optimizer.set_learning_rate_factor(config.schedule.factor(step, n_steps));
         let (terms, loss) = train_step(
             vae,
             &config.objective,

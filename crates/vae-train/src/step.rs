@@ -4,7 +4,7 @@ use tch::Tensor;
 use vae_data::derive_seed;
 use vae_model::{ElboTerms, Objective, Vae};
 
-use crate::{Optimizer, TrainError};
+use crate::{ClipConfig, Optimizer, TrainError};
 
 /// Draws a latent for each image `[B, C, H, W]` (bytes), and changes the weights to lower the loss.
 ///
@@ -24,6 +24,8 @@ pub fn train_step(
     tch::manual_seed(derive_seed(seed, step, "training noise") as i64);
     let draws = vae.draw(images, 1)?;
     let loss = objective.loss(&draws, vae.image_shape(), step);
-    optimizer.minimize(&loss)?;
+    optimizer.zero_grad();
+    optimizer.backward(&loss)?;
+    optimizer.step(&ClipConfig::default())?;
     Ok((draws.terms, loss))
 }
