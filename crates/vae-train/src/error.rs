@@ -86,6 +86,14 @@ pub enum TrainError {
         /// What was found and what was wanted.
         problem: String,
     },
+    /// A saved state that belongs to another run.
+    #[error("state of the {owner}: {problem}")]
+    State {
+        /// Whose state it is, `optimizer` for example.
+        owner: &'static str,
+        /// What was found and what was wanted.
+        problem: String,
+    },
     /// The file system refused.
     #[error("{path}")]
     Io {

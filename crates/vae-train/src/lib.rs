@@ -4,13 +4,16 @@
 mod callback;
 mod checkpoint;
 mod config;
+mod ema;
 mod error;
 mod evaluate;
 mod fit;
+mod kernels;
 pub mod memory;
 mod metric;
 mod optimizer;
 pub mod picture;
+mod range;
 mod run_dir;
 mod schedule;
 mod step;
@@ -19,11 +22,15 @@ pub use callback::{Callback, Event, Flow};
 pub use callback::{checkpoints::Checkpoints, metrics_log::MetricsLog, pictures::Pictures};
 pub use checkpoint::{Checkpoint, CheckpointState};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
+pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{Fit, Outcome, Position, Stop, fit};
 pub use metric::{Means, Record, Totals};
-pub use optimizer::{AdamConfig, Optimizer, OptimizerConfig, RmspropConfig};
+pub use optimizer::{
+    AdamConfig, AdamwConfig, ClipConfig, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
+    StepReport,
+};
 pub use run_dir::{RunDir, Summary};
 pub use schedule::{CosineConfig, Schedule};
 pub use step::train_step;

@@ -65,7 +65,7 @@ fn every_config_builds_and_overfits_8_images() {
         // Seeds hold here because this is the only test of its process.
         tch::manual_seed(1);
         let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
-        let mut optimizer = Optimizer::new(&config.optimizer, vae.trainable_variables());
+        let mut optimizer = Optimizer::new(&config.optimizer, vae.named_variables());
         let mut reconstruction = f64::INFINITY;
         for step in 0..1500 {
             let (terms, _) = train_step(&vae, &config.objective, &mut optimizer, &images, 1, step)

@@ -1,0 +1,111 @@
+//! An average of the weights over the steps, which is often a better model than the last of them.
+
+use std::collections::BTreeMap;
+
+use tch::{Tensor, no_grad};
+
+use crate::optimizer::assign_state;
+use crate::{TrainError, kernels};
+
+/// The exponential moving average of a model's weights (Polyak & Juditsky 1992; in this form
+/// Tarvainen & Valpola 2017, <https://arxiv.org/abs/1703.01780>).
+///
+/// After step n: average ← d·average + (1 − d)·weight, with d = min(decay, (1 + n)/(10 + n)), so
+/// that the average does not cling to the first, random weights.
+///
+/// Only trained variables are averaged. The others (the statistics of batch normalization, which
+/// are running averages themselves) are the model's own with both sets of weights.
+#[derive(Debug)]
+pub struct Ema {
+    decay: f64,
+    variables: Vec<Averaged>,
+    is_swapped: bool,
+}
+
+#[derive(Debug)]
+struct Averaged {
+    name: String,
+    /// Shares memory with the model's.
+    value: Tensor,
+    average: Tensor,
+}
+
+impl Ema {
+    /// An average that starts at these variables, which share memory with the model's. `decay` is
+    /// in [0, 1).
+    #[must_use]
+    pub fn new(decay: f64, variables: Vec<(String, Tensor)>) -> Self {
+        let variables = variables
+            .into_iter()
+            .filter(|(_, value)| value.requires_grad())
+            .map(|(name, value)| Averaged {
+                name,
+                average: no_grad(|| value.copy()),
+                value,
+            })
+            .collect();
+        Self {
+            decay,
+            variables,
+            is_swapped: false,
+        }
+    }
+
+    /// Takes in the weights after a step; `n_steps` counts it.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    ///
+    /// # Panics
+    /// Between two [`swap`](Self::swap)s: the model's weights are the average then.
+    pub fn update(&mut self, n_steps: u64) -> Result<(), TrainError> {
+        assert!(!self.is_swapped, "the model has the averaged weights");
+        let warm_up = (1.0 + n_steps as f64) / (10.0 + n_steps as f64);
+        let averages: Vec<_> = self.variables.iter().map(|v| &v.average).collect();
+        let values: Vec<_> = self.variables.iter().map(|v| &v.value).collect();
+        Ok(no_grad(|| {
+            kernels::lerp(&averages, &values, 1.0 - self.decay.min(warm_up))
+        })?)
+    }
+
+    /// Exchanges the model's weights and the averaged ones, in place and bit for bit: a second call
+    /// takes the first one back.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn swap(&mut self) -> Result<(), TrainError> {
+        no_grad(|| {
+            for Averaged { value, average, .. } in &mut self.variables {
+                let before = value.copy();
+                value.f_copy_(average)?;
+                average.f_copy_(&before)?;
+            }
+            self.is_swapped = !self.is_swapped;
+            Ok(())
+        })
+    }
+
+    /// The averages by the names of their variables. Shares memory.
+    ///
+    /// # Panics
+    /// Between two [`swap`](Self::swap)s, as [`update`](Self::update) does.
+    #[must_use]
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        assert!(!self.is_swapped, "the model has the averaged weights");
+        self.variables
+            .iter()
+            .map(|variable| (variable.name.clone(), variable.average.shallow_clone()))
+            .collect()
+    }
+
+    /// Continues from another's `state`.
+    ///
+    /// # Errors
+    /// A name, shape or kind that does not fit; nothing has changed then.
+    ///
+    /// # Panics
+    /// Between two [`swap`](Self::swap)s, as [`update`](Self::update) does.
+    pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+        assign_state("averaged weights", self.state(), state)
+    }
+}

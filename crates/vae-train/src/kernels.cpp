@@ -1,0 +1,180 @@
+// Calls into libtorch that tch does not bind: operations on lists of tensors in place, and
+// autocast. Every function gives nullptr, or what libtorch says against it (for the caller to free).
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_clamp_max.h>
+#include <ATen/ops/_foreach_clamp_min.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+
+// As in ATen/autocast_mode.h, which would bring every operation there is and double the time that
+// this file takes to compile. A signature that changes does not link.
+namespace at::autocast {
+TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
+TORCH_API void set_autocast_enabled(at::DeviceType device_type, bool enabled);
+TORCH_API at::ScalarType get_autocast_dtype(at::DeviceType device_type);
+TORCH_API void set_autocast_dtype(at::DeviceType device_type, at::ScalarType dtype);
+TORCH_API void clear_cache();
+TORCH_API int increment_nesting();
+TORCH_API int decrement_nesting();
+} // namespace at::autocast
+
+namespace {
+
+using TensorPtr = const at::Tensor *;
+
+template <typename F>
+char *guarded(F call) {
+    try {
+        call();
+        return nullptr;
+    } catch (const c10::Error &error) {
+        return strdup(error.what_without_backtrace());
+    } catch (const std::exception &error) {
+        return strdup(error.what());
+    } catch (...) {
+        return strdup("an exception that is no std::exception");
+    }
+}
+
+std::vector<at::Tensor> list(const TensorPtr *tensors, size_t n) {
+    std::vector<at::Tensor> list;
+    list.reserve(n);
+    for (size_t i = 0; i < n; i++) {
+        list.push_back(*tensors[i]);
+    }
+    return list;
+}
+
+// The gradients, in the memory order of their variables: the fused kernels for the CPU walk over
+// memory without a look at the strides, and those for CUDA refuse.
+std::vector<at::Tensor> in_order_of(
+    const std::vector<at::Tensor> &values, const TensorPtr *gradients, size_t n) {
+    std::vector<at::Tensor> ordered = list(gradients, n);
+    for (size_t i = 0; i < n; i++) {
+        if (ordered[i].strides() != values[i].strides()) {
+            at::Tensor copy = at::empty_like(values[i]);
+            copy.copy_(ordered[i]);
+            ordered[i] = std::move(copy);
+        }
+    }
+    return ordered;
+}
+
+} // namespace
+
+extern "C" {
+
+char *vae_forget_gradients(const TensorPtr *values, size_t n) {
+    return guarded([&] {
+        for (size_t i = 0; i < n; i++) {
+            values[i]->mutable_grad().reset();
+        }
+    });
+}
+
+// All that the two Adams need; decoupled says which.
+char *vae_fused_adam(
+    const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *means,
+    const TensorPtr *mean_squares, size_t n, TensorPtr n_steps, double learning_rate, double beta1,
+    double beta2, double weight_decay, double epsilon, bool decoupled) {
+    return guarded([&] {
+        std::vector<at::Tensor> value_list = list(values, n);
+        std::vector<at::Tensor> gradient_list = in_order_of(value_list, gradients, n);
+        std::vector<at::Tensor> mean_list = list(means, n);
+        std::vector<at::Tensor> mean_square_list = list(mean_squares, n);
+        std::vector<at::Tensor> step_list(n, *n_steps);
+        const bool amsgrad = false, maximize = false;
+        if (decoupled) {
+            at::_fused_adamw_(
+                value_list, gradient_list, mean_list, mean_square_list, {}, step_list,
+                learning_rate, beta1, beta2, weight_decay, epsilon, amsgrad, maximize);
+        } else {
+            at::_fused_adam_(
+                value_list, gradient_list, mean_list, mean_square_list, {}, step_list,
+                learning_rate, beta1, beta2, weight_decay, epsilon, amsgrad, maximize);
+        }
+    });
+}
+
+// momenta may be null: then there is no momentum.
+char *vae_fused_sgd(
+    const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *momenta, size_t n,
+    double learning_rate, double momentum, double weight_decay, bool nesterov) {
+    return guarded([&] {
+        std::vector<at::Tensor> value_list = list(values, n);
+        std::vector<at::Tensor> gradient_list = in_order_of(value_list, gradients, n);
+        std::vector<at::Tensor> momentum_list = list(momenta, momenta == nullptr ? 0 : n);
+        const double dampening = 0.0;
+        // Without dampening, momenta that start at zero need no first step of their own.
+        const bool maximize = false, is_first_step = false;
+        at::_fused_sgd_(
+            value_list, gradient_list, momentum_list, weight_decay, momentum, learning_rate,
+            dampening, nesterov, maximize, is_first_step);
+    });
+}
+
+// The Euclidean norm of all numbers of all tensors, as a scalar tensor on their device.
+char *vae_norm(const TensorPtr *tensors, size_t n, at::Tensor *norm) {
+    return guarded([&] {
+        *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, n), 2)), 2);
+    });
+}
+
+char *vae_scale(const TensorPtr *tensors, size_t n, TensorPtr factor) {
+    return guarded([&] { at::_foreach_mul_(list(tensors, n), *factor); });
+}
+
+char *vae_clamp(const TensorPtr *tensors, size_t n, double bound) {
+    return guarded([&] {
+        std::vector<at::Tensor> tensor_list = list(tensors, n);
+        at::_foreach_clamp_min_(tensor_list, -bound);
+        at::_foreach_clamp_max_(tensor_list, bound);
+    });
+}
+
+// tensors ← tensors + weight · (ends − tensors)
+char *vae_lerp(const TensorPtr *tensors, const TensorPtr *ends, size_t n, double weight) {
+    return guarded([&] { at::_foreach_lerp_(list(tensors, n), list(ends, n), weight); });
+}
+
+// Gives what was in force before, for vae_autocast_leave.
+char *vae_autocast_enter(
+    int device_type, int scalar_type, bool *previously_enabled, int *previous_scalar_type) {
+    return guarded([&] {
+        const auto device = static_cast<at::DeviceType>(device_type);
+        *previously_enabled = at::autocast::is_autocast_enabled(device);
+        *previous_scalar_type = static_cast<int>(at::autocast::get_autocast_dtype(device));
+        at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(scalar_type));
+        at::autocast::set_autocast_enabled(device, true);
+        at::autocast::increment_nesting();
+    });
+}
+
+char *vae_autocast_leave(int device_type, bool previously_enabled, int previous_scalar_type) {
+    return guarded([&] {
+        const auto device = static_cast<at::DeviceType>(device_type);
+        if (at::autocast::decrement_nesting() == 0) {
+            // The weights' bf16 copies are those of before the optimizer's step.
+            at::autocast::clear_cache();
+        }
+        at::autocast::set_autocast_enabled(device, previously_enabled);
+        at::autocast::set_autocast_dtype(
+            device, static_cast<at::ScalarType>(previous_scalar_type));
+    });
+}
+
+} // extern "C"

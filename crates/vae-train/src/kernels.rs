@@ -1,0 +1,204 @@
+//! Calls into libtorch that tch does not bind (`kernels.cpp`): operations on lists of tensors in
+//! place, a single kernel for all of a model's variables where there is one, and autocast.
+//!
+//! Lists that belong together have the same length, and tensors that belong together the same
+//! shape, memory order, kind and device; a breach is an error of libtorch's, or a panic here.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::{TchError, Tensor};
+use torch_sys::C_tensor;
+
+unsafe extern "C" {
+    fn vae_forget_gradients(values: *const *const C_tensor, n: usize) -> *mut c_char;
+    fn vae_fused_adam(
+        values: *const *const C_tensor,
+        gradients: *const *const C_tensor,
+        means: *const *const C_tensor,
+        mean_squares: *const *const C_tensor,
+        n: usize,
+        n_steps: *const C_tensor,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        epsilon: f64,
+        decoupled: bool,
+    ) -> *mut c_char;
+    fn vae_fused_sgd(
+        values: *const *const C_tensor,
+        gradients: *const *const C_tensor,
+        momenta: *const *const C_tensor,
+        n: usize,
+        learning_rate: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    ) -> *mut c_char;
+    fn vae_norm(tensors: *const *const C_tensor, n: usize, norm: *mut C_tensor) -> *mut c_char;
+    fn vae_scale(tensors: *const *const C_tensor, n: usize, factor: *const C_tensor)
+    -> *mut c_char;
+    fn vae_clamp(tensors: *const *const C_tensor, n: usize, bound: f64) -> *mut c_char;
+    fn vae_lerp(
+        tensors: *const *const C_tensor,
+        ends: *const *const C_tensor,
+        n: usize,
+        weight: f64,
+    ) -> *mut c_char;
+}
+
+/// Takes the message that a call gave, if it gave one.
+///
+/// # Safety
+/// `message` is null, or a C string from malloc that nobody else frees.
+unsafe fn taken(message: *mut c_char) -> Result<(), TchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: not null, so a C string from malloc, and ours to free.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        libc::free(message.cast::<c_void>());
+        text
+    };
+    Err(TchError::Torch(text))
+}
+
+/// Every `Tensor` is a pointer to libtorch's own, valid as long as the borrow.
+fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr()).collect()
+}
+
+/// Drops the gradients: the next backward pass then stores its own instead of adding to zeros.
+pub(crate) fn forget_gradients(values: &[&Tensor]) {
+    let values = pointers(values);
+    // SAFETY: valid tensors, as many as said; the message is ours.
+    let dropped = unsafe { taken(vae_forget_gradients(values.as_ptr(), values.len())) };
+    dropped.expect("every defined tensor has a place for a gradient");
+}
+
+/// Tensors that an optimizer works on, parallel lists.
+pub(crate) struct Update<'a> {
+    pub(crate) values: Vec<&'a Tensor>,
+    pub(crate) gradients: Vec<&'a Tensor>,
+    /// Lists of what the optimizer remembers.
+    pub(crate) moments: Vec<Vec<&'a Tensor>>,
+}
+
+/// The numbers of a step of Adam or AdamW.
+pub(crate) struct AdamStep {
+    pub(crate) learning_rate: f64,
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) epsilon: f64,
+    pub(crate) weight_decay: f64,
+    /// AdamW's decay of the weights themselves, instead of Adam's addition to the gradients.
+    pub(crate) decoupled: bool,
+}
+
+/// A step of Adam, on `moments` mean and mean square. `n_steps` counts this one: a scalar of f32
+/// on the variables' device.
+pub(crate) fn fused_adam(
+    update: &Update,
+    n_steps: &Tensor,
+    step: &AdamStep,
+) -> Result<(), TchError> {
+    let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
+    let moments: Vec<_> = update.moments.iter().map(|list| pointers(list)).collect();
+    assert_eq!(moments.len(), 2, "Adam has two moments");
+    assert!(
+        moments
+            .iter()
+            .chain([&gradients])
+            .all(|list| list.len() == values.len())
+    );
+    // SAFETY: four lists of valid tensors, each as long as said; the message is ours.
+    unsafe {
+        taken(vae_fused_adam(
+            values.as_ptr(),
+            gradients.as_ptr(),
+            moments[0].as_ptr(),
+            moments[1].as_ptr(),
+            values.len(),
+            n_steps.as_ptr(),
+            step.learning_rate,
+            step.beta1,
+            step.beta2,
+            step.weight_decay,
+            step.epsilon,
+            step.decoupled,
+        ))
+    }
+}
+
+/// A step of stochastic gradient descent, on `moments` momentum or none.
+pub(crate) fn fused_sgd(
+    update: &Update,
+    learning_rate: f64,
+    momentum: f64,
+    weight_decay: f64,
+    nesterov: bool,
+) -> Result<(), TchError> {
+    let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
+    let momenta = update.moments.first().map(|list| pointers(list));
+    assert!(
+        momenta
+            .iter()
+            .chain([&gradients])
+            .all(|list| list.len() == values.len())
+    );
+    // SAFETY: lists of valid tensors, each as long as said; null stands for no momenta; the
+    // message is ours.
+    unsafe {
+        taken(vae_fused_sgd(
+            values.as_ptr(),
+            gradients.as_ptr(),
+            momenta.as_ref().map_or(std::ptr::null(), Vec::as_ptr),
+            values.len(),
+            learning_rate,
+            momentum,
+            weight_decay,
+            nesterov,
+        ))
+    }
+}
+
+/// The Euclidean norm of all numbers of all tensors: a scalar on their device. At least one tensor.
+pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor, TchError> {
+    let tensors = pointers(tensors);
+    let mut norm = Tensor::new();
+    // SAFETY: valid tensors, as many as said; `norm` is a tensor to assign to; the message is ours.
+    unsafe {
+        taken(vae_norm(tensors.as_ptr(), tensors.len(), norm.as_mut_ptr()))?;
+    }
+    Ok(norm)
+}
+
+/// Multiplies all by a scalar tensor.
+pub(crate) fn scale(tensors: &[&Tensor], factor: &Tensor) -> Result<(), TchError> {
+    let tensors = pointers(tensors);
+    // SAFETY: valid tensors, as many as said; the message is ours.
+    unsafe { taken(vae_scale(tensors.as_ptr(), tensors.len(), factor.as_ptr())) }
+}
+
+/// Clamps every number of all tensors to [−bound, bound].
+pub(crate) fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
+    let tensors = pointers(tensors);
+    // SAFETY: valid tensors, as many as said; the message is ours.
+    unsafe { taken(vae_clamp(tensors.as_ptr(), tensors.len(), bound)) }
+}
+
+/// tensors ← tensors + weight · (ends − tensors).
+pub(crate) fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), TchError> {
+    assert_eq!(tensors.len(), ends.len());
+    let (tensors, ends) = (pointers(tensors), pointers(ends));
+    // SAFETY: two lists of valid tensors, each as long as said; the message is ours.
+    unsafe {
+        taken(vae_lerp(
+            tensors.as_ptr(),
+            ends.as_ptr(),
+            tensors.len(),
+            weight,
+        ))
+    }
+}

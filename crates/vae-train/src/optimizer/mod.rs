@@ -1,0 +1,296 @@
+//! Optimizers of our own: tch's cannot give their moments out, which exact resume needs.
+
+mod config;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Kind, Tensor, no_grad};
+
+pub use config::{AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig};
+
+use crate::TrainError;
+use crate::kernels::{self, AdamStep, Update};
+
+/// An optimizer at work on a model's variables: [`zero_grad`](Self::zero_grad), any number of
+/// [`backward`](Self::backward), [`step`](Self::step).
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    variables: Vec<Variable>,
+    n_steps: u64,
+    /// `n_steps` for the kernels, a scalar on the device. Exact in f32 up to 2²⁴ steps; by then
+    /// the corrections that Adam computes of it are 1.
+    n_steps_tensor: Tensor,
+    learning_rate: f64,
+}
+
+#[derive(Debug)]
+struct Variable {
+    name: String,
+    value: Tensor,
+    decays: bool,
+    /// In the order of [`OptimizerConfig::moments`].
+    moments: Vec<Tensor>,
+}
+
+/// What a step says of itself.
+#[derive(Debug)]
+pub struct StepReport {
+    /// The Euclidean norm of all gradients together before clipping: a scalar on the device, so
+    /// that nobody waits for it who does not want to know it.
+    pub gradient_norm: Tensor,
+}
+
+impl Optimizer {
+    /// For these variables by name, which share memory with the model's and are all on one device.
+    /// Those that need no gradient are left alone.
+    #[must_use]
+    pub fn new(config: &OptimizerConfig, variables: Vec<(String, Tensor)>) -> Self {
+        let variables: Vec<_> = variables
+            .into_iter()
+            .filter(|(_, value)| value.requires_grad())
+            .map(|(name, value)| Variable {
+                name,
+                decays: config.decay_all() || value.dim() >= 2,
+                moments: no_grad(|| {
+                    let zeros = |_: &&str| value.zeros_like();
+                    config.moments().iter().map(zeros).collect()
+                }),
+                value,
+            })
+            .collect();
+        let device = variables
+            .first()
+            .map_or(tch::Device::Cpu, |variable| variable.value.device());
+        Self {
+            config: config.clone(),
+            variables,
+            n_steps: 0,
+            n_steps_tensor: Tensor::zeros([], (Kind::Float, device)),
+            learning_rate: config.learning_rate(),
+        }
+    }
+
+    /// The step size of the next step.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// The step size of the steps to come, as a factor on the config's.
+    pub fn set_learning_rate_factor(&mut self, factor: f64) {
+        self.learning_rate = self.config.learning_rate() * factor;
+    }
+
+    /// Steps done.
+    #[must_use]
+    pub fn n_steps(&self) -> u64 {
+        self.n_steps
+    }
+
+    /// Drops the gradients of before.
+    pub fn zero_grad(&mut self) {
+        let values: Vec<_> = self.variables.iter().map(|v| &v.value).collect();
+        kernels::forget_gradients(&values);
+    }
+
+    /// Adds the gradients of `loss`, a scalar, to those that are there. Several calls accumulate:
+    /// with n batches in a step each loss is the caller's to divide by n.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn backward(&mut self, loss: &Tensor) -> Result<(), TrainError> {
+        Ok(loss.f_backward()?)
+    }
+
+    /// Clips the gradients and goes one step downhill. Variables that no loss has reached since
+    /// [`zero_grad`](Self::zero_grad) stay as they are, with their moments.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn step(&mut self, clip: &ClipConfig) -> Result<StepReport, TrainError> {
+        no_grad(|| {
+            self.n_steps += 1;
+            let _ = self.n_steps_tensor.f_fill_(self.n_steps as f64)?;
+            let reached: Vec<(&Variable, Tensor)> = self
+                .variables
+                .iter()
+                .map(|variable| (variable, variable.value.grad()))
+                .filter(|(_, gradient)| gradient.defined())
+                .collect();
+            let gradients: Vec<_> = reached.iter().map(|(_, gradient)| gradient).collect();
+            let gradient_norm = clip_gradients(&gradients, clip)?
+                .unwrap_or_else(|| self.n_steps_tensor.zeros_like());
+
+            let (decaying, others): (Vec<_>, Vec<_>) = reached
+                .iter()
+                .partition(|(variable, _)| variable.decays && self.config.weight_decay() > 0.0);
+            self.update(&decaying, self.config.weight_decay())?;
+            self.update(&others, 0.0)?;
+            Ok(StepReport { gradient_norm })
+        })
+    }
+
+    fn update(
+        &self,
+        variables: &[&(&Variable, Tensor)],
+        weight_decay: f64,
+    ) -> Result<(), TrainError> {
+        if variables.is_empty() {
+            return Ok(());
+        }
+        let update = Update {
+            values: variables.iter().map(|(v, _)| &v.value).collect(),
+            gradients: variables.iter().map(|(_, gradient)| gradient).collect(),
+            moments: (0..self.config.moments().len())
+                .map(|i| variables.iter().map(|(v, _)| &v.moments[i]).collect())
+                .collect(),
+        };
+        let learning_rate = self.learning_rate;
+        match &self.config {
+            OptimizerConfig::Adam(config) => {
+                let step = AdamStep {
+                    learning_rate,
+                    beta1: config.beta1,
+                    beta2: config.beta2,
+                    epsilon: config.epsilon,
+                    weight_decay,
+                    decoupled: false,
+                };
+                kernels::fused_adam(&update, &self.n_steps_tensor, &step)?;
+            }
+            OptimizerConfig::Adamw(config) => {
+                let step = AdamStep {
+                    learning_rate,
+                    beta1: config.beta1,
+                    beta2: config.beta2,
+                    epsilon: config.epsilon,
+                    weight_decay,
+                    decoupled: true,
+                };
+                kernels::fused_adam(&update, &self.n_steps_tensor, &step)?;
+            }
+            OptimizerConfig::Sgd(config) => kernels::fused_sgd(
+                &update,
+                learning_rate,
+                config.momentum,
+                weight_decay,
+                config.nesterov,
+            )?,
+            OptimizerConfig::Rmsprop(config) => {
+                rmsprop(config, learning_rate, weight_decay, &update)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that a continued run needs besides [`n_steps`](Self::n_steps): what is remembered
+    /// of each variable, named `mean.encoder.conv.0.weight` for example. Shares memory.
+    #[must_use]
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let names = self.config.moments();
+        self.variables
+            .iter()
+            .flat_map(|variable| {
+                names.iter().zip(&variable.moments).map(|(name, moment)| {
+                    (format!("{name}.{}", variable.name), moment.shallow_clone())
+                })
+            })
+            .collect()
+    }
+
+    /// Continues where another of the same config and variables was: its `n_steps` and `state`.
+    ///
+    /// # Errors
+    /// A name, shape or kind that does not fit; nothing has changed then.
+    pub fn load_state(
+        &mut self,
+        n_steps: u64,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<(), TrainError> {
+        assign_state("optimizer", self.state(), state)?;
+        self.n_steps = n_steps;
+        Ok(())
+    }
+}
+
+/// Copies `state` into the tensors `wanted` of the same names, or refuses before it copies any.
+///
+/// # Errors
+/// A name, shape or kind that does not fit. `owner` says whose state it is.
+pub(crate) fn assign_state(
+    owner: &'static str,
+    wanted: Vec<(String, Tensor)>,
+    state: &BTreeMap<String, Tensor>,
+) -> Result<(), TrainError> {
+    let refused = |problem| Err(TrainError::State { owner, problem });
+    let names: BTreeSet<_> = wanted.iter().map(|(name, _)| name).collect();
+    if let Some(unknown) = state.keys().find(|name| !names.contains(name)) {
+        return refused(format!("found `{unknown}`, which this run does not have"));
+    }
+    let describe = |tensor: &Tensor| format!("{:?} {:?}", tensor.kind(), tensor.size());
+    for (name, tensor) in &wanted {
+        match state.get(name) {
+            None => return refused(format!("`{name}` is missing")),
+            Some(found) if describe(found) != describe(tensor) => {
+                let (found, wanted) = (describe(found), describe(tensor));
+                return refused(format!("`{name}` is {found}, {wanted} is needed"));
+            }
+            Some(_) => {}
+        }
+    }
+    no_grad(|| {
+        for (name, mut tensor) in wanted {
+            tensor.f_copy_(&state[&name])?;
+        }
+        Ok(())
+    })
+}
+
+/// Clips in place and gives the norm of before, if there are gradients at all.
+fn clip_gradients(gradients: &[&Tensor], clip: &ClipConfig) -> Result<Option<Tensor>, TrainError> {
+    if gradients.is_empty() {
+        return Ok(None);
+    }
+    let norm = kernels::norm(gradients)?;
+    if let Some(bound) = clip.norm {
+        // A factor of 1 where the norm is small enough: to find out would mean to wait for it. The
+        // 1e-6 is PyTorch's.
+        let factor = (bound / (&norm + 1e-6)).f_clamp_max(1.0)?;
+        kernels::scale(gradients, &factor)?;
+    }
+    if let Some(bound) = clip.value {
+        kernels::clamp(gradients, bound)?;
+    }
+    Ok(Some(norm))
+}
+
+/// There is no fused kernel.
+fn rmsprop(
+    config: &RmspropConfig,
+    learning_rate: f64,
+    weight_decay: f64,
+    update: &Update,
+) -> Result<(), TrainError> {
+    for ((value, gradient), mean_square) in update
+        .values
+        .iter()
+        .zip(&update.gradients)
+        .zip(&update.moments[0])
+    {
+        let gradient = match weight_decay {
+            0.0 => gradient.shallow_clone(),
+            decay => gradient.f_add(&(*value * decay))?,
+        };
+        let _ = mean_square
+            .shallow_clone()
+            .f_lerp_(&gradient.square(), 1.0 - config.alpha)?;
+        let mut root = mean_square.sqrt();
+        root += config.epsilon;
+        let mut change = gradient / root;
+        change *= learning_rate;
+        let mut value = value.shallow_clone();
+        value -= change;
+    }
+    Ok(())
+}
