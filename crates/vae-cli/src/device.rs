@@ -90,14 +90,6 @@ fn load_libtorch_cuda() -> Result<()> {
     Ok(())
 }
 
-/// `cpu` or `cuda:0`.
-pub(crate) fn name(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => format!("cuda:{index}"),
-        _ => "cpu".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

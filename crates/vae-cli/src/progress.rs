@@ -39,7 +39,11 @@ impl Progress {
 }
 
 impl Callback for Progress {
-    fn on_event(&mut self, run: &Fit, event: &Event) -> Result<Flow, TrainError> {
+    fn name(&self) -> &'static str {
+        "progress"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let epochs = run.config.training.epochs;
         match event {
             Event::FitStart => {

@@ -240,6 +240,14 @@ fn write_files(
 }
 
 impl Checkpoint {
+    /// Whether a run has any.
+    ///
+    /// # Errors
+    /// Its folder cannot be read.
+    pub fn any(run_dir: &RunDir) -> Result<bool, TrainError> {
+        Ok(!list(run_dir)?.is_empty())
+    }
+
     /// The newest or best checkpoint that is whole. One that is damaged is passed over, which is
     /// said in a warning.
     ///
@@ -308,7 +316,10 @@ fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
     let mut names = Vec::new();
     for line in sums.lines() {
         let Some((wanted, name)) = line.split_once("  ") else {
-            return Err(TrainError::run(&sums_file, "damaged: no line of a sum and a name"));
+            return Err(TrainError::run(
+                &sums_file,
+                "damaged: no line of a sum and a name",
+            ));
         };
         let file = folder.join(name);
         if sha256(&file)? != wanted {
@@ -321,7 +332,10 @@ fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
     }
     for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
         if !names.contains(&name) {
-            return Err(TrainError::run(&sums_file, format!("damaged: no line for {name}")));
+            return Err(TrainError::run(
+                &sums_file,
+                format!("damaged: no line for {name}"),
+            ));
         }
     }
     let state_file = folder.join(STATE_FILE);
@@ -507,7 +521,12 @@ mod tests {
             steps: 123_456_789,
         };
         assert_eq!(parse_folder_name(&folder_name(position)), Some(position));
-        for other in ["last", "best", ".epoch-0001-step-00000010.partial", "epoch-1"] {
+        for other in [
+            "last",
+            "best",
+            ".epoch-0001-step-00000010.partial",
+            "epoch-1",
+        ] {
             assert_eq!(parse_folder_name(other), None);
         }
     }

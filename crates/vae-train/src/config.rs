@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use vae_data::DatasetConfig;
 use vae_model::{ModelConfig, Objective};
 
-use crate::{OptimizerConfig, Schedule, TrainError};
+use crate::{
+    CheckpointsConfig, ClipConfig, EarlyStoppingConfig, OptimizerConfig, SafetyConfig, Schedule,
+    TrainError, range,
+};
 
 /// One experiment, as in `configs/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,10 +36,19 @@ pub struct RunConfig {
     /// The pictures of each epoch.
     #[serde(default)]
     pub pictures: PicturesConfig,
+    /// What stays on the disk to go on from.
+    #[serde(default)]
+    pub checkpoints: CheckpointsConfig,
+    /// When to stop before the last epoch. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// What to do about numbers that are none.
+    #[serde(default)]
+    pub safety: SafetyConfig,
 }
 
 /// The loop's numbers (`[training]`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingConfig {
     /// Passes over the training images. Default 10.
@@ -45,6 +57,16 @@ pub struct TrainingConfig {
     pub batch_size: usize,
     /// Images at a time in evaluation. Default 500.
     pub evaluation_batch_size: usize,
+    /// Images at a time within a step, whose gradients are accumulated: for batches that do not fit
+    /// in memory. Default: the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Decay of an exponential moving average of the weights, such as 0.999. Where it is given, the
+    /// averaged weights are the ones that are evaluated, drawn and used later. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Bounds of the gradient. Default: none.
+    pub clip: ClipConfig,
 }
 
 impl Default for TrainingConfig {
@@ -53,6 +75,9 @@ impl Default for TrainingConfig {
             epochs: 10,
             batch_size: 128,
             evaluation_batch_size: 500,
+            micro_batch_size: None,
+            ema_decay: None,
+            clip: ClipConfig::default(),
         }
     }
 }
@@ -90,11 +115,24 @@ impl RunConfig {
         self.objective.check()?;
         self.optimizer.check()?;
         self.schedule.check()?;
+        self.training.clip.check()?;
+        if let Some(decay) = self.training.ema_decay {
+            range::below_1("training.ema_decay", decay)?;
+        }
+        self.checkpoints.check()?;
+        if let Some(early_stopping) = &self.early_stopping {
+            early_stopping.check()?;
+        }
+        self.safety.check()?;
         for (key, value) in [
             ("training.batch_size", self.training.batch_size),
             (
                 "training.evaluation_batch_size",
                 self.training.evaluation_batch_size,
+            ),
+            (
+                "training.micro_batch_size",
+                self.training.micro_batch_size.unwrap_or(1),
             ),
             ("pictures.manifold_size", self.pictures.manifold_size),
             ("pictures.n_samples", self.pictures.n_samples),

@@ -85,26 +85,26 @@ impl Ema {
         })
     }
 
-    /// The averages by the names of their variables. Shares memory.
-    ///
-    /// # Panics
-    /// Between two [`swap`](Self::swap)s, as [`update`](Self::update) does.
+    /// Whether the model has the averaged weights.
+    #[must_use]
+    pub fn is_swapped(&self) -> bool {
+        self.is_swapped
+    }
+
+    /// The weights that the model does not have at the moment, by the names of their variables: the
+    /// averages, or between two [`swap`](Self::swap)s those that the optimizer changes. Shares memory.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        assert!(!self.is_swapped, "the model has the averaged weights");
         self.variables
             .iter()
             .map(|variable| (variable.name.clone(), variable.average.shallow_clone()))
             .collect()
     }
 
-    /// Continues from another's `state`.
+    /// Continues from another's `state`, which was taken with the same number of swaps.
     ///
     /// # Errors
     /// A name, shape or kind that does not fit; nothing has changed then.
-    ///
-    /// # Panics
-    /// Between two [`swap`](Self::swap)s, as [`update`](Self::update) does.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         assign_state("averaged weights", self.state(), state)
     }

@@ -9,10 +9,10 @@ use tch::Device;
 use tracing::warn;
 use vae_data::Splits;
 use vae_data::loader::{Batches, n_batches};
-use vae_model::{Vae, first_non_finite};
+use vae_model::Vae;
 
-use crate::callback::{Callback, Event, Flow};
 use crate::callback::learning_rate::LearningRate;
+use crate::callback::{Callback, Event, Flow};
 use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
 use crate::learner::Snapshot;
 use crate::metric::{Means, Record, SavedTotals, Totals};
@@ -208,7 +208,11 @@ impl<'a> Trainer<'a> {
     pub fn resume(&mut self, checkpoint: OpenCheckpoint) -> Result<(), TrainError> {
         let state = checkpoint.state.resume.clone();
         for (what, found, wanted) in [
-            ("training", self.run.splits.train.len(), state.n_train_images),
+            (
+                "training",
+                self.run.splits.train.len(),
+                state.n_train_images,
+            ),
             ("held-out", self.run.splits.test.len(), state.n_test_images),
         ] {
             if found != wanted {
@@ -343,7 +347,7 @@ impl<'a> Trainer<'a> {
             ..
         } = self.run;
         let start = Instant::now();
-        self.learner.use_averaged();
+        self.learner.use_averaged()?;
         let evaluation = evaluate(
             vae,
             &config.objective,
@@ -352,7 +356,7 @@ impl<'a> Trainer<'a> {
             config.seed,
             self.run.position.steps,
         );
-        self.learner.use_raw();
+        self.learner.use_raw()?;
         let Evaluation {
             means,
             kl_per_dimension,
@@ -379,9 +383,10 @@ impl<'a> Trainer<'a> {
             ..Record::new(position, "test", means)
         };
         let metric = config.checkpoints.metric;
-        let is_best = self.best.as_ref().is_none_or(|best| {
-            metric.gain(metric.of(&test.means), metric.of(&best.means)) > 0.0
-        });
+        let is_best = self
+            .best
+            .as_ref()
+            .is_none_or(|best| metric.gain(metric.of(&test.means), metric.of(&best.means)) > 0.0);
         if is_best {
             self.best = Some(test.clone());
         }
@@ -405,7 +410,12 @@ impl<'a> Trainer<'a> {
     /// Refuses numbers that are none; those that are become the state to return to.
     fn look(&mut self) -> Result<(), TrainError> {
         let steps = self.run.position.steps;
-        finite(&self.totals.means(), Some(self.totals.gradient_norm()), "training", steps)?;
+        finite(
+            &self.totals.means(),
+            Some(self.totals.gradient_norm()),
+            "training",
+            steps,
+        )?;
         if !self.learner.is_finite() {
             return Err(TrainError::NonFinite {
                 problem: "a weight is not finite".to_owned(),
@@ -475,13 +485,16 @@ impl<'a> Trainer<'a> {
             .skip(n_done as usize)
             .zip(good.position.steps..until)
         {
-            let (result, layer) = first_non_finite(|| self.learner.step(&images, step));
+            let (result, layer) = (self.learner.step(&images, step), None::<String>);
             result?;
             origin = layer
                 .map(|layer| format!("first in the output of {layer}, step {}", step + 1))
                 .or_else(|| {
                     let name = self.learner.non_finite_gradient()?;
-                    Some(format!("first in the gradient of {name}, step {}", step + 1))
+                    Some(format!(
+                        "first in the gradient of {name}, step {}",
+                        step + 1
+                    ))
                 });
             if origin.is_some() {
                 break;
@@ -494,13 +507,13 @@ impl<'a> Trainer<'a> {
     /// Gives a callback's event to every one of them, in order, the model holding the weights to use;
     /// then writes the checkpoint that one of them asked for. The run stops if one asks for that.
     fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
-        self.learner.use_averaged();
+        self.learner.use_averaged()?;
         let start = Instant::now();
         let asked = self
             .tell_callbacks(event, stop)
             .and_then(|asked| self.save_if_requested(stop).map(|()| asked));
         self.seconds_in_callbacks += start.elapsed().as_secs_f64();
-        self.learner.use_raw();
+        self.learner.use_raw()?;
         asked
     }
 
@@ -512,9 +525,9 @@ impl<'a> Trainer<'a> {
         let asked = self.tell_callbacks(&Event::StepEnd { totals: &totals }, stop);
         self.totals = totals;
         if self.run.save_requested {
-            self.learner.use_averaged();
+            self.learner.use_averaged()?;
             let saved = self.save_if_requested(stop);
-            self.learner.use_raw();
+            self.learner.use_raw()?;
             saved?;
         }
         self.seconds_in_callbacks += start.elapsed().as_secs_f64();
@@ -594,7 +607,7 @@ impl Fit<'_> {
 pub fn device_name(device: Device) -> String {
     match device {
         Device::Cuda(index) => format!("cuda:{index}"),
-        other => format!("{other:?}").to_lowercase(),
+        _ => "cpu".to_owned(),
     }
 }
 

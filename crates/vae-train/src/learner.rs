@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::derive_seed;
-use vae_model::{ElboTerms, Mode, Vae};
+use vae_model::{ElboTerms, Vae};
 
 use crate::checkpoint::{CheckpointTensors, OpenCheckpoint};
 use crate::{Ema, Optimizer, RunConfig, TrainError};
@@ -16,8 +16,6 @@ pub struct Learner<'a> {
     config: &'a RunConfig,
     optimizer: Optimizer,
     ema: Option<Ema>,
-    /// The model holds the averaged weights, the average the raw ones.
-    swapped: bool,
 }
 
 /// What a step was computed from, before its change of the weights.
@@ -46,14 +44,12 @@ impl<'a> Learner<'a> {
     /// # Errors
     /// A precision that the model's device does not have.
     pub fn new(vae: &'a Vae, config: &'a RunConfig) -> Result<Self, TrainError> {
-        config.training.precision.check(vae.device())?;
         let ema = config.training.ema_decay;
         Ok(Self {
             vae,
             config,
-            optimizer: Optimizer::new(&config.optimizer, vae.trainable_variables()),
-            ema: ema.map(|decay| Ema::new(decay, vae.trainable_variables())),
-            swapped: false,
+            optimizer: Optimizer::new(&config.optimizer, vae.named_variables()),
+            ema: ema.map(|decay| Ema::new(decay, vae.named_variables())),
         })
     }
 
@@ -67,15 +63,15 @@ impl<'a> Learner<'a> {
         tch::manual_seed(derive_seed(config.seed, step, "training noise") as i64);
         self.optimizer.zero_grad();
         let n_images = images.size()[0];
-        let part_size = config.training.micro_batch_size.map_or(n_images, |n| n as i64);
+        let part_size = config
+            .training
+            .micro_batch_size
+            .map_or(n_images, |n| n as i64);
         let mut reconstruction = Vec::new();
         let mut kl = Vec::new();
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         for part in images.split(part_size, 0) {
-            let draws = config
-                .training
-                .precision
-                .autocast(vae.device(), || vae.draw(&part, 1, Mode::Train))?;
+            let draws = vae.draw(&part, 1)?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
             let part_loss = config.objective.loss(&draws, vae.image_shape(), step) * share;
@@ -86,7 +82,7 @@ impl<'a> Learner<'a> {
         }
         let gradient_norm = self.optimizer.step(&config.training.clip)?.gradient_norm;
         if let Some(ema) = &mut self.ema {
-            ema.update();
+            ema.update(self.optimizer.n_steps())?;
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),
@@ -111,27 +107,26 @@ impl<'a> Learner<'a> {
     }
 
     /// Gives the model the weights to use: the averaged ones, if there are any.
-    pub(crate) fn use_averaged(&mut self) {
-        if let (Some(ema), false) = (&mut self.ema, self.swapped) {
-            ema.swap();
-            self.swapped = true;
+    pub(crate) fn use_averaged(&mut self) -> Result<(), TrainError> {
+        match &mut self.ema {
+            Some(ema) if !ema.is_swapped() => ema.swap(),
+            _ => Ok(()),
         }
     }
 
     /// Gives the model back the weights that the optimizer changes.
-    pub(crate) fn use_raw(&mut self) {
-        if let (Some(ema), true) = (&mut self.ema, self.swapped) {
-            ema.swap();
-            self.swapped = false;
+    pub(crate) fn use_raw(&mut self) -> Result<(), TrainError> {
+        match &mut self.ema {
+            Some(ema) if ema.is_swapped() => ema.swap(),
+            _ => Ok(()),
         }
     }
 
     /// The tensors of a checkpoint; to be called while the averaged weights are in use.
     pub(crate) fn checkpoint_tensors(&self) -> CheckpointTensors<'a> {
-        debug_assert!(self.swapped || self.ema.is_none());
         CheckpointTensors {
             vae: self.vae,
-            // While they are swapped the average's state is the raw weights.
+            // While the averaged ones are in use this is the raw ones.
             raw_weights: self.ema.as_ref().map(Ema::state),
             optimizer: self.optimizer.state(),
         }
@@ -151,11 +146,15 @@ impl<'a> Learner<'a> {
             .load_state(optimizer_steps, &checkpoint.optimizer()?)?;
         if let Some(ema) = &mut self.ema {
             let raw = checkpoint.raw_weights()?.ok_or_else(|| {
-                TrainError::run(&checkpoint.folder, "holds no raw weights beside the averaged")
+                TrainError::run(
+                    &checkpoint.folder,
+                    "holds no raw weights beside the averaged",
+                )
             })?;
-            // The model's weights are the averaged ones, as they were when it was written.
-            ema.load_state(optimizer_steps, &raw)?;
-            ema.swap();
+            // The model has the averaged ones, as when the checkpoint was written.
+            ema.swap()?;
+            ema.load_state(&raw)?;
+            ema.swap()?;
         }
         Ok(())
     }
@@ -184,7 +183,7 @@ impl<'a> Learner<'a> {
         self.optimizer
             .load_state(snapshot.optimizer_steps, &snapshot.optimizer)?;
         if let (Some(ema), Some(saved)) = (&mut self.ema, &snapshot.ema) {
-            ema.load_state(snapshot.optimizer_steps, saved)?;
+            ema.load_state(saved)?;
         }
         Ok(())
     }
@@ -201,11 +200,12 @@ impl<'a> Learner<'a> {
     /// The first variable, by name, whose gradient is not finite.
     pub(crate) fn non_finite_gradient(&self) -> Option<String> {
         self.vae
-            .trainable_variables()
+            .named_variables()
             .into_iter()
             .find(|(_, variable)| {
                 let gradient = variable.grad();
-                gradient.defined() && !f64::try_from(gradient.sum(Kind::Double)).is_ok_and(f64::is_finite)
+                gradient.defined()
+                    && !f64::try_from(gradient.sum(Kind::Double)).is_ok_and(f64::is_finite)
             })
             .map(|(name, _)| name)
     }

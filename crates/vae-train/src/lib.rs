@@ -9,28 +9,39 @@ mod error;
 mod evaluate;
 mod fit;
 mod kernels;
+mod learner;
 pub mod memory;
 mod metric;
 mod optimizer;
 pub mod picture;
 mod range;
+mod resume;
 mod run_dir;
+mod safety;
 mod schedule;
-mod step;
 
 pub use callback::{Callback, Event, Flow};
-pub use callback::{checkpoints::Checkpoints, metrics_log::MetricsLog, pictures::Pictures};
-pub use checkpoint::{Checkpoint, CheckpointState};
+pub use callback::{
+    checkpoints::Checkpoints,
+    collapse_watch::CollapseWatch,
+    early_stopping::{EarlyStopping, EarlyStoppingConfig},
+    learning_rate::LearningRate,
+    metrics_log::MetricsLog,
+    pictures::Pictures,
+};
+pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpoint, ResumeState};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
-pub use fit::{Fit, Outcome, Position, Stop, fit};
-pub use metric::{Means, Record, Totals};
+pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
+pub use learner::{Learner, StepOutput};
+pub use metric::{Means, Metric, Record, Totals};
 pub use optimizer::{
     AdamConfig, AdamwConfig, ClipConfig, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
     StepReport,
 };
+pub use resume::{check_resume, differences};
 pub use run_dir::{RunDir, Summary};
+pub use safety::{Incident, SafetyConfig};
 pub use schedule::{CosineConfig, Schedule};
-pub use step::train_step;

@@ -216,7 +216,10 @@ mod tests {
     fn better_is_up_for_the_elbo_and_down_for_the_loss() {
         assert_eq!(Metric::Elbo.gain(-100.0, -110.0), 10.0);
         assert_eq!(Metric::Loss.gain(100.0, 110.0), 10.0);
-        assert_eq!(Metric::Elbo.order(Some(-1.0), Some(-2.0)), Ordering::Greater);
+        assert_eq!(
+            Metric::Elbo.order(Some(-1.0), Some(-2.0)),
+            Ordering::Greater
+        );
         assert_eq!(Metric::Kl.order(Some(1.0), Some(2.0)), Ordering::Greater);
         assert_eq!(Metric::Kl.order(Some(f64::NAN), Some(2.0)), Ordering::Less);
         assert_eq!(Metric::Elbo.order(None, Some(-1e9)), Ordering::Less);

@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn what_changes_the_steps_is_refused_with_both_values() {
-        let message = refused("", "seed = 3\n[optimizer.rmsprop]\nlearning_rate = 0.25")
-            .expect("refused");
+        let message =
+            refused("", "seed = 3\n[optimizer.rmsprop]\nlearning_rate = 0.25").expect("refused");
         assert!(message.contains("seed (was 0, now 3)"), "{message}");
         assert!(
             message.contains("optimizer.rmsprop.learning_rate (was nothing, now 0.25)"),

@@ -1,12 +1,13 @@
 //! The folder of a run, and the names in it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vae_model::write_whole;
 
-use crate::{Record, RunConfig, TrainError};
+use crate::{Incident, Record, RunConfig, TrainError};
 
 /// The folder of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +35,13 @@ pub struct Summary {
     pub last_train: Option<Record>,
     /// The last epoch on held-out images.
     pub last_test: Option<Record>,
-    /// From the first step to the last picture.
+    /// What went wrong on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
+    /// From the first step to the last picture, without the time between a stop and its resume.
     pub seconds: f64,
+    /// Of the last process: seconds in callbacks and in writing checkpoints.
+    pub seconds_in_callbacks: f64,
     /// Numbers that were trained.
     pub n_parameters: usize,
     /// Training images.
@@ -54,28 +60,72 @@ pub struct Summary {
 
 impl RunDir {
     /// A new run in a folder that does not exist yet, or is empty. Leaves the resolved config there.
+    /// The folder appears under its name with the config in it: a run that was killed at any moment
+    /// can be resumed.
     ///
     /// # Errors
     /// The folder holds files, or cannot be written.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self, TrainError> {
-        fs::create_dir_all(path).map_err(TrainError::io(path))?;
-        let mut entries = fs::read_dir(path).map_err(TrainError::io(path))?;
-        if entries.next().is_some() {
-            return Err(TrainError::RunExists {
-                path: path.to_owned(),
-            });
-        }
-        let run_dir = Self {
+        let exists = || TrainError::RunExists {
             path: path.to_owned(),
+        };
+        if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(exists());
+        }
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(parent).map_err(TrainError::io(parent))?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".run-");
+        // Temporary folders are private by default; what stays is an ordinary one under the umask.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let partial = builder.tempdir_in(parent).map_err(TrainError::io(parent))?;
+        let run_dir = Self {
+            path: partial.path().to_owned(),
         };
         for folder in [run_dir.pictures(), run_dir.checkpoints()] {
             fs::create_dir(&folder).map_err(TrainError::io(folder))?;
         }
-        let file = run_dir.config_file();
+        run_dir.write_config(config)?;
+        match fs::rename(partial.path(), path) {
+            Ok(()) => {
+                let _ = partial.keep(); // Under its new name.
+                Ok(Self {
+                    path: path.to_owned(),
+                })
+            }
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Err(exists()),
+            Err(error) => Err(TrainError::io(path)(error)),
+        }
+    }
+
+    /// Makes an existing run one that goes on with this config: what it came to when it last ended
+    /// is no longer so.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn reopen(&self, config: &RunConfig) -> Result<(), TrainError> {
+        self.write_config(config)?;
+        for folder in [self.pictures(), self.checkpoints()] {
+            fs::create_dir_all(&folder).map_err(TrainError::io(folder))?;
+        }
+        let summary = self.summary_file();
+        match fs::remove_file(&summary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(TrainError::io(summary)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write_config(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let file = self.config_file();
         let text = toml::to_string(config)
             .map_err(|error| TrainError::run(&file, format!("config as TOML: {error}")))?;
-        write_whole(&file, text.as_bytes()).map_err(TrainError::io(&file))?;
-        Ok(run_dir)
+        write_whole(&file, text.as_bytes()).map_err(TrainError::io(&file))
     }
 
     /// An existing run.
@@ -113,7 +163,7 @@ impl RunDir {
     /// # Errors
     /// The file system refuses.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), TrainError> {
-        let file = self.path.join("summary.json");
+        let file = self.summary_file();
         let json = serde_json::to_vec_pretty(summary)
             .map_err(|error| TrainError::run(&file, error.to_string()))?;
         write_whole(&file, &json).map_err(TrainError::io(&file))
@@ -129,6 +179,12 @@ impl RunDir {
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.path.join("config.toml")
+    }
+
+    /// `summary.json`.
+    #[must_use]
+    pub fn summary_file(&self) -> PathBuf {
+        self.path.join("summary.json")
     }
 
     /// `metrics.jsonl`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tch::{Device, Kind, Tensor};
 use vae_model::{ImageShape, Vae};
-use vae_train::{Optimizer, RunConfig, train_step};
+use vae_train::{Learner, RunConfig};
 
 /// Eight images that differ: bright discs at different places, 28×28.
 fn discs() -> Tensor {
@@ -65,12 +65,17 @@ fn every_config_builds_and_overfits_8_images() {
         // Seeds hold here because this is the only test of its process.
         tch::manual_seed(1);
         let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
-        let mut optimizer = Optimizer::new(&config.optimizer, vae.named_variables());
+        let mut learner = Learner::new(&vae, &config).expect("a learner");
         let mut reconstruction = f64::INFINITY;
         for step in 0..1500 {
-            let (terms, _) = train_step(&vae, &config.objective, &mut optimizer, &images, 1, step)
+            let output = learner
+                .step(&images, step)
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
-            reconstruction = terms.reconstruction.mean(Kind::Double).double_value(&[]);
+            reconstruction = output
+                .terms
+                .reconstruction
+                .mean(Kind::Double)
+                .double_value(&[]);
             if reconstruction < 0.3 * baseline {
                 break;
             }

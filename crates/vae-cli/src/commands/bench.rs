@@ -9,9 +9,9 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use vae_data::derive_seed;
 use vae_model::{ImageShape, Vae};
-use vae_train::{Optimizer, memory, train_step};
+use vae_train::{Learner, device_name, memory};
 
-use crate::device::{self, DeviceChoice};
+use crate::device::DeviceChoice;
 use crate::{Done, run_config};
 
 /// Measure training throughput on random pixels, without a data set
@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let Shape(shape) = args.shape;
     let vae = Vae::new(&config.model, shape, device)?;
-    let mut optimizer = Optimizer::new(&config.optimizer, vae.named_variables());
+    let mut learner = Learner::new(&vae, &config)?;
     let batch_size = config.training.batch_size as i64;
     let batches: Vec<Tensor> = (0..N_BATCHES)
         .map(|_| {
@@ -86,15 +86,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut total = Tensor::zeros([], (Kind::Float, device));
         for i in 0..n_steps {
             let images = batches[(i % N_BATCHES) as usize].to_device(device);
-            let (_, loss) = train_step(
-                &vae,
-                &config.objective,
-                &mut optimizer,
-                &images,
-                config.seed,
-                step,
-            )?;
-            total += loss.detach();
+            total += learner.step(&images, step)?.loss;
             step += 1;
         }
         Ok(f64::try_from(total)? / f64::from(n_steps)) // Waits for the device.
@@ -110,7 +102,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "images_per_s": n_images as f64 / start.elapsed().as_secs_f64(),
                 "loss": loss,
                 "batch": batch_size,
-                "device": device::name(device),
+                "device": device_name(device),
                 "threads": tch::get_num_threads(),
                 "peak_resident_bytes": memory::peak_resident_bytes(),
             })

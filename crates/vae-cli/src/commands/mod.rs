@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use image::DynamicImage;
 use serde_json::json;
 use vae_model::Vae;
-use vae_train::{Checkpoint, CheckpointState, RunDir, picture};
+use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
 
 use crate::device::DeviceChoice;
 
@@ -57,7 +57,7 @@ impl RunArgs {
             Which::Best => Checkpoint::Best,
             Which::Last => Checkpoint::Last,
         };
-        let (folder, state) = checkpoint.open(&run_dir)?;
+        let OpenCheckpoint { folder, state } = checkpoint.open(&run_dir)?;
         let vae = Vae::load(&folder, device)?;
         Ok(OpenRun {
             run_dir,

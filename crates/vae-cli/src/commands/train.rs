@@ -4,31 +4,42 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use anyhow::{Context, Result};
-use vae_data::derive_seed;
+use anyhow::{Context, Result, bail};
+use tch::Device;
+use tracing::warn;
+use vae_data::{Splits, derive_seed};
 use vae_model::{ImageShape, Vae};
 use vae_train::{
-    Callback, Checkpoints, MetricsLog, Pictures, RunConfig, RunDir, Stop, Summary, fit, memory,
+    Checkpoint, Checkpoints, CollapseWatch, EarlyStopping, MetricsLog, Outcome, Pictures, Position,
+    ResumeState, RunConfig, RunDir, Stop, Summary, Trainer, check_resume, device_name, memory,
 };
 
-use crate::device::{self, DeviceChoice};
+use crate::device::DeviceChoice;
 use crate::progress::Progress;
 use crate::{Done, run_config};
 
-/// Train a model as a config file says
+/// Train a model as a config file says, or go on with a run
 ///
-/// Leaves a run directory: the resolved config, metrics.jsonl, pictures of every epoch, the best
-/// and the last weights, summary.json. Ctrl-C stops after the step in progress and saves.
+/// Leaves a run directory: the resolved config, metrics.jsonl, pictures of every epoch, checkpoints,
+/// summary.json. Ctrl-C stops after the step in progress and saves. A run that was stopped, in
+/// whatever way, goes on with --resume as if nothing had happened.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae train configs/mnist.toml
   vae train configs/mnist.toml --limit 2000 --epochs 2      a quick look
-  vae train configs/mnist.toml --set model.latent_dims=10 --out runs/ten")]
+  vae train configs/mnist.toml --set model.latent_dims=10 --out runs/ten
+  vae train --resume runs/ten
+  vae train --resume runs/ten --epochs 20                   more epochs than planned")]
 pub(crate) struct Args {
     /// The config file
-    config: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    config: Option<PathBuf>,
+
+    /// Go on with the run in this folder where its newest checkpoint was written. Its own config
+    /// holds, unless a config file is given; only what does not change the steps may differ
+    #[arg(long, value_name = "RUN", conflicts_with = "out")]
+    resume: Option<PathBuf>,
 
     /// Change a value, as in `--set model.latent_dims=10` (any number of times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -50,6 +61,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
+    /// After a loss or gradient that is no number, name the first layer where it appears
+    /// (safety.find_layer)
+    #[arg(long)]
+    find_layer: bool,
+
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -60,9 +76,75 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let config = resolve(&args)?;
+    let resumed = args.resume.as_deref().map(RunDir::open).transpose()?;
+    let config_file = match (&args.config, &resumed) {
+        (Some(file), _) => file.clone(),
+        (None, Some(run_dir)) => run_dir.config_file(),
+        (None, None) => bail!("no config"), // clap does not let it come to this.
+    };
+    let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
+    let run_dir = match resumed {
+        Some(run_dir) => run_dir,
+        None => RunDir::create(
+            &args
+                .out
+                .clone()
+                .unwrap_or_else(|| free_folder(&config_file)),
+            &config,
+        )?,
+    };
+    let checkpoint = match args.resume.is_some() && Checkpoint::any(&run_dir)? {
+        true => Some(Checkpoint::Last.open(&run_dir)?),
+        false => None,
+    };
+    if let Some(checkpoint) = &checkpoint {
+        check_resume(&run_dir, &checkpoint.state.config, &config)?;
+        warn_of_other_numbers(&checkpoint.state.resume, device);
+    }
+    if args.resume.is_some() {
+        run_dir.reopen(&config)?;
+    }
+
     let splits = config.dataset.load()?;
+    let vae = match &checkpoint {
+        Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
+        None => fresh(&config, &splits, device)?,
+    };
+    let mut trainer = Trainer::new(&vae, &splits, &config)?;
+    trainer.save_to(run_dir.clone());
+    trainer.add(MetricsLog::new(&run_dir));
+    trainer.add(Pictures::new(run_dir.clone()));
+    trainer.add(CollapseWatch::default());
+    if let Some(early_stopping) = &config.early_stopping {
+        trainer.add(EarlyStopping::new(early_stopping));
+    }
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    trainer.add(Progress::new());
+    let from = match checkpoint {
+        Some(checkpoint) => {
+            let Position { epochs, steps } = checkpoint.state.position;
+            trainer.resume(checkpoint)?;
+            format!("from epoch {epochs}, step {steps}; ")
+        }
+        None => String::new(),
+    };
+    eprintln!(
+        "{}: {from}{} training and {} held-out images of {}, {} parameters, {} ({} threads)",
+        run_dir.path().display(),
+        splits.train.len(),
+        splits.test.len(),
+        vae.image_shape(),
+        vae.n_parameters(),
+        device_name(device),
+        tch::get_num_threads(),
+    );
+    let stop = stop_on_ctrl_c()?;
+    let outcome = trainer.fit(&stop);
+    finish(&args, &run_dir, &vae, &splits, outcome)
+}
+
+fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     let shape = splits.train.shape();
     let image = ImageShape {
         channels: shape.channels,
@@ -70,31 +152,48 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         width: shape.width,
     };
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let vae = Vae::new(&config.model, image, device)?;
-    let out = args
-        .out
-        .clone()
-        .unwrap_or_else(|| free_folder(&args.config));
-    let run_dir = RunDir::create(&out, &config)?;
-    eprintln!(
-        "{}: {} training and {} held-out images of {image}, {} parameters, {} ({} threads)",
-        out.display(),
-        splits.train.len(),
-        splits.test.len(),
-        vae.n_parameters(),
-        device::name(device),
-        tch::get_num_threads(),
-    );
+    Ok(Vae::new(&config.model, image, device)?)
+}
 
-    let stop = stop_on_ctrl_c()?;
-    let mut callbacks: Vec<Box<dyn Callback>> = vec![
-        Box::new(MetricsLog::open(&run_dir)?),
-        Box::new(Checkpoints::new(run_dir.clone())),
-        Box::new(Pictures::new(run_dir.clone())),
-        Box::new(Progress::new()),
-    ];
-    let start = Instant::now();
-    let outcome = fit(&vae, &splits, &config, &stop, &mut callbacks);
+/// Says where going on is not exact to the last bit.
+fn warn_of_other_numbers(state: &ResumeState, device: Device) {
+    let (now, threads) = (device_name(device), tch::get_num_threads());
+    if (now.as_str(), threads) != (state.device.as_str(), state.threads) {
+        warn!(
+            "the run was computed on {} with {} threads, it goes on on {now} with {threads}: the \
+             numbers will not be those of an uninterrupted run to the last digit",
+            state.device, state.threads
+        );
+    }
+}
+
+/// The config of the command: the file, `--set`, then the other options.
+fn resolve(args: &Args, file: &Path) -> Result<RunConfig> {
+    let mut config = run_config::load(file, &args.settings)?;
+    if let Some(epochs) = args.epochs {
+        config.training.epochs = epochs;
+    }
+    if let Some(seed) = args.seed {
+        config.seed = seed;
+    }
+    if let Some(limit) = args.limit {
+        let limit = limit as usize;
+        config.dataset.train_limit = Some(limit);
+        config.dataset.test_limit = Some((limit / 5).max(1));
+    }
+    config.safety.find_layer |= args.find_layer;
+    run_config::check(file, &config)?;
+    Ok(config)
+}
+
+/// The summary, and how the run ended.
+fn finish(
+    args: &Args,
+    run_dir: &RunDir,
+    vae: &Vae,
+    splits: &Splits,
+    outcome: Outcome,
+) -> Result<Done> {
     let pictures = match outcome.position.epochs {
         0 => Vec::new(),
         epoch => ["manifold", "samples", "reconstructions"]
@@ -102,7 +201,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .into(),
     };
     let summary = Summary {
-        run: out,
+        run: run_dir.path().to_owned(),
         state: match outcome.ended {
             Ok(Stop::Interrupted) => "interrupted",
             Ok(Stop::Finished | Stop::Callback) => "finished",
@@ -115,11 +214,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         best: outcome.best,
         last_train: outcome.last_train,
         last_test: outcome.last_test,
-        seconds: start.elapsed().as_secs_f64(),
+        incidents: outcome.incidents,
+        seconds: outcome.seconds,
+        seconds_in_callbacks: outcome.seconds_in_callbacks,
         n_parameters: vae.n_parameters(),
         n_train_images: splits.train.len(),
         n_test_images: splits.test.len(),
-        device: device::name(device),
+        device: device_name(vae.device()),
         threads: tch::get_num_threads(),
         peak_resident_bytes: memory::peak_resident_bytes(),
         pictures,
@@ -128,24 +229,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let ended = outcome.ended?; // The cause comes before what may follow from it.
     written?;
     report(&summary, ended, args.json)
-}
-
-/// The config of the command: the file, `--set`, then the other options.
-fn resolve(args: &Args) -> Result<RunConfig> {
-    let mut config = run_config::load(&args.config, &args.settings)?;
-    if let Some(epochs) = args.epochs {
-        config.training.epochs = epochs;
-    }
-    if let Some(seed) = args.seed {
-        config.seed = seed;
-    }
-    if let Some(limit) = args.limit {
-        let limit = limit as usize;
-        config.dataset.train_limit = Some(limit);
-        config.dataset.test_limit = Some((limit / 5).max(1));
-    }
-    run_config::check(&args.config, &config)?;
-    Ok(config)
 }
 
 /// `runs/mnist` for `configs/mnist.toml`, or the first of `runs/mnist-2`, `-3`, … that is free.
@@ -192,6 +275,9 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
         );
     }
     eprintln!("weights: {}", summary.run.join("checkpoints").display());
+    if ended == Stop::Interrupted {
+        eprintln!("go on with: vae train --resume {}", summary.run.display());
+    }
     if as_json {
         println!("{}", serde_json::to_string_pretty(summary)?);
     } else {

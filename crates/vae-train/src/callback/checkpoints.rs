@@ -33,9 +33,10 @@ impl Callback for Checkpoints {
         let last = *self.last.get_or_insert(now);
         let is_due = match event {
             Event::EpochEnd { .. } => run.position.epochs.is_multiple_of(self.config.every_epochs),
-            Event::StepEnd { .. } => self.config.every_minutes.is_some_and(|minutes| {
-                last.1.elapsed() >= Duration::from_secs_f64(60.0 * minutes)
-            }),
+            Event::StepEnd { .. } => self
+                .config
+                .every_minutes
+                .is_some_and(|minutes| last.1.elapsed() >= Duration::from_secs_f64(60.0 * minutes)),
             Event::FitEnd { .. } => run.position != last.0,
             _ => false,
         };

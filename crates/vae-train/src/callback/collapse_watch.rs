@@ -80,7 +80,10 @@ mod tests {
         assert_eq!(report(2, &[1.0, 2.0]), None);
         assert_eq!(report(2, &[1.0, 2.0, 0.0]), None);
         let partial = report(1, &[0.0, 2.0]).expect("a report");
-        assert!(partial.contains("1 of 2") && partial.contains("2.000, 0.000"), "{partial}");
+        assert!(
+            partial.contains("1 of 2") && partial.contains("2.000, 0.000"),
+            "{partial}"
+        );
         assert!(partial.contains("harmless"), "{partial}");
         let total = report(0, &[0.001, 0.0]).expect("a report");
         assert!(total.contains("ignores the latents"), "{total}");

@@ -35,12 +35,18 @@ impl EarlyStoppingConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         if self.patience_epochs == 0 {
             let problem = "found 0, at least 1 is needed (leave [early_stopping] out for none)";
-            return Err(TrainError::config("early_stopping.patience_epochs", problem));
+            return Err(TrainError::config(
+                "early_stopping.patience_epochs",
+                problem,
+            ));
         }
         if !(self.min_improvement >= 0.0 && self.min_improvement.is_finite()) {
             return Err(TrainError::config(
                 "early_stopping.min_improvement",
-                format!("found {}, a number of at least 0 is needed", self.min_improvement),
+                format!(
+                    "found {}, a number of at least 0 is needed",
+                    self.min_improvement
+                ),
             ));
         }
         Ok(())

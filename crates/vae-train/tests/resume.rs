@@ -1,0 +1,307 @@
+//! Going on with a run: bit for bit what it would have been without the stop.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+use serde_json::Value;
+use tch::{Device, Tensor};
+use vae_data::{Dataset, Splits, derive_seed};
+use vae_model::{ImageShape, Vae};
+use vae_train::{
+    Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, RunConfig, RunDir, Stop,
+    TrainError, Trainer,
+};
+
+const SHAPE: ImageShape = ImageShape {
+    channels: 1,
+    height: 6,
+    width: 5,
+};
+
+fn dataset(n: i64) -> Dataset {
+    let bytes: Vec<u8> = (0..n * SHAPE.n_values())
+        .map(|i| if (i * i) % 11 < 4 { 220 } else { 10 })
+        .collect();
+    let images = Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width]);
+    Dataset::new(images, None).expect("a data set")
+}
+
+/// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
+fn splits() -> Splits {
+    Splits {
+        train: dataset(22),
+        test: dataset(7),
+    }
+}
+
+fn config(extra: &str) -> RunConfig {
+    let text = format!(
+        "seed = 3\n{extra}\n[dataset.idx]\nfolder = 'unused'\n[model]\nlatent_dims = 3\n\
+         [model.network.mlp]\nhidden = [6]\n"
+    );
+    let mut config: RunConfig = toml::from_str(&text).expect("a config");
+    config.training.epochs = 4;
+    config.training.batch_size = 8;
+    config
+}
+
+/// Stops the run after a step, or right after an epoch.
+#[derive(Clone, Copy)]
+enum StopAt {
+    Step(u64),
+    Epoch(u64),
+    Never,
+}
+
+impl Callback for StopAt {
+    fn name(&self) -> &'static str {
+        "stop_at"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let stops = match (*self, event) {
+            (Self::Step(step), Event::StepEnd { .. }) => run.position.steps == step,
+            (Self::Epoch(epoch), Event::EpochEnd { .. }) => run.position.epochs == epoch,
+            _ => false,
+        };
+        Ok(if stops { Flow::Stop } else { Flow::Continue })
+    }
+}
+
+/// A process of its own, as far as the run can tell.
+fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) -> Stop {
+    // libtorch has one generator for all threads, and these tests run side by side.
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let _mine = GENERATOR.lock();
+    let splits = splits();
+    // What a fresh process has not: a generator that was used already.
+    tch::manual_seed(99);
+    let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
+    let vae = match &checkpoint {
+        Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu).expect("a model"),
+        None => {
+            tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
+            Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model")
+        }
+    };
+    let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
+    trainer.save_to(run_dir.clone());
+    trainer.add(MetricsLog::new(run_dir));
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    trainer.add(stop_at);
+    if let Some(checkpoint) = checkpoint {
+        trainer.resume(checkpoint).expect("resumed");
+    }
+    let outcome = trainer.fit(&AtomicBool::new(false));
+    outcome.ended.expect("no error")
+}
+
+struct Run {
+    _folder: tempfile::TempDir,
+    run_dir: RunDir,
+}
+
+fn new_run(config: &RunConfig) -> Run {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_dir = RunDir::create(&folder.path().join("run"), config).expect("a run");
+    Run {
+        _folder: folder,
+        run_dir,
+    }
+}
+
+/// Every file of the newest checkpoint, but of its state only what no clock measured.
+fn contents(run_dir: &RunDir) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
+    let folder = Checkpoint::Last.open(run_dir).expect("a checkpoint").folder;
+    let mut files = BTreeMap::new();
+    let mut state = Value::Null;
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let bytes = fs::read(&path).expect("a file");
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("state.json") => state = serde_json::from_slice(&bytes).expect("JSON"),
+            Some("SHA256SUMS") => {}
+            name => {
+                files.insert(name.expect("a name").into(), bytes);
+            }
+        }
+    }
+    without_times(&mut state);
+    (files, state)
+}
+
+fn without_times(value: &mut Value) {
+    match value {
+        Value::Object(entries) => {
+            for key in ["seconds", "epoch_seconds", "images_per_s"] {
+                entries.remove(key);
+            }
+            entries.values_mut().for_each(without_times);
+        }
+        Value::Array(values) => values.iter_mut().for_each(without_times),
+        _ => {}
+    }
+}
+
+fn metrics(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).expect("metrics");
+    text.lines()
+        .map(|line| {
+            let mut record = serde_json::from_str(line).expect("a line of JSON");
+            without_times(&mut record);
+            record
+        })
+        .collect()
+}
+
+/// Everything that a run carries from step to step.
+const EVERYTHING: &str = "[training]\nema_decay = 0.9\nmicro_batch_size = 3\nclip.norm = 5.0\n\
+     [schedule.cosine]\nwarm_up_steps = 2\n[early_stopping]\npatience_epochs = 50\n";
+
+#[test]
+fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
+    for extra in [
+        "",
+        EVERYTHING,
+        "[optimizer.rmsprop]\n",
+        "[optimizer.sgd]\nmomentum = 0.9\n",
+    ] {
+        let config = config(extra);
+        let straight = new_run(&config);
+        train(&straight.run_dir, &config, false, StopAt::Never);
+        let wanted = contents(&straight.run_dir);
+        let wanted_metrics = metrics(&straight.run_dir.metrics_file());
+        assert_eq!(wanted_metrics.len(), 8, "two lines for each of four epochs");
+
+        // Inside the first epoch, at its last step, after it, twice, inside the last one.
+        for stops in [
+            vec![StopAt::Step(1)],
+            vec![StopAt::Step(3)],
+            vec![StopAt::Epoch(1)],
+            vec![StopAt::Step(5), StopAt::Epoch(3)],
+            vec![StopAt::Step(11)],
+        ] {
+            let run = new_run(&config);
+            for (i, stop_at) in stops.into_iter().enumerate() {
+                assert_eq!(train(&run.run_dir, &config, i > 0, stop_at), Stop::Callback);
+            }
+            assert_eq!(
+                train(&run.run_dir, &config, true, StopAt::Never),
+                Stop::Finished
+            );
+            assert_eq!(metrics(&run.run_dir.metrics_file()), wanted_metrics);
+            assert!(contents(&run.run_dir) == wanted, "other bytes, {extra}");
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_logs_no_epoch_twice() {
+    let config = config("");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Epoch(2));
+    // As a process leaves it that was killed after writing an epoch's lines, amid the next, before
+    // its checkpoint.
+    let file = run.run_dir.metrics_file();
+    let mut text = fs::read_to_string(&file).expect("metrics");
+    let whole = text
+        .lines()
+        .last()
+        .expect("a line")
+        .replace("\"epoch\":2", "\"epoch\":3");
+    text += &format!("{whole}\n{}", &whole[..20]);
+    fs::write(&file, text).expect("written");
+    train(&run.run_dir, &config, true, StopAt::Never);
+    let epochs: Vec<_> = metrics(&file).iter().map(|r| r["epoch"].clone()).collect();
+    assert_eq!(epochs, [1, 1, 2, 2, 3, 3, 4, 4]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
+    let config = config("");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Never);
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.epochs, 4);
+    for (name, damage) in [
+        ("optimizer.safetensors", 300),
+        ("state.json", 10),
+        ("SHA256SUMS", 3),
+    ] {
+        let file = newest.folder.join(name);
+        let whole = fs::read(&file).expect("a file");
+        let mut bytes = whole.clone();
+        bytes[damage] ^= 1;
+        fs::write(&file, &bytes).expect("written");
+        let found = Checkpoint::Last.open(&run.run_dir).expect("the one before");
+        assert_eq!(found.state.position.epochs, 3, "{name}");
+        fs::write(&file, &whole[..damage]).expect("written");
+        let found = Checkpoint::Last.open(&run.run_dir).expect("the one before");
+        assert_eq!(found.state.position.epochs, 3, "{name} cut short");
+        fs::write(&file, &whole).expect("written");
+    }
+    // Going on from the one before comes to the same end, over the damaged one.
+    let wanted = contents(&run.run_dir);
+    fs::remove_file(newest.folder.join("weights.safetensors")).expect("removed");
+    assert_eq!(
+        train(&run.run_dir, &config, true, StopAt::Never),
+        Stop::Finished
+    );
+    assert!(contents(&run.run_dir) == wanted);
+}
+
+#[test]
+fn another_data_set_is_refused() {
+    let config = config("");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Epoch(1));
+    let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
+    let splits = Splits {
+        train: dataset(23),
+        test: dataset(7),
+    };
+    let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    let message = trainer.resume(checkpoint).expect_err("refused").to_string();
+    assert!(message.contains("22 training images"), "{message}");
+    assert!(message.contains("has 23"), "{message}");
+}
+
+#[test]
+fn only_the_newest_and_the_best_checkpoints_stay() {
+    let mut config = config("");
+    config.checkpoints.keep = 1;
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Never);
+    let names: Vec<_> = fs::read_dir(run.run_dir.checkpoints())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .filter(|name| name.to_string_lossy().starts_with("epoch-"))
+        .collect();
+    let best = Checkpoint::Best.open(&run.run_dir).expect("a checkpoint");
+    let last = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    let expected = if best.folder == last.folder { 1 } else { 2 };
+    assert_eq!(names.len(), expected, "{names:?}");
+    assert!(Vae::load(run.run_dir.checkpoints().join("last"), Device::Cpu).is_ok());
+}
+
+#[test]
+fn averaged_weights_are_the_model_and_the_raw_ones_lie_beside() {
+    let config = config("[training]\nema_decay = 0.9\n");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Never);
+    let folder = Checkpoint::Last
+        .open(&run.run_dir)
+        .expect("a checkpoint")
+        .folder;
+    let (_, raw) = vae_model::read_tensors(&folder.join("raw-weights.safetensors")).expect("raw");
+    let vae = Vae::load(&folder, Device::Cpu).expect("a model");
+    let differ = vae
+        .named_variables()
+        .iter()
+        .any(|(name, average)| raw[name] != *average);
+    assert!(differ, "the average lags behind");
+}
