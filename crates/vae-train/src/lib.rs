@@ -32,5 +32,8 @@ pub use optimizer::{
     StepReport,
 };
 pub use run_dir::{RunDir, Summary};
-pub use schedule::{CosineConfig, Schedule};
+pub use schedule::{
+    CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,
+    StepConfig, ThresholdMode, WarmUpConfig,
+};
 pub use step::train_step;
