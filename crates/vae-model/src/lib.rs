@@ -61,7 +61,10 @@ pub use error::ModelError;
 pub use image_shape::ImageShape;
 pub use likelihood::Likelihood;
 pub use network::{ConvConfig, Initialization, MlpConfig, Network, NetworkConfig};
-pub use objective::{ElboConfig, Objective, PixelMeanConfig};
+pub use objective::{
+    BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, ElboConfig, Objective,
+    PixelMeanConfig,
+};
 pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
 pub use prior::Prior;
 pub use vae::{Draws, ElboTerms, Vae};

@@ -57,7 +57,8 @@ pub enum NoiseScale {
     Variance,
 }
 
-/// N(mean, diag(exp(log_var))) for each image of a batch.
+/// N(mean, diag(exp(log_var))) for each image of a batch. The log-variances that the encoder gives
+/// are bounded smoothly to ±20, so that no exp overflows; in \[−8, 8\] that changes nothing in f32.
 #[derive(Debug)]
 pub struct DiagonalGaussian {
     mean: Tensor,
@@ -74,7 +75,7 @@ impl DiagonalGaussian {
         };
         Self {
             mean,
-            declared_log_var,
+            declared_log_var: bounded(&declared_log_var),
             noise_scale,
         }
     }
@@ -117,6 +118,19 @@ impl DiagonalGaussian {
     pub fn declared_kl_to_standard_normal(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.declared_log_var)
     }
+}
+
+/// The bound of log-variances: standard deviations from e⁻¹⁰ to e¹⁰.
+const LOG_VAR_BOUND: f64 = 20.0;
+
+/// x / (1 + (x/b)¹⁶)^(1/16) with b = 20, elementwise: monotone, within (−b, b), and x itself in f32
+/// while |x| < 8, where it differs by less than x·3·10⁻⁸. Its slope falls from 0.999 at 13 through
+/// 0.48 at b to nothing.
+fn bounded(x: &Tensor) -> Tensor {
+    // Far outside, where all is flat: the 16th power would overflow.
+    let x = x.clamp(-100.0 * LOG_VAR_BOUND, 100.0 * LOG_VAR_BOUND);
+    let power: Tensor = (&x / LOG_VAR_BOUND).pow_tensor_scalar(16) + 1.0;
+    x * power.pow_tensor_scalar(-1.0 / 16.0)
 }
 
 /// KL(N(mean, e^log_var) ‖ N(0, 1)) elementwise, in nats.
@@ -204,5 +218,57 @@ mod tests {
         assert!((kl - 0.5 * (3.0 - 4_f64.ln())).abs() < 1e-6);
         let declared = q.declared_kl_to_standard_normal().double_value(&[0, 0]);
         assert!((declared - 0.5 * (1.0 - 2_f64.ln())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn log_variances_are_themselves_where_they_usually_are() {
+        let x = Tensor::linspace(-8.0, 8.0, 2001, (Kind::Float, tch::Device::Cpu));
+        let error = (bounded(&x) - &x).abs();
+        // Half a unit in the last place, relative to the number.
+        let excess = error - x.abs() * 6e-8;
+        assert!(excess.max().double_value(&[]) <= 0.0);
+    }
+
+    #[test]
+    fn log_variances_rise_to_a_bound_and_their_slope_is_always_a_number() {
+        // By hand: 20/2^(1/16) at 20, and nearly the bound at 30.
+        let f = |x: f64| bounded(&Tensor::from(x as f32)).double_value(&[]);
+        assert!((f(20.0) - 20.0 / 2_f64.powf(0.0625)).abs() < 1e-5);
+        assert!((f(30.0) - 20.0).abs() < 0.003);
+        assert_eq!(f(f64::INFINITY), 20.0);
+        assert_eq!(f(-1e30), -20.0);
+
+        let near = Tensor::linspace(-60.0, 60.0, 4001, (Kind::Float, tch::Device::Cpu));
+        let far = Tensor::from_slice(&[100_f32, 1e3, 2e3, 1e4, 1e30, f32::INFINITY]);
+        let x = Tensor::cat(&[&far.neg().flip([0]), &near, &far], 0).set_requires_grad(true);
+        let y = bounded(&x);
+        let rises = y.detach().diff(1, -1, None::<&Tensor>, None::<&Tensor>);
+        // Up to the rounding of three f32 operations near 20.
+        let rounding = 3.0 * 20.0 * f64::from(f32::EPSILON);
+        assert!(rises.min().double_value(&[]) > -rounding);
+        assert!(y.abs().max().double_value(&[]) < LOG_VAR_BOUND + rounding);
+        y.sum(Kind::Float).backward();
+        let slope = x.grad();
+        assert!(slope.isfinite().all().int64_value(&[]) == 1);
+        assert!(slope.min().double_value(&[]) > -1e-6 && slope.max().double_value(&[]) < 1.000_001);
+        // The closed form of the slope, (1 + (x/b)¹⁶)^(−17/16).
+        let closed = ((x.detach() / LOG_VAR_BOUND).pow_tensor_scalar(16) + 1.0)
+            .pow_tensor_scalar(-17.0 / 16.0);
+        assert!((slope - closed).abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn an_encoder_that_says_nonsense_still_has_finite_terms() {
+        let params = Tensor::from_slice(&[0_f32, 0.0, 1e4, -1e4]).view([1, 4]);
+        for noise_scale in [NoiseScale::StandardDeviation, NoiseScale::Variance] {
+            let params = params.detach().copy().set_requires_grad(true);
+            let q = DiagonalGaussian::new(&params, noise_scale);
+            let noise = Tensor::ones([1, 1, 2], (Kind::Float, tch::Device::Cpu));
+            let sum =
+                q.latents(&noise).sum(Kind::Float) + q.kl_to_standard_normal().sum(Kind::Float);
+            assert!(sum.double_value(&[]).is_finite());
+            sum.backward();
+            assert!(params.grad().isfinite().all().int64_value(&[]) == 1);
+        }
     }
 }

@@ -44,4 +44,7 @@ pub use optimizer::{
 pub use resume::{check_resume, differences};
 pub use run_dir::{RunDir, Summary};
 pub use safety::{Incident, SafetyConfig};
-pub use schedule::{CosineConfig, Schedule};
+pub use schedule::{
+    CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,
+    StepConfig, ThresholdMode, WarmUpConfig,
+};
