@@ -1,6 +1,7 @@
 //! The folder of a run, and the names in it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -108,12 +109,50 @@ impl RunDir {
         toml::from_str(&text).map_err(|error| TrainError::run(&file, error.message()))
     }
 
+    /// The run's metrics so far, in the order of their epochs; none before its first epoch ends.
+    ///
+    /// # Errors
+    /// A line that is no record. The last one may be incomplete: its writer may be at it, or have
+    /// been killed.
+    pub fn records(&self) -> Result<Vec<Record>, TrainError> {
+        let file = self.metrics_file();
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(TrainError::io(&file))?,
+        };
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .enumerate()
+            .map(|(i, line)| {
+                serde_json::from_str(line).map_err(|error| {
+                    TrainError::run(&file, format!("line {}: no record: {error}", i + 1))
+                })
+            })
+            .collect()
+    }
+
+    /// `summary.json`, which a run has after its first ending, unless it was killed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, TrainError> {
+        let file = self.summary_file();
+        let json = match fs::read(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(TrainError::io(&file))?,
+        };
+        serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|error| TrainError::run(&file, error.to_string()))
+    }
+
     /// Writes `summary.json`.
     ///
     /// # Errors
     /// The file system refuses.
     pub fn write_summary(&self, summary: &Summary) -> Result<(), TrainError> {
-        let file = self.path.join("summary.json");
+        let file = self.summary_file();
         let json = serde_json::to_vec_pretty(summary)
             .map_err(|error| TrainError::run(&file, error.to_string()))?;
         write_whole(&file, &json).map_err(TrainError::io(&file))
@@ -135,6 +174,30 @@ impl RunDir {
     #[must_use]
     pub fn metrics_file(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// `summary.json`.
+    #[must_use]
+    pub fn summary_file(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// `run.lock`.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.path.join("run.lock")
+    }
+
+    /// `curves.png`.
+    #[must_use]
+    pub fn curves_file(&self) -> PathBuf {
+        self.path.join("curves.png")
+    }
+
+    /// `events/`, for TensorBoard.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events")
     }
 
     /// `checkpoints/`.

@@ -1,6 +1,7 @@
 //! Callbacks: what happens around training.
 
 pub(crate) mod checkpoints;
+pub(crate) mod curves;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
 
