@@ -17,10 +17,12 @@ mod run_dir;
 mod run_lock;
 mod schedule;
 mod step;
+pub mod tensorboard;
 
 pub use callback::{Callback, Event, Flow};
 pub use callback::{
     checkpoints::Checkpoints, curves::Curves, metrics_log::MetricsLog, pictures::Pictures,
+    tensorboard::TensorBoard,
 };
 pub use checkpoint::{Checkpoint, CheckpointState};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};

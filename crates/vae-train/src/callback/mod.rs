@@ -4,6 +4,7 @@ pub(crate) mod checkpoints;
 pub(crate) mod curves;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
+pub(crate) mod tensorboard;
 
 use crate::{Fit, Outcome, Record, Totals, TrainError};
 
