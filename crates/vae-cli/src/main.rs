@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, describe, manifold, reconstruct, sample, train};
+use commands::{bench, compare, describe, manifold, reconstruct, runs, sample, train};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -37,6 +37,8 @@ enum Command {
     Manifold(manifold::Args),
     Sample(sample::Args),
     Reconstruct(reconstruct::Args),
+    Runs(runs::Args),
+    Compare(compare::Args),
     Describe(describe::Args),
     Bench(bench::Args),
 }
@@ -71,6 +73,8 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Runs(args) => runs::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
     }

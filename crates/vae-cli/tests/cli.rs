@@ -1,126 +1,14 @@
 //! The binary, as users run it: real files, exit codes, what it leaves and what it says.
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use common::{SIDE, Workplace, metrics, stderr, stdout};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder with a small data set and a config for it.
-struct Workplace {
-    folder: TempDir,
-}
-
-const SIDE: usize = 12;
-
-impl Workplace {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        fs::create_dir(&data).expect("created");
-        write_images(&data.join("train-images-idx3-ubyte"), 70);
-        write_labels(&data.join("train-labels-idx1-ubyte"), 70);
-        write_images(&data.join("t10k-images-idx3-ubyte"), 20);
-        write_labels(&data.join("t10k-labels-idx1-ubyte"), 20);
-        let workplace = Self { folder };
-        workplace.write_config("small.toml", "");
-        workplace
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn write_config(&self, name: &str, extra: &str) {
-        let text = format!(
-            "{extra}\n[dataset.idx]\nfolder = 'data'\n[model.network.mlp]\nhidden = [16]\n\
-             [training]\nepochs = 2\nbatch_size = 16\n"
-        );
-        fs::write(self.path(name), text).expect("written");
-    }
-
-    fn vae(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("the binary runs")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
-        command.args(args).current_dir(self.folder.path());
-        let computes = ["train", "manifold", "sample", "reconstruct", "bench"].contains(&args[0]);
-        if computes && !args.contains(&"--device") {
-            command.args(["--device", "cpu"]);
-        }
-        // Many small processes at once: threads would only wait for each other.
-        command
-            .env("OMP_NUM_THREADS", "1")
-            .env_remove("RUST_BACKTRACE");
-        command
-    }
-
-    /// Trains and gives the run directory.
-    fn train(&self, args: &[&str], out: &str) -> PathBuf {
-        let output = self.vae(&[&["train", "small.toml", "--out", out], args].concat());
-        assert!(output.status.success(), "{}", stderr(&output));
-        self.path(out)
-    }
-
-    /// Runs a command that has to fail, and gives the one line that it says.
-    fn error(&self, args: &[&str], code: i32) -> String {
-        let output = self.vae(args);
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(code), "{said}");
-        assert!(output.stdout.is_empty(), "results on stdout only");
-        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-        assert!(said.starts_with("error: "), "{said}");
-        said
-    }
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Bright bars at different places on black.
-fn write_images(path: &Path, n: usize) {
-    let mut bytes = [0x803_u32, n as u32, SIDE as u32, SIDE as u32]
-        .map(u32::to_be_bytes)
-        .concat();
-    for i in 0..n {
-        bytes.extend((0..SIDE * SIDE).map(|p| if (p + i) % 7 < 2 { 230_u8 } else { 5 }));
-    }
-    fs::write(path, bytes).expect("written");
-}
-
-fn write_labels(path: &Path, n: usize) {
-    let mut bytes = [0x801_u32, n as u32].map(u32::to_be_bytes).concat();
-    bytes.extend((0..n).map(|i| (i % 7) as u8));
-    fs::write(path, bytes).expect("written");
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path)
-        .expect("a text file")
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
-        .collect()
-}
-
-/// The metrics without what a clock measured.
-fn metrics(run: &Path) -> Vec<Value> {
-    let mut records = lines(&run.join("metrics.jsonl"));
-    for record in &mut records {
-        let record = record.as_object_mut().expect("an object");
-        record.remove("seconds").expect("seconds");
-        record.remove("images_per_s").expect("images_per_s");
-    }
-    records
-}
 
 fn size(path: &Path) -> (u32, u32) {
     image::image_dimensions(path).expect("a picture")
@@ -252,10 +140,15 @@ fn a_loss_that_is_no_number_ends_the_run_and_is_no_checkpoint() {
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("became"), "{said}");
+    assert!(
+        said.contains("after 3 returns to an earlier state"),
+        "{said}"
+    );
     let run = workplace.path("runs/small");
     let summary = fs::read_to_string(run.join("summary.json")).expect("a summary");
     let summary: Value = serde_json::from_str(&summary).expect("JSON");
     assert_eq!(summary["state"], "failed");
+    assert_eq!(summary["incidents"].as_array().map(Vec::len), Some(3));
     assert!(!run.join("checkpoints/last").exists());
 }
 
@@ -362,7 +255,10 @@ fn a_damaged_checkpoint_is_named() {
     let bytes = fs::read(&weights).expect("bytes");
     fs::write(&weights, &bytes[..bytes.len() / 2]).expect("written");
     let said = workplace.error(&["sample", "run", "--out", "picture.png"], 1);
-    assert!(said.contains("best/weights.safetensors"), "{said}");
+    assert!(
+        said.contains("epoch-0001-step-00000005/weights.safetensors: damaged"),
+        "{said}"
+    );
 }
 
 #[test]

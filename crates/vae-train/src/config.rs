@@ -36,6 +36,9 @@ pub struct RunConfig {
     /// The pictures of each epoch.
     #[serde(default)]
     pub pictures: PicturesConfig,
+    /// Whether to write `events/` for TensorBoard. Default true.
+    #[serde(default = "yes")]
+    pub tensorboard: bool,
     /// What stays on the disk to go on from.
     #[serde(default)]
     pub checkpoints: CheckpointsConfig,
@@ -45,6 +48,10 @@ pub struct RunConfig {
     /// What to do about numbers that are none.
     #[serde(default)]
     pub safety: SafetyConfig,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The loop's numbers (`[training]`).

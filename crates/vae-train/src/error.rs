@@ -110,6 +110,20 @@ pub enum TrainError {
         /// The reason.
         source: image::ImageError,
     },
+    /// A plot could not be drawn.
+    #[error("drawing a plot: {0}")]
+    Plot(String),
+    /// Another process trains in the folder.
+    #[error(
+        "{path}: another process{} trains this run; stop it first, or give another folder",
+        pid.map_or(String::new(), |pid| format!(" ({pid})"))
+    )]
+    Locked {
+        /// The folder of the run.
+        path: PathBuf,
+        /// The number of that process, where it could be read.
+        pid: Option<u32>,
+    },
     /// libtorch refused, out of memory for example.
     #[error("libtorch refused")]
     Torch(#[from] tch::TchError),

@@ -11,8 +11,8 @@ use vae_data::Splits;
 use vae_data::loader::{Batches, n_batches};
 use vae_model::Vae;
 
-use crate::callback::learning_rate::LearningRate;
 use crate::callback::{Callback, Event, Flow};
+use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
 use crate::learner::Snapshot;
 use crate::metric::{Means, Record, SavedTotals, Totals};
@@ -42,6 +42,8 @@ pub struct Fit<'a> {
 pub struct Controls {
     /// Factor on the optimizer's learning rate.
     pub learning_rate_factor: f64,
+    /// The step at which the objective's schedule stands.
+    pub objective_step: u64,
 }
 
 /// How far a run is.
@@ -107,6 +109,7 @@ pub struct Trainer<'a> {
 /// A state to return to.
 struct Good {
     position: Position,
+    controls: Controls,
     totals: SavedTotals,
     learner: Snapshot,
 }
@@ -170,12 +173,16 @@ impl<'a> Trainer<'a> {
                 position: Position::default(),
                 controls: Controls {
                     learning_rate_factor: 1.0,
+                    objective_step: 0,
                 },
                 incidents: Vec::new(),
                 save_requested: false,
             },
             learner: Learner::new(vae, config)?,
-            callbacks: vec![Box::new(LearningRate::new(&config.schedule, n_steps))],
+            callbacks: vec![
+                Box::new(LearningRate::new(&config.schedule, n_steps)),
+                Box::new(KlSchedule),
+            ],
             run_dir: None,
             n_steps_per_epoch,
             totals: Totals::new(vae.device()),
@@ -303,7 +310,8 @@ impl<'a> Trainer<'a> {
         for images in self.batches().skip(n_done as usize) {
             let factor = self.run.controls.learning_rate_factor * self.learning_rate_scale;
             self.learner.set_learning_rate_factor(factor);
-            let step = self.learner.step(&images, self.run.position.steps)?;
+            let at = (self.run.position.steps, self.run.controls.objective_step);
+            let step = self.learner.step(&images, at.0, at.1)?;
             self.totals
                 .add(&step.terms, &step.loss, Some(&step.gradient_norm));
             self.run.position.steps += 1;
@@ -354,7 +362,7 @@ impl<'a> Trainer<'a> {
             &splits.test,
             config.training.evaluation_batch_size,
             config.seed,
-            self.run.position.steps,
+            self.run.controls.objective_step,
         );
         self.learner.use_raw()?;
         let Evaluation {
@@ -368,7 +376,11 @@ impl<'a> Trainer<'a> {
         let position = self.run.position;
         let speed = |seconds: f64, n_images: usize| (seconds, n_images as f64 / seconds);
         let (seconds, images_per_s) = speed(self.clock.epoch_seconds(), splits.train.len());
+        let scheduled = config.objective.scheduled(self.run.controls.objective_step);
+        let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);
         let train = Record {
+            beta: scheduled("beta"),
+            capacity: scheduled("capacity"),
             gradient_norm: Some(self.totals.gradient_norm()),
             learning_rate: Some(self.learner.learning_rate()),
             images_per_s,
@@ -429,6 +441,7 @@ impl<'a> Trainer<'a> {
     fn remember(&mut self) {
         self.good = Some(Good {
             position: self.run.position,
+            controls: self.run.controls,
             totals: self.totals.save(),
             learner: self.learner.snapshot(),
         });
@@ -471,6 +484,7 @@ impl<'a> Trainer<'a> {
     fn return_to(&mut self, good: &Good) -> Result<(), TrainError> {
         self.learner.restore(&good.learner)?;
         self.run.position = good.position;
+        self.run.controls = good.controls;
         self.totals = Totals::restore(good.totals, self.run.vae.device());
         Ok(())
     }
@@ -485,7 +499,11 @@ impl<'a> Trainer<'a> {
             .skip(n_done as usize)
             .zip(good.position.steps..until)
         {
-            let (result, layer) = (self.learner.step(&images, step), None::<String>);
+            let objective_step = good.controls.objective_step + (step - good.position.steps);
+            let (result, layer) = (
+                self.learner.step(&images, step, objective_step),
+                None::<String>,
+            );
             result?;
             origin = layer
                 .map(|layer| format!("first in the output of {layer}, step {}", step + 1))

@@ -54,11 +54,17 @@ impl<'a> Learner<'a> {
     }
 
     /// Draws a latent for each image `[B, C, H, W]` (bytes), and changes the weights to lower the
-    /// loss. `step` counts from 0; the noise depends on (seed, step) alone.
+    /// loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
+    /// stands at `objective_step`.
     ///
     /// # Errors
     /// Images of another shape than the model's; libtorch refuses.
-    pub fn step(&mut self, images: &Tensor, step: u64) -> Result<StepOutput, TrainError> {
+    pub fn step(
+        &mut self,
+        images: &Tensor,
+        step: u64,
+        objective_step: u64,
+    ) -> Result<StepOutput, TrainError> {
         let Self { vae, config, .. } = *self;
         tch::manual_seed(derive_seed(config.seed, step, "training noise") as i64);
         self.optimizer.zero_grad();
@@ -74,7 +80,10 @@ impl<'a> Learner<'a> {
             let draws = vae.draw(&part, 1)?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let part_loss = config.objective.loss(&draws, vae.image_shape(), step) * share;
+            let part_loss = config
+                .objective
+                .loss(&draws, vae.image_shape(), objective_step)
+                * share;
             self.optimizer.backward(&part_loss)?;
             loss += part_loss.detach();
             reconstruction.push(draws.terms.reconstruction.detach());

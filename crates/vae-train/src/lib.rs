@@ -4,6 +4,7 @@
 mod callback;
 mod checkpoint;
 mod config;
+pub mod curves;
 mod ema;
 mod error;
 mod evaluate;
@@ -13,21 +14,27 @@ mod learner;
 pub mod memory;
 mod metric;
 mod optimizer;
+mod overview;
 pub mod picture;
 mod range;
 mod resume;
 mod run_dir;
+mod run_lock;
 mod safety;
 mod schedule;
+pub mod tensorboard;
 
 pub use callback::{Callback, Event, Flow};
 pub use callback::{
     checkpoints::Checkpoints,
     collapse_watch::CollapseWatch,
+    curves::Curves,
     early_stopping::{EarlyStopping, EarlyStoppingConfig},
+    kl_schedule::KlSchedule,
     learning_rate::LearningRate,
     metrics_log::MetricsLog,
     pictures::Pictures,
+    tensorboard::TensorBoard,
 };
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpoint, ResumeState};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
@@ -41,8 +48,10 @@ pub use optimizer::{
     AdamConfig, AdamwConfig, ClipConfig, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
     StepReport,
 };
+pub use overview::Overview;
 pub use resume::{check_resume, differences};
 pub use run_dir::{RunDir, Summary};
+pub use run_lock::{RunLock, RunState};
 pub use safety::{Incident, SafetyConfig};
 pub use schedule::{
     CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,

@@ -114,6 +114,12 @@ pub struct Record {
     /// Training only: step size of the epoch's last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+    /// Training only: weight of the kl after the epoch's last step, if the objective has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// Training only: capacity after the epoch's last step in nats, if the objective has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<f64>,
     /// Held-out only: latent dimensions whose posterior mean varies from image to image with a
     /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +140,8 @@ impl Record {
             means,
             gradient_norm: None,
             learning_rate: None,
+            beta: None,
+            capacity: None,
             active_units: None,
             images_per_s: 0.0,
             seconds: 0.0,

@@ -1,7 +1,7 @@
 //! The folder of a run, and the names in it.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,44 @@ impl RunDir {
         toml::from_str(&text).map_err(|error| TrainError::run(&file, error.message()))
     }
 
+    /// The run's metrics so far, in the order of their epochs; none before its first epoch ends.
+    ///
+    /// # Errors
+    /// A line that is no record. The last one may be incomplete: its writer may be at it, or have
+    /// been killed.
+    pub fn records(&self) -> Result<Vec<Record>, TrainError> {
+        let file = self.metrics_file();
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(TrainError::io(&file))?,
+        };
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .enumerate()
+            .map(|(i, line)| {
+                serde_json::from_str(line).map_err(|error| {
+                    TrainError::run(&file, format!("line {}: no record: {error}", i + 1))
+                })
+            })
+            .collect()
+    }
+
+    /// `summary.json`, which a run has after its first ending, unless it was killed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, TrainError> {
+        let file = self.summary_file();
+        let json = match fs::read(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(TrainError::io(&file))?,
+        };
+        serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|error| TrainError::run(&file, error.to_string()))
+    }
+
     /// Writes `summary.json`.
     ///
     /// # Errors
@@ -193,6 +231,24 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
+    /// `run.lock`.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.path.join("run.lock")
+    }
+
+    /// `curves.png`.
+    #[must_use]
+    pub fn curves_file(&self) -> PathBuf {
+        self.path.join("curves.png")
+    }
+
+    /// `events/`, for TensorBoard.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
     /// `checkpoints/`.
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
@@ -210,4 +266,14 @@ impl RunDir {
     pub fn picture_file(&self, epoch: u64, name: &str) -> PathBuf {
         self.pictures().join(format!("epoch-{epoch:04}-{name}.png"))
     }
+}
+
+/// Appends to a file that was opened for appending: all bytes, synced, or, on an error, none.
+pub(crate) fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let n_bytes = file.metadata()?.len();
+    let written = file.write_all(bytes).and_then(|()| file.sync_data());
+    if written.is_err() {
+        file.set_len(n_bytes)?;
+    }
+    written
 }

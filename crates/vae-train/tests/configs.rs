@@ -69,7 +69,7 @@ fn every_config_builds_and_overfits_8_images() {
         let mut reconstruction = f64::INFINITY;
         for step in 0..1500 {
             let output = learner
-                .step(&images, step)
+                .step(&images, step, step)
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             reconstruction = output
                 .terms

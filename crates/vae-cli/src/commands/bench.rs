@@ -86,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut total = Tensor::zeros([], (Kind::Float, device));
         for i in 0..n_steps {
             let images = batches[(i % N_BATCHES) as usize].to_device(device);
-            total += learner.step(&images, step)?.loss;
+            total += learner.step(&images, step, step)?.loss;
             step += 1;
         }
         Ok(f64::try_from(total)? / f64::from(n_steps)) // Waits for the device.

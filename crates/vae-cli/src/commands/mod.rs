@@ -1,10 +1,13 @@
 //! The subcommands, one file each, and what several of them share.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod describe;
 pub(crate) mod manifold;
 pub(crate) mod reconstruct;
+pub(crate) mod runs;
 pub(crate) mod sample;
+mod table;
 pub(crate) mod train;
 
 use std::path::{Path, PathBuf};

@@ -11,8 +11,9 @@ use tracing::warn;
 use vae_data::{Splits, derive_seed};
 use vae_model::{ImageShape, Vae};
 use vae_train::{
-    Checkpoint, Checkpoints, CollapseWatch, EarlyStopping, MetricsLog, Outcome, Pictures, Position,
-    ResumeState, RunConfig, RunDir, Stop, Summary, Trainer, check_resume, device_name, memory,
+    Checkpoint, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, OpenCheckpoint,
+    Outcome, Pictures, Position, ResumeState, RunConfig, RunDir, RunLock, Stop, Summary,
+    TensorBoard, Trainer, check_resume, device_name, memory,
 };
 
 use crate::device::DeviceChoice;
@@ -84,37 +85,57 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
-    let run_dir = match resumed {
-        Some(run_dir) => run_dir,
-        None => RunDir::create(
-            &args
+    let splits = config.dataset.load()?;
+    match resumed {
+        Some(run_dir) => {
+            let lock = run_dir.lock()?;
+            // Without a checkpoint it was stopped before its first: the start is the place to go on.
+            let checkpoint = match Checkpoint::any(&run_dir)? {
+                true => Some(Checkpoint::Last.open(&run_dir)?),
+                false => None,
+            };
+            if let Some(checkpoint) = &checkpoint {
+                check_resume(&run_dir, &checkpoint.state.config, &config)?;
+                warn_of_other_numbers(&checkpoint.state.resume, device);
+            }
+            let vae = match &checkpoint {
+                Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
+                None => fresh(&config, &splits, device)?,
+            };
+            run_dir.reopen(&config)?;
+            train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
+        }
+        None => {
+            let vae = fresh(&config, &splits, device)?;
+            let out = args
                 .out
                 .clone()
-                .unwrap_or_else(|| free_folder(&config_file)),
-            &config,
-        )?,
-    };
-    let checkpoint = match args.resume.is_some() && Checkpoint::any(&run_dir)? {
-        true => Some(Checkpoint::Last.open(&run_dir)?),
-        false => None,
-    };
-    if let Some(checkpoint) = &checkpoint {
-        check_resume(&run_dir, &checkpoint.state.config, &config)?;
-        warn_of_other_numbers(&checkpoint.state.resume, device);
+                .unwrap_or_else(|| free_folder(&config_file));
+            let run_dir = RunDir::create(&out, &config)?;
+            let lock = run_dir.lock()?;
+            train(&args, &run_dir, &lock, &config, &splits, &vae, None)
+        }
     }
-    if args.resume.is_some() {
-        run_dir.reopen(&config)?;
-    }
+}
 
-    let splits = config.dataset.load()?;
-    let vae = match &checkpoint {
-        Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
-        None => fresh(&config, &splits, device)?,
-    };
-    let mut trainer = Trainer::new(&vae, &splits, &config)?;
+/// Trains in a folder that this process has the lock of.
+fn train(
+    args: &Args,
+    run_dir: &RunDir,
+    _lock: &RunLock,
+    config: &RunConfig,
+    splits: &Splits,
+    vae: &Vae,
+    checkpoint: Option<OpenCheckpoint>,
+) -> Result<Done> {
+    let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
-    trainer.add(MetricsLog::new(&run_dir));
+    trainer.add(MetricsLog::new(run_dir));
+    trainer.add(Curves::new(run_dir.clone()));
     trainer.add(Pictures::new(run_dir.clone()));
+    if config.tensorboard {
+        trainer.add(TensorBoard::new(run_dir.clone()));
+    }
     trainer.add(CollapseWatch::default());
     if let Some(early_stopping) = &config.early_stopping {
         trainer.add(EarlyStopping::new(early_stopping));
@@ -125,7 +146,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(checkpoint) => {
             let Position { epochs, steps } = checkpoint.state.position;
             trainer.resume(checkpoint)?;
-            format!("from epoch {epochs}, step {steps}; ")
+            format!("after {epochs} epochs and {steps} steps, ")
         }
         None => String::new(),
     };
@@ -136,12 +157,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         splits.test.len(),
         vae.image_shape(),
         vae.n_parameters(),
-        device_name(device),
+        device_name(vae.device()),
         tch::get_num_threads(),
     );
     let stop = stop_on_ctrl_c()?;
     let outcome = trainer.fit(&stop);
-    finish(&args, &run_dir, &vae, &splits, outcome)
+    finish(args, run_dir, vae, splits, outcome)
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {

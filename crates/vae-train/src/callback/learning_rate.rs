@@ -1,12 +1,15 @@
 //! The learning-rate schedule.
 
-use crate::{Callback, Event, Fit, Flow, Schedule, TrainError};
+use serde_json::{Value, json};
+
+use crate::{Callback, Event, Fit, Flow, PlateauState, Schedule, TrainError};
 
 /// Turns the learning rate as the config's `schedule` says. Every run has one, as its first callback.
 #[derive(Debug)]
 pub struct LearningRate {
     schedule: Schedule,
     n_steps: u64,
+    plateau: PlateauState,
 }
 
 impl LearningRate {
@@ -16,6 +19,7 @@ impl LearningRate {
         Self {
             schedule: schedule.clone(),
             n_steps,
+            plateau: PlateauState::default(),
         }
     }
 }
@@ -26,10 +30,25 @@ impl Callback for LearningRate {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if matches!(event, Event::FitStart | Event::StepEnd { .. }) {
+        if let (Schedule::Plateau(config), Event::EpochEnd { test, .. }) = (&self.schedule, event) {
+            self.plateau.observe(config, test.means.loss);
+        }
+        if !matches!(event, Event::FitEnd { .. }) {
             let factor = self.schedule.factor(run.position.steps, self.n_steps);
-            run.controls.learning_rate_factor = factor;
+            run.controls.learning_rate_factor = factor * self.plateau.factor();
         }
         Ok(Flow::Continue)
+    }
+
+    fn state(&self) -> Value {
+        match self.schedule {
+            Schedule::Plateau(_) => json!(self.plateau),
+            _ => Value::Null,
+        }
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
+        self.plateau = super::parse_state(self.name(), state)?;
+        Ok(())
     }
 }

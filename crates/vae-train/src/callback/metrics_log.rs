@@ -1,11 +1,12 @@
 //! `metrics.jsonl`: a line for each epoch and split.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use vae_model::write_whole;
 
+use crate::run_dir::append_whole;
 use crate::{Callback, Event, Fit, Flow, Record, RunDir, TrainError};
 
 /// Appends each epoch's records to the run's `metrics.jsonl`.
@@ -44,7 +45,6 @@ impl MetricsLog {
         write_whole(&self.path, kept.as_bytes()).map_err(TrainError::io(&self.path))
     }
 
-    /// Appends whole lines, or, where the disk is full, nothing.
     fn append(&self, records: [&Record; 2]) -> Result<(), TrainError> {
         let mut lines = String::new();
         for record in records {
@@ -57,14 +57,7 @@ impl MetricsLog {
                 .create(true)
                 .append(true)
                 .open(&self.path)?;
-            let n_bytes = file.metadata()?.len();
-            let written = file
-                .write_all(lines.as_bytes())
-                .and_then(|()| file.sync_data());
-            if written.is_err() {
-                file.set_len(n_bytes)?;
-            }
-            written
+            append_whole(&mut file, lines.as_bytes())
         };
         append().map_err(TrainError::io(&self.path))
     }

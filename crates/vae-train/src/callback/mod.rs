@@ -2,10 +2,13 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod collapse_watch;
+pub(crate) mod curves;
 pub(crate) mod early_stopping;
+pub(crate) mod kl_schedule;
 pub(crate) mod learning_rate;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
+pub(crate) mod tensorboard;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;

@@ -1,0 +1,201 @@
+//! `vae compare`: runs side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use indicatif::HumanCount;
+use serde_json::json;
+use toml::{Table, Value};
+use vae_train::{Overview, RunDir, curves, picture};
+
+use super::table;
+use crate::Done;
+
+/// Compare runs: metrics side by side, and the config keys in which they differ
+///
+/// Metrics are those of held-out images, in nats per image: the epoch of the highest elbo and the
+/// last one. They compare only between runs on the same images with the same likelihood.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  vae compare runs/mnist runs/mnist-2 --out elbo.png")]
+pub(crate) struct Args {
+    /// The folders of two or more runs
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    runs: Vec<PathBuf>,
+
+    /// A PNG file to write: the runs' test elbo by epoch
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// One run of several.
+struct Compared {
+    name: String,
+    run_dir: RunDir,
+    overview: Overview,
+    /// The config's values by their dotted keys.
+    settings: BTreeMap<String, Value>,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let runs = args
+        .runs
+        .iter()
+        .map(|path| open(path))
+        .collect::<Result<Vec<_>>>()?;
+    let differences = differences(&runs);
+    let decides =
+        |key: &&String| key.starts_with("dataset.") || key.starts_with("model.likelihood");
+    if let Some(key) = differences.iter().find(decides) {
+        eprintln!("note: the runs differ in {key}; their elbos may not compare");
+    }
+    if let Some(out) = &args.out {
+        let records = runs
+            .iter()
+            .map(|run| Ok((run.name.clone(), run.run_dir.records()?)))
+            .collect::<Result<Vec<_>>>()?;
+        picture::save(&curves::comparison(&records)?, out)?;
+    }
+    if args.json {
+        print_json(&runs, &differences, args.out.as_deref())?;
+    } else {
+        print_metrics(&runs);
+        print_differences(&runs, &differences);
+        if let Some(out) = &args.out {
+            println!("\n{}", out.display());
+        }
+    }
+    Ok(Done::Fully)
+}
+
+fn open(path: &Path) -> Result<Compared> {
+    let run_dir = RunDir::open(path)?;
+    let overview = Overview::read(&run_dir)?;
+    let file = run_dir.config_file();
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let config: Table = text.parse().with_context(|| file.display().to_string())?;
+    let mut settings = BTreeMap::new();
+    flatten(config, "", &mut settings);
+    Ok(Compared {
+        name: path.display().to_string(),
+        run_dir,
+        overview,
+        settings,
+    })
+}
+
+fn flatten(table: Table, prefix: &str, settings: &mut BTreeMap<String, Value>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), settings),
+            value => {
+                settings.insert(format!("{prefix}{key}"), value);
+            }
+        }
+    }
+}
+
+/// The keys whose values are not the same in all runs.
+fn differences(runs: &[Compared]) -> Vec<String> {
+    let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.settings.keys()).collect();
+    let differs = |key: &&&String| {
+        let mut values = runs.iter().map(|run| run.settings.get(**key));
+        let first = values.next();
+        values.any(|value| Some(value) != first)
+    };
+    keys.iter()
+        .filter(differs)
+        .map(|key| (*key).clone())
+        .collect()
+}
+
+fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> Result<()> {
+    let mut metrics = Vec::new();
+    for run in runs {
+        let mut entry = serde_json::to_value(&run.overview)?;
+        entry["run"] = json!(run.name);
+        metrics.push(entry);
+    }
+    let values = |key: &String| runs.iter().map(|run| run.settings.get(key)).collect();
+    let differences: BTreeMap<&String, Vec<Option<&Value>>> =
+        differences.iter().map(|key| (key, values(key))).collect();
+    let all = json!({ "runs": metrics, "differences": differences, "picture": out });
+    println!("{}", serde_json::to_string_pretty(&all)?);
+    Ok(())
+}
+
+fn print_metrics(runs: &[Compared]) {
+    let header = [
+        "run",
+        "elbo",
+        "reconstruction",
+        "kl",
+        "epoch",
+        "state",
+        "time",
+        "parameters",
+    ];
+    let mut rows = Vec::new();
+    for run in runs {
+        let overview = &run.overview;
+        let parameters = overview.n_parameters.map(|n| HumanCount(n as u64));
+        let time = table::duration(overview.seconds);
+        let parameters = parameters.map_or(table::UNKNOWN.to_owned(), |n| n.to_string());
+        for (which, record, rest) in [
+            ("best", &overview.best, ["", "", ""]),
+            (
+                "last",
+                &overview.last_test,
+                [overview.state.name(), &time, &parameters],
+            ),
+        ] {
+            let means = record.as_ref().map(|record| record.means);
+            let epoch = record.as_ref().map(|record| record.epoch);
+            let mut row = vec![
+                format!("{}, {which}", run.name),
+                table::nats(means.map(|means| means.elbo)),
+                table::nats(means.map(|means| means.reconstruction)),
+                table::nats(means.map(|means| means.kl)),
+                epoch.map_or(table::UNKNOWN.to_owned(), |epoch| {
+                    format!("{epoch}/{}", overview.planned_epochs)
+                }),
+            ];
+            row.extend(rest.map(str::to_owned));
+            rows.push(row);
+        }
+    }
+    table::print(1, &header, rows);
+}
+
+/// As many runs beside each other as fit 100 columns, mostly.
+const RUNS_IN_A_ROW: usize = 4;
+
+fn print_differences(runs: &[Compared], differences: &[String]) {
+    if differences.is_empty() {
+        println!("\nThe configs are the same.");
+    }
+    for runs in runs
+        .chunks(RUNS_IN_A_ROW)
+        .filter(|_| !differences.is_empty())
+    {
+        println!();
+        let header: Vec<&str> = std::iter::once("config")
+            .chain(runs.iter().map(|run| run.name.as_str()))
+            .collect();
+        let rows = differences.iter().map(|key| {
+            let values = runs.iter().map(|run| match run.settings.get(key) {
+                Some(Value::String(text)) => text.clone(),
+                Some(value) => value.to_string(),
+                None => table::UNKNOWN.to_owned(),
+            });
+            std::iter::once(key.clone()).chain(values).collect()
+        });
+        table::print(1, &header, rows.collect());
+    }
+}

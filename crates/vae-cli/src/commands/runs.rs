@@ -1,0 +1,161 @@
+//! `vae runs`: the runs in a folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use indicatif::BinaryBytes;
+use serde::Serialize;
+use vae_train::{Overview, RunDir};
+
+use super::table;
+use crate::Done;
+
+/// List the runs in a folder
+///
+/// The state of a run is running, finished, interrupted (Ctrl-C), failed, or stopped (killed: nobody
+/// trains it and it left no summary). What is no run is listed with what is wrong with it. Elbos are
+/// those of held-out images, in nats per image.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The folder that holds them, or one run
+    #[arg(value_name = "DIR", default_value = "runs")]
+    folder: PathBuf,
+
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = Order::Start)]
+    sort: Order,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Order {
+    /// The oldest
+    Start,
+    /// The first in the alphabet
+    Name,
+}
+
+/// A folder among the runs.
+#[derive(Debug, Serialize)]
+struct Listed {
+    run: PathBuf,
+    /// Seconds since 1970.
+    started: Option<u64>,
+    size_bytes: u64,
+    #[serde(flatten)]
+    overview: Option<Overview>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let mut listed: Vec<Listed> = folders(&args.folder)
+        .with_context(|| format!("{}", args.folder.display()))?
+        .into_iter()
+        .map(look_at)
+        .collect();
+    listed.sort_by(|a, b| a.run.cmp(&b.run));
+    if let Order::Start = args.sort {
+        listed.sort_by_key(|listed| listed.started);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&listed)?);
+    } else if listed.is_empty() {
+        eprintln!("{}: no runs", args.folder.display());
+    } else {
+        print_table(&listed);
+    }
+    Ok(Done::Fully)
+}
+
+/// The folders that are or may be runs.
+fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    if RunDir::open(folder).is_ok() {
+        return Ok(vec![folder.to_owned()]);
+    }
+    let visible = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        path.is_dir() && !name.to_string_lossy().starts_with('.')
+    };
+    let paths = entries.into_iter().map(|entry| entry.path());
+    Ok(paths.filter(visible).collect())
+}
+
+fn look_at(path: PathBuf) -> Listed {
+    let read = RunDir::open(&path).and_then(|run_dir| Overview::read(&run_dir));
+    // `train` writes the config first, and never again.
+    let started = fs::metadata(path.join("config.toml"))
+        .and_then(|metadata| metadata.modified())
+        .ok()
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .as_ref()
+        .map(Duration::as_secs);
+    let size_bytes = size(&path);
+    let (overview, problem) = match read {
+        Ok(overview) => (Some(overview), None),
+        Err(error) => (None, Some(format!("{:#}", anyhow::Error::from(error)))),
+    };
+    Listed {
+        run: path,
+        started,
+        size_bytes,
+        overview,
+        problem,
+    }
+}
+
+/// Bytes of the files below a folder. What cannot be read, or goes while it is read, counts nothing;
+/// links are not followed.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
+    };
+    entries.map(size).sum()
+}
+
+fn print_table(listed: &[Listed]) {
+    let header = [
+        "run",
+        "state",
+        "epochs",
+        "best elbo",
+        "at epoch",
+        "time",
+        "size",
+    ];
+    let unknown = || table::UNKNOWN.to_owned();
+    let row = |listed: &Listed| {
+        let name = listed.run.file_name().unwrap_or(listed.run.as_os_str());
+        let overview = listed.overview.as_ref();
+        let best = overview.and_then(|overview| overview.best.as_ref());
+        vec![
+            name.to_string_lossy().into_owned(),
+            overview.map_or("broken", |o| o.state.name()).to_owned(),
+            overview.map_or_else(unknown, |o| format!("{}/{}", o.epochs, o.planned_epochs)),
+            table::nats(best.map(|best| best.means.elbo)),
+            best.map_or_else(unknown, |best| best.epoch.to_string()),
+            overview.map_or_else(unknown, |o| table::duration(o.seconds)),
+            BinaryBytes(listed.size_bytes).to_string(),
+        ]
+    };
+    table::print(2, &header, listed.iter().map(row).collect());
+
+    for listed in listed {
+        if let Some(problem) = &listed.problem {
+            println!("broken: {problem}"); // Names the folder or its file.
+        } else if let Some(error) = listed.overview.as_ref().and_then(|o| o.error.as_ref()) {
+            println!("{}: {error}", listed.run.display());
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Tables on stdout.
+
+use comfy_table::{CellAlignment, Table, presets};
+
+/// Columns two spaces apart: the first `n_left` to the left, numbers after them to the right.
+pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
+    table.add_rows(rows);
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if i >= n_left {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("{}", table.trim_fmt());
+}
+
+/// What is not known.
+pub(super) const UNKNOWN: &str = "-";
+
+/// Hours, minutes and seconds.
+pub(super) fn duration(seconds: f64) -> String {
+    let duration = std::time::Duration::try_from_secs_f64(seconds.round()).unwrap_or_default();
+    indicatif::FormattedDuration(duration).to_string()
+}
+
+/// Nats per image.
+pub(super) fn nats(value: Option<f64>) -> String {
+    value.map_or(UNKNOWN.to_owned(), |value| format!("{value:.2}"))
+}

@@ -1,0 +1,123 @@
+//! What the tests of the binary share. Each of them uses a part of it.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a small data set and a config for it.
+pub struct Workplace {
+    folder: TempDir,
+}
+
+pub const SIDE: usize = 12;
+
+impl Workplace {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        fs::create_dir(&data).expect("created");
+        write_images(&data.join("train-images-idx3-ubyte"), 70);
+        write_labels(&data.join("train-labels-idx1-ubyte"), 70);
+        write_images(&data.join("t10k-images-idx3-ubyte"), 20);
+        write_labels(&data.join("t10k-labels-idx1-ubyte"), 20);
+        let workplace = Self { folder };
+        workplace.write_config("small.toml", "");
+        workplace
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write_config(&self, name: &str, extra: &str) {
+        let text = format!(
+            "{extra}\n[dataset.idx]\nfolder = 'data'\n[model.network.mlp]\nhidden = [16]\n\
+             [training]\nepochs = 2\nbatch_size = 16\n"
+        );
+        fs::write(self.path(name), text).expect("written");
+    }
+
+    pub fn vae(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("the binary runs")
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
+        command.args(args).current_dir(self.folder.path());
+        let computes = ["train", "manifold", "sample", "reconstruct", "bench"].contains(&args[0]);
+        if computes && !args.contains(&"--device") {
+            command.args(["--device", "cpu"]);
+        }
+        // Many small processes at once: threads would only wait for each other.
+        command
+            .env("OMP_NUM_THREADS", "1")
+            .env_remove("RUST_BACKTRACE");
+        command
+    }
+
+    /// Trains and gives the run directory.
+    pub fn train(&self, args: &[&str], out: &str) -> PathBuf {
+        let output = self.vae(&[&["train", "small.toml", "--out", out], args].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        self.path(out)
+    }
+
+    /// Runs a command that has to fail, and gives the one line that it says.
+    pub fn error(&self, args: &[&str], code: i32) -> String {
+        let output = self.vae(args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(output.stdout.is_empty(), "results on stdout only");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        assert!(said.starts_with("error: "), "{said}");
+        said
+    }
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Bright bars at different places on black.
+fn write_images(path: &Path, n: usize) {
+    let mut bytes = [0x803_u32, n as u32, SIDE as u32, SIDE as u32]
+        .map(u32::to_be_bytes)
+        .concat();
+    for i in 0..n {
+        bytes.extend((0..SIDE * SIDE).map(|p| if (p + i) % 7 < 2 { 230_u8 } else { 5 }));
+    }
+    fs::write(path, bytes).expect("written");
+}
+
+fn write_labels(path: &Path, n: usize) {
+    let mut bytes = [0x801_u32, n as u32].map(u32::to_be_bytes).concat();
+    bytes.extend((0..n).map(|i| (i % 7) as u8));
+    fs::write(path, bytes).expect("written");
+}
+
+pub fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path)
+        .expect("a text file")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect()
+}
+
+/// The metrics without what a clock measured.
+pub fn metrics(run: &Path) -> Vec<Value> {
+    let mut records = lines(&run.join("metrics.jsonl"));
+    for record in &mut records {
+        let record = record.as_object_mut().expect("an object");
+        record.remove("seconds").expect("seconds");
+        record.remove("images_per_s").expect("images_per_s");
+    }
+    records
+}

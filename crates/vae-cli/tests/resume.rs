@@ -1,0 +1,371 @@
+//! Runs that were stopped, in every way that a run can be, and go on.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Workplace, metrics, stderr};
+use serde_json::Value;
+use vae_train::{Checkpoint, RunDir};
+
+/// A process that is ended also where the test fails.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(workplace: &Workplace, args: &[&str]) -> Self {
+        let child = workplace
+            .command(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        Self(child)
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.0.id()).expect("a process number");
+        // SAFETY: kill takes two integers; the process is our child and has not been waited for.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// Reads what it says until a line holds `wanted`; false where it ends before.
+    fn wait_until_it_says(&mut self, wanted: &str) -> bool {
+        let said = self.0.stderr.as_mut().expect("a pipe");
+        // Unbuffered, so that what follows stays in the pipe.
+        let mut line = String::new();
+        let mut byte = [0];
+        while said.read(&mut byte).is_ok_and(|n| n == 1) {
+            line.push(byte[0] as char);
+            if line.contains(wanted) {
+                return true;
+            }
+            if byte[0] == b'\n' {
+                line.clear();
+            }
+        }
+        false
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        let mut pipe = self.0.stderr.take().expect("a pipe");
+        pipe.read_to_string(&mut said).expect("text");
+        (self.0.wait().expect("it ends").code(), said)
+    }
+}
+
+/// Uniform numbers from 0 to 1, the same in every run of the test.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f64 {
+        // Numerical Recipes' linear congruential generator; its high bits are good enough here.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+fn bytes(run: &Path, file: &str) -> Vec<u8> {
+    let run_dir = RunDir::open(run).expect("a run");
+    let folder = Checkpoint::Last
+        .open(&run_dir)
+        .expect("a checkpoint")
+        .folder;
+    fs::read(folder.join(file)).expect("a file")
+}
+
+/// Two runs that came to the same end, digit for digit.
+fn assert_equal(run: &Path, straight: &Path) {
+    assert_eq!(metrics(run), metrics(straight));
+    for file in [
+        "weights.safetensors",
+        "raw-weights.safetensors",
+        "optimizer.safetensors",
+    ] {
+        assert!(bytes(run, file) == bytes(straight, file), "{file}");
+    }
+}
+
+/// A checkpoint after nearly every step, and little else.
+const BUSY: [&str; 12] = [
+    "--set",
+    "checkpoints.every_minutes=0.00001",
+    "--set",
+    "training.ema_decay=0.99",
+    "--set",
+    "pictures.n_samples=1",
+    "--set",
+    "pictures.n_reconstructions=1",
+    "--set",
+    "pictures.manifold_size=2",
+    "--set",
+    "tensorboard=false",
+];
+
+#[test]
+fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
+    let workplace = Workplace::new();
+    let mut random = Random(1);
+    let mut said_on_resume = 0;
+    for kill in 0..50 {
+        let exists = workplace.path("run/config.toml").exists();
+        let mut args = vec!["train", "small.toml", "--epochs", "1000000"];
+        args.extend(if exists {
+            ["--resume", "run"]
+        } else {
+            ["--out", "run"]
+        });
+        args.extend(BUSY);
+        let mut process = Process::start(&workplace, &args);
+        // Most at a random moment of the training, every sixth while the process starts.
+        if kill % 6 != 0 {
+            let trains = process.wait_until_it_says("training and");
+            assert!(trains, "{:?}", process.end());
+            said_on_resume += usize::from(exists);
+        }
+        std::thread::sleep(Duration::from_secs_f64(0.3 * random.next()));
+        process.signal(libc::SIGKILL);
+        let (code, said) = process.end();
+        assert_eq!(code, None, "it ended by itself: {said}");
+        assert!(!said.contains("damaged"), "{said}");
+    }
+    assert!(said_on_resume > 30);
+
+    let epochs = {
+        let run_dir = RunDir::open(&workplace.path("run")).expect("a run");
+        let state = Checkpoint::Last.open(&run_dir).expect("a checkpoint").state;
+        assert!(state.position.epochs > 2, "{:?}", state.position);
+        (state.position.epochs + 2).to_string()
+    };
+    let output = workplace.vae(&["train", "--resume", "run", "--epochs", &epochs]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut args = vec![
+        "train",
+        "small.toml",
+        "--out",
+        "straight",
+        "--epochs",
+        &epochs,
+    ];
+    args.extend(BUSY);
+    args.extend(["--set", "checkpoints.every_minutes=1000"]);
+    let output = workplace.vae(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_equal(&workplace.path("run"), &workplace.path("straight"));
+    // What was killed amid a checkpoint left nothing behind but, at most, one hidden folder.
+    let n_hidden = fs::read_dir(workplace.path("run/checkpoints"))
+        .expect("a folder")
+        .filter(|entry| {
+            let name = entry.as_ref().expect("an entry").file_name();
+            name.to_string_lossy().starts_with('.')
+        })
+        .count();
+    assert_eq!(n_hidden, 0);
+}
+
+#[test]
+fn ctrl_c_and_sigterm_save_say_how_to_go_on_and_going_on_is_exact() {
+    let workplace = Workplace::new();
+    let ema = ["--set", "training.ema_decay=0.9"];
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let run = format!("run-{signal}");
+        let mut args = vec!["train", "small.toml", "--epochs", "1000000", "--out", &run];
+        args.extend(ema);
+        let mut process = Process::start(&workplace, &args);
+        assert!(process.wait_until_it_says("epoch 2/"));
+        process.signal(signal);
+        let (code, said) = process.end();
+        assert_eq!(code, Some(130), "{said}");
+        assert!(
+            said.contains(&format!("vae train --resume {run}")),
+            "{said}"
+        );
+        let summary = fs::read_to_string(workplace.path(&run).join("summary.json"));
+        let summary: Value = serde_json::from_str(&summary.expect("a summary")).expect("JSON");
+        assert_eq!(summary["state"], "interrupted");
+
+        let epochs = (summary["epochs"].as_u64().expect("a number") + 2).to_string();
+        let output = workplace.vae(&["train", "--resume", &run, "--epochs", &epochs]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let straight = format!("straight-{signal}");
+        let mut args = vec![
+            "train",
+            "small.toml",
+            "--epochs",
+            &epochs,
+            "--out",
+            &straight,
+        ];
+        args.extend(ema);
+        assert!(workplace.vae(&args).status.success());
+        assert_equal(&workplace.path(&run), &workplace.path(&straight));
+    }
+}
+
+#[test]
+fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
+    let workplace = Workplace::new();
+    workplace.train(&["--epochs", "1"], "run");
+    let resume = ["train", "--resume", "run"];
+    for (setting, key) in [
+        (
+            "training.batch_size=17",
+            "training.batch_size (was 16, now 17)",
+        ),
+        ("seed=1", "seed (was 0, now 1)"),
+        (
+            "optimizer.adam.beta1=0.8",
+            "optimizer.adam.beta1 (was 0.9, now 0.8)",
+        ),
+        ("model.latent_dims=3", "model.latent_dims (was 2, now 3)"),
+    ] {
+        let args = [&resume[..], &["--epochs", "2", "--set", setting]].concat();
+        let said = workplace.error(&args, 1);
+        assert!(said.contains(key), "{said}");
+    }
+    // Refused before anything was changed.
+    let output = workplace.vae(&[&resume[..], &["--epochs", "2"]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let straight = workplace.train(&["--epochs", "2"], "straight");
+    assert_eq!(metrics(&workplace.path("run")), metrics(&straight));
+    // Nothing is left to do, which is no error.
+    let output = workplace.vae(&[&resume[..], &["--epochs", "2"]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = workplace.error(&["train", "--resume", "data"], 1);
+    assert!(said.contains("data: no run"), "{said}");
+}
+
+#[test]
+fn a_second_process_is_refused_and_the_first_one_goes_on() {
+    let workplace = Workplace::new();
+    let args = ["train", "small.toml", "--epochs", "1000000", "--out", "run"];
+    let mut process = Process::start(&workplace, &args);
+    assert!(process.wait_until_it_says("epoch 1/"));
+    let said = workplace.error(&["train", "--resume", "run", "--epochs", "1000000"], 1);
+    assert!(said.contains("another process"), "{said}");
+    assert!(said.contains(&process.0.id().to_string()), "{said}");
+    assert!(process.wait_until_it_says("epoch 2/"));
+    process.signal(libc::SIGKILL);
+    drop(process);
+    // The lock died with it.
+    let run_dir = RunDir::open(&workplace.path("run")).expect("a run");
+    let epochs = Checkpoint::Last
+        .open(&run_dir)
+        .expect("a checkpoint")
+        .state
+        .position
+        .epochs
+        + 1;
+    let args = ["train", "--resume", "run", "--epochs", &epochs.to_string()];
+    let output = workplace.vae(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+/// Runs the test below in a mount namespace of its own, where it may mount a small disk.
+#[test]
+fn a_full_disk_pauses_the_run_and_loses_nothing() {
+    let this = std::env::current_exe().expect("this test's file");
+    let may_mount = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "true"])
+        .status()
+        .is_ok_and(|status| status.success());
+    if !may_mount {
+        eprintln!("NOT TESTED: a full disk; this system lets nobody mount one (unshare)");
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount"])
+        .arg(this)
+        .args(["--exact", "on_a_small_disk", "--ignored", "--nocapture"])
+        .output()
+        .expect("unshare runs");
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        stderr(&output)
+    );
+}
+
+#[test]
+#[ignore = "a_full_disk_pauses_the_run_and_loses_nothing runs it where it may mount"]
+fn on_a_small_disk() {
+    let workplace = Workplace::new();
+    let disk = workplace.path("disk");
+    fs::create_dir(&disk).expect("created");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .expect("mount runs");
+    assert!(mounted.success());
+
+    let mut args = vec![
+        "train",
+        "small.toml",
+        "--epochs",
+        "1000000",
+        "--out",
+        "disk/run",
+    ];
+    args.extend(BUSY);
+    let mut process = Process::start(&workplace, &args);
+    assert!(process.wait_until_it_says("epoch 2/"));
+    // Something else fills the disk, while the run goes on writing.
+    let mut filler = fs::File::create(disk.join("filler")).expect("created");
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    assert!(
+        process.wait_until_it_says("no space left"),
+        "{:?}",
+        process.end()
+    );
+    let run_dir = RunDir::open(&workplace.path("disk/run")).expect("a run");
+    let before = Checkpoint::Last
+        .open(&run_dir)
+        .expect("whole")
+        .state
+        .position;
+    // It waits, and does not end.
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(process.0.try_wait().expect("a status").is_none());
+
+    drop(filler);
+    fs::remove_file(disk.join("filler")).expect("removed");
+    assert!(process.wait_until_it_says("going on"));
+    assert!(process.wait_until_it_says("epoch "));
+    process.signal(libc::SIGINT);
+    let (code, said) = process.end();
+    assert_eq!(code, Some(130), "{said}");
+    let state = Checkpoint::Last.open(&run_dir).expect("whole").state;
+    assert!(state.position.steps > before.steps);
+
+    let epochs = (state.position.epochs + 1).to_string();
+    let output = workplace.vae(&["train", "--resume", "disk/run", "--epochs", &epochs]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut args = vec![
+        "train",
+        "small.toml",
+        "--out",
+        "straight",
+        "--epochs",
+        &epochs,
+    ];
+    args.extend(BUSY);
+    assert!(workplace.vae(&args).status.success());
+    assert_equal(&workplace.path("disk/run"), &workplace.path("straight"));
+}

@@ -1,0 +1,33 @@
+//! `curves.png`: the learning curves so far.
+
+use crate::{Callback, Event, Fit, Flow, RunDir, TrainError, curves, picture};
+
+/// Draws the run's `metrics.jsonl` into `curves.png` after every epoch, so it comes after
+/// [`MetricsLog`](crate::MetricsLog) in the list of callbacks.
+#[derive(Debug)]
+pub struct Curves {
+    run_dir: RunDir,
+}
+
+impl Curves {
+    /// Into a run's folder.
+    #[must_use]
+    pub fn new(run_dir: RunDir) -> Self {
+        Self { run_dir }
+    }
+}
+
+impl Callback for Curves {
+    fn name(&self) -> &'static str {
+        "curves"
+    }
+
+    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        if let Event::EpochEnd { .. } = event {
+            let title = self.run_dir.path().display().to_string();
+            let drawn = curves::learning_curves(&title, &self.run_dir.records()?)?;
+            picture::save(&drawn, &self.run_dir.curves_file())?;
+        }
+        Ok(Flow::Continue)
+    }
+}

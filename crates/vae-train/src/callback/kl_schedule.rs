@@ -1,0 +1,21 @@
+//! The schedule of the kl's weight.
+
+use crate::{Callback, Event, Fit, Flow, TrainError};
+
+/// Moves the objective's schedule (β or the capacity) along with the optimizer's steps. Every run
+/// has one, as its second callback; a callback after it may hold the schedule back.
+#[derive(Debug)]
+pub struct KlSchedule;
+
+impl Callback for KlSchedule {
+    fn name(&self) -> &'static str {
+        "kl_schedule"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        if matches!(event, Event::FitStart | Event::StepEnd { .. }) {
+            run.controls.objective_step = run.position.steps;
+        }
+        Ok(Flow::Continue)
+    }
+}

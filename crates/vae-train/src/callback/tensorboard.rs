@@ -1,0 +1,108 @@
+//! `events/`: the run in TensorBoard.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::tensorboard::{Bins, EventsFile, Summary};
+use crate::{Callback, Event, Fit, Flow, Record, RunDir, TrainError};
+
+/// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the
+/// number of optimizer steps done. It takes the pictures that lie in `pictures/`, so it comes after
+/// [`Pictures`](crate::Pictures) in the list of callbacks.
+///
+/// Every run of the program writes a file of its own, and TensorBoard forgets what the files
+/// before it say of later steps: a resumed run shows each step once.
+#[derive(Debug)]
+pub struct TensorBoard {
+    run_dir: RunDir,
+    file: Option<EventsFile>,
+}
+
+impl TensorBoard {
+    /// Into a run's `events/`.
+    #[must_use]
+    pub fn new(run_dir: RunDir) -> Self {
+        Self {
+            run_dir,
+            file: None,
+        }
+    }
+
+    /// The pictures of an epoch, by their names in the file names.
+    fn pictures(&self, epoch: u64) -> Result<Vec<Summary>, TrainError> {
+        let folder = self.run_dir.pictures();
+        // Of `epoch-0003-.png` what stands before the name.
+        let start = self.run_dir.picture_file(epoch, "");
+        let start = start.file_stem().unwrap_or_default().to_string_lossy();
+        let mut pictures = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(TrainError::io(&folder))? {
+            let path = entry.map_err(TrainError::io(&folder))?.path();
+            let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = file_name
+                .strip_prefix(&*start)
+                .and_then(|rest| rest.strip_suffix(".png"));
+            if let Some(name) = name {
+                let png = fs::read(&path).map_err(TrainError::io(&path))?;
+                let tag = format!("pictures/{name}");
+                let picture =
+                    Summary::picture(&tag, png).map_err(|source| TrainError::Picture {
+                        path: path.clone(),
+                        source,
+                    })?;
+                pictures.push(picture);
+            }
+        }
+        pictures.sort_by(|a, b| a.tag().cmp(b.tag()));
+        Ok(pictures)
+    }
+}
+
+impl Callback for TensorBoard {
+    fn name(&self) -> &'static str {
+        "tensorboard"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let step = run.position.steps;
+        match event {
+            Event::FitStart => {
+                self.file = Some(EventsFile::create(&self.run_dir.events(), step)?);
+            }
+            Event::EpochEnd {
+                train,
+                test,
+                kl_per_dimension,
+                ..
+            } => {
+                let mut summaries = scalars(train);
+                summaries.extend(scalars(test));
+                summaries.push(Summary::scalar("epoch", train.epoch as f64));
+                let bins = Bins::of(kl_per_dimension);
+                summaries.push(Summary::histogram("latent/kl_per_dimension", &bins));
+                summaries.extend(self.pictures(train.epoch)?);
+                if let Some(file) = &mut self.file {
+                    file.append(step, summaries)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Every number that a record says of its split, as `elbo/test`.
+fn scalars(record: &Record) -> Vec<Summary> {
+    let Ok(Value::Object(numbers)) = serde_json::to_value(record) else {
+        return Vec::new();
+    };
+    let of_the_epoch = ["epoch", "step"];
+    numbers
+        .iter()
+        .filter(|(name, _)| !of_the_epoch.contains(&name.as_str()))
+        .filter_map(|(name, value)| {
+            let tag = format!("{name}/{}", record.split);
+            Some(Summary::scalar(&tag, value.as_f64()?))
+        })
+        .collect()
+}
