@@ -76,7 +76,7 @@ impl RunDir {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        fs::create_dir_all(parent).map_err(TrainError::io(parent))?;
+        fs::create_dir_all(parent).map_err(TrainError::io(path))?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(".run-");
         // Temporary folders are private by default; what stays is an ordinary one under the umask.

@@ -71,10 +71,12 @@ impl Callback for StopAt {
     }
 }
 
+/// libtorch has one generator for all threads, these tests run side by side, and a new model draws
+/// from it.
+static GENERATOR: Mutex<()> = Mutex::new(());
+
 /// A process of its own, as far as the run can tell.
 fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) -> Stop {
-    // libtorch has one generator for all threads, and these tests run side by side.
-    static GENERATOR: Mutex<()> = Mutex::new(());
     let _mine = GENERATOR.lock();
     let splits = splits();
     // What a fresh process has not: a generator that was used already.
@@ -259,6 +261,7 @@ fn another_data_set_is_refused() {
     let run = new_run(&config);
     train(&run.run_dir, &config, false, StopAt::Epoch(1));
     let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    let _mine = GENERATOR.lock();
     let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
     let splits = Splits {
         train: dataset(23),
@@ -285,6 +288,7 @@ fn only_the_newest_and_the_best_checkpoints_stay() {
     let last = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     let expected = if best.folder == last.folder { 1 } else { 2 };
     assert_eq!(names.len(), expected, "{names:?}");
+    let _mine = GENERATOR.lock();
     assert!(Vae::load(run.run_dir.checkpoints().join("last"), Device::Cpu).is_ok());
 }
 
@@ -298,6 +302,7 @@ fn averaged_weights_are_the_model_and_the_raw_ones_lie_beside() {
         .expect("a checkpoint")
         .folder;
     let (_, raw) = vae_model::read_tensors(&folder.join("raw-weights.safetensors")).expect("raw");
+    let _mine = GENERATOR.lock();
     let vae = Vae::load(&folder, Device::Cpu).expect("a model");
     let differ = vae
         .named_variables()
