@@ -13,6 +13,7 @@ pub mod memory;
 mod metric;
 mod optimizer;
 pub mod picture;
+mod precision;
 mod range;
 mod run_dir;
 mod schedule;
@@ -31,6 +32,7 @@ pub use optimizer::{
     AdamConfig, AdamwConfig, ClipConfig, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
     StepReport,
 };
+pub use precision::Precision;
 pub use run_dir::{RunDir, Summary};
 pub use schedule::{
     CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,
