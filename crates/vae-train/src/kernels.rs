@@ -4,9 +4,9 @@
 //! Lists that belong together have the same length, and tensors that belong together the same
 //! shape, memory order, kind and device; a breach is an error of libtorch's, or a panic here.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
@@ -44,6 +44,17 @@ unsafe extern "C" {
         ends: *const *const C_tensor,
         n: usize,
         weight: f64,
+    ) -> *mut c_char;
+    fn vae_autocast_enter(
+        device_type: c_int,
+        scalar_type: c_int,
+        previously_enabled: *mut bool,
+        previous_scalar_type: *mut c_int,
+    ) -> *mut c_char;
+    fn vae_autocast_leave(
+        device_type: c_int,
+        previously_enabled: bool,
+        previous_scalar_type: c_int,
     ) -> *mut c_char;
 }
 
@@ -200,5 +211,86 @@ pub(crate) fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result
             tensors.len(),
             weight,
         ))
+    }
+}
+
+/// Autocast on this thread while this lives; what was in force before comes back with its end.
+pub(crate) struct Autocast {
+    device_type: c_int,
+    previously_enabled: bool,
+    previous_scalar_type: c_int,
+}
+
+impl Autocast {
+    pub(crate) fn enter(device: Device, kind: Kind) -> Self {
+        // As in c10/core/DeviceType.h and c10/core/ScalarType.h.
+        let device_type = match device {
+            Device::Cpu => 0,
+            Device::Cuda(_) => 1,
+            other => panic!("no autocast on {other:?}"),
+        };
+        let scalar_type = match kind {
+            Kind::BFloat16 => 15,
+            other => panic!("no autocast to {other:?}"),
+        };
+        let mut autocast = Self {
+            device_type,
+            previously_enabled: false,
+            previous_scalar_type: 0,
+        };
+        // SAFETY: two places to write to; the message is ours.
+        let entered = unsafe {
+            taken(vae_autocast_enter(
+                device_type,
+                scalar_type,
+                &raw mut autocast.previously_enabled,
+                &raw mut autocast.previous_scalar_type,
+            ))
+        };
+        entered.expect("libtorch knows autocast on CPU and CUDA");
+        autocast
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers, which the matching call gave; the message is ours.
+        let left = unsafe {
+            taken(vae_autocast_leave(
+                self.device_type,
+                self.previously_enabled,
+                self.previous_scalar_type,
+            ))
+        };
+        // No panic in a drop, which may be part of one: and what was in force before is valid.
+        debug_assert!(left.is_ok());
+    }
+}
+
+/// The major compute capability of a GPU, if the CUDA runtime is loaded and tells it.
+pub(crate) fn cuda_capability(index: usize) -> Option<i32> {
+    #[cfg(unix)]
+    {
+        type GetAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
+        const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+        let index = c_int::try_from(index).ok()?;
+        // SAFETY: looks for a name in the libraries that are loaded.
+        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaDeviceGetAttribute".as_ptr()) };
+        if symbol.is_null() {
+            return None;
+        }
+        // SAFETY: the CUDA runtime's function of this name has had this signature in every version;
+        // it writes the value, and refuses a device that does not exist.
+        unsafe {
+            let get_attribute = std::mem::transmute::<*mut c_void, GetAttribute>(symbol);
+            let mut capability = 0;
+            let refused = get_attribute(&raw mut capability, COMPUTE_CAPABILITY_MAJOR, index);
+            (refused == 0).then_some(capability)
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = index;
+        None
     }
 }

@@ -16,6 +16,7 @@ mod metric;
 mod optimizer;
 mod overview;
 pub mod picture;
+mod precision;
 mod range;
 mod resume;
 mod run_dir;
@@ -49,6 +50,7 @@ pub use optimizer::{
     StepReport,
 };
 pub use overview::Overview;
+pub use precision::Precision;
 pub use resume::{check_resume, differences};
 pub use run_dir::{RunDir, Summary};
 pub use run_lock::{RunLock, RunState};

@@ -1,0 +1,148 @@
+//! Mixed precision: what is cast, what is not, and that training goes the same way.
+
+use std::panic::{self, AssertUnwindSafe};
+
+use tch::{Device, Kind, Tensor};
+use vae_model::{ConvConfig, ImageShape, ModelConfig, NetworkConfig, Objective, Vae};
+use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision};
+
+fn linear(input: &Tensor, weight: &Tensor) -> Tensor {
+    input.linear(weight, None::<&Tensor>)
+}
+
+fn ones(size: [i64; 2]) -> Tensor {
+    Tensor::ones(size, (Kind::Float, Device::Cpu))
+}
+
+#[test]
+fn outputs_are_bf16_inside_and_gradients_f32() {
+    let weight = ones([3, 2]).set_requires_grad(true);
+    // 1 + 2⁻⁹ needs 10 bits: bf16 has 8 and makes it 1.
+    let input = ones([4, 2]) * (1.0 + 2_f64.powi(-9));
+    let run = |precision: Precision| precision.autocast(Device::Cpu, || linear(&input, &weight));
+    let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
+    assert_eq!(
+        (exact.kind(), rounded.kind()),
+        (Kind::Float, Kind::BFloat16)
+    );
+    assert_eq!(exact.double_value(&[0, 0]), 2.0 + 2_f64.powi(-8));
+    assert_eq!(rounded.double_value(&[0, 0]), 2.0);
+    rounded.to_kind(Kind::Float).sum(Kind::Float).backward();
+    assert_eq!(weight.grad().kind(), Kind::Float);
+    assert_eq!(weight.grad().double_value(&[0, 0]), 4.0);
+    assert_eq!(linear(&input, &weight).kind(), Kind::Float);
+}
+
+#[test]
+fn what_was_in_force_before_comes_back() {
+    let (input, weight) = (ones([4, 2]), ones([3, 2]));
+    let kind = || linear(&input, &weight).kind();
+    Precision::Bf16.autocast(Device::Cpu, || {
+        assert_eq!(Precision::Bf16.autocast(Device::Cpu, kind), Kind::BFloat16);
+        assert_eq!(kind(), Kind::BFloat16, "the outer one still holds");
+    });
+    assert_eq!(kind(), Kind::Float);
+    let body = || Precision::Bf16.autocast(Device::Cpu, || panic!("on purpose"));
+    let caught = panic::catch_unwind(AssertUnwindSafe(body));
+    assert!(caught.is_err());
+    assert_eq!(kind(), Kind::Float);
+}
+
+#[test]
+fn the_next_step_computes_with_the_changed_weights() {
+    // Autocast keeps the weights' bf16 copies while it lives, and must not longer.
+    let weight = ones([1, 1]).set_requires_grad(true);
+    let run = || Precision::Bf16.autocast(Device::Cpu, || linear(&ones([1, 1]), &weight));
+    assert_eq!(run().double_value(&[0, 0]), 1.0);
+    let _ = tch::no_grad(|| weight.shallow_clone().fill_(3.0));
+    assert_eq!(run().double_value(&[0, 0]), 3.0);
+}
+
+/// The losses of 40 steps of a small model on eight images.
+fn losses(precision: Precision) -> Vec<f64> {
+    let shape = ImageShape {
+        channels: 1,
+        height: 12,
+        width: 12,
+    };
+    let config = ModelConfig {
+        latent_dims: 4,
+        network: NetworkConfig::Conv(ConvConfig {
+            channels: vec![8, 16],
+            strides: vec![2, 1],
+            hidden: 32,
+            decoder_channels: vec![8],
+            decoder_strides: vec![2],
+        }),
+        ..Default::default()
+    };
+    let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+    for (i, (_, mut variable)) in vae.named_variables().into_iter().enumerate() {
+        let size = variable.size();
+        let fan_in: i64 = size.iter().skip(1).product();
+        let wave = (Tensor::arange(variable.numel() as i64, (Kind::Float, Device::Cpu)) * 0.7
+            + i as f64)
+            .sin()
+            / (fan_in as f64).sqrt();
+        tch::no_grad(|| variable.copy_(&wave.view_(&size)));
+    }
+    let bytes: Vec<u8> = (0..8 * 144)
+        .map(|i| if (i * i) % 11 < 4 { 220 } else { 10 })
+        .collect();
+    let images = Tensor::from_slice(&bytes).view([8, 1, 12, 12]);
+    let noise = (Tensor::arange(32, (Kind::Float, Device::Cpu)) * 1.3)
+        .sin()
+        .view([1, 8, 4]);
+    let mut optimizer = Optimizer::new(&OptimizerConfig::default(), vae.named_variables());
+    (0..40)
+        .map(|step| {
+            let loss = precision.autocast(Device::Cpu, || {
+                let draws = vae.draw_with_noise(&images, &noise).expect("draws");
+                Objective::default().loss(&draws, shape, step)
+            });
+            assert_eq!(loss.kind(), Kind::Float);
+            optimizer.zero_grad();
+            optimizer.backward(&loss).expect("gradients");
+            optimizer.step(&ClipConfig::default()).expect("a step");
+            loss.double_value(&[])
+        })
+        .collect()
+}
+
+#[test]
+fn training_in_bf16_goes_the_way_of_f32() {
+    let (exact, rounded) = (losses(Precision::F32), losses(Precision::Bf16));
+    assert!(exact[39] < 0.9 * exact[0], "{} to {}", exact[0], exact[39]);
+    assert_ne!(exact, rounded, "bf16 rounds");
+    for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+        assert!(
+            (exact - rounded).abs() < 0.03 * exact,
+            "step {step}: {exact} in f32, {rounded} in bf16"
+        );
+    }
+}
+
+#[test]
+fn a_device_without_bf16_is_refused() {
+    assert!(Precision::F32.check(Device::Mps).is_ok());
+    let error = Precision::Bf16.check(Device::Mps).expect_err("refused");
+    assert!(
+        error.to_string().contains("\"f32\" works everywhere"),
+        "{error}"
+    );
+    // Linux says of the processor what the check asks the processor itself.
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").expect("the processor's flags");
+        let has_bf16 = flags.contains("avx512_bf16");
+        assert_eq!(Precision::Bf16.check(Device::Cpu).is_ok(), has_bf16);
+    }
+}
+
+#[test]
+fn config_files_say_it_like_this() {
+    let read = |text| serde_json::from_str::<Precision>(text);
+    assert_eq!(read("\"f32\"").expect("f32"), Precision::F32);
+    assert_eq!(read("\"bf16\"").expect("bf16"), Precision::Bf16);
+    assert!(read("\"fp16\"").is_err());
+}
