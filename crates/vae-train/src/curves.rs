@@ -167,8 +167,11 @@ fn register_fonts() {
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 type PlotError<'a> = DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
 
+/// The plotter centers the small text that much too high.
+const TOO_HIGH: i32 = px(3);
+
 /// Pixels of the picture, in those of the drawing.
-fn px(pixels: u32) -> i32 {
+const fn px(pixels: u32) -> i32 {
     (pixels * SCALE) as i32
 }
 
@@ -232,7 +235,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         .axis_style(GRID.stroke_width(SCALE))
         .x_label_style(font(17, false, FAINT_INK))
         .y_label_style(font(17, false, FAINT_INK))
-        .y_label_offset(px(3)) // The plotter centers this font's digits that much too high.
+        .y_label_offset(TOO_HIGH)
         .axis_desc_style(font(17, false, FAINT_INK))
         .x_desc("epoch")
         .y_desc(panel.unit)
@@ -241,7 +244,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         .draw()?;
 
     for (curve, color) in panel.curves.iter().zip(colors(panel.curves.len())) {
-        let style = color.stroke_width(2 * SCALE);
+        let style = color.stroke_width(5 * SCALE / 2);
         // Segment by segment: the plotter's joints shoot out of sharp corners.
         let segments = curve
             .points
@@ -355,7 +358,8 @@ fn draw_key<'a>(
     let bar = [(x, middle - px(2)), (x + px(22), middle + px(2))];
     area.draw(&Rectangle::new(bar, color.filled()))?;
     let anchored = style.pos(Pos::new(HPos::Left, VPos::Center));
-    area.draw(&Text::new(name.to_owned(), (x + px(30), middle), anchored))
+    let place = (x + px(30), middle + TOO_HIGH);
+    area.draw(&Text::new(name.to_owned(), place, anchored))
 }
 
 /// Values that an axis shows.
@@ -380,7 +384,7 @@ fn value_range(curves: &[Curve]) -> Range<f64> {
     let (Some(&lowest), Some(&highest)) = (all.first(), all.last()) else {
         return 0.0..1.0;
     };
-    let trimmed = late.len() / 6;
+    let trimmed = late.len() / 5;
     let (low, high) = (late[trimmed], late[late.len() - 1 - trimmed]);
     let reach = 4.0 * (high - low).max(low.abs().max(high.abs()) * 1e-6);
     let (low, high) = (lowest.max(low - reach), highest.min(high + reach));

@@ -1,0 +1,280 @@
+//! `vae runs` and `vae compare` on runs made by hand, whose numbers are known.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vae_train::{Means, Record, RunConfig, RunDir, Summary};
+
+/// A folder with a folder `runs`.
+struct Workplace {
+    folder: TempDir,
+}
+
+fn record(epoch: u64, elbo: f64) -> Record {
+    Record {
+        epoch,
+        step: 10 * epoch,
+        split: "test".to_owned(),
+        means: Means {
+            elbo,
+            reconstruction: -elbo - 4.0,
+            kl: 4.0,
+            loss: -elbo,
+        },
+        images_per_s: 100.0,
+        seconds: 30.0,
+        learning_rate: 1e-3,
+    }
+}
+
+impl Workplace {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("runs")).expect("created");
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A run of ten planned epochs with the elbos of those done. In the state `killed` it has no
+    /// summary.
+    fn run(&self, name: &str, extra: &str, state: &str, elbos: &[f64]) -> RunDir {
+        let text = format!("{extra}\n[dataset.idx]\nfolder = 'data'\n[training]\nepochs = 10\n");
+        let config: RunConfig = toml::from_str(&text).expect("a config");
+        let run_dir = RunDir::create(&self.path(&format!("runs/{name}")), &config).expect("a run");
+        let records: Vec<Record> = (1..).zip(elbos).map(|(e, &elbo)| record(e, elbo)).collect();
+        let line = |record| serde_json::to_string(record).expect("JSON") + "\n";
+        let lines: String = records.iter().map(line).collect();
+        fs::write(run_dir.metrics_file(), lines).expect("written");
+        if state == "killed" {
+            return run_dir;
+        }
+        let best = records
+            .iter()
+            .max_by(|a, b| a.means.elbo.total_cmp(&b.means.elbo));
+        let summary = Summary {
+            run: run_dir.path().to_owned(),
+            state: state.to_owned(),
+            error: (state == "failed").then(|| "the disk is full".to_owned()),
+            epochs: records.len() as u64,
+            steps: 10 * records.len() as u64,
+            best: best.cloned(),
+            last_train: None,
+            last_test: records.last().cloned(),
+            seconds: 3700.0,
+            n_parameters: 1234,
+            n_train_images: 70,
+            n_test_images: 20,
+            device: "cpu".to_owned(),
+            threads: 1,
+            peak_resident_bytes: None,
+            pictures: Vec::new(),
+        };
+        run_dir.write_summary(&summary).expect("written");
+        run_dir
+    }
+
+    fn vae(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vae"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("RUST_BACKTRACE")
+            .output()
+            .expect("the binary runs")
+    }
+
+    /// What a command that works says on stdout.
+    fn stdout(&self, args: &[&str]) -> String {
+        let output = self.vae(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let text = self.stdout(&[args, &["--json"]].concat());
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// The one line of a command that fails.
+    fn error(&self, args: &[&str]) -> String {
+        let output = self.vae(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        said
+    }
+}
+
+/// The words of a line.
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn every_run_is_listed_with_its_state() {
+    let workplace = Workplace::new();
+    workplace.run("a", "", "finished", &[-20.0, -12.0, -13.0]);
+    workplace.run("b", "", "interrupted", &[-15.5]);
+    workplace.run("c", "", "failed", &[]);
+    workplace.run("d", "", "killed", &[-9.0, -8.0, -8.5]);
+    let running = workplace.run("e", "", "interrupted", &[-7.0, -6.0]);
+    let lock = running.lock().expect("free");
+    let odd = workplace.run("f", "", "asleep", &[-1.0]);
+    fs::create_dir(workplace.path("runs/g")).expect("created");
+    fs::write(workplace.path("runs/notes.txt"), "no folder").expect("written");
+    fs::create_dir(workplace.path("runs/.cache")).expect("created");
+
+    let table = workplace.stdout(&["runs", "--sort", "name"]);
+    let lines: Vec<&str> = table.lines().collect();
+    // What lies at each place, the sizes left out.
+    let rows: Vec<Vec<&str>> = lines[1..8].iter().map(|line| words(line)).collect();
+    let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..6]).collect();
+    assert_eq!(
+        rows,
+        [
+            ["a", "finished", "3/10", "-12.00", "2", "01:01:40"],
+            ["b", "interrupted", "1/10", "-15.50", "1", "01:01:40"],
+            ["c", "failed", "0/10", "-", "-", "01:01:40"],
+            // Without a summary that holds, from the metrics: 30 s an epoch.
+            ["d", "stopped", "3/10", "-8.00", "2", "00:01:30"],
+            ["e", "running", "2/10", "-6.00", "2", "00:01:00"],
+            ["f", "broken", "-", "-", "-", "-"],
+            ["g", "broken", "-", "-", "-", "-"],
+        ]
+    );
+    assert!(lines[..8].iter().all(|line| line.len() <= 100), "{table}");
+    assert_eq!(lines[8], "runs/c: the disk is full");
+    assert!(lines[9].contains("runs/f/summary.json: state: found \"asleep\""));
+    assert!(lines[10].contains("runs/g: no run"), "{table}");
+    assert_eq!(lines.len(), 11, "{table}");
+
+    let listed = workplace.json(&["runs"]);
+    let listed = listed.as_array().expect("a list");
+    let of = |name: &str| {
+        let run = json!(format!("runs/{name}"));
+        let mut found = listed.iter().filter(|listed| listed["run"] == run);
+        found.next().expect("listed").clone()
+    };
+    assert_eq!(listed.len(), 7);
+    assert_eq!(of("a")["best"]["elbo"], -12.0);
+    assert_eq!(of("a")["n_parameters"], 1234);
+    assert_eq!(of("c")["error"], "the disk is full");
+    assert_eq!(of("e")["state"], "running");
+    assert!(
+        of("g")["problem"]
+            .as_str()
+            .expect("text")
+            .contains("no run")
+    );
+
+    drop(lock);
+    let table = workplace.stdout(&["runs"]);
+    let row = table.lines().find(|line| line.starts_with("e "));
+    assert_eq!(words(row.expect("a row"))[1], "interrupted");
+    // A lock file is there only where a process trained.
+    assert!(running.lock_file().exists() && !odd.lock_file().exists());
+}
+
+#[test]
+fn the_size_is_that_of_all_files_below() {
+    let workplace = Workplace::new();
+    let run_dir = workplace.run("a", "", "killed", &[]);
+    let size = || workplace.json(&["runs", "runs/a"])[0]["size_bytes"].as_u64();
+    let before = size().expect("a number");
+    fs::write(run_dir.pictures().join("one.png"), [0; 1000]).expect("written");
+    fs::write(run_dir.checkpoints().join("two"), [0; 24]).expect("written");
+    assert_eq!(size(), Some(before + 1024));
+}
+
+#[test]
+fn no_runs_are_no_error_and_no_folder_is_one() {
+    let workplace = Workplace::new();
+    assert_eq!(workplace.stdout(&["runs"]), "");
+    assert_eq!(workplace.json(&["runs"]), json!([]));
+    let said = workplace.error(&["runs", "nowhere"]);
+    assert!(said.starts_with("error: nowhere: "), "{said}");
+}
+
+#[test]
+fn runs_are_compared_by_metrics_and_by_what_differs_in_their_configs() {
+    let workplace = Workplace::new();
+    workplace.run("a", "seed = 0", "finished", &[-20.0, -12.0, -13.0]);
+    workplace.run(
+        "b",
+        "seed = 1\n[model]\nlatent_dims = 5",
+        "killed",
+        &[-15.5],
+    );
+    let args = ["compare", "runs/a", "runs/b", "--out", "elbo.png"];
+
+    let text = workplace.stdout(&args);
+    let lines: Vec<Vec<&str>> = text.lines().map(words).collect();
+    assert_eq!(
+        lines[1],
+        ["runs/a,", "best", "-12.00", "8.00", "4.00", "2/10"]
+    );
+    let last = ["runs/a,", "last", "-13.00", "9.00", "4.00", "3/10"];
+    assert_eq!(
+        lines[2],
+        [&last[..], &["finished", "01:01:40", "1,234"]].concat()
+    );
+    let last = ["runs/b,", "last", "-15.50", "11.50", "4.00", "1/10"];
+    assert_eq!(
+        lines[4],
+        [&last[..], &["stopped", "00:00:30", "-"]].concat()
+    );
+    assert_eq!(lines[6], ["config", "runs/a", "runs/b"]);
+    assert_eq!(lines[7], ["model.latent_dims", "2", "5"]);
+    assert_eq!(lines[8], ["seed", "0", "1"]);
+    assert_eq!(lines[10], ["elbo.png"]);
+    assert_eq!(lines.len(), 11, "{text}");
+    let size = image::image_dimensions(workplace.path("elbo.png")).expect("a picture");
+    assert_eq!(size, (1400, 900));
+
+    let found = workplace.json(&args);
+    assert_eq!(
+        found["differences"],
+        json!({ "model.latent_dims": [2, 5], "seed": [0, 1] })
+    );
+    assert_eq!(found["runs"][0]["best"]["elbo"], -12.0);
+    assert_eq!(found["runs"][1]["state"], "stopped");
+    assert_eq!(found["picture"], "elbo.png");
+
+    let same = workplace.stdout(&["compare", "runs/a", "runs/a"]);
+    assert!(same.ends_with("\nThe configs are the same.\n"), "{same}");
+}
+
+#[test]
+fn a_key_that_only_one_run_has_differs_and_other_images_are_noted() {
+    let workplace = Workplace::new();
+    workplace.run("a", "[optimizer.adam]", "finished", &[-3.0]);
+    workplace.run("b", "[optimizer.rmsprop]", "finished", &[-3.0]);
+    let found = workplace.json(&["compare", "runs/a", "runs/b"]);
+    let values = &found["differences"]["optimizer.rmsprop.learning_rate"];
+    assert_eq!(values[0], Value::Null);
+    assert!(values[1].is_f64());
+
+    let config = fs::read_to_string(workplace.path("runs/a/config.toml")).expect("text");
+    let other = config.replace("folder = \"data\"", "folder = \"elsewhere\"");
+    fs::write(workplace.path("runs/b/config.toml"), other).expect("written");
+    let output = workplace.vae(&["compare", "runs/a", "runs/b"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("differ in dataset.idx.folder"), "{said}");
+}
+
+#[test]
+fn a_run_that_cannot_be_compared_is_named() {
+    let workplace = Workplace::new();
+    let run_dir = workplace.run("a", "", "killed", &[-3.0, -2.0]);
+    let said = workplace.error(&["compare", "runs/a", "runs/b"]);
+    assert!(said.contains("runs/b: no such folder"), "{said}");
+    fs::write(run_dir.metrics_file(), "{\"epoch\": 1}\n").expect("written");
+    let said = workplace.error(&["compare", "runs/a", "runs/a"]);
+    assert!(said.contains("runs/a/metrics.jsonl: line 1"), "{said}");
+}
