@@ -140,12 +140,12 @@ struct Variable {
 }
 
 impl Optimizer {
-    /// For these variables, which share memory with the model's.
+    /// For these named variables, which share memory with the model's.
     #[must_use]
-    pub fn new(config: &OptimizerConfig, variables: Vec<Tensor>) -> Self {
+    pub fn new(config: &OptimizerConfig, variables: Vec<(String, Tensor)>) -> Self {
         let variables = variables
             .into_iter()
-            .map(|value| Variable {
+            .map(|(_, value)| Variable {
                 mean: match config {
                     OptimizerConfig::Adam(_) => Some(value.zeros_like()),
                     OptimizerConfig::Rmsprop(_) => None,

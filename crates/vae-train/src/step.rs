@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 use vae_data::derive_seed;
-use vae_model::{ElboTerms, Objective, Vae};
+use vae_model::{ElboTerms, Mode, Objective, Vae};
 
 use crate::{Optimizer, TrainError};
 
@@ -22,7 +22,7 @@ pub fn train_step(
     step: u64,
 ) -> Result<(ElboTerms, Tensor), TrainError> {
     tch::manual_seed(derive_seed(seed, step, "training noise") as i64);
-    let draws = vae.draw(images, 1)?;
+    let draws = vae.draw(images, 1, Mode::Train)?;
     let loss = objective.loss(&draws, vae.image_shape(), step);
     optimizer.minimize(&loss)?;
     Ok((draws.terms, loss))

@@ -14,7 +14,7 @@ fn check(name: &str, config: &OptimizerConfig, wanted: &[[f64; 4]]) {
     let c = Tensor::from_slice(&[0.1_f32, 1.0, 10.0, 0.01]);
     let t = Tensor::from_slice(&[1_f32, -2.0, 0.3, 5.0]);
     let w = Tensor::from_slice(&[0.5_f32; 4]).set_requires_grad(true);
-    let mut optimizer = Optimizer::new(config, vec![w.shallow_clone()]);
+    let mut optimizer = Optimizer::new(config, vec![("w".to_owned(), w.shallow_clone())]);
     for (step, wanted) in wanted.iter().enumerate() {
         let loss = (&c * (&w - &t).square()).sum(Kind::Float) + (&w * 3.0).sin().sum(Kind::Float);
         optimizer.minimize(&loss).expect("a step");

@@ -2,8 +2,10 @@
 //! likelihood parameters. They know nothing of distributions.
 
 mod conv;
+mod conv_batch_norm;
 mod layers;
 mod mlp;
+mod residual;
 
 use std::fmt::Debug;
 
@@ -11,18 +13,20 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 pub use conv::ConvConfig;
+pub use conv_batch_norm::ConvBatchNormConfig;
 pub use layers::Initialization;
 pub use mlp::MlpConfig;
+pub use residual::ResidualConfig;
 
-use crate::{ImageShape, ModelError};
+use crate::{ImageShape, Mode, ModelError};
 
-/// An encoder and a decoder.
+/// An encoder and a decoder. Under autocast the outputs may be in half precision.
 pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
-    fn encode(&self, images: &Tensor) -> Tensor;
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor;
 
     /// Latents `[N, Z]` → likelihood parameters `[N, L·C, H, W]`.
-    fn decode(&self, latents: &Tensor) -> Tensor;
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor;
 }
 
 /// What a network has to fit between.
@@ -42,6 +46,10 @@ pub(crate) struct Sockets {
 pub enum NetworkConfig {
     /// Convolutions and transposed convolutions.
     Conv(ConvConfig),
+    /// Convolutions that halve the image, each with batch norm.
+    ConvBatchNorm(ConvBatchNormConfig),
+    /// Residual blocks with group norm.
+    Residual(ResidualConfig),
     /// Fully connected layers.
     Mlp(MlpConfig),
 }
@@ -56,6 +64,8 @@ impl NetworkConfig {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::Conv(config) => config.check(),
+            Self::ConvBatchNorm(config) => config.check(),
+            Self::Residual(config) => config.check(),
             Self::Mlp(config) => config.check(),
         }
     }
@@ -64,6 +74,8 @@ impl NetworkConfig {
     pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn Network> {
         match self {
             Self::Conv(config) => Box::new(config.build(root, sockets)),
+            Self::ConvBatchNorm(config) => Box::new(config.build(root, sockets)),
+            Self::Residual(config) => Box::new(config.build(root, sockets)),
             Self::Mlp(config) => Box::new(config.build(root, sockets)),
         }
     }
