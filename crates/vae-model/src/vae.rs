@@ -10,6 +10,8 @@ use crate::weights::{self, Header};
 use crate::{DiagonalGaussian, ImageShape, Likelihood, Mode, ModelConfig, ModelError, Network};
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
+///
+/// [`Self::draw`] and [`Self::draw_with_noise`] are told their [`Mode`]; every other method evaluates.
 #[derive(Debug)]
 pub struct Vae {
     config: ModelConfig,

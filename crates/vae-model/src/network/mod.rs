@@ -97,3 +97,60 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn networks_compute_in_half_precision_too() {
+        let networks = [
+            NetworkConfig::default(),
+            NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
+                channels: vec![4, 8],
+            }),
+            NetworkConfig::Residual(ResidualConfig {
+                channels: vec![8, 16],
+                ..Default::default()
+            }),
+            NetworkConfig::Mlp(MlpConfig::default()),
+        ];
+        let sockets = Sockets {
+            image: ImageShape {
+                channels: 3,
+                height: 12,
+                width: 10,
+            },
+            latent_dims: 4,
+            n_posterior_params: 8,
+            n_likelihood_params: 2,
+            initialization: Initialization::default(),
+        };
+        let cosine = |a: &Tensor, b: &Tensor| {
+            let (a, b) = (a.flatten(0, -1).to_kind(Kind::Double), b.flatten(0, -1));
+            let b = b.to_kind(Kind::Double);
+            (a.dot(&b) / (a.norm() * b.norm())).double_value(&[])
+        };
+        for config in networks {
+            let mut variables = nn::VarStore::new(Device::Cpu);
+            let network = config.build(&variables.root(), sockets);
+            let images = Tensor::arange(2 * 360, (Kind::Float, Device::Cpu)).sin();
+            let images = images.view([2, 3, 12, 10]);
+            let latents = Tensor::arange(8, (Kind::Float, Device::Cpu))
+                .cos()
+                .view([2, 4]);
+            let encoded = network.encode(&images, Mode::Train);
+            let decoded = network.decode(&latents, Mode::Train);
+            assert_eq!(decoded.size(), [2, 6, 12, 10]);
+            variables.bfloat16();
+            let half = network.encode(&images.to_kind(Kind::BFloat16), Mode::Train);
+            assert_eq!(half.kind(), Kind::BFloat16);
+            assert!(cosine(&encoded, &half) > 0.99, "{config:?}");
+            let half = network.decode(&latents.to_kind(Kind::BFloat16), Mode::Train);
+            assert_eq!(half.kind(), Kind::BFloat16);
+            assert!(cosine(&decoded, &half) > 0.99, "{config:?}");
+        }
+    }
+}
