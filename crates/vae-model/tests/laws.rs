@@ -758,12 +758,12 @@ fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
             sigma: ScaleConfig::Fixed(scale),
             ..Default::default()
         }));
-        assert!(gaussian.contains("model.likelihood.gaussian.sigma.fixed"));
+        assert!(gaussian.contains("model.likelihood.gaussian.sigma"));
         let laplace = likelihood(LikelihoodConfig::Laplace(LaplaceConfig {
             scale: ScaleConfig::Fixed(scale),
             ..Default::default()
         }));
-        assert!(laplace.contains("model.likelihood.laplace.scale.fixed"));
+        assert!(laplace.contains("model.likelihood.laplace.scale"));
     }
 }
 
@@ -771,7 +771,7 @@ fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
 fn the_parts_have_their_names_in_a_config() {
     let config: ModelConfig = toml::from_str(
         r#"
-        likelihood.gaussian = { sigma.fixed = 0.5, mean = "tanh" }
+        likelihood.gaussian = { sigma = 0.5, mean = "tanh" }
         network.residual = { channels = [8, 16], blocks = 2 }
         "#,
     )
@@ -796,6 +796,12 @@ fn the_parts_have_their_names_in_a_config() {
     let config: ModelConfig = toml::from_str(logistic).expect("a config");
     assert_eq!(config.likelihood.n_params(), 2);
     assert!(toml::from_str::<ModelConfig>("likelihood.gaussian.sgima = 1").is_err());
+    let typo = toml::from_str::<ModelConfig>("likelihood.gaussian.sigma = \"leraned\"");
+    let message = typo.expect_err("refused").to_string();
+    assert!(
+        message.contains("a positive number or \"learned\""),
+        "{message}"
+    );
 }
 
 #[test]

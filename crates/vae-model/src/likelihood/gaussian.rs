@@ -13,7 +13,7 @@ use crate::Mode;
 
 /// Independent Gaussian pixels N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`.
 ///
-/// With `sigma = { fixed = 0.7071067811865476 }`, that is √½, the reconstruction is the squared error
+/// With `sigma = 0.7071067811865476`, that is √½, the reconstruction is the squared error
 /// summed over the image's values, plus the constant ½ ln π for each.
 ///
 /// A density of continuous pixels: nats per image, no bits/dim.

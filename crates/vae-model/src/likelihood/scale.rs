@@ -6,8 +6,12 @@ use tch::{Tensor, nn, no_grad};
 use crate::{Mode, ModelError};
 
 /// σ of the Gaussian, b of the Laplace distribution, for all pixels alike; pixels are in `[-1, 1]`.
+/// In a config `"learned"` or a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "a positive number or \"learned\" is needed"
+)]
 pub enum ScaleConfig {
     /// In each training step the value of highest likelihood for the batch, which has a closed form:
     /// σ² the mean squared error, b the mean absolute one (σ-VAE, Rybkin et al. 2021,
@@ -20,6 +24,7 @@ pub enum ScaleConfig {
     #[default]
     Learned,
     /// This number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte).
+    #[serde(untagged)]
     Fixed(f64),
 }
 
@@ -27,7 +32,7 @@ impl ScaleConfig {
     pub(super) fn check(self, key: &str) -> Result<(), ModelError> {
         match self {
             Self::Fixed(scale) if !(scale.is_finite() && scale > 0.0) => Err(ModelError::config(
-                format!("{key}.fixed"),
+                key,
                 format!("found {scale}, a positive number is needed"),
             )),
             _ => Ok(()),
