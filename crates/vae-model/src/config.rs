@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::network::check_sizes;
-use crate::{Initialization, Likelihood, ModelError, NetworkConfig, PosteriorConfig, Prior};
+use crate::{Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, Prior};
 
 /// The parts of a model (`[model]` in a config file).
 ///
@@ -24,7 +24,7 @@ pub struct ModelConfig {
     /// p(z). Default `"standard_normal"`.
     pub prior: Prior,
     /// p(x|z). Default `"bernoulli"`.
-    pub likelihood: Likelihood,
+    pub likelihood: LikelihoodConfig,
     /// How fresh weights are drawn. Default `"pytorch"`.
     pub initialization: Initialization,
     /// q(z|x). Default `diagonal_gaussian`.
@@ -38,7 +38,7 @@ impl Default for ModelConfig {
         Self {
             latent_dims: 2,
             prior: Prior::default(),
-            likelihood: Likelihood::default(),
+            likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
             posterior: PosteriorConfig::default(),
             network: NetworkConfig::default(),
@@ -53,6 +53,7 @@ impl ModelConfig {
     /// The first key whose value no model can be built from.
     pub fn check(&self) -> Result<(), ModelError> {
         check_sizes("model.latent_dims", &[self.latent_dims])?;
+        self.likelihood.check()?;
         self.network.check()
     }
 }

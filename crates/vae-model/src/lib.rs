@@ -49,18 +49,27 @@ mod config;
 mod error;
 mod image_shape;
 mod likelihood;
+mod mode;
 mod network;
 mod objective;
 mod posterior;
 mod prior;
 mod vae;
+mod watch;
 mod weights;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use image_shape::ImageShape;
-pub use likelihood::Likelihood;
-pub use network::{ConvConfig, Initialization, MlpConfig, Network, NetworkConfig};
+pub use likelihood::{
+    DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
+    LogisticScale, MeanActivation, ScaleConfig,
+};
+pub use mode::Mode;
+pub use network::{
+    ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network, NetworkConfig,
+    ResidualConfig,
+};
 pub use objective::{
     BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, ElboConfig, Objective,
     PixelMeanConfig,
@@ -68,4 +77,5 @@ pub use objective::{
 pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
 pub use prior::Prior;
 pub use vae::{Draws, ElboTerms, Vae};
+pub use watch::first_non_finite;
 pub use weights::{WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

@@ -5,16 +5,20 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::network::Sockets;
+use crate::watch::watch;
 use crate::weights::{self, Header};
-use crate::{DiagonalGaussian, ImageShape, ModelConfig, ModelError, Network};
+use crate::{DiagonalGaussian, ImageShape, Likelihood, Mode, ModelConfig, ModelError, Network};
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
+///
+/// [`Self::draw`] and [`Self::draw_with_noise`] are told their [`Mode`]; every other method evaluates.
 #[derive(Debug)]
 pub struct Vae {
     config: ModelConfig,
     image: ImageShape,
     variables: nn::VarStore,
     network: Box<dyn Network>,
+    likelihood: Box<dyn Likelihood>,
 }
 
 /// K samples of z for each of B images, and what they say: the material of every objective.
@@ -77,13 +81,16 @@ impl Vae {
             n_likelihood_params: config.likelihood.n_params(),
             initialization: config.initialization,
         };
-        let network = config.network.build(&variables.root(), sockets);
+        let root = variables.root();
+        let network = config.network.build(&root, sockets);
+        let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
         variables.set_device(device);
         Ok(Self {
             config: config.clone(),
             image,
             variables,
             network,
+            likelihood,
         })
     }
 
@@ -131,7 +138,8 @@ impl Vae {
         self.variables.device()
     }
 
-    /// The weights by name, sorted; they share memory with the model's.
+    /// Everything that makes up the trained model by name, sorted: weights, and what else training
+    /// leaves behind (running averages). They share memory with the model's.
     #[must_use]
     pub fn named_variables(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
@@ -139,16 +147,19 @@ impl Vae {
         named
     }
 
-    /// The weights that training changes; they share memory with the model's.
+    /// The weights, those of [`Self::named_variables`] that gradients change.
     #[must_use]
-    pub fn trainable_variables(&self) -> Vec<Tensor> {
-        self.variables.trainable_variables()
+    pub fn trainable_variables(&self) -> Vec<(String, Tensor)> {
+        let mut named = self.named_variables();
+        named.retain(|(_, variable)| variable.requires_grad());
+        named
     }
 
     /// How many numbers are trained.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
-        self.trainable_variables().iter().map(Tensor::numel).sum()
+        let variables = self.trainable_variables();
+        variables.iter().map(|(_, weights)| weights.numel()).sum()
     }
 
     /// q(z|x) for bytes `[B, C, H, W]`.
@@ -156,7 +167,7 @@ impl Vae {
     /// # Errors
     /// Images of another shape or kind.
     pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian, ModelError> {
-        Ok(self.posterior(&self.scaled(images)?))
+        Ok(self.posterior(&self.scaled(images)?, Mode::Evaluate))
     }
 
     /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`.
@@ -172,8 +183,8 @@ impl Vae {
             });
         }
         let latents = latents.to_device(self.device()).to_kind(Kind::Float);
-        let params = self.network.decode(&latents);
-        Ok(self.config.likelihood.mean_image(&params).contiguous())
+        let params = self.decoded(&latents, Mode::Evaluate);
+        Ok(self.likelihood.mean_image(&params).contiguous())
     }
 
     /// `n` new mean images in `[0, 1]`, decoded from the prior, `[n, C, H, W]`.
@@ -198,25 +209,30 @@ impl Vae {
     /// # Errors
     /// Images of another shape or kind.
     pub fn elbo(&self, images: &Tensor) -> Result<ElboTerms, ModelError> {
-        Ok(self.draw(images, 1)?.terms)
+        Ok(self.draw(images, 1, Mode::Evaluate)?.terms)
     }
 
     /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them.
     ///
     /// # Errors
     /// Images of another shape or kind.
-    pub fn draw(&self, images: &Tensor, n_samples: i64) -> Result<Draws, ModelError> {
+    pub fn draw(&self, images: &Tensor, n_samples: i64, mode: Mode) -> Result<Draws, ModelError> {
         let targets = self.scaled(images)?;
-        let posterior = self.posterior(&targets);
+        let posterior = self.posterior(&targets, mode);
         let noise = posterior.noise(n_samples);
-        Ok(self.draws(&targets, posterior, &noise))
+        Ok(self.draws(&targets, posterior, &noise, mode))
     }
 
     /// [`Self::draw`] with given noise ε `[K, B, Z]`.
     ///
     /// # Errors
     /// Images of another shape or kind, or noise that does not fit them.
-    pub fn draw_with_noise(&self, images: &Tensor, noise: &Tensor) -> Result<Draws, ModelError> {
+    pub fn draw_with_noise(
+        &self,
+        images: &Tensor,
+        noise: &Tensor,
+        mode: Mode,
+    ) -> Result<Draws, ModelError> {
         let targets = self.scaled(images)?;
         let found = noise.size();
         if found.len() != 3 || found[1..] != [targets.size()[0], self.config.latent_dims] {
@@ -225,20 +241,37 @@ impl Vae {
                 latent_dims: self.config.latent_dims,
             });
         }
-        let posterior = self.posterior(&targets);
-        Ok(self.draws(&targets, posterior, noise))
+        let posterior = self.posterior(&targets, mode);
+        Ok(self.draws(&targets, posterior, noise, mode))
     }
 
-    fn posterior(&self, targets: &Tensor) -> DiagonalGaussian {
-        let params = self.network.encode(targets); // [B, P]
-        self.config.posterior.distribution(&params)
+    fn posterior(&self, targets: &Tensor, mode: Mode) -> DiagonalGaussian {
+        // Under autocast the network computes in half precision; densities need f32.
+        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
+        let posterior = self.config.posterior.distribution(&params);
+        watch("posterior mean", posterior.mean());
+        watch("posterior log_var", &posterior.log_var());
+        posterior
     }
 
-    fn draws(&self, targets: &Tensor, posterior: DiagonalGaussian, noise: &Tensor) -> Draws {
+    /// Likelihood parameters in f32, `[N, L·C, H, W]`, for latents `[N, Z]`.
+    fn decoded(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        self.network.decode(latents, mode).to_kind(Kind::Float)
+    }
+
+    fn draws(
+        &self,
+        targets: &Tensor,
+        posterior: DiagonalGaussian,
+        noise: &Tensor,
+        mode: Mode,
+    ) -> Draws {
         let latents = posterior.latents(noise); // [K, B, Z]
-        let params = self.network.decode(&latents.flatten(0, 1)); // [K·B, L·C, H, W]
+        watch("posterior latents", &latents);
+        let params = self.decoded(&latents.flatten(0, 1), mode); // [K·B, L·C, H, W]
         let params = params.unflatten(0, &noise.size()[..2]); // [K, B, L·C, H, W]
-        let log_px_z = self.config.likelihood.log_prob(&params, targets); // [K, B]
+        let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
+        watch("likelihood log_prob", &log_px_z);
         let kl_per_dimension = self.config.prior.kl_per_dimension(&posterior); // [B, Z]
         let terms = ElboTerms {
             reconstruction: -log_px_z.mean_dim(0, false, Kind::Float),
@@ -269,6 +302,6 @@ impl Vae {
             });
         }
         let images = images.to_device(self.device());
-        Ok(self.config.likelihood.scale(&images))
+        Ok(self.likelihood.scale(&images))
     }
 }

@@ -24,7 +24,7 @@ fn draws() -> (Draws, Tensor) {
     let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
     let noise = Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu));
     let mut draws = vae
-        .draw_with_noise(&common::images(2, SHAPE), &noise)
+        .draw_with_noise(&common::images(2, SHAPE), &noise, vae_model::Mode::Evaluate)
         .expect("draws");
     let kl = Tensor::from_slice(&[0.1_f32, 2.0, 0.3, 4.0]).view([2, 2]);
     let kl = kl.detach().set_requires_grad(true);

@@ -5,8 +5,8 @@ use vae_data::DatasetConfig;
 use vae_model::{ModelConfig, Objective};
 
 use crate::{
-    CheckpointsConfig, ClipConfig, EarlyStoppingConfig, OptimizerConfig, SafetyConfig, Schedule,
-    TrainError, range,
+    CheckpointsConfig, ClipConfig, EarlyStoppingConfig, OptimizerConfig, Precision, SafetyConfig,
+    Schedule, TrainError, range,
 };
 
 /// One experiment, as in `configs/*.toml`.
@@ -64,6 +64,9 @@ pub struct TrainingConfig {
     pub batch_size: usize,
     /// Images at a time in evaluation. Default 500.
     pub evaluation_batch_size: usize,
+    /// The numbers that the networks compute with in training: `"f32"`, or `"bf16"` with the weights,
+    /// the losses and every evaluation still in f32. Default `"f32"`.
+    pub precision: Precision,
     /// Images at a time within a step, whose gradients are accumulated: for batches that do not fit
     /// in memory. Default: the whole batch.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +85,7 @@ impl Default for TrainingConfig {
             epochs: 10,
             batch_size: 128,
             evaluation_batch_size: 500,
+            precision: Precision::default(),
             micro_batch_size: None,
             ema_decay: None,
             clip: ClipConfig::default(),

@@ -475,22 +475,22 @@ fn decimal(value: f64, decimals: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Means;
+    use crate::{Means, Position};
 
     fn record(epoch: u64, split: &str, elbo: f64) -> Record {
+        let position = Position {
+            epochs: epoch,
+            steps: 10 * epoch,
+        };
+        let means = Means {
+            elbo,
+            reconstruction: -elbo,
+            kl: 0.0,
+            loss: -elbo,
+        };
         Record {
-            epoch,
-            step: 10 * epoch,
-            split: split.to_owned(),
-            means: Means {
-                elbo,
-                reconstruction: -elbo,
-                kl: 0.0,
-                loss: -elbo,
-            },
-            images_per_s: 1.0,
-            seconds: 1.0,
-            learning_rate: 1e-3,
+            learning_rate: Some(1e-3),
+            ..Record::new(position, split, means)
         }
     }
 

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{Objective, Vae};
+use vae_model::{Mode, Objective, Vae};
 
 use crate::TrainError;
 use crate::metric::{Means, Totals};
@@ -43,7 +43,7 @@ pub fn evaluate(
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let (mut kl_sums, mut mean_sums, mut square_sums) = (zeros(), zeros(), zeros());
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
-            let draws = vae.draw(&images, 1)?;
+            let draws = vae.draw(&images, 1, Mode::Evaluate)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
             totals.add(&draws.terms, &loss, None);
             kl_sums += draws

@@ -9,7 +9,7 @@ use tch::Device;
 use tracing::warn;
 use vae_data::Splits;
 use vae_data::loader::{Batches, n_batches};
-use vae_model::Vae;
+use vae_model::{Vae, first_non_finite};
 
 use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
@@ -500,10 +500,8 @@ impl<'a> Trainer<'a> {
             .zip(good.position.steps..until)
         {
             let objective_step = good.controls.objective_step + (step - good.position.steps);
-            let (result, layer) = (
-                self.learner.step(&images, step, objective_step),
-                None::<String>,
-            );
+            let (result, layer) =
+                first_non_finite(|| self.learner.step(&images, step, objective_step));
             result?;
             origin = layer
                 .map(|layer| format!("first in the output of {layer}, step {}", step + 1))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::derive_seed;
-use vae_model::{ElboTerms, Vae};
+use vae_model::{ElboTerms, Mode, Vae};
 
 use crate::checkpoint::{CheckpointTensors, OpenCheckpoint};
 use crate::{Ema, Optimizer, RunConfig, TrainError};
@@ -44,6 +44,7 @@ impl<'a> Learner<'a> {
     /// # Errors
     /// A precision that the model's device does not have.
     pub fn new(vae: &'a Vae, config: &'a RunConfig) -> Result<Self, TrainError> {
+        config.training.precision.check(vae.device())?;
         let ema = config.training.ema_decay;
         Ok(Self {
             vae,
@@ -66,6 +67,7 @@ impl<'a> Learner<'a> {
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
         let Self { vae, config, .. } = *self;
+        let precision = config.training.precision;
         tch::manual_seed(derive_seed(config.seed, step, "training noise") as i64);
         self.optimizer.zero_grad();
         let n_images = images.size()[0];
@@ -77,7 +79,7 @@ impl<'a> Learner<'a> {
         let mut kl = Vec::new();
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         for part in images.split(part_size, 0) {
-            let draws = vae.draw(&part, 1)?;
+            let draws = precision.autocast(vae.device(), || vae.draw(&part, 1, Mode::Train))?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
             let part_loss = config

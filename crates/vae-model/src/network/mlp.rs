@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use super::layers::Then;
+use super::layers::{Layer, Then};
 use super::{Network, Sockets, check_sizes};
-use crate::{ImageShape, ModelError};
+use crate::{ImageShape, Mode, ModelError};
 
 /// Sizes of the fully connected network. The decoder mirrors the encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ impl MlpConfig {
         let mut widths = vec![n_pixels];
         widths.extend(&self.hidden);
         let init = sockets.initialization;
-        let layers = |path: nn::Path, widths: &[i64], output: Then| -> Vec<nn::Linear> {
+        let layers = |path: nn::Path, widths: &[i64], output: Then| -> Vec<Layer<nn::Linear>> {
             let n_layers = widths.len() - 1;
             let layer = |(i, pair): (usize, &[i64])| {
                 let then = if i + 1 < n_layers { Then::Relu } else { output };
@@ -64,17 +64,17 @@ impl MlpConfig {
 
 #[derive(Debug)]
 pub(super) struct Mlp {
-    encoder: Vec<nn::Linear>,
-    decoder: Vec<nn::Linear>,
+    encoder: Vec<Layer<nn::Linear>>,
+    decoder: Vec<Layer<nn::Linear>>,
     output: ImageShape,
 }
 
 impl Network for Mlp {
-    fn encode(&self, images: &Tensor) -> Tensor {
+    fn encode(&self, images: &Tensor, _: Mode) -> Tensor {
         apply(&self.encoder, images.flatten(1, -1)) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor) -> Tensor {
+    fn decode(&self, latents: &Tensor, _: Mode) -> Tensor {
         let ImageShape {
             channels,
             height,
@@ -86,7 +86,7 @@ impl Network for Mlp {
 }
 
 /// The layers with ReLU between them, none after the last.
-fn apply(layers: &[nn::Linear], input: Tensor) -> Tensor {
+fn apply(layers: &[Layer<nn::Linear>], input: Tensor) -> Tensor {
     let mut hidden = input;
     for (i, layer) in layers.iter().enumerate() {
         if i > 0 {

@@ -2,8 +2,10 @@
 //! likelihood parameters. They know nothing of distributions.
 
 mod conv;
+mod conv_batch_norm;
 mod layers;
 mod mlp;
+mod residual;
 
 use std::fmt::Debug;
 
@@ -11,18 +13,20 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 pub use conv::ConvConfig;
+pub use conv_batch_norm::ConvBatchNormConfig;
 pub use layers::Initialization;
 pub use mlp::MlpConfig;
+pub use residual::ResidualConfig;
 
-use crate::{ImageShape, ModelError};
+use crate::{ImageShape, Mode, ModelError};
 
-/// An encoder and a decoder.
+/// An encoder and a decoder. Under autocast the outputs may be in half precision.
 pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
-    fn encode(&self, images: &Tensor) -> Tensor;
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor;
 
     /// Latents `[N, Z]` → likelihood parameters `[N, L·C, H, W]`.
-    fn decode(&self, latents: &Tensor) -> Tensor;
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor;
 }
 
 /// What a network has to fit between.
@@ -42,6 +46,10 @@ pub(crate) struct Sockets {
 pub enum NetworkConfig {
     /// Convolutions and transposed convolutions.
     Conv(ConvConfig),
+    /// Convolutions that halve the image, each with batch norm.
+    ConvBatchNorm(ConvBatchNormConfig),
+    /// Residual blocks with group norm.
+    Residual(ResidualConfig),
     /// Fully connected layers.
     Mlp(MlpConfig),
 }
@@ -56,6 +64,8 @@ impl NetworkConfig {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::Conv(config) => config.check(),
+            Self::ConvBatchNorm(config) => config.check(),
+            Self::Residual(config) => config.check(),
             Self::Mlp(config) => config.check(),
         }
     }
@@ -64,6 +74,8 @@ impl NetworkConfig {
     pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn Network> {
         match self {
             Self::Conv(config) => Box::new(config.build(root, sockets)),
+            Self::ConvBatchNorm(config) => Box::new(config.build(root, sockets)),
+            Self::Residual(config) => Box::new(config.build(root, sockets)),
             Self::Mlp(config) => Box::new(config.build(root, sockets)),
         }
     }
@@ -83,5 +95,62 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
             format!("found {size}, a number from 1 to {LARGEST_SIZE} is needed"),
         )),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn networks_compute_in_half_precision_too() {
+        let networks = [
+            NetworkConfig::default(),
+            NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
+                channels: vec![4, 8],
+            }),
+            NetworkConfig::Residual(ResidualConfig {
+                channels: vec![8, 16],
+                ..Default::default()
+            }),
+            NetworkConfig::Mlp(MlpConfig::default()),
+        ];
+        let sockets = Sockets {
+            image: ImageShape {
+                channels: 3,
+                height: 12,
+                width: 10,
+            },
+            latent_dims: 4,
+            n_posterior_params: 8,
+            n_likelihood_params: 2,
+            initialization: Initialization::default(),
+        };
+        let cosine = |a: &Tensor, b: &Tensor| {
+            let (a, b) = (a.flatten(0, -1).to_kind(Kind::Double), b.flatten(0, -1));
+            let b = b.to_kind(Kind::Double);
+            (a.dot(&b) / (a.norm() * b.norm())).double_value(&[])
+        };
+        for config in networks {
+            let mut variables = nn::VarStore::new(Device::Cpu);
+            let network = config.build(&variables.root(), sockets);
+            let images = Tensor::arange(2 * 360, (Kind::Float, Device::Cpu)).sin();
+            let images = images.view([2, 3, 12, 10]);
+            let latents = Tensor::arange(8, (Kind::Float, Device::Cpu))
+                .cos()
+                .view([2, 4]);
+            let encoded = network.encode(&images, Mode::Train);
+            let decoded = network.decode(&latents, Mode::Train);
+            assert_eq!(decoded.size(), [2, 6, 12, 10]);
+            variables.bfloat16();
+            let half = network.encode(&images.to_kind(Kind::BFloat16), Mode::Train);
+            assert_eq!(half.kind(), Kind::BFloat16);
+            assert!(cosine(&encoded, &half) > 0.99, "{config:?}");
+            let half = network.decode(&latents.to_kind(Kind::BFloat16), Mode::Train);
+            assert_eq!(half.kind(), Kind::BFloat16);
+            assert!(cosine(&decoded, &half) > 0.99, "{config:?}");
+        }
     }
 }

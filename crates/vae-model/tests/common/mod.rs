@@ -18,15 +18,21 @@ pub(crate) fn images(batch: i64, shape: ImageShape) -> Tensor {
     Tensor::from_slice(&bytes).view([batch, shape.channels, shape.height, shape.width])
 }
 
-/// Gives every weight its formula: amplitude 1/√fan_in, the phase its place in the sorted names.
+/// Gives every variable of the network its formula: amplitude 1/√fan_in, the phase its place in the
+/// sorted names; scales of norms lie around 1.
 pub(crate) fn fill(vae: &Vae) {
-    for (i, (_, mut variable)) in vae.named_variables().into_iter().enumerate() {
+    let mut variables = vae.named_variables();
+    variables.retain(|(name, _)| !name.starts_with("likelihood."));
+    for (i, (name, mut variable)) in variables.into_iter().enumerate() {
         let size = variable.size();
         let fan_in: i64 = match size.len() {
             1 => 100,
             _ => size[1..].iter().product(),
         };
         let weights = wave(variable.numel(), i as f64, 1.0 / (fan_in as f64).sqrt());
-        no_grad(|| variable.copy_(&weights.view_(&size)));
+        let is_scale =
+            size.len() == 1 && (name.ends_with("weight") || name.ends_with("running_var"));
+        let center = if is_scale { 1.0 } else { 0.0 };
+        no_grad(|| variable.copy_(&(weights + center).view_(&size)));
     }
 }

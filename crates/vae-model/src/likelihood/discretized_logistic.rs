@@ -1,0 +1,187 @@
+//! `likelihood.discretized_logistic`: probabilities of the 256 values of a byte.
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::{Likelihood, sum_over_values, to_minus_one_one, to_zero_one};
+use crate::Mode;
+
+/// Each byte's probability is the mass that a logistic distribution puts on its bin (Kingma et al.
+/// 2016, <https://arxiv.org/abs/1606.04934>, App. C.2; Salimans et al. 2017,
+/// <https://arxiv.org/abs/1701.05517>, §2.1). Bytes are scaled to `[-1, 1]`; bins are 2/255 wide, and
+/// those of 0 and 255 reach to infinity, so that the 256 probabilities sum to 1. The elbo is one of
+/// the 8-bit images themselves, and has bits/dim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiscretizedLogisticConfig {
+    /// Where the distribution's scale comes from. Default `"per_channel"`.
+    pub scale: LogisticScale,
+}
+
+/// Where the scale of the logistic distribution comes from. Its logarithm is kept within ±7.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogisticScale {
+    /// One trained number for each channel of the image.
+    #[default]
+    PerChannel,
+    /// The decoder, for each value of the image: it gives the locations of all channels, then
+    /// their log-scales.
+    PerValue,
+}
+
+/// Half the width of a bin.
+const HALF_BIN: f64 = 1.0 / 255.0;
+
+/// Narrower is a mass in one bin, wider a uniform distribution, and f32 would end.
+const LARGEST_LOG_SCALE: f64 = 7.0;
+
+/// A standard deviation of s·π/√3 = ½, about that of pixels.
+const FIRST_LOG_SCALE: f64 = -1.29;
+
+impl DiscretizedLogisticConfig {
+    pub(super) fn n_params(&self) -> i64 {
+        match self.scale {
+            LogisticScale::PerChannel => 1,
+            LogisticScale::PerValue => 2,
+        }
+    }
+
+    pub(super) fn build(&self, path: &nn::Path, channels: i64) -> DiscretizedLogistic {
+        let log_scale = match self.scale {
+            LogisticScale::PerChannel => {
+                let init = nn::Init::Const(FIRST_LOG_SCALE);
+                Some(path.var("log_scale", &[channels, 1, 1], init))
+            }
+            LogisticScale::PerValue => None,
+        };
+        DiscretizedLogistic {
+            channels,
+            log_scale,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct DiscretizedLogistic {
+    channels: i64,
+    /// `[C, 1, 1]`, or from the decoder.
+    log_scale: Option<Tensor>,
+}
+
+impl Likelihood for DiscretizedLogistic {
+    fn scale(&self, images: &Tensor) -> Tensor {
+        to_minus_one_one(images)
+    }
+
+    fn log_prob(&self, params: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
+        let location = params.narrow(2, 0, self.channels);
+        let log_scale = match &self.log_scale {
+            Some(log_scale) => log_scale.shallow_clone(),
+            None => params.narrow(2, self.channels, self.channels),
+        };
+        let log_scale = log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE);
+        sum_over_values(&log_mass(&location, &log_scale, targets))
+    }
+
+    /// The locations: the median of each pixel, and its mean where the open bins have little mass.
+    fn mean_image(&self, params: &Tensor) -> Tensor {
+        to_zero_one(&params.narrow(1, 0, self.channels))
+    }
+}
+
+/// ln(F(upper) − F(lower)) elementwise for the bins of `targets` in `[-1, 1]`, F the logistic
+/// distribution function.
+///
+/// With a and b the bin's ends in units of the scale, σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)): three
+/// factors whose logarithms are exact in f32, wherever the bin lies. In an open bin the factor of the
+/// open end and the last one are 1.
+fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) -> Tensor {
+    let per_scale = (-log_scale).exp();
+    let centered = targets - location;
+    let upper = (&centered + HALF_BIN) * &per_scale;
+    let lower = (centered - HALF_BIN) * &per_scale;
+    let is_first = targets.lt(HALF_BIN - 1.0);
+    let is_last = targets.gt(1.0 - HALF_BIN);
+    let zero = targets.zeros_like();
+    let width = (-(per_scale * (-2.0 * HALF_BIN)).expm1()).log();
+    zero.where_self(&is_last, &upper.log_sigmoid())
+        + zero.where_self(&is_first, &(-lower).log_sigmoid())
+        + zero.where_self(&is_first.logical_or(&is_last), &width)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn the_256_probabilities_sum_to_1() {
+        let bytes = Tensor::arange(256, (Kind::Uint8, Device::Cpu));
+        let targets = to_minus_one_one(&bytes);
+        for location in [-30.0, -1.1, -0.3, 0.0, 0.77, 1.0, 4.0] {
+            for log_scale in [-7.0, -3.0, -1.0, 1.0, 7.0] {
+                let params = [location, log_scale].map(|value| Tensor::from(value as f32));
+                let log_mass = log_mass(&params[0], &params[1], &targets);
+                let total = log_mass.exp().sum(Kind::Double).double_value(&[]);
+                assert!(
+                    (total - 1.0).abs() < 5e-5,
+                    "location {location}, log-scale {log_scale}: {total}"
+                );
+                assert!(
+                    log_mass.isfinite().all().int64_value(&[]) == 1,
+                    "location {location}, log-scale {log_scale}: {log_mass:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn log_mass_is_the_logarithm_of_the_difference_in_f64() {
+        // Far out f64 too loses the difference of two numbers near 1: by symmetry, take it at the
+        // other end.
+        let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let (location, log_scale) = (0.3_f64, -2.5_f64);
+        let bytes = Tensor::arange(256, (Kind::Uint8, Device::Cpu));
+        let params = [location, log_scale].map(|value| Tensor::from(value as f32));
+        let found = log_mass(&params[0], &params[1], &to_minus_one_one(&bytes));
+        let found = Vec::<f32>::try_from(found).expect("256 numbers");
+        for (byte, found) in found.into_iter().enumerate() {
+            let x = byte as f64 / 127.5 - 1.0 - location;
+            let end = |offset: f64| (x + offset) / log_scale.exp();
+            let (low, high) = match byte {
+                0 => (f64::NEG_INFINITY, end(HALF_BIN)),
+                255 => (end(-HALF_BIN), f64::INFINITY),
+                _ => (end(-HALF_BIN), end(HALF_BIN)),
+            };
+            let mass = if x > 0.0 {
+                sigma(-low) - sigma(-high)
+            } else {
+                sigma(high) - sigma(low)
+            };
+            assert!(
+                (f64::from(found) - mass.ln()).abs() < 2e-5,
+                "{byte}: {found} vs {}",
+                mass.ln()
+            );
+        }
+    }
+
+    #[test]
+    fn locations_come_before_log_scales_channel_by_channel() {
+        let targets = to_minus_one_one(&Tensor::from_slice(&[0_u8, 255])).view([1, 2, 1, 1]);
+        // Two channels, each located at its target with scale 1: ln σ(1/255) for the open bins.
+        let params = Tensor::from_slice(&[-1_f32, 1.0, 0.0, 0.0]).view([1, 1, 4, 1, 1]);
+        let config = DiscretizedLogisticConfig {
+            scale: LogisticScale::PerValue,
+        };
+        let logistic = config.build(&nn::VarStore::new(Device::Cpu).root(), 2);
+        let log_prob = logistic.log_prob(&params, &targets, Mode::Train);
+        let wanted = -2.0 * (1.0 + (-HALF_BIN).exp()).ln();
+        assert!((log_prob.double_value(&[0, 0]) - wanted).abs() < 1e-6);
+        let image = logistic.mean_image(&params.squeeze_dim(0));
+        assert_eq!(image.size(), [1, 2, 1, 1]);
+        assert_eq!(image.double_value(&[0, 1, 0, 0]), 1.0);
+    }
+}

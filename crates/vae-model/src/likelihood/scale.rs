@@ -1,0 +1,135 @@
+//! The one scale of all pixels: fixed, or the best for what the decoder leaves unexplained.
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn, no_grad};
+
+use crate::{Mode, ModelError};
+
+/// σ of the Gaussian, b of the Laplace distribution, for all pixels alike; pixels are in `[-1, 1]`.
+/// In a config `"learned"` or a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(
+    rename_all = "snake_case",
+    expecting = "a positive number or \"learned\" is needed"
+)]
+pub enum ScaleConfig {
+    /// In each training step the value of highest likelihood for the batch, which has a closed form:
+    /// σ² the mean squared error, b the mean absolute one (σ-VAE, Rybkin et al. 2021,
+    /// <https://arxiv.org/abs/2006.13202>, §3.2). There is no weight of the kl to be searched for:
+    /// the better the decoder, the more each further error costs.
+    ///
+    /// Evaluation uses a running average of the training batches' σ² or b: of n batches the plain mean
+    /// up to n = 100, from then on each new batch counts 1/100. It is part of the weights, so that a
+    /// held-out image's elbo is a density that was fixed before the image was seen.
+    #[default]
+    Learned,
+    /// This number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte).
+    #[serde(untagged)]
+    Fixed(f64),
+}
+
+impl ScaleConfig {
+    pub(super) fn check(self, key: &str) -> Result<(), ModelError> {
+        match self {
+            Self::Fixed(scale) if !(scale.is_finite() && scale > 0.0) => Err(ModelError::config(
+                key,
+                format!("found {scale}, a positive number is needed"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many batches the running average reaches back.
+const N_BATCHES: f64 = 100.0;
+
+/// A mean error (squared or absolute) of all pixels, and the least it is taken for.
+#[derive(Debug)]
+pub(super) enum MeanError {
+    Fixed(f64),
+    Learned {
+        running: Tensor,
+        n_batches: Tensor,
+        floor: f64,
+    },
+}
+
+impl MeanError {
+    /// A running average under `path`. It starts at 1, about the range of the pixels.
+    ///
+    /// `floor` keeps a decoder that has learned its few images by heart from infinite densities.
+    pub(super) fn learned(path: &nn::Path, name: &str, floor: f64) -> Self {
+        Self::Learned {
+            running: path.ones_no_train(name, &[]),
+            n_batches: path.zeros_no_train("n_batches", &[]),
+            floor,
+        }
+    }
+
+    /// The mean error to build the density with, a scalar, given that of a batch.
+    ///
+    /// It carries no gradient. It needs none: at the batch's best scale the loss, a mean over images,
+    /// is flat in it.
+    pub(super) fn of(&self, batch: &Tensor, mode: Mode) -> Tensor {
+        let batch = batch.detach();
+        match (self, mode) {
+            (Self::Fixed(value), _) => batch.full_like(*value),
+            (
+                Self::Learned {
+                    running,
+                    n_batches,
+                    floor,
+                },
+                Mode::Train,
+            ) => {
+                no_grad(|| {
+                    let mut n_batches = n_batches.shallow_clone();
+                    // No further than the reach: f32 stops counting at 2²⁴.
+                    let _ = n_batches.g_add_scalar_(1.0).clamp_max_(N_BATCHES);
+                    let _ = running
+                        .shallow_clone()
+                        .lerp_tensor_(&batch, &n_batches.reciprocal());
+                });
+                batch.clamp_min(*floor)
+            }
+            (Self::Learned { running, floor, .. }, Mode::Evaluate) => {
+                running.detach().clamp_min(*floor)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_running_average_is_a_mean_then_an_exponential_one() {
+        let variables = nn::VarStore::new(Device::Cpu);
+        let scale = MeanError::learned(&variables.root(), "variance", 1e-3);
+        let stored = || {
+            scale
+                .of(&Tensor::from(7_f32), Mode::Evaluate)
+                .double_value(&[])
+        };
+        assert_eq!(stored(), 1.0);
+        for batch in [2_f32, 4.0, 9.0] {
+            let used = scale.of(&Tensor::from(batch), Mode::Train);
+            assert_eq!(used.double_value(&[]), f64::from(batch));
+        }
+        assert!((stored() - 5.0).abs() < 1e-6);
+        for _ in 3..100 {
+            let _ = scale.of(&Tensor::from(5_f32), Mode::Train);
+        }
+        assert!((stored() - 5.0).abs() < 1e-5);
+        // The hundred and first and second each count one in a hundred.
+        for _ in 0..2 {
+            let _ = scale.of(&Tensor::from(105_f32), Mode::Train);
+        }
+        assert!((stored() - (105.0 - 100.0 * 0.99 * 0.99)).abs() < 1e-3);
+        let floor = scale.of(&Tensor::from(0_f32), Mode::Train);
+        assert!((floor.double_value(&[]) - 1e-3).abs() < 1e-9);
+    }
+}

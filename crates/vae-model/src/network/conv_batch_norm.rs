@@ -1,0 +1,162 @@
+//! `network.conv_batch_norm`: strided convolutions with batch norm, the usual small network for
+//! faces.
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::layers::{BatchNorm, ConvSizes, ConvTranspose, Layer, Then, channels_last, shrunk};
+use super::{Network, Sockets, check_sizes};
+use crate::{Mode, ModelError};
+
+/// Sizes of the network with batch norm; the defaults are for faces of 64×64 pixels.
+///
+/// Encoder: for each of `channels` a 3×3 convolution of stride 2, batch norm and leaky ReLU (slope
+/// 0.01), then the posterior's parameters. Decoder: a fully connected layer up to the encoder's last
+/// map, the mirror image with transposed convolutions, a 3×3 convolution to the likelihood's
+/// parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConvBatchNormConfig {
+    /// Channels of the encoder's convolutions, image side first; each turns n pixels into ⌈n/2⌉.
+    /// Default `[32, 64, 128, 256, 512]`.
+    pub channels: Vec<i64>,
+}
+
+impl Default for ConvBatchNormConfig {
+    fn default() -> Self {
+        Self {
+            channels: vec![32, 64, 128, 256, 512],
+        }
+    }
+}
+
+impl ConvBatchNormConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        let key = "model.network.conv_batch_norm.channels";
+        check_sizes(key, &self.channels)?;
+        if self.channels.is_empty() {
+            return Err(ModelError::config(
+                key,
+                "found none, at least one convolution is needed",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> ConvBatchNorm {
+        const STRIDE: i64 = 2;
+        let init = sockets.initialization;
+
+        let path = root / "encoder";
+        let mut sizes = vec![[sockets.image.height, sockets.image.width]];
+        let mut n_channels = sockets.image.channels;
+        let mut down = Vec::new();
+        for (i, &n_out) in self.channels.iter().enumerate() {
+            let conv_sizes = ConvSizes::three(n_channels, n_out, STRIDE);
+            down.push(Stage {
+                convolution: init.conv(&path / "conv" / i, conv_sizes, Then::BatchNorm),
+                norm: BatchNorm::new(&(&path / "norm" / i), n_out),
+            });
+            sizes.push(shrunk(sizes[i], STRIDE));
+            n_channels = n_out;
+        }
+        let [height, width] = sizes[self.channels.len()];
+        let n_features = n_channels * height * width;
+        let to_posterior = Then::Output {
+            n_params: sockets.n_posterior_params / sockets.latent_dims,
+        };
+        let posterior = init.linear(
+            &path / "posterior",
+            n_features,
+            sockets.n_posterior_params,
+            to_posterior,
+        );
+
+        let path = root / "decoder";
+        let hidden = init.linear(
+            &path / "hidden",
+            sockets.latent_dims,
+            n_features,
+            Then::Linear,
+        );
+        let mut up = Vec::new();
+        // The encoder's channels in reverse, the last map at the image's size as deep as the first.
+        let (first, rest) = (self.channels[0], &self.channels[..self.channels.len() - 1]);
+        for (i, &n_out) in rest.iter().rev().chain([&first]).enumerate() {
+            let from = self.channels.len() - i;
+            let conv_sizes = ConvSizes::three(n_channels, n_out, STRIDE);
+            up.push(Stage {
+                convolution: init.conv_transpose(
+                    &path / "conv" / i,
+                    conv_sizes,
+                    [sizes[from], sizes[from - 1]],
+                    Then::BatchNorm,
+                ),
+                norm: BatchNorm::new(&(&path / "norm" / i), n_out),
+            });
+            n_channels = n_out;
+        }
+        let n_out = sockets.image.channels * sockets.n_likelihood_params;
+        let to_likelihood = Then::Output {
+            n_params: sockets.n_likelihood_params,
+        };
+        ConvBatchNorm {
+            down,
+            posterior,
+            hidden,
+            first_map: [self.channels[self.channels.len() - 1], height, width],
+            up,
+            likelihood: init.conv(
+                &path / "likelihood",
+                ConvSizes::three(n_channels, n_out, 1),
+                to_likelihood,
+            ),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ConvBatchNorm {
+    down: Vec<Stage<nn::Conv2D>>,
+    posterior: Layer<nn::Linear>,
+    hidden: Layer<nn::Linear>,
+    first_map: [i64; 3],
+    up: Vec<Stage<ConvTranspose>>,
+    likelihood: Layer<nn::Conv2D>,
+}
+
+/// A convolution, batch norm and leaky ReLU.
+#[derive(Debug)]
+struct Stage<C> {
+    convolution: Layer<C>,
+    norm: BatchNorm,
+}
+
+impl<C: nn::Module> Stage<C> {
+    fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
+        let maps = maps.apply(&self.convolution);
+        self.norm.forward(&maps, mode).leaky_relu_()
+    }
+}
+
+impl Network for ConvBatchNorm {
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
+        let mut maps = channels_last(images);
+        for stage in &self.down {
+            maps = stage.forward(&maps, mode); // [B, channels, H/…, W/…]
+        }
+        maps.flatten(1, -1).apply(&self.posterior) // [B, P]
+    }
+
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        let [channels, height, width] = self.first_map;
+        let map = latents
+            .apply(&self.hidden)
+            .view([-1, channels, height, width]);
+        let mut maps = channels_last(&map);
+        for stage in &self.up {
+            maps = stage.forward(&maps, mode); // [N, channels, …H, …W]
+        }
+        maps.apply(&self.likelihood) // [N, L·C, H, W]
+    }
+}

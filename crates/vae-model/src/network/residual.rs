@@ -1,0 +1,261 @@
+//! `network.residual`: residual blocks with group norm and SiLU.
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::layers::{ConvSizes, Layer, Then, channels_last, group_norm, shrunk};
+use super::{Network, Sockets, check_sizes};
+use crate::{Mode, ModelError};
+
+/// Sizes of the residual network; the defaults are for color images of about 64×64 pixels.
+///
+/// Encoder: a 3×3 convolution to `channels[0]` at the image's size; then for each stage `blocks`
+/// residual blocks, and between stages a 3×3 convolution of stride 2; group norm, SiLU, the
+/// posterior's parameters. Decoder: a fully connected layer up to the encoder's last map and the
+/// stages in reverse; between them a 1×1 convolution and nearest-neighbor upsampling, which
+/// leaves no checkerboard as transposed convolutions do (Odena et al. 2016,
+/// <https://distill.pub/2016/deconv-checkerboard/>); group norm, SiLU, a 3×3 convolution to the
+/// likelihood's parameters.
+///
+/// A block is x + conv(silu(norm(conv(silu(norm(x)))))) (He et al. 2016,
+/// <https://arxiv.org/abs/1603.05027>); fresh, it is the identity. Group norm sees one image at a
+/// time: training and evaluation are alike, and batches may be of any size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResidualConfig {
+    /// Channels of the stages, image side first; from one stage to the next n pixels become ⌈n/2⌉.
+    /// Default `[16, 32, 64, 128, 256]`.
+    pub channels: Vec<i64>,
+    /// Residual blocks in each stage, of the encoder and of the decoder. Default 1.
+    pub blocks: usize,
+    /// Channels in a group of the norms; must divide every one of `channels`. Default 8, below which
+    /// libtorch's CPU kernel for gradients is ten times slower.
+    pub group_size: i64,
+}
+
+impl Default for ResidualConfig {
+    fn default() -> Self {
+        Self {
+            channels: vec![16, 32, 64, 128, 256],
+            blocks: 1,
+            group_size: 8,
+        }
+    }
+}
+
+impl ResidualConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        let key = |name: &str| format!("model.network.residual.{name}");
+        check_sizes(&key("channels"), &self.channels)?;
+        check_sizes(&key("blocks"), &[self.blocks as i64])?;
+        check_sizes(&key("group_size"), &[self.group_size])?;
+        if self.channels.is_empty() {
+            return Err(ModelError::config(
+                key("channels"),
+                "found none, at least one stage is needed",
+            ));
+        }
+        match self.channels.iter().find(|&n| n % self.group_size != 0) {
+            Some(n) => Err(ModelError::config(
+                key("group_size"),
+                format!(
+                    "found {}, which does not divide the {n} channels of a stage",
+                    self.group_size
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Residual {
+        const STRIDE: i64 = 2;
+        let init = sockets.initialization;
+        let n_stages = self.channels.len();
+        let (first, last) = (self.channels[0], self.channels[n_stages - 1]);
+        let mut sizes = vec![[sockets.image.height, sockets.image.width]];
+        for i in 1..n_stages {
+            sizes.push(shrunk(sizes[i - 1], STRIDE));
+        }
+        let [height, width] = sizes[n_stages - 1];
+        let n_features = last * height * width;
+        let blocks = |path: &nn::Path, channels: i64| -> Vec<Block> {
+            let block = |i| Block::new(&(path / "block" / i), init, self.group_size, channels);
+            (0..self.blocks).map(block).collect()
+        };
+
+        let path = root / "encoder";
+        let down = (0..n_stages)
+            .map(|i| {
+                let path = &path / i;
+                let conv_sizes = match i {
+                    0 => ConvSizes::three(sockets.image.channels, first, 1),
+                    _ => ConvSizes::three(self.channels[i - 1], self.channels[i], STRIDE),
+                };
+                DownStage {
+                    convolution: init.conv(&path / "conv", conv_sizes, Then::Linear),
+                    blocks: blocks(&path, self.channels[i]),
+                }
+            })
+            .collect();
+        let to_posterior = Then::Output {
+            n_params: sockets.n_posterior_params / sockets.latent_dims,
+        };
+        let encoder = Encoder {
+            down,
+            norm: group_norm(&path / "norm", self.group_size, last),
+            posterior: init.linear(
+                &path / "posterior",
+                n_features,
+                sockets.n_posterior_params,
+                to_posterior,
+            ),
+        };
+
+        let path = root / "decoder";
+        let up = (0..n_stages)
+            .map(|i| {
+                let stage = n_stages - 1 - i;
+                let path = &path / i;
+                let rise = (i > 0).then(|| {
+                    let conv_sizes = ConvSizes::one(self.channels[stage + 1], self.channels[stage]);
+                    Rise {
+                        convolution: init.conv(&path / "conv", conv_sizes, Then::Linear),
+                        size: sizes[stage],
+                    }
+                });
+                UpStage {
+                    rise,
+                    blocks: blocks(&path, self.channels[stage]),
+                }
+            })
+            .collect();
+        let n_out = sockets.image.channels * sockets.n_likelihood_params;
+        let to_likelihood = Then::Output {
+            n_params: sockets.n_likelihood_params,
+        };
+        let decoder = Decoder {
+            hidden: init.linear(
+                &path / "hidden",
+                sockets.latent_dims,
+                n_features,
+                Then::Linear,
+            ),
+            first_map: [last, height, width],
+            up,
+            norm: group_norm(&path / "norm", self.group_size, first),
+            likelihood: init.conv(
+                &path / "likelihood",
+                ConvSizes::three(first, n_out, 1),
+                to_likelihood,
+            ),
+        };
+        Residual { encoder, decoder }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Residual {
+    encoder: Encoder,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+struct Encoder {
+    down: Vec<DownStage>,
+    norm: Layer<nn::GroupNorm>,
+    posterior: Layer<nn::Linear>,
+}
+
+#[derive(Debug)]
+struct DownStage {
+    convolution: Layer<nn::Conv2D>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+struct Decoder {
+    hidden: Layer<nn::Linear>,
+    first_map: [i64; 3],
+    up: Vec<UpStage>,
+    norm: Layer<nn::GroupNorm>,
+    likelihood: Layer<nn::Conv2D>,
+}
+
+#[derive(Debug)]
+struct UpStage {
+    /// None in the first stage, which has its channels and size already.
+    rise: Option<Rise>,
+    blocks: Vec<Block>,
+}
+
+/// A change of channels, then of size (H, W): that way round it costs a quarter.
+#[derive(Debug)]
+struct Rise {
+    convolution: Layer<nn::Conv2D>,
+    size: [i64; 2],
+}
+
+#[derive(Debug)]
+struct Block {
+    layers: [(Layer<nn::GroupNorm>, Layer<nn::Conv2D>); 2],
+}
+
+impl Block {
+    fn new(path: &nn::Path, init: super::Initialization, group_size: i64, channels: i64) -> Self {
+        let layer = |i: usize, then| {
+            let norm = group_norm(path / "norm" / i, group_size, channels);
+            let conv_sizes = ConvSizes::three(channels, channels, 1);
+            (norm, init.conv(path / "conv" / i, conv_sizes, then))
+        };
+        Self {
+            layers: [layer(0, Then::Relu), layer(1, Then::Sum)],
+        }
+    }
+
+    fn forward(&self, maps: &Tensor) -> Tensor {
+        let mut around = maps.shallow_clone();
+        for (norm, convolution) in &self.layers {
+            around = around.apply(norm).silu().apply(convolution);
+        }
+        around + maps
+    }
+}
+
+impl Network for Residual {
+    fn encode(&self, images: &Tensor, _: Mode) -> Tensor {
+        let Encoder {
+            down,
+            norm,
+            posterior,
+        } = &self.encoder;
+        let mut maps = channels_last(images);
+        for stage in down {
+            maps = maps.apply(&stage.convolution); // [B, channels, H/…, W/…]
+            for block in &stage.blocks {
+                maps = block.forward(&maps);
+            }
+        }
+        maps.apply(norm).silu().flatten(1, -1).apply(posterior) // [B, P]
+    }
+
+    fn decode(&self, latents: &Tensor, _: Mode) -> Tensor {
+        let Decoder {
+            hidden,
+            first_map: [channels, height, width],
+            up,
+            norm,
+            likelihood,
+        } = &self.decoder;
+        let map = latents.apply(hidden).view([-1, *channels, *height, *width]);
+        let mut maps = channels_last(&map);
+        for stage in up {
+            if let Some(Rise { convolution, size }) = &stage.rise {
+                maps = maps.apply(convolution).upsample_nearest2d(size, None, None); // [N, channels, …H, …W]
+            }
+            for block in &stage.blocks {
+                maps = block.forward(&maps);
+            }
+        }
+        maps.apply(norm).silu().apply(likelihood) // [N, L·C, H, W]
+    }
+}
