@@ -294,3 +294,22 @@ pub(crate) fn cuda_capability(index: usize) -> Option<i32> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_libtorch_throws_is_an_error() {
+        let message = norm(&[]).expect_err("no tensors").to_string();
+        assert!(message.contains("at least one tensor"), "{message}");
+        let (two, three) = (
+            Tensor::from_slice(&[1_f32; 2]),
+            Tensor::from_slice(&[1_f32; 3]),
+        );
+        let message = lerp(&[&two], &[&three], 0.5)
+            .expect_err("shapes")
+            .to_string();
+        assert!(message.contains("size"), "{message}");
+    }
+}

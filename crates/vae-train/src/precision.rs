@@ -49,9 +49,10 @@ impl Precision {
         }
     }
 
-    /// Runs `body` with the networks' operations on `device` in this precision. What comes out of
-    /// them is bf16 then: cast it before sums and logarithms. Both passes of training may have this
-    /// around them, but the weights must not change within.
+    /// Runs `body`, a forward pass, with the networks' operations on `device` in this precision. What
+    /// comes out of them is bf16 then: cast it before sums and logarithms. The backward pass needs no
+    /// autocast, it follows the forward one. The weights' bf16 copies are kept to the end of the
+    /// `body`: neither may the weights change within, nor a pass without gradients come first.
     ///
     /// # Panics
     /// bf16 on a device that [`check`](Self::check) refuses for its kind.
