@@ -10,6 +10,7 @@ use crate::{RunDir, TrainError};
 /// What `run.lock` stands for. It holds until it is dropped or its process ends, however it ends:
 /// the system keeps the lock, the file only gives it a place.
 #[derive(Debug)]
+#[must_use = "the lock ends when this is dropped"]
 pub struct RunLock {
     _file: File,
 }
