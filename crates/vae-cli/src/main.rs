@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, describe, manifold, reconstruct, sample, train};
+use commands::{bench, data, describe, manifold, reconstruct, sample, train};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -39,6 +39,7 @@ enum Command {
     Reconstruct(reconstruct::Args),
     Describe(describe::Args),
     Bench(bench::Args),
+    Data(data::Args),
 }
 
 /// What a command came to, short of an error.
@@ -73,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

@@ -36,6 +36,7 @@ pub fn evaluate(
         let latent_dims = vae.config().latent_dims;
         let mut kl_sums = Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
+            let images = images?;
             let draws = vae.draw(&images, 1)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
             totals.add(&draws.terms, &loss);

@@ -184,6 +184,7 @@ fn train_epoch(
     let n_steps = batches.len() as u64 * config.training.epochs;
     let mut totals = Totals::new(vae.device());
     for images in batches {
+        let images = images?;
         let step = run.position.steps;
         optimizer.scale_learning_rate(config.schedule.factor(step, n_steps));
         let (terms, loss) = train_step(

@@ -1,6 +1,7 @@
 //! The subcommands, one file each, and what several of them share.
 
 pub(crate) mod bench;
+pub(crate) mod data;
 pub(crate) mod describe;
 pub(crate) mod manifold;
 pub(crate) mod reconstruct;
