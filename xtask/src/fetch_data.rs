@@ -1,5 +1,7 @@
 //! `cargo xtask fetch-data`: bring data sets into `datasets/NAME/` and check every byte.
 
+mod celeba;
+
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -26,6 +28,10 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
         names.join(", ")
     );
     for name in names {
+        if name == celeba::NAME {
+            celeba::fetch(workspace, from)?;
+            continue;
+        }
         let path = workspace.datasets().join(format!("{name}.toml"));
         if !path.is_file() {
             bail!(
@@ -71,6 +77,12 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
     let manifest = workspace.datasets().join(format!("{name}.toml"));
     if folder != workspace.datasets().join(name) || !manifest.is_file() {
         return Ok(());
+    }
+    if name == celeba::NAME {
+        return match folder.join(celeba::PHOTOS).is_file() {
+            true => Ok(()),
+            false => celeba::fetch(workspace, None),
+        };
     }
     let has = |file: &DataFile| {
         fs::metadata(folder.join(&file.name)).is_ok_and(|found| found.len() == file.bytes)

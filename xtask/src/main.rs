@@ -57,12 +57,13 @@ enum Task {
     /// Fetch data sets into datasets/NAME and check them.
     ///
     /// What each consists of, its checksums and its sources are in datasets/NAME.toml. Files that
-    /// are there and right are left alone.
+    /// are there and right are left alone. CelebA stays in its zip, and may be a part of it.
     FetchData {
         /// Data sets to fetch: the names of the manifests in datasets/.
         #[arg(default_value = "mnist")]
         names: Vec<String>,
-        /// A file or folder that you already have, to take the files from (gzipped or not).
+        /// A file or folder that you already have, to take the files from (gzipped or not; for celeba
+        /// the zip, with its lists beside it or in it).
         #[arg(long, value_name = "PATH")]
         from: Option<PathBuf>,
     },

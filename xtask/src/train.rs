@@ -26,7 +26,7 @@ pub(crate) fn train(
     libtorch::ensure_present(workspace)?;
     let text =
         fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
-    if let Some(folder) = idx_folder(&text) {
+    if let Some(folder) = data_folder(&text) {
         fetch_data::ensure_present(workspace, &folder)?;
     }
     // Paths in configs are relative to the workspace's root, where the training runs.
@@ -47,12 +47,15 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx data set. `vae train` says what else is wrong with a config, and
-/// knows how to say it; here a wrong one just names no folder.
-fn idx_folder(config: &str) -> Option<PathBuf> {
+/// The folder of the config's idx files, or the one around its zip or folder of photos. `vae train`
+/// says what else is wrong with a config, and knows how to say it; here a wrong one just names no
+/// folder.
+fn data_folder(config: &str) -> Option<PathBuf> {
     let config: toml::Table = toml::from_str(config).ok()?;
-    let folder = config.get("dataset")?.get("idx")?.get("folder")?.as_str()?;
-    Some(Path::new(folder).to_path_buf())
+    let dataset = config.get("dataset")?;
+    let path = |table, key| Some(Path::new(dataset.get(table)?.get(key)?.as_str()?));
+    let folder = path("idx", "folder").or_else(|| path("image_folder", "path")?.parent());
+    folder.map(Path::to_path_buf)
 }
 
 #[cfg(test)]
@@ -60,16 +63,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folder_of_an_idx_data_set_is_found() {
-        let config = "seed = 1\n[dataset.idx]\nfolder = \"datasets/mnist\"\n";
-        assert_eq!(idx_folder(config), Some(PathBuf::from("datasets/mnist")));
+    fn the_folder_of_a_data_set_is_found() {
+        for (config, folder) in [
+            (
+                "seed = 1\n[dataset.idx]\nfolder = \"datasets/mnist\"\n",
+                "datasets/mnist",
+            ),
+            (
+                "[dataset.image_folder]\npath = \"datasets/celeba/a.zip\"\n",
+                "datasets/celeba",
+            ),
+        ] {
+            assert_eq!(data_folder(config), Some(PathBuf::from(folder)));
+        }
         for other in [
             "",
             "dataset = 1",
             "[dataset.image_folder]\nfolder = \"a\"",
             "not toml",
         ] {
-            assert_eq!(idx_folder(other), None, "{other}");
+            assert_eq!(data_folder(other), None, "{other}");
         }
     }
 }

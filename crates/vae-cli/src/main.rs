@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, describe, manifold, reconstruct, runs, sample, train};
+use commands::{bench, compare, data, describe, manifold, reconstruct, runs, sample, train};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -41,6 +41,7 @@ enum Command {
     Compare(compare::Args),
     Describe(describe::Args),
     Bench(bench::Args),
+    Data(data::Args),
 }
 
 /// What a command came to, short of an error.
@@ -77,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Compare(args) => compare::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Data(args) => data::run(args),
     }
 }
 

@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
+use crate::image_folder::{ImageFolder, ImageFolderConfig};
 use crate::{DataError, Dataset, Splits, idx};
 
 /// Which images to train and evaluate on.
 ///
-/// Exactly one table names their source (today `idx` is the only one).
+/// Exactly one table names their source: `idx` or `image_folder`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -26,7 +27,7 @@ use crate::{DataError, Dataset, Splits, idx};
 /// assert_eq!(config.test_limit, None);
 /// # Ok::<(), toml::de::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
     /// Use only the first so many training images; by default, or where there are fewer, all.
@@ -40,6 +41,16 @@ pub struct DatasetConfig {
     /// The source: a folder of idx files, as MNIST comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idx: Option<IdxConfig>,
+
+    /// The source: a folder or zip of photos.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_folder: Option<ImageFolderConfig>,
+}
+
+/// The one table that names the images.
+enum Source<'a> {
+    Idx(&'a IdxConfig),
+    ImageFolder(&'a ImageFolderConfig),
 }
 
 /// The four files of an MNIST-like data set.
@@ -57,26 +68,40 @@ impl DatasetConfig {
     /// Checks what can be checked without opening a file.
     ///
     /// # Errors
-    /// [`DataError::NoSource`] without a source table, [`DataError::ZeroLimit`] for a limit of 0.
+    /// [`DataError::NoSource`] without a source table, [`DataError::TwoSources`] with both,
+    /// [`DataError::ZeroLimit`] for a limit of 0, [`DataError::Config`] for a value that makes no
+    /// sense.
     pub fn validate(&self) -> Result<(), DataError> {
-        self.source()?;
+        if let Source::ImageFolder(config) = self.source()? {
+            config.check()?;
+        }
         refuse_zero("dataset.train_limit", self.train_limit)?;
         refuse_zero("dataset.test_limit", self.test_limit)
     }
 
-    /// Reads both splits into memory and applies the limits. A limit beyond the number of images
-    /// uses all of them and logs a warning.
+    /// Reads idx files into memory, or a folder's images into their pack, and applies the limits. A
+    /// limit beyond the number of images uses all of them and logs a warning.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file; images and
-    /// labels that differ in number; splits whose images differ in shape.
+    /// labels that differ in number; splits whose images differ in shape; too many bad files; a
+    /// split without images.
     pub fn load(&self) -> Result<Splits, DataError> {
         self.validate()?;
-        self.source()?.load(self.train_limit, self.test_limit)
+        let (train_limit, test_limit) = (self.train_limit, self.test_limit);
+        match self.source()? {
+            Source::Idx(config) => config.load(train_limit, test_limit),
+            Source::ImageFolder(config) => ImageFolder::open(config)?.load(train_limit, test_limit),
+        }
     }
 
-    fn source(&self) -> Result<&IdxConfig, DataError> {
-        self.idx.as_ref().ok_or(DataError::NoSource)
+    fn source(&self) -> Result<Source<'_>, DataError> {
+        match (&self.idx, &self.image_folder) {
+            (Some(idx), None) => Ok(Source::Idx(idx)),
+            (None, Some(image_folder)) => Ok(Source::ImageFolder(image_folder)),
+            (None, None) => Err(DataError::NoSource),
+            (Some(_), Some(_)) => Err(DataError::TwoSources),
+        }
     }
 }
 
@@ -106,7 +131,7 @@ impl IdxConfig {
                 test: test.shape(),
             });
         }
-        Ok(Splits { train, test })
+        Ok(Splits::new(train, test))
     }
 
     fn check_folder(&self) -> Result<(), DataError> {
@@ -242,7 +267,8 @@ mod tests {
         let config: DatasetConfig = toml::from_str("train_limit = 600").unwrap();
         assert_eq!(
             config.validate().unwrap_err().to_string(),
-            "dataset: no source of images, expected exactly one table: [dataset.idx]"
+            "dataset: no source of images, expected exactly one table: [dataset.idx] or \
+             [dataset.image_folder]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

@@ -1,10 +1,14 @@
-//! Images in memory, with their labels where there are any.
+//! Images, in memory or on the disk, with what is known of each.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
+use tracing::warn;
 
-use crate::DataError;
+use crate::stored::{StoredImages, StoredReader};
+use crate::{Attributes, BadFiles, DataError};
 
 /// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
 /// other, so that each can be imported without the other.
@@ -25,11 +29,20 @@ impl fmt::Display for ImageShape {
     }
 }
 
-/// N images as bytes on the CPU, and optionally a class label for each.
+/// N images as bytes, and what is known of each: a class label, a file name, attributes.
 #[derive(Debug)]
 pub struct Dataset {
-    images: Tensor,
+    images: Images,
     labels: Option<Tensor>,
+    attributes: Option<Attributes>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Images {
+    /// u8 [N, C, H, W] on the CPU.
+    Memory(Tensor),
+    /// In a pack, or files.
+    Stored(StoredImages),
 }
 
 impl Dataset {
@@ -62,12 +75,108 @@ impl Dataset {
                 });
             }
         }
-        Ok(Dataset { images, labels })
+        Ok(Dataset {
+            images: Images::Memory(images),
+            labels,
+            attributes: None,
+        })
     }
 
-    /// Every image: u8 `[N, C, H, W]` on the CPU, 0 is black.
-    pub fn images(&self) -> &Tensor {
+    pub(crate) fn stored(images: StoredImages, attributes: Option<Attributes>) -> Dataset {
+        Dataset {
+            images: Images::Stored(images),
+            labels: None,
+            attributes,
+        }
+    }
+
+    pub(crate) fn images(&self) -> &Images {
         &self.images
+    }
+
+    /// The first `n` images, or all where there are fewer: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    ///
+    /// # Errors
+    /// As [`Dataset::select`].
+    pub fn first(&self, n: usize) -> Result<Tensor, DataError> {
+        let indices: Vec<usize> = (0..n.min(self.len())).collect();
+        self.select(&indices)
+    }
+
+    /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    ///
+    /// # Errors
+    /// A file can no longer be decoded (of a data set without a pack).
+    ///
+    /// # Panics
+    /// If a position is [`Dataset::len`] or more.
+    pub fn select(&self, positions: &[usize]) -> Result<Tensor, DataError> {
+        match &self.images {
+            Images::Memory(images) => {
+                let positions: Vec<i64> = positions.iter().map(|&i| i as i64).collect();
+                Ok(images.index_select(0, &Tensor::from_slice(&positions)))
+            }
+            Images::Stored(images) => {
+                let ids: Vec<usize> = positions.iter().map(|&i| images.ids[i]).collect();
+                let mut reader = StoredReader::new(Arc::clone(&images.stored));
+                let ImageShape {
+                    channels,
+                    height,
+                    width,
+                } = self.shape();
+                let n_bytes = (channels * height * width) as usize;
+                let mut bytes = vec![0; ids.len() * n_bytes];
+                for (&id, out) in ids.iter().zip(bytes.chunks_exact_mut(n_bytes)) {
+                    reader.read(id, out)?;
+                }
+                let size = [ids.len() as i64, channels, height, width];
+                Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
+            }
+        }
+    }
+
+    /// The data set of the images at these positions, in this order; a position may come more than
+    /// once.
+    ///
+    /// # Panics
+    /// If a position is [`Dataset::len`] or more.
+    #[must_use]
+    pub fn subset(&self, positions: &[usize]) -> Dataset {
+        let rows = || Tensor::from_slice(&positions.iter().map(|&i| i as i64).collect::<Vec<_>>());
+        Dataset {
+            images: match &self.images {
+                Images::Memory(images) => Images::Memory(images.index_select(0, &rows())),
+                Images::Stored(images) => Images::Stored(StoredImages {
+                    ids: positions.iter().map(|&i| images.ids[i]).collect(),
+                    ..images.clone()
+                }),
+            },
+            labels: self
+                .labels
+                .as_ref()
+                .map(|labels| labels.index_select(0, &rows())),
+            attributes: self
+                .attributes
+                .as_ref()
+                .map(|known| known.select(positions)),
+        }
+    }
+
+    /// The name of the file that image `i` came from: its path below the folder or in the zip, with
+    /// `/` between folders. `None` for images that came from no file of their own.
+    ///
+    /// # Panics
+    /// If `i` is [`Dataset::len`] or more.
+    pub fn file_name(&self, i: usize) -> Option<&str> {
+        match &self.images {
+            Images::Memory(_) => None,
+            Images::Stored(images) => Some(&images.stored.names()[images.ids[i]]),
+        }
+    }
+
+    /// Named numbers for each image.
+    pub fn attributes(&self) -> Option<&Attributes> {
+        self.attributes.as_ref()
     }
 
     /// The class of every image: i64 `[N]` on the CPU.
@@ -77,8 +186,11 @@ impl Dataset {
 
     /// N, the number of images.
     pub fn len(&self) -> usize {
-        // A size is never negative.
-        self.images.size()[0] as usize
+        match &self.images {
+            // A size is never negative.
+            Images::Memory(images) => images.size()[0] as usize,
+            Images::Stored(images) => images.ids.len(),
+        }
     }
 
     /// Whether there is no image.
@@ -88,11 +200,16 @@ impl Dataset {
 
     /// The shape that all images share.
     pub fn shape(&self) -> ImageShape {
-        let size = self.images.size();
-        ImageShape {
-            channels: size[1],
-            height: size[2],
-            width: size[3],
+        match &self.images {
+            Images::Memory(images) => {
+                let size = images.size();
+                ImageShape {
+                    channels: size[1],
+                    height: size[2],
+                    width: size[3],
+                }
+            }
+            Images::Stored(images) => images.stored.shape(),
         }
     }
 }
@@ -102,8 +219,59 @@ impl Dataset {
 pub struct Splits {
     /// Training images.
     pub train: Dataset,
+    /// Images that are neither trained on nor part of the reported numbers: for choosing between
+    /// models. Only some sources have them.
+    pub validation: Option<Dataset>,
     /// Held-out images, never trained on; same shape as the training images.
     pub test: Dataset,
+    /// What was found on the way.
+    pub report: LoadReport,
+}
+
+impl Splits {
+    /// Training and test images about which there is nothing else to say.
+    pub fn new(train: Dataset, test: Dataset) -> Splits {
+        Splits {
+            train,
+            validation: None,
+            test,
+            report: LoadReport::default(),
+        }
+    }
+}
+
+/// What loading a data set came upon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Files that were skipped.
+    pub bad_files: BadFiles,
+    /// The list that says which image is in which split. Without one, the hash of its name does.
+    pub partition_file: Option<PathBuf>,
+    /// How many good images are not in that list, and so in no split.
+    pub n_unlisted: usize,
+    /// The table of attributes.
+    pub attributes_file: Option<PathBuf>,
+    /// How many good images have no row in it.
+    pub n_without_attributes: usize,
+}
+
+impl LoadReport {
+    /// Logs what the user should know of the images in `path`.
+    pub(crate) fn warn(&self, path: &Path) {
+        let path = path.display();
+        if !self.bad_files.is_empty() {
+            let n_bad = self.bad_files.len();
+            warn!("{path}: {n_bad} files are no usable images and skipped");
+        }
+        if let (Some(file), 1..) = (&self.partition_file, self.n_unlisted) {
+            let (n, file) = (self.n_unlisted, file.display());
+            warn!("{path}: {n} images are not in {file} and so not used");
+        }
+        if let (Some(file), 1..) = (&self.attributes_file, self.n_without_attributes) {
+            let (n, file) = (self.n_without_attributes, file.display());
+            warn!("{path}: {n} images have no row in {file}");
+        }
+    }
 }
 
 fn layout(tensor: &Tensor) -> String {

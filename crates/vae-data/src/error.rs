@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ImageShape;
+use crate::image_folder::PackProblem;
 
 /// A data set that cannot be used.
 ///
@@ -14,8 +15,25 @@ use crate::ImageShape;
 #[non_exhaustive]
 pub enum DataError {
     /// The config names no source of images.
-    #[error("dataset: no source of images, expected exactly one table: [dataset.idx]")]
+    #[error(
+        "dataset: no source of images, expected exactly one table: [dataset.idx] or [dataset.image_folder]"
+    )]
     NoSource,
+
+    /// The config names more than one source of images.
+    #[error(
+        "dataset: two sources of images, expected exactly one table: [dataset.idx] or [dataset.image_folder]"
+    )]
+    TwoSources,
+
+    /// A value in the config makes no sense.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The full key, for example `dataset.image_folder.image_size`.
+        key: &'static str,
+        /// What was found and what was expected.
+        problem: String,
+    },
 
     /// A limit of 0 images leaves nothing to train or evaluate on.
     #[error("{key} = 0, expected at least 1 (leave the key out to use every image)")]
@@ -182,6 +200,97 @@ pub enum DataError {
         test: ImageShape,
     },
 
+    /// The configured folder or zip of images is not there.
+    #[error(
+        "{}: no such folder or zip{} ({}correct dataset.image_folder.path)",
+        path.display(), looked_in(path), fetch_hint_around(path)
+    )]
+    MissingImages {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// A folder or zip without any image.
+    #[error("{}: holds no JPEG, PNG, WebP or BMP (correct dataset.image_folder.path)", path.display())]
+    NoImages {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// A file in place of the folder that is no zip, or a damaged one.
+    #[error("{}: is neither a folder nor a zip that can be read: {reason} (interrupted download? fetch it again)", path.display())]
+    Zip {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// So many files are bad that the folder is probably not the one that was meant.
+    #[error(
+        "{}: at least {n_bad} of {n_files} files are no usable images, expected at most a share of \
+         {max_fraction} (dataset.image_folder.max_bad_fraction). The first: {}",
+        path.display(), first.join("; ")
+    )]
+    TooManyBad {
+        /// The folder or zip.
+        path: PathBuf,
+        /// How many were found before giving up.
+        n_bad: usize,
+        /// How many files there are.
+        n_files: usize,
+        /// The config's limit.
+        max_fraction: f64,
+        /// The first ten: name and reason.
+        first: Vec<String>,
+    },
+
+    /// A split without images.
+    #[error(
+        "{}: none of the {n_images} images is a {split} image (see dataset.image_folder.split and \
+         partition)",
+        path.display()
+    )]
+    EmptySplit {
+        /// The folder or zip.
+        path: PathBuf,
+        /// `training` or `test`.
+        split: &'static str,
+        /// How many good images there are.
+        n_images: usize,
+    },
+
+    /// A line of a partition or attribute list that is not understood.
+    #[error("{}:{line}: {problem}", path.display())]
+    Table {
+        /// The list.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
+    /// A pack that was asked for cannot be made or used.
+    #[error("{} {problem}", path.display())]
+    Pack {
+        /// The pack's file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: PackProblem,
+    },
+
+    /// A file that was a good image when the data set was loaded is no longer.
+    #[error("{}: {name} {reason}; it was a good image before (changed while in use?)", path.display())]
+    Changed {
+        /// The folder or zip.
+        path: PathBuf,
+        /// The image's path in it.
+        name: String,
+        /// What is wrong now.
+        reason: String,
+    },
+
     /// Tensors that are no data set, given to [`crate::Dataset::new`].
     #[error("{name} are {found}, expected {wanted}")]
     Layout {
@@ -206,6 +315,11 @@ fn fetch_hint(folder: &Path) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// As [`fetch_hint`], for a folder or zip inside of such a folder.
+fn fetch_hint_around(path: &Path) -> String {
+    path.parent().map(fetch_hint).unwrap_or_default()
 }
 
 /// The current folder, where a relative path was looked for.

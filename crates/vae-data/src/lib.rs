@@ -19,21 +19,28 @@
 //! let images = Tensor::zeros([10, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let dataset = Dataset::new(images, None)?;
 //! let sizes: Vec<i64> = Batches::shuffled(&dataset, 4, Device::Cpu, /* seed */ 1, /* epoch */ 0)
-//!     .map(|batch| batch.size()[0])
-//!     .collect();
+//!     .map(|batch| Ok(batch?.size()[0]))
+//!     .collect::<Result<_, vae_data::DataError>>()?;
 //! assert_eq!(sizes, [4, 4, 2]);
 //! # Ok(())
 //! # }
 //! ```
 
+mod attributes;
+mod bad_files;
 pub mod config;
 mod dataset;
 mod error;
 pub mod idx;
+pub mod image_folder;
 pub mod loader;
+mod pipeline;
 mod seed;
+mod stored;
 
+pub use attributes::Attributes;
+pub use bad_files::{BadFile, BadFiles};
 pub use config::DatasetConfig;
-pub use dataset::{Dataset, ImageShape, Splits};
+pub use dataset::{Dataset, ImageShape, LoadReport, Splits};
 pub use error::DataError;
 pub use seed::derive_seed;

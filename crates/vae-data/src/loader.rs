@@ -1,10 +1,17 @@
 //! In which order an epoch visits the images, and the batches it makes of them.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Dataset, derive_seed};
+use crate::dataset::Images;
+use crate::pipeline::Pipeline;
+use crate::seed::flips;
+use crate::stored::{StoredImages, StoredReader, mirror};
+use crate::{DataError, Dataset, ImageShape, derive_seed};
 
 /// The image indices 0 to `n_images` − 1, shuffled for `epoch` of the run with this `seed`.
 ///
@@ -56,9 +63,13 @@ pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
 /// One pass over a data set: u8 `[B, C, H, W]` batches on a device, every image exactly once, the
 /// last batch smaller where the number of images is no multiple of the batch size.
 ///
-/// Each batch is a copy. To go on amid an epoch use [`Iterator::skip`]: passing over batches costs
-/// nothing, whatever their number.
-#[derive(Clone, Debug)]
+/// Each batch is a copy. Images in memory are copied when they are asked for; those of a pack or of
+/// files by threads that are at most two batches ahead each, and end with this iterator. To go on
+/// amid an epoch use [`Iterator::skip`]: passing over batches costs nothing, whatever their number,
+/// and the batches that follow are those of the whole pass, mirrored images included.
+///
+/// An item is an error where a file can no longer be decoded (of a data set without a pack).
+#[derive(Debug)]
 pub struct Batches<'a> {
     dataset: &'a Dataset,
     order: Order,
@@ -66,12 +77,19 @@ pub struct Batches<'a> {
     device: Device,
     /// Index of the next batch.
     next: usize,
+    /// Where the images are stored, from the first batch on.
+    pipeline: Option<Pipeline<Result<Tensor, DataError>>>,
+    waited: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Order {
     Sequential,
-    Shuffled(Vec<i64>),
+    Shuffled {
+        order: Vec<i64>,
+        /// Which of the images are seen mirrored follows from it, if any are to be.
+        flip_seed: u64,
+    },
 }
 
 impl<'a> Batches<'a> {
@@ -83,7 +101,8 @@ impl<'a> Batches<'a> {
         Batches::new(dataset, Order::Sequential, batch_size, device)
     }
 
-    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training.
+    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. Where the data
+    /// set has random flips, whether an image is mirrored depends on (`seed`, `epoch`, image) alone.
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -94,8 +113,11 @@ impl<'a> Batches<'a> {
         seed: u64,
         epoch: u64,
     ) -> Batches<'a> {
-        let order = shuffled_order(dataset.len(), seed, epoch);
-        Batches::new(dataset, Order::Shuffled(order), batch_size, device)
+        let order = Order::Shuffled {
+            order: shuffled_order(dataset.len(), seed, epoch),
+            flip_seed: derive_seed(seed, epoch, "flip"),
+        };
+        Batches::new(dataset, order, batch_size, device)
     }
 
     fn new(dataset: &'a Dataset, order: Order, batch_size: usize, device: Device) -> Batches<'a> {
@@ -106,43 +128,141 @@ impl<'a> Batches<'a> {
             batch_size,
             device,
             next: 0,
+            pipeline: None,
+            waited: Duration::ZERO,
         }
+    }
+
+    /// How long [`Iterator::next`] has taken so far, all calls together: the time in which nothing
+    /// was trained for want of data.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    fn n_batches(&self) -> usize {
+        n_batches(self.dataset.len(), self.batch_size)
     }
 
     fn n_left(&self) -> usize {
-        n_batches(self.dataset.len(), self.batch_size).saturating_sub(self.next)
+        self.n_batches().saturating_sub(self.next)
     }
-}
 
-impl Iterator for Batches<'_> {
-    type Item = Tensor;
-
-    fn next(&mut self) -> Option<Tensor> {
-        if self.n_left() == 0 {
-            return None;
-        }
-        let start = self.next * self.batch_size;
-        let end = self
-            .dataset
-            .len()
-            .min(start.saturating_add(self.batch_size));
-        self.next += 1;
-
-        let images = self.dataset.images();
-        Some(match &self.order {
+    /// Copies a batch of images in memory.
+    fn from_memory(&self, images: &Tensor, batch: usize) -> Tensor {
+        let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
+        match &self.order {
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
             Order::Sequential => images
                 .narrow(0, start as i64, (end - start) as i64)
                 .to_device_(self.device, Kind::Uint8, false, true),
-            Order::Shuffled(order) => images
+            Order::Shuffled { order, .. } => images
                 .index_select(0, &Tensor::from_slice(&order[start..end]))
                 .to_device(self.device),
+        }
+    }
+
+    /// Threads that bring the batches from `self.next` on.
+    fn start(&self, images: &StoredImages) -> Pipeline<Result<Tensor, DataError>> {
+        let (jobs, n_workers) = (self.next..self.n_batches(), images.stored.n_workers());
+        let visits: Arc<[Visit]> = match &self.order {
+            Order::Sequential => images
+                .ids
+                .iter()
+                .map(|&id| Visit { id, flip: false })
+                .collect(),
+            Order::Shuffled { order, flip_seed } => order
+                .iter()
+                .map(|&image| Visit {
+                    id: images.ids[image as usize],
+                    flip: images.random_flips && flips(*flip_seed, image as u64),
+                })
+                .collect(),
+        };
+        let (shape, batch_size, device) = (self.dataset.shape(), self.batch_size, self.device);
+        Pipeline::start(jobs, n_workers, || {
+            let mut reader = StoredReader::new(Arc::clone(&images.stored));
+            let visits = Arc::clone(&visits);
+            let mut bytes = Vec::new();
+            move |batch| {
+                let (start, end) = bounds(batch, batch_size, visits.len());
+                read_batch(&mut reader, &visits[start..end], shape, &mut bytes)
+                    .map(|batch| batch.to_device(device))
+            }
         })
+    }
+}
+
+/// One image of a pass.
+#[derive(Clone, Copy, Debug)]
+struct Visit {
+    /// Which of the stored images.
+    id: usize,
+    /// Whether it is seen mirrored.
+    flip: bool,
+}
+
+/// Reads images through `bytes`, a buffer that is used again and again, into u8 [B, C, H, W].
+fn read_batch(
+    reader: &mut StoredReader,
+    visits: &[Visit],
+    shape: ImageShape,
+    bytes: &mut Vec<u8>,
+) -> Result<Tensor, DataError> {
+    let width = shape.width as usize;
+    let n_bytes = (shape.channels * shape.height) as usize * width;
+    bytes.resize(visits.len() * n_bytes, 0);
+    for (visit, image) in visits.iter().zip(bytes.chunks_exact_mut(n_bytes)) {
+        reader.read(visit.id, image)?;
+        if visit.flip {
+            mirror(image, width);
+        }
+    }
+    let size = [
+        visits.len() as i64,
+        shape.channels,
+        shape.height,
+        shape.width,
+    ];
+    Ok(Tensor::from_data_size(bytes, &size, Kind::Uint8))
+}
+
+/// The images of a batch: from the first to before the second.
+fn bounds(batch: usize, batch_size: usize, n_images: usize) -> (usize, usize) {
+    let start = batch * batch_size;
+    (start, n_images.min(start.saturating_add(batch_size)))
+}
+
+impl Iterator for Batches<'_> {
+    type Item = Result<Tensor, DataError>;
+
+    fn next(&mut self) -> Option<Result<Tensor, DataError>> {
+        if self.n_left() == 0 {
+            return None;
+        }
+        let start = Instant::now();
+        let batch = match self.dataset.images() {
+            Images::Memory(images) => Some(Ok(self.from_memory(images, self.next))),
+            Images::Stored(images) => {
+                let mut pipeline = match self.pipeline.take() {
+                    Some(pipeline) => pipeline,
+                    None => self.start(images),
+                };
+                let batch = pipeline.next();
+                self.pipeline = Some(pipeline);
+                batch
+            }
+        };
+        self.next += 1;
+        self.waited += start.elapsed();
+        batch
     }
 
     /// Passes over `n` batches without touching an image, and so does [`Iterator::skip`], built on it.
-    fn nth(&mut self, n: usize) -> Option<Tensor> {
-        self.next += n.min(self.n_left());
+    fn nth(&mut self, n: usize) -> Option<Result<Tensor, DataError>> {
+        if n > 0 {
+            self.next += n.min(self.n_left());
+            self.pipeline = None; // Its next batch is another one; `next` starts it anew.
+        }
         self.next()
     }
 
@@ -168,8 +288,8 @@ mod tests {
         Dataset::new(images, None).unwrap()
     }
 
-    fn numbers(batch: Tensor) -> Vec<i64> {
-        Vec::<u8>::try_from(batch.view(-1))
+    fn numbers(batch: Result<Tensor, DataError>) -> Vec<i64> {
+        Vec::<u8>::try_from(batch.unwrap().view(-1))
             .unwrap()
             .into_iter()
             .map(i64::from)
@@ -203,8 +323,8 @@ mod tests {
         #[test]
         fn skipping_leaves_the_rest_of_the_pass(n: u8, batch_size in 1..20_usize, k in 0..300_usize) {
             let dataset = numbered(n);
-            let batches = Batches::shuffled(&dataset, batch_size, Device::Cpu, 1, 2);
-            let skipped = batches.clone().skip(k);
+            let pass = || Batches::shuffled(&dataset, batch_size, Device::Cpu, 1, 2);
+            let (batches, skipped) = (pass(), pass().skip(k));
             prop_assert_eq!(skipped.len(), batches.len().saturating_sub(k));
             let rest: Vec<_> = batches.map(numbers).collect();
             let skipped: Vec<_> = skipped.map(numbers).collect();
@@ -267,7 +387,10 @@ mod tests {
     fn skipped_images_are_never_touched() {
         let dataset = numbered(2);
         // Image 99 is not there: to decode the batch that holds it would panic.
-        let order = Order::Shuffled(vec![99, 1]);
+        let order = Order::Shuffled {
+            order: vec![99, 1],
+            flip_seed: 0,
+        };
         let mut batches = Batches::new(&dataset, order, 1, Device::Cpu).skip(1);
         assert_eq!(numbers(batches.next().unwrap()), [1]);
         assert!(batches.next().is_none());
@@ -276,11 +399,11 @@ mod tests {
     #[test]
     fn changing_a_batch_leaves_the_data_set_alone() {
         let dataset = numbered(4);
-        let before = dataset.images().copy();
-        for mut batch in Batches::sequential(&dataset, 3, Device::Cpu) {
-            let _ = batch.fill_(9);
+        let before = dataset.first(4).unwrap();
+        for batch in Batches::sequential(&dataset, 3, Device::Cpu) {
+            let _ = batch.unwrap().fill_(9);
         }
-        assert_eq!(dataset.images(), &before);
+        assert_eq!(dataset.first(4).unwrap(), before);
     }
 
     #[test]
@@ -289,6 +412,7 @@ mod tests {
         let dataset = Dataset::new(images, None).unwrap();
         let batch = Batches::shuffled(&dataset, 2, Device::Cpu, 1, 0)
             .next()
+            .unwrap()
             .unwrap();
         assert_eq!(
             (batch.size(), batch.kind()),

@@ -26,6 +26,13 @@ pub fn derive_seed(seed: u64, epoch: u64, purpose: &str) -> u64 {
     splitmix64(epoch ^ seed)
 }
 
+/// One fair coin for each image of an epoch: whether it is seen mirrored. `epoch_seed` is
+/// [`derive_seed`]`(seed, epoch, "flip")`; the coin is the highest bit of
+/// `splitmix64(epoch_seed ^ splitmix64(image))`, fixed for all time like the seeds.
+pub(crate) fn flips(epoch_seed: u64, image: u64) -> bool {
+    splitmix64(epoch_seed ^ splitmix64(image)) >> 63 == 1
+}
+
 /// The first output of the SplitMix64 generator whose state is `state`.
 fn splitmix64(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -67,6 +74,22 @@ mod tests {
         assert_eq!(derive_seed(1, 0, "order"), 0xd56f_8991_fad6_c99e);
         assert_eq!(derive_seed(0, 0, "noise"), 0xb889_0582_407a_1e64);
         assert_eq!(derive_seed(u64::MAX, u64::MAX, ""), 0xc97e_8fe7_50e8_af47);
+    }
+
+    #[test]
+    fn flips_never_change_and_are_fair() {
+        // From tests/reference_order.py.
+        let flipped = |seed, epoch| -> Vec<u64> {
+            let epoch_seed = derive_seed(seed, epoch, "flip");
+            (0..16).filter(|&image| flips(epoch_seed, image)).collect()
+        };
+        assert_eq!(flipped(0, 0), [0, 1, 2, 5, 8, 9, 12, 13, 14, 15]);
+        assert_eq!(flipped(0, 1), [2, 3, 4, 8, 11, 12, 14]);
+        assert_eq!(flipped(1, 0), [0, 2, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15]);
+        let epoch_seed = derive_seed(7, 3, "flip");
+        let n_flipped = (0..40_000).filter(|&i| flips(epoch_seed, i)).count();
+        // Standard deviation 100.
+        assert!(n_flipped.abs_diff(20_000) < 500, "{n_flipped}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn config(folder: impl Into<PathBuf>) -> DatasetConfig {
         train_limit: None,
         test_limit: None,
         idx,
+        image_folder: None,
     }
 }
 
@@ -68,15 +69,15 @@ fn first_labels(labels: Option<&Tensor>, n_labels: i64) -> Vec<i64> {
 
 #[test]
 fn the_fixture_loads_as_it_was_written() {
-    let Splits { train, test } = fixture().load().unwrap();
+    let Splits { train, test, .. } = fixture().load().unwrap();
     for (split, n_images) in [(&train, 12), (&test, 4)] {
-        assert_eq!(split.images().size(), [n_images, 1, 7, 5]);
-        assert_eq!(split.images().kind(), Kind::Uint8);
+        assert_eq!(split.first(99).unwrap().size(), [n_images, 1, 7, 5]);
+        assert_eq!(split.first(1).unwrap().kind(), Kind::Uint8);
         assert_eq!(split.labels().unwrap().kind(), Kind::Int64);
         for (i, y, x) in [(0, 0, 0), (1, 2, 3), (2, 6, 4), (3, 5, 0)] {
             // The rule in tests/fixture/make.py.
             assert_eq!(
-                split.images().int64_value(&[i, 0, y, x]),
+                split.first(99).unwrap().int64_value(&[i, 0, y, x]),
                 (100 * i + 10 * y + x) % 256
             );
         }
@@ -97,12 +98,16 @@ fn mnist_is_what_its_authors_published() {
         std::io::stderr().write_all(note.as_bytes()).unwrap();
         return the_fixture_loads_as_it_was_written();
     }
-    let Splits { train, test } = config(folder).load().unwrap();
-    assert_eq!(train.images().size(), [60_000, 1, 28, 28]);
-    assert_eq!(test.images().size(), [10_000, 1, 28, 28]);
+    let Splits { train, test, .. } = config(folder).load().unwrap();
+    assert_eq!(train.first(99_999).unwrap().size(), [60_000, 1, 28, 28]);
+    assert_eq!(test.first(99_999).unwrap().size(), [10_000, 1, 28, 28]);
     assert_eq!(first_labels(train.labels(), 5), [5, 0, 4, 1, 9]);
     assert_eq!(first_labels(test.labels(), 5), [7, 2, 1, 0, 4]);
-    let mean = train.images().mean(Kind::Double).double_value(&[]);
+    let mean = train
+        .first(60_000)
+        .unwrap()
+        .mean(Kind::Double)
+        .double_value(&[]);
     assert!((mean - 33.318).abs() < 1e-3, "mean pixel {mean}");
 }
 
@@ -113,10 +118,10 @@ fn limits_take_the_first_images_and_their_labels() {
         test_limit: Some(1),
         ..fixture()
     };
-    let Splits { train, test } = config.load().unwrap();
+    let Splits { train, test, .. } = config.load().unwrap();
     assert_eq!((train.len(), test.len()), (5, 1));
     let all = fixture().load().unwrap().train;
-    assert_eq!(train.images(), &all.images().narrow(0, 0, 5));
+    assert_eq!(train.first(5).unwrap(), all.first(5).unwrap());
     assert_eq!(first_labels(train.labels(), 5), [0, 1, 2, 3, 4]);
 }
 
@@ -127,7 +132,7 @@ fn a_limit_beyond_the_data_uses_all_of_it() {
         test_limit: Some(usize::MAX),
         ..fixture()
     };
-    let Splits { train, test } = config.load().unwrap();
+    let Splits { train, test, .. } = config.load().unwrap();
     assert_eq!((train.len(), test.len()), (12, 4));
 }
 
@@ -135,7 +140,7 @@ fn a_limit_beyond_the_data_uses_all_of_it() {
 fn labels_are_optional() {
     let folder = small_folder();
     std::fs::remove_file(folder.path().join("train-labels-idx1-ubyte")).unwrap();
-    let Splits { train, test } = config(folder.path()).load().unwrap();
+    let Splits { train, test, .. } = config(folder.path()).load().unwrap();
     assert!(train.labels().is_none());
     assert_eq!(first_labels(test.labels(), 2), [5, 6]);
 }

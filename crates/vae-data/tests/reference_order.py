@@ -24,6 +24,10 @@ def derive_seed(seed, epoch, purpose):
     return splitmix64(splitmix64(splitmix64(fnv1a(purpose.encode())) ^ epoch) ^ seed)
 
 
+def flips(epoch_seed, image):
+    return splitmix64(epoch_seed ^ splitmix64(image)) >> 63 == 1
+
+
 def chacha8_block(key, counter):
     """RFC 8439's block function with 8 rounds, a 64-bit counter and nonce 0."""
     words = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574]
@@ -78,3 +82,6 @@ if __name__ == "__main__":
         print(seed, epoch, shuffled_order(12, seed, epoch))
     order = shuffled_order(60_000, 7, 3)
     print(order[:4], order[-4:], sum(position * image for position, image in enumerate(order)))
+    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
+        epoch_seed = derive_seed(seed, epoch, "flip")
+        print(seed, epoch, "flipped", [image for image in range(16) if flips(epoch_seed, image)])

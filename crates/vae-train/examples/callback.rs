@@ -45,10 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
          model.network.mlp.hidden = [64]\n\
          training = { epochs = 200, batch_size = 32 }",
     )?;
-    let splits = Splits {
-        train: bars(512)?,
-        test: bars(64)?,
-    };
+    let splits = Splits::new(bars(512)?, bars(64)?);
     let shape = ImageShape {
         channels: 1,
         height: 8,

@@ -43,6 +43,7 @@ pub fn evaluate(
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let (mut kl_sums, mut mean_sums, mut square_sums) = (zeros(), zeros(), zeros());
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
+            let images = images?;
             let draws = vae.draw(&images, 1, Mode::Evaluate)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
             totals.add(&draws.terms, &loss, None);

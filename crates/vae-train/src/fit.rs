@@ -120,6 +120,8 @@ struct Clock {
     before: f64,
     epoch_since: Instant,
     epoch_before: f64,
+    /// In which training waited for images.
+    epoch_waited: Duration,
 }
 
 impl Clock {
@@ -130,6 +132,7 @@ impl Clock {
             before,
             epoch_since: now,
             epoch_before,
+            epoch_waited: Duration::ZERO,
         }
     }
 
@@ -307,7 +310,10 @@ impl<'a> Trainer<'a> {
     /// The steps of an epoch that are still to do; a reason to stop amid it.
     fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let n_done = self.run.position.steps - self.run.position.epochs * self.n_steps_per_epoch;
-        for images in self.batches().skip(n_done as usize) {
+        let mut batches = self.batches();
+        let mut next = batches.nth(n_done as usize); // Passes over the others for nothing.
+        while let Some(images) = next {
+            let images = images?;
             let factor = self.run.controls.learning_rate_factor * self.learning_rate_scale;
             self.learner.set_learning_rate_factor(factor);
             let at = (self.run.position.steps, self.run.controls.objective_step);
@@ -325,7 +331,9 @@ impl<'a> Trainer<'a> {
                 self.look()?;
                 return Ok(Some(reason));
             }
+            next = batches.next();
         }
+        self.clock.epoch_waited = batches.waited();
         self.look()?;
         Ok(None)
     }
@@ -376,11 +384,13 @@ impl<'a> Trainer<'a> {
         let position = self.run.position;
         let speed = |seconds: f64, n_images: usize| (seconds, n_images as f64 / seconds);
         let (seconds, images_per_s) = speed(self.clock.epoch_seconds(), splits.train.len());
+        let waited = self.clock.epoch_waited.as_secs_f64() / seconds;
         let scheduled = config.objective.scheduled(self.run.controls.objective_step);
         let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);
         let train = Record {
             beta: scheduled("beta"),
             capacity: scheduled("capacity"),
+            waited: Some(waited),
             gradient_norm: Some(self.totals.gradient_norm()),
             learning_rate: Some(self.learner.learning_rate()),
             images_per_s,
@@ -499,6 +509,7 @@ impl<'a> Trainer<'a> {
             .skip(n_done as usize)
             .zip(good.position.steps..until)
         {
+            let images = images?;
             let objective_step = good.controls.objective_step + (step - good.position.steps);
             let (result, layer) =
                 first_non_finite(|| self.learner.step(&images, step, objective_step));

@@ -124,6 +124,9 @@ pub struct Record {
     /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_units: Option<u64>,
+    /// Training only: the share of the time in which it waited for images, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited: Option<f64>,
     /// Images in a second.
     pub images_per_s: f64,
     /// Seconds that the pass took.
@@ -143,6 +146,7 @@ impl Record {
             beta: None,
             capacity: None,
             active_units: None,
+            waited: None,
             images_per_s: 0.0,
             seconds: 0.0,
         }

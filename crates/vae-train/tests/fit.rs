@@ -24,10 +24,7 @@ fn dataset(n: i64) -> Dataset {
 }
 
 fn splits() -> Splits {
-    Splits {
-        train: dataset(22),
-        test: dataset(7),
-    }
+    Splits::new(dataset(22), dataset(7))
 }
 
 fn config() -> RunConfig {

@@ -3,7 +3,7 @@
 use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
-use vae_model::{ConvConfig, ImageShape, ModelConfig, NetworkConfig, Objective, Vae};
+use vae_model::{ConvConfig, ImageShape, Mode, ModelConfig, NetworkConfig, Objective, Vae};
 use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision};
 
 fn linear(input: &Tensor, weight: &Tensor) -> Tensor {
@@ -97,7 +97,9 @@ fn losses(precision: Precision) -> Vec<f64> {
     (0..40)
         .map(|step| {
             let loss = precision.autocast(Device::Cpu, || {
-                let draws = vae.draw_with_noise(&images, &noise).expect("draws");
+                let draws = vae
+                    .draw_with_noise(&images, &noise, Mode::Train)
+                    .expect("draws");
                 Objective::default().loss(&draws, shape, step)
             });
             assert_eq!(loss.kind(), Kind::Float);

@@ -31,10 +31,7 @@ fn dataset(n: i64) -> Dataset {
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
 fn splits() -> Splits {
-    Splits {
-        train: dataset(22),
-        test: dataset(7),
-    }
+    Splits::new(dataset(22), dataset(7))
 }
 
 fn config(extra: &str) -> RunConfig {
@@ -138,7 +135,7 @@ fn contents(run_dir: &RunDir) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
 fn without_times(value: &mut Value) {
     match value {
         Value::Object(entries) => {
-            for key in ["seconds", "epoch_seconds", "images_per_s"] {
+            for key in ["seconds", "epoch_seconds", "images_per_s", "waited"] {
                 entries.remove(key);
             }
             entries.values_mut().for_each(without_times);
@@ -263,10 +260,7 @@ fn another_data_set_is_refused() {
     let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     let _mine = GENERATOR.lock();
     let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
-    let splits = Splits {
-        train: dataset(23),
-        test: dataset(7),
-    };
+    let splits = Splits::new(dataset(23), dataset(7));
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     let message = trainer.resume(checkpoint).expect_err("refused").to_string();
     assert!(message.contains("22 training images"), "{message}");

@@ -38,10 +38,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
     tch::manual_seed(5);
-    let splits = Splits {
-        train: dataset(22),
-        test: dataset(7),
-    };
+    let splits = Splits::new(dataset(22), dataset(7));
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
     if let Some(callback) = callback {

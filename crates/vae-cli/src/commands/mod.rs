@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod data;
 pub(crate) mod describe;
 pub(crate) mod manifold;
 pub(crate) mod reconstruct;

@@ -24,8 +24,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let splits = run.run_dir.config()?.dataset.load()?;
-    let test = splits.test.images();
-    let images = test.narrow(0, 0, test.size()[0].min(i64::from(args.count)));
+    let images = splits.test.first(args.count as usize)?;
     let picture = no_grad(|| picture::reconstructions(&run.vae, &images))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)

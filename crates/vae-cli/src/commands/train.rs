@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use tch::Device;
 use tracing::warn;
 use vae_data::{Splits, derive_seed};
-use vae_model::{ImageShape, Vae};
+use vae_model::{ImageShape, Vae, write_whole};
 use vae_train::{
     Checkpoint, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, OpenCheckpoint,
     Outcome, Pictures, Position, ResumeState, RunConfig, RunDir, RunLock, Stop, Summary,
@@ -128,6 +128,12 @@ fn train(
     vae: &Vae,
     checkpoint: Option<OpenCheckpoint>,
 ) -> Result<Done> {
+    let bad_files = &splits.report.bad_files;
+    if !bad_files.is_empty() {
+        let file = run_dir.path().join("bad-files.txt");
+        write_whole(&file, bad_files.to_text().as_bytes())
+            .with_context(|| file.display().to_string())?;
+    }
     let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));

@@ -118,6 +118,7 @@ pub fn metrics(run: &Path) -> Vec<Value> {
         let record = record.as_object_mut().expect("an object");
         record.remove("seconds").expect("seconds");
         record.remove("images_per_s").expect("images_per_s");
+        record.remove("waited"); // Of training only.
     }
     records
 }

@@ -29,15 +29,13 @@ impl Callback for Pictures {
         } = event
         {
             let sizes = &run.config.pictures;
-            let test = run.splits.test.images();
-            let n_reconstructions = test.size()[0].min(sizes.n_reconstructions as i64);
+            let images = run.splits.test.first(sizes.n_reconstructions)?;
             let path = |name| self.run_dir.picture_file(run.position.epochs, name);
             no_grad(|| {
                 let manifold = picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension)?;
                 picture::save(&manifold, &path("manifold"))?;
                 let samples = picture::samples(run.vae, sizes.n_samples, run.config.seed)?;
                 picture::save(&samples, &path("samples"))?;
-                let images = test.narrow(0, 0, n_reconstructions);
                 let reconstructions = picture::reconstructions(run.vae, &images)?;
                 picture::save(&reconstructions, &path("reconstructions"))
             })?;

@@ -1,0 +1,234 @@
+//! `vae data`: what a config's images are, their pack, and how fast they load.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor};
+use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
+use vae_data::loader::Batches;
+use vae_data::{BadFiles, DataError, Dataset, Splits};
+use vae_train::RunConfig;
+
+use crate::run_config::ConfigError;
+use crate::{Done, run_config};
+
+/// Look at a config's images: pack them, check them, count them, time them
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Task {
+    /// Decode every image of a folder or zip into its pack, unless a right one is there
+    Pack(ConfigArgs),
+    /// Check every byte of the pack against the files; exit 1 if it is not the right one
+    ///
+    /// Prints the bad files, a line for each: name, tab, reason.
+    Check(ConfigArgs),
+    /// Print as JSON: images in each split, their shape and mean, attributes, bad files
+    Stats(ConfigArgs),
+    /// Measure images per second, decoded anew and from the pack
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
+    /// The config file
+    config: PathBuf,
+
+    /// Change a value, as in `--set dataset.image_folder.image_size=96`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct BenchArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Threads that decode [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    workers: Option<u16>,
+
+    /// Images in a repetition; where there are fewer, they come again
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
+    images: u32,
+
+    /// Repetitions
+    #[arg(long, default_value_t = 3)]
+    reps: u32,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    match args.task {
+        Task::Pack(args) => pack(&args),
+        Task::Check(args) => check(&args),
+        Task::Stats(args) => stats(&args),
+        Task::Bench(args) => bench(&args),
+    }
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<RunConfig> {
+        let config = run_config::load(&self.config, &self.settings)?;
+        run_config::check(&self.config, &config)?;
+        Ok(config)
+    }
+
+    fn image_folder(&self) -> Result<ImageFolderConfig> {
+        self.load()?.dataset.image_folder.ok_or_else(|| {
+            let path = self.config.display();
+            ConfigError::new(format!("{path}: [dataset.image_folder] is wanted here")).into()
+        })
+    }
+}
+
+fn pack(args: &ConfigArgs) -> Result<Done> {
+    let folder = ImageFolder::open(&args.image_folder()?)?;
+    if let Err(problem) = folder.check_pack() {
+        let file = folder.pack_file();
+        eprintln!(
+            "{} {problem}: decoding {} files",
+            file.display(),
+            folder.n_files()
+        );
+        let start = Instant::now();
+        let bad = folder.write_pack()?;
+        eprintln!(
+            "{} bad files, {:.1} s",
+            bad.len(),
+            start.elapsed().as_secs_f64()
+        );
+    }
+    println!("{}", folder.pack_file().display());
+    Ok(Done::Fully)
+}
+
+fn check(args: &ConfigArgs) -> Result<Done> {
+    let folder = ImageFolder::open(&args.image_folder()?)?;
+    if let Err(problem) = folder.check_pack() {
+        let path = folder.pack_file();
+        return Err(DataError::Pack { path, problem }.into());
+    }
+    let (images, bad) = folder.images()?;
+    eprintln!(
+        "{} is right: {} images of {}, {} bad files",
+        folder.pack_file().display(),
+        images.len(),
+        images.shape(),
+        bad.len()
+    );
+    print!("{}", bad.to_text());
+    Ok(Done::Fully)
+}
+
+fn stats(args: &ConfigArgs) -> Result<Done> {
+    let splits = args.load()?.dataset.load()?;
+    let Splits {
+        train,
+        validation,
+        test,
+        report,
+    } = &splits;
+    let attributes = train.attributes().map(|known| {
+        let mean = |name: &String| {
+            let values: Vec<f32> = known.column(name).into_iter().flatten().flatten().collect();
+            let sum: f64 = values.iter().copied().map(f64::from).sum();
+            (name.clone(), json!(sum / values.len() as f64))
+        };
+        known
+            .names()
+            .iter()
+            .map(mean)
+            .collect::<serde_json::Map<_, _>>()
+    });
+    let stats = json!({
+        "shape": train.shape().to_string(),
+        "train": pixels(train)?,
+        "validation": validation.as_ref().map(pixels).transpose()?,
+        "test": pixels(test)?,
+        "partition_file": report.partition_file,
+        "images_in_no_split": report.n_unlisted,
+        "attributes_file": report.attributes_file,
+        "images_without_attributes": report.n_without_attributes,
+        "mean_attributes_of_train": attributes,
+        "bad_files": bad_files(&report.bad_files),
+    });
+    println!("{}", serde_json::to_string_pretty(&stats)?);
+    Ok(Done::Fully)
+}
+
+fn bad_files(bad: &BadFiles) -> Vec<Value> {
+    bad.files()
+        .iter()
+        .map(|file| json!({ "name": file.name, "reason": file.reason }))
+        .collect()
+}
+
+/// Number of images, mean and standard deviation of each channel's bytes.
+fn pixels(dataset: &Dataset) -> Result<Value> {
+    let double = (Kind::Double, Device::Cpu);
+    let channels = dataset.shape().channels;
+    let mut sum = Tensor::zeros([channels], double);
+    let mut sum_of_squares = Tensor::zeros([channels], double);
+    for images in Batches::sequential(dataset, 256, Device::Cpu) {
+        let images = images?.to_kind(Kind::Double);
+        let over_pixels = &[0, 2, 3][..];
+        sum += images.sum_dim_intlist(over_pixels, false, Kind::Double);
+        sum_of_squares += images
+            .square()
+            .sum_dim_intlist(over_pixels, false, Kind::Double);
+    }
+    let shape = dataset.shape();
+    let n = (dataset.len() as i64 * shape.height * shape.width) as f64;
+    let mean = sum / n;
+    let variance = sum_of_squares / n - mean.square();
+    Ok(json!({
+        "images": dataset.len(),
+        "mean": Vec::<f64>::try_from(mean)?,
+        "standard_deviation": Vec::<f64>::try_from(variance.clamp_min(0.0).sqrt())?,
+    }))
+}
+
+/// Batches of the size that the peer in docs/data.md uses.
+const BENCH_BATCH: usize = 64;
+
+fn bench(args: &BenchArgs) -> Result<Done> {
+    let mut config = args.config.image_folder()?;
+    config.workers = args.workers.map(usize::from).or(config.workers);
+    let workers = config
+        .workers
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    for pack in [false, true] {
+        config.pack = pack;
+        let folder = ImageFolder::open(&config)?;
+        let (images, _) = folder.images()?;
+        if pack && folder.check_pack().is_err() {
+            anyhow::bail!("{} cannot be used", folder.pack_file().display());
+        }
+        let n = args.images as usize;
+        let positions: Vec<usize> = (0..images.len()).cycle().take(n).collect();
+        let images = images.subset(&positions);
+        for rep in 0..args.reps {
+            let start = Instant::now();
+            for batch in Batches::shuffled(&images, BENCH_BATCH, Device::Cpu, 0, rep.into()) {
+                let _ = batch?;
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            println!(
+                "{}",
+                json!({
+                    "from": if pack { "pack" } else { "files" },
+                    "workers": if pack { 1 } else { workers },
+                    "images_per_s": (n as f64 / seconds).round(),
+                })
+            );
+        }
+    }
+    Ok(Done::Fully)
+}

@@ -1,0 +1,182 @@
+//! `vae data`, as users run it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use image::RgbImage;
+use serde_json::Value;
+use tempfile::TempDir;
+
+struct Workplace {
+    folder: TempDir,
+}
+
+impl Workplace {
+    /// 20 photos of 12×12 pixels, a bad one, and a config of them.
+    fn new() -> Workplace {
+        let folder = tempfile::tempdir().expect("a folder");
+        let photos = folder.path().join("photos");
+        fs::create_dir(&photos).expect("created");
+        for i in 0..20_u8 {
+            let photo = RgbImage::from_pixel(12, 12, image::Rgb([100, 10 * i, 255]));
+            photo
+                .save(photos.join(format!("{i:02}.png")))
+                .expect("a photo");
+        }
+        fs::write(photos.join("empty.jpg"), b"").expect("written");
+        let config = "[dataset.image_folder]\npath = 'photos'\nimage_size = 8\n\
+                      max_bad_fraction = 0.1\n[dataset.image_folder.split]\ntest_fraction = 0.3\n";
+        fs::write(folder.path().join("photos.toml"), config).expect("written");
+        Workplace { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn vae(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vae"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env("OMP_NUM_THREADS", "1")
+            .output()
+            .expect("the binary runs")
+    }
+
+    /// The standard output of a command that has to succeed.
+    fn succeeds(&self, args: &[&str]) -> String {
+        let output = self.vae(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    /// The message of a command that has to fail.
+    fn fails(&self, args: &[&str], code: i32) -> String {
+        let output = self.vae(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.starts_with("error: "), "{said}");
+        said
+    }
+}
+
+#[test]
+fn a_pack_is_made_checked_and_made_again() {
+    let workplace = Workplace::new();
+    let said = workplace.fails(&["data", "check", "photos.toml"], 1);
+    assert!(said.contains(".pack.safetensors is not there"), "{said}");
+    let pack = workplace.succeeds(&["data", "pack", "photos.toml"]);
+    let pack = workplace.path(pack.trim_end());
+    assert_eq!(
+        workplace.succeeds(&["data", "check", "photos.toml"]),
+        "empty.jpg\tis empty\n"
+    );
+
+    let content = fs::read(&pack).expect("a pack");
+    fs::write(&pack, &content[..content.len() - 1]).expect("written");
+    let said = workplace.fails(&["data", "check", "photos.toml"], 1);
+    assert!(said.contains("is damaged"), "{said}");
+    workplace.succeeds(&["data", "pack", "photos.toml"]);
+    assert_eq!(fs::read(&pack).expect("a pack"), content);
+}
+
+#[test]
+fn stats_count_and_average() {
+    let workplace = Workplace::new();
+    let rows: String = (0..20).map(|i| format!("{i:02}.png,{}\n", i % 2)).collect();
+    fs::write(workplace.path("table.csv"), format!("file,odd\n{rows}")).expect("written");
+    let set = "dataset.image_folder.attributes=table.csv";
+    let stats = workplace.succeeds(&["data", "stats", "photos.toml", "--set", set]);
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    assert_eq!(stats["shape"], "3×8×8");
+    let n = |split: &str| stats[split]["images"].as_u64().expect("a number");
+    assert_eq!(n("train") + n("test"), 20);
+    assert_eq!(stats["train"]["mean"][0], 100.0);
+    assert_eq!(stats["train"]["standard_deviation"][2], 0.0);
+    assert_eq!(stats["bad_files"][0]["reason"], "is empty");
+    assert_eq!(stats["images_without_attributes"], 0);
+    let odd = stats["mean_attributes_of_train"]["odd"]
+        .as_f64()
+        .expect("a number");
+    assert!(0.0 < odd && odd < 1.0, "{odd}");
+}
+
+#[test]
+fn bench_measures_files_and_pack() {
+    let workplace = Workplace::new();
+    let args = [
+        "data",
+        "bench",
+        "photos.toml",
+        "--images",
+        "50",
+        "--reps",
+        "2",
+        "--workers",
+        "2",
+    ];
+    let lines: Vec<Value> = workplace
+        .succeeds(&args)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let from: Vec<_> = lines.iter().map(|line| line["from"].as_str()).collect();
+    assert_eq!(from, ["files", "files", "pack", "pack"].map(Some));
+    assert!(
+        lines
+            .iter()
+            .all(|line| line["images_per_s"].as_f64() > Some(0.0))
+    );
+}
+
+#[test]
+fn a_model_trains_on_photos_and_describe_shows_their_transform() {
+    let workplace = Workplace::new();
+    let described = workplace.succeeds(&["describe", "photos.toml"]);
+    for line in [
+        "crop_fraction = 1.0",
+        "image_size = 8",
+        "test_fraction = 0.3",
+    ] {
+        assert!(described.contains(line), "{line} in {described}");
+    }
+    let hidden = "model.network.mlp.hidden=[8]";
+    workplace.succeeds(&[
+        "train",
+        "photos.toml",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+        "--set",
+        hidden,
+    ]);
+    workplace.succeeds(&[
+        "reconstruct",
+        "run",
+        "--count",
+        "2",
+        "--device",
+        "cpu",
+        "-o",
+        "a.png",
+    ]);
+}
+
+#[test]
+fn too_many_bad_files_end_a_command_in_one_line() {
+    let workplace = Workplace::new();
+    let limit = "dataset.image_folder.max_bad_fraction=0.01";
+    let said = workplace.fails(&["data", "stats", "photos.toml", "--set", limit], 1);
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    assert!(said.contains("at least 1 of 21 files"), "{said}");
+    assert!(said.contains("empty.jpg is empty"), "{said}");
+    let idx = "[dataset.idx]\nfolder = 'x'\n";
+    fs::write(workplace.path("idx.toml"), idx).expect("written");
+    let said = workplace.fails(&["data", "pack", "idx.toml"], 2);
+    assert!(said.contains("[dataset.image_folder] is wanted"), "{said}");
+}

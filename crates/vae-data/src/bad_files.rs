@@ -1,0 +1,95 @@
+//! Files that are no usable images, and why.
+
+use std::fmt::Write;
+
+/// A file that was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadFile {
+    /// Its path below the folder or in the zip, with `/` between folders; `�` for each byte sequence
+    /// that is not UTF-8.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Every file that was skipped, sorted by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BadFiles {
+    files: Vec<BadFile>,
+}
+
+impl BadFiles {
+    /// Sorts them by name.
+    pub fn new(mut files: Vec<BadFile>) -> BadFiles {
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        BadFiles { files }
+    }
+
+    /// Every one of them.
+    pub fn files(&self) -> &[BadFile] {
+        &self.files
+    }
+
+    /// Their number.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether every file was good.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The text of a run's `bad-files.txt`: a line for each file, its name and the reason with a tab
+    /// between; control characters are escaped, so that a line stays a line.
+    ///
+    /// ```
+    /// use vae_data::{BadFile, BadFiles};
+    ///
+    /// let bad = BadFiles::new(vec![BadFile { name: "a.jpg".into(), reason: "is empty".into() }]);
+    /// assert_eq!(bad.to_text(), "a.jpg\tis empty\n");
+    /// ```
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for file in &self.files {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}\t{}", one_line(&file.name), one_line(&file.reason));
+        }
+        text
+    }
+}
+
+/// `text` with its control characters escaped.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_each_file_whatever_its_name() {
+        let bad = |name: &str, reason: &str| BadFile {
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let files = BadFiles::new(vec![
+            bad("b\nc.jpg", "is\tempty"),
+            bad("Ä a.jpg", "is empty"),
+        ]);
+        assert_eq!(files.len(), 2);
+        assert_eq!(
+            files.to_text(),
+            "b\\nc.jpg\tis\\tempty\nÄ a.jpg\tis empty\n"
+        );
+    }
+}

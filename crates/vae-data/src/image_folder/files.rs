@@ -1,0 +1,401 @@
+//! Which image files a folder or zip holds, and their bytes.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use flate2::{Decompress, FlushDecompress, Status};
+use walkdir::WalkDir;
+use zip::{CompressionMethod, ZipArchive};
+
+use crate::{BadFile, DataError};
+
+/// Names that end so are meant to be images; other files are images if they begin like one.
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
+
+/// As many bytes of a file's beginning as tell its format.
+const N_SNIFFED: usize = 12;
+
+/// The image files of a folder or zip, sorted by name (the order of their UTF-8 bytes).
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// The folder or the zip.
+    path: PathBuf,
+    entries: Vec<Entry>,
+}
+
+/// One image file.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Path below the folder or in the zip, with `/` between folders.
+    pub(crate) name: String,
+    /// Size in bytes, in a zip after decompression.
+    pub(crate) n_bytes: u64,
+    /// Changes with the content: in a zip the CRC-32, else the time of the last change in
+    /// nanoseconds since 1970.
+    pub(crate) stamp: u64,
+    /// Where a zip holds it.
+    member: Option<Member>,
+}
+
+/// A zip member's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    start: u64,
+    n_compressed: u64,
+    deflated: bool,
+}
+
+impl Files {
+    /// Finds the images in `path`, and what is there but cannot be one. Opens no file whose name
+    /// says that it is an image.
+    pub(crate) fn scan(path: &Path) -> Result<(Files, Vec<BadFile>), DataError> {
+        let metadata = fs::metadata(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => DataError::MissingImages {
+                path: path.to_owned(),
+            },
+            _ => io_error(path, source),
+        })?;
+        let (mut entries, bad) = if metadata.is_dir() {
+            scan_folder(path)
+        } else {
+            scan_zip(path)?
+        };
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let path = path.to_owned();
+        Ok((Files { path, entries }, bad))
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> DataError {
+    DataError::Io {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn scan_folder(folder: &Path) -> (Vec<Entry>, Vec<BadFile>) {
+    let (mut entries, mut bad) = (Vec::new(), Vec::new());
+    let relative = |path: &Path| {
+        let path = path.strip_prefix(folder).unwrap_or(path);
+        let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+        parts.join("/")
+    };
+    let visible = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
+    for found in WalkDir::new(folder)
+        .follow_links(true)
+        .into_iter()
+        .filter_entry(visible)
+    {
+        match found.map_err(|error| walk_reason(&error, folder)) {
+            Err((path, reason)) => bad.push(BadFile {
+                name: relative(&path),
+                reason,
+            }),
+            Ok(file) if file.file_type().is_file() => {
+                let name = relative(file.path());
+                match folder_entry(&file, &name) {
+                    Ok(Some(entry)) => entries.push(entry),
+                    Ok(None) => {}
+                    Err(reason) => bad.push(BadFile { name, reason }),
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+    (entries, bad)
+}
+
+/// As `.DS_Store`, and the `._name` files beside every file of an archive made on a Mac.
+fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX"
+}
+
+fn walk_reason(error: &walkdir::Error, folder: &Path) -> (PathBuf, String) {
+    let path = error.path().unwrap_or(folder).to_owned();
+    let reason = match (error.loop_ancestor(), error.io_error()) {
+        (Some(ancestor), _) => format!("is a link back to {}", ancestor.display()),
+        (None, Some(source)) => format!("cannot be read: {source}"),
+        (None, None) => error.to_string(),
+    };
+    (path, reason)
+}
+
+fn folder_entry(file: &walkdir::DirEntry, name: &str) -> Result<Option<Entry>, String> {
+    // Only the name below the folder must be UTF-8: its own path may be anything.
+    let is_utf8 = file
+        .path()
+        .iter()
+        .rev()
+        .take(file.depth())
+        .all(|part| part.to_str().is_some());
+    let content = || {
+        let mut bytes = Vec::new();
+        File::open(file.path())
+            .and_then(|file| file.take(N_SNIFFED as u64).read_to_end(&mut bytes))
+            .map_err(|error| format!("cannot be read: {error}"))?;
+        Ok::<_, String>(bytes)
+    };
+    if !has_image_name(name) && !is_image(&content()?) {
+        return Ok(None);
+    }
+    if !is_utf8 {
+        return Err("its name is not UTF-8".to_owned());
+    }
+    let metadata = file
+        .metadata()
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    let changed = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok(Some(Entry {
+        name: name.to_owned(),
+        n_bytes: metadata.len(),
+        // u64 nanoseconds last until the year 2554.
+        stamp: changed.map_or(0, |time| time.as_nanos() as u64),
+        member: None,
+    }))
+}
+
+fn scan_zip(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
+    let zip_error = |error: zip::result::ZipError| DataError::Zip {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let file = File::open(path).map_err(|source| io_error(path, source))?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
+    let (mut entries, mut bad) = (Vec::new(), Vec::new());
+    for i in 0..archive.len() {
+        let data = archive.by_index_data(i).map_err(zip_error)?;
+        let raw_name = String::from_utf8_lossy(data.name_raw()).into_owned();
+        // `..` begins with a dot, too, but what leaves the archive is never silently passed over.
+        let is_hidden = |part: &str| part != ".." && is_hidden(part.as_ref());
+        if raw_name.ends_with('/') || raw_name.split('/').any(is_hidden) {
+            continue;
+        }
+        match zip_entry(&mut archive, i) {
+            Ok(Some(entry)) => entries.push(entry),
+            Ok(None) => {}
+            Err(reason) => bad.push(BadFile {
+                name: raw_name,
+                reason,
+            }),
+        }
+    }
+    Ok((entries, bad))
+}
+
+fn zip_entry(archive: &mut ZipArchive<BufReader<File>>, i: usize) -> Result<Option<Entry>, String> {
+    let corrupt = |error: zip::result::ZipError| format!("is corrupt in the zip: {error}");
+    let member = archive.by_index_raw(i).map_err(corrupt)?;
+    let Ok(name) = std::str::from_utf8(member.name_raw()).map(str::to_owned) else {
+        return Err("its name is not UTF-8".to_owned());
+    };
+    if member.enclosed_name().is_none() || name.split(['/', '\\']).any(|part| part == "..") {
+        return Err("its path leaves the archive: refused".to_owned());
+    }
+    if !member.is_file() {
+        return Ok(None);
+    }
+    let (encrypted, method) = (member.encrypted(), member.compression());
+    let start = member.data_start().ok_or("is corrupt in the zip")?;
+    let entry = Entry {
+        n_bytes: member.size(),
+        stamp: u64::from(member.crc32()),
+        member: Some(Member {
+            start,
+            n_compressed: member.compressed_size(),
+            deflated: method == CompressionMethod::Deflated,
+        }),
+        name,
+    };
+    drop(member);
+    if encrypted {
+        // Its content is unknown: a text among encrypted images stays out of the list by its name.
+        return match has_image_name(&entry.name) {
+            true => Err("is encrypted".to_owned()),
+            false => Ok(None),
+        };
+    }
+    let readable = [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
+    if !readable {
+        return Err(format!(
+            "is compressed by {method}, expected stored or deflated"
+        ));
+    }
+    if !has_image_name(&entry.name) {
+        let mut beginning = Vec::new();
+        archive
+            .by_index(i)
+            .map_err(corrupt)?
+            .take(N_SNIFFED as u64)
+            .read_to_end(&mut beginning)
+            .map_err(|error| format!("is corrupt in the zip: {error}"))?;
+        if !is_image(&beginning) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(entry))
+}
+
+fn has_image_name(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|end| end.to_str());
+    extension.is_some_and(|end| {
+        EXTENSIONS
+            .iter()
+            .any(|known| end.eq_ignore_ascii_case(known))
+    })
+}
+
+/// Whether content that begins so is JPEG, PNG, WebP or BMP.
+fn is_image(beginning: &[u8]) -> bool {
+    beginning.starts_with(b"\xff\xd8\xff")
+        || beginning.starts_with(b"\x89PNG\r\n\x1a\n")
+        || (beginning.starts_with(b"RIFF") && beginning.get(8..12) == Some(b"WEBP"))
+        || (beginning.starts_with(b"BM") && beginning.get(6..10) == Some(&[0; 4]))
+}
+
+/// Reads files into a buffer that is used again and again.
+#[derive(Debug)]
+pub(crate) struct FileReader {
+    files: Arc<Files>,
+    /// The zip, once it is needed.
+    zip: Option<File>,
+    compressed: Vec<u8>,
+    inflate: Decompress,
+    bytes: Vec<u8>,
+}
+
+impl FileReader {
+    pub(crate) fn new(files: Arc<Files>) -> FileReader {
+        FileReader {
+            files,
+            zip: None,
+            compressed: Vec::new(),
+            inflate: Decompress::new(false),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// The content of file `i`, or why it cannot be had.
+    pub(crate) fn read(&mut self, i: usize, max_bytes: u64) -> Result<&[u8], String> {
+        let files = Arc::clone(&self.files);
+        let entry = &files.entries[i];
+        match entry.n_bytes {
+            0 => return Err("is empty".to_owned()),
+            n if n > max_bytes => {
+                return Err(format!("has {n} bytes, expected at most {max_bytes}"));
+            }
+            _ => {}
+        }
+        match entry.member {
+            None => self
+                .read_file(&files.path.join(&entry.name), max_bytes)
+                .map_err(|error| format!("cannot be read: {error}"))?,
+            Some(member) => self.read_member(&files.path, entry, member)?,
+        }
+        Ok(&self.bytes)
+    }
+
+    fn read_file(&mut self, path: &Path, max_bytes: u64) -> io::Result<()> {
+        self.bytes.clear();
+        // A file may have grown since it was listed.
+        File::open(path)?
+            .take(max_bytes)
+            .read_to_end(&mut self.bytes)?;
+        Ok(())
+    }
+
+    fn read_member(&mut self, zip: &Path, entry: &Entry, member: Member) -> Result<(), String> {
+        let corrupt = |what: String| format!("is corrupt in the zip: {what}");
+        let file = match &mut self.zip {
+            Some(file) => file,
+            none => none.insert(
+                File::open(zip).map_err(|error| format!("the zip cannot be read: {error}"))?,
+            ),
+        };
+        let raw = match member.deflated {
+            true => &mut self.compressed,
+            false => &mut self.bytes,
+        };
+        raw.clear();
+        let n_read = file
+            .seek(SeekFrom::Start(member.start))
+            // What is read bounds the buffer, not what the archive promises.
+            .and_then(|_| file.take(member.n_compressed).read_to_end(raw))
+            .map_err(|error| corrupt(error.to_string()))?;
+        if n_read as u64 != member.n_compressed {
+            return Err(corrupt("it ends early".to_owned()));
+        }
+        if member.deflated {
+            self.inflate.reset(false);
+            self.bytes.clear();
+            // One byte more than promised tells that there is more.
+            self.bytes.reserve(entry.n_bytes as usize + 1);
+            let status = self
+                .inflate
+                .decompress_vec(&self.compressed, &mut self.bytes, FlushDecompress::Finish)
+                .map_err(|error| corrupt(error.to_string()))?;
+            if status != Status::StreamEnd {
+                return Err(corrupt(
+                    "its stream does not end where it should".to_owned(),
+                ));
+            }
+        }
+        if self.bytes.len() as u64 != entry.n_bytes {
+            return Err(corrupt(format!(
+                "{} bytes, expected {}",
+                self.bytes.len(),
+                entry.n_bytes
+            )));
+        }
+        let found = crc32fast::hash(&self.bytes);
+        if u64::from(found) != entry.stamp {
+            return Err(corrupt(format!(
+                "CRC-32 {found:08x}, expected {:08x}",
+                entry.stamp
+            )));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_told_by_its_first_bytes() {
+        for (beginning, is) in [
+            (&b"\xff\xd8\xff\xe0\0\x10JFIF"[..], true),
+            (b"\x89PNG\r\n\x1a\n\0\0\0\r", true),
+            (b"RIFF\x24\0\0\0WEBPVP8 ", true),
+            (b"RIFF\x24\0\0\0WAVEfmt ", false),
+            (b"BM\x46\0\0\0\0\0\0\0\x36\0", true),
+            (b"BMW 320i, red", false),
+            (b"\xff\xd8", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_image(beginning), is, "{beginning:?}");
+        }
+        for (name, is) in [
+            ("a.JPG", true),
+            ("a/b.webp", true),
+            ("list_attr_celeba.txt", false),
+            ("jpg", false),
+        ] {
+            assert_eq!(has_image_name(name), is, "{name}");
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Folders and zips of photos.
+//!
+//! ```text
+//! Files (folder or zip) ─► FileReader ─► Decoder ─► Transformer ─► pack (mapped into memory)
+//!   names, sizes, times     bytes         RGB        u8 [C, H, W]      └► Dataset
+//! ```
+
+mod decode;
+mod files;
+pub(crate) mod pack;
+pub(crate) mod source;
+mod split;
+mod table;
+mod transform;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::bad_files::one_line;
+use crate::stored::{FileImages, Stored, StoredImages};
+use crate::{BadFile, BadFiles, DataError, Dataset, LoadReport, Splits};
+use files::Files;
+use pack::{NotWritten, Pack};
+use source::Source;
+use split::{Part, Partition};
+use transform::{Crop, Transform};
+
+pub use pack::PackProblem;
+pub use split::{PARTITION_FILE, SplitConfig};
+pub use table::ATTRIBUTES_FILE;
+pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
+
+/// A folder of photos, or a zip of them that is read in place (`[dataset.image_folder]`).
+///
+/// JPEG, PNG, WebP and BMP, told by their content; gray, transparent, 16-bit and CMYK ones become
+/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed, names
+/// that begin with a dot left alone. A file without an image's extension that does not begin like one
+/// is not counted; whatever else is no image is a bad file.
+///
+/// ```
+/// let config: vae_data::DatasetConfig = toml::from_str(
+///     r#"
+///     [image_folder]
+///     path = "photos"
+///     image_size = [96, 64]
+///     random_flip = true
+///     "#,
+/// )?;
+/// config.validate()?;
+/// let photos = config.image_folder.ok_or("no such table")?;
+/// assert_eq!(photos.crop_fraction, 1.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFolderConfig {
+    /// The folder or the zip, relative to the current folder.
+    pub path: PathBuf,
+
+    /// Sides of the centered crop, relative to the largest centered rectangle with the proportions of
+    /// `image_size`: 1 is all of it (of a square: the shorter side), 148/178 usual for CelebA. Default 1.
+    #[serde(default = "whole")]
+    pub crop_fraction: f64,
+
+    /// Instead of a centered crop: always this rectangle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<CropRect>,
+
+    /// What the crop is resized to, antialiased: one number, or `[height, width]`. Default 64.
+    #[serde(default = "default_size")]
+    pub image_size: ImageSize,
+
+    /// One channel, the brightness, instead of three. Default false.
+    #[serde(default)]
+    pub grayscale: bool,
+
+    /// Show each training image mirrored in half of the epochs. Default false.
+    #[serde(default)]
+    pub random_flip: bool,
+
+    /// Keep the decoded images in a file beside `path`, so that they are decoded once. Default true.
+    #[serde(default = "yes")]
+    pub pack: bool,
+
+    /// Give up if more than this share of the files is bad. Default 0.01.
+    #[serde(default = "default_bad_fraction")]
+    pub max_bad_fraction: f64,
+
+    /// An image of more pixels is a bad file: it would take 3 bytes of memory for each. Default 100
+    /// million.
+    #[serde(default = "default_max_pixels")]
+    pub max_pixels: u64,
+
+    /// Threads that read and decode. By default one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+
+    /// A list of which image is for training (0), validation (1) and testing (2). By default
+    /// `list_eval_partition.txt` beside the images (in the folder, or beside the folder or zip) where
+    /// it is there; else `split` decides. Images that are not in the list are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<PathBuf>,
+
+    /// A table of attributes: CelebA's list, or a CSV or TSV file with a column of file names. By
+    /// default `list_attr_celeba.txt` beside the images where it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<PathBuf>,
+
+    /// Which images are held out where there is no partition list.
+    #[serde(default)]
+    pub split: SplitConfig,
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+fn default_size() -> ImageSize {
+    ImageSize {
+        height: 64,
+        width: 64,
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_bad_fraction() -> f64 {
+    0.01
+}
+
+fn default_max_pixels() -> u64 {
+    100_000_000
+}
+
+impl ImageFolderConfig {
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        self.transform().check()?;
+        self.split.check()?;
+        let wrong = |key, problem| Err(DataError::Config { key, problem });
+        if self.crop.is_some() && self.crop_fraction != whole() {
+            let problem = "found beside crop_fraction, expected one of the two".to_owned();
+            return wrong("dataset.image_folder.crop", problem);
+        }
+        if !(0.0..=1.0).contains(&self.max_bad_fraction) {
+            let problem = format!("found {}, expected 0 to 1", self.max_bad_fraction);
+            return wrong("dataset.image_folder.max_bad_fraction", problem);
+        }
+        for (key, found) in [
+            ("dataset.image_folder.max_pixels", self.max_pixels),
+            ("dataset.image_folder.workers", self.n_workers() as u64),
+        ] {
+            if found == 0 {
+                return wrong(key, "found 0, expected at least 1".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    fn transform(&self) -> Transform {
+        Transform {
+            crop: match self.crop {
+                Some(rect) => Crop::Rect(rect),
+                None => Crop::Fraction(self.crop_fraction),
+            },
+            size: self.image_size,
+            grayscale: self.grayscale,
+        }
+    }
+
+    fn n_workers(&self) -> usize {
+        self.workers
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// The file `configured`, or the one called `name` where it lies beside the images.
+    fn list(&self, configured: Option<&Path>, name: &str) -> Option<PathBuf> {
+        let beside = || {
+            let parent = self.path.parent().unwrap_or(Path::new(""));
+            [self.path.join(name), parent.join(name)]
+                .into_iter()
+                .find(|path| path.is_file())
+        };
+        configured.map(Path::to_owned).or_else(beside)
+    }
+}
+
+/// The files of an [`ImageFolderConfig`], listed but not yet read.
+#[derive(Debug)]
+pub struct ImageFolder {
+    config: ImageFolderConfig,
+    source: Arc<Source>,
+    /// Those that cannot be images whatever is in them.
+    found_bad: Vec<BadFile>,
+}
+
+impl ImageFolder {
+    /// Lists the files.
+    ///
+    /// # Errors
+    /// A config that makes no sense; a folder or zip that is not there, cannot be read, or holds
+    /// neither an image nor a bad file.
+    pub fn open(config: &ImageFolderConfig) -> Result<ImageFolder, DataError> {
+        config.check()?;
+        let (files, found_bad) = Files::scan(&config.path)?;
+        if files.entries().is_empty() && found_bad.is_empty() {
+            return Err(DataError::NoImages {
+                path: config.path.clone(),
+            });
+        }
+        Ok(ImageFolder {
+            config: config.clone(),
+            source: Arc::new(Source {
+                files: Arc::new(files),
+                transform: config.transform(),
+                max_pixels: config.max_pixels,
+            }),
+            found_bad,
+        })
+    }
+
+    /// How many files there are, good and bad.
+    pub fn n_files(&self) -> usize {
+        self.source.files.entries().len() + self.found_bad.len()
+    }
+
+    /// The pack's file: beside the folder or zip, named after it, the images' shape and the first
+    /// digits of the transform's SHA-256, so that configs with other transforms keep their own.
+    pub fn pack_file(&self) -> PathBuf {
+        use sha2::{Digest, Sha256};
+        let transform = Sha256::digest(pack::transform_json(&self.source));
+        let shape = self.source.transform.shape();
+        let suffix = format!(
+            "-{}x{}x{}-{}.pack.safetensors",
+            shape.channels,
+            shape.height,
+            shape.width,
+            &pack::hex(&transform)[..8]
+        );
+        // A path such as `.` or `faces/..` has a name only once it is resolved.
+        let path = std::path::absolute(&self.config.path)
+            .and_then(|path| match self.config.path.file_name() {
+                Some(_) => Ok(path),
+                None => path.canonicalize(),
+            })
+            .unwrap_or_else(|_| self.config.path.clone());
+        let mut name = path.file_name().unwrap_or("images".as_ref()).to_owned();
+        name.push(suffix);
+        match self.config.path.file_name() {
+            Some(_) => self.config.path.with_file_name(name),
+            None => path.with_file_name(name),
+        }
+    }
+
+    /// Checks every byte of the pack, and that it is the one of these files and this transform.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_pack(&self) -> Result<(), PackProblem> {
+        self.open_pack().map(|_| ())
+    }
+
+    /// Decodes every file and writes the pack, whether one is there or not. Gives the bad files.
+    ///
+    /// # Errors
+    /// More bad files than the config allows; the file system refuses.
+    pub fn write_pack(&self) -> Result<BadFiles, DataError> {
+        match self.try_write_pack()? {
+            Ok(bad) => Ok(bad),
+            Err(problem) => Err(DataError::Pack {
+                path: self.pack_file(),
+                problem,
+            }),
+        }
+    }
+
+    /// Every good image, in the order of the names: from the pack where the config has one.
+    ///
+    /// # Errors
+    /// More bad files than the config allows.
+    pub fn images(&self) -> Result<(Dataset, BadFiles), DataError> {
+        let stored = self.stored()?;
+        let bad = self.bad_files(stored.bad());
+        let n_images = stored.names().len();
+        let images = StoredImages {
+            stored: Arc::new(stored),
+            ids: (0..n_images).collect(),
+            random_flips: false,
+        };
+        Ok((Dataset::stored(images, None), bad))
+    }
+
+    fn open_pack(&self) -> Result<Pack, PackProblem> {
+        let key = pack::key(&self.source);
+        let shape = self.source.transform.shape();
+        Pack::open(&self.pack_file(), &key, shape, self.config.n_workers())
+    }
+
+    /// The outer error is the files', the inner one the pack's alone.
+    fn try_write_pack(&self) -> Result<Result<BadFiles, PackProblem>, DataError> {
+        let chunks = self.source.decode_all(self.config.n_workers());
+        let key = pack::key(&self.source);
+        let file = self.pack_file();
+        match pack::write(&file, &self.source, &key, chunks, |bad| self.check_bad(bad)) {
+            Ok(bad) => Ok(Ok(self.bad_files(&bad))),
+            Err(NotWritten::Refused(problem)) => Ok(Err(problem)),
+            Err(NotWritten::Stopped(error)) => Err(error),
+        }
+    }
+
+    fn stored(&self) -> Result<Stored, DataError> {
+        let pack = if self.config.pack { self.pack()? } else { None };
+        let stored = match pack {
+            Some(pack) => Stored::Packed(pack),
+            None => self.decoded_once()?,
+        };
+        self.check_bad(stored.bad())?;
+        Ok(stored)
+    }
+
+    /// The pack, written first where there is none to use. `None`, with a warning, where it cannot be
+    /// written.
+    fn pack(&self) -> Result<Option<Pack>, DataError> {
+        let file = self.pack_file();
+        match self.open_pack() {
+            Ok(pack) => return Ok(Some(pack)),
+            Err(PackProblem::Missing) => {}
+            Err(problem) => warn!("{} {problem}: it is made anew", file.display()),
+        }
+        let problem = match self.try_write_pack()? {
+            Ok(_) => match self.open_pack() {
+                Ok(pack) => return Ok(Some(pack)),
+                Err(problem) => problem,
+            },
+            Err(problem) => problem,
+        };
+        warn!(
+            "{} {problem}: the images are decoded in every epoch (pack = false says that this is \
+             meant)",
+            file.display()
+        );
+        Ok(None)
+    }
+
+    /// Without a pack: one pass over the files tells which are good.
+    fn decoded_once(&self) -> Result<Stored, DataError> {
+        let mut entries = self.source.files.entries().iter().enumerate();
+        let (mut names, mut files, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        for chunk in self.source.decode_all(self.config.n_workers()) {
+            for (result, (i, entry)) in chunk.files.into_iter().zip(&mut entries) {
+                let name = entry.name.clone();
+                match result {
+                    Ok(_) => {
+                        names.push(name);
+                        files.push(i);
+                    }
+                    Err(reason) => bad.push(BadFile { name, reason }),
+                }
+            }
+            self.check_bad(&bad)?;
+        }
+        Ok(Stored::Files(FileImages {
+            source: Arc::clone(&self.source),
+            n_workers: self.config.n_workers(),
+            names,
+            files,
+            bad,
+        }))
+    }
+
+    fn check_bad(&self, undecodable: &[BadFile]) -> Result<(), DataError> {
+        let n_bad = self.found_bad.len() + undecodable.len();
+        if n_bad as f64 <= self.config.max_bad_fraction * self.n_files() as f64 {
+            return Ok(());
+        }
+        let first = self
+            .bad_files(undecodable)
+            .files()
+            .iter()
+            .take(10)
+            .map(|file| format!("{} {}", one_line(&file.name), one_line(&file.reason)))
+            .collect();
+        Err(DataError::TooManyBad {
+            path: self.config.path.clone(),
+            n_bad,
+            n_files: self.n_files(),
+            max_fraction: self.config.max_bad_fraction,
+            first,
+        })
+    }
+
+    fn bad_files(&self, undecodable: &[BadFile]) -> BadFiles {
+        BadFiles::new([&self.found_bad, undecodable].concat())
+    }
+
+    /// Splits the good images, and tells what was found on the way.
+    pub(crate) fn load(
+        &self,
+        train_limit: Option<usize>,
+        test_limit: Option<usize>,
+    ) -> Result<Splits, DataError> {
+        let config = &self.config;
+        let partition = config
+            .list(config.partition.as_deref(), PARTITION_FILE)
+            .map(|path| Partition::read(&path))
+            .transpose()?;
+        let attributes_file = config.list(config.attributes.as_deref(), ATTRIBUTES_FILE);
+        let stored = Arc::new(self.stored()?);
+        let attributes = attributes_file
+            .as_deref()
+            .map(|path| table::read_attributes(path, stored.names()))
+            .transpose()?;
+
+        let (mut train, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
+        let mut n_unlisted = 0;
+        for (i, name) in stored.names().iter().enumerate() {
+            let part = match &partition {
+                Some(partition) => partition.part(name),
+                None => Some(config.split.part(name)),
+            };
+            match part {
+                Some(Part::Train) => train.push(i),
+                Some(Part::Validation) => validation.push(i),
+                Some(Part::Test) => test.push(i),
+                None => n_unlisted += 1,
+            }
+        }
+        let report = LoadReport {
+            bad_files: self.bad_files(stored.bad()),
+            n_without_attributes: attributes.as_ref().map_or(0, |known| known.n_missing()),
+            attributes_file,
+            partition_file: partition.map(|partition| partition.path),
+            n_unlisted,
+        };
+        report.warn(&config.path);
+        limit(&mut train, train_limit, "dataset.train_limit");
+        limit(&mut test, test_limit, "dataset.test_limit");
+        for (split, images) in [("training", &train), ("test", &test)] {
+            if images.is_empty() {
+                return Err(DataError::EmptySplit {
+                    path: config.path.clone(),
+                    split,
+                    n_images: stored.names().len(),
+                });
+            }
+        }
+        let dataset = |ids: Vec<usize>, random_flips| {
+            let attributes = attributes.as_ref().map(|known| known.select(&ids));
+            let images = StoredImages {
+                stored: Arc::clone(&stored),
+                ids,
+                random_flips,
+            };
+            Dataset::stored(images, attributes)
+        };
+        Ok(Splits {
+            train: dataset(train, config.random_flip),
+            validation: (!validation.is_empty()).then(|| dataset(validation, false)),
+            test: dataset(test, false),
+            report,
+        })
+    }
+}
+
+fn limit(images: &mut Vec<usize>, limit: Option<usize>, key: &str) {
+    let Some(limit) = limit else { return };
+    if limit > images.len() {
+        warn!(
+            "{key} = {limit}, but there are {} images: all of them are used",
+            images.len()
+        );
+    }
+    images.truncate(limit);
+}

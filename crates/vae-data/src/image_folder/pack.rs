@@ -1,0 +1,394 @@
+//! The pack: every image decoded and resized once, in one file that is mapped into memory.
+//!
+//! A safetensors file, so that Python reads it too, of three tensors in this order:
+//!
+//! | name | kind and shape | what |
+//! | --- | --- | --- |
+//! | `images` | U8 `[N, C, H, W]` | the good images, sorted by file name |
+//! | `crc32` | U8 `[N, 4]` | CRC-32 of each image's bytes, little-endian |
+//! | `files` | U8 `[n]` | UTF-8 JSON: `{"names": […], "bad": [[name, reason], …]}` |
+//!
+//! Its metadata has `format`, `key` (of the files and the transform it was made from), `transform`
+//! and `files_crc32`. The header is padded with spaces to [`HEADER_BYTES`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::source::{Chunk, Source};
+use crate::pipeline::Pipeline;
+use crate::{BadFile, ImageShape};
+
+/// Of another format nothing is known but that it is another.
+const FORMAT: &str = "vae pack 1";
+
+/// Where the images begin: at a page of their own.
+const HEADER_BYTES: usize = 4096;
+
+/// What stays free on the disk beside a new pack.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Mapped pages count as this process's memory: after so many bytes they are handed back. They stay
+/// in the system's cache, from which they come again at the price of a page fault.
+const MAPPED_BYTES: usize = 256 << 20;
+
+/// Images in a job of [`Pack::verify`].
+const CHUNK: usize = 512;
+
+/// Why there is no pack to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PackProblem {
+    /// There is no such file.
+    Missing,
+    /// It was made from other files, or with another transform.
+    Outdated,
+    /// It was cut short or altered.
+    Damaged(String),
+    /// It cannot be read or written.
+    Refused(String),
+}
+
+impl fmt::Display for PackProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PackProblem::Missing => f.write_str("is not there"),
+            PackProblem::Outdated => {
+                f.write_str("was made from other files or with another transform")
+            }
+            PackProblem::Damaged(what) => write!(f, "is damaged: {what}"),
+            PackProblem::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A file that says which images, made in which way, hold in a pack.
+pub(crate) fn key(source: &Source) -> String {
+    let mut hash = Sha256::new();
+    let mut put =
+        |text: &str| hash.update([&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
+    put(FORMAT);
+    put(&transform_json(source));
+    put(&source.max_pixels.to_string());
+    for entry in source.files.entries() {
+        put(&entry.name);
+        put(&format!("{} {}", entry.n_bytes, entry.stamp));
+    }
+    hex(&hash.finalize())
+}
+
+/// The transform as it is written in the metadata.
+pub(crate) fn transform_json(source: &Source) -> String {
+    json!(source.transform).to_string()
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A pack that was found to be the right one.
+#[derive(Debug)]
+pub(crate) struct Pack {
+    map: Mmap,
+    shape: ImageShape,
+    n_images: usize,
+    /// Of one image.
+    n_bytes: usize,
+    names: Vec<String>,
+    bad: Vec<BadFile>,
+    /// Since the pages were handed back.
+    n_touched: AtomicUsize,
+}
+
+impl Pack {
+    /// Opens the pack at `path` and checks every byte of it.
+    pub(crate) fn open(
+        path: &Path,
+        key: &str,
+        shape: ImageShape,
+        n_workers: usize,
+    ) -> Result<Pack, PackProblem> {
+        let refused = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => PackProblem::Missing,
+            _ => PackProblem::Refused(format!("cannot be read: {error}")),
+        };
+        let file = File::open(path).map_err(refused)?;
+        // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
+        // place: it is replaced by renaming, which leaves this map the old file.
+        let map = unsafe { Mmap::map(&file) }.map_err(refused)?;
+        let pack = Pack::parse(map, key, shape)?;
+        let pack = Arc::new(pack);
+        pack.verify(n_workers)?;
+        // The threads that held the others have ended with their pipeline.
+        Arc::into_inner(pack).ok_or_else(|| PackProblem::Refused("is still in use".to_owned()))
+    }
+
+    fn parse(map: Mmap, key: &str, shape: ImageShape) -> Result<Pack, PackProblem> {
+        let damaged = |what: &dyn fmt::Display| PackProblem::Damaged(what.to_string());
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|error| damaged(&error))?;
+        let no_metadata = HashMap::new();
+        let metadata = header.metadata().as_ref().unwrap_or(&no_metadata);
+        let value = |key: &str| metadata.get(key).map(String::as_str);
+        if value("format") != Some(FORMAT) || value("key") != Some(key) {
+            return Err(PackProblem::Outdated);
+        }
+        let tensors = SafeTensors::deserialize(&map).map_err(|error| damaged(&error))?;
+        let tensor = |name| tensors.tensor(name).map_err(|error| damaged(&error));
+        let (images, crcs, files) = (tensor("images")?, tensor("crc32")?, tensor("files")?);
+
+        let sides = [shape.channels, shape.height, shape.width].map(|side| side as usize);
+        let n_bytes: usize = sides.iter().product();
+        let n_images = images.shape().first().copied().unwrap_or(0);
+        let is_right = is_u8(&images, &[&[n_images], &sides[..]].concat())
+            && is_u8(&crcs, &[n_images, 4])
+            && files.dtype() == Dtype::U8
+            && offset(&map, &images) == HEADER_BYTES
+            && offset(&map, &crcs) == HEADER_BYTES + n_images * n_bytes;
+        if !is_right {
+            return Err(damaged(&"its tensors have other shapes"));
+        }
+        if value("files_crc32") != Some(&format!("{:08x}", crc32fast::hash(files.data()))) {
+            return Err(damaged(&"the list of its files has another checksum"));
+        }
+        let list: FileList =
+            serde_json::from_slice(files.data()).map_err(|error| damaged(&error))?;
+        if list.names.len() != n_images {
+            return Err(damaged(&"the list of its files has another length"));
+        }
+        let bad = list.bad.into_iter();
+        Ok(Pack {
+            shape,
+            n_images,
+            n_bytes,
+            names: list.names,
+            bad: bad.map(|(name, reason)| BadFile { name, reason }).collect(),
+            n_touched: AtomicUsize::new(0),
+            map,
+        })
+    }
+
+    /// Compares every image with its checksum.
+    fn verify(self: &Arc<Self>, n_workers: usize) -> Result<(), PackProblem> {
+        let n_jobs = self.n_images.div_ceil(CHUNK);
+        let altered = Pipeline::start(0..n_jobs, n_workers, || {
+            let pack = Arc::clone(self);
+            move |job| {
+                let last = pack.n_images.min((job + 1) * CHUNK);
+                (job * CHUNK..last).find(|&i| !pack.is_whole(i))
+            }
+        })
+        .flatten()
+        .next();
+        match altered {
+            Some(i) => Err(PackProblem::Damaged(format!(
+                "the image of {} has another checksum",
+                self.names[i]
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn is_whole(&self, i: usize) -> bool {
+        let crcs = HEADER_BYTES + self.n_images * self.n_bytes;
+        let found = crc32fast::hash(self.image(i)).to_le_bytes();
+        let is_whole = self.map[crcs + 4 * i..][..4] == found;
+        self.touched(self.n_bytes);
+        is_whole
+    }
+
+    fn image(&self, i: usize) -> &[u8] {
+        &self.map[HEADER_BYTES + i * self.n_bytes..][..self.n_bytes]
+    }
+
+    /// Writes image `i`, [C, H, W], to `out`.
+    pub(crate) fn read(&self, i: usize, out: &mut [u8]) {
+        out.copy_from_slice(self.image(i));
+        self.touched(self.n_bytes);
+    }
+
+    fn touched(&self, n_bytes: usize) {
+        let before = self.n_touched.fetch_add(n_bytes, Ordering::Relaxed);
+        if before + n_bytes >= MAPPED_BYTES {
+            self.n_touched.store(0, Ordering::Relaxed);
+            #[cfg(unix)]
+            // SAFETY: the map is a shared one of a file and never written to, so that the next
+            // access finds the same bytes. A system that refuses keeps the pages.
+            let _ = unsafe {
+                self.map
+                    .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+            };
+        }
+    }
+
+    pub(crate) fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn bad(&self) -> &[BadFile] {
+        &self.bad
+    }
+}
+
+fn is_u8(tensor: &TensorView, shape: &[usize]) -> bool {
+    tensor.dtype() == Dtype::U8 && tensor.shape() == shape
+}
+
+/// Where a tensor's data begins in the file.
+fn offset(map: &Mmap, tensor: &TensorView) -> usize {
+    tensor.data().as_ptr().addr() - map.as_ptr().addr()
+}
+
+/// The tensor `files`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct FileList {
+    names: Vec<String>,
+    bad: Vec<(String, String)>,
+}
+
+/// Why a pack was not written.
+#[derive(Debug)]
+pub(crate) enum NotWritten<E> {
+    /// The file system refuses.
+    Refused(PackProblem),
+    /// Whoever looked on wanted no more.
+    Stopped(E),
+}
+
+impl<E> From<io::Error> for NotWritten<E> {
+    fn from(error: io::Error) -> NotWritten<E> {
+        NotWritten::Refused(PackProblem::Refused(format!("cannot be written: {error}")))
+    }
+}
+
+/// Writes a pack of the images in `chunks`, which appears under its name only when it is whole and on
+/// the disk, and gives the bad files. `look_on` is told all of them so far after every chunk.
+pub(crate) fn write<E>(
+    path: &Path,
+    source: &Source,
+    key: &str,
+    chunks: Pipeline<Chunk>,
+    mut look_on: impl FnMut(&[BadFile]) -> Result<(), E>,
+) -> Result<Vec<BadFile>, NotWritten<E>> {
+    let entries = source.files.entries();
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    check_space(
+        folder,
+        entries.len() as u64 * source.transform.n_bytes() as u64,
+    )
+    .map_err(NotWritten::Refused)?;
+
+    let mut partial = new_file(folder)?;
+    let mut file = BufWriter::with_capacity(1 << 20, partial.as_file_mut());
+    file.write_all(&[b' '; HEADER_BYTES])?;
+    let mut crcs = Vec::new();
+    let mut list = FileList {
+        names: Vec::new(),
+        bad: Vec::new(),
+    };
+    let mut bad = Vec::new();
+    let mut remaining = entries.iter();
+    for chunk in chunks {
+        file.write_all(&chunk.pixels)?;
+        for (result, entry) in chunk.files.into_iter().zip(&mut remaining) {
+            match result {
+                Ok(crc) => {
+                    crcs.extend(crc.to_le_bytes());
+                    list.names.push(entry.name.clone());
+                }
+                Err(reason) => bad.push(BadFile {
+                    name: entry.name.clone(),
+                    reason,
+                }),
+            }
+        }
+        look_on(&bad).map_err(NotWritten::Stopped)?;
+    }
+    let pair = |file: &BadFile| (file.name.clone(), file.reason.clone());
+    list.bad = bad.iter().map(pair).collect();
+    let files = serde_json::to_vec(&list).map_err(io::Error::from)?;
+    file.write_all(&crcs)?;
+    file.write_all(&files)?;
+    let header = header(source, key, list.names.len(), &files)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&header)?;
+    file.flush()?;
+    drop(file);
+    partial.as_file().sync_all()?;
+    partial.persist(path).map_err(|error| error.error)?;
+    // The renaming itself: on a system that cannot sync a folder, the pack may be lost, no more.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    Ok(bad)
+}
+
+/// The first [`HEADER_BYTES`] of the file.
+fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Result<Vec<u8>> {
+    let shape = source.transform.shape();
+    let images = n_images * source.transform.n_bytes();
+    let crcs = images + 4 * n_images;
+    let tensor = |shape: &[i64], start, end| json!({ "dtype": "U8", "shape": shape, "data_offsets": [start, end] });
+    let header = json!({
+        "__metadata__": {
+            "format": FORMAT,
+            "key": key,
+            "transform": transform_json(source),
+            "files_crc32": format!("{:08x}", crc32fast::hash(files)),
+        },
+        "images": tensor(&[n_images as i64, shape.channels, shape.height, shape.width], 0, images),
+        "crc32": tensor(&[n_images as i64, 4], images, crcs),
+        "files": tensor(&[files.len() as i64], crcs, crcs + files.len()),
+    });
+    let json = serde_json::to_vec(&header)?;
+    let length = HEADER_BYTES - 8;
+    if json.len() > length {
+        return Err(io::Error::other("its header is too long"));
+    }
+    let mut bytes = (length as u64).to_le_bytes().to_vec();
+    bytes.extend(json);
+    bytes.resize(HEADER_BYTES, b' ');
+    Ok(bytes)
+}
+
+/// A file beside the pack that vanishes unless it gets the pack's name.
+fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".pack-").suffix(".partial");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Others may read a pack as they may any new file; the default is the owner alone.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
+    let Ok(free) = fs4::available_space(folder) else {
+        return Ok(()); // Unknown: the write itself will tell.
+    };
+    let wanted = n_bytes + SPARE_BYTES;
+    if free < wanted {
+        return Err(PackProblem::Refused(format!(
+            "cannot be written: {} MiB are free, it needs {} MiB",
+            free >> 20,
+            wanted >> 20
+        )));
+    }
+    Ok(())
+}

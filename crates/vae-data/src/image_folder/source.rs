@@ -1,0 +1,88 @@
+//! Every file of a folder or zip, decoded and transformed.
+
+use std::sync::Arc;
+
+use super::decode::{Decoder, MAX_BYTES_BESIDE, MAX_BYTES_PER_PIXEL};
+use super::files::{FileReader, Files};
+use super::transform::{Transform, Transformer};
+use crate::pipeline::Pipeline;
+
+/// Images in a job of [`Source::decode_all`].
+const CHUNK: usize = 32;
+
+/// The files, and what is done to each of them.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) files: Arc<Files>,
+    pub(crate) transform: Transform,
+    pub(crate) max_pixels: u64,
+}
+
+/// Some files decoded.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// [n, C, H, W] bytes of the n good files.
+    pub(crate) pixels: Vec<u8>,
+    /// For each file the CRC-32 of its pixels, or what is wrong with it.
+    pub(crate) files: Vec<Result<u32, String>>,
+}
+
+impl Source {
+    /// Decodes every file once, in order, on `n_workers` threads.
+    pub(crate) fn decode_all(self: &Arc<Self>, n_workers: usize) -> Pipeline<Chunk> {
+        let n_files = self.files.entries().len();
+        Pipeline::start(0..n_files.div_ceil(CHUNK), n_workers, || {
+            let mut reader = SourceReader::new(Arc::clone(self));
+            let n_bytes = self.transform.n_bytes();
+            move |job| {
+                let mut chunk = Chunk {
+                    pixels: Vec::with_capacity(CHUNK * n_bytes),
+                    files: Vec::with_capacity(CHUNK),
+                };
+                for file in job * CHUNK..n_files.min((job + 1) * CHUNK) {
+                    let start = chunk.pixels.len();
+                    chunk.pixels.resize(start + n_bytes, 0);
+                    let pixels = &mut chunk.pixels[start..];
+                    let result = reader.read(file, pixels);
+                    let result = result.map(|()| crc32fast::hash(pixels));
+                    if result.is_err() {
+                        chunk.pixels.truncate(start);
+                    }
+                    chunk.files.push(result);
+                }
+                chunk
+            }
+        })
+    }
+}
+
+/// One thread's reader, decoder and transformer, whose buffers are used again and again.
+#[derive(Debug)]
+pub(crate) struct SourceReader {
+    max_bytes: u64,
+    files: FileReader,
+    decoder: Decoder,
+    transformer: Transformer,
+}
+
+impl SourceReader {
+    pub(crate) fn new(source: Arc<Source>) -> SourceReader {
+        let max_pixels = source.max_pixels;
+        SourceReader {
+            // An uncompressed format is as large as its pixels; a larger file is none of them.
+            max_bytes: max_pixels
+                .saturating_mul(MAX_BYTES_PER_PIXEL)
+                .saturating_add(MAX_BYTES_BESIDE),
+            files: FileReader::new(Arc::clone(&source.files)),
+            decoder: Decoder::new(max_pixels),
+            transformer: Transformer::new(source.transform.clone()),
+        }
+    }
+
+    /// Writes the pixels of file `i` to `out`, [C, H, W], or says what is wrong with the file.
+    pub(crate) fn read(&mut self, i: usize, out: &mut [u8]) -> Result<(), String> {
+        let file = self.files.read(i, self.max_bytes)?;
+        let image = self.decoder.decode(file)?;
+        self.transformer.apply(image, out)
+    }
+}
