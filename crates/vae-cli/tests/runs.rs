@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vae_train::{Means, Record, RunConfig, RunDir, Summary};
+use vae_train::{Means, Position, Record, RunConfig, RunDir, Summary};
 
 /// A folder with a folder `runs`.
 struct Workplace {
@@ -14,19 +14,20 @@ struct Workplace {
 }
 
 fn record(epoch: u64, elbo: f64) -> Record {
+    let position = Position {
+        epochs: epoch,
+        steps: 10 * epoch,
+    };
+    let means = Means {
+        elbo,
+        reconstruction: -elbo - 4.0,
+        kl: 4.0,
+        loss: -elbo,
+    };
     Record {
-        epoch,
-        step: 10 * epoch,
-        split: "test".to_owned(),
-        means: Means {
-            elbo,
-            reconstruction: -elbo - 4.0,
-            kl: 4.0,
-            loss: -elbo,
-        },
         images_per_s: 100.0,
         seconds: 30.0,
-        learning_rate: 1e-3,
+        ..Record::new(position, "test", means)
     }
 }
 
@@ -66,7 +67,9 @@ impl Workplace {
             best: best.cloned(),
             last_train: None,
             last_test: records.last().cloned(),
+            incidents: Vec::new(),
             seconds: 3700.0,
+            seconds_in_callbacks: 0.0,
             n_parameters: 1234,
             n_train_images: 70,
             n_test_images: 20,

@@ -362,6 +362,7 @@ impl<'a> Trainer<'a> {
             config,
             ..
         } = self.run;
+        let train_seconds = self.clock.epoch_seconds();
         let start = Instant::now();
         self.learner.use_averaged()?;
         let evaluation = evaluate(
@@ -383,7 +384,7 @@ impl<'a> Trainer<'a> {
         self.run.position.epochs += 1;
         let position = self.run.position;
         let speed = |seconds: f64, n_images: usize| (seconds, n_images as f64 / seconds);
-        let (seconds, images_per_s) = speed(self.clock.epoch_seconds(), splits.train.len());
+        let (seconds, images_per_s) = speed(train_seconds, splits.train.len());
         let waited = self.clock.epoch_waited.as_secs_f64() / seconds;
         let scheduled = config.objective.scheduled(self.run.controls.objective_step);
         let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);

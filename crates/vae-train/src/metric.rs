@@ -135,7 +135,8 @@ pub struct Record {
 
 impl Record {
     /// Means of a split at a position, nothing else known yet.
-    pub(crate) fn new(position: Position, split: &str, means: Means) -> Self {
+    #[must_use]
+    pub fn new(position: Position, split: &str, means: Means) -> Self {
         Self {
             epoch: position.epochs,
             step: position.steps,
