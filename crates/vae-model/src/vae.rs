@@ -28,6 +28,8 @@ pub struct Draws {
     pub posterior: DiagonalGaussian,
     /// z `[K, B, Z]`.
     pub latents: Tensor,
+    /// Parameters of p(x|z), `[K, B, L·C, H, W]`; [`Vae::mean_images`] makes images of them.
+    pub params: Tensor,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
     /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, in closed form, `[B, Z]`.
@@ -245,6 +247,13 @@ impl Vae {
         Ok(self.draws(&targets, posterior, noise, mode))
     }
 
+    /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
+    #[must_use]
+    pub fn mean_images(&self, draws: &Draws) -> Tensor {
+        let images = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+        images.unflatten(0, &draws.params.size()[..2])
+    }
+
     fn posterior(&self, targets: &Tensor, mode: Mode) -> DiagonalGaussian {
         // Under autocast the network computes in half precision; densities need f32.
         let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
@@ -280,6 +289,7 @@ impl Vae {
         Draws {
             posterior,
             latents,
+            params,
             log_px_z,
             kl_per_dimension,
             terms,

@@ -99,6 +99,8 @@ impl Default for TrainingConfig {
 pub struct PicturesConfig {
     /// Images on each side of the latent plane. Default 15.
     pub manifold_size: usize,
+    /// Rows of the traversals, one for each of the most used latent dimensions. Default 10.
+    pub n_traversals: usize,
     /// New images from the prior. Default 64.
     pub n_samples: usize,
     /// Held-out images to reconstruct. Default 32.
@@ -109,6 +111,7 @@ impl Default for PicturesConfig {
     fn default() -> Self {
         Self {
             manifold_size: 15,
+            n_traversals: 10,
             n_samples: 64,
             n_reconstructions: 32,
         }
@@ -146,6 +149,7 @@ impl RunConfig {
                 self.training.micro_batch_size.unwrap_or(1),
             ),
             ("pictures.manifold_size", self.pictures.manifold_size),
+            ("pictures.n_traversals", self.pictures.n_traversals),
             ("pictures.n_samples", self.pictures.n_samples),
             (
                 "pictures.n_reconstructions",

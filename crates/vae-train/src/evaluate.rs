@@ -18,6 +18,8 @@ pub struct Evaluation {
     /// Latent dimensions in use: the variance of the posterior's mean over the images is above 0.01
     /// (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     pub active_units: u64,
+    /// Mean squared error of the mean images against the images, pixels from 0 to 1.
+    pub mse: f64,
 }
 
 /// Variance of the posterior's mean above which a latent dimension counts as in use.
@@ -41,12 +43,16 @@ pub fn evaluate(
         let mut totals = Totals::new(vae.device());
         let latent_dims = vae.config().latent_dims;
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
+        let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
         let (mut kl_sums, mut mean_sums, mut square_sums) = (zeros(), zeros(), zeros());
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
             let images = images?;
             let draws = vae.draw(&images, 1, Mode::Evaluate)?;
             let loss = objective.loss(&draws, vae.image_shape(), step);
             totals.add(&draws.terms, &loss, None);
+            let targets = images.to_kind(Kind::Float) / 255.0;
+            let errors = vae.mean_images(&draws).squeeze_dim(0) - targets;
+            squared_errors += errors.square().sum(Kind::Double);
             kl_sums += draws
                 .kl_per_dimension
                 .sum_dim_intlist(0, false, Kind::Double);
@@ -55,6 +61,7 @@ pub fn evaluate(
             square_sums += mean.square().sum_dim_intlist(0, false, Kind::Double);
         }
         let n_images = dataset.len() as f64;
+        let n_values = vae.image_shape().n_values() as f64;
         let kl_per_dimension = Vec::<f64>::try_from(kl_sums / n_images)?;
         let variance = square_sums / n_images - (mean_sums / n_images).square();
         let active_units = variance.gt(ACTIVE_VARIANCE).sum(Kind::Int64);
@@ -62,6 +69,7 @@ pub fn evaluate(
             means: totals.means(),
             kl_per_dimension,
             active_units: i64::try_from(active_units)? as u64,
+            mse: f64::try_from(squared_errors)? / (n_images * n_values),
         })
     })
 }

@@ -378,6 +378,7 @@ impl<'a> Trainer<'a> {
             means,
             kl_per_dimension,
             active_units,
+            mse,
         } = evaluation?;
         finite(&means, None, "held-out", self.run.position.steps)?;
 
@@ -401,6 +402,11 @@ impl<'a> Trainer<'a> {
         let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), splits.test.len());
         let test = Record {
             active_units: Some(active_units),
+            mse: Some(mse),
+            bits_per_dim: vae
+                .config()
+                .likelihood
+                .bits_per_dim(means.elbo, vae.image_shape()),
             images_per_s,
             seconds,
             ..Record::new(position, "test", means)

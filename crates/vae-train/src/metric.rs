@@ -124,6 +124,13 @@ pub struct Record {
     /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_units: Option<u64>,
+    /// Held-out only: mean squared error of the decoded images, pixels from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mse: Option<f64>,
+    /// Held-out only, and only where the likelihood is a probability of 8-bit images: −elbo in bits
+    /// for each value of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_dim: Option<f64>,
     /// Training only: the share of the time in which it waited for images, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited: Option<f64>,
@@ -147,6 +154,8 @@ impl Record {
             beta: None,
             capacity: None,
             active_units: None,
+            mse: None,
+            bits_per_dim: None,
             waited: None,
             images_per_s: 0.0,
             seconds: 0.0,

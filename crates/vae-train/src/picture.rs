@@ -82,11 +82,17 @@ pub fn manifold(
 /// The (at most) two dimensions of largest kl, in ascending order; the first two where none is
 /// known.
 fn most_used(latent_dims: usize, kl_per_dimension: &[f64]) -> Vec<usize> {
+    let mut dims = by_use(latent_dims, kl_per_dimension);
+    dims.truncate(2);
+    dims.sort_unstable();
+    dims
+}
+
+/// All dimensions, that of largest kl first; in their own order where none is known.
+fn by_use(latent_dims: usize, kl_per_dimension: &[f64]) -> Vec<usize> {
     let mut dims: Vec<usize> = (0..latent_dims).collect();
     let kl = |dim: usize| kl_per_dimension.get(dim).copied().unwrap_or(0.0);
     dims.sort_by(|&a, &b| kl(b).total_cmp(&kl(a)));
-    dims.truncate(2);
-    dims.sort_unstable();
     dims
 }
 
@@ -115,6 +121,36 @@ fn manifold_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
             .copy_(&up.unsqueeze(1).expand([rows, columns], false));
     }
     latents.flatten(0, 1)
+}
+
+/// Images in a row of [`traversals`], for −3 to 3 standard deviations of the prior.
+const N_IN_TRAVERSAL: i64 = 11;
+
+/// A row for each of the `n` most used latent dimensions, the most used one first: the images of −3
+/// to 3 in that dimension, the others at 0.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn traversals(
+    vae: &Vae,
+    n: usize,
+    kl_per_dimension: &[f64],
+) -> Result<DynamicImage, TrainError> {
+    let latent_dims = vae.config().latent_dims;
+    let mut dims = by_use(latent_dims as usize, kl_per_dimension);
+    dims.truncate(n);
+    let line = Tensor::linspace(-3.0, 3.0, N_IN_TRAVERSAL, (Kind::Float, Device::Cpu));
+    let n_rows = dims.len() as i64;
+    let latents = Tensor::zeros(
+        [n_rows, N_IN_TRAVERSAL, latent_dims],
+        (Kind::Float, Device::Cpu),
+    );
+    for (row, &dim) in (0..).zip(&dims) {
+        latents.get(row).select(1, dim as i64).copy_(&line);
+    }
+    let latents = latents.flatten(0, 1); // [rows · columns, Z]
+    let images = in_chunks(&latents, |chunk| vae.decode(chunk))?;
+    grid(&images, N_IN_TRAVERSAL as usize, 2)
 }
 
 /// `n` new images from the prior; the same seed gives the same latents for every model of as many

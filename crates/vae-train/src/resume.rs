@@ -8,11 +8,12 @@ use crate::{RunConfig, RunDir, TrainError};
 
 /// Keys that change nothing about the steps to come, or only how many there are. A key stands for
 /// all below it.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "checkpoints",
     "dataset.idx.folder",
     "dataset.image_folder.pack",
     "dataset.image_folder.path",
+    "dataset.image_folder.workers",
     "early_stopping",
     "pictures",
     "safety",

@@ -223,7 +223,7 @@ fn finish(
 ) -> Result<Done> {
     let pictures = match outcome.position.epochs {
         0 => Vec::new(),
-        epoch => ["manifold", "samples", "reconstructions"]
+        epoch => Pictures::names(vae)
             .map(|name| run_dir.picture_file(epoch, name))
             .into(),
     };

@@ -1,10 +1,12 @@
 //! The pictures of each epoch.
 
 use tch::no_grad;
+use vae_model::Vae;
 
 use crate::{Callback, Event, Fit, Flow, RunDir, TrainError, picture};
 
-/// Draws the latent plane, samples and reconstructions after every epoch, into `pictures/`.
+/// Draws the latents, samples and reconstructions after every epoch, into `pictures/`: of a model of
+/// at most two latent dimensions the plane of them, of one with more a traversal of the most used.
 #[derive(Debug)]
 pub struct Pictures {
     run_dir: RunDir,
@@ -15,6 +17,34 @@ impl Pictures {
     #[must_use]
     pub fn new(run_dir: RunDir) -> Self {
         Self { run_dir }
+    }
+
+    /// The names of an epoch's pictures, for [`RunDir::picture_file`].
+    #[must_use]
+    pub fn names(vae: &Vae) -> [&'static str; 3] {
+        let latents = match vae.config().latent_dims {
+            ..=2 => "manifold",
+            _ => "traversals",
+        };
+        [latents, "samples", "reconstructions"]
+    }
+
+    fn draw(&self, run: &Fit, kl_per_dimension: &[f64]) -> Result<(), TrainError> {
+        let sizes = &run.config.pictures;
+        for name in Self::names(run.vae) {
+            let picture = match name {
+                "manifold" => picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension),
+                "traversals" => picture::traversals(run.vae, sizes.n_traversals, kl_per_dimension),
+                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
+                _ => {
+                    let images = run.splits.test.first(sizes.n_reconstructions)?;
+                    picture::reconstructions(run.vae, &images)
+                }
+            };
+            let file = self.run_dir.picture_file(run.position.epochs, name);
+            picture::save(&picture?, &file)?;
+        }
+        Ok(())
     }
 }
 
@@ -28,17 +58,7 @@ impl Callback for Pictures {
             kl_per_dimension, ..
         } = event
         {
-            let sizes = &run.config.pictures;
-            let images = run.splits.test.first(sizes.n_reconstructions)?;
-            let path = |name| self.run_dir.picture_file(run.position.epochs, name);
-            no_grad(|| {
-                let manifold = picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension)?;
-                picture::save(&manifold, &path("manifold"))?;
-                let samples = picture::samples(run.vae, sizes.n_samples, run.config.seed)?;
-                picture::save(&samples, &path("samples"))?;
-                let reconstructions = picture::reconstructions(run.vae, &images)?;
-                picture::save(&reconstructions, &path("reconstructions"))
-            })?;
+            no_grad(|| self.draw(run, kl_per_dimension))?;
         }
         Ok(Flow::Continue)
     }
