@@ -217,7 +217,7 @@ fn bench(args: &BenchArgs) -> Result<Done> {
         for rep in 0..args.reps {
             let start = Instant::now();
             for batch in Batches::shuffled(&images, BENCH_BATCH, Device::Cpu, 0, rep.into()) {
-                batch?;
+                drop(batch?);
             }
             let seconds = start.elapsed().as_secs_f64();
             println!(
