@@ -116,6 +116,8 @@ fn bench_measures_files_and_pack() {
         "2",
         "--workers",
         "2",
+        "--seconds",
+        "0",
     ];
     let lines: Vec<Value> = workplace
         .succeeds(&args)

@@ -64,9 +64,10 @@ pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
 /// last batch smaller where the number of images is no multiple of the batch size.
 ///
 /// Each batch is a copy. Images in memory are copied when they are asked for; those of a pack or of
-/// files by threads that are at most two batches ahead each, and end with this iterator. To go on
-/// amid an epoch use [`Iterator::skip`]: passing over batches costs nothing, whatever their number,
-/// and the batches that follow are those of the whole pass, mirrored images included.
+/// files by threads that keep eight batches ready, or one each where there are more of them, and end
+/// with this iterator. To go on amid an epoch use [`Iterator::skip`]: passing over batches costs
+/// nothing, whatever their number, and the batches that follow are those of the whole pass, mirrored
+/// images included.
 ///
 /// An item is an error where a file can no longer be decoded (of a data set without a pack).
 #[derive(Debug)]
@@ -148,7 +149,7 @@ impl<'a> Batches<'a> {
     }
 
     /// Copies a batch of images in memory.
-    fn from_memory(&self, images: &Tensor, batch: usize) -> Tensor {
+    fn copy_of_memory(&self, images: &Tensor, batch: usize) -> Tensor {
         let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
         match &self.order {
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
@@ -241,7 +242,7 @@ impl Iterator for Batches<'_> {
         }
         let start = Instant::now();
         let batch = match self.dataset.images() {
-            Images::Memory(images) => Some(Ok(self.from_memory(images, self.next))),
+            Images::Memory(images) => Some(Ok(self.copy_of_memory(images, self.next))),
             Images::Stored(images) => {
                 let mut pipeline = match self.pipeline.take() {
                     Some(pipeline) => pipeline,

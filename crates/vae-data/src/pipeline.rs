@@ -5,8 +5,9 @@ use std::panic;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// How many finished results a worker keeps ready; with the one in its hands it is two ahead.
-const N_READY: usize = 1;
+/// How many finished results are kept ready, by all workers together; each keeps at least one, and has
+/// another in its hands.
+const N_READY: usize = 8;
 
 /// The results of jobs, in order, computed ahead by threads.
 ///
@@ -40,7 +41,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let n_workers = n_workers.clamp(1, jobs.len().max(1));
         let workers = (0..n_workers)
             .map(|first| {
-                let (sender, results) = sync_channel(N_READY);
+                let (sender, results) = sync_channel((N_READY / n_workers).max(1));
                 let (mine, mut work) = (jobs.clone().skip(first).step_by(n_workers), worker());
                 let thread = thread::spawn(move || send_all(mine, &mut work, &sender));
                 Worker {
@@ -137,9 +138,8 @@ mod tests {
         });
         assert_eq!(pipeline.next(), Some(0));
         drop(pipeline); // Joins the threads: `done` cannot change any more.
-        // One taken; for each worker one ready and one in its hands, and the one that it began
-        // in the place of the one taken.
-        assert!(done.load(Ordering::SeqCst) <= 1 + 2 * (N_READY + 1));
+        // The one taken, those ready, and one in the hands of each worker.
+        assert!(done.load(Ordering::SeqCst) <= 1 + N_READY + 2);
     }
 
     #[test]

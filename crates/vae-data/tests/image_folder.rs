@@ -392,7 +392,7 @@ fn a_pack_is_written_once_and_anew_where_it_no_longer_holds() {
     let pack = folder.pack_file();
     assert_eq!(folder.check_pack(), Err(PackProblem::Missing));
     let fresh = all_images(&config);
-    assert_eq!(workplace.beside(), [pack.clone()]);
+    assert_eq!(workplace.beside(), std::slice::from_ref(&pack));
     assert_eq!(folder.check_pack(), Ok(()));
     let written = fs::metadata(&pack)
         .expect("a file")

@@ -229,7 +229,7 @@ fn member(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
 /// Write a file that appears under its name only when it is whole.
 fn store(mut content: impl Read, path: &Path) -> Result<()> {
     let partial = partial_path(path);
-    let write = || -> io::Result<()> {
+    let mut write = || -> io::Result<()> {
         let mut file = File::create(&partial)?;
         io::copy(&mut content, &mut file)?;
         file.sync_all()?;

@@ -55,13 +55,17 @@ struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
 
-    /// Images in a repetition; where there are fewer, they come again
+    /// Images in a pass; where there are fewer, they come again
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
     images: u32,
 
     /// Repetitions
     #[arg(long, default_value_t = 3)]
     reps: u32,
+
+    /// Seconds that a repetition lasts at least: as many passes as it takes
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -211,21 +215,29 @@ fn bench(args: &BenchArgs) -> Result<Done> {
         if pack && folder.check_pack().is_err() {
             anyhow::bail!("{} cannot be used", folder.pack_file().display());
         }
-        let n = args.images as usize;
-        let positions: Vec<usize> = (0..images.len()).cycle().take(n).collect();
+        let positions = (0..images.len()).cycle().take(args.images as usize);
+        let positions: Vec<usize> = positions.collect();
         let images = images.subset(&positions);
-        for rep in 0..args.reps {
+        for _ in 0..args.reps {
             let start = Instant::now();
-            for batch in Batches::shuffled(&images, BENCH_BATCH, Device::Cpu, 0, rep.into()) {
-                let _ = batch?;
-            }
-            let seconds = start.elapsed().as_secs_f64();
+            let mut n_passes = 0;
+            let seconds = loop {
+                for batch in Batches::shuffled(&images, BENCH_BATCH, Device::Cpu, 0, n_passes) {
+                    drop(batch?);
+                }
+                n_passes += 1;
+                let seconds = start.elapsed().as_secs_f64();
+                if seconds >= args.seconds {
+                    break seconds;
+                }
+            };
+            let n_images = n_passes as f64 * images.len() as f64;
             println!(
                 "{}",
                 json!({
                     "from": if pack { "pack" } else { "files" },
                     "workers": if pack { 1 } else { workers },
-                    "images_per_s": (n as f64 / seconds).round(),
+                    "images_per_s": (n_images / seconds).round(),
                 })
             );
         }

@@ -71,7 +71,12 @@ impl Decoder {
     }
 
     fn decode_jpeg(&mut self, file: &[u8]) -> Result<(u32, u32), String> {
-        let broken = |error: &dyn std::fmt::Display| format!("is a broken JPEG: {error}");
+        if !has_end_of_image(file) {
+            return Err("is a JPEG cut short: it has no end marker".to_owned());
+        }
+        let broken = |error: &dyn std::fmt::Display| {
+            format!("is a broken JPEG: {}", error.to_string().trim())
+        };
         let options = DecoderOptions::new_fast()
             .set_max_width(LARGEST_SIDE)
             .set_max_height(LARGEST_SIDE)
@@ -82,9 +87,6 @@ impl Decoder {
         decoder.decode_headers().map_err(|error| broken(&error))?;
         let (width, height) = decoder.dimensions().ok_or("is a broken JPEG: no size")?;
         self.check_size(width as u64, height as u64)?;
-        if !has_end_of_image(file) {
-            return Err("is a JPEG cut short: it has no end marker".to_owned());
-        }
         self.pixels.resize(3 * width * height, 0);
         decoder
             .decode_into(&mut self.pixels)
@@ -162,7 +164,7 @@ fn has_end_of_image(file: &[u8]) -> bool {
         }
     }
     // Bytes between the segments: the decoder has its own opinion of those.
-    true
+    !rest.is_empty()
 }
 
 fn over_white(image: &DynamicImage) -> RgbImage {
@@ -231,6 +233,13 @@ mod tests {
         let whole = [&[0xff, 0xd8][..], &thumbnail, &scan, b"data \xff\xd9"].concat();
         assert!(has_end_of_image(&whole));
         assert!(has_end_of_image(&[&whole[..], b"\0\0padding"].concat()));
-        assert!(!has_end_of_image(&whole[..whole.len() - 1]));
+        for n_left in [
+            whole.len() - 1,
+            2 + thumbnail.len(),
+            2 + thumbnail.len() / 2,
+            2,
+        ] {
+            assert!(!has_end_of_image(&whole[..n_left]), "{n_left} bytes");
+        }
     }
 }

@@ -89,7 +89,10 @@ fn scan_folder(folder: &Path) -> (Vec<Entry>, Vec<BadFile>) {
     let relative = |path: &Path| {
         let path = path.strip_prefix(folder).unwrap_or(path);
         let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
-        parts.join("/")
+        match parts.is_empty() {
+            true => ".".to_owned(),
+            false => parts.join("/"),
+        }
     };
     let visible = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
     for found in WalkDir::new(folder)

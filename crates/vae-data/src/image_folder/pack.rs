@@ -42,6 +42,9 @@ const SPARE_BYTES: u64 = 64 << 20;
 /// in the system's cache, from which they come again at the price of a page fault.
 const MAPPED_BYTES: usize = 256 << 20;
 
+/// What the system maps around each address that is touched (Linux: its `fault_around_bytes`).
+const BYTES_AROUND: usize = 64 << 10;
+
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
 
@@ -202,7 +205,7 @@ impl Pack {
         let crcs = HEADER_BYTES + self.n_images * self.n_bytes;
         let found = crc32fast::hash(self.image(i)).to_le_bytes();
         let is_whole = self.map[crcs + 4 * i..][..4] == found;
-        self.touched(self.n_bytes);
+        self.touched();
         is_whole
     }
 
@@ -213,10 +216,12 @@ impl Pack {
     /// Writes image `i`, [C, H, W], to `out`.
     pub(crate) fn read(&self, i: usize, out: &mut [u8]) {
         out.copy_from_slice(self.image(i));
-        self.touched(self.n_bytes);
+        self.touched();
     }
 
-    fn touched(&self, n_bytes: usize) {
+    /// Counts one more image as mapped.
+    fn touched(&self) {
+        let n_bytes = self.n_bytes + BYTES_AROUND;
         let before = self.n_touched.fetch_add(n_bytes, Ordering::Relaxed);
         if before + n_bytes >= MAPPED_BYTES {
             self.n_touched.store(0, Ordering::Relaxed);

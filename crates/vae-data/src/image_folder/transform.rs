@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -241,18 +241,14 @@ impl Transformer {
         let cannot = |error: &dyn fmt::Display| format!("cannot be resized: {error}");
         let from = ImageRef::new(image.width, image.height, image.pixels, PixelType::U8x3)
             .map_err(|error| cannot(&error))?;
+        // A view, not `ResizeOptions::crop`, whose filter reaches beyond the crop's edges.
+        let from = CroppedImage::new(&from, cut.left, cut.top, cut.width, cut.height)
+            .map_err(|error| cannot(&error))?;
         let mut to = Image::from_slice_u8(width, height, &mut self.resized, PixelType::U8x3)
             .map_err(|error| cannot(&error))?;
         // The triangle filter, as wide as the pixels that it makes one of: antialiased, and the same
         // as Pillow's and torchvision's bilinear.
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-            .crop(
-                cut.left.into(),
-                cut.top.into(),
-                cut.width.into(),
-                cut.height.into(),
-            );
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
         self.resizer
             .resize(&from, &mut to, &options)
             .map_err(|error| cannot(&error))?;
