@@ -78,4 +78,4 @@ pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, Poster
 pub use prior::Prior;
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
-pub use weights::{WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
+pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

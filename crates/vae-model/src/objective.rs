@@ -133,7 +133,7 @@ impl Default for CapacityConfig {
     }
 }
 
-/// cross-entropy averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
+/// reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
 /// averaged over the latent dimensions, with s the declared log-variance and no factor ½.
 ///
 /// Dividing by the number of values shows it as a β-VAE in disguise: for D values it is

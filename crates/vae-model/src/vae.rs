@@ -248,7 +248,6 @@ impl Vae {
     }
 
     /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
-    #[must_use]
     pub fn mean_images(&self, draws: &Draws) -> Tensor {
         let images = self.likelihood.mean_image(&draws.params.flatten(0, 1));
         images.unflatten(0, &draws.params.size()[..2])

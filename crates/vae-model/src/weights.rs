@@ -124,7 +124,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), ModelError> {
-    let (metadata, tensors) = read_tensors(path)?;
+    let TensorFile { metadata, tensors } = read_tensors(path)?;
     let json = metadata.get(HEADER_KEY).ok_or_else(|| {
         ModelError::weights(
             path,
@@ -140,13 +140,20 @@ pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), Mo
     Ok((header, tensors))
 }
 
-/// What [`write_tensors`] wrote: the text entries, and the tensors by name, on the CPU.
+/// What [`write_tensors`] wrote.
+#[derive(Debug)]
+pub struct TensorFile {
+    /// The text entries.
+    pub metadata: HashMap<String, String>,
+    /// The tensors by name: f32, on the CPU.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// Reads what [`write_tensors`] wrote.
 ///
 /// # Errors
 /// No such file, a damaged one, or tensors of another kind than f32.
-pub fn read_tensors(
-    path: &Path,
-) -> Result<(HashMap<String, String>, BTreeMap<String, Tensor>), ModelError> {
+pub fn read_tensors(path: &Path) -> Result<TensorFile, ModelError> {
     let bytes = fs::read(path).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,
@@ -170,7 +177,10 @@ pub fn read_tensors(
         let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
         tensors.insert(name, tensor);
     }
-    Ok((metadata.metadata().clone().unwrap_or_default(), tensors))
+    Ok(TensorFile {
+        metadata: metadata.metadata().clone().unwrap_or_default(),
+        tensors,
+    })
 }
 
 /// Copies loaded tensors into a model's variables; names and shapes must agree exactly.

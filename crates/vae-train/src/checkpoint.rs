@@ -168,11 +168,11 @@ impl OpenCheckpoint {
         if !file.exists() {
             return Ok(None);
         }
-        Ok(Some(read_tensors(&file)?.1))
+        Ok(Some(read_tensors(&file)?.tensors))
     }
 
     pub(crate) fn optimizer(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.1)
+        Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.tensors)
     }
 }
 

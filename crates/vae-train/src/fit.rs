@@ -445,14 +445,19 @@ impl<'a> Trainer<'a> {
             "training",
             steps,
         )?;
-        if !self.learner.is_finite() {
-            return Err(TrainError::NonFinite {
-                problem: "a weight is not finite".to_owned(),
-                step: steps,
-            });
-        }
+        self.check_weights()?;
         self.remember();
         Ok(())
+    }
+
+    fn check_weights(&self) -> Result<(), TrainError> {
+        if self.learner.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::NonFinite {
+            problem: "a weight is not finite".to_owned(),
+            step: self.run.position.steps,
+        })
     }
 
     fn remember(&mut self) {
@@ -559,6 +564,7 @@ impl<'a> Trainer<'a> {
         let asked = self.tell_callbacks(&Event::StepEnd { totals: &totals }, stop);
         self.totals = totals;
         if self.run.save_requested {
+            self.look()?;
             self.learner.use_averaged()?;
             let saved = self.save_if_requested(stop);
             self.learner.use_raw()?;
@@ -592,6 +598,8 @@ impl<'a> Trainer<'a> {
             return Ok(());
         };
         let Position { epochs, steps } = self.run.position;
+        // A run that failed amid an epoch was not looked at since: no ruin becomes a checkpoint.
+        self.check_weights()?;
         let state = CheckpointState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             position: self.run.position,

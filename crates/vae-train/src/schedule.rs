@@ -231,6 +231,15 @@ impl Schedule {
         }
     }
 
+    /// Whether the factor at a step depends on how many steps the run has.
+    #[must_use]
+    pub fn spans_the_run(&self) -> bool {
+        match self {
+            Self::Constant | Self::WarmUp(_) | Self::Step(_) | Self::Plateau(_) => false,
+            Self::Cosine(_) | Self::Exponential(_) | Self::OneCycle(_) => true,
+        }
+    }
+
     fn warm_up_steps(&self) -> u64 {
         match self {
             Self::Constant | Self::OneCycle(_) => 0,

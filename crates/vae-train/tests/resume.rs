@@ -295,7 +295,9 @@ fn averaged_weights_are_the_model_and_the_raw_ones_lie_beside() {
         .open(&run.run_dir)
         .expect("a checkpoint")
         .folder;
-    let (_, raw) = vae_model::read_tensors(&folder.join("raw-weights.safetensors")).expect("raw");
+    let raw = vae_model::read_tensors(&folder.join("raw-weights.safetensors"))
+        .expect("raw")
+        .tensors;
     let _mine = GENERATOR.lock();
     let vae = Vae::load(&folder, Device::Cpu).expect("a model");
     let differ = vae

@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::{Dataset, Splits};
 use vae_model::{ImageShape, Vae};
-use vae_train::{Callback, Event, Fit, Flow, Outcome, RunConfig, TrainError, Trainer};
+use vae_train::{
+    Callback, Checkpoints, Event, Fit, Flow, Outcome, RunConfig, RunDir, TrainError, Trainer,
+};
 
 const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -118,6 +120,36 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
     );
     let means = |outcome: Outcome| outcome.last_test.expect("a record").means;
     assert_eq!(means(faulty), means(clean));
+}
+
+#[test]
+fn no_ruin_becomes_a_checkpoint() {
+    let _mine = alone();
+    // A checkpoint is due after every step, also after the one that leaves NaN in a weight.
+    let config = config("[checkpoints]\nevery_minutes = 1e-9\nkeep = 100\n");
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
+    tch::manual_seed(5);
+    let splits = Splits::new(dataset(22), dataset(7));
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    trainer.save_to(run_dir.clone());
+    trainer.add(Poison::new(4));
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    let outcome = trainer.fit(&AtomicBool::new(false));
+    outcome.ended.expect("it recovers");
+    assert_eq!(outcome.incidents.len(), 1);
+    let mut n_checkpoints = 0;
+    for entry in std::fs::read_dir(run_dir.checkpoints()).expect("a folder") {
+        let folder = entry.expect("an entry").path();
+        let vae = Vae::load(&folder, Device::Cpu).expect("a model");
+        for (name, variable) in vae.named_variables() {
+            let is_finite = variable.isfinite().all().int64_value(&[]) == 1;
+            assert!(is_finite, "{name} in {}", folder.display());
+        }
+        n_checkpoints += 1;
+    }
+    assert!(n_checkpoints >= 9, "{n_checkpoints}");
 }
 
 #[test]

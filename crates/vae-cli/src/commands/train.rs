@@ -11,8 +11,8 @@ use tracing::warn;
 use vae_data::{Splits, derive_seed};
 use vae_model::{ImageShape, Vae, write_whole};
 use vae_train::{
-    Checkpoint, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, OpenCheckpoint,
-    Outcome, Pictures, Position, ResumeState, RunConfig, RunDir, RunLock, Stop, Summary,
+    Checkpoint, CheckpointState, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog,
+    OpenCheckpoint, Outcome, Pictures, Position, RunConfig, RunDir, RunLock, Stop, Summary,
     TensorBoard, Trainer, check_resume, device_name, memory,
 };
 
@@ -96,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             };
             if let Some(checkpoint) = &checkpoint {
                 check_resume(&run_dir, &checkpoint.state.config, &config)?;
-                warn_of_other_numbers(&checkpoint.state.resume, device);
+                warn_of_other_numbers(&checkpoint.state, &config, device);
             }
             let vae = match &checkpoint {
                 Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
@@ -182,14 +182,21 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     Ok(Vae::new(&config.model, image, device)?)
 }
 
-/// Says where going on is not exact to the last bit.
-fn warn_of_other_numbers(state: &ResumeState, device: Device) {
+/// Says where going on is not what the run would have been without the stop.
+fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: Device) {
+    let (before, threads_before) = (&state.resume.device, state.resume.threads);
     let (now, threads) = (device_name(device), tch::get_num_threads());
-    if (now.as_str(), threads) != (state.device.as_str(), state.threads) {
+    if (now.as_str(), threads) != (before.as_str(), threads_before) {
         warn!(
-            "the run was computed on {} with {} threads, it goes on on {now} with {threads}: the \
-             numbers will not be those of an uninterrupted run to the last digit",
-            state.device, state.threads
+            "the run was computed on {before} with {threads_before} threads, it goes on on {now} with \
+             {threads}: the numbers will not be those of an uninterrupted run to the last digit"
+        );
+    }
+    let (planned, epochs) = (state.config.training.epochs, config.training.epochs);
+    if planned != epochs && config.schedule.spans_the_run() {
+        warn!(
+            "the learning-rate schedule spans the whole run: with {epochs} epochs instead of {planned} \
+             it jumps to another place of its curve"
         );
     }
 }
