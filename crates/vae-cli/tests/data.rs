@@ -182,3 +182,46 @@ fn too_many_bad_files_end_a_command_in_one_line() {
     let said = workplace.fails(&["data", "pack", "idx.toml"], 2);
     assert!(said.contains("[dataset.image_folder] is wanted"), "{said}");
 }
+
+#[test]
+fn photos_train_and_the_run_lists_the_bad_ones() {
+    let workplace = Workplace::new();
+    let args = [
+        "train",
+        "photos.toml",
+        "--out",
+        "run",
+        "--epochs",
+        "2",
+        "--device",
+        "cpu",
+        "--set",
+        "model.network.residual={channels=[8, 8]}",
+        "--set",
+        "model.likelihood.gaussian={}",
+        "--set",
+        "model.latent_dims=3",
+    ];
+    let pictures = workplace.succeeds(&args);
+    let names: Vec<_> = pictures.lines().collect();
+    let picture = |name: &str| format!("run/pictures/epoch-0002-{name}.png");
+    let wanted = ["traversals", "samples", "reconstructions"].map(picture);
+    assert_eq!(names, wanted);
+    for name in names {
+        let color = image::open(workplace.path(name))
+            .expect("a picture")
+            .color();
+        assert_eq!(color, image::ColorType::Rgb8, "{name}");
+    }
+    let bad = fs::read_to_string(workplace.path("run/bad-files.txt")).expect("a list");
+    assert_eq!(bad, "empty.jpg\tis empty\n");
+
+    // The held-out images are those of the split by name, and not one of them was trained on.
+    let stats = workplace.succeeds(&["data", "stats", "photos.toml"]);
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    let summary = fs::read_to_string(workplace.path("run/summary.json")).expect("a summary");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    let n = |split: &str| stats[split]["images"].clone();
+    assert_eq!(summary["n_train_images"], n("train"));
+    assert_eq!(summary["n_test_images"], n("test"));
+}

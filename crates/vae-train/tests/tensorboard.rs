@@ -283,7 +283,7 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
         assert_eq!(scalar("epoch"), record.epoch as f32);
     }
     for (epoch, (_, values)) in (1..).zip(&epochs) {
-        for name in ["manifold", "samples", "reconstructions"] {
+        for name in Pictures::names(&vae) {
             let path = run_dir.picture_file(epoch, name);
             let (width, height) = image::image_dimensions(&path).expect("a picture");
             let image = message(values[&format!("pictures/{name}")][&4][0].bytes());

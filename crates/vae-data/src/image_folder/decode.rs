@@ -1,5 +1,6 @@
 //! From a file's bytes to upright RGB pixels.
 
+use std::cell::Cell;
 use std::io::Cursor;
 use std::panic::{self, AssertUnwindSafe};
 
@@ -18,6 +19,17 @@ pub(crate) const MAX_BYTES_PER_PIXEL: u64 = 8;
 
 /// Bytes beside the pixels: headers, profiles, thumbnails.
 pub(crate) const MAX_BYTES_BESIDE: u64 = 1 << 24;
+
+thread_local! {
+    static DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in an image decoder, whose panics are caught and make a bad file: a panic
+/// hook need not tell the user of them.
+#[must_use]
+pub fn is_decoding() -> bool {
+    DECODING.get()
+}
 
 /// Decodes images into a buffer that is used again and again.
 #[derive(Debug)]
@@ -47,10 +59,12 @@ impl Decoder {
     /// bits become 8, transparency shows white behind it, EXIF rotations are applied.
     pub(crate) fn decode(&mut self, file: &[u8]) -> Result<Rgb<'_>, String> {
         // A decoder's own bug must cost a file, not the run.
+        DECODING.set(true);
         let decoded = panic::catch_unwind(AssertUnwindSafe(|| match is_jpeg(file) {
             true => self.decode_jpeg(file),
             false => self.decode_other(file),
         }));
+        DECODING.set(false);
         let (width, height) = decoded.unwrap_or_else(|_| Err("its decoder panicked".to_owned()))?;
         Ok(Rgb {
             width,

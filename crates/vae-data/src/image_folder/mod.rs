@@ -29,6 +29,7 @@ use source::Source;
 use split::{Part, Partition};
 use transform::{Crop, Transform};
 
+pub use decode::is_decoding;
 pub use pack::PackProblem;
 pub use split::{PARTITION_FILE, SplitConfig};
 pub use table::ATTRIBUTES_FILE;
