@@ -1,4 +1,4 @@
-//! Training of variational autoencoders: [`fit`] is the loop, [`Callback`]s are what happens
+//! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
 
 mod callback;
