@@ -260,7 +260,7 @@ impl Checkpoint {
             entries.retain(|entry| entry.test.is_some());
             entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
             entries.sort_by(|a, b| {
-                let value = |entry: &Entry| entry.test.as_ref().map(|test| metric.of(&test.means));
+                let value = |entry: &Entry| entry.test.as_ref().and_then(|test| metric.of(test));
                 metric.order(value(b), value(a)) // Best first.
             });
         }
@@ -421,7 +421,7 @@ fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
         .iter()
         .filter(|entry| entry.test.is_some())
         .max_by(|a, b| {
-            let value = |entry: &Entry| entry.test.as_ref().map(|test| metric.of(&test.means));
+            let value = |entry: &Entry| entry.test.as_ref().and_then(|test| metric.of(test));
             metric.order(value(a), value(b))
         })
 }

@@ -134,8 +134,13 @@ impl RunConfig {
             range::below_1("training.ema_decay", decay)?;
         }
         self.checkpoints.check()?;
+        let likelihood = &self.model.likelihood;
+        let metric = self.checkpoints.metric;
+        metric.check("checkpoints.metric", likelihood)?;
         if let Some(early_stopping) = &self.early_stopping {
             early_stopping.check()?;
+            let metric = early_stopping.metric;
+            metric.check("early_stopping.metric", likelihood)?;
         }
         self.safety.check()?;
         for (key, value) in [

@@ -412,10 +412,8 @@ impl<'a> Trainer<'a> {
             ..Record::new(position, "test", means)
         };
         let metric = config.checkpoints.metric;
-        let is_best = self
-            .best
-            .as_ref()
-            .is_none_or(|best| metric.gain(metric.of(&test.means), metric.of(&best.means)) > 0.0);
+        let best = self.best.as_ref().and_then(|best| metric.of(best));
+        let is_best = metric.order(metric.of(&test), best) == std::cmp::Ordering::Greater;
         if is_best {
             self.best = Some(test.clone());
         }

@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use vae_model::ElboTerms;
+use vae_model::{ElboTerms, LikelihoodConfig};
 
-use crate::Position;
+use crate::{Position, TrainError};
 
 /// Sums over the images seen so far. They stay on the device, so that adding a batch does not wait
 /// for it; reading the [`Means`] does.
@@ -175,17 +175,27 @@ pub enum Metric {
     Kl,
     /// In the objective's own unit, the less the better.
     Loss,
+    /// Mean squared error of the decoded images, the less the better.
+    Mse,
+    /// Only of a likelihood that is a probability of 8-bit images, the less the better.
+    BitsPerDim,
+    /// Latent dimensions in use, the more the better.
+    ActiveUnits,
 }
 
 impl Metric {
-    /// Its value.
+    /// Its value in a held-out record, if it is known there.
     #[must_use]
-    pub fn of(self, means: &Means) -> f64 {
+    pub fn of(self, record: &Record) -> Option<f64> {
+        let means = &record.means;
         match self {
-            Self::Elbo => means.elbo,
-            Self::Reconstruction => means.reconstruction,
-            Self::Kl => means.kl,
-            Self::Loss => means.loss,
+            Self::Elbo => Some(means.elbo),
+            Self::Reconstruction => Some(means.reconstruction),
+            Self::Kl => Some(means.kl),
+            Self::Loss => Some(means.loss),
+            Self::Mse => record.mse,
+            Self::BitsPerDim => record.bits_per_dim,
+            Self::ActiveUnits => record.active_units.map(|n| n as f64),
         }
     }
 
@@ -193,8 +203,26 @@ impl Metric {
     #[must_use]
     pub fn gain(self, new: f64, old: f64) -> f64 {
         match self {
-            Self::Elbo => new - old,
-            Self::Reconstruction | Self::Kl | Self::Loss => old - new,
+            Self::Elbo | Self::ActiveUnits => new - old,
+            Self::Reconstruction | Self::Kl | Self::Loss | Self::Mse | Self::BitsPerDim => {
+                old - new
+            }
+        }
+    }
+
+    /// Refuses a metric that a model's likelihood does not have.
+    pub(crate) fn check(
+        self,
+        key: &'static str,
+        likelihood: &LikelihoodConfig,
+    ) -> Result<(), TrainError> {
+        match (self, likelihood) {
+            (Self::BitsPerDim, LikelihoodConfig::DiscretizedLogistic(_)) => Ok(()),
+            (Self::BitsPerDim, _) => Err(TrainError::config(
+                key,
+                "found bits_per_dim, which only the likelihood discretized_logistic has",
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -9,10 +9,10 @@ use std::sync::atomic::AtomicBool;
 use serde_json::Value;
 use tch::{Device, Tensor};
 use vae_data::{Dataset, Splits, derive_seed};
-use vae_model::{ImageShape, Vae};
+use vae_model::{ImageShape, MlpConfig, NetworkConfig, Vae};
 use vae_train::{
-    Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, RunConfig, RunDir, Stop,
-    TrainError, Trainer,
+    Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, Precision, RunConfig, RunDir,
+    Stop, TrainError, Trainer,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -35,11 +35,12 @@ fn splits() -> Splits {
 }
 
 fn config(extra: &str) -> RunConfig {
-    let text = format!(
-        "seed = 3\n{extra}\n[dataset.idx]\nfolder = 'unused'\n[model]\nlatent_dims = 3\n\
-         [model.network.mlp]\nhidden = [6]\n"
-    );
+    let text = format!("seed = 3\n{extra}\n[dataset.idx]\nfolder = 'unused'\n");
     let mut config: RunConfig = toml::from_str(&text).expect("a config");
+    config.model.latent_dims = 3;
+    if matches!(config.model.network, NetworkConfig::Conv(_)) {
+        config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
+    }
     config.training.epochs = 4;
     config.training.batch_size = 8;
     config
@@ -160,14 +161,25 @@ fn metrics(file: &Path) -> Vec<Value> {
 const EVERYTHING: &str = "[training]\nema_decay = 0.9\nmicro_batch_size = 3\nclip.norm = 5.0\n\
      [schedule.cosine]\nwarm_up_steps = 2\n[early_stopping]\npatience_epochs = 50\n";
 
+/// Running averages are part of the state too.
+const BATCH_NORM: &str = "[model.network.conv_batch_norm]\nchannels = [4]\n\
+     [model.likelihood.gaussian]\nsigma = \"learned\"\n[training]\nema_decay = 0.9\n";
+
 #[test]
 fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
-    for extra in [
+    let half = "[training]\nprecision = \"bf16\"\n";
+    let has_half = Precision::Bf16.check(Device::Cpu).is_ok();
+    if !has_half {
+        eprintln!("NOT TESTED: bf16; this processor has no instructions for it");
+    }
+    let always = [
         "",
         EVERYTHING,
         "[optimizer.rmsprop]\n",
-        "[optimizer.sgd]\nmomentum = 0.9\n",
-    ] {
+        "[optimizer.sgd]\nmomentum = 0.9\n[schedule.plateau]\npatience = 0\n",
+        BATCH_NORM,
+    ];
+    for extra in always.into_iter().chain(has_half.then_some(half)) {
         let config = config(extra);
         let straight = new_run(&config);
         train(&straight.run_dir, &config, false, StopAt::Never);

@@ -101,8 +101,8 @@ impl Callback for EarlyStopping {
         let Event::EpochEnd { test, .. } = event else {
             return Ok(Flow::Continue);
         };
-        let value = self.config.metric.of(&test.means);
-        Ok(if self.observe(value) {
+        let value = self.config.metric.of(test);
+        Ok(if value.is_some_and(|value| self.observe(value)) {
             tracing::warn!(
                 "stopping early: no better held-out {:?} for {} epochs",
                 self.config.metric,
