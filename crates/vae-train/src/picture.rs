@@ -127,12 +127,14 @@ fn manifold_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
 const N_IN_TRAVERSAL: i64 = 11;
 
 /// A row for each of the `n` most used latent dimensions, the most used one first: the images of −3
-/// to 3 in that dimension, the others at 0.
+/// to 3 in that dimension, the others as in `origin` `[Z]`. A latent of an image is a good origin: of
+/// many dimensions the point 0 is far from all that the decoder was trained on.
 ///
 /// # Errors
 /// libtorch refuses.
 pub fn traversals(
     vae: &Vae,
+    origin: &Tensor,
     n: usize,
     kl_per_dimension: &[f64],
 ) -> Result<DynamicImage, TrainError> {
@@ -141,10 +143,10 @@ pub fn traversals(
     dims.truncate(n);
     let line = Tensor::linspace(-3.0, 3.0, N_IN_TRAVERSAL, (Kind::Float, Device::Cpu));
     let n_rows = dims.len() as i64;
-    let latents = Tensor::zeros(
-        [n_rows, N_IN_TRAVERSAL, latent_dims],
-        (Kind::Float, Device::Cpu),
-    );
+    let latents = origin
+        .to_device(Device::Cpu)
+        .expand([n_rows, N_IN_TRAVERSAL, latent_dims], false)
+        .copy();
     for (row, &dim) in (0..).zip(&dims) {
         latents.get(row).select(1, dim as i64).copy_(&line);
     }
@@ -224,7 +226,40 @@ pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
+    use vae_model::{ImageShape, MlpConfig, ModelConfig, NetworkConfig};
+
     use super::*;
+
+    #[test]
+    fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
+        let config = ModelConfig {
+            latent_dims: 3,
+            network: NetworkConfig::Mlp(MlpConfig { hidden: vec![] }),
+            ..Default::default()
+        };
+        let shape = ImageShape {
+            channels: 1,
+            height: 1,
+            width: 1,
+        };
+        let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+        let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
+        let picture = traversals(&vae, &origin, 2, &[0.1, 0.0, 0.7]).unwrap();
+        let picture = picture.into_luma8();
+        // Eleven images of one pixel, two pixels between them.
+        assert_eq!(picture.dimensions(), (31, 4));
+        for (row, dim) in [(0, 2), (1, 0)] {
+            for column in 0..11 {
+                let latent = origin.copy();
+                let value = -3.0 + 0.6 * f64::from(column);
+                let _ = latent.get(dim).fill_(value);
+                let pixel = vae.decode(&latent.view([1, 3])).unwrap() * 255.0;
+                let wanted = pixel.double_value(&[0, 0, 0, 0]).round() as u8;
+                let found = picture.get_pixel(3 * column, 3 * row).0[0];
+                assert!(found.abs_diff(wanted) <= 1, "{row}, {column}");
+            }
+        }
+    }
 
     #[test]
     fn grid_puts_images_row_by_row_with_a_white_gap() {

@@ -34,7 +34,12 @@ impl Pictures {
         for name in Self::names(run.vae) {
             let picture = match name {
                 "manifold" => picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension),
-                "traversals" => picture::traversals(run.vae, sizes.n_traversals, kl_per_dimension),
+                "traversals" => {
+                    // Around the first held-out image.
+                    let posterior = run.vae.encode(&run.splits.test.first(1)?)?;
+                    let origin = posterior.mean().get(0);
+                    picture::traversals(run.vae, &origin, sizes.n_traversals, kl_per_dimension)
+                }
                 "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
                 _ => {
                     let images = run.splits.test.first(sizes.n_reconstructions)?;
