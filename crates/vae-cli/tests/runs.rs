@@ -69,7 +69,7 @@ impl Workplace {
             last_test: records.last().cloned(),
             incidents: Vec::new(),
             seconds: 3700.0,
-            seconds_in_callbacks: 0.0,
+            engine_seconds: 0.0,
             n_parameters: 1234,
             n_train_images: 70,
             n_test_images: 20,

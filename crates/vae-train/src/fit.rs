@@ -83,8 +83,9 @@ pub struct Outcome {
     pub incidents: Vec<Incident>,
     /// Seconds of the whole run, those before it was resumed included.
     pub seconds: f64,
-    /// Seconds of this process spent in callbacks and in writing checkpoints.
-    pub seconds_in_callbacks: f64,
+    /// Seconds of this process spent on anything but steps and evaluation: in callbacks, in writing
+    /// checkpoints, in looks at whether the numbers are numbers.
+    pub engine_seconds: f64,
 }
 
 /// Trains a model as a config says. See [`Trainer::fit`].
@@ -103,7 +104,7 @@ pub struct Trainer<'a> {
     /// The state at the last look at whether the numbers are numbers.
     good: Option<Good>,
     clock: Clock,
-    seconds_in_callbacks: f64,
+    engine_seconds: f64,
 }
 
 /// A state to return to.
@@ -196,7 +197,7 @@ impl<'a> Trainer<'a> {
             learning_rate_scale: 1.0,
             good: None,
             clock: Clock::start(0.0, 0.0),
-            seconds_in_callbacks: 0.0,
+            engine_seconds: 0.0,
         })
     }
 
@@ -275,12 +276,12 @@ impl<'a> Trainer<'a> {
             last_test: self.last_test.clone(),
             incidents: self.run.incidents.clone(),
             seconds: self.clock.seconds(),
-            seconds_in_callbacks: self.seconds_in_callbacks,
+            engine_seconds: self.engine_seconds,
         };
         // Also after a failure: what is logged and saved is from before it, since a step whose numbers
         // are none never gets this far.
         let told = self.tell(&Event::FitEnd { outcome: &outcome }, stop);
-        outcome.seconds_in_callbacks = self.seconds_in_callbacks;
+        outcome.engine_seconds = self.engine_seconds;
         match told {
             Err(error) if outcome.ended.is_ok() => outcome.ended = Err(error),
             _ => {}
@@ -436,6 +437,7 @@ impl<'a> Trainer<'a> {
 
     /// Refuses numbers that are none; those that are become the state to return to.
     fn look(&mut self) -> Result<(), TrainError> {
+        let start = Instant::now();
         let steps = self.run.position.steps;
         finite(
             &self.totals.means(),
@@ -445,6 +447,7 @@ impl<'a> Trainer<'a> {
         )?;
         self.check_weights()?;
         self.remember();
+        self.engine_seconds += start.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -549,7 +552,7 @@ impl<'a> Trainer<'a> {
         let asked = self
             .tell_callbacks(event, stop)
             .and_then(|asked| self.save_if_requested(stop).map(|()| asked));
-        self.seconds_in_callbacks += start.elapsed().as_secs_f64();
+        self.engine_seconds += start.elapsed().as_secs_f64();
         self.learner.use_raw()?;
         asked
     }
@@ -568,7 +571,7 @@ impl<'a> Trainer<'a> {
             self.learner.use_raw()?;
             saved?;
         }
-        self.seconds_in_callbacks += start.elapsed().as_secs_f64();
+        self.engine_seconds += start.elapsed().as_secs_f64();
         asked
     }
 

@@ -40,8 +40,8 @@ pub struct Summary {
     pub incidents: Vec<Incident>,
     /// From the first step to the last picture, without the time between a stop and its resume.
     pub seconds: f64,
-    /// Of the last process: seconds in callbacks and in writing checkpoints.
-    pub seconds_in_callbacks: f64,
+    /// Of the last process: seconds spent on anything but steps and evaluation.
+    pub engine_seconds: f64,
     /// Numbers that were trained.
     pub n_parameters: usize,
     /// Training images.

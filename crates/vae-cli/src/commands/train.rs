@@ -250,7 +250,7 @@ fn finish(
         last_test: outcome.last_test,
         incidents: outcome.incidents,
         seconds: outcome.seconds,
-        seconds_in_callbacks: outcome.seconds_in_callbacks,
+        engine_seconds: outcome.engine_seconds,
         n_parameters: vae.n_parameters(),
         n_train_images: splits.train.len(),
         n_test_images: splits.test.len(),
