@@ -5,6 +5,7 @@ mod device;
 mod progress;
 mod run_config;
 
+use std::io::IsTerminal;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
@@ -96,10 +97,15 @@ fn die_of_a_closed_pipe() {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    die_of_a_closed_pipe();
+    // Training outlives those who look at it: `vae train … | tee log` is to save at Ctrl-C, which
+    // ends tee at once.
+    if !matches!(cli.command, Command::Train(_)) {
+        die_of_a_closed_pipe();
+    }
     vae_train::memory::keep_freed_blocks();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(progress::above_the_bar)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_max_level(if cli.verbose {
             tracing::Level::DEBUG
         } else {
@@ -107,6 +113,7 @@ fn main() -> ExitCode {
         })
         .without_time()
         .with_target(false)
+        .log_internal_errors(false)
         .init();
     if let Some(threads) = cli.threads {
         // Only before the first operation; loading CUDA later is not hurt by it.

@@ -1,9 +1,29 @@
 //! Progress on stderr: a bar with the time left on a terminal, a line for each epoch everywhere.
 
+use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
+
+/// `eprintln!` for messages amid training, which goes on when nobody reads them any more.
+macro_rules! say {
+    ($($message:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($message)*);
+    }};
+}
+pub(crate) use say;
+
+/// Where warnings go: stderr. On a terminal the bar's line is wiped first; it is drawn anew below.
+pub(crate) fn above_the_bar() -> Stderr {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        // A terminal that takes nothing will not show the warning either.
+        let _ = stderr.write_all(b"\r\x1b[2K");
+    }
+    stderr
+}
 
 /// How often the running means are read; on a GPU each reading waits for it.
 const REFRESH: Duration = Duration::from_millis(250);
@@ -31,7 +51,7 @@ impl Progress {
     /// A line above the bar, or just a line where there is no terminal.
     fn line(&self, text: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{text}");
+            say!("{text}");
         } else {
             self.bar.println(text);
         }

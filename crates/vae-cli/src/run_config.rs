@@ -79,6 +79,10 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
 fn helpful(message: &str) -> String {
     let message = message.trim_end();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if message.starts_with("invalid type: unit variant, expected newtype variant") {
+        return "found a bare name where a table is wanted, as in [optimizer.adam] (it may be empty)"
+            .to_owned();
+    }
     let Some((found, known)) = quoted.split_first() else {
         return message.to_owned();
     };
@@ -89,14 +93,14 @@ fn helpful(message: &str) -> String {
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)))
         .filter(|nearest| strsim::jaro_winkler(found, nearest) > 0.7);
-    let meant = nearest.map_or(String::new(), |key| format!("did you mean `{key}`? "));
+    let meant = nearest.map_or(String::new(), |key| format!("; did you mean `{key}`?"));
     let what = if message.starts_with("unknown field") {
         "key"
     } else {
         "value"
     };
     format!(
-        "unknown {what} `{found}`; {meant}(known here: {})",
+        "unknown {what} `{found}`{meant} (known here: {})",
         known.join(", ")
     )
 }

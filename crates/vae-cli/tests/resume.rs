@@ -167,7 +167,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
     let output = workplace.vae(&args);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_equal(&workplace.path("run"), &workplace.path("straight"));
-    // What was killed amid a checkpoint left nothing behind but, at most, one hidden folder.
+    // What was killed amid a checkpoint left nothing behind.
     let n_hidden = fs::read_dir(workplace.path("run/checkpoints"))
         .expect("a folder")
         .filter(|entry| {
@@ -238,7 +238,22 @@ fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
         let said = workplace.error(&args, 1);
         assert!(said.contains(key), "{said}");
     }
+    let said = workplace.error(&[&resume[..], &["--epochs", "0"]].concat(), 2);
+    assert!(said.contains("training.epochs: found 0"), "{said}");
+    // Another data set may lie where the config says; its images are told apart.
+    let config = fs::read_to_string(workplace.path("run/config.toml")).expect("a config");
+    let images = workplace.path("data/train-images-idx3-ubyte");
+    let bytes = fs::read(&images).expect("images");
+    let mut other = bytes.clone();
+    other[20] ^= 0xff;
+    fs::write(&images, other).expect("written");
+    let said = workplace.error(&[&resume[..], &["--epochs", "2"]].concat(), 1);
+    assert!(said.contains("other images"), "{said}");
+    fs::write(&images, bytes).expect("written");
     // Refused before anything was changed.
+    let unchanged = fs::read_to_string(workplace.path("run/config.toml")).expect("a config");
+    assert_eq!(unchanged, config);
+    assert!(workplace.path("run/summary.json").exists());
     let output = workplace.vae(&[&resume[..], &["--epochs", "2"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let straight = workplace.train(&["--epochs", "2"], "straight");

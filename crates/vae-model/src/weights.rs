@@ -74,7 +74,9 @@ pub fn write_tensors(
         .iter()
         .map(|&(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let file = safetensors::serialize(views, Some(metadata)).map_err(refused)?;
+    // An empty table makes safetensors write a header that it cannot read.
+    let metadata = (!metadata.is_empty()).then_some(metadata);
+    let file = safetensors::serialize(views, metadata).map_err(refused)?;
     write_whole(path, &file).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,

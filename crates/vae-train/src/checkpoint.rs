@@ -60,6 +60,8 @@ pub struct ResumeState {
     pub n_train_images: usize,
     /// Held-out images.
     pub n_test_images: usize,
+    /// [`vae_data::Dataset::fingerprint`] of both.
+    pub fingerprints: [u32; 2],
     /// Where it was computed, `"cpu"` or `"cuda:0"`, and by how many CPU threads: on another device
     /// or with another number of threads the same steps give slightly other numbers.
     pub device: String,
@@ -75,6 +77,8 @@ pub struct ResumeState {
     pub seconds: f64,
     /// Factor on the learning rate, below 1 after a rollback.
     pub learning_rate_scale: f64,
+    /// Step size of the last step.
+    pub learning_rate: f64,
     /// What went wrong so far.
     pub incidents: Vec<Incident>,
     /// The best epoch's held-out record.
@@ -101,7 +105,7 @@ pub(crate) struct CheckpointTensors<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointsConfig {
-    /// After every so many epochs, and after the last. Default 1.
+    /// After every so many epochs, and always after the last and after the best so far. Default 1.
     pub every_epochs: u64,
     /// Also inside an epoch, when so many minutes have passed since the last. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,7 +261,8 @@ impl Checkpoint {
         let mut entries = list(run_dir)?;
         if self == Self::Best {
             let metric = run_dir.config()?.checkpoints.metric;
-            entries.retain(|entry| entry.test.is_some());
+            // One whose state cannot be read may be the best: it comes first, and is found damaged.
+            entries.retain(|entry| entry.test.is_some() || !entry.is_readable);
             entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
             entries.sort_by(|a, b| {
                 let value = |entry: &Entry| entry.test.as_ref().and_then(|test| metric.of(test));
@@ -353,6 +358,8 @@ fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
 struct Entry {
     folder: PathBuf,
     position: Position,
+    /// Whether its state can be read; if not, it is damaged, or of another version.
+    is_readable: bool,
     test: Option<Record>,
 }
 
@@ -378,13 +385,13 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
         else {
             continue;
         };
-        // One that cannot be read is damaged, which `verify` says when its turn comes.
         let brief = fs::read(folder.join(STATE_FILE))
             .ok()
             .and_then(|json| serde_json::from_slice::<Brief>(&json).ok());
         entries.push(Entry {
             folder,
             position,
+            is_readable: brief.is_some(),
             test: brief.and_then(|brief| brief.test),
         });
     }
@@ -482,6 +489,7 @@ mod tests {
         Entry {
             folder: folder_name(position).into(),
             position,
+            is_readable: true,
             test: elbo.map(|elbo| Record::new(position, "test", means(elbo))),
         }
     }

@@ -68,7 +68,9 @@ pub struct TrainingConfig {
     /// the losses and every evaluation still in f32. Default `"f32"`.
     pub precision: Precision,
     /// Images at a time within a step, whose gradients are accumulated: for batches that do not fit
-    /// in memory. Default: the whole batch.
+    /// in memory. The plain elbo's step is the same; what is computed of a batch as a whole (batch
+    /// norm, a learned scale, free bits, capacity) is then computed of the parts. Default: the whole
+    /// batch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
     /// Decay of an exponential moving average of the weights, such as 0.999. Where it is given, the
@@ -143,6 +145,12 @@ impl RunConfig {
             metric.check("early_stopping.metric", likelihood)?;
         }
         self.safety.check()?;
+        if self.training.epochs == 0 {
+            return Err(TrainError::config(
+                "training.epochs",
+                "found 0, at least 1 is needed",
+            ));
+        }
         for (key, value) in [
             ("training.batch_size", self.training.batch_size),
             (

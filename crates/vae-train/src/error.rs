@@ -37,9 +37,8 @@ pub enum TrainError {
     /// Returning to the last good state did not help.
     #[error(
         "{problem} by step {step}{origin}, after {n_rollbacks} returns to an earlier state, the \
-         learning rate now {learning_rate:e}. Try a lower optimizer learning_rate, a longer warm-up \
-         of the schedule or training.clip.norm; safety.find_layer = true names the layer where it \
-         begins. The checkpoints are those of before"
+         learning rate now {learning_rate:e}. Try a lower learning_rate of the optimizer, a longer \
+         warm-up of the schedule or training.clip.norm. No checkpoint holds such numbers"
     )]
     GaveUp {
         /// As in `the training loss became NaN`.

@@ -1,11 +1,12 @@
 //! The training loop.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use tch::{Device, Tensor};
 use tracing::warn;
 use vae_data::Splits;
 use vae_data::loader::{Batches, n_batches};
@@ -14,7 +15,7 @@ use vae_model::{Vae, first_non_finite};
 use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
-use crate::learner::Snapshot;
+use crate::learner::{Snapshot, StepOutput};
 use crate::metric::{Means, Record, SavedTotals, Totals};
 use crate::{Evaluation, Incident, Learner, RunConfig, RunDir, TrainError, evaluate};
 
@@ -35,6 +36,7 @@ pub struct Fit<'a> {
     /// What went wrong so far.
     pub incidents: Vec<Incident>,
     save_requested: bool,
+    last_checkpoint: Option<Position>,
 }
 
 /// What callbacks may turn; it holds for the steps to come.
@@ -95,20 +97,35 @@ pub struct Trainer<'a> {
     callbacks: Vec<Box<dyn Callback + 'a>>,
     run_dir: Option<RunDir>,
     n_steps_per_epoch: u64,
+    /// Of the training and held-out images.
+    fingerprints: [u32; 2],
     totals: Totals,
     kl_per_dimension: Option<Vec<f64>>,
     best: Option<Record>,
     last_train: Option<Record>,
     last_test: Option<Record>,
     learning_rate_scale: f64,
-    /// The state at the last look at whether the numbers are numbers.
-    good: Option<Good>,
+    /// Step size of the last step.
+    learning_rate: f64,
+    /// The states at the last two looks at whether the numbers are numbers, the older one first.
+    good: Vec<Good>,
+    /// What every step since the older of them was done with.
+    history: BTreeMap<u64, StepControls>,
     clock: Clock,
     engine_seconds: f64,
 }
 
+/// What a step was done with, beside its images and its noise.
+#[derive(Clone, Copy)]
+struct StepControls {
+    learning_rate_factor: f64,
+    objective_step: u64,
+}
+
 /// A state to return to.
 struct Good {
+    /// A run that returned here failed again before the next look.
+    failed: bool,
     position: Position,
     controls: Controls,
     totals: SavedTotals,
@@ -161,14 +178,14 @@ impl<'a> Trainer<'a> {
     /// A run from its first step, without a folder.
     ///
     /// # Errors
-    /// A precision that the model's device does not have.
+    /// A precision that the model's device does not have; images that can no longer be read.
     pub fn new(
         vae: &'a Vae,
         splits: &'a Splits,
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
         let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
-        let n_steps = n_steps_per_epoch * config.training.epochs;
+        let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
         Ok(Self {
             run: Fit {
                 vae,
@@ -181,6 +198,7 @@ impl<'a> Trainer<'a> {
                 },
                 incidents: Vec::new(),
                 save_requested: false,
+                last_checkpoint: None,
             },
             learner: Learner::new(vae, config)?,
             callbacks: vec![
@@ -189,13 +207,16 @@ impl<'a> Trainer<'a> {
             ],
             run_dir: None,
             n_steps_per_epoch,
+            fingerprints: [splits.train.fingerprint()?, splits.test.fingerprint()?],
             totals: Totals::new(vae.device()),
             kl_per_dimension: None,
             best: None,
             last_train: None,
             last_test: None,
             learning_rate_scale: 1.0,
-            good: None,
+            learning_rate: 0.0,
+            good: Vec::new(),
+            history: BTreeMap::new(),
             clock: Clock::start(0.0, 0.0),
             engine_seconds: 0.0,
         })
@@ -236,15 +257,27 @@ impl<'a> Trainer<'a> {
                 ));
             }
         }
+        if self.fingerprints != state.fingerprints {
+            return Err(TrainError::run(
+                &checkpoint.folder,
+                "was written with other images than the data set has now: to go on exactly they \
+                 must be the same",
+            ));
+        }
         self.learner.resume(&checkpoint, state.optimizer_steps)?;
         self.run.position = checkpoint.state.position;
         self.run.incidents = state.incidents;
         self.totals = Totals::restore(state.totals, self.run.vae.device());
         self.kl_per_dimension = checkpoint.state.kl_per_dimension;
-        self.best = state.best;
+        self.best = match self.run.config.checkpoints.metric {
+            metric if metric == checkpoint.state.config.checkpoints.metric => state.best,
+            _ => state.last_test.clone(), // Of another metric another epoch is the best.
+        };
         self.last_train = state.last_train;
         self.last_test = state.last_test;
         self.learning_rate_scale = state.learning_rate_scale;
+        self.learning_rate = state.learning_rate;
+        self.run.last_checkpoint = Some(self.run.position);
         self.clock = Clock::start(state.seconds, state.epoch_seconds);
         for callback in &mut self.callbacks {
             if let Some(state) = state.callbacks.get(callback.name()) {
@@ -315,10 +348,14 @@ impl<'a> Trainer<'a> {
         let mut next = batches.nth(n_done as usize); // Passes over the others for nothing.
         while let Some(images) = next {
             let images = images?;
-            let factor = self.run.controls.learning_rate_factor * self.learning_rate_scale;
-            self.learner.set_learning_rate_factor(factor);
-            let at = (self.run.position.steps, self.run.controls.objective_step);
-            let step = self.learner.step(&images, at.0, at.1)?;
+            let controls = StepControls {
+                learning_rate_factor: self.run.controls.learning_rate_factor
+                    * self.learning_rate_scale,
+                objective_step: self.run.controls.objective_step,
+            };
+            self.history.insert(self.run.position.steps, controls);
+            let step = self.step(&images, self.run.position.steps, controls)?;
+            self.learning_rate = self.learner.learning_rate();
             self.totals
                 .add(&step.terms, &step.loss, Some(&step.gradient_norm));
             self.run.position.steps += 1;
@@ -329,7 +366,7 @@ impl<'a> Trainer<'a> {
             let asked = self.tell_of_step(stop)?;
             let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
             if let Some(reason) = asked.or(interrupted) {
-                self.look()?;
+                self.check_numbers()?;
                 return Ok(Some(reason));
             }
             next = batches.next();
@@ -337,6 +374,17 @@ impl<'a> Trainer<'a> {
         self.clock.epoch_waited = batches.waited();
         self.look()?;
         Ok(None)
+    }
+
+    fn step(
+        &mut self,
+        images: &Tensor,
+        step: u64,
+        controls: StepControls,
+    ) -> Result<StepOutput, TrainError> {
+        self.learner
+            .set_learning_rate_factor(controls.learning_rate_factor);
+        self.learner.step(images, step, controls.objective_step)
     }
 
     fn batches(&self) -> Batches<'a> {
@@ -395,7 +443,7 @@ impl<'a> Trainer<'a> {
             capacity: scheduled("capacity"),
             waited: Some(waited),
             gradient_norm: Some(self.totals.gradient_norm()),
-            learning_rate: Some(self.learner.learning_rate()),
+            learning_rate: Some(self.learning_rate),
             images_per_s,
             seconds,
             ..Record::new(position, "train", self.totals.means())
@@ -431,6 +479,8 @@ impl<'a> Trainer<'a> {
         self.kl_per_dimension = Some(kl_per_dimension.clone());
         let asked = self.tell(&event, stop);
         self.clock.start_epoch();
+        // The evaluation has shown this state to be good; what was told of the epoch stays so.
+        self.good.clear();
         self.remember();
         asked
     }
@@ -438,17 +488,20 @@ impl<'a> Trainer<'a> {
     /// Refuses numbers that are none; those that are become the state to return to.
     fn look(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
-        let steps = self.run.position.steps;
+        self.check_numbers()?;
+        self.remember();
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), TrainError> {
         finite(
             &self.totals.means(),
             Some(self.totals.gradient_norm()),
             "training",
-            steps,
+            self.run.position.steps,
         )?;
-        self.check_weights()?;
-        self.remember();
-        self.engine_seconds += start.elapsed().as_secs_f64();
-        Ok(())
+        self.check_weights()
     }
 
     fn check_weights(&self) -> Result<(), TrainError> {
@@ -461,31 +514,50 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Keeps this state and the one before: the last update of the weights is not in any loss yet, and
+    /// may be a ruin that is still finite.
     fn remember(&mut self) {
-        self.good = Some(Good {
+        self.good.push(Good {
+            failed: false,
             position: self.run.position,
             controls: self.run.controls,
             totals: self.totals.save(),
             learner: self.learner.snapshot(),
         });
+        if self.good.len() > 2 {
+            self.good.remove(0);
+        }
+        self.history = self.history.split_off(&self.good[0].position.steps);
     }
 
     /// Returns to the last good state with a lower learning rate, or gives up.
     fn recover(&mut self, problem: String, step: u64) -> Result<(), TrainError> {
         let safety = &self.run.config.safety;
-        let Some(good) = self.good.take() else {
+        // A state from which the run failed at once, or failed twice, is no good one.
+        if self.good.len() > 1
+            && let Some(newest) = self.good.last()
+            && (newest.failed || newest.position.steps == step)
+        {
+            self.good.pop();
+        }
+        let Some(mut good) = self.good.pop() else {
             return Err(TrainError::NonFinite { problem, step });
         };
         self.return_to(&good)?;
         let origin = match safety.find_layer {
-            true => self.find_origin(&good, step)?,
+            true => Some(self.find_origin(&good, step)?),
             false => None,
         };
+        let factor = good.controls.learning_rate_factor * self.learning_rate_scale;
+        self.learner.set_learning_rate_factor(factor);
         if self.run.incidents.len() >= safety.max_rollbacks {
             return Err(TrainError::GaveUp {
                 problem,
                 step,
-                origin: origin.map_or_else(String::new, |origin| format!(" ({origin})")),
+                origin: origin.map_or_else(
+                    || " (safety.find_layer = true would tell where it begins)".to_owned(),
+                    |origin| format!(" ({origin})"),
+                ),
                 n_rollbacks: self.run.incidents.len(),
                 learning_rate: self.learner.learning_rate(),
             });
@@ -500,7 +572,8 @@ impl<'a> Trainer<'a> {
         };
         warn!("{incident}");
         self.run.incidents.push(incident);
-        self.good = Some(good);
+        good.failed = true;
+        self.good.push(good);
         Ok(())
     }
 
@@ -514,7 +587,7 @@ impl<'a> Trainer<'a> {
 
     /// Goes through the steps since the good state once more, and back again: the first layer, or
     /// failing that the first gradient, that is not finite.
-    fn find_origin(&mut self, good: &Good, until: u64) -> Result<Option<String>, TrainError> {
+    fn find_origin(&mut self, good: &Good, until: u64) -> Result<String, TrainError> {
         let n_done = good.position.steps - good.position.epochs * self.n_steps_per_epoch;
         let mut origin = None;
         for (images, step) in self
@@ -522,26 +595,27 @@ impl<'a> Trainer<'a> {
             .skip(n_done as usize)
             .zip(good.position.steps..until)
         {
+            let Some(&controls) = self.history.get(&step) else {
+                break;
+            };
             let images = images?;
-            let objective_step = good.controls.objective_step + (step - good.position.steps);
-            let (result, layer) =
-                first_non_finite(|| self.learner.step(&images, step, objective_step));
+            let (result, layer) = first_non_finite(|| self.step(&images, step, controls));
             result?;
+            let number = step + 1;
             origin = layer
-                .map(|layer| format!("first in the output of {layer}, step {}", step + 1))
+                .map(|layer| format!("first in the output of {layer}, step {number}"))
                 .or_else(|| {
                     let name = self.learner.non_finite_gradient()?;
-                    Some(format!(
-                        "first in the gradient of {name}, step {}",
-                        step + 1
-                    ))
+                    Some(format!("first in the gradient of {name}, step {number}"))
                 });
             if origin.is_some() {
                 break;
             }
         }
         self.return_to(good)?;
-        Ok(origin)
+        Ok(origin.unwrap_or_else(|| {
+            "in these steps every layer's output and every gradient is finite by itself".to_owned()
+        }))
     }
 
     /// Gives a callback's event to every one of them, in order, the model holding the weights to use;
@@ -565,7 +639,7 @@ impl<'a> Trainer<'a> {
         let asked = self.tell_callbacks(&Event::StepEnd { totals: &totals }, stop);
         self.totals = totals;
         if self.run.save_requested {
-            self.look()?;
+            self.check_numbers()?;
             self.learner.use_averaged()?;
             let saved = self.save_if_requested(stop);
             self.learner.use_raw()?;
@@ -613,6 +687,7 @@ impl<'a> Trainer<'a> {
             resume: ResumeState {
                 n_train_images: self.run.splits.train.len(),
                 n_test_images: self.run.splits.test.len(),
+                fingerprints: self.fingerprints,
                 device: device_name(self.run.vae.device()),
                 threads: tch::get_num_threads(),
                 optimizer_steps: self.learner.optimizer_steps(),
@@ -620,6 +695,7 @@ impl<'a> Trainer<'a> {
                 epoch_seconds: self.clock.epoch_seconds(),
                 seconds: self.clock.seconds(),
                 learning_rate_scale: self.learning_rate_scale,
+                learning_rate: self.learning_rate,
                 incidents: self.run.incidents.clone(),
                 best: self.best.clone(),
                 last_train: self.last_train.clone(),
@@ -633,7 +709,9 @@ impl<'a> Trainer<'a> {
             },
         };
         let tensors = self.learner.checkpoint_tensors();
-        while_disk_is_full(stop, || checkpoint::save(run_dir, &state, &tensors))
+        while_disk_is_full(stop, || checkpoint::save(run_dir, &state, &tensors))?;
+        self.run.last_checkpoint = Some(self.run.position);
+        Ok(())
     }
 }
 
@@ -642,6 +720,12 @@ impl Fit<'_> {
     /// are those of one moment. Does nothing where the run has no folder ([`Trainer::save_to`]).
     pub fn request_checkpoint(&mut self) {
         self.save_requested = true;
+    }
+
+    /// Where the run was when its newest checkpoint was written.
+    #[must_use]
+    pub fn last_checkpoint(&self) -> Option<Position> {
+        self.last_checkpoint
     }
 }
 

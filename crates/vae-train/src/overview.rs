@@ -42,19 +42,21 @@ impl Overview {
         let state = run_dir.state()?;
         let summary = run_dir.summary()?;
         let n_parameters = summary.as_ref().map(|summary| summary.n_parameters);
+        let records = run_dir.records()?;
+        // Not the summary's, which is the best by the metric that the config chose.
+        let best = curves::best(&records).cloned();
         match summary {
             Some(summary) if state != RunState::Running => Ok(Self {
                 state,
                 error: summary.error,
                 epochs: summary.epochs,
                 planned_epochs,
-                best: summary.best,
+                best,
                 last_test: summary.last_test,
                 seconds: summary.seconds,
                 n_parameters,
             }),
             _ => {
-                let records = run_dir.records()?;
                 let last_test = records.iter().rfind(|record| record.split == "test");
                 Ok(Self {
                     state,

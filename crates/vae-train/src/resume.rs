@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::{RunConfig, RunDir, TrainError};
+use crate::{CheckpointState, RunConfig, RunDir, TrainError};
 
 /// Keys that change nothing about the steps to come, or only how many there are. A key stands for
 /// all below it.
@@ -25,8 +25,26 @@ const HARMLESS: [&str; 10] = [
 /// uninterrupted run. More epochs, other pictures or a data set that moved are fine.
 ///
 /// # Errors
-/// [`TrainError::ResumeConfig`] with the keys that differ, and both values.
+/// [`TrainError::ResumeConfig`] with the keys that differ, and both values; fewer epochs than are done.
 pub fn check_resume(
+    run_dir: &RunDir,
+    state: &CheckpointState,
+    wanted: &RunConfig,
+) -> Result<(), TrainError> {
+    let n_done = state.position.epochs;
+    if wanted.training.epochs < n_done {
+        return Err(TrainError::run(
+            run_dir.path(),
+            format!(
+                "has done {n_done} epochs, training.epochs = {} is fewer",
+                wanted.training.epochs
+            ),
+        ));
+    }
+    check_config(run_dir, &state.config, wanted)
+}
+
+fn check_config(
     run_dir: &RunDir,
     trained_with: &RunConfig,
     wanted: &RunConfig,
@@ -112,7 +130,7 @@ mod tests {
     fn refused(before: &str, now: &str) -> Option<String> {
         let folder = tempfile::tempdir().expect("a folder");
         let run_dir = RunDir::create(&folder.path().join("run"), &config("")).expect("a run");
-        check_resume(&run_dir, &config(before), &config(now))
+        check_config(&run_dir, &config(before), &config(now))
             .err()
             .map(|error| error.to_string())
     }
@@ -124,7 +142,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let run_dir = RunDir::create(&folder.path().join("run"), &config("")).expect("a run");
         let moved: RunConfig = toml::from_str("[dataset.idx]\nfolder = 'there'").expect("a config");
-        assert!(check_resume(&run_dir, &config(""), &moved).is_ok());
+        assert!(check_config(&run_dir, &config(""), &moved).is_ok());
     }
 
     #[test]

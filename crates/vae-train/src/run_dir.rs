@@ -29,7 +29,7 @@ pub struct Summary {
     pub epochs: u64,
     /// Optimizer steps done.
     pub steps: u64,
-    /// The held-out record with the highest elbo.
+    /// The best held-out record, by `checkpoints.metric` of the config.
     pub best: Option<Record>,
     /// The last epoch on training images.
     pub last_train: Option<Record>,

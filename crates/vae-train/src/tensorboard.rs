@@ -46,7 +46,11 @@ impl EventsFile {
         let start = message::What::SessionLog(message::SessionLog {
             status: message::SESSION_START,
         });
-        events.write(&[(0, version), (step + 1, start)])?;
+        let written = events.write(&[(0, version), (step + 1, start)]);
+        if written.is_err() {
+            let _ = fs::remove_file(&events.path); // On a full disk it is tried again.
+        }
+        written?;
         Ok(events)
     }
 

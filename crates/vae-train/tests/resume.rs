@@ -11,8 +11,8 @@ use tch::{Device, Tensor};
 use vae_data::{Dataset, Splits, derive_seed};
 use vae_model::{ImageShape, MlpConfig, NetworkConfig, Vae};
 use vae_train::{
-    Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, Precision, RunConfig, RunDir,
-    Stop, TrainError, Trainer,
+    Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, MetricsLog, Precision,
+    RunConfig, RunDir, Stop, TrainError, Trainer,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -90,6 +90,9 @@ fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) ->
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));
+    if let Some(early_stopping) = &config.early_stopping {
+        trainer.add(EarlyStopping::new(early_stopping));
+    }
     trainer.add(Checkpoints::new(&config.checkpoints));
     trainer.add(stop_at);
     if let Some(checkpoint) = checkpoint {
@@ -176,7 +179,9 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "",
         EVERYTHING,
         "[optimizer.rmsprop]\n",
+        "[optimizer.sgd]\n", // Remembers nothing: its file holds no tensor.
         "[optimizer.sgd]\nmomentum = 0.9\n[schedule.plateau]\npatience = 0\n",
+        "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
         BATCH_NORM,
     ];
     for extra in always.into_iter().chain(has_half.then_some(half)) {
@@ -262,6 +267,53 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         Stop::Finished
     );
     assert!(contents(&run.run_dir) == wanted);
+}
+
+#[test]
+fn a_run_that_stopped_early_stays_stopped_until_told_to_be_patient() {
+    let mut config = config("[early_stopping]\npatience_epochs = 1\nmin_improvement = 1e9\n");
+    let run = new_run(&config);
+    let stopped = train(&run.run_dir, &config, false, StopAt::Never);
+    assert_eq!(stopped, Stop::Callback);
+    let wanted = metrics(&run.run_dir.metrics_file());
+    assert_eq!(
+        wanted.len(),
+        4,
+        "the second epoch was no better by a billion"
+    );
+    assert_eq!(
+        train(&run.run_dir, &config, true, StopAt::Never),
+        Stop::Callback
+    );
+    assert_eq!(metrics(&run.run_dir.metrics_file()), wanted);
+    if let Some(early_stopping) = &mut config.early_stopping {
+        early_stopping.patience_epochs = 2;
+    }
+    assert_eq!(
+        train(&run.run_dir, &config, true, StopAt::Never),
+        Stop::Callback
+    );
+    assert_eq!(metrics(&run.run_dir.metrics_file()).len(), 6);
+}
+
+#[test]
+fn a_best_checkpoint_whose_state_is_damaged_is_passed_over_too() {
+    let config = config("[checkpoints]\nkeep = 4\n");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Never);
+    let best = Checkpoint::Best.open(&run.run_dir).expect("a checkpoint");
+    fs::write(best.folder.join("state.json"), "{").expect("written");
+    let next = Checkpoint::Best.open(&run.run_dir).expect("the next best");
+    assert_ne!(next.folder, best.folder);
+    for entry in fs::read_dir(run.run_dir.checkpoints()).expect("a folder") {
+        let state = entry.expect("an entry").path().join("state.json");
+        fs::write(state, "{").expect("written");
+    }
+    let message = Checkpoint::Best
+        .open(&run.run_dir)
+        .expect_err("none")
+        .to_string();
+    assert!(message.contains("every checkpoint is damaged"), "{message}");
 }
 
 #[test]

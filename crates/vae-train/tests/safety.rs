@@ -50,16 +50,18 @@ fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
     (outcome, vae)
 }
 
-/// Puts NaN into a weight after a step, once: what a fault of the hardware would do.
+/// Puts a value into a weight after a step, once: what a fault of the hardware would do.
 struct Poison {
     after_step: u64,
+    value: f64,
     done: bool,
 }
 
 impl Poison {
-    fn new(after_step: u64) -> Self {
+    fn new(after_step: u64, value: f64) -> Self {
         Self {
             after_step,
+            value,
             done: false,
         }
     }
@@ -77,7 +79,7 @@ impl Callback for Poison {
         {
             self.done = true;
             let (_, variable) = run.vae.named_variables().swap_remove(0);
-            let _ = no_grad(|| variable.get(0).fill_(f64::NAN));
+            let _ = no_grad(|| variable.get(0).fill_(self.value));
         }
         Ok(Flow::Continue)
     }
@@ -111,15 +113,17 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
     // With a factor of 1 nothing is left of the fault.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");
     let (clean, _) = train(&config, None);
-    let poison = Poison::new(4);
-    let (faulty, _) = train(&config, Some(poison));
-    assert_eq!(faulty.incidents.len(), 1);
-    assert_eq!(
-        faulty.incidents[0].returned_to_step, 3,
-        "the epoch's first step"
-    );
-    let means = |outcome: Outcome| outcome.last_test.expect("a record").means;
-    assert_eq!(means(faulty), means(clean));
+    let means = |outcome: &Outcome| outcome.last_test.clone().expect("a record").means;
+    // The third value is finite and a ruin all the same; after step 6 an epoch ends.
+    for (step, value) in [(4, f64::NAN), (4, f64::INFINITY), (4, 1e37), (6, f64::NAN)] {
+        let (faulty, _) = train(&config, Some(Poison::new(step, value)));
+        assert_eq!(faulty.incidents.len(), 1, "{:?}", faulty.incidents);
+        assert_eq!(
+            faulty.incidents[0].returned_to_step, 3,
+            "the epoch's first step"
+        );
+        assert_eq!(means(&faulty), means(&clean));
+    }
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn no_ruin_becomes_a_checkpoint() {
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.save_to(run_dir.clone());
-    trainer.add(Poison::new(4));
+    trainer.add(Poison::new(4, f64::NAN));
     trainer.add(Checkpoints::new(&config.checkpoints));
     let outcome = trainer.fit(&AtomicBool::new(false));
     outcome.ended.expect("it recovers");

@@ -40,7 +40,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Which {
-    /// The epoch of the highest held-out elbo
+    /// That of the best held-out number, by checkpoints.metric of its config
     Best,
     /// The newest
     Last,

@@ -92,8 +92,8 @@ fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn look_at(path: PathBuf) -> Listed {
     let read = RunDir::open(&path).and_then(|run_dir| Overview::read(&run_dir));
     // `train` writes the config first, and never again.
-    let started = fs::metadata(path.join("config.toml"))
-        .and_then(|metadata| metadata.modified())
+    let started = fs::metadata(&path)
+        .and_then(|metadata| metadata.created().or_else(|_| metadata.modified()))
         .ok()
         .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
         .as_ref()

@@ -18,6 +18,7 @@ use vae_train::{
 
 use crate::device::DeviceChoice;
 use crate::progress::Progress;
+use crate::progress::say;
 use crate::{Done, run_config};
 
 /// Train a model as a config file says, or go on with a run
@@ -85,7 +86,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
-    let splits = config.dataset.load()?;
+    config.training.precision.check(device)?;
     match resumed {
         Some(run_dir) => {
             let lock = run_dir.lock()?;
@@ -95,17 +96,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 false => None,
             };
             if let Some(checkpoint) = &checkpoint {
-                check_resume(&run_dir, &checkpoint.state.config, &config)?;
+                check_resume(&run_dir, &checkpoint.state, &config)?;
                 warn_of_other_numbers(&checkpoint.state, &config, device);
             }
+            let splits = config.dataset.load()?;
             let vae = match &checkpoint {
                 Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
                 None => fresh(&config, &splits, device)?,
             };
-            run_dir.reopen(&config)?;
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
         }
         None => {
+            let splits = config.dataset.load()?;
             let vae = fresh(&config, &splits, device)?;
             let out = args
                 .out
@@ -128,12 +130,6 @@ fn train(
     vae: &Vae,
     checkpoint: Option<OpenCheckpoint>,
 ) -> Result<Done> {
-    let bad_files = &splits.report.bad_files;
-    if !bad_files.is_empty() {
-        let file = run_dir.path().join("bad-files.txt");
-        write_whole(&file, bad_files.to_text().as_bytes())
-            .with_context(|| file.display().to_string())?;
-    }
     let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));
@@ -156,7 +152,15 @@ fn train(
         }
         None => String::new(),
     };
-    eprintln!(
+    // Only now is it certain that the run goes on.
+    run_dir.reopen(config)?;
+    let bad_files = &splits.report.bad_files;
+    if !bad_files.is_empty() {
+        let file = run_dir.path().join("bad-files.txt");
+        write_whole(&file, bad_files.to_text().as_bytes())
+            .with_context(|| file.display().to_string())?;
+    }
+    say!(
         "{}: {from}{} training and {} held-out images of {}, {} parameters, {} ({} threads)",
         run_dir.path().display(),
         splits.train.len(),
@@ -288,7 +292,7 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             process::exit(130);
         }
-        eprintln!("stopping after this step; once more to exit at once");
+        say!("stopping after this step; once more to exit at once");
     })
     .context("Ctrl-C handler")?;
     Ok(stop)
@@ -296,7 +300,7 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
-        eprintln!(
+        say!(
             "{} after {} epochs in {:.0} s. Best: epoch {}, test elbo {:.2} nats per image \
              (reconstruction {:.2}, kl {:.2})",
             summary.state,
@@ -308,9 +312,12 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
             best.means.kl,
         );
     }
-    eprintln!("weights: {}", summary.run.join("checkpoints").display());
+    let best = summary.run.join("checkpoints").join("best");
+    if best.exists() {
+        say!("weights: {}", best.display());
+    }
     if ended == Stop::Interrupted {
-        eprintln!("go on with: vae train --resume {}", summary.run.display());
+        say!("go on with: vae train --resume {}", summary.run.display());
     }
     if as_json {
         println!("{}", serde_json::to_string_pretty(summary)?);

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -239,18 +240,19 @@ impl Transformer {
         let cut = self.transform.cut(image.height, image.width)?;
         let ImageSize { height, width } = self.transform.size;
         let cannot = |error: &dyn fmt::Display| format!("cannot be resized: {error}");
-        let from = ImageRef::new(image.width, image.height, image.pixels, PixelType::U8x3)
+        // Typed: the other kinds of pixels would cost a minute of compilation each time.
+        let from = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, image.pixels)
             .map_err(|error| cannot(&error))?;
         // A view, not `ResizeOptions::crop`, whose filter reaches beyond the crop's edges.
-        let from = CroppedImage::new(&from, cut.left, cut.top, cut.width, cut.height)
+        let from = TypedCroppedImage::from_ref(&from, cut.left, cut.top, cut.width, cut.height)
             .map_err(|error| cannot(&error))?;
-        let mut to = Image::from_slice_u8(width, height, &mut self.resized, PixelType::U8x3)
+        let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut self.resized)
             .map_err(|error| cannot(&error))?;
         // The triangle filter, as wide as the pixels that it makes one of: antialiased, and the same
         // as Pillow's and torchvision's bilinear.
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
         self.resizer
-            .resize(&from, &mut to, &options)
+            .resize_typed(&from, &mut to, &options)
             .map_err(|error| cannot(&error))?;
 
         let pixels = self.resized.as_chunks::<3>().0;

@@ -1,15 +1,16 @@
 //! When checkpoints are written.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::{Callback, CheckpointsConfig, Event, Fit, Flow, Position, TrainError};
 
-/// Asks for a checkpoint after every so many epochs, inside an epoch when so many minutes have
+/// Asks for a checkpoint after every so many epochs and after the best so far, inside an epoch when so many minutes have
 /// passed since the last, and at the end, whatever ended the run.
 #[derive(Debug)]
 pub struct Checkpoints {
     config: CheckpointsConfig,
-    last: Option<(Position, Instant)>,
+    /// The last request, or the start.
+    since: Option<Instant>,
 }
 
 impl Checkpoints {
@@ -18,7 +19,7 @@ impl Checkpoints {
     pub fn new(config: &CheckpointsConfig) -> Self {
         Self {
             config: config.clone(),
-            last: None,
+            since: None,
         }
     }
 }
@@ -29,20 +30,22 @@ impl Callback for Checkpoints {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let now = (run.position, Instant::now());
-        let last = *self.last.get_or_insert(now);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let Position { epochs, steps } = run.position;
         let is_due = match event {
-            Event::EpochEnd { .. } => run.position.epochs.is_multiple_of(self.config.every_epochs),
+            Event::EpochEnd { is_best, .. } => {
+                *is_best || epochs.is_multiple_of(self.config.every_epochs)
+            }
             Event::StepEnd { .. } => self
                 .config
                 .every_minutes
-                .is_some_and(|minutes| last.1.elapsed() >= Duration::from_secs_f64(60.0 * minutes)),
-            Event::FitEnd { .. } => run.position != last.0,
+                .is_some_and(|minutes| since.elapsed().as_secs_f64() >= 60.0 * minutes),
+            Event::FitEnd { .. } => steps > 0 && run.last_checkpoint() != Some(run.position),
             _ => false,
         };
         if is_due {
             run.request_checkpoint();
-            self.last = Some(now);
+            self.since = Some(Instant::now());
         }
         Ok(Flow::Continue)
     }

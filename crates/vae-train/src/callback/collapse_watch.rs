@@ -6,15 +6,15 @@ use tracing::warn;
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Says in words, after an epoch, when posterior collapse has set in: the posterior of a latent
-/// dimension is the prior whatever the image, and the decoder ignores it. Says it again only when
-/// the number of dimensions in use has changed.
+/// dimension is the prior whatever the image, and the decoder ignores it. Says it again, without the
+/// advice, only when the number of dimensions in use has changed.
 #[derive(Debug, Default)]
 pub struct CollapseWatch {
     told: Option<u64>,
 }
 
-/// What is to be said of so many dimensions in use.
-fn report(active_units: u64, kl_per_dimension: &[f64]) -> Option<String> {
+/// What is to be said of so many dimensions in use, and what to try.
+fn report(active_units: u64, kl_per_dimension: &[f64]) -> Option<(String, &'static str)> {
     let n = kl_per_dimension.len() as u64;
     if 2 * active_units > n || active_units == n {
         return None;
@@ -33,11 +33,12 @@ fn report(active_units: u64, kl_per_dimension: &[f64]) -> Option<String> {
          (objective.elbo.free_bits) or a lower objective.elbo.beta; otherwise fewer \
          model.latent_dims do the same"
     };
-    Some(format!(
+    let finding = format!(
         "posterior collapse: {active_units} of {n} latent dimensions are in use (kl of each, nats: \
-         {}{more}). {advice}",
+         {}{more})",
         shown.join(", ")
-    ))
+    );
+    Some((finding, advice))
 }
 
 impl Callback for CollapseWatch {
@@ -53,9 +54,12 @@ impl Callback for CollapseWatch {
         } = event
             && let Some(active_units) = test.active_units
             && self.told != Some(active_units)
-            && let Some(report) = report(active_units, kl_per_dimension)
+            && let Some((finding, advice)) = report(active_units, kl_per_dimension)
         {
-            warn!("{report}");
+            match self.told {
+                None => warn!("{finding}. {advice}"),
+                Some(_) => warn!("{finding}"),
+            }
             self.told = Some(active_units);
         }
         Ok(Flow::Continue)
@@ -79,13 +83,13 @@ mod tests {
     fn none_or_few_in_use_is_said_most_in_use_is_not() {
         assert_eq!(report(2, &[1.0, 2.0]), None);
         assert_eq!(report(2, &[1.0, 2.0, 0.0]), None);
-        let partial = report(1, &[0.0, 2.0]).expect("a report");
+        let (partial, advice) = report(1, &[0.0, 2.0]).expect("a report");
         assert!(
             partial.contains("1 of 2") && partial.contains("2.000, 0.000"),
             "{partial}"
         );
-        assert!(partial.contains("harmless"), "{partial}");
-        let total = report(0, &[0.001, 0.0]).expect("a report");
-        assert!(total.contains("ignores the latents"), "{total}");
+        assert!(advice.contains("harmless"), "{advice}");
+        let (_, advice) = report(0, &[0.001, 0.0]).expect("a report");
+        assert!(advice.contains("ignores the latents"), "{advice}");
     }
 }

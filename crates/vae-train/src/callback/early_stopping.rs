@@ -60,8 +60,9 @@ pub struct EarlyStopping {
     progress: Progress,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Progress {
+    metric: Metric,
     best: Option<f64>,
     epochs_without: u64,
 }
@@ -72,7 +73,11 @@ impl EarlyStopping {
     pub fn new(config: &EarlyStoppingConfig) -> Self {
         Self {
             config: config.clone(),
-            progress: Progress::default(),
+            progress: Progress {
+                metric: config.metric,
+                best: None,
+                epochs_without: 0,
+            },
         }
     }
 
@@ -98,20 +103,24 @@ impl Callback for EarlyStopping {
     }
 
     fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let Event::EpochEnd { test, .. } = event else {
-            return Ok(Flow::Continue);
+        let stops = match event {
+            // A resumed run may have stopped before, and not been told to be more patient.
+            Event::FitStart => self.progress.epochs_without >= self.config.patience_epochs,
+            Event::EpochEnd { test, .. } => {
+                let value = self.config.metric.of(test);
+                value.is_some_and(|value| self.observe(value))
+            }
+            _ => false,
         };
-        let value = self.config.metric.of(test);
-        Ok(if value.is_some_and(|value| self.observe(value)) {
-            tracing::warn!(
-                "stopping early: no better held-out {:?} for {} epochs",
-                self.config.metric,
-                self.progress.epochs_without
-            );
-            Flow::Stop
-        } else {
-            Flow::Continue
-        })
+        if !stops {
+            return Ok(Flow::Continue);
+        }
+        tracing::warn!(
+            "stopping early: for {} epochs the held-out {} has not become better",
+            self.progress.epochs_without,
+            json!(self.config.metric).as_str().unwrap_or("metric"),
+        );
+        Ok(Flow::Stop)
     }
 
     fn state(&self) -> Value {
@@ -119,7 +128,11 @@ impl Callback for EarlyStopping {
     }
 
     fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
-        self.progress = super::parse_state(self.name(), state)?;
+        let progress: Progress = super::parse_state(self.name(), state)?;
+        // Another metric's best says nothing of this one.
+        if progress.metric == self.config.metric {
+            self.progress = progress;
+        }
         Ok(())
     }
 }

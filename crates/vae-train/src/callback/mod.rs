@@ -68,6 +68,9 @@ pub trait Callback {
 
     /// Reacts to an event, and says whether training goes on.
     ///
+    /// When a number is none the run returns to an earlier step (`[safety]` of the config): the steps
+    /// since are told once more, and what the callback remembers of them is its own to mend.
+    ///
     /// # Errors
     /// Whatever should end the run. A full disk only makes it pause: the event is given again, so
     /// what was written in part has to be taken back before the error is returned.

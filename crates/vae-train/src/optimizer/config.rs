@@ -1,4 +1,4 @@
-//! The `[optimizer.…]` and `[clip]` tables.
+//! The `[optimizer.…]` and `[training.clip]` tables.
 
 use serde::{Deserialize, Serialize};
 
@@ -229,7 +229,7 @@ impl OptimizerConfig {
     }
 }
 
-/// Bounds on the gradients (`[clip]` in a config file), against the rare batch that would throw the weights far away.
+/// Bounds on the gradients (`[training.clip]` in a config file), against the rare batch that would throw the weights far away.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClipConfig {
@@ -247,8 +247,9 @@ impl ClipConfig {
     /// A bound that is not positive.
     pub fn check(&self) -> Result<(), TrainError> {
         self.norm
-            .map_or(Ok(()), |norm| range::positive("clip.norm", norm))?;
-        self.value
-            .map_or(Ok(()), |value| range::positive("clip.value", value))
+            .map_or(Ok(()), |norm| range::positive("training.clip.norm", norm))?;
+        self.value.map_or(Ok(()), |value| {
+            range::positive("training.clip.value", value)
+        })
     }
 }
