@@ -18,6 +18,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -370,10 +371,17 @@ fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Resu
     Ok(bytes)
 }
 
+const PARTIAL_PREFIX: &str = ".pack-";
+const PARTIAL_SUFFIX: &str = ".partial";
+
+/// A partial pack that nobody has written to for so long was left by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// A file beside the pack that vanishes unless it gets the pack's name.
 fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    remove_abandoned(folder);
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".pack-").suffix(".partial");
+    builder.prefix(PARTIAL_PREFIX).suffix(PARTIAL_SUFFIX);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -381,6 +389,21 @@ fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
     builder.tempfile_in(folder)
+}
+
+/// Removes what it can: another process may be at it, or nothing may be removed here.
+fn remove_abandoned(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let age = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_abandoned = name.starts_with(PARTIAL_PREFIX)
+            && name.ends_with(PARTIAL_SUFFIX)
+            && age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED));
+        if is_abandoned {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
@@ -396,4 +419,32 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let old = SystemTime::now() - 2 * ABANDONED;
+        for (name, is_old) in [
+            (".pack-1.partial", true),
+            (".pack-2.partial", false),
+            ("photo.partial", true),
+        ] {
+            let file = File::create(path(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        drop(new_file(folder.path()).unwrap());
+        let exists = |name| path(name).exists();
+        assert!(!exists(".pack-1.partial"));
+        assert!(exists(".pack-2.partial") && exists("photo.partial"));
+    }
 }
