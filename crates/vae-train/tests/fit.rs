@@ -1,27 +1,16 @@
 //! The loop, evaluation and checkpoints on a small data set in memory.
 
+mod common;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
-use tch::{Device, Tensor};
-use vae_data::{Dataset, Splits};
-use vae_model::{ImageShape, MlpConfig, ModelConfig, NetworkConfig, Vae};
+use common::{SHAPE, dataset};
+use tch::Device;
+use vae_data::Splits;
+use vae_model::{MlpConfig, ModelConfig, NetworkConfig, Vae};
 use vae_train::{Callback, Event, Fit, Flow, RunConfig, Stop, TrainError, Trainer, evaluate};
-
-const SHAPE: ImageShape = ImageShape {
-    channels: 1,
-    height: 4,
-    width: 5,
-};
-
-fn dataset(n: i64) -> Dataset {
-    let bytes: Vec<u8> = (0..n * SHAPE.n_values())
-        .map(|i| if (i * i) % 11 < 4 { 220 } else { 10 })
-        .collect();
-    let images = Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width]);
-    Dataset::new(images, None).expect("a data set")
-}
 
 fn splits() -> Splits {
     Splits::new(dataset(22), dataset(7))

@@ -1,33 +1,21 @@
 //! Going on with a run: bit for bit what it would have been without the stop.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use common::{SHAPE, alone, dataset};
 use serde_json::Value;
-use tch::{Device, Tensor};
-use vae_data::{Dataset, Splits, derive_seed};
-use vae_model::{ImageShape, MlpConfig, NetworkConfig, Vae};
+use tch::Device;
+use vae_data::{Splits, derive_seed};
+use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
     Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, MetricsLog, Precision,
     RunConfig, RunDir, Stop, TrainError, Trainer,
 };
-
-const SHAPE: ImageShape = ImageShape {
-    channels: 1,
-    height: 6,
-    width: 5,
-};
-
-fn dataset(n: i64) -> Dataset {
-    let bytes: Vec<u8> = (0..n * SHAPE.n_values())
-        .map(|i| if (i * i) % 11 < 4 { 220 } else { 10 })
-        .collect();
-    let images = Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width]);
-    Dataset::new(images, None).expect("a data set")
-}
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
 fn splits() -> Splits {
@@ -69,13 +57,9 @@ impl Callback for StopAt {
     }
 }
 
-/// libtorch has one generator for all threads, these tests run side by side, and a new model draws
-/// from it.
-static GENERATOR: Mutex<()> = Mutex::new(());
-
 /// A process of its own, as far as the run can tell.
 fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) -> Stop {
-    let _mine = GENERATOR.lock();
+    let _mine = alone();
     let splits = splits();
     // What a fresh process has not: a generator that was used already.
     tch::manual_seed(99);
@@ -322,7 +306,7 @@ fn another_data_set_is_refused() {
     let run = new_run(&config);
     train(&run.run_dir, &config, false, StopAt::Epoch(1));
     let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
-    let _mine = GENERATOR.lock();
+    let _mine = alone();
     let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
     let splits = Splits::new(dataset(23), dataset(7));
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
@@ -346,7 +330,7 @@ fn only_the_newest_and_the_best_checkpoints_stay() {
     let last = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     let expected = if best.folder == last.folder { 1 } else { 2 };
     assert_eq!(names.len(), expected, "{names:?}");
-    let _mine = GENERATOR.lock();
+    let _mine = alone();
     assert!(Vae::load(run.run_dir.checkpoints().join("last"), Device::Cpu).is_ok());
 }
 
@@ -362,7 +346,7 @@ fn averaged_weights_are_the_model_and_the_raw_ones_lie_beside() {
     let raw = vae_model::read_tensors(&folder.join("raw-weights.safetensors"))
         .expect("raw")
         .tensors;
-    let _mine = GENERATOR.lock();
+    let _mine = alone();
     let vae = Vae::load(&folder, Device::Cpu).expect("a model");
     let differ = vae
         .named_variables()

@@ -1,28 +1,16 @@
 //! Numbers that are none: back to the last good state, a lower learning rate, and the culprit's name.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod common;
 
+use std::sync::atomic::AtomicBool;
+
+use common::{SHAPE, alone, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_data::{Dataset, Splits};
-use vae_model::{ImageShape, Vae};
+use vae_data::Splits;
+use vae_model::Vae;
 use vae_train::{
     Callback, Checkpoints, Event, Fit, Flow, Outcome, RunConfig, RunDir, TrainError, Trainer,
 };
-
-const SHAPE: ImageShape = ImageShape {
-    channels: 1,
-    height: 6,
-    width: 5,
-};
-
-fn dataset(n: i64) -> Dataset {
-    let bytes: Vec<u8> = (0..n * SHAPE.n_values())
-        .map(|i| if (i * i) % 11 < 4 { 220 } else { 10 })
-        .collect();
-    let images = Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width]);
-    Dataset::new(images, None).expect("a data set")
-}
 
 fn config(extra: &str) -> RunConfig {
     let text = format!(
@@ -30,12 +18,6 @@ fn config(extra: &str) -> RunConfig {
          [training]\nepochs = 3\nbatch_size = 8\n"
     );
     toml::from_str(&text).expect("a config")
-}
-
-/// libtorch has one generator for all threads, and these tests run side by side.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
