@@ -81,10 +81,7 @@ impl Callback for Progress {
                 self.last_refresh = Some(Instant::now());
                 let means = totals.means();
                 self.bar.set_position(run.position.steps);
-                self.bar.set_message(format!(
-                    "elbo {:.2}  reconstruction {:.2}  kl {:.2}",
-                    means.elbo, means.reconstruction, means.kl
-                ));
+                self.bar.set_message(means.to_string());
             }
             Event::EpochEnd {
                 train,
@@ -93,13 +90,13 @@ impl Callback for Progress {
                 ..
             } => {
                 self.line(&format!(
-                    "epoch {}/{epochs}: test elbo {:.2} (reconstruction {:.2}, kl {:.2}), train \
-                     elbo {:.2}, loss {:.4}; {:.0} images/s, {:.0} s{}",
+                    "epoch {}/{epochs}: test {}, train {}, loss {:.4}; {:.0} images/s, {:.0} s{}",
                     test.epoch,
-                    test.means.elbo,
-                    test.means.reconstruction,
-                    test.means.kl,
-                    train.means.elbo,
+                    test.means,
+                    match train.means.elbo {
+                        Some(elbo) => format!("elbo {elbo:.2}"),
+                        None => train.means.to_string(),
+                    },
                     train.means.loss,
                     train.images_per_s,
                     train.seconds + test.seconds,

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::compatibility;
 use crate::network::check_sizes;
-use crate::{Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, Prior};
+use crate::{Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig};
 
 /// The parts of a model (`[model]` in a config file).
 ///
@@ -22,7 +23,7 @@ pub struct ModelConfig {
     /// Z, the number of latent dimensions. Default 2: a plane that one can look at.
     pub latent_dims: i64,
     /// p(z). Default `"standard_normal"`.
-    pub prior: Prior,
+    pub prior: PriorConfig,
     /// p(x|z). Default `"bernoulli"`.
     pub likelihood: LikelihoodConfig,
     /// How fresh weights are drawn. Default `"pytorch"`.
@@ -37,7 +38,7 @@ impl Default for ModelConfig {
     fn default() -> Self {
         Self {
             latent_dims: 2,
-            prior: Prior::default(),
+            prior: PriorConfig::default(),
             likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
             posterior: PosteriorConfig::default(),
@@ -50,10 +51,13 @@ impl ModelConfig {
     /// Checks what can be checked before the images are known.
     ///
     /// # Errors
-    /// The first key whose value no model can be built from.
+    /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
         check_sizes("model.latent_dims", &[self.latent_dims])?;
+        self.posterior.check(self.latent_dims)?;
+        self.prior.check(self.latent_dims)?;
         self.likelihood.check()?;
-        self.network.check()
+        self.network.check()?;
+        compatibility::check_model(self)
     }
 }

@@ -34,6 +34,12 @@ pub enum ModelError {
         /// The model's latent dimensions.
         latent_dims: i64,
     },
+    /// A model that has no elbo.
+    #[error(
+        "a deterministic posterior has no density, and so this model no elbo; its reconstruction is in \
+         the terms of its draws"
+    )]
+    NoElbo,
     /// A weights file that is damaged, or belongs to another model.
     #[error("{path}: {problem}")]
     Weights {

@@ -28,12 +28,12 @@
 //!
 //! let images = Tensor::randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let posterior = vae.encode(&images)?;
-//! assert_eq!(posterior.mean().size(), [8, 2]);
+//! assert_eq!(posterior.center().size(), [8, 2]);
 //!
-//! let terms = vae.elbo(&images)?; // one number for each image, in nats
-//! assert_eq!(terms.elbo().size(), [8]);
+//! let elbo = vae.elbo(&images)?; // one number for each image, in nats
+//! assert_eq!(elbo.size(), [8]);
 //!
-//! let decoded = vae.decode(posterior.mean())?; // [8, 1, 28, 28] in [0, 1]
+//! let decoded = vae.decode(&posterior.center())?; // [8, 1, 28, 28] in [0, 1]
 //! let sampled = vae.sample(16)?; // new images from the prior
 //! assert_eq!((decoded.size()[0], sampled.size()[0]), (8, 16));
 //! # Ok(())
@@ -45,10 +45,12 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod compatibility;
 mod config;
 mod error;
 mod image_shape;
 mod likelihood;
+mod math;
 mod mode;
 mod network;
 mod objective;
@@ -71,11 +73,16 @@ pub use network::{
     ResidualConfig,
 };
 pub use objective::{
-    BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, ElboConfig, Objective,
-    PixelMeanConfig,
+    AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
+    CapacityConfig, CiwaeConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
+    ElboConfig, Estimator, IwaeConfig, Kernel, KlConfig, LatentNormConfig, LossContext, MmdConfig,
+    NestedConfig, Objective, PixelMeanConfig, Regularizer,
 };
-pub use posterior::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale, PosteriorConfig};
-pub use prior::Prior;
+pub use posterior::{
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, Latents, NoiseScale, Posterior,
+    PosteriorConfig,
+};
+pub use prior::{Encoder, Prior, PriorConfig, Support};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
 pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

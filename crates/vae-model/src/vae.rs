@@ -5,9 +5,13 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::network::Sockets;
+use crate::posterior::PosteriorFamily;
 use crate::watch::watch;
 use crate::weights::{self, Header};
-use crate::{DiagonalGaussian, ImageShape, Likelihood, Mode, ModelConfig, ModelError, Network};
+use crate::{
+    ClosedKl, ImageShape, Latents, Likelihood, Mode, ModelConfig, ModelError, Network, Posterior,
+    Prior,
+};
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
@@ -18,6 +22,8 @@ pub struct Vae {
     image: ImageShape,
     variables: nn::VarStore,
     network: Box<dyn Network>,
+    posterior: Box<dyn PosteriorFamily>,
+    prior: Box<dyn Prior>,
     likelihood: Box<dyn Likelihood>,
 }
 
@@ -25,16 +31,20 @@ pub struct Vae {
 #[derive(Debug)]
 pub struct Draws {
     /// q(z|x).
-    pub posterior: DiagonalGaussian,
+    pub posterior: Box<dyn Posterior>,
     /// z `[K, B, Z]`.
     pub latents: Tensor,
-    /// Parameters of p(x|z), `[K, B, L·C, H, W]`; [`Vae::mean_images`] makes images of them.
+    /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] makes images of them.
     pub params: Tensor,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
-    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, in closed form, `[B, Z]`.
-    pub kl_per_dimension: Tensor,
-    /// Their sums: the terms of the ELBO, the reconstruction as the mean of the K samples.
+    /// log p(z) in nats, `[K, B]`.
+    pub log_pz: Tensor,
+    /// log q(z|x) in nats, `[K, B]`; none of a deterministic posterior.
+    pub log_qz_x: Option<Tensor>,
+    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, where it is known in closed form.
+    pub kl_per_dimension: Option<Tensor>,
+    /// The terms of the ELBO, as means of the K samples; the kl in closed form where there is one.
     pub terms: ElboTerms,
 }
 
@@ -43,14 +53,14 @@ pub struct Draws {
 pub struct ElboTerms {
     /// −E_q\[log p(x|z)\], `[B]`.
     pub reconstruction: Tensor,
-    /// KL(q(z|x) ‖ p(z)), `[B]`.
-    pub kl: Tensor,
+    /// KL(q(z|x) ‖ p(z)), `[B]`; none of a deterministic posterior.
+    pub kl: Option<Tensor>,
 }
 
 impl ElboTerms {
-    /// −(reconstruction + kl), a lower bound of log p(x), `[B]`.
-    pub fn elbo(&self) -> Tensor {
-        -(&self.reconstruction + &self.kl)
+    /// −(reconstruction + kl), a lower bound of log p(x), `[B]`; none of a deterministic posterior.
+    pub fn elbo(&self) -> Option<Tensor> {
+        self.kl.as_ref().map(|kl| -(&self.reconstruction + kl))
     }
 }
 
@@ -86,12 +96,22 @@ impl Vae {
         let root = variables.root();
         let network = config.network.build(&root, sockets);
         let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
+        let (latent_dims, initialization) = (config.latent_dims, config.initialization);
+        let posterior =
+            config
+                .posterior
+                .build(&(&root / "posterior"), latent_dims, initialization);
+        let prior = config
+            .prior
+            .build(&(&root / "prior"), latent_dims, image, initialization);
         variables.set_device(device);
         Ok(Self {
             config: config.clone(),
             image,
             variables,
             network,
+            posterior,
+            prior,
             likelihood,
         })
     }
@@ -164,11 +184,22 @@ impl Vae {
         variables.iter().map(|(_, weights)| weights.numel()).sum()
     }
 
+    /// Lets the parts that can make use of it start from training images, bytes `[B, C, H, W]`:
+    /// VampPrior's pseudo-inputs. To be called once, before the first step.
+    ///
+    /// # Errors
+    /// Images of another shape or kind.
+    pub fn start_from(&self, images: &Tensor) -> Result<(), ModelError> {
+        self.check_images(images)?;
+        self.prior.start_from(&images.to_device(self.device()));
+        Ok(())
+    }
+
     /// q(z|x) for bytes `[B, C, H, W]`.
     ///
     /// # Errors
     /// Images of another shape or kind.
-    pub fn encode(&self, images: &Tensor) -> Result<DiagonalGaussian, ModelError> {
+    pub fn encode(&self, images: &Tensor) -> Result<Box<dyn Posterior>, ModelError> {
         Ok(self.posterior(&self.scaled(images)?, Mode::Evaluate))
     }
 
@@ -177,16 +208,15 @@ impl Vae {
     /// # Errors
     /// Latents of another shape.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        let size = latents.size();
-        if size.len() != 2 || size[1] != self.config.latent_dims {
-            return Err(ModelError::Latents {
-                found: size,
-                latent_dims: self.config.latent_dims,
-            });
-        }
-        let latents = latents.to_device(self.device()).to_kind(Kind::Float);
+        let latents = self.checked_latents(latents)?;
         let params = self.decoded(&latents, Mode::Evaluate);
         Ok(self.likelihood.mean_image(&params).contiguous())
+    }
+
+    /// `n` latents drawn from the prior, `[n, Z]`.
+    pub fn sample_latents(&self, n: i64) -> Tensor {
+        self.prior
+            .sample(n, self.device(), &self.encoder(Mode::Evaluate))
     }
 
     /// `n` new mean images in `[0, 1]`, decoded from the prior, `[n, C, H, W]`.
@@ -194,24 +224,44 @@ impl Vae {
     /// # Errors
     /// libtorch refuses.
     pub fn sample(&self, n: i64) -> Result<Tensor, ModelError> {
-        let prior = self.config.prior;
-        self.decode(&prior.sample(n, self.config.latent_dims, self.device()))
+        self.decode(&self.sample_latents(n))
     }
 
-    /// What the model makes of images: the mean image of the posterior's mean, in `[0, 1]`.
+    /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn prior_log_prob(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        let latents = self.checked_latents(latents)?;
+        Ok(self
+            .prior
+            .log_prob(&latents, &self.encoder(Mode::Evaluate)))
+    }
+
+    /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: to which
+    /// cluster an image belongs. None where the prior has no components.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn log_assignment(&self, latents: &Tensor) -> Result<Option<Tensor>, ModelError> {
+        Ok(self.prior.log_assignment(&self.checked_latents(latents)?))
+    }
+
+    /// What the model makes of images: the mean image of the posterior's center, in `[0, 1]`.
     ///
     /// # Errors
     /// Images of another shape or kind.
     pub fn reconstruct(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        self.decode(self.encode(images)?.mean())
+        self.decode(&self.encode(images)?.center())
     }
 
-    /// A one-sample estimate of the ELBO's terms for each image, in nats.
+    /// A one-sample estimate of the ELBO for each image in nats, `[B]`. [`Self::draw`] gives its terms.
     ///
     /// # Errors
-    /// Images of another shape or kind.
-    pub fn elbo(&self, images: &Tensor) -> Result<ElboTerms, ModelError> {
-        Ok(self.draw(images, 1, Mode::Evaluate)?.terms)
+    /// Images of another shape or kind; a model whose deterministic posterior has no ELBO.
+    pub fn elbo(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        let draws = self.draw(images, 1, Mode::Evaluate)?;
+        draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
     /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them.
@@ -220,12 +270,12 @@ impl Vae {
     /// Images of another shape or kind.
     pub fn draw(&self, images: &Tensor, n_samples: i64, mode: Mode) -> Result<Draws, ModelError> {
         let targets = self.scaled(images)?;
-        let posterior = self.posterior(&targets, mode);
-        let noise = posterior.noise(n_samples);
-        Ok(self.draws(&targets, posterior, &noise, mode))
+        let shape = [n_samples, targets.size()[0], self.config.latent_dims];
+        let noise = Tensor::randn(shape, (Kind::Float, self.device()));
+        Ok(self.draws(&targets, &noise, mode))
     }
 
-    /// [`Self::draw`] with given noise ε `[K, B, Z]`.
+    /// [`Self::draw`] with given standard normal noise ε `[K, B, Z]`.
     ///
     /// # Errors
     /// Images of another shape or kind, or noise that does not fit them.
@@ -243,8 +293,7 @@ impl Vae {
                 latent_dims: self.config.latent_dims,
             });
         }
-        let posterior = self.posterior(&targets, mode);
-        Ok(self.draws(&targets, posterior, noise, mode))
+        Ok(self.draws(&targets, noise, mode))
     }
 
     /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
@@ -253,50 +302,100 @@ impl Vae {
         images.unflatten(0, &draws.params.size()[..2])
     }
 
-    fn posterior(&self, targets: &Tensor, mode: Mode) -> DiagonalGaussian {
-        // Under autocast the network computes in half precision; densities need f32.
-        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
-        let posterior = self.config.posterior.distribution(&params);
-        watch("posterior mean", posterior.mean());
-        watch("posterior log_var", &posterior.log_var());
-        posterior
+    /// −log p(z) of the codes, a scalar: how a learned prior gets to know the codes of a deterministic
+    /// posterior, which has no kl to train it by. The codes are constants to it, so that it is fitted to
+    /// them and they not to it. None where there is nothing to fit.
+    pub(crate) fn code_density_loss(&self, draws: &Draws) -> Option<Tensor> {
+        if self.config.posterior.has_density() || self.prior.is_base() {
+            return None;
+        }
+        let codes = draws.latents.detach().flatten(0, 1);
+        let log_pz = self.prior.log_prob(&codes, &self.encoder(Mode::Evaluate));
+        Some(-log_pz.mean(Kind::Float))
     }
 
-    /// Likelihood parameters in f32, `[N, L·C, H, W]`, for latents `[N, Z]`.
+    fn posterior(&self, targets: &Tensor, mode: Mode) -> Box<dyn Posterior> {
+        // Under autocast the network computes in half precision; densities need f32.
+        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
+        watch("posterior parameters", &params);
+        self.posterior.distribution(&params)
+    }
+
+    /// For priors that are made of posteriors.
+    fn encoder(&self, mode: Mode) -> impl Fn(&Tensor) -> Box<dyn Posterior> {
+        move |images| self.posterior(&self.likelihood.scale(images), mode)
+    }
+
+    /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
     fn decoded(&self, latents: &Tensor, mode: Mode) -> Tensor {
         self.network.decode(latents, mode).to_kind(Kind::Float)
     }
 
-    fn draws(
-        &self,
-        targets: &Tensor,
-        posterior: DiagonalGaussian,
-        noise: &Tensor,
-        mode: Mode,
-    ) -> Draws {
-        let latents = posterior.latents(noise); // [K, B, Z]
+    fn draws(&self, targets: &Tensor, noise: &Tensor, mode: Mode) -> Draws {
+        let posterior = self.posterior(targets, mode);
+        let shape = &noise.size()[..2]; // K, B
+        let Latents {
+            latents, // [K, B, Z]
+            log_prob: log_qz_x,
+        } = posterior.draw(noise);
         watch("posterior latents", &latents);
-        let params = self.decoded(&latents.flatten(0, 1), mode); // [K·B, L·C, H, W]
-        let params = params.unflatten(0, &noise.size()[..2]); // [K, B, L·C, H, W]
+        let flat = latents.flatten(0, 1); // [K·B, Z]
+        let log_pz = self.prior.log_prob(&flat, &self.encoder(mode));
+        watch("prior log_prob", &log_pz);
+        let log_pz = log_pz.unflatten(0, shape); // [K, B]
+        let params = self.decoded(&flat, mode).unflatten(0, shape); // [K, B, …, H, W]
         let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
         watch("likelihood log_prob", &log_px_z);
-        let kl_per_dimension = self.config.prior.kl_per_dimension(&posterior); // [B, Z]
+
+        let closed = posterior.kl().filter(|_| self.prior.is_base());
+        let (kl, kl_per_dimension) = match closed {
+            Some(ClosedKl::PerDimension(kl)) => (
+                Some(kl.sum_dim_intlist(-1, false, Kind::Float)),
+                Some(kl),
+            ),
+            Some(ClosedKl::Total(kl)) => (Some(kl), None),
+            None => {
+                let sampled = log_qz_x
+                    .as_ref()
+                    .map(|log_qz_x| (log_qz_x - &log_pz).mean_dim(0, false, Kind::Float));
+                (sampled, None)
+            }
+        };
         let terms = ElboTerms {
             reconstruction: -log_px_z.mean_dim(0, false, Kind::Float),
-            kl: kl_per_dimension.sum_dim_intlist(-1, false, Kind::Float),
+            kl,
         };
         Draws {
             posterior,
             latents,
             params,
             log_px_z,
+            log_pz,
+            log_qz_x,
             kl_per_dimension,
             terms,
         }
     }
 
+    /// Checks latents `[N, Z]` and brings them to the model's device.
+    fn checked_latents(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        let size = latents.size();
+        if size.len() != 2 || size[1] != self.config.latent_dims {
+            return Err(ModelError::Latents {
+                found: size,
+                latent_dims: self.config.latent_dims,
+            });
+        }
+        Ok(latents.to_device(self.device()).to_kind(Kind::Float))
+    }
+
     /// Checks images and scales them for the likelihood, on the model's device.
     fn scaled(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        self.check_images(images)?;
+        Ok(self.likelihood.scale(&images.to_device(self.device())))
+    }
+
+    fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
         let ImageShape {
             channels,
             height,
@@ -310,7 +409,6 @@ impl Vae {
                 wanted: self.image,
             });
         }
-        let images = images.to_device(self.device());
-        Ok(self.likelihood.scale(&images))
+        Ok(())
     }
 }

@@ -21,8 +21,9 @@ impl Callback for Goal {
         let Event::EpochEnd { test, .. } = event else {
             return Ok(Flow::Continue);
         };
-        println!("epoch {}: {:.1} nats", test.epoch, test.means.elbo);
-        Ok(if test.means.elbo > self.0 {
+        let elbo = test.means.elbo.unwrap_or(f64::NEG_INFINITY);
+        println!("epoch {}: {elbo:.1} nats", test.epoch);
+        Ok(if elbo > self.0 {
             Flow::Stop
         } else {
             Flow::Continue

@@ -25,7 +25,7 @@ use tracing::warn;
 use vae_model::{Vae, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
 
 use crate::metric::SavedTotals;
-use crate::{Incident, Metric, Position, Record, RunConfig, RunDir, TrainError};
+use crate::{Incident, LatentUse, Metric, Position, Record, RunConfig, RunDir, TrainError};
 
 /// Which of a run's checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub struct CheckpointState {
     pub position: Position,
     /// The held-out record of these weights; none inside an epoch.
     pub test: Option<Record>,
-    /// Mean kl of each latent dimension at the last evaluation, nats; none before the first.
-    pub kl_per_dimension: Option<Vec<f64>>,
+    /// How much each latent dimension was used at the last evaluation; none before the first.
+    pub latent_use: Option<LatentUse>,
     /// The experiment.
     pub config: RunConfig,
     /// What a run needs to go on, beside the tensors.

@@ -128,7 +128,7 @@ impl RunConfig {
     pub fn check(&self) -> Result<(), TrainError> {
         self.dataset.validate()?;
         self.model.check()?;
-        self.objective.check()?;
+        self.objective.check(&self.model)?;
         self.optimizer.check()?;
         self.schedule.check()?;
         self.training.clip.check()?;
@@ -136,13 +136,12 @@ impl RunConfig {
             range::below_1("training.ema_decay", decay)?;
         }
         self.checkpoints.check()?;
-        let likelihood = &self.model.likelihood;
         let metric = self.checkpoints.metric;
-        metric.check("checkpoints.metric", likelihood)?;
+        metric.check("checkpoints.metric", &self.model)?;
         if let Some(early_stopping) = &self.early_stopping {
             early_stopping.check()?;
             let metric = early_stopping.metric;
-            metric.check("early_stopping.metric", likelihood)?;
+            metric.check("early_stopping.metric", &self.model)?;
         }
         self.safety.check()?;
         if self.training.epochs == 0 {

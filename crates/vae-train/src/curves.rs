@@ -64,27 +64,38 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
     };
     let mut rate = curve("train", &|record| record.learning_rate.unwrap_or(f64::NAN));
     rate.name.clear();
-    let panels = [
-        panel("elbo", &|record| record.means.elbo),
-        panel("reconstruction", &|record| record.means.reconstruction),
-        panel("kl", &|record| record.means.kl),
-        Panel {
-            title: "learning rate",
-            unit: "step size",
-            curves: vec![rate],
-        },
-    ];
+    let reconstruction = panel("reconstruction", &|record| record.means.reconstruction);
+    let rate = Panel {
+        title: "learning rate",
+        unit: "step size",
+        curves: vec![rate],
+    };
+    let has_elbo = records.iter().all(|record| record.means.elbo.is_some());
+    let panels = match has_elbo {
+        true => vec![
+            panel("elbo", &|record| record.means.elbo.unwrap_or(f64::NAN)),
+            reconstruction,
+            panel("kl", &|record| record.means.kl.unwrap_or(f64::NAN)),
+            rate,
+        ],
+        // A deterministic posterior has none.
+        false => vec![reconstruction, rate],
+    };
     let subtitle = best(records).map_or_else(
         || "no epoch yet".to_owned(),
         |record| {
+            let (name, value) = match record.means.elbo {
+                Some(elbo) => ("elbo", elbo),
+                None => ("reconstruction", record.means.reconstruction),
+            };
             format!(
-                "best test elbo {} nats per image, epoch {}",
-                decimal(record.means.elbo, 2),
+                "best test {name} {} nats per image, epoch {}",
+                decimal(value, 2),
                 record.epoch
             )
         },
     );
-    draw(title, &subtitle, &panels, (2, 2))
+    draw(title, &subtitle, &panels, (panels.len().div_ceil(2), 2))
 }
 
 /// The test elbo of several runs by epoch, each with its name.
@@ -99,20 +110,23 @@ pub fn comparison(runs: &[(String, Vec<Record>)]) -> Result<DynamicImage, TrainE
             .iter()
             .map(|(name, records)| Curve {
                 name: name.clone(),
-                points: points(records, "test", &|record| record.means.elbo),
+                points: points(records, "test", &|record| {
+                    record.means.elbo.unwrap_or(f64::NAN)
+                }),
             })
             .collect(),
     };
     draw("Test elbo by epoch", "higher is better", &[panel], (1, 1))
 }
 
-/// The held-out record with the highest elbo.
+/// The held-out record with the highest elbo, or the least reconstruction where there is no elbo.
 pub(crate) fn best(records: &[Record]) -> Option<&Record> {
+    let value = |record: &Record| record.means.elbo.unwrap_or(-record.means.reconstruction);
     records
         .iter()
-        .filter(|record| record.split == "test" && record.means.elbo.is_finite())
+        .filter(|record| record.split == "test" && value(record).is_finite())
         .reduce(|best, record| {
-            if record.means.elbo > best.means.elbo {
+            if value(record) > value(best) {
                 record
             } else {
                 best

@@ -1,74 +1,118 @@
 //! Evaluation on held-out images.
 
-use tch::{Kind, Tensor, no_grad};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{Mode, Objective, Vae};
+use vae_model::{LossContext, Mode, Vae};
 
-use crate::TrainError;
 use crate::metric::{Means, Totals};
+use crate::{RunConfig, TrainError};
 
 /// What a pass over held-out images says.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Means over the images.
     pub means: Means,
-    /// Mean kl of each latent dimension, nats: the larger, the more the dimension is used.
-    pub kl_per_dimension: Vec<f64>,
-    /// Latent dimensions in use: the variance of the posterior's mean over the images is above 0.01
-    /// (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
-    pub active_units: u64,
+    /// How much each latent dimension is used.
+    pub latent_use: LatentUse,
     /// Mean squared error of the mean images against the images, pixels from 0 to 1.
     pub mse: f64,
 }
 
-/// Variance of the posterior's mean above which a latent dimension counts as in use.
+/// How much each latent dimension is used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatentUse {
+    /// Mean kl of each latent dimension, nats; none where the parts have no closed form for it.
+    pub kl: Option<Vec<f64>>,
+    /// Variance over the images of the posterior's center in each dimension.
+    pub center_variance: Vec<f64>,
+}
+
+/// Variance of the posterior's center above which a latent dimension counts as in use.
 const ACTIVE_VARIANCE: f64 = 0.01;
 
+impl LatentUse {
+    /// Latent dimensions in use: the variance of the posterior's center over the images is above 0.01
+    /// (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
+    #[must_use]
+    pub fn active_units(&self) -> u64 {
+        let active = |variance: &&f64| **variance > ACTIVE_VARIANCE;
+        self.center_variance.iter().filter(active).count() as u64
+    }
+
+    /// A number for each dimension that is larger the more it is used: the kl where it is known, or else
+    /// the variance of the center.
+    #[must_use]
+    pub fn ranking(&self) -> &[f64] {
+        self.kl.as_deref().unwrap_or(&self.center_variance)
+    }
+}
+
 /// One pass over the data set without gradients. The noise is the same every time, so that epochs
-/// differ by their weights alone. The loss is the objective's at `step`.
+/// differ by their weights alone. The loss is the objective's at `step`, with as many samples of z as it
+/// trains with; `n_train_images` is the size of the training set.
 ///
 /// # Errors
 /// Images of another shape than the model's; libtorch refuses.
 pub fn evaluate(
     vae: &Vae,
-    objective: &Objective,
+    config: &RunConfig,
     dataset: &Dataset,
-    batch_size: usize,
-    seed: u64,
+    n_train_images: usize,
     step: u64,
 ) -> Result<Evaluation, TrainError> {
-    tch::manual_seed(derive_seed(seed, 0, "evaluation noise") as i64);
+    tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
+    let objective = &config.objective;
+    let context = LossContext {
+        vae,
+        step,
+        n_images: n_train_images as u64,
+    };
+    let n_samples = objective.n_samples();
+    // As many decoded images at a time as the config has memory for.
+    let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
+    let draw_and_lose = |images: &Tensor| -> Result<_, TrainError> {
+        let draws = vae.draw(images, n_samples, Mode::Evaluate)?;
+        let loss = objective.loss(&draws, context).detach();
+        Ok((draws, loss))
+    };
     no_grad(|| {
         let mut totals = Totals::new(vae.device());
         let latent_dims = vae.config().latent_dims;
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
-        let (mut kl_sums, mut mean_sums, mut square_sums) = (zeros(), zeros(), zeros());
+        let mut kl_sums = Some(zeros());
+        let (mut center_sums, mut square_sums) = (zeros(), zeros());
         for images in Batches::sequential(dataset, batch_size, vae.device()) {
             let images = images?;
-            let draws = vae.draw(&images, 1, Mode::Evaluate)?;
-            let loss = objective.loss(&draws, vae.image_shape(), step);
+            let (draws, loss) = match objective.needs_gradients() {
+                true => with_grad(|| draw_and_lose(&images))?,
+                false => draw_and_lose(&images)?,
+            };
             totals.add(&draws.terms, &loss, None);
             let targets = images.to_kind(Kind::Float) / 255.0;
-            let errors = vae.mean_images(&draws).squeeze_dim(0) - targets;
-            squared_errors += errors.square().sum(Kind::Double);
-            kl_sums += draws
-                .kl_per_dimension
-                .sum_dim_intlist(0, false, Kind::Double);
-            let mean = draws.posterior.mean().to_kind(Kind::Double); // [B, Z]
-            mean_sums += mean.sum_dim_intlist(0, false, Kind::Double);
-            square_sums += mean.square().sum_dim_intlist(0, false, Kind::Double);
+            let errors = vae.mean_images(&draws) - targets; // [K, B, C, H, W]
+            squared_errors += errors.square().sum(Kind::Double) / n_samples;
+            kl_sums = kl_sums
+                .zip(draws.kl_per_dimension)
+                .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
+            let center = draws.posterior.center().to_kind(Kind::Double); // [B, Z]
+            center_sums += center.sum_dim_intlist(0, false, Kind::Double);
+            square_sums += center.square().sum_dim_intlist(0, false, Kind::Double);
         }
         let n_images = dataset.len() as f64;
         let n_values = vae.image_shape().n_values() as f64;
-        let kl_per_dimension = Vec::<f64>::try_from(kl_sums / n_images)?;
-        let variance = square_sums / n_images - (mean_sums / n_images).square();
-        let active_units = variance.gt(ACTIVE_VARIANCE).sum(Kind::Int64);
+        let kl = kl_sums
+            .map(|sums| Vec::<f64>::try_from(sums / n_images))
+            .transpose()?;
+        let variance = square_sums / n_images - (center_sums / n_images).square();
         Ok(Evaluation {
             means: totals.means(),
-            kl_per_dimension,
-            active_units: i64::try_from(active_units)? as u64,
+            latent_use: LatentUse {
+                kl,
+                center_variance: Vec::<f64>::try_from(variance)?,
+            },
             mse: f64::try_from(squared_errors)? / (n_images * n_values),
         })
     })

@@ -17,7 +17,7 @@ use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
 use crate::learner::{Snapshot, StepOutput};
 use crate::metric::{Means, Record, SavedTotals, Totals};
-use crate::{Evaluation, Incident, Learner, RunConfig, RunDir, TrainError, evaluate};
+use crate::{Evaluation, Incident, LatentUse, Learner, RunConfig, RunDir, TrainError, evaluate};
 
 /// What a run works with, and how far it is; callbacks get it with every event.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ pub struct Trainer<'a> {
     /// Of the training and held-out images.
     fingerprints: [u32; 2],
     totals: Totals,
-    kl_per_dimension: Option<Vec<f64>>,
+    latent_use: Option<LatentUse>,
     best: Option<Record>,
     last_train: Option<Record>,
     last_test: Option<Record>,
@@ -200,7 +200,7 @@ impl<'a> Trainer<'a> {
                 save_requested: false,
                 last_checkpoint: None,
             },
-            learner: Learner::new(vae, config)?,
+            learner: Learner::new(vae, config, splits.train.len())?,
             callbacks: vec![
                 Box::new(LearningRate::new(&config.schedule, n_steps)),
                 Box::new(KlSchedule),
@@ -209,7 +209,7 @@ impl<'a> Trainer<'a> {
             n_steps_per_epoch,
             fingerprints: [splits.train.fingerprint()?, splits.test.fingerprint()?],
             totals: Totals::new(vae.device()),
-            kl_per_dimension: None,
+            latent_use: None,
             best: None,
             last_train: None,
             last_test: None,
@@ -268,7 +268,7 @@ impl<'a> Trainer<'a> {
         self.run.position = checkpoint.state.position;
         self.run.incidents = state.incidents;
         self.totals = Totals::restore(state.totals, self.run.vae.device());
-        self.kl_per_dimension = checkpoint.state.kl_per_dimension;
+        self.latent_use = checkpoint.state.latent_use;
         self.best = match self.run.config.checkpoints.metric {
             metric if metric == checkpoint.state.config.checkpoints.metric => state.best,
             _ => state.last_test.clone(), // Of another metric another epoch is the best.
@@ -416,17 +416,15 @@ impl<'a> Trainer<'a> {
         self.learner.use_averaged()?;
         let evaluation = evaluate(
             vae,
-            &config.objective,
+            config,
             &splits.test,
-            config.training.evaluation_batch_size,
-            config.seed,
+            splits.train.len(),
             self.run.controls.objective_step,
         );
         self.learner.use_raw()?;
         let Evaluation {
             means,
-            kl_per_dimension,
-            active_units,
+            latent_use,
             mse,
         } = evaluation?;
         finite(&means, None, "held-out", self.run.position.steps)?;
@@ -450,12 +448,13 @@ impl<'a> Trainer<'a> {
         };
         let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), splits.test.len());
         let test = Record {
-            active_units: Some(active_units),
+            active_units: Some(latent_use.active_units()),
             mse: Some(mse),
-            bits_per_dim: vae
-                .config()
-                .likelihood
-                .bits_per_dim(means.elbo, vae.image_shape()),
+            bits_per_dim: means.elbo.and_then(|elbo| {
+                vae.config()
+                    .likelihood
+                    .bits_per_dim(elbo, vae.image_shape())
+            }),
             images_per_s,
             seconds,
             ..Record::new(position, "test", means)
@@ -473,10 +472,10 @@ impl<'a> Trainer<'a> {
         let event = Event::EpochEnd {
             train: &train,
             test: &test,
-            kl_per_dimension: &kl_per_dimension,
+            latent_use: &latent_use,
             is_best,
         };
-        self.kl_per_dimension = Some(kl_per_dimension.clone());
+        self.latent_use = Some(latent_use.clone());
         let asked = self.tell(&event, stop);
         self.clock.start_epoch();
         // The evaluation has shown this state to be good; what was told of the epoch stays so.
@@ -682,7 +681,7 @@ impl<'a> Trainer<'a> {
                 .last_test
                 .clone()
                 .filter(|test| (test.epoch, test.step) == (epochs, steps)),
-            kl_per_dimension: self.kl_per_dimension.clone(),
+            latent_use: self.latent_use.clone(),
             config: self.run.config.clone(),
             resume: ResumeState {
                 n_train_images: self.run.splits.train.len(),
@@ -775,7 +774,7 @@ fn finite(
 ) -> Result<(), TrainError> {
     let found = [
         ("loss", means.loss),
-        ("elbo", means.elbo),
+        ("elbo", means.elbo.unwrap_or(0.0)),
         ("gradient norm", gradient_norm.unwrap_or(0.0)),
     ];
     match found.into_iter().find(|(_, value)| !value.is_finite()) {

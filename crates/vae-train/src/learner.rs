@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::derive_seed;
-use vae_model::{ElboTerms, Mode, Vae};
+use vae_model::{ElboTerms, LossContext, Mode, Vae};
 
 use crate::checkpoint::{CheckpointTensors, OpenCheckpoint};
 use crate::{Ema, Optimizer, RunConfig, TrainError};
@@ -14,6 +14,7 @@ use crate::{Ema, Optimizer, RunConfig, TrainError};
 pub struct Learner<'a> {
     vae: &'a Vae,
     config: &'a RunConfig,
+    n_train_images: u64,
     optimizer: Optimizer,
     ema: Option<Ema>,
 }
@@ -39,23 +40,29 @@ pub(crate) struct Snapshot {
 }
 
 impl<'a> Learner<'a> {
-    /// At the start: no moments yet, the averaged weights are the weights.
+    /// At the start: no moments yet, the averaged weights are the weights. `n_train_images` is the size
+    /// of the data set, which some objectives estimate the aggregate posterior with.
     ///
     /// # Errors
     /// A precision that the model's device does not have.
-    pub fn new(vae: &'a Vae, config: &'a RunConfig) -> Result<Self, TrainError> {
+    pub fn new(
+        vae: &'a Vae,
+        config: &'a RunConfig,
+        n_train_images: usize,
+    ) -> Result<Self, TrainError> {
         config.training.precision.check(vae.device())?;
         let ema = config.training.ema_decay;
         Ok(Self {
             vae,
             config,
+            n_train_images: n_train_images as u64,
             optimizer: Optimizer::new(&config.optimizer, vae.named_variables()),
             ema: ema.map(|decay| Ema::new(decay, vae.named_variables())),
         })
     }
 
-    /// Draws a latent for each image `[B, C, H, W]` (bytes), and changes the weights to lower the
-    /// loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
+    /// Draws latents for each image `[B, C, H, W]` (bytes), as many as the objective wants, and changes
+    /// the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
     /// stands at `objective_step`.
     ///
     /// # Errors
@@ -67,6 +74,12 @@ impl<'a> Learner<'a> {
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
         let Self { vae, config, .. } = *self;
+        let objective = &config.objective;
+        let context = LossContext {
+            vae,
+            step: objective_step,
+            n_images: self.n_train_images,
+        };
         let precision = config.training.precision;
         tch::manual_seed(derive_seed(config.seed, step, "training noise") as i64);
         self.optimizer.zero_grad();
@@ -76,20 +89,22 @@ impl<'a> Learner<'a> {
             .micro_batch_size
             .map_or(n_images, |n| n as i64);
         let mut reconstruction = Vec::new();
-        let mut kl = Vec::new();
+        let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         for part in images.split(part_size, 0) {
-            let draws = precision.autocast(vae.device(), || vae.draw(&part, 1, Mode::Train))?;
+            let draws = precision.autocast(vae.device(), || {
+                vae.draw(&part, objective.n_samples(), Mode::Train)
+            })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let part_loss = config
-                .objective
-                .loss(&draws, vae.image_shape(), objective_step)
-                * share;
+            let part_loss = objective.loss(&draws, context) * share;
             self.optimizer.backward(&part_loss)?;
             loss += part_loss.detach();
             reconstruction.push(draws.terms.reconstruction.detach());
-            kl.push(draws.terms.kl.detach());
+            kl = kl.zip(draws.terms.kl).map(|(mut parts, part)| {
+                parts.push(part.detach());
+                parts
+            });
         }
         let gradient_norm = self.optimizer.step(&config.training.clip)?.gradient_norm;
         if let Some(ema) = &mut self.ema {
@@ -97,7 +112,7 @@ impl<'a> Learner<'a> {
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),
-            kl: Tensor::cat(&kl, 0),
+            kl: kl.map(|parts| Tensor::cat(&parts, 0)),
         };
         Ok(StepOutput {
             terms,

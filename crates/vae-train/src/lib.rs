@@ -41,7 +41,7 @@ pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpo
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
 pub use ema::Ema;
 pub use error::TrainError;
-pub use evaluate::{Evaluation, evaluate};
+pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};

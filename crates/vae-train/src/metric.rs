@@ -1,10 +1,11 @@
 //! Metrics: sums over images while an epoch runs, means when it is read, a line of JSON at its end.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use vae_model::{ElboTerms, LikelihoodConfig};
+use vae_model::{ElboTerms, ModelConfig};
 
 use crate::{Position, TrainError};
 
@@ -15,6 +16,8 @@ pub struct Totals {
     /// reconstruction, kl, loss, gradient norm; f64 `[4]`.
     sums: Tensor,
     n_images: i64,
+    /// Every batch so far had a kl.
+    has_kl: bool,
 }
 
 /// [`Totals`] in a checkpoint, to the last bit.
@@ -22,6 +25,7 @@ pub struct Totals {
 pub(crate) struct SavedTotals {
     sums: [f64; 4],
     n_images: i64,
+    has_kl: bool,
 }
 
 impl Totals {
@@ -29,17 +33,21 @@ impl Totals {
         Self {
             sums: Tensor::zeros([4], (Kind::Double, device)),
             n_images: 0,
+            has_kl: true,
         }
     }
 
     /// Adds a batch; its loss, a mean, and its gradient's norm count once for each image.
     pub(crate) fn add(&mut self, terms: &ElboTerms, loss: &Tensor, gradient_norm: Option<&Tensor>) {
-        let n_images = terms.kl.size()[0];
+        let n_images = terms.reconstruction.size()[0];
         let for_each = |value: &Tensor| value.detach().to_kind(Kind::Double) * n_images;
         let batch = Tensor::stack(
             &[
                 terms.reconstruction.sum(Kind::Double),
-                terms.kl.sum(Kind::Double),
+                match &terms.kl {
+                    Some(kl) => kl.sum(Kind::Double),
+                    None => loss.zeros_like().to_kind(Kind::Double),
+                },
                 for_each(loss),
                 gradient_norm.map_or_else(|| loss.zeros_like().to_kind(Kind::Double), for_each),
             ],
@@ -47,6 +55,7 @@ impl Totals {
         );
         self.sums += batch.detach();
         self.n_images += n_images;
+        self.has_kl &= terms.kl.is_some();
     }
 
     /// Mean norm of the gradient of a step, before clipping; NaN before the first image.
@@ -59,6 +68,7 @@ impl Totals {
         SavedTotals {
             sums: [0, 1, 2, 3].map(|i| self.sums.double_value(&[i])),
             n_images: self.n_images,
+            has_kl: self.has_kl,
         }
     }
 
@@ -66,6 +76,7 @@ impl Totals {
         Self {
             sums: Tensor::from_slice(&saved.sums).to_device(device),
             n_images: saved.n_images,
+            has_kl: saved.has_kl,
         }
     }
 
@@ -73,9 +84,10 @@ impl Totals {
     #[must_use]
     pub fn means(&self) -> Means {
         let mean = |i| self.sums.double_value(&[i]) / self.n_images as f64;
-        let [reconstruction, kl, loss] = [mean(0), mean(1), mean(2)];
+        let [reconstruction, loss] = [mean(0), mean(2)];
+        let kl = self.has_kl.then(|| mean(1));
         Means {
-            elbo: -(reconstruction + kl),
+            elbo: kl.map(|kl| -(reconstruction + kl)),
             reconstruction,
             kl,
             loss,
@@ -86,14 +98,30 @@ impl Totals {
 /// Means over images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Means {
-    /// −(reconstruction + kl), nats per image.
-    pub elbo: f64,
+    /// −(reconstruction + kl), nats per image; none of a deterministic posterior.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elbo: Option<f64>,
     /// −E_q\[log p(x|z)\], nats per image.
     pub reconstruction: f64,
-    /// KL(q(z|x) ‖ p(z)), nats per image.
-    pub kl: f64,
+    /// KL(q(z|x) ‖ p(z)), nats per image; none of a deterministic posterior.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
     /// What was minimized, in the objective's own unit.
     pub loss: f64,
+}
+
+impl fmt::Display for Means {
+    /// `elbo -152.10 (reconstruction 146.00, kl 6.10)`, or the reconstruction where there is no elbo.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reconstruction = self.reconstruction;
+        match (self.elbo, self.kl) {
+            (Some(elbo), Some(kl)) => write!(
+                f,
+                "elbo {elbo:.2} (reconstruction {reconstruction:.2}, kl {kl:.2})"
+            ),
+            _ => write!(f, "reconstruction {reconstruction:.2}"),
+        }
+    }
 }
 
 /// One line of `metrics.jsonl`: one epoch on one split.
@@ -120,7 +148,7 @@ pub struct Record {
     /// Training only: capacity after the epoch's last step in nats, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<f64>,
-    /// Held-out only: latent dimensions whose posterior mean varies from image to image with a
+    /// Held-out only: latent dimensions whose posterior's center varies from image to image with a
     /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_units: Option<u64>,
@@ -189,9 +217,9 @@ impl Metric {
     pub fn of(self, record: &Record) -> Option<f64> {
         let means = &record.means;
         match self {
-            Self::Elbo => Some(means.elbo),
+            Self::Elbo => means.elbo,
             Self::Reconstruction => Some(means.reconstruction),
-            Self::Kl => Some(means.kl),
+            Self::Kl => means.kl,
             Self::Loss => Some(means.loss),
             Self::Mse => record.mse,
             Self::BitsPerDim => record.bits_per_dim,
@@ -210,17 +238,20 @@ impl Metric {
         }
     }
 
-    /// Refuses a metric that a model's likelihood does not have.
-    pub(crate) fn check(
-        self,
-        key: &'static str,
-        likelihood: &LikelihoodConfig,
-    ) -> Result<(), TrainError> {
-        match (self, likelihood) {
-            (Self::BitsPerDim, LikelihoodConfig::DiscretizedLogistic(_)) => Ok(()),
-            (Self::BitsPerDim, _) => Err(TrainError::config(
+    /// Refuses a metric that a model does not have.
+    pub(crate) fn check(self, key: &'static str, model: &ModelConfig) -> Result<(), TrainError> {
+        match self {
+            Self::Elbo | Self::Kl | Self::BitsPerDim if !model.posterior.has_density() => {
+                Err(TrainError::config(
+                    key,
+                    "a deterministic posterior has no kl and so no elbo; mse, reconstruction or loss \
+                     would fit",
+                ))
+            }
+            Self::BitsPerDim if !model.likelihood.has_bits_per_dim() => Err(TrainError::config(
                 key,
-                "found bits_per_dim, which only the likelihood discretized_logistic has",
+                "found bits_per_dim, which only likelihoods of 8-bit values have, such as \
+                 discretized_logistic",
             )),
             _ => Ok(()),
         }
@@ -245,7 +276,7 @@ mod tests {
         let batch = |reconstruction: &[f32], kl: &[f32], loss: f32, totals: &mut Totals| {
             let terms = ElboTerms {
                 reconstruction: Tensor::from_slice(reconstruction),
-                kl: Tensor::from_slice(kl),
+                kl: Some(Tensor::from_slice(kl)),
             };
             totals.add(&terms, &Tensor::from(loss), Some(&Tensor::from(2.0 * loss)));
         };
@@ -254,8 +285,7 @@ mod tests {
         batch(&[10.0], &[5.0], 15.0, &mut totals);
         let means = totals.means();
         assert_eq!(means.reconstruction, 4.0);
-        assert_eq!(means.kl, 2.0);
-        assert_eq!(means.elbo, -6.0);
+        assert_eq!((means.kl, means.elbo), (Some(2.0), Some(-6.0)));
         assert_eq!(means.loss, 6.0);
         assert_eq!(totals.gradient_norm(), 12.0);
         let restored = Totals::restore(totals.save(), Device::Cpu);

@@ -163,10 +163,7 @@ pub fn traversals(
 pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, TrainError> {
     tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
     let columns = (n as f64).sqrt().ceil() as usize;
-    let config = vae.config();
-    let latents = config
-        .prior
-        .sample(n as i64, config.latent_dims, vae.device());
+    let latents = vae.sample_latents(n as i64);
     grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, columns, 2)
 }
 

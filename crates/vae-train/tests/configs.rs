@@ -107,7 +107,7 @@ fn every_config_builds_and_overfits_8_images() {
         // What a model does that ignores its latents: the mean image.
         let baseline = mean_square(&(&targets - targets.mean_dim(0, true, Kind::Float)));
         let vae = Vae::new(&config.model, small(whole), Device::Cpu).expect("a model");
-        let mut learner = Learner::new(&vae, &config).expect("a learner");
+        let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
         let mut mse = f64::INFINITY;
         for step in 0..1500 {
             learner

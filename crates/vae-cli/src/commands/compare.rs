@@ -159,9 +159,9 @@ fn print_metrics(runs: &[Compared]) {
             let epoch = record.as_ref().map(|record| record.epoch);
             let mut row = vec![
                 format!("{}, {which}", run.name),
-                table::nats(means.map(|means| means.elbo)),
+                table::nats(means.and_then(|means| means.elbo)),
                 table::nats(means.map(|means| means.reconstruction)),
-                table::nats(means.map(|means| means.kl)),
+                table::nats(means.and_then(|means| means.kl)),
                 epoch.map_or(table::UNKNOWN.to_owned(), |epoch| {
                     format!("{epoch}/{}", overview.planned_epochs)
                 }),

@@ -26,8 +26,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let usage = run.state.kl_per_dimension.unwrap_or_default();
-    let picture = no_grad(|| picture::manifold(&run.vae, args.size as usize, &usage))?;
+    let usage = run.state.latent_use.unwrap_or_default();
+    let picture = no_grad(|| picture::manifold(&run.vae, args.size as usize, usage.ranking()))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -143,7 +143,7 @@ fn print_table(listed: &[Listed]) {
             name.to_string_lossy().into_owned(),
             overview.map_or("broken", |o| o.state.name()).to_owned(),
             overview.map_or_else(unknown, |o| format!("{}/{}", o.epochs, o.planned_epochs)),
-            table::nats(best.map(|best| best.means.elbo)),
+            table::nats(best.and_then(|best| best.means.elbo)),
             best.map_or_else(unknown, |best| best.epoch.to_string()),
             overview.map_or_else(unknown, |o| table::duration(o.seconds)),
             BinaryBytes(listed.size_bytes).to_string(),

@@ -175,6 +175,9 @@ fn train(
     finish(args, run_dir, vae, splits, outcome)
 }
 
+/// As many as any prior could want for its pseudo-inputs.
+const N_IMAGES_TO_START_FROM: usize = 5000;
+
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     let shape = splits.train.shape();
     let image = ImageShape {
@@ -183,7 +186,9 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
         width: shape.width,
     };
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    Ok(Vae::new(&config.model, image, device)?)
+    let vae = Vae::new(&config.model, image, device)?;
+    vae.start_from(&splits.train.first(N_IMAGES_TO_START_FROM)?)?;
+    Ok(vae)
 }
 
 /// Says where going on is not what the run would have been without the stop.
@@ -301,15 +306,12 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
-            "{} after {} epochs in {:.0} s. Best: epoch {}, test elbo {:.2} nats per image \
-             (reconstruction {:.2}, kl {:.2})",
+            "{} after {} epochs in {:.0} s. Best: epoch {}, test {}, in nats per image",
             summary.state,
             summary.epochs,
             summary.seconds,
             best.epoch,
-            best.means.elbo,
-            best.means.reconstruction,
-            best.means.kl,
+            best.means,
         );
     }
     let best = summary.run.join("checkpoints").join("best");

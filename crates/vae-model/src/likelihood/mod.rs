@@ -81,6 +81,12 @@ impl LikelihoodConfig {
         }
     }
 
+    /// Whether p(x|z) is a probability of 8-bit values, so that there are bits/dim.
+    #[must_use]
+    pub fn has_bits_per_dim(&self) -> bool {
+        matches!(self, Self::DiscretizedLogistic(_))
+    }
+
     /// −elbo / (ln 2 · C·H·W), an upper bound of the bits that a value of the 8-bit image takes, for
     /// an `elbo` in nats per image.
     ///
@@ -90,10 +96,8 @@ impl LikelihoodConfig {
     /// truth discrete.
     #[must_use]
     pub fn bits_per_dim(&self, elbo: f64, image: ImageShape) -> Option<f64> {
-        match self {
-            Self::Bernoulli | Self::Gaussian(_) | Self::Laplace(_) => None,
-            Self::DiscretizedLogistic(_) => Some(-elbo / (LN_2 * image.n_values() as f64)),
-        }
+        self.has_bits_per_dim()
+            .then(|| -elbo / (LN_2 * image.n_values() as f64))
     }
 }
 

@@ -13,7 +13,7 @@ pub(crate) mod tensorboard;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Fit, Outcome, Record, Totals, TrainError};
+use crate::{LatentUse, Fit, Outcome, Record, Totals, TrainError};
 
 /// Something that happens around training. Callbacks are called in the order of their list.
 ///
@@ -37,7 +37,7 @@ use crate::{Fit, Outcome, Record, Totals, TrainError};
 ///             return Ok(Flow::Continue);
 ///         };
 ///         self.epochs += 1;
-///         if test.means.elbo < self.elbo {
+///         if test.means.elbo.is_none_or(|elbo| elbo < self.elbo) {
 ///             return Ok(Flow::Continue);
 ///         }
 ///         run.request_checkpoint();
@@ -117,8 +117,8 @@ pub enum Event<'a> {
         train: &'a Record,
         /// Means on held-out images.
         test: &'a Record,
-        /// Mean kl of each latent dimension on held-out images, nats.
-        kl_per_dimension: &'a [f64],
+        /// How much each latent dimension is used on held-out images.
+        latent_use: &'a LatentUse,
         /// No earlier epoch is as good, by `checkpoints.metric` of the config.
         is_best: bool,
     },

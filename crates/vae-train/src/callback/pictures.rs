@@ -29,16 +29,16 @@ impl Pictures {
         [latents, "samples", "reconstructions"]
     }
 
-    fn draw(&self, run: &Fit, kl_per_dimension: &[f64]) -> Result<(), TrainError> {
+    fn draw(&self, run: &Fit, usage: &[f64]) -> Result<(), TrainError> {
         let sizes = &run.config.pictures;
         for name in Self::names(run.vae) {
             let picture = match name {
-                "manifold" => picture::manifold(run.vae, sizes.manifold_size, kl_per_dimension),
+                "manifold" => picture::manifold(run.vae, sizes.manifold_size, usage),
                 "traversals" => {
                     // Around the first held-out image.
                     let posterior = run.vae.encode(&run.splits.test.first(1)?)?;
-                    let origin = posterior.mean().get(0);
-                    picture::traversals(run.vae, &origin, sizes.n_traversals, kl_per_dimension)
+                    let origin = posterior.center().get(0);
+                    picture::traversals(run.vae, &origin, sizes.n_traversals, usage)
                 }
                 "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
                 _ => {
@@ -59,11 +59,8 @@ impl Callback for Pictures {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd {
-            kl_per_dimension, ..
-        } = event
-        {
-            no_grad(|| self.draw(run, kl_per_dimension))?;
+        if let Event::EpochEnd { latent_use, .. } = event {
+            no_grad(|| self.draw(run, latent_use.ranking()))?;
         }
         Ok(Flow::Continue)
     }

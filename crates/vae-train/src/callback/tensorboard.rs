@@ -72,14 +72,16 @@ impl Callback for TensorBoard {
             Event::EpochEnd {
                 train,
                 test,
-                kl_per_dimension,
+                latent_use,
                 ..
             } => {
                 let mut summaries = scalars(train);
                 summaries.extend(scalars(test));
                 summaries.push(Summary::scalar("epoch", train.epoch as f64));
-                let bins = Bins::of(kl_per_dimension);
-                summaries.push(Summary::histogram("latent/kl_per_dimension", &bins));
+                if let Some(kl) = &latent_use.kl {
+                    let bins = Bins::of(kl);
+                    summaries.push(Summary::histogram("latent/kl_per_dimension", &bins));
+                }
                 summaries.extend(self.pictures(train.epoch)?);
                 if let Some(file) = &mut self.file {
                     file.append(step, summaries)?;

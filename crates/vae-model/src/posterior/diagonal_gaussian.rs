@@ -1,40 +1,10 @@
-//! Posteriors q(z|x): what the encoder says about an image's latents.
+//! `posterior.diagonal_gaussian`: a mean and a variance for each latent dimension.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// Which family q(z|x) is of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PosteriorConfig {
-    /// N(mean, diag(exp(log-variance))), both from the encoder.
-    DiagonalGaussian(DiagonalGaussianConfig),
-}
-
-impl Default for PosteriorConfig {
-    fn default() -> Self {
-        Self::DiagonalGaussian(DiagonalGaussianConfig::default())
-    }
-}
-
-impl PosteriorConfig {
-    /// Numbers that the encoder gives for each image.
-    #[must_use]
-    pub fn n_params(&self, latent_dims: i64) -> i64 {
-        match self {
-            Self::DiagonalGaussian(_) => 2 * latent_dims,
-        }
-    }
-
-    /// The distribution that the encoder's output `[B, P]` parameterizes.
-    #[must_use]
-    pub fn distribution(&self, params: &Tensor) -> DiagonalGaussian {
-        match self {
-            Self::DiagonalGaussian(config) => DiagonalGaussian::new(params, config.noise_scale),
-        }
-    }
-}
+use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
+use crate::math::{LN_2PI, gaussian_kl, normal_log_prob};
 
 /// Options of the diagonal Gaussian posterior.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +27,18 @@ pub enum NoiseScale {
     Variance,
 }
 
+/// The family, told how the encoder's second output is meant.
+#[derive(Debug)]
+pub(super) struct DiagonalGaussianFamily {
+    pub(super) noise_scale: NoiseScale,
+}
+
+impl PosteriorFamily for DiagonalGaussianFamily {
+    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
+        Box::new(DiagonalGaussian::new(params, self.noise_scale))
+    }
+}
+
 /// N(mean, diag(exp(log_var))) for each image of a batch. The log-variances that the encoder gives
 /// are bounded smoothly to ±20, so that no exp overflows; in \[−8, 8\] that changes nothing in f32.
 #[derive(Debug)]
@@ -68,14 +50,11 @@ pub struct DiagonalGaussian {
 
 impl DiagonalGaussian {
     /// `params` `[B, 2·Z]`: means, then declared log-variances.
-    fn new(params: &Tensor, noise_scale: NoiseScale) -> Self {
-        let mut halves = params.chunk(2, 1).into_iter();
-        let (Some(mean), Some(declared_log_var)) = (halves.next(), halves.next()) else {
-            unreachable!("chunk(2) of an even number of columns gives two halves");
-        };
+    pub(super) fn new(params: &Tensor, noise_scale: NoiseScale) -> Self {
+        let latent_dims = params.size()[1] / 2;
         Self {
-            mean,
-            declared_log_var: bounded(&declared_log_var),
+            mean: params.narrow(1, 0, latent_dims),
+            declared_log_var: bounded(&params.narrow(1, latent_dims, latent_dims)),
             noise_scale,
         }
     }
@@ -93,18 +72,14 @@ impl DiagonalGaussian {
         }
     }
 
-    /// Standard normal noise ε `[K, B, Z]` for [`Self::latents`].
-    pub fn noise(&self, n_samples: i64) -> Tensor {
-        let [batch, latent_dims] = [self.mean.size()[0], self.mean.size()[1]];
-        Tensor::randn(
-            [n_samples, batch, latent_dims],
-            (Kind::Float, self.mean.device()),
-        )
+    /// z = mean + σ·ε (the reparameterization of Kingma & Welling 2014, §2.4), `[K, B, Z]`.
+    pub(super) fn latents(&self, noise: &Tensor) -> Tensor {
+        &self.mean + (self.log_var() * 0.5).exp() * noise
     }
 
-    /// z = mean + σ·ε (the reparameterization of Kingma & Welling 2014, §2.4), `[K, B, Z]`.
-    pub fn latents(&self, noise: &Tensor) -> Tensor {
-        &self.mean + (self.log_var() * 0.5).exp() * noise
+    /// log q(z|x) of each dimension in nats, for latents that broadcast with `[B, Z]`.
+    pub(crate) fn log_prob_per_dimension(&self, latents: &Tensor) -> Tensor {
+        normal_log_prob(latents, &self.mean, &self.log_var())
     }
 
     /// KL(q(z|x) ‖ N(0, I)) in nats for each image and latent dimension (Kingma & Welling 2014,
@@ -120,22 +95,62 @@ impl DiagonalGaussian {
     }
 }
 
+impl Posterior for DiagonalGaussian {
+    fn center(&self) -> Tensor {
+        self.mean.shallow_clone()
+    }
+
+    fn log_var(&self) -> Option<Tensor> {
+        Some(self.log_var())
+    }
+
+    fn covariance(&self) -> Option<Tensor> {
+        Some(self.log_var().exp().diag_embed(0, -2, -1))
+    }
+
+    fn draw(&self, noise: &Tensor) -> Latents {
+        let latents = self.latents(noise);
+        // By the noise: exact, and cheaper than by the latents.
+        let log_prob = (noise.square() + self.log_var() + LN_2PI) * -0.5;
+        Latents {
+            latents,
+            log_prob: Some(log_prob.sum_dim_intlist(-1, false, Kind::Float)),
+        }
+    }
+
+    fn log_prob(&self, latents: &Tensor) -> Option<Tensor> {
+        let per_dimension = self.log_prob_per_dimension(latents);
+        Some(per_dimension.sum_dim_intlist(-1, false, Kind::Float))
+    }
+
+    fn kl(&self) -> Option<ClosedKl> {
+        Some(ClosedKl::PerDimension(self.kl_to_standard_normal()))
+    }
+
+    fn detach(&self) -> Box<dyn Posterior> {
+        Box::new(Self {
+            mean: self.mean.detach(),
+            declared_log_var: self.declared_log_var.detach(),
+            noise_scale: self.noise_scale,
+        })
+    }
+
+    fn as_diagonal_gaussian(&self) -> Option<&DiagonalGaussian> {
+        Some(self)
+    }
+}
+
 /// The bound of log-variances: standard deviations from e⁻¹⁰ to e¹⁰.
 const LOG_VAR_BOUND: f64 = 20.0;
 
 /// x / (1 + (x/b)¹⁶)^(1/16) with b = 20, elementwise: monotone, within (−b, b), and x itself in f32
 /// while |x| < 8, where it differs by less than x·3·10⁻⁸. Its slope falls from 0.999 at 13 through
 /// 0.48 at b to nothing.
-fn bounded(x: &Tensor) -> Tensor {
+pub(super) fn bounded(x: &Tensor) -> Tensor {
     // Far outside, where all is flat: the 16th power would overflow.
     let x = x.clamp(-100.0 * LOG_VAR_BOUND, 100.0 * LOG_VAR_BOUND);
     let power: Tensor = (&x / LOG_VAR_BOUND).pow_tensor_scalar(16) + 1.0;
     x * power.pow_tensor_scalar(-1.0 / 16.0)
-}
-
-/// KL(N(mean, e^log_var) ‖ N(0, 1)) elementwise, in nats.
-fn gaussian_kl(mean: &Tensor, log_var: &Tensor) -> Tensor {
-    (mean.square() + log_var.exp() - log_var - 1.0) * 0.5
 }
 
 #[cfg(test)]

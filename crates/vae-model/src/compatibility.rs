@@ -1,0 +1,180 @@
+//! Which parts go together: every refusal in one place, so that a config is refused when it is read.
+
+use crate::{
+    DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
+    PriorConfig, Regularizer, Support,
+};
+
+/// Refuses parts of a model that do not fit each other.
+pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
+    let (posterior, prior) = (&model.posterior, &model.prior);
+    if let Some(support) = prior.support()
+        && support != posterior.support()
+    {
+        let fits = match posterior.support() {
+            Support::Euclidean => "a prior on all of space, such as standard_normal",
+            Support::Sphere => "hyperspherical_uniform or vamp",
+        };
+        return refuse(
+            "model.prior",
+            format!(
+                "{} is a distribution {}, but the posterior {} has its latents {}; {fits} would fit",
+                prior.name(),
+                place(support),
+                posterior.name(),
+                place(posterior.support()),
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Refuses an objective that does not fit the model, or whose parts do not fit each other.
+pub(crate) fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
+    check_regularizer(model, &objective.regularizer)?;
+    check_estimator(model, objective)
+}
+
+fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(), ModelError> {
+    let key = format!("objective.regularizer.{}", regularizer.name());
+    let posterior = &model.posterior;
+    let wants = |what: &str, fits: &str| {
+        refuse(
+            &key,
+            format!(
+                "{what}, but the posterior is {} and the prior {}; {fits}",
+                posterior.name(),
+                model.prior.name()
+            ),
+        )
+    };
+    let is_gaussian = matches!(posterior, PosteriorConfig::DiagonalGaussian(_));
+    let is_factorized = is_gaussian && matches!(model.prior, PriorConfig::StandardNormal);
+    if !posterior.has_density() {
+        let has_kl = match regularizer {
+            Regularizer::None | Regularizer::LatentNorm(_) => false,
+            Regularizer::Mmd(config) => config.kl_weight > 0.0,
+            _ => true,
+        };
+        return match has_kl {
+            false => Ok(()),
+            true => refuse(
+                &key,
+                format!(
+                    "the posterior {} has no density and so no kl; \"none\", latent_norm, or mmd with \
+                     kl_weight = 0 would fit",
+                    posterior.name()
+                ),
+            ),
+        };
+    }
+    match regularizer {
+        Regularizer::None | Regularizer::LatentNorm(_) => wants(
+            "without a kl nothing keeps the noise of a posterior from shrinking to none",
+            "the posterior deterministic says that it has none, and kl keeps it",
+        ),
+        Regularizer::Kl(config) if config.free_bits > 0.0 && !is_factorized => wants(
+            "free_bits needs the kl of each latent dimension",
+            "diagonal_gaussian with standard_normal would fit, or free_bits = 0",
+        ),
+        Regularizer::BetaTc(_) if !is_factorized => wants(
+            "it takes latent dimensions that are independent given the image and in the prior",
+            "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
+        ),
+        Regularizer::PixelMean(_) if !is_factorized => wants(
+            "it is a formula for a Gaussian's mean and variance against a standard normal",
+            "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
+        ),
+        Regularizer::Dip(_) if !posterior.has_covariance() => wants(
+            "it needs the posterior's mean and covariance in closed form",
+            "diagonal_gaussian or full_covariance would fit, or the regularizer kl",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn check_estimator(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
+    let (estimator, posterior) = (&objective.estimator, &model.posterior);
+    let key = format!("objective.estimator.{}", estimator.name());
+    if !posterior.has_density() && estimator.n_samples() > 1 {
+        return refuse(
+            &key,
+            format!(
+                "the posterior {} gives one latent for an image, however often it is asked; \
+                 elbo with samples = 1 would fit",
+                posterior.name()
+            ),
+        );
+    }
+    if let Estimator::Elbo(_) = estimator {
+        return Ok(());
+    }
+    if !posterior.has_density() {
+        return refuse(
+            &key,
+            format!(
+                "importance weights need the density of q(z|x), and the posterior {} has none; elbo \
+                 would fit",
+                posterior.name()
+            ),
+        );
+    }
+    let is_plain = matches!(&objective.regularizer, Regularizer::Kl(config) if config.is_plain());
+    if !is_plain {
+        return refuse(
+            &key,
+            format!(
+                "its weights p(x|z)·p(z)/q(z|x) are a bound only as they stand, and the regularizer {} \
+                 changes them; kl with beta = 1, without schedule and free bits, would fit, or the \
+                 estimator elbo",
+                objective.regularizer.name()
+            ),
+        );
+    }
+    if estimator.takes_gradients_apart() {
+        let why = match estimator {
+            Estimator::Piwae(_) => "encoder and decoder follow different bounds",
+            _ => "doubly reparameterized gradients follow z alone",
+        };
+        if !posterior.has_log_prob() {
+            return refuse(
+                &key,
+                format!(
+                    "{why}, which needs log q(z|x) at any z in closed form, and the posterior {} has \
+                     it only where it draws; diagonal_gaussian or full_covariance would fit",
+                    posterior.name()
+                ),
+            );
+        }
+        if let NetworkConfig::ConvBatchNorm(_) = model.network {
+            return refuse(
+                &key,
+                format!(
+                    "{why}, image by image, and the batch norm of the network conv_batch_norm makes \
+                     images depend on each other; conv or residual would fit"
+                ),
+            );
+        }
+    }
+    match objective.decoder_penalty {
+        DecoderPenalty::GradientPenalty(_) => refuse(
+            "objective.decoder_penalty.gradient_penalty",
+            format!(
+                "it is a mean over samples, which the estimator {} does not take; elbo would fit",
+                estimator.name()
+            ),
+        ),
+        DecoderPenalty::None | DecoderPenalty::L2(_) => Ok(()),
+    }
+}
+
+fn place(support: Support) -> &'static str {
+    match support {
+        Support::Euclidean => "on all of space",
+        Support::Sphere => "on the unit sphere",
+    }
+}
+
+fn refuse(key: &str, problem: String) -> Result<(), ModelError> {
+    Err(ModelError::config(key, problem))
+}

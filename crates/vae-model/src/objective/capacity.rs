@@ -1,0 +1,50 @@
+//! `objective.regularizer.capacity`: the kl led to a capacity that rises.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::checks::{at_least_0, some_steps};
+use super::kl_of;
+use crate::{Draws, ModelError};
+
+/// γ·|kl − C| with the kl's mean over the batch and a C that rises linearly from 0
+/// (Burgess et al. 2018, <https://arxiv.org/abs/1804.03599>, eq. 8): the latents take on one factor
+/// after the other, as there is room for it. The defaults are the paper's for dSprites.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CapacityConfig {
+    /// γ, how strongly the kl is held to the capacity. Default 1000.
+    pub gamma: f64,
+    /// The last C, nats per image. Default 25.
+    pub final_capacity: f64,
+    /// Steps over which C rises. Default 100,000.
+    pub over_steps: u64,
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        Self {
+            gamma: 1000.0,
+            final_capacity: 25.0,
+            over_steps: 100_000,
+        }
+    }
+}
+
+impl CapacityConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        at_least_0("objective.regularizer.capacity.gamma", self.gamma)?;
+        let key = "objective.regularizer.capacity.final_capacity";
+        at_least_0(key, self.final_capacity)?;
+        some_steps("objective.regularizer.capacity.over_steps", self.over_steps)
+    }
+
+    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Tensor {
+        (kl_of(draws).mean(Kind::Float) - self.capacity_at(step)).abs() * self.gamma
+    }
+
+    /// C at a step, nats per image.
+    pub(super) fn capacity_at(&self, step: u64) -> f64 {
+        self.final_capacity * (step as f64 / self.over_steps as f64).min(1.0)
+    }
+}

@@ -1,0 +1,83 @@
+//! `objective.decoder_penalty`: a decoder that changes smoothly with the latent.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::checks::at_least_0;
+use crate::{Draws, ModelError, Vae};
+
+/// What is added to the loss to keep the decoder smooth, so that latents near a code decode to images
+/// near its own (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third
+/// way, spectral norm, is the model's: `model.decoder_spectral_norm`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DecoderPenalty {
+    /// Nothing.
+    #[default]
+    None,
+    /// λ·‖θ‖², the sum of the squares of the decoder's weights and biases.
+    L2(DecoderWeightConfig),
+    /// λ·‖∂D(z)/∂z‖², the squared Frobenius norm of the Jacobian of the decoder's output, mean over
+    /// images. It is estimated by one random vector of ±1 for each image (Hutchinson 1990), which is
+    /// unbiased; programs that differentiate the sum of the output take one fixed vector instead.
+    GradientPenalty(DecoderWeightConfig),
+}
+
+/// A weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecoderWeightConfig {
+    /// λ. Default 1e-3.
+    pub weight: f64,
+}
+
+impl Default for DecoderWeightConfig {
+    fn default() -> Self {
+        Self { weight: 1e-3 }
+    }
+}
+
+impl DecoderPenalty {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        match self {
+            Self::None => Ok(()),
+            Self::L2(config) => at_least_0("objective.decoder_penalty.l2.weight", config.weight),
+            Self::GradientPenalty(config) => at_least_0(
+                "objective.decoder_penalty.gradient_penalty.weight",
+                config.weight,
+            ),
+        }
+    }
+
+    /// The penalty, a scalar; none where there is nothing to add.
+    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws) -> Option<Tensor> {
+        match self {
+            Self::None => None,
+            Self::L2(config) => {
+                let sum = vae
+                    .trainable_variables()
+                    .into_iter()
+                    .filter(|(name, _)| name.starts_with("decoder."))
+                    .map(|(_, variable)| variable.square().sum(Kind::Float))
+                    .reduce(|a, b| a + b)?;
+                Some(sum * config.weight)
+            }
+            Self::GradientPenalty(config) => {
+                let probe = draws.params.rand_like().round() * 2.0 - 1.0;
+                Some(squared_jacobian(draws, &probe) * config.weight)
+            }
+        }
+    }
+}
+
+/// ‖vᵀ·∂D(z)/∂z‖² for a probe v of the shape of the decoder's output, mean over samples and images.
+fn squared_jacobian(draws: &Draws, probe: &Tensor) -> Tensor {
+    let projected = (&draws.params * probe).sum(Kind::Float);
+    // Images do not see each other in the decoder: the gradient of the sum is each one's own.
+    let gradient = Tensor::run_backward(&[projected], &[&draws.latents], true, true).remove(0);
+    gradient
+        .square()
+        .sum_dim_intlist(-1, false, Kind::Float) // [K, B]
+        .mean(Kind::Float)
+}

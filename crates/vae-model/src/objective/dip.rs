@@ -1,0 +1,68 @@
+//! `objective.regularizer.dip`: the aggregate posterior's covariance led to the identity.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::checks::at_least_0;
+use super::kl_of;
+use crate::{Draws, ModelError};
+
+/// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
+/// (DIP-VAE, Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). The larger the batch,
+/// the better C is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DipConfig {
+    /// Which covariance. Default `"one"`.
+    pub variant: DipVariant,
+    /// λ_od, of what is off the diagonal. Default 10.
+    pub off_diagonal: f64,
+    /// λ_d, of the diagonal. Default 100; the paper takes 10·λ_od for DIP-I and λ_od for DIP-II.
+    pub diagonal: f64,
+}
+
+impl Default for DipConfig {
+    fn default() -> Self {
+        Self {
+            variant: DipVariant::default(),
+            off_diagonal: 10.0,
+            diagonal: 100.0,
+        }
+    }
+}
+
+/// Which covariance of the latents is led to the identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DipVariant {
+    /// DIP-VAE-I: that of the posteriors' means, Cov_x\[μ(x)\].
+    #[default]
+    One,
+    /// DIP-VAE-II: that of the aggregate posterior, Cov_x\[μ(x)\] + E_x\[Σ(x)\].
+    Two,
+}
+
+impl DipConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        at_least_0("objective.regularizer.dip.off_diagonal", self.off_diagonal)?;
+        at_least_0("objective.regularizer.dip.diagonal", self.diagonal)
+    }
+
+    pub(super) fn penalty(&self, draws: &Draws) -> Tensor {
+        let mean = draws.posterior.center(); // [B, Z]
+        let centered = &mean - mean.mean_dim(0, true, Kind::Float);
+        // Of the batch as it is, as the paper's program has it: no correction for its size.
+        let of_means = centered.tr().matmul(&centered) / mean.size()[0] as f64; // [Z, Z]
+        let covariance = match self.variant {
+            DipVariant::One => of_means,
+            DipVariant::Two => match draws.posterior.covariance() {
+                Some(within) => of_means + within.mean_dim(0, false, Kind::Float),
+                None => unreachable!("checked: dip has a Gaussian posterior"),
+            },
+        };
+        let diagonal = covariance.diagonal(0, 0, 1);
+        let on = (&diagonal - 1.0).square().sum(Kind::Float);
+        let off = covariance.square().sum(Kind::Float) - diagonal.square().sum(Kind::Float);
+        kl_of(draws).mean(Kind::Float) + off * self.off_diagonal + on * self.diagonal
+    }
+}

@@ -1,0 +1,33 @@
+//! `objective.regularizer.latent_norm`: codes kept near the origin.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::checks::at_least_0;
+use crate::{Draws, ModelError};
+
+/// `weight`·½‖z‖², for codes without a distribution (RAE, Ghosh et al. 2020,
+/// <https://arxiv.org/abs/1903.12436>, eq. 11).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LatentNormConfig {
+    /// β. Default 1: what is left of the kl when its variance is fixed.
+    pub weight: f64,
+}
+
+impl Default for LatentNormConfig {
+    fn default() -> Self {
+        Self { weight: 1.0 }
+    }
+}
+
+impl LatentNormConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        at_least_0("objective.regularizer.latent_norm.weight", self.weight)
+    }
+
+    pub(super) fn penalty(&self, draws: &Draws) -> Tensor {
+        let squared_norm = draws.latents.square().sum_dim_intlist(-1, false, Kind::Float); // [K, B]
+        squared_norm.mean(Kind::Float) * (0.5 * self.weight)
+    }
+}

@@ -1,0 +1,203 @@
+//! Objectives: what training minimizes. Every one is computed from the same [`Draws`], whose
+//! honest elbo is logged beside it, so that runs of different objectives compare.
+
+mod beta_tc;
+mod capacity;
+mod checks;
+mod decoder_penalty;
+mod dip;
+mod estimator;
+mod kl;
+mod latent_norm;
+mod mmd;
+mod pixel_mean;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+pub use beta_tc::{AggregateSampling, BetaTcConfig};
+pub use capacity::CapacityConfig;
+pub use decoder_penalty::{DecoderPenalty, DecoderWeightConfig};
+pub use dip::{DipConfig, DipVariant};
+pub use estimator::{CiwaeConfig, ElboConfig, Estimator, IwaeConfig, NestedConfig};
+pub use kl::{BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, KlConfig};
+pub use latent_norm::LatentNormConfig;
+pub use mmd::{Kernel, MmdConfig};
+pub use pixel_mean::PixelMeanConfig;
+
+use crate::{Draws, ModelConfig, ModelError, Vae, compatibility};
+
+/// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
+///
+/// ```
+/// let config: vae_model::Objective = toml::from_str(r#"
+///     [estimator.iwae]
+///     samples = 50
+///     doubly_reparameterized = true
+/// "#).expect("an objective");
+/// assert_eq!(config.n_samples(), 50);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objective {
+    /// What stands beside the reconstruction. Default `kl` with weight 1.
+    pub regularizer: Regularizer,
+    /// How a bound is made of the samples. Default `elbo` with one sample.
+    pub estimator: Estimator,
+    /// What keeps the decoder smooth. Default `"none"`.
+    pub decoder_penalty: DecoderPenalty,
+}
+
+/// What stands beside the reconstruction in the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Regularizer {
+    /// Nothing: an autoencoder.
+    None,
+    /// β·kl, with a schedule or free bits.
+    Kl(KlConfig),
+    /// γ·|kl − C|: the kl is led to a capacity C that rises.
+    Capacity(CapacityConfig),
+    /// The kl's three parts with a weight each.
+    BetaTc(BetaTcConfig),
+    /// kl, and the latents' covariance led to the identity.
+    Dip(DipConfig),
+    /// The discrepancy between the aggregate posterior and the prior.
+    Mmd(MmdConfig),
+    /// The norm of the codes.
+    LatentNorm(LatentNormConfig),
+    /// The loss of the Keras tutorials: means over pixels and latent dimensions.
+    PixelMean(PixelMeanConfig),
+}
+
+impl Default for Regularizer {
+    fn default() -> Self {
+        Self::Kl(KlConfig::default())
+    }
+}
+
+/// What a loss is computed with, beside the draws.
+#[derive(Clone, Copy, Debug)]
+pub struct LossContext<'a> {
+    /// The model that made the draws.
+    pub vae: &'a Vae,
+    /// At which step the objective's schedule stands, counted from 0.
+    pub step: u64,
+    /// Training images in all, N.
+    pub n_images: u64,
+}
+
+impl Regularizer {
+    fn check(&self) -> Result<(), ModelError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Kl(config) => config.check(),
+            Self::Capacity(config) => config.check(),
+            Self::BetaTc(config) => config.check(),
+            Self::Dip(config) => config.check(),
+            Self::Mmd(config) => config.check(),
+            Self::LatentNorm(config) => config.check(),
+            Self::PixelMean(config) => config.check(),
+        }
+    }
+
+    /// Its name in a config.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Kl(_) => "kl",
+            Self::Capacity(_) => "capacity",
+            Self::BetaTc(_) => "beta_tc",
+            Self::Dip(_) => "dip",
+            Self::Mmd(_) => "mmd",
+            Self::LatentNorm(_) => "latent_norm",
+            Self::PixelMean(_) => "pixel_mean",
+        }
+    }
+
+    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch.
+    fn penalty(&self, draws: &Draws, context: LossContext) -> Tensor {
+        match self {
+            Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
+            Self::Kl(config) => config.penalty(draws, context.step),
+            Self::Capacity(config) => config.penalty(draws, context.step),
+            Self::BetaTc(config) => config.penalty(draws, context.n_images),
+            Self::Dip(config) => config.penalty(draws),
+            Self::Mmd(config) => {
+                let n_images = draws.latents.size()[1];
+                config.penalty(draws, &context.vae.sample_latents(n_images))
+            }
+            Self::LatentNorm(config) => config.penalty(draws),
+            Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
+        }
+    }
+}
+
+impl Objective {
+    /// Refuses values that make no sense, and parts that do not fit each other or the model.
+    ///
+    /// # Errors
+    /// The first key that is wrong; what would fit.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
+        self.regularizer.check()?;
+        self.estimator.check()?;
+        self.decoder_penalty.check()?;
+        compatibility::check_objective(model, self)
+    }
+
+    /// Samples of z for each image that [`Self::loss`] wants.
+    #[must_use]
+    pub fn n_samples(&self) -> i64 {
+        self.estimator.n_samples()
+    }
+
+    /// Whether the loss itself is made of a gradient, so that it cannot be computed without any.
+    #[must_use]
+    pub fn needs_gradients(&self) -> bool {
+        matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
+    }
+
+    /// The scalar to minimize, a mean over the images.
+    pub fn loss(&self, draws: &Draws, context: LossContext) -> Tensor {
+        let loss = match self.estimator.bound(draws) {
+            Some(bound) => -bound.mean(Kind::Float),
+            None => {
+                let penalty = self.regularizer.penalty(draws, context);
+                let loss = draws.terms.reconstruction.mean(Kind::Float) + penalty;
+                match &self.regularizer {
+                    Regularizer::PixelMean(_) => {
+                        loss * PixelMeanConfig::factor(context.vae.image_shape())
+                    }
+                    _ => loss,
+                }
+            }
+        };
+        let loss = match self.decoder_penalty.penalty(context.vae, draws) {
+            Some(penalty) => loss + penalty,
+            None => loss,
+        };
+        match context.vae.code_density_loss(draws) {
+            Some(prior_loss) => loss + prior_loss,
+            None => loss,
+        }
+    }
+
+    /// What the objective's schedule is at in a step, by name, for logs: `beta` or `capacity`.
+    #[must_use]
+    pub fn scheduled(&self, step: u64) -> Vec<(&'static str, f64)> {
+        match &self.regularizer {
+            Regularizer::Kl(config) => vec![("beta", config.beta_at(step))],
+            Regularizer::Capacity(config) => vec![("capacity", config.capacity_at(step))],
+            _ => vec![],
+        }
+    }
+}
+
+/// The kl of each image, `[B]`.
+fn kl_of(draws: &Draws) -> &Tensor {
+    match &draws.terms.kl {
+        Some(kl) => kl,
+        None => unreachable!("checked: a deterministic posterior has no regularizer with a kl"),
+    }
+}

@@ -1,0 +1,46 @@
+//! `posterior = "deterministic"`: one latent for an image, as in an autoencoder.
+
+use tch::Tensor;
+
+use super::{Latents, Posterior, PosteriorFamily};
+
+#[derive(Debug)]
+pub(super) struct DeterministicFamily;
+
+impl PosteriorFamily for DeterministicFamily {
+    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
+        Box::new(Deterministic {
+            code: params.shallow_clone(),
+        })
+    }
+}
+
+/// All of q(z|x) in one point.
+#[derive(Debug)]
+struct Deterministic {
+    /// `[B, Z]`.
+    code: Tensor,
+}
+
+impl Posterior for Deterministic {
+    fn center(&self) -> Tensor {
+        self.code.shallow_clone()
+    }
+
+    fn draw(&self, noise: &Tensor) -> Latents {
+        Latents {
+            latents: self.code.unsqueeze(0).expand(noise.size(), false),
+            log_prob: None,
+        }
+    }
+
+    fn log_prob(&self, _: &Tensor) -> Option<Tensor> {
+        None
+    }
+
+    fn detach(&self) -> Box<dyn Posterior> {
+        Box::new(Self {
+            code: self.code.detach(),
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! Posteriors q(z|x): what the encoder says about an image's latents.
+
+mod deterministic;
+mod diagonal_gaussian;
+
+use std::fmt::Debug;
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
+
+use crate::{Initialization, ModelError, Support};
+
+/// q(z|x) for each image of a batch.
+pub trait Posterior: Debug {
+    /// The latent that stands for an image, `[B, Z]`: the mean of q(z|x), or where that has no closed
+    /// form the point that takes its place (the flow of the base's mean, the mean direction).
+    fn center(&self) -> Tensor;
+
+    /// z `[K, B, Z]` and log q(z|x), from standard normal noise ε `[K, B, Z]`: differentiable in the
+    /// encoder's output.
+    fn draw(&self, noise: &Tensor) -> Latents;
+
+    /// log q(z|x) in nats at latents `[K, B, Z]`, or any that broadcast with `[B, Z]`, summed over the
+    /// dimensions. None where it has no closed form (flows) or does not exist (deterministic).
+    fn log_prob(&self, latents: &Tensor) -> Option<Tensor>;
+
+    /// KL from q(z|x) to the base distribution of its space (standard normal, or uniform on the
+    /// sphere), where it has a closed form.
+    fn kl(&self) -> Option<ClosedKl> {
+        None
+    }
+
+    /// Log-variances of the latent dimensions `[B, Z]`, where they have a closed form.
+    fn log_var(&self) -> Option<Tensor> {
+        None
+    }
+
+    /// Covariance of q(z|x) `[B, Z, Z]`, where it has a closed form.
+    fn covariance(&self) -> Option<Tensor> {
+        None
+    }
+
+    /// The same distribution, a constant to gradients: what is left is the path through z.
+    fn detach(&self) -> Box<dyn Posterior>;
+
+    /// Itself, if its dimensions are independent Gaussians.
+    fn as_diagonal_gaussian(&self) -> Option<&DiagonalGaussian> {
+        None
+    }
+}
+
+/// Latents that were drawn, and how likely they were.
+#[derive(Debug)]
+pub struct Latents {
+    /// z `[K, B, Z]`.
+    pub latents: Tensor,
+    /// log q(z|x) in nats, `[K, B]`; none where q(z|x) has no density.
+    pub log_prob: Option<Tensor>,
+}
+
+/// A kl in closed form, in nats.
+#[derive(Debug)]
+pub enum ClosedKl {
+    /// Of each latent dimension, `[B, Z]`; their sum is the kl.
+    PerDimension(Tensor),
+    /// The whole, `[B]`.
+    Total(Tensor),
+}
+
+/// A family of posteriors: makes a distribution of the encoder's output. What it learns itself (the
+/// networks of a flow) are variables of the model.
+pub(crate) trait PosteriorFamily: Debug + Send {
+    /// The distribution that the encoder's output `[B, P]` parameterizes.
+    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior>;
+}
+
+/// Which family q(z|x) is of (`posterior` or `[model.posterior.…]` in a config file).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PosteriorConfig {
+    /// N(mean, diag(exp(log-variance))), both from the encoder.
+    DiagonalGaussian(DiagonalGaussianConfig),
+    /// One point, without a density: an autoencoder. It has no kl and no elbo.
+    Deterministic,
+}
+
+impl Default for PosteriorConfig {
+    fn default() -> Self {
+        Self::DiagonalGaussian(DiagonalGaussianConfig::default())
+    }
+}
+
+impl PosteriorConfig {
+    pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
+        let _ = latent_dims;
+        match self {
+            Self::DiagonalGaussian(_) | Self::Deterministic => Ok(()),
+        }
+    }
+
+    /// Numbers that the encoder gives for each image.
+    #[must_use]
+    pub fn n_params(&self, latent_dims: i64) -> i64 {
+        match self {
+            Self::DiagonalGaussian(_) => 2 * latent_dims,
+            Self::Deterministic => latent_dims,
+        }
+    }
+
+    /// Its name in a config.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::DiagonalGaussian(_) => "diagonal_gaussian",
+            Self::Deterministic => "deterministic",
+        }
+    }
+
+    /// The space that its latents lie in.
+    #[must_use]
+    pub fn support(&self) -> Support {
+        Support::Euclidean
+    }
+
+    /// Whether q(z|x) is a distribution with a density: without one there is no kl and no elbo.
+    #[must_use]
+    pub fn has_density(&self) -> bool {
+        !matches!(self, Self::Deterministic)
+    }
+
+    /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
+    pub(crate) fn has_log_prob(&self) -> bool {
+        matches!(self, Self::DiagonalGaussian(_))
+    }
+
+    /// Whether its mean and covariance have a closed form.
+    pub(crate) fn has_covariance(&self) -> bool {
+        matches!(self, Self::DiagonalGaussian(_))
+    }
+
+    /// Builds a checked family; what it learns are variables under `path`.
+    pub(crate) fn build(
+        &self,
+        _path: &nn::Path,
+        _latent_dims: i64,
+        _initialization: Initialization,
+    ) -> Box<dyn PosteriorFamily> {
+        match self {
+            Self::DiagonalGaussian(config) => Box::new(diagonal_gaussian::DiagonalGaussianFamily {
+                noise_scale: config.noise_scale,
+            }),
+            Self::Deterministic => Box::new(deterministic::DeterministicFamily),
+        }
+    }
+}
