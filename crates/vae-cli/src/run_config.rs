@@ -26,10 +26,14 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Tables that hold exactly one of several: setting a key of another one replaces it.
-const ONE_OF: [&str; 5] = [
+const ONE_OF: [&str; 9] = [
+    "model.likelihood",
     "model.network",
     "model.posterior",
-    "objective",
+    "model.prior",
+    "objective.decoder_penalty",
+    "objective.estimator",
+    "objective.regularizer",
     "optimizer",
     "schedule",
 ];
@@ -132,6 +136,10 @@ fn apply(table: &mut Table, setting: &str) -> Result<()> {
         let entry = current
             .entry(part.to_owned())
             .or_insert_with(|| Value::Table(Table::new()));
+        // A bare name, as in `likelihood = "bernoulli"`, gives way to a table of another choice.
+        if entry.is_str() && ONE_OF.contains(&path.as_str()) {
+            *entry = Value::Table(Table::new());
+        }
         let Value::Table(inner) = entry else {
             return Err(ConfigError(format!("--set {setting}: `{path}` is no table")).into());
         };
@@ -218,6 +226,16 @@ mod tests {
             };
             assert_eq!(rmsprop.alpha, 0.9);
         }
+    }
+
+    #[test]
+    fn setting_a_key_of_another_choice_replaces_a_bare_name() {
+        let text = format!("{MINIMAL}[model]\nlikelihood = \"bernoulli\"\n");
+        let config = load_text(&text, &["model.likelihood.gaussian.sigma=0.5"]).unwrap();
+        let vae_model::LikelihoodConfig::Gaussian(gaussian) = config.model.likelihood else {
+            panic!("{:?}", config.model.likelihood);
+        };
+        assert_eq!(gaussian.sigma, vae_model::ScaleConfig::Fixed(0.5));
     }
 
     #[test]

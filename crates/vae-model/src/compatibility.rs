@@ -26,11 +26,35 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
             ),
         );
     }
+    if let PriorConfig::Vamp(_) = prior {
+        if !posterior.has_log_prob() {
+            return refuse(
+                "model.prior.vamp",
+                format!(
+                    "it is a mixture of posteriors and needs log q(z|x) at any z in closed form, which \
+                     the posterior {} does not have; diagonal_gaussian, full_covariance or \
+                     von_mises_fisher would fit",
+                    posterior.name()
+                ),
+            );
+        }
+        if let NetworkConfig::ConvBatchNorm(_) = model.network {
+            return refuse(
+                "model.prior.vamp",
+                "its pseudo-inputs go through the encoder in a batch of their own, and the batch norm of \
+                 the network conv_batch_norm would take them for photos; conv or residual would fit"
+                    .to_owned(),
+            );
+        }
+    }
     Ok(())
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
-pub(crate) fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
+pub(crate) fn check_objective(
+    model: &ModelConfig,
+    objective: &Objective,
+) -> Result<(), ModelError> {
     check_regularizer(model, &objective.regularizer)?;
     check_estimator(model, objective)
 }

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
 use crate::network::check_sizes;
-use crate::{Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig};
+use crate::{
+    Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig,
+};
 
 /// The parts of a model (`[model]` in a config file).
 ///

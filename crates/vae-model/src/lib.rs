@@ -82,7 +82,9 @@ pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, Latents, NoiseScale, Posterior,
     PosteriorConfig,
 };
-pub use prior::{Encoder, Prior, PriorConfig, Support};
+pub use prior::{
+    Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,
+};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
 pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

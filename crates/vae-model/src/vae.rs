@@ -97,10 +97,9 @@ impl Vae {
         let network = config.network.build(&root, sockets);
         let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
         let (latent_dims, initialization) = (config.latent_dims, config.initialization);
-        let posterior =
-            config
-                .posterior
-                .build(&(&root / "posterior"), latent_dims, initialization);
+        let posterior = config
+            .posterior
+            .build(&(&root / "posterior"), latent_dims, initialization);
         let prior = config
             .prior
             .build(&(&root / "prior"), latent_dims, image, initialization);
@@ -233,9 +232,7 @@ impl Vae {
     /// Latents of another shape.
     pub fn prior_log_prob(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         let latents = self.checked_latents(latents)?;
-        Ok(self
-            .prior
-            .log_prob(&latents, &self.encoder(Mode::Evaluate)))
+        Ok(self.prior.log_prob(&latents, &self.encoder(Mode::Evaluate)))
     }
 
     /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: to which
@@ -349,10 +346,9 @@ impl Vae {
 
         let closed = posterior.kl().filter(|_| self.prior.is_base());
         let (kl, kl_per_dimension) = match closed {
-            Some(ClosedKl::PerDimension(kl)) => (
-                Some(kl.sum_dim_intlist(-1, false, Kind::Float)),
-                Some(kl),
-            ),
+            Some(ClosedKl::PerDimension(kl)) => {
+                (Some(kl.sum_dim_intlist(-1, false, Kind::Float)), Some(kl))
+            }
             Some(ClosedKl::Total(kl)) => (Some(kl), None),
             None => {
                 let sampled = log_qz_x

@@ -9,9 +9,9 @@ use std::f64::consts::PI;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 use vae_model::{
-    ConvBatchNormConfig, ConvConfig, ElboConfig, GaussianConfig, ImageShape, LikelihoodConfig,
+    ConvBatchNormConfig, ConvConfig, GaussianConfig, ImageShape, LikelihoodConfig, LossContext,
     MeanActivation, MlpConfig, Mode, ModelConfig, NetworkConfig, Objective, PixelMeanConfig,
-    ResidualConfig, ScaleConfig, Vae,
+    Regularizer, ResidualConfig, ScaleConfig, Vae,
 };
 
 #[derive(Deserialize)]
@@ -67,8 +67,50 @@ fn squared_error() -> LikelihoodConfig {
     })
 }
 
-/// `slack` multiplies the tolerance of the gradients and of what follows them.
-fn check(case: &Case, config: &ModelConfig, shape: ImageShape, slack: f64) {
+/// Relative, of the norm of a variable's gradient.
+const GRADIENT_TOLERANCE: f64 = 2e-4;
+
+/// How far rounding moves the gradients: the largest relative change of a variable's gradient norm when
+/// the noise changes in its last digits. Batch norms of three images magnify that a thousandfold.
+fn sensitivity(vae: &Vae, images: &Tensor, noise: &Tensor) -> f64 {
+    let norms = |factor: f64| -> Vec<f64> {
+        let variables = vae.trainable_variables();
+        for (_, variable) in &variables {
+            let mut gradient = variable.grad();
+            if gradient.defined() {
+                let _ = gradient.zero_();
+            }
+        }
+        let draws = vae
+            .draw_with_noise(images, &(noise * factor), Mode::Train)
+            .expect("draws");
+        let context = LossContext {
+            vae,
+            step: 0,
+            n_images: images.size()[0] as u64,
+        };
+        Objective::default().loss(&draws, context).backward();
+        let norm = |(_, variable): &(String, Tensor)| variable.grad().norm().double_value(&[]);
+        variables.iter().map(norm).collect()
+    };
+    let wanted = norms(1.0);
+    let change = [1e-6, -1e-6, 5e-7]
+        .into_iter()
+        .flat_map(|change| {
+            norms(1.0 + change)
+                .into_iter()
+                .zip(&wanted)
+                .collect::<Vec<_>>()
+        })
+        .map(|(found, wanted)| (found / wanted - 1.0).abs())
+        .fold(0.0, f64::max);
+    for (_, variable) in vae.trainable_variables() {
+        let _ = variable.grad().zero_();
+    }
+    change
+}
+
+fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
     let vae = Vae::new(config, shape, Device::Cpu).expect("a model");
     let trained: Vec<String> = vae.trainable_variables().into_iter().map(|v| v.0).collect();
     assert_eq!(
@@ -86,11 +128,16 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape, slack: f64) {
     let latent_dims = config.latent_dims;
     let noise =
         common::wave((batch * latent_dims) as usize, 0.3, 1.2).view([1, batch, latent_dims]);
+    // PyTorch's numbers come from one processor, these from another: they may differ by as much as
+    // rounding moves either, and no less can be asked for.
+    let slack = (sensitivity(&vae, &images, &noise) * 2.0 / GRADIENT_TOLERANCE).max(1.0);
+    common::fill(&vae); // Also the running averages, as they were.
     let draws = vae
         .draw_with_noise(&images, &noise, Mode::Train)
         .expect("draws");
-    assert_close("mean", draws.posterior.mean(), &case.mean, 2e-5);
-    assert_close("log_var", &draws.posterior.log_var(), &case.log_var, 2e-5);
+    assert_close("mean", &draws.posterior.center(), &case.mean, 2e-5);
+    let log_var = draws.posterior.log_var().expect("a Gaussian");
+    assert_close("log_var", &log_var, &case.log_var, 2e-5);
     let terms = &draws.terms;
     assert_close(
         "reconstruction",
@@ -98,14 +145,21 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape, slack: f64) {
         &case.reconstruction,
         2e-5,
     );
-    assert_close("kl", &terms.kl, &case.kl, 2e-5);
+    assert_close("kl", terms.kl.as_ref().expect("a kl"), &case.kl, 2e-5);
 
-    let tutorial = Objective::PixelMean(PixelMeanConfig { kl_weight: 5e-4 });
-    let tutorial_loss = tutorial.loss(&draws, shape, 0) - constant / shape.n_values() as f64;
+    let context = LossContext {
+        vae: &vae,
+        step: 0,
+        n_images: batch as u64,
+    };
+    let tutorial = Objective {
+        regularizer: Regularizer::PixelMean(PixelMeanConfig { kl_weight: 5e-4 }),
+        ..Default::default()
+    };
+    let tutorial_loss = tutorial.loss(&draws, context) - constant / shape.n_values() as f64;
     assert_close("tutorial loss", &tutorial_loss, &[case.tutorial_loss], 2e-5);
 
-    let objective = Objective::Elbo(ElboConfig::default());
-    let loss = objective.loss(&draws, shape, 0);
+    let loss = Objective::default().loss(&draws, context);
     assert_close("loss", &(&loss - constant), &[case.loss], 2e-5);
     loss.backward();
     for (name, variable) in vae.trainable_variables() {
@@ -115,7 +169,7 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape, slack: f64) {
             &format!("‖∂{name}‖"),
             &norm,
             &[case.gradient_norms[&name]],
-            2e-4 * slack,
+            GRADIENT_TOLERANCE * slack,
         );
         // Single entries of a sum of thousands of terms: relative to the largest shown.
         assert_close(
@@ -135,11 +189,11 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape, slack: f64) {
     let posterior = vae.encode(&images).expect("a posterior");
     assert_close(
         "evaluated mean",
-        posterior.mean(),
+        &posterior.center(),
         &case.evaluated_mean,
         2e-5 * slack,
     );
-    let mean_image = vae.decode(posterior.mean()).expect("an image");
+    let mean_image = vae.decode(&posterior.center()).expect("an image");
     assert_close(
         "mean image",
         &mean_image,
@@ -155,7 +209,7 @@ fn the_mnist_network_is_pytorchs() {
         height: 28,
         width: 28,
     };
-    check(&golden().mnist, &ModelConfig::default(), shape, 1.0);
+    check(&golden().mnist, &ModelConfig::default(), shape);
 }
 
 #[test]
@@ -176,7 +230,7 @@ fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
         }),
         ..Default::default()
     };
-    check(&golden().odd, &config, shape, 1.0);
+    check(&golden().odd, &config, shape);
 }
 
 #[test]
@@ -193,7 +247,7 @@ fn the_mlp_is_pytorchs() {
         }),
         ..Default::default()
     };
-    check(&golden().mlp, &config, shape, 1.0);
+    check(&golden().mlp, &config, shape);
 }
 
 #[test]
@@ -209,9 +263,7 @@ fn the_faces_network_with_batch_norm_and_its_squared_error_are_pytorchs() {
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig::default()),
         ..Default::default()
     };
-    // Five batch norms of three images magnify rounding: PyTorch's own gradients in f32 and f64 differ
-    // by 2e-3.
-    check(&golden().faces, &config, shape, 10.0);
+    check(&golden().faces, &config, shape);
 }
 
 #[test]
@@ -229,7 +281,7 @@ fn batch_norm_at_sizes_that_no_stride_divides_is_pytorchs() {
         }),
         ..Default::default()
     };
-    check(&golden().odd_faces, &config, shape, 1.0);
+    check(&golden().odd_faces, &config, shape);
 }
 
 #[test]
@@ -249,5 +301,5 @@ fn the_residual_network_is_the_same_one_built_in_pytorch() {
         }),
         ..Default::default()
     };
-    check(&golden().residual, &config, shape, 1.0);
+    check(&golden().residual, &config, shape);
 }

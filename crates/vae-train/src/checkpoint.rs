@@ -476,10 +476,10 @@ mod tests {
     use crate::Means;
 
     fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
-        let means = |elbo| Means {
-            elbo,
+        let means = |elbo: f64| Means {
+            elbo: Some(elbo),
             reconstruction: -elbo,
-            kl: 0.0,
+            kl: Some(0.0),
             loss: -elbo,
         };
         let position = Position {

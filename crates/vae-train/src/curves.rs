@@ -497,9 +497,9 @@ mod tests {
             steps: 10 * epoch,
         };
         let means = Means {
-            elbo,
+            elbo: Some(elbo),
             reconstruction: -elbo,
-            kl: 0.0,
+            kl: Some(0.0),
             loss: -elbo,
         };
         Record {

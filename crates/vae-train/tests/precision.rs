@@ -3,7 +3,9 @@
 use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
-use vae_model::{ConvConfig, ImageShape, Mode, ModelConfig, NetworkConfig, Objective, Vae};
+use vae_model::{
+    ConvConfig, ImageShape, LossContext, Mode, ModelConfig, NetworkConfig, Objective, Vae,
+};
 use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision};
 
 fn linear(input: &Tensor, weight: &Tensor) -> Tensor {
@@ -100,7 +102,12 @@ fn losses(precision: Precision) -> Vec<f64> {
                 let draws = vae
                     .draw_with_noise(&images, &noise, Mode::Train)
                     .expect("draws");
-                Objective::default().loss(&draws, shape, step)
+                let context = LossContext {
+                    vae: &vae,
+                    step,
+                    n_images: 8,
+                };
+                Objective::default().loss(&draws, context)
             });
             assert_eq!(loss.kind(), Kind::Float);
             optimizer.zero_grad();

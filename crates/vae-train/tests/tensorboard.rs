@@ -267,9 +267,9 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
             ref other => panic!("{other:?}"),
         };
         for (name, wanted) in [
-            ("elbo", record.means.elbo),
+            ("elbo", record.means.elbo.expect("an elbo")),
             ("reconstruction", record.means.reconstruction),
-            ("kl", record.means.kl),
+            ("kl", record.means.kl.expect("a kl")),
             ("loss", record.means.loss),
             ("seconds", record.seconds),
             ("images_per_s", record.images_per_s),

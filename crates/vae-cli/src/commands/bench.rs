@@ -72,8 +72,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let Shape(shape) = args.shape;
     let vae = Vae::new(&config.model, shape, device)?;
-    let mut learner = Learner::new(&vae, &config, (N_BATCHES * batch_size as u32) as usize)?;
     let batch_size = config.training.batch_size as i64;
+    let n_images = config.training.batch_size * N_BATCHES as usize;
+    let mut learner = Learner::new(&vae, &config, n_images)?;
     let batches: Vec<Tensor> = (0..N_BATCHES)
         .map(|_| {
             let size = [batch_size, shape.channels, shape.height, shape.width];

@@ -97,12 +97,11 @@ pub(super) fn decompose(
             let log_weight = -((n_images as f64) * (n_batch as f64)).ln();
             Tensor::full([1, 1], log_weight, (Kind::Float, pairs.device()))
         }
-        AggregateSampling::Stratified => {
-            stratified_weights(n_batch, n_images).log().to_device(pairs.device())
-        }
+        AggregateSampling::Stratified => stratified_weights(n_batch, n_images)
+            .log()
+            .to_device(pairs.device()),
     }; // [B, B] or [1, 1]
-    let log_qz = (pairs.sum_dim_intlist(-1, false, Kind::Float) + &log_weights)
-        .logsumexp(2, false); // [K, B]
+    let log_qz = (pairs.sum_dim_intlist(-1, false, Kind::Float) + &log_weights).logsumexp(2, false); // [K, B]
     let log_qz_factorized = (pairs + log_weights.unsqueeze(-1))
         .logsumexp(2, false) // [K, B, Z]
         .sum_dim_intlist(-1, false, Kind::Float); // [K, B]

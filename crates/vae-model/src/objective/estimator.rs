@@ -279,7 +279,7 @@ struct Routes {
 fn routed(draws: &Draws, routes: &Routes) -> Tensor {
     let constant = draws.posterior.detach();
     let (Some(log_qz_at), Some(log_qz_of)) = (
-        constant.log_prob(&draws.latents),            // a function of z
+        constant.log_prob(&draws.latents), // a function of z
         draws.posterior.log_prob(&draws.latents.detach()), // of the encoder's output
     ) else {
         unreachable!("checked: the posterior has a log_prob");

@@ -124,9 +124,10 @@ impl BetaSchedule {
     fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::Constant => Ok(()),
-            Self::WarmUp(config) => {
-                some_steps("objective.regularizer.kl.beta_schedule.warm_up.steps", config.steps)
-            }
+            Self::WarmUp(config) => some_steps(
+                "objective.regularizer.kl.beta_schedule.warm_up.steps",
+                config.steps,
+            ),
             Self::Cyclic(config) => {
                 let key = "objective.regularizer.kl.beta_schedule.cyclic";
                 some_steps(&format!("{key}.period_steps"), config.period_steps)?;

@@ -27,7 +27,10 @@ impl LatentNormConfig {
     }
 
     pub(super) fn penalty(&self, draws: &Draws) -> Tensor {
-        let squared_norm = draws.latents.square().sum_dim_intlist(-1, false, Kind::Float); // [K, B]
+        let squared_norm = draws
+            .latents
+            .square()
+            .sum_dim_intlist(-1, false, Kind::Float); // [K, B]
         squared_norm.mean(Kind::Float) * (0.5 * self.weight)
     }
 }

@@ -59,7 +59,10 @@ impl MmdConfig {
         at_least_0("objective.regularizer.mmd.weight", self.weight)?;
         let key = "objective.regularizer.mmd.scales";
         if self.scales.is_empty() {
-            return Err(ModelError::config(key, "found none, at least one is needed"));
+            return Err(ModelError::config(
+                key,
+                "found none, at least one is needed",
+            ));
         }
         match self.scales.iter().find(|&&s| !(s.is_finite() && s > 0.0)) {
             Some(scale) => Err(ModelError::config(
@@ -97,9 +100,10 @@ impl MmdConfig {
     /// k of each pair, `[n, m]`.
     fn kernel(&self, a: &Tensor, b: &Tensor) -> Tensor {
         let latent_dims = a.size()[1] as f64;
-        let distances = (a.unsqueeze(1) - b.unsqueeze(0))
-            .square()
-            .sum_dim_intlist(-1, false, Kind::Float);
+        let distances =
+            (a.unsqueeze(1) - b.unsqueeze(0))
+                .square()
+                .sum_dim_intlist(-1, false, Kind::Float);
         let mut sum = distances.zeros_like();
         for scale in &self.scales {
             let width = 2.0 * latent_dims * scale;

@@ -36,7 +36,10 @@ impl PixelMeanConfig {
             None => unreachable!("checked: pixel_mean has a diagonal Gaussian posterior"),
         };
         let weight = 2.0 * self.kl_weight / Self::factor(image);
-        declared_kl.mean_dim(-1, false, Kind::Float).mean(Kind::Float) * weight
+        declared_kl
+            .mean_dim(-1, false, Kind::Float)
+            .mean(Kind::Float)
+            * weight
     }
 
     /// What the loss in nats per image is multiplied by.

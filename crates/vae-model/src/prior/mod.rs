@@ -1,12 +1,20 @@
 //! Priors p(z): where latents come from when nothing is known of the image.
 
+mod gaussian_mixture;
+mod real_nvp;
 mod standard_normal;
+mod vamp;
 
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, nn};
 
+pub use gaussian_mixture::GaussianMixtureConfig;
+pub use real_nvp::RealNvpConfig;
+pub use vamp::VampConfig;
+
+use crate::network::check_sizes;
 use crate::{ImageShape, Initialization, ModelError, Posterior};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
@@ -57,40 +65,110 @@ pub enum PriorConfig {
     /// N(0, I).
     #[default]
     StandardNormal,
+    /// A learned mixture of Gaussians: clusters.
+    GaussianMixture(GaussianMixtureConfig),
+    /// A mixture of the posteriors of learned images.
+    Vamp(VampConfig),
+    /// A standard normal bent by a flow.
+    RealNvp(RealNvpConfig),
 }
 
 impl PriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
-        let _ = latent_dims;
-        Ok(())
+        match self {
+            Self::StandardNormal => Ok(()),
+            Self::GaussianMixture(config) => config.check(),
+            Self::Vamp(config) => config.check(),
+            Self::RealNvp(config) => config.check(latent_dims),
+        }
     }
 
     /// Its name in a config.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::StandardNormal => "standard_normal",
+            Self::GaussianMixture(_) => "gaussian_mixture",
+            Self::Vamp(_) => "vamp",
+            Self::RealNvp(_) => "real_nvp",
         }
     }
 
     /// The space that its latents lie in; none where that is the posterior's, whichever it is.
     pub(crate) fn support(&self) -> Option<Support> {
         match self {
-            Self::StandardNormal => Some(Support::Euclidean),
+            Self::StandardNormal | Self::GaussianMixture(_) | Self::RealNvp(_) => {
+                Some(Support::Euclidean)
+            }
+            Self::Vamp(_) => None,
         }
     }
 
     /// Builds a checked prior; what it learns are variables under `path`.
     pub(crate) fn build(
         &self,
-        _path: &nn::Path,
+        path: &nn::Path,
         latent_dims: i64,
-        _image: ImageShape,
-        _initialization: Initialization,
+        image: ImageShape,
+        initialization: Initialization,
     ) -> Box<dyn Prior> {
         match self {
-            Self::StandardNormal => {
-                Box::new(standard_normal::StandardNormal { latent_dims })
-            }
+            Self::StandardNormal => Box::new(standard_normal::StandardNormal { latent_dims }),
+            Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
+            Self::Vamp(config) => Box::new(config.build(path, image)),
+            Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
         }
+    }
+}
+
+/// Refuses numbers of components that no mixture has.
+fn n_components(key: &str, n: i64) -> Result<(), ModelError> {
+    check_sizes(key, &[n])
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    /// For priors that ask none.
+    pub(super) const NO_ENCODER: Encoder = &|_| unreachable!("this prior asks no encoder");
+
+    /// The density of a prior on the plane, by the midpoint rule.
+    pub(super) fn assert_integrates_to_1(prior: &dyn Prior) {
+        let (n, reach) = (400, 12.0);
+        let step = 2.0 * reach / n as f64;
+        let line = (Tensor::arange(n, (Kind::Float, Device::Cpu)) + 0.5) * step - reach;
+        let plane = Tensor::cartesian_prod(&[&line, &line]); // [n², 2]
+        let density = prior.log_prob(&plane, NO_ENCODER).exp();
+        let integral = density.sum(Kind::Double).double_value(&[]) * step * step;
+        assert!((integral - 1.0).abs() < 2e-3, "{integral}");
+    }
+
+    /// E_p[g] two ways: over samples, and over a wide Gaussian's with weights from log_prob.
+    pub(super) fn assert_samples_fit_log_prob(prior: &dyn Prior, latent_dims: i64) {
+        let n = 100_000;
+        let samples = prior.sample(n, Device::Cpu, NO_ENCODER);
+        let std = 4.0;
+        let wide = Tensor::randn([n, latent_dims], (Kind::Float, Device::Cpu)) * std;
+        let log_wide = crate::math::standard_normal_log_prob(&(&wide / std))
+            - latent_dims as f64 * f64::ln(std);
+        let weights = (prior.log_prob(&wide, NO_ENCODER) - log_wide).exp();
+        // Bounded, and of every part of the plane.
+        let statistics = |latents: &Tensor| {
+            let first = latents.select(1, 0);
+            let last = latents.select(1, latent_dims - 1);
+            Tensor::stack(&[first.tanh(), last.tanh(), (first * 0.7 + last).sin()], 0)
+        };
+        let estimate = |values: &Tensor| {
+            let values = values.to_kind(Kind::Double);
+            let error = values.std_dim([1_i64].as_slice(), true, false) / (n as f64).sqrt();
+            (values.mean_dim(1, false, Kind::Double), error)
+        };
+        let (direct, error) = estimate(&statistics(&samples));
+        let (weighted, other_error) = estimate(&(statistics(&wide) * weights));
+        let bound = (error.square() + other_error.square()).sqrt() * 5.0;
+        let excess = (direct - weighted).abs() - bound;
+        assert!(excess.max().double_value(&[]) < 0.0, "{excess:?}");
     }
 }

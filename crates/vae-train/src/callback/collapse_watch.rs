@@ -27,7 +27,11 @@ fn report(latent_use: &LatentUse) -> Option<(String, &'static str)> {
     let mut values = latent_use.ranking().to_vec();
     values.sort_by(|a, b| b.total_cmp(a));
     let shown: Vec<String> = values.iter().take(8).map(|x| format!("{x:.3}")).collect();
-    let more = if values.len() > shown.len() { ", …" } else { "" };
+    let more = if values.len() > shown.len() {
+        ", …"
+    } else {
+        ""
+    };
     let advice = if active_units == 0 {
         "The decoder ignores the latents: every sample will look the same. Try a warm-up of the kl \
          (objective.regularizer.kl.beta_schedule), free bits (objective.regularizer.kl.free_bits), a lower \

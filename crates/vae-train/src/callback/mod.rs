@@ -13,7 +13,7 @@ pub(crate) mod tensorboard;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{LatentUse, Fit, Outcome, Record, Totals, TrainError};
+use crate::{Fit, LatentUse, Outcome, Record, Totals, TrainError};
 
 /// Something that happens around training. Callbacks are called in the order of their list.
 ///

@@ -1,0 +1,261 @@
+//! `prior.real_nvp`: a standard normal, bent by an invertible network.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor, nn};
+
+use super::{Encoder, Prior};
+use crate::math::standard_normal_log_prob;
+use crate::network::{Layer, Then, check_sizes};
+use crate::{Initialization, ModelError};
+
+/// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
+/// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
+/// <https://openreview.net/forum?id=BJDDItGX->). A fresh flow is the identity and the prior the
+/// standard normal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RealNvpConfig {
+    /// Coupling layers; each changes half of the dimensions. Default 8.
+    pub layers: i64,
+    /// Width of the two hidden layers of each one's network. Default 128.
+    pub hidden: i64,
+}
+
+impl Default for RealNvpConfig {
+    fn default() -> Self {
+        Self {
+            layers: 8,
+            hidden: 128,
+        }
+    }
+}
+
+impl RealNvpConfig {
+    pub(super) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
+        check_sizes("model.prior.real_nvp.layers", &[self.layers])?;
+        check_sizes("model.prior.real_nvp.hidden", &[self.hidden])?;
+        if latent_dims < 2 {
+            return Err(ModelError::config(
+                "model.prior.real_nvp",
+                "a coupling layer changes one part of the latent by the other, and \
+                 model.latent_dims = 1 has no two; at least 2 would fit, or gaussian_mixture",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn build(
+        &self,
+        path: &nn::Path,
+        latent_dims: i64,
+        initialization: Initialization,
+    ) -> RealNvp {
+        let couplings = (0..self.layers)
+            .map(|i| Coupling::new(path / i, latent_dims, i, self.hidden, initialization))
+            .collect();
+        RealNvp {
+            latent_dims,
+            couplings,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RealNvp {
+    latent_dims: i64,
+    couplings: Vec<Coupling>,
+}
+
+impl RealNvp {
+    /// f(z) `[N, Z]` and ln |det ∂f/∂z| `[N]`.
+    fn to_normal(&self, latents: &Tensor) -> (Tensor, Tensor) {
+        let mut x = latents.shallow_clone();
+        let mut log_det = latents.zeros_like().sum_dim_intlist(-1, false, Kind::Float);
+        for coupling in &self.couplings {
+            let (changed, log_scale) = coupling.forward(&x);
+            x = changed;
+            log_det += log_scale.sum_dim_intlist(-1, false, Kind::Float);
+        }
+        (x, log_det)
+    }
+
+    /// f⁻¹.
+    fn from_normal(&self, noise: &Tensor) -> Tensor {
+        self.couplings
+            .iter()
+            .rev()
+            .fold(noise.shallow_clone(), |x, coupling| coupling.inverse(&x))
+    }
+}
+
+impl Prior for RealNvp {
+    fn log_prob(&self, latents: &Tensor, _: Encoder) -> Tensor {
+        let (normal, log_det) = self.to_normal(latents);
+        standard_normal_log_prob(&normal) + log_det
+    }
+
+    fn sample(&self, n: i64, device: Device, _: Encoder) -> Tensor {
+        let noise = Tensor::randn([n, self.latent_dims], (Kind::Float, device));
+        self.from_normal(&noise)
+    }
+}
+
+/// x_b → x_b·exp(s(x_a)) + t(x_a), x_a stays. Which dimensions are a and which are b changes from layer
+/// to layer: the first and the second half, then the even and the odd.
+#[derive(Debug)]
+struct Coupling {
+    /// Dimensions that stay, then those that are changed.
+    order: Vec<i64>,
+    n_kept: i64,
+    layers: [Layer<nn::Linear>; 3],
+}
+
+impl Coupling {
+    fn new(
+        path: nn::Path,
+        latent_dims: i64,
+        index: i64,
+        hidden: i64,
+        initialization: Initialization,
+    ) -> Self {
+        let by_parity = index / 2 % 2 == 1;
+        let is_first = |dim: &i64| match by_parity {
+            true => dim % 2 == 0,
+            false => *dim < latent_dims / 2,
+        };
+        let (first, second): (Vec<i64>, Vec<i64>) = (0..latent_dims).partition(is_first);
+        let (kept, changed) = match index % 2 {
+            0 => (first, second),
+            _ => (second, first),
+        };
+        let n_changed = changed.len() as i64;
+        let n_kept = kept.len() as i64;
+        let layers = [
+            initialization.linear(&path / 0, n_kept, hidden, Then::Relu),
+            initialization.linear(&path / 1, hidden, hidden, Then::Relu),
+            // Zero: a fresh coupling is the identity.
+            initialization.linear(&path / 2, hidden, 2 * n_changed, Then::Sum),
+        ];
+        Self {
+            order: [kept, changed].concat(),
+            n_kept,
+            layers,
+        }
+    }
+
+    fn forward(&self, x: &Tensor) -> (Tensor, Tensor) {
+        let (kept, changed) = self.split(x);
+        let (log_scale, shift) = self.parameters(&kept);
+        let changed = changed * log_scale.exp() + shift;
+        (self.join(&kept, &changed), log_scale)
+    }
+
+    fn inverse(&self, y: &Tensor) -> Tensor {
+        let (kept, changed) = self.split(y);
+        let (log_scale, shift) = self.parameters(&kept);
+        self.join(&kept, &((changed - shift) * (-log_scale).exp()))
+    }
+
+    /// ln s within ±2 and t, `[N, n_changed]` each, in f32 whatever the network computes in.
+    fn parameters(&self, kept: &Tensor) -> (Tensor, Tensor) {
+        let [first, second, last] = &self.layers;
+        let output = kept.apply(first).relu().apply(second).relu().apply(last);
+        let halves = output.to_kind(Kind::Float).chunk(2, 1);
+        ((&halves[0] * 0.5).tanh() * 2.0, halves[1].shallow_clone())
+    }
+
+    fn split(&self, x: &Tensor) -> (Tensor, Tensor) {
+        let ordered = x.index_select(1, &Tensor::from_slice(&self.order).to_device(x.device()));
+        let n_changed = x.size()[1] - self.n_kept;
+        (
+            ordered.narrow(1, 0, self.n_kept),
+            ordered.narrow(1, self.n_kept, n_changed),
+        )
+    }
+
+    fn join(&self, kept: &Tensor, changed: &Tensor) -> Tensor {
+        let mut places = vec![0; self.order.len()];
+        for (place, &dim) in (0..).zip(&self.order) {
+            places[dim as usize] = place;
+        }
+        let places = Tensor::from_slice(&places).to_device(kept.device());
+        Tensor::cat(&[kept, changed], 1).index_select(1, &places)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::no_grad;
+
+    use super::*;
+    use crate::prior::tests::{NO_ENCODER, assert_integrates_to_1, assert_samples_fit_log_prob};
+
+    /// A flow with weights from a formula.
+    fn flow(latent_dims: i64) -> RealNvp {
+        let variables = nn::VarStore::new(Device::Cpu);
+        let config = RealNvpConfig {
+            layers: 4,
+            hidden: 7,
+        };
+        let flow = config.build(&variables.root(), latent_dims, Initialization::default());
+        let mut named: Vec<_> = variables.variables().into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        for (i, (_, mut variable)) in named.into_iter().enumerate() {
+            let phases = Tensor::arange(variable.numel() as i64, (Kind::Float, Device::Cpu));
+            let wave = (phases * 0.7 + i as f64).sin() * 0.3;
+            no_grad(|| variable.copy_(&wave.view_(variable.size())));
+        }
+        flow
+    }
+
+    fn latents(n: i64, latent_dims: i64) -> Tensor {
+        let phases = Tensor::arange(n * latent_dims, (Kind::Float, Device::Cpu));
+        (phases * 1.3 + 0.4).sin().view([n, latent_dims]) * 1.5
+    }
+
+    #[test]
+    fn a_fresh_flow_is_the_standard_normal() {
+        let variables = nn::VarStore::new(Device::Cpu);
+        let config = RealNvpConfig::default();
+        let flow = config.build(&variables.root(), 5, Initialization::default());
+        let latents = latents(6, 5);
+        let wanted = standard_normal_log_prob(&latents);
+        let difference = (flow.log_prob(&latents, NO_ENCODER) - wanted).abs().max();
+        assert_eq!(difference.double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn the_log_determinant_is_that_of_the_jacobian() {
+        for latent_dims in [2, 3, 5] {
+            let flow = flow(latent_dims);
+            let latents = latents(4, latent_dims).set_requires_grad(true);
+            let (normal, log_det) = flow.to_normal(&latents);
+            // Row i of each latent's Jacobian: the gradient of output i.
+            let rows: Vec<Tensor> = (0..latent_dims)
+                .map(|i| {
+                    let output = normal.select(1, i).sum(Kind::Float);
+                    Tensor::run_backward(&[output], &[&latents], true, false).remove(0)
+                })
+                .collect();
+            let jacobian = Tensor::stack(&rows, 1).to_kind(Kind::Double); // [N, Z, Z]
+            let (_, wanted) = Tensor::linalg_slogdet(&jacobian);
+            let difference = (log_det.to_kind(Kind::Double) - wanted).abs().max();
+            assert!(difference.double_value(&[]) < 1e-5, "{latent_dims}");
+        }
+    }
+
+    #[test]
+    fn the_inverse_leads_back() {
+        let flow = flow(5);
+        let latents = latents(7, 5);
+        let back = flow.from_normal(&flow.to_normal(&latents).0);
+        assert!((back - latents).abs().max().double_value(&[]) < 1e-5);
+    }
+
+    #[test]
+    fn it_is_a_density_and_draws_from_it() {
+        let flow = flow(2);
+        assert_integrates_to_1(&flow);
+        assert_samples_fit_log_prob(&flow, 2);
+    }
+}

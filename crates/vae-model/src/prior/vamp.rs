@@ -1,0 +1,89 @@
+//! `prior.vamp`: a mixture of the posteriors of images that are learned.
+
+use serde::{Deserialize, Serialize};
+use tch::nn::{self, Init};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::{Encoder, Prior, n_components};
+use crate::math::log_mean_exp;
+use crate::{ImageShape, ModelError};
+
+/// p(z) = 1/n Σ_k q(z|u_k) with learned pseudo-inputs u_k (VampPrior, Tomczak & Welling 2018,
+/// <https://arxiv.org/abs/1705.07120>, eq. 9): the aggregate posterior, which is the best prior there
+/// is, of n images instead of all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VampConfig {
+    /// n. Each step encodes them all. Default 500.
+    pub pseudo_inputs: i64,
+}
+
+impl Default for VampConfig {
+    fn default() -> Self {
+        Self { pseudo_inputs: 500 }
+    }
+}
+
+impl VampConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        n_components("model.prior.vamp.pseudo_inputs", self.pseudo_inputs)
+    }
+
+    pub(super) fn build(&self, path: &nn::Path, image: ImageShape) -> Vamp {
+        let size = [
+            self.pseudo_inputs,
+            image.channels,
+            image.height,
+            image.width,
+        ];
+        let noise = Init::Randn {
+            mean: 0.0,
+            stdev: 1.0,
+        };
+        Vamp {
+            logits: path.var("pseudo_inputs", &size, noise),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Vamp {
+    /// Of the pseudo-inputs' pixels, `[n, C, H, W]`.
+    logits: Tensor,
+}
+
+/// How far from black and white a pixel of a training image starts: beyond, the sigmoid is flat.
+const MARGIN: f64 = 0.02;
+
+impl Vamp {
+    /// The learned images, numbers from 0 to 255.
+    fn pseudo_inputs(&self) -> Tensor {
+        self.logits.sigmoid() * 255.0
+    }
+}
+
+impl Prior for Vamp {
+    fn log_prob(&self, latents: &Tensor, encoder: Encoder) -> Tensor {
+        let posteriors = encoder(&self.pseudo_inputs());
+        let Some(log_prob) = posteriors.log_prob(&latents.unsqueeze(1)) else {
+            unreachable!("checked: the posterior has a log_prob");
+        }; // [N, n]
+        log_mean_exp(&log_prob.tr())
+    }
+
+    fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor {
+        let chosen = Tensor::randint(self.logits.size()[0], [n], (Kind::Int64, device));
+        let posteriors = encoder(&self.pseudo_inputs().index_select(0, &chosen));
+        let latent_dims = posteriors.center().size()[1];
+        let noise = Tensor::randn([1, n, latent_dims], (Kind::Float, device));
+        posteriors.draw(&noise).latents.squeeze_dim(0)
+    }
+
+    /// The pseudo-inputs become training images, as in the authors' `use_training_data_init`.
+    fn start_from(&self, images: &Tensor) {
+        let indices = Tensor::arange(self.logits.size()[0], (Kind::Int64, images.device()));
+        let chosen = images.index_select(0, &indices.remainder(images.size()[0]));
+        let values = (chosen.to_kind(Kind::Float) / 255.0).clamp(MARGIN, 1.0 - MARGIN);
+        no_grad(|| self.logits.shallow_clone().copy_(&values.logit(None)));
+    }
+}
