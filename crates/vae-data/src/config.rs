@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
-use crate::{DataError, Dataset, Splits, idx};
+use crate::{Binarization, DataError, Dataset, Splits, idx};
 
 /// Which images to train and evaluate on.
 ///
@@ -37,6 +37,11 @@ pub struct DatasetConfig {
     /// Use only the first so many test images; by default, or where there are fewer, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_limit: Option<usize>,
+
+    /// Make every image black and white, in training and evaluation. By default bytes stay as they
+    /// are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binarization: Option<Binarization>,
 
     /// The source: a folder of idx files, as MNIST comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,8 +84,8 @@ impl DatasetConfig {
         refuse_zero("dataset.test_limit", self.test_limit)
     }
 
-    /// Reads idx files into memory, or a folder's images into their pack, and applies the limits. A
-    /// limit beyond the number of images uses all of them and logs a warning.
+    /// Reads idx files into memory, or a folder's images into their pack, and applies the limits and
+    /// the binarization. A limit beyond the number of images uses all of them and logs a warning.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file; images and
@@ -89,10 +94,11 @@ impl DatasetConfig {
     pub fn load(&self) -> Result<Splits, DataError> {
         self.validate()?;
         let (train_limit, test_limit) = (self.train_limit, self.test_limit);
-        match self.source()? {
+        let splits = match self.source()? {
             Source::Idx(config) => config.load(train_limit, test_limit),
             Source::ImageFolder(config) => ImageFolder::open(config)?.load(train_limit, test_limit),
-        }
+        }?;
+        Ok(splits.with_binarization(self.binarization))
     }
 
     fn source(&self) -> Result<Source<'_>, DataError> {
@@ -239,13 +245,29 @@ mod tests {
 
     #[test]
     fn a_config_survives_being_written_and_read() {
-        for text in [IDX, &format!("train_limit = 600\ntest_limit = 100\n{IDX}")] {
+        let limits = format!("train_limit = 600\ntest_limit = 100\n{IDX}");
+        let binarized = format!("binarization = \"dynamic\"\n{IDX}");
+        for text in [IDX, &limits, &binarized] {
             let config: DatasetConfig = toml::from_str(text).unwrap();
             config.validate().unwrap();
             let written = toml::to_string(&config).unwrap();
             assert_eq!(toml::from_str::<DatasetConfig>(&written).unwrap(), config);
-            assert_eq!(written.contains("limit"), text.contains("limit"));
+            for key in ["limit", "binarization = \"dynamic\""] {
+                assert_eq!(written.contains(key), text.contains(key), "{written}");
+            }
         }
+    }
+
+    #[test]
+    fn a_misspelled_binarization_is_named_with_the_right_ones() {
+        let text = format!("binarization = 'dinamic'\n{IDX}");
+        let error = toml::from_str::<DatasetConfig>(&text)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("unknown variant `dinamic`, expected `dynamic`"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 
 use crate::stored::{StoredImages, StoredReader};
-use crate::{Attributes, BadFiles, DataError};
+use crate::{Attributes, BadFiles, Binarization, DataError};
 
 /// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
 /// other, so that each can be imported without the other.
@@ -35,6 +35,7 @@ pub struct Dataset {
     images: Images,
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
+    binarization: Option<Binarization>,
 }
 
 #[derive(Debug)]
@@ -79,6 +80,7 @@ impl Dataset {
             images: Images::Memory(images),
             labels,
             attributes: None,
+            binarization: None,
         })
     }
 
@@ -87,7 +89,22 @@ impl Dataset {
             images: Images::Stored(images),
             labels: None,
             attributes,
+            binarization: None,
         }
+    }
+
+    /// The same images, shown black and white from now on, or (`None`) as they are.
+    #[must_use]
+    pub fn with_binarization(self, binarization: Option<Binarization>) -> Dataset {
+        Dataset {
+            binarization,
+            ..self
+        }
+    }
+
+    /// How the bytes become 0 or 255, if they do.
+    pub fn binarization(&self) -> Option<Binarization> {
+        self.binarization
     }
 
     pub(crate) fn images(&self) -> &Images {
@@ -104,6 +121,7 @@ impl Dataset {
     }
 
     /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    /// Binarized ones are those of a sequential pass, the same at every call and in every run.
     ///
     /// # Errors
     /// A file can no longer be decoded (of a data set without a pack).
@@ -111,6 +129,18 @@ impl Dataset {
     /// # Panics
     /// If a position is [`Dataset::len`] or more.
     pub fn select(&self, positions: &[usize]) -> Result<Tensor, DataError> {
+        let images = self.select_stored(positions)?;
+        Ok(match self.binarization {
+            Some(binarization) => {
+                let positions = positions.iter().map(|&i| i as u64);
+                binarization.fixed_coins().binarized(&images, positions)
+            }
+            None => images,
+        })
+    }
+
+    /// As [`Dataset::select`], before binarization.
+    fn select_stored(&self, positions: &[usize]) -> Result<Tensor, DataError> {
         match &self.images {
             Images::Memory(images) => {
                 let positions: Vec<i64> = positions.iter().map(|&i| i as i64).collect();
@@ -136,7 +166,7 @@ impl Dataset {
     }
 
     /// The data set of the images at these positions, in this order; a position may come more than
-    /// once.
+    /// once. What chance does to an image (flips, binarization) goes by its position in the new one.
     ///
     /// # Panics
     /// If a position is [`Dataset::len`] or more.
@@ -159,6 +189,7 @@ impl Dataset {
                 .attributes
                 .as_ref()
                 .map(|known| known.select(positions)),
+            binarization: self.binarization,
         }
     }
 
@@ -175,7 +206,7 @@ impl Dataset {
     }
 
     /// A number by which to tell this data set from another: the CRC-32 of all file names and of the
-    /// bytes of 256 images (all, where there are fewer), spread evenly.
+    /// bytes, before binarization, of 256 images (all, where there are fewer), spread evenly.
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -188,7 +219,7 @@ impl Dataset {
         }
         let n_sampled = self.len().min(N_SAMPLED);
         let positions: Vec<usize> = (0..n_sampled).map(|i| i * self.len() / n_sampled).collect();
-        let images = self.select(&positions)?.contiguous().view(-1);
+        let images = self.select_stored(&positions)?.contiguous().view(-1);
         let mut bytes = vec![0_u8; images.numel()];
         images.copy_data(&mut bytes, images.numel());
         hasher.update(&bytes);
@@ -257,6 +288,17 @@ impl Splits {
             validation: None,
             test,
             report: LoadReport::default(),
+        }
+    }
+
+    /// All of them with the same binarization.
+    pub(crate) fn with_binarization(self, binarization: Option<Binarization>) -> Splits {
+        let of = |dataset: Dataset| dataset.with_binarization(binarization);
+        Splits {
+            train: of(self.train),
+            validation: self.validation.map(of),
+            test: of(self.test),
+            report: self.report,
         }
     }
 }

@@ -8,8 +8,8 @@
 //! size of a float; the model's side turns them into f32 in [0, 1].
 //!
 //! Nothing here touches libtorch's random generator: an epoch's order is a function of the run's
-//! seed and the epoch alone ([`loader::shuffled_order`]), so a resumed run sees the images that an
-//! uninterrupted one would have seen.
+//! seed and the epoch alone ([`loader::shuffled_order`]), and so is what chance does to its images
+//! (flips, [`Binarization`]), so a resumed run sees what an uninterrupted one would have seen.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};
@@ -28,6 +28,7 @@
 
 mod attributes;
 mod bad_files;
+mod binarization;
 pub mod config;
 mod dataset;
 mod error;
@@ -40,6 +41,7 @@ mod stored;
 
 pub use attributes::Attributes;
 pub use bad_files::{BadFile, BadFiles};
+pub use binarization::Binarization;
 pub use config::DatasetConfig;
 pub use dataset::{Dataset, ImageShape, LoadReport, Splits};
 pub use error::DataError;

@@ -7,11 +7,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Device, Kind, Tensor};
 
+use crate::binarization::Coins;
 use crate::dataset::Images;
 use crate::pipeline::Pipeline;
 use crate::seed::flips;
 use crate::stored::{StoredImages, StoredReader, mirror};
-use crate::{DataError, Dataset, ImageShape, derive_seed};
+use crate::{Binarization, DataError, Dataset, ImageShape, derive_seed};
 
 /// The image indices 0 to `n_images` − 1, shuffled for `epoch` of the run with this `seed`.
 ///
@@ -66,14 +67,16 @@ pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
 /// Each batch is a copy. Images in memory are copied when they are asked for; those of a pack or of
 /// files by threads that keep eight batches ready, or one each where there are more of them, and end
 /// with this iterator. To go on amid an epoch use [`Iterator::skip`]: passing over batches costs
-/// nothing, whatever their number, and the batches that follow are those of the whole pass, mirrored
-/// images included.
+/// nothing, whatever their number, and the batches that follow are those of the whole pass, down to
+/// which images are mirrored and which pixels chance made white.
 ///
 /// An item is an error where a file can no longer be decoded (of a data set without a pack).
 #[derive(Debug)]
 pub struct Batches<'a> {
     dataset: &'a Dataset,
     order: Order,
+    /// Where the data set is binarized.
+    coins: Option<Coins>,
     batch_size: usize,
     device: Device,
     /// Index of the next batch.
@@ -93,17 +96,29 @@ enum Order {
     },
 }
 
+impl Order {
+    /// The position in the data set of the image that comes as number `i`.
+    fn position(&self, i: usize) -> usize {
+        match self {
+            Order::Sequential => i,
+            Order::Shuffled { order, .. } => order[i] as usize,
+        }
+    }
+}
+
 impl<'a> Batches<'a> {
-    /// Every image in the data set's own order, for evaluation.
+    /// Every image in the data set's own order, for evaluation. A binarized data set gives the same
+    /// in every such pass, whatever the run.
     ///
     /// # Panics
     /// If `batch_size` is 0.
     pub fn sequential(dataset: &'a Dataset, batch_size: usize, device: Device) -> Batches<'a> {
-        Batches::new(dataset, Order::Sequential, batch_size, device)
+        let coins = dataset.binarization().map(Binarization::fixed_coins);
+        Batches::new(dataset, Order::Sequential, coins, batch_size, device)
     }
 
-    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. Where the data
-    /// set has random flips, whether an image is mirrored depends on (`seed`, `epoch`, image) alone.
+    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. What chance does to
+    /// an image, random flips and binarization, depends on (`seed`, `epoch`, image) alone.
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -118,14 +133,24 @@ impl<'a> Batches<'a> {
             order: shuffled_order(dataset.len(), seed, epoch),
             flip_seed: derive_seed(seed, epoch, "flip"),
         };
-        Batches::new(dataset, order, batch_size, device)
+        let coins = dataset
+            .binarization()
+            .map(|binarization| binarization.coins_of_epoch(seed, epoch));
+        Batches::new(dataset, order, coins, batch_size, device)
     }
 
-    fn new(dataset: &'a Dataset, order: Order, batch_size: usize, device: Device) -> Batches<'a> {
+    fn new(
+        dataset: &'a Dataset,
+        order: Order,
+        coins: Option<Coins>,
+        batch_size: usize,
+        device: Device,
+    ) -> Batches<'a> {
         assert!(batch_size > 0, "batch size 0, expected at least 1");
         Batches {
             dataset,
             order,
+            coins,
             batch_size,
             device,
             next: 0,
@@ -151,42 +176,51 @@ impl<'a> Batches<'a> {
     /// Copies a batch of images in memory.
     fn copy_of_memory(&self, images: &Tensor, batch: usize) -> Tensor {
         let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
-        match &self.order {
+        let (batch, is_copy) = match &self.order {
+            Order::Sequential => (images.narrow(0, start as i64, (end - start) as i64), false),
+            Order::Shuffled { order, .. } => {
+                let positions = Tensor::from_slice(&order[start..end]);
+                (images.index_select(0, &positions), true)
+            }
+        };
+        match &self.coins {
+            Some(coins) => {
+                let positions = (start..end).map(|i| self.order.position(i) as u64);
+                coins.binarized(&batch, positions).to_device(self.device)
+            }
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
-            Order::Sequential => images
-                .narrow(0, start as i64, (end - start) as i64)
-                .to_device_(self.device, Kind::Uint8, false, true),
-            Order::Shuffled { order, .. } => images
-                .index_select(0, &Tensor::from_slice(&order[start..end]))
-                .to_device(self.device),
+            None => batch.to_device_(self.device, Kind::Uint8, false, !is_copy),
         }
     }
 
     /// Threads that bring the batches from `self.next` on.
     fn start(&self, images: &StoredImages) -> Pipeline<Result<Tensor, DataError>> {
         let (jobs, n_workers) = (self.next..self.n_batches(), images.stored.n_workers());
-        let visits: Arc<[Visit]> = match &self.order {
-            Order::Sequential => images
-                .ids
-                .iter()
-                .map(|&id| Visit { id, flip: false })
-                .collect(),
-            Order::Shuffled { order, flip_seed } => order
-                .iter()
-                .map(|&image| Visit {
-                    id: images.ids[image as usize],
-                    flip: images.random_flips && flips(*flip_seed, image as u64),
-                })
-                .collect(),
-        };
+        let visits: Arc<[Visit]> = (0..images.ids.len())
+            .map(|i| {
+                let position = self.order.position(i);
+                let flip = match self.order {
+                    Order::Sequential => false,
+                    Order::Shuffled { flip_seed, .. } => {
+                        images.random_flips && flips(flip_seed, position as u64)
+                    }
+                };
+                Visit {
+                    id: images.ids[position],
+                    position: position as u64,
+                    flip,
+                }
+            })
+            .collect();
         let (shape, batch_size, device) = (self.dataset.shape(), self.batch_size, self.device);
         Pipeline::start(jobs, n_workers, || {
             let mut reader = StoredReader::new(Arc::clone(&images.stored));
-            let visits = Arc::clone(&visits);
+            let (visits, coins) = (Arc::clone(&visits), self.coins.clone());
             let mut bytes = Vec::new();
             move |batch| {
                 let (start, end) = bounds(batch, batch_size, visits.len());
-                read_batch(&mut reader, &visits[start..end], shape, &mut bytes)
+                let visits = &visits[start..end];
+                read_batch(&mut reader, visits, coins.as_ref(), shape, &mut bytes)
                     .map(|batch| batch.to_device(device))
             }
         })
@@ -198,6 +232,8 @@ impl<'a> Batches<'a> {
 struct Visit {
     /// Which of the stored images.
     id: usize,
+    /// Where it is in the data set.
+    position: u64,
     /// Whether it is seen mirrored.
     flip: bool,
 }
@@ -206,6 +242,7 @@ struct Visit {
 fn read_batch(
     reader: &mut StoredReader,
     visits: &[Visit],
+    coins: Option<&Coins>,
     shape: ImageShape,
     bytes: &mut Vec<u8>,
 ) -> Result<Tensor, DataError> {
@@ -216,6 +253,9 @@ fn read_batch(
         reader.read(visit.id, image)?;
         if visit.flip {
             mirror(image, width);
+        }
+        if let Some(coins) = coins {
+            coins.binarize(visit.position, image);
         }
     }
     let size = [
@@ -392,9 +432,23 @@ mod tests {
             order: vec![99, 1],
             flip_seed: 0,
         };
-        let mut batches = Batches::new(&dataset, order, 1, Device::Cpu).skip(1);
+        let mut batches = Batches::new(&dataset, order, None, 1, Device::Cpu).skip(1);
         assert_eq!(numbers(batches.next().unwrap()), [1]);
         assert!(batches.next().is_none());
+    }
+
+    #[test]
+    fn an_image_gets_the_coins_of_its_position() {
+        let images = Tensor::full([9, 1, 4, 5], 128, (Kind::Uint8, Device::Cpu));
+        let dataset = Dataset::new(images, None).unwrap();
+        let dataset = dataset.with_binarization(Some(Binarization::Dynamic));
+        let order = shuffled_order(9, 3, 2);
+        let coins = Binarization::Dynamic.coins_of_epoch(3, 2);
+        for (i, batch) in Batches::shuffled(&dataset, 1, Device::Cpu, 3, 2).enumerate() {
+            let mut wanted = [128; 20];
+            coins.binarize(order[i] as u64, &mut wanted);
+            assert_eq!(numbers(batch), wanted.map(i64::from));
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn config(folder: impl Into<PathBuf>) -> DatasetConfig {
     DatasetConfig {
         train_limit: None,
         test_limit: None,
+        binarization: None,
         idx,
         image_folder: None,
     }

@@ -1,6 +1,6 @@
-"""Derived seeds and epoch orders from their documented definition, in plain Python.
+"""Derived seeds, epoch orders and binarized images from their documented definition, in plain Python.
 
-Printed numbers are pinned in src/seed.rs and src/loader.rs. Run: python3 reference_order.py
+Printed numbers are pinned in src/seed.rs, src/loader.rs and src/binarization.rs. Run: python3 reference_order.py
 """
 
 MASK = (1 << 64) - 1
@@ -28,11 +28,11 @@ def flips(epoch_seed, image):
     return splitmix64(epoch_seed ^ splitmix64(image)) >> 63 == 1
 
 
-def chacha8_block(key, counter):
-    """RFC 8439's block function with 8 rounds, a 64-bit counter and nonce 0."""
+def chacha8_block(key, counter, nonce=0):
+    """RFC 8439's block function with 8 rounds, a 64-bit counter and a 64-bit nonce."""
     words = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574]
     words += [int.from_bytes(key[i : i + 4], "little") for i in range(0, 32, 4)]
-    words += [counter & 0xFFFFFFFF, counter >> 32, 0, 0]
+    words += [counter & 0xFFFFFFFF, counter >> 32, nonce & 0xFFFFFFFF, nonce >> 32]
     x = list(words)
 
     def quarter_round(a, b, c, d):
@@ -71,6 +71,20 @@ def shuffled_order(n_images, seed, epoch):
     return order
 
 
+def binarized(image, pass_seed, position):
+    key = pass_seed.to_bytes(8, "little") + bytes(24)
+
+    def draws():
+        counter = 0
+        while True:
+            for word in chacha8_block(key, counter, position):
+                yield from word.to_bytes(4, "little")
+            counter += 1
+
+    coins = (coin for coin in draws() if coin != 255)
+    return [255 if coin < byte else 0 for byte, coin in zip(image, coins)]
+
+
 if __name__ == "__main__":
     # The published first bytes of ChaCha8 for key 0: this reference is itself right.
     first = b"".join(word.to_bytes(4, "little") for word in chacha8_block(bytes(32), 0))
@@ -85,3 +99,13 @@ if __name__ == "__main__":
     for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
         epoch_seed = derive_seed(seed, epoch, "flip")
         print(seed, epoch, "flipped", [image for image in range(16) if flips(epoch_seed, image)])
+    for pass_seed, position in [
+        (derive_seed(0, 0, "binarization"), 0),
+        (derive_seed(0, 0, "binarization"), 1),
+        (derive_seed(7, 3, "binarization"), 59_999),
+        (derive_seed(0, 0, "fixed binarization"), 0),
+    ]:
+        few = "".join("01"[byte // 255] for byte in binarized([128] * 16, pass_seed, position))
+        # Long enough for coins that are drawn again.
+        many = binarized([i % 256 for i in range(2000)], pass_seed, position)
+        print(hex(pass_seed), position, few, sum(i for i, byte in enumerate(many) if byte))

@@ -3,6 +3,7 @@
 
 mod callback;
 mod checkpoint;
+mod clustering;
 mod config;
 pub mod curves;
 mod ema;
@@ -38,6 +39,7 @@ pub use callback::{
     tensorboard::TensorBoard,
 };
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpoint, ResumeState};
+pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
 pub use ema::Ema;
 pub use error::TrainError;

@@ -155,6 +155,11 @@ mod tests {
             "{message}"
         );
         assert!(message.contains("optimizer.adam.beta1"), "{message}");
+        let message = refused("", "[dataset]\nbinarization = 'dynamic'").expect("refused");
+        assert!(
+            message.contains("dataset.binarization (was nothing, now \"dynamic\")"),
+            "{message}"
+        );
         // A key that merely begins like a harmless one is not.
         assert!(!is_harmless("training.epochs_of_something"));
         assert!(is_harmless("pictures.n_samples"));

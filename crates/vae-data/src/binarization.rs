@@ -1,0 +1,175 @@
+//! Black-and-white pictures drawn from gray ones.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::derive_seed;
+
+/// How bytes become 0 or 255, which a Bernoulli likelihood takes for pixels of 0 and 1
+/// (`dataset.binarization`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Binarization {
+    /// At every visit, byte p becomes 255 with probability p / 255, else 0, each channel by itself
+    /// (Salakhutdinov & Murray 2008, and §5 of Burda et al. 2016). A training epoch draws anew, other
+    /// passes always draw the same, in every run.
+    Dynamic,
+}
+
+impl Binarization {
+    /// The coins of a training epoch.
+    pub(crate) fn coins_of_epoch(self, seed: u64, epoch: u64) -> Coins {
+        match self {
+            Binarization::Dynamic => Coins::new(derive_seed(seed, epoch, "binarization")),
+        }
+    }
+
+    /// The coins of every other pass, and of pictures: the same in every run, so that their
+    /// evaluations compare.
+    pub(crate) fn fixed_coins(self) -> Coins {
+        match self {
+            Binarization::Dynamic => Coins::new(derive_seed(0, 0, "fixed binarization")),
+        }
+    }
+}
+
+/// The random draws of one pass over a data set.
+///
+/// Those of an image depend on the pass and on its position in the data set alone. Fixed for all time,
+/// since a resumed run goes on amid an epoch: a ChaCha8 stream whose 256-bit key is the seed of the
+/// pass as 8 little-endian bytes and then zeros, and whose nonce is the position, gives bytes. Each
+/// pixel takes the next of them that is not 255, a uniform number from 0 to 254, and is white where its
+/// own byte p is greater: p of 255 numbers make it so.
+#[derive(Clone, Debug)]
+pub(crate) struct Coins(ChaCha8Rng);
+
+impl Coins {
+    fn new(pass_seed: u64) -> Coins {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&pass_seed.to_le_bytes());
+        Coins(ChaCha8Rng::from_seed(key))
+    }
+
+    /// Makes every byte of the image at this position 0 or 255.
+    pub(crate) fn binarize(&self, position: u64, image: &mut [u8]) {
+        let mut rng = self.0.clone();
+        rng.set_stream(position);
+        // Whole blocks of ChaCha: four is what the generator makes at once.
+        let mut coins = [0; 256];
+        let mut n_used = coins.len();
+        let mut draw = || loop {
+            if n_used == coins.len() {
+                rng.fill_bytes(&mut coins);
+                n_used = 0;
+            }
+            let coin = coins[n_used];
+            n_used += 1;
+            if coin < 255 {
+                return coin;
+            }
+        };
+        for byte in image {
+            *byte = if draw() < *byte { 255 } else { 0 };
+        }
+    }
+
+    /// A binarized copy of images u8 [B, C, H, W] on the CPU, which are at these B positions.
+    pub(crate) fn binarized(
+        &self,
+        images: &Tensor,
+        positions: impl Iterator<Item = u64>,
+    ) -> Tensor {
+        let size = images.size();
+        let n_bytes = size[1..].iter().product::<i64>() as usize;
+        let mut bytes = vec![0; images.numel()];
+        images.contiguous().copy_data(&mut bytes, images.numel());
+        for (position, image) in positions.zip(bytes.chunks_exact_mut(n_bytes)) {
+            self.binarize(position, image);
+        }
+        Tensor::from_data_size(&bytes, &size, Kind::Uint8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn training(seed: u64, epoch: u64) -> Coins {
+        Binarization::Dynamic.coins_of_epoch(seed, epoch)
+    }
+
+    fn binarized(coins: &Coins, position: u64, mut image: Vec<u8>) -> Vec<u8> {
+        coins.binarize(position, &mut image);
+        image
+    }
+
+    #[test]
+    fn coins_never_change() {
+        // From tests/reference_order.py. Others would break the resuming of every earlier run.
+        let cases = [
+            (training(0, 0), 0, "1100001010110101", 1_041_029),
+            (training(0, 0), 1, "1100100001100000", 1_002_954),
+            (training(7, 3), 59_999, "0000110000001100", 940_748),
+            (
+                Binarization::Dynamic.fixed_coins(),
+                0,
+                "0001000011101010",
+                1_015_098,
+            ),
+        ];
+        for (coins, position, wanted_few, wanted_sum) in cases {
+            let few: String = binarized(&coins, position, vec![128; 16])
+                .iter()
+                .map(|&byte| if byte == 255 { '1' } else { '0' })
+                .collect();
+            assert_eq!(few, wanted_few);
+            // Long enough for coins that are drawn again.
+            let many = (0..2000).map(|i| (i % 256) as u8).collect();
+            let white = binarized(&coins, position, many)
+                .into_iter()
+                .enumerate()
+                .filter(|&(_, byte)| byte == 255);
+            assert_eq!(white.map(|(i, _)| i).sum::<usize>(), wanted_sum);
+        }
+    }
+
+    #[test]
+    fn a_byte_is_white_as_often_as_it_says() {
+        const N: usize = 100_000;
+        for p in 0..=255 {
+            let image = binarized(&training(1, 1), p.into(), vec![p; N]);
+            let n_white = image.iter().filter(|&&byte| byte == 255).count();
+            let n_black = image.iter().filter(|&&byte| byte == 0).count();
+            assert_eq!(n_white + n_black, N);
+            let share = f64::from(p) / 255.0;
+            // 0 for bytes 0 and 255, which never change. Small enough to tell 254/255 from 254/256.
+            let deviation = (N as f64 * share * (1.0 - share)).sqrt();
+            let excess = n_white as f64 - N as f64 * share;
+            assert!(excess.abs() <= 5.0 * deviation, "{p}: {n_white} of {N}");
+        }
+    }
+
+    #[test]
+    fn coins_of_other_images_epochs_and_runs_are_independent() {
+        const N: usize = 100_000;
+        let of = |coins: &Coins, position| binarized(coins, position, vec![128; N]);
+        let share = 128.0 / 255.0;
+        let equal = share * share + (1.0 - share) * (1.0 - share);
+        let deviation = (N as f64 * equal * (1.0 - equal)).sqrt();
+        let one = of(&training(1, 1), 0);
+        assert_eq!(of(&training(1, 1), 0), one);
+        for other in [
+            of(&training(1, 1), 1),
+            of(&training(1, 2), 0),
+            of(&training(2, 1), 0),
+            of(&Binarization::Dynamic.fixed_coins(), 0),
+        ] {
+            let n_equal = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+            let excess = n_equal as f64 - N as f64 * equal;
+            assert!(excess.abs() < 5.0 * deviation, "{n_equal} of {N}");
+        }
+    }
+}
