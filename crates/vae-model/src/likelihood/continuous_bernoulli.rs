@@ -70,8 +70,8 @@ fn mean(logits: &Tensor) -> Tensor {
 
 /// The x of which P(X ≤ x) is `probabilities`, elementwise.
 fn quantile(probabilities: &Tensor, logits: &Tensor) -> Tensor {
-    // Of η = −a it is ln(1 + u·(exp(−a) − 1))/(−a); of η = a, by symmetry, 1 less that of 1 − u. Below
-    // the least rate the density is uniform to the last digit of f32.
+    // Of η = −a it is ln(1 + u·(exp(−a) − 1))/(−a); of η = a, by symmetry, 1 minus that of 1 − u.
+    // Below the least rate the density is uniform to the last digit of f32.
     let rate = logits.abs().clamp_min(1e-6);
     let rises = logits.gt(0.0);
     let below: Tensor = 1.0 - probabilities;

@@ -125,10 +125,10 @@ pub(super) fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) 
 
 /// The mean of a logistic variable X that is clipped to `[-1, 1]`, elementwise.
 ///
-/// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((1 + μ)/s) − softplus((μ − 1)/s)), and with
-/// softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
-/// difference of large numbers. The mean of the 256 values is within half a step of a byte of it, as
-/// far as rounding goes, and the same in all digits that matter where s is a step or more.
+/// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((1 + μ)/s) − softplus((μ − 1)/s)), and
+/// with softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
+/// difference of large numbers. The mean of the 256 values differs by the rounding to a byte: less
+/// than half a step of one, and next to nothing where s is a step or more.
 pub(super) fn clipped_mean(location: &Tensor, log_scale: &Tensor) -> Tensor {
     let scale = log_scale.exp();
     let tail = |end: f64| (-(location - end).abs() / &scale).exp().log1p();
@@ -232,7 +232,7 @@ mod tests {
     fn the_clipped_mean_is_that_of_the_256_values() {
         let targets = to_minus_one_one(&Tensor::arange(256, (Kind::Uint8, Device::Cpu)));
         for location in [-1e6, -30.0, -1.1, -1.0, -0.3, 0.0, 0.77, 0.9987, 4.0, 1e6] {
-            // At e⁻⁵ the scale is a step of a byte.
+            // From a step of a byte on (ln 2/255 = −4.85) rounding evens out.
             for (log_scale, tolerance) in [
                 (-7.0, HALF_BIN + 1e-5),
                 (-4.8, 1e-4),

@@ -29,8 +29,8 @@ pub trait Likelihood: Debug + Send {
 
     /// log p(x|z) in nats, summed over the image's values.
     ///
-    /// `params` f32 `[K, B, L, H, W]` from the decoder, with L of [`LikelihoodConfig::n_maps`], `targets` `[B, C, H, W]` from
-    /// [`Self::scale`] → `[K, B]`.
+    /// `params` f32 `[K, B, L, H, W]` from the decoder, L of [`LikelihoodConfig::n_maps`], `targets`
+    /// `[B, C, H, W]` from [`Self::scale`] → `[K, B]`.
     fn log_prob(&self, params: &Tensor, targets: &Tensor, mode: Mode) -> Tensor;
 
     /// The mean image in `[0, 1]`, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`.
