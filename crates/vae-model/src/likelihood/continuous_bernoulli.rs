@@ -5,8 +5,8 @@ use tch::Tensor;
 use super::{Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
 
-/// Independent pixels in `[0, 1]` of density p(x|λ) = C(λ)·λˣ·(1 − λ)¹⁻ˣ (Loaiza-Ganem & Cunningham 2019,
-/// <https://arxiv.org/abs/1907.06845>, §4), parameterized by the logit η = ln(λ/(1 − λ)). What the
+/// Independent pixels in `[0, 1]` of density p(x|λ) = C(λ)·λˣ·(1 − λ)¹⁻ˣ (Loaiza-Ganem & Cunningham
+/// 2019, <https://arxiv.org/abs/1907.06845>, §4), parameterized by the logit η = ln(λ/(1 − λ)). What the
 /// Bernoulli's cross-entropy lacks on gray pixels is the normalizing constant
 /// C(λ) = 2·artanh(1 − 2λ)/(1 − 2λ) = η·coth(η/2).
 ///

@@ -125,8 +125,8 @@ pub(super) fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) 
 
 /// The mean of a logistic variable X that is clipped to `[-1, 1]`, elementwise.
 ///
-/// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((1 + μ)/s) − softplus((μ − 1)/s)), and
-/// with softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
+/// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((μ + 1)/s) − softplus((μ − 1)/s)).
+/// With softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
 /// difference of large numbers. The mean of the 256 values differs by the rounding to a byte: less
 /// than half a step of one, and next to nothing where s is a step or more.
 pub(super) fn clipped_mean(location: &Tensor, log_scale: &Tensor) -> Tensor {
