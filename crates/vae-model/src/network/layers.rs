@@ -25,7 +25,7 @@ pub enum Initialization {
 
 /// What follows a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(crate) enum Then {
     /// A ReLU, or what comes close to one: leaky, SiLU.
     Relu,
     /// A batch norm and then a ReLU: the layer has no bias, for the norm would take it out again.
@@ -86,7 +86,7 @@ impl Initialization {
     }
 
     /// A fully connected layer.
-    pub(super) fn linear(
+    pub(crate) fn linear(
         self,
         path: nn::Path,
         n_in: i64,
@@ -215,9 +215,16 @@ fn name(path: &nn::Path) -> String {
 
 /// A layer that shows its outputs to the watcher.
 #[derive(Debug)]
-pub(super) struct Layer<M> {
+pub(crate) struct Layer<M> {
     name: String,
     module: M,
+}
+
+impl<M> Layer<M> {
+    /// Its name and what it computes, for those who use its variables in another way.
+    pub(crate) fn into_parts(self) -> (String, M) {
+        (self.name, self.module)
+    }
 }
 
 impl<M: nn::Module> nn::Module for Layer<M> {

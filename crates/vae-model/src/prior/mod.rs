@@ -1,5 +1,6 @@
 //! Priors p(z): where latents come from when nothing is known of the image.
 
+mod hyperspherical_uniform;
 mod standard_normal;
 
 use std::fmt::Debug;
@@ -57,18 +58,25 @@ pub enum PriorConfig {
     /// N(0, I).
     #[default]
     StandardNormal,
+    /// Uniform on the unit sphere in ℝ^Z, for posteriors that live there.
+    HypersphericalUniform,
 }
 
 impl PriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
-        let _ = latent_dims;
-        Ok(())
+        match self {
+            Self::StandardNormal => Ok(()),
+            Self::HypersphericalUniform => {
+                check_sphere("model.prior", "hyperspherical_uniform", latent_dims)
+            }
+        }
     }
 
     /// Its name in a config.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::StandardNormal => "standard_normal",
+            Self::HypersphericalUniform => "hyperspherical_uniform",
         }
     }
 
@@ -76,6 +84,7 @@ impl PriorConfig {
     pub(crate) fn support(&self) -> Option<Support> {
         match self {
             Self::StandardNormal => Some(Support::Euclidean),
+            Self::HypersphericalUniform => Some(Support::Sphere),
         }
     }
 
@@ -91,6 +100,23 @@ impl PriorConfig {
             Self::StandardNormal => {
                 Box::new(standard_normal::StandardNormal { latent_dims })
             }
+            Self::HypersphericalUniform => {
+                Box::new(hyperspherical_uniform::HypersphericalUniform { latent_dims })
+            }
         }
     }
+}
+
+/// Refuses a sphere that is two points.
+pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
+    if latent_dims < 2 {
+        return Err(ModelError::config(
+            key,
+            format!(
+                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
+                 needs at least 2, a circle; found latent_dims = {latent_dims}"
+            ),
+        ));
+    }
+    Ok(())
 }
