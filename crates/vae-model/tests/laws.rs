@@ -773,7 +773,7 @@ fn the_parts_have_their_names_in_a_config() {
     );
     let logistic = r#"likelihood.discretized_logistic.scale = "per_value""#;
     let config: ModelConfig = toml::from_str(logistic).expect("a config");
-    assert_eq!(config.likelihood.n_params(), 2);
+    assert_eq!(config.likelihood.n_maps(1), 2);
     assert!(toml::from_str::<ModelConfig>("likelihood.gaussian.sgima = 1").is_err());
     let typo = toml::from_str::<ModelConfig>("likelihood.gaussian.sigma = \"leraned\"");
     let message = typo.expect_err("refused").to_string();

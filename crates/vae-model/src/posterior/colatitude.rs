@@ -1,0 +1,203 @@
+//! The angle between a von Mises–Fisher vector and its mean direction: all that is special of the
+//! distribution happens in this one dimension.
+
+use std::f64::consts::PI;
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::math::ln_sphere_area;
+
+/// Intervals of the quadrature.
+const N_CELLS: i64 = 64;
+/// Half-width of the quadrature in standard deviations: what lies outside is below 10⁻¹⁵.
+const WIDTH: f64 = 12.0;
+/// Steps of Newton's method from the linear interpolation in a cell, the last of which are of no use:
+/// the number of right digits doubles in each.
+const N_NEWTON: usize = 6;
+/// Nodes on \[−1, 1\] and weights of Gauss and Legendre, exact for polynomials of degree 11.
+const GAUSS: [(f64, f64); 6] = [
+    (-0.932_469_514_203_152, 0.171_324_492_379_170_35),
+    (-0.661_209_386_466_264_5, 0.360_761_573_048_138_6),
+    (-0.238_619_186_083_196_9, 0.467_913_934_572_691_04),
+    (0.238_619_186_083_196_9, 0.467_913_934_572_691_04),
+    (0.661_209_386_466_264_5, 0.360_761_573_048_138_6),
+    (0.932_469_514_203_152, 0.171_324_492_379_170_35),
+];
+
+/// The distribution of θ in \[0, π\] with density ∝ exp(κ·cos θ)·sin^(Z−2) θ, for each image of a batch,
+/// in f64. Integrals are quadratures on a grid around the mode, a constant to gradients, which follow κ
+/// in the integrand. All densities are relative to exp(κ + `peak`).
+#[derive(Debug)]
+pub(super) struct Colatitude {
+    /// Z − 2.
+    sin_power: f64,
+    /// κ > 0, `[B]`.
+    kappa: Tensor,
+    /// ln of the density at the mode, without its factor exp(κ); a constant `[B]`.
+    peak: Tensor,
+    /// Where the grid begins, and the width of its cells; constants `[B]`.
+    start: Tensor,
+    cell: Tensor,
+    /// The integral up to the beginning of each cell, and the whole: `[B, N_CELLS + 1]`.
+    mass: Tensor,
+    /// E\[cos θ − 1\] `[B]`.
+    mean_excess: Tensor,
+}
+
+impl Colatitude {
+    /// κ `[B]` in f64; Z of at least 2.
+    pub(super) fn new(kappa: &Tensor, latent_dims: i64) -> Self {
+        let sin_power = (latent_dims - 2) as f64;
+        let constant = kappa.detach();
+        // The mode has κ·sin² θ = (Z − 2)·cos θ, the second derivative there −κ·(cos θ + 1/cos θ). For
+        // Z = 2 that is −κ; the interval is then 1.4 times narrower in standard deviations.
+        let root = (constant.square() * 4.0 + sin_power * sin_power).sqrt();
+        let cos = &constant * 2.0 / (root + sin_power);
+        let sin = (&cos / &constant * sin_power).sqrt();
+        let mode = sin.atan2(&cos);
+        let deviation = (&constant * (&cos + cos.reciprocal())).rsqrt();
+        let start = (&mode - &deviation * WIDTH).clamp_min(0.0);
+        let end = (&mode + &deviation * WIDTH).clamp_max(PI);
+        let cell = (end - &start) / N_CELLS as f64;
+
+        let mut colatitude = Self {
+            sin_power,
+            kappa: kappa.shallow_clone(),
+            peak: constant.zeros_like(),
+            start,
+            cell,
+            mass: Tensor::new(),
+            mean_excess: Tensor::new(),
+        };
+        colatitude.peak = no_grad(|| colatitude.log_density(&mode));
+
+        let (nodes, weights) = gauss(kappa.device());
+        let cells = Tensor::arange(N_CELLS, (Kind::Double, kappa.device()));
+        let places = cells.unsqueeze(1) + (nodes + 1.0) * 0.5; // [N_CELLS, 6], in cells
+        let theta = along(&colatitude.start, 3) + along(&colatitude.cell, 3) * places; // [B, N_CELLS, 6]
+        let weights = along(&colatitude.cell, 3) * weights * 0.5;
+        let masses = colatitude.log_density(&theta).exp() * weights;
+        let below = masses
+            .sum_dim_intlist(-1, false, Kind::Double)
+            .cumsum(-1, Kind::Double); // [B, N_CELLS]
+        let nothing = below.narrow(1, 0, 1).zeros_like();
+        colatitude.mass = Tensor::cat(&[nothing, below], 1);
+        let excess =
+            (masses * excess(&theta)).sum_dim_intlist([1, 2].as_slice(), false, Kind::Double);
+        colatitude.mean_excess = excess / colatitude.total();
+        colatitude
+    }
+
+    /// κ `[B]`.
+    pub(super) fn kappa(&self) -> &Tensor {
+        &self.kappa
+    }
+
+    /// E\[cos θ − 1\] `[B]`.
+    pub(super) fn mean_excess(&self) -> &Tensor {
+        &self.mean_excess
+    }
+
+    /// ln of exp(κ·(cos θ − 1)) integrated over the unit sphere in ℝ^Z, `[B]`.
+    pub(super) fn log_normalizer(&self) -> Tensor {
+        // What has the same θ is a sphere in a space of one dimension less, of radius sin θ.
+        let around = ln_sphere_area(self.sin_power as i64 + 1);
+        self.total().log() + &self.peak + around
+    }
+
+    /// θ `[K, B]` from standard normal noise `[K, B]`, the smaller the larger the noise: F(θ) = Φ(−ε).
+    ///
+    /// Its gradient to κ is that of the distribution function's inverse, −(∂F/∂κ)/(∂F/∂θ) (implicit
+    /// reparameterization, Figurnov et al. 2018, <https://arxiv.org/abs/1805.08498>, eq. 3).
+    pub(super) fn draw(&self, noise: &Tensor) -> Tensor {
+        let noise = noise.detach().to_kind(Kind::Double).transpose(0, 1);
+        let below = (-noise)
+            .special_ndtr()
+            .clamp(1e-12, 1.0 - 1e-12)
+            .contiguous(); // [B, K]
+        let mass = self.mass.detach();
+        let total = self.total().unsqueeze(1); // [B, 1]
+        let target = &below * total.detach();
+        let after = target.searchsorted(&mass, false, false, "left", None::<&Tensor>);
+        let cell = (after - 1).clamp(0, N_CELLS - 1); // [B, K]
+        let left = self.start.unsqueeze(1) + self.cell.unsqueeze(1) * &cell;
+        let mass_left = self.mass.gather(1, &cell, false);
+
+        let theta = no_grad(|| {
+            let right = &left + self.cell.unsqueeze(1);
+            let rest = &target - &mass_left;
+            let in_cell = mass.gather(1, &(&cell + 1), false) - &mass_left;
+            let mut theta = &left + self.cell.unsqueeze(1) * &rest / in_cell;
+            for _ in 0..N_NEWTON {
+                let error = &rest - self.mass_between(&left, &theta);
+                let step = error / self.density(&theta);
+                theta = (theta + step).clamp_tensor(Some(&left), Some(&right));
+            }
+            theta
+        });
+        let density = self.density(&theta).detach() / total.detach();
+        let error = (mass_left + self.mass_between(&left, &theta)) / total - below;
+        (theta - error / density).transpose(0, 1)
+    }
+
+    /// The same, a constant to gradients.
+    pub(super) fn detach(&self) -> Self {
+        Self {
+            sin_power: self.sin_power,
+            kappa: self.kappa.detach(),
+            peak: self.peak.shallow_clone(),
+            start: self.start.shallow_clone(),
+            cell: self.cell.shallow_clone(),
+            mass: self.mass.detach(),
+            mean_excess: self.mean_excess.detach(),
+        }
+    }
+
+    fn total(&self) -> Tensor {
+        self.mass.select(1, N_CELLS)
+    }
+
+    /// For angles `[B, …]`.
+    fn log_density(&self, theta: &Tensor) -> Tensor {
+        let n_dims = theta.dim();
+        let exponential = along(&self.kappa, n_dims) * excess(theta) - along(&self.peak, n_dims);
+        if self.sin_power == 0.0 {
+            return exponential;
+        }
+        // At 0 and π: a logarithm that is a number.
+        exponential + theta.sin().clamp_min(f64::MIN_POSITIVE).log() * self.sin_power
+    }
+
+    /// For angles `[B, K]`; not zero, to divide by.
+    fn density(&self, theta: &Tensor) -> Tensor {
+        self.log_density(theta).exp().clamp_min(f64::MIN_POSITIVE)
+    }
+
+    /// The integral of the density from `left` to `right`, `[B, K]`, at most a cell apart.
+    fn mass_between(&self, left: &Tensor, right: &Tensor) -> Tensor {
+        let (nodes, weights) = gauss(left.device());
+        let half = ((right - left) * 0.5).unsqueeze(-1); // [B, K, 1]
+        let theta = left.unsqueeze(-1) + &half * (nodes + 1.0); // [B, K, 6]
+        let masses = self.log_density(&theta).exp() * half * weights;
+        masses.sum_dim_intlist(-1, false, Kind::Double)
+    }
+}
+
+/// cos θ − 1 without its cancellation at small angles.
+pub(super) fn excess(theta: &Tensor) -> Tensor {
+    (theta * 0.5).sin().square() * -2.0
+}
+
+/// `[B]` → `[B, 1, …]`, of `n_dims` dimensions.
+fn along(of_images: &Tensor, n_dims: usize) -> Tensor {
+    let mut shape = vec![1; n_dims];
+    shape[0] = of_images.size()[0];
+    of_images.view(shape.as_slice())
+}
+
+/// The nodes and the weights.
+fn gauss(device: Device) -> (Tensor, Tensor) {
+    let column =
+        |part: fn((f64, f64)) -> f64| Tensor::from_slice(&GAUSS.map(part)).to_device(device);
+    (column(|(node, _)| node), column(|(_, weight)| weight))
+}
