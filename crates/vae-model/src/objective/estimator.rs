@@ -179,7 +179,7 @@ impl Estimator {
     /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats; its gradient is the
     /// one that the config asks for. None of [`Self::Elbo`].
     pub(super) fn bound(&self, draws: &Draws) -> Option<Tensor> {
-        let log_weights = match (self, log_weights(draws)) {
+        let log_weights = match (self, draws.log_weights()) {
             (Self::Elbo(_), _) | (_, None) => return None,
             (_, Some(log_weights)) => log_weights, // [K, B]
         };
@@ -250,12 +250,6 @@ impl Estimator {
             }
         }
     }
-}
-
-/// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`; none of a deterministic posterior.
-pub(super) fn log_weights(draws: &Draws) -> Option<Tensor> {
-    let log_qz_x = draws.log_qz_x.as_ref()?;
-    Some(&draws.log_px_z + &draws.log_pz - log_qz_x)
 }
 
 /// `[M·K, B]` → `[M, K, B]`.
