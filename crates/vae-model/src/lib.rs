@@ -65,7 +65,7 @@ pub use error::ModelError;
 pub use image_shape::ImageShape;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
-    LogisticScale, MeanActivation, ScaleConfig,
+    LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig,
 };
 pub use mode::Mode;
 pub use network::{

@@ -99,7 +99,7 @@ impl Vae {
             image,
             latent_dims: config.latent_dims,
             n_posterior_params: config.posterior.n_params(config.latent_dims),
-            n_likelihood_params: config.likelihood.n_params(),
+            n_likelihood_maps: config.likelihood.n_maps(image.channels),
             initialization: config.initialization,
         };
         let root = variables.root();
@@ -219,6 +219,17 @@ impl Vae {
         let latents = self.checked_latents(latents)?;
         let params = self.decoded(&latents, Mode::Evaluate);
         Ok(self.likelihood.mean_image(&params).contiguous())
+    }
+
+    /// An image in `[0, 1]` drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the
+    /// noise of the pixels, which [`Self::decode`] leaves out.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn decode_sampled(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        let latents = self.checked_latents(latents)?;
+        let params = self.decoded(&latents, Mode::Evaluate);
+        Ok(self.likelihood.sample(&params).contiguous())
     }
 
     /// `n` latents drawn from the prior, `[n, Z]`.

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Reduction, Tensor};
 
-use super::{Likelihood, sum_over_values};
+use super::{Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
 
 #[derive(Debug)]
@@ -10,8 +10,7 @@ pub(super) struct Bernoulli;
 
 impl Likelihood for Bernoulli {
     fn scale(&self, images: &Tensor) -> Tensor {
-        // Cast after the transfer: u8 crosses the bus at a quarter of the size.
-        images.to_kind(Kind::Float) / 255.0
+        bytes_to_zero_one(images)
     }
 
     fn log_prob(&self, logits: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
@@ -27,6 +26,12 @@ impl Likelihood for Bernoulli {
 
     fn mean_image(&self, logits: &Tensor) -> Tensor {
         logits.sigmoid()
+    }
+
+    fn sample(&self, logits: &Tensor) -> Tensor {
+        // libtorch's own function fails on the NaN of a model that has diverged.
+        let is_white = logits.rand_like().lt_tensor(&logits.sigmoid());
+        is_white.to_kind(Kind::Float)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use super::{Likelihood, sum_over_values, to_minus_one_one, to_zero_one};
+use super::{Likelihood, bytes_to_zero_one, sum_over_values, to_minus_one_one, to_zero_one};
 use crate::Mode;
 
 /// Each byte's probability is the mass that a logistic distribution puts on its bin (Kingma et al.
@@ -34,7 +34,7 @@ pub enum LogisticScale {
 const HALF_BIN: f64 = 1.0 / 255.0;
 
 /// Narrower is a mass in one bin, wider a uniform distribution, and f32 would end.
-const LARGEST_LOG_SCALE: f64 = 7.0;
+pub(super) const LARGEST_LOG_SCALE: f64 = 7.0;
 
 /// A standard deviation of s·π/√3 = ½, about that of pixels.
 const FIRST_LOG_SCALE: f64 = -1.29;
@@ -69,24 +69,37 @@ pub(super) struct DiscretizedLogistic {
     log_scale: Option<Tensor>,
 }
 
+impl DiscretizedLogistic {
+    /// The locations `[…, C, H, W]` and the log-scales, which broadcast to them.
+    fn split(&self, params: &Tensor) -> (Tensor, Tensor) {
+        let location = params.narrow(-3, 0, self.channels);
+        let log_scale = match &self.log_scale {
+            Some(log_scale) => log_scale.shallow_clone(),
+            None => params.narrow(-3, self.channels, self.channels),
+        };
+        let log_scale = log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE);
+        (location, log_scale)
+    }
+}
+
 impl Likelihood for DiscretizedLogistic {
     fn scale(&self, images: &Tensor) -> Tensor {
         to_minus_one_one(images)
     }
 
     fn log_prob(&self, params: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
-        let location = params.narrow(2, 0, self.channels);
-        let log_scale = match &self.log_scale {
-            Some(log_scale) => log_scale.shallow_clone(),
-            None => params.narrow(2, self.channels, self.channels),
-        };
-        let log_scale = log_scale.clamp(-LARGEST_LOG_SCALE, LARGEST_LOG_SCALE);
+        let (location, log_scale) = self.split(params);
         sum_over_values(&log_mass(&location, &log_scale, targets))
     }
 
-    /// The locations: the median of each pixel, and its mean where the open bins have little mass.
     fn mean_image(&self, params: &Tensor) -> Tensor {
-        to_zero_one(&params.narrow(1, 0, self.channels))
+        let (location, log_scale) = self.split(params);
+        to_zero_one(&clipped_mean(&location, &log_scale))
+    }
+
+    fn sample(&self, params: &Tensor) -> Tensor {
+        let (location, log_scale) = self.split(params);
+        bytes_to_zero_one(&sample_bytes(&location, &log_scale))
     }
 }
 
@@ -96,7 +109,7 @@ impl Likelihood for DiscretizedLogistic {
 /// With a and b the bin's ends in units of the scale, σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)): three
 /// factors whose logarithms are exact in f32, wherever the bin lies. In an open bin the factor of the
 /// open end and the last one are 1.
-fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) -> Tensor {
+pub(super) fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) -> Tensor {
     let per_scale = (-log_scale).exp();
     let centered = targets - location;
     let upper = (&centered + HALF_BIN) * &per_scale;
@@ -108,6 +121,31 @@ fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) -> Tensor {
     zero.where_self(&is_last, &upper.log_sigmoid())
         + zero.where_self(&is_first, &(-lower).log_sigmoid())
         + zero.where_self(&is_first.logical_or(&is_last), &width)
+}
+
+/// The mean of a logistic variable X that is clipped to `[-1, 1]`, elementwise.
+///
+/// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((μ + 1)/s) − softplus((μ − 1)/s)).
+/// With softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
+/// difference of large numbers. The mean of the 256 values differs by the rounding to a byte: less
+/// than half a step of one, and next to nothing where s is a step or more.
+pub(super) fn clipped_mean(location: &Tensor, log_scale: &Tensor) -> Tensor {
+    let scale = log_scale.exp();
+    let tail = |end: f64| (-(location - end).abs() / &scale).exp().log1p();
+    location.clamp(-1.0, 1.0) + (tail(-1.0) - tail(1.0)) * &scale
+}
+
+/// Bytes drawn with the probabilities exp [`log_mass`], as f32 of 0…255.
+pub(super) fn sample_bytes(location: &Tensor, log_scale: &Tensor) -> Tensor {
+    bytes_at(&location.rand_like(), location, log_scale)
+}
+
+/// The quantiles of `probabilities`: the byte in whose bin the logistic variable's quantile lies.
+fn bytes_at(probabilities: &Tensor, location: &Tensor, log_scale: &Tensor) -> Tensor {
+    // At probability 0, which uniform noise can be, −∞: black.
+    let noise = probabilities.log() - (-probabilities).log1p();
+    let value = location + noise * log_scale.exp();
+    ((value + 1.0) * 127.5).round().clamp(0.0, 255.0)
 }
 
 #[cfg(test)]
@@ -182,6 +220,65 @@ mod tests {
         assert!((log_prob.double_value(&[0, 0]) - wanted).abs() < 1e-6);
         let image = logistic.mean_image(&params.squeeze_dim(0));
         assert_eq!(image.size(), [1, 2, 1, 1]);
-        assert_eq!(image.double_value(&[0, 1, 0, 0]), 1.0);
+        // At location 1, half of the mass is clipped: 1 + ln(1 + e⁻²) − ln 2, and the mirror image.
+        let wanted = 1.0 + (0.5 + 0.5 * (-2_f64).exp()).ln();
+        for (channel, wanted) in [(0, 0.5 - 0.5 * wanted), (1, 0.5 + 0.5 * wanted)] {
+            let found = image.double_value(&[0, channel, 0, 0]);
+            assert!((found - wanted).abs() < 1e-6, "{found} vs {wanted}");
+        }
+    }
+
+    #[test]
+    fn the_clipped_mean_is_that_of_the_256_values() {
+        let targets = to_minus_one_one(&Tensor::arange(256, (Kind::Uint8, Device::Cpu)));
+        for location in [-1e6, -30.0, -1.1, -1.0, -0.3, 0.0, 0.77, 0.9987, 4.0, 1e6] {
+            // From a step of a byte on (ln 2/255 = −4.85) rounding evens out.
+            for (log_scale, tolerance) in [
+                (-7.0, HALF_BIN + 1e-5),
+                (-4.8, 1e-4),
+                (-3.0, 1e-4),
+                (-1.0, 1e-4),
+                (1.0, 1e-4),
+                (7.0, 2e-4),
+            ] {
+                let params = [location, log_scale].map(|value| Tensor::from(value as f32));
+                let probabilities = log_mass(&params[0], &params[1], &targets).exp();
+                let sum = (probabilities * &targets)
+                    .sum(Kind::Double)
+                    .double_value(&[]);
+                let mean = clipped_mean(&params[0], &params[1]).double_value(&[]);
+                assert!(
+                    (mean - sum).abs() < tolerance,
+                    "location {location}, log-scale {log_scale}: {mean} vs {sum}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn quantiles_are_bytes_with_their_probabilities() {
+        // Among n evenly spaced quantiles a byte of probability p comes n·p times, give or take one
+        // for each end of its bin.
+        const N: i64 = 100_000;
+        let options = (Kind::Float, Device::Cpu);
+        let quantiles = (Tensor::arange(N, options) + 0.5) / N as f64;
+        let targets = to_minus_one_one(&Tensor::arange(256, (Kind::Uint8, Device::Cpu)));
+        for location in [-1.3, 0.3, 0.9] {
+            for log_scale in [-7.0, -4.0, -2.0, 1.0] {
+                let params = [location, log_scale].map(|value| Tensor::from(value as f32));
+                let bytes = bytes_at(&quantiles, &params[0], &params[1]).to_kind(Kind::Int64);
+                let counts = bytes.bincount::<Tensor>(None, 256);
+                let wanted = log_mass(&params[0], &params[1], &targets).exp() * N as f64;
+                let worst = (counts - wanted).abs().max().double_value(&[]);
+                assert!(
+                    worst < 3.0,
+                    "location {location}, log-scale {log_scale}: {worst}"
+                );
+            }
+        }
+        // The ends of uniform noise.
+        let ends = Tensor::from_slice(&[0.0, 1.0 - f32::EPSILON / 2.0]);
+        let bytes = bytes_at(&ends, &Tensor::from(0_f32), &Tensor::from(0_f32));
+        assert_eq!(Vec::<f32>::try_from(bytes).expect("bytes"), [0.0, 255.0]);
     }
 }

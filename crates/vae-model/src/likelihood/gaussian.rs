@@ -64,6 +64,12 @@ impl Likelihood for Gaussian {
     fn mean_image(&self, params: &Tensor) -> Tensor {
         to_zero_one(&self.mean.apply(params))
     }
+
+    fn sample(&self, params: &Tensor) -> Tensor {
+        let mean = self.mean.apply(params);
+        let noise = mean.randn_like() * self.variance.stored().sqrt();
+        to_zero_one(&(mean + noise))
+    }
 }
 
 #[cfg(test)]

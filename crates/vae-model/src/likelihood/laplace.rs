@@ -60,6 +60,14 @@ impl Likelihood for Laplace {
     fn mean_image(&self, params: &Tensor) -> Tensor {
         to_zero_one(&self.mean.apply(params))
     }
+
+    fn sample(&self, params: &Tensor) -> Tensor {
+        let mean = self.mean.apply(params);
+        // The difference of two exponential numbers is Laplace distributed.
+        let exponential = || mean.empty_like().exponential_(1.0);
+        let noise = (exponential() - exponential()) * self.scale.stored();
+        to_zero_one(&(mean + noise))
+    }
 }
 
 #[cfg(test)]

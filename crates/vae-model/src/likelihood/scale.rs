@@ -94,9 +94,15 @@ impl MeanError {
                 });
                 batch.clamp_min(*floor)
             }
-            (Self::Learned { running, floor, .. }, Mode::Evaluate) => {
-                running.detach().clamp_min(*floor)
-            }
+            (Self::Learned { .. }, Mode::Evaluate) => self.stored(),
+        }
+    }
+
+    /// The mean error that is known without a batch, a scalar: of a learned one the running average.
+    pub(super) fn stored(&self) -> Tensor {
+        match self {
+            Self::Fixed(value) => Tensor::from(*value as f32),
+            Self::Learned { running, floor, .. } => running.detach().clamp_min(*floor),
         }
     }
 }

@@ -165,10 +165,8 @@ impl ConvConfig {
             size = target;
             n_channels = n_out;
         }
-        let n_out = sockets.image.channels * sockets.n_likelihood_params;
-        let output = Then::Output {
-            n_params: sockets.n_likelihood_params,
-        };
+        let n_out = sockets.n_likelihood_maps;
+        let output = sockets.to_likelihood();
         let decoder = Decoder {
             hidden,
             first_map,
@@ -237,6 +235,6 @@ impl Network for Conv {
         for convolution in convolutions {
             maps = maps.apply(convolution).relu_(); // [N, channels, …H, …W]
         }
-        maps.apply(likelihood) // [N, L·C, H, W]
+        maps.apply(likelihood) // [N, L, H, W]
     }
 }

@@ -96,10 +96,8 @@ impl ConvBatchNormConfig {
             });
             n_channels = n_out;
         }
-        let n_out = sockets.image.channels * sockets.n_likelihood_params;
-        let to_likelihood = Then::Output {
-            n_params: sockets.n_likelihood_params,
-        };
+        let n_out = sockets.n_likelihood_maps;
+        let to_likelihood = sockets.to_likelihood();
         ConvBatchNorm {
             down,
             posterior,

@@ -27,8 +27,8 @@ impl MlpConfig {
     }
 
     pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Mlp {
-        let n_pixels = sockets.image.n_values();
-        let mut widths = vec![n_pixels];
+        let ImageShape { height, width, .. } = sockets.image;
+        let mut widths = vec![sockets.image.n_values()];
         widths.extend(&self.hidden);
         let init = sockets.initialization;
         let layers = |path: nn::Path, widths: &[i64], output: Then| -> Vec<Layer<nn::Linear>> {
@@ -42,20 +42,18 @@ impl MlpConfig {
         let mut encoder_widths = widths.clone();
         encoder_widths.push(sockets.n_posterior_params);
         let mut decoder_widths = widths;
-        decoder_widths[0] = n_pixels * sockets.n_likelihood_params;
+        decoder_widths[0] = sockets.n_likelihood_maps * height * width;
         decoder_widths.push(sockets.latent_dims);
         decoder_widths.reverse();
         let to_posterior = Then::Output {
             n_params: sockets.n_posterior_params / sockets.latent_dims,
         };
-        let to_likelihood = Then::Output {
-            n_params: sockets.n_likelihood_params,
-        };
+        let to_likelihood = sockets.to_likelihood();
         Mlp {
             encoder: layers(root / "encoder", &encoder_widths, to_posterior),
             decoder: layers(root / "decoder", &decoder_widths, to_likelihood),
             output: ImageShape {
-                channels: sockets.image.channels * sockets.n_likelihood_params,
+                channels: sockets.n_likelihood_maps,
                 ..sockets.image
             },
         }
@@ -80,7 +78,7 @@ impl Network for Mlp {
             height,
             width,
         } = self.output;
-        apply(&self.decoder, latents.shallow_clone()) // [N, L·C·H·W]
+        apply(&self.decoder, latents.shallow_clone()) // [N, L·H·W]
             .view([latents.size()[0], channels, height, width])
     }
 }

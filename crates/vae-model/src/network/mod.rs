@@ -19,6 +19,8 @@ pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
+use layers::Then;
+
 use crate::{ImageShape, Mode, ModelError};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.
@@ -26,7 +28,7 @@ pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
     fn encode(&self, images: &Tensor, mode: Mode) -> Tensor;
 
-    /// Latents `[N, Z]` → likelihood parameters `[N, L·C, H, W]`.
+    /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`.
     fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor;
 }
 
@@ -36,8 +38,19 @@ pub(crate) struct Sockets {
     pub(crate) image: ImageShape,
     pub(crate) latent_dims: i64,
     pub(crate) n_posterior_params: i64,
-    pub(crate) n_likelihood_params: i64,
+    /// Maps of likelihood parameters, [`LikelihoodConfig::n_maps`](crate::LikelihoodConfig::n_maps).
+    pub(crate) n_likelihood_maps: i64,
     pub(crate) initialization: Initialization,
+}
+
+impl Sockets {
+    /// What follows the decoder's last layer. A likelihood with parameters of a whole pixel besides
+    /// those of each value counts as the next lower number for each value.
+    fn to_likelihood(self) -> Then {
+        Then::Output {
+            n_params: self.n_likelihood_maps / self.image.channels,
+        }
+    }
 }
 
 /// Which network, with its sizes.
@@ -126,7 +139,7 @@ mod tests {
             },
             latent_dims: 4,
             n_posterior_params: 8,
-            n_likelihood_params: 2,
+            n_likelihood_maps: 6,
             initialization: Initialization::default(),
         };
         let cosine = |a: &Tensor, b: &Tensor| {

@@ -129,10 +129,8 @@ impl ResidualConfig {
                 }
             })
             .collect();
-        let n_out = sockets.image.channels * sockets.n_likelihood_params;
-        let to_likelihood = Then::Output {
-            n_params: sockets.n_likelihood_params,
-        };
+        let n_out = sockets.n_likelihood_maps;
+        let to_likelihood = sockets.to_likelihood();
         let decoder = Decoder {
             hidden: init.linear(
                 &path / "hidden",
