@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, data, describe, manifold, reconstruct, runs, sample, train};
+use commands::{bench, compare, data, describe, eval, manifold, reconstruct, runs, sample, train};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.

@@ -81,9 +81,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let likelihood = match vae.config().posterior.has_density() {
         true => {
-            let bar = ProgressBar::new(dataset.len() as u64).with_style(ProgressStyle::with_template(
-                "{bar:24} {pos}/{len} images, {eta} left",
-            )?);
+            let bar = ProgressBar::new(dataset.len() as u64).with_style(
+                ProgressStyle::with_template("{bar:24} {pos}/{len} images, {eta} left")?,
+            );
             let estimate = importance_estimate(vae, &dataset, args.samples, args.seed, |n_done| {
                 bar.set_position(n_done as u64);
             })?;
@@ -180,7 +180,11 @@ fn print(report: &Report) {
     }
     if let Some(clusters) = &report.clusters {
         let used = format!("{} clusters in use", clusters.n_used);
-        row("cluster accuracy", format!("{:.4}", clusters.accuracy), &used);
+        row(
+            "cluster accuracy",
+            format!("{:.4}", clusters.accuracy),
+            &used,
+        );
         let information = clusters.normalized_mutual_information;
         row("cluster NMI", format!("{information:.4}"), "");
     }

@@ -19,8 +19,6 @@ pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
-use layers::Then;
-
 use crate::{ImageShape, Mode, ModelError};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.

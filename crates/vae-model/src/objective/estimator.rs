@@ -285,9 +285,10 @@ fn routed(draws: &Draws, routes: &Routes) -> Tensor {
         Tensor::run_backward(&[log_w.sum(Kind::Float)], &[&draws.latents], true, false).remove(0);
     let correction = (&routes.path - &routes.decoder)
         * (to_latents.detach() * &draws.latents).sum_dim_intlist(-1, false, Kind::Float);
-    let mut surrogate = log_w * &routes.decoder + correction;
-    if let Some(score) = &routes.score {
-        surrogate = surrogate - log_qz_of * score;
-    }
+    let surrogate = log_w * &routes.decoder + correction;
+    let surrogate = match &routes.score {
+        Some(score) => surrogate - log_qz_of * score,
+        None => surrogate,
+    };
     surrogate.sum_dim_intlist(0, false, Kind::Float)
 }
