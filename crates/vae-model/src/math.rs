@@ -45,7 +45,11 @@ pub(crate) fn unit(vectors: &Tensor, least: f64) -> Tensor {
     // not depend on it.
     let size = vectors.detach().abs().amax(-1, true);
     let scaled = vectors / size.clamp_min(least);
-    let first_axis = Tensor::eye_m(1, vectors.size()[vectors.dim() - 1], (Kind::Float, vectors.device()));
+    let first_axis = Tensor::eye_m(
+        1,
+        vectors.size()[vectors.dim() - 1],
+        (Kind::Float, vectors.device()),
+    );
     let scaled = scaled + size.lt(0.5 * least).to_kind(Kind::Float) * first_axis.squeeze_dim(0);
     let length = scaled.square().sum_dim_intlist(-1, true, Kind::Float);
     scaled / length.sqrt()

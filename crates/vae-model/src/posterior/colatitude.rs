@@ -3,7 +3,7 @@
 
 use std::f64::consts::PI;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::math::ln_sphere_area;
 
@@ -30,6 +30,9 @@ const GAUSS: [(f64, f64); 6] = [
 /// in the integrand. All densities are relative to exp(κ + `peak`).
 #[derive(Debug)]
 pub(super) struct Colatitude {
+    /// Places in a cell, from 0 to 1, and weights of the quadrature, `[6]`.
+    places: Tensor,
+    weights: Tensor,
     /// Z − 2.
     sin_power: f64,
     /// κ > 0, `[B]`.
@@ -61,7 +64,12 @@ impl Colatitude {
         let end = (&mode + &deviation * WIDTH).clamp_max(PI);
         let cell = (end - &start) / N_CELLS as f64;
 
+        let device = kappa.device();
+        let column =
+            |part: fn((f64, f64)) -> f64| Tensor::from_slice(&GAUSS.map(part)).to_device(device);
         let mut colatitude = Self {
+            places: column(|(node, _)| 0.5 * (node + 1.0)),
+            weights: column(|(_, weight)| 0.5 * weight),
             sin_power,
             kappa: kappa.shallow_clone(),
             peak: constant.zeros_like(),
@@ -72,18 +80,19 @@ impl Colatitude {
         };
         colatitude.peak = no_grad(|| colatitude.log_density(&mode));
 
-        let (nodes, weights) = gauss(kappa.device());
-        let cells = Tensor::arange(N_CELLS, (Kind::Double, kappa.device()));
-        let places = cells.unsqueeze(1) + (nodes + 1.0) * 0.5; // [N_CELLS, 6], in cells
-        let theta = along(&colatitude.start, 3) + along(&colatitude.cell, 3) * places; // [B, N_CELLS, 6]
-        let weights = along(&colatitude.cell, 3) * weights * 0.5;
+        let cells = Tensor::arange(N_CELLS, (Kind::Double, device));
+        let places = cells.unsqueeze(1) + &colatitude.places; // [N_CELLS, 6], in cells
+        let cell = along(&colatitude.cell, 3);
+        let theta = along(&colatitude.start, 3) + &cell * places; // [B, N_CELLS, 6]
+        let weights = cell * &colatitude.weights;
         let masses = colatitude.log_density(&theta).exp() * weights;
         let below = masses
             .sum_dim_intlist(-1, false, Kind::Double)
             .cumsum(-1, Kind::Double); // [B, N_CELLS]
         let nothing = below.narrow(1, 0, 1).zeros_like();
         colatitude.mass = Tensor::cat(&[nothing, below], 1);
-        let excess = (masses * excess(&theta)).sum_dim_intlist([1, 2].as_slice(), false, Kind::Double);
+        let excess =
+            (masses * excess(&theta)).sum_dim_intlist([1, 2].as_slice(), false, Kind::Double);
         colatitude.mean_excess = excess / colatitude.total();
         colatitude
     }
@@ -111,7 +120,10 @@ impl Colatitude {
     /// reparameterization, Figurnov et al. 2018, <https://arxiv.org/abs/1805.08498>).
     pub(super) fn draw(&self, noise: &Tensor) -> Tensor {
         let noise = noise.detach().to_kind(Kind::Double).transpose(0, 1);
-        let below = (-noise).special_ndtr().clamp(1e-12, 1.0 - 1e-12).contiguous(); // [B, K]
+        let below = (-noise)
+            .special_ndtr()
+            .clamp(1e-12, 1.0 - 1e-12)
+            .contiguous(); // [B, K]
         let mass = self.mass.detach();
         let total = self.total().unsqueeze(1); // [B, 1]
         let target = &below * total.detach();
@@ -140,6 +152,8 @@ impl Colatitude {
     /// The same, a constant to gradients.
     pub(super) fn detach(&self) -> Self {
         Self {
+            places: self.places.shallow_clone(),
+            weights: self.weights.shallow_clone(),
             sin_power: self.sin_power,
             kappa: self.kappa.detach(),
             peak: self.peak.shallow_clone(),
@@ -172,10 +186,9 @@ impl Colatitude {
 
     /// The integral of the density from `left` to `right`, `[B, K]`, at most a cell apart.
     fn mass_between(&self, left: &Tensor, right: &Tensor) -> Tensor {
-        let (nodes, weights) = gauss(left.device());
-        let half = ((right - left) * 0.5).unsqueeze(-1); // [B, K, 1]
-        let theta = left.unsqueeze(-1) + &half * (nodes + 1.0); // [B, K, 6]
-        let masses = self.log_density(&theta).exp() * half * weights;
+        let width = (right - left).unsqueeze(-1); // [B, K, 1]
+        let theta = left.unsqueeze(-1) + &width * &self.places; // [B, K, 6]
+        let masses = self.log_density(&theta).exp() * width * &self.weights;
         masses.sum_dim_intlist(-1, false, Kind::Double)
     }
 }
@@ -190,12 +203,6 @@ fn along(of_images: &Tensor, n_dims: usize) -> Tensor {
     let mut shape = vec![1; n_dims];
     shape[0] = of_images.size()[0];
     of_images.view(shape.as_slice())
-}
-
-/// The nodes and the weights.
-fn gauss(device: Device) -> (Tensor, Tensor) {
-    let column = |part: fn((f64, f64)) -> f64| Tensor::from_slice(&GAUSS.map(part)).to_device(device);
-    (column(|(node, _)| node), column(|(_, weight)| weight))
 }
 
 #[cfg(test)]
@@ -227,7 +234,10 @@ mod tests {
     #[test]
     fn the_quadrature_is_exact_for_polynomials_of_degree_11() {
         for degree in 0..12 {
-            let found: f64 = GAUSS.iter().map(|(x, weight)| weight * x.powi(degree)).sum();
+            let found: f64 = GAUSS
+                .iter()
+                .map(|(x, weight)| weight * x.powi(degree))
+                .sum();
             let wanted = f64::from((degree + 1) % 2 * 2) / f64::from(degree + 1);
             assert!((found - wanted).abs() < 1e-14, "degree {degree}");
         }
@@ -265,9 +275,15 @@ mod tests {
             let says = format!("Z = {latent_dims}, kappa = {kappa}");
             let found = colatitude.log_normalizer().double_value(&[0]);
             let error = (found - log_normalizer).abs();
-            assert!(error < 1e-11 * (1.0 + log_normalizer.abs()), "{says}: {error}");
+            assert!(
+                error < 1e-11 * (1.0 + log_normalizer.abs()),
+                "{says}: {error}"
+            );
             let mean_excess = colatitude.mean_excess.double_value(&[0]);
-            assert!((mean_excess + shortfall).abs() < 1e-13, "{says}: {mean_excess}");
+            assert!(
+                (mean_excess + shortfall).abs() < 1e-13,
+                "{says}: {mean_excess}"
+            );
             let found = kappa * mean_excess - found + ln_sphere_area(latent_dims);
             assert!((found - kl).abs() < 1e-9, "{says}: {found} vs {kl}");
         }
@@ -290,8 +306,8 @@ mod tests {
                     let n = (theta / step) as usize / 2 * 2;
                     let rest = theta - step * n as f64;
                     let slope = (values[n + 2] - values[n]) / (2.0 * step);
-                    let below = integral(&values[..=n], step)
-                        + rest * (values[n] + 0.5 * slope * rest);
+                    let below =
+                        integral(&values[..=n], step) + rest * (values[n] + 0.5 * slope * rest);
                     let wanted = wanted.double_value(&[i, 0]);
                     let error = (below / total - wanted).abs();
                     assert!(
@@ -322,7 +338,11 @@ mod tests {
                 let colatitude = Colatitude::new(&input, latent_dims);
                 let theta = colatitude.draw(&noise.unsqueeze(1)).flatten(0, -1);
                 let outputs = Tensor::cat(
-                    &[theta, colatitude.log_normalizer(), colatitude.mean_excess() * 1.0],
+                    &[
+                        theta,
+                        colatitude.log_normalizer(),
+                        colatitude.mean_excess() * 1.0,
+                    ],
                     0,
                 );
                 let slopes = crate::posterior::laws::jacobian(&outputs, &input).flatten(0, -1);

@@ -101,7 +101,8 @@ impl Posterior for FullCovariance {
 
     /// ½ (tr L·Lᵀ + ‖μ‖² − Z) − ln det L.
     fn kl(&self) -> Option<ClosedKl> {
-        let per_dimension = self.mean.square() + self.factor.square().sum_dim_intlist(-1, false, Kind::Float) - 1.0;
+        let per_dimension =
+            self.mean.square() + self.factor.square().sum_dim_intlist(-1, false, Kind::Float) - 1.0;
         let kl = per_dimension * 0.5 - &self.log_diagonal; // [B, Z]
         Some(ClosedKl::Total(kl.sum_dim_intlist(-1, false, Kind::Float)))
     }
@@ -143,7 +144,10 @@ mod tests {
         let params = Tensor::from_slice(&[1_f32, 0.0, 2.0 * 2_f32.ln(), 0.0, 3.0]).view([1, 5]);
         let q = FullCovariance::new(&params, 2);
         close(&q.covariance().expect("it has one"), &[4.0, 6.0, 6.0, 10.0]);
-        close(&q.log_var().expect("it has one"), &[4_f64.ln(), 10_f64.ln()]);
+        close(
+            &q.log_var().expect("it has one"),
+            &[4_f64.ln(), 10_f64.ln()],
+        );
         // ½ (14 + 1 − 2) − ½ ln 4.
         let Some(ClosedKl::Total(kl)) = q.kl() else {
             panic!("a kl of the whole");

@@ -185,9 +185,17 @@ impl MadeVariables {
             (Kind::Float, tch::Device::Cpu),
         );
         Self {
-            latents: linear("latents", mask(&degrees, orders, |to, from| to >= from), Then::Relu),
+            latents: linear(
+                "latents",
+                mask(&degrees, orders, |to, from| to >= from),
+                Then::Relu,
+            ),
             context: linear("context", everything, Then::Relu),
-            hidden: linear("hidden", mask(&degrees, &degrees, |to, from| to >= from), Then::Relu),
+            hidden: linear(
+                "hidden",
+                mask(&degrees, &degrees, |to, from| to >= from),
+                Then::Relu,
+            ),
             output: linear(
                 "output",
                 mask(&twice, &degrees, |to, from| to > from),

@@ -3,6 +3,7 @@
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::*;
+use crate::ElboTerms;
 use crate::math::{ln_sphere_area, standard_normal_log_prob, unit};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -142,7 +143,10 @@ fn what_a_config_promises_is_there() {
             }
         }
         let written = serde_json::to_string(config).expect("json");
-        assert!(written.contains(&format!("\"{}\"", config.name())), "{written}");
+        assert!(
+            written.contains(&format!("\"{}\"", config.name())),
+            "{written}"
+        );
     }
 }
 
@@ -167,7 +171,11 @@ fn the_density_of_a_draw_is_the_density_at_its_latents() {
         assert!(largest(under_all.select(1, 1) - alone.select(1, 0)) < 1e-4);
         // Latents [B, Z], as of a single sample.
         let single = q.log_prob(&draws.latents.get(2)).expect("a density");
-        assert!(largest(single - log_prob.get(2)) < 1e-5, "{}", family.says());
+        assert!(
+            largest(single - log_prob.get(2)) < 1e-5,
+            "{}",
+            family.says()
+        );
     }
 }
 
@@ -247,9 +255,7 @@ fn gradients_are_those_of_finite_differences() {
             let directions: Vec<Tensor> = inputs.iter().map(|t| normals(&t.size(), seed)).collect();
             let at = |step: f64| {
                 no_grad(|| {
-                    for ((input, start), direction) in
-                        inputs.iter().zip(&starts).zip(&directions)
-                    {
+                    for ((input, start), direction) in inputs.iter().zip(&starts).zip(&directions) {
                         input.shallow_clone().copy_(&(start + direction * step));
                     }
                     sum_of_everything(&family, &params).double_value(&[])
@@ -261,7 +267,9 @@ fn gradients_are_those_of_finite_differences() {
             let slope: f64 = gradients
                 .iter()
                 .zip(&directions)
-                .map(|(gradient, direction)| (gradient * direction).sum(Kind::Double).double_value(&[]))
+                .map(|(gradient, direction)| {
+                    (gradient * direction).sum(Kind::Double).double_value(&[])
+                })
                 .sum();
             let size: f64 = gradients
                 .iter()
@@ -317,7 +325,10 @@ fn what_is_detached_is_the_same_and_leaves_only_the_path_through_z() {
         }
         let at = draws.latents.detach().set_requires_grad(true);
         if let Some(log_prob) = constant.log_prob(&at) {
-            assert_eq!(largest(&log_prob - q.log_prob(&at).expect("as before")), 0.0);
+            assert_eq!(
+                largest(&log_prob - q.log_prob(&at).expect("as before")),
+                0.0
+            );
             log_prob.sum(Kind::Float).backward();
             assert!(largest(at.grad()) > 0.0);
             assert!(!params.grad().defined(), "{}", family.says());
@@ -367,7 +378,11 @@ fn a_flow_in_one_dimension_keeps_every_quantile() {
         assert!(step.min().double_value(&[]) > 0.0, "{}", family.says());
         let mean = (density.narrow(0, 0, 4000) + density.narrow(0, 1, 4000)) * 0.5;
         let mass = (mean * step).cumsum(0, Kind::Double);
-        let error = mass - noise.narrow(0, 1, 4000).to_kind(Kind::Double).special_ndtr();
+        let error = mass
+            - noise
+                .narrow(0, 1, 4000)
+                .to_kind(Kind::Double)
+                .special_ndtr();
         assert!(largest(error) < 1e-4, "{}", family.says());
     }
 }
@@ -435,46 +450,56 @@ fn configs_that_nothing_can_be_built_from_are_refused() {
     assert!(refusal(no_width, 2).starts_with("model.posterior.iaf.hidden: found 0"));
     let too_large = refusal(PosteriorConfig::FullCovariance, 1 << 20);
     assert!(too_large.contains("at most 2097152"), "{too_large}");
-    PosteriorConfig::FullCovariance.check(1000).expect("half a million numbers");
+    PosteriorConfig::FullCovariance
+        .check(1000)
+        .expect("half a million numbers");
 }
 
 #[test]
-#[ignore = "timing"]
-fn time_a_draw() {
-    let iaf = PosteriorConfig::Iaf(IafConfig::default());
-    let configs = [
-        PosteriorConfig::default(),
-        PosteriorConfig::FullCovariance,
-        PosteriorConfig::Planar(PlanarConfig::default()),
-        iaf,
-        PosteriorConfig::VonMisesFisher,
-    ];
-    for config in configs {
-        for (n_samples, n_images, latent_dims) in [(1, 128, 10), (50, 128, 10), (1, 128, 50)] {
-            let family = Family::new(config.clone(), latent_dims);
-            let params = family.params(n_images).set_requires_grad(true);
-            let noise = family.noise(n_samples, n_images);
-            let pass = |backward: bool| {
-                let q = family.family.distribution(&params);
-                let draws = q.draw(&noise);
-                let mut sum = draws.latents.sum(Kind::Float) + draws.log_prob.expect("a density").sum(Kind::Float);
-                if let Some(ClosedKl::PerDimension(kl) | ClosedKl::Total(kl)) = q.kl() {
-                    sum = sum + kl.sum(Kind::Float);
-                }
-                if backward {
-                    sum.backward();
-                }
-            };
-            let time = |backward| {
-                pass(backward);
-                let n = 30;
-                let start = std::time::Instant::now();
-                for _ in 0..n {
-                    pass(backward);
-                }
-                start.elapsed().as_secs_f64() * 1e3 / n as f64
-            };
-            println!("{} K={n_samples} B={n_images} Z={latent_dims}: forward {:.2} ms, with backward {:.2} ms", config.name(), time(false), time(true));
+fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_learn() {
+    let image = crate::ImageShape {
+        channels: 1,
+        height: 4,
+        width: 3,
+    };
+    let images = (normals(&[2, 1, 4, 3], 21) * 60.0 + 128.0).to_kind(Kind::Uint8);
+    for family in families() {
+        let prior = match family.config.support() {
+            Support::Euclidean => crate::PriorConfig::StandardNormal,
+            Support::Sphere => crate::PriorConfig::HypersphericalUniform,
+        };
+        let config = crate::ModelConfig {
+            latent_dims: family.latent_dims,
+            posterior: family.config.clone(),
+            prior,
+            network: crate::NetworkConfig::Mlp(crate::MlpConfig { hidden: vec![8] }),
+            ..Default::default()
+        };
+        let vae = crate::Vae::new(&config, image, Device::Cpu).expect("a model");
+        assert_eq!(vae.sample(3).expect("samples").size(), [3, 1, 4, 3]);
+        let noise = family.noise(30_000, 2);
+        let draws = vae
+            .draw_with_noise(&images, &noise, crate::Mode::Train)
+            .expect("draws");
+        let ElboTerms { reconstruction, kl } = &draws.terms;
+        let mut loss = reconstruction.sum(Kind::Float);
+        if let (Some(kl), Some(log_qz_x)) = (kl, &draws.log_qz_x) {
+            // The kl, closed or not, is the mean of log q/p as the estimators take it.
+            let ratios = log_qz_x - &draws.log_pz;
+            let error = ratios.std_dim(0, true, false) / 30_000_f64.sqrt() + 1e-6;
+            let excess = (ratios.mean_dim(0, false, Kind::Float) - kl) / error;
+            assert!(largest(excess) < 5.0, "{}", family.says());
+            loss = loss + kl.sum(Kind::Float);
+        }
+        loss.backward();
+        for (name, variable) in vae.trainable_variables() {
+            let gradient = variable.grad();
+            let says = format!("{name} of {}", family.says());
+            assert!(gradient.defined(), "{says}");
+            assert!(gradient.isfinite().all().int64_value(&[]) == 1, "{says}");
+            // A single latent dimension has none before it.
+            let is_masked = family.latent_dims == 1 && name.ends_with("latents.weight");
+            assert_eq!(largest(gradient) > 0.0, !is_masked, "{says}");
         }
     }
 }

@@ -167,7 +167,9 @@ mod tests {
 
     #[test]
     fn the_gap_is_the_closed_form_to_relative_precision() {
-        for x in [-200_f64, -40.0, -29.0, -3.0, -1e-3, -1e-6, 0.0, 1e-6, 0.5, 10.0, 200.0] {
+        for x in [
+            -200_f64, -40.0, -29.0, -3.0, -1e-3, -1e-6, 0.0, 1e-6, 0.5, 10.0, 200.0,
+        ] {
             // For small x by the series, −x/e + x²·(1/(2e) − 1/(2e²)).
             let e = 1_f64.exp();
             let wanted = match x.abs() < 1e-2 {
@@ -175,7 +177,10 @@ mod tests {
                 false => (((-x).exp() - 1.0) / e).ln_1p(),
             };
             let found = gap(&Tensor::from(x as f32)).double_value(&[]);
-            assert!((found - wanted).abs() <= 1e-6 * wanted.abs(), "{x}: {found} vs {wanted}");
+            assert!(
+                (found - wanted).abs() <= 1e-6 * wanted.abs(),
+                "{x}: {found} vs {wanted}"
+            );
         }
         assert!((ONE_TO_ZERO - (1_f64.exp() - 1.0).ln()).abs() < 1e-15);
     }

@@ -98,9 +98,10 @@ impl Posterior for VonMisesFisher {
 
     fn log_prob(&self, latents: &Tensor) -> Option<Tensor> {
         // κ·(μᵀz − 1) = −½κ·‖z − μ‖²: in f32 the former would lose 10⁻³ of a nat at κ = 10⁴.
-        let distance = (latents - &self.mean_direction)
-            .square()
-            .sum_dim_intlist(-1, false, Kind::Float);
+        let distance =
+            (latents - &self.mean_direction)
+                .square()
+                .sum_dim_intlist(-1, false, Kind::Float);
         let kappa = self.colatitude.kappa().to_kind(Kind::Float);
         Some(distance * kappa * -0.5 + self.log_peak().to_kind(Kind::Float))
     }
@@ -168,7 +169,9 @@ mod tests {
                 &radius * longitude.sin(),
                 height.expand([n, n], false),
             ];
-            let z = Tensor::stack(&axes, -1).to_kind(Kind::Float).view([-1, 1, 3]);
+            let z = Tensor::stack(&axes, -1)
+                .to_kind(Kind::Float)
+                .view([-1, 1, 3]);
             let q = posterior(&[2.0, -1.0, 1.0], raw_kappa);
             let log_prob = q.log_prob(&z).expect("a density");
             let mass = log_prob.exp().mean(Kind::Double).double_value(&[]) * 4.0 * PI;
@@ -182,7 +185,10 @@ mod tests {
         let kappa = 1.0 + 2_f64.exp().ln_1p();
         let q = posterior(&[0.0, 0.0, 3.0], 2.0);
         let log_c = (kappa / (4.0 * PI * kappa.sinh())).ln();
-        let at_mean = q.log_prob(&q.center()).expect("a density").double_value(&[0]);
+        let at_mean = q
+            .log_prob(&q.center())
+            .expect("a density")
+            .double_value(&[0]);
         assert!((at_mean - (log_c + kappa)).abs() < 1e-6);
         let mean = 1.0 / kappa.tanh() - 1.0 / kappa;
         let Some(ClosedKl::Total(kl)) = q.kl() else {
@@ -206,7 +212,10 @@ mod tests {
             let direction = normals(&[latent_dims], 5);
             let direction = Vec::<f32>::try_from(direction).expect("numbers");
             let q = posterior(&direction, raw_kappa);
-            let z = q.draw(&normals(&[n, 1, latent_dims], 6)).latents.squeeze_dim(1);
+            let z = q
+                .draw(&normals(&[n, 1, latent_dims], 6))
+                .latents
+                .squeeze_dim(1);
             assert!(largest(z.square().sum_dim_intlist(1, false, Kind::Float) - 1.0) < 1e-6);
             let error = |t: &Tensor| t.std_dim(0, true, false) / (n as f64).sqrt();
 
@@ -246,11 +255,16 @@ mod tests {
             let turned = q.turned(&axes).squeeze_dim(1);
             assert!(largest(turned.get(0) - q.center()) < 1e-6, "{direction:?}");
             let products = turned.matmul(&turned.transpose(0, 1));
-            assert!(largest(products - axes.squeeze_dim(1)) < 1e-6, "{direction:?}");
+            assert!(
+                largest(products - axes.squeeze_dim(1)) < 1e-6,
+                "{direction:?}"
+            );
 
             // However near to an axis: a step of the direction turns the draws by as much as it is.
             let params = [direction, &[0.0]].concat();
-            let params = Tensor::from_slice(&params).unsqueeze(0).set_requires_grad(true);
+            let params = Tensor::from_slice(&params)
+                .unsqueeze(0)
+                .set_requires_grad(true);
             let draws = VonMisesFisher::new(&params).draw(&normals(&[4, 1, 3], 9));
             draws.latents.sum(Kind::Float).backward();
             assert!(largest(params.grad()) < 20.0, "{direction:?}");
