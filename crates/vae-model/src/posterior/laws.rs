@@ -228,13 +228,13 @@ fn sum_of_everything(family: &Family, params: &Tensor) -> Tensor {
     };
     let mut sum = total(&(draws.latents * (noise + 0.5))) + total(&q.center());
     if let Some(log_prob) = draws.log_prob {
-        sum = sum + total(&log_prob);
+        sum += total(&log_prob);
     }
     if let Some(log_prob) = q.log_prob(&elsewhere) {
-        sum = sum + total(&log_prob) * 0.3;
+        sum += total(&log_prob) * 0.3;
     }
     if let Some(covariance) = q.covariance() {
-        sum = sum + total(&covariance.sin());
+        sum += total(&covariance.sin());
     }
     match q.kl() {
         Some(ClosedKl::PerDimension(kl) | ClosedKl::Total(kl)) => sum + total(&kl),
@@ -489,7 +489,7 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
             let error = ratios.std_dim(0, true, false) / 30_000_f64.sqrt() + 1e-6;
             let excess = (ratios.mean_dim(0, false, Kind::Float) - kl) / error;
             assert!(largest(excess) < 5.0, "{}", family.says());
-            loss = loss + kl.sum(Kind::Float);
+            loss += kl.sum(Kind::Float);
         }
         loss.backward();
         for (name, variable) in vae.trainable_variables() {
