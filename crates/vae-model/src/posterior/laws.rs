@@ -503,3 +503,53 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
         }
     }
 }
+
+#[test]
+fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
+    let read = |toml: &str| toml::from_str::<crate::ModelConfig>(toml).map(|model| model.posterior);
+    let iaf = IafConfig {
+        flows: 3,
+        hidden: 64,
+        context: 64,
+    };
+    let cases = [
+        (
+            "posterior = \"full_covariance\"",
+            PosteriorConfig::FullCovariance,
+        ),
+        (
+            "[posterior.planar]",
+            PosteriorConfig::Planar(PlanarConfig { flows: 4 }),
+        ),
+        ("[posterior.iaf]\nflows = 3", PosteriorConfig::Iaf(iaf)),
+        (
+            "posterior = \"von_mises_fisher\"",
+            PosteriorConfig::VonMisesFisher,
+        ),
+    ];
+    for (toml, wanted) in cases {
+        assert_eq!(read(toml).expect(toml), wanted);
+    }
+    let error = read("[posterior.iaf]\nwidth = 3").expect_err("an unknown key");
+    assert!(error.to_string().contains("width"), "{error}");
+}
+
+#[test]
+fn posteriors_on_the_sphere_and_priors_elsewhere_refuse_each_other() {
+    let check = |posterior, prior| {
+        let config = crate::ModelConfig {
+            latent_dims: 3,
+            posterior,
+            prior,
+            ..Default::default()
+        };
+        config.check().map_err(|error| error.to_string())
+    };
+    let sphere = || crate::PriorConfig::HypersphericalUniform;
+    let plane = || crate::PriorConfig::StandardNormal;
+    assert_eq!(check(PosteriorConfig::VonMisesFisher, sphere()), Ok(()));
+    let error = check(PosteriorConfig::VonMisesFisher, plane()).expect_err("a refusal");
+    assert!(error.contains("hyperspherical_uniform"), "{error}");
+    let error = check(PosteriorConfig::FullCovariance, sphere()).expect_err("a refusal");
+    assert!(error.contains("standard_normal"), "{error}");
+}
