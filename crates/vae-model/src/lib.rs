@@ -79,8 +79,8 @@ pub use objective::{
     NestedConfig, Objective, PixelMeanConfig, Regularizer,
 };
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, Latents, NoiseScale, Posterior,
-    PosteriorConfig,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
+    PlanarConfig, Posterior, PosteriorConfig,
 };
 pub use prior::{
     Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,

@@ -220,6 +220,13 @@ pub(crate) struct Layer<M> {
     module: M,
 }
 
+impl<M> Layer<M> {
+    /// Its name and what it computes, for those who use its variables in another way.
+    pub(crate) fn into_parts(self) -> (String, M) {
+        (self.name, self.module)
+    }
+}
+
 impl<M: nn::Module> nn::Module for Layer<M> {
     fn forward(&self, input: &Tensor) -> Tensor {
         let output = self.module.forward(input);

@@ -3,7 +3,7 @@
 
 mod conv;
 mod conv_batch_norm;
-mod layers;
+pub(crate) mod layers;
 mod mlp;
 mod residual;
 
@@ -94,7 +94,7 @@ impl NetworkConfig {
 }
 
 /// The largest size of a layer: more is a slip of the hand, and would end in no memory.
-const LARGEST_SIZE: i64 = 1 << 20;
+pub(crate) const LARGEST_SIZE: i64 = 1 << 20;
 
 /// Refuses a list of layer sizes with a number below 1, or absurdly large, in it.
 pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {

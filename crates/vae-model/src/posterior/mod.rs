@@ -1,7 +1,14 @@
 //! Posteriors q(z|x): what the encoder says about an image's latents.
 
+mod colatitude;
 mod deterministic;
 mod diagonal_gaussian;
+mod full_covariance;
+mod iaf;
+#[cfg(test)]
+mod laws;
+mod planar;
+mod von_mises_fisher;
 
 use std::fmt::Debug;
 
@@ -9,7 +16,11 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
+pub use iaf::IafConfig;
+pub use planar::PlanarConfig;
 
+use crate::network::{LARGEST_SIZE, check_sizes};
+use crate::prior::check_sphere;
 use crate::{Initialization, ModelError, Support};
 
 /// q(z|x) for each image of a batch.
@@ -83,6 +94,15 @@ pub(crate) trait PosteriorFamily: Debug + Send {
 pub enum PosteriorConfig {
     /// N(mean, diag(exp(log-variance))), both from the encoder.
     DiagonalGaussian(DiagonalGaussianConfig),
+    /// N(mean, L·Lᵀ), L a triangular matrix from the encoder.
+    FullCovariance,
+    /// A diagonal Gaussian behind planar flows, whose parameters come from the encoder.
+    Planar(PlanarConfig),
+    /// A diagonal Gaussian behind inverse autoregressive flows, networks that the encoder tells of the
+    /// image.
+    Iaf(IafConfig),
+    /// Von Mises–Fisher, on the unit sphere: a mean direction and a concentration from the encoder.
+    VonMisesFisher,
     /// One point, without a density: an autoencoder. It has no kl and no elbo.
     Deterministic,
 }
@@ -95,10 +115,25 @@ impl Default for PosteriorConfig {
 
 impl PosteriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
-        let _ = latent_dims;
         match self {
-            Self::DiagonalGaussian(_) | Self::Deterministic => Ok(()),
+            Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic => {}
+            Self::Planar(config) => check_sizes("model.posterior.planar.flows", &[config.flows])?,
+            Self::Iaf(config) => config.check()?,
+            Self::VonMisesFisher => check_sphere("model.posterior", self.name(), latent_dims)?,
         }
+        let n_params = self.n_params(latent_dims);
+        if n_params > 2 * LARGEST_SIZE {
+            return Err(ModelError::config(
+                "model.posterior",
+                format!(
+                    "{} takes {n_params} numbers for each image when latent_dims = {latent_dims}, at \
+                     most {} are possible; diagonal_gaussian takes fewest",
+                    self.name(),
+                    2 * LARGEST_SIZE
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// Numbers that the encoder gives for each image.
@@ -106,6 +141,10 @@ impl PosteriorConfig {
     pub fn n_params(&self, latent_dims: i64) -> i64 {
         match self {
             Self::DiagonalGaussian(_) => 2 * latent_dims,
+            Self::FullCovariance => full_covariance::n_params(latent_dims),
+            Self::Planar(config) => config.n_params(latent_dims),
+            Self::Iaf(config) => config.n_params(latent_dims),
+            Self::VonMisesFisher => von_mises_fisher::n_params(latent_dims),
             Self::Deterministic => latent_dims,
         }
     }
@@ -114,6 +153,10 @@ impl PosteriorConfig {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::DiagonalGaussian(_) => "diagonal_gaussian",
+            Self::FullCovariance => "full_covariance",
+            Self::Planar(_) => "planar",
+            Self::Iaf(_) => "iaf",
+            Self::VonMisesFisher => "von_mises_fisher",
             Self::Deterministic => "deterministic",
         }
     }
@@ -121,7 +164,10 @@ impl PosteriorConfig {
     /// The space that its latents lie in.
     #[must_use]
     pub fn support(&self) -> Support {
-        Support::Euclidean
+        match self {
+            Self::VonMisesFisher => Support::Sphere,
+            _ => Support::Euclidean,
+        }
     }
 
     /// Whether q(z|x) is a distribution with a density: without one there is no kl and no elbo.
@@ -132,25 +178,32 @@ impl PosteriorConfig {
 
     /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
     pub(crate) fn has_log_prob(&self) -> bool {
-        matches!(self, Self::DiagonalGaussian(_))
+        matches!(
+            self,
+            Self::DiagonalGaussian(_) | Self::FullCovariance | Self::VonMisesFisher
+        )
     }
 
     /// Whether its mean and covariance have a closed form.
     pub(crate) fn has_covariance(&self) -> bool {
-        matches!(self, Self::DiagonalGaussian(_))
+        matches!(self, Self::DiagonalGaussian(_) | Self::FullCovariance)
     }
 
     /// Builds a checked family; what it learns are variables under `path`.
     pub(crate) fn build(
         &self,
-        _path: &nn::Path,
-        _latent_dims: i64,
-        _initialization: Initialization,
+        path: &nn::Path,
+        latent_dims: i64,
+        initialization: Initialization,
     ) -> Box<dyn PosteriorFamily> {
         match self {
             Self::DiagonalGaussian(config) => Box::new(diagonal_gaussian::DiagonalGaussianFamily {
                 noise_scale: config.noise_scale,
             }),
+            Self::FullCovariance => Box::new(full_covariance::FullCovarianceFamily { latent_dims }),
+            Self::Planar(_) => Box::new(planar::PlanarFamily { latent_dims }),
+            Self::Iaf(config) => Box::new(config.build(path, latent_dims, initialization)),
+            Self::VonMisesFisher => Box::new(von_mises_fisher::VonMisesFisherFamily),
             Self::Deterministic => Box::new(deterministic::DeterministicFamily),
         }
     }

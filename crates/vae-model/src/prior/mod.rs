@@ -1,6 +1,7 @@
 //! Priors p(z): where latents come from when nothing is known of the image.
 
 mod gaussian_mixture;
+mod hyperspherical_uniform;
 mod real_nvp;
 mod standard_normal;
 mod vamp;
@@ -65,6 +66,8 @@ pub enum PriorConfig {
     /// N(0, I).
     #[default]
     StandardNormal,
+    /// Uniform on the unit sphere in ℝ^Z, for posteriors that live there.
+    HypersphericalUniform,
     /// A learned mixture of Gaussians: clusters.
     GaussianMixture(GaussianMixtureConfig),
     /// A mixture of the posteriors of learned images.
@@ -77,6 +80,9 @@ impl PriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
             Self::StandardNormal => Ok(()),
+            Self::HypersphericalUniform => {
+                check_sphere("model.prior", "hyperspherical_uniform", latent_dims)
+            }
             Self::GaussianMixture(config) => config.check(),
             Self::Vamp(config) => config.check(),
             Self::RealNvp(config) => config.check(latent_dims),
@@ -87,6 +93,7 @@ impl PriorConfig {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::StandardNormal => "standard_normal",
+            Self::HypersphericalUniform => "hyperspherical_uniform",
             Self::GaussianMixture(_) => "gaussian_mixture",
             Self::Vamp(_) => "vamp",
             Self::RealNvp(_) => "real_nvp",
@@ -99,6 +106,7 @@ impl PriorConfig {
             Self::StandardNormal | Self::GaussianMixture(_) | Self::RealNvp(_) => {
                 Some(Support::Euclidean)
             }
+            Self::HypersphericalUniform => Some(Support::Sphere),
             Self::Vamp(_) => None,
         }
     }
@@ -113,11 +121,28 @@ impl PriorConfig {
     ) -> Box<dyn Prior> {
         match self {
             Self::StandardNormal => Box::new(standard_normal::StandardNormal { latent_dims }),
+            Self::HypersphericalUniform => {
+                Box::new(hyperspherical_uniform::HypersphericalUniform { latent_dims })
+            }
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
             Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
         }
     }
+}
+
+/// Refuses a sphere that is two points.
+pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
+    if latent_dims < 2 {
+        return Err(ModelError::config(
+            key,
+            format!(
+                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
+                 needs at least 2, a circle; found latent_dims = {latent_dims}"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Refuses numbers of components that no mixture has.
