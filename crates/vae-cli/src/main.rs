@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, data, describe, manifold, reconstruct, runs, sample, train};
+use commands::{bench, compare, data, describe, eval, manifold, reconstruct, runs, sample, train};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -40,6 +40,7 @@ enum Command {
     Reconstruct(reconstruct::Args),
     Runs(runs::Args),
     Compare(compare::Args),
+    Eval(eval::Args),
     Describe(describe::Args),
     Bench(bench::Args),
     Data(data::Args),
@@ -80,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Data(args) => data::run(args),

@@ -48,6 +48,15 @@ pub struct Draws {
     pub terms: ElboTerms,
 }
 
+impl Draws {
+    /// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`: the importance weights of log p(x).
+    /// None of a deterministic posterior.
+    pub fn log_weights(&self) -> Option<Tensor> {
+        let log_qz_x = self.log_qz_x.as_ref()?;
+        Some(&self.log_px_z + &self.log_pz - log_qz_x)
+    }
+}
+
 /// The two terms of the ELBO for each image, in nats.
 #[derive(Debug)]
 pub struct ElboTerms {

@@ -8,10 +8,10 @@ use std::fs;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{
     ConvBatchNormConfig, ConvConfig, DiagonalGaussianConfig, DiscretizedLogisticConfig,
-    GaussianConfig, ImageShape, Initialization, LaplaceConfig, LikelihoodConfig, LogisticScale,
-    LossContext, MeanActivation, MlpConfig, Mode, ModelConfig, ModelError, NetworkConfig,
-    NoiseScale, Objective, PixelMeanConfig, PosteriorConfig, Regularizer, ResidualConfig,
-    ScaleConfig, Vae, WEIGHTS_FILE, first_non_finite,
+    GaussianConfig, ImageShape, Initialization, LaplaceConfig, LikelihoodConfig,
+    LogisticMixtureConfig, LogisticScale, LossContext, MeanActivation, MlpConfig, Mode,
+    ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig,
+    PosteriorConfig, Regularizer, ResidualConfig, ScaleConfig, Vae, WEIGHTS_FILE, first_non_finite,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -92,6 +92,8 @@ fn small_likelihoods() -> Vec<ModelConfig> {
         laplace(ScaleConfig::Fixed(0.2)),
         logistic(LogisticScale::PerChannel),
         logistic(LogisticScale::PerValue),
+        LikelihoodConfig::ContinuousBernoulli,
+        LikelihoodConfig::LogisticMixture(LogisticMixtureConfig { components: 2 }),
     ]
     .into_iter()
     .map(|likelihood| ModelConfig {
@@ -796,6 +798,7 @@ fn only_a_probability_of_bytes_has_bits_per_dim() {
     assert!((bits.expect("bits") - 8.0).abs() < 1e-12);
     for likelihood in [
         LikelihoodConfig::Bernoulli,
+        LikelihoodConfig::ContinuousBernoulli,
         LikelihoodConfig::Gaussian(GaussianConfig::default()),
         LikelihoodConfig::Laplace(LaplaceConfig::default()),
     ] {

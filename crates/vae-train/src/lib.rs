@@ -10,6 +10,7 @@ mod ema;
 mod error;
 mod evaluate;
 mod fit;
+mod importance;
 mod kernels;
 mod learner;
 pub mod memory;
@@ -45,6 +46,7 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
+pub use importance::{ImportanceEstimate, importance_estimate};
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};
 pub use optimizer::{

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod data;
 pub(crate) mod describe;
+pub(crate) mod eval;
 pub(crate) mod manifold;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;

@@ -179,7 +179,7 @@ impl Estimator {
     /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats; its gradient is the
     /// one that the config asks for. None of [`Self::Elbo`].
     pub(super) fn bound(&self, draws: &Draws) -> Option<Tensor> {
-        let log_weights = match (self, log_weights(draws)) {
+        let log_weights = match (self, draws.log_weights()) {
             (Self::Elbo(_), _) | (_, None) => return None,
             (_, Some(log_weights)) => log_weights, // [K, B]
         };
@@ -252,12 +252,6 @@ impl Estimator {
     }
 }
 
-/// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`; none of a deterministic posterior.
-pub(super) fn log_weights(draws: &Draws) -> Option<Tensor> {
-    let log_qz_x = draws.log_qz_x.as_ref()?;
-    Some(&draws.log_px_z + &draws.log_pz - log_qz_x)
-}
-
 /// `[M·K, B]` → `[M, K, B]`.
 fn in_bounds(log_weights: &Tensor, config: &NestedConfig) -> Tensor {
     log_weights.unflatten(0, [i64::from(config.bounds), i64::from(config.samples)])
@@ -291,9 +285,10 @@ fn routed(draws: &Draws, routes: &Routes) -> Tensor {
         Tensor::run_backward(&[log_w.sum(Kind::Float)], &[&draws.latents], true, false).remove(0);
     let correction = (&routes.path - &routes.decoder)
         * (to_latents.detach() * &draws.latents).sum_dim_intlist(-1, false, Kind::Float);
-    let mut surrogate = log_w * &routes.decoder + correction;
-    if let Some(score) = &routes.score {
-        surrogate = surrogate - log_qz_of * score;
-    }
+    let surrogate = log_w * &routes.decoder + correction;
+    let surrogate = match &routes.score {
+        Some(score) => surrogate - log_qz_of * score,
+        None => surrogate,
+    };
     surrogate.sum_dim_intlist(0, false, Kind::Float)
 }

@@ -104,16 +104,17 @@ impl MmdConfig {
             (a.unsqueeze(1) - b.unsqueeze(0))
                 .square()
                 .sum_dim_intlist(-1, false, Kind::Float);
-        let mut sum = distances.zeros_like();
-        for scale in &self.scales {
+        let kernel = |scale: &f64| {
             let width = 2.0 * latent_dims * scale;
-            sum = sum
-                + match self.kernel {
-                    Kernel::InverseMultiquadratic => (&distances + width).reciprocal() * width,
-                    Kernel::Rbf => (&distances / -width).exp(),
-                };
-        }
-        sum
+            match self.kernel {
+                Kernel::InverseMultiquadratic => (&distances + width).reciprocal() * width,
+                Kernel::Rbf => (&distances / -width).exp(),
+            }
+        };
+        self.scales
+            .iter()
+            .map(kernel)
+            .fold(distances.zeros_like(), |sum, kernel| sum + kernel)
     }
 }
 

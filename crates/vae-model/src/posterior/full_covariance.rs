@@ -124,3 +124,48 @@ impl Posterior for FullCovariance {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: &Tensor, wanted: &[f64]) {
+        let found = Vec::<f32>::try_from(found.flatten(0, -1)).expect("numbers");
+        assert_eq!(found.len(), wanted.len());
+        for (found, wanted) in found.iter().zip(wanted) {
+            let error = (f64::from(*found) - wanted).abs();
+            assert!(error < 1e-5, "{found} vs {wanted}");
+        }
+    }
+
+    #[test]
+    fn two_dimensions_by_hand() {
+        // μ = (1, 0), L = (2 0; 3 1), so L·Lᵀ = (4 6; 6 10) with determinant 4.
+        let params = Tensor::from_slice(&[1_f32, 0.0, 2.0 * 2_f32.ln(), 0.0, 3.0]).view([1, 5]);
+        let q = FullCovariance::new(&params, 2);
+        close(&q.covariance().expect("it has one"), &[4.0, 6.0, 6.0, 10.0]);
+        close(
+            &q.log_var().expect("it has one"),
+            &[4_f64.ln(), 10_f64.ln()],
+        );
+        // ½ (14 + 1 − 2) − ½ ln 4.
+        let Some(ClosedKl::Total(kl)) = q.kl() else {
+            panic!("a kl of the whole");
+        };
+        close(&kl, &[6.5 - 2_f64.ln()]);
+        // L·(1, 1) = (2, 4).
+        let noise = Tensor::ones([1, 1, 2], (Kind::Float, Device::Cpu));
+        let draws = q.draw(&noise);
+        close(&draws.latents, &[3.0, 4.0]);
+        let wanted = [-1.0 - LN_2PI - 2_f64.ln()];
+        close(&draws.log_prob.expect("a density"), &wanted);
+        close(&q.log_prob(&draws.latents).expect("a density"), &wanted);
+    }
+
+    #[test]
+    fn entries_below_the_diagonal_come_row_by_row() {
+        let params = Tensor::from_slice(&[0_f32, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0]);
+        let q = FullCovariance::new(&params.view([1, 9]), 3);
+        close(&q.factor, &[1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 2.0, 3.0, 1.0]);
+    }
+}

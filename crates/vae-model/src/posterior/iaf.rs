@@ -316,3 +316,103 @@ impl Affine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, no_grad};
+
+    use super::*;
+    use crate::PosteriorConfig;
+    use crate::posterior::laws::{Family, jacobian, normals};
+
+    const CONFIG: IafConfig = IafConfig {
+        flows: 2,
+        hidden: 13,
+        context: 6,
+    };
+
+    /// The family with fixed weights, built by hand for what is private to it.
+    fn family(latent_dims: i64) -> (nn::VarStore, IafFamily) {
+        let filled = Family::new(PosteriorConfig::Iaf(CONFIG), latent_dims);
+        let variables = nn::VarStore::new(Device::Cpu);
+        let family = CONFIG.build(&variables.root(), latent_dims, Initialization::default());
+        let weights = filled.variables.variables();
+        for (name, mut variable) in variables.variables() {
+            no_grad(|| variable.copy_(&weights[&name]));
+        }
+        (variables, family)
+    }
+
+    #[test]
+    fn each_dimension_depends_on_those_before_it_in_an_order_that_is_reversed_between_flows() {
+        let (_variables, family) = family(4);
+        let params = normals(&[1, 14], 3);
+        let q = family.iaf(&params);
+        let before = Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).tril(-1);
+        for (network, before) in q.networks.iter().zip([&before, &before.transpose(0, 1)]) {
+            let latents = normals(&[1, 4], 4).set_requires_grad(true);
+            let (mean, gate) = network.forward(&latents);
+            for output in [mean, gate] {
+                // Nothing elsewhere, not even by rounding; something in every place that may be.
+                let depends = jacobian(&output, &latents).ne(0.0).to_kind(Kind::Float);
+                assert!(depends.equal(before), "{depends}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_dimension_depends_on_the_image() {
+        for latent_dims in [1, 4] {
+            let (_variables, family) = family(latent_dims);
+            let context = normals(&[1, CONFIG.context], 5).set_requires_grad(true);
+            for network in &family.networks {
+                let latents = normals(&[1, latent_dims], 6);
+                let (mean, gate) = network.told(&context).forward(&latents);
+                for output in [mean, gate] {
+                    let largest = jacobian(&output, &context).abs().amax(-1, false);
+                    assert!(largest.min().double_value(&[]) > 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn networks_that_say_nothing_make_a_scale_and_those_that_say_constants_an_affine_map() {
+        let (variables, family) = family(3);
+        let set = |name: &str, to: &Tensor| {
+            no_grad(|| variables.variables()[name].shallow_clone().copy_(to));
+        };
+        let nothing = Tensor::zeros([1], (Kind::Float, Device::Cpu));
+        for flow in 0..2 {
+            set(&format!("{flow}.output.weight"), &nothing);
+            set(&format!("{flow}.output.bias"), &nothing);
+        }
+        let params = normals(&[2, 12], 7);
+        let latents = normals(&[5, 2, 3], 8);
+        let (flowed, log_det) = family.iaf(&params).flow(&latents);
+        // σ = 1/(1 + e^(−3/2)) in both flows and all dimensions.
+        let open = 1.0 / (1.0 + (-1.5_f64).exp());
+        let largest = |t: Tensor| t.abs().max().double_value(&[]);
+        assert!(largest(flowed - &latents * (open * open)) < 1e-6);
+        assert!(largest(log_det - 6.0 * open.ln()) < 1e-5);
+
+        // m = (1, 2, 3), s + 3/2 = 0 in the last flow: halfway to m.
+        let bias = Tensor::from_slice(&[1_f32, 2.0, 3.0, -1.5, -1.5, -1.5]);
+        set("1.output.bias", &bias);
+        let (flowed, log_det) = family.iaf(&params).flow(&latents);
+        let wanted = (&latents * open + bias.narrow(0, 0, 3)) * 0.5;
+        assert!(largest(flowed - wanted) < 1e-6);
+        assert!(largest(log_det - 3.0 * (open.ln() + 0.5_f64.ln())) < 1e-5);
+    }
+
+    #[test]
+    fn masks_are_no_variables() {
+        let (variables, _family) = family(2);
+        let mut names: Vec<String> = variables.variables().into_keys().collect();
+        names.retain(|name| name.starts_with("0."));
+        names.sort();
+        let layers = ["context", "hidden", "latents", "output"];
+        let wanted = layers.map(|layer| [format!("0.{layer}.bias"), format!("0.{layer}.weight")]);
+        assert_eq!(names, wanted.concat());
+    }
+}

@@ -38,7 +38,7 @@ impl PosteriorFamily for PlanarFamily {
     }
 }
 
-/// A diagonal Gaussian behind flows z ← z + û·tanh(wᵀz + b), each image with its own (eq. 10, 21).
+/// A diagonal Gaussian behind flows z ← z + û·tanh(wᵀz + b), each image with its own (eq. 10).
 #[derive(Debug)]
 struct Planar {
     /// The encoder's output `[B, P]`.
@@ -157,4 +157,57 @@ fn gap(x: &Tensor) -> Tensor {
     const LOWEST: f64 = -30.0;
     let near = (-x.clamp_min(LOWEST)).expm1() * (-1.0_f64).exp();
     near.log1p() + (LOWEST - x).relu()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_gap_is_the_closed_form_to_relative_precision() {
+        for x in [
+            -200_f64, -40.0, -29.0, -3.0, -1e-3, -1e-6, 0.0, 1e-6, 0.5, 10.0, 200.0,
+        ] {
+            // For small x by the series, −x/e + x²·(1/(2e) − 1/(2e²)).
+            let e = 1_f64.exp();
+            let wanted = match x.abs() < 1e-2 {
+                true => -x / e + x * x * (e - 1.0) / (2.0 * e * e),
+                false => (((-x).exp() - 1.0) / e).ln_1p(),
+            };
+            let found = gap(&Tensor::from(x as f32)).double_value(&[]);
+            assert!(
+                (found - wanted).abs() <= 1e-6 * wanted.abs(),
+                "{x}: {found} vs {wanted}"
+            );
+        }
+        assert!((ONE_TO_ZERO - (1_f64.exp() - 1.0).ln()).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_flow_without_a_correction_is_the_papers_formula() {
+        // u orthogonal to w, so û = u: z + u·tanh(wᵀz + b), and a determinant of 1.
+        let params = Tensor::from_slice(&[1_f32, 2.0, -2.0, 1.0, 0.25]).view([1, 5]);
+        let latents = Tensor::from_slice(&[0.5_f32, 1.0]).view([1, 2]);
+        let (flowed, log_det) = Flow::new(&params, 2).forward(&latents);
+        let bend = 0.25_f64.tanh();
+        assert!((flowed.double_value(&[0, 0]) - (0.5 + bend)).abs() < 1e-6);
+        assert!((flowed.double_value(&[0, 1]) - (1.0 + 2.0 * bend)).abs() < 1e-6);
+        assert!(log_det.double_value(&[0]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_shift_against_the_normal_is_shortened_until_nothing_folds() {
+        // z + u·tanh(w·z) with u·w = −6 would fold; û·w = m(−6) = ln(1 + (e − 1)·e⁻⁶) − 1.
+        let params = Tensor::from_slice(&[-2_f32, 3.0, 0.0]).view([1, 3]);
+        let flow = Flow::new(&params, 1);
+        let slope = (1.0 + (1_f64.exp() - 1.0) * (-6_f64).exp()).ln();
+        assert!((flow.slope.double_value(&[0]) / slope - 1.0).abs() < 1e-5);
+        assert!((flow.shift.double_value(&[0, 0]) - (slope - 1.0) / 3.0).abs() < 1e-6);
+        let latents = Tensor::linspace(-3.0, 3.0, 601, (Kind::Float, Device::Cpu));
+        let (flowed, _) = flow.forward(&latents.view([-1, 1]));
+        let rises = flowed.diff(1, 0, None::<&Tensor>, None::<&Tensor>);
+        assert!(rises.min().double_value(&[]) > 0.0);
+    }
 }

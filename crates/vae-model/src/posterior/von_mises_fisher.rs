@@ -106,7 +106,7 @@ impl Posterior for VonMisesFisher {
         Some(distance * kappa * -0.5 + self.log_peak().to_kind(Kind::Float))
     }
 
-    /// κ·E\[μᵀz\] + ln C(κ) + ln of the sphere's area (Davidson et al. 2018, eq. 5).
+    /// κ·E\[μᵀz\] + ln C(κ) + ln of the sphere's area (Davidson et al. 2018, App. B).
     fn kl(&self) -> Option<ClosedKl> {
         let mean_log = self.colatitude.kappa() * self.colatitude.mean_excess() + self.log_peak();
         let kl = mean_log + ln_sphere_area(self.latent_dims());
@@ -118,5 +118,179 @@ impl Posterior for VonMisesFisher {
             mean_direction: self.mean_direction.detach(),
             colatitude: self.colatitude.detach(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::f64::consts::{PI, TAU};
+
+    use tch::{Device, no_grad};
+
+    use super::*;
+    use crate::posterior::laws::normals;
+
+    fn posterior(direction: &[f32], raw_kappa: f32) -> VonMisesFisher {
+        let params = [direction, &[raw_kappa]].concat();
+        VonMisesFisher::new(&Tensor::from_slice(&params).unsqueeze(0))
+    }
+
+    fn largest(difference: Tensor) -> f64 {
+        difference.abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn the_density_integrates_to_1_on_the_circle() {
+        for raw_kappa in [-30.0, 0.0, 20.0, 900.0] {
+            let n = 20_000;
+            let step = TAU / n as f64;
+            let angle = Tensor::arange(n, (Kind::Double, Device::Cpu)) * step;
+            let z = Tensor::stack(&[angle.cos(), angle.sin()], 1).to_kind(Kind::Float);
+            let q = posterior(&[-0.4, 0.3], raw_kappa);
+            let log_prob = q.log_prob(&z.unsqueeze(1)).expect("a density");
+            let mass = (log_prob.exp() * step).sum(Kind::Double).double_value(&[]);
+            assert!((mass - 1.0).abs() < 1e-4, "{raw_kappa}: {mass}");
+        }
+    }
+
+    #[test]
+    fn the_density_integrates_to_1_on_the_sphere() {
+        // Around the third axis, which is not the mean direction: trapezoid rule in the height, by which
+        // the area is uniform, and in the longitude.
+        for raw_kappa in [-30.0, 0.0, 20.0, 90.0] {
+            let n = 1500;
+            let options = (Kind::Double, Device::Cpu);
+            let height = ((Tensor::arange(n, options) + 0.5) / (n as f64 / 2.0) - 1.0).unsqueeze(1);
+            let longitude = (Tensor::arange(n, options) * (TAU / n as f64)).unsqueeze(0);
+            let radius: Tensor = 1.0 - height.square();
+            let radius = radius.sqrt();
+            let axes = [
+                &radius * longitude.cos(),
+                &radius * longitude.sin(),
+                height.expand([n, n], false),
+            ];
+            let z = Tensor::stack(&axes, -1)
+                .to_kind(Kind::Float)
+                .view([-1, 1, 3]);
+            let q = posterior(&[2.0, -1.0, 1.0], raw_kappa);
+            let log_prob = q.log_prob(&z).expect("a density");
+            let mass = log_prob.exp().mean(Kind::Double).double_value(&[]) * 4.0 * PI;
+            assert!((mass - 1.0).abs() < 1e-4, "{raw_kappa}: {mass}");
+        }
+    }
+
+    #[test]
+    fn on_the_sphere_in_three_dimensions_all_is_elementary() {
+        // C = κ/(4π·sinh κ), E[w] = coth κ − 1/κ, at κ = 1 + ln(1 + e²).
+        let kappa = 1.0 + 2_f64.exp().ln_1p();
+        let q = posterior(&[0.0, 0.0, 3.0], 2.0);
+        let log_c = (kappa / (4.0 * PI * kappa.sinh())).ln();
+        let at_mean = q
+            .log_prob(&q.center())
+            .expect("a density")
+            .double_value(&[0]);
+        assert!((at_mean - (log_c + kappa)).abs() < 1e-6);
+        let mean = 1.0 / kappa.tanh() - 1.0 / kappa;
+        let Some(ClosedKl::Total(kl)) = q.kl() else {
+            panic!("a kl of the whole");
+        };
+        let wanted = kappa * mean + log_c + (4.0 * PI).ln();
+        assert!((kl.double_value(&[0]) - wanted).abs() < 1e-6);
+        // Its distribution function is elementary too: w = 1 + ln(u + (1 − u)·e^(−2κ))/κ.
+        let noise = normals(&[50, 1, 3], 1);
+        let u = noise.select(-1, 0).to_kind(Kind::Double).special_ndtr();
+        let tail: Tensor = (1.0 - &u) * (-2.0 * kappa).exp();
+        let w: Tensor = (u + tail).log() / kappa + 1.0;
+        let found = q.draw(&noise).latents.select(-1, 2);
+        assert!(largest(found - w) < 1e-6);
+    }
+
+    #[test]
+    fn draws_are_around_the_mean_direction_and_go_all_ways_alike() {
+        let n = 40_000;
+        for (latent_dims, raw_kappa) in [(2, 1.0), (3, 5.0), (8, -20.0), (8, 30.0)] {
+            let direction = normals(&[latent_dims], 5);
+            let direction = Vec::<f32>::try_from(direction).expect("numbers");
+            let q = posterior(&direction, raw_kappa);
+            let z = q
+                .draw(&normals(&[n, 1, latent_dims], 6))
+                .latents
+                .squeeze_dim(1);
+            assert!(largest(z.square().sum_dim_intlist(1, false, Kind::Float) - 1.0) < 1e-6);
+            let error = |t: &Tensor| t.std_dim(0, true, false) / (n as f64).sqrt();
+
+            let along = (&z * &q.mean_direction).sum_dim_intlist(1, true, Kind::Float); // [n, 1]
+            let mean = q.colatitude.mean_excess() + 1.0;
+            let excess = (along.mean_dim(0, false, Kind::Double) - &mean) / error(&along);
+            assert!(largest(excess) < 5.0, "Z = {latent_dims}, {raw_kappa}");
+
+            // What is across has mean 0 and the covariance E[sin² θ]/(Z − 1)·(I − μμᵀ), where
+            // E[sin² θ] = (Z − 1)·E[w]/κ by parts.
+            let across = &z - &along * &q.mean_direction; // [n, Z]
+            let excess = across.mean_dim(0, false, Kind::Float) / error(&across);
+            assert!(largest(excess) < 5.0, "Z = {latent_dims}, {raw_kappa}");
+            let products = across.unsqueeze(-1) * across.unsqueeze(-2); // [n, Z, Z]
+            let eye = Tensor::eye(latent_dims, (Kind::Float, Device::Cpu));
+            let projection = eye - q.mean_direction.transpose(0, 1) * &q.mean_direction;
+            let wanted = projection * (mean / q.colatitude.kappa()).to_kind(Kind::Float);
+            let excess = (products.mean_dim(0, false, Kind::Float) - wanted).abs()
+                / (error(&products) + 1e-7);
+            assert!(largest(excess) < 5.0, "Z = {latent_dims}, {raw_kappa}");
+        }
+    }
+
+    #[test]
+    fn the_first_axis_is_turned_to_the_mean_direction_wherever_that_is() {
+        let directions: [&[f32]; 6] = [
+            &[1.0, 0.0, 0.0],
+            &[-1.0, 0.0, 0.0],
+            &[0.0, 1.0, 0.0],
+            &[-1.0, 1e-6, 0.0],
+            &[1.0, 0.0, -1e-6],
+            &[-0.2, 5.0, 2.0],
+        ];
+        for direction in directions {
+            let q = posterior(direction, 0.0);
+            let axes = Tensor::eye(3, (Kind::Float, Device::Cpu)).unsqueeze(1); // [3, 1, Z]
+            let turned = q.turned(&axes).squeeze_dim(1);
+            assert!(largest(turned.get(0) - q.center()) < 1e-6, "{direction:?}");
+            let products = turned.matmul(&turned.transpose(0, 1));
+            assert!(
+                largest(products - axes.squeeze_dim(1)) < 1e-6,
+                "{direction:?}"
+            );
+
+            // However near to an axis: a step of the direction turns the draws by as much as it is.
+            let params = [direction, &[0.0]].concat();
+            let params = Tensor::from_slice(&params)
+                .unsqueeze(0)
+                .set_requires_grad(true);
+            let draws = VonMisesFisher::new(&params).draw(&normals(&[4, 1, 3], 9));
+            draws.latents.sum(Kind::Float).backward();
+            assert!(largest(params.grad()) < 20.0, "{direction:?}");
+        }
+    }
+
+    #[test]
+    fn concentrations_go_from_1_to_their_bound_with_finite_gradients() {
+        for latent_dims in [2, 3, 40] {
+            let raw = Tensor::from_slice(&[-1e5_f32, -100.0, 0.0, 1e3, 9e3, 1e5, 1e30]);
+            let raw = raw.unsqueeze(1).set_requires_grad(true);
+            let params = Tensor::cat(&[normals(&[7, latent_dims], 1), raw.shallow_clone()], 1);
+            let q = VonMisesFisher::new(&params);
+            let kappa = q.colatitude.kappa();
+            assert_eq!(kappa.double_value(&[0]), 1.0);
+            assert!((kappa.double_value(&[2]) - 1.0 - 2_f64.ln()).abs() < 1e-6);
+            assert!((kappa.double_value(&[3]) - 1001.0).abs() < 1e-6);
+            assert!((kappa.double_value(&[6]) - LARGEST_KAPPA).abs() < 1e-6);
+            let draws = q.draw(&(normals(&[9, 7, latent_dims], 2) * 2.0));
+            let Some(ClosedKl::Total(kl)) = q.kl() else {
+                panic!("a kl of the whole");
+            };
+            assert!(no_grad(|| kl.min()).double_value(&[]) > 0.0);
+            let log_prob = draws.log_prob.expect("a density").sum(Kind::Float);
+            (draws.latents.sum(Kind::Float) + kl.sum(Kind::Float) + log_prob).backward();
+            assert_eq!(raw.grad().isfinite().all().int64_value(&[]), 1);
+        }
     }
 }

@@ -1,0 +1,723 @@
+//! Laws of estimators, regularizers and priors: bounds that order themselves, parts that add up,
+//! gradients that go where they should.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_model::{Draws, ImageShape, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae};
+
+const SHAPE: ImageShape = ImageShape {
+    channels: 1,
+    height: 3,
+    width: 4,
+};
+
+const N_IMAGES: i64 = 5;
+
+/// libtorch has one generator for all threads; some losses draw from it.
+fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn model(toml: &str) -> ModelConfig {
+    let base = "latent_dims = 3\nnetwork.mlp.hidden = [6]\n";
+    toml::from_str(&format!("{base}{toml}")).expect("a model")
+}
+
+fn objective(toml: &str) -> Objective {
+    toml::from_str(toml).expect("an objective")
+}
+
+/// A model with weights from a formula.
+fn fixed(config: &ModelConfig) -> Vae {
+    let vae = Vae::new(config, SHAPE, Device::Cpu).expect("a model");
+    common::fill(&vae);
+    vae
+}
+
+fn noise(k: i64, phase: f64) -> Tensor {
+    common::wave((k * N_IMAGES * 3) as usize, phase, 1.3).view([k, N_IMAGES, 3])
+}
+
+fn draws(vae: &Vae, noise: &Tensor) -> Draws {
+    let images = common::images(N_IMAGES, SHAPE);
+    vae.draw_with_noise(&images, noise, Mode::Train)
+        .expect("draws")
+}
+
+fn context(vae: &Vae) -> LossContext<'_> {
+    LossContext {
+        vae,
+        step: 3,
+        n_images: 20,
+    }
+}
+
+fn loss(vae: &Vae, objective: &Objective, noise: &Tensor) -> Tensor {
+    objective.loss(&draws(vae, noise), context(vae))
+}
+
+fn value(vae: &Vae, objective_toml: &str, noise: &Tensor) -> f64 {
+    loss(vae, &objective(objective_toml), noise).double_value(&[])
+}
+
+/// The gradient of a loss to every variable, by name.
+fn gradients(vae: &Vae, objective: &Objective, noise: &Tensor) -> BTreeMap<String, Tensor> {
+    for (_, variable) in vae.trainable_variables() {
+        let mut gradient = variable.grad();
+        if gradient.defined() {
+            let _ = gradient.zero_();
+        }
+    }
+    loss(vae, objective, noise).backward();
+    vae.trainable_variables()
+        .into_iter()
+        .map(|(name, variable)| {
+            let gradient = variable.grad();
+            let gradient = match gradient.defined() {
+                true => gradient.copy(),
+                false => variable.zeros_like(),
+            };
+            (name, gradient)
+        })
+        .collect()
+}
+
+fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
+    (a - b).abs().max().double_value(&[])
+}
+
+fn assert_close(what: &str, found: f64, wanted: f64) {
+    let scale = wanted.abs().max(1.0);
+    assert!(
+        (found - wanted).abs() < 2e-5 * scale,
+        "{what}: {found} vs {wanted}"
+    );
+}
+
+/// Whether the gradients of variables whose names begin so are equal, or near enough.
+fn assert_same(
+    what: &str,
+    a: &BTreeMap<String, Tensor>,
+    b: &BTreeMap<String, Tensor>,
+    parts: &[&str],
+) {
+    let mut n = 0;
+    for (name, gradient) in a {
+        if parts.iter().any(|part| name.starts_with(part)) {
+            n += 1;
+            let scale = gradient.abs().max().double_value(&[]).max(1.0);
+            let difference = max_difference(gradient, &b[name]);
+            assert!(difference < 1e-4 * scale, "{what}, {name}: {difference}");
+        }
+    }
+    assert!(n > 0, "{what}: no variables of {parts:?}");
+}
+
+const MODELS: [&str; 4] = [
+    "",
+    "prior.gaussian_mixture.components = 3",
+    "prior.vamp.pseudo_inputs = 4",
+    "prior.real_nvp = { layers = 3, hidden = 5 }",
+];
+
+#[test]
+fn one_sample_of_iwae_is_its_log_weight_which_is_the_sampled_elbo() {
+    let _alone = alone();
+    for toml in MODELS {
+        let vae = fixed(&model(toml));
+        let noise = noise(1, 0.2);
+        let draws = draws(&vae, &noise);
+        let log_weight = &draws.log_px_z + &draws.log_pz - draws.log_qz_x.as_ref().expect("q");
+        let wanted = -log_weight.mean(Kind::Double).double_value(&[]);
+        assert_close(
+            toml,
+            value(&vae, "estimator.iwae.samples = 1", &noise),
+            wanted,
+        );
+        if !toml.is_empty() {
+            // Without a closed form the kl is sampled, and so the elbo is the log-weight itself.
+            assert_close(toml, value(&vae, "", &noise), wanted);
+        }
+    }
+}
+
+#[test]
+fn more_samples_in_one_bound_make_it_tighter() {
+    // Jensen's inequality holds for any weights, not only on average: no chance is involved.
+    let _alone = alone();
+    for toml in MODELS {
+        let vae = fixed(&model(toml));
+        for phase in [0.1, 0.9, 2.3] {
+            let noise = noise(12, phase);
+            let miwae = |bounds: u32| {
+                let samples = 12 / bounds;
+                let toml =
+                    format!("estimator.miwae = {{ bounds = {bounds}, samples = {samples} }}");
+                value(&vae, &toml, &noise)
+            };
+            let losses: Vec<f64> = [12, 6, 3, 1].map(miwae).to_vec();
+            assert!(losses.windows(2).all(|w| w[1] < w[0]), "{losses:?}");
+            let iwae = value(&vae, "estimator.iwae.samples = 12", &noise);
+            assert_close("one bound", iwae, losses[3]);
+            let ciwae = |beta: f64| {
+                let toml = format!("estimator.ciwae = {{ samples = 12, beta = {beta} }}");
+                value(&vae, &toml, &noise)
+            };
+            assert_close("β = 0", ciwae(0.0), iwae);
+            assert_close("β = 1", ciwae(1.0), losses[0]);
+            assert_close("β = 0.3", ciwae(0.3), 0.3 * losses[0] + 0.7 * iwae);
+        }
+    }
+}
+
+#[test]
+fn piwae_trains_the_encoder_by_miwae_and_the_rest_by_iwae() {
+    let _alone = alone();
+    for toml in ["", "prior.gaussian_mixture.components = 3"] {
+        let vae = fixed(&model(toml));
+        let noise = noise(6, 0.4);
+        let of = |toml: &str| gradients(&vae, &objective(toml), &noise);
+        let piwae = of("estimator.piwae = { bounds = 3, samples = 2 }");
+        let miwae = of("estimator.miwae = { bounds = 3, samples = 2 }");
+        let iwae = of("estimator.iwae.samples = 6");
+        assert_same("encoder", &piwae, &miwae, &["encoder."]);
+        assert_same(
+            "decoder",
+            &piwae,
+            &iwae,
+            &["decoder.", "prior."][..1 + usize::from(!toml.is_empty())],
+        );
+        let differs = piwae
+            .iter()
+            .any(|(name, gradient)| max_difference(gradient, &iwae[name]) > 1e-3);
+        assert!(differs, "the two bounds have different gradients");
+    }
+}
+
+#[test]
+fn doubly_reparameterized_gradients_are_those_of_the_same_bound() {
+    let _alone = alone();
+    for (plain, doubly) in [
+        (
+            "estimator.iwae.samples = 3",
+            "estimator.iwae = { samples = 3, doubly_reparameterized = true }",
+        ),
+        (
+            "estimator.miwae = { bounds = 2, samples = 3 }",
+            "estimator.miwae = { bounds = 2, samples = 3, doubly_reparameterized = true }",
+        ),
+        (
+            "estimator.piwae = { bounds = 2, samples = 3 }",
+            "estimator.piwae = { bounds = 2, samples = 3, doubly_reparameterized = true }",
+        ),
+        (
+            "estimator.ciwae = { samples = 3, beta = 0.4 }",
+            "estimator.ciwae = { samples = 3, beta = 0.4, doubly_reparameterized = true }",
+        ),
+    ] {
+        let vae = fixed(&model(""));
+        let (plain, doubly) = (objective(plain), objective(doubly));
+        // The decoder's gradient is the same for every noise, the encoder's only in expectation.
+        let n = 400;
+        let mut differences: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        tch::manual_seed(7);
+        for i in 0..n {
+            let noise = Tensor::randn([plain.n_samples(), N_IMAGES, 3], (Kind::Float, Device::Cpu));
+            let (a, b) = (
+                gradients(&vae, &plain, &noise),
+                gradients(&vae, &doubly, &noise),
+            );
+            if i < 5 {
+                assert_same("decoder", &a, &b, &["decoder."]);
+            }
+            for (name, gradient) in a.iter().filter(|(name, _)| name.starts_with("encoder.")) {
+                let difference = (&b[name] - gradient).sum(Kind::Double).double_value(&[]);
+                differences
+                    .entry(name.clone())
+                    .or_default()
+                    .push(difference);
+            }
+        }
+        for (name, values) in differences {
+            let mean = values.iter().sum::<f64>() / f64::from(n);
+            let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+            let error = (squares / f64::from(n)).sqrt() / f64::from(n).sqrt();
+            assert!(error > 0.0, "{name}: the two are different estimators");
+            assert!(
+                mean.abs() < 5.0 * error,
+                "{name}: {mean} ± {error} ({doubly:?})"
+            );
+        }
+    }
+}
+
+#[test]
+fn with_one_sample_the_doubly_reparameterized_gradient_follows_z_alone() {
+    // Roeder et al. 2017: the gradient of log w with q(z|x) a constant but for z.
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(1, 0.7);
+    let toml = "estimator.iwae = { samples = 1, doubly_reparameterized = true }";
+    let found = gradients(&vae, &objective(toml), &noise);
+    for (_, variable) in vae.trainable_variables() {
+        let _ = variable.grad().zero_();
+    }
+    let draws = draws(&vae, &noise);
+    let constant = draws.posterior.detach().log_prob(&draws.latents);
+    let log_w = &draws.log_px_z + &draws.log_pz - constant.expect("a density");
+    (-log_w.mean(Kind::Float)).backward();
+    let wanted: BTreeMap<String, Tensor> = vae
+        .trainable_variables()
+        .into_iter()
+        .map(|(name, variable)| (name, variable.grad()))
+        .collect();
+    assert_same("all", &found, &wanted, &["encoder.", "decoder."]);
+}
+
+/// Every objective whose gradient is that of its value.
+const DIFFERENTIABLE: [&str; 18] = [
+    "",
+    "regularizer.kl = { beta = 3.0, free_bits = 0.05 }",
+    "regularizer.capacity = { gamma = 4.0, final_capacity = 5.0, over_steps = 10 }",
+    "regularizer.beta_tc = { alpha = 0.5, beta = 4.0, gamma = 2.0 }",
+    "regularizer.beta_tc = { alpha = 0.5, beta = 4.0, gamma = 2.0, sampling = \"stratified\" }",
+    "regularizer.dip = { variant = \"one\", off_diagonal = 3.0, diagonal = 5.0 }",
+    "regularizer.dip = { variant = \"two\", off_diagonal = 3.0, diagonal = 5.0 }",
+    "regularizer.mmd = { weight = 20.0, kl_weight = 0.3 }",
+    "regularizer.mmd = { weight = 20.0, kernel = \"rbf\", scales = [0.3, 1.0] }",
+    "regularizer.pixel_mean.kl_weight = 0.3",
+    "decoder_penalty.l2.weight = 0.2",
+    "decoder_penalty.gradient_penalty.weight = 0.2",
+    "estimator.elbo.samples = 4",
+    "estimator.iwae.samples = 4",
+    "estimator.miwae = { bounds = 2, samples = 2 }",
+    "estimator.ciwae = { samples = 4, beta = 0.3 }",
+    "regularizer.kl.beta_schedule.warm_up.steps = 10",
+    "regularizer.kl.beta_schedule.cyclic = { period_steps = 10, ramp = 0.5 }",
+];
+
+fn assert_gradients_are_finite_differences(config: &ModelConfig, objective: &Objective) {
+    objective.check(config).expect("parts that fit");
+    let vae = fixed(config);
+    let noise = noise(4, 0.2);
+    let seeded = || {
+        // What some losses draw: latents from the prior, the probe of a Jacobian.
+        tch::manual_seed(3);
+        loss(&vae, objective, &noise)
+    };
+    for (_, variable) in vae.trainable_variables() {
+        assert!(!variable.grad().defined());
+    }
+    let value = seeded();
+    value.backward();
+    let value = value.double_value(&[]);
+    let mut n_shown = 0;
+    let variables = vae.trainable_variables();
+    let n_variables = variables.len();
+    for (name, mut variable) in variables {
+        let gradient = variable.grad();
+        assert!(gradient.defined(), "{name} has no gradient ({objective:?})");
+        let gradient = gradient.copy();
+        let norm = gradient.norm().double_value(&[]);
+        let direction = &gradient / norm.max(1e-12);
+        let step = 2e-3;
+        // Not without gradients: a loss may be made of one.
+        let mut at = |t: f64| {
+            no_grad(|| variable += &direction * t);
+            let value = seeded().double_value(&[]);
+            no_grad(|| variable -= &direction * t);
+            value
+        };
+        let slope = (at(step) - at(-step)) / (2.0 * step);
+        let rounding = 2e-7 * value.abs() / step;
+        n_shown += usize::from(norm > 5.0 * rounding);
+        assert!(
+            (slope - norm).abs() <= 0.02 * norm + rounding,
+            "{name}: slope {slope}, gradient {norm} ({objective:?}, {config:?})"
+        );
+    }
+    assert!(
+        2 * n_shown > n_variables,
+        "{n_shown} of {n_variables} gradients are larger than rounding ({objective:?})"
+    );
+}
+
+#[test]
+fn gradients_of_objectives_are_finite_differences() {
+    let _alone = alone();
+    for toml in DIFFERENTIABLE {
+        assert_gradients_are_finite_differences(&model(""), &objective(toml));
+    }
+}
+
+#[test]
+fn gradients_of_priors_and_posteriors_are_finite_differences() {
+    let _alone = alone();
+    for toml in [
+        "prior.gaussian_mixture.components = 3",
+        "prior.vamp.pseudo_inputs = 4",
+        "prior.real_nvp = { layers = 3, hidden = 5 }",
+    ] {
+        for objective_toml in ["", "estimator.iwae.samples = 4"] {
+            assert_gradients_are_finite_differences(&model(toml), &objective(objective_toml));
+        }
+    }
+    // An autoencoder, whose prior learns of the codes what they do not learn of it.
+    let toml = "posterior = \"deterministic\"\nprior.gaussian_mixture.components = 3";
+    let vae = fixed(&model(toml));
+    let with = gradients(&vae, &objective("regularizer = \"none\""), &noise(1, 0.2));
+    let alone = fixed(&model("posterior = \"deterministic\""));
+    let without = gradients(&alone, &objective("regularizer = \"none\""), &noise(1, 0.2));
+    for (name, gradient) in &with {
+        match without.get(name) {
+            Some(wanted) => assert_eq!(max_difference(gradient, wanted), 0.0, "{name}"),
+            None => assert!(gradient.abs().max().double_value(&[]) > 1e-3, "{name}"),
+        }
+    }
+}
+
+#[test]
+fn the_three_parts_of_the_kl_add_up_to_it_whatever_estimates_the_aggregate() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(2, 0.5);
+    let draws = draws(&vae, &noise);
+    let kl = draws.log_qz_x.as_ref().expect("q") - &draws.log_pz;
+    let reconstruction = draws
+        .terms
+        .reconstruction
+        .mean(Kind::Double)
+        .double_value(&[]);
+    let wanted = reconstruction + kl.mean(Kind::Double).double_value(&[]);
+    for sampling in ["weighted", "stratified"] {
+        let toml = format!("regularizer.beta_tc = {{ beta = 1.0, sampling = \"{sampling}\" }}");
+        assert_close(sampling, value(&vae, &toml, &noise), wanted);
+    }
+}
+
+/// log N(z; mean, e^log_var) in f64.
+fn log_normal(z: f64, mean: f64, log_var: f64) -> f64 {
+    -0.5 * ((z - mean).powi(2) / log_var.exp() + log_var + (2.0 * std::f64::consts::PI).ln())
+}
+
+#[test]
+fn the_total_correlation_is_the_papers_sum() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(1, 0.5);
+    let draws = draws(&vae, &noise);
+    let rows = |tensor: Tensor| -> Vec<Vec<f64>> {
+        let tensor = tensor.to_kind(Kind::Double);
+        (0..N_IMAGES)
+            .map(|i| Vec::<f64>::try_from(tensor.get(i)).expect("numbers"))
+            .collect()
+    };
+    let z = rows(draws.latents.select(0, 0));
+    let mean = rows(draws.posterior.center());
+    let log_var = rows(draws.posterior.log_var().expect("a Gaussian"));
+    let (b, n) = (N_IMAGES as usize, 20.0_f64);
+    let log_sum_exp = |values: &[f64]| {
+        let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        max + values.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
+    };
+    let weights: [(&str, &dyn Fn(usize, usize) -> f64); 2] = [
+        ("weighted", &|_, _| 1.0 / (n * b as f64)),
+        ("stratified", &|i, j| {
+            let m = (b - 1) as f64;
+            if i == j {
+                1.0 / n
+            } else if j == (i + 1) % b {
+                (n - m) / (n * m)
+            } else {
+                1.0 / m
+            }
+        }),
+    ];
+    for (sampling, weight) in weights {
+        let mut total = 0.0;
+        for i in 0..b {
+            let term = |j: usize, d: usize| log_normal(z[i][d], mean[j][d], log_var[j][d]);
+            let joint: Vec<f64> = (0..b)
+                .map(|j| weight(i, j).ln() + (0..3).map(|d| term(j, d)).sum::<f64>())
+                .collect();
+            let marginals: f64 = (0..3)
+                .map(|d| {
+                    let terms: Vec<f64> = (0..b).map(|j| weight(i, j).ln() + term(j, d)).collect();
+                    log_sum_exp(&terms)
+                })
+                .sum();
+            total += (log_sum_exp(&joint) - marginals) / b as f64;
+        }
+        let with = |beta: f64| {
+            let toml =
+                format!("regularizer.beta_tc = {{ beta = {beta}, sampling = \"{sampling}\" }}");
+            value(&vae, &toml, &noise)
+        };
+        let found = with(2.0) - with(1.0);
+        assert!(
+            (found - total).abs() < 1e-4,
+            "{sampling}: {found} vs {total}"
+        );
+    }
+}
+
+#[test]
+fn dip_measures_the_covariance_that_the_paper_names() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(1, 0.5);
+    let draws = draws(&vae, &noise);
+    let mean = draws.posterior.center().to_kind(Kind::Double);
+    let within = draws.posterior.log_var().expect("a Gaussian").exp();
+    let within = Vec::<f64>::try_from(within.to_kind(Kind::Double).mean_dim(
+        0,
+        false,
+        Kind::Double,
+    ))
+    .expect("numbers");
+    let column = |d: i64| Vec::<f64>::try_from(mean.select(1, d)).expect("numbers");
+    let covariance = |a: i64, b: i64| {
+        let (x, y) = (column(a), column(b));
+        let n = x.len() as f64;
+        let (mx, my) = (x.iter().sum::<f64>() / n, y.iter().sum::<f64>() / n);
+        x.iter()
+            .zip(&y)
+            .map(|(x, y)| (x - mx) * (y - my))
+            .sum::<f64>()
+            / n
+    };
+    let kl = value(&vae, "", &noise);
+    for (variant, adds) in [("one", 0.0), ("two", 1.0)] {
+        let (mut on, mut off) = (0.0, 0.0);
+        for a in 0..3 {
+            for b in 0..3 {
+                let c = covariance(a, b);
+                if a == b {
+                    on += (c + adds * within[a as usize] - 1.0).powi(2);
+                } else {
+                    off += c * c;
+                }
+            }
+        }
+        let toml = format!(
+            "regularizer.dip = {{ variant = \"{variant}\", off_diagonal = 3.0, diagonal = 5.0 }}"
+        );
+        assert_close(
+            variant,
+            value(&vae, &toml, &noise),
+            kl + 3.0 * off + 5.0 * on,
+        );
+    }
+}
+
+#[test]
+fn a_decoders_penalties_are_norms_of_its_weights_and_of_its_jacobian() {
+    let _alone = alone();
+    // A linear decoder's Jacobian is its weight.
+    let config: ModelConfig =
+        toml::from_str("latent_dims = 3\nnetwork.mlp.hidden = []\nposterior = \"deterministic\"")
+            .expect("a model");
+    let vae = fixed(&config);
+    let noise = noise(1, 0.1);
+    let of = |penalty: &str| {
+        let toml = format!("regularizer = \"none\"\n{penalty}");
+        value(&vae, &toml, &noise)
+    };
+    let plain = of("");
+    let variables: BTreeMap<String, Tensor> = vae.named_variables().into_iter().collect();
+    let square = |name: &str| variables[name].square().sum(Kind::Double).double_value(&[]);
+    let l2 = square("decoder.0.weight") + square("decoder.0.bias");
+    assert_close(
+        "l2",
+        of("decoder_penalty.l2.weight = 0.5") - plain,
+        0.5 * l2,
+    );
+    tch::manual_seed(11);
+    let n = 2000;
+    let values: Vec<f64> = (0..n)
+        .map(|_| of("decoder_penalty.gradient_penalty.weight = 1.0") - plain)
+        .collect();
+    let mean = values.iter().sum::<f64>() / f64::from(n);
+    let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+    let error = (squares / f64::from(n)).sqrt() / f64::from(n).sqrt();
+    let wanted = square("decoder.0.weight");
+    assert!(
+        (mean - wanted).abs() < 5.0 * error,
+        "{mean} ± {error}: {wanted}"
+    );
+}
+
+#[test]
+fn codes_are_kept_near_the_origin_by_half_their_squared_norm() {
+    let _alone = alone();
+    let vae = fixed(&model("posterior = \"deterministic\""));
+    let noise = noise(1, 0.1);
+    let codes = draws(&vae, &noise).posterior.center();
+    let norms = codes.square().sum_dim_intlist(-1, false, Kind::Double);
+    let wanted = 0.5 * norms.mean(Kind::Double).double_value(&[]);
+    let with = value(&vae, "regularizer.latent_norm.weight = 2.0", &noise);
+    let without = value(&vae, "regularizer = \"none\"", &noise);
+    assert_close("latent_norm", with - without, 2.0 * wanted);
+}
+
+#[test]
+fn vamp_with_one_pseudo_input_is_that_images_posterior() {
+    let _alone = alone();
+    let vae = fixed(&model("prior.vamp.pseudo_inputs = 2"));
+    // Values that the margin leaves alone; two equal images are a mixture of one.
+    let gray: Vec<u8> = (0..12).map(|i| 40 + 15 * i).collect();
+    let image = Tensor::from_slice(&gray).view([1, 1, 3, 4]);
+    vae.start_from(&image).expect("an image");
+    let latents = common::wave(12, 0.3, 1.1).view([4, 3]);
+    let posterior = vae.encode(&image).expect("a posterior");
+    let wanted = posterior
+        .log_prob(&latents.unsqueeze(1))
+        .expect("a density");
+    let found = vae.prior_log_prob(&latents).expect("a density");
+    assert!(max_difference(&found, &wanted.squeeze_dim(1)) < 1e-3);
+}
+
+#[test]
+fn every_part_has_its_name_in_a_config_and_comes_back_from_it() {
+    for toml in DIFFERENTIABLE.into_iter().chain([
+        "estimator.piwae = { bounds = 2, samples = 2, doubly_reparameterized = true }",
+        "regularizer = \"none\"",
+        "regularizer.latent_norm = {}",
+    ]) {
+        let objective = objective(toml);
+        let written = toml::to_string(&objective).expect("TOML");
+        let read: Objective = toml::from_str(&written).expect("an objective");
+        assert_eq!(read, objective);
+    }
+    assert!(toml::from_str::<Objective>("regularizer.kl.bta = 2.0").is_err());
+    assert!(matches!(
+        Objective::default().regularizer,
+        Regularizer::Kl(_)
+    ));
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
+    let refused = |model_toml: &str, objective_toml: &str, key: &str, says: &[&str]| {
+        let (model, objective) = (model(model_toml), objective(objective_toml));
+        let message = model
+            .check()
+            .and_then(|()| objective.check(&model))
+            .expect_err(key)
+            .to_string();
+        assert!(message.starts_with(&format!("{key}: ")), "{key}: {message}");
+        for part in says {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(
+            message.contains("would fit") || message.contains("keeps it"),
+            "{message}"
+        );
+        assert!(
+            !message.contains('\n') && !message.contains("  "),
+            "{message}"
+        );
+    };
+    let ae = "posterior = \"deterministic\"";
+    let mixture = "prior.gaussian_mixture = {}";
+    refused(
+        ae,
+        "",
+        "objective.regularizer.kl",
+        &["no density", "latent_norm"],
+    );
+    refused(
+        ae,
+        "regularizer.mmd.kl_weight = 0.5",
+        "objective.regularizer.mmd",
+        &["no density"],
+    );
+    let none = "regularizer = \"none\"\n";
+    refused(
+        ae,
+        &format!("{none}estimator.elbo.samples = 2"),
+        "objective.estimator.elbo",
+        &["one latent"],
+    );
+    refused(
+        ae,
+        &format!("{none}estimator.iwae.samples = 1"),
+        "objective.estimator.iwae",
+        &["density"],
+    );
+    refused("", none, "objective.regularizer.none", &["shrinking"]);
+    refused(
+        "",
+        "regularizer.latent_norm = {}",
+        "objective.regularizer.latent_norm",
+        &["shrinking"],
+    );
+    refused(
+        &format!("{ae}\nprior.vamp = {{}}"),
+        none,
+        "model.prior.vamp",
+        &["deterministic"],
+    );
+    refused(
+        mixture,
+        "regularizer.kl.free_bits = 0.1",
+        "objective.regularizer.kl",
+        &["each latent dimension", "gaussian_mixture"],
+    );
+    refused(
+        mixture,
+        "regularizer.beta_tc = {}",
+        "objective.regularizer.beta_tc",
+        &["independent"],
+    );
+    refused(
+        mixture,
+        "regularizer.pixel_mean = {}",
+        "objective.regularizer.pixel_mean",
+        &["formula"],
+    );
+    refused(
+        "",
+        "regularizer.kl.beta = 2.0\nestimator.iwae = {}",
+        "objective.estimator.iwae",
+        &["regularizer kl", "beta = 1"],
+    );
+    refused(
+        "",
+        "regularizer.beta_tc = {}\nestimator.ciwae = {}",
+        "objective.estimator.ciwae",
+        &["beta_tc"],
+    );
+    refused(
+        "",
+        "decoder_penalty.gradient_penalty = {}\nestimator.iwae = {}",
+        "objective.decoder_penalty.gradient_penalty",
+        &["iwae"],
+    );
+    let batch_norm: ModelConfig =
+        toml::from_str("prior.vamp = {}\nnetwork.conv_batch_norm = {}").expect("a model");
+    let message = batch_norm.check().expect_err("refused").to_string();
+    assert!(
+        message.contains("batch norm") && message.contains("residual would fit"),
+        "{message}"
+    );
+    let batch_norm: ModelConfig = toml::from_str("network.conv_batch_norm = {}").expect("a model");
+    for toml in [
+        "estimator.piwae = {}",
+        "estimator.iwae.doubly_reparameterized = true",
+    ] {
+        let message = objective(toml)
+            .check(&batch_norm)
+            .expect_err("refused")
+            .to_string();
+        assert!(message.contains("image by image"), "{message}");
+    }
+    let one: ModelConfig = toml::from_str("latent_dims = 1\nprior.real_nvp = {}").expect("a model");
+    let message = one.check().expect_err("refused").to_string();
+    assert!(message.contains("latent_dims = 1"), "{message}");
+}
