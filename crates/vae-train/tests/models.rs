@@ -50,10 +50,10 @@ fn image_shape(dataset: &Dataset) -> ImageShape {
     }
 }
 
-/// Ten steps of at most 64 images, each with numbers for everything that is logged.
+/// Ten steps of at most 32 images, each with numbers for everything that is logged.
 fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
     let mut learner = Learner::new(vae, config, train.len()).expect("a learner");
-    let batch_size = config.training.batch_size.min(64);
+    let batch_size = config.training.batch_size.min(32);
     let epochs = (0..)
         .flat_map(|epoch| Batches::shuffled(train, batch_size, Device::Cpu, config.seed, epoch));
     for (step, images) in (0..10).zip(epochs) {
