@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_data::derive_seed;
-use vae_model::{ModelError, Vae, write_whole};
+use vae_model::{ModelError, PriorConfig, Support, Vae, write_whole};
 
 use crate::TrainError;
 
@@ -63,72 +63,145 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, T
     Ok(picture)
 }
 
-/// The plane of the two most used latent dimensions, decoded at `size`×`size` standard-normal
-/// quantiles from 0.05 to 0.95 (the others at 0): to the right the first of the two grows, upward
-/// the second. With one latent dimension, a strip.
+/// The latent space as one picture, `size` images on a side, along the latent dimensions that are used
+/// most (`usage` has a number for each).
+///
+/// Of two dimensions or more the plane of two: at the prior's quantiles from 0.05 to 0.95 (the other
+/// dimensions at their medians), to the right the first of the two grows, upward the second. With one
+/// latent dimension, a strip. Of latents on a sphere a map of the world of three dimensions, longitude to
+/// the right and latitude upward; on a circle, a strip.
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn manifold(
-    vae: &Vae,
-    size: usize,
-    kl_per_dimension: &[f64],
-) -> Result<DynamicImage, TrainError> {
+pub fn manifold(vae: &Vae, size: usize, usage: &[f64]) -> Result<DynamicImage, TrainError> {
     let latent_dims = vae.config().latent_dims as usize;
-    let latents = manifold_latents(size, latent_dims, &most_used(latent_dims, kl_per_dimension));
+    let latents = match vae.config().posterior.support() {
+        Support::Sphere => globe_latents(size, latent_dims, &most_used(3, latent_dims, usage)),
+        Support::Euclidean => {
+            let dims = most_used(2, latent_dims, usage);
+            plane_latents(&prior_quantiles(vae, size)?, &dims)
+        }
+    };
     grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, size, 0)
 }
 
-/// The (at most) two dimensions of largest kl, in ascending order; the first two where none is
-/// known.
-fn most_used(latent_dims: usize, kl_per_dimension: &[f64]) -> Vec<usize> {
-    let mut dims = by_use(latent_dims, kl_per_dimension);
-    dims.truncate(2);
+/// Whether [`manifold`] shows all of the latent space.
+#[must_use]
+pub fn has_whole_manifold(vae: &Vae) -> bool {
+    let largest = match vae.config().posterior.support() {
+        Support::Euclidean => 2,
+        Support::Sphere => 3,
+    };
+    vae.config().latent_dims <= largest
+}
+
+/// The (at most) `n` dimensions of largest use, in ascending order; the first ones where none is known.
+fn most_used(n: usize, latent_dims: usize, usage: &[f64]) -> Vec<usize> {
+    let mut dims = by_use(latent_dims, usage);
+    dims.truncate(n);
     dims.sort_unstable();
     dims
 }
 
-/// All dimensions, that of largest kl first; in their own order where none is known.
-fn by_use(latent_dims: usize, kl_per_dimension: &[f64]) -> Vec<usize> {
+/// All dimensions, that of largest use first; in their own order where none is known.
+fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     let mut dims: Vec<usize> = (0..latent_dims).collect();
-    let kl = |dim: usize| kl_per_dimension.get(dim).copied().unwrap_or(0.0);
-    dims.sort_by(|&a, &b| kl(b).total_cmp(&kl(a)));
+    let usage = |dim: usize| usage.get(dim).copied().unwrap_or(0.0);
+    dims.sort_by(|&a, &b| usage(b).total_cmp(&usage(a)));
     dims
 }
 
+/// Latents from the prior that stand for it where its quantiles and moments have no closed form.
+const N_PRIOR_LATENTS: i64 = 10_000;
+
+/// The same ones every time, `[N, Z]`.
+fn prior_latents(vae: &Vae) -> Tensor {
+    tch::manual_seed(derive_seed(0, 0, "latents that stand for the prior") as i64);
+    vae.sample_latents(N_PRIOR_LATENTS).to_device(Device::Cpu)
+}
+
+/// What of a prior a plane is drawn by.
+struct Quantiles {
+    /// `size` quantiles of each dimension from 0.05 to 0.95, `[size, Z]`.
+    lines: Tensor,
+    /// Medians, `[Z]`.
+    medians: Tensor,
+}
+
+fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, TrainError> {
+    let levels = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
+    if matches!(vae.config().prior, PriorConfig::StandardNormal) {
+        let latent_dims = vae.config().latent_dims;
+        let line = levels.special_ndtri().to_kind(Kind::Float); // [size]
+        return Ok(Quantiles {
+            lines: line.unsqueeze(1).expand([size as i64, latent_dims], false),
+            medians: Tensor::zeros([latent_dims], (Kind::Float, Device::Cpu)),
+        });
+    }
+    let latents = prior_latents(vae).to_kind(Kind::Double);
+    let at = |levels: &Tensor| latents.f_quantile(levels, 0, false, "linear");
+    let half = Tensor::from_slice(&[0.5_f64]);
+    Ok(Quantiles {
+        lines: at(&levels)?.to_kind(Kind::Float),
+        medians: at(&half)?.squeeze_dim(0).to_kind(Kind::Float),
+    })
+}
+
 /// Latents `[N, Z]` of the plane's images, row by row from the top left.
-fn manifold_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
-    let quantiles = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
-    let line = quantiles.special_ndtri().to_kind(Kind::Float); // [size]
-    let [across, up] = match dims {
-        [_] => [
-            line.shallow_clone(),
-            Tensor::zeros([1], (Kind::Float, Device::Cpu)),
-        ],
-        _ => [line.shallow_clone(), line.flip([0])],
-    };
-    let (rows, columns) = (up.size()[0], across.size()[0]);
-    let latents = Tensor::zeros(
-        [rows, columns, latent_dims as i64],
-        (Kind::Float, Device::Cpu),
-    );
+fn plane_latents(quantiles: &Quantiles, dims: &[usize]) -> Tensor {
+    let line = |dim: usize| quantiles.lines.select(1, dim as i64); // [size]
+    let across = line(dims[0]);
+    let up = dims.get(1).map(|&dim| (dim, line(dim).flip([0])));
+    let columns = across.size()[0];
+    let rows = up.as_ref().map_or(1, |(_, up)| up.size()[0]);
+    let latent_dims = quantiles.medians.size()[0];
+    let latents = quantiles
+        .medians
+        .expand([rows, columns, latent_dims], false)
+        .copy();
     latents
         .select(2, dims[0] as i64)
         .copy_(&across.unsqueeze(0).expand([rows, columns], false));
-    if let Some(&second) = dims.get(1) {
+    if let Some((dim, up)) = up {
         latents
-            .select(2, second as i64)
+            .select(2, dim as i64)
             .copy_(&up.unsqueeze(1).expand([rows, columns], false));
     }
     latents.flatten(0, 1)
 }
 
-/// Images in a row of [`traversals`], for −3 to 3 standard deviations of the prior.
+/// Latents `[N, Z]` of the map of a sphere, row by row from the top left: longitudes from −180° on, and
+/// latitudes from 80° to −80°.
+fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
+    let (n_columns, n_rows) = (size, if dims.len() < 3 { 1 } else { size });
+    let mut latents = Vec::with_capacity(n_rows * n_columns * latent_dims);
+    for row in 0..n_rows {
+        let latitude = match n_rows {
+            1 => 0.0,
+            n => 80.0 - 160.0 * row as f64 / (n - 1) as f64,
+        };
+        let (sin_latitude, cos_latitude) = f64::to_radians(latitude).sin_cos();
+        for column in 0..n_columns {
+            let longitude = 360.0 * (column as f64 / n_columns as f64 - 0.5);
+            let (sin, cos) = longitude.to_radians().sin_cos();
+            let place = [cos_latitude * cos, cos_latitude * sin, sin_latitude];
+            let mut latent = vec![0_f32; latent_dims];
+            for (&dim, value) in dims.iter().zip(place) {
+                latent[dim] = value as f32;
+            }
+            latents.extend(latent);
+        }
+    }
+    Tensor::from_slice(&latents).view([-1, latent_dims as i64])
+}
+
+/// Images in a row of [`traversals`].
 const N_IN_TRAVERSAL: i64 = 11;
 
 /// A row for each of the `n` most used latent dimensions, the most used one first: the images of −3
-/// to 3 in that dimension, the others as in `origin` `[Z]`. A latent of an image is a good origin: of
-/// many dimensions the point 0 is far from all that the decoder was trained on.
+/// to 3 standard deviations of the prior around its mean in that dimension, the others as in `origin`
+/// `[Z]`. On a sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin:
+/// of many dimensions the point 0 is far from all that the decoder was trained on.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -136,23 +209,58 @@ pub fn traversals(
     vae: &Vae,
     origin: &Tensor,
     n: usize,
-    kl_per_dimension: &[f64],
+    usage: &[f64],
 ) -> Result<DynamicImage, TrainError> {
     let latent_dims = vae.config().latent_dims;
-    let mut dims = by_use(latent_dims as usize, kl_per_dimension);
+    let mut dims = by_use(latent_dims as usize, usage);
     dims.truncate(n);
     let line = Tensor::linspace(-3.0, 3.0, N_IN_TRAVERSAL, (Kind::Float, Device::Cpu));
-    let n_rows = dims.len() as i64;
-    let latents = origin
-        .to_device(Device::Cpu)
-        .expand([n_rows, N_IN_TRAVERSAL, latent_dims], false)
-        .copy();
-    for (row, &dim) in (0..).zip(&dims) {
-        latents.get(row).select(1, dim as i64).copy_(&line);
-    }
-    let latents = latents.flatten(0, 1); // [rows · columns, Z]
+    let is_sphere = vae.config().posterior.support() == Support::Sphere;
+    let moments = match vae.config().prior {
+        PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform => None,
+        _ if is_sphere => None,
+        _ => {
+            let latents = prior_latents(vae);
+            Some((
+                latents.mean_dim(0, false, Kind::Float),
+                latents.std_dim([0_i64].as_slice(), false, false),
+            ))
+        }
+    };
+    let origin = origin.to_device(Device::Cpu);
+    let row = |dim: usize| -> Tensor {
+        let dim = dim as i64;
+        let latents = origin.expand([N_IN_TRAVERSAL, latent_dims], false).copy();
+        let mut column = latents.select(1, dim);
+        if is_sphere {
+            let _ = column.zero_();
+            let line = &line * 0.3; // [columns]
+            let rest = latents.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true);
+            let left: Tensor = 1.0 - line.square();
+            let scale = left.sqrt().unsqueeze(1) / rest.clamp_min(1e-6);
+            let moved = latents * scale;
+            moved.select(1, dim).copy_(&line);
+            return moved;
+        }
+        match &moments {
+            None => column.copy_(&line),
+            Some((mean, std)) => column.copy_(&(&line * std.get(dim) + mean.get(dim))),
+        }
+        latents
+    };
+    let rows: Vec<Tensor> = dims.into_iter().map(row).collect();
+    let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
     let images = in_chunks(&latents, |chunk| vae.decode(chunk))?;
     grid(&images, N_IN_TRAVERSAL as usize, 2)
+}
+
+/// What is shown of p(x|z).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pixels {
+    /// Its mean image.
+    Mean,
+    /// An image drawn from it.
+    Drawn,
 }
 
 /// `n` new images from the prior; the same seed gives the same latents for every model of as many
@@ -160,11 +268,15 @@ pub fn traversals(
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, TrainError> {
+pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, TrainError> {
     tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
     let columns = (n as f64).sqrt().ceil() as usize;
     let latents = vae.sample_latents(n as i64);
-    grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, columns, 2)
+    let images = in_chunks(&latents, |chunk| match pixels {
+        Pixels::Mean => vae.decode(chunk),
+        Pixels::Drawn => vae.decode_sampled(chunk),
+    })?;
+    grid(&images, columns, 2)
 }
 
 /// Originals `[N, C, H, W]` (bytes), each above its reconstruction, at most 16 in a row.
@@ -223,23 +335,13 @@ pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), TrainError> {
 
 #[cfg(test)]
 mod tests {
-    use vae_model::{ImageShape, MlpConfig, ModelConfig, NetworkConfig};
+    use vae_model::{ImageShape, ModelConfig};
 
     use super::*;
 
     #[test]
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
-        let config = ModelConfig {
-            latent_dims: 3,
-            network: NetworkConfig::Mlp(MlpConfig { hidden: vec![] }),
-            ..Default::default()
-        };
-        let shape = ImageShape {
-            channels: 1,
-            height: 1,
-            width: 1,
-        };
-        let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
         let picture = traversals(&vae, &origin, 2, &[0.1, 0.0, 0.7]).unwrap();
         let picture = picture.into_luma8();
@@ -279,7 +381,9 @@ mod tests {
     #[test]
     fn the_plane_spans_the_quantiles_right_and_up() {
         // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
-        let latents = manifold_latents(3, 4, &[1, 3]).view([3, 3, 4]);
+        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
+        let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
+        let latents = plane_latents(&quantiles, &[1, 3]).view([3, 3, 4]);
         let corner = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
         let close = |found: Vec<f32>, wanted: [f32; 4]| {
             found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5)
@@ -291,9 +395,55 @@ mod tests {
 
     #[test]
     fn the_most_used_dimensions_are_those_of_largest_kl() {
-        assert_eq!(most_used(4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
-        assert_eq!(most_used(4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
-        assert_eq!(most_used(3, &[]), [0, 1]);
-        assert_eq!(most_used(1, &[1.0]), [0]);
+        assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
+        assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
+        assert_eq!(most_used(2, 3, &[]), [0, 1]);
+        assert_eq!(most_used(2, 1, &[1.0]), [0]);
+    }
+
+    #[test]
+    fn a_learned_prior_is_shown_at_its_own_quantiles() {
+        // One component that nobody has moved is the standard normal: its quantiles, up to chance.
+        let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
+        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
+        let found = prior_quantiles(&vae, 3).expect("quantiles");
+        let again = prior_quantiles(&vae, 3).expect("quantiles");
+        assert_eq!(found.lines, again.lines);
+        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu).expect("a model");
+        let wanted = prior_quantiles(&plain, 3).expect("quantiles");
+        // Five standard errors of the 5 % quantile: √(0.05·0.95/10⁴) over a density of 0.103.
+        let difference = (found.lines - wanted.lines).abs().max();
+        assert!(difference.double_value(&[]) < 5.0 * 0.0212);
+        assert!(found.medians.abs().max().double_value(&[]) < 5.0 * 0.0126);
+    }
+
+    #[test]
+    fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
+        let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
+        let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
+        assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);
+        // Up is the third dimension; half way to the right, in the second column of four, −90°.
+        let place = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
+        assert!((place(0, 0)[4] - 80_f32.to_radians().sin()).abs() < 1e-6);
+        assert!(place(1, 1)[0].abs() < 1e-6 && place(1, 1)[2] < 0.0);
+        assert_eq!(globe_latents(4, 2, &[0, 1]).size(), [4, 2]);
+
+        let parts = "posterior = \"von_mises_fisher\"\nprior = \"hyperspherical_uniform\"";
+        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu).expect("a model");
+        let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
+        assert!(traversals(&vae, &origin, 3, &[]).is_ok());
+        assert!(manifold(&vae, 4, &[]).is_ok());
+    }
+
+    const DOT: ImageShape = ImageShape {
+        channels: 1,
+        height: 1,
+        width: 1,
+    };
+
+    /// A linear model with these parts.
+    fn linear(latent_dims: i64, parts: &str) -> ModelConfig {
+        let text = format!("latent_dims = {latent_dims}\nnetwork.mlp.hidden = []\n{parts}");
+        toml::from_str(&text).expect("a model")
     }
 }

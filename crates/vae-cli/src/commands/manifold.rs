@@ -7,10 +7,11 @@ use vae_train::picture;
 use super::{OutArgs, RunArgs};
 use crate::Done;
 
-/// Draw the latent plane: a grid over standard-normal quantiles, decoded
+/// Draw the latent plane: a grid over quantiles of the prior, decoded
 ///
 /// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second.
-/// A model of more than two latent dimensions shows the two that it uses most; the others are 0.
+/// A model of more than two latent dimensions shows the two that it uses most; the others are at their
+/// medians. Latents on a sphere are shown as a map of the world.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

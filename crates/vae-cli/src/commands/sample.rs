@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tch::no_grad;
-use vae_train::picture;
+use vae_train::picture::{self, Pixels};
 
 use super::{OutArgs, RunArgs};
 use crate::Done;
@@ -21,13 +21,21 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
+    /// Draw the pixels too, from p(x|z), instead of showing its mean
+    #[arg(long)]
+    draw_pixels: bool,
+
     #[command(flatten)]
     out: OutArgs,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let picture = no_grad(|| picture::samples(&run.vae, args.count as usize, args.seed))?;
+    let pixels = match args.draw_pixels {
+        true => Pixels::Drawn,
+        false => Pixels::Mean,
+    };
+    let picture = no_grad(|| picture::samples(&run.vae, args.count as usize, args.seed, pixels))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -3,10 +3,12 @@
 use tch::no_grad;
 use vae_model::Vae;
 
-use crate::{Callback, Event, Fit, Flow, RunDir, TrainError, picture};
+use crate::picture::{self, Pixels};
+use crate::{Callback, Event, Fit, Flow, RunDir, TrainError};
 
 /// Draws the latents, samples and reconstructions after every epoch, into `pictures/`: of a model of
-/// at most two latent dimensions the plane of them, of one with more a traversal of the most used.
+/// at most two latent dimensions the plane of them (on a sphere, of three a map), of one with more a
+/// traversal of the most used.
 #[derive(Debug)]
 pub struct Pictures {
     run_dir: RunDir,
@@ -22,9 +24,9 @@ impl Pictures {
     /// The names of an epoch's pictures, for [`RunDir::picture_file`].
     #[must_use]
     pub fn names(vae: &Vae) -> [&'static str; 3] {
-        let latents = match vae.config().latent_dims {
-            ..=2 => "manifold",
-            _ => "traversals",
+        let latents = match picture::has_whole_manifold(vae) {
+            true => "manifold",
+            false => "traversals",
         };
         [latents, "samples", "reconstructions"]
     }
@@ -40,7 +42,9 @@ impl Pictures {
                     let origin = posterior.center().get(0);
                     picture::traversals(run.vae, &origin, sizes.n_traversals, usage)
                 }
-                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
+                "samples" => {
+                    picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
+                }
                 _ => {
                     let images = run.splits.test.first(sizes.n_reconstructions)?;
                     picture::reconstructions(run.vae, &images)
