@@ -80,7 +80,8 @@ fn photos(folder: &Path) -> DatasetConfig {
             .expect("written");
     }
     config(&format!(
-        "[image_folder]\npath = '{}'\nimage_size = 8\ncrop_fraction = 0.75\nmax_bad_fraction = 0.5",
+        "[image_folder]\npath = '{}'\nimage_size = 8\ncrop_fraction = 0.75\nmax_bad_fraction = 0.5\n\
+         [image_folder.split]\ntest_fraction = 0.5",
         photos.display()
     ))
 }
