@@ -33,7 +33,9 @@ fn csv(path: &Path) -> (Vec<String>, Vec<Vec<String>>) {
     let mut reader = csv::Reader::from_path(path).expect("a file");
     let strings = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
     let header = strings(reader.headers().expect("a header"));
-    let rows = reader.records().map(|record| strings(&record.expect("a row")));
+    let rows = reader
+        .records()
+        .map(|record| strings(&record.expect("a row")));
     (header, rows.collect())
 }
 
@@ -50,21 +52,30 @@ fn every_format_holds_the_same_latents() {
         succeeds(&workplace, &["decode", "run", &out, "--out", &picture]);
     }
     let (header, rows) = csv(&workplace.path("latents.csv"));
-    let wanted = ["file", "mean_0", "mean_1", "log_var_0", "log_var_1", "label"];
+    let wanted = [
+        "file",
+        "mean_0",
+        "mean_1",
+        "log_var_0",
+        "log_var_1",
+        "label",
+    ];
     assert_eq!(header, wanted);
     assert_eq!(rows.len(), 20);
     assert_eq!(rows[9][0], "data/t10k-images-idx3-ubyte#9");
     assert_eq!(rows[9][5], "2"); // Labels go round in sevens.
 
-    let pictures = formats.map(|format| {
-        fs::read(workplace.path(&format!("{format}.png"))).expect("a picture")
-    });
+    let pictures = formats
+        .map(|format| fs::read(workplace.path(&format!("{format}.png"))).expect("a picture"));
     assert!(pictures.iter().all(|picture| *picture == pictures[0]));
 
     let npy = fs::read(workplace.path("latents.npy")).expect("bytes");
     assert_eq!(npy.len(), 128 + 20 * 2 * 4);
     let head = String::from_utf8_lossy(&npy[10..128]).into_owned();
-    assert!(head.contains("'descr': '<f4'") && head.contains("'shape': (20, 2)"), "{head}");
+    assert!(
+        head.contains("'descr': '<f4'") && head.contains("'shape': (20, 2)"),
+        "{head}"
+    );
     let first = f32::from_le_bytes(npy[128..132].try_into().expect("four bytes"));
     assert_eq!(first.to_string(), rows[0][1]);
 
@@ -74,7 +85,10 @@ fn every_format_holds_the_same_latents() {
     assert_eq!(tensors.tensor("mean").expect("mean").data(), &npy[128..]);
     let names = tensors.tensor("file").expect("file").data();
     let names = String::from_utf8_lossy(names).into_owned();
-    assert_eq!(names.lines().nth(9), Some("\"data/t10k-images-idx3-ubyte#9\""));
+    assert_eq!(
+        names.lines().nth(9),
+        Some("\"data/t10k-images-idx3-ubyte#9\"")
+    );
     let labels = tensors.tensor("label").expect("label").data();
     assert_eq!(labels[8..16], 1_i64.to_le_bytes());
 }
@@ -83,13 +97,25 @@ fn every_format_holds_the_same_latents() {
 fn inputs_of_every_kind_have_the_same_latents() {
     let workplace = trained();
     let encode = |args: &[&str], out: &str| {
-        succeeds(&workplace, &[&["encode", "run", "--out", out], args].concat());
+        succeeds(
+            &workplace,
+            &[&["encode", "run", "--out", out], args].concat(),
+        );
         csv(&workplace.path(out)).1
     };
     let held_out = encode(&[], "held-out.csv");
     let file = "data/t10k-images-idx3-ubyte";
     assert_eq!(encode(&[file], "file.csv"), held_out);
-    assert_eq!(encode(&[&format!("{file}#5..8")], "part.csv")[..], held_out[5..8]);
+    // Another number of images at a time may round the last digit differently.
+    let part = encode(&[&format!("{file}#5..8")], "part.csv");
+    assert_eq!(part.len(), 3);
+    for (row, wanted) in part.iter().zip(&held_out[5..8]) {
+        assert_eq!((&row[0], &row[5]), (&wanted[0], &wanted[5]));
+        for (found, wanted) in row[1..5].iter().zip(&wanted[1..5]) {
+            let number = |text: &str| text.parse::<f32>().expect("a number");
+            assert!((number(found) - number(wanted)).abs() < 1e-5, "{row:?}");
+        }
+    }
 
     let bytes = fs::read(workplace.path(file)).expect("bytes");
     let zipped = File::create(workplace.path("images.idx3.gz")).expect("created");
@@ -116,7 +142,9 @@ fn inputs_of_every_kind_have_the_same_latents() {
             .expect("written");
         let options = zip::write::SimpleFileOptions::default();
         archive.start_file(&name, options).expect("started");
-        archive.write_all(&fs::read(path).expect("bytes")).expect("written");
+        archive
+            .write_all(&fs::read(path).expect("bytes"))
+            .expect("written");
     }
     archive.finish().expect("written");
     for (input, out) in [("pngs", "folder.csv"), ("pngs.zip", "zip.csv")] {
@@ -126,7 +154,11 @@ fn inputs_of_every_kind_have_the_same_latents() {
     }
 
     // A table of attributes; a row of none is empty.
-    fs::write(workplace.path("people.csv"), "file,age,mean_0\n02.png,31.5,7\n").expect("written");
+    fs::write(
+        workplace.path("people.csv"),
+        "file,age,mean_0\n02.png,31.5,7\n",
+    )
+    .expect("written");
     let args = ["pngs", "--attributes", "people.csv"];
     let rows = encode(&args, "people-out.csv");
     let (header, _) = csv(&workplace.path("people-out.csv"));
@@ -156,7 +188,10 @@ fn decoded_images_are_named_and_encode_to_the_same_place() {
         assert_eq!(found, (SIDE as u32, SIDE as u32));
         let again = json(&workplace, &["encode", "run", &out, "--out", "again.csv"]);
         assert_eq!(again["n_images"], 20);
-        let said = workplace.error(&["decode", "run", &table, "--out", &out, "--device", "cpu"], 1);
+        let said = workplace.error(
+            &["decode", "run", &table, "--out", &out, "--device", "cpu"],
+            1,
+        );
         assert!(said.contains("is there already"), "{said}");
     }
 }
@@ -166,21 +201,32 @@ fn tables_of_other_programs_are_decoded_and_wrong_ones_named() {
     let workplace = trained();
     let write = |name: &str, text: &str| fs::write(workplace.path(name), text).expect("written");
     write("plain.csv", ",z0,z1\n0,0.5,-1\n1,1e-3,2\n");
-    let said = json(&workplace, &["decode", "run", "plain.csv", "--out", "plain.png"]);
+    let said = json(
+        &workplace,
+        &["decode", "run", "plain.csv", "--out", "plain.png"],
+    );
     assert_eq!(said["n_images"], 2);
 
     let fails = |latents: &str| {
-        let args = ["decode", "run", latents, "--out", "x.png", "--device", "cpu"];
+        let args = [
+            "decode", "run", latents, "--out", "x.png", "--device", "cpu",
+        ];
         let said = workplace.error(&args, 1);
         assert!(!workplace.path("x.png").exists());
         said
     };
     write("three.csv", "a,b,c\n1,2,3\n");
     let said = fails("three.csv");
-    assert!(said.contains("three.csv: latents of 3 numbers, but the model has 2"), "{said}");
+    assert!(
+        said.contains("three.csv: latents of 3 numbers, but the model has 2"),
+        "{said}"
+    );
     write("word.csv", "a,b\n1,2\n1,two\n");
     let said = fails("word.csv");
-    assert!(said.contains("word.csv: line 3: b is `two`, expected a number"), "{said}");
+    assert!(
+        said.contains("word.csv: line 3: b is `two`, expected a number"),
+        "{said}"
+    );
     write("nan.csv", "a,b\n1,NaN\n");
     assert!(fails("nan.csv").contains("nan.csv: found NaN in dimension 1"));
     write("bare.csv", "1,2\n3,4\n");
@@ -199,7 +245,10 @@ fn tables_of_other_programs_are_decoded_and_wrong_ones_named() {
     let bytes = fs::read(workplace.path("a.npy")).expect("bytes");
     fs::write(workplace.path("short.npy"), &bytes[..bytes.len() - 1]).expect("written");
     let said = fails("short.npy");
-    assert!(said.contains("159 bytes of numbers, expected 160"), "{said}");
+    assert!(
+        said.contains("159 bytes of numbers, expected 160"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -207,7 +256,8 @@ fn what_cannot_be_encoded_is_one_error_and_leaves_no_file() {
     let workplace = trained();
     fs::create_dir(workplace.path("mixed")).expect("created");
     let good = image::GrayImage::new(SIDE as u32, SIDE as u32);
-    good.save(workplace.path("mixed/good.png")).expect("written");
+    good.save(workplace.path("mixed/good.png"))
+        .expect("written");
     fs::write(workplace.path("mixed/bad.jpg"), b"\xff\xd8\xff nothing").expect("written");
     let fails = |inputs: &[&str], out: &str| {
         let args = [&["encode", "run", "--out", out, "--device", "cpu"], inputs].concat();
@@ -216,17 +266,34 @@ fn what_cannot_be_encoded_is_one_error_and_leaves_no_file() {
         said
     };
     let said = fails(&["mixed/good.png", "mixed/bad.jpg"], "x.csv");
-    assert!(said.contains("mixed/bad.jpg: is a JPEG cut short"), "{said}");
+    assert!(
+        said.contains("mixed/bad.jpg: is a JPEG cut short"),
+        "{said}"
+    );
     assert!(fails(&["none.png"], "x.csv").contains("none.png: cannot be read"));
     assert!(fails(&[], "x.txt").contains("x.txt: ends in none of"));
     assert!(fails(&[], "nowhere/x.csv").contains("nowhere"));
     let leftovers = fs::read_dir(workplace.path("")).expect("a folder");
     let hidden = |name: &str| name.starts_with(".tmp");
-    assert!(!leftovers.flatten().any(|file| hidden(&file.file_name().to_string_lossy())));
+    assert!(
+        !leftovers
+            .flatten()
+            .any(|file| hidden(&file.file_name().to_string_lossy()))
+    );
 
     let said = json(&workplace, &["encode", "run", "mixed", "--out", "x.csv"]);
-    assert_eq!((&said["n_images"], &said["n_bad_files"]), (&1.into(), &1.into()));
-    let args = ["encode", "run/checkpoints/best", "--checkpoint", "last", "--out", "y.csv"];
+    assert_eq!(
+        (&said["n_images"], &said["n_bad_files"]),
+        (&1.into(), &1.into())
+    );
+    let args = [
+        "encode",
+        "run/checkpoints/best",
+        "--checkpoint",
+        "last",
+        "--out",
+        "y.csv",
+    ];
     assert!(workplace.error(&args, 1).contains("is a checkpoint itself"));
 }
 
@@ -234,7 +301,10 @@ fn what_cannot_be_encoded_is_one_error_and_leaves_no_file() {
 fn scores_are_the_elbo_or_the_bound_and_the_worst_are_drawn() {
     let workplace = trained();
     let score = |args: &[&str], out: &str| {
-        json(&workplace, &[&["score", "run", "--out", out], args].concat())
+        json(
+            &workplace,
+            &[&["score", "run", "--out", out], args].concat(),
+        )
     };
     let said = score(&["--picture", "worst.png", "--count", "4"], "elbo.csv");
     let (header, rows) = csv(&workplace.path("elbo.csv"));
@@ -258,7 +328,10 @@ fn scores_are_the_elbo_or_the_bound_and_the_worst_are_drawn() {
     let again = score(&[], "again.csv");
     assert_eq!(csv(&workplace.path("again.csv")).1, rows);
     assert_eq!(again["mean_score"], said["mean_score"]);
-    assert_ne!(score(&["--seed", "1"], "other.csv")["mean_score"], said["mean_score"]);
+    assert_ne!(
+        score(&["--seed", "1"], "other.csv")["mean_score"],
+        said["mean_score"]
+    );
 
     // More samples only lower the bound of −log p(x), in expectation.
     let bound = score(&["--samples", "200"], "bound.parquet");
@@ -273,7 +346,15 @@ fn scores_are_the_elbo_or_the_bound_and_the_worst_are_drawn() {
 fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
     let workplace = trained();
     let image = "data/train-images-idx3-ubyte#3";
-    let args = ["neighbors", "run", image, "--count", "5", "--out", "near.png"];
+    let args = [
+        "neighbors",
+        "run",
+        image,
+        "--count",
+        "5",
+        "--out",
+        "near.png",
+    ];
     let said = json(&workplace, &args);
     let found = said["neighbors"].as_array().expect("a list");
     assert_eq!(found.len(), 5);
@@ -281,7 +362,10 @@ fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
         .iter()
         .map(|near| near["distance"].as_f64().expect("a number"))
         .collect();
-    assert!(distances[0] < 1e-5 && distances.is_sorted(), "{distances:?}");
+    assert!(
+        distances[0] < 1e-5 && distances.is_sorted(),
+        "{distances:?}"
+    );
     // Every seventh image is the same one: of equal distances the first comes first.
     assert_eq!(found[0]["file"], image);
     assert_eq!(found[1]["file"], "data/train-images-idx3-ubyte#10");
@@ -289,9 +373,28 @@ fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
     let size = image::image_dimensions(workplace.path("near.png")).expect("a picture");
     assert_eq!(size, (6 * side + 10, side));
 
-    let among = ["neighbors", "run", image, "--among", "data/t10k-images-idx3-ubyte"];
+    let among = [
+        "neighbors",
+        "run",
+        image,
+        "--among",
+        "data/t10k-images-idx3-ubyte",
+    ];
     let table = succeeds(&workplace, &among);
-    assert!(table.contains("distance") && table.contains("t10k-images-idx3-ubyte#3"), "{table}");
-    let two = ["neighbors", "run", "data/train-images-idx3-ubyte", "--device", "cpu"];
-    assert!(workplace.error(&two, 1).contains("70 images, expected at most 1"));
+    assert!(
+        table.contains("distance") && table.contains("t10k-images-idx3-ubyte#3"),
+        "{table}"
+    );
+    let two = [
+        "neighbors",
+        "run",
+        "data/train-images-idx3-ubyte",
+        "--device",
+        "cpu",
+    ];
+    assert!(
+        workplace
+            .error(&two, 1)
+            .contains("70 images, expected at most 1")
+    );
 }

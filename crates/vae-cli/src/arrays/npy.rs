@@ -69,6 +69,10 @@ impl Writer {
 pub(super) struct Reader {
     file: BufReader<File>,
     number: Number,
+    /// Where the numbers begin, of an array in Fortran's order: column after column, as pandas gives
+    /// them.
+    columns_from: Option<u64>,
+    n_rows: usize,
     pub(super) width: usize,
     pub(super) n_left: usize,
 }
@@ -105,10 +109,11 @@ impl Reader {
             "<f8" => Number::F64,
             other => bail!("an array of {other}, expected float32 (<f4), <f2 or <f8"),
         };
-        ensure!(
-            entry(&header, "fortran_order")? == "False",
-            "an array in Fortran's order; numpy.ascontiguousarray makes the usual one"
-        );
+        let by_columns = match entry(&header, "fortran_order")? {
+            "False" => false,
+            "True" => true,
+            other => bail!("fortran_order is {other}, expected True or False"),
+        };
         let shape = entry(&header, "shape")?;
         let sides: Option<Vec<usize>> = shape
             .trim_matches(['(', ')'])
@@ -124,7 +129,8 @@ impl Reader {
             _ => bail!("an array of shape {shape}, expected a row for each latent"),
         };
         let wanted = n_left as u128 * width as u128 * number.n_bytes() as u128;
-        let found = n_bytes.saturating_sub(file.stream_position()?);
+        let start = file.stream_position()?;
+        let found = n_bytes.saturating_sub(start);
         ensure!(
             u128::from(found) == wanted,
             "{found} bytes of numbers, expected {wanted} by its header"
@@ -132,6 +138,8 @@ impl Reader {
         Ok(Reader {
             file,
             number,
+            columns_from: by_columns.then_some(start),
+            n_rows: n_left,
             width,
             n_left,
         })
@@ -139,14 +147,35 @@ impl Reader {
 
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
         let n_rows = n.min(self.n_left);
-        let mut bytes = vec![0; n_rows * self.width * self.number.n_bytes()];
-        self.file.read_exact(&mut bytes)?;
+        let values = match self.columns_from {
+            None => self.numbers(n_rows * self.width)?,
+            Some(start) => {
+                let mut values = vec![0.0; n_rows * self.width];
+                let first = self.n_rows - self.n_left;
+                for column in 0..self.width {
+                    let place = (column * self.n_rows + first) * self.number.n_bytes();
+                    self.file.seek(SeekFrom::Start(start + place as u64))?;
+                    let numbers = self.numbers(n_rows)?;
+                    let places = values.iter_mut().skip(column).step_by(self.width);
+                    for (place, number) in places.zip(numbers) {
+                        *place = number;
+                    }
+                }
+                values
+            }
+        };
         self.n_left -= n_rows;
         Ok(Latents {
             names: None,
-            values: self.number.read(&bytes),
+            values,
             n_rows,
         })
+    }
+
+    fn numbers(&mut self, n: usize) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; n * self.number.n_bytes()];
+        self.file.read_exact(&mut bytes)?;
+        Ok(self.number.read(&bytes))
     }
 }
 
@@ -177,6 +206,31 @@ mod tests {
         assert_eq!(entry(numpy, "fortran_order").unwrap(), "False");
         assert_eq!(entry(numpy, "shape").unwrap(), "(3, 20)");
         assert!(entry(numpy, "order").is_err());
+    }
+
+    #[test]
+    fn columns_are_read_as_rows_however_many_at_a_time() {
+        // numpy.save of numpy.asfortranarray([[1, 2], [3, 4], [5, 6]]) as float64.
+        let dict = "{'descr': '<f8', 'fortran_order': True, 'shape': (3, 2), }";
+        let mut bytes = [MAGIC, &[1, 0, 118, 0][..], dict.as_bytes()].concat();
+        bytes.resize(127, b' ');
+        bytes.push(b'\n');
+        bytes.extend(
+            [1_f64, 3.0, 5.0, 2.0, 4.0, 6.0]
+                .iter()
+                .flat_map(|x| x.to_le_bytes()),
+        );
+        for n in [1, 2, 3, 10] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            file.rewind().unwrap();
+            let mut reader = Reader::new(file).unwrap();
+            let mut values = Vec::new();
+            while reader.n_left > 0 {
+                values.extend(reader.read(n).unwrap().values);
+            }
+            assert_eq!(values, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        }
     }
 
     #[test]
