@@ -1,5 +1,6 @@
 //! `vae`: train variational autoencoders and look at what they learned.
 
+mod arrays;
 mod commands;
 mod device;
 mod progress;
@@ -11,7 +12,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, data, describe, eval, manifold, reconstruct, runs, sample, train};
+use commands::{
+    bench, compare, data, decode, describe, encode, eval, manifold, neighbors, reconstruct, runs,
+    sample, score, train,
+};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -41,6 +45,10 @@ enum Command {
     Runs(runs::Args),
     Compare(compare::Args),
     Eval(eval::Args),
+    Encode(encode::Args),
+    Decode(decode::Args),
+    Score(score::Args),
+    Neighbors(neighbors::Args),
     Describe(describe::Args),
     Bench(bench::Args),
     Data(data::Args),
@@ -82,6 +90,10 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Neighbors(args) => neighbors::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Data(args) => data::run(args),

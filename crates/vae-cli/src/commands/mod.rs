@@ -3,36 +3,43 @@
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod data;
+pub(crate) mod decode;
 pub(crate) mod describe;
+pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod manifold;
+pub(crate) mod neighbors;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
+pub(crate) mod score;
 mod table;
 pub(crate) mod train;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use image::DynamicImage;
 use serde_json::json;
+use tracing::warn;
+use vae_data::{BadFile, InputBatch, Inputs, Split};
 use vae_model::Vae;
 use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
 
+use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
 
 /// What every command on a run takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// The folder of a run
+    /// The folder of a run, or of one of its checkpoints
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// Which of its checkpoints
-    #[arg(long, value_enum, default_value_t = Which::Best)]
-    checkpoint: Which,
+    /// Which of the run's checkpoints [default: best]
+    #[arg(long, value_enum)]
+    checkpoint: Option<Which>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
@@ -56,19 +63,115 @@ pub(crate) struct OpenRun {
 
 impl RunArgs {
     pub(crate) fn open(&self) -> Result<OpenRun> {
-        let run_dir = RunDir::open(&self.run)?;
-        let device = self.device.select()?;
-        let checkpoint = match self.checkpoint {
-            Which::Best => Checkpoint::Best,
-            Which::Last => Checkpoint::Last,
+        let (run_dir, checkpoint) = match (OpenCheckpoint::at(&self.run)?, self.checkpoint) {
+            (Some(found), None) => found,
+            (Some(_), Some(_)) => {
+                let run = self.run.display();
+                bail!("{run}: is a checkpoint itself: leave --checkpoint out")
+            }
+            (None, which) => {
+                let run_dir = RunDir::open(&self.run)?;
+                let which = match which {
+                    None | Some(Which::Best) => Checkpoint::Best,
+                    Some(Which::Last) => Checkpoint::Last,
+                };
+                let checkpoint = which.open(&run_dir)?;
+                (run_dir, checkpoint)
+            }
         };
-        let OpenCheckpoint { folder, state } = checkpoint.open(&run_dir)?;
+        let device = self.device.select()?;
+        let OpenCheckpoint { folder, state } = checkpoint;
         let vae = Vae::load(&folder, device)?;
         Ok(OpenRun {
             run_dir,
             vae,
             state,
         })
+    }
+}
+
+/// The images that a command is to look at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InputArgs {
+    /// Images: files (JPEG, PNG, WebP, BMP), folders or zips of them, idx files (FILE#7 or
+    /// FILE#100..200 for some of its images) or folders of those [default: the run's held-out images]
+    #[arg(value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+
+    /// A table of attributes to join by file name: CelebA's list, a CSV or a TSV file [default: the
+    /// run's own, for images in its folder or zip]
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
+}
+
+impl OpenRun {
+    /// The images of a command, through the transform of the run.
+    pub(crate) fn inputs(&self, args: &InputArgs) -> Result<Inputs> {
+        self.open_inputs(&args.inputs, Split::Test, args.attributes.as_deref())
+    }
+
+    /// What a table says of each image beside the model's numbers: its name first, then these.
+    pub(crate) fn known_fields(inputs: &Inputs, fields: &[Field]) -> Vec<Field> {
+        let mut known = Vec::new();
+        if inputs.has_labels() {
+            known.push(Field::integer(LABEL_COLUMN));
+        }
+        let names = inputs.attribute_names();
+        if !names.is_empty() {
+            known.push(Field::named(
+                "attributes",
+                names,
+                &[fields, &known].concat(),
+            ));
+        }
+        known
+    }
+
+    /// The values of [`Self::known_fields`].
+    pub(crate) fn known_values(inputs: &Inputs, batch: InputBatch) -> Vec<Values> {
+        let mut known = Vec::new();
+        if inputs.has_labels() {
+            known.push(Values::Integers(batch.labels));
+        }
+        if !inputs.attribute_names().is_empty() {
+            known.push(Values::Reals(batch.attributes));
+        }
+        known
+    }
+
+    /// The images of `paths`; without any, those of a split of the run.
+    pub(crate) fn open_inputs(
+        &self,
+        paths: &[PathBuf],
+        otherwise: Split,
+        attributes: Option<&Path>,
+    ) -> Result<Inputs> {
+        let dataset = self.run_dir.config()?.dataset;
+        let vae_model::ImageShape {
+            channels,
+            height,
+            width,
+        } = self.vae.image_shape();
+        let shape = vae_data::ImageShape {
+            channels,
+            height,
+            width,
+        };
+        Ok(match paths {
+            [] => Inputs::of_split(&dataset, shape, otherwise, attributes)?,
+            paths => Inputs::open(&dataset, shape, paths, attributes)?,
+        })
+    }
+}
+
+/// Lists the files that were left out.
+pub(crate) fn warn_of_bad(bad: &[BadFile]) {
+    const N_LISTED: usize = 10;
+    for file in bad.iter().take(N_LISTED) {
+        warn!("{}: left out: {}", file.name, file.reason);
+    }
+    if bad.len() > N_LISTED {
+        warn!("{} more files were left out", bad.len() - N_LISTED);
     }
 }
 
