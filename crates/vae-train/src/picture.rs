@@ -268,12 +268,7 @@ pub enum Pixels {
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn samples(
-    vae: &Vae,
-    n: usize,
-    seed: u64,
-    pixels: Pixels,
-) -> Result<DynamicImage, TrainError> {
+pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, TrainError> {
     tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
     let columns = (n as f64).sqrt().ceil() as usize;
     let latents = vae.sample_latents(n as i64);

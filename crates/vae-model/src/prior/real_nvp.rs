@@ -10,7 +10,7 @@ use crate::{Initialization, ModelError};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
 /// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
-/// <https://openreview.net/forum?id=BJDDItGX->). A fresh flow is the identity and the prior the
+/// <https://arxiv.org/abs/1710.02248>). A fresh flow is the identity and the prior the
 /// standard normal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -42,7 +42,9 @@ impl Pictures {
                     let origin = posterior.center().get(0);
                     picture::traversals(run.vae, &origin, sizes.n_traversals, usage)
                 }
-                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean),
+                "samples" => {
+                    picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
+                }
                 _ => {
                     let images = run.splits.test.first(sizes.n_reconstructions)?;
                     picture::reconstructions(run.vae, &images)
