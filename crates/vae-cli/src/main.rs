@@ -11,7 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, data, describe, eval, manifold, reconstruct, runs, sample, train};
+use commands::{
+    bench, compare, completions, data, describe, doctor, eval, export, import, manifold,
+    reconstruct, runs, sample, train,
+};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -42,8 +45,12 @@ enum Command {
     Compare(compare::Args),
     Eval(eval::Args),
     Describe(describe::Args),
+    Export(export::Args),
+    Import(import::Args),
     Bench(bench::Args),
     Data(data::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// What a command came to, short of an error.
@@ -84,7 +91,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Eval(args) => eval::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => data::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run::<Cli>(&args),
     }
 }
 

@@ -63,6 +63,17 @@ pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
     })
 }
 
+/// Reads the header alone: height and width of the images.
+///
+/// # Errors
+/// As [`read_images`], where they apply.
+pub fn read_size(path: &Path) -> Result<[u32; 2], DataError> {
+    let [_, height, width] = Content::open(path)?.read_header(IMAGES_MAGIC)?;
+    check_dimension(path, "height", height, MAX_SIDE)?;
+    check_dimension(path, "width", width, MAX_SIDE)?;
+    Ok([height, width])
+}
+
 /// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.
 ///
 /// # Errors

@@ -71,7 +71,10 @@ pub(crate) enum Op {
     /// Nearest neighbors, to `[H, W]`.
     Upsample([i64; 2]),
     /// A part of the first dimension after the batch.
-    Narrow { start: i64, length: i64 },
+    Narrow {
+        start: i64,
+        length: i64,
+    },
     /// Elementwise, by its name in ONNX; inputs broadcast.
     Elementwise(&'static str),
 }

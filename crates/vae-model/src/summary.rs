@@ -3,9 +3,9 @@
 use serde::Serialize;
 use tch::Tensor;
 
+use crate::Vae;
 use crate::export::Part;
 use crate::graph::Op;
-use crate::Vae;
 
 /// A part of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,9 +62,10 @@ impl Vae {
         let variables = self.named_variables();
         let network = |part: Part| {
             let graph = self.network_graph(part);
-            let nodes = graph.nodes.iter().filter(|node| {
-                !node.name.is_empty() || matches!(node.op, Op::Upsample(_))
-            });
+            let nodes = graph
+                .nodes
+                .iter()
+                .filter(|node| !node.name.is_empty() || matches!(node.op, Op::Upsample(_)));
             let layers = nodes.map(|node| {
                 let (n_parameters, n_bytes) = match node.name.as_str() {
                     "" => (0, 0),
@@ -90,7 +91,9 @@ impl Vae {
             paths.dedup();
             let layers = paths.into_iter().map(|path| {
                 let own = |variable: &str| {
-                    variable.strip_prefix(path).is_some_and(|rest| rest[1..].find('.').is_none())
+                    variable
+                        .strip_prefix(path)
+                        .is_some_and(|rest| rest[1..].find('.').is_none())
                 };
                 let own = variables.iter().filter(|(variable, _)| own(variable));
                 let (n_parameters, n_bytes) = sums(own);
@@ -128,12 +131,20 @@ fn part_of(name: &'static str, layers: Vec<LayerSummary>) -> PartSummary {
 /// Parameters and bytes of the layer with that path.
 fn sizes(variables: &[(String, Tensor)], path: &str) -> (usize, usize) {
     let prefix = format!("{path}.");
-    sums(variables.iter().filter(|(name, _)| name.starts_with(&prefix)))
+    sums(
+        variables
+            .iter()
+            .filter(|(name, _)| name.starts_with(&prefix)),
+    )
 }
 
 fn sums<'a>(variables: impl Iterator<Item = &'a (String, Tensor)>) -> (usize, usize) {
     variables.fold((0, 0), |(n_parameters, n_bytes), (_, tensor)| {
-        let trained = if tensor.requires_grad() { tensor.numel() } else { 0 };
+        let trained = if tensor.requires_grad() {
+            tensor.numel()
+        } else {
+            0
+        };
         (n_parameters + trained, n_bytes + 4 * tensor.numel())
     })
 }

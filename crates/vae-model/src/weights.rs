@@ -206,7 +206,9 @@ pub(crate) fn read_state_dict(
     let file = SafeTensors::deserialize(&bytes).map_err(|error| {
         ModelError::weights(
             path,
-            format!("no whole safetensors file ({error}); `safetensors.torch.save_file` writes one"),
+            format!(
+                "no whole safetensors file ({error}); `safetensors.torch.save_file` writes one"
+            ),
         )
     })?;
     let mut tensors = BTreeMap::new();
@@ -259,7 +261,10 @@ pub(crate) fn check(
             Some(_) => {}
         }
     }
-    for (name, tensor) in tensors.iter().filter(|(name, _)| !variables.contains_key(*name)) {
+    for (name, tensor) in tensors
+        .iter()
+        .filter(|(name, _)| !variables.contains_key(*name))
+    {
         let size = tensor.size();
         problems.push(format!("{name} {size:?}{} is left over", theirs(name)));
     }

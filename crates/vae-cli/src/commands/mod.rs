@@ -2,13 +2,18 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod describe;
+pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod manifold;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
+mod shape;
 mod table;
 pub(crate) mod train;
 
@@ -18,7 +23,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 use image::DynamicImage;
 use serde_json::json;
-use vae_model::Vae;
+use vae_model::{Vae, WEIGHTS_FILE};
 use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
 
 use crate::device::DeviceChoice;
@@ -55,6 +60,14 @@ pub(crate) struct OpenRun {
 }
 
 impl RunArgs {
+    /// The model alone: of a run, of the folder of a checkpoint, or of a weights file.
+    pub(crate) fn open_model(&self) -> Result<Vae> {
+        if self.run.is_file() || self.run.join(WEIGHTS_FILE).is_file() {
+            return Ok(Vae::load(&self.run, self.device.select()?)?);
+        }
+        Ok(self.open()?.vae)
+    }
+
     pub(crate) fn open(&self) -> Result<OpenRun> {
         let run_dir = RunDir::open(&self.run)?;
         let device = self.device.select()?;

@@ -83,7 +83,10 @@ impl Vae {
             Part::Encoder => {
                 let posterior = self.encode_zero_one(input)?;
                 let log_var = posterior.log_var();
-                Ok([Some(posterior.center()), log_var].into_iter().flatten().collect())
+                Ok([Some(posterior.center()), log_var]
+                    .into_iter()
+                    .flatten()
+                    .collect())
             }
             Part::Decoder => Ok(vec![self.decode_in_place(input)?]),
         }

@@ -38,7 +38,12 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     let mut output_infos = Vec::new();
     for (value, name) in outputs.iter().zip(names) {
         // A value may be the input of further operations too: it keeps its name.
-        writer.push("Identity", &[writer.name(value)], (*name).to_owned(), vec![]);
+        writer.push(
+            "Identity",
+            &[writer.name(value)],
+            (*name).to_owned(),
+            vec![],
+        );
         output_infos.push(value_info(name, value));
     }
     let model = Model {
@@ -181,7 +186,12 @@ impl Writer {
                 let mut inputs = self.with_weights(node, weight, Some(bias))?;
                 inputs.push(self.tensor(format!("{}.running_mean", node.name), mean)?);
                 inputs.push(self.tensor(format!("{}.running_var", node.name), variance)?);
-                self.push("BatchNormalization", &inputs, output, vec![float("epsilon", EPSILON)]);
+                self.push(
+                    "BatchNormalization",
+                    &inputs,
+                    output,
+                    vec![float("epsilon", EPSILON)],
+                );
             }
             Op::GroupNorm {
                 weight,
@@ -200,7 +210,12 @@ impl Writer {
                 self.push("InstanceNormalization", &inputs, within("normed"), epsilon);
                 let shape = [&[0], &node.output.shape[..]].concat();
                 let shape = self.integers(within("maps.shape"), &shape);
-                self.push("Reshape", &[within("normed"), shape], within("maps"), vec![]);
+                self.push(
+                    "Reshape",
+                    &[within("normed"), shape],
+                    within("maps"),
+                    vec![],
+                );
                 let weight = weight.view([-1, 1, 1]);
                 let weight = self.tensor(format!("{}.weight", node.name), &weight)?;
                 self.push("Mul", &[within("maps"), weight], within("scaled"), vec![]);
@@ -226,8 +241,18 @@ impl Writer {
                 let (from, within_rows) = (&node.inputs[0].shape, within("rows"));
                 let rows = self.integers(within("row"), &nearest(from[1], size[0]));
                 let columns = self.integers(within("column"), &nearest(from[2], size[1]));
-                self.push("Gather", &[input, rows], within_rows.clone(), vec![int("axis", 2)]);
-                self.push("Gather", &[within_rows, columns], output, vec![int("axis", 3)]);
+                self.push(
+                    "Gather",
+                    &[input, rows],
+                    within_rows.clone(),
+                    vec![int("axis", 2)],
+                );
+                self.push(
+                    "Gather",
+                    &[within_rows, columns],
+                    output,
+                    vec![int("axis", 3)],
+                );
             }
             Op::Narrow { start, length } => {
                 let starts = self.integers(within("start"), &[*start]);
@@ -236,7 +261,8 @@ impl Writer {
                 self.push("Slice", &[input, starts, ends, axes], output, vec![]);
             }
             Op::Elementwise(op) => {
-                let inputs: Vec<String> = node.inputs.iter().map(|value| self.name(value)).collect();
+                let inputs: Vec<String> =
+                    node.inputs.iter().map(|value| self.name(value)).collect();
                 self.push(op, &inputs, output, vec![]);
             }
         }

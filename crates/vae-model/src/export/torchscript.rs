@@ -24,12 +24,17 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     };
     let mut failure = None;
     let module = no_grad(|| {
-        CModule::create_by_tracing(part.name(), "forward", &[input], &mut |inputs: &[Tensor]| {
-            vae.run_part(part, &inputs[0]).unwrap_or_else(|error| {
-                failure = Some(error);
-                Vec::new()
-            })
-        })
+        CModule::create_by_tracing(
+            part.name(),
+            "forward",
+            &[input],
+            &mut |inputs: &[Tensor]| {
+                vae.run_part(part, &inputs[0]).unwrap_or_else(|error| {
+                    failure = Some(error);
+                    Vec::new()
+                })
+            },
+        )
     })?;
     if let Some(error) = failure {
         return Err(error);

@@ -359,7 +359,6 @@ impl BatchNorm {
             running_var: path.ones_no_train("running_var", &[channels]),
         }
     }
-
 }
 
 impl nn::ModuleT for BatchNorm {
@@ -417,7 +416,13 @@ pub(super) struct GroupNorm {
 
 impl nn::Module for GroupNorm {
     fn forward(&self, maps: &Tensor) -> Tensor {
-        maps.group_norm(self.n_groups, Some(&self.weight), Some(&self.bias), EPSILON, true)
+        maps.group_norm(
+            self.n_groups,
+            Some(&self.weight),
+            Some(&self.bias),
+            EPSILON,
+            true,
+        )
     }
 }
 

@@ -28,12 +28,7 @@ impl DecoderLayers {
         DecoderLayer { layer, norm }
     }
 
-    pub(super) fn conv(
-        self,
-        path: nn::Path,
-        sizes: ConvSizes,
-        then: Then,
-    ) -> DecoderLayer<Conv> {
+    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> DecoderLayer<Conv> {
         let init = self.initialization;
         let layer = init.conv(path.clone(), sizes, self.started(then));
         let norm = self.norm(&path, &layer.module.weight, 0);

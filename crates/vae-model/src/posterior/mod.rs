@@ -19,8 +19,8 @@ pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale
 pub use iaf::IafConfig;
 pub use planar::PlanarConfig;
 
-use crate::network::{LARGEST_SIZE, check_sizes};
 use crate::graph::{Graph, Value};
+use crate::network::{LARGEST_SIZE, check_sizes};
 use crate::prior::check_sphere;
 use crate::{Initialization, ModelError, Support};
 
