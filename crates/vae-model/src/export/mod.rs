@@ -44,7 +44,8 @@ impl Part {
 
 impl Vae {
     /// One half as TorchScript, the bytes of a `.pt` file: traced, so that libtorch computes the same
-    /// operations again, at any batch size.
+    /// operations again, at any batch size. The encoder's outputs are stacked, `[2, N, Z]` or, without
+    /// log-variances, `[1, N, Z]`: Python unpacks `mean, log_var = encoder(images)`.
     ///
     /// # Errors
     /// libtorch refuses.

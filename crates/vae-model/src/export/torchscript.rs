@@ -1,5 +1,7 @@
 //! TorchScript, by tracing.
 
+use std::path::Path;
+
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 
 use super::Part;
@@ -28,24 +30,26 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             part.name(),
             "forward",
             &[input],
-            &mut |inputs: &[Tensor]| {
-                vae.run_part(part, &inputs[0]).unwrap_or_else(|error| {
+            &mut |inputs: &[Tensor]| match vae.run_part(part, &inputs[0]) {
+                Ok(outputs) if part == Part::Encoder => vec![Tensor::stack(&outputs, 0)],
+                Ok(outputs) => outputs,
+                Err(error) => {
                     failure = Some(error);
                     Vec::new()
-                })
+                }
             },
         )
     })?;
     if let Some(error) = failure {
         return Err(error);
     }
-    let file = tempfile::NamedTempFile::new().map_err(|source| ModelError::Io {
-        path: std::env::temp_dir(),
-        source,
-    })?;
-    module.save(file.path())?;
-    std::fs::read(file.path()).map_err(|source| ModelError::Io {
-        path: file.path().to_owned(),
-        source,
-    })
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ModelError::Io { path, source }
+    };
+    // The file's name becomes that of the archive, which must not begin with a dot.
+    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+    let file = folder.path().join(format!("{}.pt", part.name()));
+    module.save(&file)?;
+    std::fs::read(&file).map_err(io(&file))
 }
