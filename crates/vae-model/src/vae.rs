@@ -56,6 +56,7 @@ pub struct Draws {
 impl Draws {
     /// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`: the importance weights of log p(x).
     /// None of a deterministic posterior.
+    #[must_use]
     pub fn log_weights(&self) -> Option<Tensor> {
         let log_qz_x = self.log_qz_x.as_ref()?;
         Some(&self.log_px_z + &self.log_pz - log_qz_x)
@@ -73,6 +74,7 @@ pub struct ElboTerms {
 
 impl ElboTerms {
     /// −(reconstruction + kl), a lower bound of log p(x), `[B]`; none of a deterministic posterior.
+    #[must_use]
     pub fn elbo(&self) -> Option<Tensor> {
         self.kl.as_ref().map(|kl| -(&self.reconstruction + kl))
     }
@@ -296,6 +298,7 @@ impl Vae {
     }
 
     /// `n` latents drawn from the prior, `[n, Z]`.
+    #[must_use]
     pub fn sample_latents(&self, n: i64) -> Tensor {
         self.prior
             .sample(n, self.device(), &self.encoder(Mode::Evaluate))
@@ -331,6 +334,21 @@ impl Vae {
     ///
     /// # Errors
     /// Images of another shape or kind.
+    ///
+    /// ```
+    /// use tch::{Device, Kind, Tensor};
+    /// use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
+    ///
+    /// # fn main() -> Result<(), ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let images = Tensor::zeros([2, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+    /// assert_eq!(vae.reconstruct(&images)?.size(), [2, 1, 28, 28]);
+    /// let floats = images.to_kind(Kind::Float);
+    /// assert!(matches!(vae.reconstruct(&floats), Err(ModelError::Images { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reconstruct(&self, images: &Tensor) -> Result<Tensor, ModelError> {
         self.decode(&self.encode(images)?.center())
     }

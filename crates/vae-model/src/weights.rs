@@ -211,6 +211,10 @@ pub(crate) fn read_state_dict(
             ),
         )
     })?;
+    if let Some(name) = names.keys().find(|name| file.tensor(name).is_err()) {
+        let problem = format!("{name}, of the map of names, is not in it");
+        return Err(ModelError::weights(path, problem));
+    }
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         if name.ends_with(".num_batches_tracked") {
