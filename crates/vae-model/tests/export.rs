@@ -126,7 +126,7 @@ fn the_layers_have_all_parameters_and_the_outputs_that_are_computed() {
             "",
             "decoder_spectral_norm = true",
             "posterior.iaf = {}",
-            "prior.vamp = {}",
+            "prior.real_nvp = {}",
         ] {
             let vae = model(&format!("{parts}\n{network}"));
             let summary = vae.summary();
