@@ -298,7 +298,6 @@ impl Vae {
     }
 
     /// `n` latents drawn from the prior, `[n, Z]`.
-    #[must_use]
     pub fn sample_latents(&self, n: i64) -> Tensor {
         self.prior
             .sample(n, self.device(), &self.encoder(Mode::Evaluate))

@@ -227,7 +227,8 @@ impl Writer {
                 self.push("LeakyRelu", &[input], output, vec![float("alpha", 0.01)]);
             }
             Op::Activation(Activation::Silu) => {
-                self.push("Sigmoid", &[input.clone()], within("gate"), vec![]);
+                let gated = std::slice::from_ref(&input);
+                self.push("Sigmoid", gated, within("gate"), vec![]);
                 self.push("Mul", &[input, within("gate")], output, vec![]);
             }
             Op::Flatten => self.push("Flatten", &[input], output, vec![int("axis", 1)]),
