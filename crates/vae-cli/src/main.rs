@@ -11,7 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, compare, data, describe, eval, manifold, reconstruct, runs, sample, train};
+use commands::{
+    arithmetic, attribute, bench, compare, data, describe, eval, interpolate, manifold, plot,
+    reconstruct, runs, sample, train, traverse,
+};
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -38,6 +41,11 @@ enum Command {
     Manifold(manifold::Args),
     Sample(sample::Args),
     Reconstruct(reconstruct::Args),
+    Interpolate(interpolate::Args),
+    Traverse(traverse::Args),
+    Attribute(attribute::Args),
+    Arithmetic(arithmetic::Args),
+    Plot(plot::Args),
     Runs(runs::Args),
     Compare(compare::Args),
     Eval(eval::Args),
@@ -79,6 +87,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Interpolate(args) => interpolate::run(args),
+        Command::Traverse(args) => traverse::run(args),
+        Command::Attribute(args) => attribute::run(args),
+        Command::Arithmetic(args) => arithmetic::run(args),
+        Command::Plot(args) => plot::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),
