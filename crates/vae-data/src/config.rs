@@ -119,7 +119,7 @@ fn refuse_zero(key: &'static str, limit: Option<usize>) -> Result<(), DataError>
 }
 
 /// The key that errors about the folder point to.
-const FOLDER_KEY: &str = "dataset.idx.folder";
+pub(crate) const FOLDER_KEY: &str = "dataset.idx.folder";
 
 impl IdxConfig {
     fn load(
@@ -140,7 +140,7 @@ impl IdxConfig {
         Ok(Splits::new(train, test))
     }
 
-    fn check_folder(&self) -> Result<(), DataError> {
+    pub(crate) fn check_folder(&self) -> Result<(), DataError> {
         let folder = self.folder.clone();
         match fs::metadata(&folder) {
             Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -218,7 +218,7 @@ impl IdxConfig {
 }
 
 /// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`.
-fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
+pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
     let dotted = name.replace("-idx", ".idx");
     let spellings = [
         name.to_owned(),

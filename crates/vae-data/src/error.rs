@@ -291,6 +291,15 @@ pub enum DataError {
         reason: String,
     },
 
+    /// Images for a trained model that cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Input {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
     /// Tensors that are no data set, given to [`crate::Dataset::new`].
     #[error("{name} are {found}, expected {wanted}")]
     Layout {

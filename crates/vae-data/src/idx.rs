@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -49,18 +49,64 @@ pub struct IdxImages {
 /// side above [`MAX_SIDE`], more than [`MAX_BYTES`], or a length other than the header's.
 pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
     let mut content = Content::open(path)?;
-    let [n_images, height, width] = content.read_header(IMAGES_MAGIC)?;
-    check_dimension(path, "number of images", n_images, u32::MAX)?;
-    check_dimension(path, "height", height, MAX_SIDE)?;
-    check_dimension(path, "width", width, MAX_SIDE)?;
-    // Below 2^32 · 2^12 · 2^12, so that it cannot overflow.
-    let n_pixels = u64::from(n_images) * u64::from(height) * u64::from(width);
+    let [n_images, height, width] = content.read_images_header()?;
+    let n_pixels = n_pixels(n_images, height, width);
     Ok(IdxImages {
         n_images: n_images as usize,
         height: height as usize,
         width: width as usize,
         pixels: content.read_rest(n_pixels)?,
     })
+}
+
+/// Below 2^32 · 2^12 · 2^12, so that it cannot overflow.
+fn n_pixels(n_images: u32, height: u32, width: u32) -> u64 {
+    u64::from(n_images) * u64::from(height) * u64::from(width)
+}
+
+/// Reads a file of images some at a time, in memory that does not grow with the file.
+#[derive(Debug)]
+pub(crate) struct ImageReader {
+    content: Content,
+    pub(crate) n_images: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    /// Bytes of the whole file by its header.
+    n_bytes: u64,
+    n_left: usize,
+}
+
+impl ImageReader {
+    /// Reads the header; of a plain file the length is checked too.
+    pub(crate) fn open(path: &Path) -> Result<ImageReader, DataError> {
+        let mut content = Content::open(path)?;
+        let [n_images, height, width] = content.read_images_header()?;
+        let n_bytes = content.position + n_pixels(n_images, height, width);
+        content.check_length(n_bytes)?;
+        Ok(ImageReader {
+            content,
+            n_images: n_images as usize,
+            height: height as usize,
+            width: width as usize,
+            n_bytes,
+            n_left: n_images as usize,
+        })
+    }
+
+    /// The pixels of the next `n` images, fewer where the file ends.
+    pub(crate) fn read(&mut self, n: usize) -> Result<Vec<u8>, DataError> {
+        let n = n.min(self.n_left);
+        let n_wanted = n * self.height * self.width;
+        let pixels = self.content.read_up_to(n_wanted)?;
+        if pixels.len() < n_wanted {
+            return Err(self.content.too_short(self.n_bytes));
+        }
+        self.n_left -= n;
+        if self.n_left == 0 {
+            self.content.check_end(self.n_bytes)?;
+        }
+        Ok(pixels)
+    }
 }
 
 /// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.
@@ -92,13 +138,15 @@ fn check_dimension(
 }
 
 /// A file's bytes, decompressed where it is gzipped.
-struct Content<'a> {
-    path: &'a Path,
+#[derive(Debug)]
+struct Content {
+    path: PathBuf,
     bytes: Bytes,
     /// Bytes handed out so far.
     position: u64,
 }
 
+#[derive(Debug)]
 enum Bytes {
     Plain {
         reader: BufReader<File>,
@@ -107,8 +155,8 @@ enum Bytes {
     Gzip(Box<MultiGzDecoder<BufReader<File>>>),
 }
 
-impl<'a> Content<'a> {
-    fn open(path: &'a Path) -> Result<Content<'a>, DataError> {
+impl Content {
+    fn open(path: &Path) -> Result<Content, DataError> {
         let io_error = |source| DataError::Io {
             path: path.to_owned(),
             source,
@@ -137,7 +185,7 @@ impl<'a> Content<'a> {
             }
         };
         Ok(Content {
-            path,
+            path: path.to_owned(),
             bytes,
             position: 0,
         })
@@ -171,51 +219,79 @@ impl<'a> Content<'a> {
         })
     }
 
+    /// Number of images, height, width.
+    fn read_images_header(&mut self) -> Result<[u32; 3], DataError> {
+        let header = self.read_header(IMAGES_MAGIC)?;
+        let [n_images, height, width] = header;
+        check_dimension(&self.path, "number of images", n_images, u32::MAX)?;
+        check_dimension(&self.path, "height", height, MAX_SIDE)?;
+        check_dimension(&self.path, "width", width, MAX_SIDE)?;
+        Ok(header)
+    }
+
     /// The `n_bytes` that the header promises, and nothing after them.
     fn read_rest(mut self, n_bytes: u64) -> Result<Vec<u8>, DataError> {
-        let path = || self.path.to_owned();
         let wanted = self.position + n_bytes;
         let n_bytes = match usize::try_from(n_bytes) {
             Ok(n_bytes) if wanted <= MAX_BYTES => n_bytes,
             _ => {
                 return Err(DataError::TooLarge {
-                    path: path(),
+                    path: self.path,
                     found: wanted,
                     largest: MAX_BYTES,
                 });
             }
         };
-        let too_short = |found| DataError::TooShort {
-            path: path(),
-            found,
-            wanted,
-        };
-        let too_long = || DataError::TooLong {
-            path: path(),
-            wanted,
-        };
-        if let Bytes::Plain { length, .. } = self.bytes {
-            if length < wanted {
-                return Err(too_short(length));
-            }
-            if length > wanted {
-                return Err(too_long());
-            }
-        }
+        self.check_length(wanted)?;
         let rest = self.read_up_to(n_bytes)?;
         if rest.len() < n_bytes {
-            return Err(too_short(self.position));
+            return Err(self.too_short(wanted));
         }
-        // Asking for one more byte also lets the gzip decoder compare its checksum.
-        if !self.read_up_to(1)?.is_empty() {
-            return Err(too_long());
-        }
+        self.check_end(wanted)?;
         Ok(rest)
+    }
+
+    /// Checks a plain file's length before anything is allocated for it.
+    fn check_length(&self, wanted: u64) -> Result<(), DataError> {
+        match self.bytes {
+            Bytes::Plain { length, .. } if length < wanted => Err(DataError::TooShort {
+                path: self.path.clone(),
+                found: length,
+                wanted,
+            }),
+            Bytes::Plain { length, .. } if length > wanted => Err(self.too_long(wanted)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that nothing follows.
+    fn check_end(&mut self, wanted: u64) -> Result<(), DataError> {
+        // Asking for one more byte also lets the gzip decoder compare its checksum.
+        match self.read_up_to(1)?.is_empty() {
+            true => Ok(()),
+            false => Err(self.too_long(wanted)),
+        }
+    }
+
+    /// All that there is was read.
+    fn too_short(&self, wanted: u64) -> DataError {
+        DataError::TooShort {
+            path: self.path.clone(),
+            found: self.position,
+            wanted,
+        }
+    }
+
+    fn too_long(&self, wanted: u64) -> DataError {
+        DataError::TooLong {
+            path: self.path.clone(),
+            wanted,
+        }
     }
 
     /// The next `n_bytes`, or fewer where the content ends.
     fn read_up_to(&mut self, n_bytes: usize) -> Result<Vec<u8>, DataError> {
-        let path = self.path;
+        let path = &self.path;
         let bytes = match &mut self.bytes {
             Bytes::Plain { reader, .. } => {
                 read_growing(reader, n_bytes, n_bytes).map_err(|source| DataError::Io {

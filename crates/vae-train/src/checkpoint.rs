@@ -183,6 +183,28 @@ impl OpenCheckpoint {
         sha256(&self.folder.join(WEIGHTS_FILE))
     }
 
+    /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// It is damaged, or in no run.
+    pub fn at(folder: &Path) -> Result<Option<(RunDir, Self)>, TrainError> {
+        if !folder.join(SUMS_FILE).is_file() {
+            return Ok(None);
+        }
+        // `best` is a link: the folder's own place is in the run.
+        let real = fs::canonicalize(folder).map_err(TrainError::io(folder))?;
+        let Some(run) = real.parent().and_then(Path::parent) else {
+            return Err(TrainError::run(folder, "a checkpoint, but in no run"));
+        };
+        let run_dir = RunDir::open(run)?;
+        let checkpoint = Self {
+            folder: folder.to_owned(),
+            state: verify(folder)?,
+        };
+        Ok(Some((run_dir, checkpoint)))
+    }
+
     /// The weights that the optimizer changes, where they are others than the model's.
     pub(crate) fn raw_weights(&self) -> Result<Option<BTreeMap<String, Tensor>>, TrainError> {
         let file = self.folder.join(RAW_WEIGHTS_FILE);

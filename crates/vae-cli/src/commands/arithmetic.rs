@@ -73,12 +73,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let (signs, places): (Vec<f64>, Vec<Place>) = args.expression.0.into_iter().unzip();
     let terms = run.latents(&places)?; // [N, Z]
-    let signs = Tensor::from_slice(&signs).to_kind(terms.kind()).unsqueeze(1);
+    let signs = Tensor::from_slice(&signs)
+        .to_kind(terms.kind())
+        .unsqueeze(1);
     let sum = (&terms * signs).sum_dim_intlist(0, true, terms.kind());
     let sum = latent::onto_support(&run.vae, &sum)?;
     let all = Tensor::cat(&[&terms, &sum], 0);
     let images = no_grad(|| picture::decoded(&run.vae, &all, Pixels::Mean))?;
-    args.out.save(&picture::grid(&images, places.len() + 1, 2)?)?;
+    args.out
+        .save(&picture::grid(&images, places.len() + 1, 2)?)?;
     Ok(Done::Fully)
 }
 

@@ -161,13 +161,19 @@ impl FromStr for Changes {
         let change = |part: &str| {
             // The last sign: `class=3=+2`.
             let (name, steps) = part.trim().rsplit_once('=')?;
-            let steps = steps.trim().parse::<f64>().ok().filter(|steps| steps.is_finite())?;
+            let steps = steps
+                .trim()
+                .parse::<f64>()
+                .ok()
+                .filter(|steps| steps.is_finite())?;
             Some((labels::canonical(name.trim()), steps)).filter(|(name, _)| !name.is_empty())
         };
         let expected = |part| {
             format!("found `{part}`, expected a name and a number of steps, as in Smiling=+2")
         };
-        let changes = text.split(',').map(|part| change(part).ok_or_else(|| expected(part)));
+        let changes = text
+            .split(',')
+            .map(|part| change(part).ok_or_else(|| expected(part)));
         Ok(Self(changes.collect::<Result<_, _>>()?))
     }
 }
@@ -218,7 +224,10 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
     );
     // Every mistake in a name before the work.
     let all_labels = |names: &[String]| -> Result<Vec<Labels>> {
-        names.iter().map(|name| labels::labels(&splits, name)).collect()
+        names
+            .iter()
+            .map(|name| labels::labels(&splits, name))
+            .collect()
     };
     let (wanted, others) = (all_labels(&names)?, all_labels(&args.orthogonal_to)?);
     let mut store = DirectionStore::open(&run.run_dir)?;
@@ -256,10 +265,13 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
 
 fn print_accuracy(directions: &[Direction]) {
     let percent = |share: Option<f64>| {
-        share.map_or(table::UNKNOWN.to_owned(), |share| format!("{:.1} %", 100.0 * share))
+        share.map_or(table::UNKNOWN.to_owned(), |share| {
+            format!("{:.1} %", 100.0 * share)
+        })
     };
     let rows = directions.iter().map(|direction| {
-        let of = |value: fn(&latent::Accuracy) -> f64| percent(direction.accuracy.as_ref().map(value));
+        let of =
+            |value: fn(&latent::Accuracy) -> f64| percent(direction.accuracy.as_ref().map(value));
         vec![
             direction.name.clone(),
             of(|accuracy| accuracy.accuracy),
@@ -275,10 +287,12 @@ fn print_accuracy(directions: &[Direction]) {
 fn offset(run: &OpenRun, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
     let latent_dims = run.vae.config().latent_dims;
     let zeros = Tensor::zeros([latent_dims], (Kind::Double, tch::Device::Cpu));
-    let sum = changes.iter().try_fold(zeros, |sum, (name, steps)| -> Result<Tensor> {
-        let direction = store.get(name, &run.checkpoint)?;
-        Ok(sum + Tensor::from_slice(&direction.step) * *steps)
-    });
+    let sum = changes
+        .iter()
+        .try_fold(zeros, |sum, (name, steps)| -> Result<Tensor> {
+            let direction = store.get(name, &run.checkpoint)?;
+            Ok(sum + Tensor::from_slice(&direction.step) * *steps)
+        });
     Ok(sum?.to_kind(Kind::Float))
 }
 
@@ -321,7 +335,12 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let latents = run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
     let steps = i64::from(args.steps);
-    let line = Tensor::linspace(-args.reach, args.reach, steps, (Kind::Float, tch::Device::Cpu));
+    let line = Tensor::linspace(
+        -args.reach,
+        args.reach,
+        steps,
+        (Kind::Float, tch::Device::Cpu),
+    );
     let line = line.view([1, steps, 1]);
     let rows: Vec<Tensor> = offsets
         .iter()
@@ -329,7 +348,8 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .collect();
     let latents = latent::onto_support(&run.vae, &Tensor::cat(&rows, 0))?;
     let images = no_grad(|| picture::decoded(&run.vae, &latents, Pixels::Mean))?;
-    args.out.save(&picture::grid(&images, args.steps as usize, 2)?)
+    args.out
+        .save(&picture::grid(&images, args.steps as usize, 2)?)
 }
 
 #[cfg(test)]
@@ -348,7 +368,14 @@ mod tests {
                 change("class=3", 1.0)
             ])
         );
-        for wrong in ["Smiling", "Smiling=", "=2", "Smiling=much", "Smiling=2,", "A=inf"] {
+        for wrong in [
+            "Smiling",
+            "Smiling=",
+            "=2",
+            "Smiling=much",
+            "Smiling=2,",
+            "A=inf",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

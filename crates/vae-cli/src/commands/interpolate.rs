@@ -8,9 +8,9 @@ use image::imageops::FilterType;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_model::Support;
+use vae_train::animation;
 use vae_train::latent::{self, Blend};
 use vae_train::picture::{self, Pixels};
-use vae_train::animation;
 
 use super::RunArgs;
 use super::place::Place;
@@ -90,7 +90,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         // Where stretches meet, an image is there twice.
         let there = (0..images.size()[0]).filter(|i| *i == 0 || i % steps as i64 != 0);
         let there: Vec<i64> = there.collect();
-        let back = there.iter().rev().skip(1).take(there.len().saturating_sub(2));
+        let back = there
+            .iter()
+            .rev()
+            .skip(1)
+            .take(there.len().saturating_sub(2));
         let frames = there
             .iter()
             .chain(back)

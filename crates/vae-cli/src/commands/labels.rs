@@ -7,7 +7,9 @@ use vae_train::latent::Labels;
 
 /// The name under which an attribute is known: `digit=3` is `class=3`.
 pub(super) fn canonical(name: &str) -> String {
-    let class = ["digit=", "label="].iter().find_map(|prefix| name.strip_prefix(prefix));
+    let class = ["digit=", "label="]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
     class.map_or_else(|| name.to_owned(), |class| format!("class={class}"))
 }
 
@@ -26,17 +28,29 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str) -> Result<Vec<Option<bool
     let column = dataset.attributes().and_then(|known| known.column(name));
     if let Some(column) = column {
         let values: Vec<Option<f32>> = column.collect();
-        let odd = values.iter().flatten().find(|v| ![-1.0, 0.0, 1.0].contains(*v));
+        let odd = values
+            .iter()
+            .flatten()
+            .find(|v| ![-1.0, 0.0, 1.0].contains(*v));
         if let Some(value) = odd {
-            bail!("attribute {name}: found {value}, expected yes or no for each image: 1, and 0 or -1");
+            bail!(
+                "attribute {name}: found {value}, expected yes or no for each image: 1, and 0 or -1"
+            );
         }
-        let yes = values.into_iter().map(|value| value.map(|value| value > 0.0));
+        let yes = values
+            .into_iter()
+            .map(|value| value.map(|value| value > 0.0));
         return Ok(yes.collect());
     }
-    let class = name.strip_prefix("class=").and_then(|class| class.parse::<i64>().ok());
+    let class = name
+        .strip_prefix("class=")
+        .and_then(|class| class.parse::<i64>().ok());
     if let (Some(class), Some(labels)) = (class, dataset.labels()) {
         let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
-        return Ok(labels.into_iter().map(|label| Some(label == class)).collect());
+        return Ok(labels
+            .into_iter()
+            .map(|label| Some(label == class))
+            .collect());
     }
     let known = names(dataset)?;
     match known.is_empty() {
@@ -44,7 +58,10 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str) -> Result<Vec<Option<bool
             "attribute {name}: nothing is known of these images beside their pixels; a table with a \
              column of file names and one of 0 and 1 comes with --attributes FILE"
         ),
-        false => bail!("attribute {name}: there is none; there are {}", known.join(", ")),
+        false => bail!(
+            "attribute {name}: there is none; there are {}",
+            known.join(", ")
+        ),
     }
 }
 
@@ -78,6 +95,9 @@ mod tests {
         let found = yes_or_no(&dataset, &canonical("digit=7")).unwrap();
         assert_eq!(found, [Some(true), Some(false), Some(true)]);
         let error = yes_or_no(&dataset, "Smiling").unwrap_err().to_string();
-        assert_eq!(error, "attribute Smiling: there is none; there are class=0, class=7");
+        assert_eq!(
+            error,
+            "attribute Smiling: there is none; there are class=0, class=7"
+        );
     }
 }

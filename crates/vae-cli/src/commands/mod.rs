@@ -1,41 +1,49 @@
 //! The subcommands, one file each, and what several of them share.
 
+pub(crate) mod arithmetic;
+pub(crate) mod attribute;
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod data;
 pub(crate) mod describe;
 pub(crate) mod eval;
+pub(crate) mod interpolate;
+mod labels;
 pub(crate) mod manifold;
+mod place;
+pub(crate) mod plot;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
 mod table;
 pub(crate) mod train;
+pub(crate) mod traverse;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use image::DynamicImage;
 use serde_json::json;
+use vae_data::{Inputs, Split};
 use vae_model::Vae;
-use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
+use vae_train::{Checkpoint, OpenCheckpoint, RunDir, picture};
 
 use crate::device::DeviceChoice;
 
 /// What every command on a run takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// The folder of a run
+    /// The folder of a run, or of one of its checkpoints
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// Which of its checkpoints
-    #[arg(long, value_enum, default_value_t = Which::Best)]
-    checkpoint: Which,
+    /// Which of the run's checkpoints [default: best]
+    #[arg(long, value_enum, global = true)]
+    checkpoint: Option<Which>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", global = true)]
     device: DeviceChoice,
 }
 
@@ -51,23 +59,78 @@ enum Which {
 pub(crate) struct OpenRun {
     pub(crate) run_dir: RunDir,
     pub(crate) vae: Vae,
-    pub(crate) state: CheckpointState,
+    pub(crate) checkpoint: OpenCheckpoint,
 }
 
 impl RunArgs {
     pub(crate) fn open(&self) -> Result<OpenRun> {
-        let run_dir = RunDir::open(&self.run)?;
-        let device = self.device.select()?;
-        let checkpoint = match self.checkpoint {
-            Which::Best => Checkpoint::Best,
-            Which::Last => Checkpoint::Last,
+        let (run_dir, checkpoint) = match (OpenCheckpoint::at(&self.run)?, self.checkpoint) {
+            (Some(found), None) => found,
+            (Some(_), Some(_)) => {
+                let run = self.run.display();
+                bail!("{run}: is a checkpoint itself: leave --checkpoint out")
+            }
+            (None, which) => {
+                let run_dir = RunDir::open(&self.run)?;
+                let which = match which {
+                    None | Some(Which::Best) => Checkpoint::Best,
+                    Some(Which::Last) => Checkpoint::Last,
+                };
+                let checkpoint = which.open(&run_dir)?;
+                (run_dir, checkpoint)
+            }
         };
-        let OpenCheckpoint { folder, state } = checkpoint.open(&run_dir)?;
-        let vae = Vae::load(&folder, device)?;
+        let device = self.device.select()?;
+        let vae = Vae::load(&checkpoint.folder, device)?;
         Ok(OpenRun {
             run_dir,
             vae,
-            state,
+            checkpoint,
+        })
+    }
+}
+
+/// The images that a command is to look at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InputArgs {
+    /// Images: files (JPEG, PNG, WebP, BMP), folders or zips of them, idx files (FILE#7 or
+    /// FILE#100..200 for some of its images) or folders of those [default: the run's held-out images]
+    #[arg(value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+
+    /// A table of attributes to join by file name: CelebA's list, a CSV or a TSV file [default: the
+    /// run's own, for images in its folder or zip]
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
+}
+
+impl OpenRun {
+    /// The images of a command, through the transform of the run.
+    pub(crate) fn inputs(&self, args: &InputArgs) -> Result<Inputs> {
+        self.open_inputs(&args.inputs, Split::Test, args.attributes.as_deref())
+    }
+
+    /// The images of `paths`; without any, those of a split of the run.
+    pub(crate) fn open_inputs(
+        &self,
+        paths: &[PathBuf],
+        otherwise: Split,
+        attributes: Option<&Path>,
+    ) -> Result<Inputs> {
+        let dataset = self.run_dir.config()?.dataset;
+        let vae_model::ImageShape {
+            channels,
+            height,
+            width,
+        } = self.vae.image_shape();
+        let shape = vae_data::ImageShape {
+            channels,
+            height,
+            width,
+        };
+        Ok(match paths {
+            [] => Inputs::of_split(&dataset, shape, otherwise, attributes)?,
+            paths => Inputs::open(&dataset, shape, paths, attributes)?,
         })
     }
 }

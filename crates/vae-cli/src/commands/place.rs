@@ -74,7 +74,9 @@ impl OpenRun {
                     "z: has {} numbers, this model's latents have {latent_dims}",
                     numbers.len()
                 );
-                let latent = Tensor::from_slice(numbers).to_kind(Kind::Float).unsqueeze(0);
+                let latent = Tensor::from_slice(numbers)
+                    .to_kind(Kind::Float)
+                    .unsqueeze(0);
                 Ok(latent::onto_support(&self.vae, &latent)?)
             }
             Place::Prior(seed) => {
@@ -153,7 +155,10 @@ impl OpenRun {
         let mut sorted = dims.to_vec();
         sorted.sort_unstable();
         sorted.dedup();
-        ensure!(sorted.len() == dims.len(), "--dims: a dimension comes twice");
+        ensure!(
+            sorted.len() == dims.len(),
+            "--dims: a dimension comes twice"
+        );
         Ok(())
     }
 }
@@ -165,7 +170,10 @@ mod tests {
     #[test]
     fn places_are_read() {
         let place = |text: &str| text.parse::<Place>();
-        assert_eq!(place("z:0.1,-2, 3e-1"), Ok(Place::Latent(vec![0.1, -2.0, 0.3])));
+        assert_eq!(
+            place("z:0.1,-2, 3e-1"),
+            Ok(Place::Latent(vec![0.1, -2.0, 0.3]))
+        );
         assert_eq!(place("prior:7"), Ok(Place::Prior(7)));
         assert_eq!(place("test:0"), Ok(Place::HeldOut(0)));
         assert_eq!(place("a b.jpg"), Ok(Place::Image("a b.jpg".into())));

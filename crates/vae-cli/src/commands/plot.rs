@@ -152,7 +152,10 @@ fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     );
     if let Some(dims) = &args.dims {
         run.check_dims(dims, 2)?;
-        ensure!(dims.len() == 2, "--dims: two dimensions make a plane, found one");
+        ensure!(
+            dims.len() == 2,
+            "--dims: two dimensions make a plane, found one"
+        );
     }
     let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
     let classes = Classes::of(&dataset, args.label.as_deref())?;
@@ -166,13 +169,24 @@ fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
         Some(dims) => {
             let columns = dims.map(|dim| centers.select(1, dim as i64));
             let axes = dims.map(|dim| format!("z{dim}"));
-            (Tensor::stack(&columns, 1), axes, "posterior centers".to_owned())
+            (
+                Tensor::stack(&columns, 1),
+                axes,
+                "posterior centers".to_owned(),
+            )
         }
         None => {
             let pca = Pca::fit(&centers, 2)?;
             let explained = &pca.explained;
-            let axis = |i: usize| format!("component {}, {} of the variance", i + 1, percent(explained[i]));
-            let how = format!("posterior centers of {latent_dims} dimensions by principal components");
+            let axis = |i: usize| {
+                format!(
+                    "component {}, {} of the variance",
+                    i + 1,
+                    percent(explained[i])
+                )
+            };
+            let how =
+                format!("posterior centers of {latent_dims} dimensions by principal components");
             (pca.project(&centers), [axis(0), axis(1)], how)
         }
     };
@@ -211,12 +225,17 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     let aggregate = run.encode(&dataset, "held-out images", args.seed)?.drawn;
     let prior = no_grad(|| picture::sample_latents(&run.vae, 100_000, args.seed));
     let of_all = match dims.len() {
-        n if n < latent_dims && args.dims.is_none() => format!("the {n} most used of {latent_dims} dimensions, "),
+        n if n < latent_dims && args.dims.is_none() => {
+            format!("the {n} most used of {latent_dims} dimensions, ")
+        }
         _ => String::new(),
     };
     let dimensions = Dimensions {
         title: &format!("Aggregate posterior of {}", run.run_dir.path().display()),
-        subtitle: &format!("{of_all}latents drawn for {} held-out images", dataset.len()),
+        subtitle: &format!(
+            "{of_all}latents drawn for {} held-out images",
+            dataset.len()
+        ),
         dims: &dims,
         aggregate: &aggregate,
         prior: &prior.to_device(tch::Device::Cpu),
@@ -240,8 +259,14 @@ fn kl(run: &OpenRun) -> Result<image::DynamicImage> {
             bars(&title("KL"), &subtitle, "nats per image", kl)?
         }
         None => {
-            let subtitle = format!("{active}; the kl of this posterior and prior is known as a whole only");
-            bars(&title("Use"), &subtitle, "variance of the posterior's center", &usage.center_variance)?
+            let subtitle =
+                format!("{active}; the kl of this posterior and prior is known as a whole only");
+            bars(
+                &title("Use"),
+                &subtitle,
+                "variance of the posterior's center",
+                &usage.center_variance,
+            )?
         }
     })
 }
@@ -262,8 +287,13 @@ fn export(run: &OpenRun, args: &Args) -> Result<()> {
     let dataset = held_out(run, limit.min(most))?;
     let centers = run.encode(&dataset, "held-out images", args.seed)?.centers;
     let images = dataset.first(dataset.len())?.to_kind(Kind::Float) / 255.0;
-    projector::export(&args.out, &centers, &metadata(&dataset, args.label.as_deref())?, &images)
-        .with_context(|| format!("the projector's folder {}", Path::new(&args.out).display()))
+    projector::export(
+        &args.out,
+        &centers,
+        &metadata(&dataset, args.label.as_deref())?,
+        &images,
+    )
+    .with_context(|| format!("the projector's folder {}", Path::new(&args.out).display()))
 }
 
 /// What TensorBoard is to know of each image: its class, its file, its attributes.

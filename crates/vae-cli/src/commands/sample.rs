@@ -89,7 +89,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         temperature.is_finite() && temperature >= 0.0,
         "--temperature {temperature}: expected a number from 0 on"
     );
-    let count = args.count.or(args.grid.map(|grid| grid.rows * grid.columns));
+    let count = args
+        .count
+        .or(args.grid.map(|grid| grid.rows * grid.columns));
     let count = count.unwrap_or(64) as usize;
     if let Some(Grid { rows, columns }) = args.grid {
         ensure!(
@@ -150,7 +152,13 @@ mod tests {
 
     #[test]
     fn grids_are_read() {
-        assert_eq!("4x8".parse(), Ok(Grid { rows: 4, columns: 8 }));
+        assert_eq!(
+            "4x8".parse(),
+            Ok(Grid {
+                rows: 4,
+                columns: 8
+            })
+        );
         for wrong in ["4", "4x", "0x3", "x", "-1x2", "101x100", "9999x9999"] {
             assert!(wrong.parse::<Grid>().is_err(), "{wrong}");
         }

@@ -48,6 +48,18 @@ struct Member {
     deflated: bool,
 }
 
+impl Entry {
+    /// A file of its own, for [`Files::named`].
+    pub(crate) fn named(name: String, n_bytes: u64) -> Entry {
+        Entry {
+            name,
+            n_bytes,
+            stamp: 0,
+            member: None,
+        }
+    }
+}
+
 impl Files {
     /// Finds the images in `path`, and what is there but cannot be one. Opens no file whose name
     /// says that it is an image.
@@ -66,6 +78,14 @@ impl Files {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let path = path.to_owned();
         Ok((Files { path, entries }, bad))
+    }
+
+    /// Files that were named one by one.
+    pub(crate) fn named(entries: Vec<Entry>) -> Files {
+        Files {
+            path: PathBuf::new(),
+            entries,
+        }
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {

@@ -5,13 +5,13 @@
 //!   names, sizes, times     bytes         RGB        u8 [C, H, W]      └► Dataset
 //! ```
 
-mod decode;
-mod files;
+pub(crate) mod decode;
+pub(crate) mod files;
 pub(crate) mod pack;
 pub(crate) mod source;
 mod split;
-mod table;
-mod transform;
+pub(crate) mod table;
+pub(crate) mod transform;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -135,7 +135,12 @@ fn default_bad_fraction() -> f64 {
     0.01
 }
 
-fn default_max_pixels() -> u64 {
+/// Threads that decode where nothing else is configured.
+pub(crate) fn n_cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+pub(crate) fn default_max_pixels() -> u64 {
     100_000_000
 }
 
@@ -163,7 +168,7 @@ impl ImageFolderConfig {
         Ok(())
     }
 
-    fn transform(&self) -> Transform {
+    pub(crate) fn transform(&self) -> Transform {
         Transform {
             crop: match self.crop {
                 Some(rect) => Crop::Rect(rect),
@@ -174,9 +179,13 @@ impl ImageFolderConfig {
         }
     }
 
-    fn n_workers(&self) -> usize {
-        self.workers
-            .unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
+    pub(crate) fn n_workers(&self) -> usize {
+        self.workers.unwrap_or_else(n_cores)
+    }
+
+    /// The table of attributes that belongs to the images, if there is one.
+    pub(crate) fn attributes_file(&self) -> Option<PathBuf> {
+        self.list(self.attributes.as_deref(), ATTRIBUTES_FILE)
     }
 
     /// The file `configured`, or the one called `name` where it lies beside the images.
@@ -410,7 +419,7 @@ impl ImageFolder {
             .list(config.partition.as_deref(), PARTITION_FILE)
             .map(|path| Partition::read(&path))
             .transpose()?;
-        let attributes_file = config.list(config.attributes.as_deref(), ATTRIBUTES_FILE);
+        let attributes_file = config.attributes_file();
         let stored = Arc::new(self.stored()?);
         let attributes = attributes_file
             .as_deref()

@@ -17,32 +17,40 @@ const FILE_COLUMNS: [&str; 6] = ["file", "file_name", "filename", "image", "imag
 
 /// The rows of an attribute file.
 #[derive(Debug)]
-struct Table {
-    names: Vec<String>,
+pub(crate) struct Table {
+    pub(crate) names: Vec<String>,
     rows: HashMap<String, Vec<f32>>,
 }
 
-/// The attributes of the images called `images`, from a file: CelebA's own form (the number of
-/// images, the attributes' names, then a line for each image), or a CSV (or TSV, by the separator in
-/// its first line) with a header. A column that holds anything but numbers or true and false is left
-/// out with a warning.
+impl Table {
+    /// Reads CelebA's own form (the number of images, the attributes' names, then a line for each
+    /// image), or a CSV (or TSV, by the separator in its first line) with a header. A column that
+    /// holds anything but numbers or true and false is left out with a warning.
+    pub(crate) fn read(path: &Path) -> Result<Table, DataError> {
+        let text = fs::read_to_string(path).map_err(|source| DataError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        let first = text.lines().next().unwrap_or_default().trim();
+        match first.parse::<u64>() {
+            Ok(_) => read_celeba(path, &text),
+            Err(_) => read_csv(path, &text),
+        }
+    }
+
+    /// A number for each name of an image called so, or whose path ends so; NaN for what is unknown.
+    pub(crate) fn row(&self, image: &str) -> impl Iterator<Item = f32> {
+        let row = self.rows.get(image);
+        let row = row.or_else(|| self.rows.get(file_name(image)));
+        (0..self.names.len()).map(move |i| row.map_or(f32::NAN, |row| row[i]))
+    }
+}
+
+/// The attributes of the images called `images`, from a [`Table`].
 pub(crate) fn read_attributes(path: &Path, images: &[String]) -> Result<Attributes, DataError> {
-    let text = fs::read_to_string(path).map_err(|source| DataError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let first = text.lines().next().unwrap_or_default().trim();
-    let Table { names, rows } = match first.parse::<u64>() {
-        Ok(_) => read_celeba(path, &text)?,
-        Err(_) => read_csv(path, &text)?,
-    };
-    let unknown = vec![f32::NAN; names.len()];
-    let row = |image: &String| {
-        let row = rows.get(image).or_else(|| rows.get(file_name(image)));
-        row.unwrap_or(&unknown).iter().copied()
-    };
-    let values = images.iter().flat_map(row).collect();
-    Ok(Attributes::new(names, values))
+    let table = Table::read(path)?;
+    let values = images.iter().flat_map(|image| table.row(image)).collect();
+    Ok(Attributes::new(table.names, values))
 }
 
 fn wrong(path: &Path, line: u64, problem: String) -> DataError {

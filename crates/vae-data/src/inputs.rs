@@ -1,0 +1,773 @@
+//! Images for a trained model, from wherever they are, as its training images were made.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+use tracing::warn;
+
+use crate::binarization::Coins;
+use crate::config::{FOLDER_KEY, find_file};
+use crate::idx::{self, ImageReader};
+use crate::image_folder::decode::Rgb;
+use crate::image_folder::files::{Entry, Files};
+use crate::image_folder::source::{Source, SourceReader};
+use crate::image_folder::table::Table;
+use crate::image_folder::transform::{Crop, Transform, Transformer};
+use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
+use crate::loader::Batches;
+use crate::pipeline::Pipeline;
+use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape};
+
+/// The two files of images in a folder as MNIST comes.
+const IDX_SPLITS: [&str; 2] = ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"];
+
+/// Bytes of the images in a batch of [`Inputs::batch_size`].
+const BATCH_BYTES: i64 = 1 << 22;
+
+/// Which of a run's own images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// Those it was trained on, never mirrored.
+    Train,
+    /// Those that were held out.
+    Test,
+}
+
+/// Images that a trained model is to look at, listed but not yet read.
+///
+/// What is done to each is what the run's config did to its training images: crop, size, grayscale,
+/// EXIF rotation, and the fixed draw of its binarization. Where the config names idx files, which are
+/// taken as they are, images of another size are cropped to the model's proportions and resized.
+#[derive(Debug)]
+pub struct Inputs {
+    sources: Vec<InputSource>,
+    table: Option<Table>,
+    binarization: Option<Binarization>,
+    shape: ImageShape,
+    n_workers: usize,
+    /// Files that cannot be images whatever is in them.
+    found_bad: Vec<BadFile>,
+}
+
+#[derive(Debug)]
+enum InputSource {
+    Files(FilesSource),
+    Idx(IdxSource),
+    Dataset(Dataset),
+}
+
+#[derive(Clone, Debug)]
+struct FilesSource {
+    source: Arc<Source>,
+    /// What comes before the names.
+    prefix: String,
+    /// Named one by one: a bad one is an error.
+    is_named: bool,
+}
+
+/// Some images of an idx file.
+#[derive(Debug)]
+struct IdxSource {
+    path: PathBuf,
+    range: Range<usize>,
+    labels: Option<Arc<[u8]>>,
+    /// None where the images are taken as they are.
+    transform: Option<Transform>,
+}
+
+/// Some images.
+#[derive(Debug)]
+pub struct InputBatch {
+    /// A name for each: the path of its file, below the folder or in the zip where that was given; of
+    /// an image in an idx file the path of that file, `#` and its position there.
+    pub names: Vec<String>,
+    /// u8 `[B, C, H, W]` on the CPU.
+    pub images: Tensor,
+    /// The class of each, where it is known.
+    pub labels: Vec<Option<i64>>,
+    /// `[B, A]`, image after image: a number for each of [`Inputs::attribute_names`], NaN where it is
+    /// unknown.
+    pub attributes: Vec<f32>,
+    /// Files between these that are no usable images.
+    bad: Vec<BadFile>,
+}
+
+impl Inputs {
+    /// The images of `paths`: image files (JPEG, PNG, WebP, BMP), folders and zips of them, idx files
+    /// (plain or gzipped; `FILE#7` and `FILE#100..200` are some of its images) and folders of idx
+    /// files, of which both splits are taken. `config` and `shape` are those of the run.
+    ///
+    /// `attributes` is a table to join by file name. Without one the run's own is joined to images in
+    /// the folder or zip that it belongs to, since names elsewhere may be equal by chance.
+    ///
+    /// # Errors
+    /// A path that is not there or nothing of the above; a damaged header; a table that cannot be read.
+    pub fn open(
+        config: &DatasetConfig,
+        shape: ImageShape,
+        paths: &[PathBuf],
+        attributes: Option<&Path>,
+    ) -> Result<Inputs, DataError> {
+        let mut inputs = Inputs::new(config, shape);
+        let transform = transform(config, shape);
+        let take_as_is = config.idx.is_some().then_some(shape);
+        let max_pixels = match &config.image_folder {
+            Some(folder) => folder.max_pixels,
+            None => default_max_pixels(),
+        };
+        let source = |files: Files| {
+            let (files, transform) = (Arc::new(files), transform.clone());
+            Arc::new(Source {
+                files,
+                transform,
+                max_pixels,
+            })
+        };
+        // Image files in a row are one source, so that they share batches.
+        let mut named = Vec::new();
+        let flush = |named: &mut Vec<Entry>, sources: &mut Vec<InputSource>| {
+            if !named.is_empty() {
+                sources.push(InputSource::Files(FilesSource {
+                    source: source(Files::named(std::mem::take(named))),
+                    prefix: String::new(),
+                    is_named: true,
+                }));
+            }
+        };
+        for path in paths {
+            let found = match Found::at(path)? {
+                Found::Image(entry) => {
+                    named.push(entry);
+                    continue;
+                }
+                found => found,
+            };
+            flush(&mut named, &mut inputs.sources);
+            match found {
+                Found::Image(_) => {}
+                Found::Files => {
+                    let (files, bad) = Files::scan(path)?;
+                    if files.entries().is_empty() && bad.is_empty() {
+                        return Err(wrong(path, "holds no JPEG, PNG, WebP, BMP or idx file"));
+                    }
+                    let prefix = match paths {
+                        [_] => String::new(),
+                        _ => format!("{}/", path.display().to_string().trim_end_matches('/')),
+                    };
+                    let with_prefix = |bad: BadFile| BadFile {
+                        name: format!("{prefix}{}", bad.name),
+                        ..bad
+                    };
+                    inputs.found_bad.extend(bad.into_iter().map(with_prefix));
+                    inputs.sources.push(InputSource::Files(FilesSource {
+                        source: source(files),
+                        prefix,
+                        is_named: false,
+                    }));
+                }
+                Found::Idx(files) => {
+                    for (path, range) in files {
+                        let source = IdxSource::open(&path, range, &transform, take_as_is)?;
+                        inputs.sources.push(InputSource::Idx(source));
+                    }
+                }
+            }
+        }
+        flush(&mut named, &mut inputs.sources);
+        inputs.table = match attributes {
+            Some(file) => Some(Table::read(file)?),
+            None => own_table(config, paths)?,
+        };
+        Ok(inputs)
+    }
+
+    /// The images that the run was trained on, or those it is measured on, with its limits.
+    /// `attributes` is a table to use instead of the run's own.
+    ///
+    /// # Errors
+    /// As [`DatasetConfig::load`].
+    pub fn of_split(
+        config: &DatasetConfig,
+        shape: ImageShape,
+        split: Split,
+        attributes: Option<&Path>,
+    ) -> Result<Inputs, DataError> {
+        config.validate()?;
+        let mut inputs = Inputs::new(config, shape);
+        let mut attributes_file = attributes.map(Path::to_owned);
+        match &config.idx {
+            Some(idx) => {
+                idx.check_folder()?;
+                let (name, limit) = match split {
+                    Split::Train => (IDX_SPLITS[0], config.train_limit),
+                    Split::Test => (IDX_SPLITS[1], config.test_limit),
+                };
+                let path = find_file(&idx.folder, name)?.ok_or_else(|| DataError::MissingFile {
+                    folder: idx.folder.clone(),
+                    file: name.to_owned(),
+                    key: FOLDER_KEY,
+                })?;
+                let transform = transform(config, shape);
+                let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
+                source.range.end = source.range.end.min(limit.unwrap_or(usize::MAX));
+                inputs.sources.push(InputSource::Idx(source));
+            }
+            None => {
+                let splits = config.load()?;
+                attributes_file = attributes_file.or(splits.report.attributes_file);
+                inputs.sources.push(InputSource::Dataset(match split {
+                    Split::Train => splits.train,
+                    Split::Test => splits.test,
+                }));
+            }
+        }
+        inputs.table = attributes_file.map(|file| Table::read(&file)).transpose()?;
+        Ok(inputs)
+    }
+
+    fn new(config: &DatasetConfig, shape: ImageShape) -> Inputs {
+        Inputs {
+            sources: Vec::new(),
+            table: None,
+            binarization: config.binarization,
+            shape,
+            n_workers: match &config.image_folder {
+                Some(folder) => folder.n_workers(),
+                None => n_cores(),
+            },
+            found_bad: Vec::new(),
+        }
+    }
+
+    /// How many images there are, those included that turn out to be bad.
+    pub fn n_images(&self) -> usize {
+        let n_of = |source: &InputSource| match source {
+            InputSource::Files(files) => files.source.files.entries().len(),
+            InputSource::Idx(idx) => idx.range.len(),
+            InputSource::Dataset(dataset) => dataset.len(),
+        };
+        self.sources.iter().map(n_of).sum()
+    }
+
+    /// The names of the numbers that a table knows of each image; empty without a table.
+    pub fn attribute_names(&self) -> &[String] {
+        self.table.as_ref().map_or(&[], |table| &table.names)
+    }
+
+    /// Whether the class of any image is known.
+    pub fn has_labels(&self) -> bool {
+        self.sources
+            .iter()
+            .any(|source| matches!(source, InputSource::Idx(idx) if idx.labels.is_some()))
+    }
+
+    /// A number of images at a time for which little memory is needed, at most 500.
+    pub fn batch_size(&self) -> usize {
+        let ImageShape {
+            channels,
+            height,
+            width,
+        } = self.shape;
+        (BATCH_BYTES / (channels * height * width).max(1)).clamp(1, 500) as usize
+    }
+
+    /// Reads them all in order, at most `batch_size` at a time, in memory that does not grow with
+    /// their number (but the list of a folder's files does). Bad files of a folder or zip are left out;
+    /// [`InputBatches::bad`] has them.
+    ///
+    /// An item is an error, and the last one, where a file that was named itself is bad, an idx file
+    /// is damaged, or no image at all was good.
+    ///
+    /// # Panics
+    /// If `batch_size` is 0.
+    pub fn batches(&self, batch_size: usize) -> InputBatches<'_> {
+        assert!(batch_size > 0, "batch size 0, expected at least 1");
+        InputBatches {
+            inputs: self,
+            batch_size,
+            next_source: 0,
+            current: None,
+            bad: self.found_bad.clone(),
+            n_good: 0,
+            is_over: false,
+        }
+    }
+
+    /// All images in one batch.
+    ///
+    /// # Errors
+    /// As the items of [`Inputs::batches`]; more than `most` images, which is what the caller has
+    /// memory for.
+    pub fn read(&self, most: usize) -> Result<InputBatch, DataError> {
+        let n = self.n_images();
+        if n > most {
+            let problem = format!("{n} images, expected at most {most} here");
+            return Err(wrong(&self.first_path(), problem));
+        }
+        let mut batches = self.batches(self.batch_size());
+        let (mut all, mut images) = (InputBatch::default(), Vec::new());
+        for batch in &mut batches {
+            let batch = batch?;
+            images.push(batch.images);
+            all.names.extend(batch.names);
+            all.labels.extend(batch.labels);
+            all.attributes.extend(batch.attributes);
+        }
+        all.images = Tensor::cat(&images, 0);
+        Ok(all)
+    }
+
+    fn first_path(&self) -> PathBuf {
+        match self.sources.first() {
+            Some(InputSource::Files(files)) => match files.source.files.path() {
+                path if path.as_os_str().is_empty() => {
+                    files.source.files.entries()[0].name.clone().into()
+                }
+                path => path.to_owned(),
+            },
+            Some(InputSource::Idx(idx)) => idx.path.clone(),
+            Some(InputSource::Dataset(_)) | None => PathBuf::from("the run's images"),
+        }
+    }
+}
+
+impl Default for InputBatch {
+    /// No images.
+    fn default() -> Self {
+        InputBatch {
+            names: Vec::new(),
+            images: Tensor::zeros([0, 1, 1, 1], (Kind::Uint8, Device::Cpu)),
+            labels: Vec::new(),
+            attributes: Vec::new(),
+            bad: Vec::new(),
+        }
+    }
+}
+
+/// What is done to image files: the config's transform, or where it has none, the largest centered
+/// rectangle of the model's proportions.
+fn transform(config: &DatasetConfig, shape: ImageShape) -> Transform {
+    match &config.image_folder {
+        Some(folder) => folder.transform(),
+        None => Transform {
+            crop: Crop::Fraction(1.0),
+            size: ImageSize {
+                height: shape.height as u32,
+                width: shape.width as u32,
+            },
+            grayscale: shape.channels == 1,
+        },
+    }
+}
+
+/// The run's own table, where every path is in the folder or zip that it belongs to.
+fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>, DataError> {
+    let Some(folder) = &config.image_folder else {
+        return Ok(None);
+    };
+    let (Some(file), Ok(own)) = (folder.attributes_file(), fs::canonicalize(&folder.path)) else {
+        return Ok(None);
+    };
+    let is_own = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&own));
+    if !paths.iter().all(is_own) {
+        return Ok(None);
+    }
+    if !file.is_file() {
+        warn!("{}: not there, so no attributes are known", file.display());
+        return Ok(None);
+    }
+    Table::read(&file).map(Some)
+}
+
+fn wrong(path: &Path, problem: impl Into<String>) -> DataError {
+    DataError::Input {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// What a path is, by its content.
+enum Found {
+    /// An image file, or what is to be told as none by its decoder.
+    Image(Entry),
+    /// A folder or zip of image files.
+    Files,
+    /// Idx files, each with the part of it that is meant.
+    Idx(Vec<(PathBuf, Option<Range<usize>>)>),
+}
+
+impl Found {
+    fn at(path: &Path) -> Result<Found, DataError> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                return match part_of_file(path) {
+                    Some((file, range)) => Ok(Found::Idx(vec![(file, Some(range))])),
+                    None => Err(wrong(path, format!("cannot be read: {error}"))),
+                };
+            }
+        };
+        if metadata.is_dir() {
+            let mut idx = Vec::new();
+            for name in IDX_SPLITS {
+                idx.extend(find_file(path, name)?.map(|file| (file, None)));
+            }
+            return Ok(match idx.is_empty() {
+                true => Found::Files,
+                false => Found::Idx(idx),
+            });
+        }
+        if !metadata.is_file() {
+            return Err(wrong(path, "is neither a file nor a folder"));
+        }
+        let mut beginning = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(4).read_to_end(&mut beginning))
+            .map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
+        match beginning[..] {
+            [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => Ok(Found::Files),
+            // Gzipped or plain; a file of labels is told as such where it is opened.
+            [0x1f, 0x8b, ..] | [0, 0, 8, _] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
+            _ => match path.to_str() {
+                Some(name) => Ok(Found::Image(Entry::named(name.to_owned(), metadata.len()))),
+                None => Err(wrong(path, "its name is not UTF-8")),
+            },
+        }
+    }
+}
+
+/// `FILE#7` and `FILE#100..200`, where there is such a file.
+fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
+    let (file, part) = path.to_str()?.rsplit_once('#')?;
+    let file = PathBuf::from(file);
+    let range = match part.split_once("..") {
+        Some((start, end)) => start.parse().ok()?..end.parse().ok()?,
+        None => {
+            let start: usize = part.parse().ok()?;
+            start..start.checked_add(1)?
+        }
+    };
+    (file.is_file() && !range.is_empty()).then_some((file, range))
+}
+
+impl IdxSource {
+    /// `take_as_is` is the shape of images that are not transformed.
+    fn open(
+        path: &Path,
+        range: Option<Range<usize>>,
+        transform: &Transform,
+        take_as_is: Option<ImageShape>,
+    ) -> Result<IdxSource, DataError> {
+        let reader = ImageReader::open(path)?;
+        let all = 0..reader.n_images;
+        let range = range.unwrap_or(all.clone());
+        if range.end > all.end {
+            let problem = format!(
+                "image {} was asked for, it holds {} (from 0)",
+                range.end - 1,
+                all.end
+            );
+            return Err(wrong(path, problem));
+        }
+        let labels = match labels_file(path)? {
+            Some(file) => {
+                let labels = idx::read_labels(&file)?;
+                if labels.len() != all.end {
+                    return Err(DataError::LabelCount {
+                        images: path.to_owned(),
+                        n_images: all.end,
+                        labels: file,
+                        n_labels: labels.len(),
+                    });
+                }
+                Some(labels.into())
+            }
+            None => None,
+        };
+        let shape = ImageShape {
+            channels: 1,
+            height: reader.height as i64,
+            width: reader.width as i64,
+        };
+        Ok(IdxSource {
+            path: path.to_owned(),
+            range,
+            labels,
+            transform: (take_as_is != Some(shape)).then(|| transform.clone()),
+        })
+    }
+
+    fn batches(
+        &self,
+        batch_size: usize,
+        shape: ImageShape,
+        coins: Option<Coins>,
+    ) -> impl Iterator<Item = Result<InputBatch, DataError>> + use<> {
+        let mut range = self.range.clone();
+        let (path, labels) = (self.path.clone(), self.labels.clone());
+        let mut transformer = self.transform.clone().map(Transformer::new);
+        let mut reader = None;
+        let mut read = move || -> Result<InputBatch, DataError> {
+            let reader = match &mut reader {
+                Some(reader) => reader,
+                none => none.insert(skipped(&path, range.start)?),
+            };
+            let positions = range.start..range.end.min(range.start + batch_size);
+            range.start = positions.end;
+            let mut pixels = reader.read(positions.len())?;
+            if let Some(transformer) = &mut transformer {
+                pixels = transformed(transformer, reader, &pixels, shape, &path)?;
+            }
+            let n_bytes = pixels.len() / positions.len().max(1);
+            if let Some(coins) = &coins {
+                for (position, image) in positions.clone().zip(pixels.chunks_exact_mut(n_bytes)) {
+                    coins.binarize(position as u64, image);
+                }
+            }
+            let path = path.display();
+            Ok(InputBatch {
+                names: positions.clone().map(|i| format!("{path}#{i}")).collect(),
+                images: tensor(&pixels, positions.len(), shape),
+                labels: positions
+                    .map(|i| labels.as_ref().map(|labels| i64::from(labels[i])))
+                    .collect(),
+                ..InputBatch::default()
+            })
+        };
+        // A gzip stream has one order: one thread, ahead of the model.
+        let n_jobs = self.range.len().div_ceil(batch_size);
+        let mut worker = Some(move |_| read());
+        Pipeline::start(0..n_jobs, 1, move || {
+            let mut worker = worker.take();
+            // One worker was asked for: it is there.
+            move |job| match &mut worker {
+                Some(read) => read(job),
+                None => Ok(InputBatch::default()),
+            }
+        })
+    }
+}
+
+/// A reader whose next image is number `n`.
+fn skipped(path: &Path, n: usize) -> Result<ImageReader, DataError> {
+    let mut reader = ImageReader::open(path)?;
+    let mut n_left = n;
+    while n_left > 0 {
+        let n = n_left.min(1000);
+        reader.read(n)?;
+        n_left -= n;
+    }
+    Ok(reader)
+}
+
+/// Gray images through the transform, as those of files.
+fn transformed(
+    transformer: &mut Transformer,
+    reader: &ImageReader,
+    pixels: &[u8],
+    shape: ImageShape,
+    path: &Path,
+) -> Result<Vec<u8>, DataError> {
+    let n_pixels = reader.height * reader.width;
+    let n_bytes = (shape.channels * shape.height * shape.width) as usize;
+    let mut out = vec![0; pixels.len() / n_pixels * n_bytes];
+    let mut rgb = Vec::with_capacity(3 * n_pixels);
+    for (gray, out) in pixels
+        .chunks_exact(n_pixels)
+        .zip(out.chunks_exact_mut(n_bytes))
+    {
+        rgb.clear();
+        rgb.extend(gray.iter().flat_map(|&byte| [byte; 3]));
+        let image = Rgb {
+            width: reader.width as u32,
+            height: reader.height as u32,
+            pixels: &rgb,
+        };
+        // The same for every image of the file: its size.
+        transformer
+            .apply(image, out)
+            .map_err(|reason| wrong(path, format!("each image {reason}")))?;
+    }
+    Ok(out)
+}
+
+/// The labels beside a file of images that is called as MNIST's are.
+fn labels_file(images: &Path) -> Result<Option<PathBuf>, DataError> {
+    let Some(name) = images.file_name().and_then(|name| name.to_str()) else {
+        return Ok(None);
+    };
+    let name = name.strip_suffix(".gz").unwrap_or(name);
+    let name = name.replace(".idx", "-idx");
+    let Some(prefix) = name.strip_suffix("-images-idx3-ubyte") else {
+        return Ok(None);
+    };
+    let folder = images.parent().unwrap_or(Path::new(""));
+    find_file(folder, &format!("{prefix}-labels-idx1-ubyte"))
+}
+
+fn tensor(pixels: &[u8], n: usize, shape: ImageShape) -> Tensor {
+    let size = [n as i64, shape.channels, shape.height, shape.width];
+    Tensor::from_data_size(pixels, &size, Kind::Uint8)
+}
+
+impl FilesSource {
+    fn batches(
+        &self,
+        batch_size: usize,
+        n_workers: usize,
+        coins: Option<Coins>,
+    ) -> impl Iterator<Item = Result<InputBatch, DataError>> + use<> {
+        let n_files = self.source.files.entries().len();
+        let shape = self.source.transform.shape();
+        Pipeline::start(0..n_files.div_ceil(batch_size), n_workers, || {
+            let (this, coins) = (self.clone(), coins.clone());
+            let mut reader = SourceReader::new(Arc::clone(&this.source));
+            let n_bytes = this.source.transform.n_bytes();
+            move |job| {
+                let files = job * batch_size..n_files.min((job + 1) * batch_size);
+                let mut pixels = Vec::with_capacity(files.len() * n_bytes);
+                let mut batch = InputBatch::default();
+                for file in files {
+                    let name = format!("{}{}", this.prefix, this.source.files.entries()[file].name);
+                    let start = pixels.len();
+                    pixels.resize(start + n_bytes, 0);
+                    match reader.read(file, &mut pixels[start..]) {
+                        Ok(()) => {
+                            if let Some(coins) = &coins {
+                                coins.binarize(file as u64, &mut pixels[start..]);
+                            }
+                            batch.names.push(name);
+                        }
+                        Err(reason) if this.is_named => return Err(wrong(name.as_ref(), reason)),
+                        Err(reason) => {
+                            pixels.truncate(start);
+                            batch.bad.push(BadFile { name, reason });
+                        }
+                    }
+                }
+                batch.images = tensor(&pixels, batch.names.len(), shape);
+                batch.labels = vec![None; batch.names.len()];
+                Ok(batch)
+            }
+        })
+    }
+}
+
+fn dataset_batches(
+    dataset: &Dataset,
+    batch_size: usize,
+) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
+    let mut next = 0;
+    Batches::sequential(dataset, batch_size, Device::Cpu).map(move |images| {
+        let images = images?;
+        let positions = next..next + images.size()[0] as usize;
+        next = positions.end;
+        Ok(InputBatch {
+            names: positions
+                .clone()
+                .map(|i| match dataset.file_name(i) {
+                    Some(name) => name.to_owned(),
+                    None => format!("#{i}"),
+                })
+                .collect(),
+            images,
+            labels: vec![None; positions.len()],
+            ..InputBatch::default()
+        })
+    })
+}
+
+type Current<'a> = Box<dyn Iterator<Item = Result<InputBatch, DataError>> + 'a>;
+
+/// The images of [`Inputs`], some at a time, read ahead by threads.
+pub struct InputBatches<'a> {
+    inputs: &'a Inputs,
+    batch_size: usize,
+    next_source: usize,
+    current: Option<Current<'a>>,
+    bad: Vec<BadFile>,
+    n_good: usize,
+    is_over: bool,
+}
+
+impl std::fmt::Debug for InputBatches<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InputBatches")
+            .field("n_good", &self.n_good)
+            .field("bad", &self.bad)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> InputBatches<'a> {
+    /// The files that were left out so far, and why.
+    pub fn bad(&self) -> &[BadFile] {
+        &self.bad
+    }
+
+    fn start(&self, source: &'a InputSource) -> Current<'a> {
+        let coins = self.inputs.binarization.map(Binarization::fixed_coins);
+        match source {
+            InputSource::Files(files) => {
+                Box::new(files.batches(self.batch_size, self.inputs.n_workers, coins))
+            }
+            InputSource::Idx(idx) => {
+                Box::new(idx.batches(self.batch_size, self.inputs.shape, coins))
+            }
+            InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
+        }
+    }
+
+    fn nothing_good(&self) -> DataError {
+        let first = self.bad.first().map_or(String::new(), |bad| {
+            format!(" ({} {})", bad.name, bad.reason)
+        });
+        let problem = format!("none of its files is a usable image{first}");
+        wrong(&self.inputs.first_path(), problem)
+    }
+}
+
+impl Iterator for InputBatches<'_> {
+    type Item = Result<InputBatch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_over {
+            let Some(current) = &mut self.current else {
+                match self.inputs.sources.get(self.next_source) {
+                    Some(source) => {
+                        self.current = Some(self.start(source));
+                        self.next_source += 1;
+                        continue;
+                    }
+                    None => {
+                        self.is_over = true;
+                        return (self.n_good == 0).then(|| Err(self.nothing_good()));
+                    }
+                }
+            };
+            match current.next() {
+                None => self.current = None,
+                Some(Err(error)) => {
+                    self.is_over = true;
+                    return Some(Err(error));
+                }
+                Some(Ok(mut batch)) => {
+                    self.bad.append(&mut batch.bad);
+                    self.n_good += batch.names.len();
+                    if let Some(table) = &self.inputs.table {
+                        let rows = batch.names.iter().flat_map(|name| table.row(name));
+                        batch.attributes = rows.collect();
+                    }
+                    if !batch.names.is_empty() {
+                        return Some(Ok(batch));
+                    }
+                }
+            }
+        }
+        None
+    }
+}
