@@ -11,6 +11,7 @@ mod download;
 mod fetch_data;
 mod libtorch;
 mod manifest;
+mod models;
 mod progress;
 #[cfg(test)]
 mod test_server;
@@ -92,6 +93,12 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 5)]
         rounds: usize,
     },
+    /// Write docs/models.md, the table of published models, from configs/models/*.toml.
+    Models {
+        /// Only say whether it is what would be written.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -108,6 +115,7 @@ fn main() -> ExitCode {
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
         Task::Test { arguments } => ci::test(&workspace, &arguments),
         Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
+        Task::Models { check } => models::models(&workspace, check),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

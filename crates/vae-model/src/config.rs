@@ -30,6 +30,11 @@ pub struct ModelConfig {
     pub likelihood: LikelihoodConfig,
     /// How fresh weights are drawn. Default `"pytorch"`.
     pub initialization: Initialization,
+    /// Whether every weight of the decoder's linear maps and convolutions is divided by its largest
+    /// singular value (Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8), so that no layer
+    /// can stretch a distance: the third way of the regularized autoencoders (RAE-SN, Ghosh et al. 2020,
+    /// <https://arxiv.org/abs/1903.12436>). Default false.
+    pub decoder_spectral_norm: bool,
     /// q(z|x). Default `diagonal_gaussian`.
     pub posterior: PosteriorConfig,
     /// Encoder and decoder. Default `conv`, the small MNIST network.
@@ -43,6 +48,7 @@ impl Default for ModelConfig {
             prior: PriorConfig::default(),
             likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
+            decoder_spectral_norm: false,
             posterior: PosteriorConfig::default(),
             network: NetworkConfig::default(),
         }

@@ -101,6 +101,7 @@ impl Vae {
             n_posterior_params: config.posterior.n_params(config.latent_dims),
             n_likelihood_maps: config.likelihood.n_maps(image.channels),
             initialization: config.initialization,
+            decoder_spectral_norm: config.decoder_spectral_norm,
         };
         let root = variables.root();
         let network = config.network.build(&root, sockets);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::{ConvSizes, ConvTranspose, Layer, Then, channels_last, shrunk};
+use super::spectral_norm::DecoderLayer;
 use super::{Network, Sockets, check_sizes};
 use crate::{Mode, ModelError};
 
@@ -137,6 +138,7 @@ impl ConvConfig {
         };
 
         let path = root / "decoder";
+        let init = sockets.decoder_layers();
         let hidden = init.linear(
             &path / "hidden",
             sockets.latent_dims,
@@ -196,10 +198,10 @@ struct Encoder {
 
 #[derive(Debug)]
 struct Decoder {
-    hidden: Layer<nn::Linear>,
+    hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
-    convolutions: Vec<Layer<ConvTranspose>>,
-    likelihood: Layer<nn::Conv2D>,
+    convolutions: Vec<DecoderLayer<ConvTranspose>>,
+    likelihood: DecoderLayer<nn::Conv2D>,
 }
 
 impl Network for Conv {
@@ -219,22 +221,24 @@ impl Network for Conv {
             .apply(posterior) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, _: Mode) -> Tensor {
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        let train = mode == Mode::Train;
         let Decoder {
             hidden,
             first_map: [channels, height, width],
             convolutions,
             likelihood,
         } = &self.decoder;
-        let map =
-            latents
-                .apply(hidden)
-                .relu_()
-                .view([latents.size()[0], *channels, *height, *width]);
+        let map = latents.apply_t(hidden, train).relu_().view([
+            latents.size()[0],
+            *channels,
+            *height,
+            *width,
+        ]);
         let mut maps = channels_last(&map);
         for convolution in convolutions {
-            maps = maps.apply(convolution).relu_(); // [N, channels, …H, …W]
+            maps = maps.apply_t(convolution, train).relu_(); // [N, channels, …H, …W]
         }
-        maps.apply(likelihood) // [N, L, H, W]
+        maps.apply_t(likelihood, train) // [N, L, H, W]
     }
 }

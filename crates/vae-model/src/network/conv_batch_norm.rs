@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::{BatchNorm, ConvSizes, ConvTranspose, Layer, Then, channels_last, shrunk};
+use super::spectral_norm::DecoderLayer;
 use super::{Network, Sockets, check_sizes};
 use crate::{Mode, ModelError};
 
@@ -73,6 +74,7 @@ impl ConvBatchNormConfig {
         );
 
         let path = root / "decoder";
+        let init = sockets.decoder_layers();
         let hidden = init.linear(
             &path / "hidden",
             sockets.latent_dims,
@@ -115,24 +117,24 @@ impl ConvBatchNormConfig {
 
 #[derive(Debug)]
 pub(super) struct ConvBatchNorm {
-    down: Vec<Stage<nn::Conv2D>>,
+    down: Vec<Stage<Layer<nn::Conv2D>>>,
     posterior: Layer<nn::Linear>,
-    hidden: Layer<nn::Linear>,
+    hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
-    up: Vec<Stage<ConvTranspose>>,
-    likelihood: Layer<nn::Conv2D>,
+    up: Vec<Stage<DecoderLayer<ConvTranspose>>>,
+    likelihood: DecoderLayer<nn::Conv2D>,
 }
 
 /// A convolution, batch norm and leaky ReLU.
 #[derive(Debug)]
 struct Stage<C> {
-    convolution: Layer<C>,
+    convolution: C,
     norm: BatchNorm,
 }
 
-impl<C: nn::Module> Stage<C> {
+impl<C: nn::ModuleT> Stage<C> {
     fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
-        let maps = maps.apply(&self.convolution);
+        let maps = maps.apply_t(&self.convolution, mode == Mode::Train);
         self.norm.forward(&maps, mode).leaky_relu_()
     }
 }
@@ -147,14 +149,15 @@ impl Network for ConvBatchNorm {
     }
 
     fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        let train = mode == Mode::Train;
         let [channels, height, width] = self.first_map;
         let map = latents
-            .apply(&self.hidden)
+            .apply_t(&self.hidden, train)
             .view([-1, channels, height, width]);
         let mut maps = channels_last(&map);
         for stage in &self.up {
             maps = stage.forward(&maps, mode); // [N, channels, …H, …W]
         }
-        maps.apply(&self.likelihood) // [N, L·C, H, W]
+        maps.apply_t(&self.likelihood, train) // [N, L·C, H, W]
     }
 }

@@ -217,7 +217,7 @@ fn name(path: &nn::Path) -> String {
 #[derive(Debug)]
 pub(crate) struct Layer<M> {
     name: String,
-    module: M,
+    pub(super) module: M,
 }
 
 impl<M> Layer<M> {
@@ -238,7 +238,7 @@ impl<M: nn::Module> nn::Module for Layer<M> {
 /// A transposed convolution. tch's own knows only square output paddings.
 #[derive(Debug)]
 pub(super) struct ConvTranspose {
-    weight: Tensor,
+    pub(super) weight: Tensor,
     bias: Option<Tensor>,
     stride: i64,
     padding: i64,

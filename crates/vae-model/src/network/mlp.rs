@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::{Layer, Then};
+use super::spectral_norm::DecoderLayer;
 use super::{Network, Sockets, check_sizes};
 use crate::{ImageShape, Mode, ModelError};
 
@@ -30,15 +31,6 @@ impl MlpConfig {
         let ImageShape { height, width, .. } = sockets.image;
         let mut widths = vec![sockets.image.n_values()];
         widths.extend(&self.hidden);
-        let init = sockets.initialization;
-        let layers = |path: nn::Path, widths: &[i64], output: Then| -> Vec<Layer<nn::Linear>> {
-            let n_layers = widths.len() - 1;
-            let layer = |(i, pair): (usize, &[i64])| {
-                let then = if i + 1 < n_layers { Then::Relu } else { output };
-                init.linear(&path / i, pair[0], pair[1], then)
-            };
-            widths.windows(2).enumerate().map(layer).collect()
-        };
         let mut encoder_widths = widths.clone();
         encoder_widths.push(sockets.n_posterior_params);
         let mut decoder_widths = widths;
@@ -49,9 +41,15 @@ impl MlpConfig {
             n_params: sockets.n_posterior_params / sockets.latent_dims,
         };
         let to_likelihood = sockets.to_likelihood();
+        let (init, decoder_layers) = (sockets.initialization, sockets.decoder_layers());
+        let (encoder, decoder) = (root / "encoder", root / "decoder");
         Mlp {
-            encoder: layers(root / "encoder", &encoder_widths, to_posterior),
-            decoder: layers(root / "decoder", &decoder_widths, to_likelihood),
+            encoder: layers(&encoder_widths, to_posterior, |i, [n_in, n_out], then| {
+                init.linear(&encoder / i, n_in, n_out, then)
+            }),
+            decoder: layers(&decoder_widths, to_likelihood, |i, [n_in, n_out], then| {
+                decoder_layers.linear(&decoder / i, n_in, n_out, then)
+            }),
             output: ImageShape {
                 channels: sockets.n_likelihood_maps,
                 ..sockets.image
@@ -63,34 +61,45 @@ impl MlpConfig {
 #[derive(Debug)]
 pub(super) struct Mlp {
     encoder: Vec<Layer<nn::Linear>>,
-    decoder: Vec<Layer<nn::Linear>>,
+    decoder: Vec<DecoderLayer<nn::Linear>>,
     output: ImageShape,
 }
 
 impl Network for Mlp {
-    fn encode(&self, images: &Tensor, _: Mode) -> Tensor {
-        apply(&self.encoder, images.flatten(1, -1)) // [B, P]
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
+        apply(&self.encoder, images.flatten(1, -1), mode) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, _: Mode) -> Tensor {
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
         let ImageShape {
             channels,
             height,
             width,
         } = self.output;
-        apply(&self.decoder, latents.shallow_clone()) // [N, L·H·W]
+        apply(&self.decoder, latents.shallow_clone(), mode) // [N, L·H·W]
             .view([latents.size()[0], channels, height, width])
     }
 }
 
+/// A layer for each two neighboring widths, made by `layer` of its number, its widths and what follows.
+fn layers<L>(widths: &[i64], output: Then, layer: impl Fn(usize, [i64; 2], Then) -> L) -> Vec<L> {
+    let n_layers = widths.len() - 1;
+    (0..n_layers)
+        .map(|i| {
+            let then = if i + 1 < n_layers { Then::Relu } else { output };
+            layer(i, [widths[i], widths[i + 1]], then)
+        })
+        .collect()
+}
+
 /// The layers with ReLU between them, none after the last.
-fn apply(layers: &[Layer<nn::Linear>], input: Tensor) -> Tensor {
+fn apply(layers: &[impl nn::ModuleT], input: Tensor, mode: Mode) -> Tensor {
     let mut hidden = input;
     for (i, layer) in layers.iter().enumerate() {
         if i > 0 {
             hidden = hidden.relu_();
         }
-        hidden = hidden.apply(layer);
+        hidden = hidden.apply_t(layer, mode == Mode::Train);
     }
     hidden
 }

@@ -6,6 +6,7 @@ mod conv_batch_norm;
 pub(crate) mod layers;
 mod mlp;
 mod residual;
+mod spectral_norm;
 
 use std::fmt::Debug;
 
@@ -18,6 +19,8 @@ pub use layers::Initialization;
 pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
+
+use spectral_norm::DecoderLayers;
 
 use crate::{ImageShape, Mode, ModelError};
 
@@ -39,9 +42,17 @@ pub(crate) struct Sockets {
     /// Maps of likelihood parameters, [`LikelihoodConfig::n_maps`](crate::LikelihoodConfig::n_maps).
     pub(crate) n_likelihood_maps: i64,
     pub(crate) initialization: Initialization,
+    pub(crate) decoder_spectral_norm: bool,
 }
 
 impl Sockets {
+    fn decoder_layers(self) -> DecoderLayers {
+        DecoderLayers {
+            initialization: self.initialization,
+            spectral_norm: self.decoder_spectral_norm,
+        }
+    }
+
     /// What follows the decoder's last layer. A likelihood with parameters of a whole pixel besides
     /// those of each value counts as the next lower number for each value.
     fn to_likelihood(self) -> Then {
@@ -139,6 +150,7 @@ mod tests {
             n_posterior_params: 8,
             n_likelihood_maps: 6,
             initialization: Initialization::default(),
+            decoder_spectral_norm: true,
         };
         let cosine = |a: &Tensor, b: &Tensor| {
             let (a, b) = (a.flatten(0, -1).to_kind(Kind::Double), b.flatten(0, -1));

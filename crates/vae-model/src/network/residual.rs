@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::layers::{ConvSizes, Layer, Then, channels_last, group_norm, shrunk};
+use super::spectral_norm::DecoderLayer;
 use super::{Network, Sockets, check_sizes};
 use crate::{Mode, ModelError};
 
@@ -78,12 +79,13 @@ impl ResidualConfig {
         }
         let [height, width] = sizes[n_stages - 1];
         let n_features = last * height * width;
-        let blocks = |path: &nn::Path, channels: i64| -> Vec<Block> {
-            let block = |i| Block::new(&(path / "block" / i), init, self.group_size, channels);
-            (0..self.blocks).map(block).collect()
-        };
 
         let path = root / "encoder";
+        let blocks = |path: &nn::Path, channels: i64| {
+            self.blocks(path, channels, |path, sizes, then| {
+                init.conv(path, sizes, then)
+            })
+        };
         let down = (0..n_stages)
             .map(|i| {
                 let path = &path / i;
@@ -112,6 +114,12 @@ impl ResidualConfig {
         };
 
         let path = root / "decoder";
+        let init = sockets.decoder_layers();
+        let blocks = |path: &nn::Path, channels: i64| {
+            self.blocks(path, channels, |path, sizes, then| {
+                init.conv(path, sizes, then)
+            })
+        };
         let up = (0..n_stages)
             .map(|i| {
                 let stage = n_stages - 1 - i;
@@ -149,6 +157,17 @@ impl ResidualConfig {
         };
         Residual { encoder, decoder }
     }
+
+    /// The blocks of a stage, their convolutions made by `conv`.
+    fn blocks<C>(
+        &self,
+        path: &nn::Path,
+        channels: i64,
+        conv: impl Fn(nn::Path, ConvSizes, Then) -> C,
+    ) -> Vec<Block<C>> {
+        let block = |i| Block::new(&(path / "block" / i), self.group_size, channels, &conv);
+        (0..self.blocks).map(block).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -167,60 +186,70 @@ struct Encoder {
 #[derive(Debug)]
 struct DownStage {
     convolution: Layer<nn::Conv2D>,
-    blocks: Vec<Block>,
+    blocks: Vec<Block<Layer<nn::Conv2D>>>,
 }
 
 #[derive(Debug)]
 struct Decoder {
-    hidden: Layer<nn::Linear>,
+    hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
     up: Vec<UpStage>,
     norm: Layer<nn::GroupNorm>,
-    likelihood: Layer<nn::Conv2D>,
+    likelihood: DecoderLayer<nn::Conv2D>,
 }
 
 #[derive(Debug)]
 struct UpStage {
     /// None in the first stage, which has its channels and size already.
     rise: Option<Rise>,
-    blocks: Vec<Block>,
+    blocks: Vec<Block<DecoderLayer<nn::Conv2D>>>,
 }
 
 /// A change of channels, then of size (H, W): that way round it costs a quarter.
 #[derive(Debug)]
 struct Rise {
-    convolution: Layer<nn::Conv2D>,
+    convolution: DecoderLayer<nn::Conv2D>,
     size: [i64; 2],
 }
 
 #[derive(Debug)]
-struct Block {
-    layers: [(Layer<nn::GroupNorm>, Layer<nn::Conv2D>); 2],
+struct Block<C> {
+    layers: [(Layer<nn::GroupNorm>, C); 2],
 }
 
-impl Block {
-    fn new(path: &nn::Path, init: super::Initialization, group_size: i64, channels: i64) -> Self {
+impl<C> Block<C> {
+    fn new(
+        path: &nn::Path,
+        group_size: i64,
+        channels: i64,
+        conv: impl Fn(nn::Path, ConvSizes, Then) -> C,
+    ) -> Self {
         let layer = |i: usize, then| {
             let norm = group_norm(path / "norm" / i, group_size, channels);
             let conv_sizes = ConvSizes::three(channels, channels, 1);
-            (norm, init.conv(path / "conv" / i, conv_sizes, then))
+            (norm, conv(path / "conv" / i, conv_sizes, then))
         };
         Self {
             layers: [layer(0, Then::Relu), layer(1, Then::Sum)],
         }
     }
+}
 
-    fn forward(&self, maps: &Tensor) -> Tensor {
+impl<C: nn::ModuleT> Block<C> {
+    fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
         let mut around = maps.shallow_clone();
         for (norm, convolution) in &self.layers {
-            around = around.apply(norm).silu().apply(convolution);
+            around = around
+                .apply(norm)
+                .silu()
+                .apply_t(convolution, mode == Mode::Train);
         }
         around + maps
     }
 }
 
 impl Network for Residual {
-    fn encode(&self, images: &Tensor, _: Mode) -> Tensor {
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
         let Encoder {
             down,
             norm,
@@ -230,13 +259,14 @@ impl Network for Residual {
         for stage in down {
             maps = maps.apply(&stage.convolution); // [B, channels, H/…, W/…]
             for block in &stage.blocks {
-                maps = block.forward(&maps);
+                maps = block.forward(&maps, mode);
             }
         }
         maps.apply(norm).silu().flatten(1, -1).apply(posterior) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, _: Mode) -> Tensor {
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        let train = mode == Mode::Train;
         let Decoder {
             hidden,
             first_map: [channels, height, width],
@@ -244,16 +274,20 @@ impl Network for Residual {
             norm,
             likelihood,
         } = &self.decoder;
-        let map = latents.apply(hidden).view([-1, *channels, *height, *width]);
+        let map = latents
+            .apply_t(hidden, train)
+            .view([-1, *channels, *height, *width]);
         let mut maps = channels_last(&map);
         for stage in up {
             if let Some(Rise { convolution, size }) = &stage.rise {
-                maps = maps.apply(convolution).upsample_nearest2d(size, None, None); // [N, channels, …H, …W]
+                maps = maps
+                    .apply_t(convolution, train)
+                    .upsample_nearest2d(size, None, None); // [N, channels, …H, …W]
             }
             for block in &stage.blocks {
-                maps = block.forward(&maps);
+                maps = block.forward(&maps, mode);
             }
         }
-        maps.apply(norm).silu().apply(likelihood) // [N, L·C, H, W]
+        maps.apply(norm).silu().apply_t(likelihood, train) // [N, L·C, H, W]
     }
 }

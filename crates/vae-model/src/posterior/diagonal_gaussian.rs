@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
-use crate::math::{LN_2PI, gaussian_kl, normal_log_prob};
+use crate::math::{LN_2PI, diagonal_normal_log_prob, gaussian_kl, normal_log_prob};
 
 /// Options of the diagonal Gaussian posterior.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +119,11 @@ impl Posterior for DiagonalGaussian {
     }
 
     fn log_prob(&self, latents: &Tensor) -> Option<Tensor> {
-        let per_dimension = self.log_prob_per_dimension(latents);
-        Some(per_dimension.sum_dim_intlist(-1, false, Kind::Float))
+        Some(diagonal_normal_log_prob(
+            latents,
+            &self.mean,
+            &self.log_var(),
+        ))
     }
 
     fn kl(&self) -> Option<ClosedKl> {

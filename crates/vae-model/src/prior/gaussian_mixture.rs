@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Encoder, Prior, n_components};
 use crate::ModelError;
-use crate::math::normal_log_prob;
+use crate::math::diagonal_normal_log_prob;
 
 /// p(z) = Σ_c π_c·N(z; μ_c, diag(σ²_c)) with all of π, μ, σ learned (VaDE, Jiang et al. 2017,
 /// <https://arxiv.org/abs/1611.05148>; Dilokthanakul et al. 2016, <https://arxiv.org/abs/1611.02648>).
@@ -78,9 +78,8 @@ impl GaussianMixture {
 
     /// ln π_c·N(z; μ_c, σ²_c), `[N, C]`.
     fn log_joint(&self, latents: &Tensor) -> Tensor {
-        let per_dimension = normal_log_prob(&latents.unsqueeze(1), &self.mean, &self.log_var());
         let log_weights = self.logits.log_softmax(0, Kind::Float);
-        per_dimension.sum_dim_intlist(-1, false, Kind::Float) + log_weights
+        diagonal_normal_log_prob(&latents.unsqueeze(1), &self.mean, &self.log_var()) + log_weights
     }
 }
 

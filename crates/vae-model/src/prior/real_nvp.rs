@@ -10,7 +10,7 @@ use crate::{Initialization, ModelError};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
 /// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
-/// <https://openreview.net/forum?id=BJDDItGX->). A fresh flow is the identity and the prior the
+/// <https://arxiv.org/abs/1710.02248>). A fresh flow is the identity and the prior the
 /// standard normal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,7 +80,7 @@ impl RealNvp {
     }
 
     /// f⁻¹.
-    fn from_normal(&self, noise: &Tensor) -> Tensor {
+    fn inverse(&self, noise: &Tensor) -> Tensor {
         self.couplings
             .iter()
             .rev()
@@ -96,7 +96,7 @@ impl Prior for RealNvp {
 
     fn sample(&self, n: i64, device: Device, _: Encoder) -> Tensor {
         let noise = Tensor::randn([n, self.latent_dims], (Kind::Float, device));
-        self.from_normal(&noise)
+        self.inverse(&noise)
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
     fn the_inverse_leads_back() {
         let flow = flow(5);
         let latents = latents(7, 5);
-        let back = flow.from_normal(&flow.to_normal(&latents).0);
+        let back = flow.inverse(&flow.to_normal(&latents).0);
         assert!((back - latents).abs().max().double_value(&[]) < 1e-5);
     }
 

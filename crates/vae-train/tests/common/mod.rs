@@ -1,11 +1,14 @@
 //! What the tests of training share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Tensor;
 use vae_data::Dataset;
 use vae_model::ImageShape;
+use vae_train::RunConfig;
 
 pub const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -26,4 +29,42 @@ pub fn dataset(n: i64) -> Dataset {
 pub fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The checked configs of a folder of the workspace, by path.
+pub fn configs(folder: &str) -> Vec<(PathBuf, RunConfig)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut configs: Vec<_> = fs::read_dir(root.join(folder))
+        .expect(folder)
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
+        .map(|path| {
+            let name = path.display();
+            let text = fs::read_to_string(&path).expect("text");
+            let config: RunConfig = toml::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+            config.check().unwrap_or_else(|e| panic!("{name}: {e}"));
+            (path, config)
+        })
+        .collect();
+    configs.sort_by(|a, b| a.0.cmp(&b.0));
+    configs
+}
+
+/// The shape of a config's images.
+pub fn shape(config: &RunConfig) -> ImageShape {
+    match &config.dataset.image_folder {
+        Some(photos) => ImageShape {
+            channels: if photos.grayscale { 1 } else { 3 },
+            height: photos.image_size.height as i64,
+            width: photos.image_size.width as i64,
+        },
+        None => ImageShape {
+            channels: 1,
+            height: 28,
+            width: 28,
+        },
+    }
 }

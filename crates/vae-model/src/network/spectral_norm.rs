@@ -1,0 +1,155 @@
+//! Spectral norm: the layers of a decoder that cannot stretch a distance.
+
+use tch::{Kind, Tensor, nn, no_grad};
+
+use super::Initialization;
+use super::layers::{ConvSizes, ConvTranspose, Layer, Then};
+
+/// Makes the layers of a decoder, with or without spectral norm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecoderLayers {
+    pub(super) initialization: Initialization,
+    pub(super) spectral_norm: bool,
+}
+
+impl DecoderLayers {
+    pub(super) fn linear(
+        self,
+        path: nn::Path,
+        n_in: i64,
+        n_out: i64,
+        then: Then,
+    ) -> DecoderLayer<nn::Linear> {
+        let init = self.initialization;
+        let layer = init.linear(path.clone(), n_in, n_out, self.started(then));
+        let norm = self.norm(&path, &layer.module.ws, 0);
+        DecoderLayer { layer, norm }
+    }
+
+    pub(super) fn conv(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        then: Then,
+    ) -> DecoderLayer<nn::Conv2D> {
+        let init = self.initialization;
+        let layer = init.conv(path.clone(), sizes, self.started(then));
+        let norm = self.norm(&path, &layer.module.ws, 0);
+        DecoderLayer { layer, norm }
+    }
+
+    pub(super) fn conv_transpose(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        from_to: [[i64; 2]; 2],
+        then: Then,
+    ) -> DecoderLayer<ConvTranspose> {
+        let init = self.initialization;
+        let layer = init.conv_transpose(path.clone(), sizes, from_to, self.started(then));
+        let norm = self.norm(&path, &layer.module.weight, 1);
+        DecoderLayer { layer, norm }
+    }
+
+    /// What to draw fresh weights for. A zero weight, as at the end of a residual block, has no
+    /// direction to be brought to norm 1.
+    fn started(self, then: Then) -> Then {
+        match then {
+            Then::Sum if self.spectral_norm => Then::Linear,
+            _ => then,
+        }
+    }
+
+    fn norm(self, path: &nn::Path, weight: &Tensor, output_dim: i64) -> Option<SpectralNorm> {
+        self.spectral_norm
+            .then(|| SpectralNorm::new(path, weight, output_dim))
+    }
+}
+
+/// A layer of a decoder.
+#[derive(Debug)]
+pub(super) struct DecoderLayer<M> {
+    layer: Layer<M>,
+    norm: Option<SpectralNorm>,
+}
+
+impl<M: nn::Module> nn::ModuleT for DecoderLayer<M> {
+    fn forward_t(&self, input: &Tensor, train: bool) -> Tensor {
+        match &self.norm {
+            None => input.apply(&self.layer),
+            // (W/σ)·x + b = W·(x/σ) + b, whatever linear map W is.
+            Some(norm) => (input / norm.largest_singular_value(train)).apply(&self.layer),
+        }
+    }
+}
+
+/// The largest singular value of a weight, seen as a matrix `[out, rest]`, by the power method (Miyato et
+/// al. 2018, <https://arxiv.org/abs/1802.05957>, App. A): one iteration in each training pass, for the
+/// weights change little from one to the next.
+#[derive(Debug)]
+struct SpectralNorm {
+    weight: Tensor,
+    output_dim: i64,
+    /// The left singular vector as far as it is known, `[out]`. Saved with the weights, not trained.
+    left: Tensor,
+}
+
+/// Iterations on a fresh weight, as many as in PyTorch's `spectral_norm`.
+const FIRST_ITERATIONS: usize = 15;
+
+/// Keeps a weight of zeros from a division by zero.
+const LEAST_NORM: f64 = 1e-12;
+
+impl SpectralNorm {
+    fn new(path: &nn::Path, weight: &Tensor, output_dim: i64) -> Self {
+        let n_out = weight.size()[output_dim as usize];
+        let mut left = path.zeros_no_train("left_singular_vector", &[n_out]);
+        no_grad(|| left.copy_(&left.randn_like()));
+        let norm = Self {
+            weight: weight.shallow_clone(),
+            output_dim,
+            left,
+        };
+        for _ in 0..FIRST_ITERATIONS {
+            norm.iterate();
+        }
+        norm
+    }
+
+    /// σ = uᵀ·W·v with v = Wᵀ·u/‖Wᵀ·u‖, that is ‖Wᵀ·u‖, a scalar. Its gradient u·vᵀ takes u and v as
+    /// constants: v is the best for u, and a small change of it changes nothing.
+    fn largest_singular_value(&self, train: bool) -> Tensor {
+        if train {
+            self.iterate();
+        }
+        // A copy: the next pass may come before this one's gradients, and changes u in place.
+        let left = self.left.copy().unsqueeze(1);
+        length(&times(&self.matrix(), &left, 0))
+    }
+
+    /// v ← Wᵀ·u, u ← W·v, both of length 1.
+    fn iterate(&self) {
+        no_grad(|| {
+            let matrix = self.matrix();
+            let right = times(&matrix, &self.left.unsqueeze(1), 0);
+            let right = &right / length(&right);
+            let left = times(&matrix, &right, 1);
+            self.left.shallow_clone().copy_(&(&left / length(&left)));
+        });
+    }
+
+    /// `[out, rest]`.
+    fn matrix(&self) -> Tensor {
+        self.weight.transpose(0, self.output_dim).flatten(1, -1)
+    }
+}
+
+/// The sums over `dim` of a matrix times what broadcasts with it. No matrix product, which autocast
+/// would compute in half precision.
+fn times(matrix: &Tensor, vector: &Tensor, dim: i64) -> Tensor {
+    (matrix * vector).sum_dim_intlist(dim, false, Kind::Float)
+}
+
+fn length(vector: &Tensor) -> Tensor {
+    vector.norm().clamp_min(LEAST_NORM)
+}

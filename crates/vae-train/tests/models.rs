@@ -1,0 +1,145 @@
+//! Every model in `configs/models/` trains on real digits, survives being saved, and draws images.
+
+mod common;
+
+use std::path::Path;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::config::IdxConfig;
+use vae_data::loader::Batches;
+use vae_data::{Dataset, DatasetConfig, Splits};
+use vae_model::{ImageShape, Mode, Vae, WEIGHTS_FILE};
+use vae_train::{Learner, RunConfig, evaluate};
+
+/// The first 256 training and 64 test digits of MNIST; `data/mnist/make.py` wrote them.
+fn digits(config: &RunConfig) -> Splits {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mnist");
+    let dataset = DatasetConfig {
+        train_limit: None,
+        test_limit: None,
+        binarization: config.dataset.binarization,
+        idx: Some(IdxConfig { folder }),
+        image_folder: None,
+    };
+    let splits = dataset.load().expect("the fixture");
+    assert_eq!((splits.train.len(), splits.test.len()), (256, 64));
+    match common::shape(config).channels {
+        1 => splits,
+        n_channels => Splits::new(
+            photos(&splits.train, n_channels),
+            photos(&splits.test, n_channels),
+        ),
+    }
+}
+
+/// The digits as photos of 32×32 pixels: a black margin of two, every channel the same.
+fn photos(digits: &Dataset, n_channels: i64) -> Dataset {
+    let images = digits.first(digits.len()).expect("images");
+    let padded = images.constant_pad_nd([2_i64; 4].as_slice());
+    let colored = padded.repeat([1, n_channels, 1, 1]);
+    Dataset::new(colored, None).expect("a data set")
+}
+
+fn image_shape(dataset: &Dataset) -> ImageShape {
+    let shape = dataset.shape();
+    ImageShape {
+        channels: shape.channels,
+        height: shape.height,
+        width: shape.width,
+    }
+}
+
+/// Ten steps of at most 32 images, each with numbers for everything that is logged.
+fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
+    let mut learner = Learner::new(vae, config, train.len()).expect("a learner");
+    let batch_size = config.training.batch_size.min(32);
+    let epochs = (0..)
+        .flat_map(|epoch| Batches::shuffled(train, batch_size, Device::Cpu, config.seed, epoch));
+    for (step, images) in (0..10).zip(epochs) {
+        let output = learner
+            .step(&images.expect("images"), step, step)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let loss = output.loss.double_value(&[]);
+        let gradient_norm = output.gradient_norm.double_value(&[]);
+        assert!(
+            loss.is_finite() && gradient_norm.is_finite() && gradient_norm > 0.0,
+            "{name}: step {step}, loss {loss}, gradient norm {gradient_norm}"
+        );
+        let terms = output.terms;
+        for term in [terms.elbo(), Some(terms.reconstruction)].iter().flatten() {
+            assert!(all_finite(term), "{name}: step {step}, {term:?}");
+        }
+    }
+}
+
+/// The elbo, where there is one, and the reconstruction of each image.
+fn terms(vae: &Vae, images: &Tensor, noise: &Tensor) -> Vec<Tensor> {
+    let draws = no_grad(|| vae.draw_with_noise(images, noise, Mode::Evaluate)).expect("draws");
+    let elbo = draws.terms.elbo();
+    elbo.into_iter()
+        .chain([draws.terms.reconstruction])
+        .collect()
+}
+
+fn all_finite(tensor: &Tensor) -> bool {
+    tensor.isfinite().all().int64_value(&[]) == 1
+}
+
+#[test]
+fn every_model_trains_saves_loads_samples_and_evaluates() {
+    let _mine = common::alone();
+    let models = common::configs("configs/models");
+    assert!(models.len() >= 28, "configs/models/ holds the models");
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, config) in models {
+        let name = path.file_stem().expect("a name").to_string_lossy();
+        let begun = Instant::now();
+        let Splits { train, test, .. } = digits(&config);
+        let shape = image_shape(&train);
+        tch::manual_seed(1);
+        let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
+        vae.start_from(&train.first(train.len()).expect("images"))
+            .expect("started");
+        ten_steps(&name, &vae, &config, &train);
+
+        vae.save(folder.path().join(WEIGHTS_FILE)).expect("saved");
+        let loaded = Vae::load(folder.path(), Device::Cpu).expect("loaded");
+        let images = test.first(16).expect("images");
+        let noise = Tensor::randn(
+            [2, 16, config.model.latent_dims],
+            (Kind::Float, Device::Cpu),
+        );
+        let (ours, theirs) = (
+            terms(&vae, &images, &noise),
+            terms(&loaded, &images, &noise),
+        );
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert!(all_finite(ours), "{name}: {ours:?}");
+            assert_eq!(ours, theirs, "{name}");
+        }
+
+        let samples = no_grad(|| loaded.sample(5)).expect("samples");
+        let wanted = [5, shape.channels, shape.height, shape.width];
+        assert_eq!(samples.size(), wanted, "{name}");
+        let (least, most) = (samples.min(), samples.max());
+        let (least, most) = (least.double_value(&[]), most.double_value(&[]));
+        assert!(
+            all_finite(&samples) && least >= 0.0 && most <= 1.0,
+            "{name}: from {least} to {most}"
+        );
+
+        let evaluation = evaluate(&loaded, &config, &test, train.len(), 10).expect("an evaluation");
+        let means = evaluation.means;
+        let mut numbers = vec![means.reconstruction, means.loss, evaluation.mse];
+        numbers.extend(means.elbo.iter().chain(&means.kl));
+        numbers.extend(evaluation.latent_use.ranking());
+        assert!(numbers.iter().all(|x| x.is_finite()), "{name}: {numbers:?}");
+        assert_eq!(
+            means.elbo.is_some(),
+            config.model.posterior.has_density(),
+            "{name}"
+        );
+        println!("{name}: {means}, {:.1} s", begun.elapsed().as_secs_f64());
+    }
+}
