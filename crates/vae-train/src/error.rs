@@ -101,8 +101,11 @@ pub enum TrainError {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// A latent for a sphere that points nowhere.
-    #[error("this model's latents lie on a sphere; one of length 0 has no place there")]
+    /// A latent for a sphere that points nowhere, or latents that are all the same.
+    #[error(
+        "latents of length 0 have no direction: on a sphere they have no place, and where all images have \
+         the same latent (nothing is encoded), nothing can be learned of them"
+    )]
     NoDirection,
     /// The file system refused.
     #[error("{path}")]

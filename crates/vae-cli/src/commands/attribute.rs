@@ -69,8 +69,8 @@ struct LearnArgs {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     orthogonal_to: Vec<String>,
 
-    /// The difference of the classes' means, or the normal of a logistic regression in which both count
-    /// alike
+    /// From the difference of the classes' means, or from the normal of a logistic regression in which
+    /// both count alike
     #[arg(long, value_enum, default_value_t = MethodArg::Linear)]
     method: MethodArg,
 
@@ -127,8 +127,8 @@ struct ApplyArgs {
 #[derive(Debug, clap::Args)]
 struct StripArgs {
     /// Which attributes
-    #[arg(value_name = "NAME,…", value_delimiter = ',', num_args = 1)]
-    names: Vec<String>,
+    #[arg(value_name = "NAME,…")]
+    names: Names,
 
     /// Image files; also test:N, z:0.1,-2,… and prior:SEED [default: the first held-out images]
     #[arg(value_name = "IMAGE")]
@@ -143,11 +143,33 @@ struct StripArgs {
     steps: u32,
 
     /// How far to both sides
-    #[arg(long, value_name = "STEPS", default_value_t = 3.0)]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
     reach: f64,
 
     #[command(flatten)]
     out: OutArgs,
+}
+
+/// Attributes, with commas between them.
+#[derive(Clone, Debug, PartialEq)]
+struct Names(Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = text.split(',').map(|name| labels::canonical(name.trim()));
+        let names: Vec<String> = names.collect();
+        match names.iter().any(String::is_empty) {
+            true => Err(format!("found `{text}`, expected names as in Smiling,Male")),
+            false => Ok(Self(names)),
+        }
+    }
 }
 
 /// Steps along each of some directions.
@@ -330,8 +352,9 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
     let store = DirectionStore::open(&run.run_dir)?;
     let offsets = args
         .names
+        .0
         .iter()
-        .map(|name| offset(run, &store, &[(labels::canonical(name), 1.0)]))
+        .map(|name| offset(run, &store, &[(name.clone(), 1.0)]))
         .collect::<Result<Vec<_>>>()?;
     let latents = run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
     let steps = i64::from(args.steps);

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     grid: Option<Grid>,
 
     /// Latents so many times as far from 0: below 1 images are more ordinary and less different
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
 
     /// The same seed gives the same images

@@ -40,7 +40,12 @@ pub(crate) struct Args {
     steps: u32,
 
     /// How far, in standard deviations of the prior
-    #[arg(long, value_name = "STD", default_value_t = 3.0)]
+    #[arg(
+        long,
+        value_name = "STD",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
     reach: f64,
 
     #[command(flatten)]

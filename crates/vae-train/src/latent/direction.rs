@@ -1,10 +1,12 @@
 //! Directions in which an attribute grows.
 //!
-//! All is done in standardized latents x = (z − mean)/std, dimension by dimension, so that a dimension
-//! that the model does not use counts for nothing, however small its numbers are. A direction is a unit
-//! vector u there. A step of 1 along it is one standard deviation of the training latents, in z: std ∘ u
-//! times the deviation of x·u. Where u is at a right angle to another attribute's normal, steps along it
-//! do not change what that attribute's classifier says.
+//! All is done in whitened latents x: with the training latents' covariance Σ = R·Rᵀ, z − mean = R·x. There
+//! a dimension that the model does not use counts for nothing, however small its numbers are, and an
+//! attribute's normal u is a filter for it: it weighs down what goes along with the attribute by chance. The
+//! direction in z is R·u = Σ·w, w being the normal in z: the way in which images lie that score higher,
+//! all else as it comes (Haufe et al. 2014, <https://doi.org/10.1016/j.neuroimage.2013.10.067>). Going along
+//! w itself hardly changes an image, since it points where latents vary least. Of unit vectors at a right
+//! angle in x, a step along one leaves the score of the other as it is.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -16,9 +18,10 @@ use crate::TrainError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// From the mean of the images without the attribute to the mean of those with it.
+    /// From the mean of the images without the attribute to the mean of those with it. As a classifier, it
+    /// is Fisher's discriminant.
     Mean,
-    /// The normal of a logistic regression in which both classes count alike.
+    /// From the normal of a logistic regression in which both classes count alike.
     Linear,
 }
 
@@ -80,25 +83,42 @@ pub struct Accuracy {
 /// Learns directions from the latents of a training split and a held-out split.
 #[derive(Debug)]
 pub struct Learner {
-    std: Tensor,      // [Z]
-    train: Tensor,    // [N, Z], standardized
-    held_out: Tensor, // likewise, by the training latents' mean and std
+    root: Tensor,     // R, [Z, D]
+    train: Tensor,    // [N, D], whitened
+    held_out: Tensor, // likewise, by the training latents' mean and covariance
 }
+
+/// Variances below this share of the largest are none.
+const NO_VARIANCE: f64 = 1e-9;
 
 impl Learner {
     /// From latents `[N, Z]` of training images and of held-out images.
     ///
     /// # Errors
-    /// libtorch refuses.
+    /// Training latents that are all the same; libtorch refuses.
     pub fn new(train: &Tensor, held_out: &Tensor) -> Result<Self, TrainError> {
         let train = train.to_kind(Kind::Double);
         let mean = train.f_mean_dim(0, false, Kind::Double)?;
-        let std = train.f_std_dim([0_i64].as_slice(), false, false)?;
-        let divisor = std.clamp_min(1e-12);
+        let centered = &train - &mean;
+        let n = train.size2()?.0 as f64;
+        let covariance = centered.transpose(0, 1).matmul(&centered) / n; // [Z, Z]
+        let (vectors, variances, _) = covariance.f_svd(true, true)?;
+        let variances = Vec::<f64>::try_from(variances)?; // Largest first.
+        let largest = variances.first().copied().unwrap_or(0.0);
+        let used: Vec<f64> = variances
+            .into_iter()
+            .filter(|&variance| variance > NO_VARIANCE * largest)
+            .collect();
+        if used.is_empty() {
+            return Err(TrainError::NoDirection);
+        }
+        let deviations = Tensor::from_slice(&used).sqrt(); // [D]
+        let vectors = vectors.narrow(1, 0, used.len() as i64); // [Z, D]
+        let whitened = |centered: Tensor| centered.matmul(&vectors) / &deviations;
         Ok(Self {
-            train: (train - &mean) / &divisor,
-            held_out: (held_out.to_kind(Kind::Double) - &mean) / &divisor,
-            std,
+            train: whitened(centered),
+            held_out: whitened(held_out.to_kind(Kind::Double) - &mean),
+            root: &vectors * &deviations,
         })
     }
 
@@ -143,13 +163,15 @@ impl Learner {
             );
             return Err(TrainError::attribute(&labels.name, problem));
         };
-        let places = self.train.mv(&normal);
-        let deviation = places.std(false).double_value(&[]);
+        let direction = self.root.mv(&normal); // [Z]
+        let direction = &direction / length(&direction);
+        // The variance along it is directionᵀ·R·Rᵀ·direction.
+        let deviation = length(&self.root.transpose(0, 1).mv(&direction));
         Ok(Direction {
             name: labels.name.clone(),
             method,
             orthogonal_to: orthogonal_to.iter().map(|o| o.name.clone()).collect(),
-            step: Vec::<f64>::try_from(&normal * &self.std * deviation)?,
+            step: Vec::<f64>::try_from(direction * deviation)?,
             n_train_images: train.n_images(),
             accuracy: train.accuracy(&Known::of(&self.held_out, &labels.held_out)?, &normal)?,
         })
@@ -158,7 +180,7 @@ impl Learner {
 
 /// Latents of which an attribute is known.
 struct Known {
-    latents: Tensor, // [N, Z]
+    latents: Tensor, // [N, D]
     yes: Tensor,     // [N], 1 or 0
 }
 
@@ -200,7 +222,7 @@ impl Known {
         &self.yes * yes + (1.0 - &self.yes) * no
     }
 
-    /// `[Z]`, of any length.
+    /// `[D]`, of any length.
     fn normal(&self, method: Method) -> Result<Tensor, TrainError> {
         match method {
             Method::Linear => {
@@ -314,24 +336,25 @@ mod tests {
         let step = Tensor::from_slice(&mean.step);
         assert!(cosine(&step, &Tensor::from_slice(&mu)) > 1.0 - 1e-9);
         // The best classifier's normal in z is Σ⁻¹mu, Σ = L·Lᵀ = [[1, 1.5], [1.5, 2.5]] with determinant
-        // 0.25: (2.5·0.5 − 1.5·0.5, −1.5·0.5 + 0.5)/0.25 ∝ (0.5, −0.25). The step is std² times it.
-        let linear = learner
-            .learn(&labels, Method::Linear, &[])
-            .expect("a direction");
-        let normal = Tensor::from_slice(&linear.step) / learner.std.square();
-        assert!(
-            cosine(&normal, &Tensor::from_slice(&[2.0, -1.0])) > 0.999,
-            "{normal}"
-        );
-        // It is right for Φ(√(muᵀΣ⁻¹mu)) = Φ(√0.5) = 0.7602 of each class; 0.5 by the mean of a class.
-        let found = linear.accuracy.expect("held-out images");
-        assert!((found.accuracy - 0.7602).abs() < 0.02, "{found:?}");
-        assert!((found.balanced - 0.7602).abs() < 0.02, "{found:?}");
-        assert!((found.baseline - 0.5).abs() < 1e-9, "{found:?}");
-        assert_eq!(found.n_images, 2 * N as usize);
-        // The mean difference is the worse classifier: Φ(mu·mu/√(muᵀΣmu)) = Φ(0.5/√1.625) = 0.6526.
-        let found = mean.accuracy.expect("held-out images");
-        assert!(found.accuracy < 0.73, "{found:?}");
+        // 0.25: (2.5·0.5 − 1.5·0.5, −1.5·0.5 + 0.5)/0.25 ∝ (2, −1). The direction is the covariance of all
+        // latents times it, Σ + mu·muᵀ: again along mu.
+        for method in [Method::Mean, Method::Linear] {
+            let found = learner.learn(&labels, method, &[]).expect("a direction");
+            let step = Tensor::from_slice(&found.step);
+            assert!(cosine(&step, &Tensor::from_slice(&mu)) > 0.98, "{step}");
+            let covariance = learner.root.matmul(&learner.root.tr()); // [2, 2]
+            let normal = Tensor::f_linalg_solve(&covariance, &step, true).expect("a normal");
+            assert!(
+                cosine(&normal, &Tensor::from_slice(&[2.0, -1.0])) > 0.98,
+                "{normal}"
+            );
+            // It is right for Φ(√(muᵀΣ⁻¹mu)) = Φ(√0.5) = 0.7602 of each class.
+            let found = found.accuracy.expect("held-out images");
+            assert!((found.accuracy - 0.7602).abs() < 0.02, "{found:?}");
+            assert!((found.balanced - 0.7602).abs() < 0.02, "{found:?}");
+            assert!((found.baseline - 0.5).abs() < 1e-9, "{found:?}");
+            assert_eq!(found.n_images, 2 * N as usize);
+        }
     }
 
     #[test]
@@ -343,8 +366,26 @@ mod tests {
             .expect("a direction");
         // Along the first axis: the variance is that inside the classes, 4, and 1 between them.
         let wanted = latents.select(1, 0).std(false).double_value(&[]);
-        assert!((found.step[0] - wanted).abs() < 1e-3 && (wanted - 5_f64.sqrt()).abs() < 0.1);
+        assert!((found.step[0] - wanted).abs() < 1e-6 && (wanted - 5_f64.sqrt()).abs() < 0.1);
         assert!(found.step[1].abs() < 1e-6);
+
+        // A dimension that is not used, and one that is a copy of another, do no harm.
+        let columns = [
+            latents.select(1, 0),
+            latents.select(1, 1),
+            latents.select(1, 1),
+        ];
+        let unused = latents.select(1, 0).zeros_like();
+        let wider = Tensor::stack(&[&columns[0], &columns[1], &columns[2], &unused], 1);
+        let learner = Learner::new(&wider, &wider).expect("latents");
+        for method in [Method::Mean, Method::Linear] {
+            let found = learner
+                .learn(&labels("A", &known), method, &[])
+                .expect("a direction");
+            assert!((found.step[0] - wanted).abs() < 0.02, "{found:?}");
+            assert!(found.step[3].abs() < 1e-9, "{found:?}");
+        }
+        assert!(Learner::new(&wider.zeros_like(), &wider).is_err());
     }
 
     #[test]
@@ -360,8 +401,11 @@ mod tests {
         for method in [Method::Mean, Method::Linear] {
             let other = learner.learn(&b, method, &[]).expect("a direction");
             let found = learner.learn(&a, method, &[&b, &b]).expect("a direction");
-            let standardized = |step: &[f64]| Tensor::from_slice(step) / &learner.std;
-            let cos = cosine(&standardized(&found.step), &standardized(&other.step));
+            // The other's normal in z is Σ⁻¹ times its direction.
+            let covariance = learner.root.matmul(&learner.root.tr());
+            let step = Tensor::from_slice(&other.step);
+            let normal = Tensor::f_linalg_solve(&covariance, &step, true).expect("a normal");
+            let cos = cosine(&Tensor::from_slice(&found.step), &normal);
             assert!(cos.abs() < 1e-6, "{method:?}, {cos}");
             assert_eq!(found.orthogonal_to, ["B", "B"]);
             let error = learner.learn(&a, method, &[&a]).unwrap_err().to_string();
