@@ -225,7 +225,7 @@ fn what_no_place_or_dimension_is_is_said() {
         &["interpolate", "run", "prior:1", "prior:2"],
         &["interpolate", "run", "z:a", "prior:2", "--out", "p.png"],
         &["arithmetic", "run", "a.png -", "--out", "p.png"],
-        &["attribute", "run", "apply", "class=1", "--out", "p.png"],
+        &["attribute", "run", "apply", "Smiling", "--out", "p.png"],
         &["sample", "run", "--grid", "2", "--out", "p.png"],
     ] {
         assert_eq!(workplace.vae(args).status.code(), Some(2), "{args:?}");

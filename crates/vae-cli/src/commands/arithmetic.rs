@@ -43,13 +43,14 @@ impl std::str::FromStr for Expression {
         let (mut sign, mut words) = (1.0, Vec::new());
         // A sign is a word of its own; file names may hold spaces.
         let mut finish = |sign: f64, words: &mut Vec<&str>| -> Result<(), String> {
-            if words.is_empty() {
+            let name = words.join(" ");
+            if name.trim().is_empty() {
                 return Err(format!(
                     "found `{text}`, expected an image on both sides of each sign, as in a.jpg - b.jpg + \
                      c.jpg"
                 ));
             }
-            terms.push((sign, words.join(" ").parse()?));
+            terms.push((sign, name.parse()?));
             words.clear();
             Ok(())
         };
