@@ -429,23 +429,22 @@ fn the_total_correlation_is_the_papers_sum() {
         let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         max + values.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
     };
-    let weights: [(&str, &dyn Fn(usize, usize) -> f64); 2] = [
-        ("weighted", &|_, _| 1.0 / (n * b as f64)),
-        ("stratified", &|i, j| {
+    for sampling in ["weighted", "stratified"] {
+        let weight = |i: usize, j: usize| {
             let m = (b - 1) as f64;
-            if i == j {
+            if sampling == "weighted" {
+                1.0 / (n * b as f64)
+            } else if i == j {
                 1.0 / n
             } else if j == (i + 1) % b {
                 (n - m) / (n * m)
             } else {
                 1.0 / m
             }
-        }),
-    ];
-    for (sampling, weight) in weights {
+        };
         let mut total = 0.0;
-        for i in 0..b {
-            let term = |j: usize, d: usize| log_normal(z[i][d], mean[j][d], log_var[j][d]);
+        for (i, z) in z.iter().enumerate() {
+            let term = |j: usize, d: usize| log_normal(z[d], mean[j][d], log_var[j][d]);
             let joint: Vec<f64> = (0..b)
                 .map(|j| weight(i, j).ln() + (0..3).map(|d| term(j, d)).sum::<f64>())
                 .collect();
