@@ -13,8 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, compare, completions, data, decode, describe, doctor, encode, eval, export, import,
-    manifold, neighbors, reconstruct, runs, sample, score, train,
+    arithmetic, attribute, bench, compare, completions, data, decode, describe, doctor, encode,
+    eval, export, import, interpolate, manifold, neighbors, plot, reconstruct, runs, sample, score,
+    train, traverse,
 };
 use run_config::ConfigError;
 
@@ -42,6 +43,11 @@ enum Command {
     Manifold(manifold::Args),
     Sample(sample::Args),
     Reconstruct(reconstruct::Args),
+    Interpolate(interpolate::Args),
+    Traverse(traverse::Args),
+    Attribute(attribute::Args),
+    Arithmetic(arithmetic::Args),
+    Plot(plot::Args),
     Runs(runs::Args),
     Compare(compare::Args),
     Eval(eval::Args),
@@ -91,6 +97,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
+        Command::Interpolate(args) => interpolate::run(args),
+        Command::Traverse(args) => traverse::run(args),
+        Command::Attribute(args) => attribute::run(args),
+        Command::Arithmetic(args) => arithmetic::run(args),
+        Command::Plot(args) => plot::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),

@@ -166,6 +166,23 @@ pub struct OpenCheckpoint {
 }
 
 impl OpenCheckpoint {
+    /// The name of its folder, as `epoch-0003-step-00005625`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        // `best` is a link to it.
+        let folder = fs::canonicalize(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    /// SHA-256 of the model's weights, by which what was learned from them is known to belong to them.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn weights_digest(&self) -> Result<String, TrainError> {
+        sha256(&self.folder.join(WEIGHTS_FILE))
+    }
+
     /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
     /// checkpoint.
     ///

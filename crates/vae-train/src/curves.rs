@@ -14,13 +14,13 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::{Record, TrainError};
 
 /// Size of a picture in pixels.
-const SIZE: (u32, u32) = (1400, 900);
+pub(crate) const SIZE: (u32, u32) = (1400, 900);
 /// Drawn so many times larger, then averaged: the plotter's thick lines have no smooth edges.
-const SCALE: u32 = 2;
+pub(crate) const SCALE: u32 = 2;
 
-const INK: RGBColor = RGBColor(38, 43, 51);
-const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
-const GRID: RGBColor = RGBColor(228, 231, 235);
+pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
+pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
+pub(crate) const GRID: RGBColor = RGBColor(228, 231, 235);
 /// Okabe & Ito's colors, told apart with every kind of color vision; its yellow is too light here.
 const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
@@ -146,14 +146,28 @@ fn draw(
     title: &str,
     subtitle: &str,
     panels: &[Panel],
-    (rows, columns): (usize, usize),
+    shape: (usize, usize),
+) -> Result<DynamicImage, TrainError> {
+    canvas(title, subtitle, |body| {
+        for (area, panel) in body.split_evenly(shape).iter().zip(panels) {
+            draw_panel(area, panel)?;
+        }
+        Ok(())
+    })
+}
+
+/// A picture with a title and a line below it, and the rest of it drawn by `draw_body`.
+pub(crate) fn canvas(
+    title: &str,
+    subtitle: &str,
+    draw_body: impl for<'a> FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
 ) -> Result<DynamicImage, TrainError> {
     register_fonts();
     let (width, height) = (SIZE.0 * SCALE, SIZE.1 * SCALE);
     let mut bytes = vec![0_u8; (width * height * 3) as usize];
     {
         let root = BitMapBackend::with_buffer(&mut bytes, (width, height)).into_drawing_area();
-        draw_all(&root, title, subtitle, panels, (rows, columns))
+        draw_all(&root, title, subtitle, draw_body)
             .map_err(|error| TrainError::Plot(error.to_string()))?;
     }
     let large = RgbImage::from_raw(width, height, bytes)
@@ -178,18 +192,19 @@ fn register_fonts() {
     });
 }
 
-type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-type PlotError<'a> = DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
+pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+pub(crate) type PlotError<'a> =
+    DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
 
 /// The plotter centers the small text that much too high.
-const TOO_HIGH: i32 = px(3);
+pub(crate) const TOO_HIGH: i32 = px(3);
 
 /// Pixels of the picture, in those of the drawing.
-const fn px(pixels: u32) -> i32 {
+pub(crate) const fn px(pixels: u32) -> i32 {
     (pixels * SCALE) as i32
 }
 
-fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static> {
+pub(crate) fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static> {
     let style = if bold {
         FontStyle::Bold
     } else {
@@ -202,8 +217,7 @@ fn draw_all<'a>(
     root: &Area<'a>,
     title: &str,
     subtitle: &str,
-    panels: &[Panel],
-    shape: (usize, usize),
+    draw_body: impl FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
 ) -> Result<(), PlotError<'a>> {
     root.fill(&WHITE)?;
     let (head, body) = root.split_vertically(px(84));
@@ -217,9 +231,7 @@ fn draw_all<'a>(
         (px(28), px(56)),
         font(19, false, FAINT_INK),
     ))?;
-    for (area, panel) in body.split_evenly(shape).iter().zip(panels) {
-        draw_panel(area, panel)?;
-    }
+    draw_body(&body)?;
     root.present()
 }
 
@@ -282,13 +294,13 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
 }
 
 /// An axis with a line at every multiple of a step.
-struct Axis {
+pub(crate) struct Axis {
     scale: RangedCoordf64,
     ticks: Vec<f64>,
 }
 
 impl Axis {
-    fn new(range: &Range<f64>, step: f64) -> Self {
+    pub(crate) fn new(range: &Range<f64>, step: f64) -> Self {
         Self {
             scale: range.clone().into(),
             ticks: ticks(range, step),
@@ -314,7 +326,7 @@ impl Ranged for Axis {
 }
 
 /// Different colors, evenly around the wheel where the palette has too few.
-fn colors(n: usize) -> Vec<RGBColor> {
+pub(crate) fn colors(n: usize) -> Vec<RGBColor> {
     if n <= COLORS.len() {
         return COLORS.to_vec();
     }
@@ -361,7 +373,7 @@ fn draw_legend<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> 
     Ok(())
 }
 
-fn draw_key<'a>(
+pub(crate) fn draw_key<'a>(
     area: &Area<'a>,
     (x, y): (i32, i32),
     name: &str,
@@ -445,7 +457,7 @@ fn marked(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// 1, 2 or 5 times a power of ten, so that a range of this length has at most `n` steps.
-fn tick_step(length: f64, n: usize) -> f64 {
+pub(crate) fn tick_step(length: f64, n: usize) -> f64 {
     let wanted = length / n as f64;
     let power = 10_f64.powf(wanted.log10().floor());
     let factors = [1.0, 2.0, 5.0, 10.0];
@@ -454,7 +466,7 @@ fn tick_step(length: f64, n: usize) -> f64 {
 }
 
 /// The multiples of a step in a range.
-fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
+pub(crate) fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
     let (first, last) = ((range.start / step).ceil(), (range.end / step).floor());
     let n = (last - first).clamp(0.0, 100.0) as usize;
     (0..=n)
@@ -464,7 +476,7 @@ fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
 }
 
 /// As many digits as tell neighbors apart.
-fn tick_label(value: f64, step: f64) -> String {
+pub(crate) fn tick_label(value: f64, step: f64) -> String {
     let large = value.abs().max(step);
     if value == 0.0 {
         "0".to_owned()
@@ -477,7 +489,7 @@ fn tick_label(value: f64, step: f64) -> String {
 }
 
 /// With a real minus sign; scientific where it would be long.
-fn decimal(value: f64, decimals: usize) -> String {
+pub(crate) fn decimal(value: f64, decimals: usize) -> String {
     let text = if value.abs() >= 1e7 {
         format!("{value:.3e}")
     } else {

@@ -93,6 +93,20 @@ pub enum TrainError {
         /// What was found and what was wanted.
         problem: String,
     },
+    /// An attribute that no direction can be learned of, or of which none is known.
+    #[error("attribute {name}: {problem}")]
+    Attribute {
+        /// The attribute.
+        name: String,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// A latent for a sphere that points nowhere, or latents that are all the same.
+    #[error(
+        "latents of length 0 have no direction: on a sphere they have no place, and where all images have \
+         the same latent (nothing is encoded), nothing can be learned of them"
+    )]
+    NoDirection,
     /// The file system refused.
     #[error("{path}")]
     Io {
@@ -156,6 +170,13 @@ impl TrainError {
             cause = error.source();
         }
         false
+    }
+
+    pub(crate) fn attribute(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Attribute {
+            name: name.into(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {

@@ -37,8 +37,15 @@ impl LatentUse {
     /// (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[must_use]
     pub fn active_units(&self) -> u64 {
-        let active = |variance: &&f64| **variance > ACTIVE_VARIANCE;
-        self.center_variance.iter().filter(active).count() as u64
+        let dims = 0..self.center_variance.len();
+        dims.filter(|&dim| self.is_active(dim)).count() as u64
+    }
+
+    /// Whether a latent dimension is one of them.
+    #[must_use]
+    pub fn is_active(&self, dim: usize) -> bool {
+        let variance = self.center_variance.get(dim);
+        variance.is_some_and(|&variance| variance > ACTIVE_VARIANCE)
     }
 
     /// A number for each dimension that is larger the more it is used: the kl where it is known, or else

@@ -1,6 +1,7 @@
 //! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
 
+pub mod animation;
 mod callback;
 mod checkpoint;
 mod clustering;
@@ -12,6 +13,7 @@ mod evaluate;
 mod fit;
 mod importance;
 mod kernels;
+pub mod latent;
 mod learner;
 pub mod memory;
 mod metric;

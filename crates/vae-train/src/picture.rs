@@ -75,24 +75,39 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, T
 /// libtorch refuses.
 pub fn manifold(vae: &Vae, size: usize, usage: &[f64]) -> Result<DynamicImage, TrainError> {
     let latent_dims = vae.config().latent_dims as usize;
+    let dims = most_used(n_manifold_dims(vae), latent_dims, usage);
+    manifold_of(vae, size, &dims)
+}
+
+/// [`manifold`] along these latent dimensions, at least one and at most [`n_manifold_dims`].
+///
+/// # Errors
+/// libtorch refuses.
+///
+/// # Panics
+/// If there are none, or one that the model does not have.
+pub fn manifold_of(vae: &Vae, size: usize, dims: &[usize]) -> Result<DynamicImage, TrainError> {
+    let latent_dims = vae.config().latent_dims as usize;
     let latents = match vae.config().posterior.support() {
-        Support::Sphere => globe_latents(size, latent_dims, &most_used(3, latent_dims, usage)),
-        Support::Euclidean => {
-            let dims = most_used(2, latent_dims, usage);
-            plane_latents(&prior_quantiles(vae, size)?, &dims)
-        }
+        Support::Sphere => globe_latents(size, latent_dims, dims),
+        Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
     };
-    grid(&in_chunks(&latents, |chunk| vae.decode(chunk))?, size, 0)
+    grid(&decoded(vae, &latents, Pixels::Mean)?, size, 0)
+}
+
+/// How many latent dimensions a [`manifold`] shows.
+#[must_use]
+pub fn n_manifold_dims(vae: &Vae) -> usize {
+    match vae.config().posterior.support() {
+        Support::Euclidean => 2,
+        Support::Sphere => 3,
+    }
 }
 
 /// Whether [`manifold`] shows all of the latent space.
 #[must_use]
 pub fn has_whole_manifold(vae: &Vae) -> bool {
-    let largest = match vae.config().posterior.support() {
-        Support::Euclidean => 2,
-        Support::Sphere => 3,
-    };
-    vae.config().latent_dims <= largest
+    vae.config().latent_dims as usize <= n_manifold_dims(vae)
 }
 
 /// The (at most) `n` dimensions of largest use, in ascending order; the first ones where none is known.
@@ -104,7 +119,8 @@ fn most_used(n: usize, latent_dims: usize, usage: &[f64]) -> Vec<usize> {
 }
 
 /// All dimensions, that of largest use first; in their own order where none is known.
-fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
+#[must_use]
+pub fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     let mut dims: Vec<usize> = (0..latent_dims).collect();
     let usage = |dim: usize| usage.get(dim).copied().unwrap_or(0.0);
     dims.sort_by(|&a, &b| usage(b).total_cmp(&usage(a)));
@@ -114,8 +130,8 @@ fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
 /// Latents from the prior that stand for it where its quantiles and moments have no closed form.
 const N_PRIOR_LATENTS: i64 = 10_000;
 
-/// The same ones every time, `[N, Z]`.
-fn prior_latents(vae: &Vae) -> Tensor {
+/// Latents that stand for the prior, the same ones every time, f32 `[N, Z]` on the CPU.
+pub fn prior_latents(vae: &Vae) -> Tensor {
     tch::manual_seed(derive_seed(0, 0, "latents that stand for the prior") as i64);
     vae.sample_latents(N_PRIOR_LATENTS).to_device(Device::Cpu)
 }
@@ -195,26 +211,26 @@ fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
     Tensor::from_slice(&latents).view([-1, latent_dims as i64])
 }
 
-/// Images in a row of [`traversals`].
-const N_IN_TRAVERSAL: i64 = 11;
-
-/// A row for each of the `n` most used latent dimensions, the most used one first: the images of −3
-/// to 3 standard deviations of the prior around its mean in that dimension, the others as in `origin`
-/// `[Z]`. On a sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin:
-/// of many dimensions the point 0 is far from all that the decoder was trained on.
+/// A row for each of some latent dimensions: the `n_steps` images of −3 to 3 standard deviations of the
+/// prior around its mean in that dimension (times `reach`/3), the others as in `origin` `[Z]`. On a
+/// sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin: of many
+/// dimensions the point 0 is far from all that the decoder was trained on.
 ///
 /// # Errors
 /// libtorch refuses.
+///
+/// # Panics
+/// If there is no dimension, or one that the model does not have.
 pub fn traversals(
     vae: &Vae,
     origin: &Tensor,
-    n: usize,
-    usage: &[f64],
+    dims: &[usize],
+    n_steps: usize,
+    reach: f64,
 ) -> Result<DynamicImage, TrainError> {
     let latent_dims = vae.config().latent_dims;
-    let mut dims = by_use(latent_dims as usize, usage);
-    dims.truncate(n);
-    let line = Tensor::linspace(-3.0, 3.0, N_IN_TRAVERSAL, (Kind::Float, Device::Cpu));
+    let n_steps = n_steps as i64;
+    let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
     let is_sphere = vae.config().posterior.support() == Support::Sphere;
     let moments = match vae.config().prior {
         PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform => None,
@@ -227,10 +243,10 @@ pub fn traversals(
             ))
         }
     };
-    let origin = origin.to_device(Device::Cpu);
+    let origin = origin.to_device(Device::Cpu).to_kind(Kind::Float);
     let row = |dim: usize| -> Tensor {
         let dim = dim as i64;
-        let latents = origin.expand([N_IN_TRAVERSAL, latent_dims], false).copy();
+        let latents = origin.expand([n_steps, latent_dims], false).copy();
         let mut column = latents.select(1, dim);
         if is_sphere {
             let _ = column.zero_();
@@ -248,10 +264,9 @@ pub fn traversals(
         }
         latents
     };
-    let rows: Vec<Tensor> = dims.into_iter().map(row).collect();
+    let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
     let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
-    let images = in_chunks(&latents, |chunk| vae.decode(chunk))?;
-    grid(&images, N_IN_TRAVERSAL as usize, 2)
+    grid(&decoded(vae, &latents, Pixels::Mean)?, n_steps as usize, 2)
 }
 
 /// What is shown of p(x|z).
@@ -269,14 +284,30 @@ pub enum Pixels {
 /// # Errors
 /// libtorch refuses.
 pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, TrainError> {
-    tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
     let columns = (n as f64).sqrt().ceil() as usize;
-    let latents = vae.sample_latents(n as i64);
-    let images = in_chunks(&latents, |chunk| match pixels {
+    grid(
+        &decoded(vae, &sample_latents(vae, n, seed), pixels)?,
+        columns,
+        2,
+    )
+}
+
+/// `n` latents from the prior, `[n, Z]`; the same seed gives the same ones.
+pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
+    tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
+    vae.sample_latents(n as i64)
+}
+
+/// Images `[N, C, H, W]` in `[0, 1]` on the CPU for any number of latents `[N, Z]`, in bounded memory but
+/// for the images themselves.
+///
+/// # Errors
+/// Latents of another shape; libtorch refuses.
+pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, TrainError> {
+    Ok(in_chunks(latents, |chunk| match pixels {
         Pixels::Mean => vae.decode(chunk),
         Pixels::Drawn => vae.decode_sampled(chunk),
-    })?;
-    grid(&images, columns, 2)
+    })?)
 }
 
 /// Originals `[N, C, H, W]` (bytes), each above its reconstruction, at most 16 in a row.
@@ -284,24 +315,33 @@ pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<Dynamic
 /// # Errors
 /// Images of another shape than the model's.
 pub fn reconstructions(vae: &Vae, originals: &Tensor) -> Result<DynamicImage, TrainError> {
-    let n_images = originals.size()[0];
-    let columns = n_images.clamp(1, 16);
     let reconstructed = in_chunks(originals, |chunk| vae.reconstruct(chunk))?;
     let originals = originals.to_device(Device::Cpu).to_kind(Kind::Float) / 255.0;
+    pairs(&originals, &reconstructed)
+}
+
+/// Each of the images `above` over that `below` it, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16
+/// in a row.
+///
+/// # Errors
+/// libtorch refuses, as it does where the two differ in shape.
+pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, TrainError> {
+    let n_images = above.size4()?.0;
+    let columns = n_images.clamp(1, 16);
     let mut rows = Vec::new();
     for start in (0..n_images).step_by(columns as usize) {
         let length = columns.min(n_images - start);
         let blank = || {
-            let mut shape = originals.size();
+            let mut shape = above.size();
             shape[0] = columns - length;
             Tensor::ones(shape, (Kind::Float, Device::Cpu))
         };
-        for images in [&originals, &reconstructed] {
+        for images in [above, below] {
             rows.push(images.narrow(0, start, length));
             rows.push(blank());
         }
     }
-    grid(&Tensor::cat(&rows, 0), columns as usize, 2)
+    grid(&Tensor::f_cat(&rows, 0)?, columns as usize, 2)
 }
 
 /// Applies a model to the rows of `input`, so many at a time that the memory for it stays small. The
@@ -343,7 +383,8 @@ mod tests {
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
         let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
-        let picture = traversals(&vae, &origin, 2, &[0.1, 0.0, 0.7]).unwrap();
+        let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
+        let picture = traversals(&vae, &origin, dims, 11, 3.0).unwrap();
         let picture = picture.into_luma8();
         // Eleven images of one pixel, two pixels between them.
         assert_eq!(picture.dimensions(), (31, 4));
@@ -431,7 +472,7 @@ mod tests {
         let parts = "posterior = \"von_mises_fisher\"\nprior = \"hyperspherical_uniform\"";
         let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu).expect("a model");
         let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
-        assert!(traversals(&vae, &origin, 3, &[]).is_ok());
+        assert!(traversals(&vae, &origin, &[0, 1, 2], 11, 3.0).is_ok());
         assert!(manifold(&vae, 4, &[]).is_ok());
     }
 

@@ -10,9 +10,12 @@ use crate::Done;
 /// Draw the latent plane: a grid over quantiles of the prior, decoded
 ///
 /// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second.
-/// A model of more than two latent dimensions shows the two that it uses most; the others are at their
-/// medians. Latents on a sphere are shown as a map of the world.
+/// A model of more than two latent dimensions shows the two that it uses most, or those of --dims; the
+/// others are at their medians. Latents on a sphere are shown as a map of the world.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae manifold runs/mnist --size 25 --out plane.png
+  vae manifold runs/celeba --dims 7,19 --out two.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -21,14 +24,27 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=200))]
     size: u32,
 
+    /// Along these dimensions, from 0 on: at most two, or three of a sphere
+    #[arg(long, value_name = "I,J", value_delimiter = ',')]
+    dims: Option<Vec<usize>>,
+
     #[command(flatten)]
     out: OutArgs,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let usage = run.state.latent_use.unwrap_or_default();
-    let picture = no_grad(|| picture::manifold(&run.vae, args.size as usize, usage.ranking()))?;
+    let size = args.size as usize;
+    let picture = match args.dims {
+        Some(dims) => {
+            run.check_dims(&dims, picture::n_manifold_dims(&run.vae))?;
+            no_grad(|| picture::manifold_of(&run.vae, size, &dims))?
+        }
+        None => {
+            let usage = run.checkpoint.state.latent_use.unwrap_or_default();
+            no_grad(|| picture::manifold(&run.vae, size, usage.ranking()))?
+        }
+    };
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -1,5 +1,7 @@
 //! The subcommands, one file each, and what several of them share.
 
+pub(crate) mod arithmetic;
+pub(crate) mod attribute;
 pub(crate) mod bench;
 pub(crate) mod compare;
 pub(crate) mod completions;
@@ -11,8 +13,12 @@ pub(crate) mod encode;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
+pub(crate) mod interpolate;
+mod labels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;
+mod place;
+pub(crate) mod plot;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
@@ -20,6 +26,7 @@ pub(crate) mod score;
 mod shape;
 mod table;
 pub(crate) mod train;
+pub(crate) mod traverse;
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +37,7 @@ use serde_json::json;
 use tracing::warn;
 use vae_data::{BadFile, InputBatch, Inputs, Split};
 use vae_model::{Vae, WEIGHTS_FILE};
-use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
+use vae_train::{Checkpoint, OpenCheckpoint, RunDir, picture};
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
@@ -43,11 +50,11 @@ pub(crate) struct RunArgs {
     run: PathBuf,
 
     /// Which of the run's checkpoints [default: best]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, global = true)]
     checkpoint: Option<Which>,
 
     /// Where to compute: auto, cpu, cuda or cuda:N
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", global = true)]
     device: DeviceChoice,
 }
 
@@ -63,7 +70,7 @@ enum Which {
 pub(crate) struct OpenRun {
     pub(crate) run_dir: RunDir,
     pub(crate) vae: Vae,
-    pub(crate) state: CheckpointState,
+    pub(crate) checkpoint: OpenCheckpoint,
 }
 
 impl RunArgs {
@@ -93,12 +100,11 @@ impl RunArgs {
             }
         };
         let device = self.device.select()?;
-        let OpenCheckpoint { folder, state } = checkpoint;
-        let vae = Vae::load(&folder, device)?;
+        let vae = Vae::load(&checkpoint.folder, device)?;
         Ok(OpenRun {
             run_dir,
             vae,
-            state,
+            checkpoint,
         })
     }
 }

@@ -1,20 +1,30 @@
-//! `vae reconstruct`: held-out images above what the model makes of them.
+//! `vae reconstruct`: images above what the model makes of them.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use tch::no_grad;
+use vae_data::Split;
 use vae_train::picture;
 
 use super::{OutArgs, RunArgs};
 use crate::Done;
 
-/// Draw held-out images, each above its reconstruction
+/// Draw images, each above its reconstruction: held-out ones, or files
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae reconstruct runs/mnist --out pairs.png
+  vae reconstruct runs/celeba me.jpg holidays/ --out us.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// How many, from the start of the held-out split
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Images: files, folders or zips of them, idx files [default: the run's held-out images]
+    #[arg(value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+
+    /// How many held-out images, from the start of the split
+    #[arg(long, default_value_t = 32, conflicts_with = "inputs", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
 
     #[command(flatten)]
@@ -23,8 +33,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let splits = run.run_dir.config()?.dataset.load()?;
-    let images = splits.test.first(args.count as usize)?;
+    let images = match args.inputs.is_empty() {
+        true => {
+            let splits = run.run_dir.config()?.dataset.load()?;
+            splits.test.first(args.count as usize)?
+        }
+        false => {
+            let inputs = run.open_inputs(&args.inputs, Split::Test, None)?;
+            inputs.read(10_000)?.images
+        }
+    };
     let picture = no_grad(|| picture::reconstructions(&run.vae, &images))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)

@@ -1,21 +1,42 @@
 //! `vae sample`: new images from the prior.
 
-use anyhow::Result;
-use tch::no_grad;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tch::{Tensor, no_grad};
+use vae_model::PriorConfig;
 use vae_train::picture::{self, Pixels};
 
-use super::{OutArgs, RunArgs};
+use super::RunArgs;
 use crate::Done;
 
 /// Draw new images: latents from the prior, decoded
 #[derive(Debug, clap::Args)]
+#[command(
+    group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])),
+    after_help = "Examples:
+  vae sample runs/mnist --count 64 --seed 7 --out new.png
+  vae sample runs/celeba --grid 3x8 --temperature 0.8 --out faces.png
+  vae sample runs/celeba --count 1000 --each faces/"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// How many
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    count: u32,
+    /// How many [default: as many as the grid holds, or 64]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: Option<u32>,
+
+    /// The shape of the picture [default: as near a square as may be]
+    #[arg(long, value_name = "ROWSxCOLUMNS")]
+    grid: Option<Grid>,
+
+    /// Latents so many times as far from 0: below 1 images are more ordinary and less different
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    temperature: f64,
 
     /// The same seed gives the same images
     #[arg(long, default_value_t = 0)]
@@ -25,17 +46,121 @@ pub(crate) struct Args {
     #[arg(long)]
     draw_pixels: bool,
 
-    #[command(flatten)]
-    out: OutArgs,
+    /// The PNG file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// A folder for a PNG file of each image
+    #[arg(long, value_name = "DIR")]
+    each: Option<PathBuf>,
+
+    /// Print JSON instead of the files' names
+    #[arg(long)]
+    json: bool,
+}
+
+/// Rows and columns of images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Grid {
+    rows: u32,
+    columns: u32,
+}
+
+impl FromStr for Grid {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides = text.split_once(['x', '×']).and_then(|(rows, columns)| {
+            let side = |text: &str| text.parse().ok().filter(|n| (1..=10_000).contains(n));
+            Some((side(rows)?, side(columns)?))
+        });
+        match sides {
+            Some((rows, columns)) if rows * columns <= 10_000 => Ok(Self { rows, columns }),
+            _ => Err(format!(
+                "found `{text}`, expected rows and columns of at most 10000 images, as in 4x8"
+            )),
+        }
+    }
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
+    let temperature = args.temperature;
+    ensure!(
+        temperature.is_finite() && temperature >= 0.0,
+        "--temperature {temperature}: expected a number from 0 on"
+    );
+    let count = args
+        .count
+        .or(args.grid.map(|grid| grid.rows * grid.columns));
+    let count = count.unwrap_or(64) as usize;
+    if let Some(Grid { rows, columns }) = args.grid {
+        ensure!(
+            count <= (rows * columns) as usize,
+            "--grid {rows}x{columns} has no room for {count} images"
+        );
+    }
     let run = args.run.open()?;
+    let is_normal = matches!(run.vae.config().prior, PriorConfig::StandardNormal);
+    ensure!(
+        is_normal || temperature == 1.0,
+        "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
+         a shape of its own"
+    );
     let pixels = match args.draw_pixels {
         true => Pixels::Drawn,
         false => Pixels::Mean,
     };
-    let picture = no_grad(|| picture::samples(&run.vae, args.count as usize, args.seed, pixels))?;
-    args.out.save(&picture)?;
+    let images = no_grad(|| {
+        let latents = picture::sample_latents(&run.vae, count, args.seed) * temperature;
+        picture::decoded(&run.vae, &latents, pixels)
+    })?;
+    let mut files = Vec::new();
+    if let Some(out) = &args.out {
+        let square = (count as f64).sqrt().ceil() as usize;
+        let columns = args.grid.map_or(square, |grid| grid.columns as usize);
+        picture::save(&picture::grid(&images, columns, 2)?, out)?;
+        files.push(out.clone());
+    }
+    if let Some(folder) = &args.each {
+        files.extend(save_each(&images, folder, "sample")?);
+    }
+    if args.json {
+        println!("{}", json!({ "pictures": files }));
+    } else {
+        for file in files {
+            println!("{}", file.display());
+        }
+    }
     Ok(Done::Fully)
+}
+
+/// Writes each of the images `[N, C, H, W]` to a file of its own, `NAME-0001.png` and so on.
+pub(super) fn save_each(images: &Tensor, folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    (0..images.size()[0])
+        .map(|i| {
+            let file = folder.join(format!("{name}-{:04}.png", i + 1));
+            picture::save(&picture::grid(&images.narrow(0, i, 1), 1, 0)?, &file)?;
+            Ok(file)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_are_read() {
+        assert_eq!(
+            "4x8".parse(),
+            Ok(Grid {
+                rows: 4,
+                columns: 8
+            })
+        );
+        for wrong in ["4", "4x", "0x3", "x", "-1x2", "101x100", "9999x9999"] {
+            assert!(wrong.parse::<Grid>().is_err(), "{wrong}");
+        }
+    }
 }

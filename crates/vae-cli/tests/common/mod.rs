@@ -48,7 +48,19 @@ impl Workplace {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
         command.args(args).current_dir(self.folder.path());
-        let computes = ["train", "manifold", "sample", "reconstruct", "bench"].contains(&args[0]);
+        let computes = [
+            "train",
+            "manifold",
+            "sample",
+            "reconstruct",
+            "interpolate",
+            "traverse",
+            "attribute",
+            "arithmetic",
+            "plot",
+            "bench",
+        ]
+        .contains(&args[0]);
         if computes && !args.contains(&"--device") {
             command.args(["--device", "cpu"]);
         }

@@ -40,7 +40,9 @@ impl Pictures {
                     // Around the first held-out image.
                     let posterior = run.vae.encode(&run.splits.test.first(1)?)?;
                     let origin = posterior.center().get(0);
-                    picture::traversals(run.vae, &origin, sizes.n_traversals, usage)
+                    let mut dims = picture::by_use(run.vae.config().latent_dims as usize, usage);
+                    dims.truncate(sizes.n_traversals);
+                    picture::traversals(run.vae, &origin, &dims, 11, 3.0)
                 }
                 "samples" => {
                     picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)

@@ -1,0 +1,110 @@
+//! `vae arithmetic`: sums and differences of latents.
+
+use anyhow::Result;
+use tch::{Tensor, no_grad};
+use vae_train::latent;
+use vae_train::picture::{self, Pixels};
+
+use super::place::Place;
+use super::{OutArgs, RunArgs};
+use crate::Done;
+
+/// Add and subtract images in latent space
+///
+/// The picture has what the model makes of each image in the order of the expression, and at its end the
+/// result. Between a sign and a name there is a space: `a-b.jpg` is one file. Instead of a file there may
+/// be test:N (a held-out image), z:0.1,-2,… (a latent) or prior:SEED.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae arithmetic runs/celeba \"glasses.jpg - without.jpg + me.jpg\" --out me-with-glasses.png
+  vae arithmetic runs/mnist \"test:0 - test:3 + test:10\" --out sum.png")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// As in "a.jpg - b.jpg + c.jpg"
+    #[arg(value_name = "EXPRESSION", allow_hyphen_values = true)]
+    expression: Expression,
+
+    #[command(flatten)]
+    out: OutArgs,
+}
+
+/// Places with signs.
+#[derive(Clone, Debug, PartialEq)]
+struct Expression(Vec<(f64, Place)>);
+
+impl std::str::FromStr for Expression {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let mut terms = Vec::new();
+        let (mut sign, mut words) = (1.0, Vec::new());
+        // A sign is a word of its own; file names may hold spaces.
+        let mut finish = |sign: f64, words: &mut Vec<&str>| -> Result<(), String> {
+            let name = words.join(" ");
+            if name.trim().is_empty() {
+                return Err(format!(
+                    "found `{text}`, expected an image on both sides of each sign, as in a.jpg - b.jpg + \
+                     c.jpg"
+                ));
+            }
+            terms.push((sign, name.parse()?));
+            words.clear();
+            Ok(())
+        };
+        for (i, word) in text.split(' ').enumerate() {
+            match word {
+                "+" | "-" => {
+                    if i > 0 {
+                        finish(sign, &mut words)?;
+                    }
+                    sign = if word == "-" { -1.0 } else { 1.0 };
+                }
+                word => words.push(word),
+            }
+        }
+        finish(sign, &mut words)?;
+        Ok(Self(terms))
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let run = args.run.open()?;
+    let (signs, places): (Vec<f64>, Vec<Place>) = args.expression.0.into_iter().unzip();
+    let terms = run.latents(&places)?; // [N, Z]
+    let signs = Tensor::from_slice(&signs)
+        .to_kind(terms.kind())
+        .unsqueeze(1);
+    let sum = (&terms * signs).sum_dim_intlist(0, true, terms.kind());
+    let sum = latent::onto_support(&run.vae, &sum)?;
+    let all = Tensor::cat(&[&terms, &sum], 0);
+    let images = no_grad(|| picture::decoded(&run.vae, &all, Pixels::Mean))?;
+    args.out
+        .save(&picture::grid(&images, places.len() + 1, 2)?)?;
+    Ok(Done::Fully)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_are_read() {
+        let image = |name: &str| Place::Image(name.into());
+        let read = |text: &str| text.parse::<Expression>().map(|found| found.0);
+        assert_eq!(
+            read("a.jpg - my b-c.jpg + test:3"),
+            Ok(vec![
+                (1.0, image("a.jpg")),
+                (-1.0, image("my b-c.jpg")),
+                (1.0, Place::HeldOut(3))
+            ])
+        );
+        assert_eq!(read("- a.jpg"), Ok(vec![(-1.0, image("a.jpg"))]));
+        for wrong in ["", "a -", "a + - b", "a - z:x"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! `vae attribute`: directions in latent space in which an attribute grows.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+use serde_json::json;
+use tch::{Kind, Tensor, no_grad};
+use vae_data::{DatasetConfig, Splits};
+use vae_train::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
+use vae_train::picture::{self, Pixels};
+
+use super::place::Place;
+use super::sample::save_each;
+use super::{OpenRun, OutArgs, RunArgs, labels, table};
+use crate::Done;
+
+/// Find directions in which an attribute grows, and go along them
+///
+/// A direction is learned from the latents of the training images and kept in the run; a step of 1 along
+/// it is one standard deviation of those latents. Attributes are the columns of the data set's table
+/// (CelebA's list, or a CSV with file names and 0/1 or -1/1), and the classes of an idx data set: class=3,
+/// or digit=3.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae attribute runs/celeba learn Smiling Male Eyeglasses
+  vae attribute runs/celeba learn Eyeglasses --orthogonal-to Male,Young
+  vae attribute runs/celeba learn --all --json
+  vae attribute runs/celeba strip Smiling,Male face.jpg --out strip.png
+  vae attribute runs/celeba apply Smiling=+2,Eyeglasses=-1 face.jpg --out changed.png
+  vae attribute runs/mnist learn digit=3")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    Learn(LearnArgs),
+    Apply(ApplyArgs),
+    Strip(StripArgs),
+}
+
+/// Learn directions on the training images, and measure them on held-out ones
+///
+/// Prints for each attribute how well the place along its direction tells held-out images with it from
+/// those without: the share told right, the share if all were said to be of the commoner class
+/// (baseline), and the mean of the shares of both classes where both count alike (balanced, chance 50 %).
+#[derive(Debug, clap::Args)]
+struct LearnArgs {
+    /// Which attributes
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    names: Vec<String>,
+
+    /// All that the table or the classes have
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+
+    /// The table: CelebA's list, a CSV or a TSV file [default: that of the run's config, or the one found
+    /// beside its images]
+    #[arg(long, value_name = "FILE")]
+    attributes: Option<PathBuf>,
+
+    /// Leave these attributes' directions alone (Gram–Schmidt)
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    orthogonal_to: Vec<String>,
+
+    /// From the difference of the classes' means, or from the normal of a logistic regression in which
+    /// both count alike
+    #[arg(long, value_enum, default_value_t = MethodArg::Linear)]
+    method: MethodArg,
+
+    /// Only the first N training images
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MethodArg {
+    Mean,
+    Linear,
+}
+
+/// Change images: so many steps along each direction
+///
+/// The picture has what the model makes of each image, and below it the changed one.
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])))]
+struct ApplyArgs {
+    /// As in Smiling=+2,Eyeglasses=-1
+    #[arg(value_name = "CHANGES")]
+    changes: Changes,
+
+    /// Image files; also test:N, z:0.1,-2,… and prior:SEED [default: the first held-out images]
+    #[arg(value_name = "IMAGE")]
+    places: Vec<Place>,
+
+    /// How many held-out images
+    #[arg(long, default_value_t = 8, conflicts_with = "places", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: u32,
+
+    /// The PNG file to write
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// A folder for a PNG file of each changed image
+    #[arg(long, value_name = "DIR")]
+    each: Option<PathBuf>,
+
+    /// Print JSON instead of the files' names
+    #[arg(long)]
+    json: bool,
+}
+
+/// Draw images along directions, from less to more of the attribute
+///
+/// A row for each attribute and image: from −3 to 3 steps, what the model makes of the image itself in
+/// the middle.
+#[derive(Debug, clap::Args)]
+struct StripArgs {
+    /// Which attributes
+    #[arg(value_name = "NAME,…")]
+    names: Names,
+
+    /// Image files; also test:N, z:0.1,-2,… and prior:SEED [default: the first held-out images]
+    #[arg(value_name = "IMAGE")]
+    places: Vec<Place>,
+
+    /// How many held-out images
+    #[arg(long, default_value_t = 4, conflicts_with = "places", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: u32,
+
+    /// Images in a row
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=101))]
+    steps: u32,
+
+    /// How far to both sides
+    #[arg(
+        long,
+        value_name = "STEPS",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
+    reach: f64,
+
+    #[command(flatten)]
+    out: OutArgs,
+}
+
+/// Attributes, with commas between them.
+#[derive(Clone, Debug, PartialEq)]
+struct Names(Vec<String>);
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = text.split(',').map(|name| labels::canonical(name.trim()));
+        let names: Vec<String> = names.collect();
+        match names.iter().any(String::is_empty) {
+            true => Err(format!("found `{text}`, expected names as in Smiling,Male")),
+            false => Ok(Self(names)),
+        }
+    }
+}
+
+/// Steps along each of some directions.
+#[derive(Clone, Debug, PartialEq)]
+struct Changes(Vec<(String, f64)>);
+
+impl FromStr for Changes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let change = |part: &str| {
+            // The last sign: `class=3=+2`.
+            let (name, steps) = part.trim().rsplit_once('=')?;
+            let steps = steps
+                .trim()
+                .parse::<f64>()
+                .ok()
+                .filter(|steps| steps.is_finite())?;
+            Some((labels::canonical(name.trim()), steps)).filter(|(name, _)| !name.is_empty())
+        };
+        let expected = |part| {
+            format!("found `{part}`, expected a name and a number of steps, as in Smiling=+2")
+        };
+        let changes = text
+            .split(',')
+            .map(|part| change(part).ok_or_else(|| expected(part)));
+        Ok(Self(changes.collect::<Result<_, _>>()?))
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let run = args.run.open()?;
+    match args.action {
+        Action::Learn(args) => learn(&run, &args)?,
+        Action::Apply(args) => apply(&run, args)?,
+        Action::Strip(args) => strip(&run, &args)?,
+    }
+    Ok(Done::Fully)
+}
+
+/// The data set of a run, with another table than its own, and not too many training images.
+fn load(run: &OpenRun, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Splits> {
+    let mut config: DatasetConfig = run.run_dir.config()?.dataset;
+    if let Some(table) = table {
+        let Some(folder) = &mut config.image_folder else {
+            bail!(
+                "--attributes: a table is joined by file name, and this run's images are in idx files; \
+                 their classes are attributes: class=0, …"
+            );
+        };
+        folder.attributes = Some(table.clone());
+    }
+    let splits = config.load()?;
+    let n = limit.map_or(usize::MAX, |limit| limit as usize);
+    if n >= splits.train.len() {
+        return Ok(splits);
+    }
+    let first: Vec<usize> = (0..n).collect();
+    Ok(Splits {
+        train: splits.train.subset(&first),
+        ..splits
+    })
+}
+
+fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
+    let splits = load(run, args.attributes.as_ref(), args.limit)?;
+    let names = match args.all {
+        true => labels::names(&splits.train)?,
+        false => args.names.clone(),
+    };
+    ensure!(
+        !names.is_empty(),
+        "--all: nothing is known of these images; a table comes with --attributes FILE"
+    );
+    // Every mistake in a name before the work.
+    let all_labels = |names: &[String]| -> Result<Vec<Labels>> {
+        names
+            .iter()
+            .map(|name| labels::labels(&splits, name))
+            .collect()
+    };
+    let (wanted, others) = (all_labels(&names)?, all_labels(&args.orthogonal_to)?);
+    let mut store = DirectionStore::open(&run.run_dir)?;
+    let train = run.encode(&splits.train, "training images", 0)?;
+    let held_out = run.encode(&splits.test, "held-out images", 0)?;
+    let learner = Learner::new(&train.centers, &held_out.centers)?;
+    let method = match args.method {
+        MethodArg::Mean => Method::Mean,
+        MethodArg::Linear => Method::Linear,
+    };
+    let mut directions = Vec::new();
+    for labels in &wanted {
+        // With --all, an attribute among those of --orthogonal-to is left as it is.
+        let others = others.iter().filter(|o| !args.all || o.name != labels.name);
+        let others: Vec<&Labels> = others.collect();
+        match learner.learn(labels, method, &others) {
+            Ok(direction) => directions.push(direction),
+            Err(error) if args.all => eprintln!("left out: {error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for direction in &directions {
+        store.insert(direction.clone(), &run.checkpoint)?;
+    }
+    store.save()?;
+    if args.json {
+        let report = json!({ "file": store.path(), "attributes": directions });
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print_accuracy(&directions);
+        println!("\n{}", store.path().display());
+    }
+    Ok(())
+}
+
+fn print_accuracy(directions: &[Direction]) {
+    let percent = |share: Option<f64>| {
+        share.map_or(table::UNKNOWN.to_owned(), |share| {
+            format!("{:.1} %", 100.0 * share)
+        })
+    };
+    let rows = directions.iter().map(|direction| {
+        let of =
+            |value: fn(&latent::Accuracy) -> f64| percent(direction.accuracy.as_ref().map(value));
+        vec![
+            direction.name.clone(),
+            of(|accuracy| accuracy.accuracy),
+            of(|accuracy| accuracy.baseline),
+            of(|accuracy| accuracy.balanced),
+        ]
+    });
+    let header = ["attribute", "accuracy", "baseline", "balanced"];
+    table::print(1, &header, rows.collect());
+}
+
+/// What `steps` along each direction add to a latent, f32 `[Z]`.
+fn offset(run: &OpenRun, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
+    let latent_dims = run.vae.config().latent_dims;
+    let zeros = Tensor::zeros([latent_dims], (Kind::Double, tch::Device::Cpu));
+    let sum = changes
+        .iter()
+        .try_fold(zeros, |sum, (name, steps)| -> Result<Tensor> {
+            let direction = store.get(name, &run.checkpoint)?;
+            Ok(sum + Tensor::from_slice(&direction.step) * *steps)
+        });
+    Ok(sum?.to_kind(Kind::Float))
+}
+
+fn apply(run: &OpenRun, args: ApplyArgs) -> Result<()> {
+    let store = DirectionStore::open(&run.run_dir)?;
+    let offset = offset(run, &store, &args.changes.0)?;
+    let latents = run.latents_or_held_out(&args.places, args.count as usize)?;
+    let changed = latent::onto_support(&run.vae, &(&latents + offset))?;
+    let decoded = |latents: &Tensor| no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean));
+    let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
+    let mut files = Vec::new();
+    if let Some(out) = &args.out {
+        picture::save(&picture::pairs(&images, &changed)?, out)?;
+        files.push(out.clone());
+    }
+    if let Some(folder) = &args.each {
+        files.extend(save_each(&changed, folder, "changed")?);
+    }
+    if args.json {
+        println!("{}", json!({ "pictures": files }));
+    } else {
+        for file in files {
+            println!("{}", file.display());
+        }
+    }
+    Ok(())
+}
+
+fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
+    ensure!(
+        args.reach.is_finite() && args.reach > 0.0,
+        "--reach {}: expected a number above 0",
+        args.reach
+    );
+    let store = DirectionStore::open(&run.run_dir)?;
+    let offsets = args
+        .names
+        .0
+        .iter()
+        .map(|name| offset(run, &store, &[(name.clone(), 1.0)]))
+        .collect::<Result<Vec<_>>>()?;
+    let latents = run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
+    let steps = i64::from(args.steps);
+    let line = Tensor::linspace(
+        -args.reach,
+        args.reach,
+        steps,
+        (Kind::Float, tch::Device::Cpu),
+    );
+    let line = line.view([1, steps, 1]);
+    let rows: Vec<Tensor> = offsets
+        .iter()
+        .map(|offset| (latents.unsqueeze(1) + offset * &line).flatten(0, 1)) // [N · steps, Z]
+        .collect();
+    let latents = latent::onto_support(&run.vae, &Tensor::cat(&rows, 0))?;
+    let images = no_grad(|| picture::decoded(&run.vae, &latents, Pixels::Mean))?;
+    args.out
+        .save(&picture::grid(&images, args.steps as usize, 2)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_read() {
+        let read = |text: &str| text.parse::<Changes>().map(|found| found.0);
+        let change = |name: &str, steps| (name.to_owned(), steps);
+        assert_eq!(
+            read("Smiling=+2,Eyeglasses=-1.5, digit=3=1"),
+            Ok(vec![
+                change("Smiling", 2.0),
+                change("Eyeglasses", -1.5),
+                change("class=3", 1.0)
+            ])
+        );
+        for wrong in [
+            "Smiling",
+            "Smiling=",
+            "=2",
+            "Smiling=much",
+            "Smiling=2,",
+            "A=inf",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

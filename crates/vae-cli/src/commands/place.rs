@@ -1,0 +1,184 @@
+//! Points of latent space, as they are given on the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::{Dataset, Split};
+use vae_train::latent::{self, Codes};
+use vae_train::picture;
+
+use super::OpenRun;
+
+/// A point of latent space.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Place {
+    /// `z:0.1,-2,…`: itself.
+    Latent(Vec<f64>),
+    /// `prior:7`: drawn from the prior with this seed.
+    Prior(u64),
+    /// `test:3`: that of a held-out image, by its position from 0 on.
+    HeldOut(usize),
+    /// That of an image in a file.
+    Image(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(numbers) = text.strip_prefix("z:") {
+            let number = |word: &str| match word.trim().parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(number),
+                _ => Err(format!("`{word}` is no number, as in z:0.1,-2")),
+            };
+            let numbers = numbers.split(',').map(number).collect::<Result<_, _>>();
+            return Ok(Self::Latent(numbers?));
+        }
+        if let Some(seed) = text.strip_prefix("prior:") {
+            let seed = seed.parse();
+            return Ok(Self::Prior(seed.map_err(|_| {
+                format!("found `{text}`, expected a seed as in prior:7")
+            })?));
+        }
+        if let Some(position) = text.strip_prefix("test:") {
+            let position = position.parse();
+            return Ok(Self::HeldOut(position.map_err(|_| {
+                format!("found `{text}`, expected a position from 0 on as in test:3")
+            })?));
+        }
+        Ok(Self::Image(text.into()))
+    }
+}
+
+impl OpenRun {
+    /// The latents of places, f32 `[N, Z]` on the CPU.
+    pub(crate) fn latents(&self, places: &[Place]) -> Result<Tensor> {
+        let mut test = None;
+        let latents = places
+            .iter()
+            .map(|place| self.latent(place, &mut test))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&latents, 0))
+    }
+
+    /// `[1, Z]`. `test` is loaded when it is first needed.
+    fn latent(&self, place: &Place, test: &mut Option<Dataset>) -> Result<Tensor> {
+        let latent_dims = self.vae.config().latent_dims;
+        match place {
+            Place::Latent(numbers) => {
+                ensure!(
+                    numbers.len() as i64 == latent_dims,
+                    "z: has {} numbers, this model's latents have {latent_dims}",
+                    numbers.len()
+                );
+                let latent = Tensor::from_slice(numbers)
+                    .to_kind(Kind::Float)
+                    .unsqueeze(0);
+                Ok(latent::onto_support(&self.vae, &latent)?)
+            }
+            Place::Prior(seed) => {
+                let latent = no_grad(|| picture::sample_latents(&self.vae, 1, *seed));
+                Ok(latent.to_device(Device::Cpu))
+            }
+            Place::HeldOut(position) => {
+                let test = match test {
+                    Some(test) => test,
+                    none => none.insert(self.run_dir.config()?.dataset.load()?.test),
+                };
+                let n = test.len();
+                ensure!(
+                    *position < n,
+                    "test:{position}: there are {n} held-out images, the last one is test:{}",
+                    n - 1
+                );
+                self.centers(&test.select(&[*position])?)
+            }
+            Place::Image(path) => {
+                let inputs = self.open_inputs(std::slice::from_ref(path), Split::Test, None)?;
+                self.centers(&inputs.read(1)?.images)
+            }
+        }
+    }
+
+    /// The latents that stand for images, f32 `[N, Z]` on the CPU.
+    pub(crate) fn centers(&self, images: &Tensor) -> Result<Tensor> {
+        let parts = images.split(500, 0);
+        let parts = parts
+            .iter()
+            .map(|images| {
+                let posterior = no_grad(|| self.vae.encode(images))?;
+                Ok(no_grad(|| posterior.center()).to_device(Device::Cpu))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 0))
+    }
+
+    /// The latents of places, or where none is given of the first `count` held-out images.
+    pub(crate) fn latents_or_held_out(&self, places: &[Place], count: usize) -> Result<Tensor> {
+        if places.is_empty() {
+            let test = self.run_dir.config()?.dataset.load()?.test;
+            return self.centers(&test.first(count)?);
+        }
+        self.latents(places)
+    }
+
+    /// Every image of a data set, with a bar.
+    pub(crate) fn encode(&self, dataset: &Dataset, what: &str, seed: u64) -> Result<Codes> {
+        let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
+        let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
+        bar.set_message(what.to_owned());
+        let codes = latent::encode(&self.vae, dataset, seed, |n_done| {
+            bar.set_position(n_done as u64);
+        })
+        .with_context(|| format!("encoding the {what}"))?;
+        bar.finish_and_clear();
+        Ok(codes)
+    }
+
+    /// Checks the dimensions that `--dims` names.
+    pub(crate) fn check_dims(&self, dims: &[usize], most: usize) -> Result<()> {
+        let latent_dims = self.vae.config().latent_dims as usize;
+        if let Some(dim) = dims.iter().find(|&&dim| dim >= latent_dims) {
+            anyhow::bail!(
+                "--dims: no dimension {dim}, this model's are 0 to {}",
+                latent_dims - 1
+            );
+        }
+        ensure!(
+            dims.len() <= most,
+            "--dims: found {} dimensions, at most {most} can be shown",
+            dims.len()
+        );
+        let mut sorted = dims.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        ensure!(
+            sorted.len() == dims.len(),
+            "--dims: a dimension comes twice"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read() {
+        let place = |text: &str| text.parse::<Place>();
+        assert_eq!(
+            place("z:0.1,-2, 3e-1"),
+            Ok(Place::Latent(vec![0.1, -2.0, 0.3]))
+        );
+        assert_eq!(place("prior:7"), Ok(Place::Prior(7)));
+        assert_eq!(place("test:0"), Ok(Place::HeldOut(0)));
+        assert_eq!(place("a b.jpg"), Ok(Place::Image("a b.jpg".into())));
+        for wrong in ["z:", "z:1,x", "z:nan", "prior:x", "test:-1"] {
+            assert!(place(wrong).is_err(), "{wrong}");
+        }
+    }
+}

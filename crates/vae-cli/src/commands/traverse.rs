@@ -1,0 +1,81 @@
+//! `vae traverse`: what each latent dimension does.
+
+use anyhow::{Result, ensure};
+use tch::no_grad;
+use vae_train::picture;
+
+use super::place::Place;
+use super::{OutArgs, RunArgs};
+use crate::Done;
+
+/// Draw what each latent dimension does: a row of images for each, around one image
+///
+/// A row goes from −3 to 3 standard deviations of the prior in one dimension, the others staying where
+/// the image is (on a sphere from −0.9 to 0.9, the others moved with it). Without --dims there is a row
+/// for each dimension that is in use (the variance of its posterior means is above 0.01), the most used
+/// one first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae traverse runs/mnist-cyclic --out dimensions.png
+  vae traverse runs/celeba face.jpg --rows 12 --out face.png
+  vae traverse runs/celeba test:3 --dims 7,19 --steps 15 --out two.png")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// Around which image: a file, test:N (a held-out image), z:0.1,-2,… or prior:SEED
+    #[arg(value_name = "IMAGE", default_value = "test:0")]
+    origin: Place,
+
+    /// Only these dimensions, in this order, from 0 on
+    #[arg(long, value_name = "I,J", value_delimiter = ',')]
+    dims: Option<Vec<usize>>,
+
+    /// At most so many rows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rows: Option<u32>,
+
+    /// Images in a row
+    #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(2..=101))]
+    steps: u32,
+
+    /// How far, in standard deviations of the prior
+    #[arg(
+        long,
+        value_name = "STD",
+        default_value_t = 3.0,
+        allow_negative_numbers = true
+    )]
+    reach: f64,
+
+    #[command(flatten)]
+    out: OutArgs,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    ensure!(
+        args.reach.is_finite() && args.reach > 0.0,
+        "--reach {}: expected a number above 0",
+        args.reach
+    );
+    let run = args.run.open()?;
+    let latent_dims = run.vae.config().latent_dims as usize;
+    let mut dims = match args.dims {
+        Some(dims) => dims,
+        None => {
+            let usage = run.checkpoint.state.latent_use.clone().unwrap_or_default();
+            let mut dims = picture::by_use(latent_dims, usage.ranking());
+            let n_active = usage.active_units() as usize;
+            // Of a model that uses none there is nothing better to show than all.
+            dims.retain(|&dim| n_active == 0 || usage.is_active(dim));
+            dims
+        }
+    };
+    dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
+    run.check_dims(&dims, latent_dims)?;
+    let origin = run.latents(&[args.origin])?.get(0);
+    let steps = args.steps as usize;
+    let picture = no_grad(|| picture::traversals(&run.vae, &origin, &dims, steps, args.reach))?;
+    args.out.save(&picture)?;
+    Ok(Done::Fully)
+}

@@ -1,0 +1,479 @@
+//! The commands that look into the latent space of a run.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{SIDE, Workplace, stderr, stdout};
+use image::{GrayImage, Luma};
+use serde_json::Value;
+
+/// Pixels of `n` images in a row, two pixels between them.
+fn row(n: u32) -> u32 {
+    n * SIDE as u32 + 2 * (n - 1)
+}
+
+/// A run of three latent dimensions, and an image in a file.
+fn workplace() -> Workplace {
+    let workplace = Workplace::new();
+    workplace.train(&["--set", "model.latent_dims=3"], "run");
+    let side = SIDE as u32;
+    let image = GrayImage::from_fn(side, side, |x, _| Luma([if x % 7 < 2 { 230 } else { 5 }]));
+    image.save(workplace.path("a.png")).expect("written");
+    workplace
+}
+
+fn succeeds(workplace: &Workplace, args: &[&str]) -> String {
+    let output = workplace.vae(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+fn json(workplace: &Workplace, args: &[&str]) -> Value {
+    serde_json::from_str(&succeeds(workplace, args)).expect("JSON")
+}
+
+fn size(path: &Path) -> (u32, u32) {
+    image::image_dimensions(path).expect("a picture")
+}
+
+#[test]
+fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
+    let workplace = workplace();
+    let picture = workplace.path("p.png");
+    for (args, wanted) in [
+        (
+            &[
+                "interpolate",
+                "run",
+                "test:0",
+                "a.png",
+                "prior:7",
+                "--steps",
+                "4",
+            ][..],
+            (row(4), row(2)),
+        ),
+        (
+            &["interpolate", "run", "z:0.5,-1,2", "z:1,1,1", "--slerp"],
+            (row(10), row(1)),
+        ),
+        (
+            &["traverse", "run", "--dims", "2,0", "--steps", "5"],
+            (row(5), row(2)),
+        ),
+        (
+            &["traverse", "run", "a.png", "--dims", "1", "--reach", "1"],
+            (row(11), row(1)),
+        ),
+        (
+            &["manifold", "run", "--dims", "2,1", "--size", "3"],
+            (36, 36),
+        ),
+        (&["manifold", "run", "--dims", "0", "--size", "3"], (36, 12)),
+        (&["reconstruct", "run", "a.png", "a.png"], (row(2), row(2))),
+        (&["sample", "run", "--grid", "2x5"], (row(5), row(2))),
+        (
+            &["sample", "run", "--grid", "2x5", "--count", "7"],
+            (row(5), row(2)),
+        ),
+        (
+            &["arithmetic", "run", "a.png - test:1 + z:0,0,1"],
+            (row(4), row(1)),
+        ),
+    ] {
+        let _ = fs::remove_file(&picture);
+        succeeds(&workplace, &[args, &["--out", "p.png"]].concat());
+        assert_eq!(size(&picture), wanted, "{args:?}");
+    }
+
+    // A straight way between the same latents is the same picture everywhere.
+    let still = [
+        "interpolate",
+        "run",
+        "z:1,0,1",
+        "z:1,0,1",
+        "--steps",
+        "2",
+        "--out",
+        "p.png",
+    ];
+    succeeds(&workplace, &still);
+    let drawn = image::open(&picture).expect("a picture").into_luma8();
+    let shift = SIDE as u32 + 2;
+    let same = |(x, y, pixel): (u32, u32, &Luma<u8>)| {
+        x >= SIDE as u32 || drawn.get_pixel(x + shift, y) == pixel
+    };
+    assert!(drawn.enumerate_pixels().all(same));
+
+    // Without warmth every sample is the decoded 0; each is a file.
+    let args = [
+        "sample",
+        "run",
+        "--count",
+        "3",
+        "--temperature",
+        "0",
+        "--each",
+        "each",
+    ];
+    assert_eq!(
+        succeeds(&workplace, &args),
+        "each/sample-0001.png\neach/sample-0002.png\neach/sample-0003.png\n"
+    );
+    let read = |i| fs::read(workplace.path(&format!("each/sample-000{i}.png"))).expect("bytes");
+    assert!(read(1) == read(3));
+
+    let args = [
+        "interpolate",
+        "run",
+        "test:0",
+        "test:1",
+        "test:2",
+        "--steps",
+        "4",
+    ];
+    let moving = ["--gif", "way.gif", "--enlarge", "3", "--json"];
+    let report = json(&workplace, &[&args[..], &moving].concat());
+    assert_eq!(report["moving"], "way.gif");
+    assert_eq!(size(&workplace.path("way.gif")), (36, 36));
+    succeeds(&workplace, &[&args[..], &["--gif", "way.apng"]].concat());
+    assert!(
+        fs::read(workplace.path("way.apng"))
+            .expect("bytes")
+            .starts_with(b"\x89PNG")
+    );
+
+    let rows = json(&workplace, &["traverse", "run", "--out", "p.png", "--json"]);
+    let height = rows["height"].as_u64().expect("a number");
+    assert!(
+        [row(1), row(2), row(3)].contains(&(height as u32)),
+        "{rows}"
+    );
+}
+
+#[test]
+fn what_no_place_or_dimension_is_is_said() {
+    let workplace = workplace();
+    fs::write(workplace.path("text.png"), "no image").expect("written");
+    for (args, wanted) in [
+        (
+            &["interpolate", "run", "z:1,2", "prior:1"][..],
+            "z: has 2 numbers, this model's latents have 3",
+        ),
+        (
+            &["interpolate", "run", "test:20", "prior:1"],
+            "there are 20 held-out images, the last one is test:19",
+        ),
+        (
+            &["interpolate", "run", "nowhere.png", "prior:1"],
+            "nowhere.png",
+        ),
+        (&["interpolate", "run", "text.png", "prior:1"], "text.png"),
+        (
+            &["interpolate", "run", "data", "prior:1"],
+            "expected at most 1",
+        ),
+        (
+            &["traverse", "run", "--dims", "3"],
+            "no dimension 3, this model's are 0 to 2",
+        ),
+        (
+            &["traverse", "run", "--dims", "1,1"],
+            "a dimension comes twice",
+        ),
+        (
+            &["manifold", "run", "--dims", "0,1,2"],
+            "found 3 dimensions, at most 2 can be shown",
+        ),
+        (
+            &["sample", "run", "--grid", "1x2", "--count", "3"],
+            "has no room for 3 images",
+        ),
+        (
+            &["sample", "run", "--temperature", "-1"],
+            "--temperature -1",
+        ),
+        (
+            &["plot", "run", "latents", "--dims", "0"],
+            "two dimensions make a plane",
+        ),
+        (
+            &["plot", "run", "latents", "--label", "Smiling"],
+            "there is none; there are class=0",
+        ),
+    ] {
+        let said = workplace.error(&[args, &["--out", "p.png"]].concat(), 1);
+        assert!(said.contains(wanted), "{args:?}: {said}");
+    }
+    let said = workplace.error(
+        &[
+            "interpolate",
+            "run",
+            "prior:1",
+            "prior:2",
+            "--gif",
+            "way.mp4",
+        ],
+        1,
+    );
+    assert!(said.contains(".gif, .png or .apng"), "{said}");
+    // What clap refuses.
+    for args in [
+        &["interpolate", "run", "prior:1", "--out", "p.png"][..],
+        &["interpolate", "run", "prior:1", "prior:2"],
+        &["interpolate", "run", "z:a", "prior:2", "--out", "p.png"],
+        &["arithmetic", "run", "a.png -", "--out", "p.png"],
+        &["attribute", "run", "apply", "Smiling", "--out", "p.png"],
+        &["sample", "run", "--grid", "2", "--out", "p.png"],
+    ] {
+        assert_eq!(workplace.vae(args).status.code(), Some(2), "{args:?}");
+    }
+    assert!(!workplace.path("p.png").exists() && !workplace.path("way.mp4").exists());
+}
+
+#[test]
+fn directions_of_classes_are_learned_kept_and_gone_along() {
+    let workplace = workplace();
+    let said = workplace.error(
+        &["attribute", "run", "strip", "digit=3", "--out", "p.png"],
+        1,
+    );
+    assert!(
+        said.contains("attribute class=3: no direction in this run (none was learned yet)"),
+        "{said}"
+    );
+
+    let report = json(
+        &workplace,
+        &["attribute", "run", "learn", "--all", "--json"],
+    );
+    let learned = report["attributes"].as_array().expect("a list");
+    assert_eq!(learned.len(), 7);
+    assert!(workplace.path("run/attributes.safetensors").is_file());
+    for direction in learned {
+        // 20 held-out images of seven classes: three of each but the last, of which there are two.
+        let accuracy = &direction["accuracy"];
+        let last = direction["name"] == "class=6";
+        assert_eq!(
+            accuracy["baseline"],
+            if last { 0.9 } else { 0.85 },
+            "{direction}"
+        );
+        assert_eq!(accuracy["n_images"], 20);
+        assert!(accuracy["accuracy"].as_f64().expect("a share") <= 1.0);
+    }
+
+    // What was not asked for again stays.
+    let args = [
+        "attribute",
+        "run",
+        "learn",
+        "digit=3",
+        "--method",
+        "mean",
+        "--orthogonal-to",
+        "digit=1",
+    ];
+    let table = succeeds(&workplace, &args);
+    assert!(
+        table.contains("class=3") && table.contains("85.0 %"),
+        "{table}"
+    );
+    for (args, wanted) in [
+        (
+            &["strip", "class=3,digit=1", "a.png", "test:4"][..],
+            (row(7), row(4)),
+        ),
+        (
+            &["strip", "digit=1", "--count", "3", "--steps", "5"],
+            (row(5), row(3)),
+        ),
+        (
+            &["apply", "digit=3=+2,class=1=-1", "--count", "2"],
+            (row(2), row(2)),
+        ),
+        (
+            &["apply", "digit=3=+2", "a.png", "--each", "each"],
+            (row(1), row(2)),
+        ),
+    ] {
+        succeeds(
+            &workplace,
+            &[&["attribute", "run"], args, &["--out", "p.png"]].concat(),
+        );
+        assert_eq!(size(&workplace.path("p.png")), wanted, "{args:?}");
+    }
+    assert_eq!(size(&workplace.path("each/changed-0001.png")), (12, 12));
+
+    for (args, wanted) in [
+        (
+            &["learn", "Smiling"][..],
+            "attribute Smiling: there is none; there are class=0",
+        ),
+        (&["learn", "digit=12"], "attribute class=12: "),
+        (
+            &["learn", "digit=3", "--orthogonal-to", "digit=3"],
+            "nothing of its direction is left",
+        ),
+        (
+            &["learn", "digit=3", "--attributes", "a.csv"],
+            "this run's images are in idx files",
+        ),
+        (
+            &["strip", "Smiling", "--out", "p.png"],
+            "known are class=0, ",
+        ),
+    ] {
+        let said = workplace.error(&[&["attribute", "run"], args].concat(), 1);
+        assert!(said.contains(wanted), "{args:?}: {said}");
+    }
+
+    // Directions of other weights mean nothing.
+    let mut checkpoints: Vec<String> = fs::read_dir(workplace.path("run/checkpoints"))
+        .expect("a folder")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("UTF-8")
+        })
+        .filter(|name| name.starts_with("epoch-"))
+        .collect();
+    checkpoints.sort();
+    let [first, second] = &checkpoints[..] else {
+        panic!("two checkpoints: {checkpoints:?}");
+    };
+    let at = |name: &str| format!("run/checkpoints/{name}");
+    succeeds(&workplace, &["attribute", &at(first), "learn", "digit=3"]);
+    succeeds(
+        &workplace,
+        &[
+            "attribute",
+            &at(first),
+            "strip",
+            "digit=3",
+            "--out",
+            "p.png",
+        ],
+    );
+    let said = workplace.error(
+        &[
+            "attribute",
+            &at(second),
+            "strip",
+            "digit=3",
+            "--out",
+            "p.png",
+        ],
+        1,
+    );
+    assert!(said.contains(first) && said.contains(second), "{said}");
+
+    fs::write(workplace.path("run/attributes.safetensors"), "cut short").expect("written");
+    let said = workplace.error(
+        &["attribute", "run", "strip", "digit=1", "--out", "p.png"],
+        1,
+    );
+    assert!(said.contains("attributes.safetensors"), "{said}");
+}
+
+#[test]
+fn directions_of_a_table_are_learned_by_file_name() {
+    let workplace = Workplace::new();
+    fs::create_dir(workplace.path("photos")).expect("created");
+    let mut table = "file,bright,age\n".to_owned();
+    for i in 0..120_u32 {
+        let is_bright = i % 3 == 0;
+        let level = if is_bright { 200 } else { 40 } + (i * 7 % 31) as u8;
+        let photo = GrayImage::from_fn(16, 16, |x, y| Luma([level + ((x * y + i) % 13) as u8]));
+        photo
+            .save(workplace.path(&format!("photos/{i:03}.png")))
+            .expect("written");
+        table += &format!("{i:03}.png,{},{}\n", u8::from(is_bright), 20 + i);
+    }
+    fs::write(workplace.path("table.csv"), table).expect("written");
+    fs::write(
+        workplace.path("small.toml"),
+        "[dataset.image_folder]\npath = 'photos'\nimage_size = 12\ngrayscale = true\n\
+         [model.network.mlp]\nhidden = [16]\n[training]\nepochs = 3\nbatch_size = 16\n",
+    )
+    .expect("written");
+    workplace.train(&[], "run");
+    let said = workplace.error(&["attribute", "run", "learn", "bright"], 1);
+    assert!(said.contains("--attributes FILE"), "{said}");
+    let learn = ["attribute", "run", "learn", "--attributes", "table.csv"];
+    let report = json(&workplace, &[&learn[..], &["bright", "--json"]].concat());
+    // Brightness is all that differs: whoever encodes anything of it tells them apart.
+    let accuracy = &report["attributes"][0]["accuracy"];
+    let share = |key: &str| accuracy[key].as_f64().expect("a share");
+    assert!(share("accuracy") > share("baseline"), "{report}");
+    let said = workplace.error(&[&learn[..], &["age"]].concat(), 1);
+    assert!(said.contains("attribute age: found 2"), "{said}");
+    let all = json(&workplace, &[&learn[..], &["--all", "--json"]].concat());
+    assert_eq!(all["attributes"].as_array().map(Vec::len), Some(1));
+    let args = [
+        "attribute",
+        "run",
+        "strip",
+        "bright",
+        "photos/000.png",
+        "--out",
+        "p.png",
+    ];
+    succeeds(&workplace, &args);
+    // Brighter to the right, on the whole.
+    let strip = image::open(workplace.path("p.png"))
+        .expect("a picture")
+        .into_luma8();
+    let mean = |column: u32| -> u32 {
+        let start = column * (SIDE as u32 + 2);
+        let pixels = (start..start + 12).flat_map(|x| (0..12).map(move |y| (x, y)));
+        pixels
+            .map(|(x, y)| u32::from(strip.get_pixel(x, y).0[0]))
+            .sum()
+    };
+    assert!(mean(6) > mean(0), "{} {}", mean(6), mean(0));
+}
+
+#[test]
+fn plots_of_the_latent_space_are_written() {
+    let workplace = workplace();
+    for args in [
+        &["latents"][..],
+        &["latents", "--density"],
+        &[
+            "latents", "--label", "digit=3", "--dims", "2,0", "--limit", "10",
+        ],
+        &["dimensions"],
+        &["kl"],
+    ] {
+        let report = json(
+            &workplace,
+            &[&["plot", "run"], args, &["--out", "p.png", "--json"]].concat(),
+        );
+        assert_eq!(
+            (&report["width"], &report["height"]),
+            (&1400.into(), &900.into())
+        );
+        assert_eq!(size(&workplace.path("p.png")), (1400, 900), "{args:?}");
+    }
+    succeeds(
+        &workplace,
+        &["plot", "run", "projector", "--out", "projector"],
+    );
+    let read = |name: &str| fs::read_to_string(workplace.path(&format!("projector/{name}")));
+    assert_eq!(read("tensors.tsv").expect("vectors").lines().count(), 20);
+    let metadata = read("metadata.tsv").expect("labels");
+    assert!(metadata.starts_with("0\n1\n2\n"), "{metadata}");
+    assert!(
+        read("projector_config.pbtxt")
+            .expect("a config")
+            .contains("sprite.png")
+    );
+    assert_eq!(size(&workplace.path("projector/sprite.png")), (60, 48));
+    let said = workplace.error(&["plot", "run", "projector", "--out", "projector"], 1);
+    assert!(said.contains("is there already"), "{said}");
+}

@@ -1,0 +1,133 @@
+//! The directions that a run knows: `attributes.safetensors` in its folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use vae_model::{read_tensors, write_tensors};
+
+use super::Direction;
+use crate::{OpenCheckpoint, RunDir, TrainError};
+
+/// The file in the folder of a run.
+const FILE: &str = "attributes.safetensors";
+/// Its one metadata entry, a list of [`Stored`] as JSON.
+const KEY: &str = "attributes";
+
+/// Directions by their attributes' names, each with the checkpoint that it belongs to.
+#[derive(Debug)]
+pub struct DirectionStore {
+    path: PathBuf,
+    directions: BTreeMap<String, Stored>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stored {
+    direction: Direction,
+    /// The name of the checkpoint's folder, for people.
+    checkpoint: String,
+    /// SHA-256 of its weights.
+    weights: String,
+}
+
+impl DirectionStore {
+    /// What a run has learned so far, which may be nothing.
+    ///
+    /// # Errors
+    /// A file that is damaged, or that another program wrote.
+    pub fn open(run_dir: &RunDir) -> Result<Self, TrainError> {
+        let path = run_dir.path().join(FILE);
+        let mut directions = BTreeMap::new();
+        if path.exists() {
+            let file = read_tensors(&path)?;
+            let wrong = |problem: String| TrainError::run(&path, problem);
+            let json = file.metadata.get(KEY).ok_or_else(|| {
+                wrong(format!(
+                    "its metadata has no `{KEY}` entry; `vae attribute` did not write it"
+                ))
+            })?;
+            let stored: Vec<Stored> = serde_json::from_str(json)
+                .map_err(|error| wrong(format!("not what this version knows: {error}")))?;
+            for mut stored in stored {
+                let name = stored.direction.name.clone();
+                let step = file.tensors.get(&name);
+                let step = step.ok_or_else(|| wrong(format!("lacks the tensor {name}")))?;
+                stored.direction.step = Vec::<f64>::try_from(step.to_kind(Kind::Double))?;
+                directions.insert(name, stored);
+            }
+        }
+        Ok(Self { path, directions })
+    }
+
+    /// The file, which is there once [`Self::save`] has written it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes a direction that was learned from a checkpoint's latents, in place of an older one of the
+    /// same attribute.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read.
+    pub fn insert(
+        &mut self,
+        direction: Direction,
+        checkpoint: &OpenCheckpoint,
+    ) -> Result<(), TrainError> {
+        let stored = Stored {
+            checkpoint: checkpoint.name(),
+            weights: checkpoint.weights_digest()?,
+            direction,
+        };
+        self.directions
+            .insert(stored.direction.name.clone(), stored);
+        Ok(())
+    }
+
+    /// Writes the file, which appears only when it is whole.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn save(&self) -> Result<(), TrainError> {
+        let tensors: Vec<(String, Tensor)> = self
+            .directions
+            .iter()
+            .map(|(name, stored)| (name.clone(), Tensor::from_slice(&stored.direction.step)))
+            .collect();
+        let stored: Vec<&Stored> = self.directions.values().collect();
+        let json = serde_json::to_string(&stored)
+            .map_err(|error| TrainError::run(&self.path, error.to_string()))?;
+        Ok(write_tensors(&self.path, &tensors, &[(KEY, &json)])?)
+    }
+
+    /// The direction of an attribute, for use with a checkpoint.
+    ///
+    /// # Errors
+    /// The attribute was not learned, or from another checkpoint: directions of other weights mean
+    /// nothing.
+    pub fn get(&self, name: &str, checkpoint: &OpenCheckpoint) -> Result<&Direction, TrainError> {
+        let Some(stored) = self.directions.get(name) else {
+            let known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
+            let known = match known.is_empty() {
+                true => "none was learned yet".to_owned(),
+                false => format!("known are {}", known.join(", ")),
+            };
+            let problem = format!(
+                "no direction in this run ({known}); `attribute RUN learn {name}` finds one"
+            );
+            return Err(TrainError::attribute(name, problem));
+        };
+        if stored.weights != checkpoint.weights_digest()? {
+            let problem = format!(
+                "its direction was learned from the checkpoint {}, not from {}, whose latents are others; \
+                 `attribute RUN learn {name}` with the same --checkpoint finds it anew",
+                stored.checkpoint,
+                checkpoint.name()
+            );
+            return Err(TrainError::attribute(name, problem));
+        }
+        Ok(&stored.direction)
+    }
+}
