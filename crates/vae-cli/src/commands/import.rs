@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "print_map")]
     state: Option<PathBuf>,
 
-    /// A config file whose [model] it is
+    /// A config file whose model it is
     #[arg(long)]
     config: PathBuf,
 

@@ -7,7 +7,7 @@ pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
     println!("{}", text(n_left, header, rows));
 }
 
-/// What [`print`] prints.
+/// What [`print()`] prints.
 pub(super) fn text(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table

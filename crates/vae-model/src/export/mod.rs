@@ -67,7 +67,7 @@ impl Vae {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
     /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
     /// let file = vae.to_onnx(Part::Decoder)?;
-    /// assert!(file.len() > 4 * 100_000); // Weights of four bytes.
+    /// assert!(file.len() > 4 * 56_385); // Its parameters have four bytes each.
     /// # Ok(())
     /// # }
     /// ```
