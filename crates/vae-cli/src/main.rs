@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, compare, data, decode, describe, encode, eval, manifold, neighbors, reconstruct, runs,
-    sample, score, train,
+    bench, compare, completions, data, decode, describe, doctor, encode, eval, export, import,
+    manifold, neighbors, reconstruct, runs, sample, score, train,
 };
 use run_config::ConfigError;
 
@@ -50,8 +50,12 @@ enum Command {
     Score(score::Args),
     Neighbors(neighbors::Args),
     Describe(describe::Args),
+    Export(export::Args),
+    Import(import::Args),
     Bench(bench::Args),
     Data(data::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// What a command came to, short of an error.
@@ -96,7 +100,11 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Neighbors(args) => neighbors::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => data::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run::<Cli>(&args),
     }
 }
 

@@ -47,6 +47,7 @@ pub use error::TrainError;
 pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
 pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
+pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};
 pub use optimizer::{

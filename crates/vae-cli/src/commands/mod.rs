@@ -2,17 +2,22 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod decode;
 pub(crate) mod describe;
+pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
 pub(crate) mod score;
+mod shape;
 mod table;
 pub(crate) mod train;
 
@@ -24,7 +29,7 @@ use image::DynamicImage;
 use serde_json::json;
 use tracing::warn;
 use vae_data::{BadFile, InputBatch, Inputs, Split};
-use vae_model::Vae;
+use vae_model::{Vae, WEIGHTS_FILE};
 use vae_train::{Checkpoint, CheckpointState, OpenCheckpoint, RunDir, picture};
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
@@ -62,6 +67,14 @@ pub(crate) struct OpenRun {
 }
 
 impl RunArgs {
+    /// The model alone: of a run, of the folder of a checkpoint, or of a weights file.
+    pub(crate) fn open_model(&self) -> Result<Vae> {
+        if self.run.is_file() || self.run.join(WEIGHTS_FILE).is_file() {
+            return Ok(Vae::load(&self.run, self.device.select()?)?);
+        }
+        Ok(self.open()?.vae)
+    }
+
     pub(crate) fn open(&self) -> Result<OpenRun> {
         let (run_dir, checkpoint) = match (OpenCheckpoint::at(&self.run)?, self.checkpoint) {
             (Some(found), None) => found,
