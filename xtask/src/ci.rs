@@ -25,6 +25,8 @@ pub(crate) enum Check {
     Test,
     /// Documentation, with warnings denied.
     Docs,
+    /// The program in examples/embed, outside the workspace: built and run.
+    Embed,
     /// Dependencies that no code uses.
     UnusedDependencies,
 }
@@ -68,6 +70,14 @@ impl Check {
                     "cargo doc",
                     command.arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings"),
                 )
+            }
+            Self::Embed => {
+                libtorch::ensure_present(workspace)?;
+                let mut command = cargo(workspace);
+                command.args(["run", "--quiet", "--release", "--locked", "--manifest-path"]);
+                command.arg("examples/embed/Cargo.toml");
+                command.env("CARGO_TARGET_DIR", workspace.root().join("target"));
+                cargo::run("examples/embed", &mut command)
             }
             Self::UnusedDependencies => {
                 let machete = install_machete(workspace)?;

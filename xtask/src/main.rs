@@ -8,6 +8,7 @@ mod cargo;
 mod checksum;
 mod ci;
 mod download;
+mod export_check;
 mod fetch_data;
 mod libtorch;
 mod manifest;
@@ -99,6 +100,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Export a model of each kind and compare it in Python's torch and onnxruntime.
+    ///
+    /// Both come from PyPI into target/export-check, once: 50 and 530 MB of download.
+    ExportCheck {
+        /// Only ONNX.
+        #[arg(long)]
+        without_torch: bool,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -116,6 +125,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => ci::test(&workspace, &arguments),
         Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
         Task::Models { check } => models::models(&workspace, check),
+        Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

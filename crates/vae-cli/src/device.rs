@@ -63,7 +63,7 @@ fn cuda(index: usize) -> Result<Device> {
     )
 }
 
-fn nvidia_driver_is_there() -> bool {
+pub(crate) fn nvidia_driver_is_there() -> bool {
     std::path::Path::new("/proc/driver/nvidia/version").exists()
 }
 

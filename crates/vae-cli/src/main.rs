@@ -1,5 +1,6 @@
 //! `vae`: train variational autoencoders and look at what they learned.
 
+mod arrays;
 mod commands;
 mod device;
 mod progress;
@@ -12,8 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    arithmetic, attribute, bench, compare, data, describe, eval, interpolate, manifold, plot,
-    reconstruct, runs, sample, train, traverse,
+    arithmetic, attribute, bench, compare, completions, data, decode, describe, doctor, encode,
+    eval, export, import, interpolate, manifold, neighbors, plot, reconstruct, runs, sample, score,
+    train, traverse,
 };
 use run_config::ConfigError;
 
@@ -49,9 +51,17 @@ enum Command {
     Runs(runs::Args),
     Compare(compare::Args),
     Eval(eval::Args),
+    Encode(encode::Args),
+    Decode(decode::Args),
+    Score(score::Args),
+    Neighbors(neighbors::Args),
     Describe(describe::Args),
+    Export(export::Args),
+    Import(import::Args),
     Bench(bench::Args),
     Data(data::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// What a command came to, short of an error.
@@ -95,9 +105,17 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Neighbors(args) => neighbors::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => data::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run::<Cli>(&args),
     }
 }
 

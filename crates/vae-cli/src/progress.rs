@@ -112,3 +112,47 @@ impl Callback for Progress {
         Ok(Flow::Continue)
     }
 }
+
+/// Counts images that stream by: a bar with the time left on a terminal, their rate at the end.
+pub(crate) struct ImageCount {
+    bar: ProgressBar,
+    start: Instant,
+    n_done: usize,
+}
+
+impl ImageCount {
+    /// `n_images` are expected, or nobody knows how many.
+    pub(crate) fn new(n_images: Option<usize>) -> Self {
+        let draw_target = ProgressDrawTarget::stderr();
+        let bar = ProgressBar::with_draw_target(n_images.map(|n| n as u64), draw_target);
+        let template = match n_images {
+            Some(_) => "{bar:24} {pos}/{len} images, {eta} left, {per_sec}",
+            None => "{spinner} {pos} images, {per_sec}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            start: Instant::now(),
+            n_done: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, n: usize) {
+        self.n_done += n;
+        self.bar.set_position(self.n_done as u64);
+    }
+
+    /// Says how many images there were, and gives their number in a second.
+    pub(crate) fn finish(self) -> f64 {
+        self.bar.finish_and_clear();
+        let seconds = self.start.elapsed().as_secs_f64();
+        let rate = self.n_done as f64 / seconds.max(1e-9);
+        say!(
+            "{} images in {seconds:.1} s: {rate:.0} images/s",
+            self.n_done
+        );
+        rate
+    }
+}

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
-use crate::{Binarization, DataError, Dataset, Splits, idx};
+use crate::{Binarization, DataError, Dataset, ImageShape, Splits, idx};
 
 /// Which images to train and evaluate on.
 ///
@@ -101,6 +101,19 @@ impl DatasetConfig {
         Ok(splits.with_binarization(self.binarization))
     }
 
+    /// The shape of its images: of photos what the config says, of idx files what the header of the
+    /// training images says.
+    ///
+    /// # Errors
+    /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
+    pub fn image_shape(&self) -> Result<ImageShape, DataError> {
+        self.validate()?;
+        match self.source()? {
+            Source::Idx(config) => config.image_shape(),
+            Source::ImageFolder(config) => Ok(config.image_shape()),
+        }
+    }
+
     fn source(&self) -> Result<Source<'_>, DataError> {
         match (&self.idx, &self.image_folder) {
             (Some(idx), None) => Ok(Source::Idx(idx)),
@@ -140,6 +153,25 @@ impl IdxConfig {
         Ok(Splits::new(train, test))
     }
 
+    fn image_shape(&self) -> Result<ImageShape, DataError> {
+        self.check_folder()?;
+        let [height, width] = idx::read_size(&self.images_file("train")?)?;
+        Ok(ImageShape {
+            channels: 1,
+            height: height.into(),
+            width: width.into(),
+        })
+    }
+
+    fn images_file(&self, prefix: &str) -> Result<PathBuf, DataError> {
+        let name = format!("{prefix}-images-idx3-ubyte");
+        find_file(&self.folder, &name)?.ok_or_else(|| DataError::MissingFile {
+            folder: self.folder.clone(),
+            file: name,
+            key: FOLDER_KEY,
+        })
+    }
+
     pub(crate) fn check_folder(&self) -> Result<(), DataError> {
         let folder = self.folder.clone();
         match fs::metadata(&folder) {
@@ -168,13 +200,7 @@ impl IdxConfig {
         limit_key: &str,
         limit: Option<usize>,
     ) -> Result<Dataset, DataError> {
-        let images_name = format!("{prefix}-images-idx3-ubyte");
-        let images_path =
-            find_file(&self.folder, &images_name)?.ok_or_else(|| DataError::MissingFile {
-                folder: self.folder.clone(),
-                file: images_name,
-                key: FOLDER_KEY,
-            })?;
+        let images_path = self.images_file(prefix)?;
         let images = idx::read_images(&images_path)?;
         let labels_name = format!("{prefix}-labels-idx1-ubyte");
         let labels = match find_file(&self.folder, &labels_name)? {

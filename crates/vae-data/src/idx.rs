@@ -109,6 +109,15 @@ impl ImageReader {
     }
 }
 
+/// Reads the header alone: height and width of the images.
+///
+/// # Errors
+/// As [`read_images`], where they apply.
+pub fn read_size(path: &Path) -> Result<[u32; 2], DataError> {
+    let [_, height, width] = Content::open(path)?.read_images_header()?;
+    Ok([height, width])
+}
+
 /// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.
 ///
 /// # Errors

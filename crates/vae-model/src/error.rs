@@ -19,10 +19,12 @@ pub enum ModelError {
         problem: String,
     },
     /// Images of another shape or kind than the model was built for.
-    #[error("images are {found}, this model wants u8 [B, C, H, W] with C×H×W = {wanted}")]
+    #[error("images are {found}, this model wants {kind} [B, C, H, W] with C×H×W = {wanted}")]
     Images {
         /// Kind and shape of the given tensor.
         found: String,
+        /// The kind that was wanted: bytes, or f32 by an exported part.
+        kind: &'static str,
         /// The shape of the model's images.
         wanted: ImageShape,
     },
@@ -40,6 +42,12 @@ pub enum ModelError {
          the terms of its draws"
     )]
     NoElbo,
+    /// A model that cannot be exported so.
+    #[error("{problem}")]
+    Export {
+        /// What cannot be, and what can.
+        problem: String,
+    },
     /// A weights file that is damaged, or belongs to another model.
     #[error("{path}: {problem}")]
     Weights {
@@ -65,6 +73,12 @@ impl ModelError {
     pub(crate) fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Config {
             key: key.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn export(problem: impl Into<String>) -> Self {
+        Self::Export {
             problem: problem.into(),
         }
     }

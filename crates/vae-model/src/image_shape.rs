@@ -17,6 +17,11 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
+    /// `[C, H, W]`.
+    pub(crate) fn sides(self) -> [i64; 3] {
+        [self.channels, self.height, self.width]
+    }
+
     /// Numbers in one image: channels × height × width, the `dim` of bits/dim.
     #[must_use]
     pub fn n_values(&self) -> i64 {

@@ -48,6 +48,8 @@ struct Readme;
 mod compatibility;
 mod config;
 mod error;
+mod export;
+mod graph;
 mod image_shape;
 mod likelihood;
 mod math;
@@ -55,13 +57,16 @@ mod mode;
 mod network;
 mod objective;
 mod posterior;
+mod preprocessing;
 mod prior;
+mod summary;
 mod vae;
 mod watch;
 mod weights;
 
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub use export::Part;
 pub use image_shape::ImageShape;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -82,9 +87,11 @@ pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
     PlanarConfig, Posterior, PosteriorConfig,
 };
+pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
     Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,
 };
+pub use summary::{LayerSummary, PartSummary};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
 pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};

@@ -1,16 +1,20 @@
 //! The variational autoencoder: its parts put together.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, nn};
 
-use crate::network::Sockets;
+use crate::export::Part;
+use crate::graph::{Graph, Value};
+use crate::likelihood::GraphLikelihood;
+use crate::network::{GraphNetwork, Sockets};
 use crate::posterior::PosteriorFamily;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ClosedKl, ImageShape, Latents, Likelihood, Mode, ModelConfig, ModelError, Network, Posterior,
-    Prior,
+    ChannelOrder, ClosedKl, Framing, ImageShape, Latents, Mode, ModelConfig, ModelError, Posterior,
+    Preprocessing, Prior,
 };
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
@@ -20,11 +24,12 @@ use crate::{
 pub struct Vae {
     config: ModelConfig,
     image: ImageShape,
+    framing: Option<Framing>,
     variables: nn::VarStore,
-    network: Box<dyn Network>,
+    network: Box<dyn GraphNetwork>,
     posterior: Box<dyn PosteriorFamily>,
     prior: Box<dyn Prior>,
-    likelihood: Box<dyn Likelihood>,
+    likelihood: Box<dyn GraphLikelihood>,
 }
 
 /// K samples of z for each of B images, and what they say: the material of every objective.
@@ -51,6 +56,7 @@ pub struct Draws {
 impl Draws {
     /// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`: the importance weights of log p(x).
     /// None of a deterministic posterior.
+    #[must_use]
     pub fn log_weights(&self) -> Option<Tensor> {
         let log_qz_x = self.log_qz_x.as_ref()?;
         Some(&self.log_px_z + &self.log_pz - log_qz_x)
@@ -68,6 +74,7 @@ pub struct ElboTerms {
 
 impl ElboTerms {
     /// −(reconstruction + kl), a lower bound of log p(x), `[B]`; none of a deterministic posterior.
+    #[must_use]
     pub fn elbo(&self) -> Option<Tensor> {
         self.kl.as_ref().map(|kl| -(&self.reconstruction + kl))
     }
@@ -117,6 +124,7 @@ impl Vae {
         Ok(Self {
             config: config.clone(),
             image,
+            framing: None,
             variables,
             network,
             posterior,
@@ -125,16 +133,55 @@ impl Vae {
         })
     }
 
-    /// A trained model from a weights file, or from the folder of a checkpoint that holds
-    /// `weights.safetensors`. The file knows its model, no config is needed.
+    /// A trained model from the folder of a run (its best checkpoint), from that of a checkpoint, or
+    /// from a weights file. The file knows its model, no config is needed.
     ///
     /// # Errors
     /// No such file, a damaged one, or one that another program wrote.
+    ///
+    /// ```
+    /// use tch::Device;
+    /// use vae_model::{ImageShape, ModelConfig, Vae};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let folder = tempfile::tempdir()?;
+    /// let file = folder.path().join("weights.safetensors");
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// Vae::new(&ModelConfig::default(), shape, Device::Cpu)?.save(&file)?;
+    ///
+    /// let vae = Vae::load(folder.path(), Device::Cpu)?; // or `file` itself
+    /// assert_eq!(vae.image_shape(), shape);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, ModelError> {
         let path = weights::file_in(path.as_ref());
         let (header, tensors) = weights::load(&path)?;
-        let vae = Self::new(&header.model, header.image, device)?;
+        let mut vae = Self::new(&header.model, header.image, device)?;
         weights::assign(&path, &tensors, &vae.variables)?;
+        vae.framing = header.framing;
+        Ok(vae)
+    }
+
+    /// A model with weights from PyTorch: a `state_dict` saved as safetensors, of any floating-point
+    /// kind. `names` maps PyTorch's names to ours ([`Self::named_variables`]); those that are not in it
+    /// are the same. The counters of PyTorch's batch norms (`num_batches_tracked`) are left out.
+    ///
+    /// # Errors
+    /// A config that no model can be built from; a damaged file; names that are missing or left over,
+    /// shapes that differ, all of them listed.
+    pub fn import(
+        config: &ModelConfig,
+        image: ImageShape,
+        path: impl AsRef<Path>,
+        names: &BTreeMap<String, String>,
+        device: Device,
+    ) -> Result<Self, ModelError> {
+        let vae = Self::new(config, image, device)?;
+        let path = path.as_ref();
+        let tensors = weights::read_state_dict(path, names)?;
+        weights::check(path, &tensors, &vae.variables, names)?;
+        weights::assign(path, &tensors, &vae.variables)?;
         Ok(vae)
     }
 
@@ -147,8 +194,25 @@ impl Vae {
         let header = Header {
             model: self.config.clone(),
             image: self.image,
+            framing: self.framing.clone(),
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
+    }
+
+    /// What is done to an image before the network sees it; saved with the weights.
+    #[must_use]
+    pub fn preprocessing(&self) -> Preprocessing {
+        Preprocessing {
+            image: self.image,
+            channels: ChannelOrder::of(self.image),
+            framing: self.framing.clone(),
+            value_range: self.likelihood.value_range(),
+        }
+    }
+
+    /// Says how the images that it is trained on are cropped and resized.
+    pub fn set_framing(&mut self, framing: Framing) {
+        self.framing = Some(framing);
     }
 
     /// The model's parts.
@@ -269,6 +333,21 @@ impl Vae {
     ///
     /// # Errors
     /// Images of another shape or kind.
+    ///
+    /// ```
+    /// use tch::{Device, Kind, Tensor};
+    /// use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
+    ///
+    /// # fn main() -> Result<(), ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let images = Tensor::zeros([2, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+    /// assert_eq!(vae.reconstruct(&images)?.size(), [2, 1, 28, 28]);
+    /// let floats = images.to_kind(Kind::Float);
+    /// assert!(matches!(vae.reconstruct(&floats), Err(ModelError::Images { .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reconstruct(&self, images: &Tensor) -> Result<Tensor, ModelError> {
         self.decode(&self.encode(images)?.center())
     }
@@ -330,6 +409,90 @@ impl Vae {
         let codes = draws.latents.detach().flatten(0, 1);
         let log_pz = self.prior.log_prob(&codes, &self.encoder(Mode::Evaluate));
         Some(-log_pz.mean(Kind::Float))
+    }
+
+    /// The same model on the CPU, with weights that no gradient changes.
+    pub(crate) fn frozen(&self) -> Result<Self, ModelError> {
+        let mut frozen = Self::new(&self.config, self.image, Device::Cpu)?;
+        frozen.variables.copy(&self.variables)?;
+        frozen.variables.freeze();
+        frozen.framing = self.framing.clone();
+        Ok(frozen)
+    }
+
+    /// What [`Self::run_part`] computes, as operations: the input and the outputs.
+    pub(crate) fn part_graph(
+        &self,
+        graph: &mut Graph,
+        part: Part,
+    ) -> Result<(Value, Vec<Value>), ModelError> {
+        match part {
+            Part::Encoder => {
+                let images = graph.input(&self.image.sides());
+                let [black, white] = self.likelihood.value_range();
+                let mut scaled = images.clone();
+                if [black, white] != [0.0, 1.0] {
+                    scaled = graph.with_number(&scaled, "Mul", white - black);
+                    scaled = graph.with_number(&scaled, "Add", black);
+                }
+                let params = self.network.encoder_graph(graph, scaled);
+                let outputs = self.posterior.graph(graph, &params).ok_or_else(|| {
+                    ModelError::export(format!(
+                        "the posterior {} is not written for ONNX; TorchScript has it",
+                        self.config.posterior.name()
+                    ))
+                })?;
+                Ok((images, outputs))
+            }
+            Part::Decoder => {
+                let latents = graph.input(&[self.config.latent_dims]);
+                let params = self.network.decoder_graph(graph, latents.clone());
+                let mean = self.likelihood.mean_graph(graph, &params).ok_or_else(|| {
+                    ModelError::export(
+                        "the mean image of likelihood.logistic_mixture is not written for ONNX; \
+                         TorchScript has it",
+                    )
+                })?;
+                Ok((latents, vec![mean]))
+            }
+        }
+    }
+
+    /// The operations of the network alone.
+    pub(crate) fn network_graph(&self, part: Part) -> Graph {
+        let mut graph = Graph::default();
+        let _ = match part {
+            Part::Encoder => {
+                let images = graph.input(&self.image.sides());
+                self.network.encoder_graph(&mut graph, images)
+            }
+            Part::Decoder => {
+                let latents = graph.input(&[self.config.latent_dims]);
+                self.network.decoder_graph(&mut graph, latents)
+            }
+        };
+        graph
+    }
+
+    /// q(z|x) for images f32 `[B, C, H, W]` in `[0, 1]`.
+    pub(crate) fn encode_zero_one(
+        &self,
+        images: &Tensor,
+    ) -> Result<Box<dyn Posterior>, ModelError> {
+        self.check_shape(images, Kind::Float)?;
+        let [black, white] = self.likelihood.value_range();
+        let targets = match [black, white] == [0.0, 1.0] {
+            true => images.shallow_clone(),
+            false => images * (white - black) + black,
+        };
+        Ok(self.posterior(&targets, Mode::Evaluate))
+    }
+
+    /// [`Self::decode`] without a transfer to the device.
+    pub(crate) fn decode_in_place(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        self.check_latents(latents)?;
+        let params = self.decoded(latents, Mode::Evaluate);
+        Ok(self.likelihood.mean_image(&params).contiguous())
     }
 
     fn posterior(&self, targets: &Tensor, mode: Mode) -> Box<dyn Posterior> {
@@ -396,6 +559,11 @@ impl Vae {
 
     /// Checks latents `[N, Z]` and brings them to the model's device.
     fn checked_latents(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        self.check_latents(latents)?;
+        Ok(latents.to_device(self.device()).to_kind(Kind::Float))
+    }
+
+    fn check_latents(&self, latents: &Tensor) -> Result<(), ModelError> {
         let size = latents.size();
         if size.len() != 2 || size[1] != self.config.latent_dims {
             return Err(ModelError::Latents {
@@ -403,7 +571,7 @@ impl Vae {
                 latent_dims: self.config.latent_dims,
             });
         }
-        Ok(latents.to_device(self.device()).to_kind(Kind::Float))
+        Ok(())
     }
 
     /// Checks images and scales them for the likelihood, on the model's device.
@@ -413,16 +581,16 @@ impl Vae {
     }
 
     fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
-        let ImageShape {
-            channels,
-            height,
-            width,
-        } = self.image;
+        self.check_shape(images, Kind::Uint8)
+    }
+
+    fn check_shape(&self, images: &Tensor, kind: Kind) -> Result<(), ModelError> {
         let size = images.size();
-        let fits = size.len() == 4 && size[1..] == [channels, height, width];
-        if !fits || images.kind() != Kind::Uint8 {
+        let fits = size.len() == 4 && size[1..] == self.image.sides();
+        if !fits || images.kind() != kind {
             return Err(ModelError::Images {
                 found: format!("{:?} {size:?}", images.kind()),
+                kind: if kind == Kind::Float { "f32" } else { "u8" },
                 wanted: self.image,
             });
         }

@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
-use crate::{ImageShape, ModelConfig, ModelError};
+use crate::{Framing, ImageShape, ModelConfig, ModelError};
 
 /// The name of the weights file in the folder of a checkpoint.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
@@ -23,11 +23,20 @@ const HEADER_KEY: &str = "vae";
 pub(crate) struct Header {
     pub(crate) model: ModelConfig,
     pub(crate) image: ImageShape,
+    /// None in files of before it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) framing: Option<Framing>,
 }
 
-/// The weights file itself, or the one in a folder.
+/// The best checkpoint's folder in that of a run.
+const BEST: &str = "checkpoints/best";
+
+/// The weights file itself, or the one in the folder of a checkpoint or run.
 pub(crate) fn file_in(path: &Path) -> PathBuf {
-    if path.is_dir() {
+    let best = path.join(BEST).join(WEIGHTS_FILE);
+    if best.is_file() {
+        best
+    } else if path.is_dir() {
         path.join(WEIGHTS_FILE)
     } else {
         path.to_owned()
@@ -84,7 +93,7 @@ pub fn write_tensors(
 }
 
 /// The values as little-endian f32, in row-major order.
-fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     let flat = tensor
         .detach()
         .to_device(Device::Cpu)
@@ -183,6 +192,90 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile, ModelError> {
         metadata: metadata.metadata().clone().unwrap_or_default(),
         tensors,
     })
+}
+
+/// A `state_dict` of PyTorch under our names, as f32.
+pub(crate) fn read_state_dict(
+    path: &Path,
+    names: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let bytes = fs::read(path).map_err(|source| ModelError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        ModelError::weights(
+            path,
+            format!(
+                "no whole safetensors file ({error}); `safetensors.torch.save_file` writes one"
+            ),
+        )
+    })?;
+    if let Some(name) = names.keys().find(|name| file.tensor(name).is_err()) {
+        let problem = format!("{name}, of the map of names, is not in it");
+        return Err(ModelError::weights(path, problem));
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        if name.ends_with(".num_batches_tracked") {
+            continue;
+        }
+        let kind = match view.dtype() {
+            Dtype::F16 => Kind::Half,
+            Dtype::BF16 => Kind::BFloat16,
+            Dtype::F32 => Kind::Float,
+            Dtype::F64 => Kind::Double,
+            other => {
+                let problem = format!("{name} is {other:?}, a floating-point kind is needed");
+                return Err(ModelError::weights(path, problem));
+            }
+        };
+        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?.to_kind(Kind::Float);
+        let ours = names.get(&name).cloned().unwrap_or_else(|| name.clone());
+        if tensors.insert(ours.clone(), tensor).is_some() {
+            let problem = format!("two tensors are mapped to {ours}, {name} is one of them");
+            return Err(ModelError::weights(path, problem));
+        }
+    }
+    Ok(tensors)
+}
+
+/// Lists all that keeps tensors from being a model's variables.
+pub(crate) fn check(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    variables: &nn::VarStore,
+    names: &BTreeMap<String, String>,
+) -> Result<(), ModelError> {
+    let variables: BTreeMap<_, _> = variables.variables().into_iter().collect();
+    let theirs = |ours: &str| {
+        let mapped = names.iter().find(|(_, name)| *name == ours);
+        mapped.map_or(String::new(), |(theirs, _)| format!(" (from {theirs})"))
+    };
+    let mut problems = Vec::new();
+    for (name, variable) in &variables {
+        let wanted = variable.size();
+        match tensors.get(name).map(Tensor::size) {
+            None => problems.push(format!("{name} {wanted:?}{} is missing", theirs(name))),
+            Some(found) if found != wanted => problems.push(format!(
+                "{name}{} has shape {found:?}, {wanted:?} is needed",
+                theirs(name)
+            )),
+            Some(_) => {}
+        }
+    }
+    for (name, tensor) in tensors
+        .iter()
+        .filter(|(name, _)| !variables.contains_key(*name))
+    {
+        let size = tensor.size();
+        problems.push(format!("{name} {size:?}{} is left over", theirs(name)));
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(ModelError::weights(path, problems.join("; ")))
 }
 
 /// Copies loaded tensors into a model's variables; names and shapes must agree exactly.

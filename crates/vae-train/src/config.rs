@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vae_data::DatasetConfig;
-use vae_model::{ModelConfig, Objective};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize};
 
 use crate::{
     CheckpointsConfig, ClipConfig, EarlyStoppingConfig, OptimizerConfig, Precision, SafetyConfig,
@@ -52,6 +52,29 @@ pub struct RunConfig {
 
 fn yes() -> bool {
     true
+}
+
+impl RunConfig {
+    /// What is done to the images of the data set before the model sees them, for its weights file.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        let photos = self.dataset.image_folder.as_ref();
+        Framing {
+            crop: photos.map(|photos| match photos.crop {
+                Some(rect) => Crop::Rectangle {
+                    top: rect.top,
+                    left: rect.left,
+                    height: rect.height,
+                    width: rect.width,
+                },
+                None => Crop::Center {
+                    fraction: photos.crop_fraction,
+                },
+            }),
+            resize: photos.map(|_| Resize::BilinearAntialiased),
+            binarized: self.dataset.binarization.is_some(),
+        }
+    }
 }
 
 /// The loop's numbers (`[training]`).

@@ -46,40 +46,15 @@ pub fn importance_estimate(
     mut progress: impl FnMut(usize),
 ) -> Result<ImportanceEstimate, TrainError> {
     tch::manual_seed(derive_seed(seed, 0, "importance samples") as i64);
-    let total = i64::from(n_samples);
     let (mut bounds, mut elbo, mut sizes) = (Vec::new(), 0.0, 0.0);
-    no_grad(|| -> Result<(), TrainError> {
-        for images in Batches::sequential(dataset, N_IMAGES, vae.device()) {
-            let images = images?;
-            let n_images = images.size()[0];
-            let minus_infinity = || {
-                let options = (Kind::Double, vae.device());
-                Tensor::full([n_images], f64::NEG_INFINITY, options)
-            };
-            // ln Σw, ln Σw², Σ ln w so far, [B].
-            let (mut log_sum, mut log_square_sum) = (minus_infinity(), minus_infinity());
-            let mut sum_of_logs = log_sum.zeros_like();
-            let mut n_done = 0;
-            while n_done < total {
-                let n = (N_AT_A_TIME / n_images).clamp(1, total - n_done);
-                let draws = vae.draw(&images, n, Mode::Evaluate)?;
-                let log_weights = draws.log_weights().ok_or(ModelError::NoElbo)?;
-                let log_weights = log_weights.to_kind(Kind::Double); // [n, B]
-                log_sum = log_sum.logaddexp(&log_weights.logsumexp(0, false));
-                let squares = (&log_weights * 2.0).logsumexp(0, false);
-                log_square_sum = log_square_sum.logaddexp(&squares);
-                sum_of_logs += log_weights.sum_dim_intlist(0, false, Kind::Double);
-                n_done += n;
-            }
-            let bound = &log_sum - (total as f64).ln();
-            bounds.extend(Vec::<f64>::try_from(bound)?);
-            elbo += f64::try_from(sum_of_logs.sum(Kind::Double))? / total as f64;
-            let size = (log_sum * 2.0 - log_square_sum).exp();
-            sizes += f64::try_from(size.sum(Kind::Double))?;
-            progress(bounds.len());
-        }
-        Ok(())
-    })?;
+    for images in Batches::sequential(dataset, N_IMAGES, vae.device()) {
+        let estimates = image_bounds(vae, &images?, n_samples)?;
+        bounds.extend(Vec::<f64>::try_from(&estimates.bound)?);
+        elbo += f64::try_from(estimates.elbo.sum(Kind::Double))?;
+        let size = estimates.effective_sample_size;
+        sizes += f64::try_from(size.sum(Kind::Double))?;
+        progress(bounds.len());
+    }
     let n = bounds.len() as f64;
     let mean = bounds.iter().sum::<f64>() / n;
     let squares: f64 = bounds.iter().map(|bound| (bound - mean).powi(2)).sum();
@@ -90,5 +65,52 @@ pub fn importance_estimate(
         standard_error: (squares / (n - 1.0).max(1.0) / n).sqrt(),
         elbo: elbo / n,
         effective_sample_size: sizes / n,
+    })
+}
+
+/// What K latents say of log p(x) of each image, f64 `[B]` each.
+#[derive(Debug)]
+pub struct ImageBounds {
+    /// The importance-weighted bound of log p(x), nats.
+    pub bound: Tensor,
+    /// The mean of the log-weights, nats.
+    pub elbo: Tensor,
+    /// (Σw)²/Σw².
+    pub effective_sample_size: Tensor,
+}
+
+/// The importance-weighted bound of each of the images, bytes `[B, C, H, W]`, with `n_samples` latents
+/// from the posterior for each, some at a time. The noise is libtorch's generator's.
+///
+/// # Errors
+/// A deterministic posterior, which has no density; images of another shape than the model's.
+pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageBounds, TrainError> {
+    let total = i64::from(n_samples);
+    let n_images = images.size()[0];
+    no_grad(|| {
+        let minus_infinity = || {
+            let options = (Kind::Double, vae.device());
+            Tensor::full([n_images], f64::NEG_INFINITY, options)
+        };
+        // ln Σw, ln Σw², Σ ln w so far, [B].
+        let (mut log_sum, mut log_square_sum) = (minus_infinity(), minus_infinity());
+        let mut sum_of_logs = log_sum.zeros_like();
+        let mut n_done = 0;
+        while n_done < total {
+            let n = (N_AT_A_TIME / n_images.max(1)).clamp(1, total - n_done);
+            let draws = vae.draw(images, n, Mode::Evaluate)?;
+            let log_weights = draws.log_weights().ok_or(ModelError::NoElbo)?;
+            let log_weights = log_weights.to_kind(Kind::Double); // [n, B]
+            log_sum = log_sum.logaddexp(&log_weights.logsumexp(0, false));
+            let squares = (&log_weights * 2.0).logsumexp(0, false);
+            log_square_sum = log_square_sum.logaddexp(&squares);
+            sum_of_logs += log_weights.sum_dim_intlist(0, false, Kind::Double);
+            n_done += n;
+        }
+        Ok(ImageBounds {
+            bound: &log_sum - (total as f64).ln(),
+            elbo: sum_of_logs / total as f64,
+            effective_sample_size: (log_sum * 2.0 - log_square_sum).exp(),
+        })
     })
 }

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,11 @@ TORCH_API void clear_cache();
 TORCH_API int increment_nesting();
 TORCH_API int decrement_nesting();
 } // namespace at::autocast
+
+// As in ATen/Version.h.
+namespace at {
+TORCH_API std::string show_config();
+} // namespace at
 
 namespace {
 
@@ -77,6 +83,15 @@ std::vector<at::Tensor> in_order_of(
 } // namespace
 
 extern "C" {
+
+// What libtorch was built with and found, as text, for the caller to free.
+char *vae_show_config() {
+    try {
+        return strdup(at::show_config().c_str());
+    } catch (...) {
+        return nullptr;
+    }
+}
 
 char *vae_forget_gradients(const TensorPtr *values, size_t n) {
     return guarded([&] {

@@ -10,6 +10,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 unsafe extern "C" {
+    fn vae_show_config() -> *mut c_char;
     fn vae_forget_gradients(values: *const *const C_tensor, n: usize) -> *mut c_char;
     fn vae_fused_adam(
         values: *const *const C_tensor,
@@ -264,6 +265,22 @@ impl Drop for Autocast {
         };
         // No panic in a drop, which may be part of one: and what was in force before is valid.
         debug_assert!(left.is_ok());
+    }
+}
+
+/// What libtorch says of itself: its version, what it was built with, which instructions of the
+/// processor it uses.
+#[must_use]
+pub fn libtorch_config() -> String {
+    // SAFETY: a C string from malloc that is ours to free, or null.
+    unsafe {
+        let config = vae_show_config();
+        if config.is_null() {
+            return String::new();
+        }
+        let text = CStr::from_ptr(config).to_string_lossy().into_owned();
+        libc::free(config.cast::<c_void>());
+        text
     }
 }
 

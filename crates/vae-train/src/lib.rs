@@ -48,7 +48,8 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
-pub use importance::{ImportanceEstimate, importance_estimate};
+pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
+pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};
 pub use optimizer::{

@@ -1,16 +1,16 @@
 //! `vae bench`: training throughput on random pixels.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use vae_data::derive_seed;
-use vae_model::{ImageShape, Vae};
+use vae_model::Vae;
 use vae_train::{Learner, device_name, memory};
 
+use super::shape::Shape;
 use crate::device::DeviceChoice;
 use crate::{Done, run_config};
 
@@ -41,25 +41,6 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Shape(ImageShape);
-
-impl FromStr for Shape {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let sides: Result<Vec<i64>, _> = text.split(['x', '×']).map(str::parse).collect();
-        match sides.as_deref() {
-            Ok(&[channels, height, width]) => Ok(Self(ImageShape {
-                channels,
-                height,
-                width,
-            })),
-            _ => Err("expected three numbers, as in 1x28x28".to_owned()),
-        }
-    }
 }
 
 const WARM_UP_STEPS: u32 = 8;

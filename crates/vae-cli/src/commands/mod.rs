@@ -4,17 +4,26 @@ pub(crate) mod arithmetic;
 pub(crate) mod attribute;
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod completions;
 pub(crate) mod data;
+pub(crate) mod decode;
 pub(crate) mod describe;
+pub(crate) mod doctor;
+pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod interpolate;
 mod labels;
 pub(crate) mod manifold;
+pub(crate) mod neighbors;
 mod place;
 pub(crate) mod plot;
 pub(crate) mod reconstruct;
 pub(crate) mod runs;
 pub(crate) mod sample;
+pub(crate) mod score;
+mod shape;
 mod table;
 pub(crate) mod train;
 pub(crate) mod traverse;
@@ -25,10 +34,12 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use image::DynamicImage;
 use serde_json::json;
-use vae_data::{Inputs, Split};
-use vae_model::Vae;
+use tracing::warn;
+use vae_data::{BadFile, InputBatch, Inputs, Split};
+use vae_model::{Vae, WEIGHTS_FILE};
 use vae_train::{Checkpoint, OpenCheckpoint, RunDir, picture};
 
+use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
 
 /// What every command on a run takes.
@@ -63,6 +74,14 @@ pub(crate) struct OpenRun {
 }
 
 impl RunArgs {
+    /// The model alone: of a run, of the folder of a checkpoint, or of a weights file.
+    pub(crate) fn open_model(&self) -> Result<Vae> {
+        if self.run.is_file() || self.run.join(WEIGHTS_FILE).is_file() {
+            return Ok(Vae::load(&self.run, self.device.select()?)?);
+        }
+        Ok(self.open()?.vae)
+    }
+
     pub(crate) fn open(&self) -> Result<OpenRun> {
         let (run_dir, checkpoint) = match (OpenCheckpoint::at(&self.run)?, self.checkpoint) {
             (Some(found), None) => found,
@@ -110,6 +129,35 @@ impl OpenRun {
         self.open_inputs(&args.inputs, Split::Test, args.attributes.as_deref())
     }
 
+    /// What a table says of each image beside the model's numbers: its name first, then these.
+    pub(crate) fn known_fields(inputs: &Inputs, fields: &[Field]) -> Vec<Field> {
+        let mut known = Vec::new();
+        if inputs.has_labels() {
+            known.push(Field::integer(LABEL_COLUMN));
+        }
+        let names = inputs.attribute_names();
+        if !names.is_empty() {
+            known.push(Field::named(
+                "attributes",
+                names,
+                &[fields, &known].concat(),
+            ));
+        }
+        known
+    }
+
+    /// The values of [`Self::known_fields`].
+    pub(crate) fn known_values(inputs: &Inputs, batch: InputBatch) -> Vec<Values> {
+        let mut known = Vec::new();
+        if inputs.has_labels() {
+            known.push(Values::Integers(batch.labels));
+        }
+        if !inputs.attribute_names().is_empty() {
+            known.push(Values::Reals(batch.attributes));
+        }
+        known
+    }
+
     /// The images of `paths`; without any, those of a split of the run.
     pub(crate) fn open_inputs(
         &self,
@@ -132,6 +180,17 @@ impl OpenRun {
             [] => Inputs::of_split(&dataset, shape, otherwise, attributes)?,
             paths => Inputs::open(&dataset, shape, paths, attributes)?,
         })
+    }
+}
+
+/// Lists the files that were left out.
+pub(crate) fn warn_of_bad(bad: &[BadFile]) {
+    const N_LISTED: usize = 10;
+    for file in bad.iter().take(N_LISTED) {
+        warn!("{}: left out: {}", file.name, file.reason);
+    }
+    if bad.len() > N_LISTED {
+        warn!("{} more files were left out", bad.len() - N_LISTED);
     }
 }
 

@@ -4,6 +4,11 @@ use comfy_table::{CellAlignment, Table, presets};
 
 /// Columns two spaces apart: the first `n_left` to the left, numbers after them to the right.
 pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
+    println!("{}", text(n_left, header, rows));
+}
+
+/// What [`print`] prints.
+pub(super) fn text(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -15,7 +20,7 @@ pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    println!("{}", table.trim_fmt());
+    table.trim_fmt()
 }
 
 /// What is not known.

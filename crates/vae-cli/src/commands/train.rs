@@ -101,7 +101,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             }
             let splits = config.dataset.load()?;
             let vae = match &checkpoint {
-                Some(checkpoint) => Vae::load(&checkpoint.folder, device)?,
+                Some(checkpoint) => {
+                    let mut vae = Vae::load(&checkpoint.folder, device)?;
+                    vae.set_framing(config.framing()); // Older weights files lack it.
+                    vae
+                }
                 None => fresh(&config, &splits, device)?,
             };
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
@@ -186,7 +190,8 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
         width: shape.width,
     };
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let vae = Vae::new(&config.model, image, device)?;
+    let mut vae = Vae::new(&config.model, image, device)?;
+    vae.set_framing(config.framing());
     vae.start_from(&splits.train.first(N_IMAGES_TO_START_FROM)?)?;
     Ok(vae)
 }

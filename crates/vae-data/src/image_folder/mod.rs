@@ -168,6 +168,12 @@ impl ImageFolderConfig {
         Ok(())
     }
 
+    /// The shape of the images that a model sees.
+    #[must_use]
+    pub fn image_shape(&self) -> crate::ImageShape {
+        self.transform().shape()
+    }
+
     pub(crate) fn transform(&self) -> Transform {
         Transform {
             crop: match self.crop {

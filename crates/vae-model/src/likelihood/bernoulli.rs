@@ -2,8 +2,9 @@
 
 use tch::{Kind, Reduction, Tensor};
 
-use super::{Likelihood, bytes_to_zero_one, sum_over_values};
+use super::{GraphLikelihood, Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
+use crate::graph::{Graph, Value};
 
 #[derive(Debug)]
 pub(super) struct Bernoulli;
@@ -32,6 +33,12 @@ impl Likelihood for Bernoulli {
         // libtorch's own function fails on the NaN of a model that has diverged.
         let is_white = logits.rand_like().lt_tensor(&logits.sigmoid());
         is_white.to_kind(Kind::Float)
+    }
+}
+
+impl GraphLikelihood for Bernoulli {
+    fn mean_graph(&self, graph: &mut Graph, logits: &Value) -> Option<Value> {
+        Some(graph.elementwise("Sigmoid", &[logits]))
     }
 }
 

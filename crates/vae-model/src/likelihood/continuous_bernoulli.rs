@@ -2,8 +2,9 @@
 
 use tch::Tensor;
 
-use super::{Likelihood, bytes_to_zero_one, sum_over_values};
+use super::{GraphLikelihood, Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
+use crate::graph::{Graph, Value};
 
 /// Independent pixels in `[0, 1]` of density p(x|λ) = C(λ)·λˣ·(1 − λ)¹⁻ˣ (Loaiza-Ganem & Cunningham
 /// 2019, <https://arxiv.org/abs/1907.06845>, §4), parameterized by the logit η = ln(λ/(1 − λ)). What the
@@ -36,6 +37,32 @@ impl Likelihood for ContinuousBernoulli {
 
     fn sample(&self, logits: &Tensor) -> Tensor {
         quantile(&logits.rand_like(), logits)
+    }
+}
+
+impl GraphLikelihood for ContinuousBernoulli {
+    fn mean_graph(&self, graph: &mut Graph, logits: &Value) -> Option<Value> {
+        let size = graph.elementwise("Abs", &[logits]);
+        // As in `mean`.
+        let near = graph.clamp(logits, -SERIES_UP_TO, SERIES_UP_TO);
+        let square = graph.elementwise("Mul", &[&near, &near]);
+        let mut series = graph.with_number(&square, "Mul", 1.0 / 30_240.0);
+        series = graph.with_number(&series, "Sub", 1.0 / 720.0);
+        series = graph.elementwise("Mul", &[&series, &square]);
+        series = graph.with_number(&series, "Add", 1.0 / 12.0);
+        series = graph.elementwise("Mul", &[&series, &near]);
+        let far = graph.with_number(&size, "Max", SERIES_UP_TO);
+        let half = graph.with_number(&far, "Mul", 0.5);
+        let half_tanh = graph.elementwise("Tanh", &[&half]);
+        let half_coth = graph.elementwise("Reciprocal", &[&half_tanh]);
+        let half_coth = graph.with_number(&half_coth, "Mul", 0.5);
+        let reciprocal = graph.elementwise("Reciprocal", &[&far]);
+        let closed = graph.elementwise("Sub", &[&half_coth, &reciprocal]);
+        let sign = graph.elementwise("Sign", &[logits]);
+        let closed = graph.elementwise("Mul", &[&closed, &sign]);
+        let is_near = graph.with_number(&size, "Less", SERIES_UP_TO);
+        let mean = graph.elementwise("Where", &[&is_near, &series, &closed]);
+        Some(graph.with_number(&mean, "Add", 0.5))
     }
 }
 

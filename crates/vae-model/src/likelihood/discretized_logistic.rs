@@ -3,8 +3,12 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use super::{Likelihood, bytes_to_zero_one, sum_over_values, to_minus_one_one, to_zero_one};
+use super::{
+    GraphLikelihood, Likelihood, MINUS_ONE_ONE, bytes_to_zero_one, sum_over_values,
+    to_minus_one_one, to_zero_one, to_zero_one_graph,
+};
 use crate::Mode;
+use crate::graph::{Graph, Value};
 
 /// Each byte's probability is the mass that a logistic distribution puts on its bin (Kingma et al.
 /// 2016, <https://arxiv.org/abs/1606.04934>, App. C.2; Salimans et al. 2017,
@@ -87,6 +91,10 @@ impl Likelihood for DiscretizedLogistic {
         to_minus_one_one(images)
     }
 
+    fn value_range(&self) -> [f64; 2] {
+        MINUS_ONE_ONE
+    }
+
     fn log_prob(&self, params: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
         let (location, log_scale) = self.split(params);
         sum_over_values(&log_mass(&location, &log_scale, targets))
@@ -100,6 +108,34 @@ impl Likelihood for DiscretizedLogistic {
     fn sample(&self, params: &Tensor) -> Tensor {
         let (location, log_scale) = self.split(params);
         bytes_to_zero_one(&sample_bytes(&location, &log_scale))
+    }
+}
+
+impl GraphLikelihood for DiscretizedLogistic {
+    fn mean_graph(&self, graph: &mut Graph, params: &Value) -> Option<Value> {
+        let location = graph.narrow(params, 0, self.channels);
+        let log_scale = match &self.log_scale {
+            Some(log_scale) => graph.constant(log_scale.detach()),
+            None => graph.narrow(params, self.channels, self.channels),
+        };
+        let log_scale = graph.clamp(&log_scale, -LARGEST_LOG_SCALE, LARGEST_LOG_SCALE);
+        // As in `clipped_mean`.
+        let scale = graph.elementwise("Exp", &[&log_scale]);
+        let mut tail = |end: f64| {
+            let distance = graph.with_number(&location, "Sub", end);
+            let distance = graph.elementwise("Abs", &[&distance]);
+            let distance = graph.elementwise("Div", &[&distance, &scale]);
+            let distance = graph.elementwise("Neg", &[&distance]);
+            let exp = graph.elementwise("Exp", &[&distance]);
+            let above_1 = graph.with_number(&exp, "Add", 1.0);
+            graph.elementwise("Log", &[&above_1])
+        };
+        let tails = [tail(-1.0), tail(1.0)];
+        let difference = graph.elementwise("Sub", &[&tails[0], &tails[1]]);
+        let difference = graph.elementwise("Mul", &[&difference, &scale]);
+        let clipped = graph.clamp(&location, -1.0, 1.0);
+        let mean = graph.elementwise("Add", &[&clipped, &difference]);
+        Some(to_zero_one_graph(graph, &mean))
     }
 }
 

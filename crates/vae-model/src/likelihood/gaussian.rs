@@ -7,9 +7,11 @@ use tch::{Kind, Tensor, nn};
 
 use super::scale::MeanError;
 use super::{
-    Likelihood, MeanActivation, ScaleConfig, sum_over_values, to_minus_one_one, to_zero_one,
+    GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
+    to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
 use crate::Mode;
+use crate::graph::{Graph, Value};
 
 /// Independent Gaussian pixels N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`.
 ///
@@ -52,6 +54,10 @@ impl Likelihood for Gaussian {
         to_minus_one_one(images)
     }
 
+    fn value_range(&self) -> [f64; 2] {
+        MINUS_ONE_ONE
+    }
+
     fn log_prob(&self, params: &Tensor, targets: &Tensor, mode: Mode) -> Tensor {
         let n_values = targets.size()[1..].iter().product::<i64>() as f64;
         let errors = self.mean.apply(params) - targets;
@@ -69,6 +75,13 @@ impl Likelihood for Gaussian {
         let mean = self.mean.apply(params);
         let noise = mean.randn_like() * self.variance.stored().sqrt();
         to_zero_one(&(mean + noise))
+    }
+}
+
+impl GraphLikelihood for Gaussian {
+    fn mean_graph(&self, graph: &mut Graph, params: &Value) -> Option<Value> {
+        let mean = self.mean.graph(graph, params);
+        Some(to_zero_one_graph(graph, &mean))
     }
 }
 

@@ -5,9 +5,11 @@ use tch::{Kind, Tensor, nn};
 
 use super::scale::MeanError;
 use super::{
-    Likelihood, MeanActivation, ScaleConfig, sum_over_values, to_minus_one_one, to_zero_one,
+    GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
+    to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
 use crate::Mode;
+use crate::graph::{Graph, Value};
 
 /// Independent Laplace pixels of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to
 /// `[-1, 1]`. It forgives a few large errors more than the Gaussian does.
@@ -48,6 +50,10 @@ impl Likelihood for Laplace {
         to_minus_one_one(images)
     }
 
+    fn value_range(&self) -> [f64; 2] {
+        MINUS_ONE_ONE
+    }
+
     fn log_prob(&self, params: &Tensor, targets: &Tensor, mode: Mode) -> Tensor {
         let n_values = targets.size()[1..].iter().product::<i64>() as f64;
         let errors = self.mean.apply(params) - targets;
@@ -67,6 +73,13 @@ impl Likelihood for Laplace {
         let exponential = || mean.empty_like().exponential_(1.0);
         let noise = (exponential() - exponential()) * self.scale.stored();
         to_zero_one(&(mean + noise))
+    }
+}
+
+impl GraphLikelihood for Laplace {
+    fn mean_graph(&self, graph: &mut Graph, params: &Value) -> Option<Value> {
+        let mean = self.mean.graph(graph, params);
+        Some(to_zero_one_graph(graph, &mean))
     }
 }
 

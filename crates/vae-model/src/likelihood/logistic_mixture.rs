@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::discretized_logistic::{LARGEST_LOG_SCALE, clipped_mean, log_mass, sample_bytes};
-use super::{Likelihood, bytes_to_zero_one, to_minus_one_one, to_zero_one};
+use super::{
+    GraphLikelihood, Likelihood, MINUS_ONE_ONE, bytes_to_zero_one, to_minus_one_one, to_zero_one,
+};
 use crate::{Mode, ModelError};
 
 /// A mixture of discretized logistic distributions for each pixel (PixelCNN++, Salimans et al. 2017,
@@ -147,6 +149,10 @@ impl Likelihood for LogisticMixture {
         to_minus_one_one(images)
     }
 
+    fn value_range(&self) -> [f64; 2] {
+        MINUS_ONE_ONE
+    }
+
     fn log_prob(&self, params: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
         self.log_prob_of_pixels(params, targets).sum_dim_intlist(
             [-2_i64, -1].as_slice(),
@@ -188,6 +194,9 @@ impl Likelihood for LogisticMixture {
         bytes_to_zero_one(&Tensor::cat(&bytes, 1))
     }
 }
+
+// Its mean has no description as operations: a mixture over channels that depend on each other.
+impl GraphLikelihood for LogisticMixture {}
 
 #[cfg(test)]
 mod tests {

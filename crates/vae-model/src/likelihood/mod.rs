@@ -20,6 +20,7 @@ pub use laplace::LaplaceConfig;
 pub use logistic_mixture::LogisticMixtureConfig;
 pub use scale::ScaleConfig;
 
+use crate::graph::{Graph, Value};
 use crate::{ImageShape, Mode, ModelError};
 
 /// p(x|z). The decoder's output is the parameters of this distribution.
@@ -36,10 +37,26 @@ pub trait Likelihood: Debug + Send {
     /// The mean image in `[0, 1]`, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`.
     fn mean_image(&self, params: &Tensor) -> Tensor;
 
+    /// Where [`Self::scale`] puts black and white.
+    fn value_range(&self) -> [f64; 2] {
+        ZERO_ONE
+    }
+
     /// Images drawn from p(x|z) with libtorch's global generator, in `[0, 1]`, `[N, C, H, W]`, for
     /// `params` f32 `[N, L, H, W]`. Densities of pixels without limits (Gaussian, Laplace) are clipped.
     fn sample(&self, params: &Tensor) -> Tensor;
 }
+
+/// A likelihood that may say how it computes.
+pub(crate) trait GraphLikelihood: Likelihood {
+    /// What [`Likelihood::mean_image`] computes; none where it is not written as operations.
+    fn mean_graph(&self, _: &mut Graph, _: &Value) -> Option<Value> {
+        None
+    }
+}
+
+const ZERO_ONE: [f64; 2] = [0.0, 1.0];
+const MINUS_ONE_ONE: [f64; 2] = [-1.0, 1.0];
 
 /// Which p(x|z) (`likelihood` or `[model.likelihood.…]` in a config file).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -89,7 +106,7 @@ impl LikelihoodConfig {
     }
 
     /// Builds a checked likelihood; what it learns are variables under `path`.
-    pub(crate) fn build(&self, path: &nn::Path, image: ImageShape) -> Box<dyn Likelihood> {
+    pub(crate) fn build(&self, path: &nn::Path, image: ImageShape) -> Box<dyn GraphLikelihood> {
         match self {
             Self::Bernoulli => Box::new(bernoulli::Bernoulli),
             Self::ContinuousBernoulli => Box::new(continuous_bernoulli::ContinuousBernoulli),
@@ -145,6 +162,14 @@ impl MeanActivation {
             Self::Sigmoid => params.sigmoid(),
         }
     }
+
+    fn graph(self, graph: &mut Graph, params: &Value) -> Value {
+        match self {
+            Self::Linear => params.clone(),
+            Self::Tanh => graph.elementwise("Tanh", &[params]),
+            Self::Sigmoid => graph.elementwise("Sigmoid", &[params]),
+        }
+    }
 }
 
 /// Bytes to `[-1, 1]`, in f32: 2/255 for each step of a byte.
@@ -162,6 +187,13 @@ fn bytes_to_zero_one(images: &Tensor) -> Tensor {
 /// Numbers of `[-1, 1]` to `[0, 1]`; what lies outside goes to the nearest end.
 fn to_zero_one(values: &Tensor) -> Tensor {
     ((values + 1.0) * 0.5).clamp(0.0, 1.0)
+}
+
+/// [`to_zero_one`] as operations.
+fn to_zero_one_graph(graph: &mut Graph, values: &Value) -> Value {
+    let values = graph.with_number(values, "Add", 1.0);
+    let values = graph.with_number(&values, "Mul", 0.5);
+    graph.clamp(&values, 0.0, 1.0)
 }
 
 /// Sums over the values of each image: `[K, B, C, H, W]` → `[K, B]`.
@@ -204,7 +236,7 @@ mod tests {
     }
 
     /// A likelihood of one pixel of two channels, and parameters for it, `[1, L, 1, 1]`.
-    fn built(config: &LikelihoodConfig) -> (Box<dyn Likelihood>, Tensor) {
+    fn built(config: &LikelihoodConfig) -> (Box<dyn GraphLikelihood>, Tensor) {
         let variables = nn::VarStore::new(Device::Cpu);
         let likelihood = config.build(&variables.root(), TWO_CHANNELS);
         let params = match config {

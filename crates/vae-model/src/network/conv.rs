@@ -1,12 +1,13 @@
 //! `network.conv`: the small convolutional network of the Keras tutorials, at any size.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::nn;
 
-use super::layers::{ConvSizes, ConvTranspose, Layer, Then, channels_last, shrunk};
+use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
+use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Network, Sockets, check_sizes};
-use crate::{Mode, ModelError};
+use super::{Layered, Sockets, check_sizes};
+use crate::ModelError;
 
 /// Sizes of the convolutional network; the defaults are the MNIST network.
 ///
@@ -102,7 +103,7 @@ impl ConvConfig {
         Ok(())
     }
 
-    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Conv {
+    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> ConvNetwork {
         let init = sockets.initialization;
 
         let path = root / "encoder";
@@ -179,19 +180,19 @@ impl ConvConfig {
                 output,
             ),
         };
-        Conv { encoder, decoder }
+        ConvNetwork { encoder, decoder }
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Conv {
+pub(super) struct ConvNetwork {
     encoder: Encoder,
     decoder: Decoder,
 }
 
 #[derive(Debug)]
 struct Encoder {
-    convolutions: Vec<Layer<nn::Conv2D>>,
+    convolutions: Vec<Layer<Conv>>,
     hidden: Layer<nn::Linear>,
     posterior: Layer<nn::Linear>,
 }
@@ -201,44 +202,42 @@ struct Decoder {
     hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
     convolutions: Vec<DecoderLayer<ConvTranspose>>,
-    likelihood: DecoderLayer<nn::Conv2D>,
+    likelihood: DecoderLayer<Conv>,
 }
 
-impl Network for Conv {
-    fn encode(&self, images: &Tensor, _: Mode) -> Tensor {
+impl Layered for ConvNetwork {
+    fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let Encoder {
             convolutions,
             hidden,
             posterior,
         } = &self.encoder;
-        let mut maps = channels_last(images);
+        let mut maps = ops.channels_last(images);
         for convolution in convolutions {
-            maps = maps.apply(convolution).relu_(); // [B, channels, H/…, W/…]
+            maps = ops.layer(convolution, maps);
+            maps = ops.activation(Activation::Relu, maps); // [B, channels, H/…, W/…]
         }
-        maps.flatten(1, -1)
-            .apply(hidden)
-            .relu_() // [B, hidden]
-            .apply(posterior) // [B, P]
+        let features = ops.flatten(maps);
+        let features = ops.layer(hidden, features);
+        let features = ops.activation(Activation::Relu, features); // [B, hidden]
+        ops.layer(posterior, features) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
-        let train = mode == Mode::Train;
+    fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let Decoder {
             hidden,
-            first_map: [channels, height, width],
+            first_map,
             convolutions,
             likelihood,
         } = &self.decoder;
-        let map = latents.apply_t(hidden, train).relu_().view([
-            latents.size()[0],
-            *channels,
-            *height,
-            *width,
-        ]);
-        let mut maps = channels_last(&map);
+        let features = ops.layer(hidden, latents);
+        let features = ops.activation(Activation::Relu, features);
+        let maps = ops.maps(features, *first_map);
+        let mut maps = ops.channels_last(maps);
         for convolution in convolutions {
-            maps = maps.apply_t(convolution, train).relu_(); // [N, channels, …H, …W]
+            maps = ops.layer(convolution, maps);
+            maps = ops.activation(Activation::Relu, maps); // [N, channels, …H, …W]
         }
-        maps.apply_t(likelihood, train) // [N, L, H, W]
+        ops.layer(likelihood, maps) // [N, L, H, W]
     }
 }

@@ -2,12 +2,13 @@
 //! faces.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::nn;
 
-use super::layers::{BatchNorm, ConvSizes, ConvTranspose, Layer, Then, channels_last, shrunk};
+use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
+use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Network, Sockets, check_sizes};
-use crate::{Mode, ModelError};
+use super::{Layered, Sockets, check_sizes};
+use crate::ModelError;
 
 /// Sizes of the network with batch norm; the defaults are for faces of 64×64 pixels.
 ///
@@ -117,12 +118,12 @@ impl ConvBatchNormConfig {
 
 #[derive(Debug)]
 pub(super) struct ConvBatchNorm {
-    down: Vec<Stage<Layer<nn::Conv2D>>>,
+    down: Vec<Stage<Layer<Conv>>>,
     posterior: Layer<nn::Linear>,
     hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
     up: Vec<Stage<DecoderLayer<ConvTranspose>>>,
-    likelihood: DecoderLayer<nn::Conv2D>,
+    likelihood: DecoderLayer<Conv>,
 }
 
 /// A convolution, batch norm and leaky ReLU.
@@ -132,32 +133,31 @@ struct Stage<C> {
     norm: BatchNorm,
 }
 
-impl<C: nn::ModuleT> Stage<C> {
-    fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
-        let maps = maps.apply_t(&self.convolution, mode == Mode::Train);
-        self.norm.forward(&maps, mode).leaky_relu_()
+impl<C: GraphLayer> Stage<C> {
+    fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
+        let maps = ops.layer(&self.convolution, maps);
+        let maps = ops.layer(&self.norm, maps);
+        ops.activation(Activation::LeakyRelu, maps)
     }
 }
 
-impl Network for ConvBatchNorm {
-    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
-        let mut maps = channels_last(images);
+impl Layered for ConvBatchNorm {
+    fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
+        let mut maps = ops.channels_last(images);
         for stage in &self.down {
-            maps = stage.forward(&maps, mode); // [B, channels, H/…, W/…]
+            maps = stage.apply(ops, maps); // [B, channels, H/…, W/…]
         }
-        maps.flatten(1, -1).apply(&self.posterior) // [B, P]
+        let features = ops.flatten(maps);
+        ops.layer(&self.posterior, features) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
-        let train = mode == Mode::Train;
-        let [channels, height, width] = self.first_map;
-        let map = latents
-            .apply_t(&self.hidden, train)
-            .view([-1, channels, height, width]);
-        let mut maps = channels_last(&map);
+    fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
+        let features = ops.layer(&self.hidden, latents);
+        let maps = ops.maps(features, self.first_map);
+        let mut maps = ops.channels_last(maps);
         for stage in &self.up {
-            maps = stage.forward(&maps, mode); // [N, channels, …H, …W]
+            maps = stage.apply(ops, maps); // [N, channels, …H, …W]
         }
-        maps.apply_t(&self.likelihood, train) // [N, L·C, H, W]
+        ops.layer(&self.likelihood, maps) // [N, L·C, H, W]
     }
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use tch::nn::{self, Init};
 
-use crate::Mode;
+use super::ops::GraphLayer;
+use crate::graph::{EPSILON, Op};
 use crate::watch::watch;
 
 /// Distribution of fresh weights and biases.
@@ -111,7 +112,7 @@ impl Initialization {
     }
 
     /// A convolution whose padding turns n pixels into ⌈n/stride⌉.
-    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> Layer<nn::Conv2D> {
+    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> Layer<Conv> {
         let ConvSizes {
             n_in,
             n_out,
@@ -133,9 +134,15 @@ impl Initialization {
             bs_init,
             ..Default::default()
         };
+        let name = name(&path);
+        let nn::Conv { ws, bs, .. } = nn::conv2d(path, n_in, n_out, kernel, config);
         Layer {
-            name: name(&path),
-            module: nn::conv2d(path, n_in, n_out, kernel, config),
+            name,
+            module: Conv {
+                weight: ws,
+                bias: bs,
+                stride,
+            },
         }
     }
 
@@ -235,6 +242,73 @@ impl<M: nn::Module> nn::Module for Layer<M> {
     }
 }
 
+/// A convolution. tch's own does not tell its stride.
+#[derive(Debug)]
+pub(super) struct Conv {
+    pub(super) weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+}
+
+impl nn::Module for Conv {
+    fn forward(&self, maps: &Tensor) -> Tensor {
+        let padding = self.weight.size()[2] / 2;
+        maps.conv2d(
+            &self.weight,
+            self.bias.as_ref(),
+            [self.stride; 2],
+            [padding; 2],
+            [1; 2],
+            1,
+        )
+    }
+}
+
+/// What a layer computes, with its own weight or another in its place.
+pub(super) trait ToOp {
+    fn to_op(&self, weight: Option<Tensor>) -> Op;
+}
+
+impl ToOp for nn::Linear {
+    fn to_op(&self, weight: Option<Tensor>) -> Op {
+        Op::Linear {
+            weight: weight.unwrap_or_else(|| self.ws.shallow_clone()),
+            bias: self.bs.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+impl ToOp for Conv {
+    fn to_op(&self, weight: Option<Tensor>) -> Op {
+        Op::Conv {
+            weight: weight.unwrap_or_else(|| self.weight.shallow_clone()),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            stride: self.stride,
+        }
+    }
+}
+
+impl ToOp for ConvTranspose {
+    fn to_op(&self, weight: Option<Tensor>) -> Op {
+        Op::ConvTranspose {
+            weight: weight.unwrap_or_else(|| self.weight.shallow_clone()),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            stride: self.stride,
+            output_padding: self.output_padding,
+        }
+    }
+}
+
+impl<M: nn::Module + ToOp> GraphLayer for Layer<M> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn op(&self) -> Op {
+        self.module.to_op(None)
+    }
+}
+
 /// A transposed convolution. tch's own knows only square output paddings.
 #[derive(Debug)]
 pub(super) struct ConvTranspose {
@@ -285,17 +359,19 @@ impl BatchNorm {
             running_var: path.ones_no_train("running_var", &[channels]),
         }
     }
+}
 
-    pub(super) fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
+impl nn::ModuleT for BatchNorm {
+    fn forward_t(&self, maps: &Tensor, train: bool) -> Tensor {
         let has_variance = maps.numel() > self.weight.numel();
         let output = maps.batch_norm(
             Some(&self.weight),
             Some(&self.bias),
             Some(&self.running_mean),
             Some(&self.running_var),
-            mode == Mode::Train && has_variance,
+            train && has_variance,
             0.1,
-            1e-5,
+            EPSILON,
             true,
         );
         watch(&self.name, &output);
@@ -303,12 +379,60 @@ impl BatchNorm {
     }
 }
 
+impl GraphLayer for BatchNorm {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn op(&self) -> Op {
+        Op::BatchNorm {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            mean: self.running_mean.shallow_clone(),
+            variance: self.running_var.shallow_clone(),
+        }
+    }
+}
+
 /// Group norm (Wu & He 2018, <https://arxiv.org/abs/1803.08494>) with ε = 1e-5: each image by itself,
 /// the same in training and evaluation. `group_size` divides `channels`.
-pub(super) fn group_norm(path: nn::Path, group_size: i64, channels: i64) -> Layer<nn::GroupNorm> {
+pub(super) fn group_norm(path: nn::Path, group_size: i64, channels: i64) -> Layer<GroupNorm> {
     Layer {
         name: name(&path),
-        module: nn::group_norm(path, channels / group_size, channels, Default::default()),
+        module: GroupNorm {
+            weight: path.ones("weight", &[channels]),
+            bias: path.zeros("bias", &[channels]),
+            n_groups: channels / group_size,
+        },
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    n_groups: i64,
+}
+
+impl nn::Module for GroupNorm {
+    fn forward(&self, maps: &Tensor) -> Tensor {
+        maps.group_norm(
+            self.n_groups,
+            Some(&self.weight),
+            Some(&self.bias),
+            EPSILON,
+            true,
+        )
+    }
+}
+
+impl ToOp for GroupNorm {
+    fn to_op(&self, _: Option<Tensor>) -> Op {
+        Op::GroupNorm {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            n_groups: self.n_groups,
+        }
     }
 }
 

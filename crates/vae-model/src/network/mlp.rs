@@ -1,12 +1,13 @@
 //! `network.mlp`: fully connected layers with ReLU, like the 784-400-20 of PyTorch's VAE example.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::nn;
 
 use super::layers::{Layer, Then};
+use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Network, Sockets, check_sizes};
-use crate::{ImageShape, Mode, ModelError};
+use super::{Layered, Sockets, check_sizes};
+use crate::{ImageShape, ModelError};
 
 /// Sizes of the fully connected network. The decoder mirrors the encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,19 +66,20 @@ pub(super) struct Mlp {
     output: ImageShape,
 }
 
-impl Network for Mlp {
-    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
-        apply(&self.encoder, images.flatten(1, -1), mode) // [B, P]
+impl Layered for Mlp {
+    fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
+        let pixels = ops.flatten(images);
+        apply(&self.encoder, ops, pixels) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+    fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let ImageShape {
             channels,
             height,
             width,
         } = self.output;
-        apply(&self.decoder, latents.shallow_clone(), mode) // [N, L·H·W]
-            .view([latents.size()[0], channels, height, width])
+        let values = apply(&self.decoder, ops, latents); // [N, L·H·W]
+        ops.maps(values, [channels, height, width])
     }
 }
 
@@ -93,13 +95,13 @@ fn layers<L>(widths: &[i64], output: Then, layer: impl Fn(usize, [i64; 2], Then)
 }
 
 /// The layers with ReLU between them, none after the last.
-fn apply(layers: &[impl nn::ModuleT], input: Tensor, mode: Mode) -> Tensor {
+fn apply<O: Ops>(layers: &[impl GraphLayer], ops: &mut O, input: O::Value) -> O::Value {
     let mut hidden = input;
     for (i, layer) in layers.iter().enumerate() {
         if i > 0 {
-            hidden = hidden.relu_();
+            hidden = ops.activation(Activation::Relu, hidden);
         }
-        hidden = hidden.apply_t(layer, mode == Mode::Train);
+        hidden = ops.layer(layer, hidden);
     }
     hidden
 }

@@ -5,6 +5,7 @@ mod conv;
 mod conv_batch_norm;
 pub(crate) mod layers;
 mod mlp;
+mod ops;
 mod residual;
 mod spectral_norm;
 
@@ -20,8 +21,11 @@ pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
+pub(crate) use ops::Activation;
+use ops::{Eager, Ops};
 use spectral_norm::DecoderLayers;
 
+use crate::graph::{Graph, Value};
 use crate::{ImageShape, Mode, ModelError};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.
@@ -31,6 +35,42 @@ pub trait Network: Debug + Send {
 
     /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`.
     fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor;
+}
+
+/// A network written over the operations that it consists of.
+trait Layered: Debug + Send {
+    fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value;
+
+    fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value;
+}
+
+/// A network that can say what it computes.
+pub(crate) trait GraphNetwork: Network {
+    /// What [`Network::encode`] computes in evaluation.
+    fn encoder_graph(&self, graph: &mut Graph, images: Value) -> Value;
+
+    /// What [`Network::decode`] computes in evaluation.
+    fn decoder_graph(&self, graph: &mut Graph, latents: Value) -> Value;
+}
+
+impl<N: Layered> Network for N {
+    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
+        self.encoder(&mut Eager(mode), images.shallow_clone())
+    }
+
+    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
+        self.decoder(&mut Eager(mode), latents.shallow_clone())
+    }
+}
+
+impl<N: Layered> GraphNetwork for N {
+    fn encoder_graph(&self, graph: &mut Graph, images: Value) -> Value {
+        self.encoder(graph, images)
+    }
+
+    fn decoder_graph(&self, graph: &mut Graph, latents: Value) -> Value {
+        self.decoder(graph, latents)
+    }
 }
 
 /// What a network has to fit between.
@@ -94,7 +134,7 @@ impl NetworkConfig {
     }
 
     /// Builds a checked network with fresh weights under `encoder` and `decoder` of `root`.
-    pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn Network> {
+    pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn GraphNetwork> {
         match self {
             Self::Conv(config) => Box::new(config.build(root, sockets)),
             Self::ConvBatchNorm(config) => Box::new(config.build(root, sockets)),

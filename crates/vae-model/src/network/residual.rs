@@ -1,12 +1,13 @@
 //! `network.residual`: residual blocks with group norm and SiLU.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::nn;
 
-use super::layers::{ConvSizes, Layer, Then, channels_last, group_norm, shrunk};
+use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
+use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Network, Sockets, check_sizes};
-use crate::{Mode, ModelError};
+use super::{Layered, Sockets, check_sizes};
+use crate::ModelError;
 
 /// Sizes of the residual network; the defaults are for color images of about 64×64 pixels.
 ///
@@ -179,14 +180,14 @@ pub(super) struct Residual {
 #[derive(Debug)]
 struct Encoder {
     down: Vec<DownStage>,
-    norm: Layer<nn::GroupNorm>,
+    norm: Layer<GroupNorm>,
     posterior: Layer<nn::Linear>,
 }
 
 #[derive(Debug)]
 struct DownStage {
-    convolution: Layer<nn::Conv2D>,
-    blocks: Vec<Block<Layer<nn::Conv2D>>>,
+    convolution: Layer<Conv>,
+    blocks: Vec<Block<Layer<Conv>>>,
 }
 
 #[derive(Debug)]
@@ -194,27 +195,27 @@ struct Decoder {
     hidden: DecoderLayer<nn::Linear>,
     first_map: [i64; 3],
     up: Vec<UpStage>,
-    norm: Layer<nn::GroupNorm>,
-    likelihood: DecoderLayer<nn::Conv2D>,
+    norm: Layer<GroupNorm>,
+    likelihood: DecoderLayer<Conv>,
 }
 
 #[derive(Debug)]
 struct UpStage {
     /// None in the first stage, which has its channels and size already.
     rise: Option<Rise>,
-    blocks: Vec<Block<DecoderLayer<nn::Conv2D>>>,
+    blocks: Vec<Block<DecoderLayer<Conv>>>,
 }
 
 /// A change of channels, then of size (H, W): that way round it costs a quarter.
 #[derive(Debug)]
 struct Rise {
-    convolution: DecoderLayer<nn::Conv2D>,
+    convolution: DecoderLayer<Conv>,
     size: [i64; 2],
 }
 
 #[derive(Debug)]
 struct Block<C> {
-    layers: [(Layer<nn::GroupNorm>, C); 2],
+    layers: [(Layer<GroupNorm>, C); 2],
 }
 
 impl<C> Block<C> {
@@ -235,59 +236,60 @@ impl<C> Block<C> {
     }
 }
 
-impl<C: nn::ModuleT> Block<C> {
-    fn forward(&self, maps: &Tensor, mode: Mode) -> Tensor {
-        let mut around = maps.shallow_clone();
+impl<C: GraphLayer> Block<C> {
+    fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
+        let mut around = ops.share(&maps);
         for (norm, convolution) in &self.layers {
-            around = around
-                .apply(norm)
-                .silu()
-                .apply_t(convolution, mode == Mode::Train);
+            around = ops.layer(norm, around);
+            around = ops.activation(Activation::Silu, around);
+            around = ops.layer(convolution, around);
         }
-        around + maps
+        ops.sum(around, maps)
     }
 }
 
-impl Network for Residual {
-    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
+impl Layered for Residual {
+    fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let Encoder {
             down,
             norm,
             posterior,
         } = &self.encoder;
-        let mut maps = channels_last(images);
+        let mut maps = ops.channels_last(images);
         for stage in down {
-            maps = maps.apply(&stage.convolution); // [B, channels, H/…, W/…]
+            maps = ops.layer(&stage.convolution, maps); // [B, channels, H/…, W/…]
             for block in &stage.blocks {
-                maps = block.forward(&maps, mode);
+                maps = block.apply(ops, maps);
             }
         }
-        maps.apply(norm).silu().flatten(1, -1).apply(posterior) // [B, P]
+        let maps = ops.layer(norm, maps);
+        let maps = ops.activation(Activation::Silu, maps);
+        let features = ops.flatten(maps);
+        ops.layer(posterior, features) // [B, P]
     }
 
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
-        let train = mode == Mode::Train;
+    fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let Decoder {
             hidden,
-            first_map: [channels, height, width],
+            first_map,
             up,
             norm,
             likelihood,
         } = &self.decoder;
-        let map = latents
-            .apply_t(hidden, train)
-            .view([-1, *channels, *height, *width]);
-        let mut maps = channels_last(&map);
+        let features = ops.layer(hidden, latents);
+        let maps = ops.maps(features, *first_map);
+        let mut maps = ops.channels_last(maps);
         for stage in up {
             if let Some(Rise { convolution, size }) = &stage.rise {
-                maps = maps
-                    .apply_t(convolution, train)
-                    .upsample_nearest2d(size, None, None); // [N, channels, …H, …W]
+                maps = ops.layer(convolution, maps);
+                maps = ops.upsample(maps, *size); // [N, channels, …H, …W]
             }
             for block in &stage.blocks {
-                maps = block.forward(&maps, mode);
+                maps = block.apply(ops, maps);
             }
         }
-        maps.apply(norm).silu().apply_t(likelihood, train) // [N, L·C, H, W]
+        let maps = ops.layer(norm, maps);
+        let maps = ops.activation(Activation::Silu, maps);
+        ops.layer(likelihood, maps) // [N, L·C, H, W]
     }
 }

@@ -3,7 +3,9 @@
 use tch::{Kind, Tensor, nn, no_grad};
 
 use super::Initialization;
-use super::layers::{ConvSizes, ConvTranspose, Layer, Then};
+use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, ToOp};
+use super::ops::GraphLayer;
+use crate::graph::Op;
 
 /// Makes the layers of a decoder, with or without spectral norm.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +28,10 @@ impl DecoderLayers {
         DecoderLayer { layer, norm }
     }
 
-    pub(super) fn conv(
-        self,
-        path: nn::Path,
-        sizes: ConvSizes,
-        then: Then,
-    ) -> DecoderLayer<nn::Conv2D> {
+    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> DecoderLayer<Conv> {
         let init = self.initialization;
         let layer = init.conv(path.clone(), sizes, self.started(then));
-        let norm = self.norm(&path, &layer.module.ws, 0);
+        let norm = self.norm(&path, &layer.module.weight, 0);
         DecoderLayer { layer, norm }
     }
 
@@ -80,6 +77,20 @@ impl<M: nn::Module> nn::ModuleT for DecoderLayer<M> {
             // (W/σ)·x + b = W·(x/σ) + b, whatever linear map W is.
             Some(norm) => (input / norm.largest_singular_value(train)).apply(&self.layer),
         }
+    }
+}
+
+impl<M: nn::Module + ToOp> GraphLayer for DecoderLayer<M> {
+    fn name(&self) -> &str {
+        self.layer.name()
+    }
+
+    fn op(&self) -> Op {
+        let divided = self.norm.as_ref().map(|norm| {
+            let divided = &norm.weight / norm.largest_singular_value(false);
+            divided.detach()
+        });
+        self.layer.module.to_op(divided)
     }
 }
 

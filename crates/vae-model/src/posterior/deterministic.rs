@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use super::{Latents, Posterior, PosteriorFamily};
+use crate::graph::{Graph, Value};
 
 #[derive(Debug)]
 pub(super) struct DeterministicFamily;
@@ -12,6 +13,10 @@ impl PosteriorFamily for DeterministicFamily {
         Box::new(Deterministic {
             code: params.shallow_clone(),
         })
+    }
+
+    fn graph(&self, _: &mut Graph, params: &Value) -> Option<Vec<Value>> {
+        Some(vec![params.clone()])
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
+use crate::graph::{Graph, Value};
 use crate::math::{LN_2PI, diagonal_normal_log_prob, gaussian_kl, normal_log_prob};
 
 /// Options of the diagonal Gaussian posterior.
@@ -36,6 +37,17 @@ pub(super) struct DiagonalGaussianFamily {
 impl PosteriorFamily for DiagonalGaussianFamily {
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
         Box::new(DiagonalGaussian::new(params, self.noise_scale))
+    }
+
+    fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
+        let latent_dims = params.shape[0] / 2;
+        let mean = graph.narrow(params, 0, latent_dims);
+        let declared = graph.narrow(params, latent_dims, latent_dims);
+        let log_var = bounded_graph(graph, &declared);
+        Some(match self.noise_scale {
+            NoiseScale::StandardDeviation => vec![mean, log_var],
+            NoiseScale::Variance => vec![mean, graph.with_number(&log_var, "Mul", 2.0)],
+        })
     }
 }
 
@@ -160,6 +172,18 @@ pub(super) fn bounded_to(bound: f64, x: &Tensor) -> Tensor {
     let x = x.clamp(-100.0 * bound, 100.0 * bound);
     let power: Tensor = (&x / bound).pow_tensor_scalar(16) + 1.0;
     x * power.pow_tensor_scalar(-1.0 / 16.0)
+}
+
+/// [`bounded`] as operations: with the square four times over, for a power need not be exact.
+fn bounded_graph(graph: &mut Graph, x: &Value) -> Value {
+    let x = graph.clamp(x, -100.0 * LOG_VAR_BOUND, 100.0 * LOG_VAR_BOUND);
+    let mut power = graph.with_number(&x, "Div", LOG_VAR_BOUND);
+    for _ in 0..4 {
+        power = graph.elementwise("Mul", &[&power, &power]);
+    }
+    let power = graph.with_number(&power, "Add", 1.0);
+    let divisor = graph.with_number(&power, "Pow", -1.0 / 16.0);
+    graph.elementwise("Mul", &[&x, &divisor])
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale
 pub use iaf::IafConfig;
 pub use planar::PlanarConfig;
 
+use crate::graph::{Graph, Value};
 use crate::network::{LARGEST_SIZE, check_sizes};
 use crate::prior::check_sphere;
 use crate::{Initialization, ModelError, Support};
@@ -85,6 +86,12 @@ pub enum ClosedKl {
 pub(crate) trait PosteriorFamily: Debug + Send {
     /// The distribution that the encoder's output `[B, P]` parameterizes.
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior>;
+
+    /// Its center and, where there are any, its log-variances, as operations; none where they are not
+    /// written as such.
+    fn graph(&self, _: &mut Graph, _: &Value) -> Option<Vec<Value>> {
+        None
+    }
 }
 
 /// Which family q(z|x) is of (`posterior` or `[model.posterior.…]` in a config file).

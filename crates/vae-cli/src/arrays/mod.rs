@@ -1,0 +1,488 @@
+//! Tables of numbers for each image, in files that other programs read: CSV, Parquet, npy and
+//! safetensors, by the file's ending. Written and read some rows at a time, whatever their number.
+
+mod csv_file;
+mod npy;
+mod parquet_file;
+mod safetensors_file;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::NamedTempFile;
+
+/// The column of file names.
+pub(crate) const FILE_COLUMN: &str = "file";
+
+/// The column of class labels.
+pub(crate) const LABEL_COLUMN: &str = "label";
+
+/// The columns of a latent: `mean_0`, `mean_1`, …
+pub(crate) const MEAN: &str = "mean";
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Csv,
+    Npy,
+    Parquet,
+    Safetensors,
+}
+
+impl Format {
+    /// The kind of file by its ending.
+    pub(crate) fn of(path: &Path) -> Result<Format> {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        match ending.map(str::to_ascii_lowercase).as_deref() {
+            Some("csv") => Ok(Self::Csv),
+            Some("npy") => Ok(Self::Npy),
+            Some("parquet") => Ok(Self::Parquet),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => bail!(
+                "{}: ends in none of .csv, .npy, .parquet and .safetensors, which say what to write",
+                path.display()
+            ),
+        }
+    }
+
+    /// Whether it holds one array of numbers and nothing beside it.
+    pub(crate) fn is_bare(self) -> bool {
+        self == Self::Npy
+    }
+}
+
+/// What a table has of each image.
+#[derive(Clone, Debug)]
+pub(crate) struct Field {
+    /// Its name where the file has one for the whole of it.
+    pub(crate) name: String,
+    pub(crate) kind: FieldKind,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum FieldKind {
+    Text,
+    /// A whole number that may be unknown.
+    Integer,
+    /// A number in each of these columns; NaN is unknown.
+    Reals(Vec<String>),
+}
+
+impl Field {
+    pub(crate) fn text(name: &str) -> Field {
+        Field {
+            name: name.to_owned(),
+            kind: FieldKind::Text,
+        }
+    }
+
+    pub(crate) fn integer(name: &str) -> Field {
+        Field {
+            name: name.to_owned(),
+            kind: FieldKind::Integer,
+        }
+    }
+
+    pub(crate) fn real(name: &str) -> Field {
+        Field {
+            name: name.to_owned(),
+            kind: FieldKind::Reals(vec![name.to_owned()]),
+        }
+    }
+
+    /// `width` columns `name_0`, `name_1`, …
+    pub(crate) fn vector(name: &str, width: usize) -> Field {
+        Field {
+            name: name.to_owned(),
+            kind: FieldKind::Reals((0..width).map(|i| format!("{name}_{i}")).collect()),
+        }
+    }
+
+    /// Columns with names of their own, changed where one of `others` has it already.
+    pub(crate) fn named(name: &str, columns: &[String], others: &[Field]) -> Field {
+        let taken = |column: &str| {
+            others.iter().any(|field| match &field.kind {
+                FieldKind::Reals(columns) => columns.iter().any(|other| other == column),
+                FieldKind::Text | FieldKind::Integer => field.name == column,
+            })
+        };
+        let columns = columns.iter().map(|column| match taken(column) {
+            true => format!("attribute_{column}"),
+            false => column.clone(),
+        });
+        Field {
+            name: name.to_owned(),
+            kind: FieldKind::Reals(columns.collect()),
+        }
+    }
+
+    /// Whether it is one number, not an array of them.
+    fn is_scalar(&self) -> bool {
+        matches!(&self.kind, FieldKind::Reals(columns) if columns[..] == [self.name.clone()])
+    }
+}
+
+/// Some rows of a field.
+#[derive(Debug)]
+pub(crate) enum Values {
+    Text(Vec<String>),
+    Integers(Vec<Option<i64>>),
+    /// Row after row.
+    Reals(Vec<f32>),
+}
+
+/// Writes a table; it appears under its name only when it is whole.
+#[derive(Debug)]
+pub(crate) struct TableWriter {
+    partial: Partial,
+    fields: Vec<Field>,
+    kind: Writer,
+    n_rows: usize,
+}
+
+#[derive(Debug)]
+enum Writer {
+    Csv(Box<csv_file::Writer>),
+    Npy(npy::Writer),
+    Parquet(Box<parquet_file::Writer>),
+    Safetensors(safetensors_file::Writer),
+}
+
+impl TableWriter {
+    pub(crate) fn create(path: &Path, fields: Vec<Field>) -> Result<TableWriter> {
+        let format = Format::of(path)?;
+        let partial = Partial::create(path)?;
+        let file = || partial.handle();
+        let kind = match format {
+            Format::Csv => Writer::Csv(Box::new(csv_file::Writer::new(file()?, &fields)?)),
+            Format::Npy => Writer::Npy(npy::Writer::new(file()?, &fields)?),
+            Format::Parquet => {
+                Writer::Parquet(Box::new(parquet_file::Writer::new(file()?, &fields)?))
+            }
+            Format::Safetensors => Writer::Safetensors(safetensors_file::Writer::new(
+                file()?,
+                partial.folder(),
+                &fields,
+            )?),
+        };
+        Ok(TableWriter {
+            partial,
+            fields,
+            kind,
+            n_rows: 0,
+        })
+    }
+
+    /// Appends as many rows as each of `values` has, one for each field.
+    pub(crate) fn write(&mut self, values: Vec<Values>) -> Result<()> {
+        let n_rows = check(&self.fields, &values)?;
+        self.n_rows += n_rows;
+        let fields = &self.fields;
+        let written = match &mut self.kind {
+            Writer::Csv(writer) => writer.write(&values, n_rows),
+            Writer::Npy(writer) => writer.write(fields, &values),
+            Writer::Parquet(writer) => writer.write(fields, values, n_rows),
+            Writer::Safetensors(writer) => writer.write(&values),
+        };
+        written.with_context(|| self.partial.context())
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn finish(self) -> Result<usize> {
+        let context = self.partial.context();
+        let finished = match self.kind {
+            Writer::Csv(writer) => writer.finish(),
+            Writer::Npy(writer) => writer.finish(self.n_rows),
+            Writer::Parquet(writer) => writer.finish(&self.fields),
+            Writer::Safetensors(writer) => writer.finish(&self.fields, self.n_rows),
+        };
+        finished
+            .and_then(|()| self.partial.persist())
+            .context(context)?;
+        Ok(self.n_rows)
+    }
+}
+
+/// The number of rows, which is that of every field.
+fn check(fields: &[Field], values: &[Values]) -> Result<usize> {
+    ensure!(fields.len() == values.len(), "a value for each field");
+    let mut n_rows = None;
+    for (field, values) in fields.iter().zip(values) {
+        let n = match (values, &field.kind) {
+            (Values::Text(texts), FieldKind::Text) => texts.len(),
+            (Values::Integers(integers), FieldKind::Integer) => integers.len(),
+            (Values::Reals(reals), FieldKind::Reals(columns)) => reals.len() / columns.len().max(1),
+            _ => bail!("{}: values of another kind", field.name),
+        };
+        ensure!(*n_rows.get_or_insert(n) == n, "{}: {n} rows", field.name);
+    }
+    Ok(n_rows.unwrap_or(0))
+}
+
+/// A file under another name until it is whole.
+#[derive(Debug)]
+struct Partial {
+    file: NamedTempFile,
+    /// Where a link points to, not the link.
+    path: PathBuf,
+}
+
+impl Partial {
+    fn create(path: &Path) -> Result<Partial> {
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.display();
+        ensure!(
+            !target.exists() || target.is_file(),
+            "{name}: is there already, and no file"
+        );
+        let folder = folder_of(&target);
+        fs::metadata(folder).with_context(|| format!("{name}: {}", folder.display()))?;
+        let mut builder = tempfile::Builder::new();
+        // Temporary files are private by default; what stays is an ordinary file under the umask.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let file = builder
+            .tempfile_in(folder)
+            .with_context(|| name.to_string())?;
+        Ok(Partial { file, path: target })
+    }
+
+    fn folder(&self) -> &Path {
+        folder_of(&self.path)
+    }
+
+    fn handle(&self) -> Result<BufWriter<File>> {
+        let file = self.file.as_file().try_clone();
+        Ok(BufWriter::new(file.with_context(|| self.context())?))
+    }
+
+    fn context(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn persist(self) -> Result<()> {
+        self.file.as_file().sync_all()?;
+        self.file.persist(&self.path)?;
+        Ok(())
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Little-endian, as every format here has them.
+fn write_reals(to: &mut impl Write, reals: &[f32]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(4 * reals.len());
+    bytes.extend(reals.iter().flat_map(|real| real.to_le_bytes()));
+    to.write_all(&bytes)
+}
+
+/// The type of a number in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    F16,
+    F32,
+    F64,
+}
+
+impl Number {
+    fn n_bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    /// Little-endian numbers as f32.
+    fn read(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| half(u16::from_le_bytes(bytes)))
+                .collect(),
+            Self::F32 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect(),
+            Self::F64 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f64::from_le_bytes(bytes) as f32)
+                .collect(),
+        }
+    }
+}
+
+/// IEEE 754 binary16.
+fn half(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
+    sign * match exponent {
+        0 => fraction * 2_f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1.0 + fraction / 1024.0) * 2_f32.powi(exponent - 15),
+    }
+}
+
+/// Some latents of a file.
+#[derive(Debug)]
+pub(crate) struct Latents {
+    /// A name for each, where the file has them.
+    pub(crate) names: Option<Vec<String>>,
+    /// Row after row.
+    pub(crate) values: Vec<f32>,
+    pub(crate) n_rows: usize,
+}
+
+/// Reads the latents of a file, some at a time: `mean` of what `vae encode` wrote, or the columns of
+/// numbers of another.
+pub(crate) struct LatentsReader {
+    path: PathBuf,
+    width: usize,
+    /// None where only the end of the file tells.
+    n_rows: Option<usize>,
+    kind: Reader,
+}
+
+enum Reader {
+    Csv(csv_file::Reader),
+    Npy(npy::Reader),
+    Parquet(Box<parquet_file::Reader>),
+    Safetensors(safetensors_file::Reader),
+}
+
+impl fmt::Debug for LatentsReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatentsReader")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LatentsReader {
+    /// Reads the header. `latent_dims` is the width that the latents must have.
+    pub(crate) fn open(path: &Path, latent_dims: usize) -> Result<LatentsReader> {
+        let name = || path.display().to_string();
+        let format = Format::of(path)?;
+        let file = File::open(path).with_context(name)?;
+        let (kind, width, n_rows) = match format {
+            Format::Csv => {
+                let reader = csv_file::Reader::new(file).with_context(name)?;
+                let width = reader.width();
+                (Reader::Csv(reader), width, None)
+            }
+            Format::Npy => {
+                let reader = npy::Reader::new(file).with_context(name)?;
+                let (width, n_rows) = (reader.width, reader.n_left);
+                (Reader::Npy(reader), width, Some(n_rows))
+            }
+            Format::Parquet => {
+                let reader = parquet_file::Reader::new(file).with_context(name)?;
+                let (width, n_rows) = (reader.width(), reader.n_rows());
+                (Reader::Parquet(Box::new(reader)), width, Some(n_rows))
+            }
+            Format::Safetensors => {
+                let reader = safetensors_file::Reader::new(file, path).with_context(name)?;
+                let (width, n_rows) = (reader.width, reader.n_left);
+                (Reader::Safetensors(reader), width, Some(n_rows))
+            }
+        };
+        ensure!(
+            width == latent_dims,
+            "{}: latents of {width} numbers, but the model has {latent_dims} latent dimensions",
+            name()
+        );
+        Ok(LatentsReader {
+            path: path.to_owned(),
+            width,
+            n_rows,
+            kind,
+        })
+    }
+
+    pub(crate) fn n_rows(&self) -> Option<usize> {
+        self.n_rows
+    }
+
+    /// At most `n` of the rows that follow; none at the end.
+    pub(crate) fn read(&mut self, n: usize) -> Result<Option<Latents>> {
+        let rows = match &mut self.kind {
+            Reader::Csv(reader) => reader.read(n),
+            Reader::Npy(reader) => reader.read(n),
+            Reader::Parquet(reader) => reader.read(n),
+            Reader::Safetensors(reader) => reader.read(n),
+        };
+        let rows = rows.with_context(|| self.path.display().to_string())?;
+        if rows.n_rows == 0 {
+            return Ok(None);
+        }
+        if let Some(i) = rows.values.iter().position(|value| !value.is_finite()) {
+            let (value, row, column) = (rows.values[i], i / self.width, i % self.width);
+            bail!(
+                "{}: found {value} in dimension {column}, {row} rows after those already read",
+                self.path.display()
+            );
+        }
+        Ok(Some(rows))
+    }
+}
+
+/// Which columns of a table are the latents: `mean_0`, `mean_1`, … where they are there, else all but
+/// names, labels and an index without a name.
+fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
+    let find = |name: String| header.iter().position(|column| *column == name);
+    let means: Vec<usize> = (0..).map_while(|i| find(format!("{MEAN}_{i}"))).collect();
+    if !means.is_empty() {
+        return Ok(means);
+    }
+    let others: Vec<usize> = (0..header.len())
+        .filter(|&i| !["", FILE_COLUMN, LABEL_COLUMN].contains(&header[i].as_str()))
+        .filter(|&i| !header[i].starts_with("__index_level_"))
+        .collect();
+    ensure!(
+        !others.is_empty(),
+        "no columns of latents, expected {MEAN}_0, {MEAN}_1 and so on"
+    );
+    Ok(others)
+}
+
+/// Moves to the start, so that what was spooled can be read.
+fn rewound(mut file: File) -> io::Result<File> {
+    file.rewind()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_precision_is_read() {
+        // https://en.wikipedia.org/wiki/Half-precision_floating-point_format, examples.
+        for (bits, value) in [
+            (0x0001, 0.000_000_059_604_645),
+            (0x03ff, 0.000_060_975_55),
+            (0x3555, 0.333_251_95),
+            (0x3c00, 1.0),
+            (0x7bff, 65504.0),
+            (0xc000, -2.0),
+        ] {
+            assert_eq!(half(bits), value, "{bits:04x}");
+        }
+        assert_eq!(half(0xfc00), f32::NEG_INFINITY);
+    }
+}

@@ -1,0 +1,136 @@
+//! `vae doctor`: what this machine has for it, and what to do about what is wrong.
+
+use std::fs;
+
+use anyhow::Result;
+use serde::Serialize;
+use tch::{Cuda, Device};
+use vae_train::{Precision, libtorch_config};
+
+use super::table;
+use crate::Done;
+use crate::device::{self, DeviceChoice};
+
+/// Say which libtorch, devices and instructions are there, and what to do about what is wrong
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON instead
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    libtorch: Option<String>,
+    libtorch_file: Option<String>,
+    /// `AVX512`, `AVX2`, `DEFAULT`, ….
+    cpu_capability: Option<String>,
+    bf16_on_cpu: bool,
+    threads: i32,
+    cores: usize,
+    cuda_devices: i64,
+    advice: Vec<String>,
+}
+
+/// What tch 0.24 is made for.
+const WANTED_LIBTORCH: &str = "2.11.0";
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let report = examine();
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(Done::Fully);
+    }
+    let unknown = || table::UNKNOWN.to_owned();
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let found = |value: &Option<String>| value.clone().unwrap_or_else(unknown);
+    table::print(
+        2,
+        &["", ""],
+        vec![
+            row("vae", report.version.to_owned()),
+            row("libtorch", found(&report.libtorch)),
+            row("from", found(&report.libtorch_file)),
+            row("instructions", found(&report.cpu_capability)),
+            row(
+                "bf16 on the CPU",
+                if report.bf16_on_cpu { "yes" } else { "no" }.to_owned(),
+            ),
+            row(
+                "threads",
+                format!("{} on {} cores", report.threads, report.cores),
+            ),
+            row("CUDA devices", report.cuda_devices.to_string()),
+        ],
+    );
+    for advice in &report.advice {
+        println!("\n{advice}");
+    }
+    Ok(Done::Fully)
+}
+
+fn examine() -> Report {
+    let mut advice = Vec::new();
+    // Before the first tensor, as for any command.
+    let cuda = DeviceChoice::Cuda(0).select();
+    if let (Err(error), true) = (&cuda, device::nvidia_driver_is_there()) {
+        advice.push(format!(
+            "There is a GPU driver, but no use of it: {error:#}"
+        ));
+    }
+    let config = libtorch_config();
+    let libtorch = between(&config, "TORCH_VERSION=", &[',', '\n']);
+    if let Some(found) = libtorch
+        .as_deref()
+        .filter(|found| !found.starts_with(WANTED_LIBTORCH))
+    {
+        advice.push(format!(
+            "libtorch is {found}, {WANTED_LIBTORCH} is wanted: `cargo xtask libtorch` fetches it"
+        ));
+    }
+    let cpu_capability = between(&config, "CPU capability usage: ", &['\n']);
+    if cpu_capability.as_deref() == Some("DEFAULT") {
+        advice.push(
+            "libtorch uses no vector instructions: is ATEN_CPU_CAPABILITY set, or the processor a \
+             virtual one without AVX2?"
+                .to_owned(),
+        );
+    }
+    let threads = tch::get_num_threads();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if usize::try_from(threads).is_ok_and(|threads| threads > cores) {
+        advice.push(format!(
+            "{threads} threads on {cores} cores wait for each other: --threads {cores}, or unset \
+             OMP_NUM_THREADS"
+        ));
+    }
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        libtorch,
+        libtorch_file: loaded_file("libtorch_cpu."),
+        cpu_capability,
+        bf16_on_cpu: Precision::Bf16.check(Device::Cpu).is_ok(),
+        threads,
+        cores,
+        cuda_devices: if cuda.is_ok() {
+            Cuda::device_count()
+        } else {
+            0
+        },
+        advice,
+    }
+}
+
+/// What follows `start` in a text, up to one of `ends`.
+fn between(text: &str, start: &str, ends: &[char]) -> Option<String> {
+    let (_, rest) = text.split_once(start)?;
+    Some(rest.split(ends).next()?.trim().to_owned())
+}
+
+/// The path of a library of this process, where the system tells it.
+fn loaded_file(name: &str) -> Option<String> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let line = maps.lines().find(|line| line.contains(name))?;
+    line.find('/').map(|start| line[start..].to_owned())
+}

@@ -1,0 +1,107 @@
+//! `vae encode`: the latents of images, as a table.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+use tch::{Device, Tensor, no_grad};
+
+use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};
+use crate::Done;
+use crate::arrays::{FILE_COLUMN, Field, Format, MEAN, TableWriter, Values};
+use crate::progress::{ImageCount, say};
+
+/// Encode images: their latents, to a .parquet, .csv, .npy or .safetensors file
+///
+/// A row for each image, in order: the file's name, the mean of q(z|x) in columns mean_0, mean_1, … (or
+/// the point that takes its place: the mean direction on a sphere, the flow of the base's mean),
+/// log_var_0, … where the posterior has them, the label of a digit, the attributes of a table. An .npy
+/// file has the means alone, [N, Z]. docs/arrays.md has every column.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae encode runs/mnist --out latents.parquet                        the held-out images
+  vae encode runs/mnist datasets/mnist/train-images-idx3-ubyte.gz --out train.npy
+  vae encode runs/celeba photos/ more.zip one.jpg --out latents.csv
+  vae encode runs/celeba photos/ --attributes people.csv --out latents.safetensors")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    #[command(flatten)]
+    inputs: InputArgs,
+
+    /// The file to write; its ending says what: .parquet, .csv, .npy or .safetensors
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+
+    /// Print JSON instead of the file's name
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let format = Format::of(&args.out)?;
+    let run = args.run.open()?;
+    let inputs = run.inputs(&args.inputs)?;
+    let latent_dims = run.vae.config().latent_dims as usize;
+    let mut writer: Option<TableWriter> = None;
+    let mut count = ImageCount::new(Some(inputs.n_images()));
+    let mut batches = inputs.batches(inputs.batch_size());
+    for batch in &mut batches {
+        let mut batch = batch?;
+        let (mean, log_var) = no_grad(|| -> Result<_> {
+            let posterior = run.vae.encode(&batch.images)?;
+            let log_var = posterior.log_var();
+            Ok((numbers(&posterior.center())?, log_var))
+        })?;
+        let log_var = log_var.as_ref().map(numbers).transpose()?;
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => {
+                let mut fields = vec![Field::text(FILE_COLUMN), Field::vector(MEAN, latent_dims)];
+                if log_var.is_some() {
+                    fields.push(Field::vector("log_var", latent_dims));
+                }
+                fields.extend(OpenRun::known_fields(&inputs, &fields));
+                none.insert(TableWriter::create(&args.out, fields)?)
+            }
+        };
+        let names = std::mem::take(&mut batch.names);
+        count.add(names.len());
+        let mut values = vec![Values::Text(names), Values::Reals(mean)];
+        values.extend(log_var.map(Values::Reals));
+        values.extend(OpenRun::known_values(&inputs, batch));
+        writer.write(values)?;
+    }
+    let n_images = match writer {
+        Some(writer) => writer.finish()?,
+        None => 0, // No image is an error of the batches.
+    };
+    let images_per_s = count.finish();
+    warn_of_bad(batches.bad());
+    if args.json {
+        let n_bad = batches.bad().len();
+        println!(
+            "{}",
+            json!({
+                "latents": args.out,
+                "n_images": n_images,
+                "latent_dims": latent_dims,
+                "n_bad_files": n_bad,
+                "images_per_s": images_per_s,
+            })
+        );
+    } else {
+        if format.is_bare() {
+            say!("only the means are in an .npy file; the others have names and more");
+        }
+        println!("{}", args.out.display());
+    }
+    Ok(Done::Fully)
+}
+
+/// The numbers of a tensor, row after row.
+pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    let tensor = tensor.to_device(Device::Cpu).to_kind(tch::Kind::Float);
+    Ok(Vec::<f32>::try_from(tensor.contiguous().view(-1))?)
+}

@@ -1,0 +1,169 @@
+//! `vae export`: a model for other runtimes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::json;
+use vae_model::{Part, Vae, WEIGHTS_FILE, write_tensors, write_whole};
+
+use super::RunArgs;
+use crate::Done;
+
+/// Write a trained model for other programs: PyTorch, onnxruntime, whatever reads safetensors
+///
+/// The encoder takes images f32 [N, C, H, W] in [0, 1] and gives mean and, where the posterior has
+/// them, log-variance; the decoder takes latents f32 [N, Z] and gives mean images in [0, 1]. How
+/// pictures become such images is in preprocessing.json.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae export runs/mnist --format onnx --out exported          encoder.onnx, decoder.onnx, preprocessing.json
+  vae export runs/mnist --format torchscript --part decoder --out decoder.pt
+  vae export runs/mnist --format safetensors --out mnist.safetensors")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+
+    /// Which half
+    #[arg(long, value_enum, default_value_t = Parts::Both)]
+    part: Parts,
+
+    /// The folder to write to, or for a single file its name with the format's ending
+    #[arg(long, short, value_name = "DIR|FILE")]
+    out: PathBuf,
+
+    /// Print JSON instead of the files' names
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// The weights; whole, `Vae::load` and every command reads them
+    Safetensors,
+    /// For PyTorch 2 and libtorch, in Python, C++ or Rust
+    Torchscript,
+    /// For onnxruntime and others
+    Onnx,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Safetensors => "safetensors",
+            Self::Torchscript => "pt",
+            Self::Onnx => "onnx",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Parts {
+    Encoder,
+    Decoder,
+    Both,
+}
+
+impl Parts {
+    fn list(self) -> &'static [Part] {
+        match self {
+            Self::Encoder => &[Part::Encoder],
+            Self::Decoder => &[Part::Decoder],
+            Self::Both => &Part::ALL,
+        }
+    }
+}
+
+/// What preprocessing is called beside exported files.
+const PREPROCESSING_FILE: &str = "preprocessing.json";
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let vae = args.run.open_model()?;
+    let extension = args.format.extension();
+    let is_file = args.out.extension().is_some_and(|found| found == extension);
+    let whole = args.format == Format::Safetensors && args.part == Parts::Both;
+    let parts = args.part.list();
+    if is_file && parts.len() > 1 && !whole {
+        bail!(
+            "{}: two files are to be written; give a folder, or one of --part encoder and decoder",
+            args.out.display()
+        );
+    }
+    // All is computed before the first file appears.
+    let mut files: Vec<(PathBuf, Content)> = Vec::new();
+    if whole {
+        let file = match is_file {
+            true => args.out.clone(),
+            false => args.out.join(WEIGHTS_FILE),
+        };
+        files.push((file, Content::Whole));
+    } else {
+        for &part in parts {
+            let file = match is_file {
+                true => args.out.clone(),
+                false => args.out.join(format!("{}.{extension}", part.name())),
+            };
+            let content = match args.format {
+                Format::Safetensors => Content::Weights(part),
+                Format::Torchscript => Content::Bytes(vae.to_torchscript(part)?),
+                Format::Onnx => Content::Bytes(vae.to_onnx(part)?),
+            };
+            files.push((file, content));
+        }
+    }
+    let preprocessing = match is_file {
+        // Several exports may lie side by side.
+        true => args.out.with_extension(PREPROCESSING_FILE),
+        false => args.out.join(PREPROCESSING_FILE),
+    };
+    if !is_file {
+        fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    }
+    let json = serde_json::to_vec_pretty(&vae.preprocessing())?;
+    write(&preprocessing, &json)?;
+    for (file, content) in &files {
+        match content {
+            Content::Whole => vae.save(file)?,
+            Content::Weights(part) => write_part(&vae, *part, file, &json)?,
+            Content::Bytes(bytes) => write(file, bytes)?,
+        }
+    }
+    let names = files.iter().map(|(file, _)| file).chain([&preprocessing]);
+    if args.json {
+        println!("{}", json!({ "files": names.collect::<Vec<_>>() }));
+    } else {
+        for name in names {
+            println!("{}", name.display());
+        }
+    }
+    Ok(Done::Fully)
+}
+
+enum Content {
+    /// A weights file.
+    Whole,
+    /// The tensors of one half.
+    Weights(Part),
+    Bytes(Vec<u8>),
+}
+
+fn write(file: &Path, bytes: &[u8]) -> Result<()> {
+    write_whole(file, bytes).with_context(|| file.display().to_string())
+}
+
+fn write_part(vae: &Vae, part: Part, file: &Path, preprocessing: &[u8]) -> Result<()> {
+    let prefixes = match part {
+        Part::Encoder => ["encoder.", "posterior."],
+        Part::Decoder => ["decoder.", "likelihood."],
+    };
+    let mut tensors = vae.named_variables();
+    tensors.retain(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+    let preprocessing = std::str::from_utf8(preprocessing)?;
+    write_tensors(file, &tensors, &[("preprocessing", preprocessing)])?;
+    Ok(())
+}

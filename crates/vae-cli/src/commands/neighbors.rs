@@ -1,0 +1,130 @@
+//! `vae neighbors`: which images are near one in latent space.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+use tch::{Kind, Tensor, no_grad};
+use vae_data::Split;
+use vae_train::picture;
+
+use super::{RunArgs, table, warn_of_bad};
+use crate::Done;
+use crate::arrays::LABEL_COLUMN;
+use crate::progress::ImageCount;
+
+/// Find the images nearest to one in latent space
+///
+/// Nearest by the Euclidean distance of the centers of q(z|x). The picture shows the image itself first,
+/// then its neighbors from the nearest on. An image that is among those searched is its own nearest one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae neighbors runs/mnist datasets/mnist/t10k-images-idx3-ubyte.gz#7 --out near.png
+  vae neighbors runs/celeba me.jpg --count 12 --out near.png
+  vae neighbors runs/celeba me.jpg --among photos/ more.zip --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    /// The image: a file, or FILE#7 of an idx file
+    #[arg(value_name = "FILE")]
+    image: PathBuf,
+
+    /// How many neighbors
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    count: u32,
+
+    /// The images to search: files, folders, zips, idx files [default: the run's training images]
+    #[arg(long, value_name = "INPUT", num_args = 1..)]
+    among: Vec<PathBuf>,
+
+    /// A PNG file for the image and its neighbors in a row
+    #[arg(long, short, value_name = "FILE.png")]
+    out: Option<PathBuf>,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+struct Neighbor {
+    distance: f64,
+    name: String,
+    label: Option<i64>,
+    image: Tensor,
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    let run = args.run.open()?;
+    let vae = &run.vae;
+    let query = run.open_inputs(&[args.image], Split::Test, None)?.read(1)?;
+    let query_center = no_grad(|| vae.encode(&query.images))?.center(); // [1, Z]
+    let inputs = run.open_inputs(&args.among, Split::Train, None)?;
+    let mut count = ImageCount::new(Some(inputs.n_images()));
+    // Nearest first; of equal ones the first.
+    let (most, mut nearest) = (args.count as usize, Vec::<Neighbor>::new());
+    let mut batches = inputs.batches(inputs.batch_size());
+    for batch in &mut batches {
+        let batch = batch?;
+        let distances = no_grad(|| -> Result<_> {
+            let offsets = vae.encode(&batch.images)?.center() - &query_center;
+            let squares = offsets.to_kind(Kind::Double).square();
+            Ok(squares.sum_dim_intlist(-1, false, Kind::Double).sqrt()) // [B]
+        })?;
+        for (i, distance) in Vec::<f64>::try_from(distances)?.into_iter().enumerate() {
+            let place = nearest.partition_point(|near| near.distance.total_cmp(&distance).is_le());
+            if place < most {
+                let near = Neighbor {
+                    distance,
+                    name: batch.names[i].clone(),
+                    label: batch.labels[i],
+                    image: batch.images.get(i as i64).copy(),
+                };
+                nearest.insert(place, near);
+                nearest.truncate(most);
+            }
+        }
+        count.add(batch.names.len());
+    }
+    count.finish();
+    warn_of_bad(batches.bad());
+    if let Some(path) = &args.out {
+        let mut images = vec![query.images.get(0)];
+        images.extend(nearest.iter().map(|near| near.image.shallow_clone()));
+        let images = Tensor::stack(&images, 0).to_kind(Kind::Float) / 255.0;
+        picture::save(&picture::grid(&images, images.size()[0] as usize, 2)?, path)?;
+    }
+    if args.json {
+        let neighbors: Vec<_> = nearest
+            .iter()
+            .map(|near| {
+                json!({
+                    "file": near.name,
+                    "distance": near.distance,
+                    LABEL_COLUMN: near.label,
+                })
+            })
+            .collect();
+        println!(
+            "{}",
+            json!({ "file": query.names[0], "picture": args.out, "neighbors": neighbors })
+        );
+        return Ok(Done::Fully);
+    }
+    let has_labels = inputs.has_labels();
+    let mut header = vec!["file", "distance"];
+    header.extend(has_labels.then_some(LABEL_COLUMN));
+    let rows = nearest.into_iter().map(|near| {
+        let mut row = vec![near.name, format!("{:.4}", near.distance)];
+        if has_labels {
+            let label = near.label.map(|label| label.to_string());
+            row.push(label.unwrap_or(table::UNKNOWN.to_owned()));
+        }
+        row
+    });
+    table::print(1, &header, rows.collect());
+    if let Some(path) = &args.out {
+        println!("{}", path.display());
+    }
+    Ok(Done::Fully)
+}

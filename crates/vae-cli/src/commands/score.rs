@@ -1,0 +1,216 @@
+//! `vae score`: how unlikely the model finds each image.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+use tch::{Device, Tensor, no_grad};
+use vae_data::derive_seed;
+use vae_model::{Mode, Vae};
+use vae_train::{image_bounds, picture};
+
+use super::encode::numbers;
+use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};
+use crate::Done;
+use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
+use crate::progress::{ImageCount, say};
+
+/// Score images: how unlikely the model finds each, to a .csv, .parquet, .npy or .safetensors file
+///
+/// The score is in nats, and the higher, the less the image is like those of training: −elbo with one
+/// latent drawn for each image, its two terms beside it (reconstruction, kl), or with --samples K the
+/// importance-weighted bound of −log p(x), which is nearer to the truth. A model with a deterministic
+/// posterior has no elbo: its score is the reconstruction term.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
+  vae score runs/mnist photo.png --out score.csv --samples 500
+  vae score runs/celeba photos/ --out scores.parquet --picture worst.png --count 100")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    run: RunArgs,
+
+    #[command(flatten)]
+    inputs: InputArgs,
+
+    /// The file to write; its ending says what: .csv, .parquet, .npy (the scores alone) or .safetensors
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+
+    /// K, importance samples for each image, instead of the elbo
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    samples: Option<u32>,
+
+    /// Also a picture of the least likely images, the least likely one first
+    #[arg(long, value_name = "FILE.png")]
+    picture: Option<PathBuf>,
+
+    /// How many of them
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: u32,
+
+    /// The same seed gives the same scores of the same images
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Print JSON instead of the files' names
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is said of each image of a batch, [B] each.
+struct Scores {
+    score: Vec<f32>,
+    /// Of the elbo, where that is the score: reconstruction and kl.
+    terms: Vec<(&'static str, Vec<f32>)>,
+}
+
+fn scores(vae: &Vae, images: &Tensor, samples: Option<u32>) -> Result<Scores> {
+    if let Some(n_samples) = samples {
+        let bounds = image_bounds(vae, images, n_samples)?;
+        return Ok(Scores {
+            score: numbers(&-bounds.bound)?,
+            terms: Vec::new(),
+        });
+    }
+    let terms = no_grad(|| vae.draw(images, 1, Mode::Evaluate))?.terms;
+    let reconstruction = numbers(&terms.reconstruction)?;
+    Ok(match (terms.elbo(), &terms.kl) {
+        (Some(elbo), Some(kl)) => Scores {
+            score: numbers(&-elbo)?,
+            terms: vec![("reconstruction", reconstruction), ("kl", numbers(kl)?)],
+        },
+        _ => Scores {
+            score: reconstruction,
+            terms: Vec::new(),
+        },
+    })
+}
+
+/// Images of the highest scores so far.
+struct Worst {
+    most: usize,
+    /// Highest first; of equal ones the first.
+    kept: Vec<(f32, String, Tensor)>,
+}
+
+impl Worst {
+    fn add(&mut self, score: f32, name: &str, image: impl FnOnce() -> Tensor) {
+        let place = self
+            .kept
+            .partition_point(|(kept, ..)| kept.total_cmp(&score).is_ge());
+        if place < self.most {
+            self.kept.insert(place, (score, name.to_owned(), image()));
+            self.kept.truncate(self.most);
+        }
+    }
+}
+
+pub(crate) fn run(args: Args) -> Result<Done> {
+    Format::of(&args.out)?;
+    let run = args.run.open()?;
+    let inputs = run.inputs(&args.inputs)?;
+    tch::manual_seed(derive_seed(args.seed, 0, "scores") as i64);
+    let mut writer: Option<TableWriter> = None;
+    let mut worst = Worst {
+        most: args.picture.as_ref().map_or(0, |_| args.count as usize),
+        kept: Vec::new(),
+    };
+    let (mut sum, mut count) = (0.0, ImageCount::new(Some(inputs.n_images())));
+    let mut batches = inputs.batches(inputs.batch_size());
+    for batch in &mut batches {
+        let mut batch = batch?;
+        let scores = scores(&run.vae, &batch.images, args.samples)?;
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => {
+                let mut fields = vec![Field::text(FILE_COLUMN), Field::real("score")];
+                fields.extend(scores.terms.iter().map(|(name, _)| Field::real(name)));
+                fields.extend(OpenRun::known_fields(&inputs, &fields));
+                none.insert(TableWriter::create(&args.out, fields)?)
+            }
+        };
+        for (i, (&score, name)) in scores.score.iter().zip(&batch.names).enumerate() {
+            sum += f64::from(score);
+            worst.add(score, name, || batch.images.get(i as i64).copy());
+        }
+        let names = std::mem::take(&mut batch.names);
+        count.add(names.len());
+        let mut values = vec![Values::Text(names), Values::Reals(scores.score)];
+        values.extend(
+            scores
+                .terms
+                .into_iter()
+                .map(|(_, term)| Values::Reals(term)),
+        );
+        values.extend(OpenRun::known_values(&inputs, batch));
+        writer.write(values)?;
+    }
+    let n_images = match writer {
+        Some(writer) => writer.finish()?,
+        None => 0, // No image is an error of the batches.
+    };
+    if let Some(path) = &args.picture {
+        let images: Vec<&Tensor> = worst.kept.iter().map(|(.., image)| image).collect();
+        let images = Tensor::stack(&images, 0)
+            .to_device(Device::Cpu)
+            .to_kind(tch::Kind::Float);
+        let columns = (worst.kept.len() as f64).sqrt().ceil() as usize;
+        picture::save(&picture::grid(&(images / 255.0), columns, 2)?, path)?;
+    }
+    let images_per_s = count.finish();
+    warn_of_bad(batches.bad());
+    let mean = sum / n_images.max(1) as f64;
+    if args.json {
+        let least_likely: Vec<_> = worst
+            .kept
+            .iter()
+            .map(|(score, file, _)| json!({ "file": file, "score": score }))
+            .collect();
+        println!(
+            "{}",
+            json!({
+                "scores": args.out,
+                "n_images": n_images,
+                "mean_score": mean,
+                "n_samples": args.samples,
+                "n_bad_files": batches.bad().len(),
+                "images_per_s": images_per_s,
+                "picture": args.picture,
+                "least_likely": least_likely,
+            })
+        );
+    } else {
+        say!("mean score {mean:.2} nats");
+        println!("{}", args.out.display());
+        if let Some(path) = &args.picture {
+            println!("{}", path.display());
+        }
+    }
+    Ok(Done::Fully)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_are_kept_in_order() {
+        let mut worst = Worst {
+            most: 3,
+            kept: Vec::new(),
+        };
+        for (i, score) in [2.0, 5.0, 1.0, 5.0, f32::INFINITY, 3.0]
+            .into_iter()
+            .enumerate()
+        {
+            worst.add(score, &i.to_string(), || Tensor::from(score));
+        }
+        let names: Vec<_> = worst
+            .kept
+            .iter()
+            .map(|(_, name, _)| name.as_str())
+            .collect();
+        assert_eq!(names, ["4", "1", "3"]);
+    }
+}

@@ -1,0 +1,100 @@
+//! A model for other runtimes: deterministic, and complete with what its input has to be.
+
+mod message;
+mod onnx;
+mod torchscript;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::{ModelError, Preprocessing, Vae};
+
+/// One half of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// From images f32 `[N, C, H, W]` in `[0, 1]` to `mean` `[N, Z]` and, of a posterior with
+    /// log-variances, `log_var` `[N, Z]`.
+    Encoder,
+    /// From latents f32 `[N, Z]` to mean images `[N, C, H, W]` in `[0, 1]`.
+    Decoder,
+}
+
+impl Part {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Encoder, Self::Decoder];
+
+    /// `encoder` or `decoder`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encoder => "encoder",
+            Self::Decoder => "decoder",
+        }
+    }
+
+    /// The name of its input.
+    fn input(self) -> &'static str {
+        match self {
+            Self::Encoder => "images",
+            Self::Decoder => "latents",
+        }
+    }
+}
+
+impl Vae {
+    /// One half as TorchScript, the bytes of a `.pt` file: traced, so that libtorch computes the same
+    /// operations again, at any batch size. The encoder's outputs are stacked, `[2, N, Z]` or, without
+    /// log-variances, `[1, N, Z]`: Python unpacks `mean, log_var = encoder(images)`.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn to_torchscript(&self, part: Part) -> Result<Vec<u8>, ModelError> {
+        torchscript::trace(self, part)
+    }
+
+    /// One half as ONNX (opset 17), the bytes of an `.onnx` file, its [`Preprocessing`] as JSON in the
+    /// metadata entry `preprocessing`.
+    ///
+    /// # Errors
+    /// A posterior or likelihood that is not written for ONNX; TorchScript has them all.
+    ///
+    /// ```
+    /// use tch::Device;
+    /// use vae_model::{ImageShape, ModelConfig, Part, Vae};
+    ///
+    /// # fn main() -> Result<(), vae_model::ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let file = vae.to_onnx(Part::Decoder)?;
+    /// assert!(file.len() > 4 * 100_000); // Weights of four bytes.
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn to_onnx(&self, part: Part) -> Result<Vec<u8>, ModelError> {
+        onnx::model(self, part)
+    }
+
+    /// What an exported half computes of the same input: `[mean, log_var]`, `[mean]` or `[images]`.
+    ///
+    /// # Errors
+    /// An input of another shape or kind.
+    pub fn run_part(&self, part: Part, input: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+        match part {
+            Part::Encoder => {
+                let posterior = self.encode_zero_one(input)?;
+                let log_var = posterior.log_var();
+                Ok([Some(posterior.center()), log_var]
+                    .into_iter()
+                    .flatten()
+                    .collect())
+            }
+            Part::Decoder => Ok(vec![self.decode_in_place(input)?]),
+        }
+    }
+}
+
+fn preprocessing_json(preprocessing: &Preprocessing) -> Result<String, ModelError> {
+    serde_json::to_string(preprocessing)
+        .map_err(|error| ModelError::export(format!("preprocessing as JSON: {error}")))
+}

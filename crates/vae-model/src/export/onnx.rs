@@ -1,0 +1,317 @@
+//! ONNX, from the operations of a [`Graph`].
+
+use prost::Message;
+use tch::Tensor;
+
+use super::message::{
+    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, Attribute, Dimension, Entry, FLOAT, GraphProto,
+    INT64, Model, NodeProto, OperatorSet, Shape, Side, TensorProto, TensorType, Type, ValueInfo,
+};
+use super::{Part, preprocessing_json};
+use crate::graph::{EPSILON, Graph, Node, Op, Value};
+use crate::network::Activation;
+use crate::weights::f32_bytes;
+use crate::{ModelError, Vae};
+
+/// Every runtime since 2022 has it; nothing here needs a later one.
+const OPSET: i64 = 17;
+/// The file format that goes with it.
+const IR_VERSION: i64 = 8;
+
+pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
+    let mut graph = Graph::default();
+    let (input, outputs) = vae.part_graph(&mut graph, part)?;
+    let names: &[&str] = match part {
+        Part::Encoder => &["mean", "log_var"],
+        Part::Decoder => &["images"],
+    };
+    let mut writer = Writer::default();
+    writer.names.resize(graph.n_values(), None);
+    writer.names[input.id] = Some(part.input().to_owned());
+    for (value, tensor) in &graph.constants {
+        let name = writer.tensor(format!("constant.{}", value.id), tensor)?;
+        writer.names[value.id] = Some(name);
+    }
+    for node in &graph.nodes {
+        writer.node(node)?;
+    }
+    let mut output_infos = Vec::new();
+    for (value, name) in outputs.iter().zip(names) {
+        // A value may be the input of further operations too: it keeps its name.
+        writer.push(
+            "Identity",
+            &[writer.name(value)],
+            (*name).to_owned(),
+            vec![],
+        );
+        output_infos.push(value_info(name, value));
+    }
+    let model = Model {
+        ir_version: IR_VERSION,
+        producer_name: env!("CARGO_PKG_NAME").to_owned(),
+        producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+        graph: Some(GraphProto {
+            nodes: writer.nodes,
+            name: part.name().to_owned(),
+            initializers: writer.initializers,
+            inputs: vec![value_info(part.input(), &input)],
+            outputs: output_infos,
+        }),
+        opset_import: vec![OperatorSet {
+            domain: String::new(),
+            version: OPSET,
+        }],
+        metadata: vec![Entry {
+            key: "preprocessing".to_owned(),
+            value: preprocessing_json(&vae.preprocessing())?,
+        }],
+    };
+    if model.encoded_len() > i32::MAX as usize {
+        return Err(ModelError::export(
+            "an ONNX file of more than 2 GiB is not possible; TorchScript is",
+        ));
+    }
+    Ok(model.encode_to_vec())
+}
+
+fn value_info(name: &str, value: &Value) -> ValueInfo {
+    let sides = value.shape.iter().map(|&side| Side::Value(side));
+    let dims = [Side::Any("batch".to_owned())].into_iter().chain(sides);
+    let dims = dims.map(|side| Dimension { side: Some(side) }).collect();
+    ValueInfo {
+        name: name.to_owned(),
+        value_type: Some(Type {
+            tensor: Some(TensorType {
+                element: FLOAT,
+                shape: Some(Shape { dims }),
+            }),
+        }),
+    }
+}
+
+#[derive(Default)]
+struct Writer {
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+    /// Of each value of the graph.
+    names: Vec<Option<String>>,
+}
+
+impl Writer {
+    fn name(&self, value: &Value) -> String {
+        let name = self.names.get(value.id).cloned().flatten();
+        name.unwrap_or_else(|| format!("value.{}", value.id))
+    }
+
+    fn push(&mut self, op: &str, inputs: &[String], output: String, attributes: Vec<Attribute>) {
+        self.nodes.push(NodeProto {
+            inputs: inputs.to_vec(),
+            name: output.clone(),
+            outputs: vec![output],
+            op_type: op.to_owned(),
+            attributes,
+        });
+    }
+
+    /// An initializer of f32.
+    fn tensor(&mut self, name: String, tensor: &Tensor) -> Result<String, ModelError> {
+        self.initializers.push(TensorProto {
+            dims: tensor.size(),
+            data_type: FLOAT,
+            name: name.clone(),
+            raw_data: f32_bytes(tensor)?,
+        });
+        Ok(name)
+    }
+
+    fn integers(&mut self, name: String, integers: &[i64]) -> String {
+        self.initializers.push(TensorProto {
+            dims: vec![integers.len() as i64],
+            data_type: INT64,
+            name: name.clone(),
+            raw_data: integers.iter().flat_map(|n| n.to_le_bytes()).collect(),
+        });
+        name
+    }
+
+    /// Input, weight and bias of a layer.
+    fn with_weights(
+        &mut self,
+        node: &Node,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Vec<String>, ModelError> {
+        let mut inputs = vec![self.name(&node.inputs[0])];
+        inputs.push(self.tensor(format!("{}.weight", node.name), weight)?);
+        if let Some(bias) = bias {
+            inputs.push(self.tensor(format!("{}.bias", node.name), bias)?);
+        }
+        Ok(inputs)
+    }
+
+    fn node(&mut self, node: &Node) -> Result<(), ModelError> {
+        let input = self.name(&node.inputs[0]);
+        let output = self.name(&node.output);
+        let within = |name: &str| format!("{output}.{name}");
+        match &node.op {
+            Op::Linear { weight, bias } => {
+                let inputs = self.with_weights(node, weight, bias.as_ref())?;
+                self.push("Gemm", &inputs, output, vec![int("transB", 1)]);
+            }
+            Op::Conv {
+                weight,
+                bias,
+                stride,
+            } => {
+                let inputs = self.with_weights(node, weight, bias.as_ref())?;
+                self.push("Conv", &inputs, output, windows(weight, *stride));
+            }
+            Op::ConvTranspose {
+                weight,
+                bias,
+                stride,
+                output_padding,
+            } => {
+                let inputs = self.with_weights(node, weight, bias.as_ref())?;
+                let mut attributes = windows(weight, *stride);
+                attributes.push(ints("output_padding", output_padding));
+                self.push("ConvTranspose", &inputs, output, attributes);
+            }
+            Op::BatchNorm {
+                weight,
+                bias,
+                mean,
+                variance,
+            } => {
+                let mut inputs = self.with_weights(node, weight, Some(bias))?;
+                inputs.push(self.tensor(format!("{}.running_mean", node.name), mean)?);
+                inputs.push(self.tensor(format!("{}.running_var", node.name), variance)?);
+                self.push(
+                    "BatchNormalization",
+                    &inputs,
+                    output,
+                    vec![float("epsilon", EPSILON)],
+                );
+            }
+            Op::GroupNorm {
+                weight,
+                bias,
+                n_groups,
+            } => {
+                // ONNX's own group norm came late and wrong: a norm of each group as if it were a
+                // channel, then the scale and offset of each channel.
+                let groups = self.integers(within("groups.shape"), &[0, *n_groups, -1]);
+                self.push("Reshape", &[input, groups], within("groups"), vec![]);
+                let options = (tch::Kind::Float, tch::Device::Cpu);
+                let one = self.tensor(within("one"), &Tensor::ones([*n_groups], options))?;
+                let zero = self.tensor(within("zero"), &Tensor::zeros([*n_groups], options))?;
+                let epsilon = vec![float("epsilon", EPSILON)];
+                let inputs = [within("groups"), one, zero];
+                self.push("InstanceNormalization", &inputs, within("normed"), epsilon);
+                let shape = [&[0], &node.output.shape[..]].concat();
+                let shape = self.integers(within("maps.shape"), &shape);
+                self.push(
+                    "Reshape",
+                    &[within("normed"), shape],
+                    within("maps"),
+                    vec![],
+                );
+                let weight = weight.view([-1, 1, 1]);
+                let weight = self.tensor(format!("{}.weight", node.name), &weight)?;
+                self.push("Mul", &[within("maps"), weight], within("scaled"), vec![]);
+                let bias = self.tensor(format!("{}.bias", node.name), &bias.view([-1, 1, 1]))?;
+                self.push("Add", &[within("scaled"), bias], output, vec![]);
+            }
+            Op::Activation(Activation::Relu) => self.push("Relu", &[input], output, vec![]),
+            Op::Activation(Activation::LeakyRelu) => {
+                self.push("LeakyRelu", &[input], output, vec![float("alpha", 0.01)]);
+            }
+            Op::Activation(Activation::Silu) => {
+                let gated = std::slice::from_ref(&input);
+                self.push("Sigmoid", gated, within("gate"), vec![]);
+                self.push("Mul", &[input, within("gate")], output, vec![]);
+            }
+            Op::Flatten => self.push("Flatten", &[input], output, vec![int("axis", 1)]),
+            Op::Maps(shape) => {
+                // 0: the batch's size, as it is.
+                let shape = self.integers(within("shape"), &[&[0], &shape[..]].concat());
+                self.push("Reshape", &[input, shape], output, vec![]);
+            }
+            Op::Upsample(size) => {
+                // Rows, then columns, by their numbers: `Resize` rounds odd factors in its own way.
+                let (from, within_rows) = (&node.inputs[0].shape, within("rows"));
+                let rows = self.integers(within("row"), &nearest(from[1], size[0]));
+                let columns = self.integers(within("column"), &nearest(from[2], size[1]));
+                self.push(
+                    "Gather",
+                    &[input, rows],
+                    within_rows.clone(),
+                    vec![int("axis", 2)],
+                );
+                self.push(
+                    "Gather",
+                    &[within_rows, columns],
+                    output,
+                    vec![int("axis", 3)],
+                );
+            }
+            Op::Narrow { start, length } => {
+                let starts = self.integers(within("start"), &[*start]);
+                let ends = self.integers(within("end"), &[start + length]);
+                let axes = self.integers(within("axis"), &[1]);
+                self.push("Slice", &[input, starts, ends, axes], output, vec![]);
+            }
+            Op::Elementwise(op) => {
+                let inputs: Vec<String> =
+                    node.inputs.iter().map(|value| self.name(value)).collect();
+                self.push(op, &inputs, output, vec![]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which of `from` pixels each of `to` shows, as libtorch computes it.
+fn nearest(from: i64, to: i64) -> Vec<i64> {
+    let scale = from as f32 / to as f32;
+    (0..to)
+        .map(|i| ((i as f32 * scale) as i64).min(from - 1))
+        .collect()
+}
+
+/// Kernel, stride and padding of a convolution.
+fn windows(weight: &Tensor, stride: i64) -> Vec<Attribute> {
+    let kernel = weight.size()[2];
+    vec![
+        ints("kernel_shape", &[kernel; 2]),
+        ints("strides", &[stride; 2]),
+        ints("pads", &[kernel / 2; 4]),
+    ]
+}
+
+fn int(name: &str, int: i64) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        int,
+        kind: ATTRIBUTE_INT,
+        ..Default::default()
+    }
+}
+
+fn ints(name: &str, ints: &[i64]) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        ints: ints.to_vec(),
+        kind: ATTRIBUTE_INTS,
+        ..Default::default()
+    }
+}
+
+fn float(name: &str, float: f64) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        float: float as f32,
+        kind: ATTRIBUTE_FLOAT,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,55 @@
+//! TorchScript, by tracing.
+
+use std::path::Path;
+
+use tch::{CModule, Device, Kind, Tensor, no_grad};
+
+use super::Part;
+use crate::{ImageShape, ModelError, Vae};
+
+/// Traced with two, so that nothing takes a dimension of 1 for one to broadcast.
+const TRACED_BATCH: i64 = 2;
+
+pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
+    let vae = vae.frozen()?; // What a gradient could change cannot be a constant of a trace.
+    let options = (Kind::Float, Device::Cpu);
+    let input = match part {
+        Part::Encoder => {
+            let ImageShape {
+                channels,
+                height,
+                width,
+            } = vae.image_shape();
+            Tensor::full([TRACED_BATCH, channels, height, width], 0.5, options)
+        }
+        Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().latent_dims], options),
+    };
+    let mut failure = None;
+    let module = no_grad(|| {
+        CModule::create_by_tracing(
+            part.name(),
+            "forward",
+            &[input],
+            &mut |inputs: &[Tensor]| match vae.run_part(part, &inputs[0]) {
+                Ok(outputs) if part == Part::Encoder => vec![Tensor::stack(&outputs, 0)],
+                Ok(outputs) => outputs,
+                Err(error) => {
+                    failure = Some(error);
+                    Vec::new()
+                }
+            },
+        )
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ModelError::Io { path, source }
+    };
+    // The file's name becomes that of the archive, which must not begin with a dot.
+    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+    let file = folder.path().join(format!("{}.pt", part.name()));
+    module.save(&file)?;
+    std::fs::read(&file).map_err(io(&file))
+}

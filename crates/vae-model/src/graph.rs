@@ -1,0 +1,226 @@
+//! What a model computes in evaluation, one operation after the other: for `vae describe` and ONNX.
+
+use tch::Tensor;
+
+use crate::network::Activation;
+
+/// The operations of an encoder or decoder, in the order in which they are computed.
+#[derive(Debug, Default)]
+pub(crate) struct Graph {
+    pub(crate) nodes: Vec<Node>,
+    /// Numbers that operations take beside the values before them.
+    pub(crate) constants: Vec<(Value, Tensor)>,
+    n_values: usize,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// The path of the layer's variables; empty where it has none.
+    pub(crate) name: String,
+    pub(crate) op: Op,
+    pub(crate) inputs: Vec<Value>,
+    pub(crate) output: Value,
+}
+
+/// What an operation takes or gives.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub(crate) id: usize,
+    /// Shape without the batch.
+    pub(crate) shape: Vec<i64>,
+}
+
+/// Sides of a kernel are odd, paddings half of them.
+#[derive(Debug)]
+pub(crate) enum Op {
+    /// `weight` `[out, in]`.
+    Linear {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    /// `weight` `[out, in, k, k]`.
+    Conv {
+        weight: Tensor,
+        bias: Option<Tensor>,
+        stride: i64,
+    },
+    /// `weight` `[in, out, k, k]`.
+    ConvTranspose {
+        weight: Tensor,
+        bias: Option<Tensor>,
+        stride: i64,
+        output_padding: [i64; 2],
+    },
+    /// By the running averages.
+    BatchNorm {
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+    },
+    GroupNorm {
+        weight: Tensor,
+        bias: Tensor,
+        n_groups: i64,
+    },
+    Activation(Activation),
+    Flatten,
+    /// To `[C, H, W]`.
+    Maps([i64; 3]),
+    /// Nearest neighbors, to `[H, W]`.
+    Upsample([i64; 2]),
+    /// A part of the first dimension after the batch.
+    Narrow {
+        start: i64,
+        length: i64,
+    },
+    /// Elementwise, by its name in ONNX; inputs broadcast.
+    Elementwise(&'static str),
+}
+
+/// ε of all norms.
+pub(crate) const EPSILON: f64 = 1e-5;
+
+impl Graph {
+    /// A value that comes from outside.
+    pub(crate) fn input(&mut self, shape: &[i64]) -> Value {
+        self.n_values += 1;
+        Value {
+            id: self.n_values - 1,
+            shape: shape.to_vec(),
+        }
+    }
+
+    pub(crate) fn n_values(&self) -> usize {
+        self.n_values
+    }
+
+    /// A tensor that broadcasts with values, its shape without the batch.
+    pub(crate) fn constant(&mut self, tensor: Tensor) -> Value {
+        let value = self.input(&tensor.size());
+        self.constants.push((value.clone(), tensor));
+        value
+    }
+
+    /// A number.
+    pub(crate) fn number(&mut self, number: f64) -> Value {
+        self.constant(Tensor::from(number as f32))
+    }
+
+    pub(crate) fn push(&mut self, name: &str, op: Op, inputs: &[&Value]) -> Value {
+        let shape = op.output_shape(inputs);
+        let output = self.input(&shape);
+        self.nodes.push(Node {
+            name: name.to_owned(),
+            op,
+            inputs: inputs.iter().map(|&value| value.clone()).collect(),
+            output: output.clone(),
+        });
+        output
+    }
+
+    /// An elementwise operation by its name in ONNX.
+    pub(crate) fn elementwise(&mut self, op: &'static str, inputs: &[&Value]) -> Value {
+        self.push("", Op::Elementwise(op), inputs)
+    }
+
+    /// An elementwise operation of a value and a number.
+    pub(crate) fn with_number(&mut self, value: &Value, op: &'static str, number: f64) -> Value {
+        let number = self.number(number);
+        self.elementwise(op, &[value, &number])
+    }
+
+    pub(crate) fn clamp(&mut self, value: &Value, low: f64, high: f64) -> Value {
+        let (low, high) = (self.number(low), self.number(high));
+        self.elementwise("Clip", &[value, &low, &high])
+    }
+
+    pub(crate) fn narrow(&mut self, value: &Value, start: i64, length: i64) -> Value {
+        self.push("", Op::Narrow { start, length }, &[value])
+    }
+}
+
+impl Op {
+    fn output_shape(&self, inputs: &[&Value]) -> Vec<i64> {
+        let input = &inputs[0].shape;
+        match self {
+            Self::Linear { weight, .. } => vec![weight.size()[0]],
+            Self::Conv { weight, stride, .. } => {
+                let side = |i: usize| (input[i] - 1) / stride + 1;
+                vec![weight.size()[0], side(1), side(2)]
+            }
+            Self::ConvTranspose {
+                weight,
+                stride,
+                output_padding,
+                ..
+            } => {
+                let [_, n_out, kernel, _] = four(weight);
+                let side = |i: usize| {
+                    (input[i] - 1) * stride - 2 * (kernel / 2) + kernel + output_padding[i - 1]
+                };
+                vec![n_out, side(1), side(2)]
+            }
+            Self::BatchNorm { .. } | Self::GroupNorm { .. } | Self::Activation(_) => input.clone(),
+            Self::Flatten => vec![input.iter().product()],
+            Self::Maps(shape) => shape.to_vec(),
+            Self::Upsample([height, width]) => vec![input[0], *height, *width],
+            Self::Narrow { length, .. } => {
+                let mut shape = input.clone();
+                shape[0] = *length;
+                shape
+            }
+            Self::Elementwise(_) => {
+                let size = |value: &Value| (value.shape.iter().product::<i64>(), value.shape.len());
+                let largest = inputs.iter().max_by_key(|value| size(value));
+                largest.map_or_else(Vec::new, |value| value.shape.clone())
+            }
+        }
+    }
+
+    /// Multiplications of a pair of numbers whose sums make the output, for one image: what costs
+    /// time. Norms and what is elementwise count nothing.
+    pub(crate) fn multiply_adds(&self, input: &Value, output: &Value) -> i64 {
+        let n_pixels = |value: &Value| value.shape[1..].iter().product::<i64>();
+        match self {
+            Self::Linear { weight, .. } => weight.numel() as i64,
+            Self::Conv { weight, .. } => weight.numel() as i64 * n_pixels(output),
+            Self::ConvTranspose { weight, .. } => weight.numel() as i64 * n_pixels(input),
+            _ => 0,
+        }
+    }
+
+    /// The kind of layer, as in a table.
+    pub(crate) fn kind(&self) -> String {
+        let conv = |kind: &str, weight: &Tensor, stride: i64| {
+            let [_, _, kernel, _] = four(weight);
+            match stride {
+                1 => format!("{kind} {kernel}×{kernel}"),
+                _ => format!("{kind} {kernel}×{kernel}, stride {stride}"),
+            }
+        };
+        match self {
+            Self::Linear { .. } => "linear".to_owned(),
+            Self::Conv { weight, stride, .. } => conv("convolution", weight, *stride),
+            Self::ConvTranspose { weight, stride, .. } => {
+                conv("transposed convolution", weight, *stride)
+            }
+            Self::BatchNorm { .. } => "batch norm".to_owned(),
+            Self::GroupNorm { n_groups, .. } => format!("group norm, {n_groups} groups"),
+            Self::Activation(Activation::Relu) => "relu".to_owned(),
+            Self::Activation(Activation::LeakyRelu) => "leaky relu".to_owned(),
+            Self::Activation(Activation::Silu) => "silu".to_owned(),
+            Self::Flatten => "flatten".to_owned(),
+            Self::Maps(_) => "maps".to_owned(),
+            Self::Upsample(_) => "nearest neighbors".to_owned(),
+            Self::Narrow { .. } => "part".to_owned(),
+            Self::Elementwise(name) => name.to_lowercase(),
+        }
+    }
+}
+
+/// Sizes of a convolution's weight.
+fn four(weight: &Tensor) -> [i64; 4] {
+    weight.size().try_into().unwrap_or_default()
+}

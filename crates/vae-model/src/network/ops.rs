@@ -1,0 +1,132 @@
+//! What networks are written over: run on tensors they compute, run on a [`Graph`] they say what they
+//! compute.
+
+use tch::{Tensor, nn};
+
+use super::layers::channels_last;
+use crate::Mode;
+use crate::graph::{Graph, Op, Value};
+
+/// The operations between images and posterior parameters, latents and likelihood parameters.
+pub(super) trait Ops {
+    /// A tensor, or what stands for one.
+    type Value;
+
+    fn layer<L: GraphLayer>(&mut self, layer: &L, input: Self::Value) -> Self::Value;
+
+    fn activation(&mut self, activation: Activation, input: Self::Value) -> Self::Value;
+
+    /// Features `[N, C·H·W]` of maps `[N, C, H, W]`.
+    fn flatten(&mut self, maps: Self::Value) -> Self::Value;
+
+    /// Maps of the shape `[C, H, W]`, `[N, C, H, W]`, from features `[N, C·H·W]`.
+    fn maps(&mut self, features: Self::Value, shape: [i64; 3]) -> Self::Value;
+
+    /// The same maps, with the channels innermost in memory.
+    fn channels_last(&mut self, maps: Self::Value) -> Self::Value;
+
+    /// Nearest-neighbor interpolation to H×W pixels.
+    fn upsample(&mut self, maps: Self::Value, size: [i64; 2]) -> Self::Value;
+
+    fn sum(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
+
+    /// The same value, to be used once more.
+    fn share(&self, value: &Self::Value) -> Self::Value;
+}
+
+/// A layer that computes, and says what it is.
+pub(super) trait GraphLayer: nn::ModuleT {
+    /// The path of its variables, `encoder.conv.2`.
+    fn name(&self) -> &str;
+
+    /// What it computes in evaluation.
+    fn op(&self) -> Op;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Relu,
+    /// Slope 0.01 below 0.
+    LeakyRelu,
+    Silu,
+}
+
+/// On tensors.
+pub(super) struct Eager(pub(super) Mode);
+
+impl Ops for Eager {
+    type Value = Tensor;
+
+    fn layer<L: GraphLayer>(&mut self, layer: &L, input: Tensor) -> Tensor {
+        input.apply_t(layer, self.0 == Mode::Train)
+    }
+
+    fn activation(&mut self, activation: Activation, mut input: Tensor) -> Tensor {
+        match activation {
+            Activation::Relu => input.relu_(),
+            Activation::LeakyRelu => input.leaky_relu_(),
+            Activation::Silu => input.silu(),
+        }
+    }
+
+    fn flatten(&mut self, maps: Tensor) -> Tensor {
+        maps.flatten(1, -1)
+    }
+
+    fn maps(&mut self, features: Tensor, [channels, height, width]: [i64; 3]) -> Tensor {
+        // −1, not the batch's size: what is traced serves every batch.
+        features.view([-1, channels, height, width])
+    }
+
+    fn channels_last(&mut self, maps: Tensor) -> Tensor {
+        channels_last(&maps)
+    }
+
+    fn upsample(&mut self, maps: Tensor, size: [i64; 2]) -> Tensor {
+        maps.upsample_nearest2d(size, None, None)
+    }
+
+    fn sum(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        a + b
+    }
+
+    fn share(&self, value: &Tensor) -> Tensor {
+        value.shallow_clone()
+    }
+}
+
+impl Ops for Graph {
+    type Value = Value;
+
+    fn layer<L: GraphLayer>(&mut self, layer: &L, input: Value) -> Value {
+        self.push(layer.name(), layer.op(), &[&input])
+    }
+
+    fn activation(&mut self, activation: Activation, input: Value) -> Value {
+        self.push("", Op::Activation(activation), &[&input])
+    }
+
+    fn flatten(&mut self, maps: Value) -> Value {
+        self.push("", Op::Flatten, &[&maps])
+    }
+
+    fn maps(&mut self, features: Value, shape: [i64; 3]) -> Value {
+        self.push("", Op::Maps(shape), &[&features])
+    }
+
+    fn channels_last(&mut self, maps: Value) -> Value {
+        maps
+    }
+
+    fn upsample(&mut self, maps: Value, size: [i64; 2]) -> Value {
+        self.push("", Op::Upsample(size), &[&maps])
+    }
+
+    fn sum(&mut self, a: Value, b: Value) -> Value {
+        self.push("", Op::Elementwise("Add"), &[&a, &b])
+    }
+
+    fn share(&self, value: &Value) -> Value {
+        value.clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! What a model consists of: its layers, their outputs, sizes and costs.
+
+use serde::Serialize;
+use tch::Tensor;
+
+use crate::Vae;
+use crate::export::Part;
+use crate::graph::Op;
+
+/// A part of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartSummary {
+    /// `encoder`, `posterior`, `prior`, `decoder` or `likelihood`.
+    pub name: &'static str,
+    /// Those of a network in the order in which they compute.
+    pub layers: Vec<LayerSummary>,
+    /// Numbers that are trained.
+    pub n_parameters: usize,
+    /// Of all that is saved of it, in f32.
+    pub n_bytes: usize,
+    /// Of the layers of a network, for one image.
+    pub multiply_adds: i64,
+}
+
+/// A layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerSummary {
+    /// The path of its variables, `encoder.conv.2`.
+    pub name: String,
+    /// As in `convolution 3×3, stride 2`; none outside of encoder and decoder.
+    pub kind: Option<String>,
+    /// Shape of its output for one image; none outside of encoder and decoder.
+    pub output: Option<Vec<i64>>,
+    /// Numbers that are trained.
+    pub n_parameters: usize,
+    /// Of all that is saved of it, in f32.
+    pub n_bytes: usize,
+    /// For one image; those of norms and activations are not counted. None outside of encoder and
+    /// decoder.
+    pub multiply_adds: Option<i64>,
+}
+
+impl Vae {
+    /// Its parts, layer by layer.
+    ///
+    /// ```
+    /// use tch::Device;
+    /// use vae_model::{ImageShape, ModelConfig, Vae};
+    ///
+    /// # fn main() -> Result<(), vae_model::ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let encoder = &vae.summary()[0];
+    /// assert_eq!(encoder.layers[0].name, "encoder.conv.0");
+    /// assert_eq!(encoder.layers[0].output, Some(vec![32, 28, 28]));
+    /// assert_eq!(encoder.layers[0].multiply_adds, Some(28 * 28 * 32 * 3 * 3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn summary(&self) -> Vec<PartSummary> {
+        let variables = self.named_variables();
+        let network = |part: Part| {
+            let graph = self.network_graph(part);
+            let nodes = graph
+                .nodes
+                .iter()
+                .filter(|node| !node.name.is_empty() || matches!(node.op, Op::Upsample(_)));
+            let layers = nodes.map(|node| {
+                let (n_parameters, n_bytes) = match node.name.as_str() {
+                    "" => (0, 0),
+                    name => sizes(&variables, name),
+                };
+                LayerSummary {
+                    name: node.name.clone(),
+                    kind: Some(node.op.kind()),
+                    output: Some(node.output.shape.clone()),
+                    n_parameters,
+                    n_bytes,
+                    multiply_adds: Some(node.op.multiply_adds(&node.inputs[0], &node.output)),
+                }
+            });
+            part_of(part.name(), layers.collect())
+        };
+        let other = |name: &'static str| {
+            let mut paths: Vec<&str> = variables
+                .iter()
+                .filter(|(variable, _)| variable.starts_with(&format!("{name}.")))
+                .filter_map(|(variable, _)| variable.rsplit_once('.').map(|(path, _)| path))
+                .collect();
+            paths.dedup();
+            let layers = paths.into_iter().map(|path| {
+                let own = |variable: &str| {
+                    variable
+                        .strip_prefix(path)
+                        .is_some_and(|rest| rest[1..].find('.').is_none())
+                };
+                let own = variables.iter().filter(|(variable, _)| own(variable));
+                let (n_parameters, n_bytes) = sums(own);
+                LayerSummary {
+                    name: path.to_owned(),
+                    kind: None,
+                    output: None,
+                    n_parameters,
+                    n_bytes,
+                    multiply_adds: None,
+                }
+            });
+            part_of(name, layers.collect())
+        };
+        vec![
+            network(Part::Encoder),
+            other("posterior"),
+            other("prior"),
+            network(Part::Decoder),
+            other("likelihood"),
+        ]
+    }
+}
+
+fn part_of(name: &'static str, layers: Vec<LayerSummary>) -> PartSummary {
+    PartSummary {
+        name,
+        n_parameters: layers.iter().map(|layer| layer.n_parameters).sum(),
+        n_bytes: layers.iter().map(|layer| layer.n_bytes).sum(),
+        multiply_adds: layers.iter().filter_map(|layer| layer.multiply_adds).sum(),
+        layers,
+    }
+}
+
+/// Parameters and bytes of the layer with that path.
+fn sizes(variables: &[(String, Tensor)], path: &str) -> (usize, usize) {
+    let prefix = format!("{path}.");
+    sums(
+        variables
+            .iter()
+            .filter(|(name, _)| name.starts_with(&prefix)),
+    )
+}
+
+fn sums<'a>(variables: impl Iterator<Item = &'a (String, Tensor)>) -> (usize, usize) {
+    variables.fold((0, 0), |(n_parameters, n_bytes), (_, tensor)| {
+        let trained = if tensor.requires_grad() {
+            tensor.numel()
+        } else {
+            0
+        };
+        (n_parameters + trained, n_bytes + 4 * tensor.numel())
+    })
+}
