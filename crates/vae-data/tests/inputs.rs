@@ -298,7 +298,8 @@ fn attributes_are_joined_by_file_name() {
     let path = folder.path().join("photos");
     let table = folder.path().join("table.csv");
     fs::write(&table, "file,age,glasses\n1.png,30,true\n4.jpg,50,false\n").expect("written");
-    let inputs = Inputs::open(&config, COLOR, &[path.clone()], Some(&table)).expect("inputs");
+    let inputs =
+        Inputs::open(&config, COLOR, std::slice::from_ref(&path), Some(&table)).expect("inputs");
     assert_eq!(inputs.attribute_names(), ["age", "glasses"]);
     let rows = read(&inputs).attributes;
     assert!(rows[0].is_nan());

@@ -145,7 +145,7 @@ pub(crate) struct TableWriter {
 
 #[derive(Debug)]
 enum Writer {
-    Csv(csv_file::Writer),
+    Csv(Box<csv_file::Writer>),
     Npy(npy::Writer),
     Parquet(Box<parquet_file::Writer>),
     Safetensors(safetensors_file::Writer),
@@ -157,7 +157,7 @@ impl TableWriter {
         let partial = Partial::create(path)?;
         let file = || partial.handle();
         let kind = match format {
-            Format::Csv => Writer::Csv(csv_file::Writer::new(file()?, &fields)?),
+            Format::Csv => Writer::Csv(Box::new(csv_file::Writer::new(file()?, &fields)?)),
             Format::Npy => Writer::Npy(npy::Writer::new(file()?, &fields)?),
             Format::Parquet => {
                 Writer::Parquet(Box::new(parquet_file::Writer::new(file()?, &fields)?))
