@@ -44,7 +44,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// The weights; whole, `Vae::load` and every command reads them
+    /// The weights; `Vae::load` reads those of the whole model
     Safetensors,
     /// For PyTorch 2 and libtorch, in Python, C++ or Rust
     Torchscript,
