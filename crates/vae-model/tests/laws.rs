@@ -155,41 +155,8 @@ fn gradients_are_finite_differences() {
                 };
                 objective.loss(&draws, context)
             };
-            let value = loss();
-            value.backward();
-            let loss_now = value.double_value(&[]);
-            let variables = vae.trainable_variables();
-            let n_variables = variables.len();
-            let mut n_shown = 0;
-            for (name, mut variable) in variables {
-                // Along the gradient's own direction the slope is its norm.
-                let gradient = variable.grad().copy();
-                let norm = gradient.norm().double_value(&[]);
-                let direction = &gradient / norm.max(1e-12);
-                let step = 2e-3;
-                let mut at = |t: f64| {
-                    no_grad(|| {
-                        variable += &direction * t;
-                        let value = loss().double_value(&[]);
-                        variable -= &direction * t;
-                        value
-                    })
-                };
-                let slope = (at(step) - at(-step)) / (2.0 * step);
-                // f32 rounds the loss to a part in 10⁷, which the small step magnifies.
-                let rounding = 2e-7 * loss_now.abs() / step;
-                n_shown += usize::from(norm > 5.0 * rounding);
-                assert!(
-                    (slope - norm).abs() <= 0.02 * norm + rounding,
-                    "{name}: slope {slope}, gradient {norm} ({objective:?}, {config:?})"
-                );
-            }
-            // Norms make the scale of what comes before them vanish from the gradient; golden.rs has
-            // those gradients too.
-            assert!(
-                2 * n_shown > n_variables,
-                "{n_shown} of {n_variables} gradients are larger than rounding ({config:?})"
-            );
+            let what = format!("{objective:?}, {config:?}");
+            common::assert_gradients_are_slopes(&vae, &loss, &what);
         }
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 use vae_model::{Draws, ImageShape, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae};
 
 const SHAPE: ImageShape = ImageShape {
@@ -314,41 +314,8 @@ fn assert_gradients_are_finite_differences(config: &ModelConfig, objective: &Obj
         tch::manual_seed(3);
         loss(&vae, objective, &noise)
     };
-    for (_, variable) in vae.trainable_variables() {
-        assert!(!variable.grad().defined());
-    }
-    let value = seeded();
-    value.backward();
-    let value = value.double_value(&[]);
-    let mut n_shown = 0;
-    let variables = vae.trainable_variables();
-    let n_variables = variables.len();
-    for (name, mut variable) in variables {
-        let gradient = variable.grad();
-        assert!(gradient.defined(), "{name} has no gradient ({objective:?})");
-        let gradient = gradient.copy();
-        let norm = gradient.norm().double_value(&[]);
-        let direction = &gradient / norm.max(1e-12);
-        let step = 2e-3;
-        // Not without gradients: a loss may be made of one.
-        let mut at = |t: f64| {
-            no_grad(|| variable += &direction * t);
-            let value = seeded().double_value(&[]);
-            no_grad(|| variable -= &direction * t);
-            value
-        };
-        let slope = (at(step) - at(-step)) / (2.0 * step);
-        let rounding = 2e-7 * value.abs() / step;
-        n_shown += usize::from(norm > 5.0 * rounding);
-        assert!(
-            (slope - norm).abs() <= 0.02 * norm + rounding,
-            "{name}: slope {slope}, gradient {norm} ({objective:?}, {config:?})"
-        );
-    }
-    assert!(
-        2 * n_shown > n_variables,
-        "{n_shown} of {n_variables} gradients are larger than rounding ({objective:?})"
-    );
+    let what = format!("{objective:?}, {config:?}");
+    common::assert_gradients_are_slopes(&vae, &seeded, &what);
 }
 
 #[test]
