@@ -58,7 +58,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What is said of each image of a batch, [B] each.
+/// What is said of each image of a batch, `[B]` each.
 struct Scores {
     score: Vec<f32>,
     /// Of the elbo, where that is the score: reconstruction and kl.
