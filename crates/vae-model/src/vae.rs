@@ -257,6 +257,12 @@ impl Vae {
         variables.iter().map(|(_, weights)| weights.numel()).sum()
     }
 
+    /// Training images that [`Self::start_from`] can make use of; 0 where no part starts from any.
+    #[must_use]
+    pub fn n_start_images(&self) -> usize {
+        self.prior.n_start_images()
+    }
+
     /// Lets the parts that can make use of it start from training images, bytes `[B, C, H, W]`:
     /// VampPrior's pseudo-inputs. To be called once, before the first step.
     ///

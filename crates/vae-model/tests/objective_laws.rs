@@ -542,6 +542,8 @@ fn vamp_with_one_pseudo_input_is_that_images_posterior() {
     // Values that the margin leaves alone; two equal images are a mixture of one.
     let gray: Vec<u8> = (0..12).map(|i| 40 + 15 * i).collect();
     let image = Tensor::from_slice(&gray).view([1, 1, 3, 4]);
+    assert_eq!(vae.n_start_images(), 2);
+    assert_eq!(fixed(&model("")).n_start_images(), 0);
     vae.start_from(&image).expect("an image");
     let latents = common::wave(12, 0.3, 1.1).view([4, 3]);
     let posterior = vae.encode(&image).expect("a posterior");

@@ -179,9 +179,6 @@ fn train(
     finish(args, run_dir, vae, splits, outcome)
 }
 
-/// As many as any prior could want for its pseudo-inputs.
-const N_IMAGES_TO_START_FROM: usize = 5000;
-
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     let shape = splits.train.shape();
     let image = ImageShape {
@@ -192,7 +189,10 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let mut vae = Vae::new(&config.model, image, device)?;
     vae.set_framing(config.framing());
-    vae.start_from(&splits.train.first(N_IMAGES_TO_START_FROM)?)?;
+    let n_start_images = vae.n_start_images();
+    if n_start_images > 0 {
+        vae.start_from(&splits.train.first(n_start_images)?)?;
+    }
     Ok(vae)
 }
 

@@ -39,6 +39,11 @@ pub trait Prior: Debug + Send {
         None
     }
 
+    /// Training images that [`Self::start_from`] can make use of.
+    fn n_start_images(&self) -> usize {
+        0
+    }
+
     /// Takes what it can use of training images, bytes `[B, C, H, W]`, before the first step.
     fn start_from(&self, images: &Tensor) {
         let _ = images;

@@ -79,6 +79,10 @@ impl Prior for Vamp {
         posteriors.draw(&noise).latents.squeeze_dim(0)
     }
 
+    fn n_start_images(&self) -> usize {
+        self.logits.size()[0] as usize
+    }
+
     /// The pseudo-inputs become training images, as in the authors' `use_training_data_init`.
     fn start_from(&self, images: &Tensor) {
         let indices = Tensor::arange(self.logits.size()[0], (Kind::Int64, images.device()));
