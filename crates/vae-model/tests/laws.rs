@@ -1,6 +1,8 @@
 //! Laws that hold for every model: gradients, independence of images, saving, refusals.
 
 mod common;
+#[path = "common/gradients.rs"]
+mod gradients;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -156,7 +158,7 @@ fn gradients_are_finite_differences() {
                 objective.loss(&draws, context)
             };
             let what = format!("{objective:?}, {config:?}");
-            common::assert_gradients_are_slopes(&vae, &loss, &what);
+            gradients::assert_gradients_are_slopes(&vae, &loss, &what);
         }
     }
 }

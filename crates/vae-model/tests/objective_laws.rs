@@ -2,6 +2,8 @@
 //! gradients that go where they should.
 
 mod common;
+#[path = "common/gradients.rs"]
+mod gradients;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -315,7 +317,7 @@ fn assert_gradients_are_finite_differences(config: &ModelConfig, objective: &Obj
         loss(&vae, objective, &noise)
     };
     let what = format!("{objective:?}, {config:?}");
-    common::assert_gradients_are_slopes(&vae, &seeded, &what);
+    gradients::assert_gradients_are_slopes(&vae, &seeded, &what);
 }
 
 #[test]

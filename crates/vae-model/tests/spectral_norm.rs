@@ -1,6 +1,8 @@
 //! `model.decoder_spectral_norm`: no weight of the decoder stretches a distance.
 
 mod common;
+#[path = "common/gradients.rs"]
+mod gradients;
 
 use std::collections::BTreeMap;
 
@@ -148,7 +150,7 @@ fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
         let vae = after_passes(&config, 3);
         // Evaluation holds the singular vectors fixed.
         let loss = || -elbo(&vae, Mode::Evaluate).sum(Kind::Float);
-        common::assert_gradients_are_slopes(&vae, &loss, &format!("{config:?}"));
+        gradients::assert_gradients_are_slopes(&vae, &loss, &format!("{config:?}"));
         let rounding = 2e-7 * loss().double_value(&[]).abs();
         let matrices: BTreeMap<_, _> = matrices(&vae).into_iter().collect();
         for (name, variable) in vae.trainable_variables() {
