@@ -4,14 +4,12 @@
 pub mod animation;
 mod callback;
 mod checkpoint;
-mod clustering;
 mod config;
 pub mod curves;
 mod ema;
 mod error;
 mod evaluate;
 mod fit;
-mod importance;
 mod kernels;
 pub mod latent;
 mod learner;
@@ -42,13 +40,11 @@ pub use callback::{
     tensorboard::TensorBoard,
 };
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpoint, ResumeState};
-pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use config::{PicturesConfig, RunConfig, TrainingConfig};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
-pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
 pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};

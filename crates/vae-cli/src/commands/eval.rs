@@ -6,10 +6,10 @@ use serde::Serialize;
 use tch::{Kind, no_grad};
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::Vae;
-use vae_train::{
+use vae_eval::{
     ImportanceEstimate, clustering_accuracy, importance_estimate, normalized_mutual_information,
 };
+use vae_model::Vae;
 
 use super::{RunArgs, table};
 use crate::Done;

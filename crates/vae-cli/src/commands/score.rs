@@ -6,8 +6,9 @@ use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
+use vae_eval::image_bounds;
 use vae_model::{Mode, Vae};
-use vae_train::{image_bounds, picture};
+use vae_train::picture;
 
 use super::encode::numbers;
 use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};

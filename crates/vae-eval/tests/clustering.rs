@@ -1,7 +1,7 @@
 //! Metrics of clusters against SciPy and scikit-learn (`tests/golden/clustering.py` made the numbers),
 //! by hand, and their laws.
 
-use vae_train::{clustering_accuracy, normalized_mutual_information};
+use vae_eval::{clustering_accuracy, normalized_mutual_information};
 
 #[derive(serde::Deserialize)]
 struct Case {

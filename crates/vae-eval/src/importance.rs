@@ -6,7 +6,7 @@ use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
 use vae_model::{Mode, ModelError, Vae};
 
-use crate::TrainError;
+use crate::EvalError;
 
 /// What K latents for each image say of log p(x) (Burda et al. 2016,
 /// <https://arxiv.org/abs/1509.00519>, eq. 8). Means over images.
@@ -44,7 +44,7 @@ pub fn importance_estimate(
     n_samples: u32,
     seed: u64,
     mut progress: impl FnMut(usize),
-) -> Result<ImportanceEstimate, TrainError> {
+) -> Result<ImportanceEstimate, EvalError> {
     tch::manual_seed(derive_seed(seed, 0, "importance samples") as i64);
     let (mut bounds, mut elbo, mut sizes) = (Vec::new(), 0.0, 0.0);
     for images in Batches::sequential(dataset, N_IMAGES, vae.device()) {
@@ -84,7 +84,7 @@ pub struct ImageBounds {
 ///
 /// # Errors
 /// A deterministic posterior, which has no density; images of another shape than the model's.
-pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageBounds, TrainError> {
+pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageBounds, EvalError> {
     let total = i64::from(n_samples);
     let n_images = images.size()[0];
     no_grad(|| {

@@ -15,7 +15,7 @@ use pathfinding::prelude::kuhn_munkres;
 /// If there are not as many clusters as labels, one of each for every image.
 ///
 /// ```
-/// let accuracy = vae_train::clustering_accuracy(&[7, 7, 4, 4], &[0, 0, 1, 0]);
+/// let accuracy = vae_eval::clustering_accuracy(&[7, 7, 4, 4], &[0, 0, 1, 0]);
 /// assert_eq!(accuracy, 0.75);
 /// ```
 pub fn clustering_accuracy(clusters: &[i64], labels: &[i64]) -> f64 {
@@ -42,7 +42,7 @@ pub fn clustering_accuracy(clusters: &[i64], labels: &[i64]) -> f64 {
 /// If there are not as many clusters as labels, one of each for every image.
 ///
 /// ```
-/// let nmi = vae_train::normalized_mutual_information(&[7, 7, 4, 4], &[0, 0, 1, 1]);
+/// let nmi = vae_eval::normalized_mutual_information(&[7, 7, 4, 4], &[0, 0, 1, 1]);
 /// assert!((nmi - 1.0).abs() < 1e-15);
 /// ```
 pub fn normalized_mutual_information(clusters: &[i64], labels: &[i64]) -> f64 {

@@ -1,0 +1,15 @@
+//! How good a variational autoencoder is, each number with the protocol that it depends on.
+//!
+//! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s.
+
+mod clustering;
+mod error;
+mod importance;
+mod report;
+
+pub use clustering::{clustering_accuracy, normalized_mutual_information};
+pub use error::EvalError;
+pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
+pub use report::{
+    Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
+};

@@ -1,0 +1,265 @@
+//! `eval.json`: what was measured of a run, and how.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vae_model::write_whole;
+
+use crate::EvalError;
+
+/// The file's name in a run's folder.
+pub const REPORT_FILE: &str = "eval.json";
+
+/// Everything that was measured of one checkpoint of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Which model.
+    pub subject: Subject,
+    /// By what they are about; a section that was not asked for is not there.
+    pub sections: BTreeMap<Topic, Section>,
+}
+
+/// The model that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The folder of the run, as it was given.
+    pub run: String,
+    /// The checkpoint: `best`, `last`, or the name of its folder.
+    pub checkpoint: String,
+    /// Whole epochs that it was trained for.
+    pub epoch: u64,
+    /// Optimizer steps.
+    pub step: u64,
+    /// SHA-256 of the weights file: sections of other weights are never mixed.
+    pub weights_sha256: String,
+    /// Whether the weights are exponential moving averages (`training.ema_decay`).
+    pub averaged_weights: bool,
+    /// The parts in one line, as in `mlp · diagonal_gaussian(20) · standard_normal · bernoulli · elbo`.
+    pub model: String,
+    /// Trained numbers.
+    pub n_parameters: usize,
+}
+
+/// What a section of numbers is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Topic {
+    /// How probable held-out images are.
+    Likelihood,
+    /// How good reconstructions and samples look.
+    Pictures,
+    /// What the latents carry.
+    Latents,
+    /// Whether single latent dimensions are single factors of the images.
+    Disentanglement,
+}
+
+impl Topic {
+    /// All of them, in the order of a report.
+    pub const ALL: [Topic; 4] = [
+        Topic::Likelihood,
+        Topic::Pictures,
+        Topic::Latents,
+        Topic::Disentanglement,
+    ];
+}
+
+/// Numbers of one topic, measured together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Section {
+    /// The images that they are of.
+    pub images: ImagesUsed,
+    /// The numbers.
+    #[serde(flatten)]
+    pub findings: Findings,
+    /// Seeds all that is drawn.
+    pub seed: u64,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// What a measurement comes to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// The numbers, in the order of a table.
+    pub measures: Vec<Measure>,
+    /// What is usual and could not be measured, by its name, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_measured: BTreeMap<String, String>,
+    /// Lists that belong to the numbers, by name, such as `kl_per_dimension`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lists: BTreeMap<String, Vec<f64>>,
+}
+
+impl Findings {
+    /// The number of that name.
+    #[must_use]
+    pub fn measure(&self, name: &str) -> Option<&Measure> {
+        self.measures.iter().find(|measure| measure.name == name)
+    }
+}
+
+/// Is told of a measurement's progress: what is done, how many of how many.
+pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
+
+/// The images that a section is of. What has to agree for two numbers to compare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImagesUsed {
+    /// `MNIST`, where its test images are known by their fingerprint, or else the folder's or zip's name.
+    pub dataset: String,
+    /// `test`, or `all`.
+    pub split: String,
+    /// Images that were measured: the first so many.
+    pub n_images: usize,
+    /// Images that the split has.
+    pub n_available: usize,
+    /// Channels, height, width.
+    pub shape: [i64; 3],
+    /// How bytes became pixels of 0 and 1, or `gray` or `color` where they stayed as they are.
+    pub pixels: String,
+    /// The same of the images that the model was trained on.
+    pub trained_on_pixels: String,
+    /// Images that the model was trained on.
+    pub n_train_images: usize,
+    /// What was cut away, as in `center crop of 0.8315 of the shorter side`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<String>,
+}
+
+/// One number, and how it was come by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measure {
+    /// In snake_case, the same in every report: `nll`, `fid_mnist_classifier`.
+    pub name: String,
+    /// What it is called by people: `negative log-likelihood`.
+    pub label: String,
+    /// The number.
+    pub value: f64,
+    /// Its standard error, in the same unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// `nats per image`, or empty for a pure number.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    /// Which way is good, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub better: Option<Better>,
+    /// What it depends on beside the images: `K = 5000 importance samples from q(z|x)`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub protocol: String,
+}
+
+/// Which numbers are the good ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Better {
+    /// Small ones.
+    Lower,
+    /// Large ones.
+    Higher,
+}
+
+impl Measure {
+    /// A pure number of which nothing else is known yet.
+    #[must_use]
+    pub fn new(name: &str, label: &str, value: f64) -> Self {
+        Self {
+            name: name.to_owned(),
+            label: label.to_owned(),
+            value,
+            error: None,
+            unit: String::new(),
+            better: None,
+            protocol: String::new(),
+        }
+    }
+
+    /// With its standard error.
+    #[must_use]
+    pub fn error(self, error: f64) -> Self {
+        Self {
+            error: Some(error),
+            ..self
+        }
+    }
+
+    /// In this unit.
+    #[must_use]
+    pub fn unit(self, unit: &str) -> Self {
+        Self {
+            unit: unit.to_owned(),
+            ..self
+        }
+    }
+
+    /// Of which less is better.
+    #[must_use]
+    pub fn lower_is_better(self) -> Self {
+        Self {
+            better: Some(Better::Lower),
+            ..self
+        }
+    }
+
+    /// Of which more is better.
+    #[must_use]
+    pub fn higher_is_better(self) -> Self {
+        Self {
+            better: Some(Better::Higher),
+            ..self
+        }
+    }
+
+    /// Which was come by this way.
+    #[must_use]
+    pub fn protocol(self, protocol: impl Into<String>) -> Self {
+        Self {
+            protocol: protocol.into(),
+            ..self
+        }
+    }
+}
+
+impl Report {
+    /// A run's report; none where it was not evaluated yet.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is none of this version.
+    pub fn read(run: &Path) -> Result<Option<Self>, EvalError> {
+        let path = run.join(REPORT_FILE);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.map_err(EvalError::io(&path))?,
+        };
+        let report = serde_json::from_str(&text).map_err(|error| EvalError::File {
+            path,
+            problem: format!("is no report of this version ({error}); `vae eval` writes it anew"),
+        })?;
+        Ok(Some(report))
+    }
+
+    /// Writes it to the run's folder. It appears under its name only when it is whole.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write(&self, run: &Path) -> Result<(), EvalError> {
+        let path = run.join(REPORT_FILE);
+        let mut text = serde_json::to_string_pretty(self).expect("a report is JSON");
+        text.push('\n');
+        write_whole(&path, text.as_bytes()).map_err(EvalError::io(&path))
+    }
+
+    /// This report with the sections of an earlier one that it lacks, if that is of the same weights.
+    #[must_use]
+    pub fn with_sections_of(mut self, earlier: Report) -> Self {
+        if earlier.subject.weights_sha256 == self.subject.weights_sha256 {
+            for (topic, section) in earlier.sections {
+                self.sections.entry(topic).or_insert(section);
+            }
+        }
+        self
+    }
+}
