@@ -1,82 +1,79 @@
-//! The likelihood of held-out images by importance sampling.
+//! The likelihood of images by importance sampling.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
 use vae_model::{Mode, ModelError, Vae};
 
-use crate::EvalError;
+use crate::{EvalError, Progress};
 
-/// What K latents for each image say of log p(x) (Burda et al. 2016,
-/// <https://arxiv.org/abs/1509.00519>, eq. 8). Means over images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ImportanceEstimate {
-    /// Images.
-    pub n_images: usize,
-    /// K, importance samples for each image.
-    pub n_samples: u32,
-    /// The importance-weighted bound of −log p(x), nats per image: above the truth in expectation, and
-    /// the nearer the larger K is.
-    pub negative_log_likelihood: f64,
-    /// Standard error of that mean, from the spread over the images.
-    pub standard_error: f64,
-    /// The elbo of the same samples, nats per image: the mean of their log-weights.
-    pub elbo: f64,
-    /// (Σw)²/Σw² of an image's K weights: as many samples are worth as much as equal weights.
-    pub effective_sample_size: f64,
+/// What K latents from the posterior say of log p(x) of each image, f64 `[B]` on the CPU each.
+#[derive(Debug)]
+pub struct ImageBounds {
+    /// The importance-weighted bound ln 1/K Σ w of log p(x), nats (Burda et al. 2016,
+    /// <https://arxiv.org/abs/1509.00519>, eq. 8): below the truth in expectation, and the nearer the
+    /// larger K is.
+    pub bound: Tensor,
+    /// −E_q\[log p(x|z)\], nats: the mean of the K samples.
+    pub reconstruction: Tensor,
+    /// KL(q(z|x) ‖ p(z)), nats: in closed form where there is one.
+    pub kl: Tensor,
+    /// (Σw)²/Σw²: as many samples are worth as much as equal weights.
+    pub effective_sample_size: Tensor,
 }
 
-/// Latents that are decoded at a time.
-const N_AT_A_TIME: i64 = 4000;
+impl ImageBounds {
+    /// The standard error of each bound by the chance of its samples, nats, `[B]`: the deviation of a
+    /// mean of weights in proportion to the mean, from the K weights themselves. It knows nothing of
+    /// weights that were never drawn, so that a small effective sample size makes it too small.
+    #[must_use]
+    pub fn sampling_error(&self, n_samples: u32) -> Tensor {
+        let lost = self.effective_sample_size.reciprocal() - 1.0 / f64::from(n_samples);
+        lost.clamp_min(0.0).sqrt()
+    }
+}
 
-/// Images at a time.
-const N_IMAGES: usize = 80;
+/// Values of decoded images that are computed at a time.
+const N_VALUES_AT_A_TIME: i64 = 4000 * 28 * 28;
 
-/// Estimates log p(x) of every image of a data set with `n_samples` latents from the posterior for each,
-/// in bounded memory. The noise depends on `seed` alone. `progress` is told the number of images done.
+/// Images at a time, where each has many samples.
+const N_IMAGES: i64 = 16;
+
+/// [`image_bounds`] of every image of a data set, in bounded memory. The noise depends on `seed` alone.
 ///
 /// # Errors
 /// A deterministic posterior, which has no density; images of another shape than the model's.
-pub fn importance_estimate(
+pub fn dataset_bounds(
     vae: &Vae,
     dataset: &Dataset,
     n_samples: u32,
     seed: u64,
-    mut progress: impl FnMut(usize),
-) -> Result<ImportanceEstimate, EvalError> {
+    progress: &mut Progress<'_>,
+) -> Result<ImageBounds, EvalError> {
     tch::manual_seed(derive_seed(seed, 0, "importance samples") as i64);
-    let (mut bounds, mut elbo, mut sizes) = (Vec::new(), 0.0, 0.0);
-    for images in Batches::sequential(dataset, N_IMAGES, vae.device()) {
-        let estimates = image_bounds(vae, &images?, n_samples)?;
-        bounds.extend(Vec::<f64>::try_from(&estimates.bound)?);
-        elbo += f64::try_from(estimates.elbo.sum(Kind::Double))?;
-        let size = estimates.effective_sample_size;
-        sizes += f64::try_from(size.sum(Kind::Double))?;
-        progress(bounds.len());
+    let n_images = (n_at_a_time(vae) / i64::from(n_samples)).clamp(N_IMAGES, 1000);
+    let mut of_batches = Vec::new();
+    let mut n_done = 0;
+    for images in Batches::sequential(dataset, n_images as usize, vae.device()) {
+        let images = images?;
+        of_batches.push(image_bounds(vae, &images, n_samples)?);
+        n_done += images.size()[0] as usize;
+        progress("likelihood", n_done, dataset.len());
     }
-    let n = bounds.len() as f64;
-    let mean = bounds.iter().sum::<f64>() / n;
-    let squares: f64 = bounds.iter().map(|bound| (bound - mean).powi(2)).sum();
-    Ok(ImportanceEstimate {
-        n_images: bounds.len(),
-        n_samples,
-        negative_log_likelihood: -mean,
-        standard_error: (squares / (n - 1.0).max(1.0) / n).sqrt(),
-        elbo: elbo / n,
-        effective_sample_size: sizes / n,
+    let joined = |part: fn(&ImageBounds) -> &Tensor| {
+        Tensor::f_cat(&of_batches.iter().map(part).collect::<Vec<_>>(), 0)
+    };
+    Ok(ImageBounds {
+        bound: joined(|bounds| &bounds.bound)?,
+        reconstruction: joined(|bounds| &bounds.reconstruction)?,
+        kl: joined(|bounds| &bounds.kl)?,
+        effective_sample_size: joined(|bounds| &bounds.effective_sample_size)?,
     })
 }
 
-/// What K latents say of log p(x) of each image, f64 `[B]` each.
-#[derive(Debug)]
-pub struct ImageBounds {
-    /// The importance-weighted bound of log p(x), nats.
-    pub bound: Tensor,
-    /// The mean of the log-weights, nats.
-    pub elbo: Tensor,
-    /// (Σw)²/Σw².
-    pub effective_sample_size: Tensor,
+/// Latents that are decoded at a time.
+pub(crate) fn n_at_a_time(vae: &Vae) -> i64 {
+    (N_VALUES_AT_A_TIME / vae.image_shape().n_values()).max(1)
 }
 
 /// The importance-weighted bound of each of the images, bytes `[B, C, H, W]`, with `n_samples` latents
@@ -88,29 +85,35 @@ pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageB
     let total = i64::from(n_samples);
     let n_images = images.size()[0];
     no_grad(|| {
-        let minus_infinity = || {
-            let options = (Kind::Double, vae.device());
-            Tensor::full([n_images], f64::NEG_INFINITY, options)
-        };
-        // ln Σw, ln Σw², Σ ln w so far, [B].
-        let (mut log_sum, mut log_square_sum) = (minus_infinity(), minus_infinity());
-        let mut sum_of_logs = log_sum.zeros_like();
+        let all = |value: f64| Tensor::full([n_images], value, (Kind::Double, vae.device()));
+        // ln Σw and ln Σw² so far, [B].
+        let (mut log_sum, mut log_square_sum) = (all(f64::NEG_INFINITY), all(f64::NEG_INFINITY));
+        let (mut reconstruction, mut kl) = (all(0.0), all(0.0));
         let mut n_done = 0;
         while n_done < total {
-            let n = (N_AT_A_TIME / n_images.max(1)).clamp(1, total - n_done);
+            let n = (n_at_a_time(vae) / n_images.max(1)).clamp(1, total - n_done);
             let draws = vae.draw(images, n, Mode::Evaluate)?;
             let log_weights = draws.log_weights().ok_or(ModelError::NoElbo)?;
             let log_weights = log_weights.to_kind(Kind::Double); // [n, B]
             log_sum = log_sum.logaddexp(&log_weights.logsumexp(0, false));
             let squares = (&log_weights * 2.0).logsumexp(0, false);
             log_square_sum = log_square_sum.logaddexp(&squares);
-            sum_of_logs += log_weights.sum_dim_intlist(0, false, Kind::Double);
+            let share = n as f64 / total as f64;
+            reconstruction += draws.terms.reconstruction.to_kind(Kind::Double) * share;
+            kl += draws
+                .terms
+                .kl
+                .ok_or(ModelError::NoElbo)?
+                .to_kind(Kind::Double)
+                * share;
             n_done += n;
         }
+        let on_cpu = |tensor: Tensor| tensor.to_device(tch::Device::Cpu);
         Ok(ImageBounds {
-            bound: &log_sum - (total as f64).ln(),
-            elbo: sum_of_logs / total as f64,
-            effective_sample_size: (log_sum * 2.0 - log_square_sum).exp(),
+            bound: on_cpu(&log_sum - (total as f64).ln()),
+            reconstruction: on_cpu(reconstruction),
+            kl: on_cpu(kl),
+            effective_sample_size: on_cpu((log_sum * 2.0 - log_square_sum).exp()),
         })
     })
 }

@@ -2,14 +2,20 @@
 //!
 //! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s.
 
+mod annealed;
 mod clustering;
 mod error;
 mod importance;
+mod likelihood;
+mod probabilistic_pca;
 mod report;
 
+pub use annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use error::EvalError;
-pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
+pub use importance::{ImageBounds, dataset_bounds, image_bounds};
+pub use likelihood::{LikelihoodOptions, measure_likelihood};
+pub use probabilistic_pca::exact_log_prob;
 pub use report::{
     Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
 };

@@ -63,6 +63,13 @@ impl Draws {
     }
 }
 
+/// As in [`Draws`].
+struct Joint {
+    params: Tensor,
+    log_px_z: Tensor,
+    log_pz: Tensor,
+}
+
 /// The two terms of the ELBO for each image, in nats.
 #[derive(Debug)]
 pub struct ElboTerms {
@@ -317,6 +324,13 @@ impl Vae {
         self.decode(&self.sample_latents(n))
     }
 
+    /// KL(q(z|x) ‖ p(z)) of one of this model's posteriors, where it has a closed form: where the prior is
+    /// the base distribution of the posterior's space.
+    #[must_use]
+    pub fn closed_kl(&self, posterior: &dyn Posterior) -> Option<ClosedKl> {
+        posterior.kl().filter(|_| self.prior.is_base())
+    }
+
     /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
     ///
     /// # Errors
@@ -389,14 +403,24 @@ impl Vae {
         mode: Mode,
     ) -> Result<Draws, ModelError> {
         let targets = self.scaled(images)?;
-        let found = noise.size();
-        if found.len() != 3 || found[1..] != [targets.size()[0], self.config.latent_dims] {
-            return Err(ModelError::Latents {
-                found,
-                latent_dims: self.config.latent_dims,
-            });
-        }
+        self.check_samples(noise, &targets)?;
         Ok(self.draws(&targets, noise, mode))
+    }
+
+    /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each,
+    /// `[K, B, Z]`, which gradients may reach. Together they are log p(x, z), whatever the encoder.
+    ///
+    /// # Errors
+    /// Images of another shape or kind, or latents that do not fit them.
+    pub fn log_joint(
+        &self,
+        images: &Tensor,
+        latents: &Tensor,
+    ) -> Result<(Tensor, Tensor), ModelError> {
+        let targets = self.scaled(images)?;
+        self.check_samples(latents, &targets)?;
+        let joint = self.joint(&targets, latents, Mode::Evaluate);
+        Ok((joint.log_px_z, joint.log_pz))
     }
 
     /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
@@ -520,22 +544,18 @@ impl Vae {
 
     fn draws(&self, targets: &Tensor, noise: &Tensor, mode: Mode) -> Draws {
         let posterior = self.posterior(targets, mode);
-        let shape = &noise.size()[..2]; // K, B
         let Latents {
             latents, // [K, B, Z]
             log_prob: log_qz_x,
         } = posterior.draw(noise);
         watch("posterior latents", &latents);
-        let flat = latents.flatten(0, 1); // [K·B, Z]
-        let log_pz = self.prior.log_prob(&flat, &self.encoder(mode));
-        watch("prior log_prob", &log_pz);
-        let log_pz = log_pz.unflatten(0, shape); // [K, B]
-        let params = self.decoded(&flat, mode).unflatten(0, shape); // [K, B, …, H, W]
-        let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
-        watch("likelihood log_prob", &log_px_z);
+        let Joint {
+            params,
+            log_px_z,
+            log_pz,
+        } = self.joint(targets, &latents, mode);
 
-        let closed = posterior.kl().filter(|_| self.prior.is_base());
-        let (kl, kl_per_dimension) = match closed {
+        let (kl, kl_per_dimension) = match self.closed_kl(&*posterior) {
             Some(ClosedKl::PerDimension(kl)) => {
                 (Some(kl.sum_dim_intlist(-1, false, Kind::Float)), Some(kl))
             }
@@ -563,6 +583,23 @@ impl Vae {
         }
     }
 
+    /// What p(x, z) is made of, for latents `[K, B, Z]`.
+    fn joint(&self, targets: &Tensor, latents: &Tensor, mode: Mode) -> Joint {
+        let shape = &latents.size()[..2]; // K, B
+        let flat = latents.flatten(0, 1); // [K·B, Z]
+        let log_pz = self.prior.log_prob(&flat, &self.encoder(mode));
+        watch("prior log_prob", &log_pz);
+        let log_pz = log_pz.unflatten(0, shape); // [K, B]
+        let params = self.decoded(&flat, mode).unflatten(0, shape); // [K, B, …, H, W]
+        let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
+        watch("likelihood log_prob", &log_px_z);
+        Joint {
+            params,
+            log_px_z,
+            log_pz,
+        }
+    }
+
     /// Checks latents `[N, Z]` and brings them to the model's device.
     fn checked_latents(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         self.check_latents(latents)?;
@@ -578,6 +615,18 @@ impl Vae {
             });
         }
         Ok(())
+    }
+
+    /// Checks that there are samples `[K, B, Z]` for each of B images.
+    fn check_samples(&self, samples: &Tensor, targets: &Tensor) -> Result<(), ModelError> {
+        let found = samples.size();
+        if found.len() == 3 && found[1..] == [targets.size()[0], self.config.latent_dims] {
+            return Ok(());
+        }
+        Err(ModelError::Latents {
+            found,
+            latent_dims: self.config.latent_dims,
+        })
     }
 
     /// Checks images and scales them for the likelihood, on the model's device.

@@ -1,0 +1,209 @@
+//! How probable held-out images are.
+
+use tch::{Kind, Tensor, no_grad};
+use vae_data::Dataset;
+use vae_data::loader::Batches;
+use vae_model::Vae;
+
+use crate::annealed::{AnnealedSampling, annealed_bounds};
+use crate::importance::dataset_bounds;
+use crate::probabilistic_pca::exact_log_prob;
+use crate::{EvalError, Findings, Measure, Progress};
+
+/// What is to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LikelihoodOptions {
+    /// K, importance samples for each image.
+    pub n_samples: u32,
+    /// Annealed importance sampling of the first so many images, as a check.
+    pub annealed: Option<(usize, AnnealedSampling)>,
+}
+
+impl Default for LikelihoodOptions {
+    fn default() -> Self {
+        Self {
+            n_samples: 100,
+            annealed: None,
+        }
+    }
+}
+
+const NATS: &str = "nats per image";
+
+/// The elbo and its terms, the importance-weighted bound of log p(x), bits per dimension where the
+/// likelihood is of 8-bit pixels, and annealed importance sampling where it is asked for. The model is
+/// in [`vae_model::Mode::Evaluate`]. What is drawn depends on `seed` alone.
+///
+/// # Errors
+/// Images of another shape than the model's; what [`annealed_bounds`] refuses.
+pub fn measure_likelihood(
+    vae: &Vae,
+    dataset: &Dataset,
+    options: &LikelihoodOptions,
+    seed: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Findings, EvalError> {
+    let mut findings = Findings::default();
+    if !vae.config().posterior.has_density() {
+        let reason = "a deterministic posterior has no density, so there is no elbo";
+        findings
+            .not_measured
+            .insert("nll".to_owned(), reason.to_owned());
+        return Ok(findings);
+    }
+    let k = options.n_samples;
+    let bounds = dataset_bounds(vae, dataset, k, seed, progress)?;
+    let elbo = -(&bounds.reconstruction + &bounds.kl);
+    let terms = format!("mean of {k} samples from q(z|x) for each image; ± over the images");
+    let of = |name: &str, label: &str, values: &Tensor| {
+        let Mean { mean, error } = mean(values);
+        Measure::new(name, label, mean).error(error).unit(NATS)
+    };
+    findings.measures = vec![
+        of("elbo", "elbo", &elbo)
+            .higher_is_better()
+            .protocol(&terms),
+        of("reconstruction", "reconstruction", &bounds.reconstruction)
+            .lower_is_better()
+            .protocol(&terms),
+        of("kl", "kl", &bounds.kl).protocol(match kl_is_closed(vae, dataset)? {
+            true => "in closed form; ± over the images".to_owned(),
+            false => terms,
+        }),
+    ];
+    let sampling = bounds.sampling_error(k);
+    let sampling_error = |errors: &Tensor| {
+        let n = errors.size()[0] as f64;
+        errors.square().sum(Kind::Double).sqrt().double_value(&[]) / n
+    };
+    let nll = of("nll", "negative log-likelihood", &-&bounds.bound)
+        .lower_is_better()
+        .protocol(format!(
+            "importance-weighted bound, K = {k} samples from q(z|x); ± over the images, the chance of \
+             the samples alone is ± {:.3}",
+            sampling_error(&sampling)
+        ));
+    let likelihood = &vae.config().likelihood;
+    let bits = likelihood.bits_per_dim(-nll.value, vae.image_shape());
+    findings.measures.push(nll);
+    if let Some(bits) = bits {
+        let bits = Measure::new("bits_per_dim", "bits per dimension", bits)
+            .unit("bits/dim")
+            .lower_is_better()
+            .protocol(format!("of that bound, K = {k}"));
+        findings.measures.push(bits);
+    }
+    if let Some(exact) = exact_nll(vae, dataset)? {
+        findings.measures.push(
+            of("nll_exact", "exact negative log-likelihood", &exact)
+                .lower_is_better()
+                .protocol("the model is probabilistic PCA: a closed form; ± over the images"),
+        );
+    }
+    let size = mean(&bounds.effective_sample_size);
+    findings.measures.push(
+        Measure::new("effective_sample_size", "effective sample size", size.mean)
+            .unit("samples")
+            .higher_is_better()
+            .protocol(format!(
+                "(Σw)²/Σw² of an image's {k} importance weights, mean"
+            )),
+    );
+    if let Some((n_images, sampling)) = options.annealed {
+        let images = dataset.first(n_images)?;
+        let annealed = annealed_bounds(vae, &images, sampling, seed, progress)?;
+        let same_images = bounds.bound.narrow(0, 0, images.size()[0]);
+        findings.measures.extend(annealed_measures(
+            &annealed.bound,
+            &same_images,
+            &annealed.acceptance,
+            sampling,
+        ));
+    }
+    Ok(findings)
+}
+
+fn annealed_measures(
+    annealed: &Tensor,
+    importance: &Tensor,
+    acceptance: &Tensor,
+    sampling: AnnealedSampling,
+) -> [Measure; 3] {
+    let n = annealed.size()[0];
+    let AnnealedSampling {
+        n_chains,
+        n_temperatures,
+        n_leapfrog,
+    } = sampling;
+    let how = format!(
+        "first {n} images; {n_chains} chains from the prior, {n_temperatures} temperatures on a sigmoid, \
+         Hamiltonian transitions of {n_leapfrog} leapfrog steps, {:.0} % accepted",
+        mean(acceptance).mean * 100.0
+    );
+    let nll = mean(&-annealed);
+    let same = mean(&-importance);
+    let gap = mean(&(annealed - importance));
+    [
+        Measure::new("nll_annealed", "the same by annealed importance sampling", nll.mean)
+            .error(nll.error)
+            .unit(NATS)
+            .lower_is_better()
+            .protocol(how),
+        Measure::new(
+            "nll_of_annealed_images",
+            "the importance-weighted bound on those images",
+            same.mean,
+        )
+        .error(same.error)
+        .unit(NATS)
+        .lower_is_better()
+        .protocol(format!("first {n} images")),
+        Measure::new(
+            "annealed_gain",
+            "log p(x), annealed − importance-weighted",
+            gap.mean,
+        )
+        .error(gap.error)
+        .unit(NATS)
+        .protocol(
+            "both are below the truth in expectation: the higher one is nearer; ± over the images of \
+             their differences",
+        ),
+    ]
+}
+
+/// −log p(x) of every image, `[N]`, of a model that has it in closed form.
+fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> {
+    let mut of_batches = Vec::new();
+    for images in Batches::sequential(dataset, 1000, vae.device()) {
+        match exact_log_prob(vae, &images?)? {
+            Some(log_prob) => of_batches.push(-log_prob),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Tensor::f_cat(&of_batches, 0)?))
+}
+
+/// Whether this model's kl is computed, not sampled.
+fn kl_is_closed(vae: &Vae, dataset: &Dataset) -> Result<bool, EvalError> {
+    let posterior = no_grad(|| vae.encode(&dataset.first(1)?).map_err(EvalError::from))?;
+    Ok(vae.closed_kl(&*posterior).is_some())
+}
+
+/// A mean and its standard error.
+pub(crate) struct Mean {
+    pub(crate) mean: f64,
+    pub(crate) error: f64,
+}
+
+/// Of numbers `[N]`; without a spread (of one number) the error is 0.
+pub(crate) fn mean(values: &Tensor) -> Mean {
+    let values = values.to_kind(Kind::Double);
+    let n = values.numel() as f64;
+    let mean = values.mean(Kind::Double);
+    let squares = (&values - &mean).square().sum(Kind::Double);
+    Mean {
+        mean: mean.double_value(&[]),
+        error: (squares.double_value(&[]) / (n - 1.0).max(1.0) / n.max(1.0)).sqrt(),
+    }
+}

@@ -1,0 +1,245 @@
+//! Estimates of log p(x) against the one model whose likelihood is known, and against each other.
+
+mod common;
+
+use std::f64::consts::PI;
+
+use common::{MNIST, alone, config, digits, trained};
+use tch::{Device, Kind, Tensor};
+use vae_eval::{
+    AnnealedSampling, LikelihoodOptions, annealed_bounds, dataset_bounds, exact_log_prob,
+    image_bounds, measure_likelihood,
+};
+use vae_model::{ImageShape, ModelConfig, Vae};
+
+const LINEAR: &str = "
+    [model]
+    latent_dims = 5
+    likelihood = {gaussian = {}}
+    network = {mlp = {hidden = []}}
+    [optimizer.adam]
+    learning_rate = 5e-3
+    [training]
+    batch_size = 256
+";
+
+fn linear(latent_dims: i64, sigma: &str) -> ModelConfig {
+    toml::from_str(&format!(
+        "latent_dims = {latent_dims}\nlikelihood = {{gaussian = {{sigma = {sigma}}}}}\n\
+         network = {{mlp = {{hidden = []}}}}"
+    ))
+    .expect("a model")
+}
+
+#[test]
+fn the_exact_likelihood_is_the_normal_density_of_its_covariance() {
+    let _mine = alone();
+    tch::manual_seed(3);
+    let image = ImageShape {
+        channels: 1,
+        height: 3,
+        width: 2,
+    };
+    let vae = Vae::new(&linear(2, "0.3"), image, Device::Cpu).expect("a model");
+    let bytes: Vec<u8> = (0..12).map(|i| (i * 37 % 256) as u8).collect();
+    let images = Tensor::from_slice(&bytes).view([2, 1, 3, 2]);
+    let found = exact_log_prob(&vae, &images)
+        .expect("computed")
+        .expect("known");
+
+    // ln N(x; b, W·Wᵀ + σ²·I) with the inverse and determinant of the whole matrix.
+    let variables: std::collections::BTreeMap<_, _> = vae.named_variables().into_iter().collect();
+    let of = |name: &str| variables[name].detach().to_kind(Kind::Double);
+    let (w, b) = (of("decoder.0.weight"), of("decoder.0.bias"));
+    let covariance =
+        w.matmul(&w.transpose(0, 1)) + Tensor::eye(6, (Kind::Double, Device::Cpu)) * 0.09;
+    let x = images.view([2, 6]).to_kind(Kind::Double) / 127.5 - 1.0;
+    let residual = x - b;
+    let distance = (residual.matmul(&covariance.inverse()) * &residual).sum_dim_intlist(
+        1,
+        false,
+        Kind::Double,
+    );
+    let log_det = covariance.det().log();
+    let wanted = (distance + log_det + 6.0 * (2.0 * PI).ln()) * -0.5;
+    assert!((found - wanted).abs().max().double_value(&[]) < 1e-9);
+
+    let deep: ModelConfig = toml::from_str("network = {mlp = {hidden = [3]}}").expect("a model");
+    let deep = Vae::new(&deep, image, Device::Cpu).expect("a model");
+    assert!(exact_log_prob(&deep, &images).expect("computed").is_none());
+}
+
+/// Both estimators are unbiased in p(x), know their own error, and here the truth is known.
+#[test]
+fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config = config(LINEAR);
+    let vae = trained(&config, &splits, 3000);
+    let images = splits.test.first(16).expect("images");
+    let exact = exact_log_prob(&vae, &images)
+        .expect("computed")
+        .expect("known");
+
+    tch::manual_seed(5);
+    const K: u32 = 5000;
+    let importance = image_bounds(&vae, &images, K).expect("bounds");
+    assert_agree(
+        "importance",
+        &importance.bound,
+        &exact,
+        &importance.effective_sample_size,
+        K,
+    );
+
+    let sampling = AnnealedSampling {
+        n_chains: 32,
+        n_temperatures: 200,
+        n_leapfrog: 5,
+    };
+    let annealed = annealed_bounds(&vae, &images, sampling, 1, &mut |_, _, _| ()).expect("bounds");
+    assert_agree(
+        "annealed",
+        &annealed.bound,
+        &exact,
+        &annealed.effective_sample_size,
+        64,
+    );
+
+    // The elbo is below by what the posterior is wrong by.
+    let elbo = -(&importance.reconstruction + &importance.kl);
+    let gap = (&exact - elbo).mean(Kind::Double).double_value(&[]);
+    assert!(gap > 0.0, "{gap}");
+}
+
+/// The mean over images is right to four of its standard errors, and the errors are small enough to say
+/// something.
+fn assert_agree(name: &str, bound: &Tensor, exact: &Tensor, size: &Tensor, n_samples: u32) {
+    let n = bound.numel() as f64;
+    let lost = size.reciprocal() - 1.0 / f64::from(n_samples);
+    let variances = lost.clamp_min(0.0); // of each image's bound
+    let error = variances.sum(Kind::Double).sqrt().double_value(&[]) / n;
+    // ln of a mean is below the mean's ln by half its variance.
+    let bias = variances.mean(Kind::Double).double_value(&[]) / 2.0;
+    let difference = (bound - exact).mean(Kind::Double).double_value(&[]);
+    println!(
+        "{name}: {difference:.4} ± {error:.4}, bias −{bias:.4}, size {:.1}",
+        size.mean(Kind::Double).double_value(&[])
+    );
+    assert!(error < 0.1, "{name}: an error of {error} says nothing");
+    // 784 pixels in f32 add up to 1e-3 nats.
+    let allowed = 4.0 * error + bias + 2e-3;
+    assert!(
+        difference.abs() < allowed,
+        "{name}: {difference} > {allowed}"
+    );
+}
+
+#[test]
+fn measures_say_what_the_bounds_are() {
+    let _mine = alone();
+    let splits = digits(None);
+    let vae = trained(&config(LINEAR), &splits, 50);
+    let options = LikelihoodOptions {
+        n_samples: 30,
+        annealed: Some((
+            3,
+            AnnealedSampling {
+                n_chains: 2,
+                n_temperatures: 5,
+                n_leapfrog: 2,
+            },
+        )),
+    };
+    let measure = || measure_likelihood(&vae, &splits.test, &options, 4, &mut |_, _, _| ());
+    let findings = measure().expect("findings");
+    assert_eq!(
+        findings,
+        measure().expect("findings"),
+        "the same seed, other numbers"
+    );
+    let of = |name: &str| {
+        findings
+            .measure(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .value
+    };
+    assert!((of("elbo") + of("reconstruction") + of("kl")).abs() < 1e-9);
+    assert!(of("nll") <= -of("elbo"));
+    assert!(of("nll_exact") <= of("nll") + 0.5);
+    assert!((1.0..=30.0).contains(&of("effective_sample_size")));
+    assert!(findings.measure("bits_per_dim").is_none());
+    assert!(of("nll_annealed") > of("nll_exact") - 1.0);
+    let bounds = dataset_bounds(&vae, &splits.test, 30, 4, &mut |_, _, _| ()).expect("bounds");
+    let mean = -bounds.bound.mean(Kind::Double).double_value(&[]);
+    assert!((of("nll") - mean).abs() < 1e-9);
+    let nll = findings.measure("nll").expect("nll");
+    assert!(nll.protocol.contains("K = 30"), "{}", nll.protocol);
+    let deviation = bounds.bound.std(true).double_value(&[]) / 8.0;
+    assert!((nll.error.expect("an error") - deviation).abs() < 1e-9);
+}
+
+#[test]
+fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config =
+        config("[model]\nnetwork = {mlp = {hidden = [20]}}\nprior = {gaussian_mixture = {}}");
+    let vae = trained(&config, &splits, 5);
+    let images = splits.test.first(7).expect("images");
+    let one = image_bounds(&vae, &images, 1).expect("bounds");
+    // The kl is sampled: nothing is in closed form, so a single log-weight is the elbo.
+    let elbo = -(&one.reconstruction + &one.kl);
+    assert!((&one.bound - elbo).abs().max().double_value(&[]) < 1e-3);
+    assert!(
+        (&one.effective_sample_size - 1.0)
+            .abs()
+            .max()
+            .double_value(&[])
+            < 1e-9
+    );
+    assert_eq!(one.sampling_error(1).max().double_value(&[]), 0.0);
+    // More at once than fit: the pieces' weights add up to what weighs as one sample each at least.
+    let many = image_bounds(&vae, &images, 2000).expect("bounds");
+    let smallest = many.effective_sample_size.min().double_value(&[]);
+    assert!((1.0..=2000.0).contains(&smallest));
+    assert!(
+        (many.bound - one.bound)
+            .mean(Kind::Double)
+            .double_value(&[])
+            > 0.0
+    );
+    assert_eq!(vae.image_shape(), MNIST);
+}
+
+#[test]
+fn a_sphere_has_no_annealing_and_a_deterministic_posterior_no_likelihood() {
+    let _mine = alone();
+    let splits = digits(None);
+    let sphere = config(
+        "[model]\nlatent_dims = 3\nposterior = 'von_mises_fisher'\nprior = 'hyperspherical_uniform'\n\
+         network = {mlp = {hidden = [20]}}",
+    );
+    let vae = trained(&sphere, &splits, 2);
+    let images = splits.test.first(2).expect("images");
+    let error = annealed_bounds(
+        &vae,
+        &images,
+        AnnealedSampling::default(),
+        0,
+        &mut |_, _, _| (),
+    )
+    .expect_err("refused")
+    .to_string();
+    assert!(error.contains("sphere"), "{error}");
+
+    let points = config(
+        "[model]\nposterior = 'deterministic'\nnetwork = {mlp = {hidden = [20]}}\n\
+         [objective]\nregularizer = 'none'\n[checkpoints]\nmetric = 'mse'",
+    );
+    let vae = trained(&points, &splits, 2);
+    let options = LikelihoodOptions::default();
+    let findings =
+        measure_likelihood(&vae, &splits.test, &options, 0, &mut |_, _, _| ()).expect("findings");
+    assert!(findings.measures.is_empty() && findings.not_measured.contains_key("nll"));
+}
