@@ -94,7 +94,7 @@ fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
 
     let sampling = AnnealedSampling {
         n_chains: 32,
-        n_temperatures: 200,
+        n_temperatures: 400,
         n_leapfrog: 5,
     };
     let annealed = annealed_bounds(&vae, &images, sampling, 1, &mut |_, _, _| ()).expect("bounds");
@@ -126,7 +126,7 @@ fn assert_agree(name: &str, bound: &Tensor, exact: &Tensor, size: &Tensor, n_sam
         "{name}: {difference:.4} ± {error:.4}, bias −{bias:.4}, size {:.1}",
         size.mean(Kind::Double).double_value(&[])
     );
-    assert!(error < 0.1, "{name}: an error of {error} says nothing");
+    assert!(error < 0.15, "{name}: an error of {error} says nothing");
     // 784 pixels in f32 add up to 1e-3 nats.
     let allowed = 4.0 * error + bias + 2e-3;
     assert!(
