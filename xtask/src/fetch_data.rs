@@ -1,6 +1,7 @@
 //! `cargo xtask fetch-data`: bring data sets into `datasets/NAME/` and check every byte.
 
 mod celeba;
+mod sprites;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
@@ -30,6 +31,10 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
     for name in names {
         if name == celeba::NAME {
             celeba::fetch(workspace, from)?;
+            continue;
+        }
+        if name == sprites::NAME {
+            sprites::fetch(workspace, from)?;
             continue;
         }
         let path = workspace.datasets().join(format!("{name}.toml"));
@@ -75,7 +80,16 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
         return Ok(());
     };
     let manifest = workspace.datasets().join(format!("{name}.toml"));
-    if folder != workspace.datasets().join(name) || !manifest.is_file() {
+    if folder != workspace.datasets().join(name) {
+        return Ok(());
+    }
+    if name == sprites::NAME {
+        return match folder.join(sprites::FILE).is_file() {
+            true => Ok(()),
+            false => sprites::fetch(workspace, None),
+        };
+    }
+    if !manifest.is_file() {
         return Ok(());
     }
     if name == celeba::NAME {
@@ -105,6 +119,7 @@ fn known_names(workspace: &Workspace) -> Result<Vec<String>> {
         })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
+    names.push(sprites::NAME.to_owned());
     names.sort();
     Ok(names)
 }
