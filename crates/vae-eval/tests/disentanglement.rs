@@ -79,26 +79,19 @@ fn scikit_learn_has_the_same_support_vector_machines() {
     }
 }
 
+/// With fewer values than bins the same splits are tried, and many are equally good: scikit-learn's own
+/// importances differ by up to 0.012 from one `random_state`, which decides between those, to another.
+const TIES: f64 = 0.025;
+
 #[test]
-fn scikit_learn_has_the_same_trees() {
+fn scikit_learn_has_the_same_trees_but_for_ties() {
     for case in golden() {
-        // With fewer values than bins, the same splits are tried.
         let found = dci(&case.train.labeled(), &case.test.labeled(), |_| ());
-        let d = found
-            .importances
-            .concat()
-            .iter()
-            .zip(case.importances.concat())
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f64::max);
-        println!(
-            "XX {} {d} {} {}",
-            case.name, found.informativeness, case.informativeness
-        );
+        assert_all_near(&found.importances, &case.importances, TIES, &case.name);
         assert_near(
             found.informativeness,
             case.informativeness,
-            2e-2,
+            TIES,
             &case.name,
         );
         assert_near(
