@@ -100,12 +100,10 @@ impl Array<'_> {
 
     /// Refuses another kind, number of dimensions, or length along one that is given.
     pub(crate) fn expect(&self, kind: &str, shape: &[Option<usize>]) -> Result<(), DataError> {
-        let lengths = self.shape.iter().zip(shape);
+        let mut lengths = self.shape.iter().zip(shape);
         let is_right = self.kind == kind
             && self.shape.len() == shape.len()
-            && lengths
-                .map(|(found, wanted)| wanted.is_none_or(|wanted| wanted == *found))
-                .all(|is_right| is_right);
+            && lengths.all(|(found, wanted)| wanted.is_none_or(|wanted| wanted == *found));
         if is_right {
             return Ok(());
         }

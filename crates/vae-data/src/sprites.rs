@@ -129,13 +129,18 @@ impl SpritesConfig {
 
 /// Checks what is to be images, `n` of them where that is known.
 fn shape(images: &Array, n: Option<usize>) -> Result<ImageShape, DataError> {
-    /// Rows or columns: of larger ones the sizes of a batch may overflow.
-    const LARGEST: usize = 4096;
+    /// 8 GiB in memory.
+    const MOST_PIXELS: usize = 1 << 36;
     images.expect("|u1", &[n, None, None])?;
     let [height, width] = [images.shape()[1], images.shape()[2]];
-    if !(1..=LARGEST).contains(&height) || !(1..=LARGEST).contains(&width) {
+    let n_pixels = images
+        .shape()
+        .iter()
+        .try_fold(1_usize, |product, &length| product.checked_mul(length));
+    if n_pixels.is_none_or(|n_pixels| !(1..=MOST_PIXELS).contains(&n_pixels)) {
         return Err(images.wrong(format!(
-            "is of {height}×{width} pixels, expected 1 to {LARGEST} each"
+            "is {:?}, expected 1 to {MOST_PIXELS} pixels together",
+            images.shape()
         )));
     }
     Ok(ImageShape {
@@ -148,7 +153,7 @@ fn shape(images: &Array, n: Option<usize>) -> Result<ImageShape, DataError> {
 /// The factors whose every combination `classes` has once and in order.
 fn read_space(mut classes: Array) -> Result<FactorSpace, DataError> {
     /// Rows of a file of our own or of dSprites are 737,280.
-    const MOST: usize = 1 << 26;
+    const MOST: usize = 1 << 23;
     classes.expect("<i8", &[None, Some(FACTORS.len())])?;
     let n = classes.shape()[0];
     if !(1..=MOST).contains(&n) {

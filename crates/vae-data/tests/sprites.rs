@@ -310,8 +310,10 @@ fn what_is_laid_out_otherwise_is_refused() {
     );
     assert_eq!(
         with_images(array("|u1", "48, 3, 0", &[])),
-        "imgs is of 3×0 pixels, expected 1 to 4096 each"
+        "imgs is [48, 3, 0], expected 1 to 68719476736 pixels together"
     );
+    let huge = with_images(array("|u1", "48, 9000000000, 9000000000", &[]));
+    assert!(huge.contains("68719476736 pixels together"), "{huge}");
     assert!(
         with_images(array("|u1", "48, 3, 5", &[0; 47 * 15]))
             .starts_with("imgs is damaged or cut short: ")

@@ -17,6 +17,6 @@ impl Chance {
 
     /// One of 0 to `n` − 1. Not quite even: a number's probability is off by less than n/2^64 of it.
     pub(super) fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.0.next_u64()) * n as u128 >> 64) as usize
+        ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
 }
