@@ -11,8 +11,9 @@ mod report;
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use disentanglement::{
     Dci, DisentanglementOptions, Encode, LabeledLatents, MutualInformation, VoteCounts,
-    beta_vae_score, completeness, dci, disentanglement, factor_vae_score, measure_disentanglement,
-    modularity, mutual_information_gap, separated_attribute_predictability,
+    beta_vae_score, dci, dci_completeness, dci_disentanglement, factor_vae_score,
+    measure_disentanglement, modularity, mutual_information_gap,
+    separated_attribute_predictability,
 };
 pub use error::EvalError;
 pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};

@@ -5,8 +5,9 @@ use tch::{Device, Tensor};
 use vae_data::{Dataset, FactorGrid, FactorSpace};
 use vae_eval::{
     DisentanglementOptions, EvalError, LabeledLatents, MutualInformation, VoteCounts,
-    beta_vae_score, completeness, dci, disentanglement, factor_vae_score, measure_disentanglement,
-    modularity, mutual_information_gap, separated_attribute_predictability,
+    beta_vae_score, dci, dci_completeness, dci_disentanglement, factor_vae_score,
+    measure_disentanglement, modularity, mutual_information_gap,
+    separated_attribute_predictability,
 };
 use vae_model::{ImageShape, ModelConfig, Vae};
 
@@ -95,13 +96,13 @@ fn scikit_learn_has_the_same_trees_but_for_ties() {
             &case.name,
         );
         assert_near(
-            disentanglement(&case.importances),
+            dci_disentanglement(&case.importances),
             case.disentanglement,
             1e-8,
             &case.name,
         );
         assert_near(
-            completeness(&case.importances),
+            dci_completeness(&case.importances),
             case.completeness,
             1e-8,
             &case.name,

@@ -38,8 +38,8 @@ pub fn dci(train: &LabeledLatents, test: &LabeledLatents, mut progress: impl FnM
         progress(factor + 1);
     }
     Dci {
-        disentanglement: disentanglement(&importances),
-        completeness: completeness(&importances),
+        disentanglement: dci_disentanglement(&importances),
+        completeness: dci_completeness(&importances),
         informativeness: accuracy / n_factors as f64,
         importances,
     }
@@ -48,13 +48,13 @@ pub fn dci(train: &LabeledLatents, test: &LabeledLatents, mut progress: impl FnM
 /// Of importances `[Z][F]`: 1 less the entropy of each row, to the base of their number, weighted by what
 /// the row is of the whole.
 #[must_use]
-pub fn disentanglement(importances: &[Vec<f64>]) -> f64 {
+pub fn dci_disentanglement(importances: &[Vec<f64>]) -> f64 {
     weighted_certainty(importances)
 }
 
-/// As [`disentanglement`], of the columns.
+/// As [`dci_disentanglement`], of the columns.
 #[must_use]
-pub fn completeness(importances: &[Vec<f64>]) -> f64 {
+pub fn dci_completeness(importances: &[Vec<f64>]) -> f64 {
     let n_factors = importances.first().map_or(0, Vec::len);
     let columns: Vec<Vec<f64>> = (0..n_factors)
         .map(|factor| importances.iter().map(|row| row[factor]).collect())

@@ -24,7 +24,7 @@ use crate::{EvalError, Findings, Measure, Progress};
 use chance::Chance;
 
 pub use beta_vae::beta_vae_score;
-pub use dci::{Dci, completeness, dci, disentanglement};
+pub use dci::{Dci, dci, dci_completeness, dci_disentanglement};
 pub use factor_vae::factor_vae_score;
 pub use mig::mutual_information_gap;
 pub use modularity::modularity;
@@ -289,8 +289,8 @@ pub fn measure_disentanglement(
             .protocol(format!("accuracy on {n_test} other images; {of_trees}")),
         Measure::new("factor_vae_score", "FactorVAE score", factor_vae).protocol(of_votes(
             &format!(
-                "majority vote of the least varying dimension, those of a standard deviation below {} \
-                 left out",
+                "majority vote of the least varying dimension, relative to its variance over {n_train} \
+                 images, those of a standard deviation below {} left out",
                 factor_vae::LEAST_DEVIATION
             ),
             "images",
