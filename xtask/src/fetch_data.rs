@@ -2,6 +2,7 @@
 
 mod binarized_mnist;
 mod celeba;
+mod sprites;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
@@ -29,12 +30,14 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
         names.join(", ")
     );
     for name in names {
-        if name == celeba::NAME {
-            celeba::fetch(workspace, from)?;
-            continue;
-        }
-        if name == binarized_mnist::NAME {
-            binarized_mnist::fetch(workspace, from)?;
+        let special = match name.as_str() {
+            celeba::NAME => Some(celeba::fetch as fn(&Workspace, Option<&Path>) -> Result<()>),
+            binarized_mnist::NAME => Some(binarized_mnist::fetch as _),
+            sprites::NAME => Some(sprites::fetch as _),
+            _ => None,
+        };
+        if let Some(fetch) = special {
+            fetch(workspace, from)?;
             continue;
         }
         let path = workspace.datasets().join(format!("{name}.toml"));
@@ -80,7 +83,16 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
         return Ok(());
     };
     let manifest = workspace.datasets().join(format!("{name}.toml"));
-    if folder != workspace.datasets().join(name) || !manifest.is_file() {
+    if folder != workspace.datasets().join(name) {
+        return Ok(());
+    }
+    if name == sprites::NAME {
+        return match folder.join(sprites::FILE).is_file() {
+            true => Ok(()),
+            false => sprites::fetch(workspace, None),
+        };
+    }
+    if !manifest.is_file() {
         return Ok(());
     }
     if name == celeba::NAME {
@@ -129,6 +141,7 @@ fn known_names(workspace: &Workspace) -> Result<Vec<String>> {
         })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
+    names.push(sprites::NAME.to_owned());
     names.sort();
     Ok(names)
 }

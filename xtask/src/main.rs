@@ -59,13 +59,14 @@ enum Task {
     /// Fetch data sets into datasets/NAME and check them.
     ///
     /// What each consists of, its checksums and its sources are in datasets/NAME.toml. Files that
-    /// are there and right are left alone. CelebA stays in its zip, and may be a part of it.
+    /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
+    /// are drawn here.
     FetchData {
-        /// Data sets to fetch: the names of the manifests in datasets/.
+        /// Data sets to fetch: the names of the manifests in datasets/, or sprites.
         #[arg(default_value = "mnist")]
         names: Vec<String>,
         /// A file or folder that you already have, to take the files from (gzipped or not; for celeba
-        /// the zip, with its lists beside it or in it).
+        /// the zip, with its lists beside it or in it; for sprites dSprites' own .npz).
         #[arg(long, value_name = "PATH")]
         from: Option<PathBuf>,
     },

@@ -47,14 +47,16 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx files, or the one around its zip or folder of photos. `vae train`
+/// The folder of the config's idx files, or the one around its zip or folder of photos or its sprites. `vae train`
 /// says what else is wrong with a config, and knows how to say it; here a wrong one just names no
 /// folder.
 fn data_folder(config: &str) -> Option<PathBuf> {
     let config: toml::Table = toml::from_str(config).ok()?;
     let dataset = config.get("dataset")?;
     let path = |table, key| Some(Path::new(dataset.get(table)?.get(key)?.as_str()?));
-    let folder = path("idx", "folder").or_else(|| path("image_folder", "path")?.parent());
+    let folder = path("idx", "folder")
+        .or_else(|| path("image_folder", "path")?.parent())
+        .or_else(|| path("sprites", "file")?.parent());
     folder.map(Path::to_path_buf)
 }
 
@@ -72,6 +74,10 @@ mod tests {
             (
                 "[dataset.image_folder]\npath = \"datasets/celeba/a.zip\"\n",
                 "datasets/celeba",
+            ),
+            (
+                "[dataset.sprites]\nfile = \"datasets/sprites/sprites.npz\"\n",
+                "datasets/sprites",
             ),
         ] {
             assert_eq!(data_folder(config), Some(PathBuf::from(folder)));

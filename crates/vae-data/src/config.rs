@@ -9,11 +9,11 @@ use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
-use crate::{Binarization, DataError, Dataset, ImageShape, Splits, idx};
+use crate::{Binarization, DataError, Dataset, FactorGrid, ImageShape, Splits, SpritesConfig, idx};
 
 /// Which images to train and evaluate on.
 ///
-/// Exactly one table names their source: `idx` or `image_folder`.
+/// Exactly one table names their source: `idx`, `image_folder` or `sprites`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -50,12 +50,17 @@ pub struct DatasetConfig {
     /// The source: a folder or zip of photos.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_folder: Option<ImageFolderConfig>,
+
+    /// The source: black-and-white shapes of known factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sprites: Option<SpritesConfig>,
 }
 
 /// The one table that names the images.
 enum Source<'a> {
     Idx(&'a IdxConfig),
     ImageFolder(&'a ImageFolderConfig),
+    Sprites(&'a SpritesConfig),
 }
 
 /// The four files of an MNIST-like data set.
@@ -73,18 +78,20 @@ impl DatasetConfig {
     /// Checks what can be checked without opening a file.
     ///
     /// # Errors
-    /// [`DataError::NoSource`] without a source table, [`DataError::TwoSources`] with both,
+    /// [`DataError::NoSource`] without a source table, [`DataError::TwoSources`] with several,
     /// [`DataError::ZeroLimit`] for a limit of 0, [`DataError::Config`] for a value that makes no
     /// sense.
     pub fn validate(&self) -> Result<(), DataError> {
-        if let Source::ImageFolder(config) = self.source()? {
-            config.check()?;
+        match self.source()? {
+            Source::Idx(_) => {}
+            Source::ImageFolder(config) => config.check()?,
+            Source::Sprites(config) => config.check()?,
         }
         refuse_zero("dataset.train_limit", self.train_limit)?;
         refuse_zero("dataset.test_limit", self.test_limit)
     }
 
-    /// Reads idx files into memory, or a folder's images into their pack, and applies the limits and
+    /// Reads idx files or sprites into memory, or a folder's images into their pack, and applies the limits and
     /// the binarization. A limit beyond the number of images uses all of them and logs a warning.
     ///
     /// # Errors
@@ -97,12 +104,13 @@ impl DatasetConfig {
         let splits = match self.source()? {
             Source::Idx(config) => config.load(train_limit, test_limit),
             Source::ImageFolder(config) => ImageFolder::open(config)?.load(train_limit, test_limit),
+            Source::Sprites(config) => config.load(train_limit, test_limit),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
 
-    /// The shape of its images: of photos what the config says, of idx files what the header of the
-    /// training images says.
+    /// The shape of its images: of photos what the config says, of idx files and sprites what the
+    /// header of the (training) images says.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
@@ -111,14 +119,31 @@ impl DatasetConfig {
         match self.source()? {
             Source::Idx(config) => config.image_shape(),
             Source::ImageFolder(config) => Ok(config.image_shape()),
+            Source::Sprites(config) => config.image_shape(),
         }
     }
 
+    /// Every image by its factors, of both splits and without limits, where the source knows its
+    /// factors.
+    ///
+    /// # Errors
+    /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
+    pub fn factor_grid(&self) -> Result<Option<FactorGrid>, DataError> {
+        self.validate()?;
+        self.sprites.as_ref().map(SpritesConfig::grid).transpose()
+    }
+
     fn source(&self) -> Result<Source<'_>, DataError> {
-        match (&self.idx, &self.image_folder) {
-            (Some(idx), None) => Ok(Source::Idx(idx)),
-            (None, Some(image_folder)) => Ok(Source::ImageFolder(image_folder)),
-            (None, None) => Err(DataError::NoSource),
+        let mut sources = [
+            self.idx.as_ref().map(Source::Idx),
+            self.image_folder.as_ref().map(Source::ImageFolder),
+            self.sprites.as_ref().map(Source::Sprites),
+        ]
+        .into_iter()
+        .flatten();
+        match (sources.next(), sources.next()) {
+            (Some(source), None) => Ok(source),
+            (None, _) => Err(DataError::NoSource),
             (Some(_), Some(_)) => Err(DataError::TwoSources),
         }
     }
@@ -315,8 +340,8 @@ mod tests {
         let config: DatasetConfig = toml::from_str("train_limit = 600").unwrap();
         assert_eq!(
             config.validate().unwrap_err().to_string(),
-            "dataset: no source of images, expected exactly one table: [dataset.idx] or \
-             [dataset.image_folder]"
+            "dataset: no source of images, expected exactly one table: [dataset.idx], \
+             [dataset.image_folder] or [dataset.sprites]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

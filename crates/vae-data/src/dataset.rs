@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
 
-use crate::stored::{StoredImages, StoredReader};
-use crate::{Attributes, BadFiles, Binarization, DataError};
+use crate::bits::BitImages;
+use crate::stored::{Stored, StoredImages, StoredReader};
+use crate::{Attributes, BadFiles, Binarization, DataError, Factors};
 
 /// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
 /// other, so that each can be imported without the other.
@@ -35,6 +36,7 @@ pub struct Dataset {
     images: Images,
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
+    factors: Option<Factors>,
     binarization: Option<Binarization>,
 }
 
@@ -42,7 +44,7 @@ pub struct Dataset {
 pub(crate) enum Images {
     /// u8 [N, C, H, W] on the CPU.
     Memory(Tensor),
-    /// In a pack, or files.
+    /// In a pack, or files, or a bit for each pixel.
     Stored(StoredImages),
 }
 
@@ -80,6 +82,7 @@ impl Dataset {
             images: Images::Memory(images),
             labels,
             attributes: None,
+            factors: None,
             binarization: None,
         })
     }
@@ -89,6 +92,26 @@ impl Dataset {
             images: Images::Stored(images),
             labels: None,
             attributes,
+            factors: None,
+            binarization: None,
+        }
+    }
+
+    /// Images of known factors; the values of the factor `label` are their labels.
+    pub(crate) fn of_factors(images: BitImages, factors: Factors, label: usize) -> Dataset {
+        let positions = factors.positions().iter();
+        let labels: Vec<i64> = positions
+            .map(|&position| factors.space().classes(position)[label] as i64)
+            .collect();
+        Dataset {
+            images: Images::Stored(StoredImages {
+                ids: (0..labels.len()).collect(),
+                stored: Arc::new(Stored::Bits(images)),
+                random_flips: false,
+            }),
+            labels: Some(Tensor::from_slice(&labels)),
+            attributes: None,
+            factors: Some(factors),
             binarization: None,
         }
     }
@@ -189,6 +212,7 @@ impl Dataset {
                 .attributes
                 .as_ref()
                 .map(|known| known.select(positions)),
+            factors: self.factors.as_ref().map(|known| known.select(positions)),
             binarization: self.binarization,
         }
     }
@@ -201,7 +225,10 @@ impl Dataset {
     pub fn file_name(&self, i: usize) -> Option<&str> {
         match &self.images {
             Images::Memory(_) => None,
-            Images::Stored(images) => Some(&images.stored.names()[images.ids[i]]),
+            Images::Stored(images) => {
+                let name = images.stored.names().get(images.ids[i]);
+                name.map(String::as_str)
+            }
         }
     }
 
@@ -229,6 +256,11 @@ impl Dataset {
     /// Named numbers for each image.
     pub fn attributes(&self) -> Option<&Attributes> {
         self.attributes.as_ref()
+    }
+
+    /// What each image was made of.
+    pub fn factors(&self) -> Option<&Factors> {
+        self.factors.as_ref()
     }
 
     /// The class of every image: i64 `[N]` on the CPU.

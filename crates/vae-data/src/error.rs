@@ -16,13 +16,13 @@ use crate::image_folder::PackProblem;
 pub enum DataError {
     /// The config names no source of images.
     #[error(
-        "dataset: no source of images, expected exactly one table: [dataset.idx] or [dataset.image_folder]"
+        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder] or [dataset.sprites]"
     )]
     NoSource,
 
     /// The config names more than one source of images.
     #[error(
-        "dataset: two sources of images, expected exactly one table: [dataset.idx] or [dataset.image_folder]"
+        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder] or [dataset.sprites]"
     )]
     TwoSources,
 
@@ -258,6 +258,26 @@ pub enum DataError {
         split: &'static str,
         /// How many good images there are.
         n_images: usize,
+    },
+
+    /// The configured file of sprites is not there.
+    #[error(
+        "{}: no such file{} (run `cargo xtask fetch-data sprites`, which makes \
+         datasets/sprites/sprites.npz, or correct dataset.sprites.file)",
+        path.display(), looked_in(path)
+    )]
+    MissingSprites {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// A file of sprites that is damaged or holds something else.
+    #[error("{}: {problem} (interrupted download or another file? `cargo xtask fetch-data sprites` makes a right one)", path.display())]
+    Npz {
+        /// The file.
+        path: PathBuf,
+        /// The array, what was found in it and what was expected.
+        problem: String,
     },
 
     /// A line of a partition or attribute list that is not understood.

@@ -29,15 +29,19 @@
 mod attributes;
 mod bad_files;
 mod binarization;
+mod bits;
 pub mod config;
 mod dataset;
 mod error;
+mod factors;
 pub mod idx;
 pub mod image_folder;
 mod inputs;
 pub mod loader;
+mod npz;
 mod pipeline;
 mod seed;
+mod sprites;
 mod stored;
 
 pub use attributes::Attributes;
@@ -46,5 +50,7 @@ pub use binarization::Binarization;
 pub use config::DatasetConfig;
 pub use dataset::{Dataset, ImageShape, LoadReport, Splits};
 pub use error::DataError;
+pub use factors::{FactorGrid, FactorSpace, Factors};
 pub use inputs::{InputBatch, InputBatches, Inputs, Split};
 pub use seed::derive_seed;
+pub use sprites::SpritesConfig;

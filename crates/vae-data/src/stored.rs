@@ -1,7 +1,8 @@
-//! Images that are not in memory: in a pack, or files to be decoded.
+//! Images that are not a tensor: in a pack, files to be decoded, or a bit for each pixel.
 
 use std::sync::Arc;
 
+use crate::bits::BitImages;
 use crate::image_folder::pack::Pack;
 use crate::image_folder::source::{Source, SourceReader};
 use crate::{BadFile, DataError, ImageShape};
@@ -10,19 +11,21 @@ use crate::{BadFile, DataError, ImageShape};
 #[derive(Clone, Debug)]
 pub(crate) struct StoredImages {
     pub(crate) stored: Arc<Stored>,
-    /// Which of them, by their position in [`Stored::names`].
+    /// Which of them, by their position among the stored ones.
     pub(crate) ids: Vec<usize>,
     /// Whether training sees each of them mirrored in half of the epochs.
     pub(crate) random_flips: bool,
 }
 
-/// The good images of a folder or zip, sorted by name.
+/// The good images of a folder or zip, sorted by name, or black-and-white ones without names.
 #[derive(Debug)]
 pub(crate) enum Stored {
     /// Decoded once.
     Packed(Pack),
     /// Decoded whenever one is asked for.
     Files(FileImages),
+    /// In memory.
+    Bits(BitImages),
 }
 
 /// Good files.
@@ -41,6 +44,7 @@ impl Stored {
         match self {
             Stored::Packed(pack) => pack.names(),
             Stored::Files(files) => &files.names,
+            Stored::Bits(_) => &[],
         }
     }
 
@@ -49,6 +53,7 @@ impl Stored {
         match self {
             Stored::Packed(pack) => pack.bad(),
             Stored::Files(files) => &files.bad,
+            Stored::Bits(_) => &[],
         }
     }
 
@@ -56,6 +61,7 @@ impl Stored {
         match self {
             Stored::Packed(pack) => pack.shape(),
             Stored::Files(files) => files.source.transform.shape(),
+            Stored::Bits(images) => images.shape(),
         }
     }
 
@@ -63,7 +69,7 @@ impl Stored {
     pub(crate) fn n_workers(&self) -> usize {
         match self {
             // One copies faster than any model learns.
-            Stored::Packed(_) => 1,
+            Stored::Packed(_) | Stored::Bits(_) => 1,
             Stored::Files(files) => files.n_workers,
         }
     }
@@ -93,6 +99,10 @@ impl StoredReader {
         match self.stored.as_ref() {
             Stored::Packed(pack) => {
                 pack.read(id, out);
+                Ok(())
+            }
+            Stored::Bits(images) => {
+                images.read(id, out);
                 Ok(())
             }
             Stored::Files(images) => self

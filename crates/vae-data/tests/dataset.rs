@@ -22,6 +22,7 @@ fn config(folder: impl Into<PathBuf>) -> DatasetConfig {
         binarization: None,
         idx,
         image_folder: None,
+        sprites: None,
     }
 }
 

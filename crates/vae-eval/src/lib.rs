@@ -5,6 +5,7 @@
 mod aggregate;
 mod annealed;
 mod clustering;
+mod disentanglement;
 mod error;
 mod importance;
 mod latents;
@@ -12,11 +13,18 @@ mod likelihood;
 mod probabilistic_pca;
 mod probe;
 mod report;
+mod softmax;
 mod subject;
 
 pub use aggregate::{AggregateDensities, aggregate_densities};
 pub use annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
+pub use disentanglement::{
+    Dci, DisentanglementOptions, Encode, LabeledLatents, MutualInformation, VoteCounts,
+    beta_vae_score, dci, dci_completeness, dci_disentanglement, factor_vae_score,
+    measure_disentanglement, modularity, mutual_information_gap,
+    separated_attribute_predictability,
+};
 pub use error::EvalError;
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentOptions, measure_latents};

@@ -27,7 +27,9 @@ fn two_clouds(mean: f64, variance: f64) -> (Vae, Dataset) {
     no_grad(|| {
         // Outputs: mean 0, mean 1, log-variance 0, log-variance 1; every pixel adds alike.
         let _ = named(&vae, "encoder.0.weight").zero_();
-        let _ = named(&vae, "encoder.0.weight").get(0).fill_(-2.0 * mean / 784.0);
+        let _ = named(&vae, "encoder.0.weight")
+            .get(0)
+            .fill_(-2.0 * mean / 784.0);
         let bias = Tensor::from_slice(&[mean as f32, 0.0, variance.ln() as f32, 0.0]);
         named(&vae, "encoder.0.bias").copy_(&bias);
     });
@@ -44,7 +46,12 @@ fn two_clouds_far_apart_hold_one_bit() {
     let options = LatentOptions::default();
     let findings =
         measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
-    let of = |name: &str| findings.measure(name).unwrap_or_else(|| panic!("no {name}")).value;
+    let of = |name: &str| {
+        findings
+            .measure(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .value
+    };
     // Which of two equally frequent images: ln 2, and what overlaps is e^-288 of it.
     assert!((of("mutual_information") - 2.0_f64.ln()).abs() < 1e-4);
     // The dimensions are independent: each marginal is the mixture of its two.
@@ -52,8 +59,14 @@ fn two_clouds_far_apart_hold_one_bit() {
     // KL(q(z|x) ‖ p) = ½(36 + ¼ − 1 − ln ¼), and I(x;z) + KL(q(z) ‖ p) is its sampled value.
     let kl = 0.5 * (36.0 + 0.25 - 1.0 + 4.0_f64.ln());
     let sampled = of("mutual_information") + of("aggregate_kl");
-    let error = findings.measure("aggregate_kl").and_then(|m| m.error).expect("an error");
-    assert!((sampled - kl).abs() < 4.0 * error + 1e-3, "{sampled} {kl} {error}");
+    let error = findings
+        .measure("aggregate_kl")
+        .and_then(|m| m.error)
+        .expect("an error");
+    assert!(
+        (sampled - kl).abs() < 4.0 * error + 1e-3,
+        "{sampled} {kl} {error}"
+    );
     assert!((of("dimension_wise_kl") + of("total_correlation") - of("aggregate_kl")).abs() < 1e-6);
     let per_dimension = &findings.lists["kl_per_dimension"];
     assert!((per_dimension[0] - kl).abs() < 1e-3 && per_dimension[1].abs() < 1e-6);
@@ -71,8 +84,17 @@ fn an_encoder_that_says_the_prior_says_nothing() {
     let options = LatentOptions::default();
     let findings =
         measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
-    let of = |name: &str| findings.measure(name).unwrap_or_else(|| panic!("no {name}"));
-    for name in ["mutual_information", "total_correlation", "aggregate_kl", "active_units"] {
+    let of = |name: &str| {
+        findings
+            .measure(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    for name in [
+        "mutual_information",
+        "total_correlation",
+        "aggregate_kl",
+        "active_units",
+    ] {
         assert!(of(name).value.abs() < 1e-5, "{name}: {}", of(name).value);
     }
     // By chance alone: within what two samples of the prior differ by.
@@ -97,13 +119,19 @@ fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
     let images = splits.test.first(64).expect("images");
     let posterior = vae.encode(&images).expect("a posterior");
     let latents = codes.drawn.to_kind(Kind::Float).unsqueeze(1); // [64, 1, 3]
-    let pairs = posterior.log_prob(&latents).expect("a density").to_kind(Kind::Double);
+    let pairs = posterior
+        .log_prob(&latents)
+        .expect("a density")
+        .to_kind(Kind::Double);
     let close = |a: &Tensor, b: &Tensor| {
         let difference = (a - b).abs().max().double_value(&[]);
         assert!(difference < 1e-4, "{difference}");
     };
     close(&densities.log_qz_x, &pairs.diagonal(0, 0, 1));
-    close(&densities.log_qz, &(pairs.exp().mean_dim(1, false, Kind::Double)).log());
+    close(
+        &densities.log_qz,
+        &(pairs.exp().mean_dim(1, false, Kind::Double)).log(),
+    );
     assert!(densities.log_qz_factorized.is_none());
 }
 
@@ -117,7 +145,11 @@ fn batch_norm_is_evaluated_with_its_running_averages() {
          prior = {gaussian_mixture = {components = 4}}",
     );
     let vae = trained(&config, &splits, 4);
-    let before: Vec<_> = vae.named_variables().iter().map(|(_, v)| v.copy()).collect();
+    let before: Vec<_> = vae
+        .named_variables()
+        .iter()
+        .map(|(_, v)| v.copy())
+        .collect();
     let options = LatentOptions::default();
     let all = measure_latents(&vae, &splits.test, &splits.train, &options, 0, &mut quiet())
         .expect("findings");
@@ -132,7 +164,9 @@ fn batch_norm_is_evaluated_with_its_running_averages() {
     assert!(difference.abs().max().double_value(&[]) < 1e-5);
     // What training would say is another number: the test can tell the modes apart.
     let noise = Tensor::zeros([1, 3, 3], (Kind::Float, Device::Cpu));
-    let training = vae.draw_with_noise(&three, &noise, Mode::Train).expect("draws");
+    let training = vae
+        .draw_with_noise(&three, &noise, Mode::Train)
+        .expect("draws");
     let difference = training.posterior.center() - center;
     assert!(difference.abs().max().double_value(&[]) > 1e-3);
 }

@@ -8,12 +8,13 @@ use crate::{CheckpointState, RunConfig, RunDir, TrainError};
 
 /// Keys that change nothing about the steps to come, or only how many there are. A key stands for
 /// all below it.
-const HARMLESS: [&str; 10] = [
+const HARMLESS: [&str; 11] = [
     "checkpoints",
     "dataset.idx.folder",
     "dataset.image_folder.pack",
     "dataset.image_folder.path",
     "dataset.image_folder.workers",
+    "dataset.sprites.file",
     "early_stopping",
     "pictures",
     "safety",

@@ -21,6 +21,7 @@ fn digits(config: &RunConfig) -> Splits {
         binarization: config.dataset.binarization,
         idx: Some(IdxConfig { folder }),
         image_folder: None,
+        sprites: None,
     };
     let splits = dataset.load().expect("the fixture");
     assert_eq!((splits.train.len(), splits.test.len()), (256, 64));

@@ -26,6 +26,7 @@ pub fn digits(binarization: Option<Binarization>) -> Splits {
         binarization,
         idx: Some(IdxConfig { folder }),
         image_folder: None,
+        sprites: None,
     };
     dataset.load().expect("the fixture")
 }

@@ -55,6 +55,10 @@ pub fn configs(folder: &str) -> Vec<(PathBuf, RunConfig)> {
 
 /// The shape of a config's images.
 pub fn shape(config: &RunConfig) -> ImageShape {
+    let side = match config.dataset.sprites {
+        Some(_) => 64,
+        None => 28,
+    };
     match &config.dataset.image_folder {
         Some(photos) => ImageShape {
             channels: if photos.grayscale { 1 } else { 3 },
@@ -63,8 +67,8 @@ pub fn shape(config: &RunConfig) -> ImageShape {
         },
         None => ImageShape {
             channels: 1,
-            height: 28,
-            width: 28,
+            height: side,
+            width: side,
         },
     }
 }

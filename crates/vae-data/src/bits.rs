@@ -1,0 +1,80 @@
+//! Black-and-white images, a bit for each pixel.
+
+use crate::ImageShape;
+
+/// N images `[C, H, W]` of pixels 0 and 255.
+#[derive(Debug)]
+pub(crate) struct BitImages {
+    shape: ImageShape,
+    /// Of one image.
+    n_bytes: usize,
+    /// Image after image; of each byte the lowest bit is the first pixel.
+    bits: Vec<u8>,
+}
+
+impl BitImages {
+    pub(crate) fn black(shape: ImageShape, n_images: usize) -> BitImages {
+        let n_pixels = (shape.channels * shape.height * shape.width) as usize;
+        let n_bytes = n_pixels.div_ceil(8);
+        BitImages {
+            shape,
+            n_bytes,
+            bits: vec![0; n_images * n_bytes],
+        }
+    }
+
+    /// Makes a black image one of these pixels, white where they are not 0.
+    pub(crate) fn set(&mut self, i: usize, pixels: &[u8]) {
+        let bytes = self.bits[i * self.n_bytes..].iter_mut();
+        for (byte, pixels) in bytes.zip(pixels.chunks(8)) {
+            for (bit, &pixel) in pixels.iter().enumerate() {
+                *byte |= u8::from(pixel != 0) << bit;
+            }
+        }
+    }
+
+    /// Writes image `i`, [C, H, W], to `out`.
+    pub(crate) fn read(&self, i: usize, out: &mut [u8]) {
+        let bytes = &self.bits[i * self.n_bytes..];
+        for (pixels, byte) in out.chunks_mut(8).zip(bytes) {
+            for (bit, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = (byte >> bit & 1) * 255;
+            }
+        }
+    }
+
+    pub(crate) fn shape(&self) -> ImageShape {
+        self.shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_come_back() {
+        let shape = ImageShape {
+            channels: 1,
+            height: 3,
+            width: 7,
+        };
+        // 21 pixels are no whole bytes.
+        let pixels =
+            |i: usize| -> Vec<u8> { (0..21).map(|p| u8::from((p * p + i) % 5 < 2)).collect() };
+        let mut images = BitImages::black(shape, 4);
+        for i in [2, 0, 3] {
+            images.set(i, &pixels(i));
+        }
+        let read = |i| {
+            let mut out = vec![7; 21];
+            images.read(i, &mut out);
+            out
+        };
+        for i in [0, 2, 3] {
+            let wanted: Vec<u8> = pixels(i).iter().map(|pixel| pixel * 255).collect();
+            assert_eq!(read(i), wanted, "{i}");
+        }
+        assert_eq!(read(1), [0; 21]);
+    }
+}

@@ -1,0 +1,183 @@
+//! Images that were made of known factors: every combination of their values is one image.
+
+use tch::Tensor;
+
+use crate::{DataError, Dataset};
+
+/// Factors and how many values each can have. The combinations are numbered, the last factor fastest:
+/// the number of one is its position.
+///
+/// ```
+/// use vae_data::FactorSpace;
+///
+/// let space = FactorSpace::new([("shape", 3), ("scale", 6)]);
+/// assert_eq!(space.n_positions(), 18);
+/// assert_eq!(space.classes(7), [1, 1]);
+/// assert_eq!(space.position(&[1, 1]), 7);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FactorSpace {
+    names: Vec<String>,
+    sizes: Vec<usize>,
+}
+
+impl FactorSpace {
+    /// Factors by their names, each with its number of values.
+    ///
+    /// # Panics
+    /// If a factor has no value.
+    pub fn new<N: Into<String>>(factors: impl IntoIterator<Item = (N, usize)>) -> FactorSpace {
+        let pairs = factors.into_iter().map(|(name, size)| (name.into(), size));
+        let (names, sizes): (Vec<String>, Vec<usize>) = pairs.unzip();
+        assert!(
+            !sizes.contains(&0),
+            "a factor without a value, expected at least 1"
+        );
+        FactorSpace { names, sizes }
+    }
+
+    /// The factors' names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// How many values each factor has.
+    pub fn sizes(&self) -> &[usize] {
+        &self.sizes
+    }
+
+    /// How many combinations there are.
+    pub fn n_positions(&self) -> usize {
+        self.sizes.iter().product()
+    }
+
+    /// Which of its values each factor has at a position.
+    pub fn classes(&self, position: usize) -> Vec<usize> {
+        let mut rest = position;
+        let mut classes = vec![0; self.sizes.len()];
+        for (class, size) in classes.iter_mut().zip(&self.sizes).rev() {
+            *class = rest % size;
+            rest /= size;
+        }
+        classes
+    }
+
+    /// Where the image of these values is.
+    pub fn position(&self, classes: &[usize]) -> usize {
+        let digits = classes.iter().zip(&self.sizes);
+        digits.fold(0, |position, (class, size)| position * size + class)
+    }
+}
+
+/// The factors of each image of a [`Dataset`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Factors {
+    space: FactorSpace,
+    /// Of each image.
+    positions: Vec<usize>,
+}
+
+impl Factors {
+    pub(crate) fn new(space: FactorSpace, positions: Vec<usize>) -> Factors {
+        Factors { space, positions }
+    }
+
+    /// Which factors there are.
+    pub fn space(&self) -> &FactorSpace {
+        &self.space
+    }
+
+    /// Where each image is among all combinations.
+    pub fn positions(&self) -> &[usize] {
+        &self.positions
+    }
+
+    /// Those of the images at `rows`, in that order.
+    pub(crate) fn select(&self, rows: &[usize]) -> Factors {
+        Factors {
+            space: self.space.clone(),
+            positions: rows.iter().map(|&row| self.positions[row]).collect(),
+        }
+    }
+}
+
+/// An image for every combination of factors: what disentanglement is measured with.
+#[derive(Debug)]
+pub struct FactorGrid {
+    space: FactorSpace,
+    images: Dataset,
+}
+
+impl FactorGrid {
+    /// The images of all combinations, by their position.
+    ///
+    /// # Errors
+    /// [`DataError::Layout`] where there are not as many images as combinations.
+    pub fn new(space: FactorSpace, images: Dataset) -> Result<FactorGrid, DataError> {
+        if images.len() != space.n_positions() {
+            return Err(DataError::Layout {
+                name: "images",
+                found: images.len().to_string(),
+                wanted: format!(
+                    "one for each of the {} combinations of factors",
+                    space.n_positions()
+                ),
+            });
+        }
+        Ok(FactorGrid { space, images })
+    }
+
+    /// Its factors.
+    pub fn space(&self) -> &FactorSpace {
+        &self.space
+    }
+
+    /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    ///
+    /// # Errors
+    /// As [`Dataset::select`].
+    ///
+    /// # Panics
+    /// If a position is [`FactorSpace::n_positions`] or more.
+    pub fn images(&self, positions: &[usize]) -> Result<Tensor, DataError> {
+        self.images.select(positions)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn positions_and_classes_are_each_other_s_inverse() {
+        let space = FactorSpace::new([("a", 2), ("b", 1), ("c", 3), ("d", 4)]);
+        assert_eq!(space.n_positions(), 24);
+        for position in 0..24 {
+            assert_eq!(space.position(&space.classes(position)), position);
+        }
+        assert_eq!(space.classes(23), [1, 0, 2, 3]);
+        assert_eq!(space.classes(4), [0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_grid_has_an_image_for_each_combination() {
+        let images = |n| {
+            let bytes: Vec<u8> = (0..n).collect();
+            let images = Tensor::from_slice(&bytes).view([i64::from(n), 1, 1, 1]);
+            Dataset::new(images, None).unwrap()
+        };
+        let space = FactorSpace::new([("a", 2), ("b", 3)]);
+        let error = FactorGrid::new(space.clone(), images(5)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "images are 5, expected one for each of the 6 combinations of factors"
+        );
+        let grid = FactorGrid::new(space, images(6)).unwrap();
+        let wanted = Tensor::from_slice(&[4_u8, 0, 4]).view([3, 1, 1, 1]);
+        assert_eq!(grid.images(&[4, 0, 4]).unwrap(), wanted);
+        assert_eq!(grid.images(&[1]).unwrap().kind(), Kind::Uint8);
+        assert_eq!(grid.images(&[1]).unwrap().device(), Device::Cpu);
+    }
+}

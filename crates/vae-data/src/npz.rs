@@ -1,0 +1,207 @@
+//! numpy's archives: a zip of arrays, each with a header that says its kind and shape.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use zip::ZipArchive;
+use zip::read::ZipFile;
+
+use crate::DataError;
+
+/// An `.npz` file.
+#[derive(Debug)]
+pub(crate) struct Npz<'a> {
+    path: &'a Path,
+    archive: ZipArchive<BufReader<File>>,
+}
+
+/// An array whose numbers are still to be read.
+pub(crate) struct Array<'a> {
+    path: &'a Path,
+    name: &'static str,
+    /// As numpy writes it: `|u1` bytes, `<i8` 64-bit integers.
+    kind: String,
+    shape: Vec<usize>,
+    numbers: ZipFile<'a, BufReader<File>>,
+}
+
+fn wrong(path: &Path, problem: impl Into<String>) -> DataError {
+    DataError::Npz {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+impl<'a> Npz<'a> {
+    pub(crate) fn open(path: &'a Path) -> Result<Npz<'a>, DataError> {
+        let file = File::open(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => DataError::MissingSprites {
+                path: path.to_owned(),
+            },
+            _ => DataError::Io {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(DataError::NotAFile {
+                path: path.to_owned(),
+            });
+        }
+        let archive = ZipArchive::new(BufReader::new(file))
+            .map_err(|error| wrong(path, format!("is no .npz that can be read: {error}")))?;
+        Ok(Npz { path, archive })
+    }
+
+    /// The array of that name, its header read.
+    pub(crate) fn array(&mut self, name: &'static str) -> Result<Array<'_>, DataError> {
+        let path = self.path;
+        let damaged = |error: &dyn std::fmt::Display| {
+            wrong(path, format!("{name} is damaged or cut short: {error}"))
+        };
+        let member = format!("{name}.npy");
+        if self.archive.index_for_name(&member).is_none() {
+            let names: Vec<_> = self.archive.file_names().flatten().collect();
+            let found = match names.is_empty() {
+                true => "nothing".to_owned(),
+                false => names.join(", "),
+            };
+            return Err(wrong(
+                path,
+                format!("holds no array {name}, only {found}; expected a file as dSprites'"),
+            ));
+        }
+        let mut numbers = self
+            .archive
+            .by_name(&member)
+            .map_err(|error| damaged(&error))?;
+        let text = read_header(&mut numbers).map_err(|error| damaged(&error))?;
+        let (kind, shape) = parse_header(&text).ok_or_else(|| {
+            wrong(
+                path,
+                format!("{name} has a header that is not understood: {text}"),
+            )
+        })?;
+        Ok(Array {
+            path,
+            name,
+            kind,
+            shape,
+            numbers,
+        })
+    }
+}
+
+impl Array<'_> {
+    pub(crate) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Refuses another kind, number of dimensions, or length along one that is given.
+    pub(crate) fn expect(&self, kind: &str, shape: &[Option<usize>]) -> Result<(), DataError> {
+        let mut lengths = self.shape.iter().zip(shape);
+        let is_right = self.kind == kind
+            && self.shape.len() == shape.len()
+            && lengths.all(|(found, wanted)| wanted.is_none_or(|wanted| wanted == *found));
+        if is_right {
+            return Ok(());
+        }
+        let wanted: Vec<String> = shape
+            .iter()
+            .map(|length| length.map_or("any".to_owned(), |length| length.to_string()))
+            .collect();
+        Err(self.wrong(format!(
+            "is {} {:?}, expected {kind} [{}]",
+            self.kind,
+            self.shape,
+            wanted.join(", ")
+        )))
+    }
+
+    /// Fills `bytes` with the next numbers.
+    pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<(), DataError> {
+        self.numbers
+            .read_exact(bytes)
+            .map_err(|error| self.wrong(format!("is damaged or cut short: {error}")))
+    }
+
+    /// Reads to the end, where the zip's checksum is compared, and refuses more numbers.
+    pub(crate) fn finish(mut self) -> Result<(), DataError> {
+        match self.numbers.read(&mut [0]) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(self.wrong("goes on after what its header promises".to_owned())),
+            Err(error) => Err(self.wrong(format!("is damaged: {error}"))),
+        }
+    }
+
+    pub(crate) fn wrong(&self, problem: String) -> DataError {
+        wrong(self.path, format!("{} {problem}", self.name))
+    }
+}
+
+/// The text of a header: a Python dictionary.
+fn read_header(member: &mut impl Read) -> io::Result<String> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let mut begin = [0; 8];
+    member.read_exact(&mut begin)?;
+    if &begin[..6] != b"\x93NUMPY" {
+        return Err(invalid("it does not begin as an array of numpy's"));
+    }
+    let length = if begin[6] == 1 {
+        let mut length = [0; 2];
+        member.read_exact(&mut length)?;
+        u32::from(u16::from_le_bytes(length))
+    } else {
+        let mut length = [0; 4];
+        member.read_exact(&mut length)?;
+        u32::from_le_bytes(length)
+    };
+    if length > 1 << 16 {
+        return Err(invalid("its header is too long"));
+    }
+    let mut text = vec![0; length as usize];
+    member.read_exact(&mut text)?;
+    let text = String::from_utf8(text).map_err(|_| invalid("its header is no text"))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Kind and shape of `{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }`.
+fn parse_header(text: &str) -> Option<(String, Vec<usize>)> {
+    let after = |key: &str| Some(text.split_once(key)?.1.trim_start());
+    let kind = after("'descr':")?.strip_prefix('\'')?.split_once('\'')?.0;
+    let in_c_order = after("'fortran_order':")?.starts_with("False");
+    let lengths = after("'shape':")?.strip_prefix('(')?.split_once(')')?.0;
+    let lengths = lengths.split(',').map(str::trim);
+    let lengths: Result<Vec<usize>, _> = lengths
+        .filter(|length| !length.is_empty())
+        .map(str::parse)
+        .collect();
+    in_c_order.then_some((kind.to_owned(), lengths.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_read() {
+        let read = |text| parse_header(text);
+        assert_eq!(
+            read("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }"),
+            Some(("|u1".to_owned(), vec![3, 64, 64]))
+        );
+        assert_eq!(
+            read("{'descr': '<f8', 'fortran_order': False, 'shape': (7,), }"),
+            Some(("<f8".to_owned(), vec![7]))
+        );
+        for text in [
+            "{'descr': '<f8', 'fortran_order': True, 'shape': (7, 2), }",
+            "{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (7,), }",
+            "{'descr': '<f8', 'fortran_order': False, 'shape': (-7,), }",
+            "",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}

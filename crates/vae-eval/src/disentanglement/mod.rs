@@ -1,0 +1,385 @@
+//! Whether single latent dimensions are single factors of the images, where these are known.
+//!
+//! Every score is a function of plain numbers, latents and factors of images, or of an encoder of grid
+//! positions; [`measure_disentanglement`] brings a model and its images to them. Definitions and counts
+//! are those of disentanglement_lib (Locatello et al. 2019, <https://arxiv.org/abs/1811.12359>), so that
+//! numbers compare with the literature's.
+
+mod beta_vae;
+mod boosting;
+mod chance;
+mod dci;
+mod factor_vae;
+mod mig;
+mod modularity;
+mod mutual_information;
+mod sap;
+
+use tch::{Device, Kind, no_grad};
+use vae_data::{FactorGrid, FactorSpace};
+use vae_model::Vae;
+
+use crate::{EvalError, Findings, Measure, Progress};
+use chance::Chance;
+
+pub use beta_vae::beta_vae_score;
+pub use dci::{Dci, dci, dci_completeness, dci_disentanglement};
+pub use factor_vae::factor_vae_score;
+pub use mig::mutual_information_gap;
+pub use modularity::modularity;
+pub use mutual_information::MutualInformation;
+pub use sap::separated_attribute_predictability;
+
+/// Gives the latents of the images at these positions of a grid, `[n][Z]`.
+pub type Encode<'a> = dyn FnMut(&[usize]) -> Result<Vec<Vec<f64>>, EvalError> + 'a;
+
+/// Latents of N images, and which of its values each factor had.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabeledLatents {
+    latents: Vec<Vec<f64>>,
+    factors: Vec<Vec<usize>>,
+}
+
+impl LabeledLatents {
+    /// `latents` are `[Z][N]`, `factors` `[F][N]`.
+    ///
+    /// # Errors
+    /// No image, columns of different lengths, or a latent that is no number.
+    pub fn new(latents: Vec<Vec<f64>>, factors: Vec<Vec<usize>>) -> Result<Self, EvalError> {
+        let wrong = |problem: String| Err(EvalError::Unmeasurable(problem));
+        let n = latents.first().map_or(0, Vec::len);
+        let lengths = latents.iter().map(Vec::len);
+        let mut lengths = lengths.chain(factors.iter().map(Vec::len));
+        if n == 0 {
+            return wrong("latents of no image, expected some".to_owned());
+        }
+        if let Some(other) = lengths.find(|&length| length != n) {
+            return wrong(format!(
+                "latents or factors of {other} images, expected {n}"
+            ));
+        }
+        if latents.iter().flatten().any(|latent| !latent.is_finite()) {
+            return wrong(
+                "a latent is infinite or no number; has the training diverged?".to_owned(),
+            );
+        }
+        Ok(Self { latents, factors })
+    }
+
+    /// `[Z][N]`.
+    #[must_use]
+    pub fn latents(&self) -> &[Vec<f64>] {
+        &self.latents
+    }
+
+    /// `[F][N]`.
+    #[must_use]
+    pub fn factors(&self) -> &[Vec<usize>] {
+        &self.factors
+    }
+}
+
+/// How many votes, or points, a score that fixes a factor is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteCounts {
+    /// To learn from.
+    pub train: usize,
+    /// To be right or wrong about.
+    pub test: usize,
+    /// Images, or pairs of images, of each.
+    pub batch: usize,
+}
+
+/// Votes whose images are encoded together.
+const VOTES_AT_A_TIME: usize = 16;
+
+/// How much is done to measure disentanglement. The defaults are disentanglement_lib's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DisentanglementOptions {
+    /// Images that MIG, modularity, SAP and DCI learn from, and that variances are of. Default 10,000.
+    pub n_train: usize,
+    /// Images that SAP and DCI have their accuracies from. Default 5,000.
+    pub n_test: usize,
+    /// Bins of a latent dimension for MIG and modularity. Default 20.
+    pub n_bins: usize,
+    /// Of the FactorVAE and the β-VAE score. Default 10,000, 5,000 and 64, which see most of dSprites'
+    /// images.
+    pub votes: VoteCounts,
+    /// Images encoded at a time. Changes no number. Default 256.
+    pub batch_size: usize,
+}
+
+impl Default for DisentanglementOptions {
+    fn default() -> Self {
+        Self {
+            n_train: 10_000,
+            n_test: 5_000,
+            n_bins: 20,
+            votes: VoteCounts {
+                train: 10_000,
+                test: 5_000,
+                batch: 64,
+            },
+            batch_size: 256,
+        }
+    }
+}
+
+impl DisentanglementOptions {
+    /// A tenth of the votes, for a quick look.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self {
+            votes: VoteCounts {
+                train: 1_000,
+                test: 500,
+                batch: 64,
+            },
+            ..Self::default()
+        }
+    }
+
+    fn check(&self) -> Result<(), EvalError> {
+        let Self {
+            n_train,
+            n_test,
+            n_bins,
+            votes,
+            batch_size,
+        } = *self;
+        for (name, found, least) in [
+            ("n_train", n_train, 2),
+            ("n_test", n_test, 1),
+            ("n_bins", n_bins, 2),
+            ("votes.train", votes.train, 1),
+            ("votes.test", votes.test, 1),
+            ("votes.batch", votes.batch, 2),
+            ("batch_size", batch_size, 1),
+        ] {
+            if found < least {
+                return Err(EvalError::Unmeasurable(format!(
+                    "disentanglement: {name} = {found}, expected at least {least}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The factors that have more than one value.
+fn varying(space: &FactorSpace) -> Vec<usize> {
+    let sizes = space.sizes().iter().enumerate();
+    sizes
+        .filter(|(_, size)| **size > 1)
+        .map(|(factor, _)| factor)
+        .collect()
+}
+
+/// Every score of the centers of a model's posteriors. Images are drawn from the whole grid, which training
+/// images are among. Factors of one value are left out. Everything that is drawn follows from `seed`.
+///
+/// Beside the numbers there are the lists `mutual_information`, nats of each latent dimension and factor, row
+/// by row, with `mutual_information_shape` (Z, F), and of the same shape `dci_importances` and
+/// `sap_accuracies`.
+///
+/// # Errors
+/// Options that make no sense; images of another shape than the model's; latents that are no numbers; a
+/// file that can no longer be read.
+pub fn measure_disentanglement(
+    vae: &Vae,
+    grid: &FactorGrid,
+    options: &DisentanglementOptions,
+    seed: u64,
+    progress: &mut Progress,
+) -> Result<Findings, EvalError> {
+    options.check()?;
+    let space = grid.space();
+    let factors = varying(space);
+    if factors.is_empty() {
+        return Err(EvalError::Unmeasurable(
+            "disentanglement: no factor has more than one value".to_owned(),
+        ));
+    }
+    let mut encoder = GridEncoder::new(vae, grid, options.batch_size);
+    let DisentanglementOptions {
+        n_train,
+        n_test,
+        n_bins,
+        votes,
+        ..
+    } = *options;
+
+    let mut chance = Chance::new(seed, "disentanglement");
+    let mut drawn =
+        |n: usize| -> Vec<usize> { (0..n).map(|_| chance.below(space.n_positions())).collect() };
+    let (train, test) = (drawn(n_train), drawn(n_test));
+    let mut labeled = |positions: &[usize], n_before: usize| {
+        let rows = encoder.encode(positions, &mut |n| {
+            progress("latents", n_before + n, n_train + n_test);
+        })?;
+        let factors = factors.iter().map(|&factor| {
+            let classes = positions
+                .iter()
+                .map(|&position| space.classes(position)[factor]);
+            classes.collect()
+        });
+        LabeledLatents::new(columns(&rows), factors.collect())
+    };
+    let (train, test) = (labeled(&train, 0)?, labeled(&test, n_train)?);
+
+    let information = MutualInformation::new(&train, n_bins);
+    let (sap, sap_accuracies) = separated_attribute_predictability(&train, &test);
+    let dci = dci(&train, &test, |n| progress("DCI", n, factors.len()));
+    let mut n_done = 0;
+    let n_votes = votes.train + votes.test;
+    let total = n_train + n_votes * votes.batch;
+    let factor_vae = factor_vae_score(
+        &mut |positions| {
+            n_done += positions.len();
+            progress("FactorVAE score", n_done, total);
+            encoder.encode(positions, &mut |_| ())
+        },
+        space,
+        n_train,
+        votes,
+        seed,
+    )?;
+    let mut n_done = 0;
+    let total = 2 * n_votes * votes.batch;
+    let beta_vae = beta_vae_score(
+        &mut |positions| {
+            n_done += positions.len();
+            progress("β-VAE score", n_done, total);
+            encoder.encode(positions, &mut |_| ())
+        },
+        space,
+        votes,
+        seed,
+    )?;
+
+    let names: Vec<&str> = factors
+        .iter()
+        .map(|&factor| space.names()[factor].as_str())
+        .collect();
+    let names = names.join(", ");
+    let from_grid = format!("centers of q(z|x), images drawn from all combinations of {names}");
+    let of_bins = format!("{n_train} images, {n_bins} bins of equal width; {from_grid}");
+    let of_trees = format!(
+        "gradient-boosted trees, 100 rounds of depth 3, learned from {n_train} images; {from_grid}"
+    );
+    let of_votes = |kind: &str, batch: &str| {
+        format!(
+            "{kind}, learned from {}, tested on {}, each of {} {batch}; {from_grid}",
+            votes.train, votes.test, votes.batch
+        )
+    };
+    let all = [
+        Measure::new("mig", "mutual information gap", mutual_information_gap(&information))
+            .protocol(of_bins.clone()),
+        Measure::new("sap", "separated attribute predictability", sap).protocol(format!(
+            "linear support vector machines on single dimensions, C = 0.01, learned from {n_train} images, \
+             tested on {n_test}; {from_grid}"
+        )),
+        Measure::new("dci_disentanglement", "DCI disentanglement", dci.disentanglement)
+            .protocol(of_trees.clone()),
+        Measure::new("dci_completeness", "DCI completeness", dci.completeness)
+            .protocol(of_trees.clone()),
+        Measure::new("dci_informativeness", "DCI informativeness", dci.informativeness)
+            .protocol(format!("accuracy on {n_test} other images; {of_trees}")),
+        Measure::new("factor_vae_score", "FactorVAE score", factor_vae).protocol(of_votes(
+            &format!(
+                "majority vote of the least varying dimension, relative to its variance over {n_train} \
+                 images, those of a standard deviation below {} left out",
+                factor_vae::LEAST_DEVIATION
+            ),
+            "images",
+        )),
+        Measure::new("beta_vae_score", "β-VAE score", beta_vae).protocol(of_votes(
+            "multinomial logistic regression on mean absolute differences",
+            "pairs of images",
+        )),
+        Measure::new("modularity", "modularity", modularity(&information)).protocol(of_bins),
+    ];
+    let mut findings = Findings::default();
+    for measure in all {
+        if measure.value.is_finite() {
+            findings.measures.push(measure.higher_is_better());
+        } else {
+            let reason = format!("needs more factors or images; there are {names}");
+            findings.not_measured.insert(measure.name, reason);
+        }
+    }
+    let shape = vec![train.latents().len() as f64, factors.len() as f64];
+    for (name, list) in [
+        ("mutual_information", information.of_latents.concat()),
+        ("mutual_information_shape", shape),
+        ("dci_importances", dci.importances.concat()),
+        ("sap_accuracies", sap_accuracies.concat()),
+    ] {
+        findings.lists.insert(name.to_owned(), list);
+    }
+    Ok(findings)
+}
+
+/// `[N][Z]` to `[Z][N]`.
+fn columns(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let n_columns = rows.first().map_or(0, Vec::len);
+    (0..n_columns)
+        .map(|column| rows.iter().map(|row| row[column]).collect())
+        .collect()
+}
+
+/// A model's centers of images of a grid. None is encoded twice.
+struct GridEncoder<'a> {
+    vae: &'a Vae,
+    grid: &'a FactorGrid,
+    batch_size: usize,
+    n_dims: usize,
+    /// Of each position, `[N, Z]`, where it is known.
+    centers: Vec<f32>,
+    is_known: Vec<bool>,
+}
+
+impl<'a> GridEncoder<'a> {
+    fn new(vae: &'a Vae, grid: &'a FactorGrid, batch_size: usize) -> Self {
+        let n_dims = vae.config().latent_dims as usize;
+        let n = grid.space().n_positions();
+        Self {
+            vae,
+            grid,
+            batch_size,
+            n_dims,
+            centers: vec![0.0; n * n_dims],
+            is_known: vec![false; n],
+        }
+    }
+
+    /// `done` is told how many images of those that were not known are.
+    fn encode(
+        &mut self,
+        positions: &[usize],
+        done: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Vec<f64>>, EvalError> {
+        let mut missing = Vec::new();
+        for &position in positions {
+            if !std::mem::replace(&mut self.is_known[position], true) {
+                missing.push(position);
+            }
+        }
+        for (i, batch) in missing.chunks(self.batch_size).enumerate() {
+            let images = self.grid.images(batch)?.to_device(self.vae.device());
+            let centers = no_grad(|| self.vae.encode(&images))?.center();
+            let centers = centers.to_device(Device::Cpu).to_kind(Kind::Float);
+            let centers = Vec::<f32>::try_from(centers.contiguous().view(-1))?;
+            for (&position, center) in batch.iter().zip(centers.chunks_exact(self.n_dims)) {
+                self.centers[position * self.n_dims..][..self.n_dims].copy_from_slice(center);
+            }
+            done(i * self.batch_size + batch.len());
+        }
+        let row = |&position: &usize| {
+            let center = &self.centers[position * self.n_dims..][..self.n_dims];
+            center.iter().map(|&number| f64::from(number)).collect()
+        };
+        Ok(positions.iter().map(row).collect())
+    }
+}
