@@ -239,8 +239,9 @@ fn clusters(
     let mut used = found.clone();
     used.sort_unstable();
     used.dedup();
-    let how = format!(
-        "argmax p(c|z) at the posterior's center, {} of {} components in use",
+    let how = "argmax p(c|z) at the posterior's center";
+    let in_use = format!(
+        "{} of {} components in use",
         used.len(),
         log_assignment.size()[1]
     );
@@ -252,7 +253,8 @@ fn clusters(
             clustering_accuracy(&found, &labels),
         )
         .higher_is_better()
-        .protocol(format!("{how}; best matching of clusters to labels")),
+        .protocol(format!("{how}; best matching of clusters to labels"))
+        .note(in_use),
         Measure::new(
             "cluster_nmi",
             "cluster normalized mutual information",
@@ -399,47 +401,44 @@ impl Probes {
             return Ok(());
         }
         let mean = |i: usize| of_all.iter().map(|numbers| numbers[i]).sum::<f64>() / n as f64;
-        let (how, k, baseline) = (self.how(), self.n_neighbors, mean(4));
+        let (how, k) = (self.how(), self.n_neighbors);
         let linear = format!("logistic regression of each attribute, mean of {n}, {how}");
         let nearest = format!("k = {k}, Euclidean, of each attribute, mean of {n}, {how}");
-        let plain = format!("always saying the commoner answer has {baseline:.4}");
-        let balanced = "mean of the shares found of those with and those without; chance is 0.5";
-        for (i, name, label, how, what) in [
-            (
+        let commoner = format!("always the commoner answer: {:.4}", mean(4));
+        let chance = "mean of the shares found of those with it and those without; chance is 0.5";
+        let of = |i: usize, name: &str, label: &str, how: &str| {
+            Measure::new(name, label, mean(i))
+                .higher_is_better()
+                .protocol(how)
+        };
+        findings.measures.extend([
+            of(
                 0,
                 "linear_probe_attributes",
-                "linear probe, accuracy",
+                "linear probe of attributes, accuracy",
                 &linear,
-                plain.as_str(),
-            ),
-            (
+            )
+            .note(&commoner),
+            of(
                 1,
                 "linear_probe_attributes_balanced",
-                "linear probe, balanced accuracy",
-                &linear,
-                balanced,
+                "linear probe of attributes, balanced accuracy",
+                &format!("{linear}; {chance}"),
             ),
-            (
+            of(
                 2,
                 "knn_probe_attributes",
-                "k-nearest-neighbor probe, accuracy",
+                "k-nearest-neighbor probe of attributes, accuracy",
                 &nearest,
-                &plain,
-            ),
-            (
+            )
+            .note(&commoner),
+            of(
                 3,
                 "knn_probe_attributes_balanced",
-                "k-nearest-neighbor probe, balanced accuracy",
-                &nearest,
-                balanced,
+                "k-nearest-neighbor probe of attributes, balanced accuracy",
+                &format!("{nearest}; {chance}"),
             ),
-        ] {
-            findings.measures.push(
-                Measure::new(name, &format!("attributes, {label}"), mean(i))
-                    .higher_is_better()
-                    .protocol(format!("{how}; {what}")),
-            );
-        }
+        ]);
         Ok(())
     }
 }

@@ -79,8 +79,10 @@ pub fn measure_likelihood(
     let nll = of("nll", "negative log-likelihood", &-&bounds.bound)
         .lower_is_better()
         .protocol(format!(
-            "importance-weighted bound, K = {k} samples from q(z|x); ± over the images, the chance of \
-             the samples alone is ± {:.3}",
+            "importance-weighted bound, K = {k} samples from q(z|x); ± over the images"
+        ))
+        .note(format!(
+            "by the chance of the samples alone ± {:.3}",
             sampling_error(&sampling)
         ));
     let likelihood = &vae.config().likelihood;
@@ -137,9 +139,9 @@ fn annealed_measures(
     } = sampling;
     let how = format!(
         "first {n} images; {n_chains} chains from the prior, {n_temperatures} temperatures on a sigmoid, \
-         Hamiltonian transitions of {n_leapfrog} leapfrog steps, {:.0} % accepted",
-        mean(acceptance).mean * 100.0
+         Hamiltonian transitions of {n_leapfrog} leapfrog steps"
     );
+    let accepted = format!("{:.0} % accepted", mean(acceptance).mean * 100.0);
     let nll = mean(&-annealed);
     let same = mean(&-importance);
     let gap = mean(&(annealed - importance));
@@ -148,7 +150,8 @@ fn annealed_measures(
             .error(nll.error)
             .unit(NATS)
             .lower_is_better()
-            .protocol(how),
+            .protocol(how)
+        .note(accepted),
         Measure::new(
             "nll_of_annealed_images",
             "the importance-weighted bound on those images",

@@ -195,6 +195,9 @@ pub struct Measure {
     /// What it depends on beside the images: `K = 5000 importance samples from q(z|x)`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub protocol: String,
+    /// What else was found with it: `7 of 10 components in use`. Of this run, not of how it was measured.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Which numbers are the good ones.
@@ -219,6 +222,7 @@ impl Measure {
             unit: String::new(),
             better: None,
             protocol: String::new(),
+            note: String::new(),
         }
     }
 
@@ -254,6 +258,15 @@ impl Measure {
     pub fn higher_is_better(self) -> Self {
         Self {
             better: Some(Better::Higher),
+            ..self
+        }
+    }
+
+    /// With what else was found.
+    #[must_use]
+    pub fn note(self, note: impl Into<String>) -> Self {
+        Self {
+            note: note.into(),
             ..self
         }
     }

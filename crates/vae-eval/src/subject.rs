@@ -76,12 +76,14 @@ impl ImagesUsed {
             .idx
             .as_ref()
             .map(|idx| &idx.folder)
-            .or(source.image_folder.as_ref().map(|photos| &photos.path));
+            .or(source.image_folder.as_ref().map(|photos| &photos.path))
+            .or(source.sprites.as_ref().map(|sprites| &sprites.file));
         let stem = path.and_then(|path| path.file_stem()).unwrap_or_default();
         let dataset = match (known, &*stem.to_string_lossy()) {
             (Some((_, name)), _) => (*name).to_owned(),
             (None, "img_align_celeba") => "CelebA".to_owned(),
             (None, BINARIZED_MNIST) => "MNIST".to_owned(),
+            (None, name) if name.starts_with("dsprites") => "dSprites".to_owned(),
             (None, name) => name.to_owned(),
         };
         let ImageShape {

@@ -8,15 +8,17 @@ use anyhow::{Context, Result};
 use indicatif::HumanCount;
 use serde_json::json;
 use toml::{Table, Value};
+use vae_eval::{ImagesUsed, Measure, Report, Section, Topic};
 use vae_train::{Overview, RunDir, curves, picture};
 
 use super::table;
 use crate::Done;
 
-/// Compare runs: metrics side by side, and the config keys in which they differ
+/// Compare runs: metrics side by side, what `vae eval` found, and the config keys in which they differ
 ///
 /// Metrics are those of held-out images, in nats per image: the epoch of the highest elbo and the
-/// last one. They compare only between runs on the same images with the same likelihood.
+/// last one. They compare only between runs on the same images with the same likelihood. Numbers of
+/// `vae eval` that were come by in different ways are marked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vae compare runs/mnist runs/mnist-2 --out elbo.png")]
@@ -41,6 +43,8 @@ struct Compared {
     overview: Overview,
     /// The config's values by their dotted keys.
     settings: BTreeMap<String, Value>,
+    /// Of `vae eval`, if it was evaluated.
+    report: Option<Report>,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -66,6 +70,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         print_json(&runs, &differences, args.out.as_deref())?;
     } else {
         print_metrics(&runs);
+        print_evaluations(&runs);
         print_differences(&runs, &differences);
         if let Some(out) = &args.out {
             println!("\n{}", out.display());
@@ -82,7 +87,9 @@ fn open(path: &Path) -> Result<Compared> {
     let config: Table = text.parse().with_context(|| file.display().to_string())?;
     let mut settings = BTreeMap::new();
     flatten(config, "", &mut settings);
+    let report = Report::read(path)?;
     Ok(Compared {
+        report,
         name: path.display().to_string(),
         run_dir,
         overview,
@@ -120,6 +127,7 @@ fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> 
     for run in runs {
         let mut entry = serde_json::to_value(&run.overview)?;
         entry["run"] = json!(run.name);
+        entry["evaluation"] = json!(run.report);
         metrics.push(entry);
     }
     let values = |key: &String| runs.iter().map(|run| run.settings.get(key)).collect();
@@ -175,6 +183,101 @@ fn print_metrics(runs: &[Compared]) {
 
 /// As many runs beside each other as fit 100 columns, mostly.
 const RUNS_IN_A_ROW: usize = 4;
+
+/// What `vae eval` found of the runs, a row for each number.
+fn print_evaluations(runs: &[Compared]) {
+    let evaluated: Vec<&Compared> = runs.iter().filter(|run| run.report.is_some()).collect();
+    for runs in evaluated.chunks(RUNS_IN_A_ROW) {
+        println!();
+        let names = runs.iter().map(|run| run.name.as_str());
+        let header: Vec<&str> = std::iter::once("evaluation").chain(names).collect();
+        let reports: Vec<&Report> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
+        let topics = Topic::ALL.into_iter();
+        let rows: Vec<Vec<String>> = topics
+            .flat_map(|topic| evaluation_rows(&reports, topic))
+            .collect();
+        let marked = rows.iter().any(|row| row[0].ends_with(MARK));
+        table::print(1, &header, rows);
+        if marked {
+            println!("{MARK} by another protocol in one run than in another: see eval.json");
+        }
+    }
+}
+
+/// Marks numbers that do not compare.
+const MARK: char = '*';
+
+/// The images of a topic and then every number that any of the reports has of it.
+fn evaluation_rows(reports: &[&Report], topic: Topic) -> Vec<Vec<String>> {
+    let sections: Vec<Option<&Section>> = reports
+        .iter()
+        .map(|report| report.sections.get(&topic))
+        .collect();
+    let mut names: Vec<&str> = Vec::new();
+    for measure in sections
+        .iter()
+        .flatten()
+        .flat_map(|section| &section.findings.measures)
+    {
+        if !names.contains(&measure.name.as_str()) {
+            names.push(&measure.name);
+        }
+    }
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let cells = |title: String, of: &dyn Fn(&Section) -> Option<String>| {
+        let known = |section: &Option<&Section>| section.and_then(of);
+        let unknown = || table::UNKNOWN.to_owned();
+        let values = sections
+            .iter()
+            .map(|section| known(section).unwrap_or_else(unknown));
+        std::iter::once(title)
+            .chain(values)
+            .collect::<Vec<String>>()
+    };
+    let images = |section: &Section| {
+        let images = &section.images;
+        let (n, pixels) = (images.n_images, &images.pixels);
+        Some(format!("{} {} {n}, {pixels}", images.dataset, images.split))
+    };
+    let mut rows = vec![cells(topic.title().to_owned(), &images)];
+    for name in names {
+        let known: Vec<_> = sections
+            .iter()
+            .flatten()
+            .filter_map(|section| Some((section.findings.measure(name)?, &section.images)))
+            .collect();
+        let how = |(measure, images): &(&Measure, &ImagesUsed)| {
+            let ImagesUsed {
+                dataset,
+                split,
+                n_images,
+                pixels,
+                ..
+            } = *images;
+            let protocol = measure.protocol.clone();
+            (
+                protocol,
+                dataset.clone(),
+                split.clone(),
+                *n_images,
+                pixels.clone(),
+            )
+        };
+        let same = known.windows(2).all(|pair| how(&pair[0]) == how(&pair[1]));
+        let label = known
+            .first()
+            .map_or(name, |(measure, _)| measure.label.as_str());
+        let title = match same {
+            true => format!("  {label}"),
+            false => format!("  {label} {MARK}"),
+        };
+        let value = |section: &Section| section.findings.measure(name).map(ToString::to_string);
+        rows.push(cells(title, &value));
+    }
+    rows
+}
 
 fn print_differences(runs: &[Compared], differences: &[String]) {
     if differences.is_empty() {

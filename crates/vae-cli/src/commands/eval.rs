@@ -10,8 +10,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
-    AnnealedSampling, Better, Findings, ImagesUsed, LatentOptions, LikelihoodOptions, Measure,
-    Report, Section, Subject, Topic, measure_latents, measure_likelihood,
+    AnnealedSampling, Better, DisentanglementOptions, Findings, ImagesUsed, LatentOptions,
+    LikelihoodOptions, Measure, Report, Section, Subject, Topic, measure_disentanglement,
+    measure_latents, measure_likelihood,
 };
 use vae_train::RunConfig;
 
@@ -196,11 +197,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut sections = BTreeMap::new();
     for topic in topics {
         let begun = Instant::now();
-        let Some(findings) = measure(topic, &material, &args)? else {
-            continue;
+        let Some((findings, images)) = measure(topic, &material, &args)? else {
+            if args.only.is_empty() {
+                continue;
+            }
+            bail!(
+                "disentanglement: needs images whose factors are known, those of [dataset.sprites]"
+            );
         };
         let section = Section {
-            images: material.images.clone(),
+            images,
             findings,
             seed: args.seed,
             seconds: begun.elapsed().as_secs_f64(),
@@ -221,8 +227,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// None where the run's images have no such numbers.
-fn measure(topic: Topic, material: &Material, args: &Args) -> Result<Option<Findings>> {
+/// What is found of a topic, and on which images; none where the run's images have no such numbers.
+fn measure(
+    topic: Topic,
+    material: &Material,
+    args: &Args,
+) -> Result<Option<(Findings, ImagesUsed)>> {
     let vae = &material.run.vae;
     let (test, train) = (&material.test, &material.train);
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
@@ -236,6 +246,7 @@ fn measure(topic: Topic, material: &Material, args: &Args) -> Result<Option<Find
         bar.set_length(n as u64);
         bar.set_position(n_done as u64);
     };
+    let mut images = material.images.clone();
     let findings = match topic {
         Topic::Likelihood => {
             let sampling = AnnealedSampling {
@@ -247,29 +258,27 @@ fn measure(topic: Topic, material: &Material, args: &Args) -> Result<Option<Find
                 n_samples: args.samples,
                 annealed: args.annealed.map(|n| (n as usize, sampling)),
             };
-            Some(measure_likelihood(
-                vae,
-                test,
-                &options,
-                args.seed,
-                &mut progress,
-            )?)
+            measure_likelihood(vae, test, &options, args.seed, &mut progress)?
         }
+        Topic::Pictures => return Ok(None),
         Topic::Latents => {
             let options = LatentOptions::default();
-            Some(measure_latents(
-                vae,
-                test,
-                train,
-                &options,
-                args.seed,
-                &mut progress,
-            )?)
+            measure_latents(vae, test, train, &options, args.seed, &mut progress)?
         }
-        Topic::Pictures | Topic::Disentanglement => None,
+        Topic::Disentanglement => {
+            let Some(grid) = material.run.run_dir.config()?.dataset.factor_grid()? else {
+                return Ok(None);
+            };
+            // Factors are drawn from the whole grid, whichever split an image is in.
+            images.split = "all".to_owned();
+            images.n_available = grid.space().n_positions();
+            images.n_images = images.n_available;
+            let options = DisentanglementOptions::default();
+            measure_disentanglement(vae, &grid, &options, args.seed, &mut progress)?
+        }
     };
     bar.finish_and_clear();
-    Ok(findings)
+    Ok(Some((findings, images)))
 }
 
 /// The sections that were just measured.
@@ -295,9 +304,13 @@ fn row(measure: &Measure) -> Vec<String> {
         Some(Better::Higher) => " ↑",
         None => "",
     };
+    let how = match measure.note.is_empty() {
+        true => measure.protocol.clone(),
+        false => format!("{} ({})", measure.protocol, measure.note),
+    };
     vec![
         format!("  {}{better}", measure.label),
         measure.to_string(),
-        measure.protocol.clone(),
+        how,
     ]
 }
