@@ -4,12 +4,16 @@
 
 mod clustering;
 mod error;
+pub mod features;
+pub mod image_quality;
 mod importance;
+mod pictures;
 mod report;
 
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use error::EvalError;
 pub use importance::{ImageBounds, ImportanceEstimate, image_bounds, importance_estimate};
+pub use pictures::{PictureOptions, measure_pictures};
 pub use report::{
     Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
 };
