@@ -177,3 +177,16 @@ fn window_matrix(side: i64, like: &Tensor) -> Tensor {
 fn halved(images: &Tensor) -> Result<Tensor, EvalError> {
     Ok(images.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_row_of_an_odd_side_is_its_own_mean() {
+        let rows = [[1.0, 3.0, 10.0], [5.0, 7.0, 20.0], [2.0, 4.0, 30.0]];
+        let images = Tensor::from_slice2(&rows).view([1, 1, 3, 3]);
+        let found = Vec::<f64>::try_from(halved(&images).unwrap().view(-1)).unwrap();
+        assert_eq!(found, [4.0, 15.0, 3.0, 30.0]);
+    }
+}
