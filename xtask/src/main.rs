@@ -7,6 +7,7 @@ mod bench;
 mod cargo;
 mod checksum;
 mod ci;
+mod classifier;
 mod download;
 mod export_check;
 mod fetch_data;
@@ -109,6 +110,14 @@ enum Task {
         #[arg(long)]
         without_torch: bool,
     },
+    /// Train the small classifier of MNIST by whose features `vae eval` compares images.
+    ///
+    /// A minute or two; written to datasets/mnist/classifier.safetensors.
+    Classifier {
+        /// Of its initial weights and the order of the images.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -127,6 +136,7 @@ fn main() -> ExitCode {
         Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
         Task::Models { check } => models::models(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
+        Task::Classifier { seed } => classifier::train(&workspace, seed),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

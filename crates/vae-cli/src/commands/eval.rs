@@ -11,8 +11,8 @@ use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, Findings, ImagesUsed, LatentOptions,
-    LikelihoodOptions, Measure, Report, Section, Subject, Topic, measure_disentanglement,
-    measure_latents, measure_likelihood,
+    LikelihoodOptions, Measure, PictureOptions, Report, Section, Subject, Topic,
+    measure_disentanglement, measure_latents, measure_likelihood, measure_pictures,
 };
 use vae_train::RunConfig;
 
@@ -59,6 +59,14 @@ pub(crate) struct Args {
     /// Its distributions between prior and posterior
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     temperatures: u32,
+
+    /// A TorchScript file that makes features of images, for Fréchet distance and the like (docs/features.md)
+    #[arg(long, value_name = "FILE")]
+    features: Vec<PathBuf>,
+
+    /// Images to draw from the model for them [default: as many as held-out ones, at most 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    generated: Option<u32>,
 
     /// Only the first N held-out images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -260,7 +268,14 @@ fn measure(
             };
             measure_likelihood(vae, test, &options, args.seed, &mut progress)?
         }
-        Topic::Pictures => return Ok(None),
+        Topic::Pictures => {
+            let options = PictureOptions {
+                n_samples: args.generated.map(|n| n as usize),
+                feature_files: args.features.clone(),
+                ..PictureOptions::default()
+            };
+            measure_pictures(vae, test, Some(train), &options, args.seed, &mut progress)?
+        }
         Topic::Latents => {
             let options = LatentOptions::default();
             measure_latents(vae, test, train, &options, args.seed, &mut progress)?

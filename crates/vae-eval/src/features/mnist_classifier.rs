@@ -1,0 +1,264 @@
+//! Features of digits: what a small classifier of MNIST sees in an image.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::nn::{Module, OptimizerConfig};
+use tch::{Device, Kind, Tensor, nn, no_grad};
+use vae_data::loader::Batches;
+use vae_data::{Dataset, derive_seed};
+use vae_model::{read_tensors, write_tensors};
+
+use super::{FeatureExtractor, on_cpu};
+use crate::{EvalError, Progress};
+
+/// The metadata key of its file; its value is [`ClassifierFacts`] as JSON.
+const KEY: &str = "mnist_classifier";
+
+/// Passes over the training images, the last one at a tenth of the learning rate.
+const N_EPOCHS: u64 = 3;
+
+const BATCH_SIZE: usize = 100;
+const LEARNING_RATE: f64 = 1e-3;
+
+/// The width of the penultimate layer.
+const N_FEATURES: i64 = 128;
+
+/// How a classifier came to be, as its file says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassifierFacts {
+    /// Of the initial weights and the order of the images.
+    pub seed: u64,
+    /// The share of MNIST's test images that it knows.
+    pub test_accuracy: f64,
+    /// Of the weights: the f32 numbers of all tensors, little-endian, in the order of their names.
+    pub weights_sha256: String,
+}
+
+/// A small convolutional network that tells digits apart, images `[N, 1, 28, 28]`; its penultimate layer
+/// are the features. `cargo xtask classifier` trains one.
+///
+/// Two 5×5 and 3×3 convolutions of 16 and 32 channels, each followed by a rectifier and 2×2 maxima, a layer
+/// of 128 rectified units, and one unit for each digit.
+#[derive(Debug)]
+pub struct MnistClassifier {
+    variables: nn::VarStore,
+    first: nn::Conv2D,
+    second: nn::Conv2D,
+    penultimate: nn::Linear,
+    last: nn::Linear,
+    facts: ClassifierFacts,
+}
+
+impl MnistClassifier {
+    /// With weights of libtorch's generator.
+    fn new(device: Device) -> Self {
+        // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
+        let mut variables = nn::VarStore::new(Device::Cpu);
+        let root = variables.root();
+        let padded = |padding| nn::ConvConfig {
+            padding,
+            ..nn::ConvConfig::default()
+        };
+        let linear = nn::LinearConfig::default();
+        let first = nn::conv2d(&root / "first", 1, 16, 5, padded(2));
+        let second = nn::conv2d(&root / "second", 16, 32, 3, padded(1));
+        let penultimate = nn::linear(&root / "penultimate", 32 * 7 * 7, N_FEATURES, linear);
+        let last = nn::linear(&root / "last", N_FEATURES, 10, linear);
+        variables.set_device(device);
+        Self {
+            variables,
+            first,
+            second,
+            penultimate,
+            last,
+            facts: ClassifierFacts::default(),
+        }
+    }
+
+    /// Trains one on MNIST's images and labels, three times over all of them, and measures it by the test
+    /// images. On a CPU a seed gives the same weights with the same number of threads.
+    ///
+    /// # Errors
+    /// Images of another shape than 1×28×28, without labels, or with other ones than 0 to 9.
+    pub fn train(
+        train: &Dataset,
+        test: &Dataset,
+        seed: u64,
+        device: Device,
+        progress: &mut Progress,
+    ) -> Result<Self, EvalError> {
+        let (labels, test_labels) = (digits(train)?, digits(test)?);
+        tch::manual_seed(derive_seed(seed, 0, "classifier's weights") as i64);
+        let mut classifier = Self::new(device);
+        let mut optimizer = nn::Adam::default().build(&classifier.variables, LEARNING_RATE)?;
+        let n_images = N_EPOCHS as usize * train.len();
+        let mut n_done = 0;
+        for epoch in 0..N_EPOCHS {
+            if epoch + 1 == N_EPOCHS {
+                optimizer.set_lr(LEARNING_RATE / 10.0);
+            }
+            let order = vae_data::loader::shuffled_order(train.len(), seed, epoch);
+            let labels = labels.index_select(0, &Tensor::from_slice(&order));
+            let labels = labels.to_device(device).split(BATCH_SIZE as i64, 0);
+            let batches = Batches::shuffled(train, BATCH_SIZE, device, seed, epoch);
+            for (images, labels) in batches.zip(&labels) {
+                let logits = classifier.logits(&(images?.to_kind(Kind::Float) / 255.0));
+                optimizer.backward_step(&logits.cross_entropy_for_logits(labels));
+                n_done += labels.size()[0] as usize;
+                progress("training the classifier", n_done, n_images);
+            }
+        }
+        let mut n_right = 0;
+        let labels = test_labels.to_device(device).split(BATCH_SIZE as i64, 0);
+        for (images, labels) in Batches::sequential(test, BATCH_SIZE, device).zip(&labels) {
+            let images = images?.to_kind(Kind::Float) / 255.0;
+            let guesses = no_grad(|| classifier.logits(&images)).argmax(1, false);
+            n_right += i64::try_from(guesses.eq_tensor(labels).sum(Kind::Int64))?;
+        }
+        classifier.variables.freeze();
+        classifier.facts = ClassifierFacts {
+            seed,
+            test_accuracy: n_right as f64 / test.len() as f64,
+            weights_sha256: sha256(&classifier.named_variables())?,
+        };
+        Ok(classifier)
+    }
+
+    /// Reads a file of [`Self::save`].
+    ///
+    /// # Errors
+    /// No such file, a damaged one, or one that holds something else.
+    pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, EvalError> {
+        let path = path.as_ref();
+        let file = read_tensors(path)?;
+        let problem = |problem: &str| EvalError::File {
+            path: path.to_owned(),
+            problem: format!("{problem}; `cargo xtask classifier` makes one"),
+        };
+        let facts = file.metadata.get(KEY);
+        let facts = facts.ok_or_else(|| problem("holds something else than a classifier"))?;
+        let facts: ClassifierFacts = serde_json::from_str(facts)
+            .map_err(|error| problem(&format!("is no classifier of this version ({error})")))?;
+        let mut classifier = Self::new(device);
+        let variables = classifier.named_variables();
+        let fits = variables.len() == file.tensors.len()
+            && variables.iter().all(|(name, variable)| {
+                let tensor = file.tensors.get(name);
+                tensor.is_some_and(|tensor| tensor.size() == variable.size())
+            });
+        let tensors: Vec<_> = file.tensors.into_iter().collect();
+        if !fits || sha256(&tensors)? != facts.weights_sha256 {
+            return Err(problem("is a damaged classifier: its weights are others"));
+        }
+        classifier.variables.freeze();
+        for ((_, mut variable), (_, tensor)) in variables.into_iter().zip(tensors) {
+            no_grad(|| variable.f_copy_(&tensor))?;
+        }
+        classifier.facts = facts;
+        Ok(classifier)
+    }
+
+    /// Writes it as safetensors. The file appears under its name only when it is whole.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), EvalError> {
+        let facts = serde_json::to_string(&self.facts).expect("facts are JSON");
+        let variables = self.named_variables();
+        Ok(write_tensors(
+            path.as_ref(),
+            &variables,
+            &[(KEY, facts.as_str())],
+        )?)
+    }
+
+    /// How it came to be.
+    #[must_use]
+    pub fn facts(&self) -> &ClassifierFacts {
+        &self.facts
+    }
+
+    /// By name, sorted.
+    fn named_variables(&self) -> Vec<(String, Tensor)> {
+        let mut named: Vec<_> = self.variables.variables().into_iter().collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        named
+    }
+
+    /// `[N, 1, 28, 28]` in `[0, 1]` to `[N, 10]`.
+    fn logits(&self, images: &Tensor) -> Tensor {
+        self.last.forward(&self.penultimate(images))
+    }
+
+    /// `[N, 1, 28, 28]` in `[0, 1]` to `[N, 128]`.
+    fn penultimate(&self, images: &Tensor) -> Tensor {
+        let features = self.first.forward(images).relu().max_pool2d_default(2); // [N, 16, 14, 14]
+        let features = self.second.forward(&features).relu().max_pool2d_default(2); // [N, 32, 7, 7]
+        self.penultimate.forward(&features.flatten(1, -1)).relu()
+    }
+}
+
+impl FeatureExtractor for MnistClassifier {
+    fn name(&self) -> &str {
+        "mnist_classifier"
+    }
+
+    fn description(&self) -> String {
+        let facts = &self.facts;
+        format!(
+            "penultimate layer of a small classifier of MNIST (test accuracy {:.2} %, seed {}, SHA-256 {}…)",
+            100.0 * facts.test_accuracy,
+            facts.seed,
+            facts.weights_sha256.get(..8).unwrap_or_default()
+        )
+    }
+
+    fn features(&self, images: &Tensor) -> Result<Tensor, EvalError> {
+        let size = images.size();
+        if size.get(1..) != Some(&[1, 28, 28]) {
+            return Err(EvalError::Unmeasurable(format!(
+                "the classifier of MNIST knows images of 1×28×28, found {size:?}"
+            )));
+        }
+        let images = images.to_device(self.variables.device());
+        let features = no_grad(|| self.penultimate(&images.to_kind(Kind::Float)));
+        Ok(on_cpu(&features))
+    }
+}
+
+/// The labels, if these are images of digits with labels.
+fn digits(dataset: &Dataset) -> Result<&Tensor, EvalError> {
+    let shape = dataset.shape().to_string();
+    if shape != "1×28×28" || dataset.is_empty() {
+        let n = dataset.len();
+        return Err(EvalError::Unmeasurable(format!(
+            "the classifier of MNIST learns from images of 1×28×28, found {n} of {shape}"
+        )));
+    }
+    let labels = dataset.labels().ok_or_else(|| {
+        EvalError::Unmeasurable("a classifier needs labels, and these images have none".to_owned())
+    })?;
+    let (least, largest) = (i64::try_from(labels.min())?, i64::try_from(labels.max())?);
+    if least < 0 || largest > 9 {
+        return Err(EvalError::Unmeasurable(format!(
+            "found labels from {least} to {largest}, digits have 0 to 9"
+        )));
+    }
+    Ok(labels)
+}
+
+/// Of the numbers of all tensors.
+fn sha256(tensors: &[(String, Tensor)]) -> Result<String, EvalError> {
+    let mut hasher = Sha256::new();
+    for (_, tensor) in tensors {
+        let flat = tensor.detach().to_device(Device::Cpu).flatten(0, -1);
+        for number in Vec::<f32>::try_from(flat)? {
+            hasher.update(number.to_le_bytes());
+        }
+    }
+    let digest = hasher.finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}

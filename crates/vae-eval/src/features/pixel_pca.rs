@@ -1,0 +1,97 @@
+//! Features without a network: where an image lies along the axes in which images differ most.
+
+use tch::{Device, Kind, Tensor};
+use vae_data::Dataset;
+use vae_data::loader::Batches;
+use vae_train::latent::Pca;
+
+use super::{FeatureExtractor, on_cpu};
+use crate::EvalError;
+
+/// Principal axes that are features.
+const N_COMPONENTS: usize = 64;
+
+/// Numbers of an image from which axes are found in a second or so.
+const MAX_NUMBERS: i64 = 1024;
+
+/// Images by which axes are found.
+const MAX_IMAGES: usize = 10_000;
+
+/// The first 64 principal components of the pixels of real images, not whitened. It sees blur and colors,
+/// and knows nothing of what is in an image.
+#[derive(Debug)]
+pub struct PixelPca {
+    pca: Pca,
+    /// Sides of the squares that one number is the mean of, in pixels.
+    pooled: i64,
+    n_images: usize,
+    n_components: usize,
+}
+
+impl PixelPca {
+    /// Finds the axes of a data set's first 10,000 images, the means of squares of pixels where an image
+    /// would have more than 1024 numbers.
+    ///
+    /// # Errors
+    /// No images, or fewer than two; an image that can no longer be read.
+    pub fn fit(images: &Dataset, batch_size: usize) -> Result<Self, EvalError> {
+        let shape = images.shape();
+        let n_numbers = |pooled: i64| {
+            let side = |side: i64| (side + pooled - 1) / pooled;
+            shape.channels * side(shape.height) * side(shape.width)
+        };
+        let longest = shape.height.max(shape.width);
+        let pooled = (1..longest)
+            .find(|&pooled| n_numbers(pooled) <= MAX_NUMBERS)
+            .unwrap_or(longest);
+        let n_images = images.len().min(MAX_IMAGES);
+        if n_images < 2 {
+            return Err(EvalError::Unmeasurable(format!(
+                "{n_images} images do not differ, at least 2 are needed"
+            )));
+        }
+        let mut numbers = Vec::new();
+        for batch in Batches::sequential(images, batch_size, Device::Cpu) {
+            numbers.push(flat(&(batch?.to_kind(Kind::Float) / 255.0), pooled)?);
+            if numbers.len() * batch_size >= n_images {
+                break;
+            }
+        }
+        let numbers = Tensor::f_cat(&numbers, 0)?.narrow(0, 0, n_images as i64);
+        let pca = Pca::fit(&numbers, N_COMPONENTS)?;
+        Ok(Self {
+            n_components: pca.explained.len(),
+            pca,
+            pooled,
+            n_images,
+        })
+    }
+}
+
+impl FeatureExtractor for PixelPca {
+    fn name(&self) -> &str {
+        "pixel_pca"
+    }
+
+    fn description(&self) -> String {
+        let pixels = match self.pooled {
+            1 => "pixels".to_owned(),
+            n => format!("means of {n}×{n} pixels"),
+        };
+        format!(
+            "first {} principal components of the {pixels} in [0, 1] of {} held-out images, not whitened",
+            self.n_components, self.n_images
+        )
+    }
+
+    fn features(&self, images: &Tensor) -> Result<Tensor, EvalError> {
+        Ok(self.pca.project(&flat(images, self.pooled)?))
+    }
+}
+
+/// Images `[N, C, H, W]` as rows of numbers, f32 `[N, C·H'·W']`.
+fn flat(images: &Tensor, pooled: i64) -> Result<Tensor, EvalError> {
+    let sides = [pooled, pooled];
+    let images = images.f_avg_pool2d(sides, sides, [0, 0], true, false, None)?;
+    Ok(on_cpu(&images).flatten(1, -1).to_kind(Kind::Float))
+}
