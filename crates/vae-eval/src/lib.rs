@@ -5,17 +5,23 @@
 mod annealed;
 mod clustering;
 mod error;
+mod figures;
+mod html;
 mod importance;
 mod likelihood;
 mod probabilistic_pca;
+mod published;
 mod report;
 
 pub use annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use error::EvalError;
+pub use figures::{Figures, Picture, figures};
+pub use html::{PAGE_FILE, render, write_page};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use likelihood::{LikelihoodOptions, measure_likelihood};
 pub use probabilistic_pca::exact_log_prob;
+pub use published::{Comparison, Published, comparisons, neighbours, published};
 pub use report::{
     Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
 };
