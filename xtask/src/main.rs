@@ -14,6 +14,7 @@ mod libtorch;
 mod manifest;
 mod models;
 mod progress;
+mod report_check;
 #[cfg(test)]
 mod test_server;
 mod train;
@@ -108,6 +109,13 @@ enum Task {
         #[arg(long)]
         without_torch: bool,
     },
+    /// Open a run's report.html in Chromium: no message on the console, nothing from the network.
+    ///
+    /// Leaves screenshots in target/report-check, light and dark, wide and narrow, to be looked at.
+    ReportCheck {
+        /// The folder of a run that `vae eval` wrote a report of, or the report itself.
+        run: PathBuf,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -126,6 +134,7 @@ fn main() -> ExitCode {
         Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
         Task::Models { check } => models::models(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
+        Task::ReportCheck { run } => report_check::check(&workspace, &run),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {
