@@ -31,12 +31,13 @@ pub(super) fn learning_curves(
     if panels.is_empty() {
         return Ok(());
     }
-    page.write_str(
+    writeln!(
+        page,
         "<section id=\"curves\">\n<h2>Learning curves</h2>\n<p class=\"key\">\
-         <span class=\"line train\"></span> training images, while the weights moved \
-         <span class=\"line test\"></span> held-out images; nats per image, by epoch",
+         <span class=\"of\"><span class=\"line train\"></span> training images, as the weights moved\
+         </span> <span class=\"of\"><span class=\"line test\"></span> held-out images</span><br>\
+         Nats per image, by epoch. The mark is epoch {epoch}, which was measured.</p>"
     )?;
-    writeln!(page, ". The mark is epoch {epoch}, which was measured.</p>")?;
     page.write_str("<div class=\"panels\">\n")?;
     for panel in &panels {
         draw_panel(page, panel, epoch as f64)?;
@@ -166,10 +167,12 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
         )?;
     }
     // What lies outside is cut off by a picture in the picture.
-    let (width, height) = (frame.width, frame.height - frame.bottom);
+    let (top, width) = (Frame::TOP, frame.width);
+    let height = frame.height - frame.bottom - top;
     write!(
         page,
-        "<svg class=\"inside\" width=\"{width}\" height=\"{height}\">"
+        "<svg class=\"inside\" y=\"{top}\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 {top} {width} {height}\">"
     )?;
     for curve in &panel.curves {
         write!(page, "<polyline class=\"{}\" points=\"", curve.class)?;
@@ -272,8 +275,8 @@ fn draw_bars(
         Escaped(title)
     )?;
     frame.draw_grid(page, 5)?;
-    // Names while there is room for them.
-    let every = bars.len().div_ceil(32);
+    // Names while there is room for them, those of three digits being wide.
+    let every = bars.len().div_ceil(if bars.len() > 100 { 22 } else { 32 });
     // Few bars stay slim.
     let slot = frame.x(1.0) - frame.x(0.0);
     let width = (slot * 0.78).min(48.0);

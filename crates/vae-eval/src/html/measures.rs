@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::charts;
-use super::text::{Escaped, count, number, value_and_error, with_decimals, words};
+use super::text::{Escaped, count, value_and_error, with_decimals, words};
 use crate::published::Comparison;
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 
@@ -206,20 +206,21 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
         differs,
     } in comparisons
     {
-        let decimals = decimals_of(published.value);
+        let decimals = published.decimals;
         let value = with_decimals(published.value, decimals);
         write!(page, "<tr><td class=\"value\"><b>{value}</b>")?;
         if let Some(error) = published.error {
-            write!(page, " <span class=\"error\">± {}</span>", number(error))?;
+            let error = with_decimals(error, decimals);
+            write!(page, " <span class=\"error\">± {error}</span>")?;
         }
         write!(page, "</td><td>{}", Escaped(&published.model))?;
         if let Some(note) = &published.note {
             write!(page, "<small>{}</small>", Escaped(note))?;
         }
-        page.write_str("</td><td>")?;
+        page.write_str("</td><td class=\"differs\">")?;
         let list = |texts: &[String]| Escaped(texts.join("; ")).to_string();
         match differs.is_empty() {
-            true => page.write_str("nothing that the source tells")?,
+            true => page.write_str("nothing that is known")?,
             false => page.write_str(&list(differs))?,
         }
         if !same.is_empty() {
@@ -232,21 +233,18 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
             Escaped(&published.paper)
         )?;
         let table = published.table.as_deref().map(|table| format!("{table}; "));
+        let seen = match published.is_from_memory() {
+            true => "",
+            false => "seen in ",
+        };
         writeln!(
             page,
-            "<small>{}seen in {}</small></td></tr>",
+            "<small>{}{seen}{}</small></td></tr>",
             Escaped(table.unwrap_or_default()),
             Escaped(&published.verified)
         )?;
     }
     page.write_str("</tbody>\n</table>\n")
-}
-
-/// As many as the source gave, at least one.
-fn decimals_of(value: f64) -> usize {
-    let text = value.to_string();
-    text.split_once('.')
-        .map_or(1, |(_, decimals)| decimals.len())
 }
 
 /// The numbers by which a model is known, at most six, in the order of a report.

@@ -45,6 +45,9 @@ pub(super) fn number(value: f64) -> String {
         return "not a number".to_owned();
     }
     let size = value.abs();
+    if size > 0.0 && size < 1e-3 {
+        return format!("{value:.2e}").replace('-', "\u{2212}");
+    }
     let decimals = match size {
         _ if value.fract() == 0.0 && size < 1e15 => 0,
         10_000.0.. => 0,
@@ -72,7 +75,8 @@ pub(super) fn value_and_error(measure: &Measure) -> (String, Option<String>) {
 
 pub(super) fn with_decimals(value: f64, decimals: usize) -> String {
     let size = value.abs();
-    let text = if size >= 1e7 || (size < 1e-4 && size > 0.0 && decimals > 0) {
+    let is_lost = size > 0.0 && size < 0.5 * 0.1_f64.powi(decimals as i32);
+    let text = if size >= 1e7 || is_lost {
         format!("{value:.3e}")
     } else if decimals == 0 && size >= 1e4 {
         let sign = if value < 0.0 { "-" } else { "" };
@@ -119,7 +123,8 @@ mod tests {
         assert_eq!(number(3.214_99), "3.215");
         assert_eq!(number(-1234.56), "−1234.6");
         assert_eq!(number(160_384.0), "160,384");
-        assert_eq!(number(0.000_012_3), "1.230e−5");
+        assert_eq!(number(0.000_012_3), "1.23e−5");
+        assert_eq!(with_error(0.007_71, 0.000_04), pair("0.007710", "0.000040"));
         assert_eq!(number(f64::NAN), "not a number");
         assert_eq!(number(f64::NEG_INFINITY), "−inf");
     }
