@@ -71,6 +71,9 @@ impl Picture {
 /// Images whose latents are drawn, and tell which dimensions are used most.
 const N_ENCODED: usize = 2000;
 
+/// Images that are not small in a row of the reconstructions.
+const MOST_IN_A_ROW: usize = 8;
+
 /// Images in a row of the traversals.
 const N_STEPS: usize = 11;
 
@@ -89,8 +92,10 @@ pub fn figures(
 ) -> Result<Figures, EvalError> {
     let sizes = run_dir.config()?.pictures;
     // Of large images fewer, lest the file grow beyond what is mailed.
-    let is_small = vae.image_shape().n_values() <= 64 * 64;
-    let (most_pairs, most_samples, most_rows) = if is_small { (32, 64, 10) } else { (16, 36, 8) };
+    let (most_pairs, most_samples, most_rows) = match is_small(vae) {
+        true => (32, 64, 10),
+        false => (16, 36, 8),
+    };
     let encoded = first(test, N_ENCODED);
     let codes = encode(vae, &encoded, seed, |_| ())?;
     let pictures = no_grad(|| {
@@ -123,6 +128,11 @@ pub fn figures(
     })
 }
 
+/// Whether many of the model's images fit a page.
+fn is_small(vae: &Vae) -> bool {
+    vae.image_shape().n_values() <= 64 * 64
+}
+
 fn first(dataset: &Dataset, n: usize) -> Dataset {
     let positions: Vec<usize> = (0..n.min(dataset.len())).collect();
     dataset.subset(&positions)
@@ -131,7 +141,26 @@ fn first(dataset: &Dataset, n: usize) -> Dataset {
 fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalError> {
     let images = test.first(n)?;
     let n = images.size()[0];
-    let picture = picture::reconstructions(vae, &images)?;
+    let picture = match is_small(vae) {
+        true => picture::reconstructions(vae, &images)?,
+        // Rows of half as many, each over its reconstructions: what is shrunk to a telephone's width
+        // should stay faces.
+        false => {
+            let n = (n as usize).min(MOST_IN_A_ROW);
+            let mut rows = Vec::new();
+            for originals in images.split(n as i64, 0) {
+                let missing = n as i64 - originals.size()[0];
+                let shown = (&originals / 255.0).to_kind(Kind::Float);
+                for images in [shown, vae.reconstruct(&originals)?.to_device(Device::Cpu)] {
+                    let [_, channels, height, width] = <[i64; 4]>::from(images.size4()?);
+                    let blank = [missing, channels, height, width];
+                    rows.push(images);
+                    rows.push(Tensor::ones(blank, (Kind::Float, Device::Cpu)));
+                }
+            }
+            picture::grid(&Tensor::f_cat(&rows, 0)?, n, 2)?
+        }
+    };
     Picture::new(
         "Reconstructions",
         format!(
