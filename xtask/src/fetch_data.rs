@@ -1,5 +1,6 @@
 //! `cargo xtask fetch-data`: bring data sets into `datasets/NAME/` and check every byte.
 
+mod binarized_mnist;
 mod celeba;
 
 use std::fs::{self, File};
@@ -30,6 +31,10 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
     for name in names {
         if name == celeba::NAME {
             celeba::fetch(workspace, from)?;
+            continue;
+        }
+        if name == binarized_mnist::NAME {
+            binarized_mnist::fetch(workspace, from)?;
             continue;
         }
         let path = workspace.datasets().join(format!("{name}.toml"));
@@ -84,6 +89,9 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
             false => celeba::fetch(workspace, None),
         };
     }
+    if name == binarized_mnist::NAME {
+        return Ok(()); // Only the user can bring it; `vae train` says what is missing.
+    }
     let has = |file: &DataFile| {
         fs::metadata(folder.join(&file.name)).is_ok_and(|found| found.len() == file.bytes)
     };
@@ -91,6 +99,22 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
         return Ok(());
     }
     fetch(workspace, &[name.to_owned()], None)
+}
+
+/// Write a file that appears under its name only when it is whole.
+fn store(mut content: impl Read, path: &Path) -> Result<()> {
+    let partial = partial_path(path);
+    let mut write = || -> io::Result<()> {
+        let mut file = File::create(&partial)?;
+        io::copy(&mut content, &mut file)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn known_names(workspace: &Workspace) -> Result<Vec<String>> {

@@ -291,7 +291,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("unknown variant `dinamic`, expected `dynamic`"),
+            error.contains("unknown variant `dinamic`, expected `dynamic` or `static`"),
             "{error}"
         );
     }

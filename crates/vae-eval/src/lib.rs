@@ -2,25 +2,32 @@
 //!
 //! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s.
 
+mod aggregate;
 mod annealed;
 mod clustering;
 mod error;
 mod figures;
 mod html;
 mod importance;
+mod latents;
 mod likelihood;
 mod probabilistic_pca;
+mod probe;
 mod published;
 mod report;
+mod subject;
 
+pub use aggregate::{AggregateDensities, aggregate_densities};
 pub use annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 pub use clustering::{clustering_accuracy, normalized_mutual_information};
 pub use error::EvalError;
 pub use figures::{Figures, Picture, figures};
 pub use html::{PAGE_FILE, render, write_page};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
+pub use latents::{LatentOptions, measure_latents};
 pub use likelihood::{LikelihoodOptions, measure_likelihood};
 pub use probabilistic_pca::exact_log_prob;
+pub use probe::{LinearProbe, nearest_neighbor_classes};
 pub use published::{Comparison, Published, comparisons, neighbours, published};
 pub use report::{
     Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,

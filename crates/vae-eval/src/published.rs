@@ -14,8 +14,8 @@ use crate::{ImagesUsed, Measure, Report};
 pub struct Published {
     /// As in [`ImagesUsed`]: `MNIST`, `CelebA`, `dSprites`.
     pub dataset: String,
-    /// What the pixels were: `gray`, `color`, `dynamic` (drawn anew at every visit), or `static`
-    /// (drawn once, by Larochelle & Murray 2011).
+    /// As in [`ImagesUsed`]: `gray`, `color`, `dynamic` (black and white drawn anew at every visit),
+    /// `larochelle` (drawn once, by Larochelle & Murray 2011) or `static` (drawn once by others).
     pub pixels: String,
     /// As in [`Measure`]: `nll`, `fid_inception`.
     pub measure: String,
@@ -77,7 +77,7 @@ pub struct Comparison {
     pub published: Published,
     /// In what the two protocols agree, in words.
     pub same: Vec<String>,
-    /// In what they do not, in words: `static binarization instead of dynamic`.
+    /// In what they do not, in words: `Larochelle's static binarization instead of dynamic`.
     pub differs: Vec<String>,
 }
 
@@ -128,15 +128,16 @@ pub fn neighbours(
     found
 }
 
-/// [`neighbours`] of every measure of a report. `latent_dims` are the model's.
+/// [`neighbours`] of every measure of a report.
 #[must_use]
-pub fn comparisons(report: &Report, latent_dims: u64) -> Vec<Comparison> {
+pub fn comparisons(report: &Report) -> Vec<Comparison> {
+    let latent_dims = u64::try_from(report.subject.latent_dims).ok();
     let sections = report.sections.values();
     sections
         .flat_map(|section| {
             section.findings.measures.iter().flat_map(|measure| {
                 let k = importance_samples(&measure.protocol);
-                neighbours(measure, &section.images, Some(latent_dims), k)
+                neighbours(measure, &section.images, latent_dims, k)
             })
         })
         .collect()
@@ -153,36 +154,25 @@ fn importance_samples(protocol: &str) -> Option<u64> {
 }
 
 fn is_binary(pixels: &str) -> bool {
-    !matches!(kind_of_pixels(pixels), Some("gray" | "color"))
-}
-
-/// The kind of pixels that a report's words name, which may say more than that.
-fn kind_of_pixels(pixels: &str) -> Option<&'static str> {
-    // The one whose draws are fixed is often called by its author.
-    let known = [
-        ("larochelle", "static"),
-        ("static", "static"),
-        ("dynamic", "dynamic"),
-        ("gray", "gray"),
-        ("color", "color"),
-    ];
-    let pixels = pixels.to_lowercase();
-    known
-        .iter()
-        .find_map(|(word, kind)| pixels.contains(word).then_some(*kind))
+    !matches!(pixels, "gray" | "color")
 }
 
 /// How far a protocol is away in what matters most: the pixels, then their number and the crop.
 fn protocol_distance(comparison: &Comparison, images: &ImagesUsed) -> usize {
     let published = &comparison.published;
-    let other_pixels = kind_of_pixels(&images.pixels) != Some(published.pixels.as_str());
+    let drawn_once = ["static", "larochelle"];
+    let pixels = match (published.pixels.as_str(), images.pixels.as_str()) {
+        (theirs, ours) if theirs == ours => 0,
+        (theirs, ours) if drawn_once.contains(&theirs) && drawn_once.contains(&ours) => 1,
+        _ => 2,
+    };
     let other_size = published
         .image_size
         .is_some_and(|size| i64::try_from(size) != Ok(images.shape[2]));
     let other_crop = published
         .crop
         .is_some_and(|crop| !same_crop(crop, images.crop.as_deref()));
-    usize::from(other_pixels) * 2 + usize::from(other_size) + usize::from(other_crop)
+    pixels + usize::from(other_size) + usize::from(other_crop)
 }
 
 fn compare(
@@ -196,11 +186,8 @@ fn compare(
         true => same.push(what),
         false => differs.push(format!("{what} instead of {instead_of}")),
     };
-    let theirs = published.pixels.as_str();
-    match kind_of_pixels(&images.pixels) {
-        Some(ours) => say(ours == theirs, pixels_in_words(theirs), short_pixels(ours)),
-        None => say(false, pixels_in_words(theirs), &images.pixels),
-    }
+    let (theirs, ours) = (published.pixels.as_str(), images.pixels.as_str());
+    say(theirs == ours, pixels_in_words(theirs), short_pixels(ours));
     let ours = n_importance_samples.map(|ours| ours.to_string());
     match (published.n_importance_samples, ours) {
         (Some(theirs), ours) => {
@@ -249,29 +236,38 @@ fn compare(
     }
 }
 
-fn pixels_in_words(kind: &str) -> String {
-    match is_binary(kind) {
-        true => format!("{kind} binarization"),
-        false => format!("{kind} pixels"),
+/// What the pixels of [`ImagesUsed`] are, for people.
+pub(crate) fn pixels_in_words(pixels: &str) -> String {
+    match pixels {
+        "gray" | "color" => format!("{pixels} pixels"),
+        "dynamic" | "static" => format!("{pixels} binarization"),
+        "larochelle" => "Larochelle's static binarization".to_owned(),
+        other => other.to_owned(),
     }
 }
 
-fn short_pixels(kind: &str) -> &str {
-    match kind {
+fn short_pixels(pixels: &str) -> &str {
+    match pixels {
         "gray" => "gray pixels",
         "color" => "color pixels",
-        binarization => binarization,
+        "larochelle" => "Larochelle's",
+        other => other,
     }
 }
 
-/// Whether a crop of so many pixels of CelebA's aligned images, whose shorter side is 178, is the one
-/// that a report's words name by its share, as in `center crop of 0.8315 of the shorter side`.
+/// Whether a square of so many pixels, cut out of CelebA's aligned images, whose shorter side is 178, is
+/// the one that a report names: `center, 0.8315 of the shorter side` or `rectangle 148×148 at 40, 15`.
 fn same_crop(pixels: u64, ours: Option<&str>) -> bool {
     const SHORTER_SIDE: f64 = 178.0;
-    let share = |ours: &str| ours.split_whitespace().find_map(|word| word.parse().ok());
-    let ours: f64 = ours.and_then(share).unwrap_or(1.0);
+    let Some(ours) = ours else {
+        return pixels as f64 == SHORTER_SIDE;
+    };
+    if let Some(rectangle) = ours.strip_prefix("rectangle ") {
+        return rectangle.starts_with(&format!("{pixels}×{pixels} "));
+    }
+    let share: Option<f64> = ours.split_whitespace().find_map(|word| word.parse().ok());
     // Half a pixel.
-    (ours * SHORTER_SIDE - pixels as f64).abs() <= 0.5
+    share.is_some_and(|share| (share * SHORTER_SIDE - pixels as f64).abs() <= 0.5)
 }
 
 /// `162,770`.
@@ -314,7 +310,7 @@ mod tests {
             assert!(entry.url.starts_with("https://"), "{about}");
             assert!(!entry.verified.trim().is_empty(), "{about}");
             assert!(!entry.paper.trim().is_empty(), "{about}");
-            let pixels = ["gray", "color", "dynamic", "static"];
+            let pixels = ["gray", "color", "dynamic", "static", "larochelle"];
             assert!(pixels.contains(&entry.pixels.as_str()), "{about}");
             let range = match (entry.measure.as_str(), entry.dataset.as_str()) {
                 ("nll", "MNIST") => 77.0..110.0,
@@ -347,13 +343,15 @@ mod tests {
             .find(|found| found.published.value == 84.78 && found.published.model.contains("IWAE"))
             .unwrap();
         assert!(iwae.differs.contains(&"K = 5000 instead of 500".to_owned()));
-        let fixed = found.iter().position(|c| c.published.pixels == "static");
-        let fixed = &found[fixed.unwrap()..];
-        for comparison in fixed {
-            assert_eq!(comparison.published.pixels, "static");
-            let what = "static binarization instead of dynamic".to_owned();
+        let fixed = found
+            .iter()
+            .position(|c| c.published.pixels == "larochelle");
+        for comparison in &found[fixed.unwrap()..] {
+            let what = "Larochelle's static binarization instead of dynamic".to_owned();
             assert!(comparison.differs.contains(&what));
         }
+        let found = neighbours(&nll, &mnist("static"), None, Some(5000));
+        assert_eq!(found[0].published.pixels, "larochelle");
         // Densities of gray values are no probabilities of black and white.
         assert!(neighbours(&nll, &mnist("gray"), None, None).is_empty());
         let mut few = mnist("dynamic");
@@ -368,14 +366,10 @@ mod tests {
 
     #[test]
     fn crops_compare_by_pixels_of_the_original() {
-        assert!(same_crop(
-            148,
-            Some("center crop of 0.8315 of the shorter side")
-        ));
-        assert!(!same_crop(
-            140,
-            Some("center crop of 0.8315 of the shorter side")
-        ));
+        let ours = "center, 0.8315 of the shorter side";
+        assert!(same_crop(148, Some(ours)) && !same_crop(140, Some(ours)));
+        let ours = "rectangle 148×148 at 40, 15";
+        assert!(same_crop(148, Some(ours)) && !same_crop(140, Some(ours)));
         assert!(same_crop(178, None));
         assert!(!same_crop(148, None));
     }

@@ -1,6 +1,7 @@
 //! `eval.json`: what was measured of a run, and how.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -27,7 +28,7 @@ pub struct Report {
 pub struct Subject {
     /// The folder of the run, as it was given.
     pub run: String,
-    /// The checkpoint: `best`, `last`, or the name of its folder.
+    /// The name of the checkpoint's folder.
     pub checkpoint: String,
     /// Whole epochs that it was trained for.
     pub epoch: u64,
@@ -37,8 +38,10 @@ pub struct Subject {
     pub weights_sha256: String,
     /// Whether the weights are exponential moving averages (`training.ema_decay`).
     pub averaged_weights: bool,
-    /// The parts in one line, as in `mlp · diagonal_gaussian(20) · standard_normal · bernoulli · elbo`.
+    /// The parts in one line: network, posterior, prior, likelihood, objective.
     pub model: String,
+    /// Z.
+    pub latent_dims: i64,
     /// Trained numbers.
     pub n_parameters: usize,
 }
@@ -65,6 +68,17 @@ impl Topic {
         Topic::Latents,
         Topic::Disentanglement,
     ];
+
+    /// What it is called by people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Likelihood => "Likelihood",
+            Self::Pictures => "Pictures",
+            Self::Latents => "Latents",
+            Self::Disentanglement => "Disentanglement",
+        }
+    }
 }
 
 /// Numbers of one topic, measured together.
@@ -127,6 +141,37 @@ pub struct ImagesUsed {
     /// What was cut away, as in `center crop of 0.8315 of the shorter side`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<String>,
+}
+
+/// In one line, as in `MNIST, 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
+impl fmt::Display for ImagesUsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            dataset,
+            split,
+            n_images,
+            n_available,
+            shape: [channels, height, width],
+            pixels,
+            trained_on_pixels,
+            ..
+        } = self;
+        write!(f, "{dataset}, ")?;
+        if n_images < n_available {
+            write!(f, "first {n_images} of ")?;
+        }
+        write!(
+            f,
+            "{n_available} {split} images of {channels}×{height}×{width}, {pixels}"
+        )?;
+        if trained_on_pixels != pixels {
+            write!(f, " (trained on {trained_on_pixels})")?;
+        }
+        match &self.crop {
+            Some(crop) => write!(f, ", crop: {crop}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One number, and how it was come by.
@@ -219,6 +264,31 @@ impl Measure {
         Self {
             protocol: protocol.into(),
             ..self
+        }
+    }
+}
+
+/// Rounded to what its error leaves to be known: `95.03 ± 0.27 nats per image`.
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            value, error, unit, ..
+        } = self;
+        match error.filter(|error| *error > 0.0) {
+            Some(error) => {
+                // Two digits of the error.
+                let digits = (1.0 - error.abs().log10().floor()).clamp(0.0, 9.0) as usize;
+                write!(f, "{value:.digits$} ± {error:.digits$}")?;
+            }
+            None if value.fract() == 0.0 && value.abs() < 1e9 => write!(f, "{value}")?,
+            None => {
+                let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 6.0) as usize;
+                write!(f, "{value:.digits$}")?;
+            }
+        }
+        match unit.is_empty() {
+            true => Ok(()),
+            false => write!(f, " {unit}"),
         }
     }
 }

@@ -56,6 +56,7 @@ fn report() -> Report {
             step: 100,
             weights_sha256: "0123456789abcdef".repeat(4),
             averaged_weights: true,
+            latent_dims: 50,
             model: HOSTILE.to_owned(),
             n_parameters: 1_234_567,
         },
@@ -135,7 +136,7 @@ fn tags_are_closed_in_the_order_in_which_they_were_opened() {
 
 fn page() -> String {
     let report = report();
-    render(&report, &figures(), &comparisons(&report, 50))
+    render(&report, &figures(), &comparisons(&report))
 }
 
 #[test]

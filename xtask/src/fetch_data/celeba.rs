@@ -12,7 +12,8 @@ use md5::{Digest, Md5};
 use serde::Deserialize;
 use zip::ZipArchive;
 
-use crate::download::{Client, Patience, partial_path};
+use super::store;
+use crate::download::{Client, Patience};
 use crate::progress;
 use crate::workspace::Workspace;
 
@@ -224,22 +225,6 @@ fn member(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
         .and_then(|mut member| Ok(member.read_to_end(&mut content)?))
         .with_context(|| format!("{name} in {} is damaged", path.display()))?;
     Ok(Some(content))
-}
-
-/// Write a file that appears under its name only when it is whole.
-fn store(mut content: impl Read, path: &Path) -> Result<()> {
-    let partial = partial_path(path);
-    let mut write = || -> io::Result<()> {
-        let mut file = File::create(&partial)?;
-        io::copy(&mut content, &mut file)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    let written = write();
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn md5_of_file(path: &Path) -> Result<String> {

@@ -1,192 +1,303 @@
-//! `vae eval`: the likelihood of held-out images, and what a mixture prior clusters.
+//! `vae eval`: how good a model is, each number with its protocol.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
-use tch::{Kind, no_grad};
-use vae_data::Dataset;
-use vae_data::loader::Batches;
+use vae_data::config::IdxConfig;
+use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
-    ImportanceEstimate, clustering_accuracy, importance_estimate, normalized_mutual_information,
+    AnnealedSampling, Better, Findings, ImagesUsed, LatentOptions, LikelihoodOptions, Measure,
+    Report, Section, Subject, Topic, measure_latents, measure_likelihood,
 };
-use vae_model::Vae;
+use vae_train::RunConfig;
 
-use super::{RunArgs, table};
+use super::{OpenRun, RunArgs, table};
 use crate::Done;
 
-/// Measure a model on held-out images: the likelihood by importance sampling, the clusters of a mixture
+/// Say how good a model is on held-out images: a table here, eval.json and report.html in the run
 ///
-/// The negative log-likelihood is the importance-weighted bound of K samples for each image (Burda et
-/// al. 2016), in nats per image; where the config binarizes its images, on one fixed binarization of
-/// each. A model whose prior is a mixture also says into how good clusters it sorts the images: the
-/// share of images in the right one, by the best matching of clusters to labels, and the normalized
-/// mutual information.
+/// likelihood: elbo and its terms; the negative log-likelihood as the importance-weighted bound of K
+/// samples for each image (Burda et al. 2016). pictures: reconstructions and samples against the images.
+/// latents: what the latent dimensions carry, how the aggregate posterior differs from the prior, what
+/// can be read off the latents, what a mixture prior clusters. disentanglement: whether single dimensions
+/// are single factors, of a run on sprites.
+///
+/// Sections that are not asked for stay in the report as they are, if they are of the same weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  vae eval runs/vae
-  vae eval runs/vae --samples 5000 --limit 1000
-  vae eval runs/mixture-prior --json")]
+  vae eval runs/mnist
+  vae eval runs/mnist --only likelihood --samples 5000 --limit 1000 --binarization dynamic
+  vae eval runs/mnist --only likelihood --annealed 100      a check that needs no encoder
+  vae eval runs/mnist --data datasets/binarized-mnist       Larochelle's test images
+  vae eval runs/celeba --features inception.ts              Fréchet distance on features of your own
+  vae eval runs/mnist --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
+    /// Only these sections [default: all that there are for the run's images]
+    #[arg(long, value_enum, value_name = "SECTION", value_delimiter = ',')]
+    only: Vec<TopicChoice>,
+
     /// K, importance samples for each image
-    #[arg(long, value_name = "K", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "K", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: u32,
+
+    /// Also the likelihood of the first N images by annealed importance sampling
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    annealed: Option<u32>,
+
+    /// Its chains for each image
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    chains: u32,
+
+    /// Its distributions between prior and posterior
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    temperatures: u32,
 
     /// Only the first N held-out images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
+    /// How held-out images become black and white [default: as the run's]
+    #[arg(long, value_enum)]
+    binarization: Option<BinarizationChoice>,
+
+    /// Held-out images of another folder of idx files instead of the run's
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+
     /// The same seed gives the same numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Print JSON instead of a table
+    /// Print the report as JSON instead of a table
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    /// What the images are: bytes as they are, or binarized.
-    binarization: Option<vae_data::Binarization>,
-    n_images: usize,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    likelihood: Option<ImportanceEstimate>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bits_per_dim: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    clusters: Option<Clusters>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TopicChoice {
+    Likelihood,
+    Pictures,
+    Latents,
+    Disentanglement,
 }
 
-#[derive(Serialize)]
-struct Clusters {
-    accuracy: f64,
-    normalized_mutual_information: f64,
-    /// Clusters that at least one image is in.
-    n_used: usize,
+impl From<TopicChoice> for Topic {
+    fn from(choice: TopicChoice) -> Self {
+        match choice {
+            TopicChoice::Likelihood => Self::Likelihood,
+            TopicChoice::Pictures => Self::Pictures,
+            TopicChoice::Latents => Self::Latents,
+            TopicChoice::Disentanglement => Self::Disentanglement,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BinarizationChoice {
+    /// Bytes as they are
+    Gray,
+    /// Drawn, as for a run that draws anew in every epoch
+    Dynamic,
+    /// Drawn once for all, by a fixed seed
+    Static,
+}
+
+impl BinarizationChoice {
+    fn binarization(self) -> Option<Binarization> {
+        match self {
+            Self::Gray => None,
+            Self::Dynamic => Some(Binarization::Dynamic),
+            Self::Static => Some(Binarization::Static),
+        }
+    }
+}
+
+/// What an evaluation looks at.
+struct Material {
+    run: OpenRun,
+    train: Dataset,
+    /// Those held-out images that are measured.
+    test: Dataset,
+    images: ImagesUsed,
+}
+
+impl Material {
+    fn open(args: &Args) -> Result<Self> {
+        let run = args.run.open()?;
+        let config = run.run_dir.config()?;
+        let (source, train, test) = held_out(&config, args)?;
+        let n_images = args
+            .limit
+            .map_or(test.len(), |n| test.len().min(n as usize));
+        let images = ImagesUsed::new(&config, &source, &train, &test, n_images)?;
+        let test = match n_images < test.len() {
+            true => test.subset(&(0..n_images).collect::<Vec<_>>()),
+            false => test,
+        };
+        Ok(Self {
+            run,
+            train,
+            test,
+            images,
+        })
+    }
+}
+
+/// The table that held-out images are from, the run's training images, and the held-out ones.
+fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, Dataset)> {
+    let own = config.dataset.load()?;
+    let mut source = config.dataset.clone();
+    if let Some(choice) = args.binarization {
+        source.binarization = choice.binarization();
+    }
+    let test = match &args.data {
+        None => own.test.with_binarization(source.binarization),
+        Some(folder) => {
+            if source.idx.is_none() {
+                bail!(
+                    "--data: takes a folder of idx files, and this run's images are no idx files"
+                );
+            }
+            source.idx = Some(IdxConfig {
+                folder: folder.clone(),
+            });
+            source.test_limit = None;
+            let test = source.load()?.test;
+            let (found, wanted) = (test.shape(), own.train.shape());
+            if found != wanted {
+                bail!(
+                    "{}: found images of {found}, the model's are {wanted}",
+                    folder.display()
+                );
+            }
+            test
+        }
+    };
+    Ok((source, own.train, test))
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let run = args.run.open()?;
-    let vae = &run.vae;
-    let splits = run.run_dir.config()?.dataset.load()?;
-    let dataset = match args.limit {
-        Some(limit) => {
-            let n = splits.test.len().min(limit as usize);
-            splits.test.subset(&(0..n).collect::<Vec<_>>())
-        }
-        None => splits.test,
+    let material = Material::open(&args)?;
+    let run = &material.run;
+    let topics: Vec<Topic> = match args.only.is_empty() {
+        true => Topic::ALL.to_vec(),
+        false => args.only.iter().map(|&choice| choice.into()).collect(),
     };
-    let likelihood = match vae.config().posterior.has_density() {
-        true => {
-            let bar = ProgressBar::new(dataset.len() as u64).with_style(
-                ProgressStyle::with_template("{bar:24} {pos}/{len} images, {eta} left")?,
-            );
-            let estimate = importance_estimate(vae, &dataset, args.samples, args.seed, |n_done| {
-                bar.set_position(n_done as u64);
-            })?;
-            bar.finish_and_clear();
-            Some(estimate)
-        }
-        false => None,
-    };
-    let report = Report {
-        binarization: dataset.binarization(),
-        n_images: dataset.len(),
-        bits_per_dim: likelihood.and_then(|likelihood| {
-            let config = &vae.config().likelihood;
-            config.bits_per_dim(-likelihood.negative_log_likelihood, vae.image_shape())
-        }),
-        likelihood,
-        clusters: no_grad(|| clusters(vae, &dataset))?,
-    };
+    let config = run.run_dir.config()?;
+    let subject = Subject::new(&run.run_dir, &run.checkpoint, &run.vae, &config)?;
+    let earlier = Report::read(run.run_dir.path())?;
+    let mut sections = BTreeMap::new();
+    for topic in topics {
+        let begun = Instant::now();
+        let Some(findings) = measure(topic, &material, &args)? else {
+            continue;
+        };
+        let section = Section {
+            images: material.images.clone(),
+            findings,
+            seed: args.seed,
+            seconds: begun.elapsed().as_secs_f64(),
+        };
+        sections.insert(topic, section);
+    }
+    let mut report = Report { subject, sections };
+    let measured: Vec<Topic> = report.sections.keys().copied().collect();
+    if let Some(earlier) = earlier {
+        report = report.with_sections_of(earlier);
+    }
+    report.write(run.run_dir.path())?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print(&report);
+        print(&report, &measured);
     }
     Ok(Done::Fully)
 }
 
-/// How well p(c|z) at each posterior's center sorts the images; none without components or labels.
-fn clusters(vae: &Vae, dataset: &Dataset) -> Result<Option<Clusters>> {
-    let Some(labels) = dataset.labels() else {
-        return Ok(None);
+/// None where the run's images have no such numbers.
+fn measure(topic: Topic, material: &Material, args: &Args) -> Result<Option<Findings>> {
+    let vae = &material.run.vae;
+    let (test, train) = (&material.test, &material.train);
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{bar:24} {pos}/{len} {msg}, {eta} left",
+    )?);
+    let mut progress = |what: &str, n_done: usize, n: usize| {
+        if bar.message() != what {
+            bar.set_message(what.to_owned());
+            bar.reset();
+        }
+        bar.set_length(n as u64);
+        bar.set_position(n_done as u64);
     };
-    let mut found: Vec<i64> = Vec::new();
-    for images in Batches::sequential(dataset, 500, vae.device()) {
-        let center = vae.encode(&images?)?.center();
-        let Some(log_assignment) = vae.log_assignment(&center)? else {
-            return Ok(None);
-        };
-        found.extend(Vec::<i64>::try_from(log_assignment.argmax(1, false))?);
-    }
-    let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
-    let mut used = found.clone();
-    used.sort_unstable();
-    used.dedup();
-    Ok(Some(Clusters {
-        accuracy: clustering_accuracy(&found, &labels),
-        normalized_mutual_information: normalized_mutual_information(&found, &labels),
-        n_used: used.len(),
-    }))
+    let findings = match topic {
+        Topic::Likelihood => {
+            let sampling = AnnealedSampling {
+                n_chains: args.chains,
+                n_temperatures: args.temperatures,
+                ..AnnealedSampling::default()
+            };
+            let options = LikelihoodOptions {
+                n_samples: args.samples,
+                annealed: args.annealed.map(|n| (n as usize, sampling)),
+            };
+            Some(measure_likelihood(
+                vae,
+                test,
+                &options,
+                args.seed,
+                &mut progress,
+            )?)
+        }
+        Topic::Latents => {
+            let options = LatentOptions::default();
+            Some(measure_latents(
+                vae,
+                test,
+                train,
+                &options,
+                args.seed,
+                &mut progress,
+            )?)
+        }
+        Topic::Pictures | Topic::Disentanglement => None,
+    };
+    bar.finish_and_clear();
+    Ok(findings)
 }
 
-fn print(report: &Report) {
-    let binarization = match report.binarization {
-        Some(binarization) => format!("binarized, {binarization:?}").to_lowercase(),
-        None => "as they are".to_owned(),
-    };
-    let mut rows = vec![vec![
-        "held-out images".to_owned(),
-        report.n_images.to_string(),
-        binarization,
-    ]];
-    let mut row = |name: &str, value: String, unit: &str| {
-        rows.push(vec![name.to_owned(), value, unit.to_owned()]);
-    };
-    match &report.likelihood {
-        Some(likelihood) => {
-            let ImportanceEstimate {
-                n_samples,
-                negative_log_likelihood,
-                standard_error,
-                elbo,
-                effective_sample_size,
-                ..
-            } = likelihood;
-            row("elbo", table::nats(Some(*elbo)), "nats per image");
-            row(
-                "negative log-likelihood",
-                table::nats(Some(*negative_log_likelihood)),
-                &format!("± {standard_error:.2} nats per image, bound of K = {n_samples} samples"),
-            );
-            row(
-                "effective sample size",
-                format!("{effective_sample_size:.1}"),
-                &format!("of {n_samples}"),
-            );
+/// The sections that were just measured.
+fn print(report: &Report, topics: &[Topic]) {
+    for topic in topics {
+        let Some(section) = report.sections.get(topic) else {
+            continue;
+        };
+        println!("{}: {}", topic.title(), section.images);
+        let mut rows: Vec<Vec<String>> = section.findings.measures.iter().map(row).collect();
+        for (name, why) in &section.findings.not_measured {
+            let name = format!("  {}", name.replace('_', " "));
+            rows.push(vec![name, table::UNKNOWN.to_owned(), why.clone()]);
         }
-        None => row(
-            "negative log-likelihood",
-            table::UNKNOWN.to_owned(),
-            "a deterministic posterior has no density",
-        ),
+        table::print(3, &["", "", ""], rows);
+        println!();
     }
-    if let Some(bits) = report.bits_per_dim {
-        row("bits/dim", format!("{bits:.3}"), "");
-    }
-    if let Some(clusters) = &report.clusters {
-        let used = format!("{} clusters in use", clusters.n_used);
-        row(
-            "cluster accuracy",
-            format!("{:.4}", clusters.accuracy),
-            &used,
-        );
-        let information = clusters.normalized_mutual_information;
-        row("cluster NMI", format!("{information:.4}"), "");
-    }
-    table::print(1, &["", "", ""], rows);
+}
+
+fn row(measure: &Measure) -> Vec<String> {
+    let better = match measure.better {
+        Some(Better::Lower) => " ↓",
+        Some(Better::Higher) => " ↑",
+        None => "",
+    };
+    vec![
+        format!("  {}{better}", measure.label),
+        measure.to_string(),
+        measure.protocol.clone(),
+    ]
 }

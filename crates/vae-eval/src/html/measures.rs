@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 use super::charts;
 use super::text::{Escaped, count, value_and_error, with_decimals, words};
-use crate::published::Comparison;
+use crate::published::{Comparison, pixels_in_words};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 
 /// A topic's name as the page's reader knows it, and what its numbers say.
@@ -79,10 +79,10 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
     );
     let trained = match trained_on_pixels == pixels {
         true => format!("{} images", count(*n_train_images)),
-        false => format!(
-            "{} images, pixels {trained_on_pixels}",
-            count(*n_train_images)
-        ),
+        false => {
+            let pixels = pixels_in_words(trained_on_pixels);
+            format!("{} images, {pixels}", count(*n_train_images))
+        }
     };
     page.write_str("<dl class=\"images\">\n")?;
     let mut entry = |term: &str, text: &str| {
@@ -90,7 +90,7 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
     };
     entry("images", &format!("{dataset}, {split}"))?;
     entry("measured", &measured)?;
-    entry("pixels", pixels)?;
+    entry("pixels", &pixels_in_words(pixels))?;
     entry("size", &size)?;
     if let Some(crop) = crop {
         entry("crop", crop)?;

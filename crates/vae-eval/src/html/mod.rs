@@ -75,6 +75,7 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
         step,
         weights_sha256,
         averaged_weights,
+        latent_dims,
         model,
         n_parameters,
     } = subject;
@@ -96,6 +97,7 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
          <div><dt>run</dt><dd>{run}</dd></div>\n\
          <div><dt>checkpoint</dt><dd>{checkpoint}</dd></div>\n\
          <div><dt>trained</dt><dd>{epoch} epochs, {steps} steps</dd></div>\n\
+         <div><dt>latent dimensions</dt><dd>{latent_dims}</dd></div>\n\
          <div><dt>parameters</dt><dd>{parameters}</dd></div>\n\
          <div><dt>weights</dt><dd><code title=\"SHA-256 {sha256}\">{hash}</code>{averaged}</dd></div>\n\
          </dl>",

@@ -1,0 +1,478 @@
+//! What the latents carry.
+
+use tch::{Kind, Tensor, no_grad};
+use vae_data::loader::Batches;
+use vae_data::{Dataset, derive_seed};
+use vae_model::{ClosedKl, MmdConfig, PriorConfig, Vae};
+use vae_train::latent::{Codes, Labels, Learner, Method, encode};
+use vae_train::{LatentUse, TrainError};
+
+use crate::aggregate::{AggregateDensities, aggregate_densities};
+use crate::likelihood::{Mean, mean};
+use crate::probe::{LinearProbe, accuracy, balanced_accuracy, nearest_neighbor_classes};
+use crate::{
+    EvalError, Findings, Measure, Progress, clustering_accuracy, normalized_mutual_information,
+};
+
+/// What is to be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentOptions {
+    /// Probes learn from the first so many training images.
+    pub n_probe_images: usize,
+    /// k of the k-nearest-neighbor probe.
+    pub n_neighbors: i64,
+}
+
+impl Default for LatentOptions {
+    fn default() -> Self {
+        Self {
+            n_probe_images: 10_000,
+            n_neighbors: 5,
+        }
+    }
+}
+
+const NATS: &str = "nats per image";
+
+/// How many latent dimensions are in use, what the latents know of their image, how the aggregate
+/// posterior differs from the prior, what classes and attributes can be read off them, and what a mixture
+/// prior clusters. The model is in [`vae_model::Mode::Evaluate`]. What is drawn depends on `seed` alone.
+///
+/// # Errors
+/// Images of another shape than the model's.
+pub fn measure_latents(
+    vae: &Vae,
+    test: &Dataset,
+    train: &Dataset,
+    options: &LatentOptions,
+    seed: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Findings, EvalError> {
+    let mut findings = Findings::default();
+    let codes = encode(vae, test, seed, |n_done| {
+        progress("latents", n_done, test.len());
+    })?;
+    usage(vae, test, &codes, &mut findings)?;
+    match aggregate_densities(vae, test, &codes.drawn, progress)? {
+        Some(densities) => {
+            let measures = information(vae, &densities, test.len());
+            findings.measures.extend(measures);
+        }
+        None => {
+            for name in ["mutual_information", "aggregate_kl", "total_correlation"] {
+                let reason = "log q(z|x) of this posterior has no closed form at any z";
+                findings
+                    .not_measured
+                    .insert(name.to_owned(), reason.to_owned());
+            }
+        }
+    }
+    findings.measures.push(discrepancy(vae, &codes.drawn, seed));
+    clusters(vae, test, &codes.centers, &mut findings)?;
+    probes(
+        vae,
+        test,
+        train,
+        &codes.centers,
+        options,
+        &mut findings,
+        progress,
+    )?;
+    Ok(findings)
+}
+
+fn usage(
+    vae: &Vae,
+    test: &Dataset,
+    codes: &Codes,
+    findings: &mut Findings,
+) -> Result<(), EvalError> {
+    let center_variance = codes.centers.f_var_dim([0_i64].as_slice(), false, false)?;
+    let latent_use = LatentUse {
+        kl: kl_per_dimension(vae, test)?,
+        center_variance: Vec::<f64>::try_from(center_variance)?,
+    };
+    let latent_dims = vae.config().latent_dims;
+    let active = latent_use.active_units() as f64;
+    findings.measures.push(
+        Measure::new("active_units", "latent dimensions in use", active)
+            .unit(&format!("of {latent_dims}"))
+            .protocol("variance over the images of the posterior's center above 0.01"),
+    );
+    if let Some(kl) = latent_use.kl {
+        findings.lists.insert("kl_per_dimension".to_owned(), kl);
+    }
+    findings
+        .lists
+        .insert("center_variance".to_owned(), latent_use.center_variance);
+    Ok(())
+}
+
+/// The mean kl of each dimension, where it has a closed form.
+fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalError> {
+    let mut sum: Option<Tensor> = None;
+    for images in Batches::sequential(test, 500, vae.device()) {
+        let closed = no_grad(|| {
+            vae.encode(&images?)
+                .map(|q| vae.closed_kl(&*q))
+                .map_err(EvalError::from)
+        })?;
+        let Some(ClosedKl::PerDimension(kl)) = closed else {
+            return Ok(None);
+        };
+        let kl = kl.sum_dim_intlist(0, false, Kind::Double);
+        sum = Some(match sum {
+            Some(sum) => sum + kl,
+            None => kl,
+        });
+    }
+    let mean = sum.map(|sum| Vec::<f64>::try_from(sum / test.len() as f64));
+    Ok(mean.transpose()?)
+}
+
+/// The kl taken apart (Hoffman & Johnson 2016; Chen et al. 2018, <https://arxiv.org/abs/1802.04942>, eq. 2).
+fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measure> {
+    let AggregateDensities {
+        log_qz_x,
+        log_qz,
+        log_pz,
+        log_qz_factorized,
+    } = densities;
+    let of = |name: &str, label: &str, values: &Tensor| {
+        let Mean { mean, error } = mean(values);
+        Measure::new(name, label, mean).error(error).unit(NATS)
+    };
+    let how =
+        format!("q(z) = 1/N Σ q(z|x) over the N = {n} images, one z drawn for each; ± over them");
+    let mut measures = vec![
+        of(
+            "mutual_information",
+            "mutual information I(x; z)",
+            &(log_qz_x - log_qz),
+        )
+        .protocol(format!(
+            "E[log q(z|x) − log q(z)], {how}; cannot exceed ln N = {:.2}",
+            (n as f64).ln()
+        )),
+        of(
+            "aggregate_kl",
+            "aggregate posterior against prior, KL(q(z) ‖ p(z))",
+            &(log_qz - log_pz),
+        )
+        .lower_is_better()
+        .protocol(&how),
+    ];
+    if let Some(factorized) = log_qz_factorized {
+        measures.push(
+            of(
+                "total_correlation",
+                "total correlation KL(q(z) ‖ Π q(z_j))",
+                &(log_qz - factorized),
+            )
+            .lower_is_better()
+            .protocol(&how),
+        );
+        if let PriorConfig::StandardNormal = vae.config().prior {
+            measures.push(
+                of(
+                    "dimension_wise_kl",
+                    "dimension-wise kl Σ KL(q(z_j) ‖ p(z_j))",
+                    &(factorized - log_pz),
+                )
+                .lower_is_better()
+                .protocol(&how),
+            );
+        }
+    }
+    measures
+}
+
+/// MMD² between latents drawn from the aggregate posterior and from the prior.
+fn discrepancy(vae: &Vae, drawn: &Tensor, seed: u64) -> Measure {
+    const N_REFERENCES: i64 = 10;
+    // All pairs and dimensions at once have to fit into memory.
+    let most = (60_000_000 / vae.config().latent_dims as u64).isqrt();
+    let n = (drawn.size()[0]).min(most.min(2000) as i64);
+    let kernel = MmdConfig::default();
+    tch::manual_seed(derive_seed(seed, 0, "aggregate discrepancy") as i64);
+    no_grad(|| {
+        let prior = || vae.sample_latents(n).to_kind(Kind::Float);
+        let drawn = drawn
+            .narrow(0, 0, n)
+            .to_kind(Kind::Float)
+            .to_device(vae.device());
+        let value = kernel
+            .squared_discrepancy(&drawn, &prior())
+            .double_value(&[]);
+        let squares = (0..N_REFERENCES).map(|_| {
+            let value = kernel.squared_discrepancy(&prior(), &prior());
+            value.double_value(&[]).powi(2)
+        });
+        let deviation = (squares.sum::<f64>() / N_REFERENCES as f64).sqrt();
+        Measure::new(
+            "aggregate_mmd",
+            "aggregate posterior against prior, MMD²",
+            value,
+        )
+        .error(deviation)
+        .lower_is_better()
+        .protocol(format!(
+            "unbiased, {n} latents of each, sum of inverse multiquadratic kernels of width 2·Z·s, s = 0.1 \
+             to 10; ± is what two samples of the prior differ by"
+        ))
+    })
+}
+
+/// How well p(c|z) at each posterior's center sorts the images, where the prior has components c.
+fn clusters(
+    vae: &Vae,
+    test: &Dataset,
+    centers: &Tensor,
+    findings: &mut Findings,
+) -> Result<(), EvalError> {
+    let log_assignment = no_grad(|| vae.log_assignment(&centers.to_kind(Kind::Float)))?;
+    let (Some(labels), Some(log_assignment)) = (test.labels(), log_assignment) else {
+        return Ok(());
+    };
+    let found = Vec::<i64>::try_from(log_assignment.argmax(1, false))?;
+    let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
+    let mut used = found.clone();
+    used.sort_unstable();
+    used.dedup();
+    let how = format!(
+        "argmax p(c|z) at the posterior's center, {} of {} components in use",
+        used.len(),
+        log_assignment.size()[1]
+    );
+    let information = normalized_mutual_information(&found, &labels);
+    findings.measures.extend([
+        Measure::new(
+            "cluster_accuracy",
+            "cluster accuracy",
+            clustering_accuracy(&found, &labels),
+        )
+        .higher_is_better()
+        .protocol(format!("{how}; best matching of clusters to labels")),
+        Measure::new(
+            "cluster_nmi",
+            "cluster normalized mutual information",
+            information,
+        )
+        .higher_is_better()
+        .protocol(how),
+    ]);
+    Ok(())
+}
+
+/// What can be read off the centers, by classifiers that learn from training images.
+fn probes(
+    vae: &Vae,
+    test: &Dataset,
+    train: &Dataset,
+    centers: &Tensor,
+    options: &LatentOptions,
+    findings: &mut Findings,
+    progress: &mut Progress<'_>,
+) -> Result<(), EvalError> {
+    let attributes = binary_attributes(train, test);
+    if (test.labels().is_none() || train.labels().is_none()) && attributes.is_empty() {
+        let reason =
+            "nothing is known of these images beside their pixels: no labels, no attributes";
+        for name in ["linear_probe_accuracy", "knn_probe_accuracy"] {
+            findings
+                .not_measured
+                .insert(name.to_owned(), reason.to_owned());
+        }
+        return Ok(());
+    }
+    let n_train = train.len().min(options.n_probe_images);
+    let train = train.subset(&(0..n_train).collect::<Vec<_>>());
+    let learned = encode(vae, &train, 0, |n_done| {
+        progress("latents for the probes", n_done, n_train);
+    })?;
+    let probes = Probes {
+        train: learned.centers,
+        test: centers.shallow_clone(),
+        n_neighbors: options.n_neighbors,
+    };
+    if let (Some(train_labels), Some(labels)) = (train.labels(), test.labels()) {
+        findings
+            .measures
+            .extend(probes.labels(train_labels, labels)?);
+    }
+    if !attributes.is_empty() {
+        probes.attributes(attributes, findings, progress)?;
+    }
+    Ok(())
+}
+
+struct Probes {
+    train: Tensor, // [N, Z]
+    test: Tensor,  // [M, Z]
+    n_neighbors: i64,
+}
+
+impl Probes {
+    fn how(&self) -> String {
+        format!(
+            "on posterior centers, learned from the first {} training images",
+            self.train.size()[0]
+        )
+    }
+
+    fn labels(&self, train: &Tensor, test: &Tensor) -> Result<[Measure; 2], EvalError> {
+        let n_classes = train
+            .max()
+            .int64_value(&[])
+            .max(test.max().int64_value(&[]))
+            + 1;
+        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test);
+        let nearest = nearest_neighbor_classes(&self.train, train, &self.test, self.n_neighbors)?;
+        let of = |name: &str, label: &str, found: &Tensor| {
+            let share = accuracy(found, test);
+            let n = test.numel() as f64;
+            Measure::new(name, label, share)
+                .error((share * (1.0 - share) / n).sqrt())
+                .higher_is_better()
+        };
+        let (how, k) = (self.how(), self.n_neighbors);
+        Ok([
+            of("linear_probe_accuracy", "linear probe, accuracy", &linear).protocol(format!(
+                "softmax regression with an L2 penalty of 1 on standardized dimensions, {how}"
+            )),
+            of(
+                "knn_probe_accuracy",
+                "k-nearest-neighbor probe, accuracy",
+                &nearest,
+            )
+            .protocol(format!("k = {k}, Euclidean, {how}")),
+        ])
+    }
+
+    /// Means over attributes; each one's numbers are lists.
+    fn attributes(
+        &self,
+        attributes: Vec<Labels>,
+        findings: &mut Findings,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), EvalError> {
+        let learner = Learner::new(&self.train, &self.test)?;
+        let n_train = self.train.size()[0] as usize;
+        let n_attributes = attributes.len();
+        let mut of_all: Vec<[f64; 5]> = Vec::new();
+        for (i, mut labels) in attributes.into_iter().enumerate() {
+            labels.train.truncate(n_train);
+            progress("probes of attributes", i + 1, n_attributes);
+            let linear = match learner.learn(&labels, Method::Linear, &[]) {
+                Ok(direction) => direction.accuracy,
+                // All images or none have it among those that are learned from.
+                Err(TrainError::Attribute { .. }) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let Some(linear) = linear else { continue };
+            let (train, train_rows) = known(&labels.train);
+            let (test, test_rows) = known(&labels.held_out);
+            let nearest = nearest_neighbor_classes(
+                &self.train.index_select(0, &train_rows),
+                &train,
+                &self.test.index_select(0, &test_rows),
+                self.n_neighbors,
+            )?;
+            let numbers = [
+                linear.accuracy,
+                linear.balanced,
+                accuracy(&nearest, &test),
+                balanced_accuracy(&nearest, &test, 2),
+                linear.baseline,
+            ];
+            findings
+                .lists
+                .insert(format!("attribute_probe.{}", labels.name), numbers.to_vec());
+            of_all.push(numbers);
+        }
+        let n = of_all.len();
+        if n == 0 {
+            let reason = "no attribute has images of both kinds in both splits";
+            findings
+                .not_measured
+                .insert("linear_probe_attributes".to_owned(), reason.to_owned());
+            return Ok(());
+        }
+        let mean = |i: usize| of_all.iter().map(|numbers| numbers[i]).sum::<f64>() / n as f64;
+        let (how, k, baseline) = (self.how(), self.n_neighbors, mean(4));
+        let linear = format!("logistic regression of each attribute, mean of {n}, {how}");
+        let nearest = format!("k = {k}, Euclidean, of each attribute, mean of {n}, {how}");
+        let plain = format!("always saying the commoner answer has {baseline:.4}");
+        let balanced = "mean of the shares found of those with and those without; chance is 0.5";
+        for (i, name, label, how, what) in [
+            (
+                0,
+                "linear_probe_attributes",
+                "linear probe, accuracy",
+                &linear,
+                plain.as_str(),
+            ),
+            (
+                1,
+                "linear_probe_attributes_balanced",
+                "linear probe, balanced accuracy",
+                &linear,
+                balanced,
+            ),
+            (
+                2,
+                "knn_probe_attributes",
+                "k-nearest-neighbor probe, accuracy",
+                &nearest,
+                &plain,
+            ),
+            (
+                3,
+                "knn_probe_attributes_balanced",
+                "k-nearest-neighbor probe, balanced accuracy",
+                &nearest,
+                balanced,
+            ),
+        ] {
+            findings.measures.push(
+                Measure::new(name, &format!("attributes, {label}"), mean(i))
+                    .higher_is_better()
+                    .protocol(format!("{how}; {what}")),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Those attributes that are yes or no, by name.
+fn binary_attributes(train: &Dataset, test: &Dataset) -> Vec<Labels> {
+    let answers = |dataset: &Dataset, name: &str| -> Option<Vec<Option<bool>>> {
+        let values: Vec<Option<f32>> = dataset.attributes()?.column(name)?.collect();
+        let binary = values
+            .iter()
+            .flatten()
+            .all(|v| [-1.0, 0.0, 1.0].contains(v));
+        binary.then(|| values.into_iter().map(|v| v.map(|v| v > 0.0)).collect())
+    };
+    let names = test.attributes().map(|known| known.names().to_vec());
+    names
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|name| {
+            Some(Labels {
+                train: answers(train, &name)?,
+                held_out: answers(test, &name)?,
+                name,
+            })
+        })
+        .collect()
+}
+
+/// The known answers as classes 0 and 1, and whose they are.
+fn known(answers: &[Option<bool>]) -> (Tensor, Tensor) {
+    let (rows, classes): (Vec<i64>, Vec<i64>) = (0_i64..)
+        .zip(answers)
+        .filter_map(|(row, answer)| answer.map(|yes| (row, i64::from(yes))))
+        .unzip();
+    (Tensor::from_slice(&classes), Tensor::from_slice(&rows))
+}

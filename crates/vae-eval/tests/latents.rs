@@ -1,0 +1,172 @@
+//! What is said of latents, against closed forms and laws.
+
+mod common;
+
+use common::{alone, config, digits, trained};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::Dataset;
+use vae_eval::{LatentOptions, aggregate_densities, measure_latents};
+use vae_model::{Mode, Vae};
+use vae_train::latent::encode;
+
+fn quiet() -> impl FnMut(&str, usize, usize) {
+    |_, _, _| ()
+}
+
+fn named(vae: &Vae, name: &str) -> Tensor {
+    let variables = vae.named_variables();
+    let found = variables.into_iter().find(|(known, _)| known == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1
+}
+
+/// A model of 2 latents whose encoder is made to say N(mean, variance) of a black image and
+/// N(−mean, variance) of a white one, whatever their first dimension; the second is the prior's.
+fn two_clouds(mean: f64, variance: f64) -> (Vae, Dataset) {
+    let config = config("[model]\nlatent_dims = 2\nnetwork = {mlp = {hidden = []}}");
+    let vae = Vae::new(&config.model, common::MNIST, Device::Cpu).expect("a model");
+    no_grad(|| {
+        // Outputs: mean 0, mean 1, log-variance 0, log-variance 1; every pixel adds alike.
+        let _ = named(&vae, "encoder.0.weight").zero_();
+        let _ = named(&vae, "encoder.0.weight")
+            .get(0)
+            .fill_(-2.0 * mean / 784.0);
+        let bias = Tensor::from_slice(&[mean as f32, 0.0, variance.ln() as f32, 0.0]);
+        named(&vae, "encoder.0.bias").copy_(&bias);
+    });
+    let images = Tensor::zeros([400, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+    let _ = images.narrow(0, 200, 200).fill_(255);
+    let labels = Tensor::arange(400, (Kind::Int64, Device::Cpu)).divide_scalar_mode(200, "floor");
+    (vae, Dataset::new(images, Some(labels)).expect("a data set"))
+}
+
+#[test]
+fn two_clouds_far_apart_hold_one_bit() {
+    let _mine = alone();
+    let (vae, dataset) = two_clouds(6.0, 0.25);
+    let options = LatentOptions::default();
+    let findings =
+        measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
+    let of = |name: &str| {
+        findings
+            .measure(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+            .value
+    };
+    // Which of two equally frequent images: ln 2, and what overlaps is e^-288 of it.
+    assert!((of("mutual_information") - 2.0_f64.ln()).abs() < 1e-4);
+    // The dimensions are independent: each marginal is the mixture of its two.
+    assert!(of("total_correlation").abs() < 1e-4);
+    // KL(q(z|x) ‖ p) = ½(36 + ¼ − 1 − ln ¼), and I(x;z) + KL(q(z) ‖ p) is its sampled value.
+    let kl = 0.5 * (36.0 + 0.25 - 1.0 + 4.0_f64.ln());
+    let sampled = of("mutual_information") + of("aggregate_kl");
+    let error = findings
+        .measure("aggregate_kl")
+        .and_then(|m| m.error)
+        .expect("an error");
+    assert!(
+        (sampled - kl).abs() < 4.0 * error + 1e-3,
+        "{sampled} {kl} {error}"
+    );
+    assert!((of("dimension_wise_kl") + of("total_correlation") - of("aggregate_kl")).abs() < 1e-6);
+    let per_dimension = &findings.lists["kl_per_dimension"];
+    assert!((per_dimension[0] - kl).abs() < 1e-3 && per_dimension[1].abs() < 1e-6);
+    assert_eq!(of("active_units"), 1.0);
+    assert!((findings.lists["center_variance"][0] - 36.0).abs() < 1e-3);
+    assert_eq!(of("linear_probe_accuracy"), 1.0);
+    assert_eq!(of("knn_probe_accuracy"), 1.0);
+    assert!(of("aggregate_mmd") > 0.1);
+}
+
+#[test]
+fn an_encoder_that_says_the_prior_says_nothing() {
+    let _mine = alone();
+    let (vae, dataset) = two_clouds(0.0, 1.0);
+    let options = LatentOptions::default();
+    let findings =
+        measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
+    let of = |name: &str| {
+        findings
+            .measure(name)
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    for name in [
+        "mutual_information",
+        "total_correlation",
+        "aggregate_kl",
+        "active_units",
+    ] {
+        assert!(of(name).value.abs() < 1e-5, "{name}: {}", of(name).value);
+    }
+    // By chance alone: within what two samples of the prior differ by.
+    let mmd = of("aggregate_mmd");
+    assert!(mmd.value.abs() < 4.0 * mmd.error.expect("an error"));
+    assert_eq!(of("linear_probe_accuracy").value, 0.5);
+}
+
+/// q(z) summed by hand, for a posterior whose dimensions depend on each other.
+#[test]
+fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config = config(
+        "[model]\nlatent_dims = 3\nposterior = 'full_covariance'\nnetwork = {mlp = {hidden = [20]}}",
+    );
+    let vae = trained(&config, &splits, 30);
+    let codes = encode(&vae, &splits.test, 2, |_| ()).expect("codes");
+    let densities = aggregate_densities(&vae, &splits.test, &codes.drawn, &mut quiet())
+        .expect("computed")
+        .expect("a closed form");
+    let images = splits.test.first(64).expect("images");
+    let posterior = vae.encode(&images).expect("a posterior");
+    let latents = codes.drawn.to_kind(Kind::Float).unsqueeze(1); // [64, 1, 3]
+    let pairs = posterior
+        .log_prob(&latents)
+        .expect("a density")
+        .to_kind(Kind::Double);
+    let close = |a: &Tensor, b: &Tensor| {
+        let difference = (a - b).abs().max().double_value(&[]);
+        assert!(difference < 1e-4, "{difference}");
+    };
+    close(&densities.log_qz_x, &pairs.diagonal(0, 0, 1));
+    close(
+        &densities.log_qz,
+        &(pairs.exp().mean_dim(1, false, Kind::Double)).log(),
+    );
+    assert!(densities.log_qz_factorized.is_none());
+}
+
+/// No number of an image depends on the others of its batch, and measuring changes no variable.
+#[test]
+fn batch_norm_is_evaluated_with_its_running_averages() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config = config(
+        "[model]\nlatent_dims = 3\nnetwork = {conv_batch_norm = {channels = [4, 8]}}\n\
+         prior = {gaussian_mixture = {components = 4}}",
+    );
+    let vae = trained(&config, &splits, 4);
+    let before: Vec<_> = vae
+        .named_variables()
+        .iter()
+        .map(|(_, v)| v.copy())
+        .collect();
+    let options = LatentOptions::default();
+    let all = measure_latents(&vae, &splits.test, &splits.train, &options, 0, &mut quiet())
+        .expect("findings");
+    assert!(all.measure("cluster_accuracy").is_some());
+    for (before, (name, after)) in before.iter().zip(vae.named_variables()) {
+        assert_eq!(before, &after, "{name} has changed");
+    }
+    let codes = encode(&vae, &splits.test, 0, |_| ()).expect("codes");
+    let three = splits.test.first(3).expect("images");
+    let center = vae.encode(&three).expect("a posterior").center();
+    let difference = center.to_kind(Kind::Double) - codes.centers.narrow(0, 0, 3);
+    assert!(difference.abs().max().double_value(&[]) < 1e-5);
+    // What training would say is another number: the test can tell the modes apart.
+    let noise = Tensor::zeros([1, 3, 3], (Kind::Float, Device::Cpu));
+    let training = vae
+        .draw_with_noise(&three, &noise, Mode::Train)
+        .expect("draws");
+    let difference = training.posterior.center() - center;
+    assert!(difference.abs().max().double_value(&[]) > 1e-3);
+}
