@@ -2,8 +2,6 @@
 //!
 //! A number of another protocol is no worse or better: a [`Comparison`] says in words what differs.
 
-use std::cmp::Ordering;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{ImagesUsed, Measure, Report};
@@ -95,7 +93,8 @@ pub fn published() -> Vec<Published> {
     file.published
 }
 
-/// Published values of the same data set and measure, those first whose protocol agrees in most.
+/// Published values of the same data set and measure, those first whose protocol agrees in most; of
+/// equal ones the nearest value.
 ///
 /// Likelihoods of black-and-white pixels and of gray ones are of different things, and never stand
 /// beside each other.
@@ -118,12 +117,11 @@ pub fn neighbours(
         .map(|published| compare(published, images, latent_dims, n_importance_samples))
         .collect();
     found.sort_by(|a, b| {
-        let by_protocol = protocol_distance(a, images).cmp(&protocol_distance(b, images));
-        let by_differences = a.differs.len().cmp(&b.differs.len());
-        let by_value = a.published.value.partial_cmp(&b.published.value);
-        by_protocol
-            .then(by_differences)
-            .then(by_value.unwrap_or(Ordering::Equal))
+        let by_pixels = protocol_distance(a, images).cmp(&protocol_distance(b, images));
+        let by_differences = n_differences(a).cmp(&n_differences(b));
+        let away = |comparison: &Comparison| (comparison.published.value - measure.value).abs();
+        let by_value = away(a).total_cmp(&away(b));
+        by_pixels.then(by_differences).then(by_value)
     });
     found
 }
@@ -156,6 +154,14 @@ fn importance_samples(protocol: &str) -> Option<u64> {
 fn is_binary(pixels: &str) -> bool {
     !matches!(pixels, "gray" | "color")
 }
+
+/// In how many things the protocols differ. The size of the latent space is the model's own affair.
+fn n_differences(comparison: &Comparison) -> usize {
+    let differs = comparison.differs.iter();
+    differs.filter(|what| !what.contains(LATENT_DIMS)).count()
+}
+
+const LATENT_DIMS: &str = "latent dimensions";
 
 /// How far a protocol is away in what matters most: the pixels, then their number and the crop.
 fn protocol_distance(comparison: &Comparison, images: &ImagesUsed) -> usize {
@@ -221,7 +227,7 @@ fn compare(
         say(ours == theirs, what, &grouped(ours));
     }
     if let (Some(theirs), Some(ours)) = (published.latent_dims, latent_dims) {
-        let what = format!("{theirs} latent dimensions");
+        let what = format!("{theirs} {LATENT_DIMS}");
         say(ours == theirs, what, &ours.to_string());
     }
     let n_measured = images.n_images;

@@ -239,7 +239,7 @@ pub(super) fn bars(page: &mut impl Write, name: &str, values: &[f64]) -> fmt::Re
     )?;
     if n <= MOST_BARS {
         let mut bars = finite;
-        let is_of_dimensions = name.ends_with("_per_dimension");
+        let is_of_dimensions = name.ends_with("_per_dimension") || name == "center_variance";
         if is_of_dimensions {
             bars.sort_by(|a, b| b.1.total_cmp(&a.1));
         }

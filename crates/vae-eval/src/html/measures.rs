@@ -178,7 +178,7 @@ fn comparison(page: &mut impl Write, measure: &Measure, published: &[Comparison]
     writeln!(
         page,
         "<div class=\"published\"><h3>Published values of the {}</h3>\n\
-         <p>This model: <b>{own}</b> {} {}. Those of the same data set, nearest protocol first. \
+         <p>This model: <b>{own}</b> {} {}. Those of the same data set, nearest protocol first, then nearest value. \
          A value of another protocol is neither better nor worse.</p>",
         Escaped(&measure.label),
         Escaped(&measure.unit),
