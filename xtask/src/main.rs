@@ -15,6 +15,7 @@ mod libtorch;
 mod manifest;
 mod models;
 mod progress;
+mod report_check;
 #[cfg(test)]
 mod test_server;
 mod train;
@@ -118,6 +119,13 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,
     },
+    /// Open a run's report.html in Chromium: no message on the console, nothing from the network.
+    ///
+    /// Leaves screenshots in target/report-check, light and dark, wide and narrow, to be looked at.
+    ReportCheck {
+        /// The folder of a run that `vae eval` wrote a report of, or the report itself.
+        run: PathBuf,
+    },
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -137,6 +145,7 @@ fn main() -> ExitCode {
         Task::Models { check } => models::models(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Classifier { seed } => classifier::train(&workspace, seed),
+        Task::ReportCheck { run } => report_check::check(&workspace, &run),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

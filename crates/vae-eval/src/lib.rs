@@ -8,6 +8,8 @@ mod clustering;
 mod disentanglement;
 mod error;
 pub mod features;
+mod figures;
+mod html;
 pub mod image_quality;
 mod importance;
 mod latents;
@@ -15,6 +17,7 @@ mod likelihood;
 mod pictures;
 mod probabilistic_pca;
 mod probe;
+mod published;
 mod report;
 mod softmax;
 mod subject;
@@ -29,12 +32,15 @@ pub use disentanglement::{
     separated_attribute_predictability,
 };
 pub use error::EvalError;
+pub use figures::{Figures, Picture, figures};
+pub use html::{PAGE_FILE, render, write_page};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentOptions, measure_latents};
 pub use likelihood::{LikelihoodOptions, measure_likelihood};
 pub use pictures::{PictureOptions, measure_pictures};
 pub use probabilistic_pca::exact_log_prob;
 pub use probe::{LinearProbe, nearest_neighbor_classes};
+pub use published::{Comparison, Published, comparisons, neighbours, published};
 pub use report::{
     Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
 };

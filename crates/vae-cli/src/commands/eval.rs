@@ -226,11 +226,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(earlier) = earlier {
         report = report.with_sections_of(earlier);
     }
-    report.write(run.run_dir.path())?;
+    let folder = run.run_dir.path();
+    report.write(folder)?;
+    let figures = figures(&run.vae, &run.run_dir, &material.test, args.seed)?;
+    write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report, &measured);
+        println!("{}", folder.join(PAGE_FILE).display());
     }
     Ok(Done::Fully)
 }

@@ -1,0 +1,378 @@
+//! What a report shows beside its numbers: learning curves and pictures.
+
+use std::io::Cursor;
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{DynamicImage, ImageEncoder};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::Dataset;
+use vae_model::{Support, Vae};
+use vae_train::latent::plot::{Scatter, percent};
+use vae_train::latent::{Pca, encode};
+use vae_train::picture::{self, Pixels};
+use vae_train::{Record, RunDir};
+
+use crate::EvalError;
+
+/// What [`crate::render`] shows beside the numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// The run's metrics, for its learning curves.
+    pub records: Vec<Record>,
+    /// In the order of a report.
+    pub pictures: Vec<Picture>,
+}
+
+/// A picture of a report.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    /// What it shows, in two or three words.
+    pub title: String,
+    /// How it was made and how to read it.
+    pub caption: String,
+    /// The same for those who do not see it.
+    pub alt: String,
+    /// A PNG file.
+    pub png: Vec<u8>,
+    /// In pixels.
+    pub width: u32,
+    /// In pixels.
+    pub height: u32,
+}
+
+impl Picture {
+    fn new(
+        title: &str,
+        caption: String,
+        alt: String,
+        picture: &DynamicImage,
+    ) -> Result<Self, EvalError> {
+        let mut png = Cursor::new(Vec::new());
+        // A report is kept for long and made once.
+        PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
+            .write_image(
+                picture.as_bytes(),
+                picture.width(),
+                picture.height(),
+                picture.color().into(),
+            )
+            .map_err(|error| EvalError::Unmeasurable(format!("picture of {title}: {error}")))?;
+        Ok(Self {
+            title: title.to_owned(),
+            caption,
+            alt,
+            png: png.into_inner(),
+            width: picture.width(),
+            height: picture.height(),
+        })
+    }
+}
+
+/// Images whose latents are drawn, and tell which dimensions are used most.
+const N_ENCODED: usize = 2000;
+
+/// Images that are not small in a row of the reconstructions.
+const MOST_IN_A_ROW: usize = 8;
+
+/// Images in a row of the traversals.
+const N_STEPS: usize = 11;
+
+/// The learning curves of a run, and the pictures of a model of it: reconstructions of the first images
+/// of `test`, samples, the latent plane or traversals of the most used dimensions, and where the images
+/// lie in the latent space. Their sizes are the config's (`[pictures]`), up to some. What is drawn
+/// depends on `seed` alone.
+///
+/// # Errors
+/// Images of another shape than the model's; the run's files cannot be read.
+pub fn figures(
+    vae: &Vae,
+    run_dir: &RunDir,
+    test: &Dataset,
+    seed: u64,
+) -> Result<Figures, EvalError> {
+    let sizes = run_dir.config()?.pictures;
+    // Of large images fewer, lest the file grow beyond what is mailed.
+    let (most_pairs, most_samples, most_rows) = match is_small(vae) {
+        true => (32, 64, 10),
+        false => (16, 36, 8),
+    };
+    let encoded = first(test, N_ENCODED);
+    let codes = encode(vae, &encoded, seed, |_| ())?;
+    let pictures = no_grad(|| {
+        Ok::<_, EvalError>(
+            [
+                Some(reconstructions(
+                    vae,
+                    test,
+                    sizes.n_reconstructions.min(most_pairs),
+                )?),
+                Some(samples(vae, sizes.n_samples.min(most_samples), seed)?),
+                match picture::has_whole_manifold(vae) {
+                    true => Some(manifold(vae, sizes.manifold_size.min(20))?),
+                    false => Some(traversals(
+                        vae,
+                        &codes.centers,
+                        sizes.n_traversals.min(most_rows),
+                    )?),
+                },
+                latents(vae, &encoded, &codes.centers)?,
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+        )
+    })?;
+    Ok(Figures {
+        records: run_dir.records()?,
+        pictures,
+    })
+}
+
+/// Whether many of the model's images fit a page.
+fn is_small(vae: &Vae) -> bool {
+    vae.image_shape().n_values() <= 64 * 64
+}
+
+fn first(dataset: &Dataset, n: usize) -> Dataset {
+    let positions: Vec<usize> = (0..n.min(dataset.len())).collect();
+    dataset.subset(&positions)
+}
+
+fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalError> {
+    let images = test.first(n)?;
+    let n = images.size()[0];
+    let picture = match is_small(vae) {
+        true => picture::reconstructions(vae, &images)?,
+        // Rows of half as many, each over its reconstructions: what is shrunk to a telephone's width
+        // should stay faces.
+        false => {
+            let n = (n as usize).min(MOST_IN_A_ROW);
+            let mut rows = Vec::new();
+            for originals in images.split(n as i64, 0) {
+                let missing = n as i64 - originals.size()[0];
+                let shown = (&originals / 255.0).to_kind(Kind::Float);
+                for images in [shown, vae.reconstruct(&originals)?.to_device(Device::Cpu)] {
+                    let [_, channels, height, width] = <[i64; 4]>::from(images.size4()?);
+                    let blank = [missing, channels, height, width];
+                    rows.push(images);
+                    rows.push(Tensor::ones(blank, (Kind::Float, Device::Cpu)));
+                }
+            }
+            picture::grid(&Tensor::f_cat(&rows, 0)?, n, 2)?
+        }
+    };
+    Picture::new(
+        "Reconstructions",
+        format!(
+            "The first {n} held-out images, and below each the mean of p(x|z) at its posterior's center."
+        ),
+        format!("Grid of {n} held-out images with their reconstructions"),
+        &picture,
+    )
+}
+
+fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
+    let picture = picture::samples(vae, n, seed, Pixels::Mean)?;
+    Picture::new(
+        "Samples",
+        format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),
+        format!("Grid of {n} images that the model made up"),
+        &picture,
+    )
+}
+
+fn manifold(vae: &Vae, size: usize) -> Result<Picture, EvalError> {
+    let picture = picture::manifold(vae, size, &[])?;
+    let how = match (vae.config().posterior.support(), vae.config().latent_dims) {
+        (Support::Sphere, _) => {
+            "The latent sphere as a map: longitude to the right, latitude upward."
+        }
+        (Support::Euclidean, 1) => "The latent line at the prior's quantiles from 0.05 to 0.95.",
+        (Support::Euclidean, _) => {
+            "The latent plane at the prior's quantiles from 0.05 to 0.95: z0 grows to the right, z1 upward."
+        }
+    };
+    Picture::new(
+        "Latent plane",
+        how.to_owned(),
+        "Decoded images on a grid of latents".to_owned(),
+        &picture,
+    )
+}
+
+fn traversals(vae: &Vae, centers: &Tensor, n_rows: usize) -> Result<Picture, EvalError> {
+    let variance = centers.var_dim([0_i64].as_slice(), false, false); // [Z]
+    let usage = Vec::<f64>::try_from(variance)?;
+    let mut dims = picture::by_use(usage.len(), &usage);
+    dims.truncate(n_rows.max(1));
+    let picture = picture::traversals(vae, &centers.get(0), &dims, N_STEPS, 3.0)?;
+    let names: Vec<String> = dims.iter().map(|dim| format!("z{dim}")).collect();
+    let reach = match vae.config().posterior.support() {
+        Support::Sphere => "from −0.9 to 0.9, the others moved with it",
+        Support::Euclidean => {
+            "from −3 to 3 standard deviations of the prior, the others where the image is"
+        }
+    };
+    Picture::new(
+        "Traversals",
+        format!(
+            "Around the first held-out image. Each row changes one latent dimension {reach}; from the top \
+             those whose posterior centers vary most: {}.",
+            names.join(", ")
+        ),
+        format!(
+            "Rows of decoded images, one for each of {} dimensions",
+            names.len()
+        ),
+        &picture,
+    )
+}
+
+/// Where the images lie; none of a single latent dimension.
+fn latents(vae: &Vae, images: &Dataset, centers: &Tensor) -> Result<Option<Picture>, EvalError> {
+    let latent_dims = vae.config().latent_dims;
+    let (plane, axes, how) = match latent_dims {
+        ..=1 => return Ok(None),
+        2 => {
+            let axes = ["z0".to_owned(), "z1".to_owned()];
+            (
+                centers.shallow_clone(),
+                axes,
+                "on the latent plane".to_owned(),
+            )
+        }
+        _ => {
+            let pca = Pca::fit(centers, 2)?;
+            let axis = |i: usize| {
+                let share = percent(pca.explained[i]);
+                format!("component {}, {share} of the variance", i + 1)
+            };
+            let how = format!("of {latent_dims} dimensions, on their two principal components");
+            (pca.project(centers), [axis(0), axis(1)], how)
+        }
+    };
+    let column = |i| Vec::<f64>::try_from(plane.select(1, i).contiguous());
+    let (x, y) = (column(0)?, column(1)?);
+    let classes = Classes::of(images, [&x, &y])?;
+    let points: Vec<(f64, f64)> = x.into_iter().zip(y).collect();
+    let n_points = points.len();
+    let scatter = Scatter {
+        title: "Posterior centers",
+        subtitle: &format!("{n_points} held-out images, {how}"),
+        axes,
+        points: &points,
+        class_of: &classes.of,
+        classes: &classes.names,
+    };
+    let picture = scatter.draw().map_err(EvalError::from)?;
+    let colored = match &classes.by {
+        Some(by) => format!(" Colored by {by}."),
+        None => String::new(),
+    };
+    Picture::new(
+        "Latents",
+        format!("Posterior centers of {n_points} held-out images {how}.{colored}"),
+        "Scatter plot of posterior centers".to_owned(),
+        &picture,
+    )
+    .map(Some)
+}
+
+/// What the points of a scatter plot are colored by.
+struct Classes {
+    /// In words, where there is something.
+    by: Option<String>,
+    names: Vec<String>,
+    /// For each image its position among the names.
+    of: Vec<usize>,
+}
+
+impl Classes {
+    /// The images' labels, or else the yes-or-no attribute that the plane tells apart best.
+    fn of(images: &Dataset, plane: [&[f64]; 2]) -> Result<Self, EvalError> {
+        if let Some(labels) = images.labels() {
+            let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64).to_device(Device::Cpu))?;
+            let mut known = labels.clone();
+            known.sort_unstable();
+            known.dedup();
+            let position = |label: &i64| known.partition_point(|other| other < label);
+            return Ok(Self {
+                by: Some("label".to_owned()),
+                of: labels.iter().map(position).collect(),
+                names: known.iter().map(i64::to_string).collect(),
+            });
+        }
+        let best = best_attribute(images, plane);
+        Ok(match best {
+            Some((name, is)) => Self {
+                by: Some(format!(
+                    "{name}, of all attributes the one that these axes tell best"
+                )),
+                names: vec![format!("not {name}"), name],
+                of: is.into_iter().map(usize::from).collect(),
+            },
+            None => Self {
+                by: None,
+                names: vec!["images".to_owned()],
+                of: vec![0; images.len()],
+            },
+        })
+    }
+}
+
+/// The attribute of yes and no, known of every image and of at least one in twenty, whose two groups
+/// lie farthest apart on the plane, by the share of the axes' variance that it explains.
+fn best_attribute(images: &Dataset, plane: [&[f64]; 2]) -> Option<(String, Vec<bool>)> {
+    let attributes = images.attributes()?;
+    let mut best: Option<(f64, String, Vec<bool>)> = None;
+    for name in attributes.names() {
+        let values: Option<Vec<f32>> = attributes.column(name)?.collect();
+        let Some(values) =
+            values.filter(|values| values.iter().all(|v| [-1.0, 0.0, 1.0].contains(v)))
+        else {
+            continue;
+        };
+        let is: Vec<bool> = values.iter().map(|&value| value > 0.0).collect();
+        let share = is.iter().filter(|&&is| is).count() as f64 / is.len() as f64;
+        if !(0.05..=0.95).contains(&share) {
+            continue;
+        }
+        let told = plane.iter().map(|axis| explained(axis, &is)).sum::<f64>();
+        if best.as_ref().is_none_or(|(most, ..)| told > *most) {
+            best = Some((told, name.clone(), is));
+        }
+    }
+    best.map(|(_, name, is)| (name, is))
+}
+
+/// The share of the variance of the values that lies between two groups, none of them empty.
+fn explained(values: &[f64], is: &[bool]) -> f64 {
+    let mean = |wanted: Option<bool>| {
+        let chosen = values.iter().zip(is);
+        let chosen = chosen.filter(|(_, is)| wanted.is_none_or(|wanted| **is == wanted));
+        let (sum, n) = chosen.fold((0.0, 0.0), |(sum, n), (value, _)| (sum + value, n + 1.0));
+        (sum / n, n)
+    };
+    let ((all, n), (yes, n_yes), (no, n_no)) = (mean(None), mean(Some(true)), mean(Some(false)));
+    let between = (n_yes * (yes - all).powi(2) + n_no * (no - all).powi(2)) / n;
+    let whole = values
+        .iter()
+        .map(|value| (value - all).powi(2))
+        .sum::<f64>()
+        / n;
+    between / whole.max(f64::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_groups_explain_what_lies_between_them() {
+        let is = [true, true, false, false];
+        assert_eq!(explained(&[1.0, 1.0, -1.0, -1.0], &is), 1.0);
+        assert_eq!(explained(&[1.0, -1.0, 1.0, -1.0], &is), 0.0);
+        // Means 2 and 0 around 1, so 1 between them, of (1.5² + 0.5² + 0.5² + 1.5²)/4 = 1.25.
+        assert!((explained(&[2.5, 1.5, 0.5, -0.5], &is) - 1.0 / 1.25).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,358 @@
+//! Plots as inline SVG, whose colors are the page's.
+
+use std::fmt::{self, Write};
+
+use vae_train::Record;
+
+use super::text::{Escaped, number, with_decimals, words};
+
+/// A curve of one split.
+struct Curve {
+    /// The split's name, and the style's for it.
+    class: &'static str,
+    /// By epoch; gaps where there is no number.
+    points: Vec<(f64, f64)>,
+}
+
+/// A plot of a number by epoch.
+struct Panel {
+    title: &'static str,
+    curves: [Curve; 2],
+}
+
+/// elbo, reconstruction and kl by epoch on both splits, with a mark at the epoch that was measured.
+/// Nothing where there are fewer than two epochs.
+pub(super) fn learning_curves(
+    page: &mut impl Write,
+    records: &[Record],
+    epoch: u64,
+) -> fmt::Result {
+    let panels = panels(records);
+    if panels.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        page,
+        "<section id=\"curves\">\n<h2>Learning curves</h2>\n<p class=\"key\">\
+         <span class=\"of\"><span class=\"line train\"></span> training images, as the weights moved\
+         </span> <span class=\"of\"><span class=\"line test\"></span> held-out images</span><br>\
+         Nats per image, by epoch. The mark is epoch {epoch}, which was measured.</p>"
+    )?;
+    page.write_str("<div class=\"panels\">\n")?;
+    for panel in &panels {
+        draw_panel(page, panel, epoch as f64)?;
+    }
+    page.write_str("</div>\n</section>\n")
+}
+
+/// Whether there are [`learning_curves`] to draw.
+pub(super) fn has_curves(records: &[Record]) -> bool {
+    !panels(records).is_empty()
+}
+
+/// Those with a curve of two points or more.
+fn panels(records: &[Record]) -> Vec<Panel> {
+    let panel = |title, value: &dyn Fn(&Record) -> Option<f64>| {
+        let curve = |split: &'static str| Curve {
+            class: split,
+            points: points(records, split, value),
+        };
+        let curves = [curve("train"), curve("test")];
+        let is_curve = curves.iter().any(|curve| curve.points.len() > 1);
+        is_curve.then_some(Panel { title, curves })
+    };
+    [
+        panel("elbo", &|record| record.means.elbo),
+        panel("reconstruction", &|record| {
+            Some(record.means.reconstruction)
+        }),
+        panel("kl", &|record| record.means.kl),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn points(
+    records: &[Record],
+    split: &str,
+    value: &dyn Fn(&Record) -> Option<f64>,
+) -> Vec<(f64, f64)> {
+    let of_split = records.iter().filter(|record| record.split == split);
+    of_split
+        .filter_map(|record| Some((record.epoch as f64, value(record)?)))
+        .filter(|(_, value)| value.is_finite())
+        .collect()
+}
+
+/// A place to draw in, in the SVG's own units.
+struct Frame {
+    width: f64,
+    height: f64,
+    left: f64,
+    bottom: f64,
+    x: (f64, f64),
+    y: (f64, f64),
+}
+
+impl Frame {
+    const TOP: f64 = 8.0;
+    const RIGHT: f64 = 10.0;
+
+    fn x(&self, value: f64) -> f64 {
+        let share = (value - self.x.0) / (self.x.1 - self.x.0);
+        self.left + share * (self.width - self.left - Self::RIGHT)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        let share = (value - self.y.0) / (self.y.1 - self.y.0);
+        self.height - self.bottom - share * (self.height - self.bottom - Self::TOP)
+    }
+
+    /// Lines across, with their numbers to the left.
+    fn draw_grid(&self, page: &mut impl Write, n_ticks: usize) -> fmt::Result {
+        let step = tick_step(self.y.1 - self.y.0, n_ticks);
+        let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
+        let right = self.width - Self::RIGHT;
+        for tick in ticks(self.y, step) {
+            let y = self.y(tick);
+            let left = self.left;
+            write!(
+                page,
+                "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                 <text class=\"end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                left - 6.0,
+                y + 4.0,
+                with_decimals(tick, decimals),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
+    let all = || panel.curves.iter().flat_map(|curve| &curve.points);
+    let (first, last) = range(all().map(|point| point.0));
+    let y = curves_range(panel);
+    let frame = Frame {
+        width: 360.0,
+        height: 220.0,
+        left: 52.0,
+        bottom: 24.0,
+        x: (first, last.max(first + 1.0)),
+        y,
+    };
+    let title = panel.title;
+    writeln!(
+        page,
+        "<figure class=\"panel\"><figcaption>{title}</figcaption>\
+         <svg viewBox=\"0 0 360 220\" role=\"img\" aria-label=\"{title} by epoch on both splits\">"
+    )?;
+    frame.draw_grid(page, 5)?;
+    let step = tick_step(frame.x.1 - frame.x.0, 6).max(1.0);
+    for tick in ticks(frame.x, step) {
+        let (x, y) = (frame.x(tick), frame.height - 6.0);
+        write!(
+            page,
+            "<text class=\"middle\" x=\"{x:.1}\" y=\"{y}\">{}</text>",
+            number(tick)
+        )?;
+    }
+    if (frame.x.0..=frame.x.1).contains(&epoch) {
+        let x = frame.x(epoch);
+        let (top, bottom) = (Frame::TOP, frame.height - frame.bottom);
+        write!(
+            page,
+            "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"
+        )?;
+    }
+    // What lies outside is cut off by a picture in the picture.
+    let (top, width) = (Frame::TOP, frame.width);
+    let height = frame.height - frame.bottom - top;
+    write!(
+        page,
+        "<svg class=\"inside\" y=\"{top}\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 {top} {width} {height}\">"
+    )?;
+    for curve in &panel.curves {
+        write!(page, "<polyline class=\"{}\" points=\"", curve.class)?;
+        for &(epoch, value) in &curve.points {
+            write!(page, "{:.1},{:.1} ", frame.x(epoch), frame.y(value))?;
+        }
+        page.write_str("\"/>")?;
+    }
+    page.write_str("</svg>\n</svg></figure>\n")
+}
+
+/// From the lowest to the highest value of a panel. Where a run is long, what is left of a curve's first
+/// tenth of epochs is cut off, which would press the rest together.
+fn curves_range(panel: &Panel) -> (f64, f64) {
+    let settled = panel.curves.iter().flat_map(|curve| {
+        let n_skipped = match curve.points.len() {
+            n @ 10.. => n / 10,
+            _ => 0,
+        };
+        curve.points[n_skipped..].iter().map(|point| point.1)
+    });
+    let (low, high) = range(settled);
+    let room = match (high - low) * 0.06 {
+        room if room > 0.0 => room,
+        _ => low.abs().max(1.0) * 0.05,
+    };
+    (low - room, high + room)
+}
+
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    })
+}
+
+/// More values than that are no bars any more.
+const MOST_BARS: usize = 512;
+
+/// A list of numbers as bars: of latent dimensions the largest first, others in their own order.
+pub(super) fn bars(page: &mut impl Write, name: &str, values: &[f64]) -> fmt::Result {
+    let title = words(name);
+    let finite: Vec<(usize, f64)> = values
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|(_, value)| value.is_finite())
+        .collect();
+    let n = finite.len();
+    if n == 0 {
+        return Ok(());
+    }
+    let (low, high) = range(finite.iter().map(|bar| bar.1));
+    let summary = format!(
+        "{n} values from {} to {}, {} in all",
+        number(low),
+        number(high),
+        number(finite.iter().map(|bar| bar.1).sum())
+    );
+    writeln!(
+        page,
+        "<figure class=\"chart\"><figcaption><strong>{}</strong> {}</figcaption>",
+        Escaped(&title),
+        Escaped(&summary)
+    )?;
+    if n <= MOST_BARS {
+        let mut bars = finite;
+        let is_of_dimensions = name.ends_with("_per_dimension") || name == "center_variance";
+        if is_of_dimensions {
+            bars.sort_by(|a, b| b.1.total_cmp(&a.1));
+        }
+        let axis = if is_of_dimensions {
+            "latent dimension, most first"
+        } else {
+            "position"
+        };
+        draw_bars(page, &title, axis, &bars, (low.min(0.0), high.max(0.0)))?;
+    }
+    page.write_str("</figure>\n")
+}
+
+fn draw_bars(
+    page: &mut impl Write,
+    title: &str,
+    axis: &str,
+    bars: &[(usize, f64)],
+    (low, high): (f64, f64),
+) -> fmt::Result {
+    let n = bars.len() as f64;
+    let frame = Frame {
+        width: 760.0,
+        height: 220.0,
+        left: 52.0,
+        bottom: 40.0,
+        x: (0.0, n),
+        y: (low * 1.05, (high * 1.05).max(low + 1e-9)),
+    };
+    writeln!(
+        page,
+        "<div class=\"wide\"><svg viewBox=\"0 0 760 220\" role=\"img\" aria-label=\"bar chart of {}\">",
+        Escaped(title)
+    )?;
+    frame.draw_grid(page, 5)?;
+    // Names while there is room for them, those of three digits being wide.
+    let every = bars.len().div_ceil(if bars.len() > 100 { 22 } else { 32 });
+    // Few bars stay slim.
+    let slot = frame.x(1.0) - frame.x(0.0);
+    let width = (slot * 0.78).min(48.0);
+    for (place, (i, value)) in bars.iter().enumerate() {
+        let middle = frame.x(place as f64 + 0.5);
+        let (top, zero) = (frame.y(value.max(0.0)), frame.y(value.min(0.0)));
+        write!(
+            page,
+            "<rect class=\"bar\" x=\"{:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{:.1}\">\
+             <title>{i}: {}</title></rect>",
+            middle - width / 2.0,
+            (zero - top).max(0.5),
+            number(*value),
+        )?;
+        if place % every == 0 {
+            let y = frame.height - frame.bottom + 15.0;
+            write!(
+                page,
+                "<text class=\"middle\" x=\"{middle:.1}\" y=\"{y}\">{i}</text>"
+            )?;
+        }
+    }
+    let x = f64::midpoint(frame.left, frame.width - Frame::RIGHT);
+    let y = frame.height - 5.0;
+    writeln!(
+        page,
+        "<text class=\"middle\" x=\"{x}\" y=\"{y}\">{axis}</text></svg></div>"
+    )
+}
+
+/// 1, 2 or 5 times a power of ten, about `n` of which are as long as the range.
+fn tick_step(length: f64, n: usize) -> f64 {
+    let wanted = length / n as f64;
+    let power = 10_f64.powf(wanted.log10().floor());
+    let factor = [1.0, 2.0, 5.0]
+        .into_iter()
+        .find(|factor| factor * power >= wanted * 0.999);
+    factor.unwrap_or(10.0) * power
+}
+
+fn ticks((low, high): (f64, f64), step: f64) -> Vec<f64> {
+    let (first, last) = ((low / step).ceil(), (high / step).floor());
+    let n = (last - first).clamp(0.0, 50.0) as usize;
+    (0..=n)
+        .map(|i| (first + i as f64) * step)
+        .filter(|tick| (low..=high).contains(tick))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_list_makes_bars_inside_the_picture() {
+        let lists = [
+            vec![],
+            vec![f64::NAN],
+            vec![0.0; 3],
+            vec![1e-12, -4.0, 7.0],
+            (0..400).map(f64::from).collect(),
+        ];
+        for list in &lists {
+            let mut page = String::new();
+            bars(&mut page, "kl_per_dimension", list).unwrap();
+            let n_finite = list.iter().filter(|value| value.is_finite()).count();
+            assert_eq!(page.matches("<rect").count(), n_finite);
+            assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+            assert!(!page.contains("height=\"-"), "{page}");
+        }
+    }
+
+    #[test]
+    fn ticks_are_round() {
+        assert_eq!(tick_step(10.0, 5), 2.0);
+        assert_eq!(tick_step(0.9, 5), 0.2);
+        assert_eq!(ticks((-1.1, 1.1), 0.5), [-1.0, -0.5, 0.0, 0.5, 1.0]);
+    }
+}

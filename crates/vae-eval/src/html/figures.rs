@@ -1,0 +1,80 @@
+//! The pictures of a page.
+
+use std::fmt::{self, Write};
+
+use super::text::Escaped;
+use crate::figures::Picture;
+
+pub(super) fn pictures(page: &mut impl Write, pictures: &[Picture]) -> fmt::Result {
+    if pictures.is_empty() {
+        return Ok(());
+    }
+    page.write_str("<section id=\"figures\">\n<h2>Figures</h2>\n")?;
+    for picture in pictures {
+        let Picture {
+            title,
+            caption,
+            alt,
+            png,
+            width,
+            height,
+        } = picture;
+        // Small images are shown larger than they are.
+        let shown = if *width < 500 { width * 2 } else { *width };
+        write!(
+            page,
+            "<figure class=\"picture\"><h3>{}</h3>\n<div class=\"plate\"><img alt=\"{}\" width=\"{width}\" \
+             height=\"{height}\" style=\"width:{shown}px\" src=\"data:image/png;base64,",
+            Escaped(title),
+            Escaped(alt),
+        )?;
+        base64(page, png)?;
+        writeln!(
+            page,
+            "\"></div>\n<figcaption>{}</figcaption></figure>",
+            Escaped(caption)
+        )?;
+    }
+    page.write_str("</section>\n")
+}
+
+/// RFC 4648, with padding.
+fn base64(page: &mut impl Write, bytes: &[u8]) -> fmt::Result {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let sextet = (bits >> (18 - 6 * i)) & 63;
+            let is_padding = i > chunk.len();
+            page.write_char(match is_padding {
+                true => '=',
+                false => char::from(ALPHABET[sextet as usize]),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        let pairs = [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ];
+        for (bytes, text) in pairs {
+            let mut encoded = String::new();
+            base64(&mut encoded, bytes.as_bytes()).unwrap();
+            assert_eq!(encoded, text);
+        }
+    }
+}
