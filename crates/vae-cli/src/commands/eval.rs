@@ -11,8 +11,9 @@ use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, Findings, ImagesUsed, LatentOptions,
-    LikelihoodOptions, Measure, PictureOptions, Report, Section, Subject, Topic,
-    measure_disentanglement, measure_latents, measure_likelihood, measure_pictures,
+    LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, Subject, Topic,
+    comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
+    measure_pictures, render, write_page,
 };
 use vae_train::RunConfig;
 
