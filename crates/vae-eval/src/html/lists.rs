@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::charts;
-use super::text::{Escaped, with_decimals, words};
+use super::text::{Escaped, number, words};
 
 /// Lists are bars; those named `GROUP.ROW` are one table for each group, and those of as many values as
 /// a `…_shape` of rows and columns says are tables of that shape.
@@ -75,7 +75,10 @@ fn table(page: &mut impl Write, name: &str, rows: &[(String, &[f64])]) -> fmt::R
                 share if share.is_finite() => share.clamp(0.0, 1.0),
                 _ => 0.0,
             };
-            let text = with_decimals(*value, 3);
+            let text = match value.abs() {
+                ..1000.0 => format!("{value:.3}").replace('-', "\u{2212}"),
+                _ => number(*value),
+            };
             write!(page, "<td style=\"--shade:{shade:.2}\">{text}</td>")?;
         }
         page.write_str("</tr>\n")?;
