@@ -10,9 +10,9 @@ fn figures_of(tables: &str) -> Figures {
     let config: RunConfig = common::config(tables);
     let splits = common::digits(None);
     let vae: Vae = common::trained(&config, &splits, 3);
-    let folder = tempfile::tempdir().unwrap();
-    let run_dir = RunDir::create(&folder.path().join("run"), &config).unwrap();
-    figures(&vae, &run_dir, &splits.test, 0).unwrap()
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
+    figures(&vae, &run_dir, &splits.test, 0).expect("figures")
 }
 
 fn titles(figures: &Figures) -> Vec<&str> {

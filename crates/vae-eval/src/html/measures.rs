@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
-use super::charts;
+use super::lists;
 use super::text::{Escaped, count, value_and_error, with_decimals, words};
 use crate::published::{Comparison, pixels_in_words};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
@@ -47,9 +47,7 @@ pub(super) fn section(
         table(page, &findings.measures)?;
     }
     not_measured(page, &findings.not_measured)?;
-    for (name, values) in &findings.lists {
-        charts::bars(page, name, values)?;
-    }
+    lists::lists(page, &findings.lists)?;
     for measure in &findings.measures {
         comparison(page, measure, published)?;
     }

@@ -2,6 +2,7 @@
 
 mod charts;
 mod figures;
+mod lists;
 mod measures;
 mod text;
 
