@@ -60,9 +60,7 @@ fn a_run_is_evaluated_and_sections_of_the_same_weights_are_kept() {
         assert!(measure(&all, topic, name)["value"].is_number(), "{name}");
     }
     let not_measured = &all["sections"]["pictures"]["not_measured"];
-    let why = not_measured["fid_inception"]
-        .as_str()
-        .expect("a reason");
+    let why = not_measured["fid_inception"].as_str().expect("a reason");
     assert!(!why.is_empty());
 
     // The same seed gives the same numbers; what was not asked for stays.

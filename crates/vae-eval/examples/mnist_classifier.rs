@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             folder: folder.into(),
         }),
         image_folder: None,
+        sprites: None,
     };
     let splits = config.load()?;
     let begun = Instant::now();

@@ -190,8 +190,8 @@ impl Annealing<'_> {
                 .mean_dim(0, false, Kind::Float); // [B]
             accepted_sum += share.to_kind(Kind::Double);
             if let StepSizes::Adapted(steps) = step_sizes {
-                steps.push(step_size.shallow_clone());
-                step_size = step_size * ((share - ACCEPTANCE) * 0.1).exp();
+                let next = &step_size * ((share - ACCEPTANCE) * 0.1).exp();
+                steps.push(std::mem::replace(&mut step_size, next));
             }
             tell();
         }
@@ -226,7 +226,7 @@ impl Annealing<'_> {
             let from = end.as_ref().map_or(&state.latents, |end| &end.latents);
             let next = self.at(from + &moved * &step, beta)?;
             let last = i + 1 == self.sampling.n_leapfrog;
-            moved = moved + &next.gradient * &step * if last { 0.5 } else { 1.0 };
+            moved += &next.gradient * &step * if last { 0.5 } else { 1.0 };
             end = Some(next);
         }
         let Some(end) = end else {

@@ -72,7 +72,7 @@ pub fn multiscale_structural_similarity(a: &Tensor, b: &Tensor) -> Result<Tensor
             true => terms.similarity,
             false => terms.contrast_and_structure,
         };
-        product = product * term.clamp_min(0.0).pow_tensor_scalar(weight); // [N, C]
+        product = term.clamp_min(0.0).pow_tensor_scalar(weight) * product; // [N, C]
     }
     Ok(product.mean_dim(1, false, Kind::Double))
 }

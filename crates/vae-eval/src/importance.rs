@@ -26,7 +26,6 @@ impl ImageBounds {
     /// The standard error of each bound by the chance of its samples, nats, `[B]`: the deviation of a
     /// mean of weights in proportion to the mean, from the K weights themselves. It knows nothing of
     /// weights that were never drawn, so that a small effective sample size makes it too small.
-    #[must_use]
     pub fn sampling_error(&self, n_samples: u32) -> Tensor {
         let lost = self.effective_sample_size.reciprocal() - 1.0 / f64::from(n_samples);
         lost.clamp_min(0.0).sqrt()

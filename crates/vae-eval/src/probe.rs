@@ -36,7 +36,6 @@ impl LinearProbe {
     }
 
     /// The likeliest class of each of latents `[N, Z]`, i64 `[N]`.
-    #[must_use]
     pub fn classify(&self, latents: &Tensor) -> Tensor {
         let standardized = (latents.to_kind(Kind::Double) - &self.mean) / &self.deviation;
         self.regression.classify(&standardized)

@@ -85,7 +85,6 @@ impl MmdConfig {
 
     /// MMD² of two samples `[n, Z]` and `[m, Z]`, a scalar: the unbiased estimate, which may be below 0, and
     /// 0 of a single latent. The weights of the loss have no part in it.
-    #[must_use]
     pub fn squared_discrepancy(&self, a: &Tensor, b: &Tensor) -> Tensor {
         if a.size()[0] < 2 || b.size()[0] < 2 {
             return (a.sum(Kind::Float) + b.sum(Kind::Float)) * 0.0;

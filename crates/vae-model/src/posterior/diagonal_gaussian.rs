@@ -90,7 +90,6 @@ impl DiagonalGaussian {
     }
 
     /// log q(z|x) of each dimension in nats, for latents that broadcast with `[B, Z]`.
-    #[must_use]
     pub fn log_prob_per_dimension(&self, latents: &Tensor) -> Tensor {
         normal_log_prob(latents, &self.mean, &self.log_var())
     }
