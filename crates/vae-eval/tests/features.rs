@@ -200,7 +200,7 @@ fn digits(n: i64) -> Dataset {
     let rows = Tensor::arange(28, (Kind::Int64, Device::Cpu)).view([1, 1, 28, 1]);
     let bar = (rows - labels.view([n, 1, 1, 1]) * 2 - 4).abs().le(1);
     let images = ground.to_kind(Kind::Uint8) + bar.to_kind(Kind::Uint8) * 150;
-    Dataset::new(images, Some(labels)).unwrap()
+    Dataset::new(images, Some(labels)).expect("a data set")
 }
 
 #[test]
