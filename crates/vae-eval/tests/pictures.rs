@@ -94,7 +94,8 @@ fn assert_close(found: &[f64], wanted: &[f64], tolerance: f64, what: &str) {
 }
 
 fn frechet(a: &Tensor, b: &Tensor) -> f64 {
-    frechet_distance(&Moments::of(a).unwrap(), &Moments::of(b).unwrap()).unwrap()
+    let moments = |features| Moments::of(features).expect("moments");
+    frechet_distance(&moments(a), &moments(b)).expect("a distance")
 }
 
 #[test]
