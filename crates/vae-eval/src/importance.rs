@@ -27,9 +27,14 @@ impl ImageBounds {
     /// mean of weights in proportion to the mean, from the K weights themselves. It knows nothing of
     /// weights that were never drawn, so that a small effective sample size makes it too small.
     pub fn sampling_error(&self, n_samples: u32) -> Tensor {
-        let lost = self.effective_sample_size.reciprocal() - 1.0 / f64::from(n_samples);
-        lost.clamp_min(0.0).sqrt()
+        sampling_error(&self.effective_sample_size, n_samples)
     }
+}
+
+/// [`ImageBounds::sampling_error`] of bounds by any weights.
+pub(crate) fn sampling_error(effective_sample_size: &Tensor, n_samples: u32) -> Tensor {
+    let lost = effective_sample_size.reciprocal() - 1.0 / f64::from(n_samples);
+    lost.clamp_min(0.0).sqrt()
 }
 
 /// Values of decoded images that are computed at a time.

@@ -5,8 +5,8 @@ use vae_data::Dataset;
 use vae_data::loader::Batches;
 use vae_model::Vae;
 
-use crate::annealed::{AnnealedSampling, annealed_bounds};
-use crate::importance::dataset_bounds;
+use crate::annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
+use crate::importance::{dataset_bounds, sampling_error};
 use crate::probabilistic_pca::exact_log_prob;
 use crate::{EvalError, Findings, Measure, Progress};
 
@@ -71,20 +71,12 @@ pub fn measure_likelihood(
             false => terms,
         }),
     ];
-    let sampling = bounds.sampling_error(k);
-    let sampling_error = |errors: &Tensor| {
-        let n = errors.size()[0] as f64;
-        errors.square().sum(Kind::Double).sqrt().double_value(&[]) / n
-    };
     let nll = of("nll", "negative log-likelihood", &-&bounds.bound)
         .lower_is_better()
         .protocol(format!(
             "importance-weighted bound, K = {k} samples from q(z|x); ± over the images"
         ))
-        .note(format!(
-            "by the chance of the samples alone ± {:.3}",
-            sampling_error(&sampling)
-        ));
+        .note(chance_alone(&bounds.sampling_error(k)));
     let likelihood = &vae.config().likelihood;
     let bits = likelihood.bits_per_dim(-nll.value, vae.image_shape());
     findings.measures.push(nll);
@@ -115,22 +107,26 @@ pub fn measure_likelihood(
         let images = dataset.first(n_images)?;
         let annealed = annealed_bounds(vae, &images, sampling, seed, progress)?;
         let same_images = bounds.bound.narrow(0, 0, images.size()[0]);
-        findings.measures.extend(annealed_measures(
-            &annealed.bound,
-            &same_images,
-            &annealed.acceptance,
-            sampling,
-        ));
+        findings
+            .measures
+            .extend(annealed_measures(&annealed, &same_images, sampling));
     }
     Ok(findings)
 }
 
+/// What the mean of bounds is uncertain by, given the images and each one's own error `[N]`.
+fn chance_alone(sampling_error: &Tensor) -> String {
+    let sum = sampling_error.square().sum(Kind::Double).sqrt();
+    let error = sum.double_value(&[]) / sampling_error.numel() as f64;
+    format!("by the chance of the samples alone ± {error:.3}")
+}
+
 fn annealed_measures(
-    annealed: &Tensor,
+    bounds: &AnnealedBounds,
     importance: &Tensor,
-    acceptance: &Tensor,
     sampling: AnnealedSampling,
 ) -> [Measure; 3] {
+    let annealed = &bounds.bound;
     let n = annealed.size()[0];
     let AnnealedSampling {
         n_chains,
@@ -141,7 +137,11 @@ fn annealed_measures(
         "first {n} images; {n_chains} chains from the prior, {n_temperatures} temperatures on a sigmoid, \
          Hamiltonian transitions of {n_leapfrog} leapfrog steps"
     );
-    let accepted = format!("{:.0} % accepted", mean(acceptance).mean * 100.0);
+    let found = format!(
+        "{:.0} % accepted; {}",
+        mean(&bounds.acceptance).mean * 100.0,
+        chance_alone(&sampling_error(&bounds.effective_sample_size, n_chains))
+    );
     let nll = mean(&-annealed);
     let same = mean(&-importance);
     let gap = mean(&(annealed - importance));
@@ -151,7 +151,7 @@ fn annealed_measures(
             .unit(NATS)
             .lower_is_better()
             .protocol(how)
-        .note(accepted),
+        .note(found),
         Measure::new(
             "nll_of_annealed_images",
             "the importance-weighted bound on those images",

@@ -290,7 +290,7 @@ impl fmt::Display for Measure {
         match error.filter(|error| *error > 0.0) {
             Some(error) => {
                 // Two digits of the error.
-                let digits = (1.0 - error.abs().log10().floor()).clamp(0.0, 9.0) as usize;
+                let digits = (1.0 - error.abs().log10().floor()).clamp(0.0, 5.0) as usize;
                 write!(f, "{value:.digits$} ± {error:.digits$}")?;
             }
             None if value.fract() == 0.0 && value.abs() < 1e9 => write!(f, "{value}")?,
