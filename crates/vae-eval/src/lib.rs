@@ -14,6 +14,7 @@ pub mod image_quality;
 mod importance;
 mod latents;
 mod likelihood;
+mod number;
 mod pictures;
 mod probabilistic_pca;
 mod probe;

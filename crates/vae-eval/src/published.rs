@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::number::grouped;
 use crate::{ImagesUsed, Measure, Report};
 
 /// One published number. Those known are in `published.toml`, each with its source.
@@ -274,19 +275,6 @@ fn same_crop(pixels: u64, ours: Option<&str>) -> bool {
     let share: Option<f64> = ours.split_whitespace().find_map(|word| word.parse().ok());
     // Half a pixel.
     share.is_some_and(|share| (share * SHORTER_SIDE - pixels as f64).abs() <= 0.5)
-}
-
-/// `162,770`.
-pub(crate) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

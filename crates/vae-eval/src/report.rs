@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use vae_model::write_whole;
 
 use crate::EvalError;
+use crate::number::value_and_error;
 
 /// The file's name in a run's folder.
 pub const REPORT_FILE: &str = "eval.json";
@@ -284,21 +285,12 @@ impl Measure {
 /// Rounded to what its error leaves to be known: `95.03 ± 0.27 nats per image`.
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            value, error, unit, ..
-        } = self;
-        match error.filter(|error| *error > 0.0) {
-            Some(error) => {
-                // Two digits of the error.
-                let digits = (1.0 - error.abs().log10().floor()).clamp(0.0, 5.0) as usize;
-                write!(f, "{value:.digits$} ± {error:.digits$}")?;
-            }
-            None if value.fract() == 0.0 && value.abs() < 1e9 => write!(f, "{value}")?,
-            None => {
-                let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 6.0) as usize;
-                write!(f, "{value:.digits$}")?;
-            }
+        let (value, error) = value_and_error(self);
+        f.write_str(&value)?;
+        if let Some(error) = error {
+            write!(f, " ± {error}")?;
         }
+        let unit = &self.unit;
         match unit.is_empty() {
             true => Ok(()),
             false => write!(f, " {unit}"),

@@ -36,17 +36,14 @@ fn vae(network: NetworkConfig, shape: ImageShape) -> Vae {
             .collect();
         let positive = name.ends_with("running_var");
         let center = if positive { 1.5 } else { 0.0 };
-        let values = Tensor::from_slice(&values).view_(&variable.size()) * 0.3 + center;
+        let values = Tensor::from_slice(&values).view_(variable.size()) * 0.3 + center;
         no_grad(|| variable.copy_(&values));
     }
     vae
 }
 
 fn mlp() -> NetworkConfig {
-    NetworkConfig::Mlp(MlpConfig {
-        hidden: vec![20],
-        ..MlpConfig::default()
-    })
+    NetworkConfig::Mlp(MlpConfig { hidden: vec![20] })
 }
 
 /// Smooth images, no two alike; `phase` makes others.

@@ -4,7 +4,8 @@ use std::fmt::{self, Write};
 
 use vae_train::Record;
 
-use super::text::{Escaped, number, with_decimals, words};
+use super::text::{Escaped, words};
+use crate::number::{number, with_decimals};
 
 /// A curve of one split.
 struct Curve {

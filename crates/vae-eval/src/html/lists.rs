@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::charts;
-use super::text::{Escaped, number, words};
+use super::text::{Escaped, words};
+use crate::number::number;
 
 /// Lists are bars; those named `GROUP.ROW` are one table for each group, and those of as many values as
 /// a `…_shape` of rows and columns says are tables of that shape.

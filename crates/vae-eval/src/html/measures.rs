@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use super::lists;
-use super::text::{Escaped, count, value_and_error, with_decimals, words};
+use super::text::{Escaped, count, words};
+use crate::number::{value_and_error, with_decimals};
 use crate::published::{Comparison, pixels_in_words};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 

@@ -12,9 +12,10 @@ use std::path::Path;
 
 use vae_model::write_whole;
 
+use crate::number::{number, value_and_error};
 use crate::published::Comparison;
 use crate::{EvalError, Figures, Report, Section, Subject, Topic};
-use text::{Escaped, count, number, value_and_error};
+use text::{Escaped, count};
 
 /// The file's name in a run's folder.
 pub const PAGE_FILE: &str = "report.html";
