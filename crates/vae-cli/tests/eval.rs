@@ -193,8 +193,18 @@ fn what_cannot_be_measured_is_said() {
     let error = workplace.error(&["eval", "run", "--data", "nowhere"], 1);
     assert!(error.contains("nowhere: no such folder"), "{error}");
     fs::write(workplace.path("run/eval.json"), "{}").expect("written");
-    let error = workplace.error(&["eval", "run", "--only", "likelihood"], 1);
-    assert!(error.contains("eval.json"), "{error}");
+    let error = workplace.error(&["compare", "run", "run"], 1);
+    assert!(
+        error.contains("eval.json: is no report of this version"),
+        "{error}"
+    );
+    let anew = workplace.vae(&["eval", "run", "--only", "likelihood", "--samples", "2"]);
+    assert!(anew.status.success(), "{}", stderr(&anew));
+    assert!(
+        stderr(&anew).contains("it is replaced"),
+        "{}",
+        stderr(&anew)
+    );
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::warn;
 use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
-    AnnealedSampling, Better, DisentanglementOptions, Findings, ImagesUsed, LatentOptions,
-    LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, Subject, Topic,
-    comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
+    AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
+    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, Subject,
+    Topic, comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
     measure_pictures, render, write_page,
 };
 use vae_train::RunConfig;
@@ -202,8 +203,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let config = run.run_dir.config()?;
     let subject = Subject::new(&run.run_dir, &run.checkpoint, &run.vae, &config)?;
-    let earlier = Report::read(run.run_dir.path())?;
-    let mut sections = BTreeMap::new();
+    let folder = run.run_dir.path();
+    let mut report = Report {
+        subject,
+        sections: BTreeMap::new(),
+    };
+    match Report::read(folder) {
+        Ok(Some(earlier)) => report = report.with_sections_of(earlier),
+        Ok(None) => {}
+        Err(error @ EvalError::File { .. }) => warn!("{error}; it is replaced"),
+        Err(error) => return Err(error.into()),
+    }
+    let mut measured = Vec::new();
     for topic in topics {
         let begun = Instant::now();
         let Some((findings, images)) = measure(topic, &material, &args)? else {
@@ -220,15 +231,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             seed: args.seed,
             seconds: begun.elapsed().as_secs_f64(),
         };
-        sections.insert(topic, section);
+        report.sections.insert(topic, section);
+        measured.push(topic);
+        // Each at once: the next may take an hour, and be interrupted.
+        report.write(folder)?;
     }
-    let mut report = Report { subject, sections };
-    let measured: Vec<Topic> = report.sections.keys().copied().collect();
-    if let Some(earlier) = earlier {
-        report = report.with_sections_of(earlier);
-    }
-    let folder = run.run_dir.path();
-    report.write(folder)?;
     let figures = figures(&run.vae, &run.run_dir, &material.test, args.seed)?;
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if args.json {
