@@ -302,6 +302,8 @@ pub(super) fn headlines<'a>(sections: &BTreeMap<Topic, &'a Section>) -> Vec<&'a 
 pub(super) fn short_label(measure: &Measure) -> String {
     match measure.name.as_str() {
         "nll" | "elbo" | "mse" | "ssim" | "mig" => measure.name.to_uppercase(),
+        // Short enough for one line, as the others are.
+        "active_units" | "linear_probe_accuracy" | "cluster_accuracy" => words(&measure.name),
         name if name.starts_with("fid") => words(&name.replacen("fid", "FID", 1)),
         _ => measure.label.clone(),
     }
