@@ -180,6 +180,20 @@ fn pixels_are_named_and_may_be_others_than_in_training() {
     assert_eq!(drawn_once, dynamic);
     assert_ne!(gray, dynamic);
 
+    // Training images too, where the two are compared.
+    let baseline = |args: &[&str]| {
+        let args = [&["run", "--only", "pictures"], args].concat();
+        let report = eval(&workplace, &args);
+        measure(&report, "pictures", "fid_pixel_pca_of_training_images")["value"].clone()
+    };
+    let own = baseline(&[]);
+    workplace.train(&[], "gray");
+    let args = ["gray", "--only", "pictures", "--binarization", "dynamic"];
+    let of_gray = eval(&workplace, &args);
+    let of_gray = &measure(&of_gray, "pictures", "fid_pixel_pca_of_training_images")["value"];
+    assert_eq!(&own, of_gray);
+    assert_ne!(own, baseline(&["--binarization", "gray"]));
+
     let (images, same) = likelihood(&["--data", "data"]);
     assert_eq!((images["dataset"].as_str(), same), (Some("data"), dynamic));
 }

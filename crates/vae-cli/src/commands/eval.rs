@@ -133,6 +133,7 @@ impl BinarizationChoice {
 /// What an evaluation looks at.
 struct Material {
     run: OpenRun,
+    /// Training images, with pixels as the held-out ones have them.
     train: Dataset,
     /// Those held-out images that are measured.
     test: Dataset,
@@ -152,6 +153,8 @@ impl Material {
             true => test.subset(&(0..n_images).collect::<Vec<_>>()),
             false => test,
         };
+        // Probes and distances compare the two: pixels have to be of the same kind.
+        let train = train.with_binarization(source.binarization);
         Ok(Self {
             run,
             train,
