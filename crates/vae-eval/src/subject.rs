@@ -121,6 +121,10 @@ const BINARIZED_MNIST: &str = "binarized-mnist";
 /// What the pixels of a data set are.
 fn pixels(dataset: &Dataset, source: &DatasetConfig) -> Result<String, EvalError> {
     const N_SEEN: usize = 200;
+    let folder = source.idx.as_ref().and_then(|idx| idx.folder.file_name());
+    if folder.is_some_and(|name| name == BINARIZED_MNIST) {
+        return Ok("larochelle".to_owned()); // Black and white already, whatever is drawn.
+    }
     match dataset.binarization() {
         Some(Binarization::Dynamic) => return Ok("dynamic".to_owned()),
         Some(Binarization::Static) => return Ok("static".to_owned()),
@@ -128,13 +132,10 @@ fn pixels(dataset: &Dataset, source: &DatasetConfig) -> Result<String, EvalError
     }
     let images = dataset.first(N_SEEN)?;
     let is_gray = images.gt(0).logical_and(&images.lt(255));
-    let black_and_white = !bool::try_from(is_gray.any())?;
-    let folder = source.idx.as_ref().and_then(|idx| idx.folder.file_name());
-    let larochelle = folder.is_some_and(|name| name == BINARIZED_MNIST);
-    Ok(match (dataset.shape().channels, black_and_white) {
-        (_, true) if larochelle => "larochelle",
-        (1, true) => "black and white",
-        (1, false) => "gray",
+    let is_black_and_white = !bool::try_from(is_gray.any())?;
+    Ok(match dataset.shape().channels {
+        1 if is_black_and_white => "black and white",
+        1 => "gray",
         _ => "color",
     }
     .to_owned())
