@@ -96,6 +96,38 @@ pub struct Section {
     pub seconds: f64,
 }
 
+impl Section {
+    /// A section of what was found. A measure or a list that holds no finite number, which JSON has no word
+    /// for, is named among those that were not measured.
+    #[must_use]
+    pub fn new(images: ImagesUsed, mut findings: Findings, seed: u64, seconds: f64) -> Self {
+        let not_measured = &mut findings.not_measured;
+        findings.measures.retain(|measure| {
+            let is_finite = measure.value.is_finite() && measure.error.is_none_or(f64::is_finite);
+            if !is_finite {
+                not_measured.insert(
+                    measure.name.clone(),
+                    format!("came out as {}", measure.value),
+                );
+            }
+            is_finite
+        });
+        findings.lists.retain(|name, list| {
+            let odd = list.iter().find(|value| !value.is_finite());
+            if let Some(odd) = odd {
+                not_measured.insert(name.clone(), format!("has {odd} among its numbers"));
+            }
+            odd.is_none()
+        });
+        Self {
+            images,
+            findings,
+            seed,
+            seconds,
+        }
+    }
+}
+
 /// What a measurement comes to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
@@ -336,5 +368,90 @@ impl Report {
             }
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn images() -> ImagesUsed {
+        ImagesUsed {
+            dataset: "digits".to_owned(),
+            split: "test".to_owned(),
+            n_images: 3,
+            n_available: 10,
+            shape: [1, 28, 28],
+            pixels: "dynamic".to_owned(),
+            trained_on_pixels: "gray".to_owned(),
+            n_train_images: 60,
+            crop: None,
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_said_and_the_rest_survives_the_file() {
+        let findings = Findings {
+            measures: vec![
+                Measure::new("psnr", "PSNR", f64::INFINITY),
+                Measure::new("nll", "NLL", 90.5)
+                    .error(0.25)
+                    .unit("nats per image")
+                    .lower_is_better()
+                    .protocol("K = 7")
+                    .note("by chance"),
+            ],
+            not_measured: BTreeMap::new(),
+            lists: BTreeMap::from([
+                ("kl".to_owned(), vec![0.5, 1.0]),
+                ("odd".to_owned(), vec![f64::NAN]),
+            ]),
+        };
+        let section = Section::new(images(), findings, 1, 2.0);
+        let names: Vec<_> = section.findings.measures.iter().map(|m| &m.name).collect();
+        assert_eq!(names, ["nll"]);
+        assert_eq!(section.findings.not_measured["psnr"], "came out as inf");
+        assert_eq!(
+            section.findings.not_measured["odd"],
+            "has NaN among its numbers"
+        );
+        let line = section.findings.measures[0].to_string();
+        assert_eq!(line, "90.50 ± 0.25 nats per image");
+        let line = section.images.to_string();
+        assert_eq!(
+            line,
+            "digits, first 3 of 10 test images of 1×28×28, dynamic (trained on gray)"
+        );
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let subject = |weights: &str| Subject {
+            run: "runs/x".to_owned(),
+            checkpoint: "epoch-0001".to_owned(),
+            epoch: 1,
+            step: 10,
+            weights_sha256: weights.to_owned(),
+            averaged_weights: false,
+            model: "mlp".to_owned(),
+            latent_dims: 2,
+            n_parameters: 5,
+        };
+        let report = Report {
+            subject: subject("a"),
+            sections: BTreeMap::from([(Topic::Likelihood, section)]),
+        };
+        assert_eq!(Report::read(folder.path()).expect("none yet"), None);
+        report.write(folder.path()).expect("written");
+        let read = Report::read(folder.path())
+            .expect("read")
+            .expect("a report");
+        assert_eq!(read, report);
+
+        // Sections of the same weights are taken over, of others not.
+        let bare = |weights| Report {
+            subject: subject(weights),
+            sections: BTreeMap::new(),
+        };
+        assert_eq!(bare("a").with_sections_of(report.clone()).sections.len(), 1);
+        assert_eq!(bare("b").with_sections_of(report).sections.len(), 0);
     }
 }

@@ -228,12 +228,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "disentanglement: needs images whose factors are known, those of [dataset.sprites]"
             );
         };
-        let section = Section {
-            images,
-            findings,
-            seed: args.seed,
-            seconds: begun.elapsed().as_secs_f64(),
-        };
+        let seconds = begun.elapsed().as_secs_f64();
+        let section = Section::new(images, findings, args.seed, seconds);
         report.sections.insert(topic, section);
         measured.push(topic);
         // Each at once: the next may take an hour, and be interrupted.
