@@ -8,7 +8,7 @@ use vae_train::latent::{Codes, Labels, Learner, Method, encode};
 use vae_train::{LatentUse, TrainError};
 
 use crate::aggregate::{AggregateDensities, aggregate_densities};
-use crate::likelihood::{Mean, mean};
+use crate::likelihood::nats;
 use crate::probe::{LinearProbe, accuracy, balanced_accuracy, nearest_neighbor_classes};
 use crate::{
     EvalError, Findings, Measure, Progress, clustering_accuracy, normalized_mutual_information,
@@ -31,8 +31,6 @@ impl Default for LatentOptions {
         }
     }
 }
-
-const NATS: &str = "nats per image";
 
 /// How many latent dimensions are in use, what the latents know of their image, how the aggregate
 /// posterior differs from the prior, what classes and attributes can be read off them, and what a mixture
@@ -138,14 +136,10 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measu
         log_pz,
         log_qz_factorized,
     } = densities;
-    let of = |name: &str, label: &str, values: &Tensor| {
-        let Mean { mean, error } = mean(values);
-        Measure::new(name, label, mean).error(error).unit(NATS)
-    };
     let how =
         format!("q(z) = 1/N Σ q(z|x) over the N = {n} images, one z drawn for each; ± over them");
     let mut measures = vec![
-        of(
+        nats(
             "mutual_information",
             "mutual information I(x; z)",
             &(log_qz_x - log_qz),
@@ -154,7 +148,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measu
             "E[log q(z|x) − log q(z)], {how}; cannot exceed ln N = {:.2}",
             (n as f64).ln()
         )),
-        of(
+        nats(
             "aggregate_kl",
             "aggregate posterior against prior, KL(q(z) ‖ p(z))",
             &(log_qz - log_pz),
@@ -164,7 +158,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measu
     ];
     if let Some(factorized) = log_qz_factorized {
         measures.push(
-            of(
+            nats(
                 "total_correlation",
                 "total correlation KL(q(z) ‖ Π q(z_j))",
                 &(log_qz - factorized),
@@ -174,7 +168,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measu
         );
         if let PriorConfig::StandardNormal = vae.config().prior {
             measures.push(
-                of(
+                nats(
                     "dimension_wise_kl",
                     "dimension-wise kl Σ KL(q(z_j) ‖ p(z_j))",
                     &(factorized - log_pz),

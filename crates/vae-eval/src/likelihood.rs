@@ -28,8 +28,6 @@ impl Default for LikelihoodOptions {
     }
 }
 
-const NATS: &str = "nats per image";
-
 /// The elbo and its terms, the importance-weighted bound of log p(x), bits per dimension where the
 /// likelihood is of 8-bit pixels, and annealed importance sampling where it is asked for. The model is
 /// in [`vae_model::Mode::Evaluate`]. What is drawn depends on `seed` alone.
@@ -55,23 +53,19 @@ pub fn measure_likelihood(
     let bounds = dataset_bounds(vae, dataset, k, seed, progress)?;
     let elbo = -(&bounds.reconstruction + &bounds.kl);
     let terms = format!("mean of {k} samples from q(z|x) for each image; ± over the images");
-    let of = |name: &str, label: &str, values: &Tensor| {
-        let Mean { mean, error } = mean(values);
-        Measure::new(name, label, mean).error(error).unit(NATS)
-    };
     findings.measures = vec![
-        of("elbo", "elbo", &elbo)
+        nats("elbo", "elbo", &elbo)
             .higher_is_better()
             .protocol(&terms),
-        of("reconstruction", "reconstruction", &bounds.reconstruction)
+        nats("reconstruction", "reconstruction", &bounds.reconstruction)
             .lower_is_better()
             .protocol(&terms),
-        of("kl", "kl", &bounds.kl).protocol(match kl_is_closed(vae, dataset)? {
+        nats("kl", "kl", &bounds.kl).protocol(match kl_is_closed(vae, dataset)? {
             true => "in closed form; ± over the images".to_owned(),
             false => terms,
         }),
     ];
-    let nll = of("nll", "negative log-likelihood", &-&bounds.bound)
+    let nll = nats("nll", "negative log-likelihood", &-&bounds.bound)
         .lower_is_better()
         .protocol(format!(
             "importance-weighted bound, K = {k} samples from q(z|x); ± over the images"
@@ -89,14 +83,14 @@ pub fn measure_likelihood(
     }
     if let Some(exact) = exact_nll(vae, dataset)? {
         findings.measures.push(
-            of("nll_exact", "exact negative log-likelihood", &exact)
+            nats("nll_exact", "exact negative log-likelihood", &exact)
                 .lower_is_better()
                 .protocol("the model is probabilistic PCA: a closed form; ± over the images"),
         );
     }
     let size = mean(&bounds.effective_sample_size);
     findings.measures.push(
-        Measure::new("effective_sample_size", "effective sample size", size.mean)
+        Measure::new("effective_sample_size", "effective sample size", size)
             .unit("samples")
             .higher_is_better()
             .protocol(format!(
@@ -139,35 +133,30 @@ fn annealed_measures(
     );
     let found = format!(
         "{:.0} % accepted; {}",
-        mean(&bounds.acceptance).mean * 100.0,
+        mean(&bounds.acceptance) * 100.0,
         chance_alone(&sampling_error(&bounds.effective_sample_size, n_chains))
     );
-    let nll = mean(&-annealed);
-    let same = mean(&-importance);
-    let gap = mean(&(annealed - importance));
     [
-        Measure::new("nll_annealed", "the same by annealed importance sampling", nll.mean)
-            .error(nll.error)
-            .unit(NATS)
-            .lower_is_better()
-            .protocol(how)
+        nats(
+            "nll_annealed",
+            "the same by annealed importance sampling",
+            &-annealed,
+        )
+        .lower_is_better()
+        .protocol(how)
         .note(found),
-        Measure::new(
+        nats(
             "nll_of_annealed_images",
             "the importance-weighted bound on those images",
-            same.mean,
+            &-importance,
         )
-        .error(same.error)
-        .unit(NATS)
         .lower_is_better()
         .protocol(format!("first {n} images")),
-        Measure::new(
+        nats(
             "annealed_gain",
             "log p(x), annealed − importance-weighted",
-            gap.mean,
+            &(annealed - importance),
         )
-        .error(gap.error)
-        .unit(NATS)
         .protocol(
             "both are below the truth in expectation: the higher one is nearer; ± over the images of \
              their differences",
@@ -193,20 +182,19 @@ fn kl_is_closed(vae: &Vae, dataset: &Dataset) -> Result<bool, EvalError> {
     Ok(vae.closed_kl(&*posterior).is_some())
 }
 
-/// A mean and its standard error.
-pub(crate) struct Mean {
-    pub(crate) mean: f64,
-    pub(crate) error: f64,
+fn mean(values: &Tensor) -> f64 {
+    values.mean(Kind::Double).double_value(&[])
 }
 
-/// Of numbers `[N]`; without a spread (of one number) the error is 0.
-pub(crate) fn mean(values: &Tensor) -> Mean {
-    let values = values.to_kind(Kind::Double);
-    let n = values.numel() as f64;
-    let mean = values.mean(Kind::Double);
-    let squares = (&values - &mean).square().sum(Kind::Double);
-    Mean {
-        mean: mean.double_value(&[]),
-        error: (squares.double_value(&[]) / (n - 1.0).max(1.0) / n.max(1.0)).sqrt(),
+/// The mean of a number of each image `[N]`, in nats, with its standard error, which a single image has
+/// none of.
+pub(crate) fn nats(name: &str, label: &str, values: &Tensor) -> Measure {
+    let measure = Measure::new(name, label, mean(values)).unit("nats per image");
+    match values.numel() {
+        0 | 1 => measure,
+        n => {
+            let deviation = values.to_kind(Kind::Double).std(true).double_value(&[]);
+            measure.error(deviation / (n as f64).sqrt())
+        }
     }
 }
