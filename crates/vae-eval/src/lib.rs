@@ -1,6 +1,29 @@
 //! How good a variational autoencoder is, each number with the protocol that it depends on.
 //!
-//! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s.
+//! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s. What they are measured
+//! with is there by itself too: estimates of log p(x), distances of pictures, scores of latents.
+//!
+//! ```
+//! use tch::{Device, Kind, Tensor};
+//! use vae_data::Dataset;
+//! use vae_eval::{LikelihoodOptions, measure_likelihood};
+//! use vae_model::{ImageShape, ModelConfig, Vae};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let shape = ImageShape { channels: 1, height: 28, width: 28 };
+//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+//! let images = Tensor::zeros([4, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+//! let held_out = Dataset::new(images, None)?;
+//!
+//! let options = LikelihoodOptions { n_samples: 20, ..Default::default() };
+//! let found = measure_likelihood(&vae, &held_out, &options, /* seed */ 0, &mut |_, _, _| ())?;
+//! for measure in &found.measures {
+//!     println!("{}: {measure} ({})", measure.label, measure.protocol);
+//! }
+//! assert!(found.measure("nll").is_some());
+//! # Ok(())
+//! # }
+//! ```
 
 mod aggregate;
 mod annealed;
