@@ -352,7 +352,16 @@ impl Probes {
         findings: &mut Findings,
         progress: &mut Progress<'_>,
     ) -> Result<(), EvalError> {
-        let learner = Learner::new(&self.train, &self.test)?;
+        let learner = match Learner::new(&self.train, &self.test) {
+            Err(TrainError::NoDirection) => {
+                let reason = "all training images have the same latent";
+                findings
+                    .not_measured
+                    .insert("linear_probe_attributes".to_owned(), reason.to_owned());
+                return Ok(());
+            }
+            learner => learner?,
+        };
         let n_train = self.train.size()[0] as usize;
         let n_attributes = attributes.len();
         let mut of_all: Vec<[f64; 5]> = Vec::new();

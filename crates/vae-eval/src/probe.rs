@@ -67,7 +67,7 @@ pub fn nearest_neighbor_classes(
         let of_neighbors = classes
             .f_index_select(0, &nearest.flatten(0, 1))?
             .view_as(&nearest)
-            .one_hot(n_classes) // [m, k, C]
+            .f_one_hot(n_classes)? // [m, k, C]
             .to_kind(Kind::Double);
         let counts = (of_neighbors * votes.view([1, k, 1])).sum_dim_intlist(1, false, Kind::Double);
         found.push(counts.argmax(1, false));
