@@ -75,7 +75,7 @@ pub use likelihood::{
 pub use mode::Mode;
 pub use network::{
     ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network, NetworkConfig,
-    ResidualConfig,
+    ResidualConfig, is_layer_weight,
 };
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,

@@ -691,6 +691,18 @@ fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
             .to_string();
         assert!(message.contains("image by image"), "{message}");
     }
+    let message = objective("decoder_penalty.gradient_penalty = {}")
+        .check(&batch_norm)
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        message.starts_with("objective.decoder_penalty.gradient_penalty: ")
+            && message.contains("depend on each other")
+            && message.contains("residual would fit"),
+        "{message}"
+    );
+    let l2 = objective("decoder_penalty.l2 = {}");
+    l2.check(&batch_norm).expect("weights see no images");
     let one: ModelConfig = toml::from_str("latent_dims = 1\nprior.real_nvp = {}").expect("a model");
     let message = one.check().expect_err("refused").to_string();
     assert!(message.contains("latent_dims = 1"), "{message}");

@@ -28,16 +28,17 @@ pub struct GaussianConfig {
     pub mean: MeanActivation,
 }
 
-/// σ² of a byte's rounding, uniform in a step of 2/255: what no decoder can explain.
-const LEAST_VARIANCE: f64 = (2.0 / 255.0) * (2.0 / 255.0) / 12.0;
-
 impl GaussianConfig {
+    /// A learned σ² is taken for no less: that of a byte's rounding, uniform in a step of 2/255, which no
+    /// decoder can explain.
+    pub const LEAST_VARIANCE: f64 = (2.0 / 255.0) * (2.0 / 255.0) / 12.0;
+
     pub(super) fn build(&self, path: &nn::Path) -> Gaussian {
         Gaussian {
             mean: self.mean,
             variance: match self.sigma {
                 ScaleConfig::Fixed(sigma) => MeanError::Fixed(sigma * sigma),
-                ScaleConfig::Learned => MeanError::learned(path, "variance", LEAST_VARIANCE),
+                ScaleConfig::Learned => MeanError::learned(path, "variance", Self::LEAST_VARIANCE),
             },
         }
     }

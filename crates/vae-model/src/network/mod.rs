@@ -16,7 +16,7 @@ use tch::{Tensor, nn};
 
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
-pub use layers::Initialization;
+pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
