@@ -128,9 +128,6 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
         return Ok(());
     }
     libtorch::ensure_present(workspace)?;
-    // The copy's own configuration prevails over the workspace's, and asks for this beside it.
-    let include = fs::read(workspace.libtorch_include()).context("libtorch.toml")?;
-    write_bytes(&copy.join(".cargo/libtorch.toml"), &include)?;
     for name in CRATES {
         let crate_folder = copy.join("crates").join(name).join("src");
         write(&crate_folder.join("mutant_switch.rs"), SWITCH)?;
@@ -204,6 +201,11 @@ fn copy_sources(workspace: &Workspace, commit: Option<&str>, copy: &Path) -> Res
         fs::remove_dir_all(&originals).with_context(|| originals.display().to_string())?;
     }
     for (name, bytes) in files {
+        // The workspace's configuration holds in the folder below it: twice the same flags are others, by
+        // which all dependencies would be compiled again.
+        if name.starts_with(".cargo") {
+            continue;
+        }
         let is_root = |crate_name| name == Path::new("crates").join(crate_name).join("src/lib.rs");
         // What is changed is written when it is known how.
         let folder = match is_mutated(&name) || CRATES.iter().any(is_root) {

@@ -45,6 +45,9 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+#[cfg(test)]
+#[path = "../tests/common/alone.rs"]
+mod alone;
 mod compatibility;
 mod config;
 mod error;

@@ -79,6 +79,7 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 200);
         let plain = ModelConfig {
@@ -112,6 +113,7 @@ fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
 
 #[test]
 fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
         let copies = |vae: &Vae| -> Vec<Tensor> {
@@ -146,6 +148,7 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 
 #[test]
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 3);
         // Evaluation holds the singular vectors fixed.
@@ -166,6 +169,7 @@ fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
 
 #[test]
 fn a_saved_model_has_its_singular_vectors() {
+    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     for config in configs() {
         let vae = after_passes(&config, 2);

@@ -169,6 +169,7 @@ mod tests {
 
     #[test]
     fn networks_compute_in_half_precision_too() {
+        let _alone = crate::alone::alone();
         let networks = [
             NetworkConfig::default(),
             NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {

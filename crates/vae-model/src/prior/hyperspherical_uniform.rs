@@ -40,6 +40,7 @@ mod tests {
 
     #[test]
     fn samples_are_uniform_on_the_sphere_and_their_density_is_1_over_its_area() {
+        let _alone = crate::alone::alone();
         let prior = HypersphericalUniform { latent_dims: 3 };
         let n = 20_000;
         let latents = prior.sample(n, Device::Cpu, NO_ENCODER);

@@ -31,6 +31,7 @@ mod tests {
 
     #[test]
     fn log_prob_and_samples_are_those_of_a_standard_normal() {
+        let _alone = crate::alone::alone();
         let prior = StandardNormal { latent_dims: 3 };
         // By hand: −½(1 + 4) − 3/2 ln 2π.
         let latents = Tensor::from_slice(&[1_f32, 0.0, -2.0]).view([1, 3]);
