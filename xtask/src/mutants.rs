@@ -8,7 +8,6 @@ mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,9 +64,9 @@ pub(crate) struct Options {
     /// Try those whose description has this in it, for example `ema.rs` or `vae-eval/src/latents.rs`.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Take code and tests of this commit instead of the working tree.
+    /// Say how many the tests notice that this commit had, by their names, and how many all do.
     #[arg(long, value_name = "COMMIT")]
-    of: Option<String>,
+    since: Option<String>,
     /// Leave out tests that take longer than this by themselves.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     longest_test: f64,
@@ -120,7 +119,7 @@ struct Program {
 pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     let folder = workspace.root().join("target/mutants");
     let copy = folder.join("workspace");
-    copy_sources(workspace, options.of.as_deref(), &copy)?;
+    copy_sources(workspace, &copy)?;
     let sources = sources(&copy)?;
     let mut mutants = draw(&sources, options)?;
     if options.list {
@@ -141,55 +140,75 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     let n_left_out = n_drawn - mutants.len();
     println!("{n_drawn} mutants drawn, {n_left_out} of them do not compile");
     let tests = tests(&programs, &folder, options.longest_test)?;
-    let survivors = try_all(&programs, &tests, &mutants)?;
-    let n = mutants.len();
-    let n_survivors = survivors.len();
-    println!(
-        "\n{} of {n} mutants were noticed, {n_survivors} were not:",
-        n - n_survivors
-    );
-    survivors.iter().for_each(|line| println!("{line}"));
+    let known = match &options.since {
+        Some(commit) => tests_of(workspace, commit)?,
+        None => BTreeSet::new(),
+    };
+    let ends = try_all(&programs, &tests, &known, &mutants)?;
+    let count = |wanted: End| ends.iter().filter(|(end, _)| *end == wanted).count();
+    let (n, old, new) = (ends.len(), count(End::NoticedBefore), count(End::Noticed));
+    if let Some(commit) = &options.since {
+        println!("\n{old} of {n} mutants are noticed by tests that {commit} had");
+    }
+    println!("\n{} of {n} mutants are noticed, these are not:", old + new);
+    for (end, line) in ends {
+        if end == End::Survives {
+            println!("{line}");
+        }
+    }
     Ok(())
 }
 
-/// Brings the copy up to date, without touching files that are the same.
-fn copy_sources(workspace: &Workspace, commit: Option<&str>, copy: &Path) -> Result<()> {
-    let git = |arguments: &[&str]| -> Result<Vec<u8>> {
-        let mut command = Command::new("git");
-        command.current_dir(workspace.root()).args(arguments);
-        let output = command.output().context("git")?;
-        cargo::check("git", output.status)?;
-        Ok(output.stdout)
+/// What git says.
+fn git(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("git");
+    command.current_dir(workspace.root()).args(arguments);
+    let output = command.output().context("git")?;
+    cargo::check("git", output.status)?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The names of the tests that a commit had.
+fn tests_of(workspace: &Workspace, commit: &str) -> Result<BTreeSet<String>> {
+    let arguments = [
+        "grep",
+        "-h",
+        "-A",
+        "3",
+        "#\\[test\\]",
+        commit,
+        "--",
+        "crates",
+    ];
+    let name = |line: &str| {
+        let (_, rest) = line.split_once("fn ")?;
+        let (name, _) = rest.split_once('(')?;
+        Some(name.to_owned())
     };
+    Ok(git(workspace, &arguments)?
+        .lines()
+        .filter_map(name)
+        .collect())
+}
+
+/// Brings the copy up to date, without touching files that are the same.
+fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
-    if let Some(commit) = commit {
-        let archive = git(&["archive", "--format=tar", commit])?;
-        for entry in tar::Archive::new(&archive[..]).entries()? {
-            let mut entry = entry?;
-            if entry.header().entry_type().is_file() {
-                let path = entry.path()?.into_owned();
-                let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes)?;
-                files.insert(path, bytes);
-            }
-        }
-    } else {
-        let list = git(&[
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])?;
-        for name in String::from_utf8(list)?.split_terminator('\0') {
-            let path = workspace.root().join(name);
-            if path.is_file() {
-                let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-                files.insert(PathBuf::from(name), bytes);
-            }
+    let list = [
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
+    for name in git(workspace, &list)?.split_terminator('\0') {
+        let path = workspace.root().join(name);
+        if path.is_file() {
+            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+            files.insert(PathBuf::from(name), bytes);
         }
     }
-    // Files of another commit must not stay.
+    // Files that are no longer there must not stay.
     for old in all_files(&copy.join("crates"))? {
         let name = old.strip_prefix(copy)?;
         if !files.contains_key(name) && !name.ends_with("mutant_switch.rs") {
@@ -332,9 +351,14 @@ fn compile(
         // One inside another that takes its place is not there.
         let written: BTreeSet<u32> = places.values().flatten().map(|place| place.0).collect();
         mutants.retain(|mutant| written.contains(&mutant.number));
-        let (programs, errors) = build(workspace, copy)?;
+        // A look at the libraries is cheaper than a build, and finds nearly all.
+        let mut errors = check(workspace, copy)?;
         if errors.is_empty() {
-            return Ok(programs);
+            let programs;
+            (programs, errors) = build(workspace, copy)?;
+            if errors.is_empty() {
+                return Ok(programs);
+            }
         }
         let mut culprits = BTreeSet::new();
         for Error {
@@ -371,21 +395,16 @@ struct Error {
     message: String,
 }
 
+/// What the compiler has against the copy's libraries.
+fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
+    let arguments = ["check", "--keep-going", "--lib"].map(String::from);
+    let (_, errors) = messages(workspace, copy, &arguments)?;
+    Ok(errors)
+}
+
 /// The programs of the tests, or the compiler's errors.
 fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>)> {
-    let mut command = cargo::cargo(workspace);
-    command
-        .current_dir(copy)
-        .env("CARGO_TARGET_DIR", workspace.root().join("target"))
-        .args([
-            "test",
-            "--no-run",
-            "--release",
-            "--workspace",
-            "--exclude",
-            "xtask",
-        ])
-        .args(["--message-format=json", "--quiet", "--lib"]);
+    let mut arguments = ["test", "--no-run", "--lib"].map(String::from).to_vec();
     for name in CRATES {
         for file in all_files(&copy.join("crates").join(name).join("tests"))? {
             let is_target = file
@@ -393,34 +412,45 @@ fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>
                 .is_some_and(|folder| folder.ends_with("tests"))
                 && file.extension().is_some_and(|extension| extension == "rs");
             if let (true, Some(name)) = (is_target, file.file_stem()) {
-                command.arg("--test").arg(name);
+                arguments.extend(["--test".to_owned(), name.display().to_string()]);
             }
         }
     }
-    let output = command
+    messages(workspace, copy, &arguments)
+}
+
+/// What cargo says of the copy: programs of tests, and errors.
+fn messages(
+    workspace: &Workspace,
+    copy: &Path,
+    arguments: &[String],
+) -> Result<(Vec<Program>, Vec<Error>)> {
+    let output = cargo::cargo(workspace)
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", workspace.root().join("target"))
+        .args(arguments)
+        .args(["--release", "--workspace", "--exclude", "xtask"])
+        .args(["--message-format=json", "--quiet"])
         .stderr(Stdio::inherit())
         .output()
-        .context("cargo test --no-run")?;
+        .context("cargo")?;
     let (mut programs, mut errors) = (Vec::new(), Vec::new());
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<Value>(line) else {
             continue;
         };
-        if let (Some(path), Some(manifest)) = (
+        if let (Some(path), Some(manifest), true) = (
             message["executable"].as_str(),
             message["manifest_path"].as_str(),
+            message["profile"]["test"] == true,
         ) {
             let folder = Path::new(manifest)
                 .parent()
                 .context("a manifest")?
                 .to_owned();
-            if CRATES.iter().any(|name| folder.ends_with(name))
-                && message["profile"]["test"] == true
-            {
-                programs.push(Program {
-                    path: path.into(),
-                    folder,
-                });
+            if CRATES.iter().any(|name| folder.ends_with(name)) {
+                let path = path.into();
+                programs.push(Program { path, folder });
             }
         }
         let message = &message["message"];
@@ -438,7 +468,7 @@ fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>
         }
     }
     if errors.is_empty() {
-        cargo::check("cargo test --no-run", output.status)?;
+        cargo::check("cargo", output.status)?;
     }
     Ok((programs, errors))
 }
@@ -522,43 +552,70 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     }
 }
 
-/// Runs the tests that reach each mutant until one fails; the mutants for which none does.
-fn try_all(programs: &[Program], tests: &[Test], mutants: &[Mutant]) -> Result<Vec<String>> {
-    let mut survivors = Vec::new();
+/// What the tests say of a mutant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By a test that the commit of `--since` had.
+    NoticedBefore,
+    Noticed,
+    Survives,
+}
+
+/// Runs the tests that reach each mutant until one fails, those of `known` names first.
+fn try_all(
+    programs: &[Program],
+    tests: &[Test],
+    known: &BTreeSet<String>,
+    mutants: &[Mutant],
+) -> Result<Vec<(End, String)>> {
+    let mut ends = Vec::new();
     for mutant in mutants {
         let number = mutant.number;
-        let mut of_programs: BTreeMap<usize, Vec<&Test>> = BTreeMap::new();
-        for test in tests.iter().filter(|test| test.reaches.contains(&number)) {
-            of_programs.entry(test.program).or_default().push(test);
-        }
-        let seconds = |tests: &[&Test]| tests.iter().map(|test| test.seconds).sum::<f64>();
-        let mut of_programs: Vec<_> = of_programs.into_iter().collect();
-        of_programs.sort_by(|a, b| seconds(&a.1).total_cmp(&seconds(&b.1)));
-        let n_tests: usize = of_programs.iter().map(|(_, tests)| tests.len()).sum();
-        let mut end = "survives";
-        for (program, tests) in &of_programs {
-            let names: Vec<_> = tests.iter().map(|test| &test.name[..]).collect();
-            let mut child = command(&programs[*program], &names)
-                .env("VAE_MUTANT", number.to_string())
-                .spawn()?;
-            let limit = Duration::from_secs_f64(30.0 + 5.0 * seconds(tests));
-            match wait(&mut child, limit)? {
-                Some(true) => {}
-                Some(false) => end = "noticed",
-                None => end = "noticed: takes too long",
-            }
-            if end != "survives" {
-                break;
-            }
-        }
-        let line = match n_tests {
-            0 => format!("survives, no test runs it: {mutant}"),
-            _ => format!("{end} ({n_tests} tests): {mutant}"),
+        let is_known = |test: &&Test| {
+            let name = test.name.rsplit("::").next().unwrap_or(&test.name);
+            known.contains(name)
         };
+        let reaching = tests.iter().filter(|test| test.reaches.contains(&number));
+        let (before, since): (Vec<&Test>, Vec<&Test>) = reaching.partition(is_known);
+        let n_tests = before.len() + since.len();
+        let end = if notices(programs, &before, number)? {
+            End::NoticedBefore
+        } else if notices(programs, &since, number)? {
+            End::Noticed
+        } else {
+            End::Survives
+        };
+        let said = match end {
+            End::NoticedBefore => "noticed before",
+            End::Noticed => "noticed",
+            End::Survives if n_tests == 0 => "survives, no test runs it",
+            End::Survives => "survives",
+        };
+        let line = format!("{said} ({n_tests} tests): {mutant}");
         println!("{number} of {}: {line}", mutants.len());
-        if end == "survives" {
-            survivors.push(line);
+        ends.push((end, line));
+    }
+    Ok(ends)
+}
+
+/// Whether one of these tests fails with the mutant, or takes too long.
+fn notices(programs: &[Program], tests: &[&Test], number: u32) -> Result<bool> {
+    let mut of_programs: BTreeMap<usize, Vec<&Test>> = BTreeMap::new();
+    for test in tests {
+        of_programs.entry(test.program).or_default().push(test);
+    }
+    let seconds = |tests: &[&Test]| tests.iter().map(|test| test.seconds).sum::<f64>();
+    let mut of_programs: Vec<_> = of_programs.into_iter().collect();
+    of_programs.sort_by(|a, b| seconds(&a.1).total_cmp(&seconds(&b.1)));
+    for (program, tests) in of_programs {
+        let names: Vec<_> = tests.iter().map(|test| &test.name[..]).collect();
+        let mut child = command(&programs[program], &names)
+            .env("VAE_MUTANT", number.to_string())
+            .spawn()?;
+        let limit = Duration::from_secs_f64(30.0 + 5.0 * seconds(&tests));
+        if wait(&mut child, limit)? != Some(true) {
+            return Ok(true);
         }
     }
-    Ok(survivors)
+    Ok(false)
 }

@@ -580,3 +580,81 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 
     fn visit_macro(&mut self, _: &'ast syn::Macro) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "
+        const LIMIT: f64 = 0.5;
+        fn loss(a: f64, b: f64) -> f64 {
+            log(a);
+            if a < b && b > LIMIT {
+                return (a - 2.0 * b).max(-1.0);
+            }
+            a.abs()
+        }
+        #[cfg(test)]
+        mod tests {
+            fn of_a_test() -> f64 { 1.0 + 2.0 }
+        }
+    ";
+
+    #[test]
+    fn every_kind_of_change_is_found_outside_of_constants_and_tests() {
+        let sites = find(SOURCE).expect("Rust");
+        let found: Vec<&str> = sites.iter().map(|site| &site.what[..]).collect();
+        assert_eq!(
+            found,
+            [
+                "the result's sign",
+                "`log(a);`: left out",
+                "`a < b && b > LIMIT`: the condition turned round",
+                "`a < b && b > LIMIT`: && to ||",
+                "`a < b`: < to <=",
+                "`b > LIMIT`: > to >=",
+                "`LIMIT`: doubled",
+                "`(a - 2.0 * b).max(-1.0)`: .max to .min",
+                "`a - 2.0 * b`: − to +",
+                "`2.0 * b`: * to /",
+                "`2.0`: becomes 1.0",
+                "`-1.0`: the sign",
+                "`a.abs()`: .abs() left out",
+            ]
+        );
+        assert!(sites.iter().all(|site| site.function == "loss"));
+        assert_eq!(sites[4].line, 5);
+    }
+
+    #[test]
+    fn one_inside_another_has_its_switch_in_both_of_its_places() {
+        let sites = find(SOURCE).expect("Rust");
+        let numbered = |wanted: &[&str]| -> Vec<(u32, &Site)> {
+            let chosen = sites.iter().filter(|site| wanted.contains(&&site.what[..]));
+            (1..).zip(chosen).collect()
+        };
+        assert_eq!(rewrite(SOURCE, &[]).0, SOURCE);
+        let chosen = numbered(&["`a < b && b > LIMIT`: && to ||", "`b > LIMIT`: > to >="]);
+        let (text, places) = rewrite(SOURCE, &chosen);
+        let wanted = "if (if crate::mutant_switch::is(1) { \
+             a < b || crate::mutant_switch::gt(2, &(b), &(LIMIT)) } else { \
+             a < b && crate::mutant_switch::gt(2, &(b), &(LIMIT)) }) {";
+        let wanted: Vec<_> = wanted.split_whitespace().collect();
+        let found: Vec<_> = text.split_whitespace().collect();
+        assert!(
+            found.windows(wanted.len()).any(|words| words == wanted),
+            "{text}"
+        );
+        let numbers: Vec<u32> = places.iter().map(|place| place.0).collect();
+        assert_eq!(numbers, [2, 2, 1]);
+        for (number, place) in places {
+            let function = [
+                "",
+                "(if crate::mutant_switch::is(1)",
+                "crate::mutant_switch::gt(2",
+            ];
+            assert!(text[place].starts_with(function[number as usize]));
+        }
+        syn::parse_file(&text).expect("Rust");
+    }
+}
