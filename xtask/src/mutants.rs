@@ -64,6 +64,10 @@ pub(crate) struct Options {
     /// Try those whose description has this in it, for example `ema.rs` or `vae-eval/src/latents.rs`.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Try those with this in their description besides the drawn ones; may be given several times. They
+    /// do not count in the sums.
+    #[arg(long, value_name = "TEXT")]
+    also: Vec<String>,
     /// Say how many the tests notice that this commit had, by their names, and how many all do.
     #[arg(long, value_name = "COMMIT")]
     since: Option<String>,
@@ -81,6 +85,8 @@ struct Mutant {
     number: u32,
     file: String,
     site: sites::Site,
+    /// By the seed, not by `--also`.
+    is_drawn: bool,
 }
 
 impl std::fmt::Display for Mutant {
@@ -135,10 +141,11 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
         let switch = "#[allow(warnings, clippy::all)]\nmod mutant_switch;";
         write(&crate_folder.join("lib.rs"), &format!("{text}\n{switch}\n"))?;
     }
-    let n_drawn = mutants.len();
+    let n_drawn = |mutants: &[Mutant]| mutants.iter().filter(|mutant| mutant.is_drawn).count();
+    let n_before = n_drawn(&mutants);
     let programs = compile(workspace, &copy, &sources, &mut mutants)?;
-    let n_left_out = n_drawn - mutants.len();
-    println!("{n_drawn} mutants drawn, {n_left_out} of them do not compile");
+    let n_left_out = n_before - n_drawn(&mutants);
+    println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
     let tests = tests(&programs, &folder, options.longest_test)?;
     let known = match &options.since {
         Some(commit) => tests_of(workspace, commit)?,
@@ -295,7 +302,7 @@ fn sources(copy: &Path) -> Result<BTreeMap<String, String>> {
 
 /// Draws from all mutants of the files.
 fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mutant>> {
-    let mut drawn = Vec::new();
+    let mut all = Vec::new();
     for (file, source) in sources {
         let mut n_alike: BTreeMap<String, u32> = BTreeMap::new();
         for site in sites::find(source).with_context(|| file.clone())? {
@@ -308,19 +315,28 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
                 number: 0,
                 file: file.clone(),
                 site,
+                is_drawn: false,
             };
-            let wanted = options.only.as_ref();
-            if wanted.is_none_or(|text| mutant.to_string().contains(text)) {
-                drawn.push((ticket, mutant));
-            }
+            all.push((ticket, mutant));
         }
     }
-    println!("{} mutants in {} files", drawn.len(), sources.len());
-    drawn.sort_by(|a, b| a.0.cmp(&b.0));
-    if options.sample > 0 {
-        drawn.truncate(options.sample);
-    }
-    let mut mutants: Vec<_> = drawn.into_iter().map(|(_, mutant)| mutant).collect();
+    println!("{} mutants in {} files", all.len(), sources.len());
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let most = match options.sample {
+        0 => all.len(),
+        n => n,
+    };
+    let only = options.only.as_ref();
+    all.iter_mut()
+        .filter(|(_, mutant)| only.is_none_or(|text| mutant.to_string().contains(text)))
+        .take(most)
+        .for_each(|(_, mutant)| mutant.is_drawn = true);
+    let is_wanted = |mutant: &Mutant| {
+        let shown = mutant.to_string();
+        mutant.is_drawn || options.also.iter().any(|text| shown.contains(text))
+    };
+    let mut mutants: Vec<_> = all.into_iter().map(|(_, mutant)| mutant).collect();
+    mutants.retain(is_wanted);
     // By file, and within one in the order of the sites, outer ones first.
     mutants.sort_by(|a, b| (&a.file, a.site.place()).cmp(&(&b.file, b.site.place())));
     for (number, mutant) in (1..).zip(&mut mutants) {
@@ -593,7 +609,9 @@ fn try_all(
         };
         let line = format!("{said} ({n_tests} tests): {mutant}");
         println!("{number} of {}: {line}", mutants.len());
-        ends.push((end, line));
+        if mutant.is_drawn {
+            ends.push((end, line));
+        }
     }
     Ok(ends)
 }

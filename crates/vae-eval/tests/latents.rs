@@ -116,7 +116,7 @@ fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
 fn a_share_of_images_is_uncertain_as_a_share_is() {
     let _mine = alone();
     let splits = digits(None);
-    let config = config("model.latent_dims = 3\nmodel.network.mlp.hidden = [20]");
+    let config = config("[model]\nlatent_dims = 3\nnetwork = {mlp = {hidden = [20]}}");
     let vae = trained(&config, &splits, 20);
     let options = LatentOptions::default();
     let findings = measure_latents(&vae, &splits.test, &splits.train, &options, 1, &mut quiet())

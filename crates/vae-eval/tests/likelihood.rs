@@ -237,8 +237,9 @@ fn measures_say_what_the_bounds_are() {
 fn bits_per_dimension_are_of_the_bound_that_they_are_said_to_be_of() {
     let _mine = alone();
     let splits = digits(None);
-    let config =
-        config("model.network.mlp.hidden = [20]\nmodel.likelihood.discretized_logistic = {}");
+    let config = config(
+        "[model]\nnetwork = {mlp = {hidden = [20]}}\nlikelihood = {discretized_logistic = {}}",
+    );
     let vae = trained(&config, &splits, 3);
     let options = LikelihoodOptions {
         n_samples: 20,
