@@ -1,6 +1,6 @@
 //! Images for a trained model, from wherever they are, as its training images were made.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::image_folder::transform::{Crop, Transform, Transformer};
 use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
 use crate::loader::Batches;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape};
+use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape, regular_file};
 
 /// The two files of images in a folder as MNIST comes.
 const IDX_SPLITS: [&str; 2] = ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"];
@@ -151,8 +151,16 @@ impl Inputs {
                 Found::Image(_) => {}
                 Found::Files => {
                     let (files, bad) = Files::scan(path)?;
+                    let unread = files.unread();
                     if files.entries().is_empty() && bad.is_empty() {
-                        return Err(wrong(path, "holds no JPEG, PNG, WebP, BMP or idx file"));
+                        let mut problem = "holds no JPEG, PNG, WebP, BMP or idx file".to_owned();
+                        if !unread.is_empty() {
+                            problem += &format!("; {unread}");
+                        }
+                        return Err(wrong(path, problem));
+                    }
+                    if !unread.is_empty() {
+                        warn!("{}: {unread}", path.display());
                     }
                     let prefix = match paths {
                         [_] => String::new(),
@@ -425,7 +433,7 @@ impl Found {
             return Err(wrong(path, "is neither a file nor a folder"));
         }
         let mut beginning = Vec::new();
-        File::open(path)
+        regular_file::open(path)
             .and_then(|file| file.take(4).read_to_end(&mut beginning))
             .map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
         match beginning[..] {
