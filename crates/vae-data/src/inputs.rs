@@ -464,7 +464,7 @@ impl Found {
         match beginning[..] {
             _ if archive::is_zip(path, &beginning) => Ok(Found::Files),
             // Gzipped or plain; a file of labels is told as such where it is opened.
-            [0x1f, 0x8b, ..] | [0, 0, 8, _] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
+            [0x1f, 0x8b, ..] | [0, 0, 8, _, ..] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
             _ => match (archive::archive_kind(&beginning), path.to_str()) {
                 (Some(what), _) => {
                     let problem = format!("is {what}: unpack it, and give the folder");
