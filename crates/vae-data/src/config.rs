@@ -302,7 +302,7 @@ pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, Da
             None => {}
         }
     }
-    for folder in folders {
+    for folder in &folders {
         for spelling in &spellings {
             let path = folder.join(spelling);
             if is_folder(&path)? == Some(false) {
@@ -310,7 +310,8 @@ pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, Da
             }
         }
     }
-    Ok(None)
+    // An empty folder in place of the file: what opens it says so.
+    Ok(folders.into_iter().next())
 }
 
 #[cfg(test)]
