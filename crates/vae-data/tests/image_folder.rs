@@ -121,6 +121,17 @@ fn white_png(side: u32) -> Vec<u8> {
     file
 }
 
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files_below(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
 fn bytes(images: Tensor) -> Vec<u8> {
     Vec::try_from(images.flatten(0, -1)).expect("bytes")
 }
@@ -298,6 +309,22 @@ fn pictures_of_runs_and_systems_are_never_data() {
     let (names, _) = all_images(&workplace.config(""));
     assert_eq!(names.len(), 13, "{names:?}");
     assert!(names.contains(&"camera/1.jpg".to_owned()));
+
+    let path = workplace.folder.path().join("photos.zip");
+    let mut zip = zip::ZipWriter::new(File::create(&path).expect("created"));
+    workplace.put("IMG_0.HEIC", HEIC);
+    for file in files_below(&workplace.photos()) {
+        let name = file.strip_prefix(workplace.photos()).expect("below");
+        zip.start_file_from_path(name, SimpleFileOptions::default())
+            .expect("started");
+        zip.write_all(&fs::read(&file).expect("read"))
+            .expect("written");
+    }
+    zip.finish().expect("finished");
+    let zipped = config(&path, "");
+    assert_eq!(all_images(&zipped).0, names);
+    let unread = zipped.load().expect("a data set").report.unread_files;
+    assert_eq!(unread.counts().collect::<Vec<_>>(), [("HEIC", 1)]);
 }
 
 #[test]
