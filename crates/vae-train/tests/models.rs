@@ -16,12 +16,9 @@ use vae_train::{Learner, RunConfig, evaluate};
 fn digits(config: &RunConfig) -> Splits {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mnist");
     let dataset = DatasetConfig {
-        train_limit: None,
-        test_limit: None,
         binarization: config.dataset.binarization,
         idx: Some(IdxConfig { folder }),
-        image_folder: None,
-        sprites: None,
+        ..Default::default()
     };
     let splits = dataset.load().expect("the fixture");
     assert_eq!((splits.train.len(), splits.test.len()), (256, 64));
