@@ -139,7 +139,7 @@ fn averaged_weights_are_those_that_are_measured() {
         .as_f64()
         .expect("a number");
     let records = lines(&run.join("metrics.jsonl"));
-    let of_epoch = |record: &&Value| record["epoch"] == 2 && record["split"] == "test";
+    let of_epoch = |record: &&Value| record["epoch"] == 2 && record["split"] == "validation";
     let record = records.iter().find(of_epoch).expect("the last epoch");
     let logged = record["kl"].as_f64().expect("a number");
     assert!(

@@ -250,10 +250,7 @@ impl IdxConfig {
                 test: test.shape(),
             });
         }
-        Ok(Splits {
-            validation,
-            ..Splits::new(train, test)
-        })
+        Ok(Splits::new(train, validation, test))
     }
 
     fn image_shape(&self) -> Result<ImageShape, DataError> {

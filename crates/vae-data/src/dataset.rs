@@ -314,11 +314,11 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Training and test images about which there is nothing else to say.
-    pub fn new(train: Dataset, test: Dataset) -> Splits {
+    /// Images about which there is nothing else to say.
+    pub fn new(train: Dataset, validation: Option<Dataset>, test: Dataset) -> Splits {
         Splits {
             train,
-            validation: None,
+            validation,
             test,
             report: LoadReport::default(),
         }

@@ -214,8 +214,7 @@ impl Inputs {
                 let transform = transform(config, shape);
                 let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
                 if split == Split::Train {
-                    [source.range, _] =
-                        split_training_images(source.range.end, config.validation)?;
+                    [source.range, _] = split_training_images(source.range.end, config.validation)?;
                 }
                 source.range.end = source.range.end.min(limit.unwrap_or(usize::MAX));
                 inputs.sources.push(InputSource::Idx(source));

@@ -102,10 +102,12 @@ impl SpritesConfig {
         let images = read_images(images, &space, &positions)?;
         let all = Dataset::of_factors(images, Factors::new(space, positions), LABEL);
         let part = |range: std::ops::Range<usize>| all.subset(&range.collect::<Vec<_>>());
-        Ok(Splits {
-            validation: (ends[0] < ends[1]).then(|| part(ends[0]..ends[1])),
-            ..Splits::new(part(0..ends[0]), part(ends[1]..all.len()))
-        })
+        let validation = (ends[0] < ends[1]).then(|| part(ends[0]..ends[1]));
+        Ok(Splits::new(
+            part(0..ends[0]),
+            validation,
+            part(ends[1]..all.len()),
+        ))
     }
 
     /// Every image, by its factors, all splits together: an eighth of a byte for each pixel, 377 MB of

@@ -67,7 +67,11 @@ fn first_labels(labels: Option<&Tensor>, n_labels: i64) -> Vec<i64> {
 
 #[test]
 fn the_fixture_loads_as_it_was_written() {
-    let Splits { train, test, .. } = fixture().load().unwrap();
+    let config = DatasetConfig {
+        validation: Some(HoldOut::Count(0)),
+        ..fixture()
+    };
+    let Splits { train, test, .. } = config.load().unwrap();
     for (split, n_images) in [(&train, 12), (&test, 4)] {
         assert_eq!(split.first(99).unwrap().size(), [n_images, 1, 7, 5]);
         assert_eq!(split.first(1).unwrap().kind(), Kind::Uint8);
@@ -96,7 +100,15 @@ fn mnist_is_what_its_authors_published() {
         std::io::stderr().write_all(note.as_bytes()).unwrap();
         return the_fixture_loads_as_it_was_written();
     }
-    let Splits { train, test, .. } = config(folder).load().unwrap();
+    assert_eq!(
+        sizes(&config(&folder).load().unwrap()),
+        [50_000, 10_000, 10_000]
+    );
+    let config = DatasetConfig {
+        validation: Some(HoldOut::Count(0)),
+        ..config(folder)
+    };
+    let Splits { train, test, .. } = config.load().unwrap();
     assert_eq!(train.first(99_999).unwrap().size(), [60_000, 1, 28, 28]);
     assert_eq!(test.first(99_999).unwrap().size(), [10_000, 1, 28, 28]);
     assert_eq!(first_labels(train.labels(), 5), [5, 0, 4, 1, 9]);

@@ -220,7 +220,9 @@ fn exactly_the_bad_files_are_reported() {
             }
             let splits = config.load().expect("a data set");
             assert_eq!(splits.report.bad_files, bad);
-            assert_eq!(splits.train.len() + splits.test.len(), 204);
+            let validation = splits.validation.expect("a validation split");
+            let n_held_out = validation.len() + splits.test.len();
+            assert_eq!(splits.train.len() + n_held_out, 204);
         }
     }
 

@@ -159,7 +159,8 @@ fn photos_are_those_of_training_from_folder_zip_and_one_by_one() {
     let config = photos(folder.path());
     let splits = config.load().expect("splits");
     let wanted = |name: &str| -> Tensor {
-        for split in [&splits.train, &splits.test] {
+        let validation = splits.validation.as_ref().expect("a validation split");
+        for split in [&splits.train, validation, &splits.test] {
             if let Some(i) = (0..split.len()).find(|&i| split.file_name(i) == Some(name)) {
                 return split.select(&[i]).expect("an image").squeeze_dim(0);
             }

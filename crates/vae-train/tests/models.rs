@@ -8,7 +8,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::config::IdxConfig;
 use vae_data::loader::Batches;
-use vae_data::{Dataset, DatasetConfig, Splits};
+use vae_data::{Dataset, DatasetConfig, HoldOut, Splits};
 use vae_model::{ImageShape, Mode, Vae, WEIGHTS_FILE};
 use vae_train::{Learner, RunConfig, evaluate};
 
@@ -16,6 +16,7 @@ use vae_train::{Learner, RunConfig, evaluate};
 fn digits(config: &RunConfig) -> Splits {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mnist");
     let dataset = DatasetConfig {
+        validation: Some(HoldOut::Count(0)),
         binarization: config.dataset.binarization,
         idx: Some(IdxConfig { folder }),
         ..Default::default()
@@ -26,6 +27,7 @@ fn digits(config: &RunConfig) -> Splits {
         1 => splits,
         n_channels => Splits::new(
             photos(&splits.train, n_channels),
+            None,
             photos(&splits.test, n_channels),
         ),
     }
