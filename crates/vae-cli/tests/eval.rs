@@ -129,11 +129,18 @@ fn averaged_weights_are_those_that_are_measured() {
             "last",
             "--only",
             "likelihood",
+            "--split",
+            "validation",
             "--samples",
             "2",
         ],
     );
     assert_eq!(report["subject"]["averaged_weights"], true);
+    let images = &report["sections"]["likelihood"]["images"];
+    assert_eq!(
+        (&images["split"], &images["n_images"]),
+        (&"validation".into(), &14.into())
+    );
     // In closed form, so that no noise is between the two.
     let measured = measure(&report, "likelihood", "kl")["value"]
         .as_f64()

@@ -156,7 +156,9 @@ fn every_image_is_in_one_split_with_its_factors() {
     let of_all = [&splits.train, validation, &splits.test];
     // A quarter for the test, a tenth for validation.
     assert_eq!(of_all.map(Dataset::len), [32, 4, 12]);
-    of_all.map(assert_is_right);
+    for split in of_all {
+        assert_is_right(split);
+    }
     let positions = |dataset: &Dataset| dataset.factors().expect("factors").positions().to_vec();
     let mut all = of_all.map(positions).concat();
     assert!(

@@ -57,15 +57,16 @@ impl Overview {
                 n_parameters,
             }),
             _ => {
-                let of_split = |split| records.iter().rfind(|record| record.split == split);
-                let last_train = of_split(Record::TRAIN);
+                let mut newest_first = records.iter().rev();
+                let last_validation =
+                    newest_first.find(|record| record.split == Record::VALIDATION);
                 Ok(Self {
                     state,
                     error: None,
-                    epochs: last_train.map_or(0, |record| record.epoch),
+                    epochs: records.last().map_or(0, |record| record.epoch),
                     planned_epochs,
                     best: curves::best(&records).cloned(),
-                    last_validation: of_split(Record::VALIDATION).cloned(),
+                    last_validation: last_validation.cloned(),
                     seconds: records.iter().map(|record| record.seconds).sum(),
                     n_parameters,
                 })
