@@ -120,7 +120,8 @@ pub struct IdxConfig {
     /// The folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are
     /// labels, `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`; relative to the current
     /// folder. Each may be spelled with `.idx` for `-idx` and be gzipped (`.gz`); where several
-    /// spellings are there, the plain file and the `-idx` spelling come first.
+    /// spellings are there, the plain file and the `-idx` spelling come first. A file may lie in a
+    /// folder of its own name.
     pub folder: PathBuf,
 }
 
@@ -225,6 +226,12 @@ pub(crate) const FOLDER_KEY: &str = "dataset.idx.folder";
 impl IdxConfig {
     fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         self.check_folder()?;
+        for prefix in ["train", "t10k"] {
+            let images = self.images_file(prefix)?;
+            if let Some(labels) = find_file(&self.folder, &format!("{prefix}-labels-idx1-ubyte"))? {
+                idx::check_counts(&images, &labels)?;
+            }
+        }
         let limits = sizes.limits;
         let train = self.read_split("train")?;
         let [trained_on, held_out] = split_training_images(train.n_images(), sizes.validation)?;
@@ -365,8 +372,17 @@ pub(crate) fn split_training_images(
     Ok([0..n_trained_on, n_trained_on..n_images])
 }
 
-/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`.
+/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`, or in a folder
+/// of that name in it, as the data sets of Kaggle are unpacked.
 pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
+    let is_folder = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.is_dir())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DataError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    };
     let dotted = name.replace("-idx", ".idx");
     let spellings = [
         name.to_owned(),
@@ -374,15 +390,25 @@ pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, Da
         format!("{name}.gz"),
         format!("{dotted}.gz"),
     ];
-    for spelling in spellings {
+    let mut folders = Vec::new();
+    for spelling in &spellings {
         let path = folder.join(spelling);
-        match path.try_exists() {
-            Ok(true) => return Ok(Some(path)),
-            Ok(false) => {}
-            Err(source) => return Err(DataError::Io { path, source }),
+        match is_folder(&path)? {
+            Some(false) => return Ok(Some(path)),
+            Some(true) => folders.push(path),
+            None => {}
         }
     }
-    Ok(None)
+    for folder in &folders {
+        for spelling in &spellings {
+            let path = folder.join(spelling);
+            if is_folder(&path)? == Some(false) {
+                return Ok(Some(path));
+            }
+        }
+    }
+    // An empty folder in place of the file: what opens it says so.
+    Ok(folders.into_iter().next())
 }
 
 #[cfg(test)]

@@ -218,11 +218,11 @@ pub enum DataError {
     },
 
     /// A file in place of the folder that is no zip, or a damaged one.
-    #[error("{}: is neither a folder nor a zip that can be read: {reason} (interrupted download? fetch it again)", path.display())]
+    #[error("{}: is neither a folder nor a zip that can be read: {reason}", path.display())]
     Zip {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it, and the likely fix.
         reason: String,
     },
 
@@ -289,6 +289,32 @@ pub enum DataError {
         line: u64,
         /// What was found and what was expected.
         problem: String,
+    },
+
+    /// A partition or attribute list that is no text, or too long.
+    #[error("{} {problem}", path.display())]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
+    /// A partition or attribute list of other images.
+    #[error(
+        "{}: has none of the {n_images} images (it has {listed:?}, the first image is {image:?}; a \
+         list of other images?)",
+        path.display()
+    )]
+    ListOfOthers {
+        /// The list.
+        path: PathBuf,
+        /// How many images there are.
+        n_images: usize,
+        /// The first name in the list.
+        listed: String,
+        /// The name of the first image.
+        image: String,
     },
 
     /// A pack that was asked for cannot be made or used.

@@ -1,15 +1,15 @@
 //! Which image files a folder or zip holds, and their bytes.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use walkdir::WalkDir;
-use zip::{CompressionMethod, ZipArchive};
 
+use super::archive;
 use crate::{BadFile, DataError};
 
 /// Names that end so are meant to be images; other files are images if they begin like one.
@@ -37,15 +37,15 @@ pub(crate) struct Entry {
     /// nanoseconds since 1970.
     pub(crate) stamp: u64,
     /// Where a zip holds it.
-    member: Option<Member>,
+    pub(super) member: Option<Member>,
 }
 
 /// A zip member's bytes.
 #[derive(Clone, Copy, Debug)]
-struct Member {
-    start: u64,
-    n_compressed: u64,
-    deflated: bool,
+pub(super) struct Member {
+    pub(super) start: u64,
+    pub(super) n_compressed: u64,
+    pub(super) deflated: bool,
 }
 
 impl Entry {
@@ -73,7 +73,7 @@ impl Files {
         let (mut entries, bad) = if metadata.is_dir() {
             scan_folder(path)
         } else {
-            scan_zip(path)?
+            archive::scan(path)?
         };
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let path = path.to_owned();
@@ -97,7 +97,7 @@ impl Files {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> DataError {
+pub(super) fn io_error(path: &Path, source: io::Error) -> DataError {
     DataError::Io {
         path: path.to_owned(),
         source,
@@ -140,7 +140,7 @@ fn scan_folder(folder: &Path) -> (Vec<Entry>, Vec<BadFile>) {
 }
 
 /// As `.DS_Store`, and the `._name` files beside every file of an archive made on a Mac.
-fn is_hidden(name: &std::ffi::OsStr) -> bool {
+pub(super) fn is_hidden(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX"
 }
 
@@ -191,88 +191,7 @@ fn folder_entry(file: &walkdir::DirEntry, name: &str) -> Result<Option<Entry>, S
     }))
 }
 
-fn scan_zip(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
-    let zip_error = |error: zip::result::ZipError| DataError::Zip {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let file = File::open(path).map_err(|source| io_error(path, source))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
-    let (mut entries, mut bad) = (Vec::new(), Vec::new());
-    for i in 0..archive.len() {
-        let data = archive.by_index_data(i).map_err(zip_error)?;
-        let raw_name = String::from_utf8_lossy(data.name_raw()).into_owned();
-        // `..` begins with a dot, too, but what leaves the archive is never silently passed over.
-        let is_hidden = |part: &str| part != ".." && is_hidden(part.as_ref());
-        if raw_name.ends_with('/') || raw_name.split('/').any(is_hidden) {
-            continue;
-        }
-        match zip_entry(&mut archive, i) {
-            Ok(Some(entry)) => entries.push(entry),
-            Ok(None) => {}
-            Err(reason) => bad.push(BadFile {
-                name: raw_name,
-                reason,
-            }),
-        }
-    }
-    Ok((entries, bad))
-}
-
-fn zip_entry(archive: &mut ZipArchive<BufReader<File>>, i: usize) -> Result<Option<Entry>, String> {
-    let corrupt = |error: zip::result::ZipError| format!("is corrupt in the zip: {error}");
-    let member = archive.by_index_raw(i).map_err(corrupt)?;
-    let Ok(name) = std::str::from_utf8(member.name_raw()).map(str::to_owned) else {
-        return Err("its name is not UTF-8".to_owned());
-    };
-    if member.enclosed_name().is_none() || name.split(['/', '\\']).any(|part| part == "..") {
-        return Err("its path leaves the archive: refused".to_owned());
-    }
-    if !member.is_file() {
-        return Ok(None);
-    }
-    let (encrypted, method) = (member.encrypted(), member.compression());
-    let start = member.data_start().ok_or("is corrupt in the zip")?;
-    let entry = Entry {
-        n_bytes: member.size(),
-        stamp: u64::from(member.crc32()),
-        member: Some(Member {
-            start,
-            n_compressed: member.compressed_size(),
-            deflated: method == CompressionMethod::Deflated,
-        }),
-        name,
-    };
-    drop(member);
-    if encrypted {
-        // Its content is unknown: a text among encrypted images stays out of the list by its name.
-        return match has_image_name(&entry.name) {
-            true => Err("is encrypted".to_owned()),
-            false => Ok(None),
-        };
-    }
-    let readable = [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
-    if !readable {
-        return Err(format!(
-            "is compressed by {method}, expected stored or deflated"
-        ));
-    }
-    if !has_image_name(&entry.name) {
-        let mut beginning = Vec::new();
-        archive
-            .by_index(i)
-            .map_err(corrupt)?
-            .take(N_SNIFFED as u64)
-            .read_to_end(&mut beginning)
-            .map_err(|error| format!("is corrupt in the zip: {error}"))?;
-        if !is_image(&beginning) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(entry))
-}
-
-fn has_image_name(name: &str) -> bool {
+pub(super) fn has_image_name(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|end| end.to_str());
     extension.is_some_and(|end| {
         EXTENSIONS
@@ -282,7 +201,7 @@ fn has_image_name(name: &str) -> bool {
 }
 
 /// Whether content that begins so is JPEG, PNG, WebP or BMP.
-fn is_image(beginning: &[u8]) -> bool {
+pub(crate) fn is_image(beginning: &[u8]) -> bool {
     beginning.starts_with(b"\xff\xd8\xff")
         || beginning.starts_with(b"\x89PNG\r\n\x1a\n")
         || (beginning.starts_with(b"RIFF") && beginning.get(8..12) == Some(b"WEBP"))
@@ -315,9 +234,10 @@ impl FileReader {
     pub(crate) fn read(&mut self, i: usize, max_bytes: u64) -> Result<&[u8], String> {
         let files = Arc::clone(&self.files);
         let entry = &files.entries[i];
-        match entry.n_bytes {
-            0 => return Err("is empty".to_owned()),
-            n if n > max_bytes => {
+        let n_stored = entry.member.map_or(0, |member| member.n_compressed);
+        match (entry.n_bytes, entry.n_bytes.max(n_stored)) {
+            (0, _) => return Err("is empty".to_owned()),
+            (_, n) if n > max_bytes => {
                 return Err(format!("has {n} bytes, expected at most {max_bytes}"));
             }
             _ => {}

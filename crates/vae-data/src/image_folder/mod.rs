@@ -5,12 +5,15 @@
 //!   names, sizes, times     bytes         RGB        u8 [C, H, W]      └► Dataset
 //! ```
 
+pub(crate) mod archive;
 pub(crate) mod decode;
 pub(crate) mod files;
+mod names;
 pub(crate) mod pack;
 pub(crate) mod source;
 mod split;
 pub(crate) mod table;
+pub(crate) mod text;
 pub(crate) mod transform;
 
 use std::path::{Path, PathBuf};
@@ -27,7 +30,8 @@ use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
 use files::Files;
 use pack::{NotWritten, Pack};
 use source::Source;
-use split::{Part, Partition};
+use split::{PARTITION_FILES, Part, Partition};
+use table::{ATTRIBUTES_FILES, Table};
 use transform::{Crop, Transform};
 
 pub use decode::is_decoding;
@@ -102,14 +106,13 @@ pub struct ImageFolderConfig {
     pub workers: Option<usize>,
 
     /// A list of which image is for training (0), validation (1) and testing (2). By default
-    /// `list_eval_partition.txt` beside the images (in the folder, or beside the folder or zip) where
-    /// it is there; else `split` and `dataset.validation` decide. Images that are not in the list are not
-    /// used.
+    /// `list_eval_partition.txt` or `.csv` with the images (in the folder or zip, or beside it) where it is
+    /// there; else `split` and `dataset.validation` decide. Images that are not in the list are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PathBuf>,
 
     /// A table of attributes: CelebA's list, or a CSV or TSV file with a column of file names. By
-    /// default `list_attr_celeba.txt` beside the images where it is there.
+    /// default `list_attr_celeba.txt` or `.csv` with the images where it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<PathBuf>,
 
@@ -196,18 +199,43 @@ impl ImageFolderConfig {
 
     /// The table of attributes that belongs to the images, if there is one.
     pub(crate) fn attributes_file(&self) -> Option<PathBuf> {
-        self.list(self.attributes.as_deref(), ATTRIBUTES_FILE)
+        self.list(self.attributes.as_deref(), &ATTRIBUTES_FILES)
     }
 
-    /// The file `configured`, or the one called `name` where it lies beside the images.
-    fn list(&self, configured: Option<&Path>, name: &str) -> Option<PathBuf> {
-        let beside = || {
+    /// The file `configured`, or the first called one of `names` that lies with the images: in the folder,
+    /// beside the folder or zip, where CelebA's publishers put it, or in the zip.
+    fn list(&self, configured: Option<&Path>, names: &[&str]) -> Option<PathBuf> {
+        let with_images = || {
             let parent = self.path.parent().unwrap_or(Path::new(""));
-            [self.path.join(name), parent.join(name)]
-                .into_iter()
-                .find(|path| path.is_file())
+            let mut folders = vec![self.path.clone(), parent.to_owned()];
+            if let Ok(real) = self.path.canonicalize() {
+                let mut around = real.ancestors();
+                let (name, above) = (real.file_name(), around.nth(1));
+                // Kaggle's `img_align_celeba/img_align_celeba`.
+                if above.and_then(Path::file_name) == name {
+                    folders.extend(around.next().map(Path::to_owned));
+                }
+                // `Img` of the publishers, beside `Eval` and `Anno`.
+                let above = above.and_then(Path::parent);
+                folders.extend(
+                    above
+                        .iter()
+                        .flat_map(|above| ["Eval", "Anno"].map(|f| above.join(f))),
+                );
+            }
+            let mut files = folders
+                .iter()
+                .flat_map(|folder| names.iter().map(|name| folder.join(name)));
+            let in_zip = || {
+                let members = names.iter().flat_map(|name| {
+                    // What is no zip is told where its images are listed.
+                    archive::members_called(&self.path, name).unwrap_or_default()
+                });
+                members.map(|member| self.path.join(member)).next()
+            };
+            files.find(|path| path.is_file()).or_else(in_zip)
         };
-        configured.map(Path::to_owned).or_else(beside)
+        configured.map(Path::to_owned).or_else(with_images)
     }
 }
 
@@ -423,15 +451,19 @@ impl ImageFolder {
     pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         let config = &self.config;
         let partition = config
-            .list(config.partition.as_deref(), PARTITION_FILE)
+            .list(config.partition.as_deref(), &PARTITION_FILES)
             .map(|path| Partition::read(&path))
             .transpose()?;
         let attributes_file = config.attributes_file();
         let stored = Arc::new(self.stored()?);
-        let attributes = attributes_file
-            .as_deref()
-            .map(|path| table::read_attributes(path, stored.names()))
-            .transpose()?;
+        let table = attributes_file.as_deref().map(Table::read).transpose()?;
+        let attributes = table.as_ref().map(|table| table.attributes(stored.names()));
+        if let Some(partition) = &partition {
+            partition.check(stored.names())?;
+        }
+        if let (Some(table), Some(path)) = (&table, &config.attributes) {
+            table.check(path, stored.names())?;
+        }
 
         let parts: Vec<Option<Part>> = match &partition {
             Some(partition) => partition.parts(stored.names(), sizes.validation)?,

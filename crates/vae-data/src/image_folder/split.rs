@@ -1,18 +1,23 @@
 //! Which images are trained on, and which are held out.
 
-use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::DEFAULT_VALIDATION;
+use super::files::has_image_name;
+use super::names::ByName;
+use super::table::{Csv, delimiter, file_column};
+use super::text;
 use crate::hold_out::VALIDATION_KEY;
 use crate::{DataError, HoldOut};
 
 /// The official name of CelebA's list, found automatically beside the images.
 pub const PARTITION_FILE: &str = "list_eval_partition.txt";
+
+/// That, and its name at Kaggle.
+pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
 
 /// A split by hash of the file name (`[dataset.image_folder.split]`), for images without an official
 /// partition file.
@@ -111,43 +116,57 @@ impl SplitConfig {
     }
 }
 
-/// An official partition: a line for each image, its name and 0 (train), 1 (validation) or 2 (test).
+/// Names of a partition's column in a list with a header; where none of them is there, it is the last.
+const PART_COLUMNS: [&str; 6] = ["partition", "split", "set", "subset", "part", "fold"];
+
+/// An official partition: for each image its name and 0 (train), 1 (validation) or 2 (test).
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) path: PathBuf,
-    parts: HashMap<String, Part>,
+    parts: ByName<Part>,
+}
+
+impl Part {
+    fn parse(text: &str) -> Option<Part> {
+        match text.to_ascii_lowercase().as_str() {
+            "0" | "train" | "training" => Some(Part::Train),
+            "1" | "val" | "valid" | "validation" => Some(Part::Validation),
+            "2" | "test" | "testing" => Some(Part::Test),
+            _ => None,
+        }
+    }
 }
 
 impl Partition {
+    /// Reads a line for each image, name and part apart by spaces, tabs, a comma or a semicolon, or a
+    /// list of columns with a header (comma, semicolon, tab).
     pub(crate) fn read(path: &Path) -> Result<Partition, DataError> {
-        let text = fs::read_to_string(path).map_err(|source| DataError::Io {
+        let text = text::read(path)?;
+        let mut partition = Partition {
             path: path.to_owned(),
-            source,
-        })?;
-        let mut parts = HashMap::new();
-        for (i, line) in text.lines().enumerate() {
-            let mut words = line.split([' ', '\t', ',']).filter(|word| !word.is_empty());
-            let part = match (words.next(), words.next(), words.next()) {
-                (None, _, _) => continue,
-                (Some(name), Some("0"), None) => (name, Part::Train),
-                (Some(name), Some("1"), None) => (name, Part::Validation),
-                (Some(name), Some("2"), None) => (name, Part::Test),
-                // The header of the same list as a CSV.
-                (Some(_), Some("partition"), None) if i == 0 => continue,
-                _ => {
-                    return Err(DataError::Table {
-                        path: path.to_owned(),
-                        line: i as u64 + 1,
-                        problem: format!(
-                            "found {line:?}, expected a file name and 0 (train), 1 (validation) or 2 (test)"
-                        ),
-                    });
+            parts: ByName::default(),
+        };
+        let first = text.lines().next().unwrap_or_default();
+        let (name, part) = name_and_part(first);
+        let has_header =
+            Part::parse(part).is_none() && part.parse::<f64>().is_err() && !has_image_name(name);
+        if has_header && delimiter(first).is_some() {
+            partition.read_columns(&text)?;
+        } else {
+            for (line, i) in text.lines().zip(1..).skip(has_header.into()) {
+                if !line.trim().is_empty() {
+                    let (name, part) = name_and_part(line);
+                    partition.insert(name, part, i, &format!("{line:?}"))?;
                 }
-            };
-            parts.insert(part.0.to_owned(), part.1);
+            }
         }
-        let path = path.to_owned();
-        Ok(Partition { path, parts })
+        if partition.parts.first().is_empty() {
+            return Err(DataError::List {
+                path: path.to_owned(),
+                problem: "lists no images, expected a file name and 0, 1 or 2 in each line".into(),
+            });
+        }
+        Ok(partition)
     }
 
     /// What each of the images with these names is for; none where the list does not say. Where
@@ -203,22 +222,76 @@ impl Partition {
         Ok(parts)
     }
 
-    /// By the whole path, or by the file's own name, as CelebA's list has it.
+    fn read_columns(&mut self, text: &str) -> Result<(), DataError> {
+        let path = self.path.clone();
+        let mut csv = Csv::new(&path, text)?;
+        let header = csv.header.clone();
+        let is_part = |name: &str| {
+            PART_COLUMNS
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
+        };
+        let part = header.iter().position(is_part);
+        let part = part.unwrap_or(header.len().saturating_sub(1));
+        let mut name = None;
+        for record in csv.records() {
+            let (record, line) = record?;
+            let name = *name.get_or_insert_with(|| file_column(&header, &record));
+            let (name, part) = (&record[name], &record[part]);
+            self.insert(name, part, line, &format!("{name:?} and {part:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// `found` are `name` and `part` as they stand in the list.
+    fn insert(&mut self, name: &str, part: &str, line: u64, found: &str) -> Result<(), DataError> {
+        let wrong = |problem| {
+            Err(DataError::Table {
+                path: self.path.clone(),
+                line,
+                problem,
+            })
+        };
+        match Part::parse(part) {
+            Some(part) if !name.is_empty() => match self.parts.insert(name, part) {
+                Some(other) if other != part => wrong(format!(
+                    "{name:?} is in the list twice, as {other:?} and as {part:?}"
+                )),
+                _ => Ok(()),
+            },
+            _ => wrong(format!(
+                "found {found}, expected a file name and 0 (train), 1 (validation) or 2 (test)"
+            )),
+        }
+    }
+
+    /// By the whole path, or by its end, as CelebA's list has the files' own names.
     fn part(&self, name: &str) -> Option<Part> {
-        self.parts
-            .get(name)
-            .or_else(|| self.parts.get(file_name(name)))
-            .copied()
+        self.parts.get(name).copied()
+    }
+
+    /// Warns where the list has fewer than half of the images.
+    ///
+    /// # Errors
+    /// It has none of them.
+    pub(crate) fn check(&self, images: &[String]) -> Result<(), DataError> {
+        self.parts.check(&self.path, images)
     }
 }
 
-/// The last part of a path with `/` between folders.
-pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// What is before the last separator of a line, and what after it.
+fn name_and_part(line: &str) -> (&str, &str) {
+    const SEPARATORS: [char; 4] = [' ', '\t', ',', ';'];
+    let line = line.trim_matches(SEPARATORS);
+    let (name, part) = line.rsplit_once(SEPARATORS).unwrap_or((line, ""));
+    let name = name.trim_end_matches(SEPARATORS);
+    (name.trim_matches('"'), part.trim_matches('"'))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -328,11 +401,28 @@ mod tests {
         assert_eq!(partition.part("c.jpg"), Some(Part::Test));
         assert_eq!(partition.part("d.jpg"), None);
 
-        fs::write(&path, "image_id,partition\na.jpg,2\n").unwrap();
-        assert_eq!(
-            Partition::read(&path).unwrap().part("a.jpg"),
-            Some(Part::Test)
-        );
+        // As Kaggle, Excel, PowerShell, pandas and people write the same list.
+        let utf16: Vec<u8> = "\u{feff}image_id,partition\r\nx/a.jpg,2\r\nb c.jpg,0\r\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for list in [
+            &b"image_id,partition\nx/a.jpg,2\nb c.jpg,0\n"[..],
+            b"\xef\xbb\xbfimage_id;partition\r\n\"x/a.jpg\";2\r\n\"b c.jpg\";0\r\n",
+            b"\xef\xbb\xbfx/a.jpg 2\nb c.jpg 0\n",
+            &utf16,
+            b",image_id,partition\n0,x/a.jpg,2\n1,b c.jpg,0\n",
+            b"split,age,image\ntest,7,x/a.jpg\ntrain,8,b c.jpg\n",
+            b"./x\\a.jpg\t2\rb c.jpg\t0\r",
+            b"image partition\nx/a.jpg  test\nb c.jpg  Train\n",
+            b"\"x/a.jpg\",2\n\"b c.jpg\",0",
+        ] {
+            fs::write(&path, list).unwrap();
+            let partition = Partition::read(&path).unwrap();
+            let parts = ["x/a.jpg", "b c.jpg", "c.jpg"].map(|name| partition.part(name));
+            let list = String::from_utf8_lossy(list);
+            assert_eq!(parts, [Some(Part::Test), Some(Part::Train), None], "{list}");
+        }
 
         fs::write(&path, "a.jpg 0\nb.jpg 3\n").unwrap();
         let error = Partition::read(&path).unwrap_err().to_string();
@@ -340,5 +430,24 @@ mod tests {
             "list_eval_partition.txt:2: found \"b.jpg 3\", expected a file name and 0 (train), 1 \
              (validation) or 2 (test)"
         ));
+        for (list, message) in [
+            (
+                "a.jpg 0\nb.jpg 1\n./a.jpg 2\n",
+                ":3: \"./a.jpg\" is in the list twice, as Train and as Test",
+            ),
+            (
+                "image,partition\na.jpg,x\n",
+                ":2: found \"a.jpg\" and \"x\", expected a file name and 0 (train), 1 (validation) or \
+                 2 (test)",
+            ),
+            (
+                "\n\n",
+                " lists no images, expected a file name and 0, 1 or 2 in each line",
+            ),
+        ] {
+            fs::write(&path, list).unwrap();
+            let error = Partition::read(&path).unwrap_err().to_string();
+            assert!(error.ends_with(message), "{error}");
+        }
     }
 }
