@@ -16,7 +16,7 @@ use vae_train::{
 };
 
 fn splits() -> Splits {
-    Splits::new(dataset(22), dataset(7))
+    Splits::new(dataset(22), Some(dataset(7)), dataset(5))
 }
 
 fn config() -> RunConfig {
@@ -49,7 +49,7 @@ impl Callback for Witness {
         let what = match event {
             Event::FitStart => "start".to_owned(),
             Event::StepEnd { .. } => format!("step {step}"),
-            Event::EpochEnd { test, .. } => format!("epoch {}", test.epoch),
+            Event::EpochEnd { train, .. } => format!("epoch {}", train.epoch),
             Event::FitEnd { .. } => "end".to_owned(),
             _ => "?".to_owned(),
         };
