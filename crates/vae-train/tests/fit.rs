@@ -173,7 +173,7 @@ fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
     assert_beta(&record, 0.25);
     assert_eq!(record.beta, Some(0.5));
     // Evaluated by what the next step would be trained by.
-    assert_beta(&outcome.last_test.expect("a record"), 0.5);
+    assert_beta(&outcome.last_validation.expect("a record"), 0.5);
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
     let _alone = common::alone();
     let tables = "objective.regularizer.beta_tc = { alpha = 1.0, beta = 3.0, gamma = 1.0 }";
     let (config, vae, outcome) = train(tables, 8, 1);
-    let found = outcome.last_test.expect("a record").means.loss;
+    let found = outcome.last_validation.expect("a record").means.loss;
     let of = |n_images: usize| {
-        let data = splits().test;
+        let data = splits().validation.expect("images");
         let evaluation = evaluate(&vae, &config, &data, n_images, 3);
         evaluation.expect("an evaluation").means.loss
     };
@@ -272,7 +272,7 @@ fn bits_per_dimension_are_of_the_held_out_elbo() {
     let _alone = common::alone();
     let tables = "model.likelihood.discretized_logistic = {}";
     let (_, _, outcome) = train(tables, 8, 1);
-    let record = outcome.last_test.expect("a record");
+    let record = outcome.last_validation.expect("a record");
     let elbo = record.means.elbo.expect("an elbo");
     let wanted = -elbo / (30.0 * 2_f64.ln());
     assert_close("bits", record.bits_per_dim.expect("bits"), wanted);
