@@ -11,6 +11,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -74,6 +76,9 @@ pub(crate) struct Options {
     /// Leave out tests that take longer than this by themselves.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     longest_test: f64,
+    /// Programs at a time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
     /// Say what would be tried, and stop.
     #[arg(long)]
     list: bool,
@@ -146,12 +151,12 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     let programs = compile(workspace, &copy, &sources, &mut mutants)?;
     let n_left_out = n_before - n_drawn(&mutants);
     println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
-    let tests = tests(&programs, &folder, options.longest_test)?;
+    let tests = tests(&programs, &folder, options)?;
     let known = match &options.since {
         Some(commit) => tests_of(workspace, commit)?,
         None => BTreeSet::new(),
     };
-    let ends = try_all(&programs, &tests, &known, &mutants)?;
+    let ends = try_all(&programs, &tests, &known, &mutants, options.jobs)?;
     let count = |wanted: End| ends.iter().filter(|(end, _)| *end == wanted).count();
     let (n, old, new) = (ends.len(), count(End::NoticedBefore), count(End::Noticed));
     if let Some(commit) = &options.since {
@@ -352,6 +357,15 @@ fn compile(
     sources: &BTreeMap<String, String>,
     mutants: &mut Vec<Mutant>,
 ) -> Result<Vec<Program>> {
+    // What did not compile in this state of its file is known from run to run.
+    let list = copy.join("not-compiling");
+    let known = fs::read_to_string(&list).unwrap_or_default();
+    let mut known: BTreeSet<String> = known.lines().map(String::from).collect();
+    let identity = |mutant: &Mutant| {
+        let digest = Sha256::digest(&sources[&mutant.file]);
+        format!("{digest:x} {mutant}")
+    };
+    mutants.retain(|mutant| !known.contains(&identity(mutant)));
     for round in 0..MOST_ROUNDS {
         let mut places: BTreeMap<String, Vec<(u32, Range<usize>)>> = BTreeMap::new();
         for (file, source) in sources {
@@ -376,39 +390,54 @@ fn compile(
                 return Ok(programs);
             }
         }
-        let mut culprits = BTreeSet::new();
-        for Error {
-            file,
-            bytes,
-            message,
-        } in &errors
-        {
-            let of_file = places.get(file).map_or(&[][..], Vec::as_slice);
-            let overlapping = of_file
-                .iter()
-                .filter(|(_, place)| place.start < bytes.end && bytes.start < place.end);
-            let smallest = overlapping.min_by_key(|(_, place)| place.len());
-            match smallest {
-                Some((number, _)) => {
-                    culprits.insert(*number);
-                }
-                None => println!("{file}: {message}"),
-            }
-        }
+        let culprits: BTreeSet<u32> = errors
+            .iter()
+            .flat_map(|error| culprits(error, &places))
+            .collect();
         if culprits.is_empty() {
-            bail!("the copy in {} does not compile", copy.display());
+            let messages: Vec<_> = errors.iter().map(|error| &error.message[..]).collect();
+            let (copy, messages) = (copy.display(), messages.join("; "));
+            bail!("the copy in {copy} does not compile: {messages}");
         }
         println!("round {round}: {} mutants do not compile", culprits.len());
+        let refused = |mutant: &&Mutant| culprits.contains(&mutant.number);
+        known.extend(mutants.iter().filter(refused).map(identity));
+        write(
+            &list,
+            &known
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        )?;
         mutants.retain(|mutant| !culprits.contains(&mutant.number));
     }
     bail!("after {MOST_ROUNDS} rounds there are still mutants that do not compile")
 }
 
-/// What the compiler has against a place in a file.
+/// What the compiler has against the copy.
 struct Error {
-    file: String,
-    bytes: Range<usize>,
     message: String,
+    /// Those that it points at first are at the beginning.
+    places: Vec<(String, Range<usize>)>,
+}
+
+/// The smallest mutant at the first of an error's places where there is one; failing that, all of the
+/// files that it names.
+fn culprits(error: &Error, places: &BTreeMap<String, Vec<(u32, Range<usize>)>>) -> Vec<u32> {
+    let of_file = |file: &String| places.get(file).map_or(&[][..], Vec::as_slice);
+    let smallest = error.places.iter().find_map(|(file, bytes)| {
+        let overlapping = of_file(file)
+            .iter()
+            .filter(|(_, place)| place.start < bytes.end && bytes.start < place.end);
+        overlapping.min_by_key(|(_, place)| place.len())
+    });
+    match smallest {
+        Some((number, _)) => vec![*number],
+        None => {
+            let files = error.places.iter().flat_map(|(file, _)| of_file(file));
+            files.map(|(number, _)| *number).collect()
+        }
+    }
 }
 
 /// What the compiler has against the copy's libraries.
@@ -471,16 +500,20 @@ fn messages(
         }
         let message = &message["message"];
         if message["level"] == "error" {
-            let spans = message["spans"].as_array().map_or(&[][..], Vec::as_slice);
-            let spans = spans.iter().filter(|span| span["is_primary"] == true);
-            errors.extend(spans.map(|span| {
+            let mut spans = message["spans"].as_array().cloned().unwrap_or_default();
+            spans.sort_by_key(|span| span["is_primary"] != true);
+            let place = |span: &Value| {
                 let byte = |name: &str| span[name].as_u64().unwrap_or(0) as usize;
-                Error {
-                    file: span["file_name"].as_str().unwrap_or_default().to_owned(),
-                    bytes: byte("byte_start")..byte("byte_end").max(byte("byte_start") + 1),
+                let bytes = byte("byte_start")..byte("byte_end").max(byte("byte_start") + 1);
+                let file = span["file_name"].as_str().unwrap_or_default();
+                (file.to_owned(), bytes)
+            };
+            if !spans.is_empty() {
+                errors.push(Error {
                     message: message["message"].as_str().unwrap_or_default().to_owned(),
-                }
-            }));
+                    places: spans.iter().map(place).collect(),
+                });
+            }
         }
     }
     if errors.is_empty() {
@@ -508,9 +541,37 @@ fn command(program: &Program, tests: &[&str]) -> Command {
     command
 }
 
+/// Does `work` for the numbers below `n`, some at a time; the results in order.
+fn in_parallel<T: Send>(
+    n_jobs: usize,
+    n: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..n_jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n {
+                        return;
+                    }
+                    let result = work(i);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((i, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Runs every test by itself without a mutant: how long it takes, and which mutants' code it runs.
-fn tests(programs: &[Program], folder: &Path, longest: f64) -> Result<Vec<Test>> {
-    let mut tests = Vec::new();
+fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<Test>> {
+    let mut names = Vec::new();
     for (i, program) in programs.iter().enumerate() {
         let output = Command::new(&program.path)
             .args(["--list", "--format=terse"])
@@ -518,34 +579,42 @@ fn tests(programs: &[Program], folder: &Path, longest: f64) -> Result<Vec<Test>>
             .output()
             .with_context(|| program.path.display().to_string())?;
         let list = String::from_utf8_lossy(&output.stdout).into_owned();
-        for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
-            let seen = folder.join("seen");
-            if seen.exists() {
-                fs::remove_file(&seen)?;
-            }
-            let start = Instant::now();
-            let mut child = command(program, &[name])
-                .env("VAE_MUTANTS_SEEN", &seen)
-                .spawn()
-                .with_context(|| program.path.display().to_string())?;
-            let passed = wait(&mut child, Duration::from_secs_f64(10.0 * longest))?;
-            let seconds = start.elapsed().as_secs_f64();
-            if passed == Some(false) {
-                bail!("{name} fails without a mutant ({})", program.path.display());
-            }
-            if passed.is_none() || seconds > longest {
-                println!("{name} takes {seconds:.0} s and is left out");
-                continue;
-            }
-            let seen = fs::read_to_string(&seen).unwrap_or_default();
-            tests.push(Test {
-                program: i,
-                name: name.to_owned(),
-                seconds,
-                reaches: seen.lines().filter_map(|line| line.parse().ok()).collect(),
-            });
-        }
+        let of_program = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        names.extend(of_program.map(|name| (i, name.to_owned())));
     }
+    let tests = in_parallel(options.jobs, names.len(), |i| {
+        let (program, name) = &names[i];
+        let seen = folder.join(format!("seen-{i}"));
+        if seen.exists() {
+            fs::remove_file(&seen)?;
+        }
+        let start = Instant::now();
+        let mut child = command(&programs[*program], &[name])
+            .env("VAE_MUTANTS_SEEN", &seen)
+            .spawn()
+            .with_context(|| programs[*program].path.display().to_string())?;
+        let passed = wait(&mut child, Duration::from_secs_f64(options.longest_test))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let reaches = fs::read_to_string(&seen).unwrap_or_default();
+        if seen.exists() {
+            fs::remove_file(&seen)?;
+        }
+        match passed {
+            Some(true) => {}
+            Some(false) => println!("{name} fails without a mutant and is left out"),
+            None => println!("{name} takes more than {seconds:.0} s and is left out"),
+        }
+        Ok(passed.unwrap_or(false).then(|| Test {
+            program: *program,
+            name: name.clone(),
+            seconds,
+            reaches: reaches
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .collect(),
+        }))
+    })?;
+    let mut tests: Vec<Test> = tests.into_iter().flatten().collect();
     tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let seconds: f64 = tests.iter().map(|test| test.seconds).sum();
     println!("{} tests take {seconds:.0} s, one by one", tests.len());
@@ -583,9 +652,10 @@ fn try_all(
     tests: &[Test],
     known: &BTreeSet<String>,
     mutants: &[Mutant],
+    n_jobs: usize,
 ) -> Result<Vec<(End, String)>> {
-    let mut ends = Vec::new();
-    for mutant in mutants {
+    let ends = in_parallel(n_jobs, mutants.len(), |i| {
+        let mutant = &mutants[i];
         let number = mutant.number;
         let is_known = |test: &&Test| {
             let name = test.name.rsplit("::").next().unwrap_or(&test.name);
@@ -607,13 +677,12 @@ fn try_all(
             End::Survives if n_tests == 0 => "survives, no test runs it",
             End::Survives => "survives",
         };
-        let line = format!("{said} ({n_tests} tests): {mutant}");
+        let drawn = if mutant.is_drawn { "" } else { ", not drawn" };
+        let line = format!("{said} ({n_tests} tests{drawn}): {mutant}");
         println!("{number} of {}: {line}", mutants.len());
-        if mutant.is_drawn {
-            ends.push((end, line));
-        }
-    }
-    Ok(ends)
+        Ok(mutant.is_drawn.then_some((end, line)))
+    })?;
+    Ok(ends.into_iter().flatten().collect())
 }
 
 /// Whether one of these tests fails with the mutant, or takes too long.
