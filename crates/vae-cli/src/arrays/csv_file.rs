@@ -1,7 +1,7 @@
 //! CSV: a header, then a line for each image. An unknown number is an empty field.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -50,8 +50,29 @@ impl Writer {
     }
 }
 
+/// Bytes of the longest line, with what is read ahead of it.
+const LONGEST_LINE: usize = 1 << 24;
+
+/// A file that refuses to be read on where a line does not end.
+struct Lines {
+    file: File,
+    /// Bytes that may still be read before the line must have ended.
+    left: usize,
+}
+
+impl Read for Lines {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(to)?;
+        self.left = self.left.checked_sub(n).ok_or_else(|| {
+            let problem = format!("a line of more than {} MiB", LONGEST_LINE >> 20);
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        })?;
+        Ok(n)
+    }
+}
+
 pub(super) struct Reader {
-    reader: csv::Reader<File>,
+    reader: csv::Reader<Lines>,
     header: Vec<String>,
     latents: Vec<usize>,
     names: Option<usize>,
@@ -59,7 +80,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
-        let mut reader = csv::Reader::from_reader(file);
+        let left = LONGEST_LINE;
+        let mut reader = csv::Reader::from_reader(Lines { file, left });
         let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
         if header.iter().all(|name| name.parse::<f64>().is_ok()) {
             return Err(anyhow!(
@@ -81,8 +103,12 @@ impl Reader {
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
         let mut names = self.names.map(|_| Vec::new());
         let (mut values, mut n_rows) = (Vec::new(), 0);
-        for record in self.reader.records().take(n) {
-            let record = record?;
+        let mut record = csv::StringRecord::new();
+        while n_rows < n {
+            self.reader.get_mut().left = LONGEST_LINE;
+            if !self.reader.read_record(&mut record)? {
+                break;
+            }
             for &column in &self.latents {
                 let number = record[column].trim().parse::<f32>().with_context(|| {
                     let line = record.position().map_or(0, csv::Position::line);
@@ -101,5 +127,25 @@ impl Reader {
             values,
             n_rows,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use super::*;
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"mean_0,mean_1\n1,2\n\"").unwrap();
+        // A hole of zero bytes takes no place on the disk.
+        file.set_len(1 << 36).unwrap();
+        file.rewind().unwrap();
+        let mut reader = Reader::new(file).unwrap();
+        assert_eq!(reader.read(1).unwrap().values, [1.0, 2.0]);
+        let said = format!("{:#}", reader.read(1).unwrap_err());
+        assert!(said.contains("a line of more than 16 MiB"), "{said}");
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
+use vae_data::open_regular;
 
 /// The column of file names.
 pub(crate) const FILE_COLUMN: &str = "file";
@@ -378,7 +379,7 @@ impl LatentsReader {
     pub(crate) fn open(path: &Path, latent_dims: usize) -> Result<LatentsReader> {
         let name = || path.display().to_string();
         let format = Format::of(path)?;
-        let file = File::open(path).with_context(name)?;
+        let file = open_regular(path).with_context(name)?;
         let (kind, width, n_rows) = match format {
             Format::Csv => {
                 let reader = csv_file::Reader::new(file).with_context(name)?;
