@@ -76,6 +76,12 @@ pub(crate) struct Options {
     /// Leave out tests that take longer than this by themselves.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     longest_test: f64,
+    /// Of which crates the formulas and the tests are.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = CRATES)]
+    crates: Vec<String>,
+    /// Programs of tests to leave out, by the names of their files.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    except_tests: Vec<String>,
     /// Programs at a time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
@@ -148,7 +154,7 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let n_drawn = |mutants: &[Mutant]| mutants.iter().filter(|mutant| mutant.is_drawn).count();
     let n_before = n_drawn(&mutants);
-    let programs = compile(workspace, &copy, &sources, &mut mutants)?;
+    let programs = compile(workspace, &copy, &sources, &mut mutants, options)?;
     let n_left_out = n_before - n_drawn(&mutants);
     println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
     let tests = tests(&programs, &folder, options)?;
@@ -251,8 +257,8 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
 fn is_mutated(name: &Path) -> bool {
     let within = |path: &&str| name.starts_with(path);
     name.extension().is_some_and(|extension| extension == "rs")
-        && PATHS.iter().any(|path| within(&path))
-        && !LEFT_OUT.iter().any(|path| within(&path))
+        && PATHS.iter().any(within)
+        && !LEFT_OUT.iter().any(within)
         && !name.ends_with("lib.rs")
         && !name.ends_with("laws.rs")
 }
@@ -308,7 +314,11 @@ fn sources(copy: &Path) -> Result<BTreeMap<String, String>> {
 /// Draws from all mutants of the files.
 fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mutant>> {
     let mut all = Vec::new();
-    for (file, source) in sources {
+    let of_crates = |file: &str| {
+        let of = |name: &String| file.starts_with(&format!("crates/{name}/"));
+        options.crates.iter().any(of)
+    };
+    for (file, source) in sources.iter().filter(|(file, _)| of_crates(file)) {
         let mut n_alike: BTreeMap<String, u32> = BTreeMap::new();
         for site in sites::find(source).with_context(|| file.clone())? {
             // Without the line, which any other change of the file moves.
@@ -326,7 +336,7 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
         }
     }
     println!("{} mutants in {} files", all.len(), sources.len());
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.sort_by_key(|(ticket, _)| *ticket);
     let most = match options.sample {
         0 => all.len(),
         n => n,
@@ -356,6 +366,7 @@ fn compile(
     copy: &Path,
     sources: &BTreeMap<String, String>,
     mutants: &mut Vec<Mutant>,
+    options: &Options,
 ) -> Result<Vec<Program>> {
     // What did not compile in this state of its file is known from run to run.
     let list = copy.join("not-compiling");
@@ -385,7 +396,7 @@ fn compile(
         let mut errors = check(workspace, copy)?;
         if errors.is_empty() {
             let programs;
-            (programs, errors) = build(workspace, copy)?;
+            (programs, errors) = build(workspace, copy, options)?;
             if errors.is_empty() {
                 return Ok(programs);
             }
@@ -448,20 +459,34 @@ fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
 }
 
 /// The programs of the tests, or the compiler's errors.
-fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>)> {
+fn build(
+    workspace: &Workspace,
+    copy: &Path,
+    options: &Options,
+) -> Result<(Vec<Program>, Vec<Error>)> {
     let mut arguments = ["test", "--no-run", "--lib"].map(String::from).to_vec();
-    for name in CRATES {
+    for name in &options.crates {
         for file in all_files(&copy.join("crates").join(name).join("tests"))? {
             let is_target = file
                 .parent()
                 .is_some_and(|folder| folder.ends_with("tests"))
                 && file.extension().is_some_and(|extension| extension == "rs");
-            if let (true, Some(name)) = (is_target, file.file_stem()) {
-                arguments.extend(["--test".to_owned(), name.display().to_string()]);
-            }
+            let name = file.file_stem().map(|name| name.display().to_string());
+            let name = name.filter(|name| is_target && !options.except_tests.contains(name));
+            arguments.extend(
+                name.into_iter()
+                    .flat_map(|name| ["--test".to_owned(), name]),
+            );
         }
     }
-    messages(workspace, copy, &arguments)
+    let (mut programs, errors) = messages(workspace, copy, &arguments)?;
+    programs.retain(|program| {
+        options
+            .crates
+            .iter()
+            .any(|name| program.folder.ends_with(name))
+    });
+    Ok((programs, errors))
 }
 
 /// What cargo says of the copy: programs of tests, and errors.
@@ -476,6 +501,11 @@ fn messages(
         .args(arguments)
         .args(["--release", "--workspace", "--exclude", "xtask"])
         .args(["--message-format=json", "--quiet"])
+        // The time is spent inside libtorch's kernels; optimizing these would cost minutes.
+        .args(
+            ["vae-data", "vae-model", "vae-train", "vae-eval"]
+                .map(|name| format!("--config=profile.release.package.{name}.opt-level=0")),
+        )
         .stderr(Stdio::inherit())
         .output()
         .context("cargo")?;
