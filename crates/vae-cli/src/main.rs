@@ -76,8 +76,8 @@ fn run(command: Command) -> anyhow::Result<Done> {
     // One line, like every error; RUST_BACKTRACE brings the whole message back.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         panic::set_hook(Box::new(|info| {
-            if vae_data::image_folder::is_decoding() {
-                return; // It costs a file, which is listed among the bad ones.
+            if vae_data::image_folder::is_decoding() || arrays::is_reading() {
+                return; // It costs a file, which is listed among the bad ones or named by an error.
             }
             let message = info.payload_as_str().unwrap_or("no message");
             // tch unwraps: libtorch's message comes quoted, its C++ stack after an escaped line end.

@@ -1,11 +1,17 @@
-//! CSV: a header, then a line for each image. An unknown number is an empty field.
+//! CSV: a header, then a line for each image. An unknown number is an empty field. Read with commas,
+//! semicolons (and then decimal commas) or tabs between the columns.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
+
+/// The longest line that is read, in bytes: 300,000 numbers.
+const LONGEST_LINE: u64 = 1 << 22;
 
 #[derive(Debug)]
 pub(super) struct Writer(csv::Writer<BufWriter<File>>);
@@ -50,8 +56,29 @@ impl Writer {
     }
 }
 
+/// A file whose lines are not longer than [`LONGEST_LINE`].
+struct Lines {
+    file: File,
+    /// Bytes read since the last line that was done with.
+    n_read: Rc<Cell<u64>>,
+}
+
+impl Read for Lines {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        if self.n_read.get() > LONGEST_LINE {
+            let problem = format!("a line of more than {LONGEST_LINE} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        let n = self.file.read(bytes)?;
+        self.n_read.set(self.n_read.get() + n as u64);
+        Ok(n)
+    }
+}
+
 pub(super) struct Reader {
-    reader: csv::Reader<File>,
+    reader: csv::Reader<BufReader<Lines>>,
+    n_read: Rc<Cell<u64>>,
+    has_decimal_comma: bool,
     header: Vec<String>,
     latents: Vec<usize>,
     names: Option<usize>,
@@ -59,9 +86,34 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
-        let mut reader = csv::Reader::from_reader(file);
+        let n_read = Rc::new(Cell::new(0));
+        let lines = Lines {
+            file,
+            n_read: Rc::clone(&n_read),
+        };
+        let mut file = BufReader::with_capacity(1 << 16, lines);
+        let start = file.fill_buf()?;
+        if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+            bail!("is UTF-16: save it as UTF-8");
+        }
+        let mark = "\u{feff}".as_bytes();
+        let n_mark = if start.starts_with(mark) {
+            mark.len()
+        } else {
+            0
+        };
+        let delimiter = delimiter(&start[n_mark..]);
+        file.consume(n_mark);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .trim(csv::Trim::Headers)
+            .from_reader(file);
         let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
-        if header.iter().all(|name| name.parse::<f64>().is_ok()) {
+        let has_decimal_comma = delimiter != b',';
+        if header
+            .iter()
+            .all(|name| number(name, has_decimal_comma).is_some())
+        {
             return Err(anyhow!(
                 "its first line are numbers, expected a header: file, mean_0, mean_1 and so on"
             ));
@@ -70,6 +122,8 @@ impl Reader {
             latents: latent_columns(&header)?,
             names: header.iter().position(|name| name == FILE_COLUMN),
             reader,
+            n_read,
+            has_decimal_comma,
             header,
         })
     }
@@ -83,12 +137,14 @@ impl Reader {
         let (mut values, mut n_rows) = (Vec::new(), 0);
         for record in self.reader.records().take(n) {
             let record = record?;
+            self.n_read.set(0);
             for &column in &self.latents {
-                let number = record[column].trim().parse::<f32>().with_context(|| {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    let (column, found) = (&self.header[column], &record[column]);
-                    format!("line {line}: {column} is `{found}`, expected a number")
-                })?;
+                let number =
+                    number(&record[column], self.has_decimal_comma).with_context(|| {
+                        let line = record.position().map_or(0, csv::Position::line);
+                        let (column, found) = (&self.header[column], &record[column]);
+                        format!("line {line}: {column} is `{found}`, expected a number")
+                    })?;
                 values.push(number);
             }
             if let (Some(names), Some(column)) = (&mut names, self.names) {
@@ -101,5 +157,28 @@ impl Reader {
             values,
             n_rows,
         })
+    }
+}
+
+/// What separates the columns: what the first line has most of.
+fn delimiter(start: &[u8]) -> u8 {
+    let header = start
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let count = |delimiter: u8| header.iter().filter(|&&byte| byte == delimiter).count();
+    let others = [b';', b'\t']
+        .into_iter()
+        .max_by_key(|&delimiter| count(delimiter));
+    others
+        .filter(|&delimiter| count(delimiter) > count(b','))
+        .unwrap_or(b',')
+}
+
+fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
+    let text = text.trim();
+    match has_decimal_comma && !text.contains('.') {
+        true => text.replacen(',', ".", 1).parse().ok(),
+        false => text.parse().ok(),
     }
 }
