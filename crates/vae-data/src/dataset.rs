@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::bits::BitImages;
 use crate::stored::{Stored, StoredImages, StoredReader};
-use crate::{Attributes, BadFiles, Binarization, DataError, Factors};
+use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
 /// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
 /// other, so that each can be imported without the other.
@@ -340,6 +340,8 @@ impl Splits {
 pub struct LoadReport {
     /// Files that were skipped.
     pub bad_files: BadFiles,
+    /// Image files of formats that are not read.
+    pub unread_files: UnreadFiles,
     /// The list that says which image is in which split. Without one, the hash of its name does.
     pub partition_file: Option<PathBuf>,
     /// How many good images are not in that list, and so in no split.
@@ -357,6 +359,9 @@ impl LoadReport {
         if !self.bad_files.is_empty() {
             let n_bad = self.bad_files.len();
             warn!("{path}: {n_bad} files are no usable images and skipped");
+        }
+        if !self.unread_files.is_empty() {
+            warn!("{path}: {}", self.unread_files);
         }
         if let (Some(file), 1..) = (&self.partition_file, self.n_unlisted) {
             let (n, file) = (self.n_unlisted, file.display());

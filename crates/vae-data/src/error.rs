@@ -4,8 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ImageShape;
 use crate::image_folder::PackProblem;
+use crate::{ImageShape, UnreadFiles};
 
 /// A data set that cannot be used.
 ///
@@ -211,10 +211,15 @@ pub enum DataError {
     },
 
     /// A folder or zip without any image.
-    #[error("{}: holds no JPEG, PNG, WebP or BMP (correct dataset.image_folder.path)", path.display())]
+    #[error(
+        "{}: holds no JPEG, PNG, WebP or BMP{} (correct dataset.image_folder.path)",
+        path.display(), unread_hint(unread)
+    )]
     NoImages {
         /// The path as configured.
         path: PathBuf,
+        /// The images that it holds in other formats.
+        unread: UnreadFiles,
     },
 
     /// A file in place of the folder that is no zip, or a damaged one.
@@ -375,6 +380,14 @@ fn fetch_hint(folder: &Path) -> String {
 /// As [`fetch_hint`], for a folder or zip inside of such a folder.
 fn fetch_hint_around(path: &Path) -> String {
     path.parent().map(fetch_hint).unwrap_or_default()
+}
+
+/// Why a folder of photos may hold none that is read.
+fn unread_hint(unread: &UnreadFiles) -> String {
+    match unread.is_empty() {
+        true => String::new(),
+        false => format!("; {unread}"),
+    }
 }
 
 /// The current folder, where a relative path was looked for.

@@ -174,8 +174,16 @@ impl Inputs {
                 Found::Image(_) => {}
                 Found::Files => {
                     let (files, bad) = Files::scan(path)?;
+                    let unread = files.unread();
                     if files.entries().is_empty() && bad.is_empty() {
-                        return Err(wrong(path, "holds no JPEG, PNG, WebP, BMP or idx file"));
+                        let mut problem = "holds no JPEG, PNG, WebP, BMP or idx file".to_owned();
+                        if !unread.is_empty() {
+                            problem += &format!("; {unread}");
+                        }
+                        return Err(wrong(path, problem));
+                    }
+                    if !unread.is_empty() {
+                        warn!("{}: {unread}", path.display());
                     }
                     let prefix = match paths {
                         [_] => String::new(),

@@ -40,9 +40,11 @@ mod inputs;
 pub mod loader;
 mod npz;
 mod pipeline;
+mod regular_file;
 mod seed;
 mod sprites;
 mod stored;
+mod unread_files;
 
 pub use attributes::Attributes;
 pub use bad_files::{BadFile, BadFiles};
@@ -54,3 +56,4 @@ pub use factors::{FactorGrid, FactorSpace, Factors};
 pub use inputs::{InputBatch, InputBatches, Inputs, Split};
 pub use seed::derive_seed;
 pub use sprites::SpritesConfig;
+pub use unread_files::UnreadFiles;

@@ -256,7 +256,7 @@ fn bad_files_are_skipped_in_a_folder_and_an_error_where_named() {
     };
     let said = error(&bad).to_string();
     assert!(
-        said.starts_with(&format!("{}: is a JPEG", bad.display())),
+        said.starts_with(&format!("{}: is a broken JPEG", bad.display())),
         "{said}"
     );
     let said = error(&path.join("none.png")).to_string();

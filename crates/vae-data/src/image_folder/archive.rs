@@ -3,7 +3,7 @@
 //! A zip's directory is a claim: members that share bytes or promise more than their compressed bytes
 //! can hold are bad files before anything is decompressed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::ops::Range;
@@ -14,8 +14,9 @@ use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::files::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
+use super::formats::unread_file;
 use super::names::normalized;
-use crate::{BadFile, DataError};
+use crate::{BadFile, DataError, UnreadFiles, regular_file};
 
 /// As many bytes of a beginning as tell what it is: a tar's name for itself ends at byte 262.
 const N_SNIFFED: u64 = 512;
@@ -39,13 +40,19 @@ struct Found {
 enum Kind {
     Image(Entry),
     Bad(String),
+    /// An image in a format that is not read.
+    Unread(&'static str),
     /// Another archive, and what it is.
     Archive(&'static str),
     Other,
 }
 
-/// The images of a zip and what in it cannot be one, in no order.
-pub(super) fn scan(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
+/// The images of a zip and what in it cannot be one, in no order. Counts those in formats that are not
+/// read.
+pub(super) fn scan(
+    path: &Path,
+    unread: &mut UnreadFiles,
+) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
     let mut archive = open(path)?;
     let mut members: HashMap<String, Found> = HashMap::with_capacity(archive.len());
     let mut has_equal_names = archive.has_duplicate_names();
@@ -72,6 +79,7 @@ pub(super) fn scan(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError>
             path.display()
         );
     }
+    leave_out_runs(&mut members);
     let mut members: Vec<Found> = members.into_values().collect();
     members.sort_unstable_by_key(|found| (found.place.start, found.listed_at));
     refuse_overlaps(&mut members);
@@ -81,6 +89,7 @@ pub(super) fn scan(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError>
         match kind {
             Kind::Image(entry) => entries.push(entry),
             Kind::Bad(reason) => bad.push(BadFile { name, reason }),
+            Kind::Unread(format) => unread.add(format),
             Kind::Archive(what) => archives.push((name, what)),
             Kind::Other => {}
         }
@@ -106,6 +115,36 @@ pub(super) fn scan(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError>
         );
     }
     Ok((entries, bad))
+}
+
+/// The folders of runs, by what is in them, as in a folder of photos: their pictures are made.
+fn leave_out_runs(members: &mut HashMap<String, Found>) {
+    let is_mark = |rest: &str| {
+        ["metrics.jsonl", "run.lock"].contains(&rest) || rest.starts_with("checkpoints/")
+    };
+    let mut marked = HashSet::new();
+    for name in members.keys() {
+        let slashes = name.match_indices('/').map(|(at, _)| at);
+        marked.extend(
+            slashes
+                .filter(|at| is_mark(&name[at + 1..]))
+                .map(|at| &name[..at]),
+        );
+    }
+    let configs = members
+        .keys()
+        .filter_map(|name| name.strip_suffix("/config.toml"));
+    let runs: HashSet<String> = configs
+        .filter(|folder| marked.contains(folder))
+        .map(str::to_owned)
+        .collect();
+    let is_in_run = |name: &String| {
+        name.match_indices('/')
+            .any(|(at, _)| runs.contains(&name[..at]))
+    };
+    if !runs.is_empty() {
+        members.retain(|name, _| !is_in_run(name));
+    }
 }
 
 /// Members whose bytes belong to another one too: so a few kilobytes become any number of images.
@@ -229,7 +268,12 @@ fn kind(archive: &mut Archive, i: usize, listed: Listed) -> Kind {
         match (read, archive_kind(&beginning)) {
             (Err(error), _) => return Kind::Bad(format!("is corrupt in the zip: {error}")),
             (Ok(_), Some(what)) => return Kind::Archive(what),
-            (Ok(_), None) if !is_image(&beginning) => return Kind::Other,
+            (Ok(_), None) if !is_image(&beginning) => {
+                return match unread_file(&entry.name, &beginning) {
+                    Some(format) => Kind::Unread(format),
+                    None => Kind::Other,
+                };
+            }
             (Ok(_), None) => {}
         }
     }
@@ -256,7 +300,7 @@ fn open(path: &Path) -> Result<Archive, DataError> {
             path: path.to_owned(),
         });
     }
-    let file = File::open(path).map_err(|source| io_error(path, source))?;
+    let file = regular_file::open(path).map_err(|source| io_error(path, source))?;
     ZipArchive::new(BufReader::new(file)).map_err(|error| DataError::Zip {
         path: path.to_owned(),
         reason: match beginning(path) {
@@ -269,7 +313,9 @@ fn open(path: &Path) -> Result<Archive, DataError> {
 /// The first bytes of a file.
 pub(crate) fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(N_SNIFFED).read_to_end(&mut bytes)?;
+    regular_file::open(path)?
+        .take(N_SNIFFED)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

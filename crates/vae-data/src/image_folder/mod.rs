@@ -7,7 +7,10 @@
 
 pub(crate) mod archive;
 pub(crate) mod decode;
+mod exif;
 pub(crate) mod files;
+mod formats;
+mod jpeg;
 mod names;
 pub(crate) mod pack;
 pub(crate) mod source;
@@ -42,9 +45,10 @@ pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 /// A folder of photos, or a zip of them that is read in place (`[dataset.image_folder]`).
 ///
 /// JPEG, PNG, WebP and BMP, told by their content; gray, transparent, 16-bit and CMYK ones become
-/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed, names
-/// that begin with a dot left alone. A file without an image's extension that does not begin like one
-/// is not counted; whatever else is no image is a bad file.
+/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed; names
+/// that begin with a dot, recycle bins and the like, and the folders of runs are left alone. A file
+/// without an image's extension that does not begin like one is not counted; whatever else is no image
+/// is a bad file. Images in other formats, as HEIC, are counted apart.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -256,6 +260,7 @@ impl ImageFolder {
         if files.entries().is_empty() && found_bad.is_empty() {
             return Err(DataError::NoImages {
                 path: config.path.clone(),
+                unread: files.unread().clone(),
             });
         }
         Ok(ImageFolder {
@@ -481,6 +486,7 @@ impl ImageFolder {
         }
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
+            unread_files: self.source.files.unread().clone(),
             n_without_attributes: attributes.as_ref().map_or(0, |known| known.n_missing()),
             attributes_file,
             partition_file: partition.map(|partition| partition.path),
