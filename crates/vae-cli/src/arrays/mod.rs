@@ -578,7 +578,7 @@ mod tests {
             (long_line.into_bytes(), "a line of more than 4194304 bytes"),
             (open_quote.into_bytes(), "a line of more than 4194304 bytes"),
         ] {
-            fs::write(&path, Vec::<u8>::from(text)).unwrap();
+            fs::write(&path, text).unwrap();
             let error = read_all(&path).unwrap_err();
             assert!(error.contains(problem), "{error}");
         }
