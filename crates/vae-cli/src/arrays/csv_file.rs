@@ -1,17 +1,12 @@
 //! CSV: a header, then a line for each image. An unknown number is an empty field. Read with commas,
 //! semicolons (and then decimal commas) or tabs between the columns.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
-
-/// The longest line that is read, in bytes: 300,000 numbers.
-const LONGEST_LINE: u64 = 1 << 22;
 
 #[derive(Debug)]
 pub(super) struct Writer(csv::Writer<BufWriter<File>>);
@@ -56,28 +51,29 @@ impl Writer {
     }
 }
 
-/// A file whose lines are not longer than [`LONGEST_LINE`].
+/// Bytes of the longest line, with what is read ahead of it.
+const LONGEST_LINE: usize = 1 << 24;
+
+/// A file that refuses to be read on where a line does not end.
 struct Lines {
     file: File,
-    /// Bytes read since the last line that was done with.
-    n_read: Rc<Cell<u64>>,
+    /// Bytes that may still be read before the line must have ended.
+    left: usize,
 }
 
 impl Read for Lines {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        if self.n_read.get() > LONGEST_LINE {
-            let problem = format!("a line of more than {LONGEST_LINE} bytes");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        let n = self.file.read(bytes)?;
-        self.n_read.set(self.n_read.get() + n as u64);
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(to)?;
+        self.left = self.left.checked_sub(n).ok_or_else(|| {
+            let problem = format!("a line of more than {} MiB", LONGEST_LINE >> 20);
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        })?;
         Ok(n)
     }
 }
 
 pub(super) struct Reader {
     reader: csv::Reader<BufReader<Lines>>,
-    n_read: Rc<Cell<u64>>,
     has_decimal_comma: bool,
     header: Vec<String>,
     latents: Vec<usize>,
@@ -86,12 +82,8 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
-        let n_read = Rc::new(Cell::new(0));
-        let lines = Lines {
-            file,
-            n_read: Rc::clone(&n_read),
-        };
-        let mut file = BufReader::with_capacity(1 << 16, lines);
+        let left = LONGEST_LINE;
+        let mut file = BufReader::with_capacity(1 << 16, Lines { file, left });
         let start = file.fill_buf()?;
         if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
             bail!("is UTF-16: save it as UTF-8");
@@ -122,7 +114,6 @@ impl Reader {
             latents: latent_columns(&header)?,
             names: header.iter().position(|name| name == FILE_COLUMN),
             reader,
-            n_read,
             has_decimal_comma,
             header,
         })
@@ -135,9 +126,12 @@ impl Reader {
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
         let mut names = self.names.map(|_| Vec::new());
         let (mut values, mut n_rows) = (Vec::new(), 0);
-        for record in self.reader.records().take(n) {
-            let record = record?;
-            self.n_read.set(0);
+        let mut record = csv::StringRecord::new();
+        while n_rows < n {
+            self.reader.get_mut().get_mut().left = LONGEST_LINE;
+            if !self.reader.read_record(&mut record)? {
+                break;
+            }
             for &column in &self.latents {
                 let number =
                     number(&record[column], self.has_decimal_comma).with_context(|| {
@@ -180,5 +174,25 @@ fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
     match has_decimal_comma && !text.contains('.') {
         true => text.replacen(',', ".", 1).parse().ok(),
         false => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use super::*;
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"mean_0,mean_1\n1,2\n\"").unwrap();
+        // A hole of zero bytes takes no place on the disk.
+        file.set_len(1 << 36).unwrap();
+        file.rewind().unwrap();
+        let mut reader = Reader::new(file).unwrap();
+        assert_eq!(reader.read(1).unwrap().values, [1.0, 2.0]);
+        let said = format!("{:#}", reader.read(1).unwrap_err());
+        assert!(said.contains("a line of more than 16 MiB"), "{said}");
     }
 }

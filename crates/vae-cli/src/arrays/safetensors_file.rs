@@ -15,8 +15,8 @@ use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Number, Values, rewoun
 /// What tells that no label is known.
 const UNKNOWN_LABEL: i64 = -1;
 
-/// The largest header that is read: 100,000 tensors.
-const LARGEST_HEADER: u64 = 1 << 23;
+/// Bytes of the largest header that is read: a few tensors, and the names of their columns.
+const LARGEST_HEADER: u64 = 1 << 24;
 
 /// The header comes first and needs every length, so each field waits in a file of its own.
 #[derive(Debug)]
