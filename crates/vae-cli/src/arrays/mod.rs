@@ -577,7 +577,10 @@ mod tests {
         let path = folder.path().join("latents.csv");
         fs::create_dir(&path).unwrap();
         let error = read_all(&path).unwrap_err();
-        assert!(error.ends_with("it is not a regular file"), "{error}");
+        assert!(
+            error.ends_with("latents.csv: is a folder, expected a file"),
+            "{error}"
+        );
     }
 
     #[test]
