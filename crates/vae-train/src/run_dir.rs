@@ -11,7 +11,7 @@ use vae_data::{read_small, read_small_text};
 use vae_model::files::{self, is_temporary, sync_folder};
 use vae_model::write_whole;
 
-use crate::{Incident, Record, RunConfig, TrainError, checkpoint};
+use crate::{Incident, Record, RunConfig, RunLock, TrainError, checkpoint};
 
 const LOCK_FILE: &str = "run.lock";
 
@@ -379,7 +379,7 @@ const N_RANDOM: usize = 6;
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// A folder for a new run, with its lock, which says to [`remove_abandoned_runs`] that its process lives.
-fn partial_run(parent: &Path) -> io::Result<(TempDir, File)> {
+fn partial_run(parent: &Path) -> io::Result<(TempDir, RunLock)> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PARTIAL_PREFIX).rand_bytes(N_RANDOM);
     // Temporary folders are private by default; what stays is an ordinary one under the umask.
@@ -392,7 +392,7 @@ fn partial_run(parent: &Path) -> io::Result<(TempDir, File)> {
             // Another process was quicker, took it for abandoned and removes it.
             Err(TryLockError::WouldBlock) => {}
             Ok(()) if !partial.path().exists() => {}
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok((partial, file)),
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok((partial, RunLock { file })),
         }
     }
 }

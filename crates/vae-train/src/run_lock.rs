@@ -14,7 +14,14 @@ use crate::{RunDir, TrainError};
 #[derive(Debug)]
 #[must_use = "the lock ends when this is dropped"]
 pub struct RunLock {
-    _file: File,
+    pub(crate) file: File,
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // Closing alone does not do: a child process has the file too until its program starts.
+        let _ = self.file.unlock();
+    }
 }
 
 /// How far a run is from being done.
@@ -117,7 +124,7 @@ impl RunDir {
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(TrainError::io(&path))?;
-        Ok(RunLock { _file: file })
+        Ok(RunLock { file })
     }
 
     /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
