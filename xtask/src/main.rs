@@ -14,6 +14,7 @@ mod fetch_data;
 mod libtorch;
 mod manifest;
 mod models;
+mod mutants;
 mod progress;
 mod report_check;
 #[cfg(test)]
@@ -126,6 +127,11 @@ enum Task {
         /// The folder of a run that `vae eval` wrote a report of, or the report itself.
         run: PathBuf,
     },
+    /// Change formulas one at a time and say which changes no test notices (Unix).
+    ///
+    /// All of a sample are compiled at once, each behind a switch, in a copy of the workspace in
+    /// target/mutants, and tried one after the other with the tests that run their code.
+    Mutants(mutants::Options),
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -146,6 +152,7 @@ fn main() -> ExitCode {
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Classifier { seed } => classifier::train(&workspace, seed),
         Task::ReportCheck { run } => report_check::check(&workspace, &run),
+        Task::Mutants(options) => mutants::mutants(&workspace, &options),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

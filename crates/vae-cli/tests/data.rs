@@ -92,7 +92,7 @@ fn stats_count_and_average() {
     let stats: Value = serde_json::from_str(&stats).expect("JSON");
     assert_eq!(stats["shape"], "3×8×8");
     let n = |split: &str| stats[split]["images"].as_u64().expect("a number");
-    assert_eq!(n("train") + n("test"), 20);
+    assert_eq!(n("train") + n("validation") + n("test"), 20);
     assert_eq!(stats["train"]["mean"][0], 100.0);
     assert_eq!(stats["train"]["standard_deviation"][2], 0.0);
     assert_eq!(stats["bad_files"][0]["reason"], "is empty");

@@ -298,26 +298,27 @@ impl Dataset {
     }
 }
 
-/// The images that the model learns from, and those it is measured on.
+/// The images that the model learns from, those it is chosen by, and those it is measured on.
 #[derive(Debug)]
 pub struct Splits {
     /// Training images.
     pub train: Dataset,
-    /// Images that are neither trained on nor part of the reported numbers: for choosing between
-    /// models. Only some sources have them.
+    /// Images that are neither trained on nor part of the reported numbers: whatever chooses (the best
+    /// checkpoint, early stopping, a recipe) looks at these. None where the config keeps none back.
     pub validation: Option<Dataset>,
-    /// Held-out images, never trained on; same shape as the training images.
+    /// Images that a finished model is measured on, once; never trained on nor chosen by. Same shape as
+    /// the training images.
     pub test: Dataset,
     /// What was found on the way.
     pub report: LoadReport,
 }
 
 impl Splits {
-    /// Training and test images about which there is nothing else to say.
-    pub fn new(train: Dataset, test: Dataset) -> Splits {
+    /// Images about which there is nothing else to say.
+    pub fn new(train: Dataset, validation: Option<Dataset>, test: Dataset) -> Splits {
         Splits {
             train,
-            validation: None,
+            validation,
             test,
             report: LoadReport::default(),
         }

@@ -252,8 +252,8 @@ pub enum DataError {
 
     /// A split without images.
     #[error(
-        "{}: none of the {n_images} images is a {split} image (see dataset.image_folder.split and \
-         partition)",
+        "{}: none of the {n_images} images is a {split} image (see dataset.validation and \
+         dataset.image_folder's split and partition)",
         path.display()
     )]
     EmptySplit {

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 
 use crate::binarization::Coins;
-use crate::config::{FOLDER_KEY, find_file};
+use crate::config::{FOLDER_KEY, find_file, split_training_images};
 use crate::idx::{self, ImageReader};
 use crate::image_folder::archive;
 use crate::image_folder::decode::Rgb;
@@ -34,7 +34,7 @@ const BATCH_BYTES: i64 = 1 << 22;
 pub enum Split {
     /// Those it was trained on, never mirrored.
     Train,
-    /// Those that were held out.
+    /// Those that had no part in it.
     Test,
 }
 
@@ -244,6 +244,9 @@ impl Inputs {
                 })?;
                 let transform = transform(config, shape);
                 let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
+                if split == Split::Train {
+                    [source.range, _] = split_training_images(source.range.end, config.validation)?;
+                }
                 source.range.end = source.range.end.min(limit.unwrap_or(usize::MAX));
                 inputs.sources.push(InputSource::Idx(source));
             }

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use vae_data::image_folder::{ImageFolder, PackProblem};
 use vae_data::loader::{Batches, shuffled_order};
-use vae_data::{DataError, Dataset, DatasetConfig, Splits};
+use vae_data::{DataError, Dataset, DatasetConfig, HoldOut, Splits};
 use zip::write::SimpleFileOptions;
 
 const SIDE: i64 = 16;
@@ -231,7 +231,9 @@ fn exactly_the_bad_files_are_reported() {
             }
             let splits = config.load().expect("a data set");
             assert_eq!(splits.report.bad_files, bad);
-            assert_eq!(splits.train.len() + splits.test.len(), 204);
+            let validation = splits.validation.expect("a validation split");
+            let n_held_out = validation.len() + splits.test.len();
+            assert_eq!(splits.train.len() + n_held_out, 204);
         }
     }
 
@@ -606,8 +608,11 @@ fn a_pack_that_cannot_be_written_is_done_without() {
 #[test]
 fn the_test_split_is_never_trained_on() {
     let workplace = Workplace::new(60);
-    let share = "split = { test_fraction = 0.3, validation_fraction = 0.2, seed = 4 }";
-    let splits = workplace.load(share);
+    let config = || DatasetConfig {
+        validation: Some(HoldOut::Fraction(0.2)),
+        ..workplace.config("split = { test_fraction = 0.3, seed = 4 }")
+    };
+    let splits = config().load().expect("a data set");
     let validation = splits.validation.as_ref().expect("a validation split");
     let parts = [&splits.train, validation, &splits.test].map(file_names);
     let mut together = parts.concat();
@@ -638,7 +643,7 @@ fn the_test_split_is_never_trained_on() {
     for i in 60..90 {
         workplace.put(&photo_name(i), &jpeg(&photo(i)));
     }
-    let more = workplace.load(share);
+    let more = config().load().expect("a data set");
     let test = file_names(&more.test);
     assert!(parts[2].iter().all(|name| test.contains(name)));
     let train = file_names(&more.train);
@@ -669,12 +674,34 @@ fn a_partition_list_beside_the_images_decides() {
     let splits = limited.load().expect("a data set");
     assert_eq!((splits.train.len(), splits.test.len()), (1, 2));
 
-    fs::write(&path, "000.jpg 0\n").expect("written");
-    let error = workplace.config("").load().unwrap_err().to_string();
+    // Without validation they are trained on; another share of them is the list's business.
+    let with = |validation| DatasetConfig {
+        validation: Some(validation),
+        ..workplace.config("")
+    };
+    let splits = with(HoldOut::Count(0)).load().expect("a data set");
+    let train = ["0/000.jpg", "0/003.jpg", "2/002.jpg"];
+    assert_eq!(file_names(&splits.train), train);
+    assert!(splits.validation.is_none());
+    let error = with(HoldOut::Count(1)).load().unwrap_err().to_string();
     assert!(
-        error.contains("none of the 6 images is a test image"),
+        error.contains("list_eval_partition.txt says which images are for validation"),
         "{error}"
     );
+    // A list that knows two splits only: some of the training images.
+    fs::write(&path, list.replace("002.jpg 1", "002.jpg 0")).expect("written");
+    let splits = with(HoldOut::Count(2)).load().expect("a data set");
+    assert_eq!(file_names(&splits.test), ["1/001.jpg", "1/004.jpg"]);
+    let validation = splits.validation.expect("a validation split");
+    let mut both = [file_names(&splits.train), file_names(&validation)];
+    assert_eq!([both[0].len(), both[1].len()], [1, 2]);
+    both[0].extend(both[1].clone());
+    both[0].sort_unstable();
+    assert_eq!(both[0], train);
+
+    fs::write(&path, "000.jpg 0\n").expect("written");
+    let error = workplace.config("").load().unwrap_err().to_string();
+    assert!(error.contains("none of the 6 images is a"), "{error}");
     let error = workplace
         .config("partition = 'nowhere'")
         .load()

@@ -9,7 +9,7 @@ use vae_model::{LossContext, Mode, Vae};
 use crate::metric::{Means, Totals};
 use crate::{RunConfig, TrainError};
 
-/// What a pass over held-out images says.
+/// What a pass over images that are not trained on says.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Means over the images.
@@ -63,6 +63,16 @@ impl LatentUse {
 /// # Errors
 /// Images of another shape than the model's; libtorch refuses.
 pub fn evaluate(
+    vae: &Vae,
+    config: &RunConfig,
+    dataset: &Dataset,
+    n_train_images: usize,
+    step: u64,
+) -> Result<Evaluation, TrainError> {
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step))
+}
+
+fn pass(
     vae: &Vae,
     config: &RunConfig,
     dataset: &Dataset,

@@ -1,6 +1,9 @@
 //! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
 
+#[cfg(test)]
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod alone;
 pub mod animation;
 mod callback;
 mod checkpoint;

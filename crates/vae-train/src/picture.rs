@@ -381,6 +381,7 @@ mod tests {
 
     #[test]
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
+        let _alone = crate::alone::alone();
         let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
         let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
@@ -403,6 +404,7 @@ mod tests {
 
     #[test]
     fn grid_puts_images_row_by_row_with_a_white_gap() {
+        let _alone = crate::alone::alone();
         let images = Tensor::from_slice(&[0_f32, 0.2, 0.4]).view([3, 1, 1, 1]);
         let picture = grid(&images, 2, 1).unwrap().into_luma8();
         assert_eq!(picture.dimensions(), (3, 3));
@@ -414,6 +416,7 @@ mod tests {
 
     #[test]
     fn grid_keeps_colors() {
+        let _alone = crate::alone::alone();
         let image = Tensor::from_slice(&[1_f32, 0.0, 0.2]).view([1, 3, 1, 1]);
         let picture = grid(&image, 1, 2).unwrap().into_rgb8();
         assert_eq!(picture.into_raw(), [255, 0, 51]);
@@ -421,6 +424,7 @@ mod tests {
 
     #[test]
     fn the_plane_spans_the_quantiles_right_and_up() {
+        let _alone = crate::alone::alone();
         // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
         let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
         let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
@@ -436,6 +440,7 @@ mod tests {
 
     #[test]
     fn the_most_used_dimensions_are_those_of_largest_kl() {
+        let _alone = crate::alone::alone();
         assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
         assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
         assert_eq!(most_used(2, 3, &[]), [0, 1]);
@@ -444,6 +449,7 @@ mod tests {
 
     #[test]
     fn a_learned_prior_is_shown_at_its_own_quantiles() {
+        let _alone = crate::alone::alone();
         // One component that nobody has moved is the standard normal: its quantiles, up to chance.
         let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
         let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
@@ -460,6 +466,7 @@ mod tests {
 
     #[test]
     fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
+        let _alone = crate::alone::alone();
         let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
         let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
         assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);

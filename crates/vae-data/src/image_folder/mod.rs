@@ -27,8 +27,9 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::bad_files::one_line;
+use crate::config::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::stored::{FileImages, Stored, StoredImages};
-use crate::{BadFile, BadFiles, DataError, Dataset, LoadReport, Splits};
+use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
 use files::Files;
 use pack::{NotWritten, Pack};
 use source::Source;
@@ -110,7 +111,7 @@ pub struct ImageFolderConfig {
 
     /// A list of which image is for training (0), validation (1) and testing (2). By default
     /// `list_eval_partition.txt` or `.csv` with the images (in the folder or zip, or beside it) where it is
-    /// there; else `split` decides. Images that are not in the list are not used.
+    /// there; else `split` and `dataset.validation` decide. Images that are not in the list are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PathBuf>,
 
@@ -123,6 +124,9 @@ pub struct ImageFolderConfig {
     #[serde(default)]
     pub split: SplitConfig,
 }
+
+/// Of images without a list of splits.
+const DEFAULT_VALIDATION: HoldOut = HoldOut::Fraction(0.1);
 
 fn whole() -> f64 {
     1.0
@@ -449,11 +453,7 @@ impl ImageFolder {
     }
 
     /// Splits the good images, and tells what was found on the way.
-    pub(crate) fn load(
-        &self,
-        train_limit: Option<usize>,
-        test_limit: Option<usize>,
-    ) -> Result<Splits, DataError> {
+    pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         let config = &self.config;
         let partition = config
             .list(config.partition.as_deref(), &PARTITION_FILES)
@@ -470,20 +470,22 @@ impl ImageFolder {
             table.check(path, stored.names())?;
         }
 
-        let (mut train, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
-        let mut n_unlisted = 0;
-        for (i, name) in stored.names().iter().enumerate() {
-            let part = match &partition {
-                Some(partition) => partition.part(name),
-                None => Some(config.split.part(name)),
-            };
-            match part {
-                Some(Part::Train) => train.push(i),
-                Some(Part::Validation) => validation.push(i),
-                Some(Part::Test) => test.push(i),
-                None => n_unlisted += 1,
+        let parts: Vec<Option<Part>> = match &partition {
+            Some(partition) => partition.parts(stored.names(), sizes.validation)?,
+            None => {
+                let validation = sizes.validation.unwrap_or(DEFAULT_VALIDATION);
+                let parts = config.split.parts(stored.names(), validation)?;
+                parts.into_iter().map(Some).collect()
             }
-        }
+        };
+        let of = |part| {
+            let ids = parts.iter().enumerate();
+            let ids = ids.filter(|&(_, &found)| found == Some(part));
+            ids.map(|(i, _)| i).collect::<Vec<usize>>()
+        };
+        let [mut train, mut validation, mut test] =
+            [Part::Train, Part::Validation, Part::Test].map(of);
+        let n_unlisted = parts.iter().filter(|part| part.is_none()).count();
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
             unread_files: self.source.files.unread().clone(),
@@ -493,8 +495,18 @@ impl ImageFolder {
             n_unlisted,
         };
         report.warn(&config.path);
-        limit(&mut train, train_limit, "dataset.train_limit");
-        limit(&mut test, test_limit, "dataset.test_limit");
+        let Limits {
+            train: n_train,
+            validation: n_validation,
+            test: n_test,
+        } = sizes.limits;
+        for (images, limit, key) in [
+            (&mut train, n_train, TRAIN_LIMIT),
+            (&mut validation, n_validation, VALIDATION_LIMIT),
+            (&mut test, n_test, TEST_LIMIT),
+        ] {
+            images.truncate(n_within(limit, images.len(), key, &config.path));
+        }
         for (split, images) in [("training", &train), ("test", &test)] {
             if images.is_empty() {
                 return Err(DataError::EmptySplit {
@@ -520,15 +532,4 @@ impl ImageFolder {
             report,
         })
     }
-}
-
-fn limit(images: &mut Vec<usize>, limit: Option<usize>, key: &str) {
-    let Some(limit) = limit else { return };
-    if limit > images.len() {
-        warn!(
-            "{key} = {limit}, but there are {} images: all of them are used",
-            images.len()
-        );
-    }
-    images.truncate(limit);
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::DEFAULT_VALIDATION;
 use super::files::has_image_name;
 use super::names::ByName;
 use super::table::{Csv, delimiter, file_column};
 use super::text;
-use crate::DataError;
+use crate::hold_out::VALIDATION_KEY;
+use crate::{DataError, HoldOut};
 
 /// The official name of CelebA's list, found automatically beside the images.
 pub const PARTITION_FILE: &str = "list_eval_partition.txt";
@@ -22,16 +24,18 @@ pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partit
 ///
 /// A file's side does not change when others are added or removed: u is the first eight bytes,
 /// big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), over 2^64; the
-/// file is a test image where u < `test_fraction`, a validation image where u is below
-/// `test_fraction + validation_fraction`, and else a training image. The name is the path below the
-/// folder or in the zip, with `/` between folders.
+/// file is a test image where u < `test_fraction`, a validation image where u is below `test_fraction` +
+/// `dataset.validation` (where that is a number of images: one of the so many lowest u of those that are
+/// no test images), and else a training image. The name is the path below the folder or in the zip, with
+/// `/` between folders.
+///
+/// Of so few images that none falls to a split, those of the lowest u are its: one test image, one
+/// validation image.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// Share of the test images. Default 0.1.
     pub test_fraction: f64,
-    /// Share of the validation images, which are kept apart from both. Default 0.
-    pub validation_fraction: f64,
     /// Another seed, another split. Default 0.
     pub seed: u64,
 }
@@ -40,7 +44,6 @@ impl Default for SplitConfig {
     fn default() -> SplitConfig {
         SplitConfig {
             test_fraction: 0.1,
-            validation_fraction: 0.0,
             seed: 0,
         }
     }
@@ -56,29 +59,52 @@ pub(crate) enum Part {
 
 impl SplitConfig {
     pub(crate) fn check(&self) -> Result<(), DataError> {
-        let (test, validation) = (self.test_fraction, self.validation_fraction);
-        let keys = [
-            ("dataset.image_folder.split.test_fraction", test),
-            ("dataset.image_folder.split.validation_fraction", validation),
-        ];
-        for (key, fraction) in keys {
-            if !(0.0..1.0).contains(&fraction) {
-                let problem = format!("found {fraction}, expected at least 0 and less than 1");
-                return Err(DataError::Config { key, problem });
-            }
+        let found = self.test_fraction;
+        if (0.0..1.0).contains(&found) {
+            return Ok(());
         }
-        if test + validation >= 1.0 {
-            return Err(DataError::Config {
-                key: "dataset.image_folder.split",
-                problem: format!(
-                    "test_fraction {test} and validation_fraction {validation} leave nothing to train on"
-                ),
-            });
-        }
-        Ok(())
+        Err(DataError::Config {
+            key: "dataset.image_folder.split.test_fraction",
+            problem: format!("found {found}, expected at least 0 and less than 1"),
+        })
     }
 
-    pub(crate) fn part(&self, name: &str) -> Part {
+    /// What each of the images with these names is for.
+    ///
+    /// # Errors
+    /// As many validation images as there are images, or more.
+    pub(crate) fn parts<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        validation: HoldOut,
+    ) -> Result<Vec<Part>, DataError> {
+        let u: Vec<f64> = names.iter().map(|name| self.u(name.as_ref())).collect();
+        let mut by_u: Vec<usize> = (0..u.len()).collect();
+        by_u.sort_by(|&a, &b| u[a].total_cmp(&u[b]));
+        let n_below = |share: f64| by_u.partition_point(|&i| u[i] < share);
+        let n_test = match self.test_fraction {
+            0.0 => 0,
+            share => n_below(share).max(1).min(u.len()),
+        };
+        let n_validation = match validation {
+            HoldOut::Fraction(share) if share > 0.0 => {
+                let n_held_out = n_below(self.test_fraction + share);
+                n_held_out.saturating_sub(n_test).max(1)
+            }
+            count => count.of(u.len() - n_test)?,
+        };
+        let mut parts = vec![Part::Train; u.len()];
+        for (rank, &i) in by_u.iter().enumerate().take(n_test + n_validation) {
+            parts[i] = match rank < n_test {
+                true => Part::Test,
+                false => Part::Validation,
+            };
+        }
+        Ok(parts)
+    }
+
+    /// Where a name lies, from 0 to 1.
+    fn u(&self, name: &str) -> f64 {
         let hash = Sha256::new()
             .chain_update(self.seed.to_le_bytes())
             .chain_update(name)
@@ -86,12 +112,7 @@ impl SplitConfig {
         let [a, b, c, d, e, f, g, h, ..] = hash[..] else {
             unreachable!("SHA-256 has 32 bytes")
         };
-        let u = u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2.0_f64.powi(64);
-        match u {
-            u if u < self.test_fraction => Part::Test,
-            u if u < self.test_fraction + self.validation_fraction => Part::Validation,
-            _ => Part::Train,
-        }
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2.0_f64.powi(64)
     }
 }
 
@@ -148,6 +169,59 @@ impl Partition {
         Ok(partition)
     }
 
+    /// What each of the images with these names is for; none where the list does not say. Where
+    /// `validation` is 0 those for validation are trained on, and where the list has none of them, they are
+    /// taken from the training images as `validation` says.
+    ///
+    /// # Errors
+    /// `validation` says how many, and the list does too.
+    pub(crate) fn parts<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        validation: Option<HoldOut>,
+    ) -> Result<Vec<Option<Part>>, DataError> {
+        let mut parts: Vec<Option<Part>> =
+            names.iter().map(|name| self.part(name.as_ref())).collect();
+        let has_validation = parts.contains(&Some(Part::Validation));
+        match validation {
+            None if has_validation => {}
+            Some(validation) if validation.is_none() => {
+                for part in &mut parts {
+                    *part = part.map(|part| match part {
+                        Part::Validation => Part::Train,
+                        other => other,
+                    });
+                }
+            }
+            Some(validation) if has_validation => {
+                return Err(DataError::Config {
+                    key: VALIDATION_KEY,
+                    problem: format!(
+                        "found {validation}, but {} says which images are for validation: leave the key \
+                         out, or say 0 to train on them too (validation_limit takes fewer)",
+                        self.path.display()
+                    ),
+                });
+            }
+            _ => {
+                let of_train: Vec<usize> = (0..parts.len())
+                    .filter(|&i| parts[i] == Some(Part::Train))
+                    .collect();
+                let train_names: Vec<&str> = of_train.iter().map(|&i| names[i].as_ref()).collect();
+                let split = SplitConfig {
+                    test_fraction: 0.0,
+                    seed: 0,
+                };
+                let validation = validation.unwrap_or(DEFAULT_VALIDATION);
+                let chosen = split.parts(&train_names, validation)?;
+                for (&i, part) in of_train.iter().zip(chosen) {
+                    parts[i] = Some(part);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
     fn read_columns(&mut self, text: &str) -> Result<(), DataError> {
         let path = self.path.clone();
         let mut csv = Csv::new(&path, text)?;
@@ -192,7 +266,7 @@ impl Partition {
     }
 
     /// By the whole path, or by its end, as CelebA's list has the files' own names.
-    pub(crate) fn part(&self, name: &str) -> Option<Part> {
+    fn part(&self, name: &str) -> Option<Part> {
         self.parts.get(name).copied()
     }
 
@@ -222,35 +296,51 @@ mod tests {
 
     #[test]
     fn a_name_is_on_the_same_side_for_all_time() {
-        let split = |seed| SplitConfig {
-            test_fraction: 0.3,
-            validation_fraction: 0.3,
-            seed,
-        };
         // u from Python: int.from_bytes(sha256(seed.to_bytes(8, "little") + name).digest()[:8]) / 2**64.
-        for (seed, name, part) in [
-            (0, "000001.jpg", Part::Validation),             // u = 0.5802
-            (0, "000002.jpg", Part::Validation),             // u = 0.3965
-            (0, "img_align_celeba/000001.jpg", Part::Train), // u = 0.8259
-            (1, "000001.jpg", Part::Test),                   // u = 0.0118
-            (u64::MAX, "Ä/ö.png", Part::Test),               // u = 0.0253
-            (0, "000003.jpg", Part::Validation),             // u = 0.4815
-            (5, "a", Part::Train),                           // u = 0.9977
+        for (seed, name, u) in [
+            (0, "000001.jpg", 0.5802),
+            (0, "000002.jpg", 0.3965),
+            (0, "img_align_celeba/000001.jpg", 0.8259),
+            (1, "000001.jpg", 0.0118),
+            (u64::MAX, "Ä/ö.png", 0.0253),
+            (0, "000003.jpg", 0.4815),
+            (5, "a", 0.9977),
         ] {
-            assert_eq!(split(seed).part(name), part, "{name} with seed {seed}");
+            let split = SplitConfig {
+                test_fraction: 0.3,
+                seed,
+            };
+            let found = split.u(name);
+            assert!((found - u).abs() < 1e-4, "{name} with seed {seed}: {found}");
         }
+        let split = SplitConfig {
+            test_fraction: 0.4,
+            seed: 0,
+        };
+        let names = [
+            "000001.jpg",
+            "000002.jpg",
+            "img_align_celeba/000001.jpg",
+            "000003.jpg",
+        ];
+        let parts = |validation| split.parts(&names, validation).unwrap();
+        use Part::{Test, Train, Validation};
+        let by_share = parts(HoldOut::Fraction(0.1)); // Below 0.5.
+        assert_eq!(by_share, [Train, Test, Train, Validation]);
+        let by_count = parts(HoldOut::Count(2));
+        assert_eq!(by_count, [Validation, Test, Train, Validation]);
+        assert_eq!(parts(HoldOut::Count(0)), [Train, Test, Train, Train]);
+        assert!(split.parts(&names, HoldOut::Count(3)).is_err());
     }
 
     #[test]
     fn the_shares_are_those_asked_for() {
         let split = SplitConfig {
             test_fraction: 0.2,
-            validation_fraction: 0.1,
             seed: 3,
         };
-        let parts: Vec<_> = (0..10_000)
-            .map(|i| split.part(&format!("{i}.jpg")))
-            .collect();
+        let names: Vec<_> = (0..10_000).map(|i| format!("{i}.jpg")).collect();
+        let parts = split.parts(&names, HoldOut::Fraction(0.1)).unwrap();
         let count = |part| parts.iter().filter(|&&found| found == part).count() as f64;
         // Binomial: standard deviations of 40 and 30 images.
         assert!((count(Part::Test) - 2000.0).abs() < 200.0);
@@ -258,22 +348,43 @@ mod tests {
     }
 
     #[test]
-    fn fractions_that_leave_nothing_are_refused() {
-        let message = |test_fraction, validation_fraction| {
-            let split = SplitConfig {
-                test_fraction,
-                validation_fraction,
-                seed: 0,
-            };
-            split.check().unwrap_err().to_string()
+    fn three_images_are_enough_for_three_splits() {
+        let split = SplitConfig::default();
+        for n in 3..12 {
+            let names: Vec<_> = (0..n).map(|i| format!("{i}.png")).collect();
+            let parts = split.parts(&names, HoldOut::Fraction(0.1)).unwrap();
+            for part in [Part::Train, Part::Validation, Part::Test] {
+                assert!(parts.contains(&part), "{n} images: {parts:?}");
+            }
+        }
+        // Nothing is taken from the training images where nothing is asked for.
+        let names = ["a", "b", "c"];
+        let split = SplitConfig {
+            test_fraction: 0.0,
+            seed: 0,
         };
         assert_eq!(
-            message(1.0, 0.0),
-            "dataset.image_folder.split.test_fraction: found 1, expected at least 0 and less than 1"
+            split.parts(&names, HoldOut::Count(0)).unwrap(),
+            [Part::Train; 3]
         );
-        assert!(message(f64::NAN, 0.0).contains("found NaN"));
-        assert!(message(0.1, -0.5).contains("validation_fraction: found -0.5"));
-        assert!(message(0.5, 0.5).contains("leave nothing to train on"));
+        assert!(split.parts(&[] as &[&str], HoldOut::Fraction(0.1)).is_ok());
+    }
+
+    #[test]
+    fn a_fraction_that_leaves_nothing_is_refused() {
+        for (test_fraction, found) in [(1.0, "1"), (-0.1, "-0.1"), (f64::NAN, "NaN")] {
+            let split = SplitConfig {
+                test_fraction,
+                seed: 0,
+            };
+            assert_eq!(
+                split.check().unwrap_err().to_string(),
+                format!(
+                    "dataset.image_folder.split.test_fraction: found {found}, expected at least 0 and \
+                     less than 1"
+                )
+            );
+        }
     }
 
     #[test]
