@@ -58,7 +58,7 @@ pub use optimizer::{
 pub use overview::Overview;
 pub use precision::Precision;
 pub use resume::{check_resume, differences};
-pub use run_dir::{RunDir, Summary};
+pub use run_dir::{RunDir, Summary, read_config};
 pub use run_lock::{RunLock, RunState};
 pub use safety::{Incident, SafetyConfig};
 pub use schedule::{
