@@ -1,9 +1,10 @@
-//! CSV: a header, then a line for each image. An unknown number is an empty field.
+//! CSV: a header, then a line for each image. An unknown number is an empty field. Read with commas,
+//! semicolons (and then decimal commas) or tabs between the columns.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
 
@@ -72,7 +73,8 @@ impl Read for Lines {
 }
 
 pub(super) struct Reader {
-    reader: csv::Reader<Lines>,
+    reader: csv::Reader<BufReader<Lines>>,
+    has_decimal_comma: bool,
     header: Vec<String>,
     latents: Vec<usize>,
     names: Option<usize>,
@@ -81,9 +83,29 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
         let left = LONGEST_LINE;
-        let mut reader = csv::Reader::from_reader(Lines { file, left });
+        let mut file = BufReader::with_capacity(1 << 16, Lines { file, left });
+        let start = file.fill_buf()?;
+        if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+            bail!("is UTF-16: save it as UTF-8");
+        }
+        let mark = "\u{feff}".as_bytes();
+        let n_mark = if start.starts_with(mark) {
+            mark.len()
+        } else {
+            0
+        };
+        let delimiter = delimiter(&start[n_mark..]);
+        file.consume(n_mark);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .trim(csv::Trim::Headers)
+            .from_reader(file);
         let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
-        if header.iter().all(|name| name.parse::<f64>().is_ok()) {
+        let has_decimal_comma = delimiter != b',';
+        if header
+            .iter()
+            .all(|name| number(name, has_decimal_comma).is_some())
+        {
             return Err(anyhow!(
                 "its first line are numbers, expected a header: file, mean_0, mean_1 and so on"
             ));
@@ -92,6 +114,7 @@ impl Reader {
             latents: latent_columns(&header)?,
             names: header.iter().position(|name| name == FILE_COLUMN),
             reader,
+            has_decimal_comma,
             header,
         })
     }
@@ -105,16 +128,17 @@ impl Reader {
         let (mut values, mut n_rows) = (Vec::new(), 0);
         let mut record = csv::StringRecord::new();
         while n_rows < n {
-            self.reader.get_mut().left = LONGEST_LINE;
+            self.reader.get_mut().get_mut().left = LONGEST_LINE;
             if !self.reader.read_record(&mut record)? {
                 break;
             }
             for &column in &self.latents {
-                let number = record[column].trim().parse::<f32>().with_context(|| {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    let (column, found) = (&self.header[column], &record[column]);
-                    format!("line {line}: {column} is `{found}`, expected a number")
-                })?;
+                let number =
+                    number(&record[column], self.has_decimal_comma).with_context(|| {
+                        let line = record.position().map_or(0, csv::Position::line);
+                        let (column, found) = (&self.header[column], &record[column]);
+                        format!("line {line}: {column} is `{found}`, expected a number")
+                    })?;
                 values.push(number);
             }
             if let (Some(names), Some(column)) = (&mut names, self.names) {
@@ -127,6 +151,29 @@ impl Reader {
             values,
             n_rows,
         })
+    }
+}
+
+/// What separates the columns: what the first line has most of.
+fn delimiter(start: &[u8]) -> u8 {
+    let header = start
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let count = |delimiter: u8| header.iter().filter(|&&byte| byte == delimiter).count();
+    let others = [b';', b'\t']
+        .into_iter()
+        .max_by_key(|&delimiter| count(delimiter));
+    others
+        .filter(|&delimiter| count(delimiter) > count(b','))
+        .unwrap_or(b',')
+}
+
+fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
+    let text = text.trim();
+    match has_decimal_comma && !text.contains('.') {
+        true => text.replacen(',', ".", 1).parse().ok(),
+        false => text.parse().ok(),
     }
 }
 

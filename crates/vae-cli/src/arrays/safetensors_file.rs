@@ -135,6 +135,7 @@ impl Reader {
             n_bytes - start
         );
         let number = |info: &TensorInfo| match info.dtype {
+            Dtype::BF16 => Some(Number::BF16),
             Dtype::F16 => Some(Number::F16),
             Dtype::F32 => Some(Number::F32),
             Dtype::F64 => Some(Number::F64),
