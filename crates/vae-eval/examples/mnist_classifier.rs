@@ -10,8 +10,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use tch::Device;
-use vae_data::DatasetConfig;
 use vae_data::config::IdxConfig;
+use vae_data::{DatasetConfig, KnownDataset};
 use vae_eval::features::MnistClassifier;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -32,6 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         image_folder: None,
         sprites: None,
     };
+    let trained_on = config.identity()?.name;
+    if trained_on != KnownDataset::Mnist {
+        return Err(format!("{folder}: found images of {trained_on}, MNIST is wanted").into());
+    }
     let splits = config.load()?;
     let begun = Instant::now();
     let mut shown = 0;
@@ -44,7 +48,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let (train, test) = (&splits.train, &splits.test);
-    let classifier = MnistClassifier::train(train, test, seed, Device::Cpu, &mut progress)?;
+    let device = Device::Cpu;
+    let classifier =
+        MnistClassifier::train(train, test, trained_on, seed, device, &mut progress)?;
     if shown > 0 {
         eprintln!();
     }

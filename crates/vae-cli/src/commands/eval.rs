@@ -12,8 +12,8 @@ use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
-    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, Subject,
-    Topic, comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
+    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, SplitUsed,
+    Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
     measure_pictures, render, write_page,
 };
 use vae_train::RunConfig;
@@ -283,6 +283,7 @@ fn measure(
             let options = PictureOptions {
                 n_samples: args.generated.map(|n| n as usize),
                 feature_files: args.features.clone(),
+                dataset: images.dataset.name,
                 ..PictureOptions::default()
             };
             measure_pictures(vae, test, Some(train), &options, args.seed, &mut progress)?
@@ -296,7 +297,7 @@ fn measure(
                 return Ok(None);
             };
             // Factors are drawn from the whole grid, whichever split an image is in.
-            images.split = "all".to_owned();
+            images.split = SplitUsed::All;
             images.n_available = grid.space().n_positions();
             images.n_images = images.n_available;
             let options = DisentanglementOptions::default();
@@ -331,8 +332,8 @@ fn row(measure: &Measure) -> Vec<String> {
         None => "",
     };
     let how = match measure.note.is_empty() {
-        true => measure.protocol.clone(),
-        false => format!("{} ({})", measure.protocol, measure.note),
+        true => measure.how(),
+        false => format!("{} ({})", measure.how(), measure.note),
     };
     vec![
         format!("  {}{better}", measure.label),
