@@ -49,8 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (train, test) = (&splits.train, &splits.test);
     let device = Device::Cpu;
-    let classifier =
-        MnistClassifier::train(train, test, trained_on, seed, device, &mut progress)?;
+    let classifier = MnistClassifier::train(train, test, trained_on, seed, device, &mut progress)?;
     if shown > 0 {
         eprintln!();
     }

@@ -168,12 +168,14 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
         &(log_qz_x - log_qz),
     )
     .protocol(how());
-    findings.measures.push(match is_known_within(gap, known.value) {
-        true => known,
-        false => known.at_least().note(format!(
-            "at most ln N = {ceiling:.2} nats can be seen of {n} images"
-        )),
-    });
+    findings
+        .measures
+        .push(match is_known_within(gap, known.value) {
+            true => known,
+            false => known.at_least().note(format!(
+                "at most ln N = {ceiling:.2} nats can be seen of {n} images"
+            )),
+        });
     let mut put = |measure: Measure, gap: f64| {
         if is_known_within(gap, measure.value) {
             let measure = measure.lower_is_better().protocol(how());

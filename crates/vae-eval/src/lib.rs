@@ -68,8 +68,8 @@ pub use pictures::{PictureOptions, measure_pictures};
 pub use probabilistic_pca::exact_log_prob;
 pub use probe::{LinearProbe, nearest_neighbor_classes};
 pub use protocol::{
-    AnnealedProtocol, Extractor, FeatureProtocol, ImageSet, ProbeClassifier, Protocol, ScoreProtocol,
-    SetPixels, Statistic, differing_fields,
+    AnnealedProtocol, Extractor, FeatureProtocol, ImageSet, ProbeClassifier, Protocol,
+    ScoreProtocol, SetPixels, Statistic, differing_fields,
 };
 pub use published::{
     Comparison, Estimator, Field, Published, PublishedFeatures, comparisons, neighbours, published,

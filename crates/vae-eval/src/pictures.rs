@@ -16,7 +16,8 @@ use crate::image_quality::{
     scale_weights, structural_similarity,
 };
 use crate::{
-    EvalError, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol, SetPixels, Statistic,
+    EvalError, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol, SetPixels,
+    Statistic,
 };
 
 /// How pictures are measured.
@@ -206,7 +207,8 @@ fn extractors(
                 KnownDataset::Mnist => extractors.push(Box::new(classifier)),
                 other => {
                     let path = path.display();
-                    let reason = format!("{path} was trained on {other}, and these images are MNIST");
+                    let reason =
+                        format!("{path} was trained on {other}, and these images are MNIST");
                     leave_out("fid_mnist_classifier", reason, findings);
                 }
             }
@@ -224,7 +226,8 @@ fn extractors(
                 KnownDataset::Unknown => "not known to be MNIST".to_owned(),
                 other => other.to_string(),
             };
-            let reason = format!("its features are of MNIST's digits, and these images are {found}");
+            let reason =
+                format!("its features are of MNIST's digits, and these images are {found}");
             leave_out("fid_mnist_classifier", reason, findings);
         }
         _ => {}
@@ -406,8 +409,7 @@ impl Sets<'_> {
             put(&name, found, findings)?;
         }
 
-        let of_samples =
-            |statistic| self.protocol(statistic, ImageSet::Samples, &self.samples);
+        let of_samples = |statistic| self.protocol(statistic, ImageSet::Samples, &self.samples);
         let name = format!("kid_{extractor}");
         let label = format!("kernel distance of samples ({extractor})");
         let found = kernel_distance_of_subsets(&self.real, &self.samples, seed).map(|found| {

@@ -661,3 +661,159 @@ fn flatten(name: &str, value: Value, fields: &mut BTreeMap<String, Value>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vae_data::DatasetIdentity;
+
+    use super::*;
+    use crate::{Pixels, SplitUsed, TrainedOn};
+
+    fn images() -> ImagesUsed {
+        ImagesUsed {
+            dataset: DatasetIdentity {
+                name: KnownDataset::Mnist,
+                recognized_by: None,
+                source: "mnist".to_owned(),
+            },
+            fingerprint: 1,
+            split: SplitUsed::Test,
+            n_images: 10,
+            n_available: 10,
+            shape: [1, 28, 28],
+            pixels: Pixels::Gray,
+            crop: None,
+            trained_on: TrainedOn {
+                dataset: DatasetIdentity::default(),
+                n_images: 60,
+                pixels: Pixels::Gray,
+            },
+        }
+    }
+
+    fn nll(n_samples: u32) -> Measure {
+        let protocol = Protocol::ImportanceWeighted {
+            n_samples,
+            n_images: None,
+        };
+        Measure::new("nll", "NLL", 90.0).protocol(protocol)
+    }
+
+    #[test]
+    fn numbers_differ_in_the_fields_that_were_changed_and_in_no_other() {
+        let fields = |measure: &Measure, images: &ImagesUsed| {
+            let other = self::images();
+            let fields = differing_fields(&[(&nll(5), &other), (measure, images)]);
+            fields.into_keys().collect::<Vec<_>>()
+        };
+        let same = ImagesUsed {
+            trained_on: TrainedOn {
+                n_images: 50,
+                ..images().trained_on
+            },
+            ..images()
+        };
+        assert!(fields(&nll(5), &same).is_empty());
+        assert_eq!(fields(&nll(6), &same), ["protocol.n_samples"]);
+        let closed = Measure::new("nll", "NLL", 90.0).protocol(Protocol::ProbabilisticPca);
+        assert_eq!(
+            fields(&closed, &same),
+            ["protocol.method", "protocol.n_samples"]
+        );
+        let changed = |change: &dyn Fn(&mut ImagesUsed)| {
+            let mut images = images();
+            change(&mut images);
+            fields(&nll(5), &images)
+        };
+        assert_eq!(
+            changed(&|images| images.split = SplitUsed::Validation),
+            ["images.split"]
+        );
+        assert_eq!(changed(&|images| images.n_images = 9), ["images.n_images"]);
+        assert_eq!(
+            changed(&|images| images.pixels = Pixels::Static),
+            ["images.pixels"]
+        );
+        assert_eq!(
+            changed(&|images| images.crop = Some(vae_model::Crop::Center { fraction: 0.5 })),
+            ["images.crop", "images.crop.center.fraction"]
+        );
+        assert_eq!(
+            changed(&|images| images.dataset.name = KnownDataset::Kmnist),
+            ["images.dataset.name"]
+        );
+        // The folder's name says nothing of a known data set, and all there is of an unknown one.
+        let folder = |images: &mut ImagesUsed| images.dataset.source = "digits".to_owned();
+        assert!(changed(&folder).is_empty());
+        let unknown = |source: &str| {
+            let mut images = images();
+            images.dataset.name = KnownDataset::Unknown;
+            images.dataset.source = source.to_owned();
+            images
+        };
+        let (a, b) = (unknown("a"), unknown("b"));
+        let fields = differing_fields(&[(&nll(5), &a), (&nll(5), &b)]);
+        assert_eq!(fields["images.dataset.source"], ["a", "b"]);
+        assert_eq!(fields.len(), 1);
+    }
+
+    #[test]
+    fn every_protocol_survives_the_file_and_has_words() {
+        let all = [
+            Protocol::ClosedForm,
+            Protocol::ImportanceWeighted {
+                n_samples: 5000,
+                n_images: None,
+            },
+            Protocol::AnnealedGain {
+                annealed: AnnealedProtocol {
+                    n_images: 3,
+                    n_chains: 16,
+                    n_temperatures: 500,
+                    n_leapfrog: 10,
+                },
+                n_samples: 7,
+            },
+            Protocol::StructuralSimilarity {
+                black_and_white: true,
+                window: 11,
+                sigma: 1.5,
+                scale_weights: vec![0.25, 0.75],
+            },
+            Protocol::Features(FeatureProtocol {
+                statistic: Statistic::Kernel {
+                    n_subsets: 100,
+                    subset_size: 1000,
+                },
+                images: ImageSet::Samples,
+                n_images: 10,
+                pixels: SetPixels::Drawn,
+                n_real: 20,
+                extractor: Extractor::PixelPca {
+                    n_components: 64,
+                    pooled: 2,
+                    n_images: 20,
+                },
+                n_features: 64,
+            }),
+            Protocol::Probe {
+                classifier: ProbeClassifier::NearestNeighbors { k: 5 },
+                n_train_images: 100,
+                n_attributes: Some(40),
+                balanced: true,
+            },
+            Protocol::Disentanglement {
+                score: ScoreProtocol::Bins {
+                    n_images: 10,
+                    n_bins: 20,
+                },
+                factors: vec!["shape".to_owned()],
+            },
+        ];
+        for protocol in all {
+            let text = serde_json::to_string(&protocol).unwrap();
+            assert_eq!(serde_json::from_str::<Protocol>(&text).unwrap(), protocol);
+            assert!(protocol.to_string().len() > 10, "{text}");
+        }
+    }
+}

@@ -471,7 +471,10 @@ fn compare(
         });
     }
     let [_, height, width] = images.shape;
-    if let Some(side) = published.image_size.and_then(|side| i64::try_from(side).ok()) {
+    if let Some(side) = published
+        .image_size
+        .and_then(|side| i64::try_from(side).ok())
+    {
         fields.push(Field::Size {
             theirs: [side, side],
             ours: [height, width],
@@ -672,14 +675,22 @@ mod tests {
             let mut faces = images(KnownDataset::CelebA, Pixels::Color);
             faces.shape = [3, 64, 64];
             faces.crop = crop;
-            let bits = Measure { name: "bits_per_dim".to_owned(), ..nll(1000) };
+            let bits = Measure {
+                name: "bits_per_dim".to_owned(),
+                ..nll(1000)
+            };
             let found = neighbours(&bits, &faces, None);
             let nvae = found.iter().find(|c| c.published.model == "NVAE").unwrap();
             let crops = |field: &&Field| matches!(field, Field::Crop { .. });
             nvae.fields.iter().find(crops).unwrap().agrees()
         };
         let rectangle = |top, left, side| {
-            Some(Crop::Rectangle { top, left, height: side, width: side })
+            Some(Crop::Rectangle {
+                top,
+                left,
+                height: side,
+                width: side,
+            })
         };
         assert!(nvae(rectangle(40, 15, 148)));
         assert!(!nvae(rectangle(35, 15, 148)) && !nvae(rectangle(40, 15, 140)));

@@ -70,7 +70,7 @@ pub use export::Part;
 pub use image_shape::ImageShape;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
-    LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig,
+    LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,
 };
 pub use mode::Mode;
 pub use network::{

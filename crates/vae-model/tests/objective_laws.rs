@@ -656,6 +656,20 @@ fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
         &["formula"],
     );
     refused(
+        "likelihood.gaussian = {}",
+        "regularizer.pixel_mean.probability_clip = 1e-7",
+        "objective.regularizer.pixel_mean.probability_clip",
+        &["gaussian", "bernoulli or"],
+    );
+    for clip in ["-1e-7", "0.5", "nan"] {
+        refused(
+            "",
+            &format!("regularizer.pixel_mean.probability_clip = {clip}"),
+            "objective.regularizer.pixel_mean.probability_clip",
+            &["less than 0.5"],
+        );
+    }
+    refused(
         "",
         "regularizer.kl.beta = 2.0\nestimator.iwae = {}",
         "objective.estimator.iwae",

@@ -12,9 +12,9 @@ use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
-    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, SplitUsed,
-    Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
-    measure_pictures, render, write_page,
+    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section,
+    SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
+    measure_likelihood, measure_pictures, render, write_page,
 };
 use vae_train::RunConfig;
 

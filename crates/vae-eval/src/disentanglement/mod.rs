@@ -330,7 +330,10 @@ pub fn measure_disentanglement(
         if measure.value.is_finite() {
             findings.measures.push(measure.higher_is_better());
         } else {
-            let reason = format!("needs more factors or images; there are {}", names.join(", "));
+            let reason = format!(
+                "needs more factors or images; there are {}",
+                names.join(", ")
+            );
             findings.not_measured.insert(measure.name, reason);
         }
     }

@@ -48,10 +48,7 @@ impl TorchScript {
         let digest = Sha256::digest(&bytes);
         Ok(Self {
             name: snake_case(path),
-            sha256: digest
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
             path: path.to_owned(),
             module,
             device,
