@@ -85,26 +85,33 @@ impl Callback for Progress {
             }
             Event::EpochEnd {
                 train,
-                test,
+                validation,
                 is_best,
                 ..
             } => {
                 self.line(&format!(
-                    "epoch {}/{epochs}: test {}, train {}, loss {:.4}; {:.0} images/s, {:.0} s{}",
-                    test.epoch,
-                    test.means,
+                    "epoch {}/{epochs}: {}train {}, loss {:.4}; {:.0} images/s, {:.0} s{}",
+                    train.epoch,
+                    validation.map_or(String::new(), |record| format!(
+                        "validation {}, ",
+                        record.means
+                    )),
                     match train.means.elbo {
                         Some(elbo) => format!("elbo {elbo:.2}"),
                         None => train.means.to_string(),
                     },
                     train.means.loss,
                     train.images_per_s,
-                    train.seconds + test.seconds,
-                    if *is_best { ", best" } else { "" },
+                    train.seconds + validation.map_or(0.0, |record| record.seconds),
+                    if validation.is_some() && *is_best {
+                        ", best"
+                    } else {
+                        ""
+                    },
                 ));
                 self.bar.set_position(run.position.steps);
                 self.bar
-                    .set_prefix(format!("epoch {}/{epochs}", (test.epoch + 1).min(epochs)));
+                    .set_prefix(format!("epoch {}/{epochs}", (train.epoch + 1).min(epochs)));
             }
             Event::FitEnd { .. } => self.bar.finish_and_clear(),
             _ => {}

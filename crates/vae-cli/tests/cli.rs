@@ -32,9 +32,9 @@ fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
         places,
         [
             place(1, 5, "train"),
-            place(1, 5, "test"),
+            place(1, 5, "validation"),
             place(2, 10, "train"),
-            place(2, 10, "test")
+            place(2, 10, "validation")
         ]
     );
     for record in &records {

@@ -92,7 +92,7 @@ fn stats_count_and_average() {
     let stats: Value = serde_json::from_str(&stats).expect("JSON");
     assert_eq!(stats["shape"], "3×8×8");
     let n = |split: &str| stats[split]["images"].as_u64().expect("a number");
-    assert_eq!(n("train") + n("test"), 20);
+    assert_eq!(n("train") + n("validation") + n("test"), 20);
     assert_eq!(stats["train"]["mean"][0], 100.0);
     assert_eq!(stats["train"]["standard_deviation"][2], 0.0);
     assert_eq!(stats["bad_files"][0]["reason"], "is empty");
@@ -101,6 +101,51 @@ fn stats_count_and_average() {
         .as_f64()
         .expect("a number");
     assert!(0.0 < odd && odd < 1.0, "{odd}");
+}
+
+#[test]
+fn files_of_other_formats_are_named() {
+    let workplace = Workplace::new();
+    for i in 0..6 {
+        let name = workplace.path(&format!("photos/IMG_{i}.HEIC"));
+        fs::write(name, b"\0\0\0\x18ftypheic").expect("written");
+    }
+    let output = workplace.vae(&["data", "stats", "photos.toml"]);
+    let stats: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(stats["files_not_read"], serde_json::json!({ "HEIC": 6 }));
+    assert_eq!(stats["bad_files"].as_array().map(Vec::len), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let wanted = "6 HEIC files are not read: convert them to JPEG or PNG";
+    assert!(said.contains(wanted), "{said}");
+}
+
+#[test]
+fn a_run_within_its_photos_is_not_trained_on() {
+    let workplace = Workplace::new();
+    let config = "[dataset.image_folder]\npath = '.'\nimage_size = 8\nmax_bad_fraction = 0.1\n\
+                  [dataset.image_folder.split]\ntest_fraction = 0.3\n\
+                  [model]\nlatent_dims = 2\n[model.network.mlp]\nhidden = [4]\n\
+                  [training]\nepochs = 1\nbatch_size = 8\n";
+    fs::write(workplace.path("tiny.toml"), config).expect("written");
+    let vae = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_vae"))
+            .args(args)
+            .current_dir(workplace.path("photos"))
+            .env("OMP_NUM_THREADS", "1")
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {said}");
+        output
+    };
+    vae(&["train", "../tiny.toml"]);
+    let pictures = fs::read_dir(workplace.path("photos/runs/tiny/pictures")).expect("pictures");
+    assert!(pictures.count() > 0);
+    vae(&["train", "--resume", "runs/tiny", "--epochs", "2"]);
+    let stats = vae(&["data", "stats", "../tiny.toml"]).stdout;
+    let stats: Value = serde_json::from_slice(&stats).expect("JSON");
+    let n = |split: &str| stats[split]["images"].as_u64().expect("a number");
+    assert_eq!(n("train") + n("test"), 20);
 }
 
 #[test]

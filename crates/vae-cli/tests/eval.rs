@@ -134,17 +134,24 @@ fn averaged_weights_are_those_that_are_measured() {
             "last",
             "--only",
             "likelihood",
+            "--split",
+            "validation",
             "--samples",
             "2",
         ],
     );
     assert_eq!(report["subject"]["averaged_weights"], true);
+    let images = &report["sections"]["likelihood"]["images"];
+    assert_eq!(
+        (&images["split"], &images["n_images"]),
+        (&"validation".into(), &14.into())
+    );
     // In closed form, so that no noise is between the two.
     let measured = measure(&report, "likelihood", "kl")["value"]
         .as_f64()
         .expect("a number");
     let records = lines(&run.join("metrics.jsonl"));
-    let of_epoch = |record: &&Value| record["epoch"] == 2 && record["split"] == "test";
+    let of_epoch = |record: &&Value| record["epoch"] == 2 && record["split"] == "validation";
     let record = records.iter().find(of_epoch).expect("the last epoch");
     let logged = record["kl"].as_f64().expect("a number");
     assert!(

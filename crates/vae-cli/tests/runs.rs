@@ -27,7 +27,7 @@ fn record(epoch: u64, elbo: f64) -> Record {
     Record {
         images_per_s: 100.0,
         seconds: 30.0,
-        ..Record::new(position, "test", means)
+        ..Record::new(position, Record::VALIDATION, means)
     }
 }
 
@@ -66,12 +66,13 @@ impl Workplace {
             steps: 10 * records.len() as u64,
             best: best.cloned(),
             last_train: None,
-            last_test: records.last().cloned(),
+            last_validation: records.last().cloned(),
             incidents: Vec::new(),
             seconds: 3700.0,
             engine_seconds: 0.0,
             n_parameters: 1234,
             n_train_images: 70,
+            n_validation_images: 20,
             n_test_images: 20,
             device: "cpu".to_owned(),
             threads: 1,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,9 @@ use tch::{Kind, Tensor};
 use tracing::{info, warn};
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
-use crate::{Binarization, DataError, Dataset, FactorGrid, ImageShape, Splits, SpritesConfig, idx};
+use crate::{
+    Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits, SpritesConfig, idx,
+};
 
 /// Which images to train and evaluate on.
 ///
@@ -27,12 +30,24 @@ use crate::{Binarization, DataError, Dataset, FactorGrid, ImageShape, Splits, Sp
 /// assert_eq!(config.test_limit, None);
 /// # Ok::<(), toml::de::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
     /// Use only the first so many training images; by default, or where there are fewer, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_limit: Option<usize>,
+
+    /// How many images are kept back from training to choose by: the best checkpoint, when to stop early,
+    /// when to lower the learning rate. A number of images, or a share of them; 0 trains on all and
+    /// chooses the last epoch. By default the list of a folder that has one decides (`partition`), of
+    /// other folders and of sprites it is 0.1, and of idx files the last 10,000 training images, or a
+    /// sixth of them where there are fewer than 60,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<HoldOut>,
+
+    /// Use only the first so many validation images; by default, or where there are fewer, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_limit: Option<usize>,
 
     /// Use only the first so many test images; by default, or where there are fewer, all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,6 +71,41 @@ pub struct DatasetConfig {
     pub sprites: Option<SpritesConfig>,
 }
 
+/// The sizes of the splits, as a config asks for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sizes {
+    pub(crate) validation: Option<HoldOut>,
+    /// Of the training, validation and test images only the first so many.
+    pub(crate) limits: Limits,
+}
+
+/// Of each split only the first so many images.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) train: Option<usize>,
+    pub(crate) validation: Option<usize>,
+    pub(crate) test: Option<usize>,
+}
+
+/// How many of `n` images are used under a limit, which is given under `key`.
+pub(crate) fn n_within(limit: Option<usize>, n: usize, key: &str, of: &Path) -> usize {
+    match limit {
+        Some(limit) if limit > n => {
+            warn!(
+                "{key} = {limit}, but {} holds {n} such images: all of them are used",
+                of.display()
+            );
+            n
+        }
+        Some(limit) => limit,
+        None => n,
+    }
+}
+
+pub(crate) const TRAIN_LIMIT: &str = "dataset.train_limit";
+pub(crate) const VALIDATION_LIMIT: &str = "dataset.validation_limit";
+pub(crate) const TEST_LIMIT: &str = "dataset.test_limit";
+
 /// The one table that names the images.
 enum Source<'a> {
     Idx(&'a IdxConfig),
@@ -70,7 +120,8 @@ pub struct IdxConfig {
     /// The folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are
     /// labels, `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`; relative to the current
     /// folder. Each may be spelled with `.idx` for `-idx` and be gzipped (`.gz`); where several
-    /// spellings are there, the plain file and the `-idx` spelling come first.
+    /// spellings are there, the plain file and the `-idx` spelling come first. A file may lie in a
+    /// folder of its own name.
     pub folder: PathBuf,
 }
 
@@ -87,8 +138,21 @@ impl DatasetConfig {
             Source::ImageFolder(config) => config.check()?,
             Source::Sprites(config) => config.check()?,
         }
-        refuse_zero("dataset.train_limit", self.train_limit)?;
-        refuse_zero("dataset.test_limit", self.test_limit)
+        self.validation.map_or(Ok(()), HoldOut::check)?;
+        refuse_zero(TRAIN_LIMIT, self.train_limit)?;
+        refuse_zero(VALIDATION_LIMIT, self.validation_limit)?;
+        refuse_zero(TEST_LIMIT, self.test_limit)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            validation: self.validation,
+            limits: Limits {
+                train: self.train_limit,
+                validation: self.validation_limit,
+                test: self.test_limit,
+            },
+        }
     }
 
     /// Reads idx files or sprites into memory, or a folder's images into their pack, and applies the limits and
@@ -100,11 +164,11 @@ impl DatasetConfig {
     /// split without images.
     pub fn load(&self) -> Result<Splits, DataError> {
         self.validate()?;
-        let (train_limit, test_limit) = (self.train_limit, self.test_limit);
+        let sizes = self.sizes();
         let splits = match self.source()? {
-            Source::Idx(config) => config.load(train_limit, test_limit),
-            Source::ImageFolder(config) => ImageFolder::open(config)?.load(train_limit, test_limit),
-            Source::Sprites(config) => config.load(train_limit, test_limit),
+            Source::Idx(config) => config.load(&sizes),
+            Source::ImageFolder(config) => ImageFolder::open(config)?.load(&sizes),
+            Source::Sprites(config) => config.load(&sizes),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
@@ -160,14 +224,32 @@ fn refuse_zero(key: &'static str, limit: Option<usize>) -> Result<(), DataError>
 pub(crate) const FOLDER_KEY: &str = "dataset.idx.folder";
 
 impl IdxConfig {
-    fn load(
-        &self,
-        train_limit: Option<usize>,
-        test_limit: Option<usize>,
-    ) -> Result<Splits, DataError> {
+    fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         self.check_folder()?;
-        let train = self.load_split("train", "dataset.train_limit", train_limit)?;
-        let test = self.load_split("t10k", "dataset.test_limit", test_limit)?;
+        for prefix in ["train", "t10k"] {
+            let images = self.images_file(prefix)?;
+            if let Some(labels) = find_file(&self.folder, &format!("{prefix}-labels-idx1-ubyte"))? {
+                idx::check_counts(&images, &labels)?;
+            }
+        }
+        let limits = sizes.limits;
+        let train = self.read_split("train")?;
+        let [trained_on, held_out] = split_training_images(train.n_images(), sizes.validation)?;
+        let within = |range: Range<usize>, limit, key| {
+            range.start..range.start + n_within(limit, range.len(), key, &train.path)
+        };
+        let validation = match held_out.is_empty() {
+            true => None,
+            false => {
+                let kept = within(held_out, limits.validation, VALIDATION_LIMIT);
+                Some(train.dataset(kept)?)
+            }
+        };
+        let trained_on = within(trained_on, limits.train, TRAIN_LIMIT);
+        let train = train.dataset(trained_on)?;
+        let test = self.read_split("t10k")?;
+        let n_test = n_within(limits.test, test.n_images(), TEST_LIMIT, &test.path);
+        let test = test.dataset(0..n_test)?;
         if train.shape() != test.shape() {
             return Err(DataError::SplitShape {
                 folder: self.folder.clone(),
@@ -175,7 +257,7 @@ impl IdxConfig {
                 test: test.shape(),
             });
         }
-        Ok(Splits::new(train, test))
+        Ok(Splits::new(train, validation, test))
     }
 
     fn image_shape(&self) -> Result<ImageShape, DataError> {
@@ -219,21 +301,16 @@ impl IdxConfig {
     }
 
     /// `prefix` is `train` or `t10k`, the names that MNIST's files gave to training and test.
-    fn load_split(
-        &self,
-        prefix: &str,
-        limit_key: &str,
-        limit: Option<usize>,
-    ) -> Result<Dataset, DataError> {
-        let images_path = self.images_file(prefix)?;
-        let images = idx::read_images(&images_path)?;
+    fn read_split(&self, prefix: &str) -> Result<IdxSplit, DataError> {
+        let path = self.images_file(prefix)?;
+        let images = idx::read_images(&path)?;
         let labels_name = format!("{prefix}-labels-idx1-ubyte");
         let labels = match find_file(&self.folder, &labels_name)? {
             Some(labels_path) => {
                 let labels = idx::read_labels(&labels_path)?;
                 if labels.len() != images.n_images {
                     return Err(DataError::LabelCount {
-                        images: images_path,
+                        images: path,
                         n_images: images.n_images,
                         labels: labels_path,
                         n_labels: labels.len(),
@@ -249,27 +326,63 @@ impl IdxConfig {
                 None
             }
         };
+        Ok(IdxSplit {
+            path,
+            images,
+            labels,
+        })
+    }
+}
 
-        let n_used = images.n_images.min(limit.unwrap_or(usize::MAX));
-        if let Some(limit) = limit.filter(|&limit| limit > images.n_images) {
-            warn!(
-                "{limit_key} = {limit}, but {} holds {} images: all of them are used",
-                images_path.display(),
-                images.n_images
-            );
-        }
-        // Cut before the copy into the tensor, so that a small limit keeps little memory.
-        let n_bytes = n_used * images.height * images.width;
-        let size = [n_used as i64, 1, images.height as i64, images.width as i64];
+/// A file of images, with their labels.
+struct IdxSplit {
+    path: PathBuf,
+    images: idx::IdxImages,
+    labels: Option<Vec<u8>>,
+}
+
+impl IdxSplit {
+    fn n_images(&self) -> usize {
+        self.images.n_images
+    }
+
+    /// Some of them. Copied, so that a small part keeps little memory.
+    fn dataset(&self, range: Range<usize>) -> Result<Dataset, DataError> {
+        let idx::IdxImages { height, width, .. } = self.images;
+        let n_bytes = height * width;
+        let pixels = &self.images.pixels[range.start * n_bytes..range.end * n_bytes];
+        let size = [range.len() as i64, 1, height as i64, width as i64];
+        let labels = self.labels.as_ref().map(|labels| &labels[range]);
         Dataset::new(
-            Tensor::from_slice(&images.pixels[..n_bytes]).view(size),
-            labels.map(|labels| Tensor::from_slice(&labels[..n_used]).to_kind(Kind::Int64)),
+            Tensor::from_slice(pixels).view(size),
+            labels.map(|labels| Tensor::from_slice(labels).to_kind(Kind::Int64)),
         )
     }
 }
 
-/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`.
+/// Which of the images in a training file are trained on, and which are kept back: the last 10,000, or
+/// a sixth of fewer than 60,000, unless the config says otherwise.
+pub(crate) fn split_training_images(
+    n_images: usize,
+    validation: Option<HoldOut>,
+) -> Result<[Range<usize>; 2], DataError> {
+    let default = HoldOut::Count((n_images / 6).clamp(usize::from(n_images > 1), 10_000));
+    let validation = validation.unwrap_or(default);
+    let n_trained_on = n_images - validation.of(n_images)?;
+    Ok([0..n_trained_on, n_trained_on..n_images])
+}
+
+/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`, or in a folder
+/// of that name in it, as the data sets of Kaggle are unpacked.
 pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
+    let is_folder = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.is_dir())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DataError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    };
     let dotted = name.replace("-idx", ".idx");
     let spellings = [
         name.to_owned(),
@@ -277,15 +390,25 @@ pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, Da
         format!("{name}.gz"),
         format!("{dotted}.gz"),
     ];
-    for spelling in spellings {
+    let mut folders = Vec::new();
+    for spelling in &spellings {
         let path = folder.join(spelling);
-        match path.try_exists() {
-            Ok(true) => return Ok(Some(path)),
-            Ok(false) => {}
-            Err(source) => return Err(DataError::Io { path, source }),
+        match is_folder(&path)? {
+            Some(false) => return Ok(Some(path)),
+            Some(true) => folders.push(path),
+            None => {}
         }
     }
-    Ok(None)
+    for folder in &folders {
+        for spelling in &spellings {
+            let path = folder.join(spelling);
+            if is_folder(&path)? == Some(false) {
+                return Ok(Some(path));
+            }
+        }
+    }
+    // An empty folder in place of the file: what opens it says so.
+    Ok(folders.into_iter().next())
 }
 
 #[cfg(test)]
@@ -298,12 +421,14 @@ mod tests {
     fn a_config_survives_being_written_and_read() {
         let limits = format!("train_limit = 600\ntest_limit = 100\n{IDX}");
         let binarized = format!("binarization = \"dynamic\"\n{IDX}");
-        for text in [IDX, &limits, &binarized] {
+        let count = format!("validation = 5000\nvalidation_limit = 9\n{IDX}");
+        let share = format!("validation = 0.25\n{IDX}");
+        for text in [IDX, &limits, &binarized, &count, &share] {
             let config: DatasetConfig = toml::from_str(text).unwrap();
             config.validate().unwrap();
             let written = toml::to_string(&config).unwrap();
             assert_eq!(toml::from_str::<DatasetConfig>(&written).unwrap(), config);
-            for key in ["limit", "binarization = \"dynamic\""] {
+            for key in ["limit", "binarization = \"dynamic\"", "validation = "] {
                 assert_eq!(written.contains(key), text.contains(key), "{written}");
             }
         }
@@ -348,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_is_refused() {
-        for key in ["train_limit", "test_limit"] {
+        for key in ["train_limit", "validation_limit", "test_limit"] {
             let config: DatasetConfig = toml::from_str(&format!("{key} = 0\n{IDX}")).unwrap();
             assert_eq!(
                 config.load().unwrap_err().to_string(),

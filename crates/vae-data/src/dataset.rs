@@ -9,7 +9,7 @@ use tracing::warn;
 
 use crate::bits::BitImages;
 use crate::stored::{Stored, StoredImages, StoredReader};
-use crate::{Attributes, BadFiles, Binarization, DataError, Factors};
+use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
 /// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
 /// other, so that each can be imported without the other.
@@ -298,26 +298,27 @@ impl Dataset {
     }
 }
 
-/// The images that the model learns from, and those it is measured on.
+/// The images that the model learns from, those it is chosen by, and those it is measured on.
 #[derive(Debug)]
 pub struct Splits {
     /// Training images.
     pub train: Dataset,
-    /// Images that are neither trained on nor part of the reported numbers: for choosing between
-    /// models. Only some sources have them.
+    /// Images that are neither trained on nor part of the reported numbers: whatever chooses (the best
+    /// checkpoint, early stopping, a recipe) looks at these. None where the config keeps none back.
     pub validation: Option<Dataset>,
-    /// Held-out images, never trained on; same shape as the training images.
+    /// Images that a finished model is measured on, once; never trained on nor chosen by. Same shape as
+    /// the training images.
     pub test: Dataset,
     /// What was found on the way.
     pub report: LoadReport,
 }
 
 impl Splits {
-    /// Training and test images about which there is nothing else to say.
-    pub fn new(train: Dataset, test: Dataset) -> Splits {
+    /// Images about which there is nothing else to say.
+    pub fn new(train: Dataset, validation: Option<Dataset>, test: Dataset) -> Splits {
         Splits {
             train,
-            validation: None,
+            validation,
             test,
             report: LoadReport::default(),
         }
@@ -340,6 +341,8 @@ impl Splits {
 pub struct LoadReport {
     /// Files that were skipped.
     pub bad_files: BadFiles,
+    /// Image files of formats that are not read.
+    pub unread_files: UnreadFiles,
     /// The list that says which image is in which split. Without one, the hash of its name does.
     pub partition_file: Option<PathBuf>,
     /// How many good images are not in that list, and so in no split.
@@ -357,6 +360,9 @@ impl LoadReport {
         if !self.bad_files.is_empty() {
             let n_bad = self.bad_files.len();
             warn!("{path}: {n_bad} files are no usable images and skipped");
+        }
+        if !self.unread_files.is_empty() {
+            warn!("{path}: {}", self.unread_files);
         }
         if let (Some(file), 1..) = (&self.partition_file, self.n_unlisted) {
             let (n, file) = (self.n_unlisted, file.display());

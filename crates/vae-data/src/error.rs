@@ -4,8 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ImageShape;
 use crate::image_folder::PackProblem;
+use crate::{ImageShape, UnreadFiles};
 
 /// A data set that cannot be used.
 ///
@@ -211,18 +211,23 @@ pub enum DataError {
     },
 
     /// A folder or zip without any image.
-    #[error("{}: holds no JPEG, PNG, WebP or BMP (correct dataset.image_folder.path)", path.display())]
+    #[error(
+        "{}: holds no JPEG, PNG, WebP or BMP{} (correct dataset.image_folder.path)",
+        path.display(), unread_hint(unread)
+    )]
     NoImages {
         /// The path as configured.
         path: PathBuf,
+        /// The images that it holds in other formats.
+        unread: UnreadFiles,
     },
 
     /// A file in place of the folder that is no zip, or a damaged one.
-    #[error("{}: is neither a folder nor a zip that can be read: {reason} (interrupted download? fetch it again)", path.display())]
+    #[error("{}: is neither a folder nor a zip that can be read: {reason}", path.display())]
     Zip {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it, and the likely fix.
         reason: String,
     },
 
@@ -247,8 +252,8 @@ pub enum DataError {
 
     /// A split without images.
     #[error(
-        "{}: none of the {n_images} images is a {split} image (see dataset.image_folder.split and \
-         partition)",
+        "{}: none of the {n_images} images is a {split} image (see dataset.validation and \
+         dataset.image_folder's split and partition)",
         path.display()
     )]
     EmptySplit {
@@ -289,6 +294,32 @@ pub enum DataError {
         line: u64,
         /// What was found and what was expected.
         problem: String,
+    },
+
+    /// A partition or attribute list that is no text, or too long.
+    #[error("{} {problem}", path.display())]
+    List {
+        /// The list.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
+    /// A partition or attribute list of other images.
+    #[error(
+        "{}: has none of the {n_images} images (it has {listed:?}, the first image is {image:?}; a \
+         list of other images?)",
+        path.display()
+    )]
+    ListOfOthers {
+        /// The list.
+        path: PathBuf,
+        /// How many images there are.
+        n_images: usize,
+        /// The first name in the list.
+        listed: String,
+        /// The name of the first image.
+        image: String,
     },
 
     /// A pack that was asked for cannot be made or used.
@@ -349,6 +380,14 @@ fn fetch_hint(folder: &Path) -> String {
 /// As [`fetch_hint`], for a folder or zip inside of such a folder.
 fn fetch_hint_around(path: &Path) -> String {
     path.parent().map(fetch_hint).unwrap_or_default()
+}
+
+/// Why a folder of photos may hold none that is read.
+fn unread_hint(unread: &UnreadFiles) -> String {
+    match unread.is_empty() {
+        true => String::new(),
+        false => format!("; {unread}"),
+    }
 }
 
 /// The current folder, where a relative path was looked for.

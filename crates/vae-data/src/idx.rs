@@ -134,6 +134,25 @@ pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
     content.read_rest(n_labels.into())
 }
 
+/// Compares the numbers of images and labels by the two files' headers, before anything else of them is
+/// read.
+///
+/// # Errors
+/// [`DataError::LabelCount`] where they differ; as [`read_images`], where they apply to headers.
+pub fn check_counts(images: &Path, labels: &Path) -> Result<(), DataError> {
+    let reader = ImageReader::open(images)?;
+    let [n_labels] = Content::open(labels)?.read_header(LABELS_MAGIC)?;
+    match n_labels as usize == reader.n_images {
+        true => Ok(()),
+        false => Err(DataError::LabelCount {
+            images: images.to_owned(),
+            n_images: reader.n_images,
+            labels: labels.to_owned(),
+            n_labels: n_labels as usize,
+        }),
+    }
+}
+
 fn check_dimension(
     path: &Path,
     name: &'static str,

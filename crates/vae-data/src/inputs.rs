@@ -1,7 +1,6 @@
 //! Images for a trained model, from wherever they are, as its training images were made.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,12 +9,14 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 
 use crate::binarization::Coins;
-use crate::config::{FOLDER_KEY, find_file};
+use crate::config::{FOLDER_KEY, find_file, split_training_images};
 use crate::idx::{self, ImageReader};
+use crate::image_folder::archive;
 use crate::image_folder::decode::Rgb;
 use crate::image_folder::files::{Entry, Files};
 use crate::image_folder::source::{Source, SourceReader};
 use crate::image_folder::table::Table;
+use crate::image_folder::text;
 use crate::image_folder::transform::{Crop, Transform, Transformer};
 use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
 use crate::loader::Batches;
@@ -33,7 +34,7 @@ const BATCH_BYTES: i64 = 1 << 22;
 pub enum Split {
     /// Those it was trained on, never mirrored.
     Train,
-    /// Those that were held out.
+    /// Those that had no part in it.
     Test,
 }
 
@@ -58,6 +59,28 @@ enum InputSource {
     Files(FilesSource),
     Idx(IdxSource),
     Dataset(Dataset),
+}
+
+impl InputSource {
+    /// Of every image, those included that turn out to be bad.
+    fn names(&self) -> Vec<String> {
+        match self {
+            InputSource::Files(files) => {
+                let entries = files.source.files.entries().iter();
+                entries
+                    .map(|entry| format!("{}{}", files.prefix, entry.name))
+                    .collect()
+            }
+            InputSource::Idx(idx) => {
+                let path = idx.path.display();
+                idx.range.clone().map(|i| format!("{path}#{i}")).collect()
+            }
+            InputSource::Dataset(dataset) => {
+                let names = (0..dataset.len()).map(|i| dataset.file_name(i).unwrap_or_default());
+                names.map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -151,8 +174,16 @@ impl Inputs {
                 Found::Image(_) => {}
                 Found::Files => {
                     let (files, bad) = Files::scan(path)?;
+                    let unread = files.unread();
                     if files.entries().is_empty() && bad.is_empty() {
-                        return Err(wrong(path, "holds no JPEG, PNG, WebP, BMP or idx file"));
+                        let mut problem = "holds no JPEG, PNG, WebP, BMP or idx file".to_owned();
+                        if !unread.is_empty() {
+                            problem += &format!("; {unread}");
+                        }
+                        return Err(wrong(path, problem));
+                    }
+                    if !unread.is_empty() {
+                        warn!("{}: {unread}", path.display());
                     }
                     let prefix = match paths {
                         [_] => String::new(),
@@ -179,7 +210,7 @@ impl Inputs {
         }
         flush(&mut named, &mut inputs.sources);
         inputs.table = match attributes {
-            Some(file) => Some(Table::read(file)?),
+            Some(file) => Some(inputs.read_table(file)?),
             None => own_table(config, paths)?,
         };
         Ok(inputs)
@@ -198,7 +229,7 @@ impl Inputs {
     ) -> Result<Inputs, DataError> {
         config.validate()?;
         let mut inputs = Inputs::new(config, shape);
-        let mut attributes_file = attributes.map(Path::to_owned);
+        let mut attributes_file = None;
         match &config.idx {
             Some(idx) => {
                 idx.check_folder()?;
@@ -213,19 +244,26 @@ impl Inputs {
                 })?;
                 let transform = transform(config, shape);
                 let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
+                if split == Split::Train {
+                    [source.range, _] = split_training_images(source.range.end, config.validation)?;
+                }
                 source.range.end = source.range.end.min(limit.unwrap_or(usize::MAX));
                 inputs.sources.push(InputSource::Idx(source));
             }
             None => {
                 let splits = config.load()?;
-                attributes_file = attributes_file.or(splits.report.attributes_file);
+                attributes_file = splits.report.attributes_file;
                 inputs.sources.push(InputSource::Dataset(match split {
                     Split::Train => splits.train,
                     Split::Test => splits.test,
                 }));
             }
         }
-        inputs.table = attributes_file.map(|file| Table::read(&file)).transpose()?;
+        inputs.table = match (attributes, attributes_file) {
+            (Some(file), _) => Some(inputs.read_table(file)?),
+            (None, Some(file)) => Some(Table::read(&file)?),
+            (None, None) => None,
+        };
         Ok(inputs)
     }
 
@@ -241,6 +279,14 @@ impl Inputs {
             },
             found_bad: Vec::new(),
         }
+    }
+
+    /// The table of attributes that was asked for: of these images, or it is an error.
+    fn read_table(&self, file: &Path) -> Result<Table, DataError> {
+        let table = Table::read(file)?;
+        let names: Vec<String> = self.sources.iter().flat_map(InputSource::names).collect();
+        table.check(file, &names)?;
+        Ok(table)
     }
 
     /// How many images there are, those included that turn out to be bad.
@@ -376,7 +422,7 @@ fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>,
     if !paths.iter().all(is_own) {
         return Ok(None);
     }
-    if !file.is_file() {
+    if !text::may_be_there(&file) {
         warn!("{}: not there, so no attributes are known", file.display());
         return Ok(None);
     }
@@ -424,17 +470,21 @@ impl Found {
         if !metadata.is_file() {
             return Err(wrong(path, "is neither a file nor a folder"));
         }
-        let mut beginning = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(4).read_to_end(&mut beginning))
+        let beginning = archive::beginning(path)
             .map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
         match beginning[..] {
-            [b'P', b'K', 3, 4] | [b'P', b'K', 5, 6] => Ok(Found::Files),
+            _ if archive::is_zip(path, &beginning) => Ok(Found::Files),
             // Gzipped or plain; a file of labels is told as such where it is opened.
-            [0x1f, 0x8b, ..] | [0, 0, 8, _] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
-            _ => match path.to_str() {
-                Some(name) => Ok(Found::Image(Entry::named(name.to_owned(), metadata.len()))),
-                None => Err(wrong(path, "its name is not UTF-8")),
+            [0x1f, 0x8b, ..] | [0, 0, 8, _, ..] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
+            _ => match (archive::archive_kind(&beginning), path.to_str()) {
+                (Some(what), _) => {
+                    let problem = format!("is {what}: unpack it, and give the folder");
+                    Err(wrong(path, problem))
+                }
+                (None, Some(name)) => {
+                    Ok(Found::Image(Entry::named(name.to_owned(), metadata.len())))
+                }
+                (None, None) => Err(wrong(path, "its name is not UTF-8")),
             },
         }
     }
@@ -475,16 +525,8 @@ impl IdxSource {
         }
         let labels = match labels_file(path)? {
             Some(file) => {
-                let labels = idx::read_labels(&file)?;
-                if labels.len() != all.end {
-                    return Err(DataError::LabelCount {
-                        images: path.to_owned(),
-                        n_images: all.end,
-                        labels: file,
-                        n_labels: labels.len(),
-                    });
-                }
-                Some(labels.into())
+                idx::check_counts(path, &file)?;
+                Some(idx::read_labels(&file)?.into())
             }
             None => None,
         };
@@ -600,13 +642,30 @@ fn labels_file(images: &Path) -> Result<Option<PathBuf>, DataError> {
     let Some(name) = images.file_name().and_then(|name| name.to_str()) else {
         return Ok(None);
     };
-    let name = name.strip_suffix(".gz").unwrap_or(name);
-    let name = name.replace(".idx", "-idx");
+    let name = standard_name(name);
     let Some(prefix) = name.strip_suffix("-images-idx3-ubyte") else {
         return Ok(None);
     };
     let folder = images.parent().unwrap_or(Path::new(""));
-    find_file(folder, &format!("{prefix}-labels-idx1-ubyte"))
+    let labels = format!("{prefix}-labels-idx1-ubyte");
+    match find_file(folder, &labels)? {
+        Some(file) => Ok(Some(file)),
+        // Where each file has a folder of its own name.
+        None if folder
+            .file_name()
+            .and_then(|folder| folder.to_str())
+            .is_some_and(|folder| standard_name(folder) == name) =>
+        {
+            find_file(folder.parent().unwrap_or(Path::new("")), &labels)
+        }
+        None => Ok(None),
+    }
+}
+
+/// The spelling with `-idx` and without `.gz`.
+fn standard_name(name: &str) -> String {
+    let name = name.strip_suffix(".gz").unwrap_or(name);
+    name.replace(".idx", "-idx")
 }
 
 fn tensor(pixels: &[u8], n: usize, shape: ImageShape) -> Tensor {

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use crate::bits::BitImages;
+use crate::config::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::factors::{FactorGrid, FactorSpace, Factors};
 use crate::loader::shuffled_order;
 use crate::npz::{Array, Npz};
-use crate::{DataError, Dataset, ImageShape, Splits, derive_seed};
+use crate::{DataError, Dataset, HoldOut, ImageShape, Splits, derive_seed};
 
 /// What the columns of `latents_classes` are, as dSprites has them (Matthey et al. 2017).
 const FACTORS: [&str; 6] = [
@@ -33,8 +33,9 @@ const LABEL: usize = 1;
 ///
 /// Splits are drawn from all combinations: with [`shuffled_order`]`(N, s, 0)`, where s is
 /// [`derive_seed`]`(split_seed, 0, "sprites split")`, the first `test_fraction` of that order are the test
-/// images and the others the training images. Both keep that order, so that the first so many
-/// (`train_limit`) are spread over all combinations as well.
+/// images, those after them the validation images (`dataset.validation`, by default a tenth of all) and
+/// the others the training images. All keep that order, so that the first so many (`train_limit`) are
+/// spread over all combinations as well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpritesConfig {
@@ -66,11 +67,7 @@ impl SpritesConfig {
         })
     }
 
-    pub(crate) fn load(
-        &self,
-        train_limit: Option<usize>,
-        test_limit: Option<usize>,
-    ) -> Result<Splits, DataError> {
+    pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         let mut npz = Npz::open(&self.file)?;
         let space = read_space(npz.array("latents_classes")?)?;
         let n = space.n_positions();
@@ -84,28 +81,36 @@ impl SpritesConfig {
             return Err(images.wrong(format!("holds {n} image, expected at least 2")));
         }
         let n_test = (n as f64 * self.test_fraction).round() as usize;
-        let (test, train) = order.split_at(n_test.clamp(1, n - 1));
-        let limited = |split, key, positions: &[usize], limit: Option<usize>| {
-            if let Some(limit) = limit.filter(|&limit| limit > positions.len()) {
-                warn!(
-                    "{key} = {limit}, but {} holds {} {split} images: all of them are used",
-                    self.file.display(),
-                    positions.len()
-                );
+        let (test, others) = order.split_at(n_test.clamp(1, n - 1));
+        let n_validation = match sizes.validation {
+            Some(HoldOut::Fraction(fraction)) => {
+                HoldOut::Count((n as f64 * fraction).round() as usize).of(others.len())?
             }
-            positions[..positions.len().min(limit.unwrap_or(usize::MAX))].to_vec()
+            Some(count) => count.of(others.len())?,
+            None => (n / 10).min(others.len() - 1),
         };
-        let train = limited("training", "dataset.train_limit", train, train_limit);
-        let test = limited("test", "dataset.test_limit", test, test_limit);
-        let n_train = train.len();
-        let positions = [train, test].concat();
+        let (validation, train) = others.split_at(n_validation);
+        let limited = |positions: &[usize], limit, key| {
+            positions[..n_within(limit, positions.len(), key, &self.file)].to_vec()
+        };
+        let limits = sizes.limits;
+        let train = limited(train, limits.train, TRAIN_LIMIT);
+        let validation = limited(validation, limits.validation, VALIDATION_LIMIT);
+        let test = limited(test, limits.test, TEST_LIMIT);
+        let ends = [train.len(), train.len() + validation.len()];
+        let positions = [train, validation, test].concat();
         let images = read_images(images, &space, &positions)?;
         let all = Dataset::of_factors(images, Factors::new(space, positions), LABEL);
         let part = |range: std::ops::Range<usize>| all.subset(&range.collect::<Vec<_>>());
-        Ok(Splits::new(part(0..n_train), part(n_train..all.len())))
+        let validation = (ends[0] < ends[1]).then(|| part(ends[0]..ends[1]));
+        Ok(Splits::new(
+            part(0..ends[0]),
+            validation,
+            part(ends[1]..all.len()),
+        ))
     }
 
-    /// Every image, by its factors, both splits together: an eighth of a byte for each pixel, 377 MB of
+    /// Every image, by its factors, all splits together: an eighth of a byte for each pixel, 377 MB of
     /// dSprites'.
     ///
     /// # Errors

@@ -117,8 +117,8 @@ fn images_of_packs_and_files_follow_the_laws_and_are_the_same() {
     }
     let load = |binarization: &str, more: &str| -> Splits {
         let text = format!(
-            "{binarization}\n[image_folder]\npath = '{}'\nimage_size = 8\n{more}\n\
-             split = {{ test_fraction = 0.3, validation_fraction = 0.2 }}",
+            "{binarization}\nvalidation = 0.2\n[image_folder]\npath = '{}'\nimage_size = 8\n{more}\n\
+             split = {{ test_fraction = 0.3 }}",
             photos.display()
         );
         let config: DatasetConfig = toml::from_str(&text).expect("a config");

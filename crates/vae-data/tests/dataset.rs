@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 use tempfile::TempDir;
 use vae_data::config::{DatasetConfig, IdxConfig};
-use vae_data::{DataError, Splits};
+use vae_data::{DataError, Dataset, HoldOut, Splits};
 
 use crate::common::{image_file, label_file, put};
 
@@ -17,12 +17,8 @@ fn config(folder: impl Into<PathBuf>) -> DatasetConfig {
         folder: folder.into(),
     });
     DatasetConfig {
-        train_limit: None,
-        test_limit: None,
-        binarization: None,
         idx,
-        image_folder: None,
-        sprites: None,
+        ..Default::default()
     }
 }
 
@@ -71,7 +67,11 @@ fn first_labels(labels: Option<&Tensor>, n_labels: i64) -> Vec<i64> {
 
 #[test]
 fn the_fixture_loads_as_it_was_written() {
-    let Splits { train, test, .. } = fixture().load().unwrap();
+    let config = DatasetConfig {
+        validation: Some(HoldOut::Count(0)),
+        ..fixture()
+    };
+    let Splits { train, test, .. } = config.load().unwrap();
     for (split, n_images) in [(&train, 12), (&test, 4)] {
         assert_eq!(split.first(99).unwrap().size(), [n_images, 1, 7, 5]);
         assert_eq!(split.first(1).unwrap().kind(), Kind::Uint8);
@@ -100,7 +100,15 @@ fn mnist_is_what_its_authors_published() {
         std::io::stderr().write_all(note.as_bytes()).unwrap();
         return the_fixture_loads_as_it_was_written();
     }
-    let Splits { train, test, .. } = config(folder).load().unwrap();
+    assert_eq!(
+        sizes(&config(&folder).load().unwrap()),
+        [50_000, 10_000, 10_000]
+    );
+    let config = DatasetConfig {
+        validation: Some(HoldOut::Count(0)),
+        ..config(folder)
+    };
+    let Splits { train, test, .. } = config.load().unwrap();
     assert_eq!(train.first(99_999).unwrap().size(), [60_000, 1, 28, 28]);
     assert_eq!(test.first(99_999).unwrap().size(), [10_000, 1, 28, 28]);
     assert_eq!(first_labels(train.labels(), 5), [5, 0, 4, 1, 9]);
@@ -131,11 +139,60 @@ fn limits_take_the_first_images_and_their_labels() {
 fn a_limit_beyond_the_data_uses_all_of_it() {
     let config = DatasetConfig {
         train_limit: Some(13),
+        validation_limit: Some(3),
         test_limit: Some(usize::MAX),
         ..fixture()
     };
-    let Splits { train, test, .. } = config.load().unwrap();
-    assert_eq!((train.len(), test.len()), (12, 4));
+    assert_eq!(sizes(&config.load().unwrap()), [10, 2, 4]);
+}
+
+/// Training, validation and test images.
+fn sizes(splits: &Splits) -> [usize; 3] {
+    let validation = splits.validation.as_ref().map_or(0, Dataset::len);
+    [splits.train.len(), validation, splits.test.len()]
+}
+
+#[test]
+fn the_last_training_images_are_for_validation() {
+    let load = |validation| {
+        let config = DatasetConfig {
+            validation,
+            ..fixture()
+        };
+        config.load()
+    };
+    let whole = load(Some(HoldOut::Count(0))).unwrap();
+    assert_eq!(sizes(&whole), [12, 0, 4]);
+    let all = whole.train.first(12).unwrap();
+    let labels = first_labels(whole.train.labels(), 12);
+    for (validation, n) in [
+        (None, 2), // A sixth.
+        (Some(HoldOut::Count(5)), 5),
+        (Some(HoldOut::Fraction(0.25)), 3),
+    ] {
+        let splits = load(validation).unwrap();
+        assert_eq!(sizes(&splits), [12 - n, n, 4]);
+        let kept_back = splits.validation.unwrap();
+        let images = [
+            splits.train.first(12).unwrap(),
+            kept_back.first(12).unwrap(),
+        ];
+        assert_eq!(Tensor::cat(&images, 0), all);
+        assert_eq!(first_labels(kept_back.labels(), n as i64), labels[12 - n..]);
+    }
+    // A limit is of the images that are trained on: those for validation stay apart.
+    let config = DatasetConfig {
+        train_limit: Some(11),
+        validation_limit: Some(1),
+        ..fixture()
+    };
+    assert_eq!(sizes(&config.load().unwrap()), [10, 1, 4]);
+    let error = load(Some(HoldOut::Count(12))).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "dataset.validation: found 12, expected fewer than the 12 images there are, so that some are left \
+         to train on"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use vae_data::image_folder::{ImageFolder, PackProblem};
 use vae_data::loader::{Batches, shuffled_order};
-use vae_data::{DataError, Dataset, DatasetConfig, Splits};
+use vae_data::{DataError, Dataset, DatasetConfig, HoldOut, Splits};
 use zip::write::SimpleFileOptions;
 
 const SIDE: i64 = 16;
@@ -121,6 +121,17 @@ fn white_png(side: u32) -> Vec<u8> {
     file
 }
 
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files_below(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
 fn bytes(images: Tensor) -> Vec<u8> {
     Vec::try_from(images.flatten(0, -1)).expect("bytes")
 }
@@ -220,7 +231,9 @@ fn exactly_the_bad_files_are_reported() {
             }
             let splits = config.load().expect("a data set");
             assert_eq!(splits.report.bad_files, bad);
-            assert_eq!(splits.train.len() + splits.test.len(), 204);
+            let validation = splits.validation.expect("a validation split");
+            let n_held_out = validation.len() + splits.test.len();
+            assert_eq!(splits.train.len() + n_held_out, 204);
         }
     }
 
@@ -238,6 +251,121 @@ fn exactly_the_bad_files_are_reported() {
         message.contains("bomb.png has 20000×20000 pixels"),
         "{message}"
     );
+}
+
+/// A HEIC file's beginning, with nothing behind it.
+const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+
+#[test]
+fn images_in_formats_that_are_not_read_are_counted_and_named() {
+    let workplace = Workplace::new(40);
+    workplace.put("IMG_0.HEIC", HEIC);
+    workplace.put("1/IMG_1.heic", HEIC);
+    workplace.put("no extension", HEIC);
+    workplace.put("scan.tif", b"II*\0\x08\0\0\0");
+    workplace.put("notes.txt", b"not meant to be an image");
+    // Named as an image that is read, it is a bad file.
+    workplace.put("renamed.jpg", HEIC);
+    let splits = workplace.load("max_bad_fraction = 0.05");
+    assert_eq!(splits.train.len() + splits.test.len(), 40);
+    let counts: Vec<_> = splits.report.unread_files.counts().collect();
+    assert_eq!(counts, [("HEIC", 3), ("TIFF", 1)]);
+    let bad = splits.report.bad_files.to_text();
+    let reason = "is in the format HEIC, which is not read: convert it to JPEG or PNG";
+    assert_eq!(bad, format!("renamed.jpg\t{reason}\n"));
+
+    let workplace = Workplace::new(0);
+    workplace.put("IMG_0.HEIC", HEIC);
+    let error = workplace.config("").load().unwrap_err().to_string();
+    let wanted =
+        "holds no JPEG, PNG, WebP or BMP; 1 HEIC file is not read: convert it to JPEG or PNG";
+    assert!(error.contains(wanted), "{error}");
+}
+
+#[test]
+fn pictures_of_runs_and_systems_are_never_data() {
+    let workplace = Workplace::new(12);
+    let picture = jpeg(&photo(0));
+    for folder in [
+        "runs/tiny/pictures",
+        "@eaDir",
+        "1/$Recycle.Bin/S-1-5",
+        "System Volume Information",
+        "__MACOSX",
+        ".thumbnails",
+        "lost+found",
+    ] {
+        workplace.put(&format!("{folder}/picture.jpg"), &picture);
+    }
+    workplace.put("runs/tiny/config.toml", b"seed = 0");
+    workplace.put("runs/tiny/metrics.jsonl", b"");
+    workplace.put("runs/tiny/curves.png", &picture);
+    // Another program's folder with a file of that name is as good as any.
+    workplace.put("camera/config.toml", b"");
+    workplace.put("camera/1.jpg", &picture);
+    // A pack within the folder, as of another config whose folder lies in this one.
+    let inner = config(&workplace.photos().join("0"), "");
+    assert_eq!(all_images(&inner).0.len(), 4);
+    assert!(open(&inner).pack_file().starts_with(workplace.photos()));
+
+    let (names, _) = all_images(&workplace.config(""));
+    assert_eq!(names.len(), 13, "{names:?}");
+    assert!(names.contains(&"camera/1.jpg".to_owned()));
+
+    let path = workplace.folder.path().join("photos.zip");
+    let mut zip = zip::ZipWriter::new(File::create(&path).expect("created"));
+    workplace.put("IMG_0.HEIC", HEIC);
+    for file in files_below(&workplace.photos()) {
+        let name = file.strip_prefix(workplace.photos()).expect("below");
+        zip.start_file_from_path(name, SimpleFileOptions::default())
+            .expect("started");
+        zip.write_all(&fs::read(&file).expect("read"))
+            .expect("written");
+    }
+    zip.finish().expect("finished");
+    let zipped = config(&path, "");
+    assert_eq!(all_images(&zipped).0, names);
+    let unread = zipped.load().expect("a data set").report.unread_files;
+    assert_eq!(unread.counts().collect::<Vec<_>>(), [("HEIC", 1)]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn pipes_devices_and_the_running_system_are_no_photos() {
+    use std::os::unix::fs::symlink;
+
+    let workplace = Workplace::new(100);
+    let photos = workplace.photos();
+    let pipe = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.expect("mkfifo").success());
+    };
+    pipe(&photos.join("pipe.jpg"));
+    pipe(&photos.join("pipe"));
+    symlink("/dev/zero", photos.join("endless.png")).expect("linked");
+    symlink("/dev/zero", photos.join("endless")).expect("linked");
+    symlink("/proc", photos.join("system")).expect("linked");
+    symlink("/proc/kmsg", photos.join("log.jpg")).expect("linked");
+    // Where the pack would be.
+    let config = workplace.config("max_bad_fraction = 0.05");
+    pipe(&open(&config).pack_file());
+
+    let (dataset, bad) = open(&config).images().expect("images");
+    assert_eq!(dataset.len(), 100);
+    assert_eq!(
+        bad.to_text(),
+        "endless.png\tis not a regular file\n\
+         log.jpg\tbelongs to the running system\n\
+         pipe.jpg\tis not a regular file\n\
+         system\tbelongs to the running system\n"
+    );
+    // The pack took the pipe's place.
+    assert_eq!(open(&config).check_pack(), Ok(()));
+
+    let zip = workplace.folder.path().join("photos.zip");
+    pipe(&zip);
+    let error = self::config(&zip, "").load().unwrap_err().to_string();
+    assert!(error.contains("photos.zip"), "{error}");
 }
 
 #[test]
@@ -480,8 +608,11 @@ fn a_pack_that_cannot_be_written_is_done_without() {
 #[test]
 fn the_test_split_is_never_trained_on() {
     let workplace = Workplace::new(60);
-    let share = "split = { test_fraction = 0.3, validation_fraction = 0.2, seed = 4 }";
-    let splits = workplace.load(share);
+    let config = || DatasetConfig {
+        validation: Some(HoldOut::Fraction(0.2)),
+        ..workplace.config("split = { test_fraction = 0.3, seed = 4 }")
+    };
+    let splits = config().load().expect("a data set");
     let validation = splits.validation.as_ref().expect("a validation split");
     let parts = [&splits.train, validation, &splits.test].map(file_names);
     let mut together = parts.concat();
@@ -512,7 +643,7 @@ fn the_test_split_is_never_trained_on() {
     for i in 60..90 {
         workplace.put(&photo_name(i), &jpeg(&photo(i)));
     }
-    let more = workplace.load(share);
+    let more = config().load().expect("a data set");
     let test = file_names(&more.test);
     assert!(parts[2].iter().all(|name| test.contains(name)));
     let train = file_names(&more.train);
@@ -543,12 +674,34 @@ fn a_partition_list_beside_the_images_decides() {
     let splits = limited.load().expect("a data set");
     assert_eq!((splits.train.len(), splits.test.len()), (1, 2));
 
-    fs::write(&path, "000.jpg 0\n").expect("written");
-    let error = workplace.config("").load().unwrap_err().to_string();
+    // Without validation they are trained on; another share of them is the list's business.
+    let with = |validation| DatasetConfig {
+        validation: Some(validation),
+        ..workplace.config("")
+    };
+    let splits = with(HoldOut::Count(0)).load().expect("a data set");
+    let train = ["0/000.jpg", "0/003.jpg", "2/002.jpg"];
+    assert_eq!(file_names(&splits.train), train);
+    assert!(splits.validation.is_none());
+    let error = with(HoldOut::Count(1)).load().unwrap_err().to_string();
     assert!(
-        error.contains("none of the 6 images is a test image"),
+        error.contains("list_eval_partition.txt says which images are for validation"),
         "{error}"
     );
+    // A list that knows two splits only: some of the training images.
+    fs::write(&path, list.replace("002.jpg 1", "002.jpg 0")).expect("written");
+    let splits = with(HoldOut::Count(2)).load().expect("a data set");
+    assert_eq!(file_names(&splits.test), ["1/001.jpg", "1/004.jpg"]);
+    let validation = splits.validation.expect("a validation split");
+    let mut both = [file_names(&splits.train), file_names(&validation)];
+    assert_eq!([both[0].len(), both[1].len()], [1, 2]);
+    both[0].extend(both[1].clone());
+    both[0].sort_unstable();
+    assert_eq!(both[0], train);
+
+    fs::write(&path, "000.jpg 0\n").expect("written");
+    let error = workplace.config("").load().unwrap_err().to_string();
+    assert!(error.contains("none of the 6 images is a"), "{error}");
     let error = workplace
         .config("partition = 'nowhere'")
         .load()

@@ -125,10 +125,12 @@ fn an_idx_file_gives_the_images_of_the_split_whole_or_in_part_plain_or_gzipped()
         assert!(held_out.has_labels());
         let both = open(&config, GRAY, &[folder.path()]);
         assert_eq!(both.n_images(), 40);
-        assert_eq!(
-            read(&both).images.narrow(0, 0, 30),
-            splits.train.first(30).expect("images")
-        );
+        // Without the five that are kept back for validation.
+        assert_eq!(splits.train.len(), 25);
+        let train = splits.train.first(25).expect("images");
+        assert_eq!(read(&both).images.narrow(0, 0, 25), train);
+        let trained_on = Inputs::of_split(&config, GRAY, Split::Train, None).expect("inputs");
+        assert_eq!(read(&trained_on).images, train);
     }
 }
 
@@ -157,7 +159,8 @@ fn photos_are_those_of_training_from_folder_zip_and_one_by_one() {
     let config = photos(folder.path());
     let splits = config.load().expect("splits");
     let wanted = |name: &str| -> Tensor {
-        for split in [&splits.train, &splits.test] {
+        let validation = splits.validation.as_ref().expect("a validation split");
+        for split in [&splits.train, validation, &splits.test] {
             if let Some(i) = (0..split.len()).find(|&i| split.file_name(i) == Some(name)) {
                 return split.select(&[i]).expect("an image").squeeze_dim(0);
             }
@@ -256,7 +259,7 @@ fn bad_files_are_skipped_in_a_folder_and_an_error_where_named() {
     };
     let said = error(&bad).to_string();
     assert!(
-        said.starts_with(&format!("{}: is a JPEG", bad.display())),
+        said.starts_with(&format!("{}: is a broken JPEG", bad.display())),
         "{said}"
     );
     let said = error(&path.join("none.png")).to_string();

@@ -152,13 +152,17 @@ fn assert_is_right(dataset: &Dataset) {
 fn every_image_is_in_one_split_with_its_factors() {
     let workplace = Workplace::whole();
     let splits = workplace.config("").load().expect("splits");
-    assert_eq!((splits.train.len(), splits.test.len()), (36, 12));
-    assert_is_right(&splits.train);
-    assert_is_right(&splits.test);
+    let validation = splits.validation.as_ref().expect("a validation split");
+    let of_all = [&splits.train, validation, &splits.test];
+    // A quarter for the test, a tenth for validation.
+    assert_eq!(of_all.map(Dataset::len), [32, 4, 12]);
+    for split in of_all {
+        assert_is_right(split);
+    }
     let positions = |dataset: &Dataset| dataset.factors().expect("factors").positions().to_vec();
-    let mut all = [positions(&splits.train), positions(&splits.test)].concat();
+    let mut all = of_all.map(positions).concat();
     assert!(
-        all[..36].windows(2).any(|pair| pair[0] > pair[1]),
+        all[..32].windows(2).any(|pair| pair[0] > pair[1]),
         "shuffled"
     );
     all.sort();

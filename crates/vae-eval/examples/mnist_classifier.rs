@@ -23,14 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .parse()
         .map_err(|_| format!("found the seed {seed:?}, a whole number is needed"))?;
     let config = DatasetConfig {
-        train_limit: None,
-        test_limit: None,
-        binarization: None,
         idx: Some(IdxConfig {
             folder: folder.into(),
         }),
-        image_folder: None,
-        sprites: None,
+        ..Default::default()
     };
     let trained_on = config.identity()?.name;
     if trained_on != KnownDataset::Mnist {

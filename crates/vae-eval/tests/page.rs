@@ -111,7 +111,7 @@ fn figures() -> Figures {
     };
     Figures {
         records: (1..=3)
-            .flat_map(|epoch| [record(epoch, "train"), record(epoch, "test")])
+            .flat_map(|epoch| [record(epoch, "train"), record(epoch, "validation")])
             .collect(),
         pictures: vec![Picture {
             title: HOSTILE.to_owned(),

@@ -18,11 +18,15 @@ impl Callback for Goal {
     }
 
     fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let Event::EpochEnd { test, .. } = event else {
+        let Event::EpochEnd {
+            validation: Some(record),
+            ..
+        } = event
+        else {
             return Ok(Flow::Continue);
         };
-        let elbo = test.means.elbo.unwrap_or(f64::NEG_INFINITY);
-        println!("epoch {}: {elbo:.1} nats", test.epoch);
+        let elbo = record.means.elbo.unwrap_or(f64::NEG_INFINITY);
+        println!("epoch {}: {elbo:.1} nats", record.epoch);
         Ok(if elbo > self.0 {
             Flow::Stop
         } else {
@@ -46,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
          model.network.mlp.hidden = [64]\n\
          training = { epochs = 200, batch_size = 32 }",
     )?;
-    let splits = Splits::new(bars(512)?, bars(64)?);
+    let splits = Splits::new(bars(512)?, Some(bars(64)?), bars(64)?);
     let shape = ImageShape {
         channels: 1,
         height: 8,

@@ -32,7 +32,8 @@ use crate::{Incident, LatentUse, Metric, Position, Record, RunConfig, RunDir, Tr
 pub enum Checkpoint {
     /// The newest.
     Last,
-    /// That of the best held-out metric, as `checkpoints.metric` of the config says.
+    /// That of the best validation metric, as `checkpoints.metric` of the config says; without validation
+    /// images that of the last whole epoch.
     Best,
 }
 
@@ -43,8 +44,10 @@ pub struct CheckpointState {
     pub version: String,
     /// How far the run was.
     pub position: Position,
-    /// The held-out record of these weights; none inside an epoch.
-    pub test: Option<Record>,
+    /// Whether it was written after an epoch, not inside one.
+    pub is_whole_epoch: bool,
+    /// The validation record of these weights; none inside an epoch, or without validation images.
+    pub validation: Option<Record>,
     /// How much each latent dimension was used at the last evaluation; none before the first.
     pub latent_use: Option<LatentUse>,
     /// The experiment.
@@ -58,10 +61,10 @@ pub struct CheckpointState {
 pub struct ResumeState {
     /// Training images; another number is another data set.
     pub n_train_images: usize,
-    /// Held-out images.
-    pub n_test_images: usize,
+    /// Validation images.
+    pub n_validation_images: usize,
     /// [`vae_data::Dataset::fingerprint`] of both.
-    pub fingerprints: [u32; 2],
+    pub fingerprints: [Option<u32>; 2],
     /// Where it was computed, `"cpu"` or `"cuda:0"`, and by how many CPU threads: on another device
     /// or with another number of threads the same steps give slightly other numbers.
     pub device: String,
@@ -81,12 +84,12 @@ pub struct ResumeState {
     pub learning_rate: f64,
     /// What went wrong so far.
     pub incidents: Vec<Incident>,
-    /// The best epoch's held-out record.
+    /// The best epoch's validation record.
     pub best: Option<Record>,
     /// The last epoch's training record.
     pub last_train: Option<Record>,
-    /// The last epoch's held-out record.
-    pub last_test: Option<Record>,
+    /// The last epoch's validation record.
+    pub last_validation: Option<Record>,
     /// State of each callback, by its name.
     pub callbacks: BTreeMap<String, Value>,
 }
@@ -113,7 +116,8 @@ pub struct CheckpointsConfig {
     /// So many of the newest stay, at least 1. Default 2: one to go on from, and the one before in
     /// case that it is damaged. The best stays as well.
     pub keep: usize,
-    /// The held-out number that says which is best. Default `"elbo"`.
+    /// The number of the validation images that says which is best. Default `"loss"`, what the config
+    /// optimizes.
     pub metric: Metric,
 }
 
@@ -123,7 +127,7 @@ impl Default for CheckpointsConfig {
             every_epochs: 1,
             every_minutes: None,
             keep: 2,
-            metric: Metric::Elbo,
+            metric: Metric::default(),
         }
     }
 }
@@ -301,12 +305,11 @@ impl Checkpoint {
         if self == Self::Best {
             let metric = run_dir.config()?.checkpoints.metric;
             // One whose state cannot be read may be the best: it comes first, and is found damaged.
-            entries.retain(|entry| entry.test.is_some() || !entry.is_readable);
-            entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
-            entries.sort_by(|a, b| {
-                let value = |entry: &Entry| entry.test.as_ref().and_then(|test| metric.of(test));
-                metric.order(value(b), value(a)) // Best first.
-            });
+            entries.retain(|entry| entry.is_whole_epoch || !entry.is_readable);
+            if entries.iter().any(|entry| entry.validation.is_some()) {
+                entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
+                entries.sort_by(|a, b| metric.order(b.value(metric), a.value(metric))); // Best first.
+            }
         }
         if entries.is_empty() {
             let problem = match self {
@@ -399,7 +402,16 @@ struct Entry {
     position: Position,
     /// Whether its state can be read; if not, it is damaged, or of another version.
     is_readable: bool,
-    test: Option<Record>,
+    is_whole_epoch: bool,
+    validation: Option<Record>,
+}
+
+impl Entry {
+    fn value(&self, metric: Metric) -> Option<f64> {
+        self.validation
+            .as_ref()
+            .and_then(|record| metric.of(record))
+    }
 }
 
 /// The run's checkpoints, newest first.
@@ -407,7 +419,8 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
     /// What is needed of a state, so that one of another version is still listed.
     #[derive(Deserialize)]
     struct Brief {
-        test: Option<Record>,
+        is_whole_epoch: bool,
+        validation: Option<Record>,
     }
     let root = run_dir.checkpoints();
     let folders = match fs::read_dir(&root) {
@@ -431,7 +444,8 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
             folder,
             position,
             is_readable: brief.is_some(),
-            test: brief.and_then(|brief| brief.test),
+            is_whole_epoch: brief.as_ref().is_some_and(|brief| brief.is_whole_epoch),
+            validation: brief.and_then(|brief| brief.validation),
         });
     }
     entries.sort_by_key(|entry| std::cmp::Reverse((entry.position.steps, entry.position.epochs)));
@@ -461,15 +475,14 @@ fn sort_out(entries: Vec<Entry>, keep: usize, metric: Metric) -> (Vec<Entry>, Ve
     })
 }
 
-/// The entry of the best held-out metric; of equal ones the oldest, which was there first.
+/// The entry of the best validation metric, of a list with the newest first; of equal ones the oldest,
+/// which was there first. Without validation the newest after a whole epoch.
 fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
     entries
         .iter()
-        .filter(|entry| entry.test.is_some())
-        .max_by(|a, b| {
-            let value = |entry: &Entry| entry.test.as_ref().and_then(|test| metric.of(test));
-            metric.order(value(a), value(b))
-        })
+        .filter(|entry| entry.validation.is_some())
+        .max_by(|a, b| metric.order(a.value(metric), b.value(metric)))
+        .or_else(|| entries.iter().find(|entry| entry.is_whole_epoch))
 }
 
 /// A link to a checkpoint, for people. It may fail where the file system has no links.
@@ -529,7 +542,8 @@ mod tests {
             folder: folder_name(position).into(),
             position,
             is_readable: true,
-            test: elbo.map(|elbo| Record::new(position, "test", means(elbo))),
+            is_whole_epoch: true,
+            validation: elbo.map(|elbo| Record::new(position, Record::VALIDATION, means(elbo))),
         }
     }
 

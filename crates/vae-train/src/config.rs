@@ -1,7 +1,7 @@
 //! A config file: one experiment.
 
 use serde::{Deserialize, Serialize};
-use vae_data::DatasetConfig;
+use vae_data::{DatasetConfig, HoldOut};
 use vae_model::{Crop, Framing, ModelConfig, Objective, Resize};
 
 use crate::{
@@ -128,7 +128,7 @@ pub struct PicturesConfig {
     pub n_traversals: usize,
     /// New images from the prior. Default 64.
     pub n_samples: usize,
-    /// Held-out images to reconstruct. Default 32.
+    /// Validation images to reconstruct. Default 32.
     pub n_reconstructions: usize,
 }
 
@@ -144,6 +144,24 @@ impl Default for PicturesConfig {
 }
 
 impl RunConfig {
+    /// Refuses what chooses by validation images where there are none.
+    fn check_validation(&self) -> Result<(), TrainError> {
+        if !self.dataset.validation.is_some_and(HoldOut::is_none) {
+            return Ok(());
+        }
+        let wants = |key: &'static str| {
+            let problem = "looks at validation images, and dataset.validation = 0 keeps none back";
+            Err(TrainError::config(key, problem))
+        };
+        if self.early_stopping.is_some() {
+            return wants("early_stopping");
+        }
+        match self.schedule {
+            Schedule::Plateau(_) => wants("schedule.plateau"),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what can be checked without data or a model.
     ///
     /// # Errors
@@ -166,6 +184,7 @@ impl RunConfig {
             let metric = early_stopping.metric;
             metric.check("early_stopping.metric", &self.model)?;
         }
+        self.check_validation()?;
         self.safety.check()?;
         if self.training.epochs == 0 {
             return Err(TrainError::config(

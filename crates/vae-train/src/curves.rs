@@ -60,9 +60,14 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
     let panel = |title, value: &dyn Fn(&Record) -> f64| Panel {
         title,
         unit: "nats per image",
-        curves: vec![curve("train", value), curve("test", value)],
+        curves: vec![
+            curve(Record::TRAIN, value),
+            curve(Record::VALIDATION, value),
+        ],
     };
-    let mut rate = curve("train", &|record| record.learning_rate.unwrap_or(f64::NAN));
+    let mut rate = curve(Record::TRAIN, &|record| {
+        record.learning_rate.unwrap_or(f64::NAN)
+    });
     rate.name.clear();
     let reconstruction = panel("reconstruction", &|record| record.means.reconstruction);
     let rate = Panel {
@@ -89,7 +94,7 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
                 None => ("reconstruction", record.means.reconstruction),
             };
             format!(
-                "best test {name} {} nats per image, epoch {}",
+                "best validation {name} {} nats per image, epoch {}",
                 decimal(value, 2),
                 record.epoch
             )
@@ -98,33 +103,38 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
     draw(title, &subtitle, &panels, (panels.len().div_ceil(2), 2))
 }
 
-/// The test elbo of several runs by epoch, each with its name.
+/// The validation elbo of several runs by epoch, each with its name.
 ///
 /// # Errors
 /// The plotter refuses.
 pub fn comparison(runs: &[(String, Vec<Record>)]) -> Result<DynamicImage, TrainError> {
     let panel = Panel {
         title: "",
-        unit: "test elbo, nats per image",
+        unit: "validation elbo, nats per image",
         curves: runs
             .iter()
             .map(|(name, records)| Curve {
                 name: name.clone(),
-                points: points(records, "test", &|record| {
+                points: points(records, Record::VALIDATION, &|record| {
                     record.means.elbo.unwrap_or(f64::NAN)
                 }),
             })
             .collect(),
     };
-    draw("Test elbo by epoch", "higher is better", &[panel], (1, 1))
+    draw(
+        "Validation elbo by epoch",
+        "higher is better",
+        &[panel],
+        (1, 1),
+    )
 }
 
-/// The held-out record with the highest elbo, or the least reconstruction where there is no elbo.
+/// The validation record with the highest elbo, or the least reconstruction where there is no elbo.
 pub(crate) fn best(records: &[Record]) -> Option<&Record> {
     let value = |record: &Record| record.means.elbo.unwrap_or(-record.means.reconstruction);
     records
         .iter()
-        .filter(|record| record.split == "test" && value(record).is_finite())
+        .filter(|record| record.split == Record::VALIDATION && value(record).is_finite())
         .reduce(|best, record| {
             if value(record) > value(best) {
                 record
@@ -605,11 +615,11 @@ mod tests {
     #[test]
     fn the_best_is_the_highest_number_on_held_out_images() {
         let records = [
-            record(1, "test", -3.0),
+            record(1, "validation", -3.0),
             record(2, "train", -1.0),
-            record(2, "test", f64::NAN),
-            record(3, "test", -2.0),
-            record(4, "test", -2.0),
+            record(2, "validation", f64::NAN),
+            record(3, "validation", -2.0),
+            record(4, "validation", -2.0),
         ];
         assert_eq!(best(&records).unwrap().epoch, 3);
         assert!(best(&records[1..3]).is_none());
@@ -619,7 +629,12 @@ mod tests {
     fn a_picture_has_text_and_both_splits_in_their_colors() {
         let epochs = 1..=6_u64;
         let records: Vec<Record> = epochs
-            .flat_map(|e| [record(e, "train", e as f64), record(e, "test", -(e as f64))])
+            .flat_map(|e| {
+                [
+                    record(e, "train", e as f64),
+                    record(e, "validation", -(e as f64)),
+                ]
+            })
             .collect();
         let picture = learning_curves("a run", &records).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), SIZE);
@@ -650,7 +665,7 @@ mod tests {
         for n in 0..=wild.len() {
             let records: Vec<Record> = (1..)
                 .zip(&wild[..n])
-                .map(|(e, &v)| record(e, "test", v))
+                .map(|(e, &v)| record(e, "validation", v))
                 .collect();
             learning_curves("wild", &records).unwrap();
             comparison(&[("wild".to_owned(), records)]).unwrap();

@@ -9,7 +9,7 @@ use vae_model::{LossContext, Mode, Vae};
 use crate::metric::{Means, Totals};
 use crate::{RunConfig, TrainError};
 
-/// What a pass over held-out images says.
+/// What a pass over images that are not trained on says.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Means over the images.

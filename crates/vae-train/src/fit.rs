@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tracing::warn;
-use vae_data::Splits;
 use vae_data::loader::{Batches, n_batches};
+use vae_data::{Dataset, Splits};
 use vae_model::{Vae, first_non_finite};
 
 use crate::callback::{Callback, Event, Flow};
@@ -75,12 +75,12 @@ pub struct Outcome {
     pub ended: Result<Stop, TrainError>,
     /// How far it came.
     pub position: Position,
-    /// The held-out record of the best epoch, by `checkpoints.metric`.
+    /// The validation record of the best epoch, by `checkpoints.metric`; none without validation images.
     pub best: Option<Record>,
     /// The last epoch's training record.
     pub last_train: Option<Record>,
-    /// The last epoch's held-out record.
-    pub last_test: Option<Record>,
+    /// The last epoch's validation record.
+    pub last_validation: Option<Record>,
     /// What went wrong on the way.
     pub incidents: Vec<Incident>,
     /// Seconds of the whole run, those before it was resumed included.
@@ -97,13 +97,16 @@ pub struct Trainer<'a> {
     callbacks: Vec<Box<dyn Callback + 'a>>,
     run_dir: Option<RunDir>,
     n_steps_per_epoch: u64,
-    /// Of the training and held-out images.
-    fingerprints: [u32; 2],
+    /// Of the training and validation images.
+    fingerprints: [Option<u32>; 2],
+    /// Where no images are kept back for validation: training images that say which latents are in use,
+    /// and choose nothing.
+    instead_of_validation: Option<Dataset>,
     totals: Totals,
     latent_use: Option<LatentUse>,
     best: Option<Record>,
     last_train: Option<Record>,
-    last_test: Option<Record>,
+    last_validation: Option<Record>,
     learning_rate_scale: f64,
     /// Step size of the last step.
     learning_rate: f64,
@@ -168,6 +171,9 @@ impl Clock {
     }
 }
 
+/// Training images that are evaluated where none are kept back for validation.
+const N_INSTEAD_OF_VALIDATION: usize = 1000;
+
 /// Steps between two looks at whether the numbers are still numbers; each look waits for the device.
 const STEPS_BETWEEN_LOOKS: u64 = 50;
 
@@ -184,6 +190,11 @@ impl<'a> Trainer<'a> {
         splits: &'a Splits,
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
+        let validation = splits.validation.as_ref();
+        let instead_of_validation = validation.is_none().then(|| {
+            let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);
+            splits.train.subset(&(0..n_images).collect::<Vec<_>>())
+        });
         let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
         let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
         Ok(Self {
@@ -207,12 +218,16 @@ impl<'a> Trainer<'a> {
             ],
             run_dir: None,
             n_steps_per_epoch,
-            fingerprints: [splits.train.fingerprint()?, splits.test.fingerprint()?],
+            fingerprints: [
+                Some(splits.train.fingerprint()?),
+                validation.map(Dataset::fingerprint).transpose()?,
+            ],
+            instead_of_validation,
             totals: Totals::new(vae.device()),
             latent_use: None,
             best: None,
             last_train: None,
-            last_test: None,
+            last_validation: None,
             learning_rate_scale: 1.0,
             learning_rate: 0.0,
             good: Vec::new(),
@@ -245,7 +260,11 @@ impl<'a> Trainer<'a> {
                 self.run.splits.train.len(),
                 state.n_train_images,
             ),
-            ("held-out", self.run.splits.test.len(), state.n_test_images),
+            (
+                "validation",
+                self.run.splits.validation.as_ref().map_or(0, Dataset::len),
+                state.n_validation_images,
+            ),
         ] {
             if found != wanted {
                 return Err(TrainError::run(
@@ -271,10 +290,10 @@ impl<'a> Trainer<'a> {
         self.latent_use = checkpoint.state.latent_use;
         self.best = match self.run.config.checkpoints.metric {
             metric if metric == checkpoint.state.config.checkpoints.metric => state.best,
-            _ => state.last_test.clone(), // Of another metric another epoch is the best.
+            _ => state.last_validation.clone(), // Of another metric another epoch is the best.
         };
         self.last_train = state.last_train;
-        self.last_test = state.last_test;
+        self.last_validation = state.last_validation;
         self.learning_rate_scale = state.learning_rate_scale;
         self.learning_rate = state.learning_rate;
         self.run.last_checkpoint = Some(self.run.position);
@@ -291,8 +310,8 @@ impl<'a> Trainer<'a> {
     /// run after the step in progress.
     ///
     /// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
-    /// the noise of a step depends on (seed, step) alone. After each epoch the held-out images are
-    /// evaluated, in f32 and with the averaged weights, if there are any.
+    /// the noise of a step depends on (seed, step) alone. After each epoch the validation images are
+    /// evaluated, in f32 and with the averaged weights, if there are any. Test images are not looked at.
     ///
     /// A loss or gradient that is not finite is dealt with as `[safety]` of the config says. While a
     /// disk is full the run pauses: whatever could not be written is tried again.
@@ -306,7 +325,7 @@ impl<'a> Trainer<'a> {
             position: self.run.position,
             best: self.best.clone(),
             last_train: self.last_train.clone(),
-            last_test: self.last_test.clone(),
+            last_validation: self.last_validation.clone(),
             incidents: self.run.incidents.clone(),
             seconds: self.clock.seconds(),
             engine_seconds: self.engine_seconds,
@@ -413,13 +432,18 @@ impl<'a> Trainer<'a> {
         } = self.run;
         let train_seconds = self.clock.epoch_seconds();
         let start = Instant::now();
+        let evaluated = splits
+            .validation
+            .as_ref()
+            .or(self.instead_of_validation.as_ref())
+            .unwrap_or(&splits.train);
         self.learner.use_averaged()?;
         let evaluation = evaluate(
             vae,
             config,
-            &splits.test,
+            evaluated,
             splits.train.len(),
-            self.run.controls.objective_step,
+            config.objective.settled_step(),
         );
         self.learner.use_raw()?;
         let Evaluation {
@@ -427,7 +451,7 @@ impl<'a> Trainer<'a> {
             latent_use,
             mse,
         } = evaluation?;
-        finite(&means, None, "held-out", self.run.position.steps)?;
+        finite(&means, None, "validation", self.run.position.steps)?;
 
         self.run.position.epochs += 1;
         let position = self.run.position;
@@ -444,10 +468,10 @@ impl<'a> Trainer<'a> {
             learning_rate: Some(self.learning_rate),
             images_per_s,
             seconds,
-            ..Record::new(position, "train", self.totals.means())
+            ..Record::new(position, Record::TRAIN, self.totals.means())
         };
-        let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), splits.test.len());
-        let test = Record {
+        let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), evaluated.len());
+        let validation = splits.validation.as_ref().map(|_| Record {
             active_units: Some(latent_use.active_units()),
             mse: Some(mse),
             bits_per_dim: means.elbo.and_then(|elbo| {
@@ -457,21 +481,24 @@ impl<'a> Trainer<'a> {
             }),
             images_per_s,
             seconds,
-            ..Record::new(position, "test", means)
-        };
+            ..Record::new(position, Record::VALIDATION, means)
+        });
         let metric = config.checkpoints.metric;
-        let best = self.best.as_ref().and_then(|best| metric.of(best));
-        let is_best = metric.order(metric.of(&test), best) == std::cmp::Ordering::Greater;
+        let value = |record: &Option<Record>| record.as_ref().and_then(|record| metric.of(record));
+        let is_best = match &validation {
+            Some(_) => metric.order(value(&validation), value(&self.best)).is_gt(),
+            None => true, // Nothing to choose by: the last is taken.
+        };
         if is_best {
-            self.best = Some(test.clone());
+            self.best = validation.clone();
         }
         self.last_train = Some(train.clone());
-        self.last_test = Some(test.clone());
+        self.last_validation = validation.clone();
         self.totals = Totals::new(vae.device());
         self.clock.start_epoch();
         let event = Event::EpochEnd {
             train: &train,
-            test: &test,
+            validation: validation.as_ref(),
             latent_use: &latent_use,
             is_best,
         };
@@ -677,15 +704,16 @@ impl<'a> Trainer<'a> {
         let state = CheckpointState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             position: self.run.position,
-            test: self
-                .last_test
+            is_whole_epoch: steps == epochs * self.n_steps_per_epoch,
+            validation: self
+                .last_validation
                 .clone()
-                .filter(|test| (test.epoch, test.step) == (epochs, steps)),
+                .filter(|record| (record.epoch, record.step) == (epochs, steps)),
             latent_use: self.latent_use.clone(),
             config: self.run.config.clone(),
             resume: ResumeState {
                 n_train_images: self.run.splits.train.len(),
-                n_test_images: self.run.splits.test.len(),
+                n_validation_images: self.run.splits.validation.as_ref().map_or(0, Dataset::len),
                 fingerprints: self.fingerprints,
                 device: device_name(self.run.vae.device()),
                 threads: tch::get_num_threads(),
@@ -698,7 +726,7 @@ impl<'a> Trainer<'a> {
                 incidents: self.run.incidents.clone(),
                 best: self.best.clone(),
                 last_train: self.last_train.clone(),
-                last_test: self.last_test.clone(),
+                last_validation: self.last_validation.clone(),
                 callbacks: self
                     .callbacks
                     .iter()

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+#[cfg(doc)]
+use vae_model::Objective;
 use vae_model::{ElboTerms, ModelConfig};
 
 use crate::{Position, TrainError};
@@ -131,7 +133,7 @@ pub struct Record {
     pub epoch: u64,
     /// Optimizer steps since the start.
     pub step: u64,
-    /// `"train"` (means while training, the weights still moving) or `"test"`.
+    /// [`Record::TRAIN`] (means while training, the weights still moving) or [`Record::VALIDATION`].
     pub split: String,
     /// The means over the split's images.
     #[serde(flatten)]
@@ -148,11 +150,11 @@ pub struct Record {
     /// Training only: capacity after the epoch's last step in nats, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<f64>,
-    /// Held-out only: latent dimensions whose posterior's center varies from image to image with a
+    /// Validation only: latent dimensions whose posterior's center varies from image to image with a
     /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_units: Option<u64>,
-    /// Held-out only: mean squared error of the decoded images, pixels from 0 to 1.
+    /// Validation only: mean squared error of the decoded images, pixels from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mse: Option<f64>,
     /// Held-out only, and only where the likelihood is a probability of 8-bit images: −elbo in bits
@@ -169,6 +171,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// The split of training images.
+    pub const TRAIN: &str = "train";
+    /// The split that chooses: the best checkpoint, when to stop. Test images are never in a record.
+    pub const VALIDATION: &str = "validation";
+
     /// Means of a split at a position, nothing else known yet.
     #[must_use]
     pub fn new(position: Position, split: &str, means: Means) -> Self {
@@ -191,8 +198,8 @@ impl Record {
     }
 }
 
-/// A held-out number by which epochs are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A number of validation images by which epochs are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// Nats per image, the more the better.
@@ -201,7 +208,9 @@ pub enum Metric {
     Reconstruction,
     /// Nats per image, the less the better.
     Kl,
-    /// In the objective's own unit, the less the better.
+    /// What the config optimizes, with its schedule at the end ([`Objective::settled_step`]), in the
+    /// objective's own unit, the less the better.
+    #[default]
     Loss,
     /// Mean squared error of the decoded images, the less the better.
     Mse,
@@ -212,7 +221,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// Its value in a held-out record, if it is known there.
+    /// Its value in a validation record, if it is known there.
     #[must_use]
     pub fn of(self, record: &Record) -> Option<f64> {
         let means = &record.means;

@@ -17,10 +17,10 @@ pub struct Overview {
     pub epochs: u64,
     /// Epochs that its config asks for.
     pub planned_epochs: u64,
-    /// The held-out record with the highest elbo.
+    /// The validation record with the highest elbo.
     pub best: Option<Record>,
-    /// The last epoch on held-out images.
-    pub last_test: Option<Record>,
+    /// The last epoch on validation images.
+    pub last_validation: Option<Record>,
     /// Seconds of training and evaluation.
     pub seconds: f64,
     /// Numbers that are trained; known after the first ending.
@@ -52,19 +52,21 @@ impl Overview {
                 epochs: summary.epochs,
                 planned_epochs,
                 best,
-                last_test: summary.last_test,
+                last_validation: summary.last_validation,
                 seconds: summary.seconds,
                 n_parameters,
             }),
             _ => {
-                let last_test = records.iter().rfind(|record| record.split == "test");
+                let mut newest_first = records.iter().rev();
+                let last_validation =
+                    newest_first.find(|record| record.split == Record::VALIDATION);
                 Ok(Self {
                     state,
                     error: None,
-                    epochs: last_test.map_or(0, |record| record.epoch),
+                    epochs: records.last().map_or(0, |record| record.epoch),
                     planned_epochs,
                     best: curves::best(&records).cloned(),
-                    last_test: last_test.cloned(),
+                    last_validation: last_validation.cloned(),
                     seconds: records.iter().map(|record| record.seconds).sum(),
                     n_parameters,
                 })

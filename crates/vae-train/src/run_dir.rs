@@ -29,12 +29,12 @@ pub struct Summary {
     pub epochs: u64,
     /// Optimizer steps done.
     pub steps: u64,
-    /// The best held-out record, by `checkpoints.metric` of the config.
+    /// The best validation record, by `checkpoints.metric` of the config.
     pub best: Option<Record>,
     /// The last epoch on training images.
     pub last_train: Option<Record>,
-    /// The last epoch on held-out images.
-    pub last_test: Option<Record>,
+    /// The last epoch on validation images.
+    pub last_validation: Option<Record>,
     /// What went wrong on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<Incident>,
@@ -46,7 +46,9 @@ pub struct Summary {
     pub n_parameters: usize,
     /// Training images.
     pub n_train_images: usize,
-    /// Held-out images.
+    /// Images that checkpoints were chosen by.
+    pub n_validation_images: usize,
+    /// Images that had no part in the training.
     pub n_test_images: usize,
     /// `"cpu"` or `"cuda:0"`.
     pub device: String,

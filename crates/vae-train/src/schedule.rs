@@ -28,7 +28,7 @@ pub enum Schedule {
     Exponential(ExponentialConfig),
     /// Up to the optimizer's learning rate, then down far below it.
     OneCycle(OneCycleConfig),
-    /// Down by a factor when the held-out loss no longer falls: see [`PlateauState`].
+    /// Down by a factor when the validation loss no longer falls: see [`PlateauState`].
     Plateau(PlateauConfig),
 }
 
@@ -257,7 +257,7 @@ fn half_cosine(start: f64, end: f64, part: f64) -> f64 {
     end + (start - end) * 0.5 * (1.0 + (PI * part.min(1.0)).cos())
 }
 
-/// How the held-out loss has gone, and the factor that follows from it. What a resumed run needs.
+/// How the validation loss has gone, and the factor that follows from it. What a resumed run needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlateauState {
     /// The factor on the learning rate, 1 at the start.
@@ -288,7 +288,7 @@ impl PlateauState {
         self.factor
     }
 
-    /// Takes in the held-out loss (lower is better) of an evaluation, and gives the factor for the
+    /// Takes in the validation loss (lower is better) of an evaluation, and gives the factor for the
     /// steps to come.
     pub fn observe(&mut self, config: &PlateauConfig, loss: f64) -> f64 {
         let is_progress = self.best.is_none_or(|best| {

@@ -13,7 +13,7 @@ use vae_model::{MlpConfig, ModelConfig, NetworkConfig, Vae};
 use vae_train::{Callback, Event, Fit, Flow, RunConfig, Stop, TrainError, Trainer, evaluate};
 
 fn splits() -> Splits {
-    Splits::new(dataset(22), dataset(7))
+    Splits::new(dataset(22), Some(dataset(7)), dataset(5))
 }
 
 fn config() -> RunConfig {
@@ -46,7 +46,7 @@ impl Callback for Witness {
         let what = match event {
             Event::FitStart => "start".to_owned(),
             Event::StepEnd { .. } => format!("step {step}"),
-            Event::EpochEnd { test, .. } => format!("epoch {}", test.epoch),
+            Event::EpochEnd { train, .. } => format!("epoch {}", train.epoch),
             Event::FitEnd { .. } => "end".to_owned(),
             _ => "?".to_owned(),
         };

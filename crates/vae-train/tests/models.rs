@@ -8,7 +8,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::config::IdxConfig;
 use vae_data::loader::Batches;
-use vae_data::{Dataset, DatasetConfig, Splits};
+use vae_data::{Dataset, DatasetConfig, HoldOut, Splits};
 use vae_model::{ImageShape, Mode, Vae, WEIGHTS_FILE};
 use vae_train::{Learner, RunConfig, evaluate};
 
@@ -16,12 +16,10 @@ use vae_train::{Learner, RunConfig, evaluate};
 fn digits(config: &RunConfig) -> Splits {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mnist");
     let dataset = DatasetConfig {
-        train_limit: None,
-        test_limit: None,
+        validation: Some(HoldOut::Count(0)),
         binarization: config.dataset.binarization,
         idx: Some(IdxConfig { folder }),
-        image_folder: None,
-        sprites: None,
+        ..Default::default()
     };
     let splits = dataset.load().expect("the fixture");
     assert_eq!((splits.train.len(), splits.test.len()), (256, 64));
@@ -29,6 +27,7 @@ fn digits(config: &RunConfig) -> Splits {
         1 => splits,
         n_channels => Splits::new(
             photos(&splits.train, n_channels),
+            None,
             photos(&splits.test, n_channels),
         ),
     }

@@ -19,7 +19,7 @@ use vae_train::{
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
 fn splits() -> Splits {
-    Splits::new(dataset(22), dataset(7))
+    Splits::new(dataset(22), Some(dataset(7)), dataset(5))
 }
 
 fn config(extra: &str) -> RunConfig {
@@ -308,7 +308,7 @@ fn another_data_set_is_refused() {
     let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     let _mine = alone();
     let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
-    let splits = Splits::new(dataset(23), dataset(7));
+    let splits = Splits::new(dataset(23), Some(dataset(7)), dataset(5));
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     let message = trainer.resume(checkpoint).expect_err("refused").to_string();
     assert!(message.contains("22 training images"), "{message}");

@@ -104,7 +104,7 @@ fn the_last_line_of_the_metrics_may_be_incomplete_and_no_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let run_dir = new_run(folder.path());
     assert!(run_dir.records().expect("none yet").is_empty());
-    let line = r#"{"epoch":1,"step":5,"split":"test","elbo":-3.0,"reconstruction":2.0,"kl":1.0,"loss":3.0,"images_per_s":9.0,"seconds":1.0,"learning_rate":0.001}"#;
+    let line = r#"{"epoch":1,"step":5,"split":"validation","elbo":-3.0,"reconstruction":2.0,"kl":1.0,"loss":3.0,"images_per_s":9.0,"seconds":1.0,"learning_rate":0.001}"#;
     let write = |text: String| fs::write(run_dir.metrics_file(), text).expect("written");
 
     write(format!("{line}\n{}", &line[..40]));

@@ -22,7 +22,7 @@ fn config(extra: &str) -> RunConfig {
 
 fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
     tch::manual_seed(5);
-    let splits = Splits::new(dataset(22), dataset(7));
+    let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(5));
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
     if let Some(callback) = callback {
@@ -95,7 +95,7 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
     // With a factor of 1 nothing is left of the fault.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");
     let (clean, _) = train(&config, None);
-    let means = |outcome: &Outcome| outcome.last_test.clone().expect("a record").means;
+    let means = |outcome: &Outcome| outcome.last_validation.clone().expect("a record").means;
     // The third value is finite and a ruin all the same; after step 6 an epoch ends.
     for (step, value) in [(4, f64::NAN), (4, f64::INFINITY), (4, 1e37), (6, f64::NAN)] {
         let (faulty, _) = train(&config, Some(Poison::new(step, value)));
@@ -116,7 +116,7 @@ fn no_ruin_becomes_a_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
     tch::manual_seed(5);
-    let splits = Splits::new(dataset(22), dataset(7));
+    let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(5));
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.save_to(run_dir.clone());

@@ -246,7 +246,7 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
         width: 5,
     };
     let vae = Vae::new(&model, shape, Device::Cpu).expect("a model");
-    let splits = Splits::new(dataset(20), dataset(7));
+    let splits = Splits::new(dataset(20), Some(dataset(7)), dataset(5));
     let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.add(MetricsLog::new(&run_dir));

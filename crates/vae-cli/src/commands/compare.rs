@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(value_name = "RUN", required = true, num_args = 2..)]
     runs: Vec<PathBuf>,
 
-    /// A PNG file to write: the runs' test elbo by epoch
+    /// A PNG file to write: the runs' validation elbo by epoch
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 
@@ -166,7 +166,7 @@ fn print_metrics(runs: &[Compared]) {
             ("best", &overview.best, ["", "", ""]),
             (
                 "last",
-                &overview.last_test,
+                &overview.last_validation,
                 [overview.state.name(), &time, &parameters],
             ),
         ] {

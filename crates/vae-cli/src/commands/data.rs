@@ -1,5 +1,6 @@
 //! `vae data`: what a config's images are, their pack, and how fast they load.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
@@ -162,6 +163,7 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         "images_without_attributes": report.n_without_attributes,
         "mean_attributes_of_train": attributes,
         "bad_files": bad_files(&report.bad_files),
+        "files_not_read": report.unread_files.counts().collect::<BTreeMap<_, _>>(),
     });
     println!("{}", serde_json::to_string_pretty(&stats)?);
     Ok(Done::Fully)

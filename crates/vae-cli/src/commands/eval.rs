@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
@@ -16,7 +16,7 @@ use vae_eval::{
     SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
     measure_likelihood, measure_pictures, render, write_page,
 };
-use vae_train::RunConfig;
+use vae_train::{Record, RunConfig};
 
 use super::{OpenRun, RunArgs, table};
 use crate::Done;
@@ -70,6 +70,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     generated: Option<u32>,
 
+    /// Which images: test, or validation to choose between recipes without a look at the test images
+    #[arg(long, value_enum, default_value_t = SplitChoice::Test, conflicts_with = "data")]
+    split: SplitChoice,
+
     /// Only the first N held-out images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -89,6 +93,21 @@ pub(crate) struct Args {
     /// Print the report as JSON instead of a table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SplitChoice {
+    Test,
+    Validation,
+}
+
+impl SplitChoice {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Test => "test",
+            Self::Validation => Record::VALIDATION,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,7 +167,10 @@ impl Material {
         let n_images = args
             .limit
             .map_or(test.len(), |n| test.len().min(n as usize));
-        let images = ImagesUsed::new(&config, &source, &train, &test, n_images)?;
+        let images = ImagesUsed {
+            split: args.split.name().to_owned(),
+            ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
+        };
         let test = match n_images < test.len() {
             true => test.subset(&(0..n_images).collect::<Vec<_>>()),
             false => test,
@@ -172,7 +194,13 @@ fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, 
         source.binarization = choice.binarization();
     }
     let test = match &args.data {
-        None => own.test.with_binarization(source.binarization),
+        None => match args.split {
+            SplitChoice::Test => own.test,
+            SplitChoice::Validation => own.validation.context(
+                "--split validation: this run kept no images back for validation (dataset.validation)",
+            )?,
+        }
+        .with_binarization(source.binarization),
         Some(folder) => {
             if source.idx.is_none() {
                 bail!(

@@ -60,7 +60,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Which {
-    /// That of the best held-out number, by checkpoints.metric of its config
+    /// That of the best validation number, by checkpoints.metric of its config
     Best,
     /// The newest
     Last,

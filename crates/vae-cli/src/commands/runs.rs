@@ -18,7 +18,7 @@ use crate::Done;
 ///
 /// The state of a run is running, finished, interrupted (Ctrl-C), failed, or stopped (killed: nobody
 /// trains it and it left no summary). What is no run is listed with what is wrong with it. Elbos are
-/// those of held-out images, in nats per image.
+/// those of validation images, in nats per image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The folder that holds them, or one run

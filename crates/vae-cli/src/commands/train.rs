@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail};
 use tch::Device;
 use tracing::warn;
-use vae_data::{Splits, derive_seed};
+use vae_data::{Dataset, Splits, derive_seed};
 use vae_model::{ImageShape, Vae, write_whole};
 use vae_train::{
     Checkpoint, CheckpointState, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog,
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
 
-    /// Only the first N training images and N/5 held-out ones, for a quick look
+    /// Only the first N training images, N/5 validation and N/5 test ones, for a quick look
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
@@ -165,10 +165,10 @@ fn train(
             .with_context(|| file.display().to_string())?;
     }
     say!(
-        "{}: {from}{} training and {} held-out images of {}, {} parameters, {} ({} threads)",
+        "{}: {from}{} training and {} validation images of {}, {} parameters, {} ({} threads)",
         run_dir.path().display(),
         splits.train.len(),
-        splits.test.len(),
+        n_validation(splits),
         vae.image_shape(),
         vae.n_parameters(),
         device_name(vae.device()),
@@ -194,6 +194,10 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
         vae.start_from(&splits.train.first(n_start_images)?)?;
     }
     Ok(vae)
+}
+
+fn n_validation(splits: &Splits) -> usize {
+    splits.validation.as_ref().map_or(0, Dataset::len)
 }
 
 /// Says where going on is not what the run would have been without the stop.
@@ -227,7 +231,9 @@ fn resolve(args: &Args, file: &Path) -> Result<RunConfig> {
     if let Some(limit) = args.limit {
         let limit = limit as usize;
         config.dataset.train_limit = Some(limit);
-        config.dataset.test_limit = Some((limit / 5).max(1));
+        let few = (limit / 5).max(1);
+        config.dataset.validation_limit = Some(few);
+        config.dataset.test_limit = Some(few);
     }
     config.safety.find_layer |= args.find_layer;
     run_config::check(file, &config)?;
@@ -261,12 +267,13 @@ fn finish(
         steps: outcome.position.steps,
         best: outcome.best,
         last_train: outcome.last_train,
-        last_test: outcome.last_test,
+        last_validation: outcome.last_validation,
         incidents: outcome.incidents,
         seconds: outcome.seconds,
         engine_seconds: outcome.engine_seconds,
         n_parameters: vae.n_parameters(),
         n_train_images: splits.train.len(),
+        n_validation_images: n_validation(splits),
         n_test_images: splits.test.len(),
         device: device_name(vae.device()),
         threads: tch::get_num_threads(),
@@ -311,7 +318,7 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
-            "{} after {} epochs in {:.0} s. Best: epoch {}, test {}, in nats per image",
+            "{} after {} epochs in {:.0} s. Best: epoch {}, validation {}, in nats per image",
             summary.state,
             summary.epochs,
             summary.seconds,

@@ -20,8 +20,9 @@ impl Workplace {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("created");
-        write_images(&data.join("train-images-idx3-ubyte"), 70);
-        write_labels(&data.join("train-labels-idx1-ubyte"), 70);
+        // 14 of these, a sixth, are for validation, which leaves 70 to train on.
+        write_images(&data.join("train-images-idx3-ubyte"), 84);
+        write_labels(&data.join("train-labels-idx1-ubyte"), 84);
         write_images(&data.join("t10k-images-idx3-ubyte"), 20);
         write_labels(&data.join("t10k-labels-idx1-ubyte"), 20);
         let workplace = Self { folder };

@@ -5,14 +5,11 @@ use std::io::Cursor;
 use std::panic::{self, AssertUnwindSafe};
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-/// More than any format's own largest side: `max_pixels` is the limit.
-const LARGEST_SIDE: usize = 1 << 20;
+use super::exif;
+use super::formats::{read_format, unread_format};
+use super::jpeg::Jpeg;
 
 /// The most bytes of a decoded pixel: four channels of 16 bits.
 pub(crate) const MAX_BYTES_PER_PIXEL: u64 = 8;
@@ -60,9 +57,10 @@ impl Decoder {
     pub(crate) fn decode(&mut self, file: &[u8]) -> Result<Rgb<'_>, String> {
         // A decoder's own bug must cost a file, not the run.
         DECODING.set(true);
-        let decoded = panic::catch_unwind(AssertUnwindSafe(|| match is_jpeg(file) {
-            true => self.decode_jpeg(file),
-            false => self.decode_other(file),
+        let decoded = panic::catch_unwind(AssertUnwindSafe(|| match read_format(file) {
+            _ if is_jpeg(file) => self.decode_jpeg(file),
+            Some(format) => self.decode_other(file, format),
+            None => Err(no_image(file)),
         }));
         DECODING.set(false);
         let (width, height) = decoded.unwrap_or_else(|_| Err("its decoder panicked".to_owned()))?;
@@ -85,31 +83,11 @@ impl Decoder {
     }
 
     fn decode_jpeg(&mut self, file: &[u8]) -> Result<(u32, u32), String> {
-        if !has_end_of_image(file) {
-            return Err("is a JPEG cut short: it has no end marker".to_owned());
-        }
-        let broken = |error: &dyn std::fmt::Display| {
-            format!("is a broken JPEG: {}", error.to_string().trim())
-        };
-        let options = DecoderOptions::new_fast()
-            .set_max_width(LARGEST_SIDE)
-            .set_max_height(LARGEST_SIDE)
-            // Else what is missing becomes gray without a word.
-            .set_strict_mode(true)
-            .jpeg_set_out_colorspace(ColorSpace::RGB);
-        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-        decoder.decode_headers().map_err(|error| broken(&error))?;
-        let (width, height) = decoder.dimensions().ok_or("is a broken JPEG: no size")?;
-        self.check_size(width as u64, height as u64)?;
-        self.pixels.resize(3 * width * height, 0);
-        decoder
-            .decode_into(&mut self.pixels)
-            .map_err(|error| broken(&error))?;
-        let orientation = decoder
-            .exif()
-            .and_then(|exif| Orientation::from_exif_chunk(exif));
-        // Below LARGEST_SIDE.
-        let (width, height) = (width as u32, height as u32);
+        let jpeg = Jpeg::open(file)?;
+        let (width, height) = jpeg.size();
+        self.check_size(width.into(), height.into())?;
+        let orientation = jpeg.orientation();
+        jpeg.decode(&mut self.pixels)?;
         match orientation {
             None | Some(Orientation::NoTransforms) => Ok((width, height)),
             Some(orientation) => {
@@ -121,26 +99,30 @@ impl Decoder {
         }
     }
 
-    fn decode_other(&mut self, file: &[u8]) -> Result<(u32, u32), String> {
-        let reason = |error: ImageError| match error {
-            ImageError::Unsupported(_) => {
-                "is no JPEG, PNG, WebP or BMP that can be read".to_owned()
-            }
-            error => format!("is broken: {error}"),
-        };
+    /// `format` is named, never guessed: which formats the `image` crate knows depends on what other
+    /// crates of the program ask it for.
+    fn decode_other(&mut self, file: &[u8], format: ImageFormat) -> Result<(u32, u32), String> {
+        let broken = |error: ImageError| format!("is broken: {error}");
+        let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(MAX_BYTES_PER_PIXEL * self.max_pixels + MAX_BYTES_BESIDE);
-        let mut reader = ImageReader::new(Cursor::new(file))
-            .with_guessed_format()
-            .map_err(|error| format!("is broken: {error}"))?;
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(reason)?;
+        // What a profile unpacks to counts, too.
+        limits.max_alloc = Some(MAX_BYTES_BESIDE);
+        reader.limits(limits.clone());
+        let mut decoder = reader.into_decoder().map_err(broken)?;
         let (width, height) = decoder.dimensions();
         self.check_size(width.into(), height.into())?;
+        let pixels = self.max_pixels.saturating_mul(MAX_BYTES_PER_PIXEL);
+        limits.max_alloc = Some(pixels.saturating_add(MAX_BYTES_BESIDE));
+        decoder.set_limits(limits).map_err(broken)?;
         // An unreadable EXIF chunk is no reason to lose the image.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let image = DynamicImage::from_decoder(decoder).map_err(reason)?;
-        Ok(self.keep_upright(image, orientation))
+        let exif = decoder.exif_metadata().ok().flatten();
+        let orientation = exif.and_then(|exif| exif::orientation(&exif));
+        let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+        if format == ImageFormat::Bmp && is_invisible(&image) {
+            // Programs that write no alpha leave zeros where the header has a place for it.
+            image = image.into_rgb8().into();
+        }
+        Ok(self.keep_upright(image, orientation.unwrap_or(Orientation::NoTransforms)))
     }
 
     fn keep_upright(&mut self, mut image: DynamicImage, orientation: Orientation) -> (u32, u32) {
@@ -159,26 +141,22 @@ fn is_jpeg(file: &[u8]) -> bool {
     file.starts_with(&[0xff, 0xd8])
 }
 
-/// Whether the image data that follows the headers has an end marker. A thumbnail in the headers has
-/// its own, which does not count.
-fn has_end_of_image(file: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-    let mut rest = &file[2.min(file.len())..];
-    // Each segment: 0xff (any number of times), its marker, its length in two bytes.
-    while let [0xff, marker, tail @ ..] = rest {
-        match (*marker, tail) {
-            (0xff, _) => rest = &rest[1..],
-            (START_OF_SCAN, data) => return data.windows(2).rev().any(|pair| pair == END_OF_IMAGE),
-            (_, [high, low, ..]) => {
-                let length = usize::from(u16::from_be_bytes([*high, *low]));
-                rest = tail.get(length..).unwrap_or_default();
-            }
-            _ => return false,
+/// Why content that begins as no format that is read cannot be decoded.
+fn no_image(file: &[u8]) -> String {
+    match unread_format(file) {
+        Some(format) => {
+            format!("is in the format {format}, which is not read: convert it to JPEG or PNG")
         }
+        None => "is no JPEG, PNG, WebP or BMP that can be read".to_owned(),
     }
-    // Bytes between the segments: the decoder has its own opinion of those.
-    !rest.is_empty()
+}
+
+/// Whether there is an alpha channel, of zeros alone.
+fn is_invisible(image: &DynamicImage) -> bool {
+    match image.as_rgba8() {
+        Some(image) => image.pixels().all(|pixel| pixel.0[3] == 0),
+        None => false,
+    }
 }
 
 fn over_white(image: &DynamicImage) -> RgbImage {
@@ -194,7 +172,7 @@ fn over_white(image: &DynamicImage) -> RgbImage {
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageBuffer, ImageFormat, LumaA, Rgba};
+    use image::{ImageBuffer, LumaA, Rgba};
 
     use super::*;
 
@@ -237,23 +215,44 @@ mod tests {
     }
 
     #[test]
-    fn the_end_marker_of_a_thumbnail_does_not_count() {
-        let segment = |marker: u8, content: &[u8]| {
-            let length = (content.len() as u16 + 2).to_be_bytes();
-            [&[0xff, marker][..], &length, content].concat()
-        };
-        let thumbnail = segment(0xe1, b"Exif\0\0 \xff\xd8 \xff\xd9");
-        let scan = segment(0xda, b"how");
-        let whole = [&[0xff, 0xd8][..], &thumbnail, &scan, b"data \xff\xd9"].concat();
-        assert!(has_end_of_image(&whole));
-        assert!(has_end_of_image(&[&whole[..], b"\0\0padding"].concat()));
-        for n_left in [
-            whole.len() - 1,
-            2 + thumbnail.len(),
-            2 + thumbnail.len() / 2,
-            2,
-        ] {
-            assert!(!has_end_of_image(&whole[..n_left]), "{n_left} bytes");
+    fn a_format_is_read_or_not_whatever_other_crates_read() {
+        let gif =
+            b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
+        assert_eq!(
+            Decoder::new(100).decode(gif).unwrap_err(),
+            "is in the format GIF, which is not read: convert it to JPEG or PNG"
+        );
+        assert_eq!(
+            Decoder::new(100).decode(b"P6 1 1 255 abc").unwrap_err(),
+            "is no JPEG, PNG, WebP or BMP that can be read"
+        );
+    }
+
+    /// A bitmap of one row with a mask for each of blue, green, red and alpha.
+    fn bmp(pixels: &[[u8; 4]]) -> Vec<u8> {
+        const HEADERS: u32 = 14 + 108;
+        let mut file = b"BM".to_vec();
+        let n_bytes = HEADERS + 4 * pixels.len() as u32;
+        for number in [n_bytes, 0, HEADERS, 108, pixels.len() as u32, 1] {
+            file.extend(number.to_le_bytes());
         }
+        // One plane, 32 bits, masks (3).
+        file.extend([1, 0, 32, 0, 3, 0, 0, 0]);
+        file.extend([0; 20]);
+        for mask in [0x00ff_0000u32, 0x0000_ff00, 0x0000_00ff, 0xff00_0000] {
+            file.extend(mask.to_le_bytes());
+        }
+        file.extend(b"BGRs");
+        file.extend([0; 48]);
+        file.extend(pixels.as_flattened());
+        file
+    }
+
+    #[test]
+    fn alpha_that_is_0_everywhere_is_no_alpha_in_a_bitmap() {
+        let colors = [[30, 20, 10, 0], [60, 50, 40, 0]];
+        assert_eq!(decoded(&bmp(&colors)), [10, 20, 30, 40, 50, 60]);
+        let colors = [[30, 20, 10, 0], [60, 50, 40, 255]];
+        assert_eq!(decoded(&bmp(&colors)), [255, 255, 255, 40, 50, 60]);
     }
 }

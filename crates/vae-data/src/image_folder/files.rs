@@ -1,22 +1,32 @@
 //! Which image files a folder or zip holds, and their bytes.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use flate2::{Decompress, FlushDecompress, Status};
 use walkdir::WalkDir;
-use zip::{CompressionMethod, ZipArchive};
 
-use crate::{BadFile, DataError};
+use super::archive;
+use super::formats::{N_SNIFFED, read_format, unread_file};
+use crate::{BadFile, DataError, UnreadFiles, regular_file};
 
 /// Names that end so are meant to be images; other files are images if they begin like one.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
 
-/// As many bytes of a file's beginning as tell its format.
-const N_SNIFFED: usize = 12;
+/// Folders that systems and devices keep beside what is the user's: recycle bins, thumbnails, archives'
+/// second copies, what a check of the disk found.
+const SYSTEM_FOLDERS: [&str; 7] = [
+    "$RECYCLE.BIN",
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "__MACOSX",
+    "lost+found",
+    "System Volume Information",
+];
 
 /// The image files of a folder or zip, sorted by name (the order of their UTF-8 bytes).
 #[derive(Debug)]
@@ -24,6 +34,7 @@ pub(crate) struct Files {
     /// The folder or the zip.
     path: PathBuf,
     entries: Vec<Entry>,
+    unread: UnreadFiles,
 }
 
 /// One image file.
@@ -37,15 +48,15 @@ pub(crate) struct Entry {
     /// nanoseconds since 1970.
     pub(crate) stamp: u64,
     /// Where a zip holds it.
-    member: Option<Member>,
+    pub(super) member: Option<Member>,
 }
 
 /// A zip member's bytes.
 #[derive(Clone, Copy, Debug)]
-struct Member {
-    start: u64,
-    n_compressed: u64,
-    deflated: bool,
+pub(super) struct Member {
+    pub(super) start: u64,
+    pub(super) n_compressed: u64,
+    pub(super) deflated: bool,
 }
 
 impl Entry {
@@ -70,14 +81,20 @@ impl Files {
             },
             _ => io_error(path, source),
         })?;
+        let mut unread = UnreadFiles::default();
         let (mut entries, bad) = if metadata.is_dir() {
-            scan_folder(path)
+            scan_folder(path, &mut unread)
         } else {
-            scan_zip(path)?
+            archive::scan(path, &mut unread)?
         };
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let path = path.to_owned();
-        Ok((Files { path, entries }, bad))
+        let files = Files {
+            path,
+            entries,
+            unread,
+        };
+        Ok((files, bad))
     }
 
     /// Files that were named one by one.
@@ -85,7 +102,13 @@ impl Files {
         Files {
             path: PathBuf::new(),
             entries,
+            unread: UnreadFiles::default(),
         }
+    }
+
+    /// The images that are there in formats that are not read.
+    pub(crate) fn unread(&self) -> &UnreadFiles {
+        &self.unread
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -97,14 +120,14 @@ impl Files {
     }
 }
 
-fn io_error(path: &Path, source: io::Error) -> DataError {
+pub(super) fn io_error(path: &Path, source: io::Error) -> DataError {
     DataError::Io {
         path: path.to_owned(),
         source,
     }
 }
 
-fn scan_folder(folder: &Path) -> (Vec<Entry>, Vec<BadFile>) {
+fn scan_folder(folder: &Path, unread: &mut UnreadFiles) -> (Vec<Entry>, Vec<BadFile>) {
     let (mut entries, mut bad) = (Vec::new(), Vec::new());
     let relative = |path: &Path| {
         let path = path.strip_prefix(folder).unwrap_or(path);
@@ -114,34 +137,98 @@ fn scan_folder(folder: &Path) -> (Vec<Entry>, Vec<BadFile>) {
             false => parts.join("/"),
         }
     };
+    let system = SystemFiles::find();
     let visible = |entry: &walkdir::DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
-    for found in WalkDir::new(folder)
+    let mut walk = WalkDir::new(folder)
         .follow_links(true)
         .into_iter()
-        .filter_entry(visible)
-    {
-        match found.map_err(|error| walk_reason(&error, folder)) {
-            Err((path, reason)) => bad.push(BadFile {
-                name: relative(&path),
-                reason,
-            }),
-            Ok(file) if file.file_type().is_file() => {
-                let name = relative(file.path());
-                match folder_entry(&file, &name) {
-                    Ok(Some(entry)) => entries.push(entry),
-                    Ok(None) => {}
-                    Err(reason) => bad.push(BadFile { name, reason }),
-                }
+        .filter_entry(visible);
+    while let Some(found) = walk.next() {
+        let file = match found.map_err(|error| walk_reason(&error, folder)) {
+            Ok(file) => file,
+            Err((path, reason)) => {
+                let name = relative(&path);
+                bad.push(BadFile { name, reason });
+                continue;
             }
-            Ok(_) => {}
+        };
+        let is_folder = file.file_type().is_dir();
+        let name = relative(file.path());
+        if file.depth() > 0 && system.has(&file) {
+            if is_folder {
+                walk.skip_current_dir();
+            }
+            let reason = "belongs to the running system".to_owned();
+            bad.push(BadFile { name, reason });
+        } else if is_folder {
+            if file.depth() > 0 && is_run(file.path()) {
+                walk.skip_current_dir();
+            }
+        } else if file.file_type().is_file() {
+            match folder_entry(&file, &name, unread) {
+                Ok(Some(entry)) => entries.push(entry),
+                Ok(None) => {}
+                Err(reason) => bad.push(BadFile { name, reason }),
+            }
+        } else if has_image_name(&name) {
+            let reason = "is not a regular file".to_owned();
+            bad.push(BadFile { name, reason });
         }
     }
     (entries, bad)
 }
 
-/// As `.DS_Store`, and the `._name` files beside every file of an archive made on a Mac.
-fn is_hidden(name: &std::ffi::OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".") || name == "__MACOSX"
+/// As `.DS_Store`, the `._name` files beside every file of an archive made on a Mac, and
+/// [`SYSTEM_FOLDERS`].
+pub(super) fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    let is_system = SYSTEM_FOLDERS
+        .iter()
+        .any(|folder| name.eq_ignore_ascii_case(folder));
+    is_system || name.as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether a folder is that of a run: its pictures are made, not given.
+fn is_run(folder: &Path) -> bool {
+    let has = |name| folder.join(name).exists();
+    has("config.toml") && (has("checkpoints") || has("metrics.jsonl") || has("run.lock"))
+}
+
+/// The files that are windows into the running system, of which some never end and some make their
+/// reader wait.
+struct SystemFiles {
+    devices: Vec<u64>,
+}
+
+impl SystemFiles {
+    fn find() -> SystemFiles {
+        let device = |path: &str| device(fs::metadata(path).ok()?);
+        let others = ["/proc", "/sys"].into_iter().filter_map(device);
+        // A folder of such a name that is an ordinary one is on the root's device.
+        let root = device("/");
+        SystemFiles {
+            devices: others.filter(|other| Some(*other) != root).collect(),
+        }
+    }
+
+    fn has(&self, file: &walkdir::DirEntry) -> bool {
+        // Links are followed.
+        let metadata = || file.metadata().ok();
+        !self.devices.is_empty()
+            && metadata()
+                .and_then(device)
+                .is_some_and(|device| self.devices.contains(&device))
+    }
+}
+
+/// The number of the file system that a file is on.
+#[cfg(unix)]
+fn device(metadata: fs::Metadata) -> Option<u64> {
+    Some(std::os::unix::fs::MetadataExt::dev(&metadata))
+}
+
+#[cfg(not(unix))]
+fn device(_: fs::Metadata) -> Option<u64> {
+    None
 }
 
 fn walk_reason(error: &walkdir::Error, folder: &Path) -> (PathBuf, String) {
@@ -154,7 +241,11 @@ fn walk_reason(error: &walkdir::Error, folder: &Path) -> (PathBuf, String) {
     (path, reason)
 }
 
-fn folder_entry(file: &walkdir::DirEntry, name: &str) -> Result<Option<Entry>, String> {
+fn folder_entry(
+    file: &walkdir::DirEntry,
+    name: &str,
+    unread: &mut UnreadFiles,
+) -> Result<Option<Entry>, String> {
     // Only the name below the folder must be UTF-8: its own path may be anything.
     let is_utf8 = file
         .path()
@@ -164,13 +255,19 @@ fn folder_entry(file: &walkdir::DirEntry, name: &str) -> Result<Option<Entry>, S
         .all(|part| part.to_str().is_some());
     let content = || {
         let mut bytes = Vec::new();
-        File::open(file.path())
+        regular_file::open(file.path())
             .and_then(|file| file.take(N_SNIFFED as u64).read_to_end(&mut bytes))
             .map_err(|error| format!("cannot be read: {error}"))?;
         Ok::<_, String>(bytes)
     };
-    if !has_image_name(name) && !is_image(&content()?) {
-        return Ok(None);
+    if !has_image_name(name) {
+        let beginning = content()?;
+        if !is_image(&beginning) {
+            if let Some(format) = unread_file(name, &beginning) {
+                unread.add(format);
+            }
+            return Ok(None);
+        }
     }
     if !is_utf8 {
         return Err("its name is not UTF-8".to_owned());
@@ -191,88 +288,7 @@ fn folder_entry(file: &walkdir::DirEntry, name: &str) -> Result<Option<Entry>, S
     }))
 }
 
-fn scan_zip(path: &Path) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
-    let zip_error = |error: zip::result::ZipError| DataError::Zip {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let file = File::open(path).map_err(|source| io_error(path, source))?;
-    let mut archive = ZipArchive::new(BufReader::new(file)).map_err(zip_error)?;
-    let (mut entries, mut bad) = (Vec::new(), Vec::new());
-    for i in 0..archive.len() {
-        let data = archive.by_index_data(i).map_err(zip_error)?;
-        let raw_name = String::from_utf8_lossy(data.name_raw()).into_owned();
-        // `..` begins with a dot, too, but what leaves the archive is never silently passed over.
-        let is_hidden = |part: &str| part != ".." && is_hidden(part.as_ref());
-        if raw_name.ends_with('/') || raw_name.split('/').any(is_hidden) {
-            continue;
-        }
-        match zip_entry(&mut archive, i) {
-            Ok(Some(entry)) => entries.push(entry),
-            Ok(None) => {}
-            Err(reason) => bad.push(BadFile {
-                name: raw_name,
-                reason,
-            }),
-        }
-    }
-    Ok((entries, bad))
-}
-
-fn zip_entry(archive: &mut ZipArchive<BufReader<File>>, i: usize) -> Result<Option<Entry>, String> {
-    let corrupt = |error: zip::result::ZipError| format!("is corrupt in the zip: {error}");
-    let member = archive.by_index_raw(i).map_err(corrupt)?;
-    let Ok(name) = std::str::from_utf8(member.name_raw()).map(str::to_owned) else {
-        return Err("its name is not UTF-8".to_owned());
-    };
-    if member.enclosed_name().is_none() || name.split(['/', '\\']).any(|part| part == "..") {
-        return Err("its path leaves the archive: refused".to_owned());
-    }
-    if !member.is_file() {
-        return Ok(None);
-    }
-    let (encrypted, method) = (member.encrypted(), member.compression());
-    let start = member.data_start().ok_or("is corrupt in the zip")?;
-    let entry = Entry {
-        n_bytes: member.size(),
-        stamp: u64::from(member.crc32()),
-        member: Some(Member {
-            start,
-            n_compressed: member.compressed_size(),
-            deflated: method == CompressionMethod::Deflated,
-        }),
-        name,
-    };
-    drop(member);
-    if encrypted {
-        // Its content is unknown: a text among encrypted images stays out of the list by its name.
-        return match has_image_name(&entry.name) {
-            true => Err("is encrypted".to_owned()),
-            false => Ok(None),
-        };
-    }
-    let readable = [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
-    if !readable {
-        return Err(format!(
-            "is compressed by {method}, expected stored or deflated"
-        ));
-    }
-    if !has_image_name(&entry.name) {
-        let mut beginning = Vec::new();
-        archive
-            .by_index(i)
-            .map_err(corrupt)?
-            .take(N_SNIFFED as u64)
-            .read_to_end(&mut beginning)
-            .map_err(|error| format!("is corrupt in the zip: {error}"))?;
-        if !is_image(&beginning) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(entry))
-}
-
-fn has_image_name(name: &str) -> bool {
+pub(super) fn has_image_name(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|end| end.to_str());
     extension.is_some_and(|end| {
         EXTENSIONS
@@ -282,11 +298,8 @@ fn has_image_name(name: &str) -> bool {
 }
 
 /// Whether content that begins so is JPEG, PNG, WebP or BMP.
-fn is_image(beginning: &[u8]) -> bool {
-    beginning.starts_with(b"\xff\xd8\xff")
-        || beginning.starts_with(b"\x89PNG\r\n\x1a\n")
-        || (beginning.starts_with(b"RIFF") && beginning.get(8..12) == Some(b"WEBP"))
-        || (beginning.starts_with(b"BM") && beginning.get(6..10) == Some(&[0; 4]))
+pub(crate) fn is_image(beginning: &[u8]) -> bool {
+    read_format(beginning).is_some()
 }
 
 /// Reads files into a buffer that is used again and again.
@@ -315,9 +328,10 @@ impl FileReader {
     pub(crate) fn read(&mut self, i: usize, max_bytes: u64) -> Result<&[u8], String> {
         let files = Arc::clone(&self.files);
         let entry = &files.entries[i];
-        match entry.n_bytes {
-            0 => return Err("is empty".to_owned()),
-            n if n > max_bytes => {
+        let n_stored = entry.member.map_or(0, |member| member.n_compressed);
+        match (entry.n_bytes, entry.n_bytes.max(n_stored)) {
+            (0, _) => return Err("is empty".to_owned()),
+            (_, n) if n > max_bytes => {
                 return Err(format!("has {n} bytes, expected at most {max_bytes}"));
             }
             _ => {}
@@ -334,7 +348,7 @@ impl FileReader {
     fn read_file(&mut self, path: &Path, max_bytes: u64) -> io::Result<()> {
         self.bytes.clear();
         // A file may have grown since it was listed.
-        File::open(path)?
+        regular_file::open(path)?
             .take(max_bytes)
             .read_to_end(&mut self.bytes)?;
         Ok(())
@@ -345,7 +359,8 @@ impl FileReader {
         let file = match &mut self.zip {
             Some(file) => file,
             none => none.insert(
-                File::open(zip).map_err(|error| format!("the zip cannot be read: {error}"))?,
+                regular_file::open(zip)
+                    .map_err(|error| format!("the zip cannot be read: {error}"))?,
             ),
         };
         let raw = match member.deflated {
@@ -399,19 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_format_is_told_by_its_first_bytes() {
-        for (beginning, is) in [
-            (&b"\xff\xd8\xff\xe0\0\x10JFIF"[..], true),
-            (b"\x89PNG\r\n\x1a\n\0\0\0\r", true),
-            (b"RIFF\x24\0\0\0WEBPVP8 ", true),
-            (b"RIFF\x24\0\0\0WAVEfmt ", false),
-            (b"BM\x46\0\0\0\0\0\0\0\x36\0", true),
-            (b"BMW 320i, red", false),
-            (b"\xff\xd8", false),
-            (b"", false),
-        ] {
-            assert_eq!(is_image(beginning), is, "{beginning:?}");
-        }
+    fn an_image_is_told_by_its_name() {
         for (name, is) in [
             ("a.JPG", true),
             ("a/b.webp", true),

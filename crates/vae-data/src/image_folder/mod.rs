@@ -5,12 +5,18 @@
 //!   names, sizes, times     bytes         RGB        u8 [C, H, W]      └► Dataset
 //! ```
 
+pub(crate) mod archive;
 pub(crate) mod decode;
+mod exif;
 pub(crate) mod files;
+mod formats;
+mod jpeg;
+mod names;
 pub(crate) mod pack;
 pub(crate) mod source;
 mod split;
 pub(crate) mod table;
+pub(crate) mod text;
 pub(crate) mod transform;
 
 use std::path::{Path, PathBuf};
@@ -21,12 +27,14 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::bad_files::one_line;
+use crate::config::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::stored::{FileImages, Stored, StoredImages};
-use crate::{BadFile, BadFiles, DataError, Dataset, LoadReport, Splits};
+use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
 use files::Files;
 use pack::{NotWritten, Pack};
 use source::Source;
-use split::{Part, Partition};
+use split::{PARTITION_FILES, Part, Partition};
+use table::{ATTRIBUTES_FILES, Table};
 use transform::{Crop, Transform};
 
 pub use decode::is_decoding;
@@ -38,9 +46,10 @@ pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 /// A folder of photos, or a zip of them that is read in place (`[dataset.image_folder]`).
 ///
 /// JPEG, PNG, WebP and BMP, told by their content; gray, transparent, 16-bit and CMYK ones become
-/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed, names
-/// that begin with a dot left alone. A file without an image's extension that does not begin like one
-/// is not counted; whatever else is no image is a bad file.
+/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed; names
+/// that begin with a dot, recycle bins and the like, and the folders of runs are left alone. A file
+/// without an image's extension that does not begin like one is not counted; whatever else is no image
+/// is a bad file. Images in other formats, as HEIC, are counted apart.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -101,13 +110,13 @@ pub struct ImageFolderConfig {
     pub workers: Option<usize>,
 
     /// A list of which image is for training (0), validation (1) and testing (2). By default
-    /// `list_eval_partition.txt` beside the images (in the folder, or beside the folder or zip) where
-    /// it is there; else `split` decides. Images that are not in the list are not used.
+    /// `list_eval_partition.txt` or `.csv` with the images (in the folder or zip, or beside it) where it is
+    /// there; else `split` and `dataset.validation` decide. Images that are not in the list are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PathBuf>,
 
     /// A table of attributes: CelebA's list, or a CSV or TSV file with a column of file names. By
-    /// default `list_attr_celeba.txt` beside the images where it is there.
+    /// default `list_attr_celeba.txt` or `.csv` with the images where it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<PathBuf>,
 
@@ -115,6 +124,9 @@ pub struct ImageFolderConfig {
     #[serde(default)]
     pub split: SplitConfig,
 }
+
+/// Of images without a list of splits.
+const DEFAULT_VALIDATION: HoldOut = HoldOut::Fraction(0.1);
 
 fn whole() -> f64 {
     1.0
@@ -191,18 +203,43 @@ impl ImageFolderConfig {
 
     /// The table of attributes that belongs to the images, if there is one.
     pub(crate) fn attributes_file(&self) -> Option<PathBuf> {
-        self.list(self.attributes.as_deref(), ATTRIBUTES_FILE)
+        self.list(self.attributes.as_deref(), &ATTRIBUTES_FILES)
     }
 
-    /// The file `configured`, or the one called `name` where it lies beside the images.
-    fn list(&self, configured: Option<&Path>, name: &str) -> Option<PathBuf> {
-        let beside = || {
+    /// The file `configured`, or the first called one of `names` that lies with the images: in the folder,
+    /// beside the folder or zip, where CelebA's publishers put it, or in the zip.
+    fn list(&self, configured: Option<&Path>, names: &[&str]) -> Option<PathBuf> {
+        let with_images = || {
             let parent = self.path.parent().unwrap_or(Path::new(""));
-            [self.path.join(name), parent.join(name)]
-                .into_iter()
-                .find(|path| path.is_file())
+            let mut folders = vec![self.path.clone(), parent.to_owned()];
+            if let Ok(real) = self.path.canonicalize() {
+                let mut around = real.ancestors();
+                let (name, above) = (real.file_name(), around.nth(1));
+                // Kaggle's `img_align_celeba/img_align_celeba`.
+                if above.and_then(Path::file_name) == name {
+                    folders.extend(around.next().map(Path::to_owned));
+                }
+                // `Img` of the publishers, beside `Eval` and `Anno`.
+                let above = above.and_then(Path::parent);
+                folders.extend(
+                    above
+                        .iter()
+                        .flat_map(|above| ["Eval", "Anno"].map(|f| above.join(f))),
+                );
+            }
+            let mut files = folders
+                .iter()
+                .flat_map(|folder| names.iter().map(|name| folder.join(name)));
+            let in_zip = || {
+                let members = names.iter().flat_map(|name| {
+                    // What is no zip is told where its images are listed.
+                    archive::members_called(&self.path, name).unwrap_or_default()
+                });
+                members.map(|member| self.path.join(member)).next()
+            };
+            files.find(|path| path.is_file()).or_else(in_zip)
         };
-        configured.map(Path::to_owned).or_else(beside)
+        configured.map(Path::to_owned).or_else(with_images)
     }
 }
 
@@ -227,6 +264,7 @@ impl ImageFolder {
         if files.entries().is_empty() && found_bad.is_empty() {
             return Err(DataError::NoImages {
                 path: config.path.clone(),
+                unread: files.unread().clone(),
             });
         }
         Ok(ImageFolder {
@@ -415,47 +453,60 @@ impl ImageFolder {
     }
 
     /// Splits the good images, and tells what was found on the way.
-    pub(crate) fn load(
-        &self,
-        train_limit: Option<usize>,
-        test_limit: Option<usize>,
-    ) -> Result<Splits, DataError> {
+    pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         let config = &self.config;
         let partition = config
-            .list(config.partition.as_deref(), PARTITION_FILE)
+            .list(config.partition.as_deref(), &PARTITION_FILES)
             .map(|path| Partition::read(&path))
             .transpose()?;
         let attributes_file = config.attributes_file();
         let stored = Arc::new(self.stored()?);
-        let attributes = attributes_file
-            .as_deref()
-            .map(|path| table::read_attributes(path, stored.names()))
-            .transpose()?;
-
-        let (mut train, mut validation, mut test) = (Vec::new(), Vec::new(), Vec::new());
-        let mut n_unlisted = 0;
-        for (i, name) in stored.names().iter().enumerate() {
-            let part = match &partition {
-                Some(partition) => partition.part(name),
-                None => Some(config.split.part(name)),
-            };
-            match part {
-                Some(Part::Train) => train.push(i),
-                Some(Part::Validation) => validation.push(i),
-                Some(Part::Test) => test.push(i),
-                None => n_unlisted += 1,
-            }
+        let table = attributes_file.as_deref().map(Table::read).transpose()?;
+        let attributes = table.as_ref().map(|table| table.attributes(stored.names()));
+        if let Some(partition) = &partition {
+            partition.check(stored.names())?;
         }
+        if let (Some(table), Some(path)) = (&table, &config.attributes) {
+            table.check(path, stored.names())?;
+        }
+
+        let parts: Vec<Option<Part>> = match &partition {
+            Some(partition) => partition.parts(stored.names(), sizes.validation)?,
+            None => {
+                let validation = sizes.validation.unwrap_or(DEFAULT_VALIDATION);
+                let parts = config.split.parts(stored.names(), validation)?;
+                parts.into_iter().map(Some).collect()
+            }
+        };
+        let of = |part| {
+            let ids = parts.iter().enumerate();
+            let ids = ids.filter(|&(_, &found)| found == Some(part));
+            ids.map(|(i, _)| i).collect::<Vec<usize>>()
+        };
+        let [mut train, mut validation, mut test] =
+            [Part::Train, Part::Validation, Part::Test].map(of);
+        let n_unlisted = parts.iter().filter(|part| part.is_none()).count();
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
+            unread_files: self.source.files.unread().clone(),
             n_without_attributes: attributes.as_ref().map_or(0, |known| known.n_missing()),
             attributes_file,
             partition_file: partition.map(|partition| partition.path),
             n_unlisted,
         };
         report.warn(&config.path);
-        limit(&mut train, train_limit, "dataset.train_limit");
-        limit(&mut test, test_limit, "dataset.test_limit");
+        let Limits {
+            train: n_train,
+            validation: n_validation,
+            test: n_test,
+        } = sizes.limits;
+        for (images, limit, key) in [
+            (&mut train, n_train, TRAIN_LIMIT),
+            (&mut validation, n_validation, VALIDATION_LIMIT),
+            (&mut test, n_test, TEST_LIMIT),
+        ] {
+            images.truncate(n_within(limit, images.len(), key, &config.path));
+        }
         for (split, images) in [("training", &train), ("test", &test)] {
             if images.is_empty() {
                 return Err(DataError::EmptySplit {
@@ -481,15 +532,4 @@ impl ImageFolder {
             report,
         })
     }
-}
-
-fn limit(images: &mut Vec<usize>, limit: Option<usize>, key: &str) {
-    let Some(limit) = limit else { return };
-    if limit > images.len() {
-        warn!(
-            "{key} = {limit}, but there are {} images: all of them are used",
-            images.len()
-        );
-    }
-    images.truncate(limit);
 }

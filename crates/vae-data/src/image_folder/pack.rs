@@ -28,10 +28,10 @@ use sha2::{Digest, Sha256};
 
 use super::source::{Chunk, Source};
 use crate::pipeline::Pipeline;
-use crate::{BadFile, ImageShape};
+use crate::{BadFile, ImageShape, regular_file};
 
-/// Of another format nothing is known but that it is another.
-const FORMAT: &str = "vae pack 1";
+/// Of another format nothing is known but that it is another. 1 had the pixels of another JPEG decoder.
+const FORMAT: &str = "vae pack 2";
 
 /// Where the images begin: at a page of their own.
 const HEADER_BYTES: usize = 4096;
@@ -126,7 +126,7 @@ impl Pack {
             io::ErrorKind::NotFound => PackProblem::Missing,
             _ => PackProblem::Refused(format!("cannot be read: {error}")),
         };
-        let file = File::open(path).map_err(refused)?;
+        let file = regular_file::open(path).map_err(refused)?;
         // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
         // place: it is replaced by renaming, which leaves this map the old file.
         let map = unsafe { Mmap::map(&file) }.map_err(refused)?;

@@ -1,32 +1,41 @@
 //! Which images are trained on, and which are held out.
 
-use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::DataError;
+use super::DEFAULT_VALIDATION;
+use super::files::has_image_name;
+use super::names::ByName;
+use super::table::{Csv, delimiter, file_column};
+use super::text;
+use crate::hold_out::VALIDATION_KEY;
+use crate::{DataError, HoldOut};
 
 /// The official name of CelebA's list, found automatically beside the images.
 pub const PARTITION_FILE: &str = "list_eval_partition.txt";
+
+/// That, and its name at Kaggle.
+pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
 
 /// A split by hash of the file name (`[dataset.image_folder.split]`), for images without an official
 /// partition file.
 ///
 /// A file's side does not change when others are added or removed: u is the first eight bytes,
 /// big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), over 2^64; the
-/// file is a test image where u < `test_fraction`, a validation image where u is below
-/// `test_fraction + validation_fraction`, and else a training image. The name is the path below the
-/// folder or in the zip, with `/` between folders.
+/// file is a test image where u < `test_fraction`, a validation image where u is below `test_fraction` +
+/// `dataset.validation` (where that is a number of images: one of the so many lowest u of those that are
+/// no test images), and else a training image. The name is the path below the folder or in the zip, with
+/// `/` between folders.
+///
+/// Of so few images that none falls to a split, those of the lowest u are its: one test image, one
+/// validation image.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// Share of the test images. Default 0.1.
     pub test_fraction: f64,
-    /// Share of the validation images, which are kept apart from both. Default 0.
-    pub validation_fraction: f64,
     /// Another seed, another split. Default 0.
     pub seed: u64,
 }
@@ -35,7 +44,6 @@ impl Default for SplitConfig {
     fn default() -> SplitConfig {
         SplitConfig {
             test_fraction: 0.1,
-            validation_fraction: 0.0,
             seed: 0,
         }
     }
@@ -51,29 +59,52 @@ pub(crate) enum Part {
 
 impl SplitConfig {
     pub(crate) fn check(&self) -> Result<(), DataError> {
-        let (test, validation) = (self.test_fraction, self.validation_fraction);
-        let keys = [
-            ("dataset.image_folder.split.test_fraction", test),
-            ("dataset.image_folder.split.validation_fraction", validation),
-        ];
-        for (key, fraction) in keys {
-            if !(0.0..1.0).contains(&fraction) {
-                let problem = format!("found {fraction}, expected at least 0 and less than 1");
-                return Err(DataError::Config { key, problem });
-            }
+        let found = self.test_fraction;
+        if (0.0..1.0).contains(&found) {
+            return Ok(());
         }
-        if test + validation >= 1.0 {
-            return Err(DataError::Config {
-                key: "dataset.image_folder.split",
-                problem: format!(
-                    "test_fraction {test} and validation_fraction {validation} leave nothing to train on"
-                ),
-            });
-        }
-        Ok(())
+        Err(DataError::Config {
+            key: "dataset.image_folder.split.test_fraction",
+            problem: format!("found {found}, expected at least 0 and less than 1"),
+        })
     }
 
-    pub(crate) fn part(&self, name: &str) -> Part {
+    /// What each of the images with these names is for.
+    ///
+    /// # Errors
+    /// As many validation images as there are images, or more.
+    pub(crate) fn parts<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        validation: HoldOut,
+    ) -> Result<Vec<Part>, DataError> {
+        let u: Vec<f64> = names.iter().map(|name| self.u(name.as_ref())).collect();
+        let mut by_u: Vec<usize> = (0..u.len()).collect();
+        by_u.sort_by(|&a, &b| u[a].total_cmp(&u[b]));
+        let n_below = |share: f64| by_u.partition_point(|&i| u[i] < share);
+        let n_test = match self.test_fraction {
+            0.0 => 0,
+            share => n_below(share).max(1).min(u.len()),
+        };
+        let n_validation = match validation {
+            HoldOut::Fraction(share) if share > 0.0 => {
+                let n_held_out = n_below(self.test_fraction + share);
+                n_held_out.saturating_sub(n_test).max(1)
+            }
+            count => count.of(u.len() - n_test)?,
+        };
+        let mut parts = vec![Part::Train; u.len()];
+        for (rank, &i) in by_u.iter().enumerate().take(n_test + n_validation) {
+            parts[i] = match rank < n_test {
+                true => Part::Test,
+                false => Part::Validation,
+            };
+        }
+        Ok(parts)
+    }
+
+    /// Where a name lies, from 0 to 1.
+    fn u(&self, name: &str) -> f64 {
         let hash = Sha256::new()
             .chain_update(self.seed.to_le_bytes())
             .chain_update(name)
@@ -81,103 +112,235 @@ impl SplitConfig {
         let [a, b, c, d, e, f, g, h, ..] = hash[..] else {
             unreachable!("SHA-256 has 32 bytes")
         };
-        let u = u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2.0_f64.powi(64);
-        match u {
-            u if u < self.test_fraction => Part::Test,
-            u if u < self.test_fraction + self.validation_fraction => Part::Validation,
-            _ => Part::Train,
-        }
+        u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2.0_f64.powi(64)
     }
 }
 
-/// An official partition: a line for each image, its name and 0 (train), 1 (validation) or 2 (test).
+/// Names of a partition's column in a list with a header; where none of them is there, it is the last.
+const PART_COLUMNS: [&str; 6] = ["partition", "split", "set", "subset", "part", "fold"];
+
+/// An official partition: for each image its name and 0 (train), 1 (validation) or 2 (test).
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) path: PathBuf,
-    parts: HashMap<String, Part>,
+    parts: ByName<Part>,
+}
+
+impl Part {
+    fn parse(text: &str) -> Option<Part> {
+        match text.to_ascii_lowercase().as_str() {
+            "0" | "train" | "training" => Some(Part::Train),
+            "1" | "val" | "valid" | "validation" => Some(Part::Validation),
+            "2" | "test" | "testing" => Some(Part::Test),
+            _ => None,
+        }
+    }
 }
 
 impl Partition {
+    /// Reads a line for each image, name and part apart by spaces, tabs, a comma or a semicolon, or a
+    /// list of columns with a header (comma, semicolon, tab).
     pub(crate) fn read(path: &Path) -> Result<Partition, DataError> {
-        let text = fs::read_to_string(path).map_err(|source| DataError::Io {
+        let text = text::read(path)?;
+        let mut partition = Partition {
             path: path.to_owned(),
-            source,
-        })?;
-        let mut parts = HashMap::new();
-        for (i, line) in text.lines().enumerate() {
-            let mut words = line.split([' ', '\t', ',']).filter(|word| !word.is_empty());
-            let part = match (words.next(), words.next(), words.next()) {
-                (None, _, _) => continue,
-                (Some(name), Some("0"), None) => (name, Part::Train),
-                (Some(name), Some("1"), None) => (name, Part::Validation),
-                (Some(name), Some("2"), None) => (name, Part::Test),
-                // The header of the same list as a CSV.
-                (Some(_), Some("partition"), None) if i == 0 => continue,
-                _ => {
-                    return Err(DataError::Table {
-                        path: path.to_owned(),
-                        line: i as u64 + 1,
-                        problem: format!(
-                            "found {line:?}, expected a file name and 0 (train), 1 (validation) or 2 (test)"
-                        ),
-                    });
+            parts: ByName::default(),
+        };
+        let first = text.lines().next().unwrap_or_default();
+        let (name, part) = name_and_part(first);
+        let has_header =
+            Part::parse(part).is_none() && part.parse::<f64>().is_err() && !has_image_name(name);
+        if has_header && delimiter(first).is_some() {
+            partition.read_columns(&text)?;
+        } else {
+            for (line, i) in text.lines().zip(1..).skip(has_header.into()) {
+                if !line.trim().is_empty() {
+                    let (name, part) = name_and_part(line);
+                    partition.insert(name, part, i, &format!("{line:?}"))?;
                 }
-            };
-            parts.insert(part.0.to_owned(), part.1);
+            }
         }
-        let path = path.to_owned();
-        Ok(Partition { path, parts })
+        if partition.parts.first().is_empty() {
+            return Err(DataError::List {
+                path: path.to_owned(),
+                problem: "lists no images, expected a file name and 0, 1 or 2 in each line".into(),
+            });
+        }
+        Ok(partition)
     }
 
-    /// By the whole path, or by the file's own name, as CelebA's list has it.
-    pub(crate) fn part(&self, name: &str) -> Option<Part> {
-        self.parts
-            .get(name)
-            .or_else(|| self.parts.get(file_name(name)))
-            .copied()
+    /// What each of the images with these names is for; none where the list does not say. Where
+    /// `validation` is 0 those for validation are trained on, and where the list has none of them, they are
+    /// taken from the training images as `validation` says.
+    ///
+    /// # Errors
+    /// `validation` says how many, and the list does too.
+    pub(crate) fn parts<S: AsRef<str>>(
+        &self,
+        names: &[S],
+        validation: Option<HoldOut>,
+    ) -> Result<Vec<Option<Part>>, DataError> {
+        let mut parts: Vec<Option<Part>> =
+            names.iter().map(|name| self.part(name.as_ref())).collect();
+        let has_validation = parts.contains(&Some(Part::Validation));
+        match validation {
+            None if has_validation => {}
+            Some(validation) if validation.is_none() => {
+                for part in &mut parts {
+                    *part = part.map(|part| match part {
+                        Part::Validation => Part::Train,
+                        other => other,
+                    });
+                }
+            }
+            Some(validation) if has_validation => {
+                return Err(DataError::Config {
+                    key: VALIDATION_KEY,
+                    problem: format!(
+                        "found {validation}, but {} says which images are for validation: leave the key \
+                         out, or say 0 to train on them too (validation_limit takes fewer)",
+                        self.path.display()
+                    ),
+                });
+            }
+            _ => {
+                let of_train: Vec<usize> = (0..parts.len())
+                    .filter(|&i| parts[i] == Some(Part::Train))
+                    .collect();
+                let train_names: Vec<&str> = of_train.iter().map(|&i| names[i].as_ref()).collect();
+                let split = SplitConfig {
+                    test_fraction: 0.0,
+                    seed: 0,
+                };
+                let validation = validation.unwrap_or(DEFAULT_VALIDATION);
+                let chosen = split.parts(&train_names, validation)?;
+                for (&i, part) in of_train.iter().zip(chosen) {
+                    parts[i] = Some(part);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn read_columns(&mut self, text: &str) -> Result<(), DataError> {
+        let path = self.path.clone();
+        let mut csv = Csv::new(&path, text)?;
+        let header = csv.header.clone();
+        let is_part = |name: &str| {
+            PART_COLUMNS
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
+        };
+        let part = header.iter().position(is_part);
+        let part = part.unwrap_or(header.len().saturating_sub(1));
+        let mut name = None;
+        for record in csv.records() {
+            let (record, line) = record?;
+            let name = *name.get_or_insert_with(|| file_column(&header, &record));
+            let (name, part) = (&record[name], &record[part]);
+            self.insert(name, part, line, &format!("{name:?} and {part:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// `found` are `name` and `part` as they stand in the list.
+    fn insert(&mut self, name: &str, part: &str, line: u64, found: &str) -> Result<(), DataError> {
+        let wrong = |problem| {
+            Err(DataError::Table {
+                path: self.path.clone(),
+                line,
+                problem,
+            })
+        };
+        match Part::parse(part) {
+            Some(part) if !name.is_empty() => match self.parts.insert(name, part) {
+                Some(other) if other != part => wrong(format!(
+                    "{name:?} is in the list twice, as {other:?} and as {part:?}"
+                )),
+                _ => Ok(()),
+            },
+            _ => wrong(format!(
+                "found {found}, expected a file name and 0 (train), 1 (validation) or 2 (test)"
+            )),
+        }
+    }
+
+    /// By the whole path, or by its end, as CelebA's list has the files' own names.
+    fn part(&self, name: &str) -> Option<Part> {
+        self.parts.get(name).copied()
+    }
+
+    /// Warns where the list has fewer than half of the images.
+    ///
+    /// # Errors
+    /// It has none of them.
+    pub(crate) fn check(&self, images: &[String]) -> Result<(), DataError> {
+        self.parts.check(&self.path, images)
     }
 }
 
-/// The last part of a path with `/` between folders.
-pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// What is before the last separator of a line, and what after it.
+fn name_and_part(line: &str) -> (&str, &str) {
+    const SEPARATORS: [char; 4] = [' ', '\t', ',', ';'];
+    let line = line.trim_matches(SEPARATORS);
+    let (name, part) = line.rsplit_once(SEPARATORS).unwrap_or((line, ""));
+    let name = name.trim_end_matches(SEPARATORS);
+    (name.trim_matches('"'), part.trim_matches('"'))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn a_name_is_on_the_same_side_for_all_time() {
-        let split = |seed| SplitConfig {
-            test_fraction: 0.3,
-            validation_fraction: 0.3,
-            seed,
-        };
         // u from Python: int.from_bytes(sha256(seed.to_bytes(8, "little") + name).digest()[:8]) / 2**64.
-        for (seed, name, part) in [
-            (0, "000001.jpg", Part::Validation),             // u = 0.5802
-            (0, "000002.jpg", Part::Validation),             // u = 0.3965
-            (0, "img_align_celeba/000001.jpg", Part::Train), // u = 0.8259
-            (1, "000001.jpg", Part::Test),                   // u = 0.0118
-            (u64::MAX, "Ä/ö.png", Part::Test),               // u = 0.0253
-            (0, "000003.jpg", Part::Validation),             // u = 0.4815
-            (5, "a", Part::Train),                           // u = 0.9977
+        for (seed, name, u) in [
+            (0, "000001.jpg", 0.5802),
+            (0, "000002.jpg", 0.3965),
+            (0, "img_align_celeba/000001.jpg", 0.8259),
+            (1, "000001.jpg", 0.0118),
+            (u64::MAX, "Ä/ö.png", 0.0253),
+            (0, "000003.jpg", 0.4815),
+            (5, "a", 0.9977),
         ] {
-            assert_eq!(split(seed).part(name), part, "{name} with seed {seed}");
+            let split = SplitConfig {
+                test_fraction: 0.3,
+                seed,
+            };
+            let found = split.u(name);
+            assert!((found - u).abs() < 1e-4, "{name} with seed {seed}: {found}");
         }
+        let split = SplitConfig {
+            test_fraction: 0.4,
+            seed: 0,
+        };
+        let names = [
+            "000001.jpg",
+            "000002.jpg",
+            "img_align_celeba/000001.jpg",
+            "000003.jpg",
+        ];
+        let parts = |validation| split.parts(&names, validation).unwrap();
+        use Part::{Test, Train, Validation};
+        let by_share = parts(HoldOut::Fraction(0.1)); // Below 0.5.
+        assert_eq!(by_share, [Train, Test, Train, Validation]);
+        let by_count = parts(HoldOut::Count(2));
+        assert_eq!(by_count, [Validation, Test, Train, Validation]);
+        assert_eq!(parts(HoldOut::Count(0)), [Train, Test, Train, Train]);
+        assert!(split.parts(&names, HoldOut::Count(3)).is_err());
     }
 
     #[test]
     fn the_shares_are_those_asked_for() {
         let split = SplitConfig {
             test_fraction: 0.2,
-            validation_fraction: 0.1,
             seed: 3,
         };
-        let parts: Vec<_> = (0..10_000)
-            .map(|i| split.part(&format!("{i}.jpg")))
-            .collect();
+        let names: Vec<_> = (0..10_000).map(|i| format!("{i}.jpg")).collect();
+        let parts = split.parts(&names, HoldOut::Fraction(0.1)).unwrap();
         let count = |part| parts.iter().filter(|&&found| found == part).count() as f64;
         // Binomial: standard deviations of 40 and 30 images.
         assert!((count(Part::Test) - 2000.0).abs() < 200.0);
@@ -185,22 +348,43 @@ mod tests {
     }
 
     #[test]
-    fn fractions_that_leave_nothing_are_refused() {
-        let message = |test_fraction, validation_fraction| {
-            let split = SplitConfig {
-                test_fraction,
-                validation_fraction,
-                seed: 0,
-            };
-            split.check().unwrap_err().to_string()
+    fn three_images_are_enough_for_three_splits() {
+        let split = SplitConfig::default();
+        for n in 3..12 {
+            let names: Vec<_> = (0..n).map(|i| format!("{i}.png")).collect();
+            let parts = split.parts(&names, HoldOut::Fraction(0.1)).unwrap();
+            for part in [Part::Train, Part::Validation, Part::Test] {
+                assert!(parts.contains(&part), "{n} images: {parts:?}");
+            }
+        }
+        // Nothing is taken from the training images where nothing is asked for.
+        let names = ["a", "b", "c"];
+        let split = SplitConfig {
+            test_fraction: 0.0,
+            seed: 0,
         };
         assert_eq!(
-            message(1.0, 0.0),
-            "dataset.image_folder.split.test_fraction: found 1, expected at least 0 and less than 1"
+            split.parts(&names, HoldOut::Count(0)).unwrap(),
+            [Part::Train; 3]
         );
-        assert!(message(f64::NAN, 0.0).contains("found NaN"));
-        assert!(message(0.1, -0.5).contains("validation_fraction: found -0.5"));
-        assert!(message(0.5, 0.5).contains("leave nothing to train on"));
+        assert!(split.parts(&[] as &[&str], HoldOut::Fraction(0.1)).is_ok());
+    }
+
+    #[test]
+    fn a_fraction_that_leaves_nothing_is_refused() {
+        for (test_fraction, found) in [(1.0, "1"), (-0.1, "-0.1"), (f64::NAN, "NaN")] {
+            let split = SplitConfig {
+                test_fraction,
+                seed: 0,
+            };
+            assert_eq!(
+                split.check().unwrap_err().to_string(),
+                format!(
+                    "dataset.image_folder.split.test_fraction: found {found}, expected at least 0 and \
+                     less than 1"
+                )
+            );
+        }
     }
 
     #[test]
@@ -217,11 +401,28 @@ mod tests {
         assert_eq!(partition.part("c.jpg"), Some(Part::Test));
         assert_eq!(partition.part("d.jpg"), None);
 
-        fs::write(&path, "image_id,partition\na.jpg,2\n").unwrap();
-        assert_eq!(
-            Partition::read(&path).unwrap().part("a.jpg"),
-            Some(Part::Test)
-        );
+        // As Kaggle, Excel, PowerShell, pandas and people write the same list.
+        let utf16: Vec<u8> = "\u{feff}image_id,partition\r\nx/a.jpg,2\r\nb c.jpg,0\r\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        for list in [
+            &b"image_id,partition\nx/a.jpg,2\nb c.jpg,0\n"[..],
+            b"\xef\xbb\xbfimage_id;partition\r\n\"x/a.jpg\";2\r\n\"b c.jpg\";0\r\n",
+            b"\xef\xbb\xbfx/a.jpg 2\nb c.jpg 0\n",
+            &utf16,
+            b",image_id,partition\n0,x/a.jpg,2\n1,b c.jpg,0\n",
+            b"split,age,image\ntest,7,x/a.jpg\ntrain,8,b c.jpg\n",
+            b"./x\\a.jpg\t2\rb c.jpg\t0\r",
+            b"image partition\nx/a.jpg  test\nb c.jpg  Train\n",
+            b"\"x/a.jpg\",2\n\"b c.jpg\",0",
+        ] {
+            fs::write(&path, list).unwrap();
+            let partition = Partition::read(&path).unwrap();
+            let parts = ["x/a.jpg", "b c.jpg", "c.jpg"].map(|name| partition.part(name));
+            let list = String::from_utf8_lossy(list);
+            assert_eq!(parts, [Some(Part::Test), Some(Part::Train), None], "{list}");
+        }
 
         fs::write(&path, "a.jpg 0\nb.jpg 3\n").unwrap();
         let error = Partition::read(&path).unwrap_err().to_string();
@@ -229,5 +430,24 @@ mod tests {
             "list_eval_partition.txt:2: found \"b.jpg 3\", expected a file name and 0 (train), 1 \
              (validation) or 2 (test)"
         ));
+        for (list, message) in [
+            (
+                "a.jpg 0\nb.jpg 1\n./a.jpg 2\n",
+                ":3: \"./a.jpg\" is in the list twice, as Train and as Test",
+            ),
+            (
+                "image,partition\na.jpg,x\n",
+                ":2: found \"a.jpg\" and \"x\", expected a file name and 0 (train), 1 (validation) or \
+                 2 (test)",
+            ),
+            (
+                "\n\n",
+                " lists no images, expected a file name and 0, 1 or 2 in each line",
+            ),
+        ] {
+            fs::write(&path, list).unwrap();
+            let error = Partition::read(&path).unwrap_err().to_string();
+            assert!(error.ends_with(message), "{error}");
+        }
     }
 }

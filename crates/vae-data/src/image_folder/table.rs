@@ -1,56 +1,76 @@
 //! Attributes from CelebA's list or a CSV or TSV file.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::HashSet;
 use std::path::Path;
 
 use tracing::warn;
 
-use super::split::file_name;
+use super::files::has_image_name;
+use super::names::ByName;
+use super::text;
 use crate::{Attributes, DataError};
 
 /// The official name of CelebA's list, found automatically beside the images.
 pub const ATTRIBUTES_FILE: &str = "list_attr_celeba.txt";
 
-/// Names of the column with the file names; where none of them is there, it is the first column.
+/// That, and its name at Kaggle.
+pub(super) const ATTRIBUTES_FILES: [&str; 2] = [ATTRIBUTES_FILE, "list_attr_celeba.csv"];
+
+/// Names of the column with the file names; where none of them is there, it is the first column of
+/// names of images, else the first.
 const FILE_COLUMNS: [&str; 6] = ["file", "file_name", "filename", "image", "image_id", "path"];
+
+/// What stands for an unknown value, in lower case: those of pandas and R among them.
+const UNKNOWN: [&str; 10] = [
+    "", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "none", "null",
+];
 
 /// The rows of an attribute file.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) names: Vec<String>,
-    rows: HashMap<String, Vec<f32>>,
+    rows: ByName<Vec<f32>>,
 }
 
 impl Table {
     /// Reads CelebA's own form (the number of images, the attributes' names, then a line for each
-    /// image), or a CSV (or TSV, by the separator in its first line) with a header. A column that
-    /// holds anything but numbers or true and false is left out with a warning.
+    /// image), or a table with a header, by the separator in it: comma, semicolon (then a number may
+    /// have a decimal comma) or tab. A column that holds anything but numbers, true, false, yes, no
+    /// and unknown values is left out with a warning, an index as pandas writes it without.
     pub(crate) fn read(path: &Path) -> Result<Table, DataError> {
-        let text = fs::read_to_string(path).map_err(|source| DataError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = text::read(path)?;
         let first = text.lines().next().unwrap_or_default().trim();
-        match first.parse::<u64>() {
+        let table = match first.parse::<u64>() {
             Ok(_) => read_celeba(path, &text),
             Err(_) => read_csv(path, &text),
+        }?;
+        let mut names = HashSet::new();
+        if let Some(name) = table.names.iter().find(|name| !names.insert(*name)) {
+            let problem = format!("two attributes are called {name:?}, expected one of each name");
+            return Err(wrong(path, 1, problem));
         }
+        Ok(table)
     }
 
     /// A number for each name of an image called so, or whose path ends so; NaN for what is unknown.
     pub(crate) fn row(&self, image: &str) -> impl Iterator<Item = f32> {
         let row = self.rows.get(image);
-        let row = row.or_else(|| self.rows.get(file_name(image)));
         (0..self.names.len()).map(move |i| row.map_or(f32::NAN, |row| row[i]))
     }
-}
 
-/// The attributes of the images called `images`, from a [`Table`].
-pub(crate) fn read_attributes(path: &Path, images: &[String]) -> Result<Attributes, DataError> {
-    let table = Table::read(path)?;
-    let values = images.iter().flat_map(|image| table.row(image)).collect();
-    Ok(Attributes::new(table.names, values))
+    /// Warns where it, read from `path`, has fewer than half of the images.
+    ///
+    /// # Errors
+    /// It has none of them.
+    pub(crate) fn check(&self, path: &Path, images: &[String]) -> Result<(), DataError> {
+        self.rows.check(path, images)
+    }
+
+    /// Of the images called `images`.
+    pub(crate) fn attributes(&self, images: &[String]) -> Attributes {
+        let values = images.iter().flat_map(|image| self.row(image)).collect();
+        Attributes::new(self.names.clone(), values)
+    }
 }
 
 fn wrong(path: &Path, line: u64, problem: String) -> DataError {
@@ -69,62 +89,141 @@ fn read_celeba(path: &Path, text: &str) -> Result<Table, DataError> {
         let problem = "expected the attributes' names".to_owned();
         return Err(wrong(path, 2, problem));
     }
-    let mut rows = HashMap::new();
+    let mut rows = ByName::default();
     for (line, i) in lines {
         let mut words = line.split_whitespace();
         let Some(image) = words.next() else { continue };
-        let values: Vec<f32> = words.map_while(|word| word.parse().ok()).collect();
+        let values: Vec<f32> = words.map_while(|word| number(word, false)).collect();
         if values.len() != names.len() || line.split_whitespace().count() != names.len() + 1 {
             let problem = format!("expected a file name and {} numbers", names.len());
             return Err(wrong(path, i, problem));
         }
-        rows.insert(image.to_owned(), values);
+        rows.insert(image, values);
     }
     Ok(Table { names, rows })
 }
 
-fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
-    let header = text.lines().next().unwrap_or_default();
-    let separator = if header.contains('\t') { b'\t' } else { b',' };
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(separator)
-        .trim(csv::Trim::All)
-        .from_reader(text.as_bytes());
-    let csv_error = |error: csv::Error| {
-        let line = error.position().map_or(1, csv::Position::line);
-        wrong(path, line, error.to_string())
-    };
-    let header = reader.headers().map_err(csv_error)?.clone();
-    let file_column = header
-        .iter()
-        .position(|name| {
-            FILE_COLUMNS
-                .iter()
-                .any(|known| name.eq_ignore_ascii_case(known))
-        })
-        .unwrap_or(0);
+/// A list with a header.
+pub(super) struct Csv<'a> {
+    pub(super) header: csv::StringRecord,
+    reader: csv::Reader<&'a [u8]>,
+    path: &'a Path,
+    has_decimal_comma: bool,
+}
 
+impl<'a> Csv<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Result<Csv<'a>, DataError> {
+        let delimiter = delimiter(text.lines().next().unwrap_or_default()).unwrap_or(b',');
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .trim(csv::Trim::All)
+            .from_reader(text.as_bytes());
+        let header = reader.headers().map_err(|error| csv_error(path, &error))?;
+        Ok(Csv {
+            header: header.clone(),
+            reader,
+            path,
+            has_decimal_comma: delimiter != b',',
+        })
+    }
+
+    /// The rows that follow, each with its line.
+    pub(super) fn records(
+        &mut self,
+    ) -> impl Iterator<Item = Result<(csv::StringRecord, u64), DataError>> {
+        let path = self.path;
+        self.reader.records().map(move |record| {
+            let record = record.map_err(|error| csv_error(path, &error))?;
+            let line = record.position().map_or(0, csv::Position::line);
+            Ok((record, line))
+        })
+    }
+}
+
+/// Which column has the file names; `row` is the first one below the header.
+pub(super) fn file_column(header: &csv::StringRecord, row: &csv::StringRecord) -> usize {
+    let is_known = |name: &str| {
+        FILE_COLUMNS
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    };
+    let is_name = |text: &str| number(text, false).is_none();
+    header
+        .iter()
+        .position(is_known)
+        .or_else(|| row.iter().position(has_image_name))
+        .or_else(|| row.iter().position(is_name).filter(|_| has_index(header)))
+        .unwrap_or(0)
+}
+
+/// Whether the first column may be the index of a table as pandas writes it: without a name.
+fn has_index(header: &csv::StringRecord) -> bool {
+    header
+        .get(0)
+        .is_some_and(|name| ["", "Unnamed: 0"].contains(&name))
+}
+
+fn csv_error(path: &Path, error: &csv::Error) -> DataError {
+    let line = error.position().map_or(1, csv::Position::line);
+    wrong(path, line, error.to_string())
+}
+
+/// What separates the columns of a header: what is in it most often.
+pub(super) fn delimiter(header: &str) -> Option<u8> {
+    let count = |delimiter: u8| {
+        // Between quotes a separator is part of a name.
+        let outside = header.split('"').step_by(2);
+        outside
+            .flat_map(str::bytes)
+            .filter(|&byte| byte == delimiter)
+            .count()
+    };
+    [b',', b';', b'\t']
+        .into_iter()
+        .filter(|&delimiter| count(delimiter) > 0)
+        .max_by_key(|&delimiter| count(delimiter))
+}
+
+fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
+    let mut csv = Csv::new(path, text)?;
+    let (header, has_decimal_comma) = (csv.header.clone(), csv.has_decimal_comma);
     // A column is a number's as long as no row says otherwise.
     let mut is_number = vec![true; header.len()];
-    let mut rows = HashMap::new();
-    for record in reader.records() {
-        let record = record.map_err(csv_error)?;
+    let mut is_empty = vec![true; header.len()];
+    // Of what may be an index: its numbers, as long as they are different ones.
+    let mut index = has_index(&header).then(HashSet::new);
+    let (mut rows, mut names) = (ByName::default(), None);
+    for record in csv.records() {
+        let (record, _) = record?;
+        let names = *names.get_or_insert_with(|| file_column(&header, &record));
         let values: Vec<f32> = record
             .iter()
-            .zip(&mut is_number)
-            .map(|(text, is_number)| {
-                let value = number(text);
+            .zip(is_number.iter_mut().zip(&mut is_empty))
+            .map(|(text, (is_number, is_empty))| {
+                let value = number(text, has_decimal_comma);
                 *is_number &= value.is_some();
+                *is_empty &= text.is_empty();
                 value.unwrap_or(f32::NAN)
             })
             .collect();
-        rows.insert(record[file_column].to_owned(), values);
+        index = index.and_then(|mut seen: HashSet<u64>| {
+            let is_new = record[0].parse().is_ok_and(|i| seen.insert(i));
+            is_new.then_some(seen)
+        });
+        rows.insert(&record[names], values);
     }
+    let names = names.unwrap_or(0);
     let (kept, left_out): (Vec<usize>, Vec<usize>) = (0..header.len())
-        .filter(|&column| column != file_column)
+        .filter(|&column| column != names && !(column == 0 && index.is_some()))
+        // Where each line ends with a separator.
+        .filter(|&column| !(header[column].is_empty() && is_empty[column]))
         .partition(|&column| is_number[column]);
-    let names = |columns: &[usize]| -> Vec<String> {
-        columns.iter().map(|&i| header[i].to_owned()).collect()
+    let names_of = |columns: &[usize]| -> Vec<String> {
+        let name = |&i: &usize| match &header[i] {
+            "" => format!("column_{}", i + 1),
+            name => name.to_owned(),
+        };
+        columns.iter().map(name).collect()
     };
     if kept.is_empty() {
         let problem = "expected a header, and columns of numbers beside the file names".to_owned();
@@ -134,26 +233,28 @@ fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
         warn!(
             "{}: not only numbers in {}: left out",
             path.display(),
-            names(&left_out).join(", ")
+            names_of(&left_out).join(", ")
         );
     }
-    for row in rows.values_mut() {
+    for row in rows.rows_mut() {
         *row = kept.iter().map(|&column| row[column]).collect();
     }
     Ok(Table {
-        names: names(&kept),
+        names: names_of(&kept),
         rows,
     })
 }
 
-/// A number, 1 for true, 0 for false, NaN for an empty field.
-fn number(text: &str) -> Option<f32> {
+/// A number, 1 for true and yes, 0 for false and no, NaN for what is unknown.
+fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
     match text.to_ascii_lowercase().as_str() {
-        "" => Some(f32::NAN),
-        "true" => Some(1.0),
-        "false" => Some(0.0),
+        "true" | "yes" => Some(1.0),
+        "false" | "no" => Some(0.0),
+        text if UNKNOWN.contains(&text) => Some(f32::NAN),
+        text if has_decimal_comma && !text.contains('.') => text.replacen(',', ".", 1).parse().ok(),
         text => text.parse().ok(),
     }
+    .filter(|number: &f32| !number.is_infinite())
 }
 
 #[cfg(test)]
@@ -163,12 +264,13 @@ mod tests {
     fn read(text: &str) -> Result<Attributes, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list");
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         let images = ["faces/a.jpg", "faces/b.jpg"].map(str::to_owned);
-        read_attributes(&path, &images).map_err(|error| {
+        let table = Table::read(&path).map_err(|error| {
             let folder = folder.path().display().to_string();
             error.to_string().replace(&folder, "FOLDER")
-        })
+        })?;
+        Ok(table.attributes(&images))
     }
 
     fn column(attributes: &Attributes, name: &str) -> Vec<Option<f32>> {
@@ -202,6 +304,70 @@ mod tests {
     }
 
     #[test]
+    fn an_index_is_no_attribute() {
+        for (text, names) in [
+            // pandas.DataFrame.to_csv, of a whole table and of some rows of one.
+            (
+                ",image_id,Smiling\n0,a.jpg,1\n1,b.jpg,0\n",
+                &["Smiling"][..],
+            ),
+            (",face,Smiling\n7,a.jpg,1\n3,b.jpg,0\n", &["Smiling"]),
+            (
+                "Unnamed: 0,face,Smiling\n0,a.jpg,1\n1,b.jpg,0\n",
+                &["Smiling"],
+            ),
+            // The names are the index.
+            (",Smiling\na.jpg,1\nb.jpg,0\n", &["Smiling"]),
+            // No index: a number that has none, or that comes twice.
+            (
+                "id,face,Smiling\n0,a.jpg,1\n1,b.jpg,0\n",
+                &["id", "Smiling"],
+            ),
+            ("face,Smiling,\na.jpg,1,\nb.jpg,0,\n", &["Smiling"]),
+            (
+                ",face,Smiling\n2,a.jpg,1\n2,b.jpg,0\n",
+                &["column_1", "Smiling"],
+            ),
+        ] {
+            let attributes = read(text).unwrap();
+            assert_eq!(attributes.names(), names, "{text}");
+            assert_eq!(column(&attributes, "Smiling"), [Some(1.0), Some(0.0)]);
+        }
+    }
+
+    #[test]
+    fn unknown_values_leave_a_column_of_numbers() {
+        for unknown in [
+            "", "NA", "nan", "NaN", "None", "null", "?", "N/A", "<NA>", "\"\"",
+        ] {
+            let attributes = read(&format!("file,x\na.jpg,{unknown}\nb.jpg,2\n")).unwrap();
+            assert_eq!(column(&attributes, "x"), [None, Some(2.0)], "{unknown}");
+        }
+        let attributes = read("2\nx y\na.jpg NA 1\nb.jpg 2 -1\n").unwrap();
+        assert_eq!(column(&attributes, "x"), [None, Some(2.0)]);
+        for (yes, no) in [("yes", "no"), ("True", "FALSE"), ("1", "0"), ("1.0", "0.0")] {
+            let attributes = read(&format!("file,x\na.jpg,{yes}\nb.jpg,{no}\n")).unwrap();
+            assert_eq!(column(&attributes, "x"), [Some(1.0), Some(0.0)]);
+        }
+    }
+
+    #[test]
+    fn every_separator_and_a_decimal_comma() {
+        for text in [
+            "file;x;note\na.jpg;1,5;\"one; two\"\nb.jpg;-2;,\n",
+            "\u{feff}file\tx\tnote\r\na.jpg\t1,5\ta\r\nb.jpg\t-2.0\tb\r\n",
+            "\"file\",\"x\",\"a;b;c;d\"\n\"a.jpg\",\"1.5\",\"x\"\n\"b.jpg\",-2,y\n",
+        ] {
+            let attributes = read(text).unwrap();
+            assert_eq!(attributes.names(), ["x"], "{text}");
+            assert_eq!(column(&attributes, "x"), [Some(1.5), Some(-2.0)]);
+        }
+        // With a comma between columns it cannot stand in a number, and no attribute is infinite.
+        let attributes = read("file,x,y,z\na.jpg,\"1,5\",1,inf\nb.jpg,2,3,4\n").unwrap();
+        assert_eq!(attributes.names(), ["y"]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_their_line() {
         for (text, message) in [
             (
@@ -213,6 +379,18 @@ mod tests {
                 "FOLDER/list:3: expected a file name and 2 numbers",
             ),
             ("2\n", "FOLDER/list:2: expected the attributes' names"),
+            (
+                "file,Male,Young,Male\na.jpg,1,1,0\n",
+                "FOLDER/list:1: two attributes are called \"Male\", expected one of each name",
+            ),
+            (
+                "1\nMale Male\na.jpg 1 1\n",
+                "FOLDER/list:1: two attributes are called \"Male\", expected one of each name",
+            ),
+            (
+                "",
+                "FOLDER/list:1: expected a header, and columns of numbers beside the file names",
+            ),
             (
                 "file,who\na.jpg,X\n",
                 "FOLDER/list:1: expected a header, and columns of numbers beside the file names",

@@ -36,7 +36,7 @@ pub(super) fn learning_curves(
         page,
         "<section id=\"curves\">\n<h2>Learning curves</h2>\n<p class=\"key\">\
          <span class=\"of\"><span class=\"line train\"></span> training images, as the weights moved\
-         </span> <span class=\"of\"><span class=\"line test\"></span> held-out images</span><br>\
+         </span> <span class=\"of\"><span class=\"line validation\"></span> validation images</span><br>\
          Nats per image, by epoch. The mark is epoch {epoch}, which was measured.</p>"
     )?;
     page.write_str("<div class=\"panels\">\n")?;
@@ -58,7 +58,7 @@ fn panels(records: &[Record]) -> Vec<Panel> {
             class: split,
             points: points(records, split, value),
         };
-        let curves = [curve("train"), curve("test")];
+        let curves = [curve(Record::TRAIN), curve(Record::VALIDATION)];
         let is_curve = curves.iter().any(|curve| curve.points.len() > 1);
         is_curve.then_some(Panel { title, curves })
     };

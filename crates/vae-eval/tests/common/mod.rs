@@ -21,12 +21,9 @@ pub fn alone() -> MutexGuard<'static, ()> {
 pub fn digits(binarization: Option<Binarization>) -> Splits {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vae-train/tests/data/mnist");
     let dataset = DatasetConfig {
-        train_limit: None,
-        test_limit: None,
         binarization,
         idx: Some(IdxConfig { folder }),
-        image_folder: None,
-        sprites: None,
+        ..Default::default()
     };
     dataset.load().expect("the fixture")
 }

@@ -43,6 +43,11 @@ impl CapacityConfig {
         (kl_of(draws).mean(Kind::Float) - self.capacity_at(step)).abs() * self.gamma
     }
 
+    /// A step at which C has come to its last value.
+    pub(super) fn settled_step(&self) -> u64 {
+        self.over_steps
+    }
+
     /// C at a step, nats per image.
     pub(super) fn capacity_at(&self, step: u64) -> f64 {
         self.final_capacity * (step as f64 / self.over_steps as f64).min(1.0)

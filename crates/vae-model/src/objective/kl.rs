@@ -114,6 +114,15 @@ impl KlConfig {
         self.beta * self.beta_schedule.factor(step)
     }
 
+    /// A step at which the weight is `beta`.
+    pub(super) fn settled_step(&self) -> u64 {
+        match &self.beta_schedule {
+            BetaSchedule::Constant => 0,
+            BetaSchedule::WarmUp(config) => config.steps,
+            BetaSchedule::Cyclic(config) => config.period_steps - 1,
+        }
+    }
+
     /// Whether it is the kl as it stands, always.
     pub(crate) fn is_plain(&self) -> bool {
         *self == Self::default()

@@ -188,6 +188,17 @@ impl Objective {
         }
     }
 
+    /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss
+    /// there is what a run is after, and compares between epochs.
+    #[must_use]
+    pub fn settled_step(&self) -> u64 {
+        match &self.regularizer {
+            Regularizer::Kl(config) => config.settled_step(),
+            Regularizer::Capacity(config) => config.settled_step(),
+            _ => 0,
+        }
+    }
+
     /// What the objective's schedule is at in a step, by name, for logs: `beta` or `capacity`.
     #[must_use]
     pub fn scheduled(&self, step: u64) -> Vec<(&'static str, f64)> {

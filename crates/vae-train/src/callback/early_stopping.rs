@@ -1,4 +1,4 @@
-//! Stopping when a held-out number no longer gets better.
+//! Stopping when a validation number no longer gets better.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{Callback, Event, Fit, Flow, Metric, TrainError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {
-    /// The held-out number that is watched. Default `"elbo"`.
+    /// The number of the validation images that is watched. Default `"loss"`, what the config optimizes.
     pub metric: Metric,
     /// Epochs in a row without an improvement after which the run stops. Default 5.
     pub patience_epochs: u64,
@@ -20,7 +20,7 @@ pub struct EarlyStoppingConfig {
 impl Default for EarlyStoppingConfig {
     fn default() -> Self {
         Self {
-            metric: Metric::Elbo,
+            metric: Metric::default(),
             patience_epochs: 5,
             min_improvement: 0.0,
         }
@@ -53,7 +53,7 @@ impl EarlyStoppingConfig {
     }
 }
 
-/// Asks to stop when a held-out number has not improved for so many epochs.
+/// Asks to stop when a validation number has not improved for so many epochs.
 #[derive(Debug)]
 pub struct EarlyStopping {
     config: EarlyStoppingConfig,
@@ -106,8 +106,11 @@ impl Callback for EarlyStopping {
         let stops = match event {
             // A resumed run may have stopped before, and not been told to be more patient.
             Event::FitStart => self.progress.epochs_without >= self.config.patience_epochs,
-            Event::EpochEnd { test, .. } => {
-                let value = self.config.metric.of(test);
+            Event::EpochEnd {
+                validation: Some(record),
+                ..
+            } => {
+                let value = self.config.metric.of(record);
                 value.is_some_and(|value| self.observe(value))
             }
             _ => false,
@@ -116,7 +119,7 @@ impl Callback for EarlyStopping {
             return Ok(Flow::Continue);
         }
         tracing::warn!(
-            "stopping early: for {} epochs the held-out {} has not become better",
+            "stopping early: for {} epochs the validation {} has not become better",
             self.progress.epochs_without,
             json!(self.config.metric).as_str().unwrap_or("metric"),
         );
@@ -146,7 +149,7 @@ mod tests {
         let config = EarlyStoppingConfig {
             patience_epochs: 2,
             min_improvement: 1.0,
-            ..Default::default()
+            metric: Metric::Elbo,
         };
         let mut early = EarlyStopping::new(&config);
         assert!(!early.observe(-100.0));

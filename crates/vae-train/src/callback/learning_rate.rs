@@ -30,8 +30,13 @@ impl Callback for LearningRate {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let (Schedule::Plateau(config), Event::EpochEnd { test, .. }) = (&self.schedule, event) {
-            self.plateau.observe(config, test.means.loss);
+        if let Schedule::Plateau(config) = &self.schedule
+            && let Event::EpochEnd {
+                validation: Some(record),
+                ..
+            } = event
+        {
+            self.plateau.observe(config, record.means.loss);
         }
         if !matches!(event, Event::FitEnd { .. }) {
             let factor = self.schedule.factor(run.position.steps, self.n_steps);

@@ -45,7 +45,7 @@ impl MetricsLog {
         write_whole(&self.path, kept.as_bytes()).map_err(TrainError::io(&self.path))
     }
 
-    fn append(&self, records: [&Record; 2]) -> Result<(), TrainError> {
+    fn append<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), TrainError> {
         let mut lines = String::new();
         for record in records {
             let line = serde_json::to_string(record)
@@ -71,7 +71,9 @@ impl Callback for MetricsLog {
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         match event {
             Event::FitStart => self.cut_after(run.position.epochs)?,
-            Event::EpochEnd { train, test, .. } => self.append([train, test])?,
+            Event::EpochEnd {
+                train, validation, ..
+            } => self.append(std::iter::once(*train).chain(*validation))?,
             _ => {}
         }
         Ok(Flow::Continue)

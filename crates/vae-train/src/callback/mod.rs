@@ -21,7 +21,7 @@ use crate::{Fit, LatentUse, Outcome, Record, Totals, TrainError};
 /// use serde_json::{Value, json};
 /// use vae_train::{Callback, Event, Fit, Flow, TrainError};
 ///
-/// /// Stops when the held-out elbo has passed a goal, and counts the epochs that it took.
+/// /// Stops when the validation elbo has passed a goal, and counts the epochs that it took.
 /// struct Goal {
 ///     elbo: f64,
 ///     epochs: u64,
@@ -33,11 +33,11 @@ use crate::{Fit, LatentUse, Outcome, Record, Totals, TrainError};
 ///     }
 ///
 ///     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-///         let Event::EpochEnd { test, .. } = event else {
+///         let Event::EpochEnd { validation: Some(means), .. } = event else {
 ///             return Ok(Flow::Continue);
 ///         };
 ///         self.epochs += 1;
-///         if test.means.elbo.is_none_or(|elbo| elbo < self.elbo) {
+///         if means.means.elbo.is_none_or(|elbo| elbo < self.elbo) {
 ///             return Ok(Flow::Continue);
 ///         }
 ///         run.request_checkpoint();
@@ -115,11 +115,13 @@ pub enum Event<'a> {
     EpochEnd {
         /// Means while training.
         train: &'a Record,
-        /// Means on held-out images.
-        test: &'a Record,
-        /// How much each latent dimension is used on held-out images.
+        /// Means on validation images, where there are any.
+        validation: Option<&'a Record>,
+        /// How much each latent dimension is used: on validation images, or without any on some training
+        /// images.
         latent_use: &'a LatentUse,
-        /// No earlier epoch is as good, by `checkpoints.metric` of the config.
+        /// No earlier epoch is as good, by `checkpoints.metric` of the config; without validation images
+        /// always.
         is_best: bool,
     },
     /// After the last step, whatever ended the run.

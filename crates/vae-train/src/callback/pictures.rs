@@ -1,6 +1,7 @@
 //! The pictures of each epoch.
 
 use tch::no_grad;
+use vae_data::Splits;
 use vae_model::Vae;
 
 use crate::picture::{self, Pixels};
@@ -33,12 +34,16 @@ impl Pictures {
 
     fn draw(&self, run: &Fit, usage: &[f64]) -> Result<(), TrainError> {
         let sizes = &run.config.pictures;
+        // Test images stay unseen: people choose by pictures, too.
+        let Splits {
+            train, validation, ..
+        } = run.splits;
+        let images = |n| validation.as_ref().unwrap_or(train).first(n);
         for name in Self::names(run.vae) {
             let picture = match name {
                 "manifold" => picture::manifold(run.vae, sizes.manifold_size, usage),
                 "traversals" => {
-                    // Around the first held-out image.
-                    let posterior = run.vae.encode(&run.splits.test.first(1)?)?;
+                    let posterior = run.vae.encode(&images(1)?)?;
                     let origin = posterior.center().get(0);
                     let mut dims = picture::by_use(run.vae.config().latent_dims as usize, usage);
                     dims.truncate(sizes.n_traversals);
@@ -47,10 +52,7 @@ impl Pictures {
                 "samples" => {
                     picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
                 }
-                _ => {
-                    let images = run.splits.test.first(sizes.n_reconstructions)?;
-                    picture::reconstructions(run.vae, &images)
-                }
+                _ => picture::reconstructions(run.vae, &images(sizes.n_reconstructions)?),
             };
             let file = self.run_dir.picture_file(run.position.epochs, name);
             picture::save(&picture?, &file)?;

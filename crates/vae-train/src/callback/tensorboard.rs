@@ -71,12 +71,12 @@ impl Callback for TensorBoard {
             }
             Event::EpochEnd {
                 train,
-                test,
+                validation,
                 latent_use,
                 ..
             } => {
                 let mut summaries = scalars(train);
-                summaries.extend(scalars(test));
+                summaries.extend(validation.map(scalars).unwrap_or_default());
                 summaries.push(Summary::scalar("epoch", train.epoch as f64));
                 if let Some(kl) = &latent_use.kl {
                     let bins = Bins::of(kl);
@@ -93,7 +93,7 @@ impl Callback for TensorBoard {
     }
 }
 
-/// Every number that a record says of its split, as `elbo/test`.
+/// Every number that a record says of its split, as `elbo/validation`.
 fn scalars(record: &Record) -> Vec<Summary> {
     let Ok(Value::Object(numbers)) = serde_json::to_value(record) else {
         return Vec::new();

@@ -1,0 +1,64 @@
+//! Image files of formats that are not read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// How many image files there are of each format that is not read, as HEIC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnreadFiles {
+    n_files: BTreeMap<&'static str, usize>,
+}
+
+impl UnreadFiles {
+    /// Counts one more file of `format`.
+    pub(crate) fn add(&mut self, format: &'static str) {
+        *self.n_files.entry(format).or_default() += 1;
+    }
+
+    /// Each format and the number of its files, by the formats' names.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> + '_ {
+        self.n_files.iter().map(|(format, n)| (*format, *n))
+    }
+
+    /// Whether there is no such file.
+    pub fn is_empty(&self) -> bool {
+        self.n_files.is_empty()
+    }
+}
+
+impl fmt::Display for UnreadFiles {
+    /// As in `1 GIF and 6 HEIC files are not read: convert them to JPEG or PNG`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts: Vec<String> = self
+            .counts()
+            .map(|(format, n)| format!("{n} {format}"))
+            .collect();
+        let list = match &counts[..] {
+            [] => "0 image".to_owned(),
+            [one] => one.clone(),
+            [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        };
+        match self.n_files.values().sum() {
+            1usize => write!(f, "{list} file is not read: convert it to JPEG or PNG"),
+            _ => write!(f, "{list} files are not read: convert them to JPEG or PNG"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_names_every_format() {
+        let mut files = UnreadFiles::default();
+        files.add("HEIC");
+        let one = "1 HEIC file is not read: convert it to JPEG or PNG";
+        assert_eq!(files.to_string(), one);
+        for format in ["HEIC", "TIFF", "GIF"] {
+            files.add(format);
+        }
+        let four = "1 GIF, 2 HEIC and 1 TIFF files are not read: convert them to JPEG or PNG";
+        assert_eq!(files.to_string(), four);
+    }
+}
