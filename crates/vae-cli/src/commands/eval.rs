@@ -16,7 +16,7 @@ use vae_eval::{
     SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
     measure_likelihood, measure_pictures, render, write_page,
 };
-use vae_train::{Record, RunConfig};
+use vae_train::RunConfig;
 
 use super::{OpenRun, RunArgs, table};
 use crate::Done;
@@ -101,11 +101,11 @@ enum SplitChoice {
     Validation,
 }
 
-impl SplitChoice {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::Validation => Record::VALIDATION,
+impl From<SplitChoice> for SplitUsed {
+    fn from(choice: SplitChoice) -> Self {
+        match choice {
+            SplitChoice::Test => Self::Test,
+            SplitChoice::Validation => Self::Validation,
         }
     }
 }
@@ -168,7 +168,7 @@ impl Material {
             .limit
             .map_or(test.len(), |n| test.len().min(n as usize));
         let images = ImagesUsed {
-            split: args.split.name().to_owned(),
+            split: args.split.into(),
             ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
         };
         let test = match n_images < test.len() {

@@ -44,10 +44,7 @@ fn report(latent_use: &LatentUse, config: &RunConfig) -> Option<(String, String)
 
 fn advice(config: &RunConfig, active_units: u64) -> String {
     let remedies = remedies(config);
-    let names: Vec<&str> = remedies
-        .iter()
-        .map(|remedy| remedy.words.as_str())
-        .collect();
+    let names: Vec<&str> = remedies.iter().map(|(words, _)| words.as_str()).collect();
     let list = match names.as_slice() {
         [] => None,
         [one] => Some((*one).to_owned()),
@@ -75,17 +72,10 @@ fn advice(config: &RunConfig, active_units: u64) -> String {
     advice
 }
 
-/// A change of a config that may bring latent dimensions into use.
-struct Remedy {
-    /// Says what to change, with the key.
-    words: String,
-    /// The config with the change.
-    config: RunConfig,
-}
-
-/// The changes that this very config takes: of its own regularizer, and none that the check of configs
-/// refuses beside its other parts.
-fn remedies(config: &RunConfig) -> Vec<Remedy> {
+/// Changes that may bring latent dimensions into use and that this very config takes: of its own regularizer,
+/// and none that the check of configs refuses beside its other parts. Each in words, with its key, and the
+/// config with that change.
+fn remedies(config: &RunConfig) -> Vec<(String, RunConfig)> {
     let regularizer = &config.objective.regularizer;
     let mut candidates: Vec<(&str, String, Regularizer)> = Vec::new();
     let mut add = |what: &'static str, key: &str, changed: Regularizer| {
@@ -167,10 +157,7 @@ fn remedies(config: &RunConfig) -> Vec<Remedy> {
             let mut config = config.clone();
             config.objective.regularizer = regularizer;
             config.check().ok()?;
-            Some(Remedy {
-                words: format!("{what} {key}"),
-                config,
-            })
+            Some((format!("{what} {key}"), config))
         })
         .collect()
 }
@@ -310,7 +297,7 @@ mod tests {
             let name = path.display();
             let own = values(&config);
             let remedies = remedies(&config);
-            for Remedy { words, config } in &remedies {
+            for (words, config) in &remedies {
                 config.check().unwrap_or_else(|e| panic!("{name}: {e}"));
                 let key = keys(words);
                 let [key] = key.as_slice() else {
@@ -327,7 +314,7 @@ mod tests {
             for active_units in [0, 1] {
                 let advice = advice(&config, active_units);
                 for key in keys(&advice) {
-                    let is_remedy = remedies.iter().any(|remedy| remedy.words.ends_with(key));
+                    let is_remedy = remedies.iter().any(|(words, _)| words.ends_with(key));
                     assert!(is_remedy || key == "model.latent_dims", "{name}: {advice}");
                 }
             }
