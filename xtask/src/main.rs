@@ -14,10 +14,13 @@ mod fetch_data;
 mod libtorch;
 mod manifest;
 mod models;
+mod mutants;
 mod progress;
 mod report_check;
+mod section;
 #[cfg(test)]
 mod test_server;
+mod torture;
 mod train;
 mod workspace;
 
@@ -126,6 +129,16 @@ enum Task {
         /// The folder of a run that `vae eval` wrote a report of, or the report itself.
         run: PathBuf,
     },
+    /// Kill, stop and starve runs of a small model, and see that none of them loses anything (Linux).
+    ///
+    /// Prints what was tried and what came of it, and writes the counts to docs/reliability.md. A kill
+    /// takes about half a second.
+    Torture(torture::Args),
+    /// Change formulas one at a time and say which changes no test notices (Unix).
+    ///
+    /// All of a sample are compiled at once, each behind a switch, in a copy of the workspace in
+    /// target/mutants, and tried one after the other with the tests that run their code.
+    Mutants(mutants::Options),
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -146,6 +159,8 @@ fn main() -> ExitCode {
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Classifier { seed } => classifier::train(&workspace, seed),
         Task::ReportCheck { run } => report_check::check(&workspace, &run),
+        Task::Torture(args) => torture::torture(&workspace, &args),
+        Task::Mutants(options) => mutants::mutants(&workspace, &options),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

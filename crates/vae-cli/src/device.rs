@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::output::say;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Cuda, Device};
 
@@ -39,7 +40,7 @@ impl DeviceChoice {
             Self::Cuda(index) => cuda(index),
             Self::Auto if !nvidia_driver_is_there() => Ok(Device::Cpu),
             Self::Auto => Ok(cuda(0).unwrap_or_else(|error| {
-                eprintln!("on the CPU, though there seems to be a GPU: {error:#}");
+                say!("on the CPU, though there seems to be a GPU: {error:#}");
                 Device::Cpu
             })),
         }

@@ -1,13 +1,18 @@
 //! `vae`: train variational autoencoders and look at what they learned.
 
+// They panic where nobody reads; see `output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod arrays;
 mod commands;
 mod device;
+mod output;
 mod progress;
 mod run_config;
+mod signals;
 
 use std::io::IsTerminal;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +22,7 @@ use commands::{
     eval, export, import, interpolate, manifold, neighbors, plot, reconstruct, runs, sample, score,
     train, traverse,
 };
+use output::say;
 use run_config::ConfigError;
 
 /// Train variational autoencoders and look at what they learned.
@@ -29,7 +35,7 @@ struct Cli {
     command: Command,
 
     /// CPU threads of libtorch [default: one for each core]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     threads: Option<i32>,
 
     /// Say more on stderr
@@ -72,25 +78,42 @@ enum Done {
     Badly,
 }
 
+/// One line, like every error.
+fn report_panic(info: &PanicHookInfo) {
+    if vae_data::image_folder::is_decoding() || arrays::is_reading() {
+        return; // It costs a file, which is listed among the bad ones or named by an error.
+    }
+    let message = info.payload_as_str().unwrap_or("no message");
+    say!(
+        "error: {}",
+        panic_line(message, info.location().map(ToString::to_string))
+    );
+}
+
+/// What is said of a panic at a place in the source.
+fn panic_line(message: &str, location: Option<String>) -> String {
+    // tch unwraps: libtorch's message comes quoted, its C++ stack after an escaped line end.
+    let Some((_, quoted)) = message.split_once("Torch(\"") else {
+        let line = message.lines().next().unwrap_or_default();
+        let location = location.map_or(String::new(), |place| format!(" at {place}"));
+        return format!(
+            "a mistake in this program{location}: {line} (please report it; RUST_BACKTRACE=1 tells more)"
+        );
+    };
+    let line = quoted.split("\\n").next().unwrap_or_default();
+    let line = line.lines().next().unwrap_or_default();
+    // "can't allocate memory" of the CPU, "CUDA out of memory".
+    let advice = match line.to_ascii_lowercase().contains("memory") {
+        true => "a smaller training.batch_size or network needs less memory; ",
+        false => "",
+    };
+    format!("libtorch refused: {line} ({advice}RUST_BACKTRACE=1 tells more)")
+}
+
 fn run(command: Command) -> anyhow::Result<Done> {
-    // One line, like every error; RUST_BACKTRACE brings the whole message back.
+    // RUST_BACKTRACE brings the whole message back.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
-        panic::set_hook(Box::new(|info| {
-            if vae_data::image_folder::is_decoding() {
-                return; // It costs a file, which is listed among the bad ones.
-            }
-            let message = info.payload_as_str().unwrap_or("no message");
-            // tch unwraps: libtorch's message comes quoted, its C++ stack after an escaped line end.
-            let quoted = message
-                .split_once("Torch(\"")
-                .map_or(message, |(_, quoted)| quoted);
-            let line = quoted.split("\\n").next().unwrap_or_default();
-            let line = line.lines().next().unwrap_or_default();
-            eprintln!(
-                "error: libtorch refused: {line} (out of memory? a smaller training.batch_size or \
-                 network needs less; RUST_BACKTRACE=1 tells more)"
-            );
-        }));
+        panic::set_hook(Box::new(report_panic));
     }
     match command {
         Command::Train(args) => train::run(args),
@@ -119,22 +142,9 @@ fn run(command: Command) -> anyhow::Result<Done> {
     }
 }
 
-/// As `cat` does: `vae describe CONFIG | head` ends quietly.
-fn die_of_a_closed_pipe() {
-    #[cfg(unix)]
-    // SAFETY: at the start of main, no other thread is there; the default action is a valid one.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
-}
-
 fn main() -> ExitCode {
+    signals::refused_writes_are_errors();
     let cli = Cli::parse();
-    // Training outlives those who look at it: `vae train … | tee log` is to save at Ctrl-C, which
-    // ends tee at once.
-    if !matches!(cli.command, Command::Train(_)) {
-        die_of_a_closed_pipe();
-    }
     vae_train::memory::keep_freed_blocks();
     tracing_subscriber::fmt()
         .with_writer(progress::above_the_bar)
@@ -144,24 +154,68 @@ fn main() -> ExitCode {
         } else {
             tracing::Level::WARN
         })
-        .without_time()
-        .with_target(false)
         .log_internal_errors(false)
+        .event_format(output::OneLine)
         .init();
     if let Some(threads) = cli.threads {
         // Only before the first operation; loading CUDA later is not hurt by it.
         tch::set_num_threads(threads);
     }
+    // What a training leaves is in its folder; of other commands stdout is the result.
+    let prints_results = !matches!(cli.command, Command::Train(_));
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
+    let unread = output::stdout_error();
+    if let Some(error) = &unread {
+        let what = if prints_results { "error" } else { "warning" };
+        say!("{what}: standard output: {error}");
+    }
     match result.unwrap_or_else(|_| Ok(Done::Badly)) {
+        Ok(Done::Fully) if unread.is_some() && prints_results => ExitCode::FAILURE,
         Ok(Done::Fully) => ExitCode::SUCCESS,
-        // What shells report for a process ended by Ctrl-C.
-        Ok(Done::Interrupted) => ExitCode::from(130),
+        Ok(Done::Interrupted) => ExitCode::from(signals::INTERRUPTED),
         Ok(Done::Badly) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say!("error: {error:#}");
             // As clap does: 2 where what was asked for makes no sense, 1 where it could not be done.
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_libtorch_says_is_said_to_be_libtorchs() {
+        let place = || Some("src/a.rs:3:5".to_owned());
+        let tch = |message: &str| {
+            format!(
+                "called `Result::unwrap()` on an `Err` value: Torch(\"{message}\\nException raised from\")"
+            )
+        };
+        let line = panic_line(
+            &tch("DefaultCPUAllocator: can't allocate memory: 4 TB"),
+            place(),
+        );
+        assert!(
+            line.starts_with("libtorch refused: DefaultCPUAllocator"),
+            "{line}"
+        );
+        assert!(line.contains("a smaller training.batch_size"), "{line}");
+        let line = panic_line(&tch("mat1 and mat2 shapes cannot be multiplied"), place());
+        assert_eq!(
+            line,
+            "libtorch refused: mat1 and mat2 shapes cannot be multiplied (RUST_BACKTRACE=1 tells more)"
+        );
+        let line = panic_line("failed printing to stdout: Broken pipe\nand more", place());
+        assert!(
+            line.starts_with("a mistake in this program at src/a.rs:3:5: failed"),
+            "{line}"
+        );
+        assert!(
+            !line.contains("libtorch") && !line.contains("memory"),
+            "{line}"
+        );
     }
 }

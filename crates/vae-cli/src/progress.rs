@@ -3,17 +3,9 @@
 use std::io::{self, IsTerminal, Stderr, Write};
 use std::time::{Duration, Instant};
 
+use crate::output::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
-
-/// `eprintln!` for messages amid training, which goes on when nobody reads them any more.
-macro_rules! say {
-    ($($message:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($message)*);
-    }};
-}
-pub(crate) use say;
 
 /// Where warnings go: stderr. On a terminal the bar's line is wiped first; it is drawn anew below.
 pub(crate) fn above_the_bar() -> Stderr {

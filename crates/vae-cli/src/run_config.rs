@@ -1,11 +1,10 @@
 //! Reading a config file, with `--set` on top, and errors that say where and what was meant.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
 use toml::{Table, Value};
-use vae_train::RunConfig;
+use vae_train::{RunConfig, read_config};
 
 /// What the user asked for makes no sense: exit code 2.
 #[derive(Debug)]
@@ -40,8 +39,8 @@ const ONE_OF: [&str; 9] = [
 
 /// The config in a file, changed by `key=value` settings, not yet checked for sense.
 pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+    let text =
+        read_config(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
     // The file first, by itself: its errors then have a line.
     let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     if settings.is_empty() {
@@ -50,13 +49,41 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     let mut table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     let mut config = config;
     for setting in settings {
-        apply(&mut table, setting)?;
         // One at a time, so that an error is that of the setting it names.
-        config = table.clone().try_into().map_err(|error: toml::de::Error| {
-            ConfigError(format!("--set {setting}: {}", helpful(error.message())))
-        })?;
+        let (key, text) = parse(setting)?;
+        let with = |value: Value| -> Result<(Table, RunConfig)> {
+            let mut changed = table.clone();
+            apply(&mut changed, setting, key, value)?;
+            let config = changed.clone().try_into();
+            let config = config.map_err(|error: toml::de::Error| {
+                ConfigError(format!("--set {setting}: {}", helpful(error.message())))
+            })?;
+            Ok((changed, config))
+        };
+        let as_string = || Value::String(text.to_owned());
+        (table, config) = match toml_value(text) {
+            // The key may want a string that looks like a number, a date or a truth value: a folder 2024.
+            Some(value) if !value.is_str() => {
+                with(value).or_else(|error| with(as_string()).map_err(|_| error))?
+            }
+            value => with(value.unwrap_or_else(as_string))?,
+        };
     }
     Ok(config)
+}
+
+/// The dotted key of a setting, and its value as it is written.
+fn parse(setting: &str) -> Result<(&str, &str)> {
+    let (key, text) = setting
+        .split_once('=')
+        .ok_or_else(|| ConfigError(format!("--set {setting}: expected key=value")))?;
+    Ok((key.trim(), text.trim()))
+}
+
+/// A value as TOML has it; none where it is no TOML.
+fn toml_value(text: &str) -> Option<Value> {
+    let mut parsed = format!("value = {text}").parse::<Table>().ok()?;
+    parsed.remove("value").filter(|_| parsed.is_empty())
 }
 
 /// The checks of [`RunConfig::check`], as errors of the config in `path`.
@@ -109,18 +136,8 @@ fn helpful(message: &str) -> String {
     )
 }
 
-/// Sets one dotted key. The value is TOML; what is no TOML is taken as a string.
-fn apply(table: &mut Table, setting: &str) -> Result<()> {
-    let Some((key, text)) = setting.split_once('=') else {
-        return Err(ConfigError(format!("--set {setting}: expected key=value")).into());
-    };
-    let (key, text) = (key.trim(), text.trim());
-    let value = format!("value = {text}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut parsed| parsed.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()));
-
+/// Sets the dotted key of a setting.
+fn apply(table: &mut Table, setting: &str, key: &str, value: Value) -> Result<()> {
     let (parents, last) = match key.rsplit_once('.') {
         Some((parents, last)) => (parents.split('.').collect(), last),
         None => (Vec::new(), key),
@@ -159,6 +176,8 @@ fn keep_one(table: &mut Table, path: &str, key: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MINIMAL: &str = "[dataset.idx]\nfolder = \"somewhere\"\n";
@@ -236,6 +255,42 @@ mod tests {
             panic!("{:?}", config.model.likelihood);
         };
         assert_eq!(gaussian.sigma, vae_model::ScaleConfig::Fixed(0.5));
+    }
+
+    #[test]
+    fn a_value_is_what_its_key_wants() {
+        // The names of folders that TOML takes for a number, a truth value, a date, a table.
+        for folder in [
+            "2024",
+            "true",
+            "inf",
+            "1e3",
+            "0x1f",
+            "2024-05-01",
+            "[a]",
+            "'quoted'",
+            "\"2024\"",
+        ] {
+            let setting = format!("dataset.idx.folder={folder}");
+            let config = load_text(MINIMAL, &[&setting]).unwrap();
+            let found = config.dataset.idx.unwrap().folder;
+            assert_eq!(
+                found,
+                Path::new(folder.trim_matches(['"', '\''])),
+                "{folder}"
+            );
+        }
+        let said = message(MINIMAL, &["training.epochs=1e3"]);
+        assert!(
+            said.contains("training.epochs=1e3: invalid type: floating point"),
+            "{said}"
+        );
+        let said = message(MINIMAL, &["training.epochs=many"]);
+        assert!(said.contains("invalid type: string"), "{said}");
+        // A line end must not bring a second key in.
+        let config = load_text(MINIMAL, &["dataset.idx.folder=1\nvalue2 = 2"]).unwrap();
+        let folder = config.dataset.idx.unwrap().folder;
+        assert_eq!(folder, Path::new("1\nvalue2 = 2"));
     }
 
     #[test]

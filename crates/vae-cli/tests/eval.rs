@@ -164,6 +164,13 @@ fn averaged_weights_are_those_that_are_measured() {
 #[test]
 fn pixels_are_named_and_may_be_others_than_in_training() {
     let workplace = Workplace::new();
+    // Test images that are not the training images: the distance between the two is no rounded 0.
+    let file = workplace.path("data/t10k-images-idx3-ubyte");
+    let mut bytes = fs::read(&file).expect("images");
+    for byte in bytes[16..].iter_mut().step_by(5) {
+        *byte = 255 - *byte;
+    }
+    fs::write(&file, bytes).expect("written");
     workplace.train(&["--set", "dataset.binarization=dynamic"], "run");
     let likelihood = |args: &[&str]| {
         let args = [&["run", "--only", "likelihood", "--samples", "3"], args].concat();
@@ -194,6 +201,7 @@ fn pixels_are_named_and_may_be_others_than_in_training() {
         measure(&report, "pictures", "fid_pixel_pca_of_training_images")["value"].clone()
     };
     let own = baseline(&[]);
+    assert!(own.as_f64().expect("a number") > 1e-3, "{own}");
     workplace.train(&[], "gray");
     let args = ["gray", "--only", "pictures", "--binarization", "dynamic"];
     let of_gray = eval(&workplace, &args);

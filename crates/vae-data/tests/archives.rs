@@ -111,11 +111,12 @@ fn names_in_zips_are_those_of_lists() {
     put(
         folder.path(),
         "list_eval_partition.txt",
-        b"a.png 0\nb.png 2\nc.png 2\n",
+        b"a.png 0\nb.png 2\nc.png 1\n",
     );
     let splits = load(&path, "");
     assert_eq!(names(&splits.train), ["a.png"]);
-    assert_eq!(names(&splits.test), ["img/b.png", "img/c.png"]);
+    assert_eq!(names(&splits.test), ["img/b.png"]);
+    assert_eq!(all_names(&splits), ["a.png", "img/b.png", "img/c.png"]);
     assert_eq!(
         inputs(&path).expect("images"),
         ["a.png", "img/b.png", "img/c.png"]
@@ -144,14 +145,18 @@ fn the_last_of_several_members_of_one_name_is_used() {
 #[test]
 fn names_that_are_not_utf8_are_of_code_page_437() {
     let folder = TempDir::new().expect("a folder");
-    let mut zip = zip_of([("_x_.png", photo(1)), ("b.png", photo(2))]);
+    let mut zip = zip_of([
+        ("_x_.png", photo(1)),
+        ("b.png", photo(2)),
+        ("c.png", photo(3)),
+    ]);
     replace(&mut zip, b"_x_.png", b"_\x84_.png");
     let path = put(folder.path(), "photos.zip", &zip);
     // As a Mac spells it: a, and two dots above.
     put(
         folder.path(),
         "list_eval_partition.txt",
-        "_a\u{308}_.png 2\nb.png 0".as_bytes(),
+        "_a\u{308}_.png 2\nb.png 0\nc.png 1".as_bytes(),
     );
     assert_eq!(names(&load(&path, "").test), ["_\u{e4}_.png"]);
 }

@@ -267,7 +267,8 @@ fn images_in_formats_that_are_not_read_are_counted_and_named() {
     // Named as an image that is read, it is a bad file.
     workplace.put("renamed.jpg", HEIC);
     let splits = workplace.load("max_bad_fraction = 0.05");
-    assert_eq!(splits.train.len() + splits.test.len(), 40);
+    let n_validation = splits.validation.as_ref().map_or(0, Dataset::len);
+    assert_eq!(splits.train.len() + n_validation + splits.test.len(), 40);
     let counts: Vec<_> = splits.report.unread_files.counts().collect();
     assert_eq!(counts, [("HEIC", 3), ("TIFF", 1)]);
     let bad = splits.report.bad_files.to_text();

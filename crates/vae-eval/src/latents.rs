@@ -46,6 +46,17 @@ pub fn measure_latents(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
+    vae.with_fixed_weights(|| findings(vae, test, train, options, seed, progress))
+}
+
+fn findings(
+    vae: &Vae,
+    test: &Dataset,
+    train: &Dataset,
+    options: &LatentOptions,
+    seed: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Findings, EvalError> {
     let mut findings = Findings::default();
     let codes = encode(vae, test, seed, |n_done| {
         progress("latents", n_done, test.len());

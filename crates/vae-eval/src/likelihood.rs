@@ -41,6 +41,16 @@ pub fn measure_likelihood(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
+    vae.with_fixed_weights(|| findings(vae, dataset, options, seed, progress))
+}
+
+fn findings(
+    vae: &Vae,
+    dataset: &Dataset,
+    options: &LikelihoodOptions,
+    seed: u64,
+    progress: &mut Progress<'_>,
+) -> Result<Findings, EvalError> {
     let mut findings = Findings::default();
     if !vae.config().posterior.has_density() {
         let reason = "a deterministic posterior has no density, so there is no elbo";

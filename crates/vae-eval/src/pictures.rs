@@ -67,6 +67,17 @@ pub fn measure_pictures(
     seed: u64,
     progress: &mut Progress,
 ) -> Result<Findings, EvalError> {
+    vae.with_fixed_weights(|| findings(vae, test, train, options, seed, progress))
+}
+
+fn findings(
+    vae: &Vae,
+    test: &Dataset,
+    train: Option<&Dataset>,
+    options: &PictureOptions,
+    seed: u64,
+    progress: &mut Progress,
+) -> Result<Findings, EvalError> {
     let mut findings = Findings::default();
     let painter = Painter {
         vae,

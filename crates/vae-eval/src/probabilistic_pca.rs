@@ -41,7 +41,9 @@ pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, Eval
     };
     let variance = match sigma {
         ScaleConfig::Fixed(sigma) => Some(sigma * sigma),
-        ScaleConfig::Learned => of("likelihood.variance").map(|value| value.double_value(&[])),
+        // What is evaluated is not below the rounding of a byte.
+        ScaleConfig::Learned => of("likelihood.variance")
+            .map(|value| value.double_value(&[]).max(GaussianConfig::LEAST_VARIANCE)),
     };
     let (Some(loadings), Some(bias), Some(variance)) =
         (of("decoder.0.weight"), of("decoder.0.bias"), variance)

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vae_data::read_small_text;
 use vae_model::write_whole;
 
 use crate::EvalError;
@@ -330,6 +330,9 @@ impl fmt::Display for Measure {
     }
 }
 
+/// Bytes of the largest `eval.json`.
+const LARGEST_REPORT: u64 = 1 << 26;
+
 impl Report {
     /// A run's report; none where it was not evaluated yet.
     ///
@@ -337,7 +340,7 @@ impl Report {
     /// The file cannot be read, or is none of this version.
     pub fn read(run: &Path) -> Result<Option<Self>, EvalError> {
         let path = run.join(REPORT_FILE);
-        let text = match fs::read_to_string(&path) {
+        let text = match read_small_text(&path, LARGEST_REPORT) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             text => text.map_err(EvalError::io(&path))?,
         };

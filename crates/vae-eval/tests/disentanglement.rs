@@ -1,6 +1,9 @@
 //! Disentanglement scores against disentanglement_lib's formulas (`tests/golden/disentanglement.py` made the
 //! numbers), and of latents whose scores are known.
 
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use tch::{Device, Tensor};
 use vae_data::{Dataset, FactorGrid, FactorSpace};
 use vae_eval::{
@@ -293,6 +296,59 @@ fn what_stands_still_has_no_vote_and_no_modularity() {
     assert_eq!(found, 1.0);
 }
 
+/// Images with latents that are factors times a scale each, plus noise and a shift that are the same
+/// share of each dimension.
+fn encoder(scales: [f64; 3], noise_scale: f64, shift: f64) -> impl FnMut(&[usize]) -> Encoded {
+    let mut i = 0;
+    move |positions: &[usize]| {
+        let row = |&position: &usize| {
+            i += 1;
+            let dims = values(position).into_iter().zip(scales).enumerate();
+            dims.map(|(dim, (value, scale))| {
+                scale * (value + noise_scale * noise(4 * i + dim) + shift)
+            })
+            .collect()
+        };
+        Ok(positions.iter().map(row).collect())
+    }
+}
+
+type Encoded = Result<Vec<Vec<f64>>, EvalError>;
+
+#[test]
+fn the_factor_vae_score_compares_variances_in_units_of_each_dimensions_own() {
+    // A fixed factor leaves of its dimension the noise, a hundredth of the variance; in the first dimension
+    // that is still more than all of the third.
+    let mut encode = encoder([10.0, 1.0, 0.3], 0.1, 0.0);
+    let found = factor_vae_score(&mut encode, &space(), 1000, VOTES, 1).expect("a score");
+    assert_eq!(found, 1.0);
+}
+
+#[test]
+fn a_dimension_below_a_deviation_of_a_twentieth_has_no_vote() {
+    // The first factor's two values are ±1: a deviation of the scale itself.
+    let score = |scale: f64| {
+        let mut encode = encoder([scale, 1.0, 1.0], 0.1, 0.0);
+        factor_vae_score(&mut encode, &space(), 1000, VOTES, 1).expect("a score")
+    };
+    assert_eq!(score(0.06), 1.0);
+    // Without its dimension that factor is told by the others, which is guessing.
+    let without = score(0.04);
+    assert!((0.5..0.85).contains(&without), "{without}");
+}
+
+#[test]
+fn the_beta_vae_score_is_of_differences_and_their_size() {
+    // Of a sum the shift would be all there is, of a difference with its sign nothing would be left.
+    let mut encode = encoder([1.0, 1.0, 1.0], 0.1, 20.0);
+    let found = beta_vae_score(&mut encode, &space(), VOTES, 1).expect("a score");
+    assert!(found > 0.98, "{found}");
+    // Pairs share nothing in latents that are noise alone: a guess among three.
+    let mut encode = encoder([0.0, 0.0, 0.0], 1.0, 0.0);
+    let found = beta_vae_score(&mut encode, &space(), VOTES, 1).expect("a score");
+    assert!(found < 0.5, "{found}");
+}
+
 #[test]
 fn one_dimension_alone_is_measured_too() {
     let codes = grid(1, |[_, b, _], _| vec![b]);
@@ -331,6 +387,7 @@ fn images() -> FactorGrid {
 
 #[test]
 fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
+    let _alone = generator::alone();
     let config: ModelConfig = serde_json::from_value(serde_json::json!({
         "latent_dims": 4,
         "network": { "mlp": { "hidden": [16] } },

@@ -1,5 +1,8 @@
 //! Extractors of features: TorchScript files, pixels, the classifier of digits.
 
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
@@ -205,6 +208,7 @@ fn digits(n: i64) -> Dataset {
 
 #[test]
 fn a_classifier_learns_and_is_the_same_again_from_its_seed_and_its_file() {
+    let _alone = generator::alone();
     let _guard = alone();
     let (train, test) = (digits(2000), digits(100));
     let fit = |seed| {
@@ -274,6 +278,7 @@ fn a_file_that_is_no_classifier_is_refused_with_what_makes_one() {
 
 #[test]
 fn a_classifier_is_of_digits_with_labels() {
+    let _alone = generator::alone();
     let refused = |dataset: &Dataset| {
         let mut progress = |_: &str, _: usize, _: usize| {};
         MnistClassifier::train(dataset, dataset, 0, Device::Cpu, &mut progress)

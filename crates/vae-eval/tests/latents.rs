@@ -78,6 +78,62 @@ fn two_clouds_far_apart_hold_one_bit() {
 }
 
 #[test]
+fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
+    let _mine = alone();
+    let (vae, dataset) = two_clouds(6.0, 0.25);
+    no_grad(|| {
+        // The second dimension is as the first.
+        let weight = named(&vae, "encoder.0.weight");
+        weight.get(1).copy_(&weight.get(0));
+        let quarter = 0.25_f32.ln();
+        named(&vae, "encoder.0.bias").copy_(&Tensor::from_slice(&[6.0, 6.0, quarter, quarter]));
+    });
+    let options = LatentOptions::default();
+    let findings =
+        measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
+    let of = |name: &str| findings.measure(name).expect(name).value;
+    // One bit is in both: log ½ of the pair against log ½ of each.
+    assert!((of("total_correlation") - 2_f64.ln()).abs() < 1e-4);
+    assert!((of("mutual_information") - 2_f64.ln()).abs() < 1e-4);
+    // Each marginal is a mixture of its own: KL(q(z_j) ‖ p) = KL(q(z|x) ‖ p) − ln 2, whatever is sampled.
+    let kl = findings.lists["kl_per_dimension"].iter().sum::<f64>();
+    let error = findings.measure("dimension_wise_kl").and_then(|m| m.error);
+    let wanted = kl - 2.0 * 2_f64.ln();
+    let found = of("dimension_wise_kl");
+    assert!(
+        (found - wanted).abs() < 4.0 * error.expect("an error"),
+        "{found} {wanted}"
+    );
+    let deviations = findings.lists["center_variance"].clone();
+    assert!(
+        deviations
+            .iter()
+            .all(|variance| (variance - 36.0).abs() < 1e-3)
+    );
+}
+
+#[test]
+fn a_share_of_images_is_uncertain_as_a_share_is() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config = config("[model]\nlatent_dims = 3\nnetwork = {mlp = {hidden = [20]}}");
+    let vae = trained(&config, &splits, 20);
+    let options = LatentOptions::default();
+    let findings = measure_latents(&vae, &splits.test, &splits.train, &options, 1, &mut quiet())
+        .expect("findings");
+    for name in ["linear_probe_accuracy", "knn_probe_accuracy"] {
+        let measure = findings.measure(name).expect(name);
+        let share = measure.value;
+        assert!((0.05..0.95).contains(&share), "{name}: {share}");
+        let wanted = (share * (1.0 - share) / 64.0).sqrt();
+        assert!(
+            (measure.error.expect("an error") - wanted).abs() < 1e-9,
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn an_encoder_that_says_the_prior_says_nothing() {
     let _mine = alone();
     let (vae, dataset) = two_clouds(0.0, 1.0);

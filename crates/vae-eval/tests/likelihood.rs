@@ -5,10 +5,10 @@ mod common;
 use std::f64::consts::PI;
 
 use common::{MNIST, alone, config, digits, trained};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 use vae_eval::{
-    AnnealedSampling, LikelihoodOptions, annealed_bounds, dataset_bounds, exact_log_prob,
-    image_bounds, measure_likelihood,
+    AnnealedSampling, ImageBounds, LikelihoodOptions, annealed_bounds, dataset_bounds,
+    exact_log_prob, image_bounds, measure_likelihood,
 };
 use vae_model::{ImageShape, ModelConfig, Vae};
 
@@ -67,6 +67,53 @@ fn the_exact_likelihood_is_the_normal_density_of_its_covariance() {
     let deep: ModelConfig = toml::from_str("network = {mlp = {hidden = [3]}}").expect("a model");
     let deep = Vae::new(&deep, image, Device::Cpu).expect("a model");
     assert!(exact_log_prob(&deep, &images).expect("computed").is_none());
+}
+
+#[test]
+fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
+    let _mine = alone();
+    let image = ImageShape {
+        channels: 1,
+        height: 3,
+        width: 2,
+    };
+    let images = Tensor::full([2, 1, 3, 2], 128, (Kind::Uint8, Device::Cpu));
+    let exact = |sigma: &str, variance: Option<f64>| {
+        let vae = Vae::new(&linear(2, sigma), image, Device::Cpu).expect("a model");
+        for (name, mut variable) in vae.named_variables() {
+            no_grad(|| match &name[..] {
+                "decoder.0.weight" => drop(variable.fill_(0.02)),
+                "decoder.0.bias" => drop(variable.fill_(0.0)),
+                "likelihood.variance" => drop(variable.fill_(variance.expect("a variance"))),
+                _ => {}
+            });
+        }
+        let found = exact_log_prob(&vae, &images)
+            .expect("computed")
+            .expect("known");
+        found.double_value(&[0])
+    };
+    // Uniform in a step of 2/255: variance step²/12, as the model itself is evaluated.
+    let rounding = format!("{:?}", 2.0 / 255.0 / 12_f64.sqrt());
+    let least = exact(&rounding, None);
+    assert!((exact("'learned'", Some(1e-9)) - least).abs() < 1e-6);
+    assert!((exact("'learned'", Some(0.09)) - exact("0.3", None)).abs() < 1e-6);
+}
+
+#[test]
+fn errors_by_the_chance_of_samples_are_those_of_a_mean_of_weights() {
+    // Of K equal weights none; of 16 that are worth 4, √(1/4 − 1/16) = √3/4.
+    let of = |sizes: &[f64]| ImageBounds {
+        bound: Tensor::from_slice(sizes),
+        reconstruction: Tensor::from_slice(sizes),
+        kl: Tensor::from_slice(sizes),
+        effective_sample_size: Tensor::from_slice(sizes),
+    };
+    let errors = of(&[16.0, 4.0, 16.5]).sampling_error(16);
+    let errors = Vec::<f64>::try_from(errors).expect("numbers");
+    for (found, wanted) in errors.iter().zip([0.0, 3_f64.sqrt() / 4.0, 0.0]) {
+        assert!((found - wanted).abs() < 1e-12, "{found} vs {wanted}");
+    }
 }
 
 /// Both estimators are unbiased in p(x), know their own error, and here the truth is known.
@@ -170,6 +217,8 @@ fn measures_say_what_the_bounds_are() {
     assert!((1.0..=30.0).contains(&of("effective_sample_size")));
     assert!(findings.measure("bits_per_dim").is_none());
     assert!(of("nll_annealed") > of("nll_exact") - 1.0);
+    let gain = of("nll_of_annealed_images") - of("nll_annealed");
+    assert!((of("annealed_gain") - gain).abs() < 1e-9 && gain.abs() > 1e-3);
     let bounds = dataset_bounds(&vae, &splits.test, 30, 4, &mut |_, _, _| ()).expect("bounds");
     let mean = -bounds.bound.mean(Kind::Double).double_value(&[]);
     assert!((of("nll") - mean).abs() < 1e-9);
@@ -177,6 +226,34 @@ fn measures_say_what_the_bounds_are() {
     assert!(nll.protocol.contains("K = 30"), "{}", nll.protocol);
     let deviation = bounds.bound.std(true).double_value(&[]) / 8.0;
     assert!((nll.error.expect("an error") - deviation).abs() < 1e-9);
+    // The root of the sum of the images' variances, of a mean of 64.
+    let errors = bounds.sampling_error(30);
+    let error = errors.square().sum(Kind::Double).sqrt().double_value(&[]) / 64.0;
+    let note = &nll.note;
+    assert!(note.ends_with(&format!("± {error:.3}")), "{note}, {error}");
+}
+
+#[test]
+fn bits_per_dimension_are_of_the_bound_that_they_are_said_to_be_of() {
+    let _mine = alone();
+    let splits = digits(None);
+    let config = config(
+        "[model]\nnetwork = {mlp = {hidden = [20]}}\nlikelihood = {discretized_logistic = {}}",
+    );
+    let vae = trained(&config, &splits, 3);
+    let options = LikelihoodOptions {
+        n_samples: 20,
+        annealed: None,
+    };
+    let findings =
+        measure_likelihood(&vae, &splits.test, &options, 4, &mut |_, _, _| ()).expect("findings");
+    let of = |name: &str| findings.measure(name).expect(name).value;
+    let wanted = of("nll") / (784.0 * 2_f64.ln());
+    assert!((of("bits_per_dim") - wanted).abs() < 1e-9);
+    assert!(
+        of("nll") < -of("elbo") - 0.1,
+        "another number would be another"
+    );
 }
 
 #[test]

@@ -1,19 +1,15 @@
 //! The whole measurement of pictures, with small models.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod generator;
 
+use std::path::{Path, PathBuf};
+
+use generator::alone;
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_data::{Binarization, Dataset};
 use vae_eval::{Better, EvalError, Findings, PictureOptions, measure_pictures};
 use vae_model::{ConvBatchNormConfig, ImageShape, MlpConfig, ModelConfig, NetworkConfig, Vae};
-
-/// libtorch's generator and its recorder of operations are one for the process.
-static LIBTORCH: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    LIBTORCH.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 const DIGITS: ImageShape = ImageShape {
     channels: 1,

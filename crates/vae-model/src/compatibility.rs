@@ -56,7 +56,8 @@ pub(crate) fn check_objective(
     objective: &Objective,
 ) -> Result<(), ModelError> {
     check_regularizer(model, &objective.regularizer)?;
-    check_estimator(model, objective)
+    check_estimator(model, objective)?;
+    check_decoder_penalty(model, objective)
 }
 
 fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(), ModelError> {
@@ -180,16 +181,34 @@ fn check_estimator(model: &ModelConfig, objective: &Objective) -> Result<(), Mod
             );
         }
     }
-    match objective.decoder_penalty {
-        DecoderPenalty::GradientPenalty(_) => refuse(
-            "objective.decoder_penalty.gradient_penalty",
+    Ok(())
+}
+
+fn check_decoder_penalty(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
+    let DecoderPenalty::GradientPenalty(_) = objective.decoder_penalty else {
+        return Ok(());
+    };
+    let key = "objective.decoder_penalty.gradient_penalty";
+    let estimator = &objective.estimator;
+    if !matches!(estimator, Estimator::Elbo(_)) {
+        return refuse(
+            key,
             format!(
                 "it is a mean over samples, which the estimator {} does not take; elbo would fit",
                 estimator.name()
             ),
-        ),
-        DecoderPenalty::None | DecoderPenalty::L2(_) => Ok(()),
+        );
     }
+    if let NetworkConfig::ConvBatchNorm(_) = model.network {
+        return refuse(
+            key,
+            "it is the gradient of each decoded image by its own latent, and the batch norm of the \
+             network conv_batch_norm makes images depend on each other; conv or residual would fit, or \
+             the penalty l2"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 fn place(support: Support) -> &'static str {

@@ -31,9 +31,10 @@ pub struct ModelConfig {
     /// How fresh weights are drawn. Default `"pytorch"`.
     pub initialization: Initialization,
     /// Whether every weight of the decoder's linear maps and convolutions is divided by its largest
-    /// singular value (Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8), so that no layer
-    /// can stretch a distance: the third way of the regularized autoencoders (RAE-SN, Ghosh et al. 2020,
-    /// <https://arxiv.org/abs/1903.12436>). Default false.
+    /// singular value as a matrix (Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8): the third
+    /// way of the regularized autoencoders (RAE-SN, Ghosh et al. 2020,
+    /// <https://arxiv.org/abs/1903.12436>). A linear map then stretches no distance, a k×k convolution
+    /// none more than k-fold. Default false.
     pub decoder_spectral_norm: bool,
     /// q(z|x). Default `diagonal_gaussian`.
     pub posterior: PosteriorConfig,

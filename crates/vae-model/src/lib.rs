@@ -45,6 +45,9 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+#[cfg(test)]
+#[path = "../tests/common/alone.rs"]
+mod alone;
 mod compatibility;
 mod config;
 mod error;
@@ -75,7 +78,7 @@ pub use likelihood::{
 pub use mode::Mode;
 pub use network::{
     ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network, NetworkConfig,
-    ResidualConfig,
+    ResidualConfig, is_layer_weight,
 };
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,

@@ -1,5 +1,6 @@
 //! The variational autoencoder: its parts put together.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -13,8 +14,8 @@ use crate::posterior::PosteriorFamily;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ChannelOrder, ClosedKl, Framing, ImageShape, Latents, Mode, ModelConfig, ModelError, Posterior,
-    Preprocessing, Prior,
+    ChannelOrder, ClosedKl, Encoder, Framing, ImageShape, Latents, Mode, ModelConfig, ModelError,
+    Posterior, Preprocessing, Prior,
 };
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
@@ -30,6 +31,32 @@ pub struct Vae {
     posterior: Box<dyn PosteriorFamily>,
     prior: Box<dyn Prior>,
     likelihood: Box<dyn GraphLikelihood>,
+    fixed: Fixed,
+}
+
+/// What is known while no weight changes ([`Vae::with_fixed_weights`]).
+#[derive(Debug, Default)]
+struct Fixed {
+    /// Calls that are in progress, one inside the other.
+    n_calls: Cell<usize>,
+    /// What q(z|u) of the prior's own images u is made of, `[n, P]`, once it was asked for.
+    prior_params: RefCell<Option<Tensor>>,
+}
+
+/// Ends a call also where it panics.
+struct FixedCall<'a>(&'a Fixed);
+
+impl Drop for FixedCall<'_> {
+    fn drop(&mut self) {
+        let Fixed {
+            n_calls,
+            prior_params,
+        } = self.0;
+        n_calls.set(n_calls.get() - 1);
+        if n_calls.get() == 0 {
+            prior_params.take();
+        }
+    }
 }
 
 /// K samples of z for each of B images, and what they say: the material of every objective.
@@ -137,6 +164,7 @@ impl Vae {
             posterior,
             prior,
             likelihood,
+            fixed: Fixed::default(),
         })
     }
 
@@ -281,6 +309,14 @@ impl Vae {
         Ok(())
     }
 
+    /// Does work in which no weight changes: VampPrior's pseudo-inputs are then encoded once, not at every
+    /// call that evaluates. They are constants to gradients there.
+    pub fn with_fixed_weights<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.fixed.n_calls.set(self.fixed.n_calls.get() + 1);
+        let _call = FixedCall(&self.fixed);
+        work()
+    }
+
     /// q(z|x) for bytes `[B, C, H, W]`.
     ///
     /// # Errors
@@ -312,8 +348,9 @@ impl Vae {
 
     /// `n` latents drawn from the prior, `[n, Z]`.
     pub fn sample_latents(&self, n: i64) -> Tensor {
-        self.prior
-            .sample(n, self.device(), &self.encoder(Mode::Evaluate))
+        self.with_encoder(Mode::Evaluate, |encoder| {
+            self.prior.sample(n, self.device(), encoder)
+        })
     }
 
     /// `n` new mean images in `[0, 1]`, decoded from the prior, `[n, C, H, W]`.
@@ -337,7 +374,9 @@ impl Vae {
     /// Latents of another shape.
     pub fn prior_log_prob(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         let latents = self.checked_latents(latents)?;
-        Ok(self.prior.log_prob(&latents, &self.encoder(Mode::Evaluate)))
+        Ok(self.with_encoder(Mode::Evaluate, |encoder| {
+            self.prior.log_prob(&latents, encoder)
+        }))
     }
 
     /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: to which
@@ -437,7 +476,9 @@ impl Vae {
             return None;
         }
         let codes = draws.latents.detach().flatten(0, 1);
-        let log_pz = self.prior.log_prob(&codes, &self.encoder(Mode::Evaluate));
+        let log_pz = self.with_encoder(Mode::Evaluate, |encoder| {
+            self.prior.log_prob(&codes, encoder)
+        });
         Some(-log_pz.mean(Kind::Float))
     }
 
@@ -526,15 +567,25 @@ impl Vae {
     }
 
     fn posterior(&self, targets: &Tensor, mode: Mode) -> Box<dyn Posterior> {
-        // Under autocast the network computes in half precision; densities need f32.
-        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
-        watch("posterior parameters", &params);
+        let params = self.posterior_params(targets, mode);
         self.posterior.distribution(&params)
     }
 
+    fn posterior_params(&self, targets: &Tensor, mode: Mode) -> Tensor {
+        // Under autocast the network computes in half precision; densities need f32.
+        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
+        watch("posterior parameters", &params);
+        params
+    }
+
     /// For priors that are made of posteriors.
-    fn encoder(&self, mode: Mode) -> impl Fn(&Tensor) -> Box<dyn Posterior> {
-        move |images| self.posterior(&self.likelihood.scale(images), mode)
+    fn with_encoder<T>(&self, mode: Mode, work: impl FnOnce(Encoder) -> T) -> T {
+        let is_fixed = mode == Mode::Evaluate && self.fixed.n_calls.get() > 0;
+        work(Encoder {
+            params: &|images| self.posterior_params(&self.likelihood.scale(images), mode),
+            distribution: &|params| self.posterior.distribution(params),
+            kept: is_fixed.then_some(&self.fixed.prior_params),
+        })
     }
 
     /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
@@ -587,7 +638,7 @@ impl Vae {
     fn joint(&self, targets: &Tensor, latents: &Tensor, mode: Mode) -> Joint {
         let shape = &latents.size()[..2]; // K, B
         let flat = latents.flatten(0, 1); // [K·B, Z]
-        let log_pz = self.prior.log_prob(&flat, &self.encoder(mode));
+        let log_pz = self.with_encoder(mode, |encoder| self.prior.log_prob(&flat, encoder));
         watch("prior log_prob", &log_pz);
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
         let params = self.decoded(&flat, mode).unflatten(0, shape); // [K, B, …, H, W]

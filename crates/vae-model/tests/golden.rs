@@ -204,6 +204,7 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
 
 #[test]
 fn the_mnist_network_is_pytorchs() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 1,
         height: 28,
@@ -214,6 +215,7 @@ fn the_mnist_network_is_pytorchs() {
 
 #[test]
 fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 17,
@@ -235,6 +237,7 @@ fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
 
 #[test]
 fn the_mlp_is_pytorchs() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 1,
         height: 28,
@@ -252,6 +255,7 @@ fn the_mlp_is_pytorchs() {
 
 #[test]
 fn the_faces_network_with_batch_norm_and_its_squared_error_are_pytorchs() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 64,
@@ -268,6 +272,7 @@ fn the_faces_network_with_batch_norm_and_its_squared_error_are_pytorchs() {
 
 #[test]
 fn batch_norm_at_sizes_that_no_stride_divides_is_pytorchs() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 37,
@@ -286,6 +291,7 @@ fn batch_norm_at_sizes_that_no_stride_divides_is_pytorchs() {
 
 #[test]
 fn the_residual_network_is_the_same_one_built_in_pytorch() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 21,

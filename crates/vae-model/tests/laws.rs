@@ -126,6 +126,7 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn gradients_are_finite_differences() {
+    let _alone = common::alone();
     let objectives = [
         Objective::default(),
         Objective {
@@ -165,6 +166,7 @@ fn gradients_are_finite_differences() {
 
 #[test]
 fn images_do_not_see_each_other() {
+    let _alone = common::alone();
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
         let (images, noise) = (images(5), noise(2, 5));
@@ -191,6 +193,7 @@ fn images_do_not_see_each_other() {
 
 #[test]
 fn k_samples_are_the_mean_of_single_ones() {
+    let _alone = common::alone();
     let vae = fixed(&small_conv());
     let (images, noise) = (images(4), noise(3, 4));
     let all = vae
@@ -212,6 +215,7 @@ fn k_samples_are_the_mean_of_single_ones() {
 
 #[test]
 fn fresh_weights_fill_the_documented_interval() {
+    let _alone = common::alone();
     // The hidden layer of the encoder has 12544 inputs and 32 outputs; the transposed convolution
     // has 64 input and 32 output channels, 9 weights each, of which a stride of 2 uses a quarter.
     let cases = [
@@ -273,6 +277,7 @@ fn fresh_weights_fill_the_documented_interval() {
 
 #[test]
 fn a_saved_model_is_the_same_model() {
+    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
@@ -298,6 +303,7 @@ fn a_saved_model_is_the_same_model() {
 
 #[test]
 fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
+    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("weights.safetensors");
     let refused = |what: &str| {
@@ -339,6 +345,7 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 #[test]
 fn wrong_inputs_and_configs_are_errors_not_panics() {
+    let _alone = common::alone();
     let vae = Vae::new(&small_conv(), SHAPE, Device::Cpu).expect("a model");
     let float = images(2).to_kind(Kind::Float);
     assert!(matches!(vae.encode(&float), Err(ModelError::Images { .. })));
@@ -381,6 +388,7 @@ fn wrong_inputs_and_configs_are_errors_not_panics() {
 
 #[test]
 fn a_one_pixel_image_and_an_empty_hidden_list_are_models_too() {
+    let _alone = common::alone();
     let dot = ImageShape {
         channels: 2,
         height: 1,
@@ -413,6 +421,7 @@ fn changed(before: &[(String, Tensor)], after: &[(String, Tensor)]) -> Vec<Strin
 
 #[test]
 fn evaluation_changes_no_variable_and_sees_each_image_alone() {
+    let _alone = common::alone();
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
         let before = snapshot(&vae);
@@ -436,6 +445,7 @@ fn evaluation_changes_no_variable_and_sees_each_image_alone() {
 
 #[test]
 fn what_is_not_trained_is_named_and_not_counted() {
+    let _alone = common::alone();
     let config = ModelConfig {
         likelihood: LikelihoodConfig::Gaussian(GaussianConfig::default()),
         ..small_batch_norm()
@@ -469,6 +479,7 @@ fn what_is_not_trained_is_named_and_not_counted() {
 
 #[test]
 fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
+    let _alone = common::alone();
     // 2×2 pixels end at 1×1: one image is one value for each channel there, without a variance.
     let shape = ImageShape {
         channels: 1,
@@ -508,6 +519,7 @@ fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
 
 #[test]
 fn the_learned_scale_is_the_best_one() {
+    let _alone = common::alone();
     let with = |likelihood| ModelConfig {
         likelihood,
         ..small_conv()
@@ -571,6 +583,7 @@ fn the_learned_scale_is_the_best_one() {
 
 #[test]
 fn the_first_layer_that_is_not_finite_is_named() {
+    let _alone = common::alone();
     for (config, name) in [
         (small_conv(), "encoder.conv.1"),
         (small_mlp(), "decoder.1"),
@@ -611,6 +624,7 @@ fn the_first_layer_that_is_not_finite_is_named() {
 
 #[test]
 fn faces_of_any_size_go_in_and_come_out() {
+    let _alone = common::alone();
     let networks = [
         NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
             channels: vec![2, 2, 4, 4, 4],
@@ -654,6 +668,7 @@ fn faces_of_any_size_go_in_and_come_out() {
 
 #[test]
 fn a_fresh_residual_block_is_the_identity() {
+    let _alone = common::alone();
     // One stage: image → convolution → block → norm. With more blocks, the same numbers.
     let config = |blocks| ModelConfig {
         network: NetworkConfig::Residual(ResidualConfig {
@@ -677,6 +692,7 @@ fn a_fresh_residual_block_is_the_identity() {
 
 #[test]
 fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
+    let _alone = common::alone();
     let refused = |config: ModelConfig| config.check().expect_err("refused").to_string();
     let network = |network| {
         refused(ModelConfig {
@@ -719,6 +735,7 @@ fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
 
 #[test]
 fn the_parts_have_their_names_in_a_config() {
+    let _alone = common::alone();
     let config: ModelConfig = toml::from_str(
         r#"
         likelihood.gaussian = { sigma = 0.5, mean = "tanh" }
@@ -756,6 +773,7 @@ fn the_parts_have_their_names_in_a_config() {
 
 #[test]
 fn only_a_probability_of_bytes_has_bits_per_dim() {
+    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 2,

@@ -6,10 +6,12 @@ mod common;
 mod gradients;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tch::{Device, Kind, Tensor};
-use vae_model::{Draws, ImageShape, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae};
+use common::alone;
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_model::{
+    Draws, ImageShape, LossContext, MmdConfig, Mode, ModelConfig, Objective, Regularizer, Vae,
+};
 
 const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -18,12 +20,6 @@ const SHAPE: ImageShape = ImageShape {
 };
 
 const N_IMAGES: i64 = 5;
-
-/// libtorch has one generator for all threads; some losses draw from it.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn model(toml: &str) -> ModelConfig {
     let base = "latent_dims = 3\nnetwork.mlp.hidden = [6]\n";
@@ -285,6 +281,63 @@ fn with_one_sample_the_doubly_reparameterized_gradient_follows_z_alone() {
     assert_same("all", &found, &wanted, &["encoder.", "decoder."]);
 }
 
+#[test]
+fn nested_doubly_reparameterized_gradients_are_the_mean_of_those_of_each_bound() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(6, 0.7);
+    let doubly = |name: &str, bounds: u32, samples: u32| {
+        objective(&format!(
+            "estimator.{name} = {{ bounds = {bounds}, samples = {samples}, doubly_reparameterized = true }}"
+        ))
+    };
+    // Three bounds of two samples each, one by one.
+    let iwae = objective("estimator.iwae = { samples = 2, doubly_reparameterized = true }");
+    let of_bounds = [0, 2, 4].map(|first| gradients(&vae, &iwae, &noise.narrow(0, first, 2)));
+    let mean: BTreeMap<String, Tensor> = of_bounds[0]
+        .keys()
+        .map(|name| {
+            let sum = &of_bounds[0][name] + &of_bounds[1][name] + &of_bounds[2][name];
+            (name.clone(), sum / 3.0)
+        })
+        .collect();
+    let miwae = gradients(&vae, &doubly("miwae", 3, 2), &noise);
+    assert_same("miwae", &miwae, &mean, &["encoder.", "decoder."]);
+    let piwae = gradients(&vae, &doubly("piwae", 3, 2), &noise);
+    assert_same("piwae", &piwae, &mean, &["encoder."]);
+    let all = gradients(&vae, &objective("estimator.iwae.samples = 6"), &noise);
+    assert_same("piwae", &piwae, &all, &["decoder."]);
+    let size = |gradients: &BTreeMap<String, Tensor>| {
+        let weight = &gradients["encoder.0.weight"];
+        weight.norm().double_value(&[])
+    };
+    assert!(size(&mean) > 1e-2, "there is something to compare");
+}
+
+#[test]
+fn ciwae_doubly_reparameterized_is_the_weighted_mean_of_its_two_bounds() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(3, 0.7);
+    let of = |toml: &str| gradients(&vae, &objective(toml), &noise);
+    let ciwae = |beta: f64| {
+        of(&format!(
+            "estimator.ciwae = {{ samples = 3, beta = {beta:?}, doubly_reparameterized = true }}"
+        ))
+    };
+    let iwae = of("estimator.iwae = { samples = 3, doubly_reparameterized = true }");
+    assert_same("β = 0", &ciwae(0.0), &iwae, &["encoder.", "decoder."]);
+    // The ELBO's share: the mean of three bounds of a sample each, which follows z alone.
+    let elbo = of("estimator.miwae = { bounds = 3, samples = 1, doubly_reparameterized = true }");
+    assert_same("β = 1", &ciwae(1.0), &elbo, &["encoder.", "decoder."]);
+    let mixed = iwae.iter().map(|(name, gradient)| {
+        let mixed = gradient * 0.6 + &elbo[name] * 0.4;
+        (name.clone(), mixed)
+    });
+    let mixed: BTreeMap<String, Tensor> = mixed.collect();
+    assert_same("β = 0.4", &ciwae(0.4), &mixed, &["encoder.", "decoder."]);
+}
+
 /// Every objective whose gradient is that of its value.
 const DIFFERENTIABLE: [&str; 18] = [
     "",
@@ -371,6 +424,116 @@ fn the_three_parts_of_the_kl_add_up_to_it_whatever_estimates_the_aggregate() {
         let toml = format!("regularizer.beta_tc = {{ beta = 1.0, sampling = \"{sampling}\" }}");
         assert_close(sampling, value(&vae, &toml, &noise), wanted);
     }
+}
+
+#[test]
+fn each_weight_of_beta_tc_weighs_its_own_part() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(1, 0.5);
+    let draws = draws(&vae, &noise);
+    // log q(z_i|x_j) of each dimension, [B, B, Z], and 1/(N·B) before each.
+    let pairs = draws
+        .posterior
+        .as_diagonal_gaussian()
+        .expect("a Gaussian")
+        .log_prob_per_dimension(&draws.latents.select(0, 0).unsqueeze(1))
+        .to_kind(Kind::Double);
+    let log_n_b = (20.0 * N_IMAGES as f64).ln();
+    let joint = pairs
+        .sum_dim_intlist(-1, false, Kind::Double)
+        .logsumexp(1, false)
+        - log_n_b;
+    let marginals = (pairs.logsumexp(1, false) - log_n_b).sum_dim_intlist(-1, false, Kind::Double);
+    let own = draws.log_qz_x.as_ref().expect("q").select(0, 0);
+    let prior = draws.log_pz.select(0, 0);
+    let mean = |values: Tensor| values.mean(Kind::Double).double_value(&[]);
+    let parts = [
+        mean(own - &joint),
+        mean(joint - &marginals),
+        mean(marginals - prior),
+    ];
+    let reconstruction = mean(draws.terms.reconstruction.shallow_clone());
+    for (i, part) in parts.into_iter().enumerate() {
+        let weights = [0, 1, 2].map(|j| if i == j { 2.5 } else { 0.0 });
+        let [alpha, beta, gamma] = weights;
+        let toml = format!(
+            "regularizer.beta_tc = {{ alpha = {alpha:?}, beta = {beta:?}, gamma = {gamma:?} }}"
+        );
+        assert_close(
+            &toml,
+            value(&vae, &toml, &noise),
+            reconstruction + 2.5 * part,
+        );
+    }
+}
+
+#[test]
+fn mmd_and_kl_are_added_with_their_weights() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(2, 0.5);
+    let draws = draws(&vae, &noise);
+    let mean = |values: &Tensor| values.mean(Kind::Double).double_value(&[]);
+    let kernel = MmdConfig {
+        scales: vec![0.3, 2.0],
+        ..Default::default()
+    };
+    tch::manual_seed(3);
+    let prior_latents = vae.sample_latents(N_IMAGES);
+    let discrepancy = kernel.squared_discrepancy(&draws.latents.select(0, 0), &prior_latents);
+    let discrepancy = discrepancy.double_value(&[]);
+    assert!(discrepancy.abs() > 1e-3, "{discrepancy}");
+    let of = |kl_weight: f64, weight: f64| {
+        tch::manual_seed(3);
+        let toml = format!(
+            "estimator.elbo.samples = 2\n\
+             regularizer.mmd = {{ kl_weight = {kl_weight:?}, weight = {weight:?}, scales = [0.3, 2.0] }}"
+        );
+        value(&vae, &toml, &noise)
+    };
+    let reconstruction = mean(&draws.terms.reconstruction);
+    let kl = mean(draws.terms.kl.as_ref().expect("a kl"));
+    assert_close("mmd", of(0.0, 20.0), reconstruction + 20.0 * discrepancy);
+    assert_close("kl", of(0.3, 0.0), reconstruction + 0.3 * kl);
+    let both = reconstruction + 0.7 * kl + 5.0 * discrepancy;
+    assert_close("both", of(0.7, 5.0), both);
+}
+
+#[test]
+fn an_autoencoders_prior_is_fitted_by_minus_the_log_density_of_its_codes() {
+    let _alone = alone();
+    let toml = "posterior = \"deterministic\"\nprior.gaussian_mixture.components = 3";
+    let vae = fixed(&model(toml));
+    let noise = noise(1, 0.2);
+    let draws = draws(&vae, &noise);
+    let log_pz = vae
+        .prior_log_prob(&draws.posterior.center())
+        .expect("a density");
+    let mean = |values: &Tensor| values.mean(Kind::Double).double_value(&[]);
+    let wanted = mean(&draws.terms.reconstruction) - mean(&log_pz);
+    assert_close(
+        "loss",
+        value(&vae, "regularizer = \"none\"", &noise),
+        wanted,
+    );
+}
+
+#[test]
+fn pixel_mean_is_the_tutorials_formula() {
+    let _alone = alone();
+    let vae = fixed(&model(""));
+    let noise = noise(1, 0.2);
+    let draws = draws(&vae, &noise);
+    let (mean, log_var) = (
+        draws.posterior.center(),
+        draws.posterior.log_var().expect("a Gaussian"),
+    );
+    let second = (mean.square() + log_var.exp() - &log_var - 1.0).mean(Kind::Double);
+    let reconstruction = draws.terms.reconstruction.mean(Kind::Double) / 12.0;
+    let wanted = (reconstruction + second * 0.3).double_value(&[]);
+    let found = value(&vae, "regularizer.pixel_mean.kl_weight = 0.3", &noise);
+    assert_close("pixel_mean", found, wanted);
 }
 
 /// log N(z; mean, e^log_var) in f64.
@@ -557,6 +720,55 @@ fn vamp_with_one_pseudo_input_is_that_images_posterior() {
 }
 
 #[test]
+fn pseudo_inputs_are_encoded_once_while_no_weight_changes() {
+    let _alone = alone();
+    let vae = fixed(&model("prior.vamp.pseudo_inputs = 4"));
+    let latents = common::wave(12, 0.3, 1.1).view([4, 3]);
+    let density = || vae.prior_log_prob(&latents).expect("a density");
+    let in_training = || draws(&vae, &noise(1, 0.2)).log_pz;
+    let variables = vae.named_variables();
+    let pseudo_inputs = variables
+        .iter()
+        .find(|(name, _)| name == "prior.pseudo_inputs");
+    let pseudo_inputs = &pseudo_inputs.expect("pseudo-inputs").1;
+    let before = density();
+    let (kept, trained) = vae.with_fixed_weights(|| {
+        let first = density();
+        assert_eq!(max_difference(&first, &before), 0.0);
+        let trained = in_training();
+        // What must not be done: it shows what is encoded anew, and what is not.
+        no_grad(|| pseudo_inputs.shallow_clone().copy_(&(pseudo_inputs * -2.0)));
+        let kept = vae.with_fixed_weights(density);
+        assert!(
+            max_difference(&in_training(), &trained) > 1e-3,
+            "a step encodes anew"
+        );
+        tch::manual_seed(5);
+        let drawn = vae.sample_latents(6);
+        (kept, drawn)
+    });
+    assert_eq!(max_difference(&kept, &before), 0.0);
+    assert!(
+        max_difference(&density(), &before) > 1e-3,
+        "kept no longer than that"
+    );
+    // Drawn from the same posteriors as were kept.
+    no_grad(|| pseudo_inputs.shallow_clone().copy_(&(pseudo_inputs / -2.0)));
+    tch::manual_seed(5);
+    assert!(max_difference(&vae.sample_latents(6), &trained) < 1e-5);
+    // Also where the work panics.
+    let panics = std::panic::AssertUnwindSafe(|| {
+        vae.with_fixed_weights(|| {
+            let _ = density();
+            std::panic::resume_unwind(Box::new(()));
+        });
+    });
+    assert!(std::panic::catch_unwind(panics).is_err());
+    no_grad(|| pseudo_inputs.shallow_clone().copy_(&(pseudo_inputs * -2.0)));
+    assert!(max_difference(&density(), &before) > 1e-3);
+}
+
+#[test]
 fn every_part_has_its_name_in_a_config_and_comes_back_from_it() {
     for toml in DIFFERENTIABLE.into_iter().chain([
         "estimator.piwae = { bounds = 2, samples = 2, doubly_reparameterized = true }",
@@ -691,6 +903,18 @@ fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
             .to_string();
         assert!(message.contains("image by image"), "{message}");
     }
+    let message = objective("decoder_penalty.gradient_penalty = {}")
+        .check(&batch_norm)
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        message.starts_with("objective.decoder_penalty.gradient_penalty: ")
+            && message.contains("depend on each other")
+            && message.contains("residual would fit"),
+        "{message}"
+    );
+    let l2 = objective("decoder_penalty.l2 = {}");
+    l2.check(&batch_norm).expect("weights see no images");
     let one: ModelConfig = toml::from_str("latent_dims = 1\nprior.real_nvp = {}").expect("a model");
     let message = one.check().expect_err("refused").to_string();
     assert!(message.contains("latent_dims = 1"), "{message}");

@@ -1,5 +1,8 @@
 //! Every objective on terms that one can add up by hand, and what its gradient does.
 
+#[path = "common/alone.rs"]
+mod generator;
+
 use tch::{Device, Kind, Tensor};
 use vae_model::{
     BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, Draws, ImageShape, KlConfig,
@@ -79,6 +82,7 @@ fn kl(beta: f64, free_bits: f64, beta_schedule: BetaSchedule) -> Objective {
 
 #[test]
 fn beta_weighs_the_kl() {
+    let _alone = generator::alone();
     // 15 + 2·(2.1 + 4.3)/2.
     let objective = kl(2.0, 0.0, BetaSchedule::Constant);
     assert_loss(&objective, 0, 21.4, [1.0; 4]);
@@ -86,6 +90,7 @@ fn beta_weighs_the_kl() {
 
 #[test]
 fn free_bits_cost_nothing_and_pull_at_nothing() {
+    let _alone = generator::alone();
     // The dimensions' means are 0.2 and 3: 15 + 2·(0.5 + 3), and the first is below its 0.5 nats.
     let objective = kl(2.0, 0.5, BetaSchedule::Constant);
     assert_loss(&objective, 0, 22.0, [0.0, 1.0, 0.0, 1.0]);
@@ -96,6 +101,7 @@ fn free_bits_cost_nothing_and_pull_at_nothing() {
 
 #[test]
 fn capacity_draws_the_kl_up_and_then_down_to_it() {
+    let _alone = generator::alone();
     // The mean kl is 3.2; C is 0, 2, 4 and stays 4.
     let objective = with(Regularizer::Capacity(CapacityConfig {
         gamma: 10.0,
@@ -111,6 +117,7 @@ fn capacity_draws_the_kl_up_and_then_down_to_it() {
 
 #[test]
 fn beta_rises_once_or_again_and_again() {
+    let _alone = generator::alone();
     let betas = |schedule: BetaSchedule| -> Vec<f64> {
         let objective = kl(2.0, 0.0, schedule);
         objective.check(&model()).expect("a sound objective");
@@ -138,6 +145,7 @@ fn beta_rises_once_or_again_and_again() {
 
 #[test]
 fn values_that_make_no_sense_are_refused_by_name() {
+    let _alone = generator::alone();
     let refused = |objective: Objective, wanted: &str| {
         let message = objective.check(&model()).expect_err(wanted).to_string();
         assert!(message.starts_with(wanted), "{message}");

@@ -1,4 +1,4 @@
-//! `model.decoder_spectral_norm`: no weight of the decoder stretches a distance.
+//! `model.decoder_spectral_norm`: every weight of the decoder has norm 1 as a matrix.
 
 mod common;
 #[path = "common/gradients.rs"]
@@ -79,6 +79,7 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 200);
         let plain = ModelConfig {
@@ -112,6 +113,7 @@ fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
 
 #[test]
 fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
         let copies = |vae: &Vae| -> Vec<Tensor> {
@@ -146,6 +148,7 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 
 #[test]
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
+    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 3);
         // Evaluation holds the singular vectors fixed.
@@ -164,8 +167,46 @@ fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
     }
 }
 
+/// The dense matrix of a linear map of maps `[1, C, H, W]`: a row for each value that goes in.
+fn dense(map: impl Fn(&Tensor) -> Tensor, size: [i64; 3]) -> Tensor {
+    let n = size.iter().product();
+    let basis = Tensor::eye(n, (Kind::Float, Device::Cpu)).view([n, size[0], size[1], size[2]]);
+    map(&basis).flatten(1, -1)
+}
+
+#[test]
+fn a_kernel_of_norm_1_stretches_at_most_as_often_as_its_side() {
+    let _alone = common::alone();
+    let none: Option<&Tensor> = None;
+    let averaging = Tensor::full([1, 1, 3, 3], 1.0 / 3.0, (Kind::Float, Device::Cpu));
+    let waving = common::wave(2 * 3 * 9, 0.3, 1.0).view([2, 3, 3, 3]);
+    for kernel in [averaging, waving] {
+        let [n_first, n_second] = [kernel.size()[0], kernel.size()[1]];
+        for stride in [1, 2] {
+            let conv = |maps: &Tensor| maps.conv2d(&kernel, none, [stride; 2], [1; 2], [1; 2], 1);
+            let transposed = |maps: &Tensor| {
+                maps.conv_transpose2d(&kernel, none, [stride; 2], [1; 2], [0; 2], 1, [1; 2])
+            };
+            let of_conv = kernel.flatten(1, -1);
+            let of_transposed = kernel.transpose(0, 1).flatten(1, -1);
+            for (matrix, operator) in [
+                (of_conv, dense(conv, [n_second, 9, 7])),
+                (of_transposed, dense(transposed, [n_first, 9, 7])),
+            ] {
+                let stretch = largest_singular_value(&operator) / largest_singular_value(&matrix);
+                assert!(stretch < 3.0, "{stretch}");
+                if n_first == 1 && stride == 1 {
+                    // (1 + 2·cos(π/10))·(1 + 2·cos(π/8))/3: the eigenvalues of a sum over neighbors.
+                    assert!((stretch - 2.755).abs() < 1e-3, "{stretch}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_saved_model_has_its_singular_vectors() {
+    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     for config in configs() {
         let vae = after_passes(&config, 2);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use vae_data::DataError;
-use vae_model::ModelError;
+use vae_model::{ImageShape, ModelError};
 
 /// An error of this crate.
 #[derive(Debug, Error)]
@@ -122,6 +122,22 @@ pub enum TrainError {
         path: PathBuf,
         /// The reason.
         source: image::ImageError,
+    },
+    /// A picture that would be larger than memory or its format allow.
+    #[error("a picture of {width} × {height} pixels is too large; ask for fewer images")]
+    PictureSize {
+        /// Pixels from left to right.
+        width: u64,
+        /// Pixels from top to bottom.
+        height: u64,
+    },
+    /// More images than are made at once.
+    #[error("{n_images} images of {shape} need more than 4 GiB of memory; ask for fewer")]
+    TooManyImages {
+        /// Images.
+        n_images: i64,
+        /// The shape of each.
+        shape: ImageShape,
     },
     /// A plot could not be drawn.
     #[error("drawing a plot: {0}")]

@@ -69,6 +69,16 @@ pub fn evaluate(
     n_train_images: usize,
     step: u64,
 ) -> Result<Evaluation, TrainError> {
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step))
+}
+
+fn pass(
+    vae: &Vae,
+    config: &RunConfig,
+    dataset: &Dataset,
+    n_train_images: usize,
+    step: u64,
+) -> Result<Evaluation, TrainError> {
     tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
     let objective = &config.objective;
     let context = LossContext {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_clamp_max.h>
 #include <ATen/ops/_foreach_clamp_min.h>
 #include <ATen/ops/_foreach_lerp.h>
@@ -104,14 +105,15 @@ char *vae_forget_gradients(const TensorPtr *values, size_t n) {
 // All that the two Adams need; decoupled says which.
 char *vae_fused_adam(
     const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *means,
-    const TensorPtr *mean_squares, size_t n, TensorPtr n_steps, double learning_rate, double beta1,
+    const TensorPtr *mean_squares, size_t n, const TensorPtr *n_steps, double learning_rate, double beta1,
     double beta2, double weight_decay, double epsilon, bool decoupled) {
     return guarded([&] {
         std::vector<at::Tensor> value_list = list(values, n);
         std::vector<at::Tensor> gradient_list = in_order_of(value_list, gradients, n);
         std::vector<at::Tensor> mean_list = list(means, n);
         std::vector<at::Tensor> mean_square_list = list(mean_squares, n);
-        std::vector<at::Tensor> step_list(n, *n_steps);
+        std::vector<at::Tensor> step_list = list(n_steps, n);
+        at::_foreach_add_(step_list, 1);
         const bool amsgrad = false, maximize = false;
         if (decoupled) {
             at::_fused_adamw_(

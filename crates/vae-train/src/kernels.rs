@@ -18,7 +18,7 @@ unsafe extern "C" {
         means: *const *const C_tensor,
         mean_squares: *const *const C_tensor,
         n: usize,
-        n_steps: *const C_tensor,
+        n_steps: *const *const C_tensor,
         learning_rate: f64,
         beta1: f64,
         beta2: f64,
@@ -108,23 +108,24 @@ pub(crate) struct AdamStep {
     pub(crate) decoupled: bool,
 }
 
-/// A step of Adam, on `moments` mean and mean square. `n_steps` counts this one: a scalar of f32
-/// on the variables' device.
+/// A step of Adam, on `moments` mean and mean square. `n_steps` of each variable, scalars of f32 on its
+/// device, count those before this one and then this one too.
 pub(crate) fn fused_adam(
     update: &Update,
-    n_steps: &Tensor,
+    n_steps: &[&Tensor],
     step: &AdamStep,
 ) -> Result<(), TchError> {
     let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
     let moments: Vec<_> = update.moments.iter().map(|list| pointers(list)).collect();
+    let n_steps = pointers(n_steps);
     assert_eq!(moments.len(), 2, "Adam has two moments");
     assert!(
         moments
             .iter()
-            .chain([&gradients])
+            .chain([&gradients, &n_steps])
             .all(|list| list.len() == values.len())
     );
-    // SAFETY: four lists of valid tensors, each as long as said; the message is ours.
+    // SAFETY: five lists of valid tensors, each as long as said; the message is ours.
     unsafe {
         taken(vae_fused_adam(
             values.as_ptr(),

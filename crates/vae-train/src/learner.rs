@@ -236,3 +236,152 @@ impl<'a> Learner<'a> {
             .map(|(name, _)| name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vae_model::ImageShape;
+
+    use super::*;
+    use crate::alone::alone;
+
+    const SHAPE: ImageShape = ImageShape {
+        channels: 1,
+        height: 5,
+        width: 4,
+    };
+
+    fn images(n: i64) -> Tensor {
+        let bytes: Vec<u8> = (0..n * SHAPE.n_values())
+            .map(|i| (i * i % 251) as u8)
+            .collect();
+        Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width])
+    }
+
+    /// Two models with the same weights.
+    fn twins(config: &RunConfig) -> [Vae; 2] {
+        let twins = [0, 1].map(|_| Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model"));
+        copy(&twins[0], &twins[1]);
+        twins
+    }
+
+    fn copy(from: &Vae, to: &Vae) {
+        for ((_, from), (_, mut to)) in from.named_variables().iter().zip(to.named_variables()) {
+            no_grad(|| to.copy_(from));
+        }
+    }
+
+    fn assert_close(what: &str, found: &Tensor, wanted: &Tensor) {
+        let difference = (found - wanted).abs().max().double_value(&[]);
+        assert!(difference < 2e-6, "{what}: off by {difference}");
+    }
+
+    #[test]
+    fn steps_are_those_of_the_formulas_with_batch_norm_clipping_averages_and_a_partial_micro_batch()
+    {
+        let _alone = alone();
+        let text = "
+            seed = 4
+            dataset.idx.folder = 'unused'
+            model.network.conv_batch_norm.channels = [3]
+            optimizer.sgd.learning_rate = 0.05
+            [training]
+            micro_batch_size = 2
+            ema_decay = 0.9
+            clip.norm = 1.5
+        ";
+        let config: RunConfig = toml::from_str(text).expect("a config");
+        let [vae, by_hand] = twins(&config);
+        let mut learner = Learner::new(&vae, &config, 5).expect("a learner");
+        let mut averages: BTreeMap<String, Tensor> = by_hand
+            .trainable_variables()
+            .into_iter()
+            .map(|(name, variable)| (name, variable.detach().copy()))
+            .collect();
+        let images = images(5);
+        // The average's decay after the first step and the second: (1 + n)/(10 + n).
+        for (step, decay) in [(7, 2.0 / 11.0), (8, 3.0 / 12.0)] {
+            let output = learner.step(&images, step, step).expect("a step");
+
+            tch::manual_seed(derive_seed(4, step, "training noise") as i64);
+            // Parts of two images, two and one: each normalized by itself, every image of the same weight.
+            let losses: Vec<Tensor> = [(0, 2), (2, 2), (4, 1)]
+                .into_iter()
+                .map(|(first, n)| {
+                    let part = images.narrow(0, first, n);
+                    let draws = by_hand.draw(&part, 1, Mode::Train).expect("draws");
+                    draws.terms.reconstruction + draws.terms.kl.expect("a kl")
+                })
+                .collect();
+            let losses = Tensor::cat(&losses, 0);
+            let loss = losses.sum(Kind::Float) / 5.0;
+            loss.backward();
+            let variables = by_hand.trainable_variables();
+            let squares = variables
+                .iter()
+                .map(|(_, variable)| variable.grad().square().sum(Kind::Double));
+            let norm = squares.map(|sum| sum.double_value(&[])).sum::<f64>().sqrt();
+            assert!(norm > 3.0, "clipping has something to do: {norm}");
+            for (name, mut variable) in variables {
+                no_grad(|| variable -= variable.grad() * (0.05 * 1.5 / norm));
+                variable.zero_grad();
+                let average = &averages[&name];
+                let average = no_grad(|| average * decay + &variable * (1.0 - decay));
+                averages.insert(name, average);
+            }
+
+            let found = output.gradient_norm.double_value(&[]);
+            assert!((found - norm).abs() < 1e-4 * norm, "{found} vs {norm}");
+            assert_close("loss", &(output.loss - loss.detach()), &Tensor::from(0_f32));
+            let terms = output.terms.reconstruction + output.terms.kl.expect("a kl");
+            let difference = (terms - losses).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{difference}");
+            let pairs = vae
+                .named_variables()
+                .into_iter()
+                .zip(by_hand.named_variables());
+            for ((name, found), (_, wanted)) in pairs {
+                assert_close(&name, &found, &wanted);
+            }
+            let ema = learner.ema.as_ref().expect("an average");
+            for (name, average) in ema.state() {
+                assert_close(&format!("average of {name}"), &average, &averages[&name]);
+            }
+        }
+        // Statistics of the training batches, no others.
+        let statistics: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
+        let mean = &statistics["encoder.norm.0.running_mean"];
+        assert!(mean.abs().max().double_value(&[]) > 1e-3);
+    }
+
+    #[test]
+    fn the_schedule_of_the_objective_is_that_of_its_own_step_and_the_data_sets_size_that_of_training()
+     {
+        let _alone = alone();
+        let loss_and_terms = |objective: &str, n_images: usize, objective_step: u64| {
+            let text = format!(
+                "dataset.idx.folder = 'unused'\nmodel.network.mlp.hidden = []\n{objective}"
+            );
+            let config: RunConfig = toml::from_str(&text).expect("a config");
+            tch::manual_seed(2);
+            let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+            let mut learner = Learner::new(&vae, &config, n_images).expect("a learner");
+            let output = learner.step(&images(4), 5, objective_step).expect("a step");
+            let mean = |terms: &Tensor| terms.mean(Kind::Double).double_value(&[]);
+            let kl = output.terms.kl.as_ref().map_or(f64::NAN, mean);
+            let loss = output.loss.double_value(&[]);
+            [loss, mean(&output.terms.reconstruction), kl]
+        };
+        let warm_up = "objective.regularizer.kl.beta_schedule.warm_up.steps = 10";
+        let [loss, reconstruction, kl] = loss_and_terms(warm_up, 4, 3);
+        assert!((loss - reconstruction - 0.3 * kl).abs() < 1e-5 * loss);
+        // −ln(N·B) stands once in log q(z) and for each of the two dimensions in Σ log q(z_j): the total
+        // correlation of N images is by ln 10 above that of 10·N.
+        let beta_tc = "objective.regularizer.beta_tc = { alpha = 0.0, beta = 1.0, gamma = 0.0 }";
+        let [of_40, _, _] = loss_and_terms(beta_tc, 40, 0);
+        let [of_400, _, _] = loss_and_terms(beta_tc, 400, 0);
+        assert!(
+            (of_400 - of_40 - 10_f64.ln()).abs() < 1e-4,
+            "{of_40} {of_400}"
+        );
+    }
+}

@@ -1,6 +1,9 @@
 //! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
 
+#[cfg(test)]
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod alone;
 pub mod animation;
 mod callback;
 mod checkpoint;
@@ -55,7 +58,7 @@ pub use optimizer::{
 pub use overview::Overview;
 pub use precision::Precision;
 pub use resume::{check_resume, differences};
-pub use run_dir::{RunDir, Summary};
+pub use run_dir::{RunDir, Summary, read_config};
 pub use run_lock::{RunLock, RunState};
 pub use safety::{Incident, SafetyConfig};
 pub use schedule::{

@@ -10,21 +10,41 @@ use vae_model::{ModelError, PriorConfig, Support, Vae, write_whole};
 
 use crate::TrainError;
 
+/// Bytes of the images, in f32, that are made at once.
+const LARGEST_IMAGES: u128 = 1 << 32;
+
+/// Bytes of the largest picture.
+const LARGEST_PICTURE: u128 = 1 << 31;
+
 /// Puts images `[N, C, H, W]` in `[0, 1]` side by side, row by row, `gap` white pixels between
 /// them. One channel gives a gray picture; of more, the first three are red, green and blue.
 ///
 /// # Errors
-/// libtorch refuses.
+/// [`TrainError::PictureSize`] where the picture would be larger than 2 GiB; libtorch refuses.
 pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, TrainError> {
     let (n_images, channels, height, width) = images.size4()?;
     let n_images = n_images as usize;
     let (height, width) = (height as u32, width as u32);
     let columns = columns.clamp(1, n_images.max(1));
     let rows = n_images.div_ceil(columns);
-    let side = |n: usize, pixels: u32| (n as u32 * (pixels + gap)).saturating_sub(gap);
-    let (full_width, full_height) = (side(columns, width), side(rows, height));
-
     let depth = if channels >= 3 { 3 } else { 1 };
+    let side = |n: usize, pixels: u32| {
+        let side = (n as u128 * (u128::from(pixels) + u128::from(gap))).saturating_sub(gap.into());
+        u64::try_from(side).unwrap_or(u64::MAX)
+    };
+    let (full_width, full_height) = (side(columns, width), side(rows, height));
+    let n_bytes = u128::from(full_width) * u128::from(full_height) * depth as u128;
+    let (Ok(full_width), Ok(full_height), true) = (
+        u32::try_from(full_width),
+        u32::try_from(full_height),
+        n_bytes <= LARGEST_PICTURE,
+    ) else {
+        return Err(TrainError::PictureSize {
+            width: full_width,
+            height: full_height,
+        });
+    };
+
     let bytes = (images.narrow(1, 0, depth).clamp(0.0, 1.0) * 255.0)
         .round()
         .to_kind(Kind::Uint8)
@@ -302,8 +322,17 @@ pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
 /// for the images themselves.
 ///
 /// # Errors
-/// Latents of another shape; libtorch refuses.
+/// Latents of another shape; [`TrainError::TooManyImages`] where they need more than 4 GiB; libtorch
+/// refuses.
 pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, TrainError> {
+    let (n_images, shape) = (
+        latents.size().first().copied().unwrap_or(0),
+        vae.image_shape(),
+    );
+    let numbers = [n_images, shape.channels, shape.height, shape.width];
+    if numbers.iter().map(|&n| n as u128).product::<u128>() > LARGEST_IMAGES / 4 {
+        return Err(TrainError::TooManyImages { n_images, shape });
+    }
     Ok(in_chunks(latents, |chunk| match pixels {
         Pixels::Mean => vae.decode(chunk),
         Pixels::Drawn => vae.decode_sampled(chunk),
@@ -358,11 +387,28 @@ fn in_chunks(
     Ok(Tensor::cat(&parts, 0))
 }
 
-/// Writes a picture as PNG; it appears under its name only when it is whole.
+/// Refuses the name of a picture whose ending promises another format than PNG.
 ///
 /// # Errors
-/// The file system refuses.
-pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), TrainError> {
+/// Says which ending is wanted.
+pub fn check_name(path: &Path) -> Result<(), TrainError> {
+    match path.extension() {
+        None => Ok(()), // As `/dev/stdout`.
+        Some(ending) if ImageFormat::from_extension(ending) == Some(ImageFormat::Png) => Ok(()),
+        Some(ending) => {
+            let ending = ending.to_string_lossy();
+            let problem =
+                format!("ends in .{ending}, but pictures are PNG files; give a name in .png");
+            Err(TrainError::run(path, problem))
+        }
+    }
+}
+
+/// A picture as the bytes of a PNG file. `path` is where it is going to, for errors.
+///
+/// # Errors
+/// A picture without pixels.
+pub fn png(picture: &DynamicImage, path: &Path) -> Result<Vec<u8>, TrainError> {
     let mut bytes = Vec::new();
     picture
         .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
@@ -370,7 +416,16 @@ pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), TrainError> {
             path: path.to_owned(),
             source,
         })?;
-    write_whole(path, &bytes).map_err(TrainError::io(path))
+    Ok(bytes)
+}
+
+/// Writes a picture as PNG; it appears under its name only when it is whole.
+///
+/// # Errors
+/// The name of another format ([`check_name`]); the file system refuses.
+pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), TrainError> {
+    check_name(path)?;
+    write_whole(path, &png(picture, path)?).map_err(TrainError::io(path))
 }
 
 #[cfg(test)]
@@ -380,7 +435,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_picture_has_the_format_that_its_name_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = DynamicImage::ImageLuma8(GrayImage::new(3, 2));
+        for name in ["a.png", "b.PNG", "c", "d.apng"] {
+            save(&picture, &folder.path().join(name)).unwrap();
+        }
+        for name in [
+            "a.jpg",
+            "a.jpeg",
+            "a.webp",
+            "a.tif",
+            "a.gif",
+            "a.pdf",
+            "a.png.txt",
+        ] {
+            let path = folder.path().join(name);
+            let said = save(&picture, &path).unwrap_err().to_string();
+            assert!(said.contains("give a name in .png"), "{said}");
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_picture_beyond_all_memory_is_an_error() {
+        // 2^20 images of 2^20 × 1 pixels, all of them views of one number.
+        let pixel = Tensor::zeros([1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let images = pixel.expand([1 << 20, 1, 1, 1 << 20], false);
+        let error = grid(&images, 1 << 20, 2).unwrap_err();
+        let TrainError::PictureSize { width, height } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((width, height), ((1 << 40) + (1 << 21) - 2, 1));
+    }
+
+    #[test]
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
+        let _alone = crate::alone::alone();
         let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
         let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
@@ -403,6 +494,7 @@ mod tests {
 
     #[test]
     fn grid_puts_images_row_by_row_with_a_white_gap() {
+        let _alone = crate::alone::alone();
         let images = Tensor::from_slice(&[0_f32, 0.2, 0.4]).view([3, 1, 1, 1]);
         let picture = grid(&images, 2, 1).unwrap().into_luma8();
         assert_eq!(picture.dimensions(), (3, 3));
@@ -414,6 +506,7 @@ mod tests {
 
     #[test]
     fn grid_keeps_colors() {
+        let _alone = crate::alone::alone();
         let image = Tensor::from_slice(&[1_f32, 0.0, 0.2]).view([1, 3, 1, 1]);
         let picture = grid(&image, 1, 2).unwrap().into_rgb8();
         assert_eq!(picture.into_raw(), [255, 0, 51]);
@@ -421,6 +514,7 @@ mod tests {
 
     #[test]
     fn the_plane_spans_the_quantiles_right_and_up() {
+        let _alone = crate::alone::alone();
         // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
         let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
         let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
@@ -436,6 +530,7 @@ mod tests {
 
     #[test]
     fn the_most_used_dimensions_are_those_of_largest_kl() {
+        let _alone = crate::alone::alone();
         assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
         assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
         assert_eq!(most_used(2, 3, &[]), [0, 1]);
@@ -444,6 +539,7 @@ mod tests {
 
     #[test]
     fn a_learned_prior_is_shown_at_its_own_quantiles() {
+        let _alone = crate::alone::alone();
         // One component that nobody has moved is the standard normal: its quantiles, up to chance.
         let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
         let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
@@ -460,6 +556,7 @@ mod tests {
 
     #[test]
     fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
+        let _alone = crate::alone::alone();
         let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
         let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
         assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);

@@ -5,9 +5,27 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vae_data::{read_small, read_small_text};
 use vae_model::write_whole;
 
 use crate::{Incident, Record, RunConfig, TrainError};
+
+/// Bytes of the largest config.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
+/// Bytes of the largest `summary.json`, which lists every incident.
+const LARGEST_SUMMARY: u64 = 1 << 26;
+
+/// Bytes of the largest `metrics.jsonl`: a million epochs.
+pub(crate) const LARGEST_LOG: u64 = 1 << 30;
+
+/// The text of a config file, which is small: a larger file is something else.
+///
+/// # Errors
+/// The file system refuses; no regular file, a large one, or no text.
+pub fn read_config(path: &Path) -> io::Result<String> {
+    read_small_text(path, LARGEST_CONFIG)
+}
 
 /// The folder of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +174,7 @@ impl RunDir {
     /// It cannot be read.
     pub fn config(&self) -> Result<RunConfig, TrainError> {
         let file = self.config_file();
-        let text = fs::read_to_string(&file).map_err(TrainError::io(&file))?;
+        let text = read_config(&file).map_err(TrainError::io(&file))?;
         toml::from_str(&text).map_err(|error| TrainError::run(&file, error.message()))
     }
 
@@ -167,7 +185,7 @@ impl RunDir {
     /// been killed.
     pub fn records(&self) -> Result<Vec<Record>, TrainError> {
         let file = self.metrics_file();
-        let text = match fs::read_to_string(&file) {
+        let text = match read_small_text(&file, LARGEST_LOG) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             read => read.map_err(TrainError::io(&file))?,
         };
@@ -189,7 +207,7 @@ impl RunDir {
     /// It cannot be read.
     pub fn summary(&self) -> Result<Option<Summary>, TrainError> {
         let file = self.summary_file();
-        let json = match fs::read(&file) {
+        let json = match read_small(&file, LARGEST_SUMMARY) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             read => read.map_err(TrainError::io(&file))?,
         };
@@ -207,6 +225,17 @@ impl RunDir {
         let json = serde_json::to_vec_pretty(summary)
             .map_err(|error| TrainError::run(&file, error.to_string()))?;
         write_whole(&file, &json).map_err(TrainError::io(&file))
+    }
+
+    /// Whether files can be written to the folder, found out by writing one. For commands that keep what
+    /// they find only at the end of hours.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn check_writable(&self) -> Result<(), TrainError> {
+        tempfile::NamedTempFile::new_in(&self.path)
+            .and_then(|mut file| file.write_all(b"\n"))
+            .map_err(TrainError::io(&self.path))
     }
 
     /// The folder.
@@ -237,6 +266,12 @@ impl RunDir {
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
         self.path.join("run.lock")
+    }
+
+    /// `attributes.lock`, held while `attributes.safetensors` is changed.
+    #[must_use]
+    pub fn attributes_lock_file(&self) -> PathBuf {
+        self.path.join("attributes.lock")
     }
 
     /// `curves.png`.

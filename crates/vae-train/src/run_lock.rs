@@ -70,7 +70,7 @@ impl RunDir {
                 Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => {
                     let mut owner = String::new();
-                    let read = file.read_to_string(&mut owner);
+                    let read = file.take(64).read_to_string(&mut owner);
                     return Err(TrainError::Locked {
                         path: self.path().to_owned(),
                         pid: read.ok().and_then(|_| owner.trim().parse().ok()),

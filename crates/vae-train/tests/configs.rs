@@ -55,6 +55,7 @@ fn mean_square(errors: &Tensor) -> f64 {
 
 #[test]
 fn every_config_builds_and_overfits_8_images() {
+    let _alone = common::alone();
     let examples = common::configs("configs");
     assert!(examples.len() >= 10, "configs/ holds the examples");
     let models = common::configs("configs/models");

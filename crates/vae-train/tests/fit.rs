@@ -7,10 +7,13 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 
 use common::{SHAPE, dataset};
-use tch::Device;
-use vae_data::Splits;
-use vae_model::{MlpConfig, ModelConfig, NetworkConfig, Vae};
-use vae_train::{Callback, Event, Fit, Flow, RunConfig, Stop, TrainError, Trainer, evaluate};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::{Splits, derive_seed};
+use vae_model::{MlpConfig, Mode, ModelConfig, NetworkConfig, Vae};
+use vae_train::{
+    Callback, Evaluation, Event, Fit, Flow, LatentUse, Outcome, Record, RunConfig, Stop,
+    TrainError, Trainer, evaluate,
+};
 
 fn splits() -> Splits {
     Splits::new(dataset(22), Some(dataset(7)), dataset(5))
@@ -75,6 +78,7 @@ fn events(stop_at_step: u64) -> (Vec<String>, Stop) {
 
 #[test]
 fn events_come_in_order_and_the_last_partial_batch_is_a_step() {
+    let _alone = common::alone();
     let (seen, ended) = events(u64::MAX);
     let mut wanted = vec!["start".to_owned()];
     for epoch in 1..=3 {
@@ -89,6 +93,7 @@ fn events_come_in_order_and_the_last_partial_batch_is_a_step() {
 
 #[test]
 fn a_callback_may_stop_the_run_between_steps() {
+    let _alone = common::alone();
     let (seen, ended) = events(2);
     assert_eq!(seen, ["start", "step 1", "step 2", "end"]);
     assert_eq!(ended, Stop::Callback);
@@ -96,6 +101,7 @@ fn a_callback_may_stop_the_run_between_steps() {
 
 #[test]
 fn evaluation_does_not_depend_on_how_images_are_batched() {
+    let _alone = common::alone();
     let (vae, config, data) = (vae(), config(), dataset(7));
     let kl = |batch_size| {
         let mut config = config.clone();
@@ -110,4 +116,181 @@ fn evaluation_does_not_depend_on_how_images_are_batched() {
         kl // It has no noise in it.
     };
     assert!((kl(7) - kl(2)).abs() < 1e-6 * kl(7));
+}
+
+/// A run of these tables, and its model.
+fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outcome) {
+    let mut config: RunConfig =
+        toml::from_str(&format!("dataset.idx.folder = 'unused'\n{tables}")).expect("a config");
+    config.training.batch_size = batch_size;
+    config.training.epochs = epochs;
+    if let NetworkConfig::Conv(_) = config.model.network {
+        config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
+    }
+    config.check().expect("a config that makes sense");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let splits = splits();
+    let trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    let outcome = trainer.fit(&AtomicBool::new(false));
+    (config, vae, outcome)
+}
+
+fn assert_close(what: &str, found: f64, wanted: f64) {
+    let difference = (found - wanted).abs();
+    assert!(
+        difference < 1e-5 * wanted.abs().max(1.0),
+        "{what}: {found} vs {wanted}"
+    );
+}
+
+/// loss = reconstruction + β·kl.
+fn assert_beta(record: &Record, beta: f64) {
+    let kl = record.means.kl.expect("a kl");
+    let found = (record.means.loss - record.means.reconstruction) / kl;
+    assert!(
+        (found - beta).abs() < 1e-3,
+        "β of {record:?}: {found} vs {beta}"
+    );
+}
+
+#[test]
+fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
+    let _alone = common::alone();
+    let tables = "
+        optimizer.sgd.learning_rate = 1e-3
+        schedule.warm_up.warm_up_steps = 9
+        objective.regularizer.kl.beta_schedule.warm_up.steps = 4
+    ";
+    // Three steps, numbers 0, 1 and 2: the last at 3/10 of the rate.
+    let (_, _, outcome) = train(tables, 8, 1);
+    let record = outcome.last_train.expect("a record");
+    assert_close("rate", record.learning_rate.expect("a rate"), 0.3e-3);
+    assert_eq!(record.beta, Some(0.75), "that of the step to come");
+    // One step in an epoch: the second epoch's is number 1.
+    let (_, _, outcome) = train(tables, 22, 2);
+    let record = outcome.last_train.expect("a record");
+    assert_close("rate", record.learning_rate.expect("a rate"), 0.2e-3);
+    assert_beta(&record, 0.25);
+    assert_eq!(record.beta, Some(0.5));
+    // Evaluated by what the next step would be trained by.
+    assert_beta(&outcome.last_validation.expect("a record"), 0.5);
+}
+
+#[test]
+fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
+    let _alone = common::alone();
+    let tables = "objective.regularizer.beta_tc = { alpha = 1.0, beta = 3.0, gamma = 1.0 }";
+    let (config, vae, outcome) = train(tables, 8, 1);
+    let found = outcome.last_validation.expect("a record").means.loss;
+    let of = |n_images: usize| {
+        let data = splits().validation.expect("images");
+        let evaluation = evaluate(&vae, &config, &data, n_images, 3);
+        evaluation.expect("an evaluation").means.loss
+    };
+    assert_close("of 22 images", found, of(22));
+    // (β − 1)·ln(22/7): log(N·B) is in the joint density once and in each of two dimensions.
+    assert_close("of 7 images", of(22) - of(7), 2.0 * (22.0_f64 / 7.0).ln());
+}
+
+#[test]
+fn an_evaluation_is_the_mean_over_samples_and_images() {
+    let _alone = common::alone();
+    let mut config = config();
+    let text = "estimator.elbo.samples = 3";
+    config.objective = toml::from_str(text).expect("an objective");
+    let (vae, data) = (vae(), dataset(7));
+    let Evaluation {
+        means,
+        latent_use,
+        mse,
+    } = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
+    // All images in one batch, by the same noise.
+    tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
+    let images = data.first(7).expect("images");
+    let draws = no_grad(|| vae.draw(&images, 3, Mode::Evaluate)).expect("draws");
+    let pixels = images.to_kind(Kind::Double) / 255.0;
+    let errors = vae.mean_images(&draws).to_kind(Kind::Double) - pixels; // [3, 7, 1, 6, 5]
+    assert_eq!(errors.size(), [3, 7, 1, 6, 5]);
+    assert_close(
+        "mse",
+        mse,
+        errors.square().mean(Kind::Double).double_value(&[]),
+    );
+    let mean = |values: &Tensor| values.mean(Kind::Double).double_value(&[]);
+    assert_close(
+        "reconstruction",
+        means.reconstruction,
+        -mean(&draws.log_px_z),
+    );
+    let kl = draws.terms.kl.as_ref().expect("a kl");
+    assert_close("kl", means.kl.expect("a kl"), mean(kl));
+    let elbo = mean(&draws.log_px_z) - mean(kl);
+    assert_close("elbo", means.elbo.expect("an elbo"), elbo);
+    assert_close("loss", means.loss, -elbo);
+    let columns = |values: Tensor| Vec::<f64>::try_from(values.to_kind(Kind::Double)).expect("Z");
+    let centers = draws.posterior.center().to_kind(Kind::Double);
+    let variances = columns(centers.var_dim([0_i64].as_slice(), false, false));
+    let kls = draws.kl_per_dimension.as_ref().expect("a closed form");
+    let kls = columns(kls.mean_dim(0, false, Kind::Double));
+    let found = latent_use.kl.as_ref().expect("a closed form");
+    for dim in 0..3 {
+        assert_close("variance", latent_use.center_variance[dim], variances[dim]);
+        assert_close("kl of a dimension", found[dim], kls[dim]);
+    }
+}
+
+#[test]
+fn evaluation_leaves_a_models_statistics_and_goes_by_them() {
+    let _alone = common::alone();
+    let tables = "
+        model.latent_dims = 3
+        model.network.conv_batch_norm.channels = [3]
+        model.likelihood.gaussian = {}
+    ";
+    let (mut config, vae, _) = train(tables, 8, 1);
+    let copies = || -> Vec<(String, Tensor)> {
+        let variables = vae.named_variables().into_iter();
+        variables
+            .map(|(name, variable)| (name, variable.copy()))
+            .collect()
+    };
+    let (before, data) = (copies(), dataset(7));
+    let mut kl = |batch_size| {
+        config.training.evaluation_batch_size = batch_size;
+        let evaluation = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
+        evaluation.means.kl.expect("a kl")
+    };
+    // A batch's own statistics would differ from batch to batch.
+    assert_close("kl", kl(2), kl(7));
+    for ((name, before), (_, after)) in before.iter().zip(copies()) {
+        assert!(before.equal(&after), "{name}");
+    }
+}
+
+#[test]
+fn bits_per_dimension_are_of_the_held_out_elbo() {
+    let _alone = common::alone();
+    let tables = "model.likelihood.discretized_logistic = {}";
+    let (_, _, outcome) = train(tables, 8, 1);
+    let record = outcome.last_validation.expect("a record");
+    let elbo = record.means.elbo.expect("an elbo");
+    let wanted = -elbo / (30.0 * 2_f64.ln());
+    assert_close("bits", record.bits_per_dim.expect("bits"), wanted);
+}
+
+#[test]
+fn a_latent_dimension_is_in_use_above_a_variance_of_a_hundredth() {
+    let latent_use = LatentUse {
+        kl: None,
+        center_variance: vec![0.0101, 0.0099, 0.01, 0.5, 0.0],
+    };
+    assert_eq!(latent_use.active_units(), 2);
+    let active: Vec<bool> = (0..6).map(|dim| latent_use.is_active(dim)).collect();
+    assert_eq!(active, [true, false, false, true, false, false]);
+    assert_eq!(latent_use.ranking(), latent_use.center_variance);
+    let with_kl = LatentUse {
+        kl: Some(vec![1.0, 2.0, 3.0, 4.0, 5.0]),
+        ..latent_use
+    };
+    assert_eq!(with_kl.ranking(), [1.0, 2.0, 3.0, 4.0, 5.0]);
 }

@@ -1,9 +1,12 @@
 //! The optimizers against PyTorch's trajectories (`tests/golden/optimizers.py` made them), and the
 //! laws of their states.
 
+mod common;
+
 use std::collections::BTreeMap;
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_model::Vae;
 use vae_train::{
     AdamConfig, AdamwConfig, ClipConfig, Ema, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
 };
@@ -209,28 +212,144 @@ fn the_reported_norm_is_of_all_gradients_before_clipping() {
     }
 }
 
+/// AdamW whose decay is all that happens where gradients are zero: a factor 1 − 0.1·0.5.
+fn decay(decay_all: bool) -> OptimizerConfig {
+    OptimizerConfig::Adamw(AdamwConfig {
+        learning_rate: 0.1,
+        weight_decay: 0.5,
+        decay_all,
+        ..Default::default()
+    })
+}
+
 #[test]
-fn by_default_only_weights_of_two_dimensions_decay() {
-    // With gradients of zero AdamW's decay is all that happens: a factor 1 − 0.1·0.5.
-    let config = |decay_all| {
-        OptimizerConfig::Adamw(AdamwConfig {
-            learning_rate: 0.1,
-            weight_decay: 0.5,
-            decay_all,
-            ..Default::default()
-        })
-    };
-    for (decay_all, bias_wanted) in [(false, 2.0), (true, 1.9)] {
-        let weight = Tensor::from_slice(&[2_f32, 2.0]).view([1, 2]);
-        let weight = weight.detach().set_requires_grad(true);
-        let bias = Tensor::from_slice(&[2_f32]).set_requires_grad(true);
-        let variables = named(&[("weight", &weight), ("bias", &bias)]);
-        let mut optimizer = Optimizer::new(&config(decay_all), variables);
-        let loss = (&weight * 0.0).sum(Kind::Float) + (&bias * 0.0).sum(Kind::Float);
-        step(&mut optimizer, &loss, &UNCLIPPED);
-        assert!((numbers(&weight)[1] - 1.9).abs() < 1e-6);
-        assert!((numbers(&bias)[0] - bias_wanted).abs() < 1e-6);
+fn by_default_only_the_weights_of_layers_decay() {
+    for (decay_all, others_wanted) in [(false, 2.0), (true, 1.9)] {
+        let twos = || {
+            Tensor::from_slice(&[2_f32])
+                .view([1, 1])
+                .detach()
+                .set_requires_grad(true)
+        };
+        let variables = [
+            "encoder.0.weight",
+            "encoder.0.bias",
+            "encoder.norm.0.weight",
+            "prior.mean",
+            "likelihood.log_scale",
+        ]
+        .map(|name| (name.to_owned(), twos()));
+        let named = variables
+            .iter()
+            .map(|(name, w)| (name.clone(), w.shallow_clone()));
+        let mut optimizer = Optimizer::new(&decay(decay_all), named.collect());
+        let sum = variables.iter().map(|(_, w)| (w * 0.0).sum(Kind::Float));
+        step(
+            &mut optimizer,
+            &sum.reduce(|a, b| a + b).expect("a loss"),
+            &UNCLIPPED,
+        );
+        for (i, (name, w)) in variables.iter().enumerate() {
+            let wanted = if i == 0 { 1.9 } else { others_wanted };
+            assert!((numbers(w)[0] - wanted).abs() < 1e-6, "{name}");
+        }
     }
+}
+
+#[test]
+fn in_every_config_the_matrices_and_kernels_of_layers_decay_and_nothing_else() {
+    let _alone = common::alone();
+    let mut spared_tables = Vec::new();
+    let mut configs = common::configs("configs");
+    configs.extend(common::configs("configs/models"));
+    for (path, config) in configs {
+        let vae = Vae::new(&config.model, common::shape(&config), Device::Cpu).expect("a model");
+        let variables = vae.trainable_variables();
+        let before: Vec<Tensor> = variables.iter().map(|(_, w)| w.detach().copy()).collect();
+        for (_, w) in &variables {
+            let _ = no_grad(|| w.shallow_clone().fill_(1.0));
+        }
+        let mut optimizer = Optimizer::new(&decay(false), vae.named_variables());
+        let sum = variables.iter().map(|(_, w)| (w * 0.0).sum(Kind::Float));
+        step(
+            &mut optimizer,
+            &sum.reduce(|a, b| a + b).expect("a loss"),
+            &UNCLIPPED,
+        );
+        let n_decayed = variables.iter().zip(&before).filter(|((name, w), _)| {
+            let decayed = w.max().double_value(&[]) < 0.99;
+            // What the networks' layers are made of; a flow's are in the prior or the posterior.
+            let is_layer = name.ends_with(".weight") && w.dim() >= 2;
+            assert_eq!(decayed, is_layer, "{name} in {}", path.display());
+            if w.dim() >= 2 && !decayed {
+                spared_tables.push(name.clone());
+            }
+            decayed
+        });
+        assert!(n_decayed.count() >= 2, "{}", path.display());
+    }
+    spared_tables.sort();
+    spared_tables.dedup();
+    let wanted = [
+        "likelihood.log_scale",
+        "prior.log_var",
+        "prior.mean",
+        "prior.pseudo_inputs",
+    ];
+    assert_eq!(spared_tables, wanted);
+}
+
+#[test]
+fn adam_counts_the_steps_of_each_variable_from_its_first_gradient_on() {
+    let golden: BTreeMap<String, Vec<[f64; 2]>> =
+        serde_json::from_str(include_str!("golden/late_variable.json")).expect("the golden file");
+    let [adam_decay, adamw, ..] = all();
+    for (name, config) in [("adam_decay", adam_decay), ("adamw", adamw)] {
+        let [early, late] = [0, 1].map(|_| Tensor::from_slice(&[0.5_f32]).set_requires_grad(true));
+        let variables = || named(&[("early", &early), ("late", &late)]);
+        let mut optimizer = Optimizer::new(&config, variables());
+        let problem =
+            |w: &Tensor, c: f64, t: f64| ((w - t).square() * c + (w * 3.0).sin()).sum(Kind::Float);
+        for (i, wanted) in golden[name].iter().enumerate() {
+            let mut loss = problem(&early, 1.0, -2.0);
+            if i >= 4 {
+                loss += problem(&late, 0.1, 1.0);
+            }
+            step(&mut optimizer, &loss, &UNCLIPPED);
+            for (w, wanted) in [&early, &late].into_iter().zip(wanted) {
+                let found = numbers(w)[0];
+                assert!(
+                    (found - wanted).abs() < 1e-5,
+                    "{name}, step {i}: {found}, {wanted}"
+                );
+            }
+            // A stop and a resume between any two steps change nothing.
+            let state: BTreeMap<_, _> = optimizer.state().into_iter().collect();
+            let mut resumed = Optimizer::new(&config, variables());
+            resumed
+                .load_state(optimizer.n_steps(), &state)
+                .expect("it fits");
+            optimizer = resumed;
+        }
+        let state: BTreeMap<_, _> = optimizer.state().into_iter().collect();
+        assert_eq!(numbers(&state["steps.early"]), [12.0]);
+        assert_eq!(numbers(&state["steps.late"]), [8.0]);
+    }
+}
+
+#[test]
+fn a_state_of_before_steps_were_counted_for_each_variable_goes_on() {
+    let (w, config) = (start(), OptimizerConfig::Adam(adam()));
+    let mut optimizer = Optimizer::new(&config, named(&[("w", &w)]));
+    for _ in 0..3 {
+        step(&mut optimizer, &loss(&w), &UNCLIPPED);
+    }
+    let mut state: BTreeMap<_, _> = optimizer.state().into_iter().collect();
+    state.retain(|name, _| !name.starts_with("steps."));
+    let mut resumed = Optimizer::new(&config, named(&[("w", &w)]));
+    resumed.load_state(3, &state).expect("it fits");
+    let steps: BTreeMap<_, _> = resumed.state().into_iter().collect();
+    assert_eq!(numbers(&steps["steps.w"]), [3.0]);
 }
 
 #[test]
@@ -270,7 +389,14 @@ fn a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing() {
     step(&mut optimizer, &loss(&w), &UNCLIPPED);
     let before: BTreeMap<_, _> = optimizer.state().into_iter().collect();
     let names: Vec<_> = before.keys().map(String::as_str).collect();
-    assert_eq!(names, ["mean.decoder.bias", "mean_square.decoder.bias"]);
+    assert_eq!(
+        names,
+        [
+            "mean.decoder.bias",
+            "mean_square.decoder.bias",
+            "steps.decoder.bias"
+        ]
+    );
     let kept = numbers(&before["mean.decoder.bias"]);
 
     let mut refused = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {

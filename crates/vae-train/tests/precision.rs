@@ -1,5 +1,8 @@
 //! Mixed precision: what is cast, what is not, and that training goes the same way.
 
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
@@ -18,6 +21,7 @@ fn ones(size: [i64; 2]) -> Tensor {
 
 #[test]
 fn outputs_are_bf16_inside_and_gradients_f32() {
+    let _alone = generator::alone();
     let weight = ones([3, 2]).set_requires_grad(true);
     // 1 + 2⁻⁹ needs 10 bits: bf16 has 8 and makes it 1.
     let input = ones([4, 2]) * (1.0 + 2_f64.powi(-9));
@@ -37,6 +41,7 @@ fn outputs_are_bf16_inside_and_gradients_f32() {
 
 #[test]
 fn what_was_in_force_before_comes_back() {
+    let _alone = generator::alone();
     let (input, weight) = (ones([4, 2]), ones([3, 2]));
     let kind = || linear(&input, &weight).kind();
     Precision::Bf16.autocast(Device::Cpu, || {
@@ -52,6 +57,7 @@ fn what_was_in_force_before_comes_back() {
 
 #[test]
 fn the_next_step_computes_with_the_changed_weights() {
+    let _alone = generator::alone();
     // Autocast keeps the weights' bf16 copies while it lives, and must not longer.
     let weight = ones([1, 1]).set_requires_grad(true);
     let run = || Precision::Bf16.autocast(Device::Cpu, || linear(&ones([1, 1]), &weight));
@@ -120,6 +126,7 @@ fn losses(precision: Precision) -> Vec<f64> {
 
 #[test]
 fn training_in_bf16_goes_the_way_of_f32() {
+    let _alone = generator::alone();
     let (exact, rounded) = (losses(Precision::F32), losses(Precision::Bf16));
     assert!(exact[39] < 0.9 * exact[0], "{} to {}", exact[0], exact[39]);
     assert_ne!(exact, rounded, "bf16 rounds");
@@ -133,6 +140,7 @@ fn training_in_bf16_goes_the_way_of_f32() {
 
 #[test]
 fn a_device_without_bf16_is_refused() {
+    let _alone = generator::alone();
     assert!(Precision::F32.check(Device::Mps).is_ok());
     let error = Precision::Bf16.check(Device::Mps).expect_err("refused");
     assert!(
@@ -150,6 +158,7 @@ fn a_device_without_bf16_is_refused() {
 
 #[test]
 fn config_files_say_it_like_this() {
+    let _alone = generator::alone();
     let read = |text| serde_json::from_str::<Precision>(text);
     assert_eq!(read("\"f32\"").expect("f32"), Precision::F32);
     assert_eq!(read("\"bf16\"").expect("bf16"), Precision::Bf16);

@@ -1,6 +1,9 @@
 //! TensorBoard's files, read back without the code that wrote them: checksums bit by bit, protobuf
 //! by its wire format. `read_events.py` reads them with TensorBoard's own package.
 
+#[path = "../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -141,12 +144,14 @@ fn events(path: &Path) -> Vec<Message> {
 
 #[test]
 fn the_checksum_of_this_test_is_crc_32c() {
+    let _alone = generator::alone();
     assert_eq!(crc32c(b"123456789"), 0xe306_9283); // RFC 3720's check value.
     assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa); // RFC 3720, B.4.
 }
 
 #[test]
 fn each_opening_is_a_new_file_that_starts_after_the_step() {
+    let _alone = generator::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().join("events");
     for after in [0, 300] {
@@ -177,6 +182,7 @@ fn each_opening_is_a_new_file_that_starts_after_the_step() {
 
 #[test]
 fn a_histogram_counts_every_number_once() {
+    let _alone = generator::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let mut file = EventsFile::create(folder.path(), 0).expect("a file");
     let several = Bins::of(&[0.0, 3.0, 0.125, 0.25, f64::NAN, 3.0]);
@@ -217,6 +223,7 @@ fn a_histogram_counts_every_number_once() {
 
 #[test]
 fn a_picture_that_is_none_is_refused() {
+    let _alone = generator::alone();
     assert!(Summary::picture("pictures/none", b"no PNG".to_vec()).is_err());
 }
 
@@ -229,6 +236,7 @@ fn dataset(n: i64) -> Dataset {
 
 #[test]
 fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
+    let _alone = generator::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let config: RunConfig = toml::from_str(
         "[dataset.idx]\nfolder = 'unused'\n[training]\nepochs = 2\nbatch_size = 8\n\

@@ -1,9 +1,10 @@
-//! CSV: a header, then a line for each image. An unknown number is an empty field.
+//! CSV: a header, then a line for each image. An unknown number is an empty field. Read with commas,
+//! semicolons (and then decimal commas) or tabs between the columns.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
 
@@ -50,8 +51,30 @@ impl Writer {
     }
 }
 
+/// Bytes of the longest line, with what is read ahead of it.
+const LONGEST_LINE: usize = 1 << 24;
+
+/// A file that refuses to be read on where a line does not end.
+struct Lines {
+    file: File,
+    /// Bytes that may still be read before the line must have ended.
+    left: usize,
+}
+
+impl Read for Lines {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read(to)?;
+        self.left = self.left.checked_sub(n).ok_or_else(|| {
+            let problem = format!("a line of more than {} MiB", LONGEST_LINE >> 20);
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        })?;
+        Ok(n)
+    }
+}
+
 pub(super) struct Reader {
-    reader: csv::Reader<File>,
+    reader: csv::Reader<BufReader<Lines>>,
+    has_decimal_comma: bool,
     header: Vec<String>,
     latents: Vec<usize>,
     names: Option<usize>,
@@ -59,9 +82,30 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
-        let mut reader = csv::Reader::from_reader(file);
+        let left = LONGEST_LINE;
+        let mut file = BufReader::with_capacity(1 << 16, Lines { file, left });
+        let start = file.fill_buf()?;
+        if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
+            bail!("is UTF-16: save it as UTF-8");
+        }
+        let mark = "\u{feff}".as_bytes();
+        let n_mark = if start.starts_with(mark) {
+            mark.len()
+        } else {
+            0
+        };
+        let delimiter = delimiter(&start[n_mark..]);
+        file.consume(n_mark);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(delimiter)
+            .trim(csv::Trim::Headers)
+            .from_reader(file);
         let header: Vec<String> = reader.headers()?.iter().map(str::to_owned).collect();
-        if header.iter().all(|name| name.parse::<f64>().is_ok()) {
+        let has_decimal_comma = delimiter != b',';
+        if header
+            .iter()
+            .all(|name| number(name, has_decimal_comma).is_some())
+        {
             return Err(anyhow!(
                 "its first line are numbers, expected a header: file, mean_0, mean_1 and so on"
             ));
@@ -70,6 +114,7 @@ impl Reader {
             latents: latent_columns(&header)?,
             names: header.iter().position(|name| name == FILE_COLUMN),
             reader,
+            has_decimal_comma,
             header,
         })
     }
@@ -81,14 +126,19 @@ impl Reader {
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
         let mut names = self.names.map(|_| Vec::new());
         let (mut values, mut n_rows) = (Vec::new(), 0);
-        for record in self.reader.records().take(n) {
-            let record = record?;
+        let mut record = csv::StringRecord::new();
+        while n_rows < n {
+            self.reader.get_mut().get_mut().left = LONGEST_LINE;
+            if !self.reader.read_record(&mut record)? {
+                break;
+            }
             for &column in &self.latents {
-                let number = record[column].trim().parse::<f32>().with_context(|| {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    let (column, found) = (&self.header[column], &record[column]);
-                    format!("line {line}: {column} is `{found}`, expected a number")
-                })?;
+                let number =
+                    number(&record[column], self.has_decimal_comma).with_context(|| {
+                        let line = record.position().map_or(0, csv::Position::line);
+                        let (column, found) = (&self.header[column], &record[column]);
+                        format!("line {line}: {column} is `{found}`, expected a number")
+                    })?;
                 values.push(number);
             }
             if let (Some(names), Some(column)) = (&mut names, self.names) {
@@ -101,5 +151,48 @@ impl Reader {
             values,
             n_rows,
         })
+    }
+}
+
+/// What separates the columns: what the first line has most of.
+fn delimiter(start: &[u8]) -> u8 {
+    let header = start
+        .split(|&byte| byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let count = |delimiter: u8| header.iter().filter(|&&byte| byte == delimiter).count();
+    let others = [b';', b'\t']
+        .into_iter()
+        .max_by_key(|&delimiter| count(delimiter));
+    others
+        .filter(|&delimiter| count(delimiter) > count(b','))
+        .unwrap_or(b',')
+}
+
+fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
+    let text = text.trim();
+    match has_decimal_comma && !text.contains('.') {
+        true => text.replacen(',', ".", 1).parse().ok(),
+        false => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Seek;
+
+    use super::*;
+
+    #[test]
+    fn a_line_without_end_is_not_read_into_memory() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"mean_0,mean_1\n1,2\n\"").unwrap();
+        // A hole of zero bytes takes no place on the disk.
+        file.set_len(1 << 36).unwrap();
+        file.rewind().unwrap();
+        let mut reader = Reader::new(file).unwrap();
+        assert_eq!(reader.read(1).unwrap().values, [1.0, 2.0]);
+        let said = format!("{:#}", reader.read(1).unwrap_err());
+        assert!(said.contains("a line of more than 16 MiB"), "{said}");
     }
 }

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::NamedTempFile;
+use vae_data::open_regular;
+
+pub(crate) use parquet_file::is_reading;
 
 /// The column of file names.
 pub(crate) const FILE_COLUMN: &str = "file";
@@ -287,6 +290,8 @@ fn write_reals(to: &mut impl Write, reals: &[f32]) -> io::Result<()> {
 /// The type of a number in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Number {
+    /// The upper half of an F32.
+    BF16,
     F16,
     F32,
     F64,
@@ -295,7 +300,7 @@ enum Number {
 impl Number {
     fn n_bytes(self) -> usize {
         match self {
-            Self::F16 => 2,
+            Self::BF16 | Self::F16 => 2,
             Self::F32 => 4,
             Self::F64 => 8,
         }
@@ -304,6 +309,12 @@ impl Number {
     /// Little-endian numbers as f32.
     fn read(self, bytes: &[u8]) -> Vec<f32> {
         match self {
+            Self::BF16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16))
+                .collect(),
             Self::F16 => bytes
                 .as_chunks()
                 .0
@@ -378,7 +389,7 @@ impl LatentsReader {
     pub(crate) fn open(path: &Path, latent_dims: usize) -> Result<LatentsReader> {
         let name = || path.display().to_string();
         let format = Format::of(path)?;
-        let file = File::open(path).with_context(name)?;
+        let file = open_regular(path).with_context(name)?;
         let (kind, width, n_rows) = match format {
             Format::Csv => {
                 let reader = csv_file::Reader::new(file).with_context(name)?;
@@ -450,7 +461,7 @@ fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
         return Ok(means);
     }
     let others: Vec<usize> = (0..header.len())
-        .filter(|&i| !["", FILE_COLUMN, LABEL_COLUMN].contains(&header[i].as_str()))
+        .filter(|&i| !["", "Unnamed: 0", FILE_COLUMN, LABEL_COLUMN].contains(&header[i].as_str()))
         .filter(|&i| !header[i].starts_with("__index_level_"))
         .collect();
     ensure!(
@@ -469,6 +480,166 @@ fn rewound(mut file: File) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LATENTS: [f32; 6] = [0.5, -1.0, 0.25, 2.0, -3.0, 0.125];
+
+    /// All latents of a file of two dimensions, and their names.
+    fn read_all(path: &Path) -> Result<(Vec<f32>, Option<Vec<String>>), String> {
+        let read = || {
+            let mut reader = LatentsReader::open(path, 2)?;
+            let (mut values, mut names) = (Vec::new(), None);
+            while let Some(rows) = reader.read(2)? {
+                values.extend(rows.values);
+                if let Some(more) = rows.names {
+                    names.get_or_insert_with(Vec::new).extend(more);
+                }
+            }
+            Ok::<_, anyhow::Error>((values, names))
+        };
+        read().map_err(|error| format!("{error:#}"))
+    }
+
+    /// Written by tests/tables/make.py.
+    fn table(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/tables")
+            .join(name)
+    }
+
+    #[test]
+    fn parquet_of_other_programs_is_read_whatever_compresses_it() {
+        for name in [
+            "none", "snappy", "gzip", "brotli", "lz4", "zstd", "float16", "float64", "polars",
+            "index",
+        ] {
+            let (values, names) = read_all(&table(&format!("{name}.parquet"))).unwrap();
+            assert_eq!(values, LATENTS, "{name}");
+            assert_eq!(names.unwrap(), ["a.png", "b.png", "c.png"], "{name}");
+        }
+        for (name, problem) in [
+            ("null", "column mean_1: a value is missing (null)"),
+            (
+                "list",
+                "column mean.list.element: is a list, expected a column for each number: mean_0, \
+                 mean_1 and so on",
+            ),
+            ("decimal", "column mean_0: expected numbers, found Decimal"),
+        ] {
+            let error = read_all(&table(&format!("{name}.parquet"))).unwrap_err();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_array_of_floats_is_read() {
+        for name in ["big-endian", "columns", "float16"] {
+            let (values, _) = read_all(&table(&format!("{name}.npy"))).unwrap();
+            assert_eq!(values, LATENTS, "{name}");
+        }
+        assert_eq!(read_all(&table("one.npy")).unwrap().0, LATENTS[..2]);
+        let error = read_all(&table("integers.npy")).unwrap_err();
+        assert!(
+            error.ends_with("in numpy: array.astype('float32')"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_table_of_text_is_read_with_any_separator() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("latents.csv");
+        let latents = "file,mean_0,mean_1\na.png,0.5,-1\n\"b,c.png\",0.25,2e0\n";
+        let german = "file;mean_0;mean_1\r\na.png;0,5;-1\r\nb,c.png;0.25;2\r\n";
+        for text in [
+            latents.to_owned(),
+            format!("\u{feff}{latents}"),
+            format!("\u{feff}{german}"),
+            german.replace(';', "\t"),
+            ",z0,z1,file\n0,0.5,-1,a.png\n7,0.25,2,\"b,c.png\"\n".to_owned(),
+            "Unnamed: 0,z0, z1,file\n0,0.5,-1,a.png\n7,0.25,2,\"b,c.png\"\n".to_owned(),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let (values, names) = read_all(&path).unwrap();
+            assert_eq!(values, LATENTS[..4], "{text}");
+            assert_eq!(names.unwrap(), ["a.png", "b,c.png"]);
+        }
+        let utf16 = "\u{feff}a,b\n".encode_utf16().flat_map(u16::to_le_bytes);
+        fs::write(&path, utf16.collect::<Vec<u8>>()).unwrap();
+        assert!(read_all(&path).unwrap_err().contains("is UTF-16"));
+        // Many lines are no long one.
+        fs::write(&path, format!("a,b\n{}", "1.0,2.0\n".repeat(2_200_000))).unwrap();
+        assert_eq!(read_all(&path).unwrap().0.len(), 4_400_000);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("latents.csv");
+        fs::create_dir(&path).unwrap();
+        let error = read_all(&path).unwrap_err();
+        assert!(
+            error.ends_with("latents.csv: is a folder, expected a file"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_table_is_an_error_and_never_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        // Numbers of a fixed sequence: Marsaglia's xorshift.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut tensor = b"\x48\0\0\0\0\0\0\0".to_vec();
+        tensor
+            .extend(br#"{"mean":{"dtype":"BF16","shape":[3,2],"data_offsets":[0,12]}}           "#);
+        let bits = LATENTS.map(|number| (number.to_bits() >> 16) as u16);
+        tensor.extend(bits.iter().flat_map(|bits| bits.to_le_bytes()));
+        fs::write(folder.path().join("whole.safetensors"), &tensor).unwrap();
+        assert_eq!(
+            read_all(&folder.path().join("whole.safetensors"))
+                .unwrap()
+                .0,
+            LATENTS
+        );
+
+        let mut files = vec![
+            ("safetensors", tensor),
+            (
+                "csv",
+                b"file,mean_0,mean_1\na.png,0.5,-1\nb.png,0.25,2e0\n".to_vec(),
+            ),
+        ];
+        for name in [
+            "columns.npy",
+            "float16.npy",
+            "zstd.parquet",
+            "gzip.parquet",
+            "polars.parquet",
+        ] {
+            let ending = name.split('.').next_back().unwrap();
+            files.push((ending, fs::read(table(name)).unwrap()));
+        }
+        for (ending, bytes) in files {
+            let path = folder.path().join(format!("damaged.{ending}"));
+            for _ in 0..150 {
+                let mut bytes = bytes.clone();
+                for _ in 0..=random(4) {
+                    let at = random(bytes.len());
+                    bytes[at] = [0, 1, 0x7f, 0x80, 0xff, random(256) as u8][random(6)];
+                }
+                if random(4) == 0 {
+                    bytes.truncate(random(bytes.len()));
+                }
+                fs::write(&path, &bytes).unwrap();
+                let _ = read_all(&path);
+            }
+        }
+    }
 
     #[test]
     fn half_precision_is_read() {

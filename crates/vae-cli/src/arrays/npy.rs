@@ -69,6 +69,7 @@ impl Writer {
 pub(super) struct Reader {
     file: BufReader<File>,
     number: Number,
+    is_big_endian: bool,
     /// Where the numbers begin, of an array in Fortran's order: column after column, as pandas gives
     /// them.
     columns_from: Option<u64>,
@@ -103,11 +104,15 @@ impl Reader {
             .take(n_header.min(1 << 16))
             .read_to_end(&mut header)?;
         let header = String::from_utf8_lossy(&header).into_owned();
-        let number = match entry(&header, "descr")?.trim_matches(['\'', '"']) {
-            "<f2" => Number::F16,
-            "<f4" => Number::F32,
-            "<f8" => Number::F64,
-            other => bail!("an array of {other}, expected float32 (<f4), <f2 or <f8"),
+        let kind = entry(&header, "descr")?.trim_matches(['\'', '"']);
+        let number = match kind.trim_start_matches(['<', '>']) {
+            "f2" => Number::F16,
+            "f4" => Number::F32,
+            "f8" => Number::F64,
+            _ => bail!(
+                "an array of {kind}, expected float32 (<f4), <f2 or <f8; in numpy: \
+                 array.astype('float32')"
+            ),
         };
         let by_columns = match entry(&header, "fortran_order")? {
             "False" => false,
@@ -138,6 +143,7 @@ impl Reader {
         Ok(Reader {
             file,
             number,
+            is_big_endian: kind.starts_with('>'),
             columns_from: by_columns.then_some(start),
             n_rows: n_left,
             width,
@@ -175,6 +181,11 @@ impl Reader {
     fn numbers(&mut self, n: usize) -> Result<Vec<f32>> {
         let mut bytes = vec![0; n * self.number.n_bytes()];
         self.file.read_exact(&mut bytes)?;
+        if self.is_big_endian {
+            for number in bytes.chunks_exact_mut(self.number.n_bytes()) {
+                number.reverse();
+            }
+        }
         Ok(self.number.read(&bytes))
     }
 }

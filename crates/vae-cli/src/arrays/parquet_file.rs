@@ -1,22 +1,25 @@
 //! Parquet: a column for each number. Written in groups of rows, read column by column within a group.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::BufWriter;
 use std::ops::Range;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
-use parquet::basic::{ConvertedType, Repetition, Type as Physical};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{
-    ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type,
+    ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type,
+    Int64Type,
 };
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::Type;
+use parquet::schema::types::{ColumnDescriptor, Type};
 
-use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
+use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Number, Values, latent_columns};
 
 /// Numbers in a group of rows: what is held in memory until the group is written.
 const GROUP_NUMBERS: usize = 1 << 20;
@@ -161,6 +164,24 @@ impl Writer {
     }
 }
 
+thread_local! {
+    static READING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is in the parquet crate, whose panics are caught and make an error: a panic hook
+/// need not tell the user of them.
+pub(crate) fn is_reading() -> bool {
+    READING.get()
+}
+
+/// The parquet crate asserts what damaged files do not keep.
+fn guarded<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    READING.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(read));
+    READING.set(false);
+    result.unwrap_or_else(|_| Err(anyhow!("a damaged parquet file")))
+}
+
 pub(super) struct Reader {
     file: SerializedFileReader<File>,
     header: Vec<String>,
@@ -180,6 +201,10 @@ struct Group {
 
 impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
+        guarded(|| Reader::open(file))
+    }
+
+    fn open(file: File) -> Result<Reader> {
         let file = SerializedFileReader::new(file).context("no parquet file")?;
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         // A list or struct has a path with dots.
@@ -190,8 +215,12 @@ impl Reader {
             .collect();
         let is_text = |i: usize| schema.column(i).physical_type() == Physical::BYTE_ARRAY;
         let names = header.iter().position(|name| name == FILE_COLUMN);
+        let latents = latent_columns(&header)?;
+        for &i in &latents {
+            check_numbers(&schema.column(i)).with_context(|| format!("column {}", header[i]))?;
+        }
         Ok(Reader {
-            latents: latent_columns(&header)?,
+            latents,
             names: names.filter(|&i| is_text(i)),
             file,
             header,
@@ -209,6 +238,10 @@ impl Reader {
     }
 
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
+        guarded(|| self.read_rows(n))
+    }
+
+    fn read_rows(&mut self, n: usize) -> Result<Latents> {
         let width = self.width();
         let mut rows = Latents {
             names: self.names.map(|_| Vec::new()),
@@ -261,6 +294,46 @@ impl Reader {
     }
 }
 
+/// Refuses what is no plain column of numbers.
+fn check_numbers(column: &ColumnDescriptor) -> Result<()> {
+    ensure!(
+        column.max_rep_level() == 0,
+        "is a list, expected a column for each number: {MEAN}_0, {MEAN}_1 and so on"
+    );
+    let logical = column.logical_type_ref();
+    let is_number = match column.physical_type() {
+        Physical::FLOAT | Physical::DOUBLE => true,
+        // Not days, cents or nanoseconds.
+        Physical::INT32 | Physical::INT64 => {
+            use ConvertedType as Kind;
+            let kinds = [
+                Kind::NONE,
+                Kind::INT_8,
+                Kind::INT_16,
+                Kind::INT_32,
+                Kind::INT_64,
+                Kind::UINT_8,
+                Kind::UINT_16,
+            ];
+            matches!(logical, None | Some(LogicalType::Integer(_)))
+                && kinds.contains(&column.converted_type())
+        }
+        Physical::FIXED_LEN_BYTE_ARRAY => logical == Some(&LogicalType::Float16),
+        _ => false,
+    };
+    let found = match logical {
+        // Without its parameters.
+        Some(logical) => format!("{logical:?}")
+            .split('(')
+            .next()
+            .map(str::to_owned)
+            .unwrap_or_default(),
+        None => column.physical_type().to_string(),
+    };
+    ensure!(is_number, "expected numbers, found {found}");
+    Ok(())
+}
+
 /// The next `n` values, none of which may be missing.
 fn values<T: DataType>(column: &mut ColumnReaderImpl<T>, n: usize) -> Result<Vec<T::T>> {
     let (mut values, mut levels) = (Vec::with_capacity(n), Vec::new());
@@ -290,6 +363,16 @@ fn numbers(column: &mut ColumnReader, n: usize) -> Result<Vec<f32>> {
             .into_iter()
             .map(|number| number as f32)
             .collect(),
+        ColumnReader::FixedLenByteArrayColumnReader(column) => {
+            let numbers = values::<FixedLenByteArrayType>(column, n)?;
+            let bytes: Vec<u8> = numbers
+                .iter()
+                .flat_map(|number| number.data())
+                .copied()
+                .collect();
+            ensure!(bytes.len() == n * Number::F16.n_bytes(), "expected float16");
+            Number::F16.read(&bytes)
+        }
         _ => bail!("expected numbers"),
     })
 }

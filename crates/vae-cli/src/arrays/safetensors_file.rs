@@ -15,8 +15,8 @@ use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Number, Values, rewoun
 /// What tells that no label is known.
 const UNKNOWN_LABEL: i64 = -1;
 
-/// The largest header that is read, as in the safetensors crate.
-const LARGEST_HEADER: u64 = 100_000_000;
+/// Bytes of the largest header that is read: a few tensors, and the names of their columns.
+const LARGEST_HEADER: u64 = 1 << 24;
 
 /// The header comes first and needs every length, so each field waits in a file of its own.
 #[derive(Debug)]
@@ -135,6 +135,7 @@ impl Reader {
             n_bytes - start
         );
         let number = |info: &TensorInfo| match info.dtype {
+            Dtype::BF16 => Some(Number::BF16),
             Dtype::F16 => Some(Number::F16),
             Dtype::F32 => Some(Number::F32),
             Dtype::F64 => Some(Number::F64),

@@ -7,14 +7,16 @@ use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
+use tracing::warn;
 use vae_data::{DatasetConfig, Splits};
 use vae_train::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_train::picture::{self, Pixels};
 
 use super::place::Place;
 use super::sample::save_each;
-use super::{OpenRun, OutArgs, RunArgs, labels, table};
+use super::{OpenRun, OutArgs, RunArgs, labels, picture_name, table};
 use crate::Done;
+use crate::output::{self, out, say};
 
 /// Find directions in which an attribute grows, and go along them
 ///
@@ -108,7 +110,7 @@ struct ApplyArgs {
     count: u32,
 
     /// The PNG file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// A folder for a PNG file of each changed image
@@ -252,7 +254,11 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
             .collect()
     };
     let (wanted, others) = (all_labels(&names)?, all_labels(&args.orthogonal_to)?);
-    let mut store = DirectionStore::open(&run.run_dir)?;
+    DirectionStore::open(&run.run_dir)?; // A damaged one, before the work.
+    if let Err(error) = run.run_dir.check_writable() {
+        let error = anyhow::Error::from(error);
+        warn!("{error:#}: what is found will only be printed");
+    }
     let train = run.encode(&splits.train, "training images", 0)?;
     let held_out = run.encode(&splits.test, "held-out images", 0)?;
     let learner = Learner::new(&train.centers, &held_out.centers)?;
@@ -267,20 +273,23 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
         let others: Vec<&Labels> = others.collect();
         match learner.learn(labels, method, &others) {
             Ok(direction) => directions.push(direction),
-            Err(error) if args.all => eprintln!("left out: {error}"),
+            Err(error) if args.all => say!("left out: {error}"),
             Err(error) => return Err(error.into()),
         }
     }
-    for direction in &directions {
-        store.insert(direction.clone(), &run.checkpoint)?;
-    }
-    store.save()?;
+    let kept = DirectionStore::add(&run.run_dir, &directions, &run.checkpoint);
+    // Printed also where it could not be kept.
     if args.json {
-        let report = json!({ "file": store.path(), "attributes": directions });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        let file = kept.as_ref().ok().map(DirectionStore::path);
+        let report = json!({ "file": file, "attributes": directions });
+        out!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print_accuracy(&directions);
-        println!("\n{}", store.path().display());
+    }
+    let store = kept?;
+    if !args.json {
+        out!();
+        output::print_path(store.path());
     }
     Ok(())
 }
@@ -334,10 +343,10 @@ fn apply(run: &OpenRun, args: ApplyArgs) -> Result<()> {
         files.extend(save_each(&changed, folder, "changed")?);
     }
     if args.json {
-        println!("{}", json!({ "pictures": files }));
+        out!("{}", json!({ "pictures": files }));
     } else {
         for file in files {
-            println!("{}", file.display());
+            output::print_path(&file);
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use vae_train::{Learner, device_name, memory};
 
 use super::shape::Shape;
 use crate::device::DeviceChoice;
+use crate::output::out;
 use crate::{Done, run_config};
 
 /// Measure training throughput on random pixels, without a data set
@@ -78,7 +79,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let start = Instant::now();
         let loss = run_steps(args.steps)?;
         let n_images = i64::from(args.steps) * batch_size;
-        println!(
+        out!(
             "{}",
             json!({
                 "images_per_s": n_images as f64 / start.elapsed().as_secs_f64(),

@@ -1,7 +1,6 @@
 //! `vae compare`: runs side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,10 +8,11 @@ use indicatif::HumanCount;
 use serde_json::json;
 use toml::{Table, Value};
 use vae_eval::{ImagesUsed, Measure, Report, Section, Topic};
-use vae_train::{Overview, RunDir, curves, picture};
+use vae_train::{Overview, RunDir, curves, picture, read_config};
 
-use super::table;
+use super::{picture_name, table};
 use crate::Done;
+use crate::output::{self, out, say};
 
 /// Compare runs: metrics side by side, what `vae eval` found, and the config keys in which they differ
 ///
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     runs: Vec<PathBuf>,
 
     /// A PNG file to write: the runs' validation elbo by epoch
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// Print JSON instead of tables
@@ -57,7 +57,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let decides =
         |key: &&String| key.starts_with("dataset.") || key.starts_with("model.likelihood");
     if let Some(key) = differences.iter().find(decides) {
-        eprintln!("note: the runs differ in {key}; their elbos may not compare");
+        say!("note: the runs differ in {key}; their elbos may not compare");
     }
     if let Some(out) = &args.out {
         let records = runs
@@ -73,7 +73,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         print_evaluations(&runs);
         print_differences(&runs, &differences);
         if let Some(out) = &args.out {
-            println!("\n{}", out.display());
+            out!();
+            output::print_path(out);
         }
     }
     Ok(Done::Fully)
@@ -83,7 +84,7 @@ fn open(path: &Path) -> Result<Compared> {
     let run_dir = RunDir::open(path)?;
     let overview = Overview::read(&run_dir)?;
     let file = run_dir.config_file();
-    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let text = read_config(&file).with_context(|| file.display().to_string())?;
     let config: Table = text.parse().with_context(|| file.display().to_string())?;
     let mut settings = BTreeMap::new();
     flatten(config, "", &mut settings);
@@ -134,7 +135,7 @@ fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> 
     let differences: BTreeMap<&String, Vec<Option<&Value>>> =
         differences.iter().map(|key| (key, values(key))).collect();
     let all = json!({ "runs": metrics, "differences": differences, "picture": out });
-    println!("{}", serde_json::to_string_pretty(&all)?);
+    out!("{}", serde_json::to_string_pretty(&all)?);
     Ok(())
 }
 
@@ -188,7 +189,7 @@ const RUNS_IN_A_ROW: usize = 4;
 fn print_evaluations(runs: &[Compared]) {
     let evaluated: Vec<&Compared> = runs.iter().filter(|run| run.report.is_some()).collect();
     for runs in evaluated.chunks(RUNS_IN_A_ROW) {
-        println!();
+        out!();
         let names = runs.iter().map(|run| run.name.as_str());
         let header: Vec<&str> = std::iter::once("evaluation").chain(names).collect();
         let reports: Vec<&Report> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
@@ -199,7 +200,7 @@ fn print_evaluations(runs: &[Compared]) {
         let marked = rows.iter().any(|row| row[0].ends_with(MARK));
         table::print(1, &header, rows);
         if marked {
-            println!("{MARK} by another protocol in one run than in another: see eval.json");
+            out!("{MARK} by another protocol in one run than in another: see eval.json");
         }
     }
 }
@@ -281,13 +282,13 @@ fn evaluation_rows(reports: &[&Report], topic: Topic) -> Vec<Vec<String>> {
 
 fn print_differences(runs: &[Compared], differences: &[String]) {
     if differences.is_empty() {
-        println!("\nThe configs are the same.");
+        out!("\nThe configs are the same.");
     }
     for runs in runs
         .chunks(RUNS_IN_A_ROW)
         .filter(|_| !differences.is_empty())
     {
-        println!();
+        out!();
         let header: Vec<&str> = std::iter::once("config")
             .chain(runs.iter().map(|run| run.name.as_str()))
             .collect();

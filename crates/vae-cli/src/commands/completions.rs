@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser};
 use clap_complete::Shell;
 
 use crate::Done;
+use crate::output;
 
 /// Print what a shell completes of these commands
 #[derive(Debug, clap::Args)]
@@ -20,6 +21,6 @@ pub(crate) struct Args {
 pub(crate) fn run<Cli: Parser + CommandFactory>(args: &Args) -> Result<Done> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vae", &mut script);
-    print!("{}", String::from_utf8(script)?);
+    output::print(format_args!("{}", String::from_utf8(script)?));
     Ok(Done::Fully)
 }

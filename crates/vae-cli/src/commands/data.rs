@@ -13,6 +13,7 @@ use vae_data::loader::Batches;
 use vae_data::{BadFiles, DataError, Dataset, Splits};
 use vae_train::RunConfig;
 
+use crate::output::{self, out, say};
 use crate::run_config::ConfigError;
 use crate::{Done, run_config};
 
@@ -53,11 +54,11 @@ struct BenchArgs {
     config: ConfigArgs,
 
     /// Threads that decode [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
     /// Images in a pass; where there are fewer, they come again
-    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     images: u32,
 
     /// Repetitions
@@ -97,20 +98,20 @@ fn pack(args: &ConfigArgs) -> Result<Done> {
     let folder = ImageFolder::open(&args.image_folder()?)?;
     if let Err(problem) = folder.check_pack() {
         let file = folder.pack_file();
-        eprintln!(
+        say!(
             "{} {problem}: decoding {} files",
             file.display(),
             folder.n_files()
         );
         let start = Instant::now();
         let bad = folder.write_pack()?;
-        eprintln!(
+        say!(
             "{} bad files, {:.1} s",
             bad.len(),
             start.elapsed().as_secs_f64()
         );
     }
-    println!("{}", folder.pack_file().display());
+    output::print_path(&folder.pack_file());
     Ok(Done::Fully)
 }
 
@@ -121,14 +122,14 @@ fn check(args: &ConfigArgs) -> Result<Done> {
         return Err(DataError::Pack { path, problem }.into());
     }
     let (images, bad) = folder.images()?;
-    eprintln!(
+    say!(
         "{} is right: {} images of {}, {} bad files",
         folder.pack_file().display(),
         images.len(),
         images.shape(),
         bad.len()
     );
-    print!("{}", bad.to_text());
+    output::print(format_args!("{}", bad.to_text()));
     Ok(Done::Fully)
 }
 
@@ -165,7 +166,7 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         "bad_files": bad_files(&report.bad_files),
         "files_not_read": report.unread_files.counts().collect::<BTreeMap<_, _>>(),
     });
-    println!("{}", serde_json::to_string_pretty(&stats)?);
+    out!("{}", serde_json::to_string_pretty(&stats)?);
     Ok(Done::Fully)
 }
 
@@ -234,7 +235,7 @@ fn bench(args: &BenchArgs) -> Result<Done> {
                 }
             };
             let n_images = n_passes as f64 * images.len() as f64;
-            println!(
+            out!(
                 "{}",
                 json!({
                     "from": if pack { "pack" } else { "files" },

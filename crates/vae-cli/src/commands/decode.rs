@@ -1,18 +1,21 @@
 //! `vae decode`: images of latents.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use image::ImageFormat;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
+use tracing::warn;
 use vae_model::Vae;
 use vae_train::picture;
 
 use super::RunArgs;
 use crate::Done;
 use crate::arrays::{Latents, LatentsReader};
+use crate::output::{self, out};
 use crate::progress::ImageCount;
 
 /// Latents decoded at a time.
@@ -25,7 +28,8 @@ const N_IN_PICTURE: usize = 10_000;
 ///
 /// Reads what `vae encode` writes, or another table: the columns mean_0, mean_1, … or, where there are
 /// none, every column of numbers (an .npy or .safetensors array [N, Z]), as many as the model has latent
-/// dimensions. Images are named by the column `file` where there is one, or by their row.
+/// dimensions. Images are named by the column `file` where there is one, or by their row; where two have
+/// one name, or a file cannot have it, the row's number is added.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae decode runs/mnist latents.parquet --out images/       a PNG for each row
@@ -54,10 +58,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let is_picture = args
-        .out
-        .extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("png"));
+    let format = args.out.extension().and_then(ImageFormat::from_extension);
+    let is_picture = format == Some(ImageFormat::Png);
+    if format.is_some() {
+        picture::check_name(&args.out)?;
+    }
     ensure!(
         is_picture || args.columns.is_none(),
         "--columns is for one picture of all: {} does not end in .png",
@@ -74,12 +79,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let images_per_s = count.finish();
     if args.json {
         let out = &args.out;
-        println!(
+        out!(
             "{}",
             json!({ "out": out, "n_images": n_images, "images_per_s": images_per_s })
         );
     } else {
-        println!("{}", args.out.display());
+        output::print_path(&args.out);
     }
     Ok(Done::Fully)
 }
@@ -145,27 +150,21 @@ fn one_file_each(
     let partial = builder
         .tempdir_in(parent)
         .with_context(|| out.display().to_string())?;
-    let mut n_images = 0;
+    let (mut n_images, mut renamed) = (0, Vec::new());
     while let Some(rows) = latents.read(N_AT_A_TIME)? {
         let images = decoded(vae, &rows)?;
         for i in 0..rows.n_rows {
             let row = n_images + i;
-            let name = match &rows.names {
-                Some(names) => safe_name(&names[i], row),
-                None => format!("{row:08}.png").into(),
-            };
-            let mut path = partial.path().join(&name);
-            if path.exists() {
-                path.set_file_name(format!("{row:08}.png")); // Two rows of one name.
+            let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;
+            let png = picture::png(&image, out)?;
+            let asked = rows.names.as_ref().map(|names| names[i].as_str());
+            let name = write_new(partial.path(), asked, row, &png)
+                .with_context(|| out.display().to_string())?;
+            if let Some(asked) = asked
+                && safe_name(asked).as_ref() != Some(&name)
+            {
+                renamed.push((row, asked.to_owned(), name));
             }
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-            }
-            let image = images.narrow(0, i as i64, 1);
-            // The folder is what appears only when it is whole.
-            picture::grid(&image, 1, 0)?
-                .save(&path)
-                .with_context(|| path.display().to_string())?;
         }
         n_images += rows.n_rows;
         count.add(rows.n_rows);
@@ -173,11 +172,70 @@ fn one_file_each(
     ensure!(n_images > 0, "{}: holds no latents", args.latents.display());
     fs::rename(partial.path(), out).with_context(|| out.display().to_string())?;
     let _ = partial.keep(); // Under its new name.
+    warn_of_renamed(&renamed);
     Ok(n_images)
 }
 
+/// Writes the image of a row below `folder` under a name that no image has yet, and gives that name: the
+/// one asked for where the file system takes it, else one with the row's number.
+fn write_new(folder: &Path, asked: Option<&str>, row: usize, png: &[u8]) -> io::Result<PathBuf> {
+    let asked = asked.and_then(safe_name);
+    let beside = asked.as_ref().map(|name| {
+        let stem = name.file_stem().unwrap_or_default().to_string_lossy();
+        name.with_file_name(format!("{stem}-{row}.png"))
+    });
+    let numbered = std::iter::once(format!("{row:08}.png"))
+        .chain((2..).map(|i| format!("{row:08}-{i}.png")))
+        .map(PathBuf::from);
+    for name in asked.into_iter().chain(beside).chain(numbered) {
+        let path = folder.join(&name);
+        let created = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| File::create_new(&path));
+        match created {
+            Ok(mut file) => return file.write_all(png).map(|()| name),
+            Err(error) if is_of_the_name(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into()) // There are more numbers than files.
+}
+
+/// Whether another name may do: this one is taken, also as a folder or in other letters, or too long, or
+/// one that the file system does not take.
+fn is_of_the_name(error: &io::Error) -> bool {
+    // EILSEQ, of file systems that want UTF-8 or no control characters, has no kind.
+    matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+    ) || error.raw_os_error() == Some(libc::EILSEQ)
+}
+
+/// Says which images could not have the names of their latents.
+fn warn_of_renamed(renamed: &[(usize, String, PathBuf)]) {
+    const N_LISTED: usize = 10;
+    for (row, asked, name) in renamed.iter().take(N_LISTED) {
+        let asked = match asked.char_indices().nth(60) {
+            Some((end, _)) => format!("{}…", &asked[..end]),
+            None => asked.clone(),
+        };
+        let name = name.display();
+        warn!("row {row}: the name {asked} is taken or impossible; its image is {name}");
+    }
+    if renamed.len() > N_LISTED {
+        let n = renamed.len() - N_LISTED;
+        warn!("{n} more images have another name than their latents");
+    }
+}
+
 /// The path of an image below the folder: that of its file, without what would lead out of it, as PNG.
-fn safe_name(file: &str, row: usize) -> PathBuf {
+/// None where nothing is left.
+fn safe_name(file: &str) -> Option<PathBuf> {
     let parts = Path::new(file)
         .components()
         .filter_map(|component| match component {
@@ -185,10 +243,10 @@ fn safe_name(file: &str, row: usize) -> PathBuf {
             _ => None,
         });
     let path: PathBuf = parts.collect();
-    match path.file_name().and_then(|name| name.to_str()) {
-        None => format!("{row:08}.png").into(),
-        Some(name) if name.to_ascii_lowercase().ends_with(".png") => path,
-        Some(name) => path.with_file_name(format!("{name}.png")),
+    let name = path.file_name()?.to_str()?;
+    match name.to_ascii_lowercase().ends_with(".png") {
+        true => Some(path),
+        false => Some(path.with_file_name(format!("{name}.png"))),
     }
 }
 
@@ -199,18 +257,44 @@ mod tests {
     #[test]
     fn names_stay_in_the_folder_and_end_in_png() {
         for (file, wanted) in [
-            ("a.png", "a.png"),
-            ("b/c.jpg", "b/c.jpg.png"),
-            ("../../etc/passwd", "etc/passwd.png"),
-            ("/data/x.PNG", "data/x.PNG"),
+            ("a.png", Some("a.png")),
+            ("b/c.jpg", Some("b/c.jpg.png")),
+            ("../../etc/passwd", Some("etc/passwd.png")),
+            ("/data/x.PNG", Some("data/x.PNG")),
             (
                 "data/t10k-images-idx3-ubyte.gz#7",
-                "data/t10k-images-idx3-ubyte.gz#7.png",
+                Some("data/t10k-images-idx3-ubyte.gz#7.png"),
             ),
-            ("..", "00000003.png"),
-            ("", "00000003.png"),
+            ("..", None),
+            ("", None),
         ] {
-            assert_eq!(safe_name(file, 3), PathBuf::from(wanted), "{file}");
+            assert_eq!(safe_name(file), wanted.map(PathBuf::from), "{file}");
+        }
+    }
+
+    #[test]
+    fn every_row_gets_a_file_whatever_the_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "x".repeat(300);
+        let rows = [
+            (Some("a"), "a.png"),
+            (Some("a"), "a-1.png"),
+            (Some("a.png"), "a-2.png"),
+            (Some("a.png/b"), "00000003.png"),
+            (Some("b.png/c"), "b.png/c.png"),
+            (Some("b.png"), "b-5.png"),
+            (Some(&long), "00000006.png"),
+            (Some("nul\0"), "00000007.png"),
+            (Some("00000009"), "00000009.png"),
+            (Some(".."), "00000009-2.png"),
+            (None, "00000010.png"),
+        ];
+        for (row, (asked, wanted)) in rows.into_iter().enumerate() {
+            let name = write_new(folder.path(), asked, row, &[row as u8]).unwrap();
+            assert_eq!(name, Path::new(wanted), "row {row}");
+        }
+        for (row, (_, wanted)) in rows.into_iter().enumerate() {
+            assert_eq!(fs::read(folder.path().join(wanted)).unwrap(), [row as u8]);
         }
     }
 }

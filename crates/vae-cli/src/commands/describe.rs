@@ -10,6 +10,7 @@ use vae_train::{Checkpoint, RunConfig, RunDir};
 
 use super::shape::{self, Shape};
 use super::table;
+use crate::output::{self, out};
 use crate::{Done, run_config};
 
 /// Print a config with every default filled in, and its model layer by layer
@@ -61,7 +62,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             "n_parameters": vae.n_parameters(),
             "parts": vae.summary(),
         });
-        println!("{}", serde_json::to_string_pretty(&described)?);
+        out!("{}", serde_json::to_string_pretty(&described)?);
         return Ok(Done::Fully);
     }
     let text = match &config {
@@ -71,15 +72,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             toml::Value::try_from(&model)?,
         )])),
     };
-    print!("{}", text.context("config as TOML")?);
+    output::print(format_args!("{}", text.context("config as TOML")?));
     if !args.config {
         let text = match &vae {
             Ok(vae) => layers(&vae.summary(), &vae.preprocessing()),
             Err(error) => format!("No layers: {error:#}"),
         };
-        println!();
+        out!();
         for line in text.lines() {
-            println!("{}", format!("# {line}").trim_end());
+            out!("{}", format!("# {line}").trim_end());
         }
     }
     Ok(Done::Fully)

@@ -10,6 +10,7 @@ use vae_train::{Precision, libtorch_config};
 use super::table;
 use crate::Done;
 use crate::device::{self, DeviceChoice};
+use crate::output::out;
 
 /// Say which libtorch, devices and instructions are there, and what to do about what is wrong
 #[derive(Debug, clap::Args)]
@@ -39,7 +40,7 @@ const WANTED_LIBTORCH: &str = "2.11.0";
 pub(crate) fn run(args: Args) -> Result<Done> {
     let report = examine();
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&report)?);
         return Ok(Done::Fully);
     }
     let unknown = || table::UNKNOWN.to_owned();
@@ -65,7 +66,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         ],
     );
     for advice in &report.advice {
-        println!("\n{advice}");
+        out!("\n{advice}");
     }
     Ok(Done::Fully)
 }

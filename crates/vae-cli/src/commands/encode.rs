@@ -9,7 +9,8 @@ use tch::{Device, Tensor, no_grad};
 use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, MEAN, TableWriter, Values};
-use crate::progress::{ImageCount, say};
+use crate::output::{self, out, say};
+use crate::progress::ImageCount;
 
 /// Encode images: their latents, to a .parquet, .csv, .npy or .safetensors file
 ///
@@ -81,7 +82,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     warn_of_bad(batches.bad());
     if args.json {
         let n_bad = batches.bad().len();
-        println!(
+        out!(
             "{}",
             json!({
                 "latents": args.out,
@@ -95,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         if format.is_bare() {
             say!("only the means are in an .npy file; the others have names and more");
         }
-        println!("{}", args.out.display());
+        output::print_path(&args.out);
     }
     Ok(Done::Fully)
 }

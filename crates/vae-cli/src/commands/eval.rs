@@ -20,6 +20,7 @@ use vae_train::{Record, RunConfig};
 
 use super::{OpenRun, RunArgs, table};
 use crate::Done;
+use crate::output::{self, out};
 
 /// Say how good a model is on held-out images: a table here, eval.json and report.html in the run
 ///
@@ -67,7 +68,7 @@ pub(crate) struct Args {
     features: Vec<PathBuf>,
 
     /// Images to draw from the model for them [default: as many as held-out ones, at most 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
     generated: Option<u32>,
 
     /// Which images: test, or validation to choose between recipes without a look at the test images
@@ -245,12 +246,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Err(error @ EvalError::File { .. }) => warn!("{error}; it is replaced"),
         Err(error) => return Err(error.into()),
     }
-    let mut measured = Vec::new();
-    for topic in topics {
+    if let Err(error) = run.run_dir.check_writable() {
+        let error = anyhow::Error::from(error);
+        warn!("{error:#}: the numbers will only be printed");
+    }
+    let (mut measured, mut kept) = (Vec::new(), Ok(()));
+    let outcome = topics.into_iter().try_for_each(|topic| -> Result<()> {
         let begun = Instant::now();
         let Some((findings, images)) = measure(topic, &material, &args)? else {
             if args.only.is_empty() {
-                continue;
+                return Ok(());
             }
             bail!(
                 "disentanglement: needs images whose factors are known, those of [dataset.sprites]"
@@ -261,15 +266,22 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         report.sections.insert(topic, section);
         measured.push(topic);
         // Each at once: the next may take an hour, and be interrupted.
-        report.write(folder)?;
+        kept = report.write(folder);
+        Ok(())
+    });
+    // Printed whatever comes after: an error must not cost hours of work.
+    if !measured.is_empty() {
+        match args.json {
+            true => out!("{}", serde_json::to_string_pretty(&report)?),
+            false => print(&report, &measured),
+        }
     }
+    outcome?;
+    kept?;
     let figures = figures(&run.vae, &run.run_dir, &material.test, args.seed)?;
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print(&report, &measured);
-        println!("{}", folder.join(PAGE_FILE).display());
+    if !args.json {
+        output::print_path(&folder.join(PAGE_FILE));
     }
     Ok(Done::Fully)
 }
@@ -341,14 +353,14 @@ fn print(report: &Report, topics: &[Topic]) {
         let Some(section) = report.sections.get(topic) else {
             continue;
         };
-        println!("{}: {}", topic.title(), section.images);
+        out!("{}: {}", topic.title(), section.images);
         let mut rows: Vec<Vec<String>> = section.findings.measures.iter().map(row).collect();
         for (name, why) in &section.findings.not_measured {
             let name = format!("  {}", name.replace('_', " "));
             rows.push(vec![name, table::UNKNOWN.to_owned(), why.clone()]);
         }
         table::print(3, &["", "", ""], rows);
-        println!();
+        out!();
     }
 }
 

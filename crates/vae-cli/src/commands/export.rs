@@ -10,6 +10,7 @@ use vae_model::{Part, Vae, WEIGHTS_FILE, write_tensors, write_whole};
 
 use super::RunArgs;
 use crate::Done;
+use crate::output::{self, out};
 
 /// Write a trained model for other programs: PyTorch, onnxruntime, whatever reads safetensors
 ///
@@ -135,10 +136,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let names = files.iter().map(|(file, _)| file).chain([&preprocessing]);
     if args.json {
-        println!("{}", json!({ "files": names.collect::<Vec<_>>() }));
+        out!("{}", json!({ "files": names.collect::<Vec<_>>() }));
     } else {
         for name in names {
-            println!("{}", name.display());
+            output::print_path(name);
         }
     }
     Ok(Done::Fully)

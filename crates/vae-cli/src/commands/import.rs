@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tch::Device;
+use vae_data::read_small_text;
 use vae_model::{Vae, WEIGHTS_FILE};
 
 use super::shape::{self, Shape};
 use crate::Done;
+use crate::output::{self, out};
 use crate::run_config::{self, ConfigError};
 
 /// Make a weights folder of a PyTorch state_dict that was saved as safetensors
@@ -62,7 +64,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let image = shape::of(&config, args.shape)?;
     if args.print_map {
         for (name, variable) in Vae::new(&config.model, image, Device::Cpu)?.named_variables() {
-            println!("\"{name}\" = \"{name}\"  # {:?}", variable.size());
+            out!("\"{name}\" = \"{name}\"  # {:?}", variable.size());
         }
         return Ok(Done::Fully);
     }
@@ -80,12 +82,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let file = out.join(WEIGHTS_FILE);
     vae.save(&file)?;
-    println!("{}", file.display());
+    output::print_path(&file);
     Ok(Done::Fully)
 }
 
+/// Bytes of the largest map of names.
+const LARGEST_MAP: u64 = 1 << 24;
+
 fn read_map(path: &Path) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(path)
+    let text = read_small_text(path, LARGEST_MAP)
         .map_err(|error| ConfigError::new(format!("{}: {error}", path.display())))?;
     let map = toml::from_str(&text).map_err(|error| {
         let path = path.display();

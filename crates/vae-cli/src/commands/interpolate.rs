@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use image::imageops::FilterType;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
@@ -12,9 +12,10 @@ use vae_train::animation;
 use vae_train::latent::{self, Blend};
 use vae_train::picture::{self, Pixels};
 
-use super::RunArgs;
 use super::place::Place;
+use super::{RunArgs, picture_name};
 use crate::Done;
+use crate::output::{self, out};
 
 /// Draw the way from one image or latent to another, or through many
 ///
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     slerp: bool,
 
     /// A PNG file of all images
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// A moving picture: .gif, or with all colors .png or .apng
@@ -66,6 +67,9 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// Pixels of all images of a moving picture together, there and back.
+const LARGEST_MOVING: i64 = 1 << 30;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
@@ -95,6 +99,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .rev()
             .skip(1)
             .take(there.len().saturating_sub(2));
+        let (_, _, height, width) = images.size4()?;
+        let pixels = height * width * i64::from(args.enlarge).pow(2);
+        ensure!(
+            2 * there.len() as i64 * pixels <= LARGEST_MOVING,
+            "--gif: {} images, {} times larger, are too many for memory; fewer --steps or a smaller --enlarge",
+            there.len(),
+            args.enlarge
+        );
         let frames = there
             .iter()
             .chain(back)
@@ -113,10 +125,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if args.json {
         let n_images = images.size()[0];
         let report = json!({ "picture": args.out, "moving": args.gif, "n_images": n_images });
-        println!("{report}");
+        out!("{report}");
     } else {
         for file in args.out.iter().chain(&args.gif) {
-            println!("{}", file.display());
+            output::print_path(file);
         }
     }
     Ok(Done::Fully)

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use image::DynamicImage;
 use serde_json::json;
 use tracing::warn;
@@ -41,6 +42,7 @@ use vae_train::{Checkpoint, OpenCheckpoint, RunDir, picture};
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
+use crate::output::{self, out};
 
 /// What every command on a run takes.
 #[derive(Debug, clap::Args)]
@@ -194,11 +196,16 @@ pub(crate) fn warn_of_bad(bad: &[BadFile]) {
     }
 }
 
+/// The parser of a picture's name, before anything is computed for it.
+fn picture_name() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| picture::check_name(&path).map(|()| path))
+}
+
 /// Where a picture goes, and how that is said.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OutArgs {
     /// The PNG file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: PathBuf,
 
     /// Print JSON instead of the file's name
@@ -218,11 +225,11 @@ impl OutArgs {
 fn print_file(path: &Path, as_json: bool, picture: &DynamicImage) {
     if as_json {
         let (width, height) = (picture.width(), picture.height());
-        println!(
+        out!(
             "{}",
             json!({ "picture": path, "width": width, "height": height })
         );
     } else {
-        println!("{}", path.display());
+        output::print_path(path);
     }
 }

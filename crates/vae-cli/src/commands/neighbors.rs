@@ -8,9 +8,10 @@ use tch::{Kind, Tensor, no_grad};
 use vae_data::Split;
 use vae_train::picture;
 
-use super::{RunArgs, table, warn_of_bad};
+use super::{RunArgs, picture_name, table, warn_of_bad};
 use crate::Done;
 use crate::arrays::LABEL_COLUMN;
+use crate::output::{self, out};
 use crate::progress::ImageCount;
 
 /// Find the images nearest to one in latent space
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     among: Vec<PathBuf>,
 
     /// A PNG file for the image and its neighbors in a row
-    #[arg(long, short, value_name = "FILE.png")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// Print JSON instead of a table
@@ -105,7 +106,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 })
             })
             .collect();
-        println!(
+        out!(
             "{}",
             json!({ "file": query.names[0], "picture": args.out, "neighbors": neighbors })
         );
@@ -124,7 +125,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     });
     table::print(1, &header, rows.collect());
     if let Some(path) = &args.out {
-        println!("{}", path.display());
+        output::print_path(path);
     }
     Ok(Done::Fully)
 }

@@ -13,6 +13,7 @@ use vae_train::picture;
 
 use super::{OpenRun, RunArgs, labels, print_file};
 use crate::Done;
+use crate::output::{self, out, say};
 
 /// Plot the latents of held-out images
 ///
@@ -75,6 +76,9 @@ enum What {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
+    if args.what != What::Projector {
+        picture::check_name(&args.out)?;
+    }
     let run = args.run.open()?;
     let picture = match args.what {
         What::Latents => scatter(&run, &args)?,
@@ -83,8 +87,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         What::Projector => {
             export(&run, &args)?;
             match args.json {
-                true => println!("{}", json!({ "folder": args.out })),
-                false => println!("{}", args.out.display()),
+                true => out!("{}", json!({ "folder": args.out })),
+                false => output::print_path(&args.out),
             }
             return Ok(Done::Fully);
         }
@@ -282,7 +286,7 @@ fn export(run: &OpenRun, args: &Args) -> Result<()> {
     );
     let limit = args.limit.map_or(2000, |limit| limit as usize);
     if limit > most {
-        eprintln!("note: only {most} images: TensorBoard takes no larger sprite");
+        say!("note: only {most} images: TensorBoard takes no larger sprite");
     }
     let dataset = held_out(run, limit.min(most))?;
     let centers = run.encode(&dataset, "held-out images", args.seed)?.centers;

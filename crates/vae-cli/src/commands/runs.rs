@@ -9,10 +9,12 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use serde::Serialize;
+use vae_data::one_line;
 use vae_train::{Overview, RunDir};
 
 use super::table;
 use crate::Done;
+use crate::output::{out, say};
 
 /// List the runs in a folder
 ///
@@ -66,9 +68,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         listed.sort_by_key(|listed| listed.started);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&listed)?);
+        out!("{}", serde_json::to_string_pretty(&listed)?);
     } else if listed.is_empty() {
-        eprintln!("{}: no runs", args.folder.display());
+        say!("{}: no runs", args.folder.display());
     } else {
         print_table(&listed);
     }
@@ -153,9 +155,10 @@ fn print_table(listed: &[Listed]) {
 
     for listed in listed {
         if let Some(problem) = &listed.problem {
-            println!("broken: {problem}"); // Names the folder or its file.
+            out!("broken: {}", one_line(problem)); // Names the folder or its file.
         } else if let Some(error) = listed.overview.as_ref().and_then(|o| o.error.as_ref()) {
-            println!("{}: {error}", listed.run.display());
+            let run = listed.run.display();
+            out!("{}", one_line(&format!("{run}: {error}")));
         }
     }
 }

@@ -10,8 +10,9 @@ use tch::{Tensor, no_grad};
 use vae_model::PriorConfig;
 use vae_train::picture::{self, Pixels};
 
-use super::RunArgs;
+use super::{RunArgs, picture_name};
 use crate::Done;
+use crate::output::{self, out};
 
 /// Draw new images: latents from the prior, decoded
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     draw_pixels: bool,
 
     /// The PNG file to write
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// A folder for a PNG file of each image
@@ -125,10 +126,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         files.extend(save_each(&images, folder, "sample")?);
     }
     if args.json {
-        println!("{}", json!({ "pictures": files }));
+        out!("{}", json!({ "pictures": files }));
     } else {
         for file in files {
-            println!("{}", file.display());
+            output::print_path(&file);
         }
     }
     Ok(Done::Fully)

@@ -11,10 +11,11 @@ use vae_model::{Mode, Vae};
 use vae_train::picture;
 
 use super::encode::numbers;
-use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};
+use super::{InputArgs, OpenRun, RunArgs, picture_name, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
-use crate::progress::{ImageCount, say};
+use crate::output::{self, out, say};
+use crate::progress::ImageCount;
 
 /// Score images: how unlikely the model finds each, to a .csv, .parquet, .npy or .safetensors file
 ///
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     samples: Option<u32>,
 
     /// Also a picture of the least likely images, the least likely one first
-    #[arg(long, value_name = "FILE.png")]
+    #[arg(long, value_name = "FILE.png", value_parser = picture_name())]
     picture: Option<PathBuf>,
 
     /// How many of them
@@ -168,7 +169,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .iter()
             .map(|(score, file, _)| json!({ "file": file, "score": score }))
             .collect();
-        println!(
+        out!(
             "{}",
             json!({
                 "scores": args.out,
@@ -183,9 +184,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     } else {
         say!("mean score {mean:.2} nats");
-        println!("{}", args.out.display());
+        output::print_path(&args.out);
         if let Some(path) = &args.picture {
-            println!("{}", path.display());
+            output::print_path(path);
         }
     }
     Ok(Done::Fully)

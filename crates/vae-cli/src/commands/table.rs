@@ -1,10 +1,14 @@
 //! Tables on stdout.
 
 use comfy_table::{CellAlignment, Table, presets};
+use vae_data::one_line;
 
-/// Columns two spaces apart: the first `n_left` to the left, numbers after them to the right.
+use crate::output::out;
+
+/// Columns two spaces apart: the first `n_left` to the left, numbers after them to the right. Control
+/// characters in them, of names for example, are escaped.
 pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
-    println!("{}", text(n_left, header, rows));
+    out!("{}", text(n_left, header, rows));
 }
 
 /// What [`print()`] prints.
@@ -12,8 +16,11 @@ pub(super) fn text(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) -> St
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
-        .set_header(header.to_vec());
-    table.add_rows(rows);
+        .set_header(header.iter().map(|name| one_line(name)));
+    table.add_rows(
+        rows.into_iter()
+            .map(|row| row.iter().map(|cell| one_line(cell)).collect::<Vec<_>>()),
+    );
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if i >= n_left {

@@ -1,9 +1,6 @@
 //! `vae train`: from a config to a run directory.
 
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use tch::Device;
@@ -17,9 +14,9 @@ use vae_train::{
 };
 
 use crate::device::DeviceChoice;
+use crate::output::{self, out, say};
 use crate::progress::Progress;
-use crate::progress::say;
-use crate::{Done, run_config};
+use crate::{Done, run_config, signals};
 
 /// Train a model as a config file says, or go on with a run
 ///
@@ -174,7 +171,7 @@ fn train(
         device_name(vae.device()),
         tch::get_num_threads(),
     );
-    let stop = stop_on_ctrl_c()?;
+    let stop = signals::stop_when_asked()?;
     let outcome = trainer.fit(&stop);
     finish(args, run_dir, vae, splits, outcome)
 }
@@ -301,20 +298,6 @@ fn free_folder(config: &Path) -> PathBuf {
         .unwrap_or(first)
 }
 
-/// A flag that Ctrl-C raises; the second Ctrl-C exits at once.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::Relaxed) {
-            process::exit(130);
-        }
-        say!("stopping after this step; once more to exit at once");
-    })
-    .context("Ctrl-C handler")?;
-    Ok(stop)
-}
-
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
@@ -334,10 +317,10 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
         say!("go on with: vae train --resume {}", summary.run.display());
     }
     if as_json {
-        println!("{}", serde_json::to_string_pretty(summary)?);
+        out!("{}", serde_json::to_string_pretty(summary)?);
     } else {
         for picture in &summary.pictures {
-            println!("{}", picture.display());
+            output::print_path(picture);
         }
     }
     Ok(match ended {

@@ -169,12 +169,21 @@ impl ImageFolderConfig {
             let problem = format!("found {}, expected 0 to 1", self.max_bad_fraction);
             return wrong("dataset.image_folder.max_bad_fraction", problem);
         }
-        for (key, found) in [
-            ("dataset.image_folder.max_pixels", self.max_pixels),
-            ("dataset.image_folder.workers", self.n_workers() as u64),
+        let side = self.image_size.height.max(self.image_size.width);
+        for (key, found, most) in [
+            ("dataset.image_folder.max_pixels", self.max_pixels, u64::MAX),
+            ("dataset.image_folder.image_size", side.into(), 16_384),
+            (
+                "dataset.image_folder.workers",
+                self.n_workers() as u64,
+                1024,
+            ),
         ] {
             if found == 0 {
                 return wrong(key, "found 0, expected at least 1".to_owned());
+            }
+            if found > most {
+                return wrong(key, format!("found {found}, expected at most {most}"));
             }
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Features of a network that the user gives as TorchScript.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, Kind, Tensor, no_grad};
+use vae_data::read_small;
 
 use super::{FeatureExtractor, on_cpu};
 use crate::EvalError;
@@ -25,6 +25,9 @@ pub struct TorchScript {
     device: Device,
 }
 
+/// Bytes of the largest module.
+const LARGEST_MODULE: u64 = 1 << 34;
+
 impl TorchScript {
     /// Reads a file. Its name without the ending, in snake_case, is the extractor's.
     ///
@@ -32,7 +35,7 @@ impl TorchScript {
     /// No such file, or one that is no TorchScript.
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, EvalError> {
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(EvalError::io(path))?;
+        let bytes = read_small(path, LARGEST_MODULE).map_err(EvalError::io(path))?;
         let problem = |problem: String| EvalError::File {
             path: path.to_owned(),
             problem,

@@ -1,8 +1,10 @@
 //! What the tests of this crate share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Device;
 use vae_data::config::IdxConfig;
@@ -11,11 +13,7 @@ use vae_data::{Binarization, DatasetConfig, Splits};
 use vae_model::{ImageShape, Vae};
 use vae_train::{Learner, RunConfig};
 
-/// libtorch has one generator for all threads, tests run side by side, and a new model draws from it.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(crate) use generator::alone;
 
 /// The first 256 training and 64 test digits of MNIST.
 pub fn digits(binarization: Option<Binarization>) -> Splits {

@@ -10,6 +10,14 @@ use crate::{ImageShape, ModelError, Vae};
 /// Traced with two, so that nothing takes a dimension of 1 for one to broadcast.
 const TRACED_BATCH: i64 = 2;
 
+/// What an archive holds beside the weights, with room to spare.
+const BYTES_OF_CODE: usize = 1 << 20;
+
+/// A tensor's bytes in an archive, with the name and the padding of its entry.
+fn n_bytes((_, tensor): &(String, Tensor)) -> usize {
+    4 * tensor.numel() + 512
+}
+
 pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     let vae = vae.frozen()?; // What a gradient could change cannot be a constant of a trace.
     let options = (Kind::Float, Device::Cpu);
@@ -50,6 +58,9 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     // The file's name becomes that of the archive, which must not begin with a dot.
     let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
     let file = folder.path().join(format!("{}.pt", part.name()));
+    // libtorch's writer aborts the process where the disk is full: whether there is room is found out first.
+    let n_bytes = BYTES_OF_CODE + vae.named_variables().iter().map(n_bytes).sum::<usize>();
+    std::fs::write(&file, vec![0; n_bytes]).map_err(io(&file))?;
     module.save(&file)?;
     std::fs::read(&file).map_err(io(&file))
 }

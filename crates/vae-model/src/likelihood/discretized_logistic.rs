@@ -192,6 +192,7 @@ mod tests {
 
     #[test]
     fn the_256_probabilities_sum_to_1() {
+        let _alone = crate::alone::alone();
         let bytes = Tensor::arange(256, (Kind::Uint8, Device::Cpu));
         let targets = to_minus_one_one(&bytes);
         for location in [-30.0, -1.1, -0.3, 0.0, 0.77, 1.0, 4.0] {
@@ -213,6 +214,7 @@ mod tests {
 
     #[test]
     fn log_mass_is_the_logarithm_of_the_difference_in_f64() {
+        let _alone = crate::alone::alone();
         // Far out f64 too loses the difference of two numbers near 1: by symmetry, take it at the
         // other end.
         let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -244,6 +246,7 @@ mod tests {
 
     #[test]
     fn locations_come_before_log_scales_channel_by_channel() {
+        let _alone = crate::alone::alone();
         let targets = to_minus_one_one(&Tensor::from_slice(&[0_u8, 255])).view([1, 2, 1, 1]);
         // Two channels, each located at its target with scale 1: ln σ(1/255) for the open bins.
         let params = Tensor::from_slice(&[-1_f32, 1.0, 0.0, 0.0]).view([1, 1, 4, 1, 1]);
@@ -266,6 +269,7 @@ mod tests {
 
     #[test]
     fn the_clipped_mean_is_that_of_the_256_values() {
+        let _alone = crate::alone::alone();
         let targets = to_minus_one_one(&Tensor::arange(256, (Kind::Uint8, Device::Cpu)));
         for location in [-1e6, -30.0, -1.1, -1.0, -0.3, 0.0, 0.77, 0.9987, 4.0, 1e6] {
             // From a step of a byte on (ln 2/255 = −4.85) rounding evens out.
@@ -293,6 +297,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_bytes_with_their_probabilities() {
+        let _alone = crate::alone::alone();
         // Among n evenly spaced quantiles a byte of probability p comes n·p times, give or take one
         // for each end of its bin.
         const N: i64 = 100_000;

@@ -28,16 +28,17 @@ pub struct GaussianConfig {
     pub mean: MeanActivation,
 }
 
-/// σ² of a byte's rounding, uniform in a step of 2/255: what no decoder can explain.
-const LEAST_VARIANCE: f64 = (2.0 / 255.0) * (2.0 / 255.0) / 12.0;
-
 impl GaussianConfig {
+    /// A learned σ² is taken for no less: that of a byte's rounding, uniform in a step of 2/255, which no
+    /// decoder can explain.
+    pub const LEAST_VARIANCE: f64 = (2.0 / 255.0) * (2.0 / 255.0) / 12.0;
+
     pub(super) fn build(&self, path: &nn::Path) -> Gaussian {
         Gaussian {
             mean: self.mean,
             variance: match self.sigma {
                 ScaleConfig::Fixed(sigma) => MeanError::Fixed(sigma * sigma),
-                ScaleConfig::Learned => MeanError::learned(path, "variance", LEAST_VARIANCE),
+                ScaleConfig::Learned => MeanError::learned(path, "variance", Self::LEAST_VARIANCE),
             },
         }
     }
@@ -101,6 +102,7 @@ mod tests {
 
     #[test]
     fn log_prob_is_the_closed_form() {
+        let _alone = crate::alone::alone();
         // Errors ½ and −1 with σ = ½: −½(1 + 4) − 2·ln(½√(2π)).
         let params = Tensor::from_slice(&[0.5_f32, -1.0]).view([1, 1, 1, 1, 2]);
         let targets = Tensor::zeros([1, 1, 1, 2], (Kind::Float, Device::Cpu));
@@ -112,6 +114,7 @@ mod tests {
 
     #[test]
     fn bytes_and_mean_images_are_the_two_ends_of_one_scale() {
+        let _alone = crate::alone::alone();
         let bytes = Tensor::from_slice(&[0_u8, 51, 255]);
         let linear = gaussian(1.0, MeanActivation::Linear);
         let scaled = Vec::<f32>::try_from(linear.scale(&bytes)).expect("numbers");

@@ -91,6 +91,7 @@ mod tests {
 
     #[test]
     fn log_prob_is_the_closed_form() {
+        let _alone = crate::alone::alone();
         // Errors ½ and −1 with b = ¼: −(2 + 4) − 2·ln ½.
         let config = LaplaceConfig {
             scale: ScaleConfig::Fixed(0.25),

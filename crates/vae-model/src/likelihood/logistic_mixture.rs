@@ -248,6 +248,7 @@ mod tests {
 
     #[test]
     fn probabilities_sum_to_1() {
+        let _alone = crate::alone::alone();
         for (channels, params) in [(1, &GRAY[..]), (2, &TWO_CHANNELS)] {
             let probabilities = probabilities(&mixture(2, channels), &pixel(params));
             let total = probabilities.sum(Kind::Double).double_value(&[]);
@@ -257,6 +258,7 @@ mod tests {
 
     #[test]
     fn log_prob_is_the_mixture_of_products() {
+        let _alone = crate::alone::alone();
         // By hand, from masses of bins in f64: bytes 100 and 30.
         let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
         let mass = |byte: f64, location: f64, log_scale: f64| {
@@ -289,6 +291,7 @@ mod tests {
 
     #[test]
     fn one_component_of_gray_is_the_discretized_logistic() {
+        let _alone = crate::alone::alone();
         let logistic = DiscretizedLogisticConfig {
             scale: LogisticScale::PerValue,
         };
@@ -313,6 +316,7 @@ mod tests {
 
     #[test]
     fn gradients_are_finite_differences() {
+        let _alone = crate::alone::alone();
         let mixture = mixture(2, 3);
         let options = (Kind::Double, Device::Cpu);
         let params = Tensor::arange(20, options).cos().view([1, 1, 20, 1, 1]);
@@ -337,6 +341,7 @@ mod tests {
 
     #[test]
     fn the_order_of_the_components_does_not_matter() {
+        let _alone = crate::alone::alone();
         let swapped: Vec<f32> = [1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 11, 10]
             .map(|i: usize| TWO_CHANNELS[i])
             .to_vec();
@@ -351,6 +356,7 @@ mod tests {
 
     #[test]
     fn the_mean_image_is_that_of_the_probabilities() {
+        let _alone = crate::alone::alone();
         let values = Tensor::arange(256, (Kind::Double, Device::Cpu)) / 255.0;
         for (channels, params) in [(1, &GRAY[..]), (2, &TWO_CHANNELS)] {
             let mixture = mixture(2, channels);
@@ -371,6 +377,7 @@ mod tests {
 
     #[test]
     fn samples_come_as_often_as_log_prob_says() {
+        let _alone = crate::alone::alone();
         const N: i64 = 400_000;
         for (channels, params) in [(1, &GRAY[..]), (2, &TWO_CHANNELS)] {
             let mixture = mixture(2, channels);
@@ -402,6 +409,7 @@ mod tests {
 
     #[test]
     fn three_channels_take_ten_maps_for_each_component() {
+        let _alone = crate::alone::alone();
         let config = LogisticMixtureConfig::default();
         assert_eq!(
             [1, 2, 3].map(|channels| config.n_maps(channels)),

@@ -253,6 +253,7 @@ mod tests {
 
     #[test]
     fn every_network_gives_the_maps_of_every_likelihood() {
+        let _alone = crate::alone::alone();
         let shape = ImageShape {
             channels: 3,
             height: 5,
@@ -288,6 +289,7 @@ mod tests {
 
     #[test]
     fn samples_have_the_mean_of_the_mean_image() {
+        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         for config in all() {
             let (likelihood, params) = built(&config);
@@ -312,6 +314,7 @@ mod tests {
 
     #[test]
     fn noise_of_fixed_and_learned_scale_has_that_scale() {
+        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         let params = Tensor::zeros([N, 1, 1, 1], (Kind::Float, Device::Cpu));
         let shape = ImageShape {
@@ -353,7 +356,37 @@ mod tests {
     }
 
     #[test]
+    fn a_learned_scale_is_no_smaller_than_a_bytes_rounding() {
+        let _alone = crate::alone::alone();
+        // A step of a byte is 2/255: its rounding has the variance step²/12 and the mean size step/4.
+        let step: f64 = 2.0 / 255.0;
+        let gaussian = -0.5 * (2.0 * std::f64::consts::PI * step * step / 12.0).ln();
+        let laplace = -(2.0 * step / 4.0).ln();
+        for (config, of_a_value) in [
+            (
+                LikelihoodConfig::Gaussian(GaussianConfig::default()),
+                gaussian,
+            ),
+            (LikelihoodConfig::Laplace(LaplaceConfig::default()), laplace),
+        ] {
+            let variables = nn::VarStore::new(Device::Cpu);
+            let likelihood = config.build(&variables.root(), TWO_CHANNELS);
+            // A decoder that makes no error at all.
+            let params = Tensor::full([1, 3, 2, 1, 1], 0.25, (Kind::Float, Device::Cpu));
+            let targets = params.squeeze_dim(0);
+            for mode in [Mode::Train, Mode::Evaluate] {
+                let log_prob = likelihood.log_prob(&params, &targets, mode);
+                assert_eq!(log_prob.size(), [1, 3]);
+                let difference = (log_prob - 2.0 * of_a_value).abs().max();
+                let difference = difference.double_value(&[]);
+                assert!(difference < 1e-4, "{config:?}, {mode:?}: {difference}");
+            }
+        }
+    }
+
+    #[test]
     fn a_bernoulli_pixel_is_white_as_often_as_log_prob_says() {
+        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         let (likelihood, params) = built(&LikelihoodConfig::Bernoulli);
         let images = likelihood.sample(&params.expand([N, -1, 1, 1], false));

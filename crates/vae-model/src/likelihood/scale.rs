@@ -115,6 +115,7 @@ mod tests {
 
     #[test]
     fn the_running_average_is_a_mean_then_an_exponential_one() {
+        let _alone = crate::alone::alone();
         let variables = nn::VarStore::new(Device::Cpu);
         let scale = MeanError::learned(&variables.root(), "variance", 1e-3);
         let stored = || {

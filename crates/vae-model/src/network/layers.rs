@@ -220,6 +220,23 @@ fn name(path: &nn::Path) -> String {
     path.components().collect::<Vec<_>>().join(".")
 }
 
+/// Whether a variable of a model, by its name, is the matrix or kernel of a layer: what weight decay is
+/// for. Biases, the scales of norms, and what priors and likelihoods learn themselves (means,
+/// log-variances, scales, weights of components, pseudo-inputs) are not.
+///
+/// ```
+/// use vae_model::is_layer_weight;
+///
+/// assert!(is_layer_weight("encoder.conv.0.weight") && is_layer_weight("prior.3.1.weight"));
+/// assert!(!is_layer_weight("encoder.conv.0.bias") && !is_layer_weight("decoder.norm.1.weight"));
+/// assert!(!is_layer_weight("prior.mean") && !is_layer_weight("likelihood.log_scale"));
+/// ```
+#[must_use]
+pub fn is_layer_weight(name: &str) -> bool {
+    let mut path = name.rsplit('.');
+    path.next() == Some("weight") && !path.any(|part| part == "norm")
+}
+
 /// A layer that shows its outputs to the watcher.
 #[derive(Debug)]
 pub(crate) struct Layer<M> {

@@ -16,7 +16,7 @@ use tch::{Tensor, nn};
 
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
-pub use layers::Initialization;
+pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
@@ -169,6 +169,7 @@ mod tests {
 
     #[test]
     fn networks_compute_in_half_precision_too() {
+        let _alone = crate::alone::alone();
         let networks = [
             NetworkConfig::default(),
             NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {

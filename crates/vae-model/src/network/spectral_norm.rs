@@ -1,4 +1,9 @@
-//! Spectral norm: the layers of a decoder that cannot stretch a distance.
+//! Spectral norm: a decoder whose weights, as matrices, have norm 1.
+//!
+//! A linear layer then stretches no distance. A k×k convolution, transposed or not, whose kernel has norm 1
+//! as a matrix `[out, in·k·k]` may still stretch one up to k-fold: a pixel has its part in as many as k²
+//! patches, each of which the matrix maps by itself. Miyato et al. and the regularized autoencoders norm
+//! the matrix, and so does this.
 
 use tch::{Kind, Tensor, nn, no_grad};
 

@@ -144,6 +144,44 @@ mod tests {
     }
 
     #[test]
+    fn a_kernels_width_grows_with_the_latent_dimensions() {
+        // Two dimensions and scale ½: C = 2. Squared distances: 1 + 4 within a, 9 within b.
+        let a = Tensor::from_slice2(&[[0_f32, 0.0], [1.0, 2.0]]);
+        let b = Tensor::from_slice2(&[[0_f32, 1.0], [0.0, -2.0]]);
+        let distances = [[1.0, 4.0], [2.0, 17.0]];
+        let discrepancy = |kernel| {
+            let config = MmdConfig {
+                kernel,
+                scales: vec![0.5],
+                ..Default::default()
+            };
+            config.squared_discrepancy(&a, &b).double_value(&[])
+        };
+        let inverse = |d: f64| 2.0 / (2.0 + d);
+        let rbf = |d: f64| (-d / 2.0).exp();
+        for (kernel, k) in [
+            (
+                Kernel::InverseMultiquadratic,
+                &inverse as &dyn Fn(f64) -> f64,
+            ),
+            (Kernel::Rbf, &rbf),
+        ] {
+            let between: f64 = distances.iter().flatten().map(|&d| k(d)).sum::<f64>() / 4.0;
+            let wanted = k(5.0) + k(9.0) - 2.0 * between;
+            assert!((discrepancy(kernel) - wanted).abs() < 1e-6, "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn a_sample_of_each_alone_has_no_discrepancy() {
+        let config = MmdConfig::default();
+        let [one, two] = [1, 2].map(|n| Tensor::ones([n, 3], (Kind::Float, tch::Device::Cpu)));
+        for (a, b) in [(&one, &two), (&two, &one), (&one, &one)] {
+            assert_eq!(config.squared_discrepancy(a, b).double_value(&[]), 0.0);
+        }
+    }
+
+    #[test]
     fn scales_add_up() {
         let a = Tensor::from_slice(&[0.3_f32, -1.0, 2.0, 0.5]).view([2, 2]);
         let b = Tensor::from_slice(&[0.1_f32, 0.0, -0.7, 1.5]).view([2, 2]);

@@ -124,6 +124,7 @@ fn largest(difference: Tensor) -> f64 {
 
 #[test]
 fn what_a_config_promises_is_there() {
+    let _alone = crate::alone::alone();
     for family in families() {
         let (config, says) = (&family.config, family.says());
         let params = family.params(3);
@@ -152,6 +153,7 @@ fn what_a_config_promises_is_there() {
 
 #[test]
 fn the_density_of_a_draw_is_the_density_at_its_latents() {
+    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3);
         let q = family.family.distribution(&params);
@@ -181,6 +183,7 @@ fn the_density_of_a_draw_is_the_density_at_its_latents() {
 
 #[test]
 fn kl_is_the_mean_of_log_q_over_p() {
+    let _alone = crate::alone::alone();
     let n = 40_000;
     for family in families() {
         let q = family.family.distribution(&family.params(2));
@@ -199,6 +202,7 @@ fn kl_is_the_mean_of_log_q_over_p() {
 
 #[test]
 fn covariances_are_those_of_the_draws() {
+    let _alone = crate::alone::alone();
     let n = 40_000;
     for family in families() {
         let q = family.family.distribution(&family.params(2));
@@ -244,6 +248,7 @@ fn sum_of_everything(family: &Family, params: &Tensor) -> Tensor {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
+    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3).set_requires_grad(true);
         let mut inputs = vec![params.shallow_clone()];
@@ -286,6 +291,7 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn images_do_not_see_each_other() {
+    let _alone = crate::alone::alone();
     for family in families() {
         let (params, noise) = (family.params(3), family.noise(2, 3));
         let together = family.family.distribution(&params);
@@ -307,6 +313,7 @@ fn images_do_not_see_each_other() {
 
 #[test]
 fn what_is_detached_is_the_same_and_leaves_only_the_path_through_z() {
+    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3).set_requires_grad(true);
         let q = family.family.distribution(&params);
@@ -338,6 +345,7 @@ fn what_is_detached_is_the_same_and_leaves_only_the_path_through_z() {
 
 #[test]
 fn an_encoder_that_says_nonsense_still_has_finite_terms() {
+    let _alone = crate::alone::alone();
     for family in families() {
         for scale in [0.0, 1e-20, 300.0, -1e4] {
             let params = (family.params(4) * scale).set_requires_grad(true);
@@ -367,6 +375,7 @@ fn flows(latent_dims: i64) -> [Family; 2] {
 
 #[test]
 fn a_flow_in_one_dimension_keeps_every_quantile() {
+    let _alone = crate::alone::alone();
     // The map is increasing, so that q integrated up to z(ε) is Φ(ε): the trapezoid rule on a grid of ε.
     for family in flows(1) {
         let q = family.family.distribution(&family.params(1));
@@ -389,6 +398,7 @@ fn a_flow_in_one_dimension_keeps_every_quantile() {
 
 #[test]
 fn the_density_of_a_flow_integrates_to_1_over_the_plane() {
+    let _alone = crate::alone::alone();
     // A grid of noise becomes quadrilaterals in the plane of z: their areas times the density at their
     // corners.
     for family in flows(2) {
@@ -417,6 +427,7 @@ fn the_density_of_a_flow_integrates_to_1_over_the_plane() {
 
 #[test]
 fn log_determinants_are_those_of_the_jacobian() {
+    let _alone = crate::alone::alone();
     for latent_dims in [1, 2, 5] {
         for family in flows(latent_dims) {
             let params = family.params(1);
@@ -435,6 +446,7 @@ fn log_determinants_are_those_of_the_jacobian() {
 
 #[test]
 fn configs_that_nothing_can_be_built_from_are_refused() {
+    let _alone = crate::alone::alone();
     let refusal = |config: PosteriorConfig, latent_dims| {
         let error = config.check(latent_dims).expect_err("a refusal");
         error.to_string()
@@ -457,6 +469,7 @@ fn configs_that_nothing_can_be_built_from_are_refused() {
 
 #[test]
 fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_learn() {
+    let _alone = crate::alone::alone();
     let image = crate::ImageShape {
         channels: 1,
         height: 4,
@@ -506,6 +519,7 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
 
 #[test]
 fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
+    let _alone = crate::alone::alone();
     let read = |toml: &str| toml::from_str::<crate::ModelConfig>(toml).map(|model| model.posterior);
     let iaf = IafConfig {
         flows: 3,
@@ -536,6 +550,7 @@ fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
 
 #[test]
 fn posteriors_on_the_sphere_and_priors_elsewhere_refuse_each_other() {
+    let _alone = crate::alone::alone();
     let check = |posterior, prior| {
         let config = crate::ModelConfig {
             latent_dims: 3,

@@ -130,6 +130,7 @@ mod tests {
 
     #[test]
     fn log_prob_and_assignment_are_the_closed_form() {
+        let _alone = crate::alone::alone();
         let mixture = mixture();
         let normal = |x: f64, mean: f64, std: f64| {
             (-0.5 * ((x - mean) / std).powi(2)).exp() / (std * (2.0 * std::f64::consts::PI).sqrt())
@@ -151,6 +152,7 @@ mod tests {
 
     #[test]
     fn it_is_a_density_and_draws_from_it() {
+        let _alone = crate::alone::alone();
         let mixture = mixture();
         assert_integrates_to_1(&mixture);
         assert_samples_fit_log_prob(&mixture, 2);
@@ -158,6 +160,7 @@ mod tests {
 
     #[test]
     fn one_component_at_its_start_is_the_standard_normal() {
+        let _alone = crate::alone::alone();
         let variables = nn::VarStore::new(Device::Cpu);
         let config = GaussianMixtureConfig {
             components: 1,

@@ -36,13 +36,14 @@ impl Prior for HypersphericalUniform {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prior::tests::NO_ENCODER;
 
     #[test]
     fn samples_are_uniform_on_the_sphere_and_their_density_is_1_over_its_area() {
+        let _alone = crate::alone::alone();
         let prior = HypersphericalUniform { latent_dims: 3 };
-        let no_encoder: Encoder = &|_| unreachable!("this prior asks no encoder");
         let n = 20_000;
-        let latents = prior.sample(n, Device::Cpu, no_encoder);
+        let latents = prior.sample(n, Device::Cpu, NO_ENCODER);
         assert_eq!(latents.size(), [n, 3]);
         let length = latents.square().sum_dim_intlist(1, false, Kind::Float);
         assert!((length - 1.0).abs().max().double_value(&[]) < 1e-6);
@@ -54,7 +55,7 @@ mod tests {
         let error = (4.0 / 45.0 / n as f64).sqrt();
         assert!(square.abs().max().double_value(&[]) < 5.0 * error);
 
-        let log_prob = prior.log_prob(&latents, no_encoder);
+        let log_prob = prior.log_prob(&latents, NO_ENCODER);
         assert_eq!(log_prob.size(), [n]);
         let wanted = -(4.0 * std::f64::consts::PI).ln();
         assert!((log_prob - wanted).abs().max().double_value(&[]) < 1e-6);

@@ -6,10 +6,11 @@ mod real_nvp;
 mod standard_normal;
 mod vamp;
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor, nn};
+use tch::{Device, Tensor, nn, no_grad};
 
 pub use gaussian_mixture::GaussianMixtureConfig;
 pub use real_nvp::RealNvpConfig;
@@ -50,9 +51,28 @@ pub trait Prior: Debug + Send {
     }
 }
 
-/// The model's encoder, for priors that are made of posteriors: images as numbers from 0 to 255
-/// `[B, C, H, W]` → q(z|x).
-pub type Encoder<'a> = &'a dyn Fn(&Tensor) -> Box<dyn Posterior>;
+/// The model's encoder, for priors that are made of posteriors.
+#[derive(Clone, Copy)]
+pub struct Encoder<'a> {
+    /// Images as numbers from 0 to 255 `[B, C, H, W]` → what q(z|x) is made of, `[B, P]`.
+    pub(crate) params: &'a dyn Fn(&Tensor) -> Tensor,
+    /// `[B, P]` → q(z|x).
+    pub(crate) distribution: &'a dyn Fn(&Tensor) -> Box<dyn Posterior>,
+    /// Where the prior's own images are kept, encoded, while no weight changes.
+    pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
+}
+
+impl Encoder<'_> {
+    /// What q(z|u) of the prior's own images u is made of, `[n, P]`: encoded once while no weight changes.
+    fn own_params(&self, images: impl FnOnce() -> Tensor) -> Tensor {
+        let Some(kept) = self.kept else {
+            return (self.params)(&images());
+        };
+        kept.borrow_mut()
+            .get_or_insert_with(|| no_grad(|| (self.params)(&images())))
+            .shallow_clone()
+    }
+}
 
 /// The space that latents lie in; posterior and prior must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +182,11 @@ mod tests {
     use super::*;
 
     /// For priors that ask none.
-    pub(super) const NO_ENCODER: Encoder = &|_| unreachable!("this prior asks no encoder");
+    pub(super) const NO_ENCODER: Encoder = Encoder {
+        params: &|_| unreachable!("this prior asks no encoder"),
+        distribution: &|_| unreachable!("this prior asks no encoder"),
+        kept: None,
+    };
 
     /// The density of a prior on the plane, by the midpoint rule.
     pub(super) fn assert_integrates_to_1(prior: &dyn Prior) {

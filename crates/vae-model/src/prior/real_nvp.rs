@@ -215,6 +215,7 @@ mod tests {
 
     #[test]
     fn a_fresh_flow_is_the_standard_normal() {
+        let _alone = crate::alone::alone();
         let variables = nn::VarStore::new(Device::Cpu);
         let config = RealNvpConfig::default();
         let flow = config.build(&variables.root(), 5, Initialization::default());
@@ -226,6 +227,7 @@ mod tests {
 
     #[test]
     fn the_log_determinant_is_that_of_the_jacobian() {
+        let _alone = crate::alone::alone();
         for latent_dims in [2, 3, 5] {
             let flow = flow(latent_dims);
             let latents = latents(4, latent_dims).set_requires_grad(true);
@@ -246,6 +248,7 @@ mod tests {
 
     #[test]
     fn the_inverse_leads_back() {
+        let _alone = crate::alone::alone();
         let flow = flow(5);
         let latents = latents(7, 5);
         let back = flow.inverse(&flow.to_normal(&latents).0);
@@ -254,6 +257,7 @@ mod tests {
 
     #[test]
     fn it_is_a_density_and_draws_from_it() {
+        let _alone = crate::alone::alone();
         let flow = flow(2);
         assert_integrates_to_1(&flow);
         assert_samples_fit_log_prob(&flow, 2);

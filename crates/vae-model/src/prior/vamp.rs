@@ -14,7 +14,7 @@ use crate::{ImageShape, ModelError};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VampConfig {
-    /// n. Each step encodes them all. Default 500.
+    /// n. Each step encodes them all; an evaluation does so once. Default 500.
     pub pseudo_inputs: i64,
 }
 
@@ -64,7 +64,7 @@ impl Vamp {
 
 impl Prior for Vamp {
     fn log_prob(&self, latents: &Tensor, encoder: Encoder) -> Tensor {
-        let posteriors = encoder(&self.pseudo_inputs());
+        let posteriors = (encoder.distribution)(&encoder.own_params(|| self.pseudo_inputs()));
         let Some(log_prob) = posteriors.log_prob(&latents.unsqueeze(1)) else {
             unreachable!("checked: the posterior has a log_prob");
         }; // [N, n]
@@ -73,7 +73,13 @@ impl Prior for Vamp {
 
     fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor {
         let chosen = Tensor::randint(self.logits.size()[0], [n], (Kind::Int64, device));
-        let posteriors = encoder(&self.pseudo_inputs().index_select(0, &chosen));
+        let params = match encoder.kept {
+            Some(_) => encoder
+                .own_params(|| self.pseudo_inputs())
+                .index_select(0, &chosen),
+            None => (encoder.params)(&self.pseudo_inputs().index_select(0, &chosen)),
+        };
+        let posteriors = (encoder.distribution)(&params);
         let latent_dims = posteriors.center().size()[1];
         let noise = Tensor::randn([1, n, latent_dims], (Kind::Float, device));
         posteriors.draw(&noise).latents.squeeze_dim(0)

@@ -1,12 +1,13 @@
 //! `metrics.jsonl`: a line for each epoch and split.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::path::PathBuf;
 
+use vae_data::read_small_text;
 use vae_model::write_whole;
 
-use crate::run_dir::append_whole;
+use crate::run_dir::{LARGEST_LOG, append_whole};
 use crate::{Callback, Event, Fit, Flow, Record, RunDir, TrainError};
 
 /// Appends each epoch's records to the run's `metrics.jsonl`.
@@ -29,7 +30,7 @@ impl MetricsLog {
 
     /// Keeps the whole lines of the epochs done.
     fn cut_after(&self, epochs: u64) -> Result<(), TrainError> {
-        let text = match fs::read_to_string(&self.path) {
+        let text = match read_small_text(&self.path, LARGEST_LOG) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(TrainError::io(&self.path)(error)),

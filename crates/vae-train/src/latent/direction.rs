@@ -324,6 +324,7 @@ mod tests {
 
     #[test]
     fn both_methods_find_what_is_known_of_gaussian_classes() {
+        let _alone = crate::alone::alone();
         let l = [[1.0, 0.0], [1.5, 0.5]];
         let mu = [0.5, 0.5];
         let (latents, known) = classes(mu, l);
@@ -359,6 +360,7 @@ mod tests {
 
     #[test]
     fn a_step_is_one_standard_deviation_of_the_latents_along_it() {
+        let _alone = crate::alone::alone();
         let (latents, known) = classes([1.0, 0.0], [[2.0, 0.0], [0.0, 0.5]]);
         let learner = Learner::new(&latents, &latents).expect("latents");
         let found = learner
@@ -390,6 +392,7 @@ mod tests {
 
     #[test]
     fn an_orthogonal_direction_leaves_the_other_attribute_alone() {
+        let _alone = crate::alone::alone();
         let (latents, known) = classes([1.0, 0.8], [[1.0, 0.0], [0.6, 0.9]]);
         let by_second: Vec<Option<bool>> = Vec::<f64>::try_from(latents.select(1, 1))
             .expect("numbers")
@@ -418,6 +421,7 @@ mod tests {
 
     #[test]
     fn an_attribute_of_all_or_none_is_refused_and_unknown_ones_are_left_out() {
+        let _alone = crate::alone::alone();
         let (latents, mut known) = classes([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]);
         let learner = Learner::new(&latents, &latents).expect("latents");
         let all = labels("A", &vec![Some(true); known.len()]);

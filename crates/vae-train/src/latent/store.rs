@@ -1,6 +1,8 @@
 //! The directions that a run knows: `attributes.safetensors` in its folder.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -53,7 +55,16 @@ impl DirectionStore {
                 let name = stored.direction.name.clone();
                 let step = file.tensors.get(&name);
                 let step = step.ok_or_else(|| wrong(format!("lacks the tensor {name}")))?;
-                stored.direction.step = Vec::<f64>::try_from(step.to_kind(Kind::Double))?;
+                let shape = step.size();
+                if shape.len() != 1 {
+                    let problem = format!("{name} has shape {shape:?}, expected [Z]");
+                    return Err(wrong(problem));
+                }
+                let step = Vec::<f64>::try_from(step.to_kind(Kind::Double))?;
+                if let Some(value) = step.iter().find(|value| !value.is_finite()) {
+                    return Err(wrong(format!("{name} holds {value}")));
+                }
+                stored.direction.step = step;
                 directions.insert(name, stored);
             }
         }
@@ -66,31 +77,32 @@ impl DirectionStore {
         &self.path
     }
 
-    /// Takes a direction that was learned from a checkpoint's latents, in place of an older one of the
-    /// same attribute.
+    /// Adds directions that were learned from a checkpoint's latents to those of a run, in place of older
+    /// ones of the same attributes, and gives all. Another process that does the same meanwhile waits, so
+    /// that neither loses what the other adds.
     ///
     /// # Errors
-    /// The checkpoint cannot be read.
-    pub fn insert(
-        &mut self,
-        direction: Direction,
+    /// The checkpoint or the file cannot be read, or the file system refuses to write it.
+    pub fn add(
+        run_dir: &RunDir,
+        directions: &[Direction],
         checkpoint: &OpenCheckpoint,
-    ) -> Result<(), TrainError> {
-        let stored = Stored {
-            checkpoint: checkpoint.name(),
-            weights: checkpoint.weights_digest()?,
-            direction,
-        };
-        self.directions
-            .insert(stored.direction.name.clone(), stored);
-        Ok(())
+    ) -> Result<Self, TrainError> {
+        let _lock = lock(&run_dir.attributes_lock_file())?;
+        let mut store = Self::open(run_dir)?;
+        for direction in directions {
+            let stored = Stored {
+                checkpoint: checkpoint.name(),
+                weights: checkpoint.weights_digest()?,
+                direction: direction.clone(),
+            };
+            store.directions.insert(direction.name.clone(), stored);
+        }
+        store.save()?;
+        Ok(store)
     }
 
-    /// Writes the file, which appears only when it is whole.
-    ///
-    /// # Errors
-    /// The file system refuses.
-    pub fn save(&self) -> Result<(), TrainError> {
+    fn save(&self) -> Result<(), TrainError> {
         let tensors: Vec<(String, Tensor)> = self
             .directions
             .iter()
@@ -128,6 +140,37 @@ impl DirectionStore {
             );
             return Err(TrainError::attribute(name, problem));
         }
+        let (found, wanted) = (
+            stored.direction.step.len() as i64,
+            checkpoint.state.config.model.latent_dims,
+        );
+        if found != wanted {
+            let problem = format!(
+                "the direction {name} has {found} numbers, but the model has {wanted} latent dimensions; \
+                 `attribute RUN learn {name}` finds it anew"
+            );
+            return Err(TrainError::run(&self.path, problem));
+        }
         Ok(&stored.direction)
+    }
+}
+
+/// Waits for the lock of a file and holds it until it is dropped. Where the file system has no locks, it
+/// keeps nobody out.
+fn lock(path: &Path) -> Result<File, TrainError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(TrainError::io(path))?;
+    match file.lock() {
+        Err(error)
+            if error.kind() != ErrorKind::Unsupported
+                && error.raw_os_error() != Some(libc::ENOLCK) =>
+        {
+            Err(TrainError::io(path)(error))
+        }
+        _ => Ok(file),
     }
 }

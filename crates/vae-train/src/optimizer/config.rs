@@ -40,8 +40,9 @@ pub struct AdamConfig {
     pub epsilon: f64,
     /// λ: λ·weight is added to its gradient. Default 0.
     pub weight_decay: f64,
-    /// Decay every variable, as PyTorch does, and not only those of two or more dimensions: by
-    /// default biases, norms and scalars keep their size. Default false.
+    /// Decay every variable, as PyTorch does, and not only the weights of layers: by default biases,
+    /// norms, scales, and what a prior or a likelihood learns (means, log-variances, pseudo-inputs) keep
+    /// their size. Default false.
     pub decay_all: bool,
 }
 
@@ -216,6 +217,11 @@ impl OptimizerConfig {
             Self::Rmsprop(c) => c.decay_all,
             Self::Sgd(c) => c.decay_all,
         }
+    }
+
+    /// Whether it corrects its moments by how many steps they are made of.
+    pub(super) fn counts_steps(&self) -> bool {
+        matches!(self, Self::Adam(_) | Self::Adamw(_))
     }
 
     /// What is remembered of each variable.

@@ -4,12 +4,16 @@ mod config;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_model::is_layer_weight;
 
 pub use config::{AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig};
 
 use crate::TrainError;
 use crate::kernels::{self, AdamStep, Update};
+
+/// What the numbers of steps of the variables are called in a state.
+const STEPS: &str = "steps";
 
 /// An optimizer at work on a model's variables: [`zero_grad`](Self::zero_grad), any number of
 /// [`backward`](Self::backward), [`step`](Self::step).
@@ -18,9 +22,7 @@ pub struct Optimizer {
     config: OptimizerConfig,
     variables: Vec<Variable>,
     n_steps: u64,
-    /// `n_steps` for the kernels, a scalar on the device. Exact in f32 up to 2²⁴ steps; by then
-    /// the corrections that Adam computes of it are 1.
-    n_steps_tensor: Tensor,
+    device: Device,
     learning_rate: f64,
 }
 
@@ -31,6 +33,9 @@ struct Variable {
     decays: bool,
     /// In the order of [`OptimizerConfig::moments`].
     moments: Vec<Tensor>,
+    /// Adam's count of the steps in which a gradient reached this variable, by which it corrects the
+    /// moments: a scalar on the device. Exact in f32 up to 2²⁴ steps; by then the corrections are 1.
+    n_steps: Option<Tensor>,
 }
 
 /// What a step says of itself.
@@ -50,23 +55,26 @@ impl Optimizer {
             .into_iter()
             .filter(|(_, value)| value.requires_grad())
             .map(|(name, value)| Variable {
-                name,
-                decays: config.decay_all() || value.dim() >= 2,
+                decays: config.decay_all() || is_layer_weight(&name),
                 moments: no_grad(|| {
                     let zeros = |_: &&str| value.zeros_like();
                     config.moments().iter().map(zeros).collect()
                 }),
+                n_steps: config
+                    .counts_steps()
+                    .then(|| Tensor::zeros([], (Kind::Float, value.device()))),
+                name,
                 value,
             })
             .collect();
         let device = variables
             .first()
-            .map_or(tch::Device::Cpu, |variable| variable.value.device());
+            .map_or(Device::Cpu, |variable| variable.value.device());
         Self {
             config: config.clone(),
             variables,
             n_steps: 0,
-            n_steps_tensor: Tensor::zeros([], (Kind::Float, device)),
+            device,
             learning_rate: config.learning_rate(),
         }
     }
@@ -111,7 +119,6 @@ impl Optimizer {
     pub fn step(&mut self, clip: &ClipConfig) -> Result<StepReport, TrainError> {
         no_grad(|| {
             self.n_steps += 1;
-            let _ = self.n_steps_tensor.f_fill_(self.n_steps as f64)?;
             let reached: Vec<(&Variable, Tensor)> = self
                 .variables
                 .iter()
@@ -120,7 +127,7 @@ impl Optimizer {
                 .collect();
             let gradients: Vec<_> = reached.iter().map(|(_, gradient)| gradient).collect();
             let gradient_norm = clip_gradients(&gradients, clip)?
-                .unwrap_or_else(|| self.n_steps_tensor.zeros_like());
+                .unwrap_or_else(|| Tensor::zeros([], (Kind::Float, self.device)));
 
             let (decaying, others): (Vec<_>, Vec<_>) = reached
                 .iter()
@@ -146,6 +153,10 @@ impl Optimizer {
                 .map(|i| variables.iter().map(|(v, _)| &v.moments[i]).collect())
                 .collect(),
         };
+        let n_steps: Vec<_> = variables
+            .iter()
+            .filter_map(|(v, _)| v.n_steps.as_ref())
+            .collect();
         let learning_rate = self.learning_rate;
         match &self.config {
             OptimizerConfig::Adam(config) => {
@@ -157,7 +168,7 @@ impl Optimizer {
                     weight_decay,
                     decoupled: false,
                 };
-                kernels::fused_adam(&update, &self.n_steps_tensor, &step)?;
+                kernels::fused_adam(&update, &n_steps, &step)?;
             }
             OptimizerConfig::Adamw(config) => {
                 let step = AdamStep {
@@ -168,7 +179,7 @@ impl Optimizer {
                     weight_decay,
                     decoupled: true,
                 };
-                kernels::fused_adam(&update, &self.n_steps_tensor, &step)?;
+                kernels::fused_adam(&update, &n_steps, &step)?;
             }
             OptimizerConfig::Sgd(config) => kernels::fused_sgd(
                 &update,
@@ -185,21 +196,26 @@ impl Optimizer {
     }
 
     /// Everything that a continued run needs besides [`n_steps`](Self::n_steps): what is remembered
-    /// of each variable, named `mean.encoder.conv.0.weight` for example. Shares memory.
+    /// of each variable, named `mean.encoder.conv.0.weight` for example, and of Adam its number of steps,
+    /// `steps.encoder.conv.0.weight`. Shares memory.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let names = self.config.moments();
         self.variables
             .iter()
             .flat_map(|variable| {
-                names.iter().zip(&variable.moments).map(|(name, moment)| {
-                    (format!("{name}.{}", variable.name), moment.shallow_clone())
-                })
+                let named = |(name, tensor): (&str, &Tensor)| {
+                    (format!("{name}.{}", variable.name), tensor.shallow_clone())
+                };
+                let moments = names.iter().copied().zip(&variable.moments);
+                let n_steps = variable.n_steps.iter().map(|n_steps| (STEPS, n_steps));
+                moments.chain(n_steps).map(named)
             })
             .collect()
     }
 
-    /// Continues where another of the same config and variables was: its `n_steps` and `state`.
+    /// Continues where another of the same config and variables was: its `n_steps` and `state`. A state
+    /// without numbers of steps is of a version that counted the same for all variables.
     ///
     /// # Errors
     /// A name, shape or kind that does not fit; nothing has changed then.
@@ -208,7 +224,18 @@ impl Optimizer {
         n_steps: u64,
         state: &BTreeMap<String, Tensor>,
     ) -> Result<(), TrainError> {
-        assign_state("optimizer", self.state(), state)?;
+        let mut state: BTreeMap<_, _> = state
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect();
+        let prefix = format!("{STEPS}.");
+        if !state.keys().any(|name| name.starts_with(&prefix)) {
+            for variable in self.variables.iter().filter(|v| v.n_steps.is_some()) {
+                let same_for_all = Tensor::from(n_steps as f32);
+                state.insert(format!("{prefix}{}", variable.name), same_for_all);
+            }
+        }
+        assign_state("optimizer", self.state(), &state)?;
         self.n_steps = n_steps;
         Ok(())
     }

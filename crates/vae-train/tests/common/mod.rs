@@ -1,14 +1,18 @@
 //! What the tests of training share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../../vae-model/tests/common/alone.rs"]
+mod generator;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::Tensor;
 use vae_data::Dataset;
 use vae_model::ImageShape;
 use vae_train::RunConfig;
+
+pub(crate) use generator::alone;
 
 pub const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -23,12 +27,6 @@ pub fn dataset(n: i64) -> Dataset {
         .collect();
     let images = Tensor::from_slice(&bytes).view([n, 1, SHAPE.height, SHAPE.width]);
     Dataset::new(images, None).expect("a data set")
-}
-
-/// libtorch has one generator for all threads, tests run side by side, and a new model draws from it.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The checked configs of a folder of the workspace, by path.

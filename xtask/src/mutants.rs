@@ -1,0 +1,639 @@
+//! `cargo xtask mutants`: whether the tests notice when a formula is changed.
+//!
+//! Each mutant is one small change: an operator, a sign, a number, a condition, a statement left out. They
+//! are all compiled at once, each behind a switch (mutant schemata, Untch et al. 1993), into a copy of the
+//! workspace under `target/mutants`, and switched on by a variable one at a time.
+
+mod sites;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::workspace::Workspace;
+use crate::{cargo, libtorch};
+
+/// What the crates choose the mutant in force by.
+const SWITCH: &str = include_str!("mutants/switch.rs");
+
+/// Where formulas are.
+const PATHS: [&str; 12] = [
+    "crates/vae-model/src/objective",
+    "crates/vae-model/src/posterior",
+    "crates/vae-model/src/prior",
+    "crates/vae-model/src/likelihood",
+    "crates/vae-train/src/learner.rs",
+    "crates/vae-train/src/evaluate.rs",
+    "crates/vae-train/src/fit.rs",
+    "crates/vae-train/src/schedule.rs",
+    "crates/vae-train/src/callback/kl_schedule.rs",
+    "crates/vae-train/src/ema.rs",
+    "crates/vae-train/src/optimizer",
+    "crates/vae-eval/src",
+];
+
+/// Where there are only pages, figures and words.
+const LEFT_OUT: [&str; 3] = [
+    "crates/vae-eval/src/html",
+    "crates/vae-eval/src/figures.rs",
+    "crates/vae-eval/src/published.rs",
+];
+
+/// The crates whose tests are run.
+const CRATES: [&str; 3] = ["vae-model", "vae-train", "vae-eval"];
+
+/// Rounds of leaving out what does not compile.
+const MOST_ROUNDS: usize = 30;
+
+/// What is to be tried.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Mutants to try, drawn by the seed from all there are; 0 tries all.
+    #[arg(long, value_name = "N", default_value_t = 150)]
+    sample: usize,
+    /// Of the draw. A mutant keeps its place in it while its own code stays as it is.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Try those whose description has this in it, for example `ema.rs` or `vae-eval/src/latents.rs`.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Try those with this in their description besides the drawn ones; may be given several times. They
+    /// do not count in the sums.
+    #[arg(long, value_name = "TEXT")]
+    also: Vec<String>,
+    /// Say how many the tests notice that this commit had, by their names, and how many all do.
+    #[arg(long, value_name = "COMMIT")]
+    since: Option<String>,
+    /// Leave out tests that take longer than this by themselves.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
+    longest_test: f64,
+    /// Say what would be tried, and stop.
+    #[arg(long)]
+    list: bool,
+}
+
+/// A change of a file.
+struct Mutant {
+    /// From 1.
+    number: u32,
+    file: String,
+    site: sites::Site,
+    /// By the seed, not by `--also`.
+    is_drawn: bool,
+}
+
+impl std::fmt::Display for Mutant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file.trim_start_matches("crates/");
+        let sites::Site {
+            line,
+            function,
+            what,
+            ..
+        } = &self.site;
+        write!(f, "{file}:{line} {function} {what}")
+    }
+}
+
+/// A test of a compiled program.
+struct Test {
+    program: usize,
+    name: String,
+    seconds: f64,
+    /// Numbers of the mutants whose code it runs.
+    reaches: BTreeSet<u32>,
+}
+
+/// A compiled program of tests.
+struct Program {
+    path: PathBuf,
+    /// Its package's.
+    folder: PathBuf,
+}
+
+/// Try mutants and say which of them no test notices.
+///
+/// # Errors
+/// If the copy does not compile without any mutant, or a test fails in it.
+pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
+    let folder = workspace.root().join("target/mutants");
+    let copy = folder.join("workspace");
+    copy_sources(workspace, &copy)?;
+    let sources = sources(&copy)?;
+    let mut mutants = draw(&sources, options)?;
+    if options.list {
+        mutants.iter().for_each(|mutant| println!("{mutant}"));
+        return Ok(());
+    }
+    libtorch::ensure_present(workspace)?;
+    for name in CRATES {
+        let crate_folder = copy.join("crates").join(name).join("src");
+        write(&crate_folder.join("mutant_switch.rs"), SWITCH)?;
+        let root = copy.join("original/crates").join(name).join("src/lib.rs");
+        let text = fs::read_to_string(&root).with_context(|| root.display().to_string())?;
+        let switch = "#[allow(warnings, clippy::all)]\nmod mutant_switch;";
+        write(&crate_folder.join("lib.rs"), &format!("{text}\n{switch}\n"))?;
+    }
+    let n_drawn = |mutants: &[Mutant]| mutants.iter().filter(|mutant| mutant.is_drawn).count();
+    let n_before = n_drawn(&mutants);
+    let programs = compile(workspace, &copy, &sources, &mut mutants)?;
+    let n_left_out = n_before - n_drawn(&mutants);
+    println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
+    let tests = tests(&programs, &folder, options.longest_test)?;
+    let known = match &options.since {
+        Some(commit) => tests_of(workspace, commit)?,
+        None => BTreeSet::new(),
+    };
+    let ends = try_all(&programs, &tests, &known, &mutants)?;
+    let count = |wanted: End| ends.iter().filter(|(end, _)| *end == wanted).count();
+    let (n, old, new) = (ends.len(), count(End::NoticedBefore), count(End::Noticed));
+    if let Some(commit) = &options.since {
+        println!("\n{old} of {n} mutants are noticed by tests that {commit} had");
+    }
+    println!("\n{} of {n} mutants are noticed, these are not:", old + new);
+    for (end, line) in ends {
+        if end == End::Survives {
+            println!("{line}");
+        }
+    }
+    Ok(())
+}
+
+/// What git says.
+fn git(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new("git");
+    command.current_dir(workspace.root()).args(arguments);
+    let output = command.output().context("git")?;
+    cargo::check("git", output.status)?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The names of the tests that a commit had.
+fn tests_of(workspace: &Workspace, commit: &str) -> Result<BTreeSet<String>> {
+    let arguments = [
+        "grep",
+        "-h",
+        "-A",
+        "3",
+        "#\\[test\\]",
+        commit,
+        "--",
+        "crates",
+    ];
+    let name = |line: &str| {
+        let (_, rest) = line.split_once("fn ")?;
+        let (name, _) = rest.split_once('(')?;
+        Some(name.to_owned())
+    };
+    Ok(git(workspace, &arguments)?
+        .lines()
+        .filter_map(name)
+        .collect())
+}
+
+/// Brings the copy up to date, without touching files that are the same.
+fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
+    let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    let list = [
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ];
+    for name in git(workspace, &list)?.split_terminator('\0') {
+        let path = workspace.root().join(name);
+        if path.is_file() {
+            let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
+            files.insert(PathBuf::from(name), bytes);
+        }
+    }
+    // Files that are no longer there must not stay.
+    for old in all_files(&copy.join("crates"))? {
+        let name = old.strip_prefix(copy)?;
+        if !files.contains_key(name) && !name.ends_with("mutant_switch.rs") {
+            fs::remove_file(&old).with_context(|| old.display().to_string())?;
+        }
+    }
+    let originals = copy.join("original");
+    if originals.exists() {
+        fs::remove_dir_all(&originals).with_context(|| originals.display().to_string())?;
+    }
+    for (name, bytes) in files {
+        // The workspace's configuration holds in the folder below it: twice the same flags are others, by
+        // which all dependencies would be compiled again.
+        if name.starts_with(".cargo") {
+            continue;
+        }
+        let is_root = |crate_name| name == Path::new("crates").join(crate_name).join("src/lib.rs");
+        // What is changed is written when it is known how.
+        let folder = match is_mutated(&name) || CRATES.iter().any(is_root) {
+            true => &originals,
+            false => copy,
+        };
+        write_bytes(&folder.join(&name), &bytes)?;
+    }
+    Ok(())
+}
+
+fn is_mutated(name: &Path) -> bool {
+    let within = |path: &&str| name.starts_with(path);
+    name.extension().is_some_and(|extension| extension == "rs")
+        && PATHS.iter().any(|path| within(&path))
+        && !LEFT_OUT.iter().any(|path| within(&path))
+        && !name.ends_with("lib.rs")
+        && !name.ends_with("laws.rs")
+}
+
+fn all_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        if !folder.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    write_bytes(path, text.as_bytes())
+}
+
+/// Writes a file unless it is there with the same content: cargo goes by the times of files.
+fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|found| found == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    fs::write(path, bytes).with_context(|| path.display().to_string())
+}
+
+/// The files that are mutated, as they are, by their names in the workspace.
+fn sources(copy: &Path) -> Result<BTreeMap<String, String>> {
+    let originals = copy.join("original");
+    let mut sources = BTreeMap::new();
+    for path in all_files(&originals)? {
+        let name = path.strip_prefix(&originals)?;
+        if is_mutated(name) {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            sources.insert(name.display().to_string(), text);
+        }
+    }
+    Ok(sources)
+}
+
+/// Draws from all mutants of the files.
+fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mutant>> {
+    let mut all = Vec::new();
+    for (file, source) in sources {
+        let mut n_alike: BTreeMap<String, u32> = BTreeMap::new();
+        for site in sites::find(source).with_context(|| file.clone())? {
+            // Without the line, which any other change of the file moves.
+            let identity = format!("{file} {} {}", site.function, site.what);
+            let n = n_alike.entry(identity.clone()).or_default();
+            *n += 1;
+            let ticket = Sha256::digest(format!("{} {identity} {n}", options.seed));
+            let mutant = Mutant {
+                number: 0,
+                file: file.clone(),
+                site,
+                is_drawn: false,
+            };
+            all.push((ticket, mutant));
+        }
+    }
+    println!("{} mutants in {} files", all.len(), sources.len());
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let most = match options.sample {
+        0 => all.len(),
+        n => n,
+    };
+    let only = options.only.as_ref();
+    all.iter_mut()
+        .filter(|(_, mutant)| only.is_none_or(|text| mutant.to_string().contains(text)))
+        .take(most)
+        .for_each(|(_, mutant)| mutant.is_drawn = true);
+    let is_wanted = |mutant: &Mutant| {
+        let shown = mutant.to_string();
+        mutant.is_drawn || options.also.iter().any(|text| shown.contains(text))
+    };
+    let mut mutants: Vec<_> = all.into_iter().map(|(_, mutant)| mutant).collect();
+    mutants.retain(is_wanted);
+    // By file, and within one in the order of the sites, outer ones first.
+    mutants.sort_by(|a, b| (&a.file, a.site.place()).cmp(&(&b.file, b.site.place())));
+    for (number, mutant) in (1..).zip(&mut mutants) {
+        mutant.number = number;
+    }
+    Ok(mutants)
+}
+
+/// Compiles the copy with all mutants but those that do not compile, which are left out.
+fn compile(
+    workspace: &Workspace,
+    copy: &Path,
+    sources: &BTreeMap<String, String>,
+    mutants: &mut Vec<Mutant>,
+) -> Result<Vec<Program>> {
+    for round in 0..MOST_ROUNDS {
+        let mut places: BTreeMap<String, Vec<(u32, Range<usize>)>> = BTreeMap::new();
+        for (file, source) in sources {
+            let of_file: Vec<_> = mutants
+                .iter()
+                .filter(|mutant| mutant.file == *file)
+                .map(|mutant| (mutant.number, &mutant.site))
+                .collect();
+            let (text, of_file) = sites::rewrite(source, &of_file);
+            write(&copy.join(file), &text)?;
+            places.insert(file.clone(), of_file);
+        }
+        // One inside another that takes its place is not there.
+        let written: BTreeSet<u32> = places.values().flatten().map(|place| place.0).collect();
+        mutants.retain(|mutant| written.contains(&mutant.number));
+        // A look at the libraries is cheaper than a build, and finds nearly all.
+        let mut errors = check(workspace, copy)?;
+        if errors.is_empty() {
+            let programs;
+            (programs, errors) = build(workspace, copy)?;
+            if errors.is_empty() {
+                return Ok(programs);
+            }
+        }
+        let mut culprits = BTreeSet::new();
+        for Error {
+            file,
+            bytes,
+            message,
+        } in &errors
+        {
+            let of_file = places.get(file).map_or(&[][..], Vec::as_slice);
+            let overlapping = of_file
+                .iter()
+                .filter(|(_, place)| place.start < bytes.end && bytes.start < place.end);
+            let smallest = overlapping.min_by_key(|(_, place)| place.len());
+            match smallest {
+                Some((number, _)) => {
+                    culprits.insert(*number);
+                }
+                None => println!("{file}: {message}"),
+            }
+        }
+        if culprits.is_empty() {
+            bail!("the copy in {} does not compile", copy.display());
+        }
+        println!("round {round}: {} mutants do not compile", culprits.len());
+        mutants.retain(|mutant| !culprits.contains(&mutant.number));
+    }
+    bail!("after {MOST_ROUNDS} rounds there are still mutants that do not compile")
+}
+
+/// What the compiler has against a place in a file.
+struct Error {
+    file: String,
+    bytes: Range<usize>,
+    message: String,
+}
+
+/// What the compiler has against the copy's libraries.
+fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
+    let arguments = ["check", "--keep-going", "--lib"].map(String::from);
+    let (_, errors) = messages(workspace, copy, &arguments)?;
+    Ok(errors)
+}
+
+/// The programs of the tests, or the compiler's errors.
+fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>)> {
+    let mut arguments = ["test", "--no-run", "--lib"].map(String::from).to_vec();
+    for name in CRATES {
+        for file in all_files(&copy.join("crates").join(name).join("tests"))? {
+            let is_target = file
+                .parent()
+                .is_some_and(|folder| folder.ends_with("tests"))
+                && file.extension().is_some_and(|extension| extension == "rs");
+            if let (true, Some(name)) = (is_target, file.file_stem()) {
+                arguments.extend(["--test".to_owned(), name.display().to_string()]);
+            }
+        }
+    }
+    messages(workspace, copy, &arguments)
+}
+
+/// What cargo says of the copy: programs of tests, and errors.
+fn messages(
+    workspace: &Workspace,
+    copy: &Path,
+    arguments: &[String],
+) -> Result<(Vec<Program>, Vec<Error>)> {
+    let output = cargo::cargo(workspace)
+        .current_dir(copy)
+        .env("CARGO_TARGET_DIR", workspace.root().join("target"))
+        .args(arguments)
+        .args(["--release", "--workspace", "--exclude", "xtask"])
+        .args(["--message-format=json", "--quiet"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo")?;
+    let (mut programs, mut errors) = (Vec::new(), Vec::new());
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        if let (Some(path), Some(manifest), true) = (
+            message["executable"].as_str(),
+            message["manifest_path"].as_str(),
+            message["profile"]["test"] == true,
+        ) {
+            let folder = Path::new(manifest)
+                .parent()
+                .context("a manifest")?
+                .to_owned();
+            if CRATES.iter().any(|name| folder.ends_with(name)) {
+                let path = path.into();
+                programs.push(Program { path, folder });
+            }
+        }
+        let message = &message["message"];
+        if message["level"] == "error" {
+            let spans = message["spans"].as_array().map_or(&[][..], Vec::as_slice);
+            let spans = spans.iter().filter(|span| span["is_primary"] == true);
+            errors.extend(spans.map(|span| {
+                let byte = |name: &str| span[name].as_u64().unwrap_or(0) as usize;
+                Error {
+                    file: span["file_name"].as_str().unwrap_or_default().to_owned(),
+                    bytes: byte("byte_start")..byte("byte_end").max(byte("byte_start") + 1),
+                    message: message["message"].as_str().unwrap_or_default().to_owned(),
+                }
+            }));
+        }
+    }
+    if errors.is_empty() {
+        cargo::check("cargo", output.status)?;
+    }
+    Ok((programs, errors))
+}
+
+/// A test program with some of its tests, on one thread and in bounded memory.
+fn command(program: &Program, tests: &[&str]) -> Command {
+    // A mutant may ask for any amount of memory.
+    const MOST_KILOBYTES: u64 = 12_000_000;
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("ulimit -v {MOST_KILOBYTES}; exec \"$0\" \"$@\""))
+        .arg(&program.path)
+        .args(["--exact", "--test-threads=1"])
+        .args(tests)
+        .current_dir(&program.folder)
+        .env("OMP_NUM_THREADS", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// Runs every test by itself without a mutant: how long it takes, and which mutants' code it runs.
+fn tests(programs: &[Program], folder: &Path, longest: f64) -> Result<Vec<Test>> {
+    let mut tests = Vec::new();
+    for (i, program) in programs.iter().enumerate() {
+        let output = Command::new(&program.path)
+            .args(["--list", "--format=terse"])
+            .current_dir(&program.folder)
+            .output()
+            .with_context(|| program.path.display().to_string())?;
+        let list = String::from_utf8_lossy(&output.stdout).into_owned();
+        for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
+            let seen = folder.join("seen");
+            if seen.exists() {
+                fs::remove_file(&seen)?;
+            }
+            let start = Instant::now();
+            let mut child = command(program, &[name])
+                .env("VAE_MUTANTS_SEEN", &seen)
+                .spawn()
+                .with_context(|| program.path.display().to_string())?;
+            let passed = wait(&mut child, Duration::from_secs_f64(10.0 * longest))?;
+            let seconds = start.elapsed().as_secs_f64();
+            if passed == Some(false) {
+                bail!("{name} fails without a mutant ({})", program.path.display());
+            }
+            if passed.is_none() || seconds > longest {
+                println!("{name} takes {seconds:.0} s and is left out");
+                continue;
+            }
+            let seen = fs::read_to_string(&seen).unwrap_or_default();
+            tests.push(Test {
+                program: i,
+                name: name.to_owned(),
+                seconds,
+                reaches: seen.lines().filter_map(|line| line.parse().ok()).collect(),
+            });
+        }
+    }
+    tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let seconds: f64 = tests.iter().map(|test| test.seconds).sum();
+    println!("{} tests take {seconds:.0} s, one by one", tests.len());
+    Ok(tests)
+}
+
+/// Whether a program was content; none where it took too long and was ended.
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if start.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What the tests say of a mutant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By a test that the commit of `--since` had.
+    NoticedBefore,
+    Noticed,
+    Survives,
+}
+
+/// Runs the tests that reach each mutant until one fails, those of `known` names first.
+fn try_all(
+    programs: &[Program],
+    tests: &[Test],
+    known: &BTreeSet<String>,
+    mutants: &[Mutant],
+) -> Result<Vec<(End, String)>> {
+    let mut ends = Vec::new();
+    for mutant in mutants {
+        let number = mutant.number;
+        let is_known = |test: &&Test| {
+            let name = test.name.rsplit("::").next().unwrap_or(&test.name);
+            known.contains(name)
+        };
+        let reaching = tests.iter().filter(|test| test.reaches.contains(&number));
+        let (before, since): (Vec<&Test>, Vec<&Test>) = reaching.partition(is_known);
+        let n_tests = before.len() + since.len();
+        let end = if notices(programs, &before, number)? {
+            End::NoticedBefore
+        } else if notices(programs, &since, number)? {
+            End::Noticed
+        } else {
+            End::Survives
+        };
+        let said = match end {
+            End::NoticedBefore => "noticed before",
+            End::Noticed => "noticed",
+            End::Survives if n_tests == 0 => "survives, no test runs it",
+            End::Survives => "survives",
+        };
+        let line = format!("{said} ({n_tests} tests): {mutant}");
+        println!("{number} of {}: {line}", mutants.len());
+        if mutant.is_drawn {
+            ends.push((end, line));
+        }
+    }
+    Ok(ends)
+}
+
+/// Whether one of these tests fails with the mutant, or takes too long.
+fn notices(programs: &[Program], tests: &[&Test], number: u32) -> Result<bool> {
+    let mut of_programs: BTreeMap<usize, Vec<&Test>> = BTreeMap::new();
+    for test in tests {
+        of_programs.entry(test.program).or_default().push(test);
+    }
+    let seconds = |tests: &[&Test]| tests.iter().map(|test| test.seconds).sum::<f64>();
+    let mut of_programs: Vec<_> = of_programs.into_iter().collect();
+    of_programs.sort_by(|a, b| seconds(&a.1).total_cmp(&seconds(&b.1)));
+    for (program, tests) in of_programs {
+        let names: Vec<_> = tests.iter().map(|test| &test.name[..]).collect();
+        let mut child = command(&programs[program], &names)
+            .env("VAE_MUTANT", number.to_string())
+            .spawn()?;
+        let limit = Duration::from_secs_f64(30.0 + 5.0 * seconds(&tests));
+        if wait(&mut child, limit)? != Some(true) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
