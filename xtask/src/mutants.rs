@@ -11,6 +11,8 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -74,6 +76,15 @@ pub(crate) struct Options {
     /// Leave out tests that take longer than this by themselves.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     longest_test: f64,
+    /// Of which crates the formulas and the tests are.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = CRATES)]
+    crates: Vec<String>,
+    /// Programs of tests to leave out, by the names of their files.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    except_tests: Vec<String>,
+    /// Programs at a time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
     /// Say what would be tried, and stop.
     #[arg(long)]
     list: bool,
@@ -143,15 +154,15 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     }
     let n_drawn = |mutants: &[Mutant]| mutants.iter().filter(|mutant| mutant.is_drawn).count();
     let n_before = n_drawn(&mutants);
-    let programs = compile(workspace, &copy, &sources, &mut mutants)?;
+    let programs = compile(workspace, &copy, &sources, &mut mutants, options)?;
     let n_left_out = n_before - n_drawn(&mutants);
     println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
-    let tests = tests(&programs, &folder, options.longest_test)?;
+    let tests = tests(&programs, &folder, options)?;
     let known = match &options.since {
         Some(commit) => tests_of(workspace, commit)?,
         None => BTreeSet::new(),
     };
-    let ends = try_all(&programs, &tests, &known, &mutants)?;
+    let ends = try_all(&programs, &tests, &known, &mutants, options.jobs)?;
     let count = |wanted: End| ends.iter().filter(|(end, _)| *end == wanted).count();
     let (n, old, new) = (ends.len(), count(End::NoticedBefore), count(End::Noticed));
     if let Some(commit) = &options.since {
@@ -246,8 +257,8 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
 fn is_mutated(name: &Path) -> bool {
     let within = |path: &&str| name.starts_with(path);
     name.extension().is_some_and(|extension| extension == "rs")
-        && PATHS.iter().any(|path| within(&path))
-        && !LEFT_OUT.iter().any(|path| within(&path))
+        && PATHS.iter().any(within)
+        && !LEFT_OUT.iter().any(within)
         && !name.ends_with("lib.rs")
         && !name.ends_with("laws.rs")
 }
@@ -303,7 +314,11 @@ fn sources(copy: &Path) -> Result<BTreeMap<String, String>> {
 /// Draws from all mutants of the files.
 fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mutant>> {
     let mut all = Vec::new();
-    for (file, source) in sources {
+    let of_crates = |file: &str| {
+        let of = |name: &String| file.starts_with(&format!("crates/{name}/"));
+        options.crates.iter().any(of)
+    };
+    for (file, source) in sources.iter().filter(|(file, _)| of_crates(file)) {
         let mut n_alike: BTreeMap<String, u32> = BTreeMap::new();
         for site in sites::find(source).with_context(|| file.clone())? {
             // Without the line, which any other change of the file moves.
@@ -321,7 +336,7 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
         }
     }
     println!("{} mutants in {} files", all.len(), sources.len());
-    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all.sort_by_key(|(ticket, _)| *ticket);
     let most = match options.sample {
         0 => all.len(),
         n => n,
@@ -351,7 +366,17 @@ fn compile(
     copy: &Path,
     sources: &BTreeMap<String, String>,
     mutants: &mut Vec<Mutant>,
+    options: &Options,
 ) -> Result<Vec<Program>> {
+    // What did not compile in this state of its file is known from run to run.
+    let list = copy.join("not-compiling");
+    let known = fs::read_to_string(&list).unwrap_or_default();
+    let mut known: BTreeSet<String> = known.lines().map(String::from).collect();
+    let identity = |mutant: &Mutant| {
+        let digest = Sha256::digest(&sources[&mutant.file]);
+        format!("{digest:x} {mutant}")
+    };
+    mutants.retain(|mutant| !known.contains(&identity(mutant)));
     for round in 0..MOST_ROUNDS {
         let mut places: BTreeMap<String, Vec<(u32, Range<usize>)>> = BTreeMap::new();
         for (file, source) in sources {
@@ -371,44 +396,59 @@ fn compile(
         let mut errors = check(workspace, copy)?;
         if errors.is_empty() {
             let programs;
-            (programs, errors) = build(workspace, copy)?;
+            (programs, errors) = build(workspace, copy, options)?;
             if errors.is_empty() {
                 return Ok(programs);
             }
         }
-        let mut culprits = BTreeSet::new();
-        for Error {
-            file,
-            bytes,
-            message,
-        } in &errors
-        {
-            let of_file = places.get(file).map_or(&[][..], Vec::as_slice);
-            let overlapping = of_file
-                .iter()
-                .filter(|(_, place)| place.start < bytes.end && bytes.start < place.end);
-            let smallest = overlapping.min_by_key(|(_, place)| place.len());
-            match smallest {
-                Some((number, _)) => {
-                    culprits.insert(*number);
-                }
-                None => println!("{file}: {message}"),
-            }
-        }
+        let culprits: BTreeSet<u32> = errors
+            .iter()
+            .flat_map(|error| culprits(error, &places))
+            .collect();
         if culprits.is_empty() {
-            bail!("the copy in {} does not compile", copy.display());
+            let messages: Vec<_> = errors.iter().map(|error| &error.message[..]).collect();
+            let (copy, messages) = (copy.display(), messages.join("; "));
+            bail!("the copy in {copy} does not compile: {messages}");
         }
         println!("round {round}: {} mutants do not compile", culprits.len());
+        let refused = |mutant: &&Mutant| culprits.contains(&mutant.number);
+        known.extend(mutants.iter().filter(refused).map(identity));
+        write(
+            &list,
+            &known
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        )?;
         mutants.retain(|mutant| !culprits.contains(&mutant.number));
     }
     bail!("after {MOST_ROUNDS} rounds there are still mutants that do not compile")
 }
 
-/// What the compiler has against a place in a file.
+/// What the compiler has against the copy.
 struct Error {
-    file: String,
-    bytes: Range<usize>,
     message: String,
+    /// Those that it points at first are at the beginning.
+    places: Vec<(String, Range<usize>)>,
+}
+
+/// The smallest mutant at the first of an error's places where there is one; failing that, all of the
+/// files that it names.
+fn culprits(error: &Error, places: &BTreeMap<String, Vec<(u32, Range<usize>)>>) -> Vec<u32> {
+    let of_file = |file: &String| places.get(file).map_or(&[][..], Vec::as_slice);
+    let smallest = error.places.iter().find_map(|(file, bytes)| {
+        let overlapping = of_file(file)
+            .iter()
+            .filter(|(_, place)| place.start < bytes.end && bytes.start < place.end);
+        overlapping.min_by_key(|(_, place)| place.len())
+    });
+    match smallest {
+        Some((number, _)) => vec![*number],
+        None => {
+            let files = error.places.iter().flat_map(|(file, _)| of_file(file));
+            files.map(|(number, _)| *number).collect()
+        }
+    }
 }
 
 /// What the compiler has against the copy's libraries.
@@ -419,20 +459,34 @@ fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
 }
 
 /// The programs of the tests, or the compiler's errors.
-fn build(workspace: &Workspace, copy: &Path) -> Result<(Vec<Program>, Vec<Error>)> {
+fn build(
+    workspace: &Workspace,
+    copy: &Path,
+    options: &Options,
+) -> Result<(Vec<Program>, Vec<Error>)> {
     let mut arguments = ["test", "--no-run", "--lib"].map(String::from).to_vec();
-    for name in CRATES {
+    for name in &options.crates {
         for file in all_files(&copy.join("crates").join(name).join("tests"))? {
             let is_target = file
                 .parent()
                 .is_some_and(|folder| folder.ends_with("tests"))
                 && file.extension().is_some_and(|extension| extension == "rs");
-            if let (true, Some(name)) = (is_target, file.file_stem()) {
-                arguments.extend(["--test".to_owned(), name.display().to_string()]);
-            }
+            let name = file.file_stem().map(|name| name.display().to_string());
+            let name = name.filter(|name| is_target && !options.except_tests.contains(name));
+            arguments.extend(
+                name.into_iter()
+                    .flat_map(|name| ["--test".to_owned(), name]),
+            );
         }
     }
-    messages(workspace, copy, &arguments)
+    let (mut programs, errors) = messages(workspace, copy, &arguments)?;
+    programs.retain(|program| {
+        options
+            .crates
+            .iter()
+            .any(|name| program.folder.ends_with(name))
+    });
+    Ok((programs, errors))
 }
 
 /// What cargo says of the copy: programs of tests, and errors.
@@ -447,6 +501,11 @@ fn messages(
         .args(arguments)
         .args(["--release", "--workspace", "--exclude", "xtask"])
         .args(["--message-format=json", "--quiet"])
+        // The time is spent inside libtorch's kernels; optimizing these would cost minutes.
+        .args(
+            ["vae-data", "vae-model", "vae-train", "vae-eval"]
+                .map(|name| format!("--config=profile.release.package.{name}.opt-level=0")),
+        )
         .stderr(Stdio::inherit())
         .output()
         .context("cargo")?;
@@ -471,16 +530,20 @@ fn messages(
         }
         let message = &message["message"];
         if message["level"] == "error" {
-            let spans = message["spans"].as_array().map_or(&[][..], Vec::as_slice);
-            let spans = spans.iter().filter(|span| span["is_primary"] == true);
-            errors.extend(spans.map(|span| {
+            let mut spans = message["spans"].as_array().cloned().unwrap_or_default();
+            spans.sort_by_key(|span| span["is_primary"] != true);
+            let place = |span: &Value| {
                 let byte = |name: &str| span[name].as_u64().unwrap_or(0) as usize;
-                Error {
-                    file: span["file_name"].as_str().unwrap_or_default().to_owned(),
-                    bytes: byte("byte_start")..byte("byte_end").max(byte("byte_start") + 1),
+                let bytes = byte("byte_start")..byte("byte_end").max(byte("byte_start") + 1);
+                let file = span["file_name"].as_str().unwrap_or_default();
+                (file.to_owned(), bytes)
+            };
+            if !spans.is_empty() {
+                errors.push(Error {
                     message: message["message"].as_str().unwrap_or_default().to_owned(),
-                }
-            }));
+                    places: spans.iter().map(place).collect(),
+                });
+            }
         }
     }
     if errors.is_empty() {
@@ -508,9 +571,37 @@ fn command(program: &Program, tests: &[&str]) -> Command {
     command
 }
 
+/// Does `work` for the numbers below `n`, some at a time; the results in order.
+fn in_parallel<T: Send>(
+    n_jobs: usize,
+    n: usize,
+    work: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..n_jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    if i >= n {
+                        return;
+                    }
+                    let result = work(i);
+                    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+                    results.push((i, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.sort_by_key(|(i, _)| *i);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
 /// Runs every test by itself without a mutant: how long it takes, and which mutants' code it runs.
-fn tests(programs: &[Program], folder: &Path, longest: f64) -> Result<Vec<Test>> {
-    let mut tests = Vec::new();
+fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<Test>> {
+    let mut names = Vec::new();
     for (i, program) in programs.iter().enumerate() {
         let output = Command::new(&program.path)
             .args(["--list", "--format=terse"])
@@ -518,34 +609,42 @@ fn tests(programs: &[Program], folder: &Path, longest: f64) -> Result<Vec<Test>>
             .output()
             .with_context(|| program.path.display().to_string())?;
         let list = String::from_utf8_lossy(&output.stdout).into_owned();
-        for name in list.lines().filter_map(|line| line.strip_suffix(": test")) {
-            let seen = folder.join("seen");
-            if seen.exists() {
-                fs::remove_file(&seen)?;
-            }
-            let start = Instant::now();
-            let mut child = command(program, &[name])
-                .env("VAE_MUTANTS_SEEN", &seen)
-                .spawn()
-                .with_context(|| program.path.display().to_string())?;
-            let passed = wait(&mut child, Duration::from_secs_f64(10.0 * longest))?;
-            let seconds = start.elapsed().as_secs_f64();
-            if passed == Some(false) {
-                bail!("{name} fails without a mutant ({})", program.path.display());
-            }
-            if passed.is_none() || seconds > longest {
-                println!("{name} takes {seconds:.0} s and is left out");
-                continue;
-            }
-            let seen = fs::read_to_string(&seen).unwrap_or_default();
-            tests.push(Test {
-                program: i,
-                name: name.to_owned(),
-                seconds,
-                reaches: seen.lines().filter_map(|line| line.parse().ok()).collect(),
-            });
-        }
+        let of_program = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        names.extend(of_program.map(|name| (i, name.to_owned())));
     }
+    let tests = in_parallel(options.jobs, names.len(), |i| {
+        let (program, name) = &names[i];
+        let seen = folder.join(format!("seen-{i}"));
+        if seen.exists() {
+            fs::remove_file(&seen)?;
+        }
+        let start = Instant::now();
+        let mut child = command(&programs[*program], &[name])
+            .env("VAE_MUTANTS_SEEN", &seen)
+            .spawn()
+            .with_context(|| programs[*program].path.display().to_string())?;
+        let passed = wait(&mut child, Duration::from_secs_f64(options.longest_test))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let reaches = fs::read_to_string(&seen).unwrap_or_default();
+        if seen.exists() {
+            fs::remove_file(&seen)?;
+        }
+        match passed {
+            Some(true) => {}
+            Some(false) => println!("{name} fails without a mutant and is left out"),
+            None => println!("{name} takes more than {seconds:.0} s and is left out"),
+        }
+        Ok(passed.unwrap_or(false).then(|| Test {
+            program: *program,
+            name: name.clone(),
+            seconds,
+            reaches: reaches
+                .lines()
+                .filter_map(|line| line.parse().ok())
+                .collect(),
+        }))
+    })?;
+    let mut tests: Vec<Test> = tests.into_iter().flatten().collect();
     tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let seconds: f64 = tests.iter().map(|test| test.seconds).sum();
     println!("{} tests take {seconds:.0} s, one by one", tests.len());
@@ -583,9 +682,10 @@ fn try_all(
     tests: &[Test],
     known: &BTreeSet<String>,
     mutants: &[Mutant],
+    n_jobs: usize,
 ) -> Result<Vec<(End, String)>> {
-    let mut ends = Vec::new();
-    for mutant in mutants {
+    let ends = in_parallel(n_jobs, mutants.len(), |i| {
+        let mutant = &mutants[i];
         let number = mutant.number;
         let is_known = |test: &&Test| {
             let name = test.name.rsplit("::").next().unwrap_or(&test.name);
@@ -607,13 +707,12 @@ fn try_all(
             End::Survives if n_tests == 0 => "survives, no test runs it",
             End::Survives => "survives",
         };
-        let line = format!("{said} ({n_tests} tests): {mutant}");
+        let drawn = if mutant.is_drawn { "" } else { ", not drawn" };
+        let line = format!("{said} ({n_tests} tests{drawn}): {mutant}");
         println!("{number} of {}: {line}", mutants.len());
-        if mutant.is_drawn {
-            ends.push((end, line));
-        }
-    }
-    Ok(ends)
+        Ok(mutant.is_drawn.then_some((end, line)))
+    })?;
+    Ok(ends.into_iter().flatten().collect())
 }
 
 /// Whether one of these tests fails with the mutant, or takes too long.

@@ -145,7 +145,7 @@ fn a_run_within_its_photos_is_not_trained_on() {
     let stats = vae(&["data", "stats", "../tiny.toml"]).stdout;
     let stats: Value = serde_json::from_slice(&stats).expect("JSON");
     let n = |split: &str| stats[split]["images"].as_u64().expect("a number");
-    assert_eq!(n("train") + n("test"), 20);
+    assert_eq!(n("train") + n("validation") + n("test"), 20);
 }
 
 #[test]

@@ -52,6 +52,7 @@ mod compatibility;
 mod config;
 mod error;
 mod export;
+pub mod files;
 mod graph;
 mod image_shape;
 mod likelihood;
@@ -70,6 +71,7 @@ mod weights;
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use export::Part;
+pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -97,4 +99,4 @@ pub use prior::{
 pub use summary::{LayerSummary, PartSummary};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
-pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
+pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors};

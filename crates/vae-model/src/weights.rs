@@ -1,15 +1,14 @@
 //! Weights files: safetensors, with the model's config in their metadata.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
-use crate::{Framing, ImageShape, ModelConfig, ModelError};
+use crate::{Framing, ImageShape, ModelConfig, ModelError, write_whole};
 
 /// The name of the weights file in the folder of a checkpoint.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
@@ -101,37 +100,6 @@ pub(crate) fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
         .flatten(0, -1);
     let values = Vec::<f32>::try_from(flat)?;
     Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
-}
-
-/// Writes a file that appears under its name only when it is whole and on the disk: to a temporary
-/// file beside it, then renamed.
-///
-/// # Errors
-/// The file system refuses; whatever had that name before is then untouched.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    match fs::canonicalize(path) {
-        // A link's target is replaced, not the link; a device or pipe is written to.
-        Ok(target) if target.is_file() => write_beside(&target, bytes),
-        Ok(device) => fs::write(device, bytes),
-        Err(_) => write_beside(path, bytes),
-    }
-}
-
-fn write_beside(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    fs::metadata(folder)?; // Its error is plain; the next ones name the temporary file.
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default; what stays is an ordinary file under the umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
 }
 
 pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), ModelError> {

@@ -5,26 +5,35 @@
 //!     weights.safetensors        the model: what was evaluated (the averaged weights, if there are any)
 //!     raw-weights.safetensors    only with averaged weights: those that the optimizer changes
 //!     optimizer.safetensors      its moments
+//!     rollback.safetensors       only inside an epoch: the states to return to after a NaN
 //!     state.json                 CheckpointState
 //!     SHA256SUMS                 of the files above, as `sha256sum -c` reads it
 //! checkpoints/last, best         links for people; nothing here reads them
 //! ```
 //!
-//! A checkpoint is written to a hidden folder, synced, then renamed: under its name it is whole.
+//! A checkpoint is written to a hidden folder, synced, then renamed: under its name it is whole. One that
+//! is deleted is renamed to a hidden folder first.
+//!
+//! Checkpoints are ordered by the number under which they were written, not by their steps: after a return
+//! to an earlier step those of the abandoned steps are older, and are deleted.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 use tracing::warn;
+use vae_model::files::sync_folder;
 use vae_model::{Vae, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
 
 use crate::metric::SavedTotals;
+use crate::recovery::SavedRecovery;
 use crate::{Incident, LatentUse, Metric, Position, Record, RunConfig, RunDir, TrainError};
 
 /// Which of a run's checkpoints.
@@ -42,6 +51,14 @@ pub enum Checkpoint {
 pub struct CheckpointState {
     /// The version of this crate that wrote it.
     pub version: String,
+    /// Counts the checkpoints of the run in the order in which they were written, from 1; 0 in those of
+    /// versions that did not count.
+    #[serde(default)]
+    pub sequence: u64,
+    /// The one that the run wrote before, or was resumed from, or 0. Those of numbers between the two were
+    /// damaged and passed over.
+    #[serde(default)]
+    pub previous: u64,
     /// How far the run was.
     pub position: Position,
     /// Whether it was written after an epoch, not inside one.
@@ -102,6 +119,8 @@ pub(crate) struct CheckpointTensors<'a> {
     /// The weights that the optimizer changes, where they are others than the model's.
     pub(crate) raw_weights: Option<Vec<(String, Tensor)>>,
     pub(crate) optimizer: Vec<(String, Tensor)>,
+    /// The states to return to after a NaN, if there are others than this one.
+    pub(crate) rollback: Option<SavedRecovery>,
 }
 
 /// When checkpoints are written and which of them stay (`[checkpoints]`).
@@ -157,6 +176,7 @@ impl CheckpointsConfig {
 
 const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const ROLLBACK_FILE: &str = "rollback.safetensors";
 const STATE_FILE: &str = "state.json";
 const SUMS_FILE: &str = "SHA256SUMS";
 
@@ -221,22 +241,51 @@ impl OpenCheckpoint {
     pub(crate) fn optimizer(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.tensors)
     }
+
+    /// The states to return to after a NaN, if there are others than this one.
+    pub(crate) fn rollback(&self) -> Result<Option<SavedRecovery>, TrainError> {
+        let path = self.folder.join(ROLLBACK_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = read_tensors(&path)?;
+        let unknown = |problem: String| {
+            TrainError::run(
+                &path,
+                format!("not states that this version knows: {problem}"),
+            )
+        };
+        let states = file
+            .metadata
+            .get(STATES_KEY)
+            .ok_or_else(|| unknown(format!("no entry {STATES_KEY}")))?;
+        Ok(Some(SavedRecovery {
+            states: serde_json::from_str(states).map_err(|error| unknown(error.to_string()))?,
+            tensors: file.tensors.into_iter().collect(),
+        }))
+    }
 }
 
-/// Writes a checkpoint of a run, then removes those that the config does not keep.
+/// The metadata key of [`ROLLBACK_FILE`].
+const STATES_KEY: &str = "states";
+
+/// Writes a checkpoint of a run, then removes those that the config does not keep. Gives the number under
+/// which it was written.
 ///
 /// # Errors
 /// The file system refuses; the checkpoints before are then all there.
 pub(crate) fn save(
     run_dir: &RunDir,
-    state: &CheckpointState,
+    mut state: CheckpointState,
     tensors: &CheckpointTensors,
-) -> Result<(), TrainError> {
+) -> Result<u64, TrainError> {
     let root = run_dir.checkpoints();
-    let name = folder_name(state.position);
-    let partial = root.join(format!(".{name}.partial"));
+    let newest = list(run_dir)?.iter().map(|entry| entry.sequence).max();
+    state.sequence = newest.unwrap_or(0).max(state.previous).saturating_add(1);
+    let name = free_name(&root, state.position);
+    let partial = root.join(format!(".{name}{PARTIAL_SUFFIX}"));
     remove_folder(&partial)?;
-    let written = write_files(&partial, state, tensors);
+    let written = write_files(&partial, &state, tensors);
     if written.is_err() {
         // What a full disk cut short must not fill it any longer.
         let _ = fs::remove_dir_all(&partial);
@@ -244,20 +293,75 @@ pub(crate) fn save(
     written?;
 
     let folder = root.join(name);
-    // Only after a return to an earlier checkpoint because this one was damaged.
-    remove_folder(&folder)?;
     fs::rename(&partial, &folder).map_err(TrainError::io(&partial))?;
-    sync(&root)?;
+    sync_folder(&root).map_err(TrainError::io(&root))?;
 
+    // It is safe now: what goes wrong with the others is no reason to end the run.
     let entries = list(run_dir)?;
     let metric = state.config.checkpoints.metric;
     let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, metric);
     link(&root, "last", kept.first());
     link(&root, "best", best_of(&kept, metric));
     for entry in superseded {
-        remove_folder(&entry.folder)?;
+        if let Err(error) = delete(&entry.folder) {
+            warn!("{}: cannot be deleted", with_causes(&error));
+        }
     }
-    Ok(())
+    Ok(state.sequence)
+}
+
+/// The name of a new checkpoint's folder. One of the same position may be there: damaged, or of steps
+/// that a return to an earlier one has undone.
+fn free_name(root: &Path, position: Position) -> String {
+    let name = folder_name(position);
+    let numbered = (2..).map(|i| format!("{name}-{i}"));
+    std::iter::once(name.clone())
+        .chain(numbered)
+        .find(|name| fs::symlink_metadata(root.join(name)).is_err())
+        .unwrap_or(name)
+}
+
+/// Deletes a checkpoint, which is never seen in part.
+fn delete(folder: &Path) -> Result<(), TrainError> {
+    let (Some(root), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Ok(());
+    };
+    let removed = root.join(format!(".{}{REMOVED_SUFFIX}", name.to_string_lossy()));
+    remove_folder(&removed)?;
+    fs::rename(folder, &removed).map_err(TrainError::io(folder))?;
+    remove_folder(&removed)
+}
+
+const PARTIAL_SUFFIX: &str = ".partial";
+const REMOVED_SUFFIX: &str = ".removed";
+
+/// Removes what processes left that were killed while they wrote or deleted a checkpoint. For the
+/// process that has the run's lock. What cannot be removed stays.
+pub(crate) fn remove_abandoned(run_dir: &RunDir) {
+    let root = run_dir.checkpoints();
+    for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = [".epoch-", ".last.", ".best."]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if !is_ours || !(name.ends_with(PARTIAL_SUFFIX) || name.ends_with(REMOVED_SUFFIX)) {
+            continue;
+        }
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+    }
+}
+
+/// Whether a run has a checkpoint of a later step than this position.
+///
+/// # Errors
+/// Its folder cannot be read.
+pub(crate) fn any_after(run_dir: &RunDir, position: Position) -> Result<bool, TrainError> {
+    let entries = list(run_dir)?;
+    Ok(entries.iter().any(|entry| entry.position > position))
 }
 
 fn write_files(
@@ -273,6 +377,13 @@ fn write_files(
         names.push(RAW_WEIGHTS_FILE);
     }
     write_tensors(&folder.join(OPTIMIZER_FILE), &tensors.optimizer, &[])?;
+    if let Some(SavedRecovery { states, tensors }) = &tensors.rollback {
+        let file = folder.join(ROLLBACK_FILE);
+        let states = serde_json::to_string(states)
+            .map_err(|error| TrainError::run(&file, error.to_string()))?;
+        write_tensors(&file, tensors, &[(STATES_KEY, &states)])?;
+        names.push(ROLLBACK_FILE);
+    }
     let file = folder.join(STATE_FILE);
     let json = serde_json::to_vec_pretty(state)
         .map_err(|error| TrainError::run(&file, error.to_string()))?;
@@ -283,7 +394,7 @@ fn write_files(
         .collect::<Result<_, TrainError>>()?;
     let file = folder.join(SUMS_FILE);
     write_whole(&file, sums.as_bytes()).map_err(TrainError::io(&file))?;
-    sync(folder)
+    sync_folder(folder).map_err(TrainError::io(folder))
 }
 
 impl Checkpoint {
@@ -400,6 +511,9 @@ fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
 struct Entry {
     folder: PathBuf,
     position: Position,
+    /// [`CheckpointState::sequence`] and [`CheckpointState::previous`]; 0 where the state cannot be read.
+    sequence: u64,
+    previous: u64,
     /// Whether its state can be read; if not, it is damaged, or of another version.
     is_readable: bool,
     is_whole_epoch: bool,
@@ -419,6 +533,10 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
     /// What is needed of a state, so that one of another version is still listed.
     #[derive(Deserialize)]
     struct Brief {
+        #[serde(default)]
+        sequence: u64,
+        #[serde(default)]
+        previous: u64,
         is_whole_epoch: bool,
         validation: Option<Record>,
     }
@@ -443,13 +561,25 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, TrainError> {
         entries.push(Entry {
             folder,
             position,
+            sequence: brief.as_ref().map_or(0, |brief| brief.sequence),
+            previous: brief.as_ref().map_or(0, |brief| brief.previous),
             is_readable: brief.is_some(),
             is_whole_epoch: brief.as_ref().is_some_and(|brief| brief.is_whole_epoch),
             validation: brief.and_then(|brief| brief.validation),
         });
     }
-    entries.sort_by_key(|entry| std::cmp::Reverse((entry.position.steps, entry.position.epochs)));
-    Ok(entries)
+    // One that cannot be read has no number: it goes before those that are no further.
+    let (mut readable, unreadable): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.is_readable);
+    readable.sort_by_key(|entry| Reverse((entry.sequence, entry.position)));
+    for entry in unreadable {
+        let place = readable
+            .iter()
+            .position(|other| other.position <= entry.position)
+            .unwrap_or(readable.len());
+        readable.insert(place, entry);
+    }
+    Ok(readable)
 }
 
 fn folder_name(position: Position) -> String {
@@ -457,21 +587,50 @@ fn folder_name(position: Position) -> String {
 }
 
 fn parse_folder_name(name: &str) -> Option<Position> {
-    let (epochs, steps) = name.strip_prefix("epoch-")?.split_once("-step-")?;
+    let (epochs, rest) = name.strip_prefix("epoch-")?.split_once("-step-")?;
+    let steps = match rest.split_once('-') {
+        Some((steps, number)) => {
+            number.parse::<u64>().ok()?;
+            steps
+        }
+        None => rest,
+    };
     Some(Position {
         epochs: epochs.parse().ok()?,
         steps: steps.parse().ok()?,
     })
 }
 
-/// Which checkpoints stay and which go, of a list with the newest first: the newest `keep` and the
-/// best stay.
+/// Which checkpoints stay and which go, of a list with the newest first, which was just written: the newest
+/// `keep` and the best stay, of those that led to it.
 fn sort_out(entries: Vec<Entry>, keep: usize, metric: Metric) -> (Vec<Entry>, Vec<Entry>) {
-    let best = best_of(&entries, metric).map(|entry| entry.position);
+    let (mut line, mut superseded) = line_of_newest(entries);
+    let best = best_of(&line, metric).map(|entry| entry.folder.clone());
     let mut index = 0;
-    entries.into_iter().partition(|entry| {
+    let (kept, older) = line.drain(..).partition(|entry| {
         index += 1;
-        index <= keep || Some(entry.position) == best
+        index <= keep || Some(&entry.folder) == best.as_ref()
+    });
+    let kept: Vec<Entry> = kept;
+    // As long as there are too few others, one that cannot be read stays: not every reason lasts.
+    superseded.retain(|entry| entry.is_readable || kept.len() >= keep);
+    superseded.extend::<Vec<_>>(older);
+    (kept, superseded)
+}
+
+/// The newest checkpoint and those that led to it; and the others: of steps that a return has undone,
+/// damaged ones that were passed over, those that cannot be read.
+fn line_of_newest(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
+    let mut next: Option<(u64, Position)> = None;
+    entries.into_iter().partition(|entry| {
+        let leads_to_next = entry.is_readable
+            && next.is_none_or(|(previous, position)| {
+                entry.sequence <= previous && entry.position < position
+            });
+        if leads_to_next {
+            next = Some((entry.previous, entry.position));
+        }
+        leads_to_next
     })
 }
 
@@ -485,14 +644,28 @@ fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
         .or_else(|| entries.iter().find(|entry| entry.is_whole_epoch))
 }
 
-/// A link to a checkpoint, for people. It may fail where the file system has no links.
+/// A link to a checkpoint, for people. Where it cannot be made, as where the file system has no links, there
+/// is none, and the first time a warning.
 fn link(root: &Path, name: &str, entry: Option<&Entry>) {
     #[cfg(unix)]
     if let Some(target) = entry.and_then(|entry| entry.folder.file_name()) {
-        let partial = root.join(format!(".{name}.partial"));
+        let link = root.join(name);
+        let partial = root.join(format!(".{name}{PARTIAL_SUFFIX}"));
         let _ = fs::remove_file(&partial);
-        let _ = std::os::unix::fs::symlink(target, &partial)
-            .and_then(|()| fs::rename(&partial, root.join(name)));
+        let made =
+            std::os::unix::fs::symlink(target, &partial).and_then(|()| fs::rename(&partial, &link));
+        if let Err(error) = made {
+            let _ = fs::remove_file(&link); // It would point to another checkpoint.
+            static WARNING: Once = Once::new();
+            WARNING.call_once(|| {
+                warn!(
+                    "{}: no link to {} could be made ({error}). Links are for people, nothing else needs \
+                     them",
+                    link.display(),
+                    target.to_string_lossy()
+                );
+            });
+        }
     }
     #[cfg(not(unix))]
     let _ = (root, name, entry);
@@ -516,12 +689,6 @@ fn remove_folder(folder: &Path) -> Result<(), TrainError> {
     }
 }
 
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(TrainError::io(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -541,6 +708,8 @@ mod tests {
         Entry {
             folder: folder_name(position).into(),
             position,
+            sequence: epochs,
+            previous: epochs - 1,
             is_readable: true,
             is_whole_epoch: true,
             validation: elbo.map(|elbo| Record::new(position, Record::VALIDATION, means(elbo))),
@@ -568,6 +737,80 @@ mod tests {
         assert_eq!(epochs(&kept), [5, 2]);
     }
 
+    /// Written as number `sequence` after `previous`, at a step of the first epoch.
+    fn amid(sequence: u64, previous: u64, steps: u64) -> Entry {
+        let position = Position { epochs: 0, steps };
+        Entry {
+            folder: format!("{sequence}").into(),
+            position,
+            sequence,
+            previous,
+            ..entry(1, None)
+        }
+    }
+
+    fn kept(entries: &[Entry], keep: usize) -> Vec<u64> {
+        let (kept, _) = sort_out(entries.to_vec(), keep, Metric::Elbo);
+        kept.iter().map(|entry| entry.sequence).collect()
+    }
+
+    #[test]
+    fn what_an_abandoned_branch_wrote_goes_and_what_came_before_it_stays() {
+        // At step 583 the run returned to step 550, and wrote that.
+        let mut entries = vec![
+            amid(4, 3, 550),
+            amid(3, 2, 583),
+            amid(2, 1, 560),
+            amid(1, 0, 500),
+        ];
+        assert_eq!(kept(&entries, 1), [4]);
+        assert_eq!(kept(&entries, 3), [4, 1]);
+        // Also when the process ended before it could delete them, and went on.
+        entries.insert(0, amid(5, 4, 590));
+        assert_eq!(kept(&entries, 1), [5]);
+        assert_eq!(kept(&entries, 4), [5, 4, 1]);
+    }
+
+    #[test]
+    fn one_written_after_a_damaged_one_was_passed_over_stays_and_the_damaged_one_goes() {
+        let damaged = amid(3, 2, 583);
+        for position in [570, 583, 590] {
+            let entries = [
+                amid(4, 2, position),
+                damaged.clone(),
+                amid(2, 1, 560),
+                amid(1, 0, 500),
+            ];
+            assert_eq!(kept(&entries, 1), [4]);
+            assert_eq!(kept(&entries, 2), [4, 2]);
+        }
+        // What a damaged one says of itself is not believed.
+        let entries = [
+            amid(93, 3, 590),
+            amid(92, 0, 5),
+            amid(3, 2, 583),
+            amid(2, 1, 560),
+        ];
+        assert_eq!(kept(&entries, 3), [93, 3, 2]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_stays_only_while_there_are_too_few_others() {
+        let unreadable = Entry {
+            is_readable: false,
+            ..amid(0, 0, 570)
+        };
+        let entries = vec![amid(2, 1, 580), unreadable, amid(1, 0, 560)];
+        for (keep, gone) in [(1, vec![570, 560]), (2, vec![570]), (3, vec![])] {
+            let (_, superseded) = sort_out(entries.clone(), keep, Metric::Elbo);
+            let steps: Vec<u64> = superseded
+                .iter()
+                .map(|entry| entry.position.steps)
+                .collect();
+            assert_eq!(steps, gone, "keep {keep}");
+        }
+    }
+
     #[test]
     fn nan_is_never_best() {
         let entries = vec![entry(2, Some(f64::NAN)), entry(1, Some(-8.0))];
@@ -582,11 +825,14 @@ mod tests {
             steps: 123_456_789,
         };
         assert_eq!(parse_folder_name(&folder_name(position)), Some(position));
+        let second = folder_name(position) + "-2";
+        assert_eq!(parse_folder_name(&second), Some(position));
         for other in [
             "last",
             "best",
             ".epoch-0001-step-00000010.partial",
             "epoch-1",
+            "epoch-0001-step-00000010-copy",
         ] {
             assert_eq!(parse_folder_name(other), None);
         }

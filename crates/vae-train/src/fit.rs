@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tch::{Device, Tensor};
 use tracing::warn;
 use vae_data::loader::{Batches, n_batches};
@@ -14,9 +15,10 @@ use vae_model::{Vae, first_non_finite};
 
 use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
-use crate::checkpoint::{self, CheckpointState, OpenCheckpoint, ResumeState};
-use crate::learner::{Snapshot, StepOutput};
-use crate::metric::{Means, Record, SavedTotals, Totals};
+use crate::checkpoint::{self, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
+use crate::learner::StepOutput;
+use crate::metric::{Means, Record, Totals};
+use crate::recovery::{Good, Recovery, StepControls};
 use crate::{Evaluation, Incident, LatentUse, Learner, RunConfig, RunDir, TrainError, evaluate};
 
 /// What a run works with, and how far it is; callbacks get it with every event.
@@ -40,7 +42,7 @@ pub struct Fit<'a> {
 }
 
 /// What callbacks may turn; it holds for the steps to come.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
     /// Factor on the optimizer's learning rate.
     pub learning_rate_factor: f64,
@@ -49,7 +51,7 @@ pub struct Controls {
 }
 
 /// How far a run is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Whole epochs done.
     pub epochs: u64,
@@ -110,29 +112,28 @@ pub struct Trainer<'a> {
     learning_rate_scale: f64,
     /// Step size of the last step.
     learning_rate: f64,
-    /// The states at the last two looks at whether the numbers are numbers, the older one first.
-    good: Vec<Good>,
-    /// What every step since the older of them was done with.
-    history: BTreeMap<u64, StepControls>,
+    recovery: Recovery,
+    /// The numbers are NaN or infinite and there is no state to return to.
+    is_ruined: bool,
+    /// The callbacks' states before the end of an epoch that not all of them could be told of.
+    undelivered: Option<BTreeMap<String, Value>>,
+    /// The number of the checkpoint that was written last, or that the run was resumed from.
+    checkpoint: u64,
     clock: Clock,
     engine_seconds: f64,
 }
 
-/// What a step was done with, beside its images and its noise.
-#[derive(Clone, Copy)]
-struct StepControls {
-    learning_rate_factor: f64,
-    objective_step: u64,
-}
-
-/// A state to return to.
-struct Good {
-    /// A run that returned here failed again before the next look.
-    failed: bool,
+/// How far a run was before an epoch's end, for one that not every callback could be told of.
+struct BeforeEpochEnd {
     position: Position,
-    controls: Controls,
-    totals: SavedTotals,
-    learner: Snapshot,
+    totals: Totals,
+    best: Option<Record>,
+    last_train: Option<Record>,
+    last_validation: Option<Record>,
+    latent_use: Option<LatentUse>,
+    callbacks: BTreeMap<String, Value>,
+    recovery: Recovery,
+    epoch_seconds: f64,
 }
 
 /// Seconds of training, those before a resume included.
@@ -158,8 +159,12 @@ impl Clock {
     }
 
     fn start_epoch(&mut self) {
+        self.resume_epoch(0.0);
+    }
+
+    fn resume_epoch(&mut self, seconds: f64) {
         self.epoch_since = Instant::now();
-        self.epoch_before = 0.0;
+        self.epoch_before = seconds;
     }
 
     fn seconds(&self) -> f64 {
@@ -230,8 +235,10 @@ impl<'a> Trainer<'a> {
             last_validation: None,
             learning_rate_scale: 1.0,
             learning_rate: 0.0,
-            good: Vec::new(),
-            history: BTreeMap::new(),
+            recovery: Recovery::default(),
+            is_ruined: false,
+            checkpoint: 0,
+            undelivered: None,
             clock: Clock::start(0.0, 0.0),
             engine_seconds: 0.0,
         })
@@ -284,6 +291,11 @@ impl<'a> Trainer<'a> {
             ));
         }
         self.learner.resume(&checkpoint, state.optimizer_steps)?;
+        if self.keeps_states()
+            && let Some(saved) = checkpoint.rollback()?
+        {
+            self.recovery = saved.into();
+        }
         self.run.position = checkpoint.state.position;
         self.run.incidents = state.incidents;
         self.totals = Totals::restore(state.totals, self.run.vae.device());
@@ -297,6 +309,7 @@ impl<'a> Trainer<'a> {
         self.learning_rate_scale = state.learning_rate_scale;
         self.learning_rate = state.learning_rate;
         self.run.last_checkpoint = Some(self.run.position);
+        self.checkpoint = checkpoint.state.sequence;
         self.clock = Clock::start(state.seconds, state.epoch_seconds);
         for callback in &mut self.callbacks {
             if let Some(state) = state.callbacks.get(callback.name()) {
@@ -343,7 +356,10 @@ impl<'a> Trainer<'a> {
 
     fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
         let mut asked = self.tell(&Event::FitStart, stop)?;
-        self.remember();
+        // A run that was stopped inside an epoch has the states of before.
+        if self.recovery.is_empty() {
+            self.remember();
+        }
         while asked.is_none() && self.run.position.epochs < self.run.config.training.epochs {
             let result = match self.train_epoch(stop) {
                 Ok(None) => self.finish_epoch(stop),
@@ -351,7 +367,7 @@ impl<'a> Trainer<'a> {
             };
             asked = match result {
                 Err(TrainError::NonFinite { problem, step }) => {
-                    self.recover(problem, step)?;
+                    self.recover(problem, step, stop)?;
                     None
                 }
                 other => other?,
@@ -372,7 +388,7 @@ impl<'a> Trainer<'a> {
                     * self.learning_rate_scale,
                 objective_step: self.run.controls.objective_step,
             };
-            self.history.insert(self.run.position.steps, controls);
+            self.recovery.note(self.run.position.steps, controls);
             let step = self.step(&images, self.run.position.steps, controls)?;
             self.learning_rate = self.learner.learning_rate();
             self.totals
@@ -453,6 +469,19 @@ impl<'a> Trainer<'a> {
         } = evaluation?;
         finite(&means, None, "validation", self.run.position.steps)?;
 
+        let totals = std::mem::replace(&mut self.totals, Totals::new(vae.device()));
+        let before = BeforeEpochEnd {
+            position: self.run.position,
+            totals,
+            best: self.best.clone(),
+            last_train: self.last_train.clone(),
+            last_validation: self.last_validation.clone(),
+            latent_use: self.latent_use.clone(),
+            callbacks: self.callback_states(),
+            // The evaluation has shown this state to be good; what was told of the epoch stays so.
+            recovery: std::mem::take(&mut self.recovery),
+            epoch_seconds: train_seconds,
+        };
         self.run.position.epochs += 1;
         let position = self.run.position;
         let speed = |seconds: f64, n_images: usize| (seconds, n_images as f64 / seconds);
@@ -464,11 +493,11 @@ impl<'a> Trainer<'a> {
             beta: scheduled("beta"),
             capacity: scheduled("capacity"),
             waited: Some(waited),
-            gradient_norm: Some(self.totals.gradient_norm()),
+            gradient_norm: Some(before.totals.gradient_norm()),
             learning_rate: Some(self.learning_rate),
             images_per_s,
             seconds,
-            ..Record::new(position, Record::TRAIN, self.totals.means())
+            ..Record::new(position, Record::TRAIN, before.totals.means())
         };
         let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), evaluated.len());
         let validation = splits.validation.as_ref().map(|_| Record {
@@ -494,7 +523,6 @@ impl<'a> Trainer<'a> {
         }
         self.last_train = Some(train.clone());
         self.last_validation = validation.clone();
-        self.totals = Totals::new(vae.device());
         self.clock.start_epoch();
         let event = Event::EpochEnd {
             train: &train,
@@ -503,12 +531,29 @@ impl<'a> Trainer<'a> {
             is_best,
         };
         self.latent_use = Some(latent_use.clone());
-        let asked = self.tell(&event, stop);
+        let told = self.deliver(&event, stop);
+        if told.is_err() {
+            self.return_before(before);
+            return told;
+        }
+        let saved = self.save_model(stop);
         self.clock.start_epoch();
-        // The evaluation has shown this state to be good; what was told of the epoch stays so.
-        self.good.clear();
         self.remember();
-        asked
+        saved.and(told)
+    }
+
+    /// Takes back an epoch's end that not every callback could be told of: a run that is resumed finishes the
+    /// epoch once more and tells all of them.
+    fn return_before(&mut self, before: BeforeEpochEnd) {
+        self.run.position = before.position;
+        self.totals = before.totals;
+        self.best = before.best;
+        self.last_train = before.last_train;
+        self.last_validation = before.last_validation;
+        self.latent_use = before.latent_use;
+        self.recovery = before.recovery;
+        self.undelivered = Some(before.callbacks);
+        self.clock.resume_epoch(before.epoch_seconds);
     }
 
     /// Refuses numbers that are none; those that are become the state to return to.
@@ -540,36 +585,37 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Keeps this state and the one before: the last update of the weights is not in any loss yet, and
-    /// may be a ruin that is still finite.
+    /// Whether a failure is answered by a return, or needs one to find where it began.
+    fn keeps_states(&self) -> bool {
+        let safety = &self.run.config.safety;
+        safety.max_rollbacks > 0 || safety.find_layer
+    }
+
+    /// Stores this state as the one to return to.
     fn remember(&mut self) {
-        self.good.push(Good {
+        // The last check of an epoch may fall on a step that was checked already.
+        if !self.keeps_states() || self.recovery.is_at(self.run.position) {
+            return;
+        }
+        self.recovery.remember(Good {
             failed: false,
             position: self.run.position,
             controls: self.run.controls,
             totals: self.totals.save(),
             learner: self.learner.snapshot(),
         });
-        if self.good.len() > 2 {
-            self.good.remove(0);
-        }
-        self.history = self.history.split_off(&self.good[0].position.steps);
     }
 
     /// Returns to the last good state with a lower learning rate, or gives up.
-    fn recover(&mut self, problem: String, step: u64) -> Result<(), TrainError> {
+    fn recover(&mut self, problem: String, step: u64, stop: &AtomicBool) -> Result<(), TrainError> {
         let safety = &self.run.config.safety;
-        // A state from which the run failed at once, or failed twice, is no good one.
-        if self.good.len() > 1
-            && let Some(newest) = self.good.last()
-            && (newest.failed || newest.position.steps == step)
-        {
-            self.good.pop();
-        }
-        let Some(mut good) = self.good.pop() else {
-            return Err(TrainError::NonFinite { problem, step });
+        let Some(good) = self.recovery.take_newest(step) else {
+            self.is_ruined = true;
+            return Err(self.give_up(problem, step, None));
         };
         self.return_to(&good)?;
+        self.undelivered = None;
+        self.run.last_checkpoint = None; // That was of steps which are undone now.
         let origin = match safety.find_layer {
             true => Some(self.find_origin(&good, step)?),
             false => None,
@@ -577,16 +623,7 @@ impl<'a> Trainer<'a> {
         let factor = good.controls.learning_rate_factor * self.learning_rate_scale;
         self.learner.set_learning_rate_factor(factor);
         if self.run.incidents.len() >= safety.max_rollbacks {
-            return Err(TrainError::GaveUp {
-                problem,
-                step,
-                origin: origin.map_or_else(
-                    || " (safety.find_layer = true would tell where it begins)".to_owned(),
-                    |origin| format!(" ({origin})"),
-                ),
-                n_rollbacks: self.run.incidents.len(),
-                learning_rate: self.learner.learning_rate(),
-            });
+            return Err(self.give_up(problem, step, origin));
         }
         self.learning_rate_scale *= safety.learning_rate_factor;
         let incident = Incident {
@@ -598,9 +635,35 @@ impl<'a> Trainer<'a> {
         };
         warn!("{incident}");
         self.run.incidents.push(incident);
-        good.failed = true;
-        self.good.push(good);
-        Ok(())
+        self.recovery.put_back(good);
+        self.leave_branch(stop)
+    }
+
+    fn give_up(&self, problem: String, step: u64, origin: Option<String>) -> TrainError {
+        TrainError::GaveUp {
+            problem,
+            step,
+            origin: origin.map_or_else(
+                || " (safety.find_layer = true would tell where it begins)".to_owned(),
+                |origin| format!(" ({origin})"),
+            ),
+            n_rollbacks: self.run.incidents.len(),
+            learning_rate: self.learner.learning_rate(),
+        }
+    }
+
+    /// After a return: where checkpoints hold steps that are undone now, writes the state returned to. It
+    /// takes the place of those, which are deleted when it is whole. From any older one a resumed run would
+    /// come to the same failure and return in the same way.
+    fn leave_branch(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
+        let Some(run_dir) = &self.run_dir else {
+            return Ok(());
+        };
+        if !checkpoint::any_after(run_dir, self.run.position)? {
+            return Ok(());
+        }
+        self.run.request_checkpoint();
+        self.save_model(stop)
     }
 
     fn return_to(&mut self, good: &Good) -> Result<(), TrainError> {
@@ -621,7 +684,7 @@ impl<'a> Trainer<'a> {
             .skip(n_done as usize)
             .zip(good.position.steps..until)
         {
-            let Some(&controls) = self.history.get(&step) else {
+            let Some(controls) = self.recovery.controls_of(step) else {
                 break;
             };
             let images = images?;
@@ -647,14 +710,36 @@ impl<'a> Trainer<'a> {
     /// Gives a callback's event to every one of them, in order, the model holding the weights to use;
     /// then writes the checkpoint that one of them asked for. The run stops if one asks for that.
     fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let told = self.deliver(event, stop);
+        // The end of a run is the last chance to save.
+        let saved = match told.is_ok() || matches!(event, Event::FitEnd { .. }) {
+            true => self.save_model(stop),
+            false => Ok(()),
+        };
+        told.and_then(|asked| saved.map(|()| asked))
+    }
+
+    /// Gives an event to every callback, the model holding the weights to use.
+    fn deliver(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         self.learner.use_averaged()?;
         let start = Instant::now();
-        let asked = self
-            .tell_callbacks(event, stop)
-            .and_then(|asked| self.save_if_requested(stop).map(|()| asked));
+        let asked = self.tell_callbacks(event, stop);
         self.engine_seconds += start.elapsed().as_secs_f64();
         self.learner.use_raw()?;
         asked
+    }
+
+    /// Writes the checkpoint that a callback asked for, if one did, with the weights to use.
+    fn save_model(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
+        if !self.run.save_requested {
+            return Ok(());
+        }
+        self.learner.use_averaged()?;
+        let start = Instant::now();
+        let saved = self.save_if_requested(stop);
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        self.learner.use_raw()?;
+        saved
     }
 
     /// The same after a step, the model keeping the weights that the optimizer changes.
@@ -664,14 +749,11 @@ impl<'a> Trainer<'a> {
         let totals = std::mem::replace(&mut self.totals, Totals::new(Device::Cpu));
         let asked = self.tell_callbacks(&Event::StepEnd { totals: &totals }, stop);
         self.totals = totals;
+        self.engine_seconds += start.elapsed().as_secs_f64();
         if self.run.save_requested {
             self.check_numbers()?;
-            self.learner.use_averaged()?;
-            let saved = self.save_if_requested(stop);
-            self.learner.use_raw()?;
-            saved?;
+            self.save_model(stop)?;
         }
-        self.engine_seconds += start.elapsed().as_secs_f64();
         asked
     }
 
@@ -680,22 +762,35 @@ impl<'a> Trainer<'a> {
         event: &Event,
         stop: &AtomicBool,
     ) -> Result<Option<Stop>, TrainError> {
-        let mut asked = None;
+        let mut asked = Ok(None);
         let run = &mut self.run;
         for callback in &mut self.callbacks {
-            let flow = while_disk_is_full(stop, || callback.on_event(run, event))?;
-            if flow == Flow::Stop {
-                asked = Some(Stop::Callback);
+            match while_disk_is_full(stop, || callback.on_event(run, event)) {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Stop) => asked = asked.map(|_| Some(Stop::Callback)),
+                // At the end all of them are told: one that comes after may save what others could not.
+                Err(error) if matches!(event, Event::FitEnd { .. }) => {
+                    asked = asked.and(Err(error))
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(asked)
+        asked
+    }
+
+    fn callback_states(&self) -> BTreeMap<String, Value> {
+        self.callbacks
+            .iter()
+            .map(|callback| (callback.name().to_owned(), callback.state()))
+            .filter(|(_, state)| !state.is_null())
+            .collect()
     }
 
     fn save_if_requested(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
         if !std::mem::take(&mut self.run.save_requested) {
             return Ok(());
         }
-        let Some(run_dir) = &self.run_dir else {
+        let Some(run_dir) = self.run_dir.as_ref().filter(|_| !self.is_ruined) else {
             return Ok(());
         };
         let Position { epochs, steps } = self.run.position;
@@ -703,6 +798,8 @@ impl<'a> Trainer<'a> {
         self.check_weights()?;
         let state = CheckpointState {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            sequence: 0, // `save` counts.
+            previous: self.checkpoint,
             position: self.run.position,
             is_whole_epoch: steps == epochs * self.n_steps_per_epoch,
             validation: self
@@ -727,16 +824,18 @@ impl<'a> Trainer<'a> {
                 best: self.best.clone(),
                 last_train: self.last_train.clone(),
                 last_validation: self.last_validation.clone(),
-                callbacks: self
-                    .callbacks
-                    .iter()
-                    .map(|callback| (callback.name().to_owned(), callback.state()))
-                    .filter(|(_, state)| !state.is_null())
-                    .collect(),
+                callbacks: match &self.undelivered {
+                    Some(states) => states.clone(),
+                    None => self.callback_states(),
+                },
             },
         };
-        let tensors = self.learner.checkpoint_tensors();
-        while_disk_is_full(stop, || checkpoint::save(run_dir, &state, &tensors))?;
+        let tensors = CheckpointTensors {
+            rollback: self.recovery.saved(self.run.position),
+            ..self.learner.checkpoint_tensors()
+        };
+        self.checkpoint =
+            while_disk_is_full(stop, || checkpoint::save(run_dir, state.clone(), &tensors))?;
         self.run.last_checkpoint = Some(self.run.position);
         Ok(())
     }
@@ -747,6 +846,13 @@ impl Fit<'_> {
     /// are those of one moment. Does nothing where the run has no folder ([`Trainer::save_to`]).
     pub fn request_checkpoint(&mut self) {
         self.save_requested = true;
+    }
+
+    /// Optimizer steps that were done when the epoch in progress began.
+    #[must_use]
+    pub fn steps_before_epoch(&self) -> u64 {
+        let batch_size = self.config.training.batch_size;
+        self.position.epochs * n_batches(self.splits.train.len(), batch_size) as u64
     }
 
     /// Where the run was when its newest checkpoint was written.

@@ -39,6 +39,64 @@ pub(crate) struct Snapshot {
     ema: Option<BTreeMap<String, Tensor>>,
 }
 
+// How the names of a snapshot's tensors begin.
+const WEIGHTS: &str = "weights/";
+const OPTIMIZER: &str = "optimizer/";
+const EMA: &str = "average/";
+
+impl Snapshot {
+    pub(crate) fn optimizer_steps(&self) -> u64 {
+        self.optimizer_steps
+    }
+
+    /// Its tensors, under names that begin with `prefix`.
+    pub(crate) fn named_tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
+        let weights = self
+            .weights
+            .iter()
+            .map(|(name, tensor)| (WEIGHTS, name, tensor));
+        let optimizer = self
+            .optimizer
+            .iter()
+            .map(|(name, tensor)| (OPTIMIZER, name, tensor));
+        let ema = self
+            .ema
+            .iter()
+            .flatten()
+            .map(|(name, tensor)| (EMA, name, tensor));
+        weights
+            .chain(optimizer)
+            .chain(ema)
+            .map(|(part, name, tensor)| (format!("{prefix}{part}{name}"), tensor.shallow_clone()))
+            .collect()
+    }
+
+    /// The snapshot whose [`Self::named_tensors`] are among these; they are taken out.
+    pub(crate) fn from_named_tensors(
+        tensors: &mut BTreeMap<String, Tensor>,
+        prefix: &str,
+        optimizer_steps: u64,
+    ) -> Self {
+        let mut take = |part: &str| -> BTreeMap<String, Tensor> {
+            let start = format!("{prefix}{part}");
+            let (taken, others) = std::mem::take(tensors)
+                .into_iter()
+                .partition(|(name, _)| name.starts_with(&start));
+            *tensors = others;
+            let taken: BTreeMap<String, Tensor> = taken;
+            let short = |(name, tensor): (String, Tensor)| (name[start.len()..].to_owned(), tensor);
+            taken.into_iter().map(short).collect()
+        };
+        let ema = take(EMA);
+        Self {
+            weights: take(WEIGHTS).into_iter().collect(),
+            optimizer: take(OPTIMIZER),
+            optimizer_steps,
+            ema: (!ema.is_empty()).then_some(ema),
+        }
+    }
+}
+
 impl<'a> Learner<'a> {
     /// At the start: no moments yet, the averaged weights are the weights. `n_train_images` is the size
     /// of the data set, which some objectives estimate the aggregate posterior with.
@@ -155,6 +213,7 @@ impl<'a> Learner<'a> {
             // While the averaged ones are in use this is the raw ones.
             raw_weights: self.ema.as_ref().map(Ema::state),
             optimizer: self.optimizer.state(),
+            rollback: None,
         }
     }
 

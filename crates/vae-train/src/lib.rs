@@ -23,6 +23,7 @@ mod overview;
 pub mod picture;
 mod precision;
 mod range;
+mod recovery;
 mod resume;
 mod run_dir;
 mod run_lock;

@@ -1,14 +1,19 @@
 //! The folder of a run, and the names in it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 use vae_data::{read_small, read_small_text};
+use vae_model::files::{self, is_temporary, sync_folder};
 use vae_model::write_whole;
 
-use crate::{Incident, Record, RunConfig, TrainError};
+use crate::{Incident, Record, RunConfig, RunLock, TrainError, checkpoint};
+
+const LOCK_FILE: &str = "run.lock";
 
 /// Bytes of the largest config.
 const LARGEST_CONFIG: u64 = 1 << 20;
@@ -80,29 +85,73 @@ pub struct Summary {
 
 impl RunDir {
     /// A new run in a folder that does not exist yet, or is empty. Leaves the resolved config there.
-    /// The folder appears under its name with the config in it: a run that was killed at any moment
-    /// can be resumed.
+    /// The folder is a run from the moment at which it has the config in it: a run that was killed at any
+    /// moment can be resumed.
     ///
     /// # Errors
     /// The folder holds files, or cannot be written.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self, TrainError> {
-        let exists = || TrainError::RunExists {
+        let run_dir = Self {
             path: path.to_owned(),
         };
-        if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(exists());
+        if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            run_dir.fill(config)?;
+        } else {
+            run_dir.create_whole(config)?;
         }
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        Ok(run_dir)
+    }
+
+    /// In a folder that exists, which no renaming replaces: it may be the current one, a mount point or a
+    /// link. The config comes last.
+    fn fill(&self, config: &RunConfig) -> Result<(), TrainError> {
+        self.check_empty()?;
+        let _lock = self.lock()?;
+        self.check_empty()?; // Another process may have been here before the lock.
+        let folders = [self.pictures(), self.checkpoints()];
+        let filled = folders
+            .iter()
+            .try_for_each(|folder| fs::create_dir_all(folder).map_err(TrainError::io(folder)))
+            .and_then(|()| self.write_config(config));
+        if filled.is_err() {
+            folders.iter().for_each(|folder| {
+                let _ = fs::remove_dir(folder);
+            });
+        }
+        filled
+    }
+
+    /// Refuses a folder with files in it. What a process leaves that was killed in [`Self::fill`] is none,
+    /// nor is what a new file system has.
+    fn check_empty(&self) -> Result<(), TrainError> {
+        for entry in fs::read_dir(&self.path).map_err(TrainError::io(&self.path))? {
+            let path = entry.map_err(TrainError::io(&self.path))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_empty = || fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+            let is_nothing = path == self.lock_file()
+                || name == "lost+found"
+                || is_temporary(&name)
+                || [self.pictures(), self.checkpoints()].contains(&path) && is_empty();
+            if !is_nothing {
+                return Err(self.exists());
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(&self) -> TrainError {
+        TrainError::RunExists {
+            path: self.path.clone(),
+        }
+    }
+
+    /// Under a hidden name beside its own, then renamed.
+    fn create_whole(&self, config: &RunConfig) -> Result<(), TrainError> {
+        let path = &self.path;
+        let parent = parent(path);
         fs::create_dir_all(parent).map_err(TrainError::io(path))?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".run-");
-        // Temporary folders are private by default; what stays is an ordinary one under the umask.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let partial = builder.tempdir_in(parent).map_err(TrainError::io(parent))?;
+        remove_abandoned_runs(parent);
+        let (partial, _lock) = partial_run(parent).map_err(TrainError::io(parent))?;
         let run_dir = Self {
             path: partial.path().to_owned(),
         };
@@ -113,17 +162,22 @@ impl RunDir {
         match fs::rename(partial.path(), path) {
             Ok(()) => {
                 let _ = partial.keep(); // Under its new name.
-                Ok(Self {
-                    path: path.to_owned(),
-                })
+                sync_folder(parent).map_err(TrainError::io(parent))
             }
-            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Err(exists()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(self.exists())
+            }
             Err(error) => Err(TrainError::io(path)(error)),
         }
     }
 
     /// Makes an existing run one that goes on with this config: what it came to when it last ended
-    /// is no longer so.
+    /// is no longer so. To be called with the run's lock: what killed processes left is removed.
     ///
     /// # Errors
     /// The file system refuses.
@@ -132,6 +186,11 @@ impl RunDir {
         for folder in [self.pictures(), self.checkpoints()] {
             fs::create_dir_all(&folder).map_err(TrainError::io(folder))?;
         }
+        for folder in [self.path.clone(), self.pictures()] {
+            files::remove_abandoned(&folder);
+        }
+        checkpoint::remove_abandoned(self);
+        remove_abandoned_runs(parent(&self.path));
         let summary = self.summary_file();
         match fs::remove_file(&summary) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -265,7 +324,7 @@ impl RunDir {
     /// `run.lock`.
     #[must_use]
     pub fn lock_file(&self) -> PathBuf {
-        self.path.join("run.lock")
+        self.path.join(LOCK_FILE)
     }
 
     /// `attributes.lock`, held while `attributes.safetensors` is changed.
@@ -302,6 +361,69 @@ impl RunDir {
     #[must_use]
     pub fn picture_file(&self, epoch: u64, name: &str) -> PathBuf {
         self.pictures().join(format!("epoch-{epoch:04}-{name}.png"))
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A new run's folder until it is whole is called this and some letters and digits.
+const PARTIAL_PREFIX: &str = ".run-";
+const N_RANDOM: usize = 6;
+
+/// Where files cannot be locked, a partial run of this age was left by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A folder for a new run, with its lock, which says to [`remove_abandoned_runs`] that its process lives.
+fn partial_run(parent: &Path) -> io::Result<(TempDir, RunLock)> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PARTIAL_PREFIX).rand_bytes(N_RANDOM);
+    // Temporary folders are private by default; what stays is an ordinary one under the umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    loop {
+        let partial = builder.tempdir_in(parent)?;
+        let file = File::create(partial.path().join(LOCK_FILE))?;
+        match file.try_lock() {
+            // Another process was quicker, took it for abandoned and removes it.
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) if !partial.path().exists() => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok((partial, RunLock { file })),
+        }
+    }
+}
+
+/// Removes from a folder of runs what processes left there that were killed while they created one.
+fn remove_abandoned_runs(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_partial = name.to_str().is_some_and(|name| {
+            name.strip_prefix(PARTIAL_PREFIX).is_some_and(|rest| {
+                rest.len() == N_RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
+        });
+        if !is_partial || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let is_old = || {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+        };
+        let lock = OpenOptions::new()
+            .write(true)
+            .open(entry.path().join(LOCK_FILE));
+        let is_abandoned = match lock.as_ref().map(File::try_lock) {
+            Ok(Ok(())) => true,
+            Ok(Err(TryLockError::WouldBlock)) => false,
+            Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(),
+        };
+        if is_abandoned {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::TrainError;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafetyConfig {
-    /// So many returns in a run; the next failure ends it. Default 3.
+    /// So many returns in a run; the next failure ends it. Default 3. With 0 no copies of earlier states
+    /// are kept in memory (unless `find_layer` needs one), and a failure leaves the checkpoints of before.
     pub max_rollbacks: usize,
     /// Each return multiplies the learning rate by this. Default 0.5.
     pub learning_rate_factor: f64,

@@ -13,8 +13,8 @@ use tch::Device;
 use vae_data::{Splits, derive_seed};
 use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
-    Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, MetricsLog, Precision,
-    RunConfig, RunDir, Stop, TrainError, Trainer,
+    Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, Metric, MetricsLog,
+    Precision, RunConfig, RunDir, Stop, TrainError, Trainer,
 };
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
@@ -124,6 +124,10 @@ fn without_times(value: &mut Value) {
     match value {
         Value::Object(entries) => {
             for key in ["seconds", "epoch_seconds", "images_per_s", "waited"] {
+                entries.remove(key);
+            }
+            // How many checkpoints were written before depends on the stops.
+            for key in ["sequence", "previous"] {
                 entries.remove(key);
             }
             entries.values_mut().for_each(without_times);
@@ -251,6 +255,158 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         Stop::Finished
     );
     assert!(contents(&run.run_dir) == wanted);
+}
+
+#[test]
+fn what_is_written_after_a_damaged_checkpoint_was_passed_over_is_the_newest() {
+    let mut config = config("");
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Never);
+    let damaged = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(damaged.state.position.steps, 12);
+    fs::write(damaged.folder.join("weights.safetensors"), "damaged").expect("written");
+    config.checkpoints.keep = 1;
+    // It goes on after step 9, and stops before the step of the damaged one.
+    train(&run.run_dir, &config, true, StopAt::Step(10));
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.steps, 10);
+    assert!(newest.state.sequence > damaged.state.sequence);
+    assert!(!damaged.folder.exists());
+    train(&run.run_dir, &config, true, StopAt::Never);
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.steps, 12);
+}
+
+/// Fails once as a disk does: at the end of epoch 2, or at the end of the run.
+struct Fails {
+    at_the_end: bool,
+}
+
+impl Callback for Fails {
+    fn name(&self) -> &'static str {
+        "fails"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let fails = match event {
+            Event::EpochEnd { .. } => !self.at_the_end && run.position.epochs == 2,
+            Event::FitEnd { .. } => self.at_the_end,
+            _ => false,
+        };
+        match fails {
+            true => Err(TrainError::Io {
+                path: "disk".into(),
+                source: std::io::Error::other("injected"),
+            }),
+            false => Ok(Flow::Continue),
+        }
+    }
+}
+
+/// Counts the epochs it is told of.
+#[derive(Default)]
+struct Counts(u64);
+
+impl Callback for Counts {
+    fn name(&self) -> &'static str {
+        "counts"
+    }
+
+    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        self.0 += u64::from(matches!(event, Event::EpochEnd { .. }));
+        Ok(Flow::Continue)
+    }
+
+    fn state(&self) -> Value {
+        self.0.into()
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
+        self.0 = state.as_u64().expect("its own state");
+        Ok(())
+    }
+}
+
+/// Trains with [`Fails`] before the callback of this index, or with none.
+fn train_with(
+    run_dir: &RunDir,
+    config: &RunConfig,
+    resume: bool,
+    fails: Option<(usize, bool)>,
+) -> Result<Stop, TrainError> {
+    let _mine = alone();
+    let splits = splits();
+    let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
+    tch::manual_seed(8);
+    let vae = match &checkpoint {
+        Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu).expect("a model"),
+        None => Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model"),
+    };
+    let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
+    trainer.save_to(run_dir.clone());
+    let early_stopping = config.early_stopping.as_ref().expect("a table");
+    for index in 0..N_POSITIONS {
+        if let Some((_, at_the_end)) = fails.filter(|&(position, _)| position == index) {
+            trainer.add(Fails { at_the_end });
+        }
+        match index {
+            0 => trainer.add(Counts::default()),
+            1 => trainer.add(MetricsLog::new(run_dir)),
+            2 => trainer.add(EarlyStopping::new(early_stopping)),
+            3 => trainer.add(Checkpoints::new(&config.checkpoints)),
+            _ => {}
+        }
+    }
+    if let Some(checkpoint) = checkpoint {
+        trainer.resume(checkpoint).expect("resumed");
+    }
+    trainer.fit(&AtomicBool::new(false)).ended
+}
+
+/// Before each of four callbacks, and after the last.
+const N_POSITIONS: usize = 5;
+
+#[test]
+fn an_epoch_that_not_every_callback_was_told_of_is_not_done() {
+    let config = config(
+        "[training]\nema_decay = 0.9\n[early_stopping]\npatience_epochs = 50\n\
+         min_improvement = 1e9\n[schedule.plateau]\npatience = 0\n",
+    );
+    let straight = new_run(&config);
+    train_with(&straight.run_dir, &config, false, None).expect("no error");
+    let wanted = contents(&straight.run_dir);
+    let wanted_metrics = metrics(&straight.run_dir.metrics_file());
+    assert_eq!(wanted.1["resume"]["callbacks"]["counts"], 4);
+    for position in 0..N_POSITIONS {
+        for at_the_end in [false, true] {
+            let run = new_run(&config);
+            let fails = Some((position, at_the_end));
+            let error = train_with(&run.run_dir, &config, false, fails).expect_err("it fails");
+            assert!(error.to_string().contains("disk"), "{error}");
+            let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+            let (epochs, steps) = if at_the_end { (4, 12) } else { (1, 6) };
+            assert_eq!(newest.state.position.epochs, epochs, "before {position}");
+            assert_eq!(newest.state.position.steps, steps, "before {position}");
+            train_with(&run.run_dir, &config, true, None).expect("no error");
+            let found = metrics(&run.run_dir.metrics_file());
+            assert_eq!(found, wanted_metrics, "before {position}");
+            let found = contents(&run.run_dir);
+            assert_eq!(found.1, wanted.1, "before {position}");
+            assert!(found.0 == wanted.0, "before {position}");
+        }
+    }
+}
+
+#[test]
+fn a_failure_of_the_first_callback_at_the_end_keeps_no_other_from_saving() {
+    let mut config = config("[early_stopping]\npatience_epochs = 50\n");
+    config.checkpoints.every_epochs = 3; // So that only the end of the run saves the fourth.
+    config.checkpoints.metric = Metric::Loss;
+    let run = new_run(&config);
+    let fails = Some((0, true));
+    train_with(&run.run_dir, &config, false, fails).expect_err("it fails");
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.epochs, 4);
 }
 
 #[test]

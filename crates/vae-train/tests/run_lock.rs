@@ -117,3 +117,97 @@ fn the_last_line_of_the_metrics_may_be_incomplete_and_no_other() {
     let said = run_dir.records().expect_err("half a line").to_string();
     assert!(said.contains("metrics.jsonl: line 2"), "{said}");
 }
+
+#[test]
+fn what_killed_processes_left_is_removed_when_the_run_goes_on_and_what_others_write_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_dir = new_run(folder.path());
+    let checkpoints = run_dir.checkpoints();
+    let gone = [
+        checkpoints.join(".epoch-0001-step-00000005.partial"),
+        checkpoints.join(".epoch-0001-step-00000004-2.removed"),
+        checkpoints.join(".last.partial"),
+        run_dir.path().join(".tmpAb3dE6"),
+        run_dir.pictures().join(".tmpAb3dE6"),
+        folder.path().join(".run-aB3dE6"),
+    ];
+    for path in &gone {
+        match path.extension().is_some() || path.ends_with(".run-aB3dE6") {
+            true => fs::create_dir(path).expect("created"),
+            false => fs::write(path, "left").expect("written"),
+        }
+    }
+    fs::remove_dir(&gone[2]).expect("removed");
+    fs::write(&gone[2], "a link").expect("written");
+    fs::write(gone[0].join("weights.safetensors"), "left").expect("written");
+    fs::write(gone[5].join("run.lock"), "").expect("written");
+
+    let stays = [
+        run_dir.path().join(".tmp-living"), // Not a name of ours.
+        run_dir.path().join(".tmpLiv1ng"),
+        folder.path().join(".run-Liv1ng"),
+        folder.path().join(".run-n3wn3w"), // Not locked yet.
+        checkpoints.join(".epochs"),
+    ];
+    let living = fs::File::create(&stays[1]).expect("created");
+    living.lock().expect("free");
+    fs::create_dir(&stays[2]).expect("created");
+    let creator = fs::File::create(stays[2].join("run.lock")).expect("created");
+    creator.lock().expect("free");
+    for path in [&stays[0], &stays[4]] {
+        fs::write(path, "another's").expect("written");
+    }
+    fs::create_dir(&stays[3]).expect("created");
+
+    let _lock = run_dir.lock().expect("free");
+    run_dir
+        .reopen(&run_dir.config().expect("a config"))
+        .expect("reopened");
+    for path in &gone {
+        assert!(fs::symlink_metadata(path).is_err(), "{}", path.display());
+    }
+    for path in &stays {
+        assert!(path.exists(), "{}", path.display());
+    }
+}
+
+#[test]
+fn a_run_begins_in_a_folder_that_is_there_if_it_holds_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).expect("created");
+    let text = "[dataset.idx]\nfolder = 'unused'\n";
+    let config: RunConfig = toml::from_str(text).expect("a config");
+    #[cfg(unix)]
+    let path = {
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&empty, &link).expect("linked");
+        link
+    };
+    #[cfg(not(unix))]
+    let path = empty.clone();
+    // What a new file system has, and a process that was killed while it began the same.
+    for name in ["lost+found", "pictures", "checkpoints"] {
+        fs::create_dir(empty.join(name)).expect("created");
+    }
+    for name in ["run.lock", ".tmpAb3dE6"] {
+        fs::write(empty.join(name), "").expect("written");
+    }
+    assert!(RunDir::open(&path).is_err(), "no run yet");
+    let run_dir = RunDir::create(&path, &config).expect("a run");
+    assert_eq!(
+        RunDir::open(&empty)
+            .expect("a run")
+            .config()
+            .expect("a config"),
+        config
+    );
+    drop(run_dir.lock().expect("free"));
+    // It has begun, and is not begun again; nor in a folder with anything else.
+    let other = folder.path().join("other");
+    fs::create_dir_all(other.join("checkpoints/epoch-0001-step-00000005")).expect("created");
+    for path in [&path, &other] {
+        let refused = RunDir::create(path, &config).expect_err("files");
+        assert!(matches!(refused, TrainError::RunExists { .. }), "{refused}");
+    }
+}

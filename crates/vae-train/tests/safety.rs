@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use common::{SHAPE, alone, dataset};
@@ -9,7 +11,8 @@ use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Splits;
 use vae_model::Vae;
 use vae_train::{
-    Callback, Checkpoints, Event, Fit, Flow, Outcome, RunConfig, RunDir, TrainError, Trainer,
+    Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, Outcome, RunConfig, RunDir,
+    TrainError, Trainer,
 };
 
 fn config(extra: &str) -> RunConfig {
@@ -170,4 +173,204 @@ fn the_layer_where_it_began_is_named() {
     // The first step's numbers are fine, its change of the weights is not.
     assert!(origin.contains("step 2"), "{origin}");
     assert!(origin.contains("coder"), "{origin}");
+}
+
+#[test]
+fn without_returns_a_failure_ends_the_run_and_leaves_the_checkpoints_of_before() {
+    let _mine = alone();
+    let config = config("[safety]\nmax_rollbacks = 0\n");
+    let folder = tempfile::tempdir().expect("a folder");
+    let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
+    tch::manual_seed(5);
+    let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(7));
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    trainer.save_to(run_dir.clone());
+    trainer.add(Poison::new(4, 1e37)); // Finite, so that only the loss tells.
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    let outcome = trainer.fit(&AtomicBool::new(false));
+    let error = outcome.ended.expect_err("it gives up");
+    assert!(matches!(error, TrainError::GaveUp { n_rollbacks: 0, .. }));
+    assert!(outcome.incidents.is_empty());
+    let newest = Checkpoint::Last.open(&run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.steps, 3, "after the first epoch");
+}
+
+/// Ruins a weight after step 83, unless the run has returned to step 50 or before: the cause lies there.
+struct Ruin;
+
+impl Callback for Ruin {
+    fn name(&self) -> &'static str {
+        "ruin"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let is_mended = run.incidents.iter().any(|i| i.returned_to_step <= 50);
+        if matches!(event, Event::StepEnd { .. }) && run.position.steps == 83 && !is_mended {
+            let (_, variable) = run.vae.named_variables().swap_remove(0);
+            let _ = no_grad(|| variable.get(0).fill_(f64::NAN));
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Has checkpoints written after these steps.
+struct SaveAt(Vec<u64>);
+
+impl Callback for SaveAt {
+    fn name(&self) -> &'static str {
+        "save_at"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        if matches!(event, Event::StepEnd { .. }) && self.0.contains(&run.position.steps) {
+            run.request_checkpoint();
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+/// Keeps copies of the run's folder as it is when these many steps were done, those counted twice that
+/// were done twice: what a process leaves that is killed there.
+struct KillAt<'a> {
+    n_steps: usize,
+    moments: &'a [usize],
+    run: &'a Path,
+    copies: &'a Path,
+}
+
+impl Callback for KillAt<'_> {
+    fn name(&self) -> &'static str {
+        "kill_at"
+    }
+
+    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        if matches!(event, Event::StepEnd { .. }) {
+            self.n_steps += 1;
+            if self.moments.contains(&self.n_steps) {
+                copy(self.run, &self.copies.join(self.n_steps.to_string()));
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let copied = to.join(path.file_name().expect("a name"));
+        match fs::symlink_metadata(&path).expect("metadata").file_type() {
+            kind if kind.is_dir() => copy(&path, &copied),
+            kind if kind.is_file() => drop(fs::copy(&path, &copied).expect("copied")),
+            _ => {} // `last` and `best` are for people.
+        }
+    }
+}
+
+/// 110 steps in an epoch: finite checks after 50, 100 and 110.
+fn long_epochs(keep: usize) -> RunConfig {
+    let text = format!(
+        "[checkpoints]\nkeep = {keep}\n[dataset.idx]\nfolder = 'unused'\n[model.network.mlp]\n\
+         hidden = [4]\n[training]\nepochs = 2\nbatch_size = 1\nema_decay = 0.9\n\
+         [safety]\nfind_layer = true\n"
+    );
+    toml::from_str(&text).expect("a config")
+}
+
+fn go_on(run: &Path, config: &RunConfig, saves: &[u64], killed: Option<(&[usize], &Path)>) {
+    let run_dir = RunDir::open(run).expect("a run");
+    let splits = Splits::new(dataset(110), Some(dataset(7)), dataset(7));
+    let checkpoint = match Checkpoint::any(&run_dir).expect("a folder") {
+        true => Some(Checkpoint::Last.open(&run_dir).expect("a checkpoint")),
+        false => None,
+    };
+    tch::manual_seed(5);
+    let vae = match &checkpoint {
+        Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu),
+        None => Vae::new(&config.model, SHAPE, Device::Cpu),
+    };
+    let vae = vae.expect("a model");
+    let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
+    trainer.save_to(run_dir.clone());
+    trainer.add(MetricsLog::new(&run_dir));
+    trainer.add(Ruin);
+    trainer.add(SaveAt(saves.to_owned()));
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    if let Some((moments, copies)) = killed {
+        trainer.add(KillAt {
+            n_steps: 0,
+            moments,
+            run,
+            copies,
+        });
+    }
+    if let Some(checkpoint) = checkpoint {
+        trainer.resume(checkpoint).expect("resumed");
+    }
+    run_dir.reopen(config).expect("reopened");
+    trainer.fit(&AtomicBool::new(false)).ended.expect("it ends");
+}
+
+/// What a run came to, without what a clock measured.
+fn end(run: &Path) -> (Vec<Vec<u8>>, String, Vec<String>) {
+    let run_dir = RunDir::open(run).expect("a run");
+    let last = Checkpoint::Last.open(&run_dir).expect("a checkpoint");
+    let files = [
+        "weights.safetensors",
+        "raw-weights.safetensors",
+        "optimizer.safetensors",
+    ];
+    let files = files.map(|name| fs::read(last.folder.join(name)).expect("a file"));
+    let records = run_dir.records().expect("records");
+    let means = |record: &vae_train::Record| format!("{} {:?}", record.epoch, record.means);
+    (
+        files.into(),
+        format!("{:?}", last.state.resume.incidents),
+        records.iter().map(means).collect(),
+    )
+}
+
+#[test]
+fn a_run_that_returns_ends_the_same_wherever_it_is_killed() {
+    let _mine = alone();
+    tch::set_num_threads(1); // So small a model has nothing for more.
+    for keep in [1, 2, 3] {
+        let config = long_epochs(keep);
+        // Some of the branch that is abandoned at step 100, some of the one after, some at the same step.
+        let saves = [30, 60, 72, 81, 90, 105, 150];
+        // The run finds NaN at step 90, where a checkpoint is due, returns to step 50, and does 170 more.
+        let mut moments = vec![31, 61, 82, 90, 91, 105, 150];
+        let mut random = 17_u64.wrapping_add(keep as u64);
+        for _ in 0..2 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            moments.push(1 + (random >> 33) as usize % 250);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let straight = folder.path().join("straight");
+        RunDir::create(&straight, &config).expect("a run");
+        let killed = (&moments[..], folder.path());
+        go_on(&straight, &config, &saves, Some(killed));
+        let wanted = end(&straight);
+        assert!(wanted.1.contains("returned_to_step: 50"), "{}", wanted.1);
+        assert_eq!(wanted.1.matches("returned_to_step").count(), 1);
+        for moment in &moments {
+            let run = folder.path().join(moment.to_string());
+            go_on(&run, &config, &saves, None);
+            let found = end(&run);
+            assert_eq!(found.1, wanted.1, "keep {keep}, killed at {moment}");
+            assert_eq!(found.2, wanted.2, "keep {keep}, killed at {moment}");
+            assert!(found.0 == wanted.0, "keep {keep}, killed at {moment}");
+            let n_kept = fs::read_dir(run.join("checkpoints"))
+                .expect("a folder")
+                .filter(|entry| {
+                    let name = entry.as_ref().expect("an entry").file_name();
+                    !["last", "best"].iter().any(|link| name == *link)
+                })
+                .count();
+            assert!(n_kept <= keep + 1, "the best and {keep}, found {n_kept}");
+        }
+    }
 }

@@ -75,18 +75,25 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let resumed = args.resume.as_deref().map(RunDir::open).transpose()?;
+    // Locked before anything is read of it: another process may be changing it.
+    let resumed = match &args.resume {
+        Some(path) => {
+            let run_dir = RunDir::open(path)?;
+            let lock = run_dir.lock()?;
+            Some((run_dir, lock))
+        }
+        None => None,
+    };
     let config_file = match (&args.config, &resumed) {
         (Some(file), _) => file.clone(),
-        (None, Some(run_dir)) => run_dir.config_file(),
+        (None, Some((run_dir, _))) => run_dir.config_file(),
         (None, None) => bail!("no config"), // clap does not let it come to this.
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
     config.training.precision.check(device)?;
     match resumed {
-        Some(run_dir) => {
-            let lock = run_dir.lock()?;
+        Some((run_dir, lock)) => {
             // Without a checkpoint it was stopped before its first: the start is the place to go on.
             let checkpoint = match Checkpoint::any(&run_dir)? {
                 true => Some(Checkpoint::Last.open(&run_dir)?),

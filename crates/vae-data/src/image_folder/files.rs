@@ -211,10 +211,12 @@ impl SystemFiles {
     }
 
     fn has(&self, file: &walkdir::DirEntry) -> bool {
-        // Links are followed.
-        let metadata = || file.metadata().ok();
-        !self.devices.is_empty()
-            && metadata()
+        // An ordinary file is on its folder's device, whatever a link leads to.
+        let may_be_elsewhere = file.file_type().is_dir() || file.path_is_symlink();
+        may_be_elsewhere
+            && file
+                .metadata()
+                .ok()
                 .and_then(device)
                 .is_some_and(|device| self.devices.contains(&device))
     }

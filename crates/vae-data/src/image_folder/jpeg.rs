@@ -22,9 +22,9 @@ use mozjpeg_sys::{
 
 use super::exif;
 
-/// Scans of a file: the usual progressive ones have ten, and each is a pass over all coefficients, so
-/// that thousands of empty ones would take hours.
-const MAX_SCANS: c_int = 500;
+/// Scans of a file. The usual progressive ones have ten, and one for each coefficient of each color would
+/// be 192; each is a pass over all coefficients, so that thousands of empty ones take minutes.
+const MAX_SCANS: c_int = 200;
 
 /// Rows of pixels asked for at a time: as many as the largest sampling factor gives at once.
 const ROWS_AT_ONCE: usize = 4;

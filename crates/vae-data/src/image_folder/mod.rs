@@ -390,6 +390,7 @@ impl ImageFolder {
     /// written.
     fn pack(&self) -> Result<Option<Pack>, DataError> {
         let file = self.pack_file();
+        pack::remove_abandoned(pack::folder(&file));
         match self.open_pack() {
             Ok(pack) => return Ok(Some(pack)),
             Err(PackProblem::Missing) => {}

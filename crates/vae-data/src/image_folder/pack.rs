@@ -13,8 +13,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +26,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tracing::warn;
 
 use super::source::{Chunk, Source};
 use crate::pipeline::Pipeline;
@@ -100,10 +102,52 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The bytes of a pack.
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    /// Where the file system refuses to map files, as some FUSE ones do.
+    InMemory(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::InMemory(bytes) => bytes,
+        }
+    }
+}
+
+impl Bytes {
+    fn of(path: &Path) -> io::Result<Bytes> {
+        let file = regular_file::open(path)?;
+        // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
+        // place: it is replaced by renaming, which leaves this map the old file.
+        let refused = match unsafe { Mmap::map(&file) } {
+            Ok(map) => return Ok(Bytes::Mapped(map)),
+            Err(refused) => refused,
+        };
+        let n_bytes = file.metadata()?.len();
+        warn!(
+            "{} cannot be mapped into memory ({refused}): all of it is read, {} MiB",
+            path.display(),
+            n_bytes >> 20
+        );
+        let mut bytes = Vec::new();
+        let size = usize::try_from(n_bytes).map_err(io::Error::other)?;
+        bytes.try_reserve_exact(size).map_err(io::Error::other)?;
+        (&file).take(n_bytes).read_to_end(&mut bytes)?;
+        Ok(Bytes::InMemory(bytes))
+    }
+}
+
 /// A pack that was found to be the right one.
 #[derive(Debug)]
 pub(crate) struct Pack {
-    map: Mmap,
+    map: Bytes,
     shape: ImageShape,
     n_images: usize,
     /// Of one image.
@@ -126,10 +170,7 @@ impl Pack {
             io::ErrorKind::NotFound => PackProblem::Missing,
             _ => PackProblem::Refused(format!("cannot be read: {error}")),
         };
-        let file = regular_file::open(path).map_err(refused)?;
-        // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
-        // place: it is replaced by renaming, which leaves this map the old file.
-        let map = unsafe { Mmap::map(&file) }.map_err(refused)?;
+        let map = Bytes::of(path).map_err(refused)?;
         let pack = Pack::parse(map, key, shape)?;
         let pack = Arc::new(pack);
         pack.verify(n_workers)?;
@@ -137,7 +178,7 @@ impl Pack {
         Arc::into_inner(pack).ok_or_else(|| PackProblem::Refused("is still in use".to_owned()))
     }
 
-    fn parse(map: Mmap, key: &str, shape: ImageShape) -> Result<Pack, PackProblem> {
+    fn parse(map: Bytes, key: &str, shape: ImageShape) -> Result<Pack, PackProblem> {
         let damaged = |what: &dyn fmt::Display| PackProblem::Damaged(what.to_string());
         let (_, header) = SafeTensors::read_metadata(&map).map_err(|error| damaged(&error))?;
         let no_metadata = HashMap::new();
@@ -227,12 +268,11 @@ impl Pack {
         if before + n_bytes >= MAPPED_BYTES {
             self.n_touched.store(0, Ordering::Relaxed);
             #[cfg(unix)]
-            // SAFETY: the map is a shared one of a file and never written to, so that the next
-            // access finds the same bytes. A system that refuses keeps the pages.
-            let _ = unsafe {
-                self.map
-                    .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
-            };
+            if let Bytes::Mapped(map) = &self.map {
+                // SAFETY: the map is a shared one of a file and never written to, so that the next
+                // access finds the same bytes. A system that refuses keeps the pages.
+                let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            }
         }
     }
 
@@ -254,7 +294,7 @@ fn is_u8(tensor: &TensorView, shape: &[usize]) -> bool {
 }
 
 /// Where a tensor's data begins in the file.
-fn offset(map: &Mmap, tensor: &TensorView) -> usize {
+fn offset(map: &[u8], tensor: &TensorView) -> usize {
     tensor.data().as_ptr().addr() - map.as_ptr().addr()
 }
 
@@ -290,10 +330,7 @@ pub(crate) fn write<E>(
     mut look_on: impl FnMut(&[BadFile]) -> Result<(), E>,
 ) -> Result<Vec<BadFile>, NotWritten<E>> {
     let entries = source.files.entries();
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder(path);
     check_space(
         folder,
         entries.len() as u64 * source.transform.n_bytes() as u64,
@@ -343,6 +380,14 @@ pub(crate) fn write<E>(
     Ok(bad)
 }
 
+/// Where a pack lies.
+pub(super) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// The first [`HEADER_BYTES`] of the file.
 fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Result<Vec<u8>> {
     let shape = source.transform.shape();
@@ -374,10 +419,12 @@ fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Resu
 const PARTIAL_PREFIX: &str = ".pack-";
 const PARTIAL_SUFFIX: &str = ".partial";
 
-/// A partial pack that nobody has written to for so long was left by a process that was killed.
+/// Where files cannot be locked, a partial pack that nobody has written to for so long was left by a process
+/// that was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// A file beside the pack that vanishes unless it gets the pack's name.
+/// A file beside the pack that vanishes unless it gets the pack's name. It is locked, which says to
+/// [`remove_abandoned`] that its process lives.
 fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     remove_abandoned(folder);
     let mut builder = tempfile::Builder::new();
@@ -388,20 +435,45 @@ fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
         // Others may read a pack as they may any new file; the default is the owner alone.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder)
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        match file.as_file().try_lock() {
+            // Another process was quicker, took it for abandoned and removes it.
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) if !file.path().exists() => {}
+            // Some file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+        }
+    }
 }
 
-/// Removes what it can: another process may be at it, or nothing may be removed here.
-fn remove_abandoned(folder: &Path) {
+/// Removes the partial packs that killed processes left in a folder: what it can, since nothing may be
+/// removed there.
+pub(super) fn remove_abandoned(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let age = entry.metadata().and_then(|metadata| metadata.modified());
-        let is_abandoned = name.starts_with(PARTIAL_PREFIX)
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file
+            && name.starts_with(PARTIAL_PREFIX)
             && name.ends_with(PARTIAL_SUFFIX)
-            && age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED));
-        if is_abandoned {
+            && is_abandoned(&entry.path())
+        {
             let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let Ok(file) = OpenOptions::new().write(true).open(path) else {
+        return false;
+    };
+    match file.try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(_)) => {
+            let modified = file.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
         }
     }
 }
@@ -423,28 +495,18 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
     use super::*;
 
     #[test]
     fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let old = SystemTime::now() - 2 * ABANDONED;
-        for (name, is_old) in [
-            (".pack-1.partial", true),
-            (".pack-2.partial", false),
-            ("photo.partial", true),
-        ] {
-            let file = File::create(path(name)).unwrap();
-            if is_old {
-                file.set_modified(old).unwrap();
-            }
+        for name in [".pack-1.partial", "photo.partial"] {
+            File::create(path(name)).unwrap();
         }
+        let living = new_file(folder.path()).unwrap();
         drop(new_file(folder.path()).unwrap());
-        let exists = |name| path(name).exists();
-        assert!(!exists(".pack-1.partial"));
-        assert!(exists(".pack-2.partial") && exists("photo.partial"));
+        assert!(!path(".pack-1.partial").exists());
+        assert!(living.path().exists() && path("photo.partial").exists());
     }
 }

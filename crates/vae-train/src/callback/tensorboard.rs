@@ -67,6 +67,8 @@ impl Callback for TensorBoard {
         let step = run.position.steps;
         match event {
             Event::FitStart => {
+                // Inside an epoch there is nothing but the end of this one, which is told once more.
+                let step = run.steps_before_epoch();
                 self.file = Some(EventsFile::create(&self.run_dir.events(), step)?);
             }
             Event::EpochEnd {

@@ -106,6 +106,10 @@ def until_scan(jpeg, n):
     return jpeg[:at]
 
 
+def last_scan(jpeg):
+    return jpeg[jpeg.rindex(b"\xff\xda") : -2]
+
+
 def cmyk():
     file = io.BytesIO()
     scene().convert("CMYK").save(file, "JPEG", quality=60)
@@ -114,6 +118,8 @@ def cmyk():
 
 base = cjpeg("-sample", "2x2")
 progressive = cjpeg("-sample", "2x2", "-progressive")
+# Its last scan is a bit for each block, so that it may come again.
+small = cjpeg("-grayscale", scans="0: 0-0, 0, 1;\n0: 1-63, 0, 0;\n0: 0-0, 1, 0;\n", image=scene().crop((0, 0, 8, 8)))
 each = "0;\n1;\n2;\n"
 restarts = cjpeg("-sample", "2x2", "-restart", "2B")
 plain_rgb = without(cjpeg("-rgb"), 0xEE)
@@ -173,6 +179,7 @@ BAD = {
     "one-percent-of-the-scan-then-the-end": (scan_cut(base, 0.01) + EOI, "cut short"),
     "one-of-three-scans-then-the-end": (until_scan(cjpeg("-sample", "2x2", scans=each), 1) + EOI, "cut short"),
     "two-of-three-scans": (until_scan(cjpeg("-sample", "2x2", scans=each), 2), "cut short"),
+    "too-many-scans": (small[:-2] + 220 * last_scan(small) + EOI, "200 scans"),
     "half-of-progressive": (progressive[: len(progressive) // 2], "cut short"),
     "three-scans-of-progressive": (until_scan(progressive, 3), "cut short"),
     "half-of-arithmetic": (scan_cut(cjpeg("-arithmetic"), 0.5), "cut short"),
