@@ -18,6 +18,9 @@ use bench::Bench;
 /// The page that the counts are written to.
 const PAGE: &str = "docs/reliability.md";
 
+/// Its title, where it is written first.
+const TITLE: &str = "Reliability: what was tried, and what happened";
+
 /// What `cargo xtask torture` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -116,9 +119,14 @@ pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
             "cargo xtask torture --kills {} --trials {} --seed {}",
             args.kills, args.trials, args.seed
         );
-        let text = format!("Written by `{command}`.\n\n{table}");
+        let text = format!(
+            "## Kills, signals and full disks\n\nRuns of a tiny model that writes a checkpoint after nearly every \
+             step, `checkpoints.keep` 1, 2 and 3, with and without averaged weights. \"The same bits\": \
+             metrics.jsonl (but for what a clock measured), pictures, weights and moments equal those of a run \
+             of the same config that nothing happened to.\n\n{table}\nWritten by `{command}`.\n"
+        );
         let page = workspace.root().join(PAGE);
-        section::write(&page, "Reliability", "torture", &text)?;
+        section::write(&page, TITLE, "torture", &text)?;
     }
     let n_failed: u32 = counts
         .iter()

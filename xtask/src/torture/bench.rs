@@ -301,13 +301,20 @@ fn compare(run: &Path, straight: &Path) -> Result<()> {
     for folder in ["checkpoints/last", "pictures"] {
         let (found, wanted) = (run.join(folder), straight.join(folder));
         let files = names(&wanted)?;
-        ensure!(names(&found)? == files, "{folder}: other files");
+        let mut others = names(&found)?;
+        others.retain(|name| !files.contains(name));
+        ensure!(
+            others.is_empty(),
+            "{folder}: left over: {}",
+            others.join(", ")
+        );
         for file in files {
             // These have times in them.
             if ["state.json", "SHA256SUMS"].contains(&file.as_str()) {
                 continue;
             }
-            let same = fs::read(found.join(&file))? == fs::read(wanted.join(&file))?;
+            let read = |folder: &Path| fs::read(folder.join(&file)).with_context(|| file.clone());
+            let same = read(&found)? == read(&wanted)?;
             ensure!(same, "{folder}/{file}: other bytes");
         }
     }
