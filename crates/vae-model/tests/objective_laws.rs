@@ -882,6 +882,18 @@ fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
         &["formula"],
     );
     refused(
+        "likelihood.gaussian = {}",
+        "regularizer.pixel_mean.probability_clip = 1e-7",
+        "objective.regularizer.pixel_mean.probability_clip",
+        &["gaussian", "bernoulli or"],
+    );
+    for clip in ["-1e-7", "0.5", "nan"] {
+        let toml = format!("regularizer.pixel_mean.probability_clip = {clip}");
+        let refused = objective(&toml).check(&model("")).expect_err("refused");
+        let message = refused.to_string();
+        assert!(message.contains("less than 0.5 is needed"), "{message}");
+    }
+    refused(
         "",
         "regularizer.kl.beta = 2.0\nestimator.iwae = {}",
         "objective.estimator.iwae",
