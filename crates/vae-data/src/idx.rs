@@ -114,8 +114,13 @@ impl ImageReader {
 /// # Errors
 /// As [`read_images`], where they apply.
 pub fn read_size(path: &Path) -> Result<[u32; 2], DataError> {
-    let [_, height, width] = Content::open(path)?.read_images_header()?;
+    let [_, height, width] = read_images_header(path)?;
     Ok([height, width])
+}
+
+/// Number, height and width of the images.
+pub(crate) fn read_images_header(path: &Path) -> Result<[u32; 3], DataError> {
+    Content::open(path)?.read_images_header()
 }
 
 /// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.

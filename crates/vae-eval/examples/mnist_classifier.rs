@@ -10,8 +10,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use tch::Device;
-use vae_data::DatasetConfig;
 use vae_data::config::IdxConfig;
+use vae_data::{DatasetConfig, KnownDataset};
 use vae_eval::features::MnistClassifier;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,6 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }),
         ..Default::default()
     };
+    let trained_on = config.identity()?.name;
+    if trained_on != KnownDataset::Mnist {
+        return Err(format!("{folder}: found images of {trained_on}, MNIST is wanted").into());
+    }
     let splits = config.load()?;
     let begun = Instant::now();
     let mut shown = 0;
@@ -40,7 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     };
     let (train, test) = (&splits.train, &splits.test);
-    let classifier = MnistClassifier::train(train, test, seed, Device::Cpu, &mut progress)?;
+    let device = Device::Cpu;
+    let classifier = MnistClassifier::train(train, test, trained_on, seed, device, &mut progress)?;
     if shown > 0 {
         eprintln!();
     }

@@ -10,17 +10,68 @@ use crate::{EvalError, Progress};
 /// Densities of one latent z for each image, drawn from its q(z|x), in nats, f64 `[N]` on the CPU each.
 ///
 /// q(z) is the aggregate posterior of these images, 1/N Σ_j q(z|x_j), exactly: all N are summed, only z
-/// is by chance.
+/// is by chance. As an estimate of the aggregate posterior of all images there are, log q(z) is too high in
+/// expectation, as z was drawn from one of the N, and without that one it is too low: the two are far apart
+/// where images have more to say of z than N images can show, ln N.
 #[derive(Debug)]
 pub struct AggregateDensities {
     /// log q(z|x) of its own image.
     pub log_qz_x: Tensor,
     /// log q(z).
     pub log_qz: Tensor,
+    /// log of the mean of the others' q(z|x_j), 1/(N − 1) Σ_{j ≠ i} q(z|x_j).
+    pub log_qz_of_others: Tensor,
     /// log p(z).
     pub log_pz: Tensor,
     /// Σ_j log q(z_j), each dimension's own marginal; only of a diagonal Gaussian posterior.
     pub log_qz_factorized: Option<Tensor>,
+    /// The same without the image that z was drawn for.
+    pub log_qz_factorized_of_others: Option<Tensor>,
+}
+
+/// log Σ exp over images, with each latent's own image and without it: f64 `[N]` or `[N, Z]`.
+struct LogSums {
+    all: Tensor,
+    others: Tensor,
+}
+
+impl LogSums {
+    fn new(shape: &[i64], device: Device) -> Self {
+        let low = || Tensor::full(shape, f64::NEG_INFINITY, (Kind::Double, device));
+        Self {
+            all: low(),
+            others: low(),
+        }
+    }
+
+    /// Adds the images of a batch, `[m, B]` or `[m, B, Z]`, to the m latents from `begin` on. `own` is where a
+    /// latent meets its own image, of the same shape or one that broadcasts to it.
+    fn add(&mut self, begin: i64, log_prob: &Tensor, own: Option<&Tensor>) {
+        let n = log_prob.size()[0];
+        let sum = |log_prob: &Tensor| log_prob.to_kind(Kind::Double).logsumexp(1, false);
+        let all = sum(log_prob);
+        let others = match own {
+            Some(own) => sum(&log_prob.masked_fill(own, f64::NEG_INFINITY)),
+            None => all.shallow_clone(),
+        };
+        for (sums, added) in [(&self.all, all), (&self.others, others)] {
+            let mut sums = sums.narrow(0, begin, n);
+            let added = sums.logaddexp(&added);
+            sums.copy_(&added);
+        }
+    }
+
+    /// Logarithms of the means, each added up over its dimensions.
+    fn means(self, n: i64) -> (Tensor, Tensor) {
+        let log_mean = |sums: Tensor, n: i64| {
+            let means = sums - (n as f64).ln();
+            match means.dim() {
+                1 => means,
+                _ => means.sum_dim_intlist(1, false, Kind::Double),
+            }
+        };
+        (log_mean(self.all, n), log_mean(self.others, n - 1))
+    }
 }
 
 /// Values of densities that are computed at a time.
@@ -40,15 +91,14 @@ pub fn aggregate_densities(
     const N_IMAGES: usize = 200;
     let latents = latents.to_device(vae.device()).to_kind(Kind::Float); // [N, Z]
     let (n, latent_dims) = latents.size2()?;
+    let device = vae.device();
     no_grad(|| {
-        let low =
-            |shape: &[i64]| Tensor::full(shape, f64::NEG_INFINITY, (Kind::Double, vae.device()));
-        let log_sum = low(&[n]);
-        let log_sum_of_each = low(&[n, latent_dims]);
+        let mut sums = LogSums::new(&[n], device);
+        let mut sums_of_each = LogSums::new(&[n, latent_dims], device);
         let mut factorizes = true;
         let mut own = Vec::new();
         let mut n_done = 0;
-        for images in Batches::sequential(dataset, N_IMAGES, vae.device()) {
+        for images in Batches::sequential(dataset, N_IMAGES, device) {
             let posterior = vae.encode(&images?)?;
             let n_images = posterior.center().size()[0];
             let of_images = latents.narrow(0, n_done, n_images).unsqueeze(0);
@@ -57,34 +107,45 @@ pub fn aggregate_densities(
             };
             own.push(log_prob.squeeze_dim(0).to_kind(Kind::Double));
             let n_at_a_time = (N_VALUES / (n_images * latent_dims)).max(1);
-            for begin in (0..n).step_by(n_at_a_time as usize) {
-                let n_some = n_at_a_time.min(n - begin);
+            let end = n_done + n_images;
+            // Their own latents between those before and behind them.
+            let chunks = [(0, n_done), (n_done, end), (end, n)];
+            let chunks = chunks.into_iter().flat_map(|(begin, end)| {
+                let begins = (begin..end).step_by(n_at_a_time as usize);
+                begins.map(move |begin| (begin, n_at_a_time.min(end - begin)))
+            });
+            for (begin, n_some) in chunks {
                 let some = latents.narrow(0, begin, n_some).unsqueeze(1); // [m, 1, Z]
-                let add = |sum: &Tensor, log_prob: Tensor| {
-                    let mut sum = sum.narrow(0, begin, n_some);
-                    let added = sum.logaddexp(&log_prob.to_kind(Kind::Double).logsumexp(1, false));
-                    sum.copy_(&added);
-                };
+                let is_own = (n_done..end).contains(&begin).then(|| {
+                    let index = |from: i64, n: i64| Tensor::arange(n, (Kind::Int64, device)) + from;
+                    let images = index(n_done, n_images).unsqueeze(0);
+                    index(begin, n_some).unsqueeze(1).eq_tensor(&images) // [m, B]
+                });
                 if let Some(gaussian) = posterior.as_diagonal_gaussian() {
                     let pairs = gaussian.log_prob_per_dimension(&some); // [m, B, Z]
-                    add(&log_sum, pairs.sum_dim_intlist(-1, false, Kind::Double));
-                    add(&log_sum_of_each, pairs);
+                    let of_all = pairs.sum_dim_intlist(-1, false, Kind::Double);
+                    sums.add(begin, &of_all, is_own.as_ref());
+                    let is_own = is_own.map(|own| own.unsqueeze(-1));
+                    sums_of_each.add(begin, &pairs, is_own.as_ref());
                 } else if let Some(log_prob) = posterior.log_prob(&some) {
-                    add(&log_sum, log_prob); // [m, B]
+                    sums.add(begin, &log_prob, is_own.as_ref()); // [m, B]
                     factorizes = false;
                 }
             }
-            n_done += n_images;
+            n_done = end;
             progress("aggregate posterior", n_done as usize, n as usize);
         }
-        let log_n = (n as f64).ln();
         let on_cpu = |tensor: Tensor| tensor.to_device(Device::Cpu).to_kind(Kind::Double);
+        let (log_qz, log_qz_of_others) = sums.means(n);
+        let factorized = factorizes.then(|| sums_of_each.means(n));
+        let (log_qz_factorized, log_qz_factorized_of_others) = factorized.unzip();
         Ok(Some(AggregateDensities {
             log_qz_x: on_cpu(Tensor::f_cat(&own, 0)?),
-            log_qz: on_cpu(log_sum - log_n),
+            log_qz: on_cpu(log_qz),
+            log_qz_of_others: on_cpu(log_qz_of_others),
             log_pz: on_cpu(vae.prior_log_prob(&latents)?),
-            log_qz_factorized: factorizes
-                .then(|| on_cpu((log_sum_of_each - log_n).sum_dim_intlist(1, false, Kind::Double))),
+            log_qz_factorized: log_qz_factorized.map(on_cpu),
+            log_qz_factorized_of_others: log_qz_factorized_of_others.map(on_cpu),
         }))
     })
 }

@@ -11,7 +11,8 @@ use crate::aggregate::{AggregateDensities, aggregate_densities};
 use crate::likelihood::nats;
 use crate::probe::{LinearProbe, accuracy, balanced_accuracy, nearest_neighbor_classes};
 use crate::{
-    EvalError, Findings, Measure, Progress, clustering_accuracy, normalized_mutual_information,
+    EvalError, Findings, Measure, ProbeClassifier, Progress, Protocol, clustering_accuracy,
+    normalized_mutual_information,
 };
 
 /// What is to be measured.
@@ -64,8 +65,7 @@ fn findings(
     usage(vae, test, &codes, &mut findings)?;
     match aggregate_densities(vae, test, &codes.drawn, progress)? {
         Some(densities) => {
-            let measures = information(vae, &densities, test.len());
-            findings.measures.extend(measures);
+            information(vae, &densities, test.len(), &mut findings);
         }
         None => {
             for name in ["mutual_information", "aggregate_kl", "total_correlation"] {
@@ -100,14 +100,29 @@ fn usage(
     let latent_use = LatentUse {
         kl: kl_per_dimension(vae, test)?,
         center_variance: Vec::<f64>::try_from(center_variance)?,
+        n_images: test.len() as u64,
     };
     let latent_dims = vae.config().latent_dims;
-    let active = latent_use.active_units() as f64;
-    findings.measures.push(
-        Measure::new("active_units", "latent dimensions in use", active)
-            .unit(&format!("of {latent_dims}"))
-            .protocol("variance over the images of the posterior's center above 0.01"),
-    );
+    if latent_use.is_known() {
+        let active = latent_use.active_units() as f64;
+        findings.measures.push(
+            Measure::new("active_units", "latent dimensions in use", active)
+                .unit(&format!("of {latent_dims}"))
+                .protocol(Protocol::ActiveUnits {
+                    n_images: test.len(),
+                    threshold: LatentUse::ACTIVE_VARIANCE,
+                }),
+        );
+    } else {
+        let reason = format!(
+            "a variance over {} images says too little, at least {} are needed",
+            test.len(),
+            LatentUse::LEAST_IMAGES
+        );
+        findings
+            .not_measured
+            .insert("active_units".to_owned(), reason);
+    }
     if let Some(kl) = latent_use.kl {
         findings.lists.insert("kl_per_dimension".to_owned(), kl);
     }
@@ -140,56 +155,91 @@ fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalE
 }
 
 /// The kl taken apart (Hoffman & Johnson 2016; Chen et al. 2018, <https://arxiv.org/abs/1802.04942>, eq. 2).
-fn information(vae: &Vae, densities: &AggregateDensities, n: usize) -> Vec<Measure> {
+///
+/// N images cannot show more than ln N nats of information between an image and its latents. Where the model
+/// has more, log q(z) is that of the one image alone, and what is computed of it is the kl minus ln N: a
+/// number of N, not of the model. The estimate without the image that z was drawn for errs to the other
+/// side, so that the two tell how far off either may be ([`AggregateDensities`]).
+fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &mut Findings) {
     let AggregateDensities {
         log_qz_x,
         log_qz,
+        log_qz_of_others,
         log_pz,
         log_qz_factorized,
+        log_qz_factorized_of_others,
     } = densities;
-    let how =
-        format!("q(z) = 1/N Σ q(z|x) over the N = {n} images, one z drawn for each; ± over them");
-    let mut measures = vec![
-        nats(
-            "mutual_information",
-            "mutual information I(x; z)",
-            &(log_qz_x - log_qz),
-        )
-        .protocol(format!(
-            "E[log q(z|x) − log q(z)], {how}; cannot exceed ln N = {:.2}",
-            (n as f64).ln()
-        )),
+    let how = || Protocol::AggregatePosterior { n_images: n };
+    let mean = |values: Tensor| values.mean(Kind::Double).double_value(&[]);
+    let gap = mean(log_qz - log_qz_of_others);
+    let ceiling = (n as f64).ln();
+    let known = nats(
+        "mutual_information",
+        "mutual information I(x; z)",
+        &(log_qz_x - log_qz),
+    )
+    .protocol(how());
+    findings
+        .measures
+        .push(match is_known_within(gap, known.value) {
+            true => known,
+            false => known.at_least().note(format!(
+                "at most ln N = {ceiling:.2} nats can be seen of {n} images"
+            )),
+        });
+    let mut put = |measure: Measure, gap: f64| {
+        if is_known_within(gap, measure.value) {
+            let measure = measure.lower_is_better().protocol(how());
+            findings.measures.push(match gap >= 0.01 {
+                true => measure.note(format!("for the number of images up to {gap:.2} off")),
+                false => measure,
+            });
+            return;
+        }
+        let reason = format!(
+            "saturated: {n} images can show no more than ln N = {ceiling:.2} nats of what an image and its \
+             latents have in common, and here there is more. What came out, {:.1} nats, is a number of N \
+             and not of the model, which may have 0",
+            measure.value
+        );
+        findings.not_measured.insert(measure.name, reason);
+    };
+    put(
         nats(
             "aggregate_kl",
             "aggregate posterior against prior, KL(q(z) ‖ p(z))",
             &(log_qz - log_pz),
-        )
-        .lower_is_better()
-        .protocol(&how),
-    ];
-    if let Some(factorized) = log_qz_factorized {
-        measures.push(
+        ),
+        gap,
+    );
+    if let (Some(factorized), Some(of_others)) = (log_qz_factorized, log_qz_factorized_of_others) {
+        let gap_of_each = mean(factorized - of_others);
+        put(
             nats(
                 "total_correlation",
                 "total correlation KL(q(z) ‖ Π q(z_j))",
                 &(log_qz - factorized),
-            )
-            .lower_is_better()
-            .protocol(&how),
+            ),
+            // They err to opposite sides.
+            gap.max(gap_of_each),
         );
         if let PriorConfig::StandardNormal = vae.config().prior {
-            measures.push(
+            put(
                 nats(
                     "dimension_wise_kl",
                     "dimension-wise kl Σ KL(q(z_j) ‖ p(z_j))",
                     &(factorized - log_pz),
-                )
-                .lower_is_better()
-                .protocol(&how),
+                ),
+                gap_of_each,
             );
         }
     }
-    measures
+}
+
+/// Whether two estimates that err to different sides, `gap` nats apart, know a number well enough to be
+/// reported: to half a nat or a tenth of it.
+fn is_known_within(gap: f64, value: f64) -> bool {
+    gap <= (0.1 * value.abs()).max(0.5) // Not where the gap is no number: of a single image.
 }
 
 /// MMD² between latents drawn from the aggregate posterior and from the prior.
@@ -221,10 +271,10 @@ fn discrepancy(vae: &Vae, drawn: &Tensor, seed: u64) -> Measure {
         )
         .error(deviation)
         .lower_is_better()
-        .protocol(format!(
-            "unbiased, {n} latents of each, sum of inverse multiquadratic kernels of width 2·Z·s, s = 0.1 \
-             to 10; ± is what two samples of the prior differ by"
-        ))
+        .protocol(Protocol::Discrepancy {
+            n_latents: n,
+            scales: kernel.scales.clone(),
+        })
     })
 }
 
@@ -244,7 +294,6 @@ fn clusters(
     let mut used = found.clone();
     used.sort_unstable();
     used.dedup();
-    let how = "argmax p(c|z) at the posterior's center";
     let in_use = format!(
         "{} of {} components in use",
         used.len(),
@@ -258,7 +307,7 @@ fn clusters(
             clustering_accuracy(&found, &labels),
         )
         .higher_is_better()
-        .protocol(format!("{how}; best matching of clusters to labels"))
+        .protocol(Protocol::Clusters { matched: true })
         .note(in_use),
         Measure::new(
             "cluster_nmi",
@@ -266,7 +315,7 @@ fn clusters(
             information,
         )
         .higher_is_better()
-        .protocol(how),
+        .protocol(Protocol::Clusters { matched: false }),
     ]);
     Ok(())
 }
@@ -320,11 +369,27 @@ struct Probes {
 }
 
 impl Probes {
-    fn how(&self) -> String {
-        format!(
-            "on posterior centers, learned from the first {} training images",
-            self.train.size()[0]
-        )
+    fn protocol(&self, classifier: ProbeClassifier) -> Protocol {
+        Protocol::Probe {
+            classifier,
+            n_train_images: self.train.size()[0] as usize,
+            n_attributes: None,
+            balanced: false,
+        }
+    }
+
+    fn of_attributes(
+        &self,
+        classifier: ProbeClassifier,
+        n_attributes: usize,
+        balanced: bool,
+    ) -> Protocol {
+        Protocol::Probe {
+            classifier,
+            n_train_images: self.train.size()[0] as usize,
+            n_attributes: Some(n_attributes),
+            balanced,
+        }
     }
 
     fn labels(&self, train: &Tensor, test: &Tensor) -> Result<[Measure; 2], EvalError> {
@@ -342,17 +407,18 @@ impl Probes {
                 .error((share * (1.0 - share) / n).sqrt())
                 .higher_is_better()
         };
-        let (how, k) = (self.how(), self.n_neighbors);
+        let neighbors = ProbeClassifier::NearestNeighbors {
+            k: self.n_neighbors,
+        };
         Ok([
-            of("linear_probe_accuracy", "linear probe, accuracy", &linear).protocol(format!(
-                "softmax regression with an L2 penalty of 1 on standardized dimensions, {how}"
-            )),
+            of("linear_probe_accuracy", "linear probe, accuracy", &linear)
+                .protocol(self.protocol(ProbeClassifier::Softmax { l2: 1.0 })),
             of(
                 "knn_probe_accuracy",
                 "k-nearest-neighbor probe, accuracy",
                 &nearest,
             )
-            .protocol(format!("k = {k}, Euclidean, {how}")),
+            .protocol(self.protocol(neighbors)),
         ])
     }
 
@@ -415,42 +481,46 @@ impl Probes {
             return Ok(());
         }
         let mean = |i: usize| of_all.iter().map(|numbers| numbers[i]).sum::<f64>() / n as f64;
-        let (how, k) = (self.how(), self.n_neighbors);
-        let linear = format!("logistic regression of each attribute, mean of {n}, {how}");
-        let nearest = format!("k = {k}, Euclidean, of each attribute, mean of {n}, {how}");
+        let linear = ProbeClassifier::Logistic;
+        let nearest = ProbeClassifier::NearestNeighbors {
+            k: self.n_neighbors,
+        };
         let commoner = format!("always the commoner answer: {:.4}", mean(4));
-        let chance = "mean of the shares found of those with it and those without; chance is 0.5";
-        let of = |i: usize, name: &str, label: &str, how: &str| {
+        let of = |i: usize, name: &str, label: &str, classifier, balanced| {
             Measure::new(name, label, mean(i))
                 .higher_is_better()
-                .protocol(how)
+                .protocol(self.of_attributes(classifier, n, balanced))
         };
         findings.measures.extend([
             of(
                 0,
                 "linear_probe_attributes",
                 "linear probe of attributes, accuracy",
-                &linear,
+                linear,
+                false,
             )
             .note(&commoner),
             of(
                 1,
                 "linear_probe_attributes_balanced",
                 "linear probe of attributes, balanced accuracy",
-                &format!("{linear}; {chance}"),
+                linear,
+                true,
             ),
             of(
                 2,
                 "knn_probe_attributes",
                 "k-nearest-neighbor probe of attributes, accuracy",
-                &nearest,
+                nearest,
+                false,
             )
             .note(&commoner),
             of(
                 3,
                 "knn_probe_attributes_balanced",
                 "k-nearest-neighbor probe of attributes, balanced accuracy",
-                &format!("{nearest}; {chance}"),
+                nearest,
+                true,
             ),
         ]);
         Ok(())

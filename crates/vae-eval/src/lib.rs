@@ -18,7 +18,7 @@
 //! let options = LikelihoodOptions { n_samples: 20, ..Default::default() };
 //! let found = measure_likelihood(&vae, &held_out, &options, /* seed */ 0, &mut |_, _, _| ())?;
 //! for measure in &found.measures {
-//!     println!("{}: {measure} ({})", measure.label, measure.protocol);
+//!     println!("{}: {measure} ({})", measure.label, measure.how());
 //! }
 //! assert!(found.measure("nll").is_some());
 //! # Ok(())
@@ -34,6 +34,7 @@ pub mod features;
 mod figures;
 mod html;
 pub mod image_quality;
+mod images_used;
 mod importance;
 mod latents;
 mod likelihood;
@@ -41,6 +42,7 @@ mod number;
 mod pictures;
 mod probabilistic_pca;
 mod probe;
+mod protocol;
 mod published;
 mod report;
 mod softmax;
@@ -58,13 +60,20 @@ pub use disentanglement::{
 pub use error::EvalError;
 pub use figures::{Figures, Picture, figures};
 pub use html::{PAGE_FILE, render, write_page};
+pub use images_used::{ImagesUsed, Pixels, SplitUsed, TrainedOn};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentOptions, measure_latents};
 pub use likelihood::{LikelihoodOptions, measure_likelihood};
 pub use pictures::{PictureOptions, measure_pictures};
 pub use probabilistic_pca::exact_log_prob;
 pub use probe::{LinearProbe, nearest_neighbor_classes};
-pub use published::{Comparison, Published, comparisons, neighbours, published};
+pub use protocol::{
+    AnnealedProtocol, Extractor, FeatureProtocol, ImageSet, ProbeClassifier, Protocol,
+    ScoreProtocol, SetPixels, Statistic, differing_fields,
+};
+pub use published::{
+    Comparison, Estimator, Field, Published, PublishedFeatures, comparisons, neighbours, published,
+};
 pub use report::{
-    Better, Findings, ImagesUsed, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
+    Better, Bound, Findings, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
 };

@@ -8,7 +8,7 @@ use vae_model::Vae;
 use crate::annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 use crate::importance::{dataset_bounds, sampling_error};
 use crate::probabilistic_pca::exact_log_prob;
-use crate::{EvalError, Findings, Measure, Progress};
+use crate::{AnnealedProtocol, EvalError, Findings, Measure, Progress, Protocol};
 
 /// What is to be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,24 +62,26 @@ fn findings(
     let k = options.n_samples;
     let bounds = dataset_bounds(vae, dataset, k, seed, progress)?;
     let elbo = -(&bounds.reconstruction + &bounds.kl);
-    let terms = format!("mean of {k} samples from q(z|x) for each image; ± over the images");
+    let terms = Protocol::PosteriorSamples { n_samples: k };
+    let bound = Protocol::ImportanceWeighted {
+        n_samples: k,
+        n_images: None,
+    };
     findings.measures = vec![
         nats("elbo", "elbo", &elbo)
             .higher_is_better()
-            .protocol(&terms),
+            .protocol(terms.clone()),
         nats("reconstruction", "reconstruction", &bounds.reconstruction)
             .lower_is_better()
-            .protocol(&terms),
+            .protocol(terms.clone()),
         nats("kl", "kl", &bounds.kl).protocol(match kl_is_closed(vae, dataset)? {
-            true => "in closed form; ± over the images".to_owned(),
+            true => Protocol::ClosedForm,
             false => terms,
         }),
     ];
     let nll = nats("nll", "negative log-likelihood", &-&bounds.bound)
         .lower_is_better()
-        .protocol(format!(
-            "importance-weighted bound, K = {k} samples from q(z|x); ± over the images"
-        ))
+        .protocol(bound.clone())
         .note(chance_alone(&bounds.sampling_error(k)));
     let likelihood = &vae.config().likelihood;
     let bits = likelihood.bits_per_dim(-nll.value, vae.image_shape());
@@ -88,14 +90,14 @@ fn findings(
         let bits = Measure::new("bits_per_dim", "bits per dimension", bits)
             .unit("bits/dim")
             .lower_is_better()
-            .protocol(format!("of that bound, K = {k}"));
+            .protocol(bound);
         findings.measures.push(bits);
     }
     if let Some(exact) = exact_nll(vae, dataset)? {
         findings.measures.push(
             nats("nll_exact", "exact negative log-likelihood", &exact)
                 .lower_is_better()
-                .protocol("the model is probabilistic PCA: a closed form; ± over the images"),
+                .protocol(Protocol::ProbabilisticPca),
         );
     }
     let size = mean(&bounds.effective_sample_size);
@@ -103,9 +105,7 @@ fn findings(
         Measure::new("effective_sample_size", "effective sample size", size)
             .unit("samples")
             .higher_is_better()
-            .protocol(format!(
-                "(Σw)²/Σw² of an image's {k} importance weights, mean"
-            )),
+            .protocol(Protocol::EffectiveSampleSize { n_samples: k }),
     );
     if let Some((n_images, sampling)) = options.annealed {
         let images = dataset.first(n_images)?;
@@ -113,7 +113,7 @@ fn findings(
         let same_images = bounds.bound.narrow(0, 0, images.size()[0]);
         findings
             .measures
-            .extend(annealed_measures(&annealed, &same_images, sampling));
+            .extend(annealed_measures(&annealed, &same_images, sampling, k));
     }
     Ok(findings)
 }
@@ -129,18 +129,21 @@ fn annealed_measures(
     bounds: &AnnealedBounds,
     importance: &Tensor,
     sampling: AnnealedSampling,
+    n_samples: u32,
 ) -> [Measure; 3] {
     let annealed = &bounds.bound;
-    let n = annealed.size()[0];
+    let n_images = annealed.size()[0] as usize;
     let AnnealedSampling {
         n_chains,
         n_temperatures,
         n_leapfrog,
     } = sampling;
-    let how = format!(
-        "first {n} images; {n_chains} chains from the prior, {n_temperatures} temperatures on a sigmoid, \
-         Hamiltonian transitions of {n_leapfrog} leapfrog steps"
-    );
+    let how = AnnealedProtocol {
+        n_images,
+        n_chains,
+        n_temperatures,
+        n_leapfrog,
+    };
     let found = format!(
         "{:.0} % accepted; {}",
         mean(&bounds.acceptance) * 100.0,
@@ -153,7 +156,7 @@ fn annealed_measures(
             &-annealed,
         )
         .lower_is_better()
-        .protocol(how)
+        .protocol(Protocol::Annealed(how.clone()))
         .note(found),
         nats(
             "nll_of_annealed_images",
@@ -161,16 +164,19 @@ fn annealed_measures(
             &-importance,
         )
         .lower_is_better()
-        .protocol(format!("first {n} images")),
+        .protocol(Protocol::ImportanceWeighted {
+            n_samples,
+            n_images: Some(n_images),
+        }),
         nats(
             "annealed_gain",
             "log p(x), annealed − importance-weighted",
             &(annealed - importance),
         )
-        .protocol(
-            "both are below the truth in expectation: the higher one is nearer; ± over the images of \
-             their differences",
-        ),
+        .protocol(Protocol::AnnealedGain {
+            annealed: how,
+            n_samples,
+        }),
     ]
 }
 

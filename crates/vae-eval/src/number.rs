@@ -1,6 +1,6 @@
 //! Numbers as people write them.
 
-use crate::Measure;
+use crate::{Bound, Measure};
 
 /// With so many digits as its size asks for, and a real minus sign.
 pub(crate) fn number(value: f64) -> String {
@@ -23,8 +23,16 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 /// A measure's value, and its error where there is one: with two digits of the error, or as
-/// [`number`].
+/// [`number`]. A bound begins with its sign.
 pub(crate) fn value_and_error(measure: &Measure) -> (String, Option<String>) {
+    let (value, error) = digits(measure);
+    match measure.bound {
+        Some(Bound::AtLeast) => (format!("≥ {value}"), error),
+        None => (value, error),
+    }
+}
+
+fn digits(measure: &Measure) -> (String, Option<String>) {
     match measure.error {
         Some(error) if error.is_finite() && error > 0.0 => {
             let decimals = (1.0 - error.log10().floor()).clamp(0.0, 6.0) as usize;

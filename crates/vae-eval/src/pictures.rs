@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
-use vae_data::{Dataset, derive_seed};
+use vae_data::{Dataset, KnownDataset, derive_seed};
 use vae_model::Vae;
 
 use crate::features::{
@@ -15,7 +15,10 @@ use crate::image_quality::{
     mean_squared_error, multiscale_structural_similarity, n_scales, peak_signal_to_noise_ratio,
     scale_weights, structural_similarity,
 };
-use crate::{EvalError, Findings, Measure, Progress};
+use crate::{
+    EvalError, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol, SetPixels,
+    Statistic,
+};
 
 /// How pictures are measured.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +31,8 @@ pub struct PictureOptions {
     pub feature_files: Vec<PathBuf>,
     /// What `cargo xtask classifier` writes ([`MnistClassifier`]).
     pub classifier: PathBuf,
+    /// What the images are: only MNIST's are measured by the classifier of digits.
+    pub dataset: KnownDataset,
 }
 
 impl Default for PictureOptions {
@@ -37,6 +42,7 @@ impl Default for PictureOptions {
             batch_size: N_DRAWN,
             feature_files: Vec::new(),
             classifier: PathBuf::from("datasets/mnist/classifier.safetensors"),
+            dataset: KnownDataset::Unknown,
         }
     }
 }
@@ -149,7 +155,7 @@ fn findings(
             reconstructed: reconstructed.set(i)?,
             samples: samples.set(i)?,
             training: train.map(|_| training.set(i)).transpose()?,
-            images: painter.images(),
+            pixels: painter.pixels(),
         };
         sets.measures(seed, &mut findings)?;
     }
@@ -177,10 +183,10 @@ impl Painter<'_> {
     }
 
     /// What it makes, for a protocol.
-    fn images(&self) -> &'static str {
+    fn pixels(&self) -> SetPixels {
         match self.draws {
-            true => "with pixels drawn from p(x|z), as the held-out images are black and white",
-            false => "mean images of p(x|z)",
+            true => SetPixels::Drawn,
+            false => SetPixels::Means,
         }
     }
 }
@@ -205,17 +211,37 @@ fn extractors(
 ) -> Result<Vec<Box<dyn FeatureExtractor>>, EvalError> {
     let mut extractors: Vec<Box<dyn FeatureExtractor>> = Vec::new();
     let path = &options.classifier;
-    // Of other images than these a classifier of digits is not usual either.
-    if test.shape().to_string() == "1×28×28" {
-        if path.exists() {
-            extractors.push(Box::new(MnistClassifier::load(path, vae.device())?));
-        } else {
+    match options.dataset {
+        KnownDataset::Mnist if path.exists() => {
+            let classifier = MnistClassifier::load(path, vae.device())?;
+            match classifier.facts().trained_on {
+                KnownDataset::Mnist => extractors.push(Box::new(classifier)),
+                other => {
+                    let path = path.display();
+                    let reason =
+                        format!("{path} was trained on {other}, and these images are MNIST");
+                    leave_out("fid_mnist_classifier", reason, findings);
+                }
+            }
+        }
+        KnownDataset::Mnist => {
             let reason = format!(
                 "there is no {}; `cargo xtask classifier` makes it in a minute or two",
                 path.display()
             );
             leave_out("fid_mnist_classifier", reason, findings);
         }
+        // Its features are of digits: of other images of their size it would make a number all the same.
+        other if test.shape().to_string() == "1×28×28" => {
+            let found = match other {
+                KnownDataset::Unknown => "not known to be MNIST".to_owned(),
+                other => other.to_string(),
+            };
+            let reason =
+                format!("its features are of MNIST's digits, and these images are {found}");
+            leave_out("fid_mnist_classifier", reason, findings);
+        }
+        _ => {}
     }
     match PixelPca::fit(test, batch_size) {
         Ok(pca) => extractors.push(Box::new(pca)),
@@ -299,26 +325,23 @@ impl PixelErrors {
     }
 
     fn measures(self, test: &Dataset, draws: bool, findings: &mut Findings) {
-        let images = match draws {
-            true => "the black-and-white held-out images",
-            false => "the held-out images",
-        };
-        let protocol = format!("mean image of the posterior's center against {images}, in [0, 1]");
+        let black_and_white = draws;
         let mean = |name: &str, label: &str, values: &[f64]| {
             let (value, error) = mean_and_error(values);
-            let measure = Measure::new(name, label, value).protocol(protocol.clone());
+            let measure = Measure::new(name, label, value);
             match error {
                 Some(error) => measure.error(error),
                 None => measure,
             }
         };
         let mse = mean("mse", "mean squared error of reconstructions", &self.mse);
+        let mse = mse.protocol(Protocol::PixelError { black_and_white });
         findings.measures.push(mse.lower_is_better());
         let n_exact = self.psnr.iter().filter(|psnr| psnr.is_infinite()).count();
         if n_exact == 0 {
             let label = "peak signal-to-noise ratio of reconstructions";
             let psnr = mean("psnr", label, &self.psnr).unit("dB");
-            let protocol = format!("{}; mean of the images' ratios", psnr.protocol);
+            let protocol = Protocol::SignalToNoise { black_and_white };
             findings
                 .measures
                 .push(psnr.higher_is_better().protocol(protocol));
@@ -335,27 +358,22 @@ impl PixelErrors {
             }
             return;
         }
-        let window = "11×11 Gaussian window of σ = 1.5, K = 0.01 and 0.03";
+        let protocol = |scale_weights: Vec<f64>| Protocol::StructuralSimilarity {
+            black_and_white,
+            window: 11,
+            sigma: 1.5,
+            scale_weights,
+        };
         let ssim = mean(
             "ssim",
             "structural similarity of reconstructions",
             &self.ssim,
         );
-        let weights = scale_weights(n_scales);
-        let weights: Vec<_> = weights
-            .iter()
-            .map(|weight| format!("{weight:.4}"))
-            .collect();
-        let scales = match n_scales {
-            1 => "1 scale".to_owned(),
-            n => format!("{n} scales"),
-        };
         let label = "multi-scale structural similarity of reconstructions";
         let ms_ssim = mean("ms_ssim", label, &self.ms_ssim);
-        let of_one = format!("{protocol}; {window}");
-        let of_all = format!("{of_one}; {scales} of weight {}", weights.join(", "));
-        let ssim = ssim.higher_is_better().protocol(of_one);
-        let ms_ssim = ms_ssim.higher_is_better().protocol(of_all);
+        let ssim = ssim.higher_is_better().protocol(protocol(vec![1.0]));
+        let weights = scale_weights(n_scales).to_vec();
+        let ms_ssim = ms_ssim.higher_is_better().protocol(protocol(weights));
         findings.measures.extend([ssim, ms_ssim]);
     }
 }
@@ -381,34 +399,28 @@ struct Sets<'a> {
     samples: Tensor,
     training: Option<Tensor>,
     /// What reconstructions and samples are.
-    images: &'static str,
+    pixels: SetPixels,
 }
 
 impl Sets<'_> {
     fn measures(&self, seed: u64, findings: &mut Findings) -> Result<(), EvalError> {
         let extractor = self.extractor.name();
         let of_generated = [
-            ("fid", "samples", &self.samples),
-            ("rfid", "reconstructions", &self.reconstructed),
+            ("fid", ImageSet::Samples, &self.samples),
+            ("rfid", ImageSet::Reconstructions, &self.reconstructed),
         ];
         for (kind, what, images) in of_generated {
             let name = format!("{kind}_{extractor}");
-            let protocol = self.protocol(what, images);
-            let found = self.frechet(&name, what, images, &protocol);
+            let found = self.frechet(&name, what, images);
             put(&name, found.map(Measure::lower_is_better), findings)?;
         }
         if let Some(images) = &self.training {
             let name = format!("fid_{extractor}_of_training_images");
-            let protocol = format!(
-                "the first {} training images against {}: what a perfect model would have",
-                images.size()[0],
-                self.real_images()
-            );
-            let found = self.frechet(&name, "training images", images, &protocol);
+            let found = self.frechet(&name, ImageSet::TrainingImages, images);
             put(&name, found, findings)?;
         }
 
-        let protocol = self.protocol("samples", &self.samples);
+        let of_samples = |statistic| self.protocol(statistic, ImageSet::Samples, &self.samples);
         let name = format!("kid_{extractor}");
         let label = format!("kernel distance of samples ({extractor})");
         let found = kernel_distance_of_subsets(&self.real, &self.samples, seed).map(|found| {
@@ -421,22 +433,22 @@ impl Sets<'_> {
             Measure::new(&name, &label, mean)
                 .error(deviation)
                 .lower_is_better()
-                .protocol(format!(
-                    "{protocol}; unbiased, kernel (xᵀy/D + 1)³, mean of {n_subsets} subsets of \
-                     {subset_size} images; the error is the subsets' standard deviation"
-                ))
+                .protocol(of_samples(Statistic::Kernel {
+                    n_subsets,
+                    subset_size,
+                }))
         });
         put(&name, found, findings)?;
 
         let found = precision_recall(&self.real, &self.samples, N_NEIGHBORS);
-        let protocol = format!("{protocol}; k = {N_NEIGHBORS} nearest neighbors");
+        let protocol = of_samples(Statistic::Neighbors { k: N_NEIGHBORS });
         match found {
             Ok(PrecisionRecall { precision, recall }) => {
                 for (what, value) in [("precision", precision), ("recall", recall)] {
                     let name = format!("{what}_{extractor}");
                     let label = format!("{what} of samples ({extractor})");
                     let measure = Measure::new(&name, &label, value).higher_is_better();
-                    findings.measures.push(measure.protocol(&protocol));
+                    findings.measures.push(measure.protocol(protocol.clone()));
                 }
             }
             Err(EvalError::Unmeasurable(reason)) => {
@@ -449,44 +461,32 @@ impl Sets<'_> {
     }
 
     /// What was compared, and by which features.
-    fn protocol(&self, what: &str, generated: &Tensor) -> String {
-        format!(
-            "{} {what}, {}, against {}",
-            generated.size()[0],
-            self.images,
-            self.real_images()
-        )
-    }
-
-    fn real_images(&self) -> String {
-        format!(
-            "{} held-out images; {}, D = {}",
-            self.real.size()[0],
-            self.extractor.description(),
-            self.real.size()[1]
-        )
-    }
-
-    /// The Fréchet distance of images to the real ones, with a warning where there are no more of
-    /// either than features.
-    fn frechet(
-        &self,
-        name: &str,
-        what: &str,
-        images: &Tensor,
-        protocol: &str,
-    ) -> Result<Measure, EvalError> {
-        let distance = frechet_distance(&Moments::of(&self.real)?, &Moments::of(images)?)?;
-        let label = format!("Fréchet distance of {what} ({})", self.extractor.name());
-        let measure = Measure::new(name, &label, distance);
-        let n = self.real.size()[0].min(images.size()[0]);
-        Ok(match n > self.real.size()[1] {
-            true => measure.protocol(protocol),
-            false => measure.protocol(format!(
-                "{protocol}; n = {n} is no more than D: a covariance is singular, and the distance \
-                 depends on n"
-            )),
+    fn protocol(&self, statistic: Statistic, set: ImageSet, images: &Tensor) -> Protocol {
+        Protocol::Features(FeatureProtocol {
+            statistic,
+            images: set,
+            n_images: images.size()[0] as usize,
+            pixels: match set {
+                ImageSet::TrainingImages => SetPixels::Given,
+                ImageSet::Samples | ImageSet::Reconstructions => self.pixels,
+            },
+            n_real: self.real.size()[0] as usize,
+            extractor: self.extractor.about(),
+            n_features: self.real.size()[1] as usize,
         })
+    }
+
+    /// The Fréchet distance of images to the real ones.
+    fn frechet(&self, name: &str, set: ImageSet, images: &Tensor) -> Result<Measure, EvalError> {
+        let distance = frechet_distance(&Moments::of(&self.real)?, &Moments::of(images)?)?;
+        let what = match set {
+            ImageSet::Samples => "samples",
+            ImageSet::Reconstructions => "reconstructions",
+            ImageSet::TrainingImages => "training images",
+        };
+        let label = format!("Fréchet distance of {what} ({})", self.extractor.name());
+        let protocol = self.protocol(Statistic::Frechet, set, images);
+        Ok(Measure::new(name, &label, distance).protocol(protocol))
     }
 }
 

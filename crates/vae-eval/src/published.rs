@@ -1,21 +1,31 @@
 //! What others published, to stand beside a model's own numbers.
 //!
-//! A number of another protocol is no worse or better: a [`Comparison`] says in words what differs.
+//! A number of another protocol is no worse or better: a [`Comparison`] says in which fields they differ.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use vae_data::KnownDataset;
+use vae_model::Crop;
 
+use crate::images_used::crop_in_words;
 use crate::number::grouped;
-use crate::{ImagesUsed, Measure, Report};
+use crate::{Extractor, ImagesUsed, Measure, Pixels, Protocol, Report, SplitUsed};
 
 /// One published number. Those known are in `published.toml`, each with its source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// As in [`ImagesUsed`]: `MNIST`, `CelebA`, `dSprites`.
-    pub dataset: String,
-    /// As in [`ImagesUsed`]: `gray`, `color`, `dynamic` (black and white drawn anew at every visit),
-    /// `larochelle` (drawn once, by Larochelle & Murray 2011) or `static` (drawn once by others).
-    pub pixels: String,
+    /// Which data set.
+    pub dataset: KnownDataset,
+    /// Which of its images were measured. Default `test`.
+    #[serde(default)]
+    pub split: SplitUsed,
+    /// How many; by default all of the data set's usual test split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_images: Option<usize>,
+    /// What their pixels are.
+    pub pixels: Pixels,
     /// As in [`Measure`]: `nll`, `fid_inception`.
     pub measure: String,
     /// The number, in the measure's unit.
@@ -28,18 +38,27 @@ pub struct Published {
     pub error: Option<f64>,
     /// What was measured: `IWAE, k = 50, one stochastic layer`.
     pub model: String,
+    /// How a likelihood was estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimator: Option<Estimator>,
     /// K, importance samples for each image when it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_importance_samples: Option<u64>,
+    /// The features that images were compared by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<PublishedFeatures>,
+    /// Images drawn from the model for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_generated: Option<u64>,
     /// Latent dimensions, of all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<u64>,
     /// Pixels on a side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<u64>,
-    /// Pixels on a side of the square that was cut out of the original image, from its middle or nearly.
+    /// What was cut out of the original image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<u64>,
+    pub crop: Option<Crop>,
     /// Training images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<u64>,
@@ -55,6 +74,36 @@ pub struct Published {
     pub url: String,
     /// The public page that the number was checked against, or `from memory`.
     pub verified: String,
+}
+
+/// How log p(x) was estimated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Estimator {
+    /// By the elbo.
+    Elbo,
+    /// By the importance-weighted bound of K samples.
+    ImportanceWeighted,
+    /// By annealed importance sampling.
+    Annealed,
+}
+
+impl fmt::Display for Estimator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Elbo => "the elbo",
+            Self::ImportanceWeighted => "the importance-weighted bound",
+            Self::Annealed => "annealed importance sampling",
+        })
+    }
+}
+
+/// Features that published distances are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishedFeatures {
+    /// The last pooling layer of Inception v3, as trained on ImageNet by its authors.
+    InceptionV3,
 }
 
 impl Published {
@@ -74,10 +123,213 @@ fn two() -> usize {
 pub struct Comparison {
     /// The published number.
     pub published: Published,
-    /// In what the two protocols agree, in words.
-    pub same: Vec<String>,
-    /// In what they do not, in words: `Larochelle's static binarization instead of dynamic`.
-    pub differs: Vec<String>,
+    /// The fields of the two protocols, theirs and ours.
+    pub fields: Vec<Field>,
+}
+
+impl Comparison {
+    /// The fields in which the two protocols agree.
+    pub fn same(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| field.agrees())
+    }
+
+    /// The fields in which they do not, or are not known to.
+    pub fn differs(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| !field.agrees())
+    }
+}
+
+/// A field of a published number's protocol and of ours. What a source does not tell is none.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "field", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Field {
+    /// What pixels are.
+    Pixels {
+        /// In the published protocol.
+        theirs: Pixels,
+        /// In ours.
+        ours: Pixels,
+    },
+    /// Which images were measured, and how many.
+    Images {
+        /// In the published protocol.
+        theirs: (SplitUsed, Option<usize>),
+        /// In ours.
+        ours: (SplitUsed, usize),
+    },
+    /// How a likelihood was estimated.
+    Estimator {
+        /// In the published protocol.
+        theirs: Option<Estimator>,
+        /// In ours.
+        ours: Option<Estimator>,
+    },
+    /// K of the importance-weighted bound.
+    ImportanceSamples {
+        /// In the published protocol.
+        theirs: Option<u64>,
+        /// In ours.
+        ours: Option<u64>,
+    },
+    /// What features are made by. Those of a user's file are never known to be the published ones.
+    Features {
+        /// In the published protocol.
+        theirs: Option<PublishedFeatures>,
+        /// In ours.
+        ours: Option<Extractor>,
+    },
+    /// Images drawn from the model.
+    GeneratedImages {
+        /// In the published protocol.
+        theirs: Option<u64>,
+        /// In ours.
+        ours: Option<u64>,
+    },
+    /// Height and width.
+    Size {
+        /// In the published protocol.
+        theirs: [i64; 2],
+        /// In ours.
+        ours: [i64; 2],
+    },
+    /// What was cut out of the original image.
+    Crop {
+        /// In the published protocol.
+        theirs: Option<Crop>,
+        /// In ours.
+        ours: Option<Crop>,
+    },
+    /// Training images.
+    TrainingImages {
+        /// In the published protocol.
+        theirs: u64,
+        /// In ours.
+        ours: u64,
+    },
+    /// The data set and pixels that the model was trained on; there only where they are not those that it was
+    /// measured on.
+    TrainedOn {
+        /// In the published protocol.
+        theirs: (KnownDataset, Pixels),
+        /// In ours.
+        ours: (String, Pixels),
+    },
+    /// Latent dimensions: the model's own affair, and not counted among the differences of protocols.
+    LatentDims {
+        /// Of the published model.
+        theirs: u64,
+        /// Of ours.
+        ours: u64,
+    },
+}
+
+impl Field {
+    /// Whether the two are known to be the same.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        match self {
+            Self::Pixels { theirs, ours } => theirs == ours,
+            Self::Images { theirs, ours } => theirs.0 == ours.0 && theirs.1 == Some(ours.1),
+            Self::Estimator { theirs, ours } => theirs.is_some() && theirs == ours,
+            Self::ImportanceSamples { theirs, ours } | Self::GeneratedImages { theirs, ours } => {
+                theirs.is_some() && theirs == ours
+            }
+            Self::Features { .. } | Self::TrainedOn { .. } => false,
+            Self::Size { theirs, ours } => theirs == ours,
+            Self::Crop { theirs, ours } => theirs.is_some() && theirs == ours,
+            Self::TrainingImages { theirs, ours } | Self::LatentDims { theirs, ours } => {
+                theirs == ours
+            }
+        }
+    }
+
+    /// Theirs and ours in words.
+    fn in_words(&self) -> (String, String) {
+        fn or<T: fmt::Display>(value: Option<T>, unknown: &str) -> String {
+            value.map_or(unknown.to_owned(), |value| value.to_string())
+        }
+        match self {
+            Self::Pixels { theirs, ours } => (theirs.in_words().to_owned(), short(*ours)),
+            Self::Images { theirs, ours } => {
+                let n_theirs = theirs.1.map_or(String::new(), |n| grouped(n as u64) + " ");
+                let images = |split: SplitUsed| match split {
+                    SplitUsed::All => "images of all splits".to_owned(),
+                    split => format!("{split} images"),
+                };
+                (
+                    format!("{n_theirs}{}", images(theirs.0)),
+                    match theirs.0 == ours.0 {
+                        true => grouped(ours.1 as u64),
+                        false => format!("{} {}", grouped(ours.1 as u64), images(ours.0)),
+                    },
+                )
+            }
+            Self::Estimator { theirs, ours } => {
+                (or(*theirs, "an unknown estimator"), or(*ours, "none"))
+            }
+            Self::ImportanceSamples { theirs, ours } => (
+                theirs.map_or("an unknown K".to_owned(), |k| format!("K = {k}")),
+                or(*ours, "none"),
+            ),
+            Self::Features { theirs, ours } => (
+                match theirs {
+                    Some(PublishedFeatures::InceptionV3) => "the features of Inception v3",
+                    None => "unknown features",
+                }
+                .to_owned(),
+                ours.as_ref().map_or("none".to_owned(), ToString::to_string),
+            ),
+            Self::GeneratedImages { theirs, ours } => (
+                match theirs {
+                    Some(n) => format!("{} samples", grouped(*n)),
+                    None => "an unknown number of samples".to_owned(),
+                },
+                or(ours.map(grouped), "none"),
+            ),
+            Self::Size { theirs, ours } => {
+                let size = |[height, width]: [i64; 2]| format!("{height} × {width}");
+                (format!("{} pixels", size(*theirs)), size(*ours))
+            }
+            Self::Crop { theirs, ours } => (
+                match theirs {
+                    Some(crop) => format!("crop: {}", crop_in_words(crop)),
+                    None => "an unknown crop".to_owned(),
+                },
+                ours.as_ref().map_or("none".to_owned(), crop_in_words),
+            ),
+            Self::TrainingImages { theirs, ours } => {
+                let theirs = grouped(*theirs);
+                (format!("trained on {theirs} images"), grouped(*ours))
+            }
+            Self::TrainedOn { theirs, ours } => (
+                format!("trained on {}, {}", theirs.0, theirs.1),
+                format!("{}, {}", ours.0, ours.1),
+            ),
+            Self::LatentDims { theirs, ours } => {
+                (format!("{theirs} latent dimensions"), ours.to_string())
+            }
+        }
+    }
+}
+
+/// `K = 5000`, or `K = 5000 instead of 500`.
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (theirs, ours) = self.in_words();
+        f.write_str(&theirs)?;
+        match self.agrees() {
+            true => Ok(()),
+            false => write!(f, " instead of {ours}"),
+        }
+    }
+}
+
+fn short(pixels: Pixels) -> String {
+    match pixels {
+        Pixels::Gray | Pixels::Color => pixels.in_words().to_owned(),
+        other => other.to_string(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -98,31 +350,31 @@ pub fn published() -> Vec<Published> {
 /// equal ones the nearest value.
 ///
 /// Likelihoods of black-and-white pixels and of gray ones are of different things, and never stand
-/// beside each other.
+/// beside each other. Of an unknown data set there are none.
 #[must_use]
 pub fn neighbours(
     measure: &Measure,
     images: &ImagesUsed,
     latent_dims: Option<u64>,
-    n_importance_samples: Option<u64>,
 ) -> Vec<Comparison> {
     let comparable = |published: &Published| {
         let is_likelihood = LIKELIHOODS.contains(&measure.name.as_str());
         published.measure == measure.name
-            && published.dataset.eq_ignore_ascii_case(&images.dataset)
-            && (!is_likelihood || is_binary(&published.pixels) == is_binary(&images.pixels))
+            && published.dataset == images.dataset.name
+            && published.dataset != KnownDataset::Unknown
+            && (!is_likelihood || published.pixels.are_binary() == images.pixels.are_binary())
     };
     let mut found: Vec<Comparison> = published()
         .into_iter()
         .filter(comparable)
-        .map(|published| compare(published, images, latent_dims, n_importance_samples))
+        .map(|published| compare(published, measure, images, latent_dims))
         .collect();
     found.sort_by(|a, b| {
-        let by_pixels = protocol_distance(a, images).cmp(&protocol_distance(b, images));
+        let by_images = distance(a).cmp(&distance(b));
         let by_differences = n_differences(a).cmp(&n_differences(b));
         let away = |comparison: &Comparison| (comparison.published.value - measure.value).abs();
         let by_value = away(a).total_cmp(&away(b));
-        by_pixels.then(by_differences).then(by_value)
+        by_images.then(by_differences).then(by_value)
     });
     found
 }
@@ -134,10 +386,8 @@ pub fn comparisons(report: &Report) -> Vec<Comparison> {
     let sections = report.sections.values();
     sections
         .flat_map(|section| {
-            section.findings.measures.iter().flat_map(|measure| {
-                let k = importance_samples(&measure.protocol);
-                neighbours(measure, &section.images, latent_dims, k)
-            })
+            let measures = section.findings.measures.iter();
+            measures.flat_map(|measure| neighbours(measure, &section.images, latent_dims))
         })
         .collect()
 }
@@ -145,154 +395,169 @@ pub fn comparisons(report: &Report) -> Vec<Comparison> {
 /// Measures that are log-probabilities of pixels.
 const LIKELIHOODS: [&str; 5] = ["nll", "elbo", "bits_per_dim", "reconstruction", "nll_exact"];
 
-/// The K of a protocol in words: `importance-weighted bound, K = 500 samples`.
-fn importance_samples(protocol: &str) -> Option<u64> {
-    let (_, after) = protocol.split_once("K = ")?;
-    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok()
-}
-
-fn is_binary(pixels: &str) -> bool {
-    !matches!(pixels, "gray" | "color")
-}
-
 /// In how many things the protocols differ. The size of the latent space is the model's own affair.
 fn n_differences(comparison: &Comparison) -> usize {
-    let differs = comparison.differs.iter();
-    differs.filter(|what| !what.contains(LATENT_DIMS)).count()
+    let differs = comparison.differs();
+    differs
+        .filter(|field| !matches!(field, Field::LatentDims { .. }))
+        .count()
 }
 
-const LATENT_DIMS: &str = "latent dimensions";
-
 /// How far a protocol is away in what matters most: the pixels, then their number and the crop.
-fn protocol_distance(comparison: &Comparison, images: &ImagesUsed) -> usize {
-    let published = &comparison.published;
-    let drawn_once = ["static", "larochelle"];
-    let pixels = match (published.pixels.as_str(), images.pixels.as_str()) {
-        (theirs, ours) if theirs == ours => 0,
-        (theirs, ours) if drawn_once.contains(&theirs) && drawn_once.contains(&ours) => 1,
-        _ => 2,
+fn distance(comparison: &Comparison) -> usize {
+    let drawn_once = [Pixels::Static, Pixels::Larochelle];
+    let of = |field: &Field| match field {
+        Field::Pixels { theirs, ours } if theirs == ours => 0,
+        Field::Pixels { theirs, ours }
+            if drawn_once.contains(theirs) && drawn_once.contains(ours) =>
+        {
+            1
+        }
+        Field::Pixels { .. } => 2,
+        Field::Size { .. }
+        | Field::Crop {
+            theirs: Some(_), ..
+        } => usize::from(!field.agrees()),
+        _ => 0,
     };
-    let other_size = published
-        .image_size
-        .is_some_and(|size| i64::try_from(size) != Ok(images.shape[2]));
-    let other_crop = published
-        .crop
-        .is_some_and(|crop| !same_crop(crop, images.crop.as_deref()));
-    pixels + usize::from(other_size) + usize::from(other_crop)
+    comparison.fields.iter().map(of).sum()
 }
 
 fn compare(
     published: Published,
+    measure: &Measure,
     images: &ImagesUsed,
     latent_dims: Option<u64>,
-    n_importance_samples: Option<u64>,
 ) -> Comparison {
-    let (mut same, mut differs) = (Vec::new(), Vec::new());
-    let mut say = |is_same: bool, what: String, instead_of: &str| match is_same {
-        true => same.push(what),
-        false => differs.push(format!("{what} instead of {instead_of}")),
+    let mut fields = vec![Field::Pixels {
+        theirs: published.pixels,
+        ours: images.pixels,
+    }];
+    let (estimator, samples) = match &measure.protocol {
+        Some(Protocol::ImportanceWeighted { n_samples, .. }) => (
+            Some(Estimator::ImportanceWeighted),
+            Some(u64::from(*n_samples)),
+        ),
+        Some(Protocol::PosteriorSamples { .. }) => (Some(Estimator::Elbo), None),
+        Some(Protocol::Annealed(_)) => (Some(Estimator::Annealed), None),
+        _ => (None, None),
     };
-    let (theirs, ours) = (published.pixels.as_str(), images.pixels.as_str());
-    say(theirs == ours, pixels_in_words(theirs), short_pixels(ours));
-    let ours = n_importance_samples.map(|ours| ours.to_string());
-    match (published.n_importance_samples, ours) {
-        (Some(theirs), ours) => {
-            let is_same = n_importance_samples == Some(theirs);
-            say(
-                is_same,
-                format!("K = {theirs}"),
-                ours.as_deref().unwrap_or("none"),
-            );
-        }
-        (None, Some(ours)) => say(false, "an unknown K".to_owned(), &ours),
-        (None, None) => {}
+    if estimator.is_some() || published.estimator.is_some() {
+        let theirs = published.estimator;
+        fields.push(match theirs.is_some() && theirs == estimator {
+            // K says the rest of two importance-weighted bounds.
+            true if samples.is_some() => Field::ImportanceSamples {
+                theirs: published.n_importance_samples,
+                ours: samples,
+            },
+            _ => Field::Estimator {
+                theirs,
+                ours: estimator,
+            },
+        });
     }
-    if let Some(theirs) = published.image_size {
-        let [_, height, width] = images.shape;
-        let is_same = [height, width].map(u64::try_from) == [Ok(theirs), Ok(theirs)];
-        let ours = format!("{height} × {width}");
-        say(is_same, format!("{theirs} × {theirs} pixels"), &ours);
+    let features = match &measure.protocol {
+        Some(Protocol::Features(features)) => Some(features),
+        _ => None,
+    };
+    if features.is_some() || published.features.is_some() {
+        fields.push(Field::Features {
+            theirs: published.features,
+            ours: features.map(|features| features.extractor.clone()),
+        });
+        fields.push(Field::GeneratedImages {
+            theirs: published.n_generated,
+            ours: features.map(|features| features.n_images as u64),
+        });
     }
-    match (published.crop, images.crop.as_deref()) {
-        (Some(theirs), ours) => {
-            let what = format!("crop of {theirs} × {theirs} pixels");
-            say(same_crop(theirs, ours), what, ours.unwrap_or("none"));
-        }
-        (None, Some(ours)) => say(false, "an unknown crop".to_owned(), ours),
-        (None, None) => {}
+    let [_, height, width] = images.shape;
+    if let Some(side) = published
+        .image_size
+        .and_then(|side| i64::try_from(side).ok())
+    {
+        fields.push(Field::Size {
+            theirs: [side, side],
+            ours: [height, width],
+        });
     }
+    if published.crop.is_some() || images.crop.is_some() {
+        fields.push(Field::Crop {
+            theirs: published.crop,
+            ours: images.crop,
+        });
+    }
+    let usual = match published.split {
+        SplitUsed::Test => published.dataset.n_test_images(),
+        SplitUsed::Validation | SplitUsed::All => None,
+    };
+    fields.push(Field::Images {
+        theirs: (published.split, published.n_images.or(usual)),
+        ours: (images.split, images.n_images),
+    });
+    let trained_on = &images.trained_on;
     if let Some(theirs) = published.trained_on {
-        let ours = images.n_train_images as u64;
-        let what = format!("trained on {} images", grouped(theirs));
-        say(ours == theirs, what, &grouped(ours));
+        fields.push(Field::TrainingImages {
+            theirs,
+            ours: trained_on.n_images as u64,
+        });
+    }
+    if trained_on.dataset.name != published.dataset || trained_on.pixels != images.pixels {
+        fields.push(Field::TrainedOn {
+            theirs: (published.dataset, published.pixels),
+            ours: (trained_on.dataset.to_string(), trained_on.pixels),
+        });
     }
     if let (Some(theirs), Some(ours)) = (published.latent_dims, latent_dims) {
-        let what = format!("{theirs} {LATENT_DIMS}");
-        say(ours == theirs, what, &ours.to_string());
+        fields.push(Field::LatentDims { theirs, ours });
     }
-    let n_measured = images.n_images;
-    if n_measured < images.n_available {
-        let n_measured = grouped(n_measured as u64);
-        differs.push(format!("all test images instead of the first {n_measured}"));
-    }
-    Comparison {
-        published,
-        same,
-        differs,
-    }
-}
-
-/// What the pixels of [`ImagesUsed`] are, for people.
-pub(crate) fn pixels_in_words(pixels: &str) -> String {
-    match pixels {
-        "gray" | "color" => format!("{pixels} pixels"),
-        "dynamic" | "static" => format!("{pixels} binarization"),
-        "larochelle" => "Larochelle's static binarization".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-fn short_pixels(pixels: &str) -> &str {
-    match pixels {
-        "gray" => "gray pixels",
-        "color" => "color pixels",
-        "larochelle" => "Larochelle's",
-        other => other,
-    }
-}
-
-/// Whether a square of so many pixels, cut out of CelebA's aligned images, whose shorter side is 178, is
-/// the one that a report names: `center, 0.8315 of the shorter side` or `rectangle 148×148 at 40, 15`.
-fn same_crop(pixels: u64, ours: Option<&str>) -> bool {
-    const SHORTER_SIDE: f64 = 178.0;
-    let Some(ours) = ours else {
-        return pixels as f64 == SHORTER_SIDE;
-    };
-    if let Some(rectangle) = ours.strip_prefix("rectangle ") {
-        return rectangle.starts_with(&format!("{pixels}×{pixels} "));
-    }
-    let share: Option<f64> = ours.split_whitespace().find_map(|word| word.parse().ok());
-    // Half a pixel.
-    share.is_some_and(|share| (share * SHORTER_SIDE - pixels as f64).abs() <= 0.5)
+    Comparison { published, fields }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use vae_data::{DatasetIdentity, RecognizedBy};
 
-    fn mnist(pixels: &str) -> ImagesUsed {
+    use super::*;
+    use crate::TrainedOn;
+
+    fn images(name: KnownDataset, pixels: Pixels) -> ImagesUsed {
+        let dataset = DatasetIdentity {
+            name,
+            recognized_by: Some(RecognizedBy::Name),
+            source: "folder".to_owned(),
+        };
         ImagesUsed {
-            dataset: "MNIST".to_owned(),
-            split: "test".to_owned(),
+            dataset: dataset.clone(),
+            fingerprint: 1,
+            split: SplitUsed::Test,
             n_images: 10_000,
             n_available: 10_000,
             shape: [1, 28, 28],
-            pixels: pixels.to_owned(),
-            trained_on_pixels: pixels.to_owned(),
-            n_train_images: 60_000,
+            pixels,
             crop: None,
+            trained_on: TrainedOn {
+                dataset,
+                n_images: 60_000,
+                pixels,
+            },
         }
+    }
+
+    fn mnist(pixels: Pixels) -> ImagesUsed {
+        images(KnownDataset::Mnist, pixels)
+    }
+
+    fn nll(n_samples: u32) -> Measure {
+        Measure::new("nll", "negative log-likelihood", 87.0).protocol(
+            Protocol::ImportanceWeighted {
+                n_samples,
+                n_images: None,
+            },
+        )
+    }
+
+    fn words<'a>(fields: impl Iterator<Item = &'a Field>) -> Vec<String> {
+        fields.map(ToString::to_string).collect()
     }
 
     #[test]
@@ -304,16 +569,18 @@ mod tests {
             assert!(entry.url.starts_with("https://"), "{about}");
             assert!(!entry.verified.trim().is_empty(), "{about}");
             assert!(!entry.paper.trim().is_empty(), "{about}");
-            let pixels = ["gray", "color", "dynamic", "static", "larochelle"];
-            assert!(pixels.contains(&entry.pixels.as_str()), "{about}");
-            let range = match (entry.measure.as_str(), entry.dataset.as_str()) {
-                ("nll", "MNIST") => 77.0..110.0,
+            let range = match (entry.measure.as_str(), entry.dataset) {
+                ("nll", KnownDataset::Mnist) => 77.0..110.0,
                 ("bits_per_dim", _) => 1.0..6.0,
                 ("fid_inception", _) => 1.0..120.0,
                 ("cluster_accuracy", _) => 0.5..1.0,
                 other => panic!("no range for {other:?}: {about}"),
             };
             assert!(range.contains(&entry.value), "{about}");
+            let weighted = entry.estimator == Some(Estimator::ImportanceWeighted);
+            assert_eq!(weighted, entry.n_importance_samples.is_some(), "{about}");
+            let by_features = entry.measure.starts_with("fid");
+            assert_eq!(by_features, entry.features.is_some(), "{about}");
         }
         assert!(all.iter().filter(|entry| entry.is_from_memory()).count() <= 3);
         for (i, a) in all.iter().enumerate() {
@@ -327,54 +594,144 @@ mod tests {
 
     #[test]
     fn the_same_protocol_comes_first_and_the_others_say_what_differs() {
-        let nll = Measure::new("nll", "negative log-likelihood", 87.0);
-        let found = neighbours(&nll, &mnist("dynamic"), Some(50), Some(500));
+        let found = neighbours(&nll(500), &mnist(Pixels::Dynamic), Some(50));
         let first = &found[0];
-        assert_eq!(first.published.pixels, "dynamic");
-        assert!(first.same.contains(&"dynamic binarization".to_owned()));
+        assert_eq!(first.published.pixels, Pixels::Dynamic);
+        assert!(words(first.same()).contains(&"dynamic binarization".to_owned()));
         let iwae = found
             .iter()
             .find(|found| found.published.value == 84.78 && found.published.model.contains("IWAE"))
             .unwrap();
-        assert!(iwae.differs.contains(&"K = 5000 instead of 500".to_owned()));
+        assert_eq!(words(iwae.differs()), ["K = 5000 instead of 500"]);
         let fixed = found
             .iter()
-            .position(|c| c.published.pixels == "larochelle");
+            .position(|c| c.published.pixels == Pixels::Larochelle);
         for comparison in &found[fixed.unwrap()..] {
             let what = "Larochelle's static binarization instead of dynamic".to_owned();
-            assert!(comparison.differs.contains(&what));
+            assert!(words(comparison.differs()).contains(&what));
         }
-        let found = neighbours(&nll, &mnist("static"), None, Some(5000));
-        assert_eq!(found[0].published.pixels, "larochelle");
+        let found = neighbours(&nll(5000), &mnist(Pixels::Static), None);
+        assert_eq!(found[0].published.pixels, Pixels::Larochelle);
         // Densities of gray values are no probabilities of black and white.
-        assert!(neighbours(&nll, &mnist("gray"), None, None).is_empty());
-        let mut few = mnist("dynamic");
-        few.n_images = 1000;
-        let found = neighbours(&nll, &few, None, None);
-        assert!(
-            found[0]
-                .differs
-                .contains(&"all test images instead of the first 1,000".to_owned())
+        assert!(neighbours(&nll(500), &mnist(Pixels::Gray), None).is_empty());
+    }
+
+    /// Whatever is changed of a protocol that agrees in every field is named.
+    #[test]
+    fn a_changed_field_is_never_the_same_protocol() {
+        let theirs = |images: &ImagesUsed, measure: &Measure| {
+            let found = neighbours(measure, images, Some(50));
+            let mut burda = found
+                .into_iter()
+                .filter(|c| c.published.model == "IWAE, k = 50, one stochastic layer")
+                .filter(|c| c.published.pixels == Pixels::Dynamic);
+            words(burda.next().expect("Burda et al.").differs())
+        };
+        let ours = mnist(Pixels::Dynamic);
+        assert_eq!(theirs(&ours, &nll(5000)), Vec::<String>::new());
+        assert_eq!(theirs(&ours, &nll(4999)), ["K = 5000 instead of 4999"]);
+        let closed = Measure::new("nll", "NLL", 87.0).protocol(Protocol::ProbabilisticPca);
+        assert_eq!(
+            theirs(&ours, &closed),
+            ["the importance-weighted bound instead of none"]
+        );
+        let changed = |change: &dyn Fn(&mut ImagesUsed)| {
+            let mut images = ours.clone();
+            change(&mut images);
+            theirs(&images, &nll(5000))
+        };
+        assert_eq!(
+            changed(&|images| images.split = SplitUsed::Validation),
+            ["10,000 test images instead of 10,000 validation images"]
+        );
+        assert_eq!(
+            changed(&|images| images.n_images = 1000),
+            ["10,000 test images instead of 1,000"]
+        );
+        assert_eq!(
+            changed(&|images| {
+                images.pixels = Pixels::Static;
+                images.trained_on.pixels = Pixels::Static;
+            }),
+            ["dynamic binarization instead of static"]
+        );
+        assert_eq!(
+            changed(&|images| images.trained_on.pixels = Pixels::Gray),
+            ["trained on MNIST, dynamic instead of MNIST, gray"]
+        );
+        assert_eq!(
+            changed(&|images| images.trained_on.dataset.name = KnownDataset::Kmnist),
+            ["trained on MNIST, dynamic instead of KMNIST, dynamic"]
+        );
+        assert_eq!(
+            changed(&|images| images.crop = Some(Crop::Center { fraction: 0.5 })),
+            ["an unknown crop instead of center, 0.5 of the shorter side"]
         );
     }
 
     #[test]
-    fn crops_compare_by_pixels_of_the_original() {
-        let ours = "center, 0.8315 of the shorter side";
-        assert!(same_crop(148, Some(ours)) && !same_crop(140, Some(ours)));
-        let ours = "rectangle 148×148 at 40, 15";
-        assert!(same_crop(148, Some(ours)) && !same_crop(140, Some(ours)));
-        assert!(same_crop(178, None));
-        assert!(!same_crop(148, None));
+    fn crops_are_the_same_where_every_number_is() {
+        let nvae = |crop: Option<Crop>| {
+            let mut faces = images(KnownDataset::CelebA, Pixels::Color);
+            faces.shape = [3, 64, 64];
+            faces.crop = crop;
+            let bits = Measure {
+                name: "bits_per_dim".to_owned(),
+                ..nll(1000)
+            };
+            let found = neighbours(&bits, &faces, None);
+            let nvae = found.iter().find(|c| c.published.model == "NVAE").unwrap();
+            let crops = |field: &&Field| matches!(field, Field::Crop { .. });
+            nvae.fields.iter().find(crops).unwrap().agrees()
+        };
+        let rectangle = |top, left, side| {
+            Some(Crop::Rectangle {
+                top,
+                left,
+                height: side,
+                width: side,
+            })
+        };
+        assert!(nvae(rectangle(40, 15, 148)));
+        assert!(!nvae(rectangle(35, 15, 148)) && !nvae(rectangle(40, 15, 140)));
+        // About as large, but in the middle.
+        assert!(!nvae(Some(Crop::Center { fraction: 0.8315 })) && !nvae(None));
     }
 
     #[test]
-    fn k_is_read_from_the_protocol() {
-        let protocol = "importance-weighted bound, K = 5000 samples from q(z|x)";
-        assert_eq!(importance_samples(protocol), Some(5000));
-        assert_eq!(importance_samples("of that bound, K = 100"), Some(100));
-        assert_eq!(importance_samples("in closed form"), None);
-        assert_eq!(grouped(162_770), "162,770");
-        assert_eq!(grouped(100), "100");
+    fn other_data_sets_of_the_same_shape_have_no_published_digits() {
+        for name in [
+            KnownDataset::FashionMnist,
+            KnownDataset::Kmnist,
+            KnownDataset::Unknown,
+        ] {
+            let images = images(name, Pixels::Dynamic);
+            assert!(neighbours(&nll(5000), &images, None).is_empty(), "{name}");
+        }
+    }
+
+    #[test]
+    fn features_of_a_file_are_never_known_to_be_the_published_ones() {
+        let fid = Measure::new("fid_inception", "FID", 10.0).protocol(Protocol::Features(
+            crate::FeatureProtocol {
+                statistic: crate::Statistic::Frechet,
+                images: crate::ImageSet::Samples,
+                n_images: 10_000,
+                pixels: crate::SetPixels::Means,
+                n_real: 10_000,
+                extractor: Extractor::TorchScript {
+                    file: "inception.ts".to_owned(),
+                    sha256: "0123456789".to_owned(),
+                },
+                n_features: 2048,
+            },
+        ));
+        let found = neighbours(&fid, &mnist(Pixels::Gray), None);
+        let differs = words(found[0].differs());
+        let features =
+            "the features of Inception v3 instead of features of inception.ts (SHA-256 01234567…)";
+        assert!(differs.contains(&features.to_owned()), "{differs:?}");
+        let samples = "an unknown number of samples instead of 10,000";
+        assert!(differs.contains(&samples.to_owned()), "{differs:?}");
     }
 }

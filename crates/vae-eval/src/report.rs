@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use vae_data::read_small_text;
 use vae_model::write_whole;
 
-use crate::EvalError;
 use crate::number::value_and_error;
+use crate::{EvalError, ImagesUsed, Protocol};
 
 /// The file's name in a run's folder.
 pub const REPORT_FILE: &str = "eval.json";
@@ -152,61 +152,6 @@ impl Findings {
 /// Is told of a measurement's progress: what is done, how many of how many.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
-/// The images that a section is of. What has to agree for two numbers to compare.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ImagesUsed {
-    /// `MNIST`, where its test images are known by their fingerprint, or else the folder's or zip's name.
-    pub dataset: String,
-    /// `test`, or `all`.
-    pub split: String,
-    /// Images that were measured: the first so many.
-    pub n_images: usize,
-    /// Images that the split has.
-    pub n_available: usize,
-    /// Channels, height, width.
-    pub shape: [i64; 3],
-    /// How bytes became pixels of 0 and 1, or `gray` or `color` where they stayed as they are.
-    pub pixels: String,
-    /// The same of the images that the model was trained on.
-    pub trained_on_pixels: String,
-    /// Images that the model was trained on.
-    pub n_train_images: usize,
-    /// What was cut away, as in `center crop of 0.8315 of the shorter side`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crop: Option<String>,
-}
-
-/// In one line, as in `MNIST, 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
-impl fmt::Display for ImagesUsed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            dataset,
-            split,
-            n_images,
-            n_available,
-            shape: [channels, height, width],
-            pixels,
-            trained_on_pixels,
-            ..
-        } = self;
-        write!(f, "{dataset}, ")?;
-        if n_images < n_available {
-            write!(f, "first {n_images} of ")?;
-        }
-        write!(
-            f,
-            "{n_available} {split} images of {channels}×{height}×{width}, {pixels}"
-        )?;
-        if trained_on_pixels != pixels {
-            write!(f, " (trained on {trained_on_pixels})")?;
-        }
-        match &self.crop {
-            Some(crop) => write!(f, ", crop: {crop}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// One number, and how it was come by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
@@ -219,15 +164,18 @@ pub struct Measure {
     /// Its standard error, in the same unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
+    /// Which side of the true value it is known to be on, where it is not the value itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<Bound>,
     /// `nats per image`, or empty for a pure number.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unit: String,
     /// Which way is good, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub better: Option<Better>,
-    /// What it depends on beside the images: `K = 5000 importance samples from q(z|x)`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub protocol: String,
+    /// What it depends on beside the images; none where nothing is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// What else was found with it: `7 of 10 components in use`. Of this run, not of how it was measured.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
@@ -243,6 +191,14 @@ pub enum Better {
     Higher,
 }
 
+/// What is known of a number that could not be measured to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The true value is this one or a higher one.
+    AtLeast,
+}
+
 impl Measure {
     /// A pure number of which nothing else is known yet.
     #[must_use]
@@ -252,9 +208,10 @@ impl Measure {
             label: label.to_owned(),
             value,
             error: None,
+            bound: None,
             unit: String::new(),
             better: None,
-            protocol: String::new(),
+            protocol: None,
             note: String::new(),
         }
     }
@@ -264,6 +221,15 @@ impl Measure {
     pub fn error(self, error: f64) -> Self {
         Self {
             error: Some(error),
+            ..self
+        }
+    }
+
+    /// Of which only this much is known: the true value may be higher.
+    #[must_use]
+    pub fn at_least(self) -> Self {
+        Self {
+            bound: Some(Bound::AtLeast),
             ..self
         }
     }
@@ -306,9 +272,9 @@ impl Measure {
 
     /// Which was come by this way.
     #[must_use]
-    pub fn protocol(self, protocol: impl Into<String>) -> Self {
+    pub fn protocol(self, protocol: Protocol) -> Self {
         Self {
-            protocol: protocol.into(),
+            protocol: Some(protocol),
             ..self
         }
     }
@@ -376,19 +342,30 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use vae_data::DatasetIdentity;
+
     use super::*;
+    use crate::{Pixels, SplitUsed, TrainedOn};
 
     fn images() -> ImagesUsed {
+        let digits = DatasetIdentity {
+            source: "digits".to_owned(),
+            ..DatasetIdentity::default()
+        };
         ImagesUsed {
-            dataset: "digits".to_owned(),
-            split: "test".to_owned(),
+            dataset: digits.clone(),
+            fingerprint: 1,
+            split: SplitUsed::Test,
             n_images: 3,
             n_available: 10,
             shape: [1, 28, 28],
-            pixels: "dynamic".to_owned(),
-            trained_on_pixels: "gray".to_owned(),
-            n_train_images: 60,
+            pixels: Pixels::Dynamic,
             crop: None,
+            trained_on: TrainedOn {
+                dataset: digits,
+                n_images: 60,
+                pixels: Pixels::Gray,
+            },
         }
     }
 
@@ -401,7 +378,10 @@ mod tests {
                     .error(0.25)
                     .unit("nats per image")
                     .lower_is_better()
-                    .protocol("K = 7")
+                    .protocol(Protocol::ImportanceWeighted {
+                        n_samples: 7,
+                        n_images: None,
+                    })
                     .note("by chance"),
             ],
             not_measured: BTreeMap::new(),

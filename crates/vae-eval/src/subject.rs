@@ -3,10 +3,10 @@
 use serde::Serialize;
 use serde_json::Value;
 use vae_data::{Binarization, Dataset, DatasetConfig, ImageShape};
-use vae_model::{Crop, Vae};
+use vae_model::Vae;
 use vae_train::{OpenCheckpoint, RunConfig, RunDir};
 
-use crate::{EvalError, ImagesUsed, Subject};
+use crate::{EvalError, ImagesUsed, Pixels, SplitUsed, Subject, TrainedOn};
 
 impl Subject {
     /// Of a run's checkpoint.
@@ -54,15 +54,12 @@ fn kind(part: &impl Serialize) -> String {
     }
 }
 
-/// [`Dataset::fingerprint`]s of test splits by their names.
-const KNOWN: [(u32, &str); 1] = [(3_687_586_290, "MNIST")];
-
 impl ImagesUsed {
     /// The first `n_images` of a test split that a model which was trained with `config` is measured on.
     /// `source` is the data set's table, the config's own or another one.
     ///
     /// # Errors
-    /// A file can no longer be decoded.
+    /// A file that can no longer be read.
     pub fn new(
         config: &RunConfig,
         source: &DatasetConfig,
@@ -70,73 +67,46 @@ impl ImagesUsed {
         test: &Dataset,
         n_images: usize,
     ) -> Result<Self, EvalError> {
-        let fingerprint = test.fingerprint()?;
-        let known = KNOWN.iter().find(|(known, _)| *known == fingerprint);
-        let path = source
-            .idx
-            .as_ref()
-            .map(|idx| &idx.folder)
-            .or(source.image_folder.as_ref().map(|photos| &photos.path))
-            .or(source.sprites.as_ref().map(|sprites| &sprites.file));
-        let stem = path.and_then(|path| path.file_stem()).unwrap_or_default();
-        let dataset = match (known, &*stem.to_string_lossy()) {
-            (Some((_, name)), _) => (*name).to_owned(),
-            (None, "img_align_celeba") => "CelebA".to_owned(),
-            (None, BINARIZED_MNIST) => "MNIST".to_owned(),
-            (None, name) if name.starts_with("dsprites") => "dSprites".to_owned(),
-            (None, name) => name.to_owned(),
-        };
         let ImageShape {
             channels,
             height,
             width,
         } = test.shape();
         Ok(Self {
-            dataset,
-            split: "test".to_owned(),
+            dataset: source.identity()?,
+            fingerprint: test.fingerprint()?,
+            split: SplitUsed::Test,
             n_images,
             n_available: test.len(),
             shape: [channels, height, width],
             pixels: pixels(test, source)?,
-            trained_on_pixels: pixels(train, &config.dataset)?,
-            n_train_images: train.len(),
-            crop: config.framing().crop.map(|crop| match crop {
-                Crop::Center { fraction } => {
-                    format!("center, {fraction} of the shorter side")
-                }
-                Crop::Rectangle {
-                    top,
-                    left,
-                    height,
-                    width,
-                } => format!("rectangle {height}×{width} at {top}, {left}"),
-            }),
+            crop: config.framing().crop,
+            trained_on: TrainedOn {
+                dataset: config.dataset.identity()?,
+                n_images: train.len(),
+                pixels: pixels(train, &config.dataset)?,
+            },
         })
     }
 }
 
-/// The folder of Larochelle's files, as `cargo xtask fetch-data` calls it.
-const BINARIZED_MNIST: &str = "binarized-mnist";
-
 /// What the pixels of a data set are.
-fn pixels(dataset: &Dataset, source: &DatasetConfig) -> Result<String, EvalError> {
+fn pixels(dataset: &Dataset, source: &DatasetConfig) -> Result<Pixels, EvalError> {
     const N_SEEN: usize = 200;
-    let folder = source.idx.as_ref().and_then(|idx| idx.folder.file_name());
-    if folder.is_some_and(|name| name == BINARIZED_MNIST) {
-        return Ok("larochelle".to_owned()); // Black and white already, whatever is drawn.
+    if source.is_binarized_mnist() {
+        return Ok(Pixels::Larochelle); // Black and white already, whatever is drawn.
     }
     match dataset.binarization() {
-        Some(Binarization::Dynamic) => return Ok("dynamic".to_owned()),
-        Some(Binarization::Static) => return Ok("static".to_owned()),
+        Some(Binarization::Dynamic) => return Ok(Pixels::Dynamic),
+        Some(Binarization::Static) => return Ok(Pixels::Static),
         _ => {}
     }
     let images = dataset.first(N_SEEN)?;
     let is_gray = images.gt(0).logical_and(&images.lt(255));
     let is_black_and_white = !bool::try_from(is_gray.any())?;
     Ok(match dataset.shape().channels {
-        1 if is_black_and_white => "black and white",
-        1 => "gray",
-        _ => "color",
-    }
-    .to_owned())
+        1 if is_black_and_white => Pixels::BlackAndWhite,
+        1 => Pixels::Gray,
+        _ => Pixels::Color,
+    })
 }

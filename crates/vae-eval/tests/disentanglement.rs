@@ -442,7 +442,7 @@ fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
     for measure in &found.measures {
         assert!((0.0..=1.0).contains(&measure.value), "{measure:?}");
         assert!(
-            measure.protocol.ends_with("all combinations of a, b, c"),
+            measure.how().ends_with("all combinations of a, b, c"),
             "{measure:?}"
         );
     }

@@ -9,11 +9,11 @@ use std::sync::{Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, Kind, Tensor};
-use vae_data::Dataset;
-use vae_eval::EvalError;
+use vae_data::{Dataset, KnownDataset};
 use vae_eval::features::{
     FeatureExtractor, MnistClassifier, Moments, PixelPca, TorchScript, frechet_distance,
 };
+use vae_eval::{EvalError, Extractor};
 
 /// libtorch's generator and its recorder of operations are one for the process.
 static LIBTORCH: Mutex<()> = Mutex::new(());
@@ -64,7 +64,7 @@ fn a_torchscript_file_makes_features_and_a_name() {
     assert_eq!(extractor.name(), "mean_color");
     let sum = Sha256::digest(fs::read(&flat).unwrap());
     let digits = format!("{:02x}{:02x}{:02x}{:02x}", sum[0], sum[1], sum[2], sum[3]);
-    let description = extractor.description();
+    let description = extractor.about().to_string();
     assert!(
         description.contains("Mean color.ts") && description.contains(&digits),
         "{description}"
@@ -165,7 +165,7 @@ fn components_of_all_pixels_keep_the_frechet_distance() {
         wanted > 0.1 && (found - wanted).abs() < 1e-6,
         "{found}, {wanted}"
     );
-    let description = pca.description();
+    let description = pca.about().to_string();
     assert!(
         description.starts_with("first 36 principal components of the pixels"),
         "{description}"
@@ -177,7 +177,8 @@ fn components_of_large_images_are_those_of_means() {
     let real = Dataset::new(bytes([5, 3, 64, 64]), None).unwrap();
     let pca = PixelPca::fit(&real, 2).unwrap();
     assert!(
-        pca.description()
+        pca.about()
+            .to_string()
             .contains("64 principal components of the means of 4×4 pixels")
     );
     let features = pca.features(&images([5, 3, 64, 64])).unwrap();
@@ -214,8 +215,9 @@ fn a_classifier_learns_and_is_the_same_again_from_its_seed_and_its_file() {
     let fit = |seed| {
         let mut told = Vec::new();
         let mut progress = |_: &str, n_done: usize, n: usize| told.push((n_done, n));
+        let (name, device) = (KnownDataset::Unknown, Device::Cpu);
         let classifier =
-            MnistClassifier::train(&train, &test, seed, Device::Cpu, &mut progress).unwrap();
+            MnistClassifier::train(&train, &test, name, seed, device, &mut progress).unwrap();
         assert_eq!(told.last(), Some(&(6000, 6000)));
         classifier
     };
@@ -243,11 +245,13 @@ fn a_classifier_learns_and_is_the_same_again_from_its_seed_and_its_file() {
         values(&features),
         values(&classifier.features(&some).unwrap())
     );
+    let about = loaded.about();
+    let digest = &classifier.facts().weights_sha256;
     assert!(
-        loaded
-            .description()
-            .contains(&classifier.facts().weights_sha256[..8])
+        matches!(&about, Extractor::MnistClassifier { trained_on: KnownDataset::Unknown, sha256, .. }
+            if sha256 == digest)
     );
+    assert!(about.to_string().contains(&digest[..8]), "{about}");
     let error = loaded.features(&images([3, 3, 28, 28])).unwrap_err();
     assert!(matches!(error, EvalError::Unmeasurable(_)), "{error}");
 
@@ -281,7 +285,8 @@ fn a_classifier_is_of_digits_with_labels() {
     let _alone = generator::alone();
     let refused = |dataset: &Dataset| {
         let mut progress = |_: &str, _: usize, _: usize| {};
-        MnistClassifier::train(dataset, dataset, 0, Device::Cpu, &mut progress)
+        let name = KnownDataset::Unknown;
+        MnistClassifier::train(dataset, dataset, name, 0, Device::Cpu, &mut progress)
             .unwrap_err()
             .to_string()
     };

@@ -5,8 +5,8 @@ mod common;
 use common::{alone, config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
-use vae_eval::{LatentOptions, aggregate_densities, measure_latents};
-use vae_model::{Mode, Vae};
+use vae_eval::{Bound, LatentOptions, Protocol, aggregate_densities, measure_latents};
+use vae_model::{ImageShape, Mode, Vae};
 use vae_train::latent::encode;
 
 fn quiet() -> impl FnMut(&str, usize, usize) {
@@ -159,6 +159,114 @@ fn an_encoder_that_says_the_prior_says_nothing() {
     assert_eq!(of("linear_probe_accuracy").value, 0.5);
 }
 
+/// A model whose aggregate posterior is the prior and whose information is known: pixels x ~ N(0, 1), as far
+/// as bytes can say it, and q(z_j|x) = N(a·x_j, 1 − a²), so that I(x; z) = −Z/2 · ln(1 − a²), and q(z) = N(0, I).
+fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, Dataset) {
+    let config = config(&format!(
+        "[model]\nlatent_dims = {latent_dims}\nnetwork = {{mlp = {{hidden = []}}}}"
+    ));
+    let shape = ImageShape {
+        channels: 1,
+        height: 1,
+        width: latent_dims,
+    };
+    let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
+    let log_variance = -2.0 * information / latent_dims as f64;
+    let a = (1.0 - log_variance.exp()).sqrt();
+    const BYTES_OF_SIGMA: f64 = 40.0;
+    no_grad(|| {
+        let identity = Tensor::eye(latent_dims, (Kind::Float, Device::Cpu));
+        let means = identity * (255.0 * a / BYTES_OF_SIGMA);
+        let weight = Tensor::cat(&[&means, &means.zeros_like()], 0);
+        named(&vae, "encoder.0.weight").copy_(&weight);
+        let mean = Tensor::full(
+            [latent_dims],
+            -127.5 * a / BYTES_OF_SIGMA,
+            (Kind::Float, Device::Cpu),
+        );
+        let log_variance = mean.full_like(log_variance);
+        named(&vae, "encoder.0.bias").copy_(&Tensor::cat(&[&mean, &log_variance], 0));
+    });
+    tch::manual_seed(3);
+    let x = Tensor::randn([n_images, 1, 1, latent_dims], (Kind::Float, Device::Cpu));
+    let bytes = (x * BYTES_OF_SIGMA + 127.5).round().clamp(0.0, 255.0);
+    let images = bytes.to_kind(Kind::Uint8);
+    (vae, Dataset::new(images, None).expect("a data set"))
+}
+
+/// Below ln N the numbers are the true ones; above it they say so instead of giving a number of N.
+#[test]
+fn information_beyond_ln_n_is_no_distance_from_the_prior() {
+    let _mine = alone();
+    const N: i64 = 300; // ln N = 5.7
+    let found = |information: f64, latent_dims: i64| {
+        let (vae, dataset) = linear_gaussian(information, latent_dims, N);
+        let options = LatentOptions::default();
+        measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings")
+    };
+    let below = found(2.0, 4);
+    let known = |name: &str| below.measure(name).unwrap_or_else(|| panic!("no {name}"));
+    let information = known("mutual_information");
+    assert!((information.value - 2.0).abs() < 0.25, "{information:?}");
+    assert_eq!(information.bound, None);
+    for name in ["aggregate_kl", "total_correlation", "dimension_wise_kl"] {
+        assert!(known(name).value.abs() < 0.25, "{:?}", known(name));
+    }
+
+    // 300 nats: what comes out is 300 − ln 300 = 294, where the truth is 0.
+    let above = found(300.0, 64);
+    let information = above.measure("mutual_information").expect("a bound");
+    assert_eq!(information.bound, Some(Bound::AtLeast));
+    assert!((information.value - (N as f64).ln()).abs() < 1e-3);
+    assert!(
+        information.to_string().starts_with("≥ 5.7"),
+        "{information}"
+    );
+    for name in ["aggregate_kl", "total_correlation"] {
+        assert!(above.measure(name).is_none(), "{name}");
+        let why = &above.not_measured[name];
+        assert!(why.starts_with("saturated: 300 images"), "{why}");
+        assert!(why.contains("ln N = 5.70"), "{why}");
+    }
+    let why = &above.not_measured["aggregate_kl"];
+    let (_, number) = why.split_once("What came out, ").expect("the number");
+    let number = number.split_once(" nats").expect("the unit").0;
+    let number: f64 = number.parse().expect("a number");
+    assert!((284.0..304.0).contains(&number), "{why}");
+
+    // Nearer to the border there is a word of how far off it may be, until it is too far.
+    let near = found(3.2, 4);
+    let kl = near.measure("aggregate_kl").expect("still known");
+    assert!(kl.value < 0.5 && kl.note.contains("up to"), "{kl:?}");
+    let beyond = found(7.0, 4);
+    assert!(beyond.measure("aggregate_kl").is_none());
+}
+
+#[test]
+fn a_single_image_has_no_dimension_in_use_and_none_out_of_use() {
+    let _mine = alone();
+    let found = |n: i64| {
+        let (vae, dataset) = linear_gaussian(3.0, 4, n);
+        let options = LatentOptions::default();
+        measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings")
+    };
+    for n in [1, 9] {
+        let few = found(n);
+        assert!(few.measure("active_units").is_none());
+        let why = &few.not_measured["active_units"];
+        assert!(why.contains(&format!("over {n} images")), "{why}");
+        assert!(why.contains("at least 10"), "{why}");
+    }
+    let ten = found(10);
+    let active = ten.measure("active_units").expect("a number");
+    assert_eq!(active.value, 4.0);
+    let protocol = Protocol::ActiveUnits {
+        n_images: 10,
+        threshold: 0.01,
+    };
+    assert_eq!(active.protocol, Some(protocol));
+}
+
 /// q(z) summed by hand, for a posterior whose dimensions depend on each other.
 #[test]
 fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
@@ -189,6 +297,12 @@ fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
         &(pairs.exp().mean_dim(1, false, Kind::Double)).log(),
     );
     assert!(densities.log_qz_factorized.is_none());
+    let others = pairs.masked_fill(
+        &Tensor::eye(64, (Kind::Bool, Device::Cpu)),
+        f64::NEG_INFINITY,
+    );
+    let others = others.exp().sum_dim_intlist(1, false, Kind::Double) / 63.0;
+    close(&densities.log_qz_of_others, &others.log());
 }
 
 /// No number of an image depends on the others of its batch, and measuring changes no variable.

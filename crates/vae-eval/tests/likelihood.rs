@@ -7,7 +7,7 @@ use std::f64::consts::PI;
 use common::{MNIST, alone, config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_eval::{
-    AnnealedSampling, ImageBounds, LikelihoodOptions, annealed_bounds, dataset_bounds,
+    AnnealedSampling, ImageBounds, LikelihoodOptions, Protocol, annealed_bounds, dataset_bounds,
     exact_log_prob, image_bounds, measure_likelihood,
 };
 use vae_model::{ImageShape, ModelConfig, Vae};
@@ -223,7 +223,22 @@ fn measures_say_what_the_bounds_are() {
     let mean = -bounds.bound.mean(Kind::Double).double_value(&[]);
     assert!((of("nll") - mean).abs() < 1e-9);
     let nll = findings.measure("nll").expect("nll");
-    assert!(nll.protocol.contains("K = 30"), "{}", nll.protocol);
+    let weighted = Protocol::ImportanceWeighted {
+        n_samples: 30,
+        n_images: None,
+    };
+    assert_eq!(nll.protocol, Some(weighted));
+    assert_eq!(
+        nll.how(),
+        "importance-weighted bound, K = 30 samples from q(z|x); ± over the images"
+    );
+    // Of three images only, and K is still known.
+    let on_those = findings.measure("nll_of_annealed_images").expect("a bound");
+    let weighted = Protocol::ImportanceWeighted {
+        n_samples: 30,
+        n_images: Some(3),
+    };
+    assert_eq!(on_those.protocol, Some(weighted));
     let deviation = bounds.bound.std(true).double_value(&[]) / 8.0;
     assert!((nll.error.expect("an error") - deviation).abs() < 1e-9);
     // The root of the sum of the images' variances, of a mean of 64.

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use generator::alone;
 use tch::{CModule, Device, Kind, Tensor, no_grad};
-use vae_data::{Binarization, Dataset};
+use vae_data::{Binarization, Dataset, KnownDataset};
+use vae_eval::features::MnistClassifier;
 use vae_eval::{Better, EvalError, Findings, PictureOptions, measure_pictures};
 use vae_model::{ConvBatchNormConfig, ImageShape, MlpConfig, ModelConfig, NetworkConfig, Vae};
 
@@ -59,6 +60,7 @@ fn options(batch_size: usize) -> PictureOptions {
     PictureOptions {
         batch_size,
         classifier: PathBuf::from("no/classifier.safetensors"),
+        dataset: KnownDataset::Mnist,
         ..PictureOptions::default()
     }
 }
@@ -74,9 +76,9 @@ fn value(findings: &Findings, name: &str) -> f64 {
     measure.unwrap_or_else(|| panic!("no {name}")).value
 }
 
-fn protocol<'a>(findings: &'a Findings, name: &str) -> &'a str {
+fn protocol(findings: &Findings, name: &str) -> String {
     let measure = findings.measure(name);
-    &measure.unwrap_or_else(|| panic!("no {name}")).protocol
+    measure.unwrap_or_else(|| panic!("no {name}")).how()
 }
 
 /// Means over pixels of x·(1 − x), which black and white pixels have none of, [N, 3].
@@ -193,7 +195,7 @@ fn protocols_say_what_was_compared() {
     );
     assert!(baseline.contains("n = 50 is no more than D"), "{baseline}");
     let kid = found.measure("kid_pixel_pca").unwrap();
-    assert!(kid.protocol.contains("100 subsets of 40 images") && kid.error.is_some());
+    assert!(kid.how().contains("100 subsets of 40 images") && kid.error.is_some());
     assert!(protocol(&found, "recall_pixel_pca").contains("k = 3 nearest"));
     let left_out = &found.not_measured;
     assert!(left_out["fid_mnist_classifier"].contains("no/classifier.safetensors"));
@@ -245,6 +247,56 @@ fn black_and_white_images_are_compared_with_drawn_pixels() {
     assert_eq!(found, measured(&vae, &binary, &one_by_one, 1));
 }
 
+/// Of a data set of the same shape as MNIST the classifier would make numbers as well.
+#[test]
+fn images_that_are_not_mnist_have_no_distance_by_features_of_digits() {
+    let _guard = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let digits = dataset(200, DIGITS, 0.0);
+    let labels = Tensor::arange(200, (Kind::Int64, Device::Cpu)).remainder(10);
+    let digits = Dataset::new(digits.first(200).unwrap(), Some(labels)).unwrap();
+    let write = |trained_on: KnownDataset| {
+        let path = folder.path().join(format!("{trained_on}.safetensors"));
+        let mut progress = |_: &str, _: usize, _: usize| {};
+        let (train, device) = (&digits, Device::Cpu);
+        MnistClassifier::train(train, train, trained_on, 0, device, &mut progress)
+            .and_then(|classifier| classifier.save(&path))
+            .unwrap();
+        path
+    };
+    let of_mnist = write(KnownDataset::Mnist);
+    let (vae, test) = (vae(mlp(), DIGITS), dataset(20, DIGITS, 0.0));
+    let found = |dataset: KnownDataset, classifier: &Path| {
+        let options = PictureOptions {
+            classifier: classifier.to_owned(),
+            dataset,
+            ..options(20)
+        };
+        measured(&vae, &test, &options, 1)
+    };
+    let mnist = found(KnownDataset::Mnist, &of_mnist);
+    assert!(mnist.measure("fid_mnist_classifier").is_some());
+    assert!(protocol(&mnist, "fid_mnist_classifier").contains("small classifier of MNIST"));
+    for (dataset, wanted) in [
+        (KnownDataset::FashionMnist, "these images are Fashion-MNIST"),
+        (KnownDataset::Kmnist, "these images are KMNIST"),
+        (
+            KnownDataset::Unknown,
+            "these images are not known to be MNIST",
+        ),
+    ] {
+        let found = found(dataset, &of_mnist);
+        let names = found.measures.iter().map(|measure| &measure.name);
+        assert!(!names.into_iter().any(|name| name.contains("classifier")));
+        let why = &found.not_measured["fid_mnist_classifier"];
+        assert!(why.ends_with(wanted), "{why}");
+    }
+    // And a classifier of something else says nothing of digits.
+    let found = found(KnownDataset::Mnist, &write(KnownDataset::FashionMnist));
+    let why = &found.not_measured["fid_mnist_classifier"];
+    assert!(why.contains("was trained on Fashion-MNIST"), "{why}");
+}
+
 #[test]
 fn color_images_have_no_classifier_of_digits() {
     let _guard = alone();
@@ -253,7 +305,11 @@ fn color_images_have_no_classifier_of_digits() {
         height: 9,
         width: 12,
     };
-    let found = measured(&vae(mlp(), shape), &dataset(12, shape, 0.0), &options(5), 1);
+    let options = PictureOptions {
+        dataset: KnownDataset::CelebA,
+        ..options(5)
+    };
+    let found = measured(&vae(mlp(), shape), &dataset(12, shape, 0.0), &options, 1);
     assert!(!found.not_measured.contains_key("fid_mnist_classifier"));
     for name in ["ssim", "ms_ssim"] {
         assert!(found.measure(name).is_none());

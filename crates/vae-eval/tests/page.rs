@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use vae_data::{DatasetIdentity, KnownDataset, RecognizedBy};
 use vae_eval::{
-    Figures, Findings, ImagesUsed, Measure, Picture, Report, Section, Subject, Topic, comparisons,
-    render,
+    Figures, Findings, ImagesUsed, Measure, Picture, Pixels, Protocol, Report, ScoreProtocol,
+    Section, SplitUsed, Subject, Topic, TrainedOn, comparisons, render,
 };
+use vae_model::Crop;
 use vae_train::{Means, Position, Record};
 
 /// What a path, a label or a reason might hold.
@@ -13,25 +15,46 @@ const HOSTILE: &str = "<script>alert('x')</script> & \"quotes\" </style> <img sr
 
 fn report() -> Report {
     let images = ImagesUsed {
-        dataset: "MNIST".to_owned(),
-        split: "test".to_owned(),
+        dataset: DatasetIdentity {
+            name: KnownDataset::Mnist,
+            recognized_by: Some(RecognizedBy::Digest),
+            source: "mnist".to_owned(),
+        },
+        fingerprint: 1,
+        split: SplitUsed::Test,
         n_images: 1000,
         n_available: 10_000,
         shape: [1, 28, 28],
-        pixels: "dynamic".to_owned(),
-        trained_on_pixels: HOSTILE.to_owned(),
-        n_train_images: 60_000,
-        crop: Some(HOSTILE.to_owned()),
+        pixels: Pixels::Dynamic,
+        crop: Some(Crop::Center { fraction: 0.5 }),
+        trained_on: TrainedOn {
+            dataset: DatasetIdentity {
+                source: HOSTILE.to_owned(),
+                ..DatasetIdentity::default()
+            },
+            n_images: 60_000,
+            pixels: Pixels::Gray,
+        },
     };
     let nll = Measure::new("nll", "negative log-likelihood", 92.51)
         .error(0.24)
         .unit("nats per image")
         .lower_is_better()
-        .protocol("importance-weighted bound, K = 500 samples from q(z|x)");
+        .protocol(Protocol::ImportanceWeighted {
+            n_samples: 500,
+            n_images: None,
+        });
     let odd = Measure::new(HOSTILE, HOSTILE, f64::NAN)
         .error(f64::INFINITY)
         .unit(HOSTILE)
-        .protocol(HOSTILE);
+        .at_least()
+        .protocol(Protocol::Disentanglement {
+            score: ScoreProtocol::Bins {
+                n_images: 3,
+                n_bins: 2,
+            },
+            factors: vec![HOSTILE.to_owned()],
+        });
     let section = |measures: Vec<Measure>| Section {
         images: images.clone(),
         findings: Findings {
@@ -173,7 +196,9 @@ fn all_that_was_measured_is_there() {
         "not a number",
         "± inf",
         "first 1,000 of 10,000",
-        "60,000 images",
+        "60,000 images of &lt;script&gt;alert",
+        "center, 0.5 of the shorter side",
+        "≥ not a number",
         "1,234,567",
         "0123456789ab",
         "averaged",

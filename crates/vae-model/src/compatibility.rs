@@ -110,6 +110,18 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
             "it is a formula for a Gaussian's mean and variance against a standard normal",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
+        Regularizer::PixelMean(config)
+            if config.probability_clip > 0.0 && !model.likelihood.has_logits() =>
+        {
+            refuse(
+                &format!("{key}.probability_clip"),
+                format!(
+                    "the likelihood {} has no probabilities that could be clipped; bernoulli or \
+                     scaled_bernoulli would fit, or probability_clip = 0",
+                    model.likelihood.name()
+                ),
+            )
+        }
         Regularizer::Dip(_) if !posterior.has_covariance() => wants(
             "it needs the posterior's mean and covariance in closed form",
             "diagonal_gaussian or full_covariance would fit, or the regularizer kl",

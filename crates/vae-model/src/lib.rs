@@ -75,7 +75,7 @@ pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
-    LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig,
+    LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,
 };
 pub use mode::Mode;
 pub use network::{

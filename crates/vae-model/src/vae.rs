@@ -68,6 +68,8 @@ pub struct Draws {
     pub latents: Tensor,
     /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] makes images of them.
     pub params: Tensor,
+    /// The images x as the likelihood scales them, `[B, C, H, W]`.
+    pub targets: Tensor,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
     /// log p(z) in nats, `[K, B]`.
@@ -626,6 +628,7 @@ impl Vae {
             posterior,
             latents,
             params,
+            targets: targets.shallow_clone(),
             log_px_z,
             log_pz,
             log_qz_x,

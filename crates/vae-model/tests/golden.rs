@@ -153,7 +153,7 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
         n_images: batch as u64,
     };
     let tutorial = Objective {
-        regularizer: Regularizer::PixelMean(PixelMeanConfig { kl_weight: 5e-4 }),
+        regularizer: Regularizer::PixelMean(PixelMeanConfig::default()),
         ..Default::default()
     };
     let tutorial_loss = tutorial.loss(&draws, context) - constant / shape.n_values() as f64;

@@ -13,7 +13,8 @@ use vae_model::{
     GaussianConfig, ImageShape, Initialization, LaplaceConfig, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, LossContext, MeanActivation, MlpConfig, Mode,
     ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig,
-    PosteriorConfig, Regularizer, ResidualConfig, ScaleConfig, Vae, WEIGHTS_FILE, first_non_finite,
+    PosteriorConfig, Regularizer, ResidualConfig, ScaleConfig, ScaledBernoulliConfig, Vae,
+    WEIGHTS_FILE, first_non_finite,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -95,6 +96,10 @@ fn small_likelihoods() -> Vec<ModelConfig> {
         logistic(LogisticScale::PerChannel),
         logistic(LogisticScale::PerValue),
         LikelihoodConfig::ContinuousBernoulli,
+        LikelihoodConfig::ScaledBernoulli(ScaledBernoulliConfig {
+            black: -0.1,
+            white: 0.6,
+        }),
         LikelihoodConfig::LogisticMixture(LogisticMixtureConfig { components: 2 }),
     ]
     .into_iter()
@@ -130,7 +135,10 @@ fn gradients_are_finite_differences() {
     let objectives = [
         Objective::default(),
         Objective {
-            regularizer: Regularizer::PixelMean(PixelMeanConfig { kl_weight: 0.3 }),
+            regularizer: Regularizer::PixelMean(PixelMeanConfig {
+                kl_weight: 0.3,
+                ..Default::default()
+            }),
             ..Default::default()
         },
     ];
@@ -785,6 +793,7 @@ fn only_a_probability_of_bytes_has_bits_per_dim() {
     assert!((bits.expect("bits") - 8.0).abs() < 1e-12);
     for likelihood in [
         LikelihoodConfig::Bernoulli,
+        LikelihoodConfig::ScaledBernoulli(ScaledBernoulliConfig::default()),
         LikelihoodConfig::ContinuousBernoulli,
         LikelihoodConfig::Gaussian(GaussianConfig::default()),
         LikelihoodConfig::Laplace(LaplaceConfig::default()),

@@ -6,7 +6,8 @@ mod generator;
 use tch::{Device, Kind, Tensor};
 use vae_model::{
     BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, Draws, ImageShape, KlConfig,
-    LossContext, MlpConfig, Mode, ModelConfig, NetworkConfig, Objective, Regularizer, Vae,
+    LossContext, MlpConfig, Mode, ModelConfig, NetworkConfig, Objective, PixelMeanConfig,
+    Regularizer, Vae,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -181,4 +182,84 @@ fn values_that_make_no_sense_are_refused_by_name() {
         ..Default::default()
     }));
     refused(capacity, "objective.regularizer.capacity.gamma: found inf");
+}
+
+/// Keras' cross-entropy: probabilities are clipped to [ε, 1 − ε], and beyond there is no gradient.
+#[test]
+fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
+    let objective = |probability_clip: f64| {
+        with(Regularizer::PixelMean(PixelMeanConfig {
+            kl_weight: 0.0,
+            probability_clip,
+        }))
+    };
+    let vae = Vae::new(&model(), SHAPE, Device::Cpu).expect("a model");
+    let context = LossContext {
+        vae: &vae,
+        step: 0,
+        n_images: 2,
+    };
+    // With ε = 0.1 the logits that count are those within ±ln 9 = ±2.197.
+    let values = [
+        3_f32, 3.0, -3.0, -3.0, 0.0, 1.0, 30.0, -30.0, 2.0, -2.0, 2.3, -1.0,
+    ];
+    let targets = [
+        0_f32, 1.0, 0.0, 1.0, 0.25, 1.0, 0.0, 1.0, 1.0, 0.5, 0.5, 0.0,
+    ];
+    let loss = |values: &[f32], clip: f64| {
+        let (mut draws, _) = draws(&vae);
+        let logits = Tensor::from_slice(values).view([1, 2, 1, 2, 3]);
+        let logits = logits.set_requires_grad(true);
+        draws.params = logits.shallow_clone();
+        draws.targets = Tensor::from_slice(&targets).view([2, 1, 2, 3]);
+        let objective = objective(clip);
+        objective.check(&model()).expect("a sound objective");
+        (objective.loss(&draws, context), logits)
+    };
+    let (found, logits) = loss(&values, 0.1);
+    found.backward();
+    let gradient = Vec::<f32>::try_from(logits.grad().flatten(0, -1)).expect("numbers");
+    // By hand, of each pixel: −t·ln p − (1 − t)·ln(1 − p) with p in [0.1, 0.9].
+    let mut wanted = 0.0;
+    for (i, (&logit, &target)) in values.iter().zip(&targets).enumerate() {
+        let (logit, target) = (f64::from(logit), f64::from(target));
+        let p = 1.0 / (1.0 + (-logit).exp());
+        let clipped = p.clamp(0.1, 0.9);
+        wanted += -target * clipped.ln() - (1.0 - target) * (1.0 - clipped).ln();
+        // A mean over 6 pixels and 2 images.
+        let slope = if p == clipped {
+            (p - target) / 12.0
+        } else {
+            0.0
+        };
+        assert!((f64::from(gradient[i]) - slope).abs() < 1e-7, "pixel {i}");
+        if i == 0 {
+            assert!((wanted - 10_f64.ln()).abs() < 1e-12);
+        }
+    }
+    assert!((found.double_value(&[]) - wanted / 12.0).abs() < 1e-6);
+    // Finite differences say the same of each logit, none of which is at the edge of the clip.
+    for i in 0..values.len() {
+        let at = |step: f32| {
+            let mut values = values;
+            values[i] += step;
+            loss(&values, 0.1).0.double_value(&[])
+        };
+        let slope = (at(0.02) - at(-0.02)) / 0.04;
+        let gradient = f64::from(gradient[i]);
+        assert!(
+            (slope - gradient).abs() < 1e-4,
+            "pixel {i}: {slope} {gradient}"
+        );
+    }
+    // Keras' own: at most ln 1e7 = 16.1 nats a pixel. Without a clip the two far ones cost 30 each.
+    let far = [-30_f32; 12];
+    let all = f64::from(targets.iter().sum::<f32>());
+    let (keras, logits) = loss(&far, 1e-7);
+    keras.backward();
+    assert!((keras.double_value(&[]) - all * 1e7_f64.ln() / 12.0).abs() < 1e-4);
+    assert_eq!(logits.grad().abs().max().double_value(&[]), 0.0);
+    // What is logged knows no clip, and without one it is the loss: 15 nats of six pixels.
+    let (unclipped, _) = loss(&far, 0.0);
+    assert!((unclipped.double_value(&[]) - 15.0 / 6.0).abs() < 1e-6);
 }

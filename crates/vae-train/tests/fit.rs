@@ -283,7 +283,9 @@ fn a_latent_dimension_is_in_use_above_a_variance_of_a_hundredth() {
     let latent_use = LatentUse {
         kl: None,
         center_variance: vec![0.0101, 0.0099, 0.01, 0.5, 0.0],
+        n_images: 10,
     };
+    assert!(latent_use.is_known());
     assert_eq!(latent_use.active_units(), 2);
     let active: Vec<bool> = (0..6).map(|dim| latent_use.is_active(dim)).collect();
     assert_eq!(active, [true, false, false, true, false, false]);

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use indicatif::HumanCount;
 use serde_json::json;
 use toml::{Table, Value};
-use vae_eval::{ImagesUsed, Measure, Report, Section, Topic};
+use tracing::warn;
+use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
 use vae_train::{Overview, RunDir, curves, picture, read_config};
 
 use super::{picture_name, table};
@@ -88,7 +89,13 @@ fn open(path: &Path) -> Result<Compared> {
     let config: Table = text.parse().with_context(|| file.display().to_string())?;
     let mut settings = BTreeMap::new();
     flatten(config, "", &mut settings);
-    let report = Report::read(path)?;
+    let report = match Report::read(path) {
+        Err(error @ EvalError::File { .. }) => {
+            warn!("{error}");
+            None
+        }
+        report => report?,
+    };
     Ok(Compared {
         report,
         name: path.display().to_string(),
@@ -194,13 +201,17 @@ fn print_evaluations(runs: &[Compared]) {
         let header: Vec<&str> = std::iter::once("evaluation").chain(names).collect();
         let reports: Vec<&Report> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
         let topics = Topic::ALL.into_iter();
-        let rows: Vec<Vec<String>> = topics
-            .flat_map(|topic| evaluation_rows(&reports, topic))
-            .collect();
-        let marked = rows.iter().any(|row| row[0].ends_with(MARK));
+        let mut rows = Vec::new();
+        let mut protocols = Protocols::default();
+        for topic in topics {
+            rows.extend(evaluation_rows(&reports, topic, &mut protocols));
+        }
         table::print(1, &header, rows);
-        if marked {
-            out!("{MARK} by another protocol in one run than in another: see eval.json");
+        if !protocols.differences.is_empty() {
+            out!("{MARK} by another protocol in one run than in another:");
+        }
+        for (difference, labels) in &protocols.differences {
+            out!("  {difference} ({})", labels.join(", "));
         }
     }
 }
@@ -208,8 +219,43 @@ fn print_evaluations(runs: &[Compared]) {
 /// Marks numbers that do not compare.
 const MARK: char = '*';
 
+/// In what the protocols of numbers differ, and of which numbers.
+#[derive(Default)]
+struct Protocols {
+    /// `protocol.n_samples: 100, 5000` with the labels of those measures.
+    differences: BTreeMap<String, Vec<String>>,
+}
+
+impl Protocols {
+    /// Whether the numbers of one measure were all come by in the same way; if not, in what they differ is
+    /// kept.
+    fn compare(&mut self, label: &str, numbers: &[(&Measure, &ImagesUsed)]) -> bool {
+        let fields = differing_fields(numbers);
+        for (field, values) in &fields {
+            let values: Vec<String> = values.iter().map(in_words).collect();
+            let difference = format!("{field}: {}", values.join(", "));
+            let labels = self.differences.entry(difference).or_default();
+            labels.push(label.to_owned());
+        }
+        fields.is_empty()
+    }
+}
+
+/// A field's value.
+fn in_words(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => table::UNKNOWN.to_owned(),
+        value => value.to_string(),
+    }
+}
+
 /// The images of a topic and then every number that any of the reports has of it.
-fn evaluation_rows(reports: &[&Report], topic: Topic) -> Vec<Vec<String>> {
+fn evaluation_rows(
+    reports: &[&Report],
+    topic: Topic,
+    protocols: &mut Protocols,
+) -> Vec<Vec<String>> {
     let sections: Vec<Option<&Section>> = reports
         .iter()
         .map(|report| report.sections.get(&topic))
@@ -249,28 +295,10 @@ fn evaluation_rows(reports: &[&Report], topic: Topic) -> Vec<Vec<String>> {
             .flatten()
             .filter_map(|section| Some((section.findings.measure(name)?, &section.images)))
             .collect();
-        let how = |(measure, images): &(&Measure, &ImagesUsed)| {
-            let ImagesUsed {
-                dataset,
-                split,
-                n_images,
-                pixels,
-                ..
-            } = *images;
-            let protocol = measure.protocol.clone();
-            (
-                protocol,
-                dataset.clone(),
-                split.clone(),
-                *n_images,
-                pixels.clone(),
-            )
-        };
-        let same = known.windows(2).all(|pair| how(&pair[0]) == how(&pair[1]));
         let label = known
             .first()
             .map_or(name, |(measure, _)| measure.label.as_str());
-        let title = match same {
+        let title = match protocols.compare(label, &known) {
             true => format!("  {label}"),
             false => format!("  {label} {MARK}"),
         };

@@ -12,11 +12,11 @@ use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
-    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section, Subject,
-    Topic, comparisons, figures, measure_disentanglement, measure_latents, measure_likelihood,
-    measure_pictures, render, write_page,
+    LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section,
+    SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
+    measure_likelihood, measure_pictures, render, write_page,
 };
-use vae_train::{Record, RunConfig};
+use vae_train::RunConfig;
 
 use super::{OpenRun, RunArgs, table};
 use crate::Done;
@@ -102,11 +102,11 @@ enum SplitChoice {
     Validation,
 }
 
-impl SplitChoice {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Test => "test",
-            Self::Validation => Record::VALIDATION,
+impl From<SplitChoice> for SplitUsed {
+    fn from(choice: SplitChoice) -> Self {
+        match choice {
+            SplitChoice::Test => Self::Test,
+            SplitChoice::Validation => Self::Validation,
         }
     }
 }
@@ -169,7 +169,7 @@ impl Material {
             .limit
             .map_or(test.len(), |n| test.len().min(n as usize));
         let images = ImagesUsed {
-            split: args.split.name().to_owned(),
+            split: args.split.into(),
             ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
         };
         let test = match n_images < test.len() {
@@ -323,6 +323,7 @@ fn measure(
             let options = PictureOptions {
                 n_samples: args.generated.map(|n| n as usize),
                 feature_files: args.features.clone(),
+                dataset: images.dataset.name,
                 ..PictureOptions::default()
             };
             measure_pictures(vae, test, Some(train), &options, args.seed, &mut progress)?
@@ -336,7 +337,7 @@ fn measure(
                 return Ok(None);
             };
             // Factors are drawn from the whole grid, whichever split an image is in.
-            images.split = "all".to_owned();
+            images.split = SplitUsed::All;
             images.n_available = grid.space().n_positions();
             images.n_images = images.n_available;
             let options = DisentanglementOptions::default();
@@ -371,8 +372,8 @@ fn row(measure: &Measure) -> Vec<String> {
         None => "",
     };
     let how = match measure.note.is_empty() {
-        true => measure.protocol.clone(),
-        false => format!("{} ({})", measure.protocol, measure.note),
+        true => measure.how(),
+        false => format!("{} ({})", measure.how(), measure.note),
     };
     vec![
         format!("  {}{better}", measure.label),

@@ -3,13 +3,13 @@
 //! equally many values instead of between all values.
 
 /// Trees of each class.
-const N_ROUNDS: usize = 100;
+pub(super) const N_ROUNDS: usize = 100;
 
 /// What a tree's answer is multiplied with.
 const LEARNING_RATE: f64 = 0.1;
 
 /// Questions on the way to a leaf.
-const DEPTH: usize = 3;
+pub(super) const DEPTH: usize = 3;
 
 /// Bins of a feature, at most.
 const MAX_BINS: usize = 255;

@@ -19,7 +19,7 @@ use tch::{Device, Kind, no_grad};
 use vae_data::{FactorGrid, FactorSpace};
 use vae_model::Vae;
 
-use crate::{EvalError, Findings, Measure, Progress};
+use crate::{EvalError, Findings, Measure, Progress, Protocol, ScoreProtocol};
 use chance::Chance;
 
 pub use beta_vae::beta_vae_score;
@@ -257,55 +257,83 @@ pub fn measure_disentanglement(
         seed,
     )?;
 
-    let names: Vec<&str> = factors
+    let names: Vec<String> = factors
         .iter()
-        .map(|&factor| space.names()[factor].as_str())
+        .map(|&factor| space.names()[factor].clone())
         .collect();
-    let names = names.join(", ");
-    let from_grid = format!("centers of q(z|x), images drawn from all combinations of {names}");
-    let of_bins = format!("{n_train} images, {n_bins} bins of equal width; {from_grid}");
-    let of_trees = format!(
-        "gradient-boosted trees, 100 rounds of depth 3, learned from {n_train} images; {from_grid}"
-    );
-    let of_votes = |kind: &str, batch: &str| {
-        format!(
-            "{kind}, learned from {}, tested on {}, each of {} {batch}; {from_grid}",
-            votes.train, votes.test, votes.batch
-        )
+    let of = |score: ScoreProtocol| Protocol::Disentanglement {
+        score,
+        factors: names.clone(),
+    };
+    let of_bins = || {
+        of(ScoreProtocol::Bins {
+            n_images: n_train,
+            n_bins,
+        })
+    };
+    let of_trees = |n_test: Option<usize>| {
+        of(ScoreProtocol::BoostedTrees {
+            n_rounds: boosting::N_ROUNDS,
+            depth: boosting::DEPTH,
+            n_train,
+            n_test,
+        })
     };
     let all = [
-        Measure::new("mig", "mutual information gap", mutual_information_gap(&information))
-            .protocol(of_bins.clone()),
-        Measure::new("sap", "separated attribute predictability", sap).protocol(format!(
-            "linear support vector machines on single dimensions, C = 0.01, learned from {n_train} images, \
-             tested on {n_test}; {from_grid}"
+        Measure::new(
+            "mig",
+            "mutual information gap",
+            mutual_information_gap(&information),
+        )
+        .protocol(of_bins()),
+        Measure::new("sap", "separated attribute predictability", sap).protocol(of(
+            ScoreProtocol::SupportVectors {
+                c: sap::C,
+                n_train,
+                n_test,
+            },
         )),
-        Measure::new("dci_disentanglement", "DCI disentanglement", dci.disentanglement)
-            .protocol(of_trees.clone()),
+        Measure::new(
+            "dci_disentanglement",
+            "DCI disentanglement",
+            dci.disentanglement,
+        )
+        .protocol(of_trees(None)),
         Measure::new("dci_completeness", "DCI completeness", dci.completeness)
-            .protocol(of_trees.clone()),
-        Measure::new("dci_informativeness", "DCI informativeness", dci.informativeness)
-            .protocol(format!("accuracy on {n_test} other images; {of_trees}")),
-        Measure::new("factor_vae_score", "FactorVAE score", factor_vae).protocol(of_votes(
-            &format!(
-                "majority vote of the least varying dimension, relative to its variance over {n_train} \
-                 images, those of a standard deviation below {} left out",
-                factor_vae::LEAST_DEVIATION
-            ),
-            "images",
+            .protocol(of_trees(None)),
+        Measure::new(
+            "dci_informativeness",
+            "DCI informativeness",
+            dci.informativeness,
+        )
+        .protocol(of_trees(Some(n_test))),
+        Measure::new("factor_vae_score", "FactorVAE score", factor_vae).protocol(of(
+            ScoreProtocol::LeastVaryingVote {
+                n_images: n_train,
+                least_deviation: factor_vae::LEAST_DEVIATION,
+                n_train: votes.train,
+                n_test: votes.test,
+                batch: votes.batch,
+            },
         )),
-        Measure::new("beta_vae_score", "β-VAE score", beta_vae).protocol(of_votes(
-            "multinomial logistic regression on mean absolute differences",
-            "pairs of images",
+        Measure::new("beta_vae_score", "β-VAE score", beta_vae).protocol(of(
+            ScoreProtocol::Differences {
+                n_train: votes.train,
+                n_test: votes.test,
+                batch: votes.batch,
+            },
         )),
-        Measure::new("modularity", "modularity", modularity(&information)).protocol(of_bins),
+        Measure::new("modularity", "modularity", modularity(&information)).protocol(of_bins()),
     ];
     let mut findings = Findings::default();
     for measure in all {
         if measure.value.is_finite() {
             findings.measures.push(measure.higher_is_better());
         } else {
-            let reason = format!("needs more factors or images; there are {names}");
+            let reason = format!(
+                "needs more factors or images; there are {}",
+                names.join(", ")
+            );
             findings.not_measured.insert(measure.name, reason);
         }
     }

@@ -3,7 +3,7 @@
 use super::LabeledLatents;
 
 /// Strength of the losses beside the penalty, as in disentanglement_lib.
-const C: f64 = 0.01;
+pub(super) const C: f64 = 0.01;
 
 /// How much better a factor is classified from the best single latent dimension than from the next best:
 /// the mean over factors (Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, §3), and the accuracies,

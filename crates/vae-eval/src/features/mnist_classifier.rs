@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 use tch::nn::{Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 use vae_data::loader::Batches;
-use vae_data::{Dataset, derive_seed};
+use vae_data::{Dataset, KnownDataset, derive_seed};
 use vae_model::{read_tensors, write_tensors};
 
 use super::{FeatureExtractor, on_cpu};
-use crate::{EvalError, Progress};
+use crate::{EvalError, Extractor, Progress};
 
 /// The metadata key of its file; its value is [`ClassifierFacts`] as JSON.
 const KEY: &str = "mnist_classifier";
@@ -29,12 +29,19 @@ const N_FEATURES: i64 = 128;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierFacts {
+    /// The data set that it was trained on. Files of earlier versions do not say: they were made of MNIST.
+    #[serde(default = "mnist")]
+    pub trained_on: KnownDataset,
     /// Of the initial weights and the order of the images.
     pub seed: u64,
     /// The share of MNIST's test images that it knows.
     pub test_accuracy: f64,
     /// Of the weights: the f32 numbers of all tensors, little-endian, in the order of their names.
     pub weights_sha256: String,
+}
+
+fn mnist() -> KnownDataset {
+    KnownDataset::Mnist
 }
 
 /// A small convolutional network that tells digits apart, images `[N, 1, 28, 28]`; its penultimate layer
@@ -79,13 +86,14 @@ impl MnistClassifier {
     }
 
     /// Trains one on MNIST's images and labels, three times over all of them, and measures it by the test
-    /// images. On a CPU a seed gives the same weights with the same number of threads.
+    /// images. `trained_on` says what these images are. On a CPU a seed gives the same weights with the same number of threads.
     ///
     /// # Errors
     /// Images of another shape than 1×28×28, without labels, or with other ones than 0 to 9.
     pub fn train(
         train: &Dataset,
         test: &Dataset,
+        trained_on: KnownDataset,
         seed: u64,
         device: Device,
         progress: &mut Progress,
@@ -120,6 +128,7 @@ impl MnistClassifier {
         }
         classifier.variables.freeze();
         classifier.facts = ClassifierFacts {
+            trained_on,
             seed,
             test_accuracy: n_right as f64 / test.len() as f64,
             weights_sha256: sha256(&classifier.named_variables())?,
@@ -206,14 +215,19 @@ impl FeatureExtractor for MnistClassifier {
         "mnist_classifier"
     }
 
-    fn description(&self) -> String {
-        let facts = &self.facts;
-        format!(
-            "penultimate layer of a small classifier of MNIST (test accuracy {:.2} %, seed {}, SHA-256 {}…)",
-            100.0 * facts.test_accuracy,
-            facts.seed,
-            facts.weights_sha256.get(..8).unwrap_or_default()
-        )
+    fn about(&self) -> Extractor {
+        let ClassifierFacts {
+            trained_on,
+            seed,
+            test_accuracy,
+            weights_sha256,
+        } = &self.facts;
+        Extractor::MnistClassifier {
+            trained_on: *trained_on,
+            test_accuracy: *test_accuracy,
+            seed: *seed,
+            sha256: weights_sha256.clone(),
+        }
     }
 
     fn features(&self, images: &Tensor) -> Result<Tensor, EvalError> {

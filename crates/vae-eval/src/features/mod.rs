@@ -19,15 +19,15 @@ pub use pixel_pca::PixelPca;
 pub use precision_recall::{PrecisionRecall, precision_recall};
 pub use torch_script::TorchScript;
 
-use crate::EvalError;
+use crate::{EvalError, Extractor};
 
 /// Makes features of images.
 pub trait FeatureExtractor {
     /// In snake_case, as it is in a measure's name: `mnist_classifier`.
     fn name(&self) -> &str;
 
-    /// What its features are, and whose, in a few words for a measure's protocol.
-    fn description(&self) -> String;
+    /// What its features are, and whose, for a measure's protocol.
+    fn about(&self) -> Extractor;
 
     /// Features f64 `[N, D]` on the CPU of images f32 `[N, C, H, W]` in `[0, 1]`, those of an image
     /// independent of the others.

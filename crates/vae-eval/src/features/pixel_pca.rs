@@ -6,7 +6,7 @@ use vae_data::loader::Batches;
 use vae_train::latent::Pca;
 
 use super::{FeatureExtractor, on_cpu};
-use crate::EvalError;
+use crate::{EvalError, Extractor};
 
 /// Principal axes that are features.
 const N_COMPONENTS: usize = 64;
@@ -73,15 +73,12 @@ impl FeatureExtractor for PixelPca {
         "pixel_pca"
     }
 
-    fn description(&self) -> String {
-        let pixels = match self.pooled {
-            1 => "pixels".to_owned(),
-            n => format!("means of {n}×{n} pixels"),
-        };
-        format!(
-            "first {} principal components of the {pixels} in [0, 1] of {} held-out images, not whitened",
-            self.n_components, self.n_images
-        )
+    fn about(&self) -> Extractor {
+        Extractor::PixelPca {
+            n_components: self.n_components,
+            pooled: self.pooled,
+            n_images: self.n_images,
+        }
     }
 
     fn features(&self, images: &Tensor) -> Result<Tensor, EvalError> {

@@ -7,7 +7,7 @@ use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_data::read_small;
 
 use super::{FeatureExtractor, on_cpu};
-use crate::EvalError;
+use crate::{EvalError, Extractor};
 
 /// More features than this are an unfinished network: their covariance alone would fill the memory.
 const MAX_FEATURES: i64 = 8192;
@@ -19,7 +19,7 @@ pub struct TorchScript {
     path: PathBuf,
     /// Of the file's name.
     name: String,
-    /// The first eight hexadecimal digits.
+    /// Of the file.
     sha256: String,
     module: CModule,
     device: Device,
@@ -51,10 +51,7 @@ impl TorchScript {
         let digest = Sha256::digest(&bytes);
         Ok(Self {
             name: snake_case(path),
-            sha256: digest[..4]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
             path: path.to_owned(),
             module,
             device,
@@ -104,9 +101,12 @@ impl FeatureExtractor for TorchScript {
         &self.name
     }
 
-    fn description(&self) -> String {
-        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-        format!("features of {file} (SHA-256 {}…)", self.sha256)
+    fn about(&self) -> Extractor {
+        let file = self.path.file_name().unwrap_or_default();
+        Extractor::TorchScript {
+            file: file.to_string_lossy().into_owned(),
+            sha256: self.sha256.clone(),
+        }
     }
 
     fn features(&self, images: &Tensor) -> Result<Tensor, EvalError> {

@@ -5,8 +5,9 @@ use std::fmt::{self, Write};
 
 use super::lists;
 use super::text::{Escaped, count, words};
+use crate::images_used::crop_in_words;
 use crate::number::{value_and_error, with_decimals};
-use crate::published::{Comparison, pixels_in_words};
+use crate::published::{Comparison, Field};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 
 /// A topic's name as the page's reader knows it, and what its numbers say.
@@ -59,14 +60,14 @@ pub(super) fn section(
 fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
     let ImagesUsed {
         dataset,
+        fingerprint: _,
         split,
         n_images,
         n_available,
         shape: [channels, height, width],
         pixels,
-        trained_on_pixels,
-        n_train_images,
         crop,
+        trained_on,
     } = &section.images;
     let measured = match n_images == n_available {
         true => format!("all {}", count(*n_images)),
@@ -76,23 +77,24 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
         "{height} × {width}, {channels} channel{}",
         if *channels == 1 { "" } else { "s" }
     );
-    let trained = match trained_on_pixels == pixels {
-        true => format!("{} images", count(*n_train_images)),
-        false => {
-            let pixels = pixels_in_words(trained_on_pixels);
-            format!("{} images, {pixels}", count(*n_train_images))
-        }
-    };
+    let mut trained = format!("{} images", count(trained_on.n_images));
+    let trained_dataset = trained_on.dataset.to_string();
+    if trained_dataset != dataset.to_string() {
+        trained = format!("{trained} of {trained_dataset}");
+    }
+    if trained_on.pixels != *pixels {
+        trained = format!("{trained}, {}", trained_on.pixels.in_words());
+    }
     page.write_str("<dl class=\"images\">\n")?;
     let mut entry = |term: &str, text: &str| {
         writeln!(page, "<div><dt>{term}</dt><dd>{}</dd></div>", Escaped(text))
     };
     entry("images", &format!("{dataset}, {split}"))?;
     entry("measured", &measured)?;
-    entry("pixels", &pixels_in_words(pixels))?;
+    entry("pixels", pixels.in_words())?;
     entry("size", &size)?;
     if let Some(crop) = crop {
-        entry("crop", crop)?;
+        entry("crop", &crop_in_words(crop))?;
     }
     entry("trained on", &trained)?;
     entry("seed", &section.seed.to_string())?;
@@ -130,7 +132,7 @@ fn table(page: &mut impl Write, measures: &[Measure]) -> fmt::Result {
             page,
             "<td class=\"unit\">{}</td><td class=\"protocol\">{}",
             Escaped(&measure.unit),
-            Escaped(&measure.protocol),
+            Escaped(measure.how()),
         )?;
         if !measure.note.is_empty() {
             write!(page, " <i>({})</i>", Escaped(&measure.note))?;
@@ -203,12 +205,8 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
          <th scope=\"col\">model</th><th scope=\"col\">what differs</th>\
          <th scope=\"col\">source</th></tr></thead>\n<tbody>\n",
     )?;
-    for Comparison {
-        published,
-        same,
-        differs,
-    } in comparisons
-    {
+    for comparison in comparisons {
+        let published = &comparison.published;
         let decimals = published.decimals;
         let value = with_decimals(published.value, decimals);
         write!(page, "<tr><td class=\"value\"><b>{value}</b>")?;
@@ -221,13 +219,13 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
             write!(page, "<small>{}</small>", Escaped(note))?;
         }
         page.write_str("</td><td class=\"differs\">")?;
-        let list = |texts: &[String]| Escaped(texts.join("; ")).to_string();
+        let (same, differs) = (list(comparison.same()), list(comparison.differs()));
         match differs.is_empty() {
             true => page.write_str("nothing that is known")?,
-            false => page.write_str(&list(differs))?,
+            false => write!(page, "{}", Escaped(differs))?,
         }
         if !same.is_empty() {
-            write!(page, "<small>same: {}</small>", list(same))?;
+            write!(page, "<small>same: {}</small>", Escaped(same))?;
         }
         write!(
             page,
@@ -248,6 +246,12 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
         )?;
     }
     page.write_str("</tbody>\n</table>\n")
+}
+
+/// Fields in words.
+fn list<'a>(fields: impl Iterator<Item = &'a Field>) -> String {
+    let words: Vec<String> = fields.map(ToString::to_string).collect();
+    words.join("; ")
 }
 
 /// The numbers by which a model is known, at most six, in the order of a report.

@@ -7,6 +7,7 @@ mod gaussian;
 mod laplace;
 mod logistic_mixture;
 mod scale;
+mod scaled_bernoulli;
 
 use std::f64::consts::LN_2;
 use std::fmt::Debug;
@@ -19,6 +20,7 @@ pub use gaussian::GaussianConfig;
 pub use laplace::LaplaceConfig;
 pub use logistic_mixture::LogisticMixtureConfig;
 pub use scale::ScaleConfig;
+pub use scaled_bernoulli::ScaledBernoulliConfig;
 
 use crate::graph::{Graph, Value};
 use crate::{ImageShape, Mode, ModelError};
@@ -69,6 +71,8 @@ pub enum LikelihoodConfig {
     /// not a density of the 8-bit image, so bits/dim is not defined for it.
     #[default]
     Bernoulli,
+    /// The same cross-entropy, of bytes that are scaled to another range.
+    ScaledBernoulli(ScaledBernoulliConfig),
     /// Independent pixels in `[0, 1]` of density C(λ)·λˣ·(1 − λ)¹⁻ˣ, parameterized by logits: the
     /// cross-entropy with the constant that makes it an honest density (Loaiza-Ganem & Cunningham
     /// 2019, <https://arxiv.org/abs/1907.06845>). Nats per image, no bits/dim.
@@ -87,6 +91,7 @@ impl LikelihoodConfig {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::Bernoulli | Self::ContinuousBernoulli | Self::DiscretizedLogistic(_) => Ok(()),
+            Self::ScaledBernoulli(config) => config.check(),
             Self::Gaussian(config) => config.sigma.check("model.likelihood.gaussian.sigma"),
             Self::Laplace(config) => config.scale.check("model.likelihood.laplace.scale"),
             Self::LogisticMixture(config) => config.check(),
@@ -97,9 +102,11 @@ impl LikelihoodConfig {
     #[must_use]
     pub fn n_maps(&self, channels: i64) -> i64 {
         match self {
-            Self::Bernoulli | Self::ContinuousBernoulli | Self::Gaussian(_) | Self::Laplace(_) => {
-                channels
-            }
+            Self::Bernoulli
+            | Self::ScaledBernoulli(_)
+            | Self::ContinuousBernoulli
+            | Self::Gaussian(_)
+            | Self::Laplace(_) => channels,
             Self::DiscretizedLogistic(config) => config.n_params() * channels,
             Self::LogisticMixture(config) => config.n_maps(channels),
         }
@@ -109,11 +116,31 @@ impl LikelihoodConfig {
     pub(crate) fn build(&self, path: &nn::Path, image: ImageShape) -> Box<dyn GraphLikelihood> {
         match self {
             Self::Bernoulli => Box::new(bernoulli::Bernoulli),
+            Self::ScaledBernoulli(config) => Box::new(config.build()),
             Self::ContinuousBernoulli => Box::new(continuous_bernoulli::ContinuousBernoulli),
             Self::Gaussian(config) => Box::new(config.build(path)),
             Self::Laplace(config) => Box::new(config.build(path)),
             Self::DiscretizedLogistic(config) => Box::new(config.build(path, image.channels)),
             Self::LogisticMixture(config) => Box::new(config.build(image.channels)),
+        }
+    }
+
+    /// Whether the decoder gives a logit for each value, whose cross-entropy with the image is the
+    /// reconstruction.
+    pub(crate) fn has_logits(&self) -> bool {
+        matches!(self, Self::Bernoulli | Self::ScaledBernoulli(_))
+    }
+
+    /// Its name in a config.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Bernoulli => "bernoulli",
+            Self::ScaledBernoulli(_) => "scaled_bernoulli",
+            Self::ContinuousBernoulli => "continuous_bernoulli",
+            Self::Gaussian(_) => "gaussian",
+            Self::Laplace(_) => "laplace",
+            Self::DiscretizedLogistic(_) => "discretized_logistic",
+            Self::LogisticMixture(_) => "logistic_mixture",
         }
     }
 
@@ -215,9 +242,13 @@ mod tests {
     };
 
     /// Means and scales so far from black and white that nothing is clipped.
-    fn all() -> [LikelihoodConfig; 7] {
+    fn all() -> [LikelihoodConfig; 8] {
         [
             LikelihoodConfig::Bernoulli,
+            LikelihoodConfig::ScaledBernoulli(ScaledBernoulliConfig {
+                black: 0.0,
+                white: 0.5,
+            }),
             LikelihoodConfig::ContinuousBernoulli,
             LikelihoodConfig::Gaussian(GaussianConfig {
                 sigma: ScaleConfig::Fixed(0.1),

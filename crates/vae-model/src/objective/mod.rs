@@ -164,7 +164,12 @@ impl Objective {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
                 let penalty = self.regularizer.penalty(draws, context);
-                let loss = draws.terms.reconstruction.mean(Kind::Float) + penalty;
+                let clipped = match &self.regularizer {
+                    Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
+                    _ => None,
+                };
+                let reconstruction = clipped.as_ref().unwrap_or(&draws.terms.reconstruction);
+                let loss = reconstruction.mean(Kind::Float) + penalty;
                 match &self.regularizer {
                     Regularizer::PixelMean(_) => {
                         loss * PixelMeanConfig::factor(context.vae.image_shape())

@@ -1,13 +1,18 @@
 //! `objective.regularizer.pixel_mean`: the loss of the Keras tutorials.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 use super::checks::at_least_0;
 use crate::{Draws, ImageShape, ModelError};
 
 /// The loss becomes reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
 /// averaged over the latent dimensions, with s the declared log-variance and no factor ½.
+///
+/// With `probability_clip` the reconstruction is Keras' cross-entropy, which clips probabilities to
+/// [ε, 1 − ε]: a saturated pixel costs at most ln(1/ε) and has no gradient. The clip is exact; in f32 Keras
+/// rounds 1 − 1e-7 to 1 − 1.2e-7, so that 16.1 nats on its upper side are 15.9, and some versions add ε once
+/// more inside of the logarithm. What is logged as elbo and reconstruction is without the clip.
 ///
 /// Dividing by the number of values shows it as a β-VAE in disguise: for D values it is
 /// (reconstruction + β·kl)/D with β = 2·D·`kl_weight`/Z, that is 0.39 for 5e-4, 28×28 and Z = 2.
@@ -16,17 +21,50 @@ use crate::{Draws, ImageShape, ModelError};
 pub struct PixelMeanConfig {
     /// Weight of the averaged second term. Default 5e-4.
     pub kl_weight: f64,
+    /// ε that probabilities of the cross-entropy are clipped by, such as Keras' 1e-7; 0 clips nothing.
+    /// Default 0.
+    pub probability_clip: f64,
 }
 
 impl Default for PixelMeanConfig {
     fn default() -> Self {
-        Self { kl_weight: 5e-4 }
+        Self {
+            kl_weight: 5e-4,
+            probability_clip: 0.0,
+        }
     }
 }
 
 impl PixelMeanConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
-        at_least_0("objective.regularizer.pixel_mean.kl_weight", self.kl_weight)
+        at_least_0("objective.regularizer.pixel_mean.kl_weight", self.kl_weight)?;
+        let clip = self.probability_clip;
+        if (0.0..0.5).contains(&clip) {
+            return Ok(());
+        }
+        Err(ModelError::config(
+            "objective.regularizer.pixel_mean.probability_clip",
+            format!("found {clip}, a number from 0 to less than 0.5 is needed"),
+        ))
+    }
+
+    /// The reconstruction of each image in nats, `[B]`, of clipped probabilities; none without a clip.
+    pub(super) fn clipped_reconstruction(&self, draws: &Draws) -> Option<Tensor> {
+        if self.probability_clip == 0.0 {
+            return None;
+        }
+        // p in [ε, 1 − ε] where the logit is in ±ln((1 − ε)/ε).
+        let limit = ((1.0 - self.probability_clip) / self.probability_clip).ln();
+        let logits = draws.params.clamp(-limit, limit); // [K, B, C, H, W]
+        let targets = draws.targets.expand_as(&logits);
+        let cross_entropy = logits.binary_cross_entropy_with_logits::<Tensor>(
+            &targets,
+            None,
+            None,
+            Reduction::None,
+        );
+        let sums = cross_entropy.sum_dim_intlist([2_i64, 3, 4].as_slice(), false, Kind::Float);
+        Some(sums.mean_dim(0, false, Kind::Float))
     }
 
     /// The second term in nats per image: [`Self::factor`] makes the average over values of it.

@@ -247,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn layers_keep_halves_and_then_every_second_dimension_in_turns() {
+        let _alone = crate::alone::alone();
+        let orders: Vec<_> = flow(4).couplings.into_iter().map(|c| c.order).collect();
+        // Those that stay, then those that are changed.
+        let wanted = [[0, 1, 2, 3], [2, 3, 0, 1], [0, 2, 1, 3], [1, 3, 0, 2]];
+        assert_eq!(orders, wanted);
+    }
+
+    #[test]
     fn the_inverse_leads_back() {
         let _alone = crate::alone::alone();
         let flow = flow(5);

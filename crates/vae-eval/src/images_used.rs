@@ -1,0 +1,189 @@
+//! The images that numbers are of.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use vae_data::{DatasetIdentity, KnownDataset};
+use vae_model::Crop;
+
+/// The images that a section is of. What has to agree for two numbers to compare.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImagesUsed {
+    /// Which data set.
+    pub dataset: DatasetIdentity,
+    /// [`vae_data::Dataset::fingerprint`] of the split: tells data sets apart that nobody knows.
+    pub fingerprint: u32,
+    /// Which of its images.
+    pub split: SplitUsed,
+    /// Images that were measured: the first so many.
+    pub n_images: usize,
+    /// Images that the split has.
+    pub n_available: usize,
+    /// Channels, height, width.
+    pub shape: [i64; 3],
+    /// What their pixels are.
+    pub pixels: Pixels,
+    /// What was cut out of a photo before it was resized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// What the model was trained on.
+    pub trained_on: TrainedOn,
+}
+
+/// The images that a model was trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainedOn {
+    /// Which data set.
+    pub dataset: DatasetIdentity,
+    /// How many.
+    pub n_images: usize,
+    /// What their pixels are.
+    pub pixels: Pixels,
+}
+
+/// Which images of a data set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitUsed {
+    /// Those that checkpoints and settings are chosen by.
+    Validation,
+    /// Those that nothing was chosen by.
+    #[default]
+    Test,
+    /// Every one, those that were trained on among them.
+    All,
+}
+
+/// As in `10000 test images`.
+impl fmt::Display for SplitUsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Validation => "validation",
+            Self::Test => "test",
+            Self::All => "all",
+        })
+    }
+}
+
+/// What pixels are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pixels {
+    /// Bytes of one channel.
+    Gray,
+    /// Bytes of several channels.
+    Color,
+    /// Bytes that are all 0 or 255.
+    BlackAndWhite,
+    /// Black and white, drawn anew at every visit; held-out images by one fixed draw.
+    Dynamic,
+    /// Black and white, drawn once by this program.
+    Static,
+    /// Black and white, drawn once by Larochelle & Murray (2011).
+    Larochelle,
+}
+
+impl Pixels {
+    /// Whether they are all black or white.
+    #[must_use]
+    pub fn are_binary(self) -> bool {
+        !matches!(self, Self::Gray | Self::Color)
+    }
+
+    /// In a sentence of its own: `dynamic binarization`.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Gray => "gray pixels",
+            Self::Color => "color pixels",
+            Self::BlackAndWhite => "black and white pixels",
+            Self::Dynamic => "dynamic binarization",
+            Self::Static => "static binarization",
+            Self::Larochelle => "Larochelle's static binarization",
+        }
+    }
+}
+
+/// In a list: `dynamic`.
+impl fmt::Display for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gray => "gray",
+            Self::Color => "color",
+            Self::BlackAndWhite => "black and white",
+            Self::Dynamic => "dynamic",
+            Self::Static => "static",
+            Self::Larochelle => "Larochelle's",
+        })
+    }
+}
+
+/// A crop, for people.
+pub(crate) fn crop_in_words(crop: &Crop) -> String {
+    match crop {
+        Crop::Center { fraction } => format!("center, {fraction} of the shorter side"),
+        Crop::Rectangle {
+            top,
+            left,
+            height,
+            width,
+        } => format!("{height}×{width} pixels at row {top}, column {left}"),
+    }
+}
+
+impl ImagesUsed {
+    /// The fields that tell which images these are, without what the model was trained on, and without what
+    /// says nothing more of a known data set: by what it is known, and the name of its folder.
+    pub(crate) fn identifying(&self) -> Value {
+        let mut fields = serde_json::to_value(self).unwrap_or_default();
+        if let Some(fields) = fields.as_object_mut() {
+            fields.remove("trained_on");
+            if let Some(dataset) = fields.get_mut("dataset").and_then(Value::as_object_mut) {
+                dataset.remove("recognized_by");
+                if self.dataset.name != KnownDataset::Unknown {
+                    dataset.remove("source");
+                }
+            }
+        }
+        fields
+    }
+}
+
+/// In one line, as in `MNIST, first 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
+impl fmt::Display for ImagesUsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            dataset,
+            fingerprint: _,
+            split,
+            n_images,
+            n_available,
+            shape: [channels, height, width],
+            pixels,
+            crop,
+            trained_on,
+        } = self;
+        write!(f, "{dataset}, ")?;
+        if n_images < n_available {
+            write!(f, "first {n_images} of ")?;
+        }
+        write!(
+            f,
+            "{n_available} {split} images of {channels}×{height}×{width}, {pixels}"
+        )?;
+        let others = trained_on.dataset.to_string() != dataset.to_string();
+        match (others, trained_on.pixels != *pixels) {
+            (false, false) => {}
+            (false, true) => write!(f, " (trained on {})", trained_on.pixels)?,
+            (true, _) => write!(
+                f,
+                " (trained on {}, {})",
+                trained_on.dataset, trained_on.pixels
+            )?,
+        }
+        match crop {
+            Some(crop) => write!(f, ", crop: {}", crop_in_words(crop)),
+            None => Ok(()),
+        }
+    }
+}
