@@ -695,9 +695,9 @@ fn codes_are_kept_near_the_origin_by_half_their_squared_norm() {
     let codes = draws(&vae, &noise).posterior.center();
     let norms = codes.square().sum_dim_intlist(-1, false, Kind::Double);
     let wanted = 0.5 * norms.mean(Kind::Double).double_value(&[]);
-    let with = value(&vae, "regularizer.latent_norm.weight = 2.0", &noise);
+    let with = value(&vae, "regularizer.latent_norm.weight = 3.0", &noise);
     let without = value(&vae, "regularizer = \"none\"", &noise);
-    assert_close("latent_norm", with - without, 2.0 * wanted);
+    assert_close("latent_norm", with - without, 3.0 * wanted);
 }
 
 #[test]
@@ -717,6 +717,20 @@ fn vamp_with_one_pseudo_input_is_that_images_posterior() {
         .expect("a density");
     let found = vae.prior_log_prob(&latents).expect("a density");
     assert!(max_difference(&found, &wanted.squeeze_dim(1)) < 1e-3);
+}
+
+#[test]
+fn pseudo_inputs_start_a_fiftieth_away_from_black_and_white() {
+    let _alone = alone();
+    let vae = fixed(&model("prior.vamp.pseudo_inputs = 1"));
+    let image = Tensor::from_slice(&[0_u8, 255, 51].repeat(4)).view([1, 1, 3, 4]);
+    vae.start_from(&image).expect("an image");
+    let variables: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
+    let pixels = variables["prior.pseudo_inputs"].sigmoid().flatten(0, -1);
+    for (i, wanted) in [0.02, 0.98, 0.2].into_iter().enumerate() {
+        let found = pixels.double_value(&[i as i64]);
+        assert!((found - wanted).abs() < 1e-6, "{found} vs {wanted}");
+    }
 }
 
 #[test]

@@ -341,6 +341,17 @@ mod tests {
     }
 
     #[test]
+    fn an_exponential_fall_ends_with_the_run() {
+        let schedule = Schedule::Exponential(ExponentialConfig {
+            warm_up_steps: 0,
+            final_factor: 0.01,
+        });
+        for (step, wanted) in [(0, 1.0), (5, 0.1), (10, 0.01), (25, 0.01)] {
+            assert!((schedule.factor(step, 10) - wanted).abs() < 1e-12, "{step}");
+        }
+    }
+
+    #[test]
     fn no_number_of_steps_gives_a_factor_that_is_none() {
         let schedules = [
             Schedule::Cosine(CosineConfig::default()),
@@ -410,6 +421,13 @@ mod tests {
                 ..Default::default()
             }),
             "schedule.plateau.factor: found 1",
+        );
+        refused(
+            Schedule::Plateau(PlateauConfig {
+                threshold: -0.1,
+                ..Default::default()
+            }),
+            "schedule.plateau.threshold: found -0.1",
         );
         refused(
             Schedule::Cosine(CosineConfig {

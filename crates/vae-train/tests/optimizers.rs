@@ -212,6 +212,22 @@ fn the_reported_norm_is_of_all_gradients_before_clipping() {
     }
 }
 
+#[test]
+fn a_gradient_within_the_bound_is_left_as_it_is() {
+    let w = Tensor::from_slice(&[1_f32]).set_requires_grad(true);
+    let config = OptimizerConfig::Sgd(SgdConfig {
+        learning_rate: 1.0,
+        ..Default::default()
+    });
+    let mut optimizer = Optimizer::new(&config, named(&[("w", &w)]));
+    let clip = ClipConfig {
+        norm: Some(4.0),
+        value: Some(4.0),
+    };
+    let norm = step(&mut optimizer, &(&w * 3.0).sum(Kind::Float), &clip);
+    assert_eq!((norm, numbers(&w)[0]), (3.0, -2.0));
+}
+
 /// AdamW whose decay is all that happens where gradients are zero: a factor 1 − 0.1·0.5.
 fn decay(decay_all: bool) -> OptimizerConfig {
     OptimizerConfig::Adamw(AdamwConfig {
@@ -575,6 +591,7 @@ fn numbers_outside_their_range_are_refused_by_name() {
         OptimizerConfig::Adam(config)
     };
     refused(adam(|c| c.learning_rate = 0.0), "adam.learning_rate");
+    refused(adam(|c| c.beta1 = 1.0), "adam.beta1");
     refused(adam(|c| c.beta2 = 1.0), "adam.beta2");
     refused(adam(|c| c.epsilon = f64::NAN), "adam.epsilon");
     refused(adam(|c| c.weight_decay = -1.0), "adam.weight_decay");
