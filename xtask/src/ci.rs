@@ -80,7 +80,7 @@ impl Check {
                 cargo::run("examples/embed", &mut command)
             }
             Self::UnusedDependencies => {
-                let machete = install_machete(workspace)?;
+                let machete = install_tool(workspace, MACHETE, MACHETE_VERSION)?;
                 cargo::run(MACHETE, Command::new(machete).current_dir(workspace.root()))
             }
         }
@@ -151,7 +151,7 @@ pub(crate) fn test(workspace: &Workspace, arguments: &[OsString]) -> Result<()> 
 
 /// What `train` builds, in the same profile. Built together with xtask, some of their common
 /// dependencies get further features, and `tch` and all above it would be compiled once more.
-const ALL_BUT_XTASK: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+pub(crate) const ALL_BUT_XTASK: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 
 /// A cargo command on xtask, with the profile and flags of the alias in `.cargo/config.toml`, so
 /// that what `cargo xtask` compiled for itself is used again.
@@ -177,16 +177,20 @@ fn chooses_packages(arguments: &[OsString]) -> bool {
     packages.next().is_some()
 }
 
-/// The path of cargo-machete, built into the target folder where it is missing.
-fn install_machete(workspace: &Workspace) -> Result<std::path::PathBuf> {
+/// The path of a cargo command, built into the target folder where it is missing.
+pub(crate) fn install_tool(
+    workspace: &Workspace,
+    name: &str,
+    version: &str,
+) -> Result<std::path::PathBuf> {
     let tools = workspace.root().join("target/tools");
-    let program = tools.join("bin").join(MACHETE);
+    let program = tools.join("bin").join(name);
     if !program.is_file() {
         let mut command = cargo(workspace);
         command
             .args(["install", "--locked", "--root"])
             .arg(&tools)
-            .arg(format!("{MACHETE}@{MACHETE_VERSION}"));
+            .arg(format!("{name}@{version}"));
         cargo::run("cargo install", &mut command)?;
     }
     Ok(program)

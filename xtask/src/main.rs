@@ -11,6 +11,7 @@ mod classifier;
 mod download;
 mod export_check;
 mod fetch_data;
+mod fuzz;
 mod libtorch;
 mod manifest;
 mod models;
@@ -129,6 +130,23 @@ enum Task {
         /// The folder of a run that `vae eval` wrote a report of, or the report itself.
         run: PathBuf,
     },
+    /// Read thousands of damaged files of every kind that the program reads, looking for panics, hangs
+    /// and gigabytes.
+    ///
+    /// With libFuzzer on a nightly toolchain (rustup toolchain install nightly), which finds new ones; or
+    /// with --mutants on those of the test, which are always the same. What fails stays in
+    /// target/fuzz/artifacts or target/tmp/mutants.
+    Fuzz {
+        /// How long, all targets together.
+        #[arg(long, value_name = "N", default_value_t = 10.0)]
+        minutes: f64,
+        /// Only this one: the name of a file in fuzz/fuzz_targets.
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// Instead: so many mutants of each kind of file, always the same ones.
+        #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "target"])]
+        mutants: Option<usize>,
+    },
     /// Kill, stop and starve runs of a small model, and see that none of them loses anything (Linux).
     ///
     /// Prints what was tried and what came of it, and writes the counts to docs/reliability.md. A kill
@@ -159,6 +177,12 @@ fn main() -> ExitCode {
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Classifier { seed } => classifier::train(&workspace, seed),
         Task::ReportCheck { run } => report_check::check(&workspace, &run),
+        Task::Fuzz {
+            mutants: Some(n), ..
+        } => fuzz::mutants(&workspace, n),
+        Task::Fuzz {
+            minutes, target, ..
+        } => fuzz::fuzz(&workspace, minutes, target.as_deref()),
         Task::Torture(args) => torture::torture(&workspace, &args),
         Task::Mutants(options) => mutants::mutants(&workspace, &options),
         Task::Ci { except } => ci::run(&workspace, &except),

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
-use crate::network::check_sizes;
 use crate::{
     Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig,
 };
@@ -62,7 +61,12 @@ impl ModelConfig {
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
-        check_sizes("model.latent_dims", &[self.latent_dims])?;
+        const MOST_LATENTS: i64 = 1 << 16;
+        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
+            let found = self.latent_dims;
+            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            return Err(ModelError::config("model.latent_dims", problem));
+        }
         self.posterior.check(self.latent_dims)?;
         self.prior.check(self.latent_dims)?;
         self.likelihood.check()?;

@@ -83,10 +83,45 @@ impl ModelError {
         }
     }
 
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Io { path, source }
+    }
+
     pub(crate) fn weights(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Weights {
             path: path.into(),
-            problem: problem.into(),
+            problem: shown(&problem.into()),
         }
+    }
+}
+
+/// What is said of a file may quote it: without control characters, and not without end.
+fn shown(problem: &str) -> String {
+    const MOST_CHARS: usize = 4000;
+    let mut shown = String::with_capacity(problem.len().min(MOST_CHARS));
+    for (i, char) in problem.chars().enumerate() {
+        if i == MOST_CHARS {
+            shown.push('…');
+            break;
+        }
+        match char.is_control() {
+            true => shown.extend(char.escape_default()),
+            false => shown.push(char),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_does_not_reach_the_terminal_as_it_is() {
+        let error = ModelError::weights("a", format!("\u{1b}[31m{}", "é".repeat(5000)));
+        let message = error.to_string();
+        assert!(message.starts_with("a: \\u{1b}[31mé"), "{message}");
+        assert!(message.ends_with("é…") && message.chars().count() < 4020);
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ModelError;
+
 /// Channels, height and width of one image; tensors of images are `[B, C, H, W]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -16,7 +18,31 @@ pub struct ImageShape {
     pub width: i64,
 }
 
+/// More is no image: a side, and channels.
+const LARGEST_SIDES: [i64; 3] = [1 << 10, 1 << 16, 1 << 16];
+
+/// More is no image that fits into memory a few times over: 16,384 × 16,384 pixels.
+const LARGEST_IMAGE: i64 = 1 << 28;
+
 impl ImageShape {
+    /// Refuses what is no shape of an image, or one that no memory holds.
+    pub(crate) fn check(self) -> Result<(), ModelError> {
+        let sides = self.sides().into_iter().zip(LARGEST_SIDES);
+        let is_sane = sides.into_iter().all(|(n, most)| (1..=most).contains(&n));
+        // Only then the product is one that an i64 holds.
+        if is_sane && self.n_values() <= LARGEST_IMAGE {
+            return Ok(());
+        }
+        let [channels, height, width] = LARGEST_SIDES;
+        Err(ModelError::config(
+            "image shape",
+            format!(
+                "found {self}, every side must be at least 1 and at most {channels}×{height}×{width}, \
+                 {LARGEST_IMAGE} values in all"
+            ),
+        ))
+    }
+
     /// `[C, H, W]`.
     pub(crate) fn sides(self) -> [i64; 3] {
         [self.channels, self.height, self.width]

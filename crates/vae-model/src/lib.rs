@@ -55,15 +55,19 @@ mod export;
 pub mod files;
 mod graph;
 mod image_shape;
+mod import;
 mod likelihood;
 mod math;
 mod mode;
 mod network;
+mod nn;
 mod objective;
 mod posterior;
 mod preprocessing;
 mod prior;
 mod summary;
+mod sums;
+mod tensor_file;
 mod vae;
 mod watch;
 mod weights;
@@ -73,6 +77,7 @@ pub use error::ModelError;
 pub use export::Part;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
+pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,
@@ -97,6 +102,8 @@ pub use prior::{
     Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,
 };
 pub use summary::{LayerSummary, PartSummary};
+pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
+pub use tensor_file::{TensorFile, read_tensors};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use watch::first_non_finite;
-pub use weights::{TensorFile, WEIGHTS_FILE, read_tensors, write_tensors};
+pub use weights::{WEIGHTS_FILE, write_tensors};

@@ -1,22 +1,26 @@
 //! The variational autoencoder: its parts put together.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
 use crate::export::Part;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, Sockets};
+use crate::nn::{self, Outline};
 use crate::posterior::PosteriorFamily;
+use crate::sums;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
     ChannelOrder, ClosedKl, Encoder, Framing, ImageShape, Latents, Mode, ModelConfig, ModelError,
-    Posterior, Preprocessing, Prior,
+    Posterior, Preprocessing, Prior, StateDictMap,
 };
+
+/// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
+const MOST_VALUES: i64 = 1 << 31;
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
@@ -116,6 +120,68 @@ impl ElboTerms {
     }
 }
 
+/// What a model is built of.
+struct Parts {
+    network: Box<dyn GraphNetwork>,
+    posterior: Box<dyn PosteriorFamily>,
+    prior: Box<dyn Prior>,
+    likelihood: Box<dyn GraphLikelihood>,
+}
+
+impl Parts {
+    /// Builds a checked model's parts, their variables under the store's root.
+    fn build(config: &ModelConfig, image: ImageShape, variables: &nn::VarStore) -> Self {
+        let sockets = Sockets {
+            image,
+            latent_dims: config.latent_dims,
+            n_posterior_params: config.posterior.n_params(config.latent_dims),
+            n_likelihood_maps: config.likelihood.n_maps(image.channels),
+            initialization: config.initialization,
+            decoder_spectral_norm: config.decoder_spectral_norm,
+        };
+        let root = variables.root();
+        let (latent_dims, initialization) = (config.latent_dims, config.initialization);
+        let network = config.network.build(&root, sockets);
+        let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
+        let posterior = config
+            .posterior
+            .build(&(&root / "posterior"), latent_dims, initialization);
+        let prior = config
+            .prior
+            .build(&(&root / "prior"), latent_dims, image, initialization);
+        Self {
+            network,
+            posterior,
+            prior,
+            likelihood,
+        }
+    }
+}
+
+/// Names and shapes of the variables of a model, of which nothing is allocated.
+fn outline(config: &ModelConfig, image: ImageShape) -> Result<Outline, ModelError> {
+    config.check()?;
+    image.check()?;
+    let variables = nn::VarStore::of_outline();
+    drop(Parts::build(config, image, &variables));
+    let outline = variables.into_outline();
+    match outline.n_values() {
+        Some(n) if n <= MOST_VALUES => Ok(outline),
+        n => {
+            let n = n.map_or_else(|| "more than 2^63".to_owned(), |n| n.to_string());
+            let largest = outline.largest().map_or_else(String::new, |(name, shape)| {
+                format!(", {name} {shape:?} most of them")
+            });
+            Err(ModelError::config(
+                "model",
+                format!(
+                    "for images of {image} it has {n} numbers{largest}; at most {MOST_VALUES} are possible"
+                ),
+            ))
+        }
+    }
+}
+
 impl Vae {
     /// A model with fresh weights, drawn from libtorch's global generator (`tch::manual_seed`).
     ///
@@ -126,36 +192,15 @@ impl Vae {
         image: ImageShape,
         device: Device,
     ) -> Result<Self, ModelError> {
-        config.check()?;
-        if [image.channels, image.height, image.width]
-            .iter()
-            .any(|&n| n < 1)
-        {
-            return Err(ModelError::config(
-                "image shape",
-                format!("found {image}, every side must be at least 1"),
-            ));
-        }
+        outline(config, image)?;
         // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
         let mut variables = nn::VarStore::new(Device::Cpu);
-        let sockets = Sockets {
-            image,
-            latent_dims: config.latent_dims,
-            n_posterior_params: config.posterior.n_params(config.latent_dims),
-            n_likelihood_maps: config.likelihood.n_maps(image.channels),
-            initialization: config.initialization,
-            decoder_spectral_norm: config.decoder_spectral_norm,
-        };
-        let root = variables.root();
-        let network = config.network.build(&root, sockets);
-        let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
-        let (latent_dims, initialization) = (config.latent_dims, config.initialization);
-        let posterior = config
-            .posterior
-            .build(&(&root / "posterior"), latent_dims, initialization);
-        let prior = config
-            .prior
-            .build(&(&root / "prior"), latent_dims, image, initialization);
+        let Parts {
+            network,
+            posterior,
+            prior,
+            likelihood,
+        } = Parts::build(config, image, &variables);
         variables.set_device(device);
         Ok(Self {
             config: config.clone(),
@@ -171,7 +216,9 @@ impl Vae {
     }
 
     /// A trained model from the folder of a run (its best checkpoint), from that of a checkpoint, or
-    /// from a weights file. The file knows its model, no config is needed.
+    /// from a weights file. The file knows its model, no config is needed. What it claims of the model is
+    /// compared with the tensors that it holds before anything is allocated, and its contents with the
+    /// SHA-256 in the file of sums beside it, where there is one.
     ///
     /// # Errors
     /// No such file, a damaged one, or one that another program wrote.
@@ -193,7 +240,13 @@ impl Vae {
     /// ```
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, ModelError> {
         let path = weights::file_in(path.as_ref());
-        let (header, tensors) = weights::load(&path)?;
+        sums::verify_if_listed(&path)?;
+        let (header, mut file) = weights::open(&path)?;
+        let outline = outline(&header.model, header.image).map_err(|error| {
+            ModelError::weights(&path, format!("the model that it says it is: {error}"))
+        })?;
+        weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
+        let tensors = file.read_all()?;
         let mut vae = Self::new(&header.model, header.image, device)?;
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
@@ -201,25 +254,26 @@ impl Vae {
     }
 
     /// A model with weights from PyTorch: a `state_dict` saved as safetensors, of any floating-point
-    /// kind. `names` maps PyTorch's names to ours ([`Self::named_variables`]); those that are not in it
-    /// are the same. The counters of PyTorch's batch norms (`num_batches_tracked`) are left out.
+    /// kind. `map` says which of its tensors are which of ours ([`Self::named_variables`]). The counters of
+    /// PyTorch's batch norms (`num_batches_tracked`) are left out. The second value is what was done to the
+    /// names, for people.
     ///
     /// # Errors
     /// A config that no model can be built from; a damaged file; names that are missing or left over,
-    /// shapes that differ, all of them listed.
+    /// shapes that differ, all of them listed; NaN or infinite weights, unless the map allows them.
     pub fn import(
         config: &ModelConfig,
         image: ImageShape,
         path: impl AsRef<Path>,
-        names: &BTreeMap<String, String>,
+        map: &StateDictMap,
         device: Device,
-    ) -> Result<Self, ModelError> {
-        let vae = Self::new(config, image, device)?;
+    ) -> Result<(Self, Vec<String>), ModelError> {
         let path = path.as_ref();
-        let tensors = weights::read_state_dict(path, names)?;
-        weights::check(path, &tensors, &vae.variables, names)?;
+        let outline = outline(config, image)?;
+        let (tensors, notes) = map.read(path, outline.shapes())?;
+        let vae = Self::new(config, image, device)?;
         weights::assign(path, &tensors, &vae.variables)?;
-        Ok(vae)
+        Ok((vae, notes))
     }
 
     /// Writes the weights, and what is needed to rebuild the model, to a safetensors file. It

@@ -1,14 +1,14 @@
 //! Weights files: safetensors, with the model's config in their metadata.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::{Framing, ImageShape, ModelConfig, ModelError, write_whole};
+use crate::tensor_file::OpenTensorFile;
+use crate::{Framing, ImageShape, ModelConfig, ModelError, nn, write_whole};
 
 /// The name of the weights file in the folder of a checkpoint.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
@@ -85,10 +85,7 @@ pub fn write_tensors(
     // An empty table makes safetensors write a header that it cannot read.
     let metadata = (!metadata.is_empty()).then_some(metadata);
     let file = safetensors::serialize(views, metadata).map_err(refused)?;
-    write_whole(path, &file).map_err(|source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    write_whole(path, &file).map_err(ModelError::io(path))
 }
 
 /// The values as little-endian f32, in row-major order.
@@ -102,9 +99,10 @@ pub(crate) fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
 }
 
-pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), ModelError> {
-    let TensorFile { metadata, tensors } = read_tensors(path)?;
-    let json = metadata.get(HEADER_KEY).ok_or_else(|| {
+/// A weights file whose header was read, and what that says of its model.
+pub(crate) fn open(path: &Path) -> Result<(Header, OpenTensorFile), ModelError> {
+    let file = OpenTensorFile::open(path)?;
+    let json = file.metadata.get(HEADER_KEY).ok_or_else(|| {
         ModelError::weights(
             path,
             "its metadata has no `vae` entry; this program did not write it",
@@ -116,163 +114,56 @@ pub(crate) fn load(path: &Path) -> Result<(Header, BTreeMap<String, Tensor>), Mo
             format!("its model config is not one this version knows: {error}"),
         )
     })?;
-    Ok((header, tensors))
+    Ok((header, file))
 }
 
-/// What [`write_tensors`] wrote.
-#[derive(Debug)]
-pub struct TensorFile {
-    /// The text entries.
-    pub metadata: HashMap<String, String>,
-    /// The tensors by name: f32, on the CPU.
-    pub tensors: BTreeMap<String, Tensor>,
-}
-
-/// Reads what [`write_tensors`] wrote.
-///
-/// # Errors
-/// No such file, a damaged one, or tensors of another kind than f32.
-pub fn read_tensors(path: &Path) -> Result<TensorFile, ModelError> {
-    let bytes = fs::read(path).map_err(|source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let damaged = |error: safetensors::SafeTensorError| {
-        ModelError::weights(
-            path,
-            format!("no whole safetensors file ({error}); was it cut short?"),
-        )
-    };
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in SafeTensors::deserialize(&bytes).map_err(damaged)?.tensors() {
-        if view.dtype() != Dtype::F32 {
-            return Err(ModelError::weights(
-                path,
-                format!("{name} is {:?}, f32 is needed", view.dtype()),
-            ));
-        }
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
-        tensors.insert(name, tensor);
-    }
-    Ok(TensorFile {
-        metadata: metadata.metadata().clone().unwrap_or_default(),
-        tensors,
-    })
-}
-
-/// A `state_dict` of PyTorch under our names, as f32.
-pub(crate) fn read_state_dict(
-    path: &Path,
-    names: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Tensor>, ModelError> {
-    let bytes = fs::read(path).map_err(|source| ModelError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
-        ModelError::weights(
-            path,
-            format!(
-                "no whole safetensors file ({error}); `safetensors.torch.save_file` writes one"
-            ),
-        )
-    })?;
-    if let Some(name) = names.keys().find(|name| file.tensor(name).is_err()) {
-        let problem = format!("{name}, of the map of names, is not in it");
-        return Err(ModelError::weights(path, problem));
-    }
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        if name.ends_with(".num_batches_tracked") {
-            continue;
-        }
-        let kind = match view.dtype() {
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            Dtype::F32 => Kind::Float,
-            Dtype::F64 => Kind::Double,
-            other => {
-                let problem = format!("{name} is {other:?}, a floating-point kind is needed");
-                return Err(ModelError::weights(path, problem));
-            }
-        };
-        let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)?.to_kind(Kind::Float);
-        let ours = names.get(&name).cloned().unwrap_or_else(|| name.clone());
-        if tensors.insert(ours.clone(), tensor).is_some() {
-            let problem = format!("two tensors are mapped to {ours}, {name} is one of them");
-            return Err(ModelError::weights(path, problem));
-        }
-    }
-    Ok(tensors)
-}
-
-/// Lists all that keeps tensors from being a model's variables.
+/// Lists what keeps a file's tensors from being the variables of a model: names that are missing or left
+/// over, shapes that differ. `source` says where a tensor of that name came from, or nothing.
 pub(crate) fn check(
     path: &Path,
-    tensors: &BTreeMap<String, Tensor>,
-    variables: &nn::VarStore,
-    names: &BTreeMap<String, String>,
+    found: &BTreeMap<String, Vec<i64>>,
+    wanted: &BTreeMap<String, Vec<i64>>,
+    source: impl Fn(&str) -> String,
 ) -> Result<(), ModelError> {
-    let variables: BTreeMap<_, _> = variables.variables().into_iter().collect();
-    let theirs = |ours: &str| {
-        let mapped = names.iter().find(|(_, name)| *name == ours);
-        mapped.map_or(String::new(), |(theirs, _)| format!(" (from {theirs})"))
-    };
+    /// More lines are no help.
+    const MOST_PROBLEMS: usize = 20;
     let mut problems = Vec::new();
-    for (name, variable) in &variables {
-        let wanted = variable.size();
-        match tensors.get(name).map(Tensor::size) {
-            None => problems.push(format!("{name} {wanted:?}{} is missing", theirs(name))),
+    for (name, wanted) in wanted {
+        let source = source(name);
+        match found.get(name) {
+            None => problems.push(format!("{name} {wanted:?}{source} is missing")),
             Some(found) if found != wanted => problems.push(format!(
-                "{name}{} has shape {found:?}, {wanted:?} is needed",
-                theirs(name)
+                "{name}{source} has shape {found:?}, {wanted:?} is needed"
             )),
             Some(_) => {}
         }
     }
-    for (name, tensor) in tensors
-        .iter()
-        .filter(|(name, _)| !variables.contains_key(*name))
-    {
-        let size = tensor.size();
-        problems.push(format!("{name} {size:?}{} is left over", theirs(name)));
+    for (name, shape) in found.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
+        let source = source(name);
+        problems.push(format!("{name} {shape:?}{source} is left over"));
     }
     if problems.is_empty() {
         return Ok(());
     }
-    Err(ModelError::weights(path, problems.join("; ")))
+    let n_problems = problems.len();
+    problems.truncate(MOST_PROBLEMS);
+    let mut text = problems.join("; ");
+    if n_problems > MOST_PROBLEMS {
+        text.push_str(&format!("; and {} more", n_problems - MOST_PROBLEMS));
+    }
+    Err(ModelError::weights(path, text))
 }
 
-/// Copies loaded tensors into a model's variables; names and shapes must agree exactly.
+/// Copies loaded tensors into a model's variables, whose names and shapes were checked.
 pub(crate) fn assign(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
     variables: &nn::VarStore,
 ) -> Result<(), ModelError> {
-    let variables = variables.variables();
-    if let Some(name) = tensors.keys().find(|name| !variables.contains_key(*name)) {
-        return Err(ModelError::weights(
-            path,
-            format!("holds a tensor {name} that this model does not have"),
-        ));
-    }
-    for (name, mut variable) in variables {
+    for (name, mut variable) in variables.variables() {
         let tensor = tensors.get(&name).ok_or_else(|| {
             ModelError::weights(path, format!("lacks the tensor {name} of this model"))
         })?;
-        if tensor.size() != variable.size() {
-            return Err(ModelError::weights(
-                path,
-                format!(
-                    "{name} has shape {:?}, this model wants {:?}",
-                    tensor.size(),
-                    variable.size()
-                ),
-            ));
-        }
         no_grad(|| variable.f_copy_(tensor))?;
     }
     Ok(())

@@ -8,8 +8,8 @@ use std::io::Cursor;
 
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_model::{
-    ChannelOrder, Crop, Framing, ImageShape, ModelConfig, Part, Resize, Vae, WEIGHTS_FILE,
-    write_tensors,
+    ChannelOrder, Crop, Framing, ImageShape, ModelConfig, Part, Resize, StateDictMap, Vae,
+    WEIGHTS_FILE, write_tensors,
 };
 
 const SHAPE: ImageShape = ImageShape {
@@ -201,9 +201,14 @@ fn weights_of_pytorch_come_in_by_their_names() {
         .map(|(name, _)| (theirs(&name), name))
         .collect();
     let import = |names: &BTreeMap<String, String>| {
-        Vae::import(&config(parts), SHAPE, &file, names, Device::Cpu)
+        let map = StateDictMap {
+            names: names.clone(),
+            ..Default::default()
+        };
+        Vae::import(&config(parts), SHAPE, &file, &map, Device::Cpu)
     };
-    let imported = import(&names).expect("a model");
+    let (imported, notes) = import(&names).expect("a model");
+    assert!(notes.is_empty(), "{notes:?}");
     for ((name, a), (_, b)) in vae.named_variables().iter().zip(imported.named_variables()) {
         assert!(a.equal(&b), "{name}");
     }
@@ -223,6 +228,6 @@ fn weights_of_pytorch_come_in_by_their_names() {
         "{error}"
     );
     let other = config("network.mlp.hidden = [21]");
-    let error = Vae::import(&other, SHAPE, &file, &BTreeMap::new(), Device::Cpu);
+    let error = Vae::import(&other, SHAPE, &file, &StateDictMap::default(), Device::Cpu);
     assert!(error.is_err());
 }

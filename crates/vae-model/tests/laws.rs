@@ -340,7 +340,185 @@ fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
     );
     let altered = replace(&whole, br#"\"latent_dims\":3"#, br#"\"latent_dims\":4"#);
     fs::write(&path, altered).expect("written");
-    assert!(refused("another model").contains("this model wants"));
+    assert!(refused("another model").contains("is needed"));
+}
+
+/// The file with the model's own header (JSON in JSON) changed, its length corrected.
+fn with_model(whole: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let behind = 8 + length_of(whole);
+    let [from, to] = [from, to].map(|text| text.replace('"', "\\\""));
+    let header = replace(&whole[8..behind], from.as_bytes(), to.as_bytes());
+    let length = (header.len() as u64).to_le_bytes();
+    [&length, header.as_slice(), &whole[behind..]].concat()
+}
+
+fn length_of(whole: &[u8]) -> usize {
+    u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize
+}
+
+/// A small model of each network, posterior, prior and likelihood that has sizes of its own, and each of
+/// these sizes in its header.
+fn claims() -> Vec<(ModelConfig, Vec<&'static str>)> {
+    let with = |text: &str| -> ModelConfig { toml::from_str(text).expect("a model") };
+    vec![
+        (small_mlp(), vec![r#""latent_dims":3"#, r#""hidden":[10]"#]),
+        (
+            small_conv(),
+            vec![
+                r#""channels":[3,4]"#,
+                r#""hidden":8"#,
+                r#""decoder_channels":[3]"#,
+                r#""strides":[1,2]"#,
+            ],
+        ),
+        (
+            with("network.conv_batch_norm.channels = [4]"),
+            vec![r#""channels":[4]"#],
+        ),
+        (
+            with("network.residual = { channels = [8], blocks = 1, group_size = 8 }"),
+            vec![r#""blocks":1"#, r#""channels":[8]"#, r#""group_size":8"#],
+        ),
+        (
+            with(
+                "posterior.iaf = { flows = 2, hidden = 5, context = 3 }\nnetwork.mlp.hidden = [4]\n\
+                 decoder_spectral_norm = true",
+            ),
+            vec![r#""flows":2"#, r#""hidden":5"#, r#""context":3"#],
+        ),
+        (
+            with("posterior.planar = { flows = 2 }\nnetwork.mlp.hidden = [4]"),
+            vec![r#""flows":2"#],
+        ),
+        (
+            with("prior.vamp.pseudo_inputs = 2\nnetwork.mlp.hidden = [4]"),
+            vec![r#""pseudo_inputs":2"#],
+        ),
+        (
+            with("prior.real_nvp = { layers = 2, hidden = 3 }\nnetwork.mlp.hidden = [4]"),
+            vec![r#""layers":2"#, r#""hidden":3"#],
+        ),
+        (
+            with("prior.gaussian_mixture.components = 2\nnetwork.mlp.hidden = [4]"),
+            vec![r#""components":2"#],
+        ),
+        (
+            with("likelihood.logistic_mixture.components = 2\nnetwork.mlp.hidden = [4]"),
+            vec![r#""components":2"#],
+        ),
+    ]
+}
+
+#[test]
+fn sizes_that_a_header_claims_and_the_file_does_not_hold_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(WEIGHTS_FILE);
+    let image = [r#""channels":1,""#, r#""height":9"#, r#""width":7"#];
+    for (config, sizes) in claims() {
+        let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+        vae.save(&path).expect("saved");
+        let whole = fs::read(&path).expect("bytes");
+        for size in sizes.into_iter().chain(image) {
+            let numbers = |c: char| c.is_ascii_digit();
+            let at = size.find(numbers).expect("a number");
+            let end = at + size[at..].find(|c| !numbers(c)).unwrap_or(size[at..].len());
+            for claim in [
+                "0",
+                "-1",
+                "1048576",
+                "2147483648",
+                "9007199254740992",
+                "9223372036854775807",
+                "1e300",
+                "null",
+            ] {
+                let claimed = format!("{}{claim}{}", &size[..at], &size[end..]);
+                fs::write(&path, with_model(&whole, size, &claimed)).expect("written");
+                let before = peak_memory();
+                let error = Vae::load(&path, Device::Cpu).expect_err(&claimed);
+                // Of the 6 GB and more that some of these models would take.
+                assert!(peak_memory() - before < 200 << 20, "{claimed}");
+                let message = error.to_string();
+                assert!(message.contains(WEIGHTS_FILE), "{claimed}: {message}");
+                assert!(message.chars().count() < 5000, "{claimed}: {message}");
+            }
+        }
+        fs::write(&path, &whole).expect("written");
+        Vae::load(&path, Device::Cpu).expect("the file as it was");
+    }
+}
+
+/// The most memory that this process has held so far, in bytes; 0 where the system does not tell.
+fn peak_memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    kilobytes.unwrap_or(0) << 10
+}
+
+#[test]
+fn a_model_that_no_memory_holds_is_refused_before_it_is_built() {
+    for text in [
+        "network.mlp.hidden = [1048576, 1048576]",
+        "network.conv.channels = [1048576, 1048576, 1048576, 1048576]",
+        "posterior.iaf.hidden = 1048576",
+        "prior.real_nvp.hidden = 1048576",
+        "prior.vamp.pseudo_inputs = 1048576\nnetwork.mlp.hidden = [8]",
+        "latent_dims = 65536\nnetwork.mlp.hidden = [65536]",
+    ] {
+        let config: ModelConfig = toml::from_str(text).expect(text);
+        let shape = ImageShape {
+            channels: 3,
+            height: 64,
+            width: 64,
+        };
+        let message = Vae::new(&config, shape, Device::Cpu)
+            .expect_err(text)
+            .to_string();
+        assert!(message.contains("most of them"), "{text}: {message}");
+    }
+    for (channels, height, width) in [
+        (0, 1, 1),
+        (1, -1, 1),
+        (i64::MAX, i64::MAX, i64::MAX),
+        (1 << 20, 28, 28),
+        (3, 1 << 16, 1 << 16),
+    ] {
+        let shape = ImageShape {
+            channels,
+            height,
+            width,
+        };
+        assert!(
+            Vae::new(&small_mlp(), shape, Device::Cpu).is_err(),
+            "{shape}"
+        );
+    }
+}
+
+#[test]
+fn weights_that_are_not_those_of_the_sums_beside_them_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(WEIGHTS_FILE);
+    let vae = Vae::new(&small_mlp(), SHAPE, Device::Cpu).expect("a model");
+    vae.save(&path).expect("saved");
+    vae_model::write_sums(folder.path(), &[WEIGHTS_FILE]).expect("written");
+    Vae::load(folder.path(), Device::Cpu).expect("whole");
+    Vae::load(&path, Device::Cpu).expect("whole");
+    // One bit of one weight: a whole safetensors file still.
+    let mut bytes = fs::read(&path).expect("bytes");
+    *bytes.last_mut().expect("a weight") ^= 1;
+    fs::write(&path, bytes).expect("written");
+    for path in [folder.path(), &path] {
+        let message = Vae::load(path, Device::Cpu)
+            .expect_err("changed")
+            .to_string();
+        assert!(message.contains("SHA-256"), "{message}");
+    }
+    // A list that does not know the file says nothing of it.
+    fs::write(folder.path().join("other"), "").expect("written");
+    vae_model::write_sums(folder.path(), &["other"]).expect("written");
+    Vae::load(folder.path(), Device::Cpu).expect("a model");
 }
 
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

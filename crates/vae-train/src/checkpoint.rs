@@ -19,18 +19,20 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tch::Tensor;
 use tracing::warn;
 use vae_model::files::sync_folder;
-use vae_model::{Vae, WEIGHTS_FILE, read_tensors, write_tensors, write_whole};
+use vae_model::{
+    SUMS_FILE, Vae, WEIGHTS_FILE, read_tensors, sha256, verify_sums, write_sums, write_tensors,
+    write_whole,
+};
 
 use crate::metric::SavedTotals;
 use crate::recovery::SavedRecovery;
@@ -178,7 +180,6 @@ const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const ROLLBACK_FILE: &str = "rollback.safetensors";
 const STATE_FILE: &str = "state.json";
-const SUMS_FILE: &str = "SHA256SUMS";
 
 /// A checkpoint that was read and found whole.
 #[derive(Debug)]
@@ -204,7 +205,7 @@ impl OpenCheckpoint {
     /// # Errors
     /// The file cannot be read.
     pub fn weights_digest(&self) -> Result<String, TrainError> {
-        sha256(&self.folder.join(WEIGHTS_FILE))
+        Ok(sha256(&self.folder.join(WEIGHTS_FILE))?)
     }
 
     /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
@@ -388,12 +389,7 @@ fn write_files(
     let json = serde_json::to_vec_pretty(state)
         .map_err(|error| TrainError::run(&file, error.to_string()))?;
     write_whole(&file, &json).map_err(TrainError::io(&file))?;
-    let sums: String = names
-        .into_iter()
-        .map(|name| Ok(format!("{}  {name}\n", sha256(&folder.join(name))?)))
-        .collect::<Result<_, TrainError>>()?;
-    let file = folder.join(SUMS_FILE);
-    write_whole(&file, sums.as_bytes()).map_err(TrainError::io(&file))?;
+    write_sums(folder, &names)?;
     sync_folder(folder).map_err(TrainError::io(folder))
 }
 
@@ -469,33 +465,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Reads a checkpoint's state if all its files have the contents that were written.
 fn verify(folder: &Path) -> Result<CheckpointState, TrainError> {
-    let sums_file = folder.join(SUMS_FILE);
-    let sums = fs::read_to_string(&sums_file).map_err(TrainError::io(&sums_file))?;
-    let mut names = Vec::new();
-    for line in sums.lines() {
-        let Some((wanted, name)) = line.split_once("  ") else {
-            return Err(TrainError::run(
-                &sums_file,
-                "damaged: no line of a sum and a name",
-            ));
-        };
-        let file = folder.join(name);
-        if sha256(&file)? != wanted {
-            return Err(TrainError::run(
-                &file,
-                "damaged: its contents are not those that were written (SHA-256)",
-            ));
-        }
-        names.push(name);
-    }
-    for name in [WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE] {
-        if !names.contains(&name) {
-            return Err(TrainError::run(
-                &sums_file,
-                format!("damaged: no line for {name}"),
-            ));
-        }
-    }
+    verify_sums(folder, &[WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE])?;
     let state_file = folder.join(STATE_FILE);
     let json = fs::read(&state_file).map_err(TrainError::io(&state_file))?;
     serde_json::from_slice(&json).map_err(|error| {
@@ -669,17 +639,6 @@ fn link(root: &Path, name: &str, entry: Option<&Entry>) {
     }
     #[cfg(not(unix))]
     let _ = (root, name, entry);
-}
-
-fn sha256(file: &Path) -> Result<String, TrainError> {
-    let mut hasher = Sha256::new();
-    let mut reader = File::open(file).map_err(TrainError::io(file))?;
-    io::copy(&mut reader, &mut hasher).map_err(TrainError::io(file))?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
 }
 
 fn remove_folder(folder: &Path) -> Result<(), TrainError> {

@@ -143,6 +143,15 @@ impl Default for PicturesConfig {
     }
 }
 
+/// Passes over the images.
+const MOST_EPOCHS: usize = 1_000_000_000;
+
+/// Images of a batch: more are in no data set.
+const LARGEST_BATCH: usize = 1 << 24;
+
+/// Images of a picture.
+const MOST_PICTURES: usize = 10_000;
+
 impl RunConfig {
     /// Refuses what chooses by validation images where there are none.
     fn check_validation(&self) -> Result<(), TrainError> {
@@ -186,36 +195,27 @@ impl RunConfig {
         }
         self.check_validation()?;
         self.safety.check()?;
-        if self.training.epochs == 0 {
-            return Err(TrainError::config(
-                "training.epochs",
-                "found 0, at least 1 is needed",
-            ));
-        }
-        for (key, value) in [
-            ("training.batch_size", self.training.batch_size),
+        let (training, pictures) = (&self.training, &self.pictures);
+        let micro_batch_size = training.micro_batch_size.unwrap_or(1);
+        for (key, value, largest) in [
+            ("training.epochs", training.epochs as usize, MOST_EPOCHS),
+            ("training.batch_size", training.batch_size, LARGEST_BATCH),
             (
                 "training.evaluation_batch_size",
-                self.training.evaluation_batch_size,
+                training.evaluation_batch_size,
+                LARGEST_BATCH,
             ),
-            (
-                "training.micro_batch_size",
-                self.training.micro_batch_size.unwrap_or(1),
-            ),
-            ("pictures.manifold_size", self.pictures.manifold_size),
-            ("pictures.n_traversals", self.pictures.n_traversals),
-            ("pictures.n_samples", self.pictures.n_samples),
+            ("training.micro_batch_size", micro_batch_size, LARGEST_BATCH),
+            ("pictures.manifold_size", pictures.manifold_size, 100),
+            ("pictures.n_traversals", pictures.n_traversals, 1000),
+            ("pictures.n_samples", pictures.n_samples, MOST_PICTURES),
             (
                 "pictures.n_reconstructions",
-                self.pictures.n_reconstructions,
+                pictures.n_reconstructions,
+                MOST_PICTURES,
             ),
         ] {
-            if value == 0 {
-                return Err(TrainError::Config {
-                    key,
-                    problem: "found 0, at least 1 is needed".to_owned(),
-                });
-            }
+            range::count(key, value, largest)?;
         }
         Ok(())
     }

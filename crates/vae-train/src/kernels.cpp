@@ -1,5 +1,9 @@
 // Calls into libtorch that tch does not bind: operations on lists of tensors in place, and
 // autocast. Every function gives nullptr, or what libtorch says against it (for the caller to free).
+//
+// The fused kernels for the CPU take all their lists to be as long as the first, and walk over the
+// memory of each tensor by the number of values of the first list's, whatever its kind, strides and
+// size. So everything is checked here first (`checked`): of the caller only the lengths are believed.
 
 #include <cstdlib>
 #include <cstring>
@@ -21,6 +25,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <c10/util/Exception.h>
 
 // As in ATen/autocast_mode.h, which would bring every operation there is and double the time that
 // this file takes to compile. A signature that changes does not link.
@@ -66,11 +71,67 @@ std::vector<at::Tensor> list(const TensorPtr *tensors, size_t n) {
     return list;
 }
 
+// For operations that look at sizes, kinds and strides themselves.
+void check_defined(const std::vector<at::Tensor> &tensors) {
+    for (size_t i = 0; i < tensors.size(); i++) {
+        TORCH_CHECK(tensors[i].defined(), "tensors[", i, "] is no tensor");
+    }
+}
+
+// Tensors that a kernel may walk over: in place (no two values at one address, none between them), of one
+// kind, f32 or f64, on one device.
+std::vector<at::Tensor> checked(const char *name, const TensorPtr *tensors, size_t n) {
+    std::vector<at::Tensor> checked = list(tensors, n);
+    for (size_t i = 0; i < n; i++) {
+        const at::Tensor &tensor = checked[i], &first = checked[0];
+        TORCH_CHECK(tensor.defined(), name, "[", i, "] is no tensor");
+        TORCH_CHECK(
+            tensor.layout() == at::kStrided && tensor.is_non_overlapping_and_dense(), name, "[", i,
+            "] of sizes ", tensor.sizes(), " and strides ", tensor.strides(),
+            " is not dense in memory");
+        TORCH_CHECK(
+            tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble, name, "[", i,
+            "] is ", tensor.scalar_type(), ", Float or Double is needed");
+        TORCH_CHECK(
+            tensor.scalar_type() == first.scalar_type() && tensor.device() == first.device(), name,
+            "[", i, "] is ", tensor.scalar_type(), " on ", tensor.device(), ", the first one ",
+            first.scalar_type(), " on ", first.device());
+    }
+    return checked;
+}
+
+// The same size, kind and device as the variables'.
+void check_alike(
+    const char *name, const at::Tensor &tensor, const at::Tensor &value, size_t i) {
+    TORCH_CHECK(
+        tensor.sizes() == value.sizes() && tensor.scalar_type() == value.scalar_type() &&
+            tensor.device() == value.device(),
+        name, "[", i, "] is ", tensor.scalar_type(), " ", tensor.sizes(), " on ", tensor.device(),
+        ", its variable ", value.scalar_type(), " ", value.sizes(), " on ", value.device());
+}
+
+// What an optimizer remembers of the variables, in their memory order.
+std::vector<at::Tensor> moments_of(
+    const std::vector<at::Tensor> &values, const char *name, const TensorPtr *moments, size_t n) {
+    std::vector<at::Tensor> list = checked(name, moments, n);
+    for (size_t i = 0; i < n; i++) {
+        check_alike(name, list[i], values[i], i);
+        TORCH_CHECK(
+            list[i].strides() == values[i].strides(), name, "[", i, "] has strides ",
+            list[i].strides(), ", its variable ", values[i].strides());
+    }
+    return list;
+}
+
 // The gradients, in the memory order of their variables: the fused kernels for the CPU walk over
 // memory without a look at the strides, and those for CUDA refuse.
 std::vector<at::Tensor> in_order_of(
     const std::vector<at::Tensor> &values, const TensorPtr *gradients, size_t n) {
     std::vector<at::Tensor> ordered = list(gradients, n);
+    for (size_t i = 0; i < n; i++) {
+        TORCH_CHECK(ordered[i].defined(), "gradients[", i, "] is no tensor");
+        check_alike("gradients", ordered[i], values[i], i);
+    }
     for (size_t i = 0; i < n; i++) {
         if (ordered[i].strides() != values[i].strides()) {
             at::Tensor copy = at::empty_like(values[i]);
@@ -97,6 +158,7 @@ char *vae_show_config() {
 char *vae_forget_gradients(const TensorPtr *values, size_t n) {
     return guarded([&] {
         for (size_t i = 0; i < n; i++) {
+            TORCH_CHECK(values[i]->defined(), "values[", i, "] is no tensor");
             values[i]->mutable_grad().reset();
         }
     });
@@ -108,11 +170,21 @@ char *vae_fused_adam(
     const TensorPtr *mean_squares, size_t n, const TensorPtr *n_steps, double learning_rate, double beta1,
     double beta2, double weight_decay, double epsilon, bool decoupled) {
     return guarded([&] {
-        std::vector<at::Tensor> value_list = list(values, n);
+        std::vector<at::Tensor> value_list = checked("values", values, n);
         std::vector<at::Tensor> gradient_list = in_order_of(value_list, gradients, n);
-        std::vector<at::Tensor> mean_list = list(means, n);
-        std::vector<at::Tensor> mean_square_list = list(mean_squares, n);
+        std::vector<at::Tensor> mean_list = moments_of(value_list, "means", means, n);
+        std::vector<at::Tensor> mean_square_list =
+            moments_of(value_list, "mean squares", mean_squares, n);
         std::vector<at::Tensor> step_list = list(n_steps, n);
+        for (size_t i = 0; i < n; i++) {
+            const at::Tensor &steps = step_list[i];
+            TORCH_CHECK(steps.defined(), "steps[", i, "] is no tensor");
+            TORCH_CHECK(
+                steps.numel() == 1 && steps.scalar_type() == at::kFloat &&
+                    steps.device() == value_list[i].device(),
+                "steps[", i, "] is ", steps.scalar_type(), " ", steps.sizes(), " on ",
+                steps.device(), ", a single Float on the device of its variable is needed");
+        }
         at::_foreach_add_(step_list, 1);
         const bool amsgrad = false, maximize = false;
         if (decoupled) {
@@ -132,9 +204,12 @@ char *vae_fused_sgd(
     const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *momenta, size_t n,
     double learning_rate, double momentum, double weight_decay, bool nesterov) {
     return guarded([&] {
-        std::vector<at::Tensor> value_list = list(values, n);
+        std::vector<at::Tensor> value_list = checked("values", values, n);
         std::vector<at::Tensor> gradient_list = in_order_of(value_list, gradients, n);
-        std::vector<at::Tensor> momentum_list = list(momenta, momenta == nullptr ? 0 : n);
+        TORCH_CHECK(
+            momentum == 0.0 || momenta != nullptr, "a momentum of ", momentum, " without momenta");
+        std::vector<at::Tensor> momentum_list =
+            moments_of(value_list, "momenta", momenta, momenta == nullptr ? 0 : n);
         const double dampening = 0.0;
         // Without dampening, momenta that start at zero need no first step of their own.
         const bool maximize = false, is_first_step = false;
@@ -147,17 +222,25 @@ char *vae_fused_sgd(
 // The Euclidean norm of all numbers of all tensors, as a scalar tensor on their device.
 char *vae_norm(const TensorPtr *tensors, size_t n, at::Tensor *norm) {
     return guarded([&] {
-        *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(list(tensors, n), 2)), 2);
+        std::vector<at::Tensor> tensor_list = list(tensors, n);
+        check_defined(tensor_list);
+        *norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(tensor_list, 2)), 2);
     });
 }
 
 char *vae_scale(const TensorPtr *tensors, size_t n, TensorPtr factor) {
-    return guarded([&] { at::_foreach_mul_(list(tensors, n), *factor); });
+    return guarded([&] {
+        std::vector<at::Tensor> tensor_list = list(tensors, n);
+        check_defined(tensor_list);
+        TORCH_CHECK(factor->defined() && factor->numel() == 1, "the factor is not a single number");
+        at::_foreach_mul_(tensor_list, *factor);
+    });
 }
 
 char *vae_clamp(const TensorPtr *tensors, size_t n, double bound) {
     return guarded([&] {
         std::vector<at::Tensor> tensor_list = list(tensors, n);
+        check_defined(tensor_list);
         at::_foreach_clamp_min_(tensor_list, -bound);
         at::_foreach_clamp_max_(tensor_list, bound);
     });
@@ -165,7 +248,10 @@ char *vae_clamp(const TensorPtr *tensors, size_t n, double bound) {
 
 // tensors ← tensors + weight · (ends − tensors)
 char *vae_lerp(const TensorPtr *tensors, const TensorPtr *ends, size_t n, double weight) {
-    return guarded([&] { at::_foreach_lerp_(list(tensors, n), list(ends, n), weight); });
+    return guarded([&] {
+        std::vector<at::Tensor> tensor_list = checked("tensors", tensors, n);
+        at::_foreach_lerp_(tensor_list, in_order_of(tensor_list, ends, n), weight);
+    });
 }
 
 // Gives what was in force before, for vae_autocast_leave.

@@ -1,8 +1,10 @@
 //! Calls into libtorch that tch does not bind (`kernels.cpp`): operations on lists of tensors in
 //! place, a single kernel for all of a model's variables where there is one, and autocast.
 //!
-//! Lists that belong together have the same length, and tensors that belong together the same
-//! shape, memory order, kind and device; a breach is an error of libtorch's, or a panic here.
+//! Lists that belong together have the same length, which is checked here; tensors that belong together
+//! the same shape, kind and device, are f32 or f64 and dense in memory, and what an optimizer remembers of
+//! a variable lies in memory as the variable does, which is checked in `kernels.cpp`. A breach is an error,
+//! and nothing has changed then.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -81,6 +83,19 @@ fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(|tensor| tensor.as_ptr()).collect()
 }
 
+/// Refuses lists that belong together and are not as long as the variables'.
+fn check_lengths<'a>(
+    n: usize,
+    lists: impl IntoIterator<Item = (&'a str, usize)>,
+) -> Result<(), TchError> {
+    match lists.into_iter().find(|&(_, found)| found != n) {
+        None => Ok(()),
+        Some((name, found)) => Err(TchError::Shape(format!(
+            "{found} {name} of {n} variables: one of each is needed"
+        ))),
+    }
+}
+
 /// Drops the gradients: the next backward pass then stores its own instead of adding to zeros.
 pub(crate) fn forget_gradients(values: &[&Tensor]) {
     let values = pointers(values);
@@ -118,20 +133,26 @@ pub(crate) fn fused_adam(
     let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
     let moments: Vec<_> = update.moments.iter().map(|list| pointers(list)).collect();
     let n_steps = pointers(n_steps);
-    assert_eq!(moments.len(), 2, "Adam has two moments");
-    assert!(
-        moments
-            .iter()
-            .chain([&gradients, &n_steps])
-            .all(|list| list.len() == values.len())
-    );
+    let [means, mean_squares] = moments.as_slice() else {
+        let n = moments.len();
+        return Err(TchError::Shape(format!("{n} moments, Adam has two")));
+    };
+    check_lengths(
+        values.len(),
+        [
+            ("gradients", gradients.len()),
+            ("means", means.len()),
+            ("mean squares", mean_squares.len()),
+            ("counts of steps", n_steps.len()),
+        ],
+    )?;
     // SAFETY: five lists of valid tensors, each as long as said; the message is ours.
     unsafe {
         taken(vae_fused_adam(
             values.as_ptr(),
             gradients.as_ptr(),
-            moments[0].as_ptr(),
-            moments[1].as_ptr(),
+            means.as_ptr(),
+            mean_squares.as_ptr(),
             values.len(),
             n_steps.as_ptr(),
             step.learning_rate,
@@ -154,12 +175,11 @@ pub(crate) fn fused_sgd(
 ) -> Result<(), TchError> {
     let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
     let momenta = update.moments.first().map(|list| pointers(list));
-    assert!(
-        momenta
-            .iter()
-            .chain([&gradients])
-            .all(|list| list.len() == values.len())
-    );
+    let n_momenta = momenta.as_ref().map_or(values.len(), Vec::len);
+    check_lengths(
+        values.len(),
+        [("gradients", gradients.len()), ("momenta", n_momenta)],
+    )?;
     // SAFETY: lists of valid tensors, each as long as said; null stands for no momenta; the
     // message is ours.
     unsafe {
@@ -203,8 +223,8 @@ pub(crate) fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
 
 /// tensors ← tensors + weight · (ends − tensors).
 pub(crate) fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), TchError> {
-    assert_eq!(tensors.len(), ends.len());
     let (tensors, ends) = (pointers(tensors), pointers(ends));
+    check_lengths(tensors.len(), [("ends", ends.len())])?;
     // SAFETY: two lists of valid tensors, each as long as said; the message is ours.
     unsafe {
         taken(vae_lerp(
@@ -328,6 +348,177 @@ mod tests {
         let message = lerp(&[&two], &[&three], 0.5)
             .expect_err("shapes")
             .to_string();
-        assert!(message.contains("size"), "{message}");
+        assert!(
+            message.contains("[3]") && message.contains("[2]"),
+            "{message}"
+        );
+    }
+
+    const ADAM: AdamStep = AdamStep {
+        learning_rate: 1.0,
+        beta1: 0.5,
+        beta2: 0.5,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        decoupled: false,
+    };
+
+    fn zeros(shape: &[i64]) -> Tensor {
+        Tensor::zeros(shape, (Kind::Float, Device::Cpu))
+    }
+
+    /// A 3×2 matrix that lies in memory like its transpose.
+    fn transposed() -> Tensor {
+        zeros(&[2, 3]).transpose(0, 1)
+    }
+
+    /// What is said against a step with that variable, gradient and moment (means and mean squares of
+    /// Adam, momenta of SGD), after which the variable is what it was before.
+    fn refusals(value: &Tensor, gradient: &Tensor, moment: &Tensor) -> Vec<String> {
+        let before = value.defined().then(|| value.copy());
+        let n_steps = Tensor::from(0_f32);
+        let good = if value.defined() {
+            value.zeros_like()
+        } else {
+            zeros(&[3, 2])
+        };
+        let update = |moments: Vec<Vec<&Tensor>>| {
+            let update = Update {
+                values: vec![value],
+                gradients: vec![gradient],
+                moments: moments
+                    .into_iter()
+                    .map(|list| list.into_iter().collect())
+                    .collect(),
+            };
+            match update.moments.len() {
+                2 => fused_adam(&update, &[&n_steps], &ADAM),
+                _ => fused_sgd(&update, 1.0, 0.5, 0.0, false),
+            }
+        };
+        let refusals = [
+            update(vec![vec![moment], vec![&good]]),
+            update(vec![vec![&good], vec![moment]]),
+            update(vec![vec![moment]]),
+        ]
+        .map(|result| result.expect_err("refused").to_string());
+        if let Some(before) = before {
+            assert!(before.equal(value));
+        }
+        assert_eq!(n_steps.double_value(&[]), 0.0);
+        refusals.into()
+    }
+
+    #[test]
+    fn tensors_that_the_fused_kernels_would_run_out_of_are_refused() {
+        let (value, gradient) = (
+            zeros(&[3, 2]),
+            Tensor::ones([3, 2], (Kind::Float, Device::Cpu)),
+        );
+        let said = |wanted: &str, refusals: Vec<String>| {
+            for refusal in refusals {
+                assert!(refusal.contains(wanted), "{refusal}, wanted: {wanted}");
+            }
+        };
+        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+        let half = value.to_kind(Kind::Half);
+        let all_one = zeros(&[1, 1]).expand([3, 2], false);
+        let every_second = zeros(&[3, 4]).slice(1, 0, 4, 2);
+
+        // Moments, as a damaged checkpoint might bring them.
+        said("its variable", refusals(&value, &gradient, &zeros(&[2, 2])));
+        said("its variable", refusals(&value, &gradient, &zeros(&[6])));
+        said("its variable", refusals(&value, &gradient, &zeros(&[0])));
+        said("its variable", refusals(&value, &gradient, &double(&value)));
+        said("Half", refusals(&value, &gradient, &half));
+        said("not dense", refusals(&value, &gradient, &all_one));
+        said("not dense", refusals(&value, &gradient, &every_second));
+        said("has strides", refusals(&value, &gradient, &transposed()));
+        said("no tensor", refusals(&value, &gradient, &Tensor::new()));
+        // Gradients.
+        said(
+            "gradients[0]",
+            refusals(&value, &zeros(&[2, 3]), &value.zeros_like()),
+        );
+        said(
+            "gradients[0]",
+            refusals(&value, &double(&value), &value.zeros_like()),
+        );
+        said(
+            "gradients[0]",
+            refusals(&value, &Tensor::new(), &value.zeros_like()),
+        );
+        // Variables.
+        said(
+            "not dense",
+            refusals(&all_one, &gradient, &value.zeros_like()),
+        );
+        said(
+            "not dense",
+            refusals(&every_second, &gradient, &value.zeros_like()),
+        );
+        said("Half", refusals(&half, &half, &half.zeros_like()));
+        said(
+            "no tensor",
+            refusals(&Tensor::new(), &gradient, &value.zeros_like()),
+        );
+    }
+
+    #[test]
+    fn lists_of_another_length_are_refused() {
+        let tensor = zeros(&[2]);
+        let one = vec![&tensor];
+        let n_steps = Tensor::from(0_f32);
+        let update = |gradients: Vec<_>, moments| Update {
+            values: vec![&tensor],
+            gradients,
+            moments,
+        };
+        for (gradients, moments) in [
+            (vec![], vec![one.clone(), one.clone()]),
+            (one.clone(), vec![one.clone(), vec![]]),
+            (one.clone(), vec![vec![&tensor, &tensor], one.clone()]),
+            (one.clone(), vec![one.clone()]),
+            (one.clone(), vec![]),
+        ] {
+            let update = update(gradients, moments);
+            assert!(fused_adam(&update, &[&n_steps], &ADAM).is_err());
+        }
+        for (gradients, moments) in [
+            (vec![], vec![one.clone()]),
+            (one.clone(), vec![vec![]]),
+            // A momentum without a place to keep it.
+            (one.clone(), vec![]),
+        ] {
+            assert!(fused_sgd(&update(gradients, moments), 1.0, 0.5, 0.0, false).is_err());
+        }
+        assert!(lerp(&[&tensor], &[], 0.5).is_err());
+        let update = update(one.clone(), vec![one.clone(), one.clone()]);
+        for n_steps in [zeros(&[2]), Tensor::new(), Tensor::from(1_f64)] {
+            assert!(fused_adam(&update, &[&n_steps], &ADAM).is_err());
+        }
+        assert!(fused_adam(&update, &[], &ADAM).is_err());
+        assert!(fused_adam(&update, &[&n_steps, &n_steps], &ADAM).is_err());
+        assert!(norm(&[&Tensor::new()]).is_err());
+        assert!(clamp(&[&Tensor::new()], 1.0).is_err());
+        assert!(scale(&[&tensor], &zeros(&[2])).is_err());
+        assert!(scale(&[&Tensor::new()], &zeros(&[])).is_err());
+        assert!(lerp(&[&tensor], &[&Tensor::new()], 0.5).is_err());
+    }
+
+    #[test]
+    fn gradients_in_another_memory_order_are_put_in_order() {
+        let value = zeros(&[3, 2]);
+        // Row by row 0 … 5, whatever the order in memory.
+        let numbers = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([3, 2]);
+        let gradient = transposed();
+        gradient.shallow_clone().copy_(&numbers);
+        let update = Update {
+            values: vec![&value],
+            gradients: vec![&gradient],
+            moments: vec![],
+        };
+        fused_sgd(&update, 1.0, 0.0, 0.0, false).expect("a step");
+        assert!(value.equal(&-numbers));
     }
 }

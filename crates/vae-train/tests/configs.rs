@@ -54,6 +54,62 @@ fn mean_square(errors: &Tensor) -> f64 {
 }
 
 #[test]
+fn numbers_that_no_run_has_are_refused_by_name() {
+    for (setting, key) in [
+        ("objective.regularizer.kl.free_bits = 1e308", "free_bits"),
+        ("objective.regularizer.kl.beta = inf", "kl.beta"),
+        ("objective.regularizer.mmd.scales = [1e-320]", "mmd.scales"),
+        (
+            "objective.estimator.miwae = { bounds = 100000, samples = 100000 }",
+            "bounds × samples",
+        ),
+        ("model.latent_dims = 0", "model.latent_dims"),
+        (
+            "model.latent_dims = 9223372036854775807",
+            "model.latent_dims",
+        ),
+        ("model.network.mlp.hidden = [-1]", "mlp.hidden"),
+        ("model.network.residual.blocks = 1048576", "residual.blocks"),
+        ("model.posterior.iaf.flows = 9007199254740992", "iaf.flows"),
+        ("model.posterior.planar.flows = 257", "planar.flows"),
+        ("model.likelihood.gaussian.sigma = 1e-320", "gaussian.sigma"),
+        ("model.likelihood.laplace.scale = 1e308", "laplace.scale"),
+        (
+            "model.prior.gaussian_mixture.initial_spread = 1e308",
+            "initial_spread",
+        ),
+        ("optimizer.adam.learning_rate = 1e308", "learning_rate"),
+        ("training.clip.value = 1e308", "training.clip.value"),
+        (
+            "training.batch_size = 9223372036854775807",
+            "training.batch_size",
+        ),
+        ("training.epochs = 9223372036854775807", "training.epochs"),
+        ("pictures.n_samples = 4294967296", "pictures.n_samples"),
+        (
+            "pictures.n_samples = 9223372036854775807",
+            "pictures.n_samples",
+        ),
+        (
+            "pictures.manifold_size = 4294967296",
+            "pictures.manifold_size",
+        ),
+        (
+            "dataset.image_folder.workers = 9223372036854775807",
+            "image_folder.workers",
+        ),
+    ] {
+        let source = match setting.starts_with("dataset") {
+            true => "dataset.image_folder.path = 'photos'",
+            false => "dataset.idx.folder = 'digits'",
+        };
+        let config: RunConfig = toml::from_str(&format!("{source}\n{setting}")).expect(setting);
+        let message = config.check().expect_err(setting).to_string();
+        assert!(message.contains(key), "{setting}: {message}");
+    }
+}
+
+#[test]
 fn every_config_builds_and_overfits_8_images() {
     let _alone = common::alone();
     let examples = common::configs("configs");

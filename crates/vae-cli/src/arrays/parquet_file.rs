@@ -14,6 +14,7 @@ use parquet::data_type::{
     ByteArray, ByteArrayType, DataType, DoubleType, FixedLenByteArrayType, FloatType, Int32Type,
     Int64Type,
 };
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
@@ -205,7 +206,14 @@ impl Reader {
     }
 
     fn open(file: File) -> Result<Reader> {
+        let n_bytes = file.metadata()?.len();
         let file = SerializedFileReader::new(file).context("no parquet file")?;
+        for group in file.metadata().row_groups() {
+            for column in group.columns() {
+                check_place(column, n_bytes)
+                    .with_context(|| format!("column {}", column.column_path().string()))?;
+            }
+        }
         let schema = file.metadata().file_metadata().schema_descr_ptr();
         // A list or struct has a path with dots.
         let header: Vec<String> = schema
@@ -292,6 +300,23 @@ impl Reader {
             rows: 0..n_rows,
         })
     }
+}
+
+/// Refuses a column that does not lie in the file. The crate takes its place as given, and panics or
+/// allocates by it.
+fn check_place(column: &ColumnChunkMetaData, n_bytes: u64) -> Result<()> {
+    let start = column
+        .dictionary_page_offset()
+        .unwrap_or(column.data_page_offset());
+    let length = column.compressed_size();
+    let end = start.checked_add(length);
+    let is_inside =
+        start >= 0 && length >= 0 && end.is_some_and(|end| end.unsigned_abs() <= n_bytes);
+    ensure!(
+        is_inside,
+        "damaged: {length} bytes from byte {start} of a file of {n_bytes}"
+    );
+    Ok(())
 }
 
 /// Refuses what is no plain column of numbers.

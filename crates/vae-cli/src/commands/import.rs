@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tch::Device;
+use tracing::warn;
 use vae_data::read_small_text;
-use vae_model::{Vae, WEIGHTS_FILE};
+use vae_model::{StateDictMap, Vae, WEIGHTS_FILE};
 
 use super::shape::{self, Shape};
 use crate::Done;
@@ -16,8 +17,9 @@ use crate::run_config::{self, ConfigError};
 
 /// Make a weights folder of a PyTorch state_dict that was saved as safetensors
 ///
-/// The config says what the model is; every name and shape has to fit. The folder holds
-/// weights.safetensors, which `vae export`, `vae describe` and `Vae::load` take.
+/// The config says what the model is; every name and shape has to fit. A prefix that all names share
+/// (`model.`, `module.`, `_orig_mod.`, `state_dict.`) is taken off. The folder holds weights.safetensors,
+/// which `vae export`, `vae describe` and `Vae::load` take.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae import --config configs/mnist.toml --print-map > names.toml      then edit the left side
@@ -40,9 +42,14 @@ pub(crate) struct Args {
     #[arg(long)]
     shape: Option<Shape>,
 
-    /// A TOML file of lines "PyTorch's name" = "our name"; names that it does not list are the same
+    /// A TOML file of lines "PyTorch's name" = "our name"; names that it does not list are the same.
+    /// The name "" leaves a tensor out, and so does a line drop = ["fc.weight", "ema.*"]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
+
+    /// Take NaN and infinite weights as they are, with a warning
+    #[arg(long)]
+    allow_non_finite: bool,
 
     /// The folder to write to
     #[arg(
@@ -71,13 +78,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let (Some(state), Some(out)) = (&args.state, &args.out) else {
         anyhow::bail!("no state_dict, or no --out"); // clap does not let it come to this.
     };
-    let names = args
-        .map
-        .as_deref()
-        .map(read_map)
-        .transpose()?
-        .unwrap_or_default();
-    let mut vae = Vae::import(&config.model, image, state, &names, Device::Cpu)?;
+    let mut map = match &args.map {
+        Some(path) => read_map(path)?,
+        None => StateDictMap::default(),
+    };
+    map.allow_non_finite = args.allow_non_finite;
+    let (mut vae, notes) = Vae::import(&config.model, image, state, &map, Device::Cpu)?;
+    for note in notes {
+        warn!("{}: {note}", state.display());
+    }
     vae.set_framing(config.framing());
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let file = out.join(WEIGHTS_FILE);
@@ -89,15 +98,64 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 /// Bytes of the largest map of names.
 const LARGEST_MAP: u64 = 1 << 24;
 
-fn read_map(path: &Path) -> Result<BTreeMap<String, String>> {
+fn read_map(path: &Path) -> Result<StateDictMap> {
     let text = read_small_text(path, LARGEST_MAP)
         .map_err(|error| ConfigError::new(format!("{}: {error}", path.display())))?;
-    let map = toml::from_str(&text).map_err(|error| {
+    parse_map(&text).map_err(|problem| {
         let path = path.display();
-        let problem = error.message();
         ConfigError::new(format!(
-            "{path}: {problem}; wanted are lines \"theirs\" = \"ours\""
+            "{path}: {problem}; wanted are lines \"theirs\" = \"ours\", or \"theirs\" = \"\" and drop = \
+             [\"theirs\"] for what is left out"
         ))
-    })?;
+        .into()
+    })
+}
+
+fn parse_map(text: &str) -> Result<StateDictMap, String> {
+    /// A line of the map.
+    #[derive(serde::Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a name in quotes is needed, or a list of names after drop"
+    )]
+    enum Line {
+        Name(String),
+        Names(Vec<String>),
+    }
+    let lines: BTreeMap<String, Line> =
+        toml::from_str(text).map_err(|error| error.message().to_owned())?;
+    let mut map = StateDictMap::default();
+    for (key, line) in lines {
+        match line {
+            Line::Name(ours) => {
+                map.names.insert(key, ours);
+            }
+            Line::Names(names) if key == "drop" => map.drop = names,
+            Line::Names(_) => return Err(format!("{key:?} has a list of names")),
+        }
+    }
     Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_has_names_and_what_to_leave_out() {
+        let map = parse_map(
+            "\"fc.weight\" = \"encoder.0.weight\"\n\"fc.bias\" = \"\"\ndrop = [\"ema.*\"]\n",
+        );
+        let map = map.expect("a map");
+        assert_eq!(map.names["fc.weight"], "encoder.0.weight");
+        assert_eq!(map.names["fc.bias"], "");
+        assert_eq!(map.drop, ["ema.*"]);
+        assert!(!map.allow_non_finite);
+        // A tensor may be called so.
+        let map = parse_map("drop = \"encoder.0.bias\"").expect("a map");
+        assert_eq!(map.names["drop"], "encoder.0.bias");
+        for wrong in ["fc.weight = \"a\"", "a = [\"b\"]", "a = 1", "[a]\nb = 2"] {
+            assert!(parse_map(wrong).is_err(), "{wrong}");
+        }
+    }
 }

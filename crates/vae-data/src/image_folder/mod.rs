@@ -186,6 +186,12 @@ impl ImageFolderConfig {
                 return wrong(key, format!("found {found}, expected at most {most}"));
             }
         }
+        const MOST_WORKERS: usize = 1024;
+        if self.n_workers() > MOST_WORKERS {
+            let found = self.n_workers();
+            let problem = format!("found {found}, expected at most {MOST_WORKERS} threads");
+            return wrong("dataset.image_folder.workers", problem);
+        }
         Ok(())
     }
 

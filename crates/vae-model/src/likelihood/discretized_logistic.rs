@@ -1,14 +1,14 @@
 //! `likelihood.discretized_logistic`: probabilities of the 256 values of a byte.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::Tensor;
 
 use super::{
     GraphLikelihood, Likelihood, MINUS_ONE_ONE, bytes_to_zero_one, sum_over_values,
     to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
-use crate::Mode;
 use crate::graph::{Graph, Value};
+use crate::{Mode, nn};
 
 /// Each byte's probability is the mass that a logistic distribution puts on its bin (Kingma et al.
 /// 2016, <https://arxiv.org/abs/1606.04934>, App. C.2; Salimans et al. 2017,

@@ -3,15 +3,15 @@
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor};
 
 use super::scale::MeanError;
 use super::{
     GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
     to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
-use crate::Mode;
 use crate::graph::{Graph, Value};
+use crate::{Mode, nn};
 
 /// Independent Gaussian pixels N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`.
 ///

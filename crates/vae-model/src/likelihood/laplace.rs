@@ -1,15 +1,15 @@
 //! `likelihood.laplace`: the absolute error as an honest density.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor};
 
 use super::scale::MeanError;
 use super::{
     GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
     to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
-use crate::Mode;
 use crate::graph::{Graph, Value};
+use crate::{Mode, nn};
 
 /// Independent Laplace pixels of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to
 /// `[-1, 1]`. It forgives a few large errors more than the Gaussian does.

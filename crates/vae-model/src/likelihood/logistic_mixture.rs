@@ -200,10 +200,10 @@ impl GraphLikelihood for LogisticMixture {}
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, nn};
+    use tch::Device;
 
     use super::*;
-    use crate::{DiscretizedLogisticConfig, LogisticScale};
+    use crate::{DiscretizedLogisticConfig, LogisticScale, nn};
 
     fn mixture(components: i64, channels: i64) -> LogisticMixture {
         LogisticMixtureConfig { components }.build(channels)

@@ -13,7 +13,7 @@ use std::f64::consts::LN_2;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor};
 
 pub use discretized_logistic::{DiscretizedLogisticConfig, LogisticScale};
 pub use gaussian::GaussianConfig;
@@ -23,7 +23,7 @@ pub use scale::ScaleConfig;
 pub use scaled_bernoulli::ScaledBernoulliConfig;
 
 use crate::graph::{Graph, Value};
-use crate::{ImageShape, Mode, ModelError};
+use crate::{ImageShape, Mode, ModelError, nn};
 
 /// p(x|z). The decoder's output is the parameters of this distribution.
 pub trait Likelihood: Debug + Send {

@@ -1,9 +1,9 @@
 //! The one scale of all pixels: fixed, or the best for what the decoder leaves unexplained.
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn, no_grad};
+use tch::{Tensor, no_grad};
 
-use crate::{Mode, ModelError};
+use crate::{Mode, ModelError, nn};
 
 /// σ of the Gaussian, b of the Laplace distribution, for all pixels alike; pixels are in `[-1, 1]`.
 /// In a config `"learned"` or a number.
@@ -28,12 +28,15 @@ pub enum ScaleConfig {
     Fixed(f64),
 }
 
+/// Pixels are in `[-1, 1]`. The squares, and squared errors over them, are f32.
+const FIXED_SCALES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
+
 impl ScaleConfig {
     pub(super) fn check(self, key: &str) -> Result<(), ModelError> {
         match self {
-            Self::Fixed(scale) if !(scale.is_finite() && scale > 0.0) => Err(ModelError::config(
+            Self::Fixed(scale) if !FIXED_SCALES.contains(&scale) => Err(ModelError::config(
                 key,
-                format!("found {scale}, a positive number is needed"),
+                format!("found {scale:?}, a number from 1e-6 to 1e6 is needed"),
             )),
             _ => Ok(()),
         }

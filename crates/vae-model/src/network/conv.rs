@@ -1,13 +1,12 @@
 //! `network.conv`: the small convolutional network of the Keras tutorials, at any size.
 
 use serde::{Deserialize, Serialize};
-use tch::nn;
 
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{Layered, Sockets, check_sizes};
-use crate::ModelError;
+use crate::{ModelError, nn};
 
 /// Sizes of the convolutional network; the defaults are the MNIST network.
 ///

@@ -2,13 +2,12 @@
 //! faces.
 
 use serde::{Deserialize, Serialize};
-use tch::nn;
 
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{Layered, Sockets, check_sizes};
-use crate::ModelError;
+use crate::{ModelError, nn};
 
 /// Sizes of the network with batch norm; the defaults are for faces of 64×64 pixels.
 ///

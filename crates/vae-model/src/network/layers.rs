@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
-use tch::nn::{self, Init};
 
 use super::ops::GraphLayer;
 use crate::graph::{EPSILON, Op};
+use crate::nn::{self, Init};
 use crate::watch::watch;
 
 /// Distribution of fresh weights and biases.
@@ -100,14 +100,9 @@ impl Initialization {
             terms: n_in as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, then);
-        let config = nn::LinearConfig {
-            ws_init,
-            bs_init: Some(bs_init),
-            bias: true,
-        };
         Layer {
             name: name(&path),
-            module: nn::linear(path, n_in, n_out, config),
+            module: nn::linear(&path, n_in, n_out, ws_init, bs_init),
         }
     }
 
@@ -126,21 +121,12 @@ impl Initialization {
             terms: (area * n_in) as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, then);
-        let config = nn::ConvConfig {
-            stride,
-            padding: kernel / 2,
-            bias: then != Then::BatchNorm,
-            ws_init,
-            bs_init,
-            ..Default::default()
-        };
-        let name = name(&path);
-        let nn::Conv { ws, bs, .. } = nn::conv2d(path, n_in, n_out, kernel, config);
+        let bias = (then != Then::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
         Layer {
-            name,
+            name: name(&path),
             module: Conv {
-                weight: ws,
-                bias: bs,
+                weight: path.var("weight", &[n_out, n_in, kernel, kernel], ws_init),
+                bias,
                 stride,
             },
         }

@@ -1,13 +1,12 @@
 //! `network.mlp`: fully connected layers with ReLU, like the 784-400-20 of PyTorch's VAE example.
 
 use serde::{Deserialize, Serialize};
-use tch::nn;
 
 use super::layers::{Layer, Then};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{Layered, Sockets, check_sizes};
-use crate::{ImageShape, ModelError};
+use crate::{ImageShape, ModelError, nn};
 
 /// Sizes of the fully connected network. The decoder mirrors the encoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ mod spectral_norm;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::Tensor;
 
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
@@ -26,7 +26,7 @@ use ops::{Eager, Ops};
 use spectral_norm::DecoderLayers;
 
 use crate::graph::{Graph, Value};
-use crate::{ImageShape, Mode, ModelError};
+use crate::{ImageShape, Mode, ModelError, nn};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.
 pub trait Network: Debug + Send {
@@ -147,8 +147,16 @@ impl NetworkConfig {
 /// The largest size of a layer: more is a slip of the hand, and would end in no memory.
 pub(crate) const LARGEST_SIZE: i64 = 1 << 20;
 
+/// The most layers, flows or blocks one after the other.
+pub(crate) const LARGEST_DEPTH: usize = 256;
+
 /// Refuses a list of layer sizes with a number below 1, or absurdly large, in it.
 pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
+    if sizes.len() > LARGEST_DEPTH {
+        let n = sizes.len();
+        let problem = format!("found {n} numbers, at most {LARGEST_DEPTH} are possible");
+        return Err(ModelError::config(key, problem));
+    }
     match sizes
         .iter()
         .find(|&size| !(1..=LARGEST_SIZE).contains(size))
@@ -159,6 +167,17 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
         )),
         None => Ok(()),
     }
+}
+
+/// Refuses a number of layers below 1, or absurdly large.
+pub(crate) fn check_depth(key: &str, n: i64) -> Result<(), ModelError> {
+    if (1..=LARGEST_DEPTH as i64).contains(&n) {
+        return Ok(());
+    }
+    Err(ModelError::config(
+        key,
+        format!("found {n}, a number from 1 to {LARGEST_DEPTH} is needed"),
+    ))
 }
 
 #[cfg(test)]

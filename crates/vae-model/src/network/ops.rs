@@ -1,11 +1,11 @@
 //! What networks are written over: run on tensors they compute, run on a [`Graph`] they say what they
 //! compute.
 
-use tch::{Tensor, nn};
+use tch::Tensor;
 
 use super::layers::channels_last;
-use crate::Mode;
 use crate::graph::{Graph, Op, Value};
+use crate::{Mode, nn};
 
 /// The operations between images and posterior parameters, latents and likelihood parameters.
 pub(super) trait Ops {

@@ -1,13 +1,12 @@
 //! `network.residual`: residual blocks with group norm and SiLU.
 
 use serde::{Deserialize, Serialize};
-use tch::nn;
 
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, Sockets, check_sizes};
-use crate::ModelError;
+use super::{Layered, Sockets, check_depth, check_sizes};
+use crate::{ModelError, nn};
 
 /// Sizes of the residual network; the defaults are for color images of about 64×64 pixels.
 ///
@@ -49,7 +48,7 @@ impl ResidualConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         let key = |name: &str| format!("model.network.residual.{name}");
         check_sizes(&key("channels"), &self.channels)?;
-        check_sizes(&key("blocks"), &[self.blocks as i64])?;
+        check_depth(&key("blocks"), self.blocks as i64)?;
         check_sizes(&key("group_size"), &[self.group_size])?;
         if self.channels.is_empty() {
             return Err(ModelError::config(

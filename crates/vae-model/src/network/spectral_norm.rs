@@ -5,12 +5,13 @@
 //! patches, each of which the matrix maps by itself. Miyato et al. and the regularized autoencoders norm
 //! the matrix, and so does this.
 
-use tch::{Kind, Tensor, nn, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::Initialization;
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, ToOp};
 use super::ops::GraphLayer;
 use crate::graph::Op;
+use crate::nn;
 
 /// Makes the layers of a decoder, with or without spectral norm.
 #[derive(Clone, Copy, Debug)]
@@ -120,12 +121,17 @@ impl SpectralNorm {
     fn new(path: &nn::Path, weight: &Tensor, output_dim: i64) -> Self {
         let n_out = weight.size()[output_dim as usize];
         let mut left = path.zeros_no_train("left_singular_vector", &[n_out]);
-        no_grad(|| left.copy_(&left.randn_like()));
+        if !path.is_outline() {
+            no_grad(|| left.copy_(&left.randn_like()));
+        }
         let norm = Self {
             weight: weight.shallow_clone(),
             output_dim,
             left,
         };
+        if path.is_outline() {
+            return norm;
+        }
         for _ in 0..FIRST_ITERATIONS {
             norm.iterate();
         }

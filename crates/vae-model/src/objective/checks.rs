@@ -2,15 +2,22 @@
 
 use crate::ModelError;
 
+/// The largest weight of a term. Its product with a term still has room in f32.
+pub(super) const LARGEST_WEIGHT: f64 = 1e12;
+
+/// A weight: at least 0, and no slip of the hand.
 pub(super) fn at_least_0(key: &str, value: f64) -> Result<(), ModelError> {
-    if value.is_finite() && value >= 0.0 {
-        Ok(())
-    } else {
-        Err(ModelError::config(
-            key,
-            format!("found {value}, a number of at least 0 is needed"),
-        ))
+    if (0.0..=LARGEST_WEIGHT).contains(&value) {
+        return Ok(());
     }
+    let wanted = match value > LARGEST_WEIGHT {
+        true => format!("of at most {LARGEST_WEIGHT:e}"),
+        false => "of at least 0".to_owned(),
+    };
+    Err(ModelError::config(
+        key,
+        format!("found {value:?}, a number {wanted} is needed"),
+    ))
 }
 
 pub(super) fn some_steps(key: &str, n_steps: u64) -> Result<(), ModelError> {
@@ -22,8 +29,9 @@ pub(super) fn some_steps(key: &str, n_steps: u64) -> Result<(), ModelError> {
 }
 
 /// A number of samples: at least 1, and no slip of the hand.
-pub(super) fn n_samples(key: &str, n: u32) -> Result<(), ModelError> {
-    const LARGEST: u32 = 100_000;
+pub(super) fn n_samples(key: &str, n: impl Into<u64>) -> Result<(), ModelError> {
+    const LARGEST: u64 = 100_000;
+    let n = n.into();
     if (1..=LARGEST).contains(&n) {
         Ok(())
     } else {

@@ -122,7 +122,9 @@ impl Estimator {
             Self::Iwae(config) => n_samples(&key("samples"), config.samples),
             Self::Miwae(config) | Self::Piwae(config) => {
                 n_samples(&key("bounds"), config.bounds)?;
-                n_samples(&key("samples"), config.samples)
+                n_samples(&key("samples"), config.samples)?;
+                let both = u64::from(config.bounds) * u64::from(config.samples);
+                n_samples(&key("bounds × samples"), both)
             }
             Self::Ciwae(config) => {
                 n_samples(&key("samples"), config.samples)?;

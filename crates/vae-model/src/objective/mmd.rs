@@ -64,10 +64,17 @@ impl MmdConfig {
                 "found none, at least one is needed",
             ));
         }
-        match self.scales.iter().find(|&&s| !(s.is_finite() && s > 0.0)) {
+        const MOST_SCALES: usize = 100;
+        if self.scales.len() > MOST_SCALES {
+            let n = self.scales.len();
+            let problem = format!("found {n} numbers, at most {MOST_SCALES} are possible");
+            return Err(ModelError::config(key, problem));
+        }
+        const SCALES: std::ops::RangeInclusive<f64> = 1e-12..=1e12;
+        match self.scales.iter().find(|scale| !SCALES.contains(scale)) {
             Some(scale) => Err(ModelError::config(
                 key,
-                format!("found {scale}, positive numbers are needed"),
+                format!("found {scale:?}, numbers from 1e-12 to 1e12 are needed"),
             )),
             None => Ok(()),
         }

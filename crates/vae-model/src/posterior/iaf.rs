@@ -4,14 +4,14 @@
 use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{Latents, NoiseScale, Posterior, PosteriorFamily};
-use crate::network::check_sizes;
 use crate::network::layers::Then;
+use crate::network::{check_depth, check_sizes};
 use crate::watch::watch;
-use crate::{Initialization, ModelError};
+use crate::{Initialization, ModelError, nn};
 
 /// Options of the inverse autoregressive flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl Default for IafConfig {
 
 impl IafConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
-        check_sizes("model.posterior.iaf.flows", &[self.flows])?;
+        check_depth("model.posterior.iaf.flows", self.flows)?;
         check_sizes("model.posterior.iaf.hidden", &[self.hidden])?;
         check_sizes("model.posterior.iaf.context", &[self.context])
     }
@@ -173,32 +173,36 @@ impl MadeVariables {
         initialization: Initialization,
     ) -> Self {
         let n_latents = orders.len() as i64;
-        let degrees: Vec<i64> = (0..config.hidden)
-            .map(|unit| unit * n_latents / config.hidden) // 0 … Z − 1, each as often
+        let IafConfig {
+            hidden, context, ..
+        } = *config;
+        let degrees: Vec<i64> = (0..hidden)
+            .map(|unit| unit * n_latents / hidden) // 0 … Z − 1, each as often
             .collect();
         let twice = [orders, orders].concat(); // m, then s
-        let linear = |name: &str, mask: Tensor, then: Then| {
+        let linear = |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, then: Then| {
+            let mask = path.constant(&shape, mask);
             MaskedLinear::new(path / name, mask, initialization, then)
         };
-        let everything = Tensor::ones(
-            [config.hidden, config.context],
-            (Kind::Float, tch::Device::Cpu),
-        );
+        let everything = || Tensor::ones([hidden, context], (Kind::Float, tch::Device::Cpu));
         Self {
             latents: linear(
                 "latents",
-                mask(&degrees, orders, |to, from| to >= from),
+                [hidden, n_latents],
+                &|| mask(&degrees, orders, |to, from| to >= from),
                 Then::Relu,
             ),
-            context: linear("context", everything, Then::Relu),
+            context: linear("context", [hidden, context], &everything, Then::Relu),
             hidden: linear(
                 "hidden",
-                mask(&degrees, &degrees, |to, from| to >= from),
+                [hidden, hidden],
+                &|| mask(&degrees, &degrees, |to, from| to >= from),
                 Then::Relu,
             ),
             output: linear(
                 "output",
-                mask(&twice, &degrees, |to, from| to > from),
+                [2 * n_latents, hidden],
+                &|| mask(&twice, &degrees, |to, from| to > from),
                 Then::Output { n_params: 2 },
             ),
         }

@@ -1,6 +1,6 @@
 //! What every posterior obeys, and what their tests share.
 
-use tch::{Device, Kind, Tensor, nn, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::*;
 use crate::ElboTerms;

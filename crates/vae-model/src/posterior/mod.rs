@@ -13,16 +13,16 @@ mod von_mises_fisher;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::Tensor;
 
 pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
 pub use iaf::IafConfig;
 pub use planar::PlanarConfig;
 
 use crate::graph::{Graph, Value};
-use crate::network::{LARGEST_SIZE, check_sizes};
+use crate::network::{LARGEST_SIZE, check_depth};
 use crate::prior::check_sphere;
-use crate::{Initialization, ModelError, Support};
+use crate::{Initialization, ModelError, Support, nn};
 
 /// q(z|x) for each image of a batch.
 pub trait Posterior: Debug {
@@ -124,7 +124,7 @@ impl PosteriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
             Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic => {}
-            Self::Planar(config) => check_sizes("model.posterior.planar.flows", &[config.flows])?,
+            Self::Planar(config) => check_depth("model.posterior.planar.flows", config.flows)?,
             Self::Iaf(config) => config.check()?,
             Self::VonMisesFisher => check_sphere("model.posterior", self.name(), latent_dims)?,
         }

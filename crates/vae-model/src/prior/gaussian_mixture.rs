@@ -1,12 +1,12 @@
 //! `prior.gaussian_mixture`: clusters, and to which of them an image belongs.
 
 use serde::{Deserialize, Serialize};
-use tch::nn::{self, Init};
 use tch::{Device, Kind, Tensor};
 
 use super::{Encoder, Prior, n_components};
 use crate::ModelError;
 use crate::math::diagonal_normal_log_prob;
+use crate::nn::{self, Init};
 
 /// p(z) = Σ_c π_c·N(z; μ_c, diag(σ²_c)) with all of π, μ, σ learned (VaDE, Jiang et al. 2017,
 /// <https://arxiv.org/abs/1611.05148>; Dilokthanakul et al. 2016, <https://arxiv.org/abs/1611.02648>).
@@ -30,16 +30,19 @@ impl Default for GaussianMixtureConfig {
     }
 }
 
+/// More is a slip of the hand: latents are about 1.
+const LARGEST_SPREAD: f64 = 1e6;
+
 impl GaussianMixtureConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         n_components("model.prior.gaussian_mixture.components", self.components)?;
         let spread = self.initial_spread;
-        if spread.is_finite() && spread >= 0.0 {
+        if (0.0..=LARGEST_SPREAD).contains(&spread) {
             Ok(())
         } else {
             Err(ModelError::config(
                 "model.prior.gaussian_mixture.initial_spread",
-                format!("found {spread}, a number of at least 0 is needed"),
+                format!("found {spread:?}, a number from 0 to {LARGEST_SPREAD:e} is needed"),
             ))
         }
     }

@@ -10,14 +10,14 @@ use std::cell::RefCell;
 use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor, nn, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 pub use gaussian_mixture::GaussianMixtureConfig;
 pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
-use crate::{ImageShape, Initialization, ModelError, Posterior};
+use crate::{ImageShape, Initialization, ModelError, Posterior, nn};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {

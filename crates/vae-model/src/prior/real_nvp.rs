@@ -1,12 +1,12 @@
 //! `prior.real_nvp`: a standard normal, bent by an invertible network.
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
 use super::{Encoder, Prior};
 use crate::math::standard_normal_log_prob;
-use crate::network::{Layer, Then, check_sizes};
-use crate::{Initialization, ModelError};
+use crate::network::{Layer, Then, check_depth, check_sizes};
+use crate::{Initialization, ModelError, nn};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
 /// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
@@ -32,7 +32,7 @@ impl Default for RealNvpConfig {
 
 impl RealNvpConfig {
     pub(super) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
-        check_sizes("model.prior.real_nvp.layers", &[self.layers])?;
+        check_depth("model.prior.real_nvp.layers", self.layers)?;
         check_sizes("model.prior.real_nvp.hidden", &[self.hidden])?;
         if latent_dims < 2 {
             return Err(ModelError::config(

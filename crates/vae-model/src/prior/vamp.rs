@@ -1,11 +1,11 @@
 //! `prior.vamp`: a mixture of the posteriors of images that are learned.
 
 use serde::{Deserialize, Serialize};
-use tch::nn::{self, Init};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Encoder, Prior, n_components};
 use crate::math::log_mean_exp;
+use crate::nn::{self, Init};
 use crate::{ImageShape, ModelError};
 
 /// p(z) = 1/n Σ_k q(z|u_k) with learned pseudo-inputs u_k (VampPrior, Tomczak & Welling 2018,

@@ -1,0 +1,505 @@
+//! What reads users' files, each as a function of the file's bytes: for the test of mutants and for the
+//! fuzz targets. An error is as good a result as any; a panic is none.
+
+use std::cell::OnceCell;
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
+use vae_data::{Dataset, DatasetConfig, ImageShape, Inputs, Splits, idx};
+use vae_model::{ModelConfig, Vae, WEIGHTS_FILE, read_tensors, verify_sums, write_sums};
+use vae_train::{Checkpoint, Checkpoints, RunConfig, RunDir, Trainer};
+
+// The whole of it, of which the program uses more than is used here.
+#[allow(dead_code, unused_imports)]
+#[path = "../../src/arrays/mod.rs"]
+mod arrays;
+
+use arrays::{Field, LatentsReader, TableWriter, Values};
+
+/// A kind of input.
+pub(crate) struct Target {
+    pub(crate) name: &'static str,
+    /// Reads a file of such bytes, as the commands do; whether they were taken.
+    pub(crate) read: fn(&[u8]) -> bool,
+    /// Whole files to start from.
+    pub(crate) seeds: fn() -> Vec<Vec<u8>>,
+}
+
+pub(crate) const TARGETS: [Target; 9] = [
+    Target {
+        name: "idx",
+        read: read_idx,
+        seeds: idx_seeds,
+    },
+    Target {
+        name: "zip",
+        read: read_zip,
+        seeds: zip_seeds,
+    },
+    Target {
+        name: "image",
+        read: read_image,
+        seeds: image_seeds,
+    },
+    Target {
+        name: "weights",
+        read: read_weights,
+        seeds: weights_seeds,
+    },
+    Target {
+        name: "checkpoint",
+        read: read_checkpoint,
+        seeds: checkpoint_seeds,
+    },
+    Target {
+        name: "config",
+        read: read_config,
+        seeds: config_seeds,
+    },
+    Target {
+        name: "latents",
+        read: read_latents,
+        seeds: latents_seeds,
+    },
+    Target {
+        name: "partition",
+        read: read_partition,
+        seeds: partition_seeds,
+    },
+    Target {
+        name: "attributes",
+        read: read_attributes,
+        seeds: attributes_seeds,
+    },
+];
+
+/// CelebA's form: 0 is training, 1 validation, 2 test.
+const PARTITION: &str = "000000.png 0\n000001.png 0\n000002.png 1\n000003.png 2\n";
+
+/// Sides of all images here.
+const SIDE: u32 = 4;
+
+/// What a thread reads its files from, made once.
+struct Workplace {
+    folder: TempDir,
+    run: OnceCell<Run>,
+}
+
+struct Run {
+    run_dir: RunDir,
+    config: RunConfig,
+    vae: Vae,
+    splits: Splits,
+}
+
+thread_local! {
+    static WORKPLACE: Workplace = Workplace {
+        folder: tempfile::tempdir().expect("a folder"),
+        run: OnceCell::new(),
+    };
+}
+
+impl Workplace {
+    fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, bytes).expect("written");
+        path
+    }
+
+    /// A folder with four images, and a list that says what they are for.
+    fn photos(&self) -> PathBuf {
+        let folder = self.folder.path().join("photos");
+        if !folder.is_dir() {
+            fs::create_dir(&folder).expect("created");
+            for i in 0..4 {
+                let file = folder.join(format!("00000{i}.png"));
+                fs::write(file, png(i)).expect("written");
+            }
+            fs::write(folder.join("list_eval_partition.txt"), PARTITION).expect("written");
+        }
+        folder
+    }
+
+    /// A run of one epoch, whose one checkpoint is there to be damaged.
+    fn run(&self) -> &Run {
+        self.run.get_or_init(|| {
+            let config: RunConfig = toml::from_str(
+                "seed = 3\n[dataset.idx]\nfolder = 'unused'\n[model]\nlatent_dims = 2\n\
+                 network.mlp.hidden = [3]\n[training]\nepochs = 1\nbatch_size = 4\nema_decay = 0.9\n",
+            )
+            .expect("a config");
+            let images = |n: i64| {
+                let side = i64::from(SIDE);
+                let numbers = Tensor::arange(n * side * side, (Kind::Int64, Device::Cpu));
+                let images = numbers.remainder(251).to_kind(Kind::Uint8);
+                Dataset::new(images.view([n, 1, side, side]), None).expect("images")
+            };
+            let splits = Splits::new(images(8), Some(images(4)), images(4));
+            let vae = Vae::new(&config.model, shape(), Device::Cpu).expect("a model");
+            let run_dir = RunDir::create(&self.folder.path().join("run"), &config).expect("a run");
+            let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+            trainer.save_to(run_dir.clone());
+            trainer.add(Checkpoints::new(&config.checkpoints));
+            let outcome = trainer.fit(&AtomicBool::new(false));
+            outcome.ended.expect("trained");
+            Run {
+                run_dir,
+                config,
+                vae,
+                splits,
+            }
+        })
+    }
+}
+
+fn shape() -> vae_model::ImageShape {
+    vae_model::ImageShape {
+        channels: 1,
+        height: i64::from(SIDE),
+        width: i64::from(SIDE),
+    }
+}
+
+fn png(i: u8) -> Vec<u8> {
+    let pixels: Vec<u8> = (0..SIDE * SIDE * 3)
+        .map(|x| (x as u8).wrapping_mul(i + 3))
+        .collect();
+    let image = image::RgbImage::from_raw(SIDE, SIDE, pixels).expect("an image");
+    let mut file = Cursor::new(Vec::new());
+    image
+        .write_to(&mut file, image::ImageFormat::Png)
+        .expect("encoded");
+    file.into_inner()
+}
+
+// MNIST's format.
+
+pub(crate) fn read_idx(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("idx-ubyte", bytes);
+        let are_images = idx::read_images(&path).is_ok();
+        let are_labels = idx::read_labels(&path).is_ok();
+        let have_size = idx::read_size(&path).is_ok();
+        (are_images && have_size) || are_labels
+    })
+}
+
+fn idx_seeds() -> Vec<Vec<u8>> {
+    let header = |numbers: &[u32]| -> Vec<u8> {
+        numbers
+            .iter()
+            .flat_map(|number| number.to_be_bytes())
+            .collect()
+    };
+    let images = [header(&[0x803, 3, SIDE, SIDE]), (0..48).collect()].concat();
+    let labels = [header(&[0x801, 5]), vec![0, 1, 2, 9, 4]].concat();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).expect("written");
+        encoder.finish().expect("finished")
+    };
+    vec![gzip(&images), gzip(&labels), images, labels]
+}
+
+// Photos.
+
+/// A data set whose images are those of a folder or zip.
+fn photos_config(path: &Path) -> ImageFolderConfig {
+    let mut config: ImageFolderConfig =
+        toml::from_str("path = 'x'\nimage_size = 4\npack = false\nworkers = 1").expect("a config");
+    config.path = path.to_owned();
+    config
+}
+
+fn dataset_of(folder: ImageFolderConfig) -> DatasetConfig {
+    let mut config: DatasetConfig = toml::from_str("").expect("a config");
+    config.image_folder = Some(folder);
+    config
+}
+
+fn read_inputs(path: PathBuf) -> bool {
+    let config = dataset_of(photos_config(&path));
+    let shape = ImageShape {
+        channels: 3,
+        height: i64::from(SIDE),
+        width: i64::from(SIDE),
+    };
+    Inputs::open(&config, shape, &[path], None)
+        .and_then(|inputs| inputs.read(8))
+        .is_ok_and(|batch| !batch.names.is_empty())
+}
+
+pub(crate) fn read_zip(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("photos.zip", bytes);
+        let is_open = ImageFolder::open(&photos_config(&path)).is_ok();
+        read_inputs(path) && is_open
+    })
+}
+
+fn zip_seeds() -> Vec<Vec<u8>> {
+    use zip::CompressionMethod::{Deflated, Stored};
+    let zip = |names: &[&str], method| {
+        let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default()
+            .compression_method(method)
+            .last_modified_time(zip::DateTime::default());
+        for (i, name) in (0..).zip(names) {
+            writer.start_file(*name, options).expect("started");
+            writer.write_all(&png(i)).expect("written");
+        }
+        writer.finish().expect("finished").into_inner()
+    };
+    vec![
+        zip(&["a.png", "b/c.png"], Stored),
+        zip(&["a.png", "b/c.png", "d.txt"], Deflated),
+    ]
+}
+
+pub(crate) fn read_image(bytes: &[u8]) -> bool {
+    let ending = match bytes {
+        [0x89, ..] => "png",
+        [b'R', ..] => "webp",
+        [b'B', ..] => "bmp",
+        _ => "jpg",
+    };
+    WORKPLACE.with(|workplace| read_inputs(workplace.put(&format!("photo.{ending}"), bytes)))
+}
+
+fn image_seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vae-data/tests/photos");
+    let photos = [
+        "cmyk.jpg",
+        "exif-rotated.jpg",
+        "progressive-gray.jpg",
+        "upright.png",
+    ];
+    let mut seeds = photos
+        .map(|name| fs::read(folder.join(name)).expect("a photo"))
+        .to_vec();
+    seeds.push(png(0));
+    seeds
+}
+
+// Weights.
+
+pub(crate) fn read_weights(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put(WEIGHTS_FILE, bytes);
+        let loaded = Vae::load(&path, Device::Cpu).is_ok();
+        read_tensors(&path).is_ok() && loaded
+    })
+}
+
+fn weights_seeds() -> Vec<Vec<u8>> {
+    [
+        "latent_dims = 2\nnetwork.mlp.hidden = [3]",
+        "latent_dims = 2\nnetwork.conv = { channels = [2, 3], strides = [1, 2], hidden = 3, \
+         decoder_channels = [2], decoder_strides = [2] }\nlikelihood.gaussian.sigma = 'learned'",
+        "latent_dims = 2\nnetwork.residual = { channels = [8], blocks = 1, group_size = 8 }\n\
+         prior.real_nvp = { layers = 2, hidden = 3 }\ndecoder_spectral_norm = true",
+        "latent_dims = 2\nnetwork.conv_batch_norm.channels = [2]\n\
+         posterior.iaf = { flows = 2, hidden = 3, context = 2 }\n\
+         prior.gaussian_mixture.components = 2",
+        "latent_dims = 2\nnetwork.mlp.hidden = [3]\nprior.vamp.pseudo_inputs = 2\n\
+         likelihood.logistic_mixture.components = 2",
+    ]
+    .map(|text| {
+        let config: ModelConfig = toml::from_str(text).expect(text);
+        let vae = Vae::new(&config, shape(), Device::Cpu).expect(text);
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(WEIGHTS_FILE);
+        vae.save(&path).expect("saved");
+        fs::read(&path).expect("read")
+    })
+    .to_vec()
+}
+
+// Checkpoints: the state, the sums or a file of tensors, told apart by how they begin.
+
+pub(crate) fn read_checkpoint(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let run = workplace.run();
+        let folder = run.run_dir.checkpoints().join("last");
+        let is_state = bytes.trim_ascii_start().first() == Some(&b'{');
+        let is_tensors = bytes.get(8) == Some(&b'{');
+        let name = match (is_state, is_tensors) {
+            (true, _) => "state.json",
+            (_, true) => "optimizer.safetensors",
+            _ => "SHA256SUMS",
+        };
+        let file = folder.join(name);
+        let before = [name, "SHA256SUMS"].map(|name| fs::read(folder.join(name)).expect("read"));
+        fs::write(&file, bytes).expect("written");
+        let mut is_taken = true;
+        if name == "SHA256SUMS" {
+            is_taken = verify_sums(&folder, &[WEIGHTS_FILE]).is_ok();
+        } else {
+            let names = ["weights", "raw-weights", "optimizer"].map(|n| format!("{n}.safetensors"));
+            let names: Vec<&str> = names
+                .iter()
+                .map(String::as_str)
+                .chain(["state.json"])
+                .collect();
+            write_sums(&folder, &names).expect("written");
+        }
+        is_taken &= Checkpoint::Last.open(&run.run_dir).is_ok_and(|checkpoint| {
+            let _ = checkpoint.state.config.check();
+            let _ = vae_train::check_resume(&run.run_dir, &checkpoint.state, &run.config);
+            let loaded = Vae::load(&checkpoint.folder, Device::Cpu).is_ok();
+            let mut trainer = Trainer::new(&run.vae, &run.splits, &run.config).expect("a trainer");
+            trainer.add(Checkpoints::new(&run.config.checkpoints));
+            trainer.resume(checkpoint).is_ok() && loaded
+        });
+        let _ = Checkpoint::Best.open(&run.run_dir);
+        for (name, bytes) in [name, "SHA256SUMS"].into_iter().zip(before) {
+            fs::write(folder.join(name), bytes).expect("written");
+        }
+        is_taken
+    })
+}
+
+fn checkpoint_seeds() -> Vec<Vec<u8>> {
+    WORKPLACE.with(|workplace| {
+        let folder = workplace.run().run_dir.checkpoints().join("last");
+        [
+            "state.json",
+            "optimizer.safetensors",
+            "SHA256SUMS",
+            "state.json",
+        ]
+        .map(|name| fs::read(folder.join(name)).expect("read"))
+        .to_vec()
+    })
+}
+
+// Configs.
+
+pub(crate) fn read_config(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return false;
+    };
+    let Ok(config) = toml::from_str::<RunConfig>(text) else {
+        return false;
+    };
+    if config.check().is_err() {
+        return false;
+    }
+    // What was accepted can be written, and read again as the same.
+    let written = toml::to_string(&config).expect("TOML");
+    let again: RunConfig = toml::from_str(&written).expect("the config that was written");
+    assert!(again == config, "{written}");
+    true
+}
+
+fn config_seeds() -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut files: Vec<PathBuf> = [root.clone(), root.join("models")]
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).expect("configs"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
+        .collect();
+    files.sort();
+    // Without the comments, so that mutants meet values.
+    let read = |path: &PathBuf| {
+        let config: RunConfig =
+            toml::from_str(&fs::read_to_string(path).expect("read")).expect("a config");
+        toml::to_string(&config).expect("TOML").into_bytes()
+    };
+    files.iter().map(read).collect()
+}
+
+// Tables of latents, told apart by how they begin.
+
+pub(crate) fn read_latents(bytes: &[u8]) -> bool {
+    let ending = match bytes {
+        [0x93, b'N', ..] => "npy",
+        [b'P', b'A', b'R', b'1', ..] => "parquet",
+        [_, _, _, _, _, _, _, _, b'{', ..] => "safetensors",
+        _ => "csv",
+    };
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put(&format!("latents.{ending}"), bytes);
+        let Ok(mut reader) = LatentsReader::open(&path, 2) else {
+            return false;
+        };
+        let _ = reader.n_rows();
+        loop {
+            match reader.read(100) {
+                // No reader goes on for ever without giving a row.
+                Ok(Some(rows)) => {
+                    assert!(rows.n_rows > 0 && rows.values.len() == 2 * rows.n_rows);
+                }
+                end => return end.is_ok(),
+            }
+        }
+    })
+}
+
+fn latents_seeds() -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    ["csv", "parquet", "safetensors", "npy"]
+        .map(|ending| {
+            let path = folder.path().join(format!("latents.{ending}"));
+            let mut fields = vec![Field::vector("mean", 2)];
+            let mut values = vec![Values::Reals(vec![0.5, -1.25, 3.0, 1e-3, 7.5, -0.0])];
+            if ending != "npy" {
+                fields.insert(0, Field::text("file"));
+                let names = ["a.png", "b/c.png", "d.png"].map(str::to_owned).to_vec();
+                values.insert(0, Values::Text(names));
+            }
+            let mut writer = TableWriter::create(&path, fields).expect("created");
+            writer.write(values).expect("written");
+            writer.finish().expect("finished");
+            fs::read(&path).expect("read")
+        })
+        .to_vec()
+}
+
+// Lists beside photos.
+
+fn read_list(name: &str, bytes: &[u8], set: fn(&mut ImageFolderConfig, PathBuf)) -> bool {
+    WORKPLACE.with(|workplace| {
+        let mut folder = photos_config(&workplace.photos());
+        set(&mut folder, workplace.put(name, bytes));
+        let loaded = dataset_of(folder).load();
+        loaded.is_ok_and(|splits| splits.train.first(1).is_ok())
+    })
+}
+
+pub(crate) fn read_partition(bytes: &[u8]) -> bool {
+    read_list("partition.txt", bytes, |config, path| {
+        config.partition = Some(path)
+    })
+}
+
+fn partition_seeds() -> Vec<Vec<u8>> {
+    [
+        PARTITION,
+        "\u{feff}000000.png 0\r\n000001.png 0\r\n000002.png 1\r\n000003.png 2\r\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+pub(crate) fn read_attributes(bytes: &[u8]) -> bool {
+    read_list("attributes.txt", bytes, |config, path| {
+        config.attributes = Some(path)
+    })
+}
+
+fn attributes_seeds() -> Vec<Vec<u8>> {
+    [
+        "4\nMale Young\n000000.png 1 -1\n000001.png -1 1\n000002.png 1 1\n000003.png -1 -1\n",
+        "file,Male,Young\n000000.png,1,-1\n000001.png,,1\n000002.png,0.5,NA\n000003.png,-1,-1\n",
+        "Male\timage_id\tYoung\n1\t000000.png\t-1\n-1\t000001.png\t1\n",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}

@@ -1,0 +1,230 @@
+//! Where the variables of a model are kept: tch's stores and paths, which can also be asked for an
+//! outline alone, the names and shapes of all variables without their memory.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut, Div};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use tch::nn::{Init, Linear, Module, ModuleT};
+use tch::{Device, Kind, Tensor};
+
+/// The variables of a model by name.
+#[derive(Debug)]
+pub(crate) struct VarStore {
+    inner: tch::nn::VarStore,
+    outline: Option<Mutex<Outline>>,
+}
+
+/// Names and shapes of all variables of a model.
+#[derive(Debug, Default)]
+pub(crate) struct Outline(BTreeMap<String, Vec<i64>>);
+
+impl Outline {
+    /// Shapes by name.
+    pub(crate) fn shapes(&self) -> &BTreeMap<String, Vec<i64>> {
+        &self.0
+    }
+
+    /// The numbers in all variables together; none if there are more than an i64 counts.
+    pub(crate) fn n_values(&self) -> Option<i64> {
+        self.0
+            .values()
+            .map(|shape| n_values(shape))
+            .try_fold(0_i64, |sum, n| sum.checked_add(n?))
+    }
+
+    /// The variable of most numbers.
+    pub(crate) fn largest(&self) -> Option<(&str, &[i64])> {
+        let size = |shape: &[i64]| n_values(shape).unwrap_or(i64::MAX);
+        let largest = self.0.iter().max_by_key(|(_, shape)| size(shape));
+        largest.map(|(name, shape)| (name.as_str(), shape.as_slice()))
+    }
+}
+
+fn n_values(shape: &[i64]) -> Option<i64> {
+    shape.iter().try_fold(1_i64, |n, &side| n.checked_mul(side))
+}
+
+impl VarStore {
+    pub(crate) fn new(device: Device) -> Self {
+        Self {
+            inner: tch::nn::VarStore::new(device),
+            outline: None,
+        }
+    }
+
+    /// A store that notes the shapes of variables and gives tensors of such shapes in their place, all of
+    /// whose numbers are one zero in memory: sizes that no memory holds cost nothing.
+    pub(crate) fn of_outline() -> Self {
+        Self {
+            inner: tch::nn::VarStore::new(Device::Cpu),
+            outline: Some(Mutex::default()),
+        }
+    }
+
+    pub(crate) fn root(&self) -> Path<'_> {
+        Path {
+            inner: self.inner.root(),
+            outline: self.outline.as_ref(),
+        }
+    }
+
+    /// What was noted; of another store nothing.
+    pub(crate) fn into_outline(self) -> Outline {
+        let outline = self.outline.unwrap_or_default();
+        outline.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn copy(&mut self, other: &Self) -> Result<(), tch::TchError> {
+        self.inner.copy(&other.inner)
+    }
+}
+
+impl Deref for VarStore {
+    type Target = tch::nn::VarStore;
+
+    fn deref(&self) -> &Self::Target {
+        &self.inner
+    }
+}
+
+impl DerefMut for VarStore {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.inner
+    }
+}
+
+/// A place in the tree of a model's variables.
+#[derive(Clone, Debug)]
+pub(crate) struct Path<'a> {
+    inner: tch::nn::Path<'a>,
+    outline: Option<&'a Mutex<Outline>>,
+}
+
+impl Path<'_> {
+    /// Whether only names and shapes are wanted: what is computed of fresh weights can be left out.
+    pub(crate) fn is_outline(&self) -> bool {
+        self.outline.is_some()
+    }
+
+    pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
+        self.inner.components()
+    }
+
+    /// A trained variable.
+    pub(crate) fn var(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        self.outlined(name, shape)
+            .unwrap_or_else(|| self.inner.var(name, shape, init))
+    }
+
+    pub(crate) fn zeros(&self, name: &str, shape: &[i64]) -> Tensor {
+        self.var(name, shape, Init::Const(0.0))
+    }
+
+    pub(crate) fn ones(&self, name: &str, shape: &[i64]) -> Tensor {
+        self.var(name, shape, Init::Const(1.0))
+    }
+
+    /// A variable that no gradient changes.
+    pub(crate) fn zeros_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+        self.outlined(name, shape)
+            .unwrap_or_else(|| self.inner.zeros_no_train(name, shape))
+    }
+
+    /// A variable that no gradient changes.
+    pub(crate) fn ones_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+        self.outlined(name, shape)
+            .unwrap_or_else(|| self.inner.ones_no_train(name, shape))
+    }
+
+    /// A tensor that is no variable, made by `make` where it is needed.
+    pub(crate) fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
+        match self.outline {
+            Some(_) => hollow(shape),
+            None => make(),
+        }
+    }
+
+    fn outlined(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
+        let mut outline = lock(self.outline?);
+        outline.0.insert(self.inner.path(name), shape.to_vec());
+        Some(hollow(shape))
+    }
+}
+
+fn lock(outline: &Mutex<Outline>) -> MutexGuard<'_, Outline> {
+    outline.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A tensor of that shape with one number in memory. Where no tensor has such a shape, because it would
+/// have more numbers than an i64 counts, one of as many dimensions.
+fn hollow(shape: &[i64]) -> Tensor {
+    let zero = Tensor::zeros([], (Kind::Float, Device::Cpu));
+    let expanded = match n_values(shape) {
+        Some(_) => zero.f_expand(shape, false),
+        None => zero.f_expand(vec![1; shape.len()], false),
+    };
+    expanded.unwrap_or(zero)
+}
+
+impl<'a, T: ToString> Div<T> for Path<'a> {
+    type Output = Path<'a>;
+
+    fn div(self, name: T) -> Self::Output {
+        Path {
+            inner: self.inner / name,
+            outline: self.outline,
+        }
+    }
+}
+
+impl<'a, T: ToString> Div<T> for &Path<'a> {
+    type Output = Path<'a>;
+
+    fn div(self, name: T) -> Self::Output {
+        Path {
+            inner: &self.inner / name,
+            outline: self.outline,
+        }
+    }
+}
+
+/// A fully connected layer, `[in] → [out]`.
+pub(crate) fn linear(path: &Path, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Linear {
+    // The order in which the two are drawn is part of what a seed gives.
+    let bias = path.var("bias", &[n_out], bias);
+    Linear {
+        ws: path.var("weight", &[n_out, n_in], weight),
+        bs: Some(bias),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outline_counts_what_no_memory_holds() {
+        let store = VarStore::of_outline();
+        let path = &store.root() / "encoder" / 0;
+        let weight = path.var("weight", &[1 << 20, 1 << 30], Init::Const(0.0));
+        assert_eq!(weight.size(), [1 << 20, 1 << 30]);
+        let _ = path.zeros_no_train("mean", &[7]);
+        let outline = store.into_outline();
+        assert_eq!(outline.n_values(), Some((1 << 50) + 7));
+        assert_eq!(
+            outline.largest(),
+            Some(("encoder.0.weight", [1 << 20, 1 << 30].as_slice()))
+        );
+    }
+
+    #[test]
+    fn an_outline_of_more_than_can_be_counted_has_no_count() {
+        let store = VarStore::of_outline();
+        let weight = store
+            .root()
+            .var("weight", &[1 << 40, 1 << 40], Init::Const(0.0));
+        assert_eq!(weight.size(), [1, 1]);
+        assert_eq!(store.into_outline().n_values(), None);
+    }
+}
