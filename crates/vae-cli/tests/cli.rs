@@ -162,7 +162,10 @@ fn a_network_that_no_memory_holds_is_one_line() {
         "model.network.mlp.hidden=[1000000, 1000000]",
     ];
     let said = workplace.error(&args, 1);
-    assert!(said.contains("encoder.1.weight [1000000, 1000000]"), "{said}");
+    assert!(
+        said.contains("encoder.1.weight [1000000, 1000000]"),
+        "{said}"
+    );
     assert_eq!(said.lines().count(), 1, "{said}");
     let said = workplace.error(
         &["describe", "small.toml", "--set", "model.latent_dims=0"],
