@@ -398,7 +398,7 @@ fn directions_of_a_table_are_learned_by_file_name() {
     fs::write(
         workplace.path("small.toml"),
         "[dataset.image_folder]\npath = 'photos'\nimage_size = 12\ngrayscale = true\n\
-         [model.network.mlp]\nhidden = [16]\n[training]\nepochs = 3\nbatch_size = 16\n",
+         [model.network.mlp]\nhidden = [16]\n[training]\nepochs = 12\nbatch_size = 16\n",
     )
     .expect("written");
     workplace.train(&[], "run");

@@ -527,15 +527,20 @@ impl Drop for Training {
 }
 
 impl Training {
-    /// `ignored` signals are ignored when the program starts.
+    /// `ignored` signals are ignored when the program starts, and no others, whatever the tests were started
+    /// with (`nohup`).
     fn start(workplace: &Workplace, args: &[&str], ignored: &'static [i32]) -> Self {
         let mut command = workplace.command(&[&["train", "--epochs", "1000000"], args].concat());
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         // SAFETY: `signal` may be called between fork and exec.
         unsafe {
             command.pre_exec(move || {
-                for &signal in ignored {
-                    libc::signal(signal, libc::SIG_IGN);
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+                    let action = match ignored.contains(&signal) {
+                        true => libc::SIG_IGN,
+                        false => libc::SIG_DFL,
+                    };
+                    libc::signal(signal, action);
                 }
                 Ok(())
             });

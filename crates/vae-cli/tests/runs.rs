@@ -181,8 +181,9 @@ fn every_run_is_listed_with_its_state() {
     let table = workplace.stdout(&["runs"]);
     let row = table.lines().find(|line| line.starts_with("e "));
     assert_eq!(words(row.expect("a row"))[1], "interrupted");
-    // A lock file is there only where a process trained.
-    assert!(running.lock_file().exists() && !odd.lock_file().exists());
+    // A run has its lock file from its beginning on; listing makes none where there is no run.
+    assert!(running.lock_file().exists() && odd.lock_file().exists());
+    assert!(!workplace.path("runs/g/run.lock").exists());
 }
 
 #[test]

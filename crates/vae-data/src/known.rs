@@ -364,9 +364,8 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("fashion-mnist");
         fs::create_dir(&folder).unwrap();
-        for name in ["t10k-images-idx3-ubyte"] {
-            fs::copy(mnist.join(name), folder.join(name)).unwrap();
-        }
+        let name = "t10k-images-idx3-ubyte";
+        fs::copy(mnist.join(name), folder.join(name)).unwrap();
         let identity = of_idx(folder).identity().unwrap();
         assert_eq!(
             (identity.name, identity.recognized_by),

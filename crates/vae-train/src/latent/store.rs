@@ -71,7 +71,7 @@ impl DirectionStore {
         Ok(Self { path, directions })
     }
 
-    /// The file, which is there once [`Self::save`] has written it.
+    /// The file, which is there once [`Self::add`] has written it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
