@@ -9,7 +9,7 @@ use vae_data::Dataset;
 use vae_model::{Support, Vae};
 use vae_train::latent::plot::{Scatter, percent};
 use vae_train::latent::{Pca, encode};
-use vae_train::picture::{self, Pixels};
+use vae_train::picture;
 use vae_train::{Record, RunDir};
 
 use crate::EvalError;
@@ -172,7 +172,7 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
 }
 
 fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
-    let picture = picture::samples(vae, n, seed, Pixels::Mean)?;
+    let picture = picture::samples(vae, n, seed)?;
     Picture::new(
         "Samples",
         format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),

@@ -1,9 +1,6 @@
 //! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
 
-#[cfg(test)]
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod alone;
 pub mod animation;
 mod callback;
 mod checkpoint;
@@ -13,7 +10,6 @@ mod ema;
 mod error;
 mod evaluate;
 mod fit;
-mod kernels;
 pub mod latent;
 mod learner;
 pub mod memory;
@@ -49,7 +45,6 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, LatentUse, evaluate};
 pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
-pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
 pub use metric::{Means, Metric, Record, Totals};
 pub use optimizer::{
@@ -66,3 +61,4 @@ pub use schedule::{
     CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,
     StepConfig, ThresholdMode, WarmUpConfig,
 };
+pub use vae_torch::libtorch_config;

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
+use vae_torch::Autocast;
+
 use crate::TrainError;
-use crate::kernels::{self, Autocast};
 
 /// In which kind of numbers the networks compute. Weights, gradients, losses and optimizer are f32
 /// with both.
@@ -39,7 +40,7 @@ impl Precision {
             (Self::Bf16, Device::Cpu) => {
                 refused("this processor has no instructions for it (avx512_bf16, bf16)".to_owned())
             }
-            (Self::Bf16, Device::Cuda(index)) => match kernels::cuda_capability(index) {
+            (Self::Bf16, Device::Cuda(index)) => match vae_torch::cuda_capability(index) {
                 Some(capability) if capability < 8 => refused(format!(
                     "GPU {index} is of compute capability {capability}.x, 8.0 is needed (Ampere)"
                 )),

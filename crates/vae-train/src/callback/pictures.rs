@@ -4,7 +4,7 @@ use tch::no_grad;
 use vae_data::Splits;
 use vae_model::Vae;
 
-use crate::picture::{self, Pixels};
+use crate::picture;
 use crate::{Callback, Event, Fit, Flow, RunDir, TrainError};
 
 /// Draws the latents, samples and reconstructions after every epoch, into `pictures/`: of a model of
@@ -49,9 +49,7 @@ impl Pictures {
                     dims.truncate(sizes.n_traversals);
                     picture::traversals(run.vae, &origin, &dims, 11, 3.0)
                 }
-                "samples" => {
-                    picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
-                }
+                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
                 _ => picture::reconstructions(run.vae, &images(sizes.n_reconstructions)?),
             };
             let file = self.run_dir.picture_file(run.position.epochs, name);
