@@ -68,8 +68,9 @@ fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
     results
 }
 
-/// The only test of its process: it looks at libtorch's global generator.
+/// The only test here that looks at libtorch's global generator.
 #[test]
+#[allow(clippy::disallowed_methods)]
 fn two_threads_give_what_one_gives_and_leave_the_global_generator_alone() {
     tch::set_num_threads(1);
     // One in half precision, where there is one: autocast is a thread's own.
