@@ -1,14 +1,11 @@
 //! Optimizers of our own: tch's cannot give their moments out, which exact resume needs.
 
-mod config;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::is_layer_weight;
+use vae_run::{ClipConfig, OptimizerConfig, RmspropConfig};
 use vae_torch::{AdamStep, Update};
-
-pub use config::{AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig};
 
 use crate::TrainError;
 
