@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
 
+use vae_base::{AttributeSpec, AttributeValues, ConditionSpec};
+
 use crate::bits::BitImages;
 use crate::stored::{Stored, StoredImages, StoredReader};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
@@ -37,6 +39,8 @@ pub struct Dataset {
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
     factors: Option<Factors>,
+    /// What a model is told of each image, f32 [N, D] on the CPU.
+    condition: Option<Tensor>,
     binarization: Option<Binarization>,
 }
 
@@ -83,6 +87,7 @@ impl Dataset {
             labels,
             attributes: None,
             factors: None,
+            condition: None,
             binarization: None,
         })
     }
@@ -93,6 +98,7 @@ impl Dataset {
             labels: None,
             attributes,
             factors: None,
+            condition: None,
             binarization: None,
         }
     }
@@ -112,6 +118,7 @@ impl Dataset {
             labels: Some(Tensor::from_slice(&labels)),
             attributes: None,
             factors: Some(factors),
+            condition: None,
             binarization: None,
         }
     }
@@ -213,6 +220,10 @@ impl Dataset {
                 .as_ref()
                 .map(|known| known.select(positions)),
             factors: self.factors.as_ref().map(|known| known.select(positions)),
+            condition: self
+                .condition
+                .as_ref()
+                .map(|rows_of_all| rows_of_all.index_select(0, &rows())),
             binarization: self.binarization,
         }
     }
@@ -256,6 +267,100 @@ impl Dataset {
     /// Named numbers for each image.
     pub fn attributes(&self) -> Option<&Attributes> {
         self.attributes.as_ref()
+    }
+
+    /// What each image is said to be to a model with a condition, f32 `[N, D]` on the CPU
+    /// ([`ConditionSpec`]); NaN is unknown.
+    pub fn condition(&self) -> Option<&Tensor> {
+        self.condition.as_ref()
+    }
+
+    /// The columns of a condition on these (training) images: a column for each class, if `classes` are
+    /// wanted, and one for each of the `attributes`.
+    ///
+    /// # Errors
+    /// There are no classes, or no such attribute, or no value of it is known.
+    pub fn condition_spec(
+        &self,
+        classes: bool,
+        attributes: &[String],
+    ) -> Result<ConditionSpec, DataError> {
+        let refuse = |key, problem: String| DataError::Config { key, problem };
+        let classes = match (classes, &self.labels) {
+            (false, _) => Vec::new(),
+            (true, Some(labels)) => (0..=labels.max().int64_value(&[]))
+                .map(|class| class.to_string())
+                .collect(),
+            (true, None) => {
+                return Err(refuse(
+                    "model.condition.classes",
+                    "these images come without classes; attributes = [\u{2026}] takes columns of a table"
+                        .to_owned(),
+                ));
+            }
+        };
+        let attributes = attributes.iter().map(|name| {
+            let column = self.attributes.as_ref().and_then(|known| known.column(name));
+            let Some(column) = column else {
+                let known = self.attributes.as_ref().map_or(&[][..], Attributes::names);
+                let there_are = match known.is_empty() {
+                    true => "these images come without a table of attributes \
+                             (dataset.image_folder.attributes names one)"
+                        .to_owned(),
+                    false => format!("there are {}", known.join(", ")),
+                };
+                return Err(refuse(
+                    "model.condition.attributes",
+                    format!("there is no attribute {name}; {there_are}"),
+                ));
+            };
+            let values: Vec<f32> = column.map(|value| value.unwrap_or(f32::NAN)).collect();
+            match AttributeValues::of(values.into_iter()) {
+                Some(values) => Ok(AttributeSpec {
+                    name: name.clone(),
+                    values,
+                }),
+                None => Err(refuse(
+                    "model.condition.attributes",
+                    format!("of the attribute {name} no training image has a known value"),
+                )),
+            }
+        });
+        Ok(ConditionSpec {
+            classes,
+            attributes: attributes.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The same images, each with what is known of it in the columns of a condition. Classes and
+    /// attributes that this data set does not have are unknown.
+    #[must_use]
+    pub fn with_condition(self, spec: &ConditionSpec) -> Dataset {
+        if spec.is_empty() {
+            return Dataset {
+                condition: None,
+                ..self
+            };
+        }
+        let (n, n_columns) = (self.len(), spec.n_columns());
+        let mut rows = spec.unknown().repeat(n);
+        if let Some(Ok(labels)) = self.labels.as_ref().map(Vec::<i64>::try_from) {
+            for (row, label) in rows.chunks_exact_mut(n_columns).zip(labels) {
+                let class = usize::try_from(label).ok();
+                spec.set_class(row, class.filter(|&class| class < spec.classes.len()));
+            }
+        }
+        for (i, AttributeSpec { name, values }) in spec.attributes.iter().enumerate() {
+            let column = self.attributes.as_ref().and_then(|known| known.column(name));
+            let column = column.into_iter().flatten();
+            for (row, value) in rows.chunks_exact_mut(n_columns).zip(column) {
+                row[spec.classes.len() + i] = values.encode(value.unwrap_or(f32::NAN));
+            }
+        }
+        Dataset {
+            condition: Some(Tensor::from_slice(&rows).view([n as i64, n_columns as i64])),
+            ..self
+        }
     }
 
     /// What each image was made of.
@@ -321,6 +426,18 @@ impl Splits {
             validation,
             test,
             report: LoadReport::default(),
+        }
+    }
+
+    /// All of them with what a model is told of each image ([`Dataset::with_condition`]).
+    #[must_use]
+    pub fn with_condition(self, spec: &ConditionSpec) -> Splits {
+        let of = |dataset: Dataset| dataset.with_condition(spec);
+        Splits {
+            train: of(self.train),
+            validation: self.validation.map(of),
+            test: of(self.test),
+            report: self.report,
         }
     }
 

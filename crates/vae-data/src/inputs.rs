@@ -721,10 +721,11 @@ fn dataset_batches(
     batch_size: usize,
 ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
     let mut next = 0;
-    Batches::sequential(dataset, batch_size, Device::Cpu).map(move |images| {
-        let images = images?;
+    Batches::sequential(dataset, batch_size, Device::Cpu).map(move |batch| {
+        let images = batch?.items;
         let positions = next..next + images.size()[0] as usize;
         next = positions.end;
+        let label = |i| dataset.labels().map(|labels| labels.int64_value(&[i as i64]));
         Ok(InputBatch {
             names: positions
                 .clone()
@@ -734,7 +735,7 @@ fn dataset_batches(
                 })
                 .collect(),
             images,
-            labels: vec![None; positions.len()],
+            labels: positions.map(label).collect(),
             ..InputBatch::default()
         })
     })

@@ -148,7 +148,7 @@ fn all(dataset: &Dataset) -> Vec<u8> {
 
 fn passes(batches: Batches) -> Vec<Vec<u8>> {
     batches
-        .map(|batch| bytes(batch.expect("a batch")))
+        .map(|batch| bytes(batch.expect("a batch").items))
         .collect()
 }
 
@@ -749,7 +749,7 @@ fn batches_are_the_same_from_pack_and_files_and_from_any_place() {
         for k in [1, 3, whole.len()] {
             let rest: Vec<_> = pass(&unpacked.train)
                 .skip(k)
-                .map(|batch| bytes(batch.expect("a batch")))
+                .map(|batch| bytes(batch.expect("a batch").items))
                 .collect();
             assert_eq!(rest, whole[k..], "from batch {k}");
         }
@@ -777,7 +777,7 @@ fn flips_mirror_and_depend_on_epoch_and_image_alone() {
         let order = shuffled_order(train.len(), seed, epoch);
         let batches = Batches::shuffled(train, batch_size, Device::Cpu, seed, epoch);
         let images = batches.flat_map(|batch| {
-            let batch = batch.expect("a batch");
+            let batch = batch.expect("a batch").items;
             (0..batch.size()[0])
                 .map(move |i| batch.get(i))
                 .collect::<Vec<_>>()

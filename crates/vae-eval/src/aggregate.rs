@@ -99,7 +99,7 @@ pub fn aggregate_densities(
         let mut own = Vec::new();
         let mut n_done = 0;
         for images in Batches::sequential(dataset, N_IMAGES, device) {
-            let posterior = vae.encode(&images?)?;
+            let posterior = vae.encode(&images?.items)?;
             let n_images = posterior.center().size()[0];
             let of_images = latents.narrow(0, n_done, n_images).unsqueeze(0);
             let Some(log_prob) = posterior.log_prob(&of_images) else {

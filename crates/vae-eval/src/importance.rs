@@ -59,7 +59,7 @@ pub fn dataset_bounds(
     let mut of_batches = Vec::new();
     let mut n_done = 0;
     for images in Batches::sequential(dataset, n_images as usize, vae.device()) {
-        let images = images?;
+        let images = images?.items;
         of_batches.push(image_bounds(vae, &images, n_samples)?);
         n_done += images.size()[0] as usize;
         progress("likelihood", n_done, dataset.len());

@@ -137,7 +137,7 @@ fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalE
     let mut sum: Option<Tensor> = None;
     for images in Batches::sequential(test, 500, vae.device()) {
         let closed = no_grad(|| {
-            vae.encode(&images?)
+            vae.encode(&images?.items)
                 .map(|q| vae.closed_kl(&*q))
                 .map_err(EvalError::from)
         })?;

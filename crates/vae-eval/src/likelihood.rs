@@ -184,7 +184,7 @@ fn annealed_measures(
 fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> {
     let mut of_batches = Vec::new();
     for images in Batches::sequential(dataset, 1000, vae.device()) {
-        match exact_log_prob(vae, &images?)? {
+        match exact_log_prob(vae, &images?.items)? {
             Some(log_prob) => of_batches.push(-log_prob),
             None => return Ok(None),
         }

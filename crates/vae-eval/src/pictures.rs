@@ -103,7 +103,7 @@ fn findings(
     no_grad(|| -> Result<(), EvalError> {
         let mut n_done = 0;
         for (i, images) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
-            let images = images?;
+            let images = images?.items;
             let latents = vae.encode(&images)?.center();
             let images = images.to_kind(Kind::Float) / 255.0;
             let means = finite(vae.decode(&latents)?)?;
@@ -140,7 +140,7 @@ fn findings(
         let first = train.subset(&(0..n_train).collect::<Vec<_>>());
         let mut n_done = 0;
         for images in Batches::sequential(&first, batch_size, vae.device()) {
-            let images = images?.to_kind(Kind::Float) / 255.0;
+            let images = images?.items.to_kind(Kind::Float) / 255.0;
             no_grad(|| training.add(&images))?;
             n_done += images.size()[0] as usize;
             progress("training images", n_done, n_train);

@@ -115,8 +115,8 @@ fn pass(
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
-        for images in Batches::sequential(dataset, batch_size, vae.device()) {
-            let images = images?;
+        for batch in Batches::sequential(dataset, batch_size, vae.device()) {
+            let images = batch?.items;
             let (draws, loss) = match objective.needs_gradients() {
                 true => with_grad(|| draw_and_lose(&images))?,
                 false => draw_and_lose(&images)?,

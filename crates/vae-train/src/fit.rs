@@ -381,8 +381,8 @@ impl<'a> Trainer<'a> {
         let n_done = self.run.position.steps - self.run.position.epochs * self.n_steps_per_epoch;
         let mut batches = self.batches();
         let mut next = batches.nth(n_done as usize); // Passes over the others for nothing.
-        while let Some(images) = next {
-            let images = images?;
+        while let Some(batch) = next {
+            let images = batch?.items;
             let controls = StepControls {
                 learning_rate_factor: self.run.controls.learning_rate_factor
                     * self.learning_rate_scale,
@@ -687,7 +687,7 @@ impl<'a> Trainer<'a> {
             let Some(controls) = self.recovery.controls_of(step) else {
                 break;
             };
-            let images = images?;
+            let images = images?.items;
             let (result, layer) = first_non_finite(|| self.step(&images, step, controls));
             result?;
             let number = step + 1;

@@ -58,7 +58,7 @@ fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
         .flat_map(|epoch| Batches::shuffled(train, batch_size, Device::Cpu, config.seed, epoch));
     for (step, images) in (0..10).zip(epochs) {
         let output = learner
-            .step(&images.expect("images"), step, step)
+            .step(&images.expect("images").items, step, step)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let loss = output.loss.double_value(&[]);
         let gradient_norm = output.gradient_norm.double_value(&[]);

@@ -36,7 +36,7 @@ pub fn encode(
     no_grad(|| -> Result<(), TrainError> {
         let mut n_done = 0;
         for images in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
-            let images = images?;
+            let images = images?.items;
             let n_images = images.size()[0];
             let posterior = vae.encode(&images)?;
             let noise = Tensor::randn([1, n_images, latent_dims], (Kind::Float, vae.device()));
