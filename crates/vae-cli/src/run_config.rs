@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use toml::{Table, Value};
-use vae_train::{RunConfig, read_config};
+use vae_run::{RunConfig, read_config};
 
 /// What the user asked for makes no sense: exit code 2.
 #[derive(Debug)]
@@ -240,7 +240,7 @@ mod tests {
             "optimizer.rmsprop={alpha=0.9}",
         ] {
             let config = load_text(&text, &[setting]).unwrap();
-            let vae_train::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
+            let vae_run::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
                 panic!("{:?}", config.optimizer);
             };
             assert_eq!(rmsprop.alpha, 0.9);
