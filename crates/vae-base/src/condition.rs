@@ -63,10 +63,7 @@ impl AttributeValues {
         if n == 0 {
             return None;
         }
-        if known
-            .clone()
-            .all(|value| [-1.0, 0.0, 1.0].contains(&value))
-        {
+        if known.clone().all(|value| [-1.0, 0.0, 1.0].contains(&value)) {
             return Some(Self::YesNo);
         }
         let mean = known.clone().sum::<f64>() / n as f64;
@@ -187,7 +184,11 @@ impl ConditionSpec {
     /// # Errors
     /// As [`Self::parse`].
     pub fn overwrite(&self, row: &mut [f32], text: &str) -> Result<(), ConditionError> {
-        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+        for word in text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+        {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.trim(), value.trim()),
                 None => ("class", word),
@@ -323,7 +324,10 @@ mod tests {
         assert!(number.encode(f32::NAN).is_nan());
         assert_eq!(of(&[7.0, 7.0]).unwrap().encode(8.0), 1.0);
         let yes_no = AttributeValues::YesNo;
-        assert_eq!([1.0, 0.0, -1.0].map(|v| yes_no.encode(v)), [1.0, -1.0, -1.0]);
+        assert_eq!(
+            [1.0, 0.0, -1.0].map(|v| yes_no.encode(v)),
+            [1.0, -1.0, -1.0]
+        );
     }
 
     #[test]
@@ -350,7 +354,10 @@ mod tests {
             assert_eq!(digits.parse(text).unwrap(), [0.0, 0.0, 1.0]);
         }
         assert_eq!(digits.describe(&[0.0, 1.0, 0.0]), "1");
-        assert_eq!(digits.describe(&digits.parse("unknown").unwrap()), "unknown");
+        assert_eq!(
+            digits.describe(&digits.parse("unknown").unwrap()),
+            "unknown"
+        );
     }
 
     #[test]
@@ -381,7 +388,11 @@ mod tests {
         let rows: Vec<_> = digits().examples();
         assert_eq!(rows.len(), 3);
         assert_eq!(rows[1], ("1".to_owned(), vec![0.0, 1.0, 0.0]));
-        let names: Vec<_> = faces().examples().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = faces()
+            .examples()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
         assert_eq!(names, ["Smiling=1", "Smiling=0", "age=50", "age=30"]);
     }
 }

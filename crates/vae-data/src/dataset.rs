@@ -281,7 +281,10 @@ impl Dataset {
             }
         };
         let attributes = attributes.iter().map(|name| {
-            let column = self.attributes.as_ref().and_then(|known| known.column(name));
+            let column = self
+                .attributes
+                .as_ref()
+                .and_then(|known| known.column(name));
             let Some(column) = column else {
                 let known = self.attributes.as_ref().map_or(&[][..], Attributes::names);
                 let there_are = match known.is_empty() {
@@ -332,7 +335,10 @@ impl Dataset {
             }
         }
         for (i, AttributeSpec { name, values }) in spec.attributes.iter().enumerate() {
-            let column = self.attributes.as_ref().and_then(|known| known.column(name));
+            let column = self
+                .attributes
+                .as_ref()
+                .and_then(|known| known.column(name));
             let column = column.into_iter().flatten();
             for (row, value) in rows.chunks_exact_mut(n_columns).zip(column) {
                 row[spec.classes.len() + i] = values.encode(value.unwrap_or(f32::NAN));

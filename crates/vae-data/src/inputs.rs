@@ -725,7 +725,11 @@ fn dataset_batches(
         let images = batch?.items;
         let positions = next..next + images.size()[0] as usize;
         next = positions.end;
-        let label = |i| dataset.labels().map(|labels| labels.int64_value(&[i as i64]));
+        let label = |i| {
+            dataset
+                .labels()
+                .map(|labels| labels.int64_value(&[i as i64]))
+        };
         Ok(InputBatch {
             names: positions
                 .clone()

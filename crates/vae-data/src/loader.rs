@@ -499,7 +499,9 @@ mod tests {
                 assert_eq!(image, 4 - row);
                 let found = Vec::<f32>::try_from(condition.get(i as i64)).unwrap();
                 match class_of_image[image] {
-                    Some(class) => assert!((0..3).all(|c| found[c] == f32::from(u8::from(c == class)))),
+                    Some(class) => {
+                        assert!((0..3).all(|c| found[c] == f32::from(u8::from(c == class))))
+                    }
                     None => assert!(found.iter().all(|value| value.is_nan())),
                 }
             }
@@ -525,7 +527,7 @@ mod tests {
         let dataset = numbered(4);
         let before = dataset.first(4).unwrap();
         for batch in Batches::sequential(&dataset, 3, Device::Cpu) {
-            let _ = batch.unwrap().fill_(9);
+            let _ = batch.unwrap().items.fill_(9);
         }
         assert_eq!(dataset.first(4).unwrap(), before);
     }
@@ -537,7 +539,8 @@ mod tests {
         let batch = Batches::shuffled(&dataset, 2, Device::Cpu, 1, 0)
             .next()
             .unwrap()
-            .unwrap();
+            .unwrap()
+            .items;
         assert_eq!(
             (batch.size(), batch.kind()),
             (vec![2, 3, 2, 4], Kind::Uint8)

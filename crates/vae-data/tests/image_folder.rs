@@ -755,8 +755,8 @@ fn batches_are_the_same_from_pack_and_files_and_from_any_place() {
         }
         // Amid a pass, with batches already under way.
         let mut pass = pass(&packed.train);
-        let first = bytes(pass.next().expect("a batch").expect("an image"));
-        let fourth = bytes(pass.nth(2).expect("a batch").expect("an image"));
+        let first = bytes(pass.next().expect("a batch").expect("an image").items);
+        let fourth = bytes(pass.nth(2).expect("a batch").expect("an image").items);
         assert_eq!((&first, &fourth), (&whole[0], &whole[3]));
         assert_eq!(pass.len(), whole.len() - 4);
         assert!(pass.waited() > std::time::Duration::ZERO);

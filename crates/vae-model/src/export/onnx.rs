@@ -261,6 +261,11 @@ impl Writer {
                 let axes = self.integers(within("axis"), &[1]);
                 self.push("Slice", &[input, starts, ends, axes], output, vec![]);
             }
+            Op::Concat => {
+                let inputs: Vec<String> =
+                    node.inputs.iter().map(|value| self.name(value)).collect();
+                self.push("Concat", &inputs, output, vec![int("axis", 1)]);
+            }
             Op::Elementwise(op) => {
                 let inputs: Vec<String> =
                     node.inputs.iter().map(|value| self.name(value)).collect();
