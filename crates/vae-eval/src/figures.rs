@@ -10,7 +10,7 @@ use vae_model::{Support, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
-use vae_view::picture::{self, Pixels};
+use vae_view::picture;
 
 use crate::EvalError;
 
@@ -172,7 +172,7 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
 }
 
 fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
-    let picture = picture::samples(vae, n, seed, Pixels::Mean)?;
+    let picture = picture::samples(vae, n, seed)?;
     Picture::new(
         "Samples",
         format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),

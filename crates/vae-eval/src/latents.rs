@@ -250,9 +250,12 @@ fn discrepancy(vae: &Vae, drawn: &Tensor, seed: u64) -> Measure {
     let most = (60_000_000 / vae.config().latent_dims as u64).isqrt();
     let n = (drawn.size()[0]).min(most.min(2000) as i64);
     let kernel = MmdConfig::default();
-    tch::manual_seed(derive_seed(seed, 0, "aggregate discrepancy") as i64);
+    let mut generator = vae.generator(derive_seed(seed, 0, "aggregate discrepancy"));
     no_grad(|| {
-        let prior = || vae.sample_latents(n).to_kind(Kind::Float);
+        let mut prior = || {
+            let latents = vae.sample_latents(n, &mut generator);
+            latents.to_kind(Kind::Float)
+        };
         let drawn = drawn
             .narrow(0, 0, n)
             .to_kind(Kind::Float)

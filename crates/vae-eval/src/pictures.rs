@@ -123,8 +123,8 @@ fn findings(
     let n_samples = options.n_samples.unwrap_or(n_real.min(MAX_SAMPLES));
     let mut samples = FeatureSets::new(&extractors);
     no_grad(|| -> Result<(), EvalError> {
-        tch::manual_seed(derive_seed(seed, 0, "latents of samples") as i64);
-        let latents = vae.sample_latents(n_samples as i64);
+        let mut generator = vae.generator(derive_seed(seed, 0, "latents of samples"));
+        let latents = vae.sample_latents(n_samples as i64, &mut generator);
         let mut n_done = 0;
         for (i, latents) in latents.split(batch_size as i64, 0).iter().enumerate() {
             samples.add(&painter.paint(latents, i, "samples")?)?;
@@ -178,8 +178,9 @@ impl Painter<'_> {
             return finite(self.vae.decode(latents)?);
         }
         let purpose = format!("pixels of {purpose}");
-        tch::manual_seed(derive_seed(self.seed, i as u64, &purpose) as i64);
-        finite(self.vae.decode_sampled(latents)?)
+        let seed = derive_seed(self.seed, i as u64, &purpose);
+        let mut generator = self.vae.generator(seed);
+        finite(self.vae.decode_sampled(latents, &mut generator)?)
     }
 
     /// What it makes, for a protocol.

@@ -12,7 +12,7 @@ use crate::ImageShape;
 ///
 /// # fn main() -> Result<(), vae_model::ModelError> {
 /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 /// let preprocessing = vae.preprocessing();
 /// assert_eq!(preprocessing.image, shape);
 /// assert_eq!(preprocessing.value_range, [0.0, 1.0]);

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
 
 use crate::export::Part;
 use crate::graph::{Graph, Value};
@@ -22,9 +23,16 @@ use crate::{
 /// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
 const MOST_VALUES: i64 = 1 << 31;
 
+/// The seed of weights that others take the place of.
+const OVERWRITTEN: u64 = 0;
+
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
 /// [`Self::draw`] and [`Self::draw_with_noise`] are told their [`Mode`]; every other method evaluates.
+///
+/// What is random is drawn from the [`Generator`] that is passed ([`Self::generator`] makes one), never from
+/// libtorch's global one, and nothing else is shared: models on several threads do not change each other's
+/// numbers. One model is for one thread at a time ([`Send`], not [`Sync`]).
 #[derive(Debug)]
 pub struct Vae {
     config: ModelConfig,
@@ -185,7 +193,7 @@ fn outline(config: &ModelConfig, image: ImageShape) -> Result<Outline, ModelErro
 }
 
 impl Vae {
-    /// A model with fresh weights, drawn from libtorch's global generator (`tch::manual_seed`).
+    /// A model with fresh weights. The same seed gives the same ones, on every device.
     ///
     /// # Errors
     /// A config that no model can be built from.
@@ -193,10 +201,11 @@ impl Vae {
         config: &ModelConfig,
         image: ImageShape,
         device: Device,
+        seed: u64,
     ) -> Result<Self, ModelError> {
         outline(config, image)?;
-        // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
-        let mut variables = nn::VarStore::new(Device::Cpu);
+        // Drawn on the CPU, then moved.
+        let mut variables = nn::VarStore::new(seed);
         let Parts {
             network,
             posterior,
@@ -233,7 +242,7 @@ impl Vae {
     /// let folder = tempfile::tempdir()?;
     /// let file = folder.path().join("weights.safetensors");
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// Vae::new(&ModelConfig::default(), shape, Device::Cpu)?.save(&file)?;
+    /// Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?.save(&file)?;
     ///
     /// let vae = Vae::load(folder.path(), Device::Cpu)?; // or `file` itself
     /// assert_eq!(vae.image_shape(), shape);
@@ -249,7 +258,7 @@ impl Vae {
         })?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
-        let mut vae = Self::new(&header.model, header.image, device)?;
+        let mut vae = Self::new(&header.model, header.image, device, OVERWRITTEN)?;
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
         Ok(vae)
@@ -273,7 +282,7 @@ impl Vae {
         let path = path.as_ref();
         let outline = outline(config, image)?;
         let (tensors, notes) = map.read(path, outline.shapes())?;
-        let vae = Self::new(config, image, device)?;
+        let vae = Self::new(config, image, device, OVERWRITTEN)?;
         weights::assign(path, &tensors, &vae.variables)?;
         Ok((vae, notes))
     }
@@ -324,6 +333,15 @@ impl Vae {
     #[must_use]
     pub fn device(&self) -> Device {
         self.variables.device()
+    }
+
+    /// A generator of noise on the model's device. All that is drawn from it follows from the seed.
+    ///
+    /// # Panics
+    /// If libtorch has no generators for the device that the model is on.
+    #[must_use]
+    pub fn generator(&self, seed: u64) -> Generator {
+        Generator::new(seed, self.device()).expect("the model is on a device that computes")
     }
 
     /// Everything that makes up the trained model by name, sorted: weights, and what else training
@@ -398,16 +416,20 @@ impl Vae {
     ///
     /// # Errors
     /// Latents of another shape.
-    pub fn decode_sampled(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+    pub fn decode_sampled(
+        &self,
+        latents: &Tensor,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
         let latents = self.checked_latents(latents)?;
         let params = self.decoded(&latents, Mode::Evaluate);
-        Ok(self.likelihood.sample(&params).contiguous())
+        Ok(self.likelihood.sample(&params, generator).contiguous())
     }
 
     /// `n` latents drawn from the prior, `[n, Z]`.
-    pub fn sample_latents(&self, n: i64) -> Tensor {
+    pub fn sample_latents(&self, n: i64, generator: &mut Generator) -> Tensor {
         self.with_encoder(Mode::Evaluate, |encoder| {
-            self.prior.sample(n, self.device(), encoder)
+            self.prior.sample(n, self.device(), encoder, generator)
         })
     }
 
@@ -415,8 +437,23 @@ impl Vae {
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn sample(&self, n: i64) -> Result<Tensor, ModelError> {
-        self.decode(&self.sample_latents(n))
+    ///
+    /// ```
+    /// use tch::Device;
+    /// use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
+    ///
+    /// # fn main() -> Result<(), ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
+    /// let mut generator = vae.generator(7);
+    /// let images = vae.sample(3, &mut generator)?;
+    /// assert_ne!(vae.sample(3, &mut generator)?, images); // It goes on where it ended.
+    /// assert_eq!(vae.sample(3, &mut vae.generator(7))?, images);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sample(&self, n: i64, generator: &mut Generator) -> Result<Tensor, ModelError> {
+        self.decode(&self.sample_latents(n, generator))
     }
 
     /// KL(q(z|x) ‖ p(z)) of one of this model's posteriors, where it has a closed form: where the prior is
@@ -457,7 +494,7 @@ impl Vae {
     ///
     /// # fn main() -> Result<(), ModelError> {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let images = Tensor::zeros([2, 1, 28, 28], (Kind::Uint8, Device::Cpu));
     /// assert_eq!(vae.reconstruct(&images)?.size(), [2, 1, 28, 28]);
     /// let floats = images.to_kind(Kind::Float);
@@ -473,8 +510,8 @@ impl Vae {
     ///
     /// # Errors
     /// Images of another shape or kind; a model whose deterministic posterior has no ELBO.
-    pub fn elbo(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        let draws = self.draw(images, 1, Mode::Evaluate)?;
+    pub fn elbo(&self, images: &Tensor, generator: &mut Generator) -> Result<Tensor, ModelError> {
+        let draws = self.draw(images, 1, Mode::Evaluate, generator)?;
         draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
@@ -482,10 +519,16 @@ impl Vae {
     ///
     /// # Errors
     /// Images of another shape or kind.
-    pub fn draw(&self, images: &Tensor, n_samples: i64, mode: Mode) -> Result<Draws, ModelError> {
+    pub fn draw(
+        &self,
+        images: &Tensor,
+        n_samples: i64,
+        mode: Mode,
+        generator: &mut Generator,
+    ) -> Result<Draws, ModelError> {
         let targets = self.scaled(images)?;
         let shape = [n_samples, targets.size()[0], self.config.latent_dims];
-        let noise = Tensor::randn(shape, (Kind::Float, self.device()));
+        let noise = generator.normal(shape, self.device());
         Ok(self.draws(&targets, &noise, mode))
     }
 
@@ -542,7 +585,7 @@ impl Vae {
 
     /// The same model on the CPU, with weights that no gradient changes.
     pub(crate) fn frozen(&self) -> Result<Self, ModelError> {
-        let mut frozen = Self::new(&self.config, self.image, Device::Cpu)?;
+        let mut frozen = Self::new(&self.config, self.image, Device::Cpu, OVERWRITTEN)?;
         frozen.variables.copy(&self.variables)?;
         frozen.variables.freeze();
         frozen.framing = self.framing.clone();

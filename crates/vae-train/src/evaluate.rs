@@ -44,7 +44,7 @@ fn pass(
     n_train_images: usize,
     step: u64,
 ) -> Result<Evaluation, TrainError> {
-    tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
+    let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective;
     let context = LossContext {
         vae,
@@ -54,9 +54,9 @@ fn pass(
     let n_samples = objective.n_samples();
     // As many decoded images at a time as the config has memory for.
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
-    let draw_and_lose = |images: &Tensor| -> Result<_, TrainError> {
-        let draws = vae.draw(images, n_samples, Mode::Evaluate)?;
-        let loss = objective.loss(&draws, context).detach();
+    let mut draw_and_lose = |images: &Tensor| -> Result<_, TrainError> {
+        let draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
+        let loss = objective.loss(&draws, context, &mut noise).detach();
         Ok((draws, loss))
     };
     no_grad(|| {

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{ModelError, PriorConfig, Support, Vae};
+use vae_model::{Generator, ModelError, PriorConfig, Support, Vae};
 
 use crate::ViewError;
 
@@ -152,8 +152,9 @@ const N_PRIOR_LATENTS: i64 = 10_000;
 
 /// Latents that stand for the prior, the same ones every time, f32 `[N, Z]` on the CPU.
 pub fn prior_latents(vae: &Vae) -> Tensor {
-    tch::manual_seed(derive_seed(0, 0, "latents that stand for the prior") as i64);
-    vae.sample_latents(N_PRIOR_LATENTS).to_device(Device::Cpu)
+    let seed = derive_seed(0, 0, "latents that stand for the prior");
+    let latents = vae.sample_latents(N_PRIOR_LATENTS, &mut vae.generator(seed));
+    latents.to_device(Device::Cpu)
 }
 
 /// What of a prior a plane is drawn by.
@@ -290,12 +291,12 @@ pub fn traversals(
 }
 
 /// What is shown of p(x|z).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pixels {
+#[derive(Debug)]
+pub enum Pixels<'a> {
     /// Its mean image.
     Mean,
     /// An image drawn from it.
-    Drawn,
+    Drawn(&'a mut Generator),
 }
 
 /// `n` new images from the prior; the same seed gives the same latents for every model of as many
@@ -303,19 +304,16 @@ pub enum Pixels {
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, ViewError> {
+pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError> {
     let columns = (n as f64).sqrt().ceil() as usize;
-    grid(
-        &decoded(vae, &sample_latents(vae, n, seed), pixels)?,
-        columns,
-        2,
-    )
+    let latents = vae.sample_latents(n as i64, &mut sample_generator(vae, seed));
+    grid(&decoded(vae, &latents, Pixels::Mean)?, columns, 2)
 }
 
-/// `n` latents from the prior, `[n, Z]`; the same seed gives the same ones.
-pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
-    tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
-    vae.sample_latents(n as i64)
+/// Of what new images are drawn from the prior, their latents and then their pixels.
+#[must_use]
+pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
+    vae.generator(derive_seed(seed, 0, "sample picture"))
 }
 
 /// Images `[N, C, H, W]` in `[0, 1]` on the CPU for any number of latents `[N, Z]`, in bounded memory but
@@ -324,7 +322,7 @@ pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
 /// # Errors
 /// Latents of another shape; [`ViewError::TooManyImages`] where they need more than 4 GiB; libtorch
 /// refuses.
-pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, ViewError> {
+pub fn decoded(vae: &Vae, latents: &Tensor, mut pixels: Pixels) -> Result<Tensor, ViewError> {
     let (n_images, shape) = (
         latents.size().first().copied().unwrap_or(0),
         vae.image_shape(),
@@ -333,9 +331,9 @@ pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, Vi
     if numbers.iter().map(|&n| n as u128).product::<u128>() > LARGEST_IMAGES / 4 {
         return Err(ViewError::TooManyImages { n_images, shape });
     }
-    Ok(in_chunks(latents, |chunk| match pixels {
+    Ok(in_chunks(latents, |chunk| match &mut pixels {
         Pixels::Mean => vae.decode(chunk),
-        Pixels::Drawn => vae.decode_sampled(chunk),
+        Pixels::Drawn(generator) => vae.decode_sampled(chunk, generator),
     })?)
 }
 
@@ -377,7 +375,7 @@ pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> 
 /// result is on the CPU.
 fn in_chunks(
     input: &Tensor,
-    model: impl Fn(&Tensor) -> Result<Tensor, ModelError>,
+    mut model: impl FnMut(&Tensor) -> Result<Tensor, ModelError>,
 ) -> Result<Tensor, ModelError> {
     let parts = input
         .split(500, 0)
@@ -471,8 +469,7 @@ mod tests {
 
     #[test]
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
-        let _alone = crate::alone::alone();
-        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu, 1).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
         let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
         let picture = traversals(&vae, &origin, dims, 11, 3.0).unwrap();
@@ -494,7 +491,6 @@ mod tests {
 
     #[test]
     fn grid_puts_images_row_by_row_with_a_white_gap() {
-        let _alone = crate::alone::alone();
         let images = Tensor::from_slice(&[0_f32, 0.2, 0.4]).view([3, 1, 1, 1]);
         let picture = grid(&images, 2, 1).unwrap().into_luma8();
         assert_eq!(picture.dimensions(), (3, 3));
@@ -506,7 +502,6 @@ mod tests {
 
     #[test]
     fn grid_keeps_colors() {
-        let _alone = crate::alone::alone();
         let image = Tensor::from_slice(&[1_f32, 0.0, 0.2]).view([1, 3, 1, 1]);
         let picture = grid(&image, 1, 2).unwrap().into_rgb8();
         assert_eq!(picture.into_raw(), [255, 0, 51]);
@@ -514,9 +509,8 @@ mod tests {
 
     #[test]
     fn the_plane_spans_the_quantiles_right_and_up() {
-        let _alone = crate::alone::alone();
         // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
-        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu, 1).expect("a model");
         let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
         let latents = plane_latents(&quantiles, &[1, 3]).view([3, 3, 4]);
         let corner = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
@@ -530,7 +524,6 @@ mod tests {
 
     #[test]
     fn the_most_used_dimensions_are_those_of_largest_kl() {
-        let _alone = crate::alone::alone();
         assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
         assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
         assert_eq!(most_used(2, 3, &[]), [0, 1]);
@@ -539,14 +532,13 @@ mod tests {
 
     #[test]
     fn a_learned_prior_is_shown_at_its_own_quantiles() {
-        let _alone = crate::alone::alone();
         // One component that nobody has moved is the standard normal: its quantiles, up to chance.
         let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
-        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu, 1).expect("a model");
         let found = prior_quantiles(&vae, 3).expect("quantiles");
         let again = prior_quantiles(&vae, 3).expect("quantiles");
         assert_eq!(found.lines, again.lines);
-        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu).expect("a model");
+        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu, 1).expect("a model");
         let wanted = prior_quantiles(&plain, 3).expect("quantiles");
         // Five standard errors of the 5 % quantile: √(0.05·0.95/10⁴) over a density of 0.103.
         let difference = (found.lines - wanted.lines).abs().max();
@@ -556,7 +548,6 @@ mod tests {
 
     #[test]
     fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
-        let _alone = crate::alone::alone();
         let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
         let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
         assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);
@@ -567,7 +558,7 @@ mod tests {
         assert_eq!(globe_latents(4, 2, &[0, 1]).size(), [4, 2]);
 
         let parts = "posterior = \"von_mises_fisher\"\nprior = \"hyperspherical_uniform\"";
-        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu, 1).expect("a model");
         let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
         assert!(traversals(&vae, &origin, &[0, 1, 2], 11, 3.0).is_ok());
         assert!(manifold(&vae, 4, &[]).is_ok());

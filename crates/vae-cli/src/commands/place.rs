@@ -80,7 +80,8 @@ impl OpenRun {
                 Ok(latent::onto_support(&self.vae, &latent)?)
             }
             Place::Prior(seed) => {
-                let latent = no_grad(|| picture::sample_latents(&self.vae, 1, *seed));
+                let mut generator = picture::sample_generator(&self.vae, *seed);
+                let latent = no_grad(|| self.vae.sample_latents(1, &mut generator));
                 Ok(latent.to_device(Device::Cpu))
             }
             Place::HeldOut(position) => {

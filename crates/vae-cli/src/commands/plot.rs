@@ -227,7 +227,8 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     run.check_dims(&dims, 100)?;
     let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
     let aggregate = run.encode(&dataset, "held-out images", args.seed)?.drawn;
-    let prior = no_grad(|| picture::sample_latents(&run.vae, 100_000, args.seed));
+    let mut generator = picture::sample_generator(&run.vae, args.seed);
+    let prior = no_grad(|| run.vae.sample_latents(100_000, &mut generator));
     let of_all = match dims.len() {
         n if n < latent_dims && args.dims.is_none() => {
             format!("the {n} most used of {latent_dims} dimensions, ")

@@ -107,12 +107,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
          a shape of its own"
     );
-    let pixels = match args.draw_pixels {
-        true => Pixels::Drawn,
-        false => Pixels::Mean,
-    };
     let images = no_grad(|| {
-        let latents = picture::sample_latents(&run.vae, count, args.seed) * temperature;
+        let mut generator = picture::sample_generator(&run.vae, args.seed);
+        let latents = run.vae.sample_latents(count as i64, &mut generator) * temperature;
+        let pixels = match args.draw_pixels {
+            true => Pixels::Drawn(&mut generator),
+            false => Pixels::Mean,
+        };
         picture::decoded(&run.vae, &latents, pixels)
     })?;
     let mut files = Vec::new();

@@ -188,8 +188,8 @@ fn train(
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
-    tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let mut vae = Vae::new(&config.model, splits.train.shape(), device)?;
+    let seed = derive_seed(config.seed, 0, "initial weights");
+    let mut vae = Vae::new(&config.model, splits.train.shape(), device, seed)?;
     vae.set_framing(config.framing());
     let n_start_images = vae.n_start_images();
     if n_start_images > 0 {

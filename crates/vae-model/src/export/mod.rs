@@ -65,7 +65,7 @@ impl Vae {
     ///
     /// # fn main() -> Result<(), vae_model::ModelError> {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let file = vae.to_onnx(Part::Decoder)?;
     /// assert!(file.len() > 4 * 56_385); // Its parameters have four bytes each.
     /// # Ok(())

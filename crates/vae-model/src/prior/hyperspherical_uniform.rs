@@ -2,6 +2,7 @@
 //! <https://arxiv.org/abs/1804.00891>, §3).
 
 use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
 
 use super::{Encoder, Prior};
 use crate::math::{ln_sphere_area, unit};
@@ -23,8 +24,8 @@ impl Prior for HypersphericalUniform {
         )
     }
 
-    fn sample(&self, n: i64, device: Device, _: Encoder) -> Tensor {
-        let normal = Tensor::randn([n, self.latent_dims], (Kind::Float, device));
+    fn sample(&self, n: i64, device: Device, _: Encoder, generator: &mut Generator) -> Tensor {
+        let normal = generator.normal([n, self.latent_dims], device);
         unit(&normal, f64::from(f32::MIN_POSITIVE))
     }
 
@@ -40,10 +41,9 @@ mod tests {
 
     #[test]
     fn samples_are_uniform_on_the_sphere_and_their_density_is_1_over_its_area() {
-        let _alone = crate::alone::alone();
         let prior = HypersphericalUniform { latent_dims: 3 };
         let n = 20_000;
-        let latents = prior.sample(n, Device::Cpu, NO_ENCODER);
+        let latents = prior.sample(n, Device::Cpu, NO_ENCODER, &mut Generator::cpu(1));
         assert_eq!(latents.size(), [n, 3]);
         let length = latents.square().sum_dim_intlist(1, false, Kind::Float);
         assert!((length - 1.0).abs().max().double_value(&[]) < 1e-6);

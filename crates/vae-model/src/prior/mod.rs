@@ -11,6 +11,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, no_grad};
+use vae_torch::Generator;
 
 pub use gaussian_mixture::GaussianMixtureConfig;
 pub use real_nvp::RealNvpConfig;
@@ -24,8 +25,9 @@ pub trait Prior: Debug + Send {
     /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
     fn log_prob(&self, latents: &Tensor, encoder: Encoder) -> Tensor;
 
-    /// `n` latents from the prior, `[n, Z]`, drawn by libtorch's global generator.
-    fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor;
+    /// `n` latents from the prior, `[n, Z]`, on `device`, which the model is on.
+    fn sample(&self, n: i64, device: Device, encoder: Encoder, generator: &mut Generator)
+    -> Tensor;
 
     /// Whether it is the base distribution of its space, to which posteriors know their kl in closed
     /// form.
@@ -202,9 +204,10 @@ mod tests {
     /// E_p[g] two ways: over samples, and over a wide Gaussian's with weights from log_prob.
     pub(super) fn assert_samples_fit_log_prob(prior: &dyn Prior, latent_dims: i64) {
         let n = 100_000;
-        let samples = prior.sample(n, Device::Cpu, NO_ENCODER);
+        let mut generator = Generator::cpu(1);
+        let samples = prior.sample(n, Device::Cpu, NO_ENCODER, &mut generator);
         let std = 4.0;
-        let wide = Tensor::randn([n, latent_dims], (Kind::Float, Device::Cpu)) * std;
+        let wide = generator.normal([n, latent_dims], Device::Cpu) * std;
         let log_wide = crate::math::standard_normal_log_prob(&(&wide / std))
             - latent_dims as f64 * f64::ln(std);
         let weights = (prior.log_prob(&wide, NO_ENCODER) - log_wide).exp();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
+use vae_torch::Generator;
 
 use super::{Encoder, Prior, n_components};
 use crate::math::log_mean_exp;
@@ -71,8 +72,15 @@ impl Prior for Vamp {
         log_mean_exp(&log_prob.tr())
     }
 
-    fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor {
-        let chosen = Tensor::randint(self.logits.size()[0], [n], (Kind::Int64, device));
+    fn sample(
+        &self,
+        n: i64,
+        device: Device,
+        encoder: Encoder,
+        generator: &mut Generator,
+    ) -> Tensor {
+        let n_inputs = self.logits.size()[0];
+        let chosen = generator.randint(n_inputs, [n], (Kind::Int64, device));
         let params = match encoder.kept {
             Some(_) => encoder
                 .own_params(|| self.pseudo_inputs())
@@ -81,7 +89,7 @@ impl Prior for Vamp {
         };
         let posteriors = (encoder.distribution)(&params);
         let latent_dims = posteriors.center().size()[1];
-        let noise = Tensor::randn([1, n, latent_dims], (Kind::Float, device));
+        let noise = generator.normal([1, n, latent_dims], device);
         posteriors.draw(&noise).latents.squeeze_dim(0)
     }
 

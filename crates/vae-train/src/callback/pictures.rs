@@ -5,7 +5,7 @@ use vae_data::Splits;
 use vae_model::Vae;
 
 use vae_run::RunDir;
-use vae_view::picture::{self, Pixels};
+use vae_view::picture;
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
@@ -51,9 +51,7 @@ impl Pictures {
                     dims.truncate(sizes.n_traversals);
                     picture::traversals(run.vae, &origin, &dims, 11, 3.0)
                 }
-                "samples" => {
-                    picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
-                }
+                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
                 _ => picture::reconstructions(run.vae, &images(sizes.n_reconstructions)?),
             };
             let file = self.run_dir.picture_file(run.position.epochs, name);

@@ -1,9 +1,6 @@
 //! What the tests of training share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-#[path = "../../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +8,6 @@ use tch::Tensor;
 use vae_data::Dataset;
 use vae_model::ImageShape;
 use vae_train::RunConfig;
-
-pub(crate) use generator::alone;
 
 pub const SHAPE: ImageShape = ImageShape {
     channels: 1,
