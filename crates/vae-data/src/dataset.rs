@@ -7,9 +7,10 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 use vae_base::ImageShape;
 
-use vae_base::{AttributeSpec, AttributeValues, ConditionSpec};
+use vae_base::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec};
 
 use crate::bits::BitImages;
+use crate::loader::Batch;
 use crate::stored::{Stored, StoredImages, StoredReader};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
@@ -20,8 +21,8 @@ pub struct Dataset {
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
     factors: Option<Factors>,
-    /// What a model is told of each image, f32 [N, D] on the CPU.
-    condition: Option<Tensor>,
+    /// What a model is told of each image: its columns, and f32 [N, D] on the CPU.
+    condition: Option<(Arc<ConditionSpec>, Tensor)>,
     binarization: Option<Binarization>,
 }
 
@@ -150,6 +151,24 @@ impl Dataset {
         })
     }
 
+    /// The images at these positions with what is known of each, on the CPU; the images as
+    /// [`Dataset::select`] gives them.
+    ///
+    /// # Errors
+    /// As [`Dataset::select`].
+    ///
+    /// # Panics
+    /// If a position is [`Dataset::len`] or more.
+    pub fn batch(&self, positions: &[usize]) -> Result<Batch, DataError> {
+        let rows: Vec<i64> = positions.iter().map(|&i| i as i64).collect();
+        let condition = self.condition();
+        Ok(Batch {
+            items: self.select(positions)?,
+            condition: condition.map(|known| known.index_select(0, &Tensor::from_slice(&rows))),
+            rows: positions.to_vec(),
+        })
+    }
+
     /// As [`Dataset::select`], before binarization.
     fn select_stored(&self, positions: &[usize]) -> Result<Tensor, DataError> {
         match &self.images {
@@ -204,7 +223,7 @@ impl Dataset {
             condition: self
                 .condition
                 .as_ref()
-                .map(|rows_of_all| rows_of_all.index_select(0, &rows())),
+                .map(|(spec, known)| (Arc::clone(spec), known.index_select(0, &rows()))),
             binarization: self.binarization,
         }
     }
@@ -253,7 +272,18 @@ impl Dataset {
     /// What each image is said to be to a model with a condition, f32 `[N, D]` on the CPU
     /// ([`ConditionSpec`]); NaN is unknown.
     pub fn condition(&self) -> Option<&Tensor> {
-        self.condition.as_ref()
+        self.condition.as_ref().map(|(_, known)| known)
+    }
+
+    /// What a model has to know of these images.
+    pub fn spec(&self) -> DataSpec {
+        let condition = self.condition.as_ref();
+        DataSpec {
+            image: self.shape(),
+            condition: condition.map_or_else(ConditionSpec::default, |(spec, _)| {
+                ConditionSpec::clone(spec)
+            }),
+        }
     }
 
     /// The columns of a condition on these (training) images: a column for each class, if `classes` are
@@ -344,10 +374,28 @@ impl Dataset {
                 row[spec.classes.len() + i] = values.encode(value.unwrap_or(f32::NAN));
             }
         }
+        let rows = Tensor::from_slice(&rows).view([n as i64, n_columns as i64]);
         Dataset {
-            condition: Some(Tensor::from_slice(&rows).view([n as i64, n_columns as i64])),
+            condition: Some((Arc::new(spec.clone()), rows)),
             ..self
         }
+    }
+
+    /// The same images, of which a model is told something else: `change` gets each one's row.
+    #[must_use]
+    pub fn change_condition(self, mut change: impl FnMut(&mut [f32])) -> Dataset {
+        let condition = self.condition.as_ref().map(|(spec, known)| {
+            let changed = known.copy();
+            for i in 0..changed.size()[0] {
+                let row = changed.get(i);
+                let mut values = vec![0.0; row.numel()];
+                row.copy_data(&mut values, row.numel());
+                change(&mut values);
+                changed.get(i).copy_(&Tensor::from_slice(&values));
+            }
+            (Arc::clone(spec), changed)
+        });
+        Dataset { condition, ..self }
     }
 
     /// What each image was made of.

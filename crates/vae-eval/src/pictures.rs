@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
-use vae_model::Vae;
+use vae_model::{Conditioned, Vae};
 
 use crate::features::{
     FeatureExtractor, KernelDistance, MnistClassifier, Moments, PixelPca, PrecisionRecall,
@@ -102,15 +102,19 @@ fn findings(
     let mut errors = PixelErrors::default();
     no_grad(|| -> Result<(), EvalError> {
         let mut n_done = 0;
-        for (i, images) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
-            let images = images?.items;
-            let latents = vae.encode(&images)?.center();
-            let images = images.to_kind(Kind::Float) / 255.0;
-            let means = finite(vae.decode(&latents)?)?;
+        for (i, batch) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
+            let batch = batch?;
+            let condition = batch.condition.as_ref();
+            let latents = vae.encode((&batch.items, condition))?.center();
+            let images = batch.items.to_kind(Kind::Float) / 255.0;
+            let means = finite(vae.decode((&latents, condition))?)?;
             errors.add(&images, &means)?;
             real.add(&images)?;
             match painter.draws {
-                true => reconstructed.add(&painter.paint(&latents, i, "reconstructions")?)?,
+                true => {
+                    let latents = (&latents, condition).into();
+                    reconstructed.add(&painter.paint(latents, i, "reconstructions")?)?
+                }
                 false => reconstructed.add(&means)?,
             }
             n_done += images.size()[0] as usize;
@@ -124,10 +128,24 @@ fn findings(
     let mut samples = FeatureSets::new(&extractors);
     no_grad(|| -> Result<(), EvalError> {
         let mut generator = vae.generator(derive_seed(seed, 0, "latents of samples"));
-        let latents = vae.sample_latents(n_samples as i64, &mut generator);
+        // New images of what is known of the held-out ones, one after the other.
+        let condition = test.condition().map(|condition| {
+            let rows = Tensor::arange(n_samples as i64, (Kind::Int64, Device::Cpu));
+            condition.index_select(0, &rows.remainder(n_real as i64))
+        });
+        let latents = match &condition {
+            Some(condition) => vae.sample_latents_of(condition, &mut generator)?,
+            None => vae.sample_latents(n_samples as i64, &mut generator),
+        };
+        let mut conditions = condition
+            .map(|condition| condition.split(batch_size as i64, 0))
+            .into_iter()
+            .flatten();
         let mut n_done = 0;
         for (i, latents) in latents.split(batch_size as i64, 0).iter().enumerate() {
-            samples.add(&painter.paint(latents, i, "samples")?)?;
+            let condition = conditions.next();
+            let of_batch = (latents, condition.as_ref()).into();
+            samples.add(&painter.paint(of_batch, i, "samples")?)?;
             n_done += latents.size()[0] as usize;
             progress("samples", n_done, n_samples);
         }
@@ -173,7 +191,7 @@ struct Painter<'a> {
 
 impl Painter<'_> {
     /// Images f32 `[B, C, H, W]` in `[0, 1]` of the latents of batch `i`.
-    fn paint(&self, latents: &Tensor, i: usize, purpose: &str) -> Result<Tensor, EvalError> {
+    fn paint(&self, latents: Conditioned, i: usize, purpose: &str) -> Result<Tensor, EvalError> {
         if !self.draws {
             return finite(self.vae.decode(latents)?);
         }

@@ -41,9 +41,12 @@ impl ConditionConfig {
                 "it is empty; classes = true or attributes = [\"NAME\"] says what the model is told",
             ));
         }
-        if let Some(name) = self.attributes.iter().enumerate().find_map(|(i, name)| {
-            self.attributes[..i].contains(name).then_some(name)
-        }) {
+        if let Some(name) = self
+            .attributes
+            .iter()
+            .enumerate()
+            .find_map(|(i, name)| self.attributes[..i].contains(name).then_some(name))
+        {
             return Err(ModelError::config(
                 "model.condition.attributes",
                 format!("{name} stands there twice"),
@@ -52,7 +55,10 @@ impl ConditionConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ModelError::config(
                 "model.condition.dropout",
-                format!("found {}, a number from 0 to less than 1 is needed", self.dropout),
+                format!(
+                    "found {}, a number from 0 to less than 1 is needed",
+                    self.dropout
+                ),
             ));
         }
         Ok(())

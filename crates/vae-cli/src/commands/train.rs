@@ -107,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 check_resume(&run_dir, &checkpoint.state, &config)?;
                 warn_of_other_numbers(&checkpoint.state, &config, device);
             }
-            let splits = config.dataset.load()?;
+            let splits = load(&config)?;
             let vae = match &checkpoint {
                 Some(checkpoint) => {
                     let mut vae = Vae::load(&checkpoint.folder, device)?;
@@ -119,7 +119,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
         }
         None => {
-            let splits = config.dataset.load()?;
+            let splits = load(&config)?;
             let vae = fresh(&config, &splits, device)?;
             let out = args
                 .out
@@ -187,9 +187,22 @@ fn train(
     finish(args, run_dir, vae, splits, outcome)
 }
 
+/// The images, each with what the model is told of it.
+fn load(config: &RunConfig) -> Result<Splits> {
+    let splits = config.dataset.load()?;
+    Ok(match &config.model.condition {
+        Some(condition) => {
+            let train = &splits.train;
+            let spec = train.condition_spec(condition.classes, &condition.attributes)?;
+            splits.with_condition(&spec)
+        }
+        None => splits,
+    })
+}
+
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     let seed = derive_seed(config.seed, 0, "initial weights");
-    let mut vae = Vae::new(&config.model, splits.train.shape(), device, seed)?;
+    let mut vae = Vae::new(&config.model, splits.train.spec(), device, seed)?;
     vae.set_framing(config.framing());
     let n_start_images = vae.n_start_images();
     if n_start_images > 0 {

@@ -322,14 +322,24 @@ mod tests {
             let latents = Tensor::arange(8, (Kind::Float, Device::Cpu))
                 .cos()
                 .view([2, 4]);
-            let encoded = network.encode(&images, Mode::Train);
-            let decoded = network.decode(&latents, Mode::Train);
+            let features = Tensor::ones([2, 6], (Kind::Float, Device::Cpu));
+            let half_features = features.to_kind(Kind::BFloat16);
+            let encoded = network.encode(&images, Some(&features), Mode::Train);
+            let decoded = network.decode(&latents, Some(&features), Mode::Train);
             assert_eq!(decoded.size(), [2, 6, 12, 10]);
             variables.bfloat16();
-            let half = network.encode(&images.to_kind(Kind::BFloat16), Mode::Train);
+            let half = network.encode(
+                &images.to_kind(Kind::BFloat16),
+                Some(&half_features),
+                Mode::Train,
+            );
             assert_eq!(half.kind(), Kind::BFloat16);
             assert!(cosine(&encoded, &half) > 0.99, "{config:?}");
-            let half = network.decode(&latents.to_kind(Kind::BFloat16), Mode::Train);
+            let half = network.decode(
+                &latents.to_kind(Kind::BFloat16),
+                Some(&half_features),
+                Mode::Train,
+            );
             assert_eq!(half.kind(), Kind::BFloat16);
             assert!(cosine(&decoded, &half) > 0.99, "{config:?}");
         }

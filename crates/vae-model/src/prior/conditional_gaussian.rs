@@ -39,7 +39,7 @@ impl ConditionalGaussian {
             unreachable!("checked: this prior is of a model with a condition");
         };
         // Under autocast the layer computes in half precision; densities need f32.
-        let params = features.apply(&self.layer.module).to_kind(Kind::Float);
+        let params = features.apply(&self.layer).to_kind(Kind::Float);
         let part = |i: i64| params.narrow(1, i * self.latent_dims, self.latent_dims);
         (part(0), part(1).clamp(-LARGEST_LOG_VAR, LARGEST_LOG_VAR))
     }
@@ -83,11 +83,11 @@ mod tests {
     /// Of one condition: N(3·c, e^(ln 4·c)) in each of two dimensions.
     fn prior() -> ConditionalGaussian {
         let variables = nn::VarStore::new(1);
-        let prior =
-            ConditionalGaussian::build(&variables.root(), 2, 1, Initialization::default());
+        let prior = ConditionalGaussian::build(&variables.root(), 2, 1, Initialization::default());
         let ln_4 = 4_f32.ln();
         let weights = Tensor::from_slice(&[3.0, 3.0, ln_4, ln_4]).view([4, 1]);
-        no_grad(|| prior.layer.module.ws.shallow_clone().copy_(&weights));
+        let mut layer = variables.variables().remove("layer.weight").expect("it");
+        no_grad(|| layer.copy_(&weights));
         prior
     }
 
