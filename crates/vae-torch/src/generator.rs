@@ -274,6 +274,7 @@ mod tests {
 
     /// The only test here that uses libtorch's global generator.
     #[test]
+    #[allow(clippy::disallowed_methods)]
     fn every_draw_is_the_global_generators_and_leaves_it_alone() {
         type Draw = (&'static str, fn(&mut Generator) -> Tensor, fn() -> Tensor);
         // libtorch fills 16 normal numbers and more in another way than fewer, and what is not contiguous in

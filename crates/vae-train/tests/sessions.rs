@@ -8,14 +8,14 @@ use std::thread;
 use common::{SHAPE, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{Generator, Vae};
-use vae_train::{Learner, Precision, RunConfig, evaluate, picture};
+use vae_train::{Learner, Precision, RunConfig, check_precision, evaluate, picture};
 
 const N_STEPS: u64 = 12;
 
 /// Objectives, priors and likelihoods that draw, each in its own way.
 const SESSIONS: [&str; 2] = [
     "seed = 4
-     model = { latent_dims = 3, network.conv_batch_norm.channels = [3], prior.gaussian_mixture.components = 3 }
+     model = { latent_dims = 3, network.conv.channels = [3], prior.gaussian_mixture.components = 3 }
      objective.regularizer.mmd.weight = 10.0
      objective.decoder_penalty.gradient_penalty.weight = 0.1",
     "seed = 5
@@ -68,12 +68,13 @@ fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
     results
 }
 
-/// The only test of its process: it looks at libtorch's global generator.
+/// The only test here that looks at libtorch's global generator.
 #[test]
+#[allow(clippy::disallowed_methods)]
 fn two_threads_give_what_one_gives_and_leave_the_global_generator_alone() {
     tch::set_num_threads(1);
     // One in half precision, where there is one: autocast is a thread's own.
-    let half = match Precision::Bf16.check(Device::Cpu) {
+    let half = match check_precision(Precision::Bf16, Device::Cpu) {
         Ok(()) => Precision::Bf16,
         Err(_) => Precision::F32,
     };

@@ -112,7 +112,6 @@ impl MeanError {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
