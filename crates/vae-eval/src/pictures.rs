@@ -16,8 +16,8 @@ use crate::image_quality::{
     scale_weights, structural_similarity,
 };
 use crate::{
-    EvalError, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol, SetPixels,
-    Statistic,
+    EvalError, Extractor, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol,
+    SetPixels, Statistic,
 };
 
 /// How pictures are measured.
@@ -126,6 +126,13 @@ fn findings(
 
     let n_samples = options.n_samples.unwrap_or(n_real.min(MAX_SAMPLES));
     let mut samples = FeatureSets::new(&extractors);
+    let mut recognized = Recognized {
+        extractors: &extractors,
+        n_classes: vae.condition().classes.len() as i64,
+        n_asked: 0,
+        n_right: 0,
+        by: None,
+    };
     no_grad(|| -> Result<(), EvalError> {
         let mut generator = vae.generator(derive_seed(seed, 0, "latents of samples"));
         // New images of what is known of the held-out ones, one after the other.
@@ -145,12 +152,18 @@ fn findings(
         for (i, latents) in latents.split(batch_size as i64, 0).iter().enumerate() {
             let condition = conditions.next();
             let of_batch = (latents, condition.as_ref()).into();
-            samples.add(&painter.paint(of_batch, i, "samples")?)?;
+            let images = painter.paint(of_batch, i, "samples")?;
+            samples.add(&images)?;
+            if let Some(condition) = &condition {
+                recognized.add(&images, condition)?;
+            }
             n_done += latents.size()[0] as usize;
             progress("samples", n_done, n_samples);
         }
         Ok(())
     })?;
+
+    recognized.measure(painter.pixels(), &mut findings);
 
     let n_train = train.map_or(0, |train| train.len().min(n_real));
     let mut training = FeatureSets::new(&extractors);
@@ -179,6 +192,60 @@ fn findings(
     }
     progress("distances", extractors.len(), extractors.len());
     Ok(findings)
+}
+
+/// How many of the new images a classifier takes for what was asked for.
+struct Recognized<'a> {
+    extractors: &'a [Box<dyn FeatureExtractor>],
+    /// Of the model's condition.
+    n_classes: i64,
+    n_asked: i64,
+    n_right: i64,
+    /// The classifier, once one was found.
+    by: Option<Extractor>,
+}
+
+impl Recognized<'_> {
+    /// Adds images of these conditions; those of an unknown class are left out.
+    fn add(&mut self, images: &Tensor, condition: &Tensor) -> Result<(), EvalError> {
+        if self.n_classes == 0 {
+            return Ok(());
+        }
+        for extractor in self.extractors {
+            let Some(found) = extractor.classes(images)? else {
+                continue;
+            };
+            let of_class = condition.narrow(1, 0, self.n_classes);
+            let is_known = of_class.isfinite().all_dim(1, false);
+            let is_right = found.eq_tensor(&of_class.argmax(1, false)) * &is_known;
+            self.n_asked += i64::try_from(is_known.sum(Kind::Int64))?;
+            self.n_right += i64::try_from(is_right.sum(Kind::Int64))?;
+            self.by = Some(extractor.about());
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn measure(self, pixels: SetPixels, findings: &mut Findings) {
+        let (Some(classifier), 1..) = (self.by, self.n_asked) else {
+            return;
+        };
+        let (share, n) = (self.n_right as f64 / self.n_asked as f64, self.n_asked);
+        findings.measures.push(
+            Measure::new(
+                "condition_accuracy",
+                "samples recognized as the class asked for",
+                share,
+            )
+            .error((share * (1.0 - share) / n as f64).sqrt())
+            .higher_is_better()
+            .protocol(Protocol::Recognized {
+                classifier,
+                n_samples: n as usize,
+                pixels,
+            }),
+        );
+    }
 }
 
 /// Makes the model's images that features are made of.

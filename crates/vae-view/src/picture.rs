@@ -643,7 +643,7 @@ mod tests {
         let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu, 1).expect("a model");
         let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
         assert!(traversals(&vae, &origin, &[0, 1, 2], 11, 3.0).is_ok());
-        assert!(manifold(&vae, 4, &[]).is_ok());
+        assert!(manifold(&vae, 4, &[], None).is_ok());
     }
 
     const DOT: ImageShape = ImageShape {

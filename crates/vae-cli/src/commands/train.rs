@@ -107,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 check_resume(&run_dir, &checkpoint.state, &config)?;
                 warn_of_other_numbers(&checkpoint.state, &config, device);
             }
-            let splits = load(&config)?;
+            let splits = config.load()?;
             let vae = match &checkpoint {
                 Some(checkpoint) => {
                     let mut vae = Vae::load(&checkpoint.folder, device)?;
@@ -119,7 +119,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
         }
         None => {
-            let splits = load(&config)?;
+            let splits = config.load()?;
             let vae = fresh(&config, &splits, device)?;
             let out = args
                 .out
@@ -185,19 +185,6 @@ fn train(
     let stop = signals::stop_when_asked()?;
     let outcome = trainer.fit(&stop);
     finish(args, run_dir, vae, splits, outcome)
-}
-
-/// The images, each with what the model is told of it.
-fn load(config: &RunConfig) -> Result<Splits> {
-    let splits = config.dataset.load()?;
-    Ok(match &config.model.condition {
-        Some(condition) => {
-            let train = &splits.train;
-            let spec = train.condition_spec(condition.classes, &condition.attributes)?;
-            splits.with_condition(&spec)
-        }
-        None => splits,
-    })
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {

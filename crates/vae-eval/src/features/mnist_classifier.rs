@@ -273,6 +273,13 @@ impl FeatureExtractor for MnistClassifier {
         let features = no_grad(|| self.penultimate(&images.to_kind(Kind::Float)));
         Ok(on_cpu(&features))
     }
+
+    fn classes(&self, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
+        let features = self.features(images)?.to_kind(Kind::Float);
+        let features = features.to_device(self.variables.device());
+        let logits = no_grad(|| features.apply(&self.last));
+        Ok(Some(logits.argmax(1, false).to_device(Device::Cpu)))
+    }
 }
 
 /// The labels, if these are images of digits with labels.
