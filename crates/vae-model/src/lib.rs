@@ -47,6 +47,7 @@
 struct Readme;
 
 mod compatibility;
+mod condition;
 mod config;
 mod error;
 mod export;
@@ -68,6 +69,7 @@ mod vae;
 mod watch;
 mod weights;
 
+pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use export::Part;
@@ -93,13 +95,15 @@ pub use posterior::{
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
-    Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,
+    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, Support, VampConfig,
 };
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use tensor_file::{TensorFile, read_tensors};
 pub use vae::{Draws, ElboTerms, Vae};
-pub use vae_base::{ImageShape, files, write_whole};
+pub use vae_base::{
+    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, files, write_whole,
+};
 pub use vae_torch::Generator;
 pub use watch::first_non_finite;
 pub use weights::{WEIGHTS_FILE, write_tensors};

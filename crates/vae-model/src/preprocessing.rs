@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use vae_base::ConditionSpec;
+
 use crate::ImageShape;
 
 /// How a picture becomes the numbers that the network sees.
@@ -32,6 +34,9 @@ pub struct Preprocessing {
     /// What byte 0 and byte 255 are to the network. Exported encoders take `[0, 1]` and scale it
     /// themselves.
     pub value_range: [f64; 2],
+    /// The columns of a model's condition, an input of its own; left out where there is none.
+    #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
+    pub condition: ConditionSpec,
 }
 
 /// What the channels of an image are.

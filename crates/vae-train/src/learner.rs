@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::derive_seed;
-use vae_model::{ElboTerms, LossContext, Mode, Vae};
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
 use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
@@ -119,15 +119,15 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// Draws latents for each image `[B, C, H, W]` (bytes), as many as the objective wants, and changes
-    /// the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
+    /// Draws latents for each image `[B, C, H, W]` (bytes; of a model with a condition together with that), as
+    /// many as the objective wants, and changes the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
     /// stands at `objective_step`.
     ///
     /// # Errors
     /// Images of another shape than the model's; libtorch refuses.
-    pub fn step(
+    pub fn step<'b>(
         &mut self,
-        images: &Tensor,
+        images: impl Into<Conditioned<'b>>,
         step: u64,
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
@@ -141,6 +141,10 @@ impl<'a> Learner<'a> {
         let precision = config.training.precision;
         let mut noise = vae.generator(derive_seed(config.seed, step, "training noise"));
         self.optimizer.zero_grad();
+        let Conditioned {
+            tensor: images,
+            condition,
+        } = images.into();
         let n_images = images.size()[0];
         let part_size = config
             .training
@@ -149,9 +153,19 @@ impl<'a> Learner<'a> {
         let mut reconstruction = Vec::new();
         let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
+        let mut conditions = condition
+            .map(|condition| condition.split(part_size, 0))
+            .into_iter()
+            .flatten();
         for part in images.split(part_size, 0) {
+            let part_condition = conditions.next();
             let draws = autocast(precision, vae.device(), || {
-                vae.draw(&part, objective.n_samples(), Mode::Train, &mut noise)
+                vae.draw(
+                    (&part, part_condition.as_ref()),
+                    objective.n_samples(),
+                    Mode::Train,
+                    &mut noise,
+                )
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;

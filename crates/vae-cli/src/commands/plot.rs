@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 /// The first held-out images.
 fn held_out(run: &OpenRun, limit: usize) -> Result<Dataset> {
-    let Splits { test, .. } = run.run_dir.config()?.dataset.load()?;
+    let Splits { test, .. } = run.splits()?;
     if limit >= test.len() {
         return Ok(test);
     }
@@ -228,7 +228,16 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
     let aggregate = run.encode(&dataset, "held-out images", args.seed)?.drawn;
     let mut generator = picture::sample_generator(&run.vae, args.seed);
-    let prior = no_grad(|| run.vae.sample_latents(100_000, &mut generator));
+    const N_OF_PRIOR: i64 = 100_000;
+    let prior = no_grad(|| match dataset.condition() {
+        Some(condition) => {
+            let rows = Tensor::arange(N_OF_PRIOR, (Kind::Int64, tch::Device::Cpu));
+            let rows = rows.remainder(condition.size()[0]);
+            let condition = condition.index_select(0, &rows);
+            run.vae.sample_latents_of(&condition, &mut generator)
+        }
+        None => Ok(run.vae.sample_latents(N_OF_PRIOR, &mut generator)),
+    })?;
     let of_all = match dims.len() {
         n if n < latent_dims && args.dims.is_none() => {
             format!("the {n} most used of {latent_dims} dimensions, ")

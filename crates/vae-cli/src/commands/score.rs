@@ -7,7 +7,7 @@ use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
 use vae_eval::image_bounds;
-use vae_model::{Generator, Mode, Vae};
+use vae_model::{Conditioned, Generator, Mode, Vae};
 use vae_view::picture;
 
 use super::encode::numbers;
@@ -69,7 +69,7 @@ struct Scores {
 
 fn scores(
     vae: &Vae,
-    images: &Tensor,
+    images: Conditioned,
     samples: Option<u32>,
     noise: &mut Generator,
 ) -> Result<Scores> {
@@ -127,7 +127,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
         let mut batch = batch?;
-        let scores = scores(&run.vae, &batch.images, args.samples, &mut noise)?;
+        let condition = run.condition_of(&inputs, &batch);
+        let images = (&batch.images, condition.as_ref()).into();
+        let scores = scores(&run.vae, images, args.samples, &mut noise)?;
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {

@@ -145,7 +145,7 @@ impl MnistClassifier {
             let labels = labels.to_device(device).split(BATCH_SIZE as i64, 0);
             let batches = Batches::shuffled(train, BATCH_SIZE, device, seed, epoch);
             for (images, labels) in batches.zip(&labels) {
-                let logits = classifier.logits(&(images?.to_kind(Kind::Float) / 255.0));
+                let logits = classifier.logits(&(images?.items.to_kind(Kind::Float) / 255.0));
                 optimizer.backward_step(&logits.cross_entropy_for_logits(labels));
                 n_done += labels.size()[0] as usize;
                 progress("training the classifier", n_done, n_images);
@@ -154,7 +154,7 @@ impl MnistClassifier {
         let mut n_right = 0;
         let labels = test_labels.to_device(device).split(BATCH_SIZE as i64, 0);
         for (images, labels) in Batches::sequential(test, BATCH_SIZE, device).zip(&labels) {
-            let images = images?.to_kind(Kind::Float) / 255.0;
+            let images = images?.items.to_kind(Kind::Float) / 255.0;
             let guesses = no_grad(|| classifier.logits(&images)).argmax(1, false);
             n_right += i64::try_from(guesses.eq_tensor(labels).sum(Kind::Int64))?;
         }
@@ -272,6 +272,13 @@ impl FeatureExtractor for MnistClassifier {
         let images = images.to_device(self.variables.device());
         let features = no_grad(|| self.penultimate(&images.to_kind(Kind::Float)));
         Ok(on_cpu(&features))
+    }
+
+    fn classes(&self, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
+        let features = self.features(images)?.to_kind(Kind::Float);
+        let features = features.to_device(self.variables.device());
+        let logits = no_grad(|| features.apply(&self.last));
+        Ok(Some(logits.argmax(1, false).to_device(Device::Cpu)))
     }
 }
 

@@ -45,7 +45,7 @@ pub fn trained(config: &RunConfig, splits: &Splits, n_steps: u64) -> Vae {
         (0..).flat_map(|epoch| Batches::shuffled(&splits.train, batch_size, Device::Cpu, 0, epoch));
     for (step, images) in (0..n_steps).zip(epochs) {
         learner
-            .step(&images.expect("images"), step, step)
+            .step(&images.expect("images").items, step, step)
             .expect("a step");
     }
     drop(learner);

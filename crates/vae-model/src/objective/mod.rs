@@ -127,7 +127,9 @@ impl Regularizer {
             Self::Dip(config) => config.penalty(draws),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
-                config.penalty(draws, &context.vae.sample_latents(n_images, generator))
+                let condition = draws.condition.as_ref();
+                let latents = context.vae.latents_of(n_images, condition, generator);
+                config.penalty(draws, &latents)
             }
             Self::LatentNorm(config) => config.penalty(draws),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
-use super::{Encoder, Prior};
+use super::{Prior, PriorContext};
 use crate::math::standard_normal_log_prob;
 use crate::network::{Layer, Then, check_depth, check_sizes};
 use crate::{Initialization, ModelError, nn};
@@ -90,12 +90,12 @@ impl RealNvp {
 }
 
 impl Prior for RealNvp {
-    fn log_prob(&self, latents: &Tensor, _: Encoder) -> Tensor {
+    fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         let (normal, log_det) = self.to_normal(latents);
         standard_normal_log_prob(&normal) + log_det
     }
 
-    fn sample(&self, n: i64, device: Device, _: Encoder, generator: &mut Generator) -> Tensor {
+    fn sample(&self, n: i64, device: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
         let noise = generator.normal([n, self.latent_dims], device);
         self.inverse(&noise)
     }
@@ -189,7 +189,7 @@ mod tests {
     use tch::no_grad;
 
     use super::*;
-    use crate::prior::tests::{NO_ENCODER, assert_integrates_to_1, assert_samples_fit_log_prob};
+    use crate::prior::tests::{NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob};
 
     /// A flow with weights from a formula.
     fn flow(latent_dims: i64) -> RealNvp {
@@ -221,7 +221,7 @@ mod tests {
         let flow = config.build(&variables.root(), 5, Initialization::default());
         let latents = latents(6, 5);
         let wanted = standard_normal_log_prob(&latents);
-        let difference = (flow.log_prob(&latents, NO_ENCODER) - wanted).abs().max();
+        let difference = (flow.log_prob(&latents, NO_CONTEXT) - wanted).abs().max();
         assert_eq!(difference.double_value(&[]), 0.0);
     }
 

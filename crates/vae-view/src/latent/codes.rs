@@ -35,10 +35,10 @@ pub fn encode(
     let (mut centers, mut drawn) = (Vec::new(), Vec::new());
     no_grad(|| -> Result<(), ViewError> {
         let mut n_done = 0;
-        for images in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
-            let images = images?;
-            let n_images = images.size()[0];
-            let posterior = vae.encode(&images)?;
+        for batch in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
+            let batch = batch?;
+            let n_images = batch.items.size()[0];
+            let posterior = vae.encode((&batch.items, batch.condition.as_ref()))?;
             let noise = generator.normal([1, n_images, latent_dims], vae.device());
             centers.push(on_cpu(posterior.center()));
             drawn.push(on_cpu(posterior.draw(&noise).latents.squeeze_dim(0)));
