@@ -19,8 +19,7 @@ const SESSIONS: [&str; 2] = [
      objective.regularizer.mmd.weight = 10.0
      objective.decoder_penalty.gradient_penalty.weight = 0.1",
     "seed = 5
-     model = { latent_dims = 2, network.mlp.hidden = [7], prior.vamp.pseudo_inputs = 4,
-               likelihood.logistic_mixture.components = 2 }
+     model = { latent_dims = 2, network.mlp.hidden = [7], prior.vamp.pseudo_inputs = 4, likelihood.logistic_mixture.components = 2 }
      objective.estimator.iwae.samples = 3",
 ];
 
