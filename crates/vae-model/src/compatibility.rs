@@ -1,8 +1,8 @@
 //! Which parts go together: every refusal in one place, so that a config is refused when it is read.
 
 use crate::{
-    DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
-    PriorConfig, Regularizer, Support,
+    DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
+    PosteriorConfig, PriorConfig, Regularizer, Support,
 };
 
 /// Refuses parts of a model that do not fit each other.
@@ -14,6 +14,7 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
         let fits = match posterior.support() {
             Support::Euclidean => "a prior on all of space, such as standard_normal",
             Support::Sphere => "hyperspherical_uniform or vamp",
+            Support::Codes => "uniform_codes",
         };
         return refuse(
             "model.prior",
@@ -25,6 +26,9 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
                 place(posterior.support()),
             ),
         );
+    }
+    if model.latent_shape.is_some() {
+        check_map(model)?;
     }
     if let (PriorConfig::ConditionalGaussian, None) = (prior, &model.condition) {
         return refuse(
@@ -64,6 +68,58 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a latent map for parts that know no places.
+fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
+    let posterior = &model.posterior;
+    if let NetworkConfig::Mlp(_) = model.network {
+        return refuse(
+            "model.latent_shape",
+            "the network mlp has no maps; conv, conv_batch_norm or residual would fit, or latent_dims"
+                .to_owned(),
+        );
+    }
+    if !posterior.is_per_latent() {
+        return refuse(
+            "model.latent_shape",
+            format!(
+                "the posterior {} takes numbers of the image as a whole; diagonal_gaussian, deterministic or \
+                 finite_scalar would fit, or latent_dims",
+                posterior.name()
+            ),
+        );
+    }
+    if let (PosteriorConfig::FiniteScalar(codes), Some([channels, ..])) =
+        (posterior, model.latent_shape)
+    {
+        let n = codes.levels.len() as i64;
+        if n != channels {
+            return refuse(
+                "model.latent_shape",
+                format!("found {channels} channels, but a code at each place has {n} levels"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
+pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), ModelError> {
+    let Some([_, height, width]) = model.latent_shape else {
+        return Ok(());
+    };
+    let last = model.network.last_map([image.height, image.width]);
+    match last {
+        Some(last) if last != [height, width] => refuse(
+            "model.latent_shape",
+            format!(
+                "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                last[0], last[1]
+            ),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
@@ -243,6 +299,7 @@ fn place(support: Support) -> &'static str {
     match support {
         Support::Euclidean => "on all of space",
         Support::Sphere => "on the unit sphere",
+        Support::Codes => "at the levels of codes",
     }
 }
 

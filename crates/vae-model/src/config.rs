@@ -17,13 +17,18 @@ use crate::{
 ///     [network.mlp]
 ///     hidden = [400]
 /// "#).expect("a valid model");
-/// assert_eq!(config.latent_dims, 20);
+/// assert_eq!(config.n_latents(), 20);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
-    /// Z, the number of latent dimensions. Default 2: a plane that one can look at.
-    pub latent_dims: i64,
+    /// Z, the number of latent dimensions. Default 2, a plane that one can look at, or those of `latent_shape`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_dims: Option<i64>,
+    /// Channels, rows and columns of latents that are a map, each place seeing its part of the image: for
+    /// convolutional networks, whose last maps have that size. Default: latents without places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_shape: Option<[i64; 3]>,
     /// p(z). Default `"standard_normal"`.
     pub prior: PriorConfig,
     /// p(x|z). Default `"bernoulli"`.
@@ -48,7 +53,8 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
-            latent_dims: 2,
+            latent_dims: None,
+            latent_shape: None,
             prior: PriorConfig::default(),
             likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
@@ -61,19 +67,46 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
+    /// Z, the number of latent dimensions, of a map all of them.
+    #[must_use]
+    pub fn n_latents(&self) -> i64 {
+        match self.latent_shape {
+            Some(shape) => shape.iter().product(),
+            None => self.latent_dims.unwrap_or(2),
+        }
+    }
+
     /// Checks what can be checked before the images are known.
     ///
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
         const MOST_LATENTS: i64 = 1 << 16;
-        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
-            let found = self.latent_dims;
+        const MOST_SIDE: i64 = 1 << 12;
+        if let Some(shape) = self.latent_shape {
+            if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
+                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                return Err(ModelError::config("model.latent_shape", problem));
+            }
+            let n: i64 = shape.iter().product();
+            if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
+                let [channels, height, width] = shape;
+                return Err(ModelError::config(
+                    "model.latent_dims",
+                    format!(
+                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
+                         out"
+                    ),
+                ));
+            }
+        }
+        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
+            let found = self.n_latents();
             let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
             return Err(ModelError::config("model.latent_dims", problem));
         }
-        self.posterior.check(self.latent_dims)?;
-        self.prior.check(self.latent_dims)?;
+        self.posterior.check(self.n_latents())?;
+        self.prior.check(self.n_latents())?;
         self.likelihood.check()?;
         self.network.check()?;
         if let Some(condition) = &self.condition {

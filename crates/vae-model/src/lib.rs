@@ -90,8 +90,8 @@ pub use objective::{
     NestedConfig, Objective, PixelMeanConfig, Regularizer,
 };
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
-    PlanarConfig, Posterior, PosteriorConfig,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{

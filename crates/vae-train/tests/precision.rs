@@ -72,7 +72,7 @@ fn losses(precision: Precision) -> Vec<f64> {
         width: 12,
     };
     let config = ModelConfig {
-        latent_dims: 4,
+        latent_dims: Some(4),
         network: NetworkConfig::Conv(ConvConfig {
             channels: vec![8, 16],
             strides: vec![2, 1],
