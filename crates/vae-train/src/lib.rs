@@ -19,6 +19,7 @@ mod learner;
 pub mod memory;
 mod metric;
 mod optimizer;
+pub mod options;
 mod overview;
 pub mod picture;
 mod precision;

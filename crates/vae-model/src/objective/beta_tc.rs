@@ -1,5 +1,6 @@
 //! `objective.regularizer.beta_tc`: the kl taken apart, and its parts weighed one by one.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -14,16 +15,19 @@ use crate::{Draws, ModelError};
 ///
 /// q(z), the aggregate posterior over the training images, is estimated from the batch: the larger the
 /// batch, the better.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaTcConfig {
-    /// Weight of the information. Default 1.
+    /// α, the weight of the information that z has about the image. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub alpha: f64,
-    /// Weight of the total correlation. Default 6.
+    /// β, the weight of the total correlation. Default 6.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub beta: f64,
-    /// Weight of the dimensions' distances from the prior. Default 1.
+    /// γ, the weight of the dimensions' distances from the prior. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// How q(z) is estimated. Default `"weighted"`.
+    /// How the aggregate posterior q(z) is estimated from a batch. Default `"weighted"`.
     pub sampling: AggregateSampling,
 }
 
@@ -39,7 +43,7 @@ impl Default for BetaTcConfig {
 }
 
 /// Estimators of the aggregate posterior q(z) from a batch of B of N training images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AggregateSampling {
     /// q(z) ≈ 1/(N·B) Σ_j q(z|x_j) (Chen et al. 2018, App. C.1): biased, its gradient is what counts.

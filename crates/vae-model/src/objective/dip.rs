@@ -1,5 +1,6 @@
 //! `objective.regularizer.dip`: the aggregate posterior's covariance led to the identity.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -10,14 +11,17 @@ use crate::{Draws, ModelError};
 /// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
 /// (DIP-VAE, Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). The larger the batch,
 /// the better C is known.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DipConfig {
-    /// Which covariance. Default `"one"`.
+    /// Which covariance is penalized, DIP-VAE-I or DIP-VAE-II. Default `"one"`.
     pub variant: DipVariant,
-    /// λ_od, of what is off the diagonal. Default 10.
+    /// λ_od, the weight of the entries off the diagonal. Default 10.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub off_diagonal: f64,
-    /// λ_d, of the diagonal. Default 100; the paper takes 10·λ_od for DIP-I and λ_od for DIP-II.
+    /// λ_d, the weight of the diagonal's distance from 1. The paper takes 10·λ_od for DIP-I and λ_od for
+    /// DIP-II. Default 100.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub diagonal: f64,
 }
 
@@ -31,8 +35,8 @@ impl Default for DipConfig {
     }
 }
 
-/// Which covariance of the latents is led to the identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Which covariance of the latents is compared with the identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DipVariant {
     /// DIP-VAE-I: that of the posteriors' means, Cov_x\[μ(x)\].

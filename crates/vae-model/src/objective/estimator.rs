@@ -1,21 +1,23 @@
 //! Estimators: how K samples of z become a bound of log p(x).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::checks::n_samples;
+use super::checks::{MOST_SAMPLES, n_samples};
 use crate::math::log_mean_exp;
 use crate::{Draws, ModelError};
 
-/// How a bound of log p(x) is made of K samples for each image (`objective.estimator` in a config).
+/// How K samples of z for each image are combined into a bound of log p(x) (`objective.estimator` in a
+/// config).
 ///
-/// All but the first work on importance weights w = p(x|z)·p(z)/q(z|x), which no regularizer may
-/// scale.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// All but `elbo` use importance weights w = p(x|z)·p(z)/q(z|x) and need the regularizer `kl` with
+/// β = 1, without schedule and free bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {
-    /// The ELBO, the reconstruction as the mean of K samples. The one that regularizers change.
+    /// The ELBO, with the mean reconstruction of K samples. Goes with every regularizer.
     Elbo(ElboConfig),
     /// ln 1/K Σ w (IWAE, Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, eq. 8).
     Iwae(IwaeConfig),
@@ -35,11 +37,12 @@ impl Default for Estimator {
     }
 }
 
-/// The ELBO's samples.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// More samples make the gradient less noisy, at the cost of as many decodings of each image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ElboConfig {
-    /// K for each image. Default 1.
+    /// K, samples of z for each image in a training step. Default 1.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
 }
 
@@ -49,14 +52,16 @@ impl Default for ElboConfig {
     }
 }
 
-/// The importance-weighted bound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The bound is tighter than the ELBO, the more so the larger K is; each image is decoded K times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IwaeConfig {
-    /// K for each image. Default 50.
+    /// K, samples of z for each image in a training step. Default 50.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// Whether the encoder's gradient is the doubly reparameterized one (DReG, Tucker et al. 2019,
-    /// <https://arxiv.org/abs/1810.04152>, eq. 8): of the same expectation, and better the larger K is.
+    /// Use the doubly reparameterized gradient for the encoder (DReG, Tucker et al. 2019,
+    /// <https://arxiv.org/abs/1810.04152>, eq. 8). It has the same expectation and less noise, the more so
+    /// the larger K is. Needs a posterior whose density has a closed form, and no batch norm.
     /// Default false.
     pub doubly_reparameterized: bool,
 }
@@ -70,15 +75,17 @@ impl Default for IwaeConfig {
     }
 }
 
-/// M bounds of K samples each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Each image is decoded M·K times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NestedConfig {
-    /// M. Default 8.
+    /// M, the number of bounds. Default 8.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub bounds: u32,
-    /// K, samples in each bound. Default 8.
+    /// K, samples of z in each bound. `bounds` · `samples` is at most 100,000. Default 8.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// As of IWAE. Default false.
+    /// Use the doubly reparameterized gradient for the encoder, as in `iwae`. Default false.
     pub doubly_reparameterized: bool,
 }
 
@@ -92,15 +99,17 @@ impl Default for NestedConfig {
     }
 }
 
-/// A combination of ELBO and IWAE.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Each image is decoded K times, and both bounds are of the same samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CiwaeConfig {
-    /// K for each image. Default 50.
+    /// K, samples of z for each image in a training step. Default 50.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// β, the ELBO's share. Default 0.5.
+    /// β, the ELBO's share of the combination. Default 0.5.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub beta: f64,
-    /// As of IWAE. Default false.
+    /// Use the doubly reparameterized gradient for the encoder, as in `iwae`. Default false.
     pub doubly_reparameterized: bool,
 }
 

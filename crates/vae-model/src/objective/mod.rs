@@ -12,6 +12,7 @@ mod latent_norm;
 mod mmd;
 mod pixel_mean;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -37,37 +38,37 @@ use crate::{Draws, ModelConfig, ModelError, Vae, compatibility};
 /// "#).expect("an objective");
 /// assert_eq!(config.n_samples(), 50);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// What stands beside the reconstruction. Default `kl` with weight 1.
+    /// The term that is added to the reconstruction. Default `kl`, with weight 1.
     pub regularizer: Regularizer,
-    /// How a bound is made of the samples. Default `elbo` with one sample.
+    /// How the samples of an image are combined into a bound. Default `elbo`, with one sample.
     pub estimator: Estimator,
-    /// What keeps the decoder smooth. Default `"none"`.
+    /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
 }
 
-/// What stands beside the reconstruction in the loss.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The term that is added to the reconstruction in the loss (`objective.regularizer` in a config).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Regularizer {
-    /// Nothing: an autoencoder.
+    /// Nothing is added: an autoencoder.
     None,
-    /// β·kl, with a schedule or free bits.
+    /// β·kl, with a schedule or free bits: the VAE and the β-VAE.
     Kl(KlConfig),
-    /// γ·|kl − C|: the kl is led to a capacity C that rises.
+    /// γ·|kl − C| with a capacity C that rises during training.
     Capacity(CapacityConfig),
-    /// The kl's three parts with a weight each.
+    /// The three parts of the kl, each with its own weight (β-TC-VAE).
     BetaTc(BetaTcConfig),
-    /// kl, and the latents' covariance led to the identity.
+    /// kl, and a penalty on the distance of the latents' covariance from the identity (DIP-VAE).
     Dip(DipConfig),
-    /// The discrepancy between the aggregate posterior and the prior.
+    /// The discrepancy between the aggregate posterior and the prior (WAE-MMD, InfoVAE).
     Mmd(MmdConfig),
-    /// The norm of the codes.
+    /// The squared norm of the codes (RAE).
     LatentNorm(LatentNormConfig),
-    /// The loss of the Keras tutorials: means over pixels and latent dimensions.
+    /// The loss of the Keras tutorials, with means over pixels and latent dimensions instead of sums.
     PixelMean(PixelMeanConfig),
 }
 

@@ -1,5 +1,6 @@
 //! `objective.regularizer.pixel_mean`: the loss of the Keras tutorials.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
@@ -16,13 +17,15 @@ use crate::{Draws, ImageShape, ModelError};
 ///
 /// Dividing by the number of values shows it as a β-VAE in disguise: for D values it is
 /// (reconstruction + β·kl)/D with β = 2·D·`kl_weight`/Z, that is 0.39 for 5e-4, 28×28 and Z = 2.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PixelMeanConfig {
-    /// Weight of the averaged second term. Default 5e-4.
+    /// Weight of the second term, the kl averaged over latent dimensions. Default 5e-4.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub kl_weight: f64,
-    /// ε that probabilities of the cross-entropy are clipped by, such as Keras' 1e-7; 0 clips nothing.
-    /// Default 0.
+    /// ε; the cross-entropy's probabilities are clipped to [ε, 1 − ε]. Keras takes 1e-7; 0 clips nothing.
+    /// Needs a likelihood with logits, `bernoulli` or `scaled_bernoulli`. Default 0.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 0.5))]
     pub probability_clip: f64,
 }
 
