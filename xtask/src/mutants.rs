@@ -26,7 +26,7 @@ use crate::{cargo, libtorch};
 const SWITCH: &str = include_str!("mutants/switch.rs");
 
 /// Where formulas are.
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 14] = [
     "crates/vae-model/src/objective",
     "crates/vae-model/src/posterior",
     "crates/vae-model/src/prior",
@@ -34,7 +34,9 @@ const PATHS: [&str; 12] = [
     "crates/vae-train/src/learner.rs",
     "crates/vae-train/src/evaluate.rs",
     "crates/vae-train/src/fit.rs",
-    "crates/vae-train/src/schedule.rs",
+    "crates/vae-train/src/totals.rs",
+    "crates/vae-train/src/plateau.rs",
+    "crates/vae-run/src/config/schedule.rs",
     "crates/vae-train/src/callback/kl_schedule.rs",
     "crates/vae-train/src/ema.rs",
     "crates/vae-train/src/optimizer",
@@ -49,7 +51,7 @@ const LEFT_OUT: [&str; 3] = [
 ];
 
 /// The crates whose tests are run.
-const CRATES: [&str; 3] = ["vae-model", "vae-train", "vae-eval"];
+const CRATES: [&str; 5] = ["vae-model", "vae-run", "vae-view", "vae-train", "vae-eval"];
 
 /// Rounds of leaving out what does not compile.
 const MOST_ROUNDS: usize = 30;
@@ -503,8 +505,16 @@ fn messages(
         .args(["--message-format=json", "--quiet"])
         // The time is spent inside libtorch's kernels; optimizing these would cost minutes.
         .args(
-            ["vae-data", "vae-model", "vae-train", "vae-eval"]
-                .map(|name| format!("--config=profile.release.package.{name}.opt-level=0")),
+            [
+                "vae-base",
+                "vae-data",
+                "vae-model",
+                "vae-run",
+                "vae-view",
+                "vae-train",
+                "vae-eval",
+            ]
+            .map(|name| format!("--config=profile.release.package.{name}.opt-level=0")),
         )
         .stderr(Stdio::inherit())
         .output()

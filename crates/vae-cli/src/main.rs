@@ -147,7 +147,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
 fn main() -> ExitCode {
     signals::refused_writes_are_errors();
     let cli = Cli::parse();
-    vae_train::memory::keep_freed_blocks();
+    vae_base::memory::keep_freed_blocks();
     tracing_subscriber::fmt()
         .with_writer(progress::above_the_bar)
         .with_ansi(std::io::stderr().is_terminal())

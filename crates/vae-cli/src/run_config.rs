@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use toml::{Table, Value};
-use vae_train::options::{Kind, Setting, is_one_of, settings};
-use vae_train::{RunConfig, read_config};
+use vae_run::options::{Kind, Setting, is_one_of, settings};
+use vae_run::{RunConfig, read_config};
 
 /// What the user asked for makes no sense: exit code 2.
 #[derive(Debug)]
@@ -321,7 +321,7 @@ mod tests {
             "optimizer.rmsprop={alpha=0.9}",
         ] {
             let config = load_text(&text, &[setting]).unwrap();
-            let vae_train::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
+            let vae_run::OptimizerConfig::Rmsprop(rmsprop) = config.optimizer else {
                 panic!("{:?}", config.optimizer);
             };
             assert_eq!(rmsprop.alpha, 0.9);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{Workplace, metrics, stderr};
 use serde_json::Value;
-use vae_train::{Checkpoint, RunDir};
+use vae_run::{Checkpoint, RunDir};
 
 /// A process that is ended also where the test fails.
 struct Process(Child);

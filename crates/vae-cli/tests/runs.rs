@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vae_train::{Means, Position, Record, RunConfig, RunDir, Summary};
+use vae_run::{Means, Position, Record, RunConfig, RunDir, Summary};
 
 /// A folder with a folder `runs`.
 struct Workplace {

@@ -1,34 +1,15 @@
 //! Images, in memory or on the disk, with what is known of each.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
+use vae_base::ImageShape;
 
 use crate::bits::BitImages;
 use crate::stored::{Stored, StoredImages, StoredReader};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
-
-/// Channels, height and width of one image. `vae-model` has its own: the two crates never see each
-/// other, so that each can be imported without the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageShape {
-    /// C: 1 for gray, 3 for color.
-    pub channels: i64,
-    /// H, in pixels.
-    pub height: i64,
-    /// W, in pixels.
-    pub width: i64,
-}
-
-/// `1×28×28`: channels, height, width.
-impl fmt::Display for ImageShape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}×{}×{}", self.channels, self.height, self.width)
-    }
-}
 
 /// N images as bytes, and what is known of each: a class label, a file name, attributes.
 #[derive(Debug)]

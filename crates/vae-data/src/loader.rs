@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Device, Kind, Tensor};
+use vae_base::derive_seed;
+use vae_base::seed::flips;
 
 use crate::binarization::Coins;
 use crate::dataset::Images;
 use crate::pipeline::Pipeline;
-use crate::seed::flips;
 use crate::stored::{StoredImages, StoredReader, mirror};
-use crate::{Binarization, DataError, Dataset, ImageShape, derive_seed};
+use crate::{Binarization, DataError, Dataset, ImageShape};
 
 /// The image indices 0 to `n_images` − 1, shuffled for `epoch` of the run with this `seed`.
 ///

@@ -7,7 +7,8 @@ use tch::TchError;
 use thiserror::Error;
 use vae_data::DataError;
 use vae_model::ModelError;
-use vae_train::TrainError;
+use vae_run::RunError;
+use vae_view::ViewError;
 
 /// An error of this crate.
 #[derive(Debug, Error)]
@@ -21,7 +22,10 @@ pub enum EvalError {
     Model(#[from] ModelError),
     /// The run.
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Run(#[from] RunError),
+    /// Its pictures and latents.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// libtorch refuses.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),

@@ -7,10 +7,10 @@ use image::{DynamicImage, ImageEncoder};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_model::{Support, Vae};
-use vae_train::latent::plot::{Scatter, percent};
-use vae_train::latent::{Pca, encode};
-use vae_train::picture::{self, Pixels};
-use vae_train::{Record, RunDir};
+use vae_run::{Record, RunDir};
+use vae_view::latent::plot::{Scatter, percent};
+use vae_view::latent::{Pca, encode};
+use vae_view::picture::{self, Pixels};
 
 use crate::EvalError;
 

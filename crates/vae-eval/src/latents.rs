@@ -4,8 +4,9 @@ use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
 use vae_model::{ClosedKl, MmdConfig, PriorConfig, Vae};
-use vae_train::latent::{Codes, Labels, Learner, Method, encode};
-use vae_train::{LatentUse, TrainError};
+use vae_run::LatentUse;
+use vae_view::ViewError;
+use vae_view::latent::{Codes, Labels, Learner, Method, encode};
 
 use crate::aggregate::{AggregateDensities, aggregate_densities};
 use crate::likelihood::nats;
@@ -430,7 +431,7 @@ impl Probes {
         progress: &mut Progress<'_>,
     ) -> Result<(), EvalError> {
         let learner = match Learner::new(&self.train, &self.test) {
-            Err(TrainError::NoDirection) => {
+            Err(ViewError::NoDirection) => {
                 let reason = "all training images have the same latent";
                 findings
                     .not_measured
@@ -448,7 +449,7 @@ impl Probes {
             let linear = match learner.learn(&labels, Method::Linear, &[]) {
                 Ok(direction) => direction.accuracy,
                 // All images or none have it among those that are learned from.
-                Err(TrainError::Attribute { .. }) => None,
+                Err(ViewError::Attribute { .. }) => None,
                 Err(error) => return Err(error.into()),
             };
             let Some(linear) = linear else { continue };

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vae_data::{Binarization, Dataset, DatasetConfig, ImageShape};
 use vae_model::Vae;
-use vae_train::{OpenCheckpoint, RunConfig, RunDir};
+use vae_run::{OpenCheckpoint, RunConfig, RunDir};
 
 use crate::{EvalError, ImagesUsed, Pixels, SplitUsed, Subject, TrainedOn};
 

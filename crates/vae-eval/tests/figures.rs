@@ -4,7 +4,7 @@ mod common;
 
 use vae_eval::{Figures, figures};
 use vae_model::Vae;
-use vae_train::{RunConfig, RunDir};
+use vae_run::{RunConfig, RunDir};
 
 fn figures_of(tables: &str) -> Figures {
     let config: RunConfig = common::config(tables);

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_eval::{Bound, LatentOptions, Protocol, aggregate_densities, measure_latents};
 use vae_model::{ImageShape, Mode, Vae};
-use vae_train::latent::encode;
+use vae_view::latent::encode;
 
 fn quiet() -> impl FnMut(&str, usize, usize) {
     |_, _, _| ()

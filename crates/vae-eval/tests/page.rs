@@ -8,7 +8,7 @@ use vae_eval::{
     Section, SplitUsed, Subject, Topic, TrainedOn, comparisons, render,
 };
 use vae_model::Crop;
-use vae_train::{Means, Position, Record};
+use vae_run::{Means, Position, Record};
 
 /// What a path, a label or a reason might hold.
 const HOSTILE: &str = "<script>alert('x')</script> & \"quotes\" </style> <img src=http://x>";

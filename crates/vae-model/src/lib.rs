@@ -52,9 +52,7 @@ mod compatibility;
 mod config;
 mod error;
 mod export;
-pub mod files;
 mod graph;
-mod image_shape;
 mod import;
 mod likelihood;
 mod math;
@@ -75,8 +73,6 @@ mod weights;
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use export::Part;
-pub use files::write_whole;
-pub use image_shape::ImageShape;
 pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -105,5 +101,6 @@ pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use tensor_file::{TensorFile, read_tensors};
 pub use vae::{Draws, ElboTerms, Vae};
+pub use vae_base::{ImageShape, files, write_whole};
 pub use watch::first_non_finite;
 pub use weights::{WEIGHTS_FILE, write_tensors};

@@ -161,7 +161,9 @@ impl Parts {
 /// Names and shapes of the variables of a model, of which nothing is allocated.
 fn outline(config: &ModelConfig, image: ImageShape) -> Result<Outline, ModelError> {
     config.check()?;
-    image.check()?;
+    if let Some(problem) = image.problem() {
+        return Err(ModelError::config("image shape", problem));
+    }
     let variables = nn::VarStore::of_outline();
     drop(Parts::build(config, image, &variables));
     let outline = variables.into_outline();

@@ -6,26 +6,26 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use vae_data::DataError;
-use vae_model::{ImageShape, ModelError};
+use vae_model::ModelError;
+use vae_run::RunError;
+use vae_view::ViewError;
 
 /// An error of this crate.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A config value that no run can be made from.
-    #[error("{key}: {problem}")]
-    Config {
-        /// The key in the config.
-        key: &'static str,
-        /// What was found and what was wanted.
-        problem: String,
-    },
     /// The data set.
     #[error(transparent)]
     Data(#[from] DataError),
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The run's files, or its config.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Its pictures.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// A number of training is none. [`crate::Trainer::fit`] deals with it as `[safety]` says.
     #[error("{problem} by step {step}")]
     NonFinite {
@@ -60,31 +60,6 @@ pub enum TrainError {
         /// What was found.
         problem: String,
     },
-    /// A config that is not the one a run was started with.
-    #[error(
-        "{path}: cannot go on exactly, since these differ from what the checkpoint was trained with: \
-         {differences}. Change them back, or start a new run"
-    )]
-    ResumeConfig {
-        /// The run.
-        path: PathBuf,
-        /// Keys with both values.
-        differences: String,
-    },
-    /// The folder for a new run is in use.
-    #[error("{path}: already holds files; give another folder with --out, or remove it")]
-    RunExists {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// A folder that is no run, or lacks what is asked of it.
-    #[error("{path}: {problem}")]
-    Run {
-        /// The folder or file.
-        path: PathBuf,
-        /// What was found and what was wanted.
-        problem: String,
-    },
     /// A saved state that belongs to another run.
     #[error("state of the {owner}: {problem}")]
     State {
@@ -93,20 +68,6 @@ pub enum TrainError {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// An attribute that no direction can be learned of, or of which none is known.
-    #[error("attribute {name}: {problem}")]
-    Attribute {
-        /// The attribute.
-        name: String,
-        /// What was found and what was wanted.
-        problem: String,
-    },
-    /// A latent for a sphere that points nowhere, or latents that are all the same.
-    #[error(
-        "latents of length 0 have no direction: on a sphere they have no place, and where all images have \
-         the same latent (nothing is encoded), nothing can be learned of them"
-    )]
-    NoDirection,
     /// The file system refused.
     #[error("{path}")]
     Io {
@@ -114,44 +75,6 @@ pub enum TrainError {
         path: PathBuf,
         /// The reason the system gives.
         source: std::io::Error,
-    },
-    /// A picture could not be written.
-    #[error("{path}")]
-    Picture {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: image::ImageError,
-    },
-    /// A picture that would be larger than memory or its format allow.
-    #[error("a picture of {width} × {height} pixels is too large; ask for fewer images")]
-    PictureSize {
-        /// Pixels from left to right.
-        width: u64,
-        /// Pixels from top to bottom.
-        height: u64,
-    },
-    /// More images than are made at once.
-    #[error("{n_images} images of {shape} need more than 4 GiB of memory; ask for fewer")]
-    TooManyImages {
-        /// Images.
-        n_images: i64,
-        /// The shape of each.
-        shape: ImageShape,
-    },
-    /// A plot could not be drawn.
-    #[error("drawing a plot: {0}")]
-    Plot(String),
-    /// Another process trains in the folder.
-    #[error(
-        "{path}: another process{} trains this run; stop it first, or give another folder",
-        pid.map_or(String::new(), |pid| format!(" ({pid})"))
-    )]
-    Locked {
-        /// The folder of the run.
-        path: PathBuf,
-        /// The number of that process, where it could be read.
-        pid: Option<u32>,
     },
     /// libtorch refused, out of memory for example.
     #[error("libtorch refused")]
@@ -163,13 +86,6 @@ impl TrainError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
-    }
-
-    pub(crate) fn config(key: &'static str, problem: impl Into<String>) -> Self {
-        Self::Config {
-            key,
-            problem: problem.into(),
-        }
     }
 
     /// Whether a file could not be written because the disk is full, or a quota used up.
@@ -186,19 +102,5 @@ impl TrainError {
             cause = error.source();
         }
         false
-    }
-
-    pub(crate) fn attribute(name: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Attribute {
-            name: name.into(),
-            problem: problem.into(),
-        }
-    }
-
-    pub(crate) fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self::Run {
-            path: path.into(),
-            problem: problem.into(),
-        }
     }
 }

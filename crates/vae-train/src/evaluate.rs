@@ -1,13 +1,14 @@
 //! Evaluation on held-out images.
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad, with_grad};
+use vae_base::derive_seed;
+use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_data::{Dataset, derive_seed};
 use vae_model::{LossContext, Mode, Vae};
 
-use crate::metric::{Means, Totals};
-use crate::{RunConfig, TrainError};
+use vae_run::{LatentUse, Means, RunConfig};
+
+use crate::{Totals, TrainError};
 
 /// What a pass over images that are not trained on says.
 #[derive(Clone, Debug)]
@@ -18,56 +19,6 @@ pub struct Evaluation {
     pub latent_use: LatentUse,
     /// Mean squared error of the mean images against the images, pixels from 0 to 1.
     pub mse: f64,
-}
-
-/// How much each latent dimension is used.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LatentUse {
-    /// Mean kl of each latent dimension, nats; none where the parts have no closed form for it.
-    pub kl: Option<Vec<f64>>,
-    /// Variance over the images of the posterior's center in each dimension.
-    pub center_variance: Vec<f64>,
-    /// Images that the variance is over; 0 where an earlier version did not write it.
-    #[serde(default)]
-    pub n_images: u64,
-}
-
-impl LatentUse {
-    /// Variance of the posterior's center above which a latent dimension counts as in use.
-    pub const ACTIVE_VARIANCE: f64 = 0.01;
-
-    /// Over fewer images a variance is too much by chance to say which dimensions are in use: of one image it
-    /// is 0 in every dimension, whatever the model. Over ten a dimension whose center is normal with variance
-    /// ½ seems unused once in two million times.
-    pub const LEAST_IMAGES: u64 = 10;
-
-    /// Whether there were images enough to say which dimensions are in use.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        self.n_images >= Self::LEAST_IMAGES
-    }
-
-    /// Latent dimensions in use: the variance of the posterior's center over the images is above 0.01
-    /// (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
-    #[must_use]
-    pub fn active_units(&self) -> u64 {
-        let dims = 0..self.center_variance.len();
-        dims.filter(|&dim| self.is_active(dim)).count() as u64
-    }
-
-    /// Whether a latent dimension is one of them.
-    #[must_use]
-    pub fn is_active(&self, dim: usize) -> bool {
-        let variance = self.center_variance.get(dim);
-        variance.is_some_and(|&variance| variance > Self::ACTIVE_VARIANCE)
-    }
-
-    /// A number for each dimension that is larger the more it is used: the kl where it is known, or else
-    /// the variance of the center.
-    #[must_use]
-    pub fn ranking(&self) -> &[f64] {
-        self.kl.as_deref().unwrap_or(&self.center_variance)
-    }
 }
 
 /// One pass over the data set without gradients. The noise is the same every time, so that epochs

@@ -5,21 +5,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Tensor};
 use tracing::warn;
 use vae_data::loader::{Batches, n_batches};
 use vae_data::{Dataset, Splits};
 use vae_model::{Vae, first_non_finite};
+use vae_run::{
+    CheckpointState, CheckpointTensors, Controls, Incident, LatentUse, Means, OpenCheckpoint,
+    Position, Record, ResumeState, RunConfig, RunDir, RunError, StepControls, checkpoint,
+};
 
 use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
-use crate::checkpoint::{self, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
 use crate::learner::StepOutput;
-use crate::metric::{Means, Record, Totals};
-use crate::recovery::{Good, Recovery, StepControls};
-use crate::{Evaluation, Incident, LatentUse, Learner, RunConfig, RunDir, TrainError, evaluate};
+use crate::recovery::{Good, Recovery};
+use crate::{Evaluation, Learner, Totals, TrainError, evaluate};
 
 /// What a run works with, and how far it is; callbacks get it with every event.
 #[derive(Debug)]
@@ -39,24 +40,6 @@ pub struct Fit<'a> {
     pub incidents: Vec<Incident>,
     save_requested: bool,
     last_checkpoint: Option<Position>,
-}
-
-/// What callbacks may turn; it holds for the steps to come.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Controls {
-    /// Factor on the optimizer's learning rate.
-    pub learning_rate_factor: f64,
-    /// The step at which the objective's schedule stands.
-    pub objective_step: u64,
-}
-
-/// How far a run is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Position {
-    /// Whole epochs done.
-    pub epochs: u64,
-    /// Optimizer steps done.
-    pub steps: u64,
 }
 
 /// Why a run ended.
@@ -274,21 +257,17 @@ impl<'a> Trainer<'a> {
             ),
         ] {
             if found != wanted {
-                return Err(TrainError::run(
-                    &checkpoint.folder,
-                    format!(
-                        "was written with {wanted} {what} images, the data set has {found}: to go \
-                         on exactly it must be the same"
-                    ),
-                ));
+                let problem = format!(
+                    "was written with {wanted} {what} images, the data set has {found}: to go on \
+                     exactly it must be the same"
+                );
+                return Err(RunError::run(&checkpoint.folder, problem).into());
             }
         }
         if self.fingerprints != state.fingerprints {
-            return Err(TrainError::run(
-                &checkpoint.folder,
-                "was written with other images than the data set has now: to go on exactly they \
-                 must be the same",
-            ));
+            let problem = "was written with other images than the data set has now: to go on exactly \
+                           they must be the same";
+            return Err(RunError::run(&checkpoint.folder, problem).into());
         }
         self.learner.resume(&checkpoint, state.optimizer_steps)?;
         if self.keeps_states()
@@ -834,8 +813,9 @@ impl<'a> Trainer<'a> {
             rollback: self.recovery.saved(self.run.position),
             ..self.learner.checkpoint_tensors()
         };
-        self.checkpoint =
-            while_disk_is_full(stop, || checkpoint::save(run_dir, state.clone(), &tensors))?;
+        self.checkpoint = while_disk_is_full(stop, || {
+            Ok(checkpoint::save(run_dir, state.clone(), &tensors)?)
+        })?;
         self.run.last_checkpoint = Some(self.run.position);
         Ok(())
     }

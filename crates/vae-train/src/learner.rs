@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_data::derive_seed;
+use vae_base::derive_seed;
 use vae_model::{ElboTerms, LossContext, Mode, Vae};
+use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
-use crate::checkpoint::{CheckpointTensors, OpenCheckpoint};
-use crate::{Ema, Optimizer, RunConfig, TrainError};
+use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
 
 /// A model with what it takes to train it.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl<'a> Learner<'a> {
         config: &'a RunConfig,
         n_train_images: usize,
     ) -> Result<Self, TrainError> {
-        config.training.precision.check(vae.device())?;
+        check_precision(config.training.precision, vae.device())?;
         let ema = config.training.ema_decay;
         Ok(Self {
             vae,
@@ -150,7 +150,7 @@ impl<'a> Learner<'a> {
         let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         for part in images.split(part_size, 0) {
-            let draws = precision.autocast(vae.device(), || {
+            let draws = autocast(precision, vae.device(), || {
                 vae.draw(&part, objective.n_samples(), Mode::Train)
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
@@ -231,7 +231,7 @@ impl<'a> Learner<'a> {
             .load_state(optimizer_steps, &checkpoint.optimizer()?)?;
         if let Some(ema) = &mut self.ema {
             let raw = checkpoint.raw_weights()?.ok_or_else(|| {
-                TrainError::run(
+                RunError::run(
                     &checkpoint.folder,
                     "holds no raw weights beside the averaged",
                 )

@@ -1,69 +1,48 @@
 //! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
 //! around it, a [`RunDir`] is what it leaves.
+//!
+//! The archive of runs (`vae_run`) and what draws them (`vae_view`) are crates of their own below this one;
+//! what a program that trains needs of them is named here too.
 
 #[cfg(test)]
 #[path = "../../vae-model/tests/common/alone.rs"]
 mod alone;
-pub mod animation;
 mod callback;
-mod checkpoint;
-mod config;
-pub mod curves;
 mod ema;
 mod error;
 mod evaluate;
 mod fit;
 mod kernels;
-pub mod latent;
 mod learner;
-pub mod memory;
-mod metric;
 mod optimizer;
-pub mod options;
-mod overview;
-pub mod picture;
+mod plateau;
 mod precision;
-mod range;
 mod recovery;
-mod resume;
-mod run_dir;
-mod run_lock;
-mod safety;
-mod schedule;
-pub mod tensorboard;
+mod totals;
 
 pub use callback::{Callback, Event, Flow};
 pub use callback::{
-    checkpoints::Checkpoints,
-    collapse_watch::CollapseWatch,
-    curves::Curves,
-    early_stopping::{EarlyStopping, EarlyStoppingConfig},
-    kl_schedule::KlSchedule,
-    learning_rate::LearningRate,
-    metrics_log::MetricsLog,
-    pictures::Pictures,
-    tensorboard::TensorBoard,
+    checkpoints::Checkpoints, collapse_watch::CollapseWatch, curves::Curves,
+    early_stopping::EarlyStopping, kl_schedule::KlSchedule, learning_rate::LearningRate,
+    metrics_log::MetricsLog, pictures::Pictures, tensorboard::TensorBoard,
 };
-pub use checkpoint::{Checkpoint, CheckpointState, CheckpointsConfig, OpenCheckpoint, ResumeState};
-pub use config::{PicturesConfig, RunConfig, TrainingConfig};
 pub use ema::Ema;
 pub use error::TrainError;
-pub use evaluate::{Evaluation, LatentUse, evaluate};
-pub use fit::{Controls, Fit, Outcome, Position, Stop, Trainer, device_name};
+pub use evaluate::{Evaluation, evaluate};
+pub use fit::{Fit, Outcome, Stop, Trainer, device_name};
 pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
-pub use metric::{Means, Metric, Record, Totals};
-pub use optimizer::{
-    AdamConfig, AdamwConfig, ClipConfig, Optimizer, OptimizerConfig, RmspropConfig, SgdConfig,
-    StepReport,
+pub use optimizer::{Optimizer, StepReport};
+pub use plateau::PlateauState;
+pub use precision::{autocast, check_precision};
+pub use totals::Totals;
+pub use vae_base::memory;
+pub use vae_run::{
+    AdamConfig, AdamwConfig, Checkpoint, CheckpointState, CheckpointsConfig, ClipConfig, Controls,
+    CosineConfig, EarlyStoppingConfig, ExponentialConfig, Incident, LatentUse, Means, Metric,
+    OneCycleConfig, OpenCheckpoint, OptimizerConfig, Overview, PicturesConfig, PlateauConfig,
+    Position, Precision, Record, ResumeState, RmspropConfig, RunConfig, RunDir, RunError, RunLock,
+    RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary, ThresholdMode,
+    TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
-pub use overview::Overview;
-pub use precision::Precision;
-pub use resume::{check_resume, differences};
-pub use run_dir::{RunDir, Summary, read_config};
-pub use run_lock::{RunLock, RunState};
-pub use safety::{Incident, SafetyConfig};
-pub use schedule::{
-    CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, PlateauState, Schedule,
-    StepConfig, ThresholdMode, WarmUpConfig,
-};
+pub use vae_view::{animation, curves, latent, picture, tensorboard};

@@ -2,19 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
+use vae_run::{
+    Controls, Position, SavedGood, SavedRecovery, SavedStates, SavedTotals, StepControls,
+};
 
 use crate::learner::Snapshot;
-use crate::metric::SavedTotals;
-use crate::{Controls, Position};
-
-/// What a step was done with, beside its images and its noise.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct StepControls {
-    pub(crate) learning_rate_factor: f64,
-    pub(crate) objective_step: u64,
-}
 
 /// A state to return to.
 #[derive(Debug)]
@@ -112,30 +105,6 @@ impl Recovery {
             tensors,
         })
     }
-}
-
-/// [`Recovery`] as a checkpoint keeps it.
-#[derive(Debug)]
-pub(crate) struct SavedRecovery {
-    pub(crate) states: SavedStates,
-    /// The name of each begins with the index of its state.
-    pub(crate) tensors: Vec<(String, Tensor)>,
-}
-
-/// What is not a tensor of [`SavedRecovery`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct SavedStates {
-    good: Vec<SavedGood>,
-    history: BTreeMap<u64, StepControls>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedGood {
-    failed: bool,
-    position: Position,
-    controls: Controls,
-    totals: SavedTotals,
-    optimizer_steps: u64,
 }
 
 impl From<SavedRecovery> for Recovery {

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::config::IdxConfig;
 use vae_data::loader::Batches;
 use vae_data::{Dataset, DatasetConfig, HoldOut, Splits};
-use vae_model::{ImageShape, Mode, Vae, WEIGHTS_FILE};
+use vae_model::{Mode, Vae, WEIGHTS_FILE};
 use vae_train::{Learner, RunConfig, evaluate};
 
 /// The first 256 training and 64 test digits of MNIST; `data/mnist/make.py` wrote them.
@@ -39,15 +39,6 @@ fn photos(digits: &Dataset, n_channels: i64) -> Dataset {
     let padded = images.constant_pad_nd([2_i64; 4].as_slice());
     let colored = padded.repeat([1, n_channels, 1, 1]);
     Dataset::new(colored, None).expect("a data set")
-}
-
-fn image_shape(dataset: &Dataset) -> ImageShape {
-    let shape = dataset.shape();
-    ImageShape {
-        channels: shape.channels,
-        height: shape.height,
-        width: shape.width,
-    }
 }
 
 /// Ten steps of at most 32 images, each with numbers for everything that is logged.
@@ -96,7 +87,7 @@ fn every_model_trains_saves_loads_samples_and_evaluates() {
         let name = path.file_stem().expect("a name").to_string_lossy();
         let begun = Instant::now();
         let Splits { train, test, .. } = digits(&config);
-        let shape = image_shape(&train);
+        let shape = train.shape();
         tch::manual_seed(1);
         let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
         vae.start_from(&train.first(train.len()).expect("images"))

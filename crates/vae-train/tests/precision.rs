@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use vae_model::{
     ConvConfig, ImageShape, LossContext, Mode, ModelConfig, NetworkConfig, Objective, Vae,
 };
-use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision};
+use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision, autocast, check_precision};
 
 fn linear(input: &Tensor, weight: &Tensor) -> Tensor {
     input.linear(weight, None::<&Tensor>)
@@ -25,7 +25,7 @@ fn outputs_are_bf16_inside_and_gradients_f32() {
     let weight = ones([3, 2]).set_requires_grad(true);
     // 1 + 2⁻⁹ needs 10 bits: bf16 has 8 and makes it 1.
     let input = ones([4, 2]) * (1.0 + 2_f64.powi(-9));
-    let run = |precision: Precision| precision.autocast(Device::Cpu, || linear(&input, &weight));
+    let run = |precision: Precision| autocast(precision, Device::Cpu, || linear(&input, &weight));
     let (exact, rounded) = (run(Precision::F32), run(Precision::Bf16));
     assert_eq!(
         (exact.kind(), rounded.kind()),
@@ -44,12 +44,12 @@ fn what_was_in_force_before_comes_back() {
     let _alone = generator::alone();
     let (input, weight) = (ones([4, 2]), ones([3, 2]));
     let kind = || linear(&input, &weight).kind();
-    Precision::Bf16.autocast(Device::Cpu, || {
-        assert_eq!(Precision::Bf16.autocast(Device::Cpu, kind), Kind::BFloat16);
+    autocast(Precision::Bf16, Device::Cpu, || {
+        assert_eq!(autocast(Precision::Bf16, Device::Cpu, kind), Kind::BFloat16);
         assert_eq!(kind(), Kind::BFloat16, "the outer one still holds");
     });
     assert_eq!(kind(), Kind::Float);
-    let body = || Precision::Bf16.autocast(Device::Cpu, || panic!("on purpose"));
+    let body = || autocast(Precision::Bf16, Device::Cpu, || panic!("on purpose"));
     let caught = panic::catch_unwind(AssertUnwindSafe(body));
     assert!(caught.is_err());
     assert_eq!(kind(), Kind::Float);
@@ -60,7 +60,11 @@ fn the_next_step_computes_with_the_changed_weights() {
     let _alone = generator::alone();
     // Autocast keeps the weights' bf16 copies while it lives, and must not longer.
     let weight = ones([1, 1]).set_requires_grad(true);
-    let run = || Precision::Bf16.autocast(Device::Cpu, || linear(&ones([1, 1]), &weight));
+    let run = || {
+        autocast(Precision::Bf16, Device::Cpu, || {
+            linear(&ones([1, 1]), &weight)
+        })
+    };
     assert_eq!(run().double_value(&[0, 0]), 1.0);
     let _ = tch::no_grad(|| weight.shallow_clone().fill_(3.0));
     assert_eq!(run().double_value(&[0, 0]), 3.0);
@@ -104,7 +108,7 @@ fn losses(precision: Precision) -> Vec<f64> {
     let mut optimizer = Optimizer::new(&OptimizerConfig::default(), vae.named_variables());
     (0..40)
         .map(|step| {
-            let loss = precision.autocast(Device::Cpu, || {
+            let loss = autocast(precision, Device::Cpu, || {
                 let draws = vae
                     .draw_with_noise(&images, &noise, Mode::Train)
                     .expect("draws");
@@ -141,8 +145,8 @@ fn training_in_bf16_goes_the_way_of_f32() {
 #[test]
 fn a_device_without_bf16_is_refused() {
     let _alone = generator::alone();
-    assert!(Precision::F32.check(Device::Mps).is_ok());
-    let error = Precision::Bf16.check(Device::Mps).expect_err("refused");
+    assert!(check_precision(Precision::F32, Device::Mps).is_ok());
+    let error = check_precision(Precision::Bf16, Device::Mps).expect_err("refused");
     assert!(
         error.to_string().contains("\"f32\" works everywhere"),
         "{error}"
@@ -152,7 +156,10 @@ fn a_device_without_bf16_is_refused() {
     {
         let flags = std::fs::read_to_string("/proc/cpuinfo").expect("the processor's flags");
         let has_bf16 = flags.contains("avx512_bf16");
-        assert_eq!(Precision::Bf16.check(Device::Cpu).is_ok(), has_bf16);
+        assert_eq!(
+            check_precision(Precision::Bf16, Device::Cpu).is_ok(),
+            has_bf16
+        );
     }
 }
 

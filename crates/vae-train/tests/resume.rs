@@ -14,7 +14,7 @@ use vae_data::{Splits, derive_seed};
 use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
     Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, Metric, MetricsLog,
-    Precision, RunConfig, RunDir, Stop, TrainError, Trainer,
+    Precision, RunConfig, RunDir, Stop, TrainError, Trainer, check_precision,
 };
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
@@ -159,7 +159,7 @@ const BATCH_NORM: &str = "[model.network.conv_batch_norm]\nchannels = [4]\n\
 #[test]
 fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
     let half = "[training]\nprecision = \"bf16\"\n";
-    let has_half = Precision::Bf16.check(Device::Cpu).is_ok();
+    let has_half = check_precision(Precision::Bf16, Device::Cpu).is_ok();
     if !has_half {
         eprintln!("NOT TESTED: bf16; this processor has no instructions for it");
     }

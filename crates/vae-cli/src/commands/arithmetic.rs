@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use tch::{Tensor, no_grad};
-use vae_train::latent;
-use vae_train::picture::{self, Pixels};
+use vae_view::latent;
+use vae_view::picture::{self, Pixels};
 
 use super::place::Place;
 use super::{OutArgs, RunArgs};

@@ -9,8 +9,8 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_data::{DatasetConfig, Splits};
-use vae_train::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
-use vae_train::picture::{self, Pixels};
+use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
+use vae_view::picture::{self, Pixels};
 
 use super::place::Place;
 use super::sample::save_each;

@@ -6,9 +6,10 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
+use vae_base::memory;
 use vae_data::derive_seed;
 use vae_model::Vae;
-use vae_train::{Learner, device_name, memory};
+use vae_train::{Learner, device_name};
 
 use super::shape::Shape;
 use crate::device::DeviceChoice;

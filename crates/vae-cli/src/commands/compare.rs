@@ -9,7 +9,8 @@ use serde_json::json;
 use toml::{Table, Value};
 use tracing::warn;
 use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
-use vae_train::{Overview, RunDir, curves, picture, read_config};
+use vae_run::{Overview, RunDir, read_config};
+use vae_view::{curves, picture};
 
 use super::{picture_name, table};
 use crate::Done;

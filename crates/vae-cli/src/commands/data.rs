@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::loader::Batches;
 use vae_data::{BadFiles, DataError, Dataset, Splits};
-use vae_train::RunConfig;
+use vae_run::RunConfig;
 
 use crate::output::{self, out, say};
 use crate::run_config::ConfigError;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use tracing::warn;
 use vae_model::Vae;
-use vae_train::picture;
+use vae_view::picture;
 
 use super::RunArgs;
 use crate::Done;

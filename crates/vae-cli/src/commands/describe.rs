@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 use tch::Device;
 use vae_model::{ModelConfig, PartSummary, Preprocessing, Vae};
-use vae_train::{Checkpoint, RunConfig, RunDir};
+use vae_run::{Checkpoint, RunConfig, RunDir};
 
 use super::shape::{self, Shape};
 use super::table;

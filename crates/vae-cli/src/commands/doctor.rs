@@ -5,7 +5,8 @@ use std::fs;
 use anyhow::Result;
 use serde::Serialize;
 use tch::{Cuda, Device};
-use vae_train::{Precision, libtorch_config};
+use vae_run::Precision;
+use vae_train::{check_precision, libtorch_config};
 
 use super::table;
 use crate::Done;
@@ -111,7 +112,7 @@ fn examine() -> Report {
         libtorch,
         libtorch_file: loaded_file("libtorch_cpu."),
         cpu_capability,
-        bf16_on_cpu: Precision::Bf16.check(Device::Cpu).is_ok(),
+        bf16_on_cpu: check_precision(Precision::Bf16, Device::Cpu).is_ok(),
         threads,
         cores,
         cuda_devices: if cuda.is_ok() {

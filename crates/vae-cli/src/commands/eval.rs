@@ -16,7 +16,7 @@ use vae_eval::{
     SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
     measure_likelihood, measure_pictures, render, write_page,
 };
-use vae_train::RunConfig;
+use vae_run::RunConfig;
 
 use super::{OpenRun, RunArgs, table};
 use crate::Done;

@@ -8,9 +8,9 @@ use image::imageops::FilterType;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_model::Support;
-use vae_train::animation;
-use vae_train::latent::{self, Blend};
-use vae_train::picture::{self, Pixels};
+use vae_view::animation;
+use vae_view::latent::{self, Blend};
+use vae_view::picture::{self, Pixels};
 
 use super::place::Place;
 use super::{RunArgs, picture_name};

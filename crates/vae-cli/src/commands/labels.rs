@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use tch::Kind;
 use vae_data::{Dataset, Splits};
-use vae_train::latent::Labels;
+use vae_view::latent::Labels;
 
 /// The name under which an attribute is known: `digit=3` is `class=3`.
 pub(super) fn canonical(name: &str) -> String {

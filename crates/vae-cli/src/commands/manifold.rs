@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use tch::no_grad;
-use vae_train::picture;
+use vae_view::picture;
 
 use super::{OutArgs, RunArgs};
 use crate::Done;

@@ -39,7 +39,8 @@ use serde_json::json;
 use tracing::warn;
 use vae_data::{BadFile, InputBatch, Inputs, Split};
 use vae_model::{Vae, WEIGHTS_FILE};
-use vae_train::{Checkpoint, OpenCheckpoint, RunDir, picture};
+use vae_run::{Checkpoint, OpenCheckpoint, RunDir};
+use vae_view::picture;
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
@@ -169,16 +170,7 @@ impl OpenRun {
         attributes: Option<&Path>,
     ) -> Result<Inputs> {
         let dataset = self.run_dir.config()?.dataset;
-        let vae_model::ImageShape {
-            channels,
-            height,
-            width,
-        } = self.vae.image_shape();
-        let shape = vae_data::ImageShape {
-            channels,
-            height,
-            width,
-        };
+        let shape = self.vae.image_shape();
         Ok(match paths {
             [] => Inputs::of_split(&dataset, shape, otherwise, attributes)?,
             paths => Inputs::open(&dataset, shape, paths, attributes)?,

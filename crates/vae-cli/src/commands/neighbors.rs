@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_data::Split;
-use vae_train::picture;
+use vae_view::picture;
 
 use super::{RunArgs, picture_name, table, warn_of_bad};
 use crate::Done;

@@ -3,7 +3,7 @@
 mod page;
 
 use anyhow::Result;
-use vae_train::options::{self, Kind, Setting, shown};
+use vae_run::options::{self, Kind, Setting, shown};
 
 use super::table;
 use crate::Done;

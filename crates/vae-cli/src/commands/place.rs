@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::{Dataset, Split};
-use vae_train::latent::{self, Codes};
-use vae_train::picture;
+use vae_view::latent::{self, Codes};
+use vae_view::picture;
 
 use super::OpenRun;
 

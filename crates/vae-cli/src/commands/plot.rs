@@ -7,9 +7,9 @@ use clap::ValueEnum;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_data::{Dataset, Splits};
-use vae_train::latent::plot::{Dimensions, Scatter, bars, percent};
-use vae_train::latent::{Pca, projector};
-use vae_train::picture;
+use vae_view::latent::plot::{Dimensions, Scatter, bars, percent};
+use vae_view::latent::{Pca, projector};
+use vae_view::picture;
 
 use super::{OpenRun, RunArgs, labels, print_file};
 use crate::Done;

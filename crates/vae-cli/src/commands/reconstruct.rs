@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use tch::no_grad;
 use vae_data::Split;
-use vae_train::picture;
+use vae_view::picture;
 
 use super::{OutArgs, RunArgs};
 use crate::Done;

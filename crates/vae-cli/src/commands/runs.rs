@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use vae_data::one_line;
-use vae_train::{Overview, RunDir};
+use vae_run::{Overview, RunDir};
 
 use super::table;
 use crate::Done;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
 use vae_model::PriorConfig;
-use vae_train::picture::{self, Pixels};
+use vae_view::picture::{self, Pixels};
 
 use super::{RunArgs, picture_name};
 use crate::Done;

@@ -8,7 +8,7 @@ use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
 use vae_eval::image_bounds;
 use vae_model::{Mode, Vae};
-use vae_train::picture;
+use vae_view::picture;
 
 use super::encode::numbers;
 use super::{InputArgs, OpenRun, RunArgs, picture_name, warn_of_bad};

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use vae_model::ImageShape;
-use vae_train::RunConfig;
+use vae_base::ImageShape;
+use vae_run::RunConfig;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape(pub(super) ImageShape);
@@ -31,10 +31,5 @@ pub(super) fn of(config: &RunConfig, asked: Option<Shape>) -> Result<ImageShape>
         return Ok(shape);
     }
     let shape = config.dataset.image_shape();
-    let shape = shape.context("the shape of the images is not known; --shape CxHxW says it")?;
-    Ok(ImageShape {
-        channels: shape.channels,
-        height: shape.height,
-        width: shape.width,
-    })
+    shape.context("the shape of the images is not known; --shape CxHxW says it")
 }

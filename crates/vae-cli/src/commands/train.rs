@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tch::Device;
 use tracing::warn;
-use vae_data::{Dataset, Splits, derive_seed};
-use vae_model::{ImageShape, Vae, write_whole};
+use vae_base::{derive_seed, memory, write_whole};
+use vae_data::{Dataset, Splits};
+use vae_model::Vae;
+use vae_run::{
+    Checkpoint, CheckpointState, OpenCheckpoint, Position, RunConfig, RunDir, RunLock, Summary,
+    check_resume,
+};
 use vae_train::{
-    Checkpoint, CheckpointState, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog,
-    OpenCheckpoint, Outcome, Pictures, Position, RunConfig, RunDir, RunLock, Stop, Summary,
-    TensorBoard, Trainer, check_resume, device_name, memory,
+    Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome, Pictures, Stop,
+    TensorBoard, Trainer, check_precision, device_name,
 };
 
 use crate::device::DeviceChoice;
@@ -91,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
-    config.training.precision.check(device)?;
+    check_precision(config.training.precision, device)?;
     match resumed {
         Some((run_dir, lock)) => {
             // Without a checkpoint it was stopped before its first: the start is the place to go on.
@@ -184,14 +188,8 @@ fn train(
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
-    let shape = splits.train.shape();
-    let image = ImageShape {
-        channels: shape.channels,
-        height: shape.height,
-        width: shape.width,
-    };
     tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let mut vae = Vae::new(&config.model, image, device)?;
+    let mut vae = Vae::new(&config.model, splits.train.shape(), device)?;
     vae.set_framing(config.framing());
     let n_start_images = vae.n_start_images();
     if n_start_images > 0 {

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use tch::no_grad;
-use vae_train::picture;
+use vae_view::picture;
 
 use super::place::Place;
 use super::{OutArgs, RunArgs};

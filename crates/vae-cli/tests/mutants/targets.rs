@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::{Dataset, DatasetConfig, ImageShape, Inputs, Splits, idx};
 use vae_model::{ModelConfig, Vae, WEIGHTS_FILE, read_tensors, verify_sums, write_sums};
-use vae_train::{Checkpoint, Checkpoints, RunConfig, RunDir, Trainer};
+use vae_run::{Checkpoint, RunConfig, RunDir};
+use vae_train::{Checkpoints, Trainer};
 
 // The whole of it, of which the program uses more than is used here.
 #[allow(dead_code, unused_imports)]
@@ -350,7 +351,7 @@ pub(crate) fn read_checkpoint(bytes: &[u8]) -> bool {
         }
         is_taken &= Checkpoint::Last.open(&run.run_dir).is_ok_and(|checkpoint| {
             let _ = checkpoint.state.config.check();
-            let _ = vae_train::check_resume(&run.run_dir, &checkpoint.state, &run.config);
+            let _ = vae_run::check_resume(&run.run_dir, &checkpoint.state, &run.config);
             let loaded = Vae::load(&checkpoint.folder, Device::Cpu).is_ok();
             let mut trainer = Trainer::new(&run.vae, &run.splits, &run.config).expect("a trainer");
             trainer.add(Checkpoints::new(&run.config.checkpoints));

@@ -26,8 +26,8 @@ use std::thread;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use vae_base::one_line;
 
-use crate::bad_files::one_line;
 use crate::config::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::stored::{FileImages, Stored, StoredImages};
 use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};

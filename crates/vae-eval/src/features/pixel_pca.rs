@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_train::latent::Pca;
+use vae_view::latent::Pca;
 
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor};

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use vae_train::Record;
+use vae_run::Record;
 
 use super::text::{Escaped, words};
 use crate::number::{number, with_decimals};

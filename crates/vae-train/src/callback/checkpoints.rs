@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::{Callback, CheckpointsConfig, Event, Fit, Flow, Position, TrainError};
+use vae_run::{CheckpointsConfig, Position};
+
+use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Asks for a checkpoint after every so many epochs and after the best so far, inside an epoch when so many minutes have
 /// passed since the last, and at the end, whatever ended the run.

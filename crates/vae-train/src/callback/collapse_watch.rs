@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use tracing::warn;
 use vae_model::{BetaSchedule, BetaWarmUpConfig, Regularizer};
+use vae_run::{LatentUse, RunConfig};
 
-use crate::{Callback, Event, Fit, Flow, LatentUse, RunConfig, TrainError};
+use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Says in words, after an epoch, when posterior collapse has set in: the posterior of a latent
 /// dimension is the prior whatever the image, and the decoder ignores it. Says it again, without the

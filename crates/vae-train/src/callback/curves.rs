@@ -1,6 +1,9 @@
 //! `curves.png`: the learning curves so far.
 
-use crate::{Callback, Event, Fit, Flow, RunDir, TrainError, curves, picture};
+use vae_run::RunDir;
+use vae_view::{curves, picture};
+
+use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Draws the run's `metrics.jsonl` into `curves.png` after every epoch, so it comes after
 /// [`MetricsLog`](crate::MetricsLog) in the list of callbacks.

@@ -1,8 +1,9 @@
 //! The learning-rate schedule.
 
 use serde_json::{Value, json};
+use vae_run::Schedule;
 
-use crate::{Callback, Event, Fit, Flow, PlateauState, Schedule, TrainError};
+use crate::{Callback, Event, Fit, Flow, PlateauState, TrainError};
 
 /// Turns the learning rate as the config's `schedule` says. Every run has one, as its first callback.
 #[derive(Debug)]

@@ -13,7 +13,9 @@ pub(crate) mod tensorboard;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Fit, LatentUse, Outcome, Record, Totals, TrainError};
+use vae_run::{LatentUse, Record};
+
+use crate::{Fit, Outcome, Totals, TrainError};
 
 /// Something that happens around training. Callbacks are called in the order of their list.
 ///

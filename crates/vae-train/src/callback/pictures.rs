@@ -4,8 +4,10 @@ use tch::no_grad;
 use vae_data::Splits;
 use vae_model::Vae;
 
-use crate::picture::{self, Pixels};
-use crate::{Callback, Event, Fit, Flow, RunDir, TrainError};
+use vae_run::RunDir;
+use vae_view::picture::{self, Pixels};
+
+use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Draws the latents, samples and reconstructions after every epoch, into `pictures/`: of a model of
 /// at most two latent dimensions the plane of them (on a sphere, of three a map), of one with more a

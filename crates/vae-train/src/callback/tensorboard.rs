@@ -4,8 +4,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::tensorboard::{Bins, EventsFile, Summary};
-use crate::{Callback, Event, Fit, Flow, Record, RunDir, TrainError};
+use vae_run::{Record, RunDir};
+use vae_view::ViewError;
+use vae_view::tensorboard::{Bins, EventsFile, Summary};
+
+use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the
 /// number of optimizer steps done. It takes the pictures that lie in `pictures/`, so it comes after
@@ -45,11 +48,10 @@ impl TensorBoard {
             if let Some(name) = name {
                 let png = fs::read(&path).map_err(TrainError::io(&path))?;
                 let tag = format!("pictures/{name}");
-                let picture =
-                    Summary::picture(&tag, png).map_err(|source| TrainError::Picture {
-                        path: path.clone(),
-                        source,
-                    })?;
+                let picture = Summary::picture(&tag, png).map_err(|source| ViewError::Picture {
+                    path: path.clone(),
+                    source,
+                })?;
                 pictures.push(picture);
             }
         }

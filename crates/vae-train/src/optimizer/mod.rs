@@ -1,13 +1,10 @@
 //! Optimizers of our own: tch's cannot give their moments out, which exact resume needs.
 
-mod config;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::is_layer_weight;
-
-pub use config::{AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig};
+use vae_run::{ClipConfig, OptimizerConfig, RmspropConfig};
 
 use crate::TrainError;
 use crate::kernels::{self, AdamStep, Update};

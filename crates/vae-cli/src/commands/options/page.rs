@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use vae_train::options::{self, Kind, Setting, shown};
+use vae_run::options::{self, Kind, Setting, shown};
 
 use super::{first_sentence, written};
 

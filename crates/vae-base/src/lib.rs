@@ -1,0 +1,22 @@
+//! What `vae-data` and `vae-model` both stand on, and with them everything above: it knows neither
+//! tensors nor libtorch.
+//!
+//! - [`derive_seed`]: every seed there is, from (seed, counter, purpose);
+//! - [`ImageShape`]: the shape of one item;
+//! - [`files`]: files that appear under their names only when they are whole;
+//! - [`read_small`], [`open_regular`]: files that are read whole, with a bound;
+//! - [`one_line`]: text of files as a terminal may show it;
+//! - [`memory`]: the C allocator's settings.
+
+pub mod files;
+mod image_shape;
+pub mod memory;
+pub mod seed;
+mod small_file;
+mod text;
+
+pub use files::write_whole;
+pub use image_shape::ImageShape;
+pub use seed::derive_seed;
+pub use small_file::{open_regular, read_small, read_small_text};
+pub use text::one_line;

@@ -1,0 +1,22 @@
+//! Text of files, as a terminal may show it.
+
+/// `text` as one line that is shown as it is written: its control characters are escaped, and those that
+/// end a line or change the direction of writing. For names of files, which may hold anything.
+///
+/// ```
+/// assert_eq!(vae_base::one_line("a\nb\u{1b}[2J.jpg"), "a\\nb\\u{1b}[2J.jpg");
+/// ```
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        let is_hidden = matches!(character,
+            '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || is_hidden {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}

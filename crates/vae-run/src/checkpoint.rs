@@ -1,0 +1,770 @@
+//! Checkpoints: a folder with everything that a run needs to go on, or a model to be used.
+//!
+//! ```text
+//! checkpoints/epoch-0003-step-00005625/
+//!     weights.safetensors        the model: what was evaluated (the averaged weights, if there are any)
+//!     raw-weights.safetensors    only with averaged weights: those that the optimizer changes
+//!     optimizer.safetensors      its moments
+//!     rollback.safetensors       only inside an epoch: the states to return to after a NaN
+//!     state.json                 CheckpointState
+//!     SHA256SUMS                 of the files above, as `sha256sum -c` reads it
+//! checkpoints/last, best         links for people; nothing here reads them
+//! ```
+//!
+//! A checkpoint is written to a hidden folder, synced, then renamed: under its name it is whole. One that
+//! is deleted is renamed to a hidden folder first.
+//!
+//! Checkpoints are ordered by the number under which they were written, not by their steps: after a return
+//! to an earlier step those of the abandoned steps are older, and are deleted.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::Tensor;
+use tracing::warn;
+use vae_base::files::sync_folder;
+use vae_base::write_whole;
+use vae_model::{
+    SUMS_FILE, Vae, WEIGHTS_FILE, read_tensors, sha256, verify_sums, write_sums, write_tensors,
+};
+
+use crate::{
+    Incident, LatentUse, Metric, Position, Record, RunConfig, RunDir, RunError, SavedRecovery,
+};
+
+/// Which of a run's checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// The newest.
+    Last,
+    /// That of the best validation metric, as `checkpoints.metric` of the config says; without validation
+    /// images that of the last whole epoch.
+    Best,
+}
+
+/// What a checkpoint says of itself (`state.json`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointState {
+    /// The version of this crate that wrote it.
+    pub version: String,
+    /// Counts the checkpoints of the run in the order in which they were written, from 1; 0 in those of
+    /// versions that did not count.
+    #[serde(default)]
+    pub sequence: u64,
+    /// The one that the run wrote before, or was resumed from, or 0. Those of numbers between the two were
+    /// damaged and passed over.
+    #[serde(default)]
+    pub previous: u64,
+    /// How far the run was.
+    pub position: Position,
+    /// Whether it was written after an epoch, not inside one.
+    pub is_whole_epoch: bool,
+    /// The validation record of these weights; none inside an epoch, or without validation images.
+    pub validation: Option<Record>,
+    /// How much each latent dimension was used at the last evaluation; none before the first.
+    pub latent_use: Option<LatentUse>,
+    /// The experiment.
+    pub config: RunConfig,
+    /// What a run needs to go on, beside the tensors.
+    pub resume: ResumeState,
+}
+
+/// What a run needs to go on, beside the tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResumeState {
+    /// Training images; another number is another data set.
+    pub n_train_images: usize,
+    /// Validation images.
+    pub n_validation_images: usize,
+    /// [`vae_data::Dataset::fingerprint`] of both.
+    pub fingerprints: [Option<u32>; 2],
+    /// Where it was computed, `"cpu"` or `"cuda:0"`, and by how many CPU threads: on another device
+    /// or with another number of threads the same steps give slightly other numbers.
+    pub device: String,
+    /// CPU threads of libtorch.
+    pub threads: i32,
+    /// Steps that the optimizer has done.
+    pub optimizer_steps: u64,
+    /// Sums over the epoch in progress.
+    pub totals: SavedTotals,
+    /// Seconds of training in the epoch in progress.
+    pub epoch_seconds: f64,
+    /// Seconds since the start, without pauses.
+    pub seconds: f64,
+    /// Factor on the learning rate, below 1 after a rollback.
+    pub learning_rate_scale: f64,
+    /// Step size of the last step.
+    pub learning_rate: f64,
+    /// What went wrong so far.
+    pub incidents: Vec<Incident>,
+    /// The best epoch's validation record.
+    pub best: Option<Record>,
+    /// The last epoch's training record.
+    pub last_train: Option<Record>,
+    /// The last epoch's validation record.
+    pub last_validation: Option<Record>,
+    /// State of each callback, by its name.
+    pub callbacks: BTreeMap<String, Value>,
+}
+
+/// Sums over the epoch in progress, to the last bit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTotals {
+    /// reconstruction, kl, loss, gradient norm.
+    pub sums: [f64; 4],
+    /// Images that they are over.
+    pub n_images: i64,
+    /// Every batch so far had a kl.
+    pub has_kl: bool,
+}
+
+/// The tensors of a checkpoint.
+#[derive(Debug)]
+pub struct CheckpointTensors<'a> {
+    /// The model, with the weights to use.
+    pub vae: &'a Vae,
+    /// The weights that the optimizer changes, where they are others than the model's.
+    pub raw_weights: Option<Vec<(String, Tensor)>>,
+    /// The optimizer's moments.
+    pub optimizer: Vec<(String, Tensor)>,
+    /// The states to return to after a NaN, if there are others than this one.
+    pub rollback: Option<SavedRecovery>,
+}
+
+const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const ROLLBACK_FILE: &str = "rollback.safetensors";
+const STATE_FILE: &str = "state.json";
+
+/// A checkpoint that was read and found whole.
+#[derive(Debug)]
+pub struct OpenCheckpoint {
+    /// Its folder; [`Vae::load`] reads the model from there.
+    pub folder: PathBuf,
+    /// What it says of itself.
+    pub state: CheckpointState,
+}
+
+impl OpenCheckpoint {
+    /// The name of its folder, as `epoch-0003-step-00005625`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        // `best` is a link to it.
+        let folder = fs::canonicalize(&self.folder).unwrap_or_else(|_| self.folder.clone());
+        let name = folder.file_name().unwrap_or(folder.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    /// SHA-256 of the model's weights, by which what was learned from them is known to belong to them.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn weights_digest(&self) -> Result<String, RunError> {
+        Ok(sha256(&self.folder.join(WEIGHTS_FILE))?)
+    }
+
+    /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// It is damaged, or in no run.
+    pub fn at(folder: &Path) -> Result<Option<(RunDir, Self)>, RunError> {
+        if !folder.join(SUMS_FILE).is_file() {
+            return Ok(None);
+        }
+        // `best` is a link: the folder's own place is in the run.
+        let real = fs::canonicalize(folder).map_err(RunError::io(folder))?;
+        let Some(run) = real.parent().and_then(Path::parent) else {
+            return Err(RunError::run(folder, "a checkpoint, but in no run"));
+        };
+        let run_dir = RunDir::open(run)?;
+        let checkpoint = Self {
+            folder: folder.to_owned(),
+            state: verify(folder)?,
+        };
+        Ok(Some((run_dir, checkpoint)))
+    }
+
+    /// The weights that the optimizer changes, where they are others than the model's.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn raw_weights(&self) -> Result<Option<BTreeMap<String, Tensor>>, RunError> {
+        let file = self.folder.join(RAW_WEIGHTS_FILE);
+        if !file.exists() {
+            return Ok(None);
+        }
+        Ok(Some(read_tensors(&file)?.tensors))
+    }
+
+    /// The optimizer's moments.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn optimizer(&self) -> Result<BTreeMap<String, Tensor>, RunError> {
+        Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.tensors)
+    }
+
+    /// The states to return to after a NaN, if there are others than this one.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds states of another version.
+    pub fn rollback(&self) -> Result<Option<SavedRecovery>, RunError> {
+        let path = self.folder.join(ROLLBACK_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = read_tensors(&path)?;
+        let unknown = |problem: String| {
+            RunError::run(
+                &path,
+                format!("not states that this version knows: {problem}"),
+            )
+        };
+        let states = file
+            .metadata
+            .get(STATES_KEY)
+            .ok_or_else(|| unknown(format!("no entry {STATES_KEY}")))?;
+        Ok(Some(SavedRecovery {
+            states: serde_json::from_str(states).map_err(|error| unknown(error.to_string()))?,
+            tensors: file.tensors.into_iter().collect(),
+        }))
+    }
+}
+
+/// The metadata key of [`ROLLBACK_FILE`].
+const STATES_KEY: &str = "states";
+
+/// Writes a checkpoint of a run, then removes those that the config does not keep. Gives the number under
+/// which it was written.
+///
+/// # Errors
+/// The file system refuses; the checkpoints before are then all there.
+pub fn save(
+    run_dir: &RunDir,
+    mut state: CheckpointState,
+    tensors: &CheckpointTensors,
+) -> Result<u64, RunError> {
+    let root = run_dir.checkpoints();
+    let newest = list(run_dir)?.iter().map(|entry| entry.sequence).max();
+    state.sequence = newest.unwrap_or(0).max(state.previous).saturating_add(1);
+    let name = free_name(&root, state.position);
+    let partial = root.join(format!(".{name}{PARTIAL_SUFFIX}"));
+    remove_folder(&partial)?;
+    let written = write_files(&partial, &state, tensors);
+    if written.is_err() {
+        // What a full disk cut short must not fill it any longer.
+        let _ = fs::remove_dir_all(&partial);
+    }
+    written?;
+
+    let folder = root.join(name);
+    fs::rename(&partial, &folder).map_err(RunError::io(&partial))?;
+    sync_folder(&root).map_err(RunError::io(&root))?;
+
+    // It is safe now: what goes wrong with the others is no reason to end the run.
+    let entries = list(run_dir)?;
+    let metric = state.config.checkpoints.metric;
+    let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, metric);
+    link(&root, "last", kept.first());
+    link(&root, "best", best_of(&kept, metric));
+    for entry in superseded {
+        if let Err(error) = delete(&entry.folder) {
+            warn!("{}: cannot be deleted", with_causes(&error));
+        }
+    }
+    Ok(state.sequence)
+}
+
+/// The name of a new checkpoint's folder. One of the same position may be there: damaged, or of steps
+/// that a return to an earlier one has undone.
+fn free_name(root: &Path, position: Position) -> String {
+    let name = folder_name(position);
+    let numbered = (2..).map(|i| format!("{name}-{i}"));
+    std::iter::once(name.clone())
+        .chain(numbered)
+        .find(|name| fs::symlink_metadata(root.join(name)).is_err())
+        .unwrap_or(name)
+}
+
+/// Deletes a checkpoint, which is never seen in part.
+fn delete(folder: &Path) -> Result<(), RunError> {
+    let (Some(root), Some(name)) = (folder.parent(), folder.file_name()) else {
+        return Ok(());
+    };
+    let removed = root.join(format!(".{}{REMOVED_SUFFIX}", name.to_string_lossy()));
+    remove_folder(&removed)?;
+    fs::rename(folder, &removed).map_err(RunError::io(folder))?;
+    remove_folder(&removed)
+}
+
+const PARTIAL_SUFFIX: &str = ".partial";
+const REMOVED_SUFFIX: &str = ".removed";
+
+/// Removes what processes left that were killed while they wrote or deleted a checkpoint. For the
+/// process that has the run's lock. What cannot be removed stays.
+pub(crate) fn remove_abandoned(run_dir: &RunDir) {
+    let root = run_dir.checkpoints();
+    for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_ours = [".epoch-", ".last.", ".best."]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if !is_ours || !(name.ends_with(PARTIAL_SUFFIX) || name.ends_with(REMOVED_SUFFIX)) {
+            continue;
+        }
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+    }
+}
+
+/// Whether a run has a checkpoint of a later step than this position.
+///
+/// # Errors
+/// Its folder cannot be read.
+pub fn any_after(run_dir: &RunDir, position: Position) -> Result<bool, RunError> {
+    let entries = list(run_dir)?;
+    Ok(entries.iter().any(|entry| entry.position > position))
+}
+
+fn write_files(
+    folder: &Path,
+    state: &CheckpointState,
+    tensors: &CheckpointTensors,
+) -> Result<(), RunError> {
+    fs::create_dir_all(folder).map_err(RunError::io(folder))?;
+    tensors.vae.save(folder.join(WEIGHTS_FILE))?;
+    let mut names = vec![WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE];
+    if let Some(raw) = &tensors.raw_weights {
+        write_tensors(&folder.join(RAW_WEIGHTS_FILE), raw, &[])?;
+        names.push(RAW_WEIGHTS_FILE);
+    }
+    write_tensors(&folder.join(OPTIMIZER_FILE), &tensors.optimizer, &[])?;
+    if let Some(SavedRecovery { states, tensors }) = &tensors.rollback {
+        let file = folder.join(ROLLBACK_FILE);
+        let states = serde_json::to_string(states)
+            .map_err(|error| RunError::run(&file, error.to_string()))?;
+        write_tensors(&file, tensors, &[(STATES_KEY, &states)])?;
+        names.push(ROLLBACK_FILE);
+    }
+    let file = folder.join(STATE_FILE);
+    let json = serde_json::to_vec_pretty(state)
+        .map_err(|error| RunError::run(&file, error.to_string()))?;
+    write_whole(&file, &json).map_err(RunError::io(&file))?;
+    write_sums(folder, &names)?;
+    sync_folder(folder).map_err(RunError::io(folder))
+}
+
+impl Checkpoint {
+    /// Whether a run has any.
+    ///
+    /// # Errors
+    /// Its folder cannot be read.
+    pub fn any(run_dir: &RunDir) -> Result<bool, RunError> {
+        Ok(!list(run_dir)?.is_empty())
+    }
+
+    /// The newest or best checkpoint that is whole. One that is damaged is passed over, which is
+    /// said in a warning.
+    ///
+    /// # Errors
+    /// The run has no such checkpoint, or only damaged ones.
+    pub fn open(self, run_dir: &RunDir) -> Result<OpenCheckpoint, RunError> {
+        let mut entries = list(run_dir)?;
+        if self == Self::Best {
+            let metric = run_dir.config()?.checkpoints.metric;
+            // One whose state cannot be read may be the best: it comes first, and is found damaged.
+            entries.retain(|entry| entry.is_whole_epoch || !entry.is_readable);
+            if entries.iter().any(|entry| entry.validation.is_some()) {
+                entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
+                entries.sort_by(|a, b| metric.order(b.value(metric), a.value(metric))); // Best first.
+            }
+        }
+        if entries.is_empty() {
+            let problem = match self {
+                Self::Last => "no checkpoint; a run has one after its first epoch",
+                Self::Best => {
+                    "no checkpoint of a whole epoch; a run has one after its first (`last` also \
+                     after an interruption)"
+                }
+            };
+            return Err(RunError::run(run_dir.checkpoints(), problem));
+        }
+        let mut damages = Vec::new();
+        for entry in entries {
+            match verify(&entry.folder) {
+                Ok(state) => {
+                    for damage in &damages {
+                        warn!(
+                            "{damage}: passed over, {} is used instead",
+                            entry.folder.display()
+                        );
+                    }
+                    return Ok(OpenCheckpoint {
+                        folder: entry.folder,
+                        state,
+                    });
+                }
+                Err(error) => damages.push(with_causes(&error)),
+            }
+        }
+        Err(RunError::run(
+            run_dir.checkpoints(),
+            format!("every checkpoint is damaged: {}", damages.join("; ")),
+        ))
+    }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Reads a checkpoint's state if all its files have the contents that were written.
+fn verify(folder: &Path) -> Result<CheckpointState, RunError> {
+    verify_sums(folder, &[WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE])?;
+    let state_file = folder.join(STATE_FILE);
+    let json = fs::read(&state_file).map_err(RunError::io(&state_file))?;
+    serde_json::from_slice(&json).map_err(|error| {
+        RunError::run(
+            &state_file,
+            format!("not a state that this version knows: {error}"),
+        )
+    })
+}
+
+/// A checkpoint's folder, found by its name.
+#[derive(Clone, Debug)]
+struct Entry {
+    folder: PathBuf,
+    position: Position,
+    /// [`CheckpointState::sequence`] and [`CheckpointState::previous`]; 0 where the state cannot be read.
+    sequence: u64,
+    previous: u64,
+    /// Whether its state can be read; if not, it is damaged, or of another version.
+    is_readable: bool,
+    is_whole_epoch: bool,
+    validation: Option<Record>,
+}
+
+impl Entry {
+    fn value(&self, metric: Metric) -> Option<f64> {
+        self.validation
+            .as_ref()
+            .and_then(|record| metric.of(record))
+    }
+}
+
+/// The run's checkpoints, newest first.
+fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
+    /// What is needed of a state, so that one of another version is still listed.
+    #[derive(Deserialize)]
+    struct Brief {
+        #[serde(default)]
+        sequence: u64,
+        #[serde(default)]
+        previous: u64,
+        is_whole_epoch: bool,
+        validation: Option<Record>,
+    }
+    let root = run_dir.checkpoints();
+    let folders = match fs::read_dir(&root) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(RunError::io(&root)(error)),
+    };
+    let mut entries = Vec::new();
+    for folder in folders {
+        let folder = folder.map_err(RunError::io(&root))?.path();
+        let Some(position) = folder
+            .file_name()
+            .and_then(|name| parse_folder_name(name.to_str()?))
+        else {
+            continue;
+        };
+        let brief = fs::read(folder.join(STATE_FILE))
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Brief>(&json).ok());
+        entries.push(Entry {
+            folder,
+            position,
+            sequence: brief.as_ref().map_or(0, |brief| brief.sequence),
+            previous: brief.as_ref().map_or(0, |brief| brief.previous),
+            is_readable: brief.is_some(),
+            is_whole_epoch: brief.as_ref().is_some_and(|brief| brief.is_whole_epoch),
+            validation: brief.and_then(|brief| brief.validation),
+        });
+    }
+    // One that cannot be read has no number: it goes before those that are no further.
+    let (mut readable, unreadable): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.is_readable);
+    readable.sort_by_key(|entry| Reverse((entry.sequence, entry.position)));
+    for entry in unreadable {
+        let place = readable
+            .iter()
+            .position(|other| other.position <= entry.position)
+            .unwrap_or(readable.len());
+        readable.insert(place, entry);
+    }
+    Ok(readable)
+}
+
+fn folder_name(position: Position) -> String {
+    format!("epoch-{:04}-step-{:08}", position.epochs, position.steps)
+}
+
+fn parse_folder_name(name: &str) -> Option<Position> {
+    let (epochs, rest) = name.strip_prefix("epoch-")?.split_once("-step-")?;
+    let steps = match rest.split_once('-') {
+        Some((steps, number)) => {
+            number.parse::<u64>().ok()?;
+            steps
+        }
+        None => rest,
+    };
+    Some(Position {
+        epochs: epochs.parse().ok()?,
+        steps: steps.parse().ok()?,
+    })
+}
+
+/// Which checkpoints stay and which go, of a list with the newest first, which was just written: the newest
+/// `keep` and the best stay, of those that led to it.
+fn sort_out(entries: Vec<Entry>, keep: usize, metric: Metric) -> (Vec<Entry>, Vec<Entry>) {
+    let (mut line, mut superseded) = line_of_newest(entries);
+    let best = best_of(&line, metric).map(|entry| entry.folder.clone());
+    let mut index = 0;
+    let (kept, older) = line.drain(..).partition(|entry| {
+        index += 1;
+        index <= keep || Some(&entry.folder) == best.as_ref()
+    });
+    let kept: Vec<Entry> = kept;
+    // As long as there are too few others, one that cannot be read stays: not every reason lasts.
+    superseded.retain(|entry| entry.is_readable || kept.len() >= keep);
+    superseded.extend::<Vec<_>>(older);
+    (kept, superseded)
+}
+
+/// The newest checkpoint and those that led to it; and the others: of steps that a return has undone,
+/// damaged ones that were passed over, those that cannot be read.
+fn line_of_newest(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
+    let mut next: Option<(u64, Position)> = None;
+    entries.into_iter().partition(|entry| {
+        let leads_to_next = entry.is_readable
+            && next.is_none_or(|(previous, position)| {
+                entry.sequence <= previous && entry.position < position
+            });
+        if leads_to_next {
+            next = Some((entry.previous, entry.position));
+        }
+        leads_to_next
+    })
+}
+
+/// The entry of the best validation metric, of a list with the newest first; of equal ones the oldest,
+/// which was there first. Without validation the newest after a whole epoch.
+fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
+    entries
+        .iter()
+        .filter(|entry| entry.validation.is_some())
+        .max_by(|a, b| metric.order(a.value(metric), b.value(metric)))
+        .or_else(|| entries.iter().find(|entry| entry.is_whole_epoch))
+}
+
+/// A link to a checkpoint, for people. Where it cannot be made, as where the file system has no links, there
+/// is none, and the first time a warning.
+fn link(root: &Path, name: &str, entry: Option<&Entry>) {
+    #[cfg(unix)]
+    if let Some(target) = entry.and_then(|entry| entry.folder.file_name()) {
+        let link = root.join(name);
+        let partial = root.join(format!(".{name}{PARTIAL_SUFFIX}"));
+        let _ = fs::remove_file(&partial);
+        let made =
+            std::os::unix::fs::symlink(target, &partial).and_then(|()| fs::rename(&partial, &link));
+        if let Err(error) = made {
+            let _ = fs::remove_file(&link); // It would point to another checkpoint.
+            static WARNING: Once = Once::new();
+            WARNING.call_once(|| {
+                warn!(
+                    "{}: no link to {} could be made ({error}). Links are for people, nothing else needs \
+                     them",
+                    link.display(),
+                    target.to_string_lossy()
+                );
+            });
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (root, name, entry);
+}
+
+fn remove_folder(folder: &Path) -> Result<(), RunError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::io(folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Means;
+
+    fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
+        let means = |elbo: f64| Means {
+            elbo: Some(elbo),
+            reconstruction: -elbo,
+            kl: Some(0.0),
+            loss: -elbo,
+        };
+        let position = Position {
+            epochs,
+            steps: 10 * epochs,
+        };
+        Entry {
+            folder: folder_name(position).into(),
+            position,
+            sequence: epochs,
+            previous: epochs - 1,
+            is_readable: true,
+            is_whole_epoch: true,
+            validation: elbo.map(|elbo| Record::new(position, Record::VALIDATION, means(elbo))),
+        }
+    }
+
+    fn epochs(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.position.epochs).collect()
+    }
+
+    #[test]
+    fn the_newest_and_the_best_stay() {
+        let entries = vec![
+            entry(5, Some(-9.0)),
+            entry(4, None),
+            entry(3, Some(-7.0)),
+            entry(2, Some(-7.0)),
+            entry(1, Some(-8.0)),
+        ];
+        let (kept, gone) = sort_out(entries.clone(), 2, Metric::Elbo);
+        // Of the two equal ones the older is the best: it was there first.
+        assert_eq!((epochs(&kept), epochs(&gone)), (vec![5, 4, 2], vec![3, 1]));
+        // Of the loss the least is best.
+        let (kept, _) = sort_out(entries, 1, Metric::Loss);
+        assert_eq!(epochs(&kept), [5, 2]);
+    }
+
+    /// Written as number `sequence` after `previous`, at a step of the first epoch.
+    fn amid(sequence: u64, previous: u64, steps: u64) -> Entry {
+        let position = Position { epochs: 0, steps };
+        Entry {
+            folder: format!("{sequence}").into(),
+            position,
+            sequence,
+            previous,
+            ..entry(1, None)
+        }
+    }
+
+    fn kept(entries: &[Entry], keep: usize) -> Vec<u64> {
+        let (kept, _) = sort_out(entries.to_vec(), keep, Metric::Elbo);
+        kept.iter().map(|entry| entry.sequence).collect()
+    }
+
+    #[test]
+    fn what_an_abandoned_branch_wrote_goes_and_what_came_before_it_stays() {
+        // At step 583 the run returned to step 550, and wrote that.
+        let mut entries = vec![
+            amid(4, 3, 550),
+            amid(3, 2, 583),
+            amid(2, 1, 560),
+            amid(1, 0, 500),
+        ];
+        assert_eq!(kept(&entries, 1), [4]);
+        assert_eq!(kept(&entries, 3), [4, 1]);
+        // Also when the process ended before it could delete them, and went on.
+        entries.insert(0, amid(5, 4, 590));
+        assert_eq!(kept(&entries, 1), [5]);
+        assert_eq!(kept(&entries, 4), [5, 4, 1]);
+    }
+
+    #[test]
+    fn one_written_after_a_damaged_one_was_passed_over_stays_and_the_damaged_one_goes() {
+        let damaged = amid(3, 2, 583);
+        for position in [570, 583, 590] {
+            let entries = [
+                amid(4, 2, position),
+                damaged.clone(),
+                amid(2, 1, 560),
+                amid(1, 0, 500),
+            ];
+            assert_eq!(kept(&entries, 1), [4]);
+            assert_eq!(kept(&entries, 2), [4, 2]);
+        }
+        // What a damaged one says of itself is not believed.
+        let entries = [
+            amid(93, 3, 590),
+            amid(92, 0, 5),
+            amid(3, 2, 583),
+            amid(2, 1, 560),
+        ];
+        assert_eq!(kept(&entries, 3), [93, 3, 2]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_stays_only_while_there_are_too_few_others() {
+        let unreadable = Entry {
+            is_readable: false,
+            ..amid(0, 0, 570)
+        };
+        let entries = vec![amid(2, 1, 580), unreadable, amid(1, 0, 560)];
+        for (keep, gone) in [(1, vec![570, 560]), (2, vec![570]), (3, vec![])] {
+            let (_, superseded) = sort_out(entries.clone(), keep, Metric::Elbo);
+            let steps: Vec<u64> = superseded
+                .iter()
+                .map(|entry| entry.position.steps)
+                .collect();
+            assert_eq!(steps, gone, "keep {keep}");
+        }
+    }
+
+    #[test]
+    fn nan_is_never_best() {
+        let entries = vec![entry(2, Some(f64::NAN)), entry(1, Some(-8.0))];
+        let best = |metric| best_of(&entries, metric).expect("one").position.epochs;
+        assert_eq!((best(Metric::Elbo), best(Metric::Loss)), (1, 1));
+    }
+
+    #[test]
+    fn a_name_tells_the_position() {
+        let position = Position {
+            epochs: 12,
+            steps: 123_456_789,
+        };
+        assert_eq!(parse_folder_name(&folder_name(position)), Some(position));
+        let second = folder_name(position) + "-2";
+        assert_eq!(parse_folder_name(&second), Some(position));
+        for other in [
+            "last",
+            "best",
+            ".epoch-0001-step-00000010.partial",
+            "epoch-1",
+            "epoch-0001-step-00000010-copy",
+        ] {
+            assert_eq!(parse_folder_name(other), None);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! A config file: one experiment.
+
+mod checkpoints;
+mod early_stopping;
+mod optimizer;
+mod precision;
+mod safety;
+mod schedule;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use vae_data::{DatasetConfig, HoldOut};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize};
+
+pub use checkpoints::CheckpointsConfig;
+pub use early_stopping::EarlyStoppingConfig;
+pub use optimizer::{
+    AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig,
+};
+pub use precision::Precision;
+pub use safety::SafetyConfig;
+pub use schedule::{
+    CosineConfig, ExponentialConfig, OneCycleConfig, PlateauConfig, Schedule, StepConfig,
+    ThresholdMode, WarmUpConfig,
+};
+
+use crate::{RunError, range};
+
+/// One experiment, as in `configs/*.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Seed of all random numbers: initial weights, order of the images, noise. Default 0.
+    #[serde(default)]
+    pub seed: u64,
+    /// Which images to train and evaluate on.
+    pub dataset: DatasetConfig,
+    /// The parts of the model: latents, prior, posterior, likelihood and network.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// What is minimized: the regularizer, the estimator and a penalty on the decoder.
+    #[serde(default)]
+    pub objective: Objective,
+    /// The optimizer that minimizes it.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// How the learning rate changes over the steps.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Epochs, batches, precision and gradient clipping.
+    #[serde(default)]
+    pub training: TrainingConfig,
+    /// The pictures that are drawn after each epoch.
+    #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
+    pub pictures: PicturesConfig,
+    /// Write event files for TensorBoard into `events/` of the run. Default true.
+    #[schemars(extend("x-resume" = true))]
+    #[serde(default = "yes")]
+    pub tensorboard: bool,
+    /// When checkpoints are written and which are kept.
+    #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
+    pub checkpoints: CheckpointsConfig,
+    /// When to stop before the last epoch. Without the table a run never does.
+    #[schemars(extend("x-resume" = true))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStoppingConfig>,
+    /// What to do about NaN or infinite values.
+    #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
+    pub safety: SafetyConfig,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl RunConfig {
+    /// What is done to the images of the data set before the model sees them, for its weights file.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        let photos = self.dataset.image_folder.as_ref();
+        Framing {
+            crop: photos.map(|photos| match photos.crop {
+                Some(rect) => Crop::Rectangle {
+                    top: rect.top,
+                    left: rect.left,
+                    height: rect.height,
+                    width: rect.width,
+                },
+                None => Crop::Center {
+                    fraction: photos.crop_fraction,
+                },
+            }),
+            resize: photos.map(|_| Resize::BilinearAntialiased),
+            binarized: self.dataset.binarization.is_some(),
+        }
+    }
+}
+
+/// How long and in which batches to train (`[training]`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingConfig {
+    /// Number of passes over the training images. Default 10.
+    #[schemars(range(min = 1, max = MOST_EPOCHS), extend("x-resume" = true))]
+    pub epochs: u64,
+    /// Number of images in an optimizer step; the last step of an epoch takes those that are left.
+    /// Default 128.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
+    pub batch_size: usize,
+    /// Number of images at a time in evaluation. Default 500.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
+    pub evaluation_batch_size: usize,
+    /// The number format that the networks compute in during training. Evaluations are always in f32.
+    /// Default `"f32"`.
+    pub precision: Precision,
+    /// Number of images at a time within a step, for batches that do not fit in memory; their gradients
+    /// are accumulated. The step of the plain elbo is the same. What is computed from a batch as a whole
+    /// (batch norm, a learned scale, free bits, capacity) is then computed from the parts. By default the
+    /// whole batch.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
+    /// Decay of an exponential moving average of the weights, such as 0.999. If it is given, the averaged
+    /// weights are evaluated, drawn from and used later. By default no average is kept.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// Bounds on the gradient.
+    pub clip: ClipConfig,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 128,
+            evaluation_batch_size: 500,
+            precision: Precision::default(),
+            micro_batch_size: None,
+            ema_decay: None,
+            clip: ClipConfig::default(),
+        }
+    }
+}
+
+/// The pictures that are drawn after each epoch (`[pictures]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PicturesConfig {
+    /// Number of images on each side of the latent plane, of a model with two latent dimensions.
+    /// Default 15.
+    #[schemars(range(min = 1, max = LARGEST_MANIFOLD))]
+    pub manifold_size: usize,
+    /// Number of rows of the traversals, one for each of the most used latent dimensions. Default 10.
+    #[schemars(range(min = 1, max = MOST_TRAVERSALS))]
+    pub n_traversals: usize,
+    /// Number of new images, from the prior. Default 64.
+    #[schemars(range(min = 1, max = MOST_PICTURES))]
+    pub n_samples: usize,
+    /// Number of validation images to reconstruct. Default 32.
+    #[schemars(range(min = 1, max = MOST_PICTURES))]
+    pub n_reconstructions: usize,
+}
+
+impl Default for PicturesConfig {
+    fn default() -> Self {
+        Self {
+            manifold_size: 15,
+            n_traversals: 10,
+            n_samples: 64,
+            n_reconstructions: 32,
+        }
+    }
+}
+
+/// Images on each side of the latent plane.
+const LARGEST_MANIFOLD: usize = 100;
+
+/// Rows of traversals.
+const MOST_TRAVERSALS: usize = 1000;
+
+/// Passes over the images.
+const MOST_EPOCHS: usize = 1_000_000_000;
+
+/// Images of a batch: more are in no data set.
+const LARGEST_BATCH: usize = 1 << 24;
+
+/// Images of a picture.
+const MOST_PICTURES: usize = 10_000;
+
+impl RunConfig {
+    /// Refuses what chooses by validation images where there are none.
+    fn check_validation(&self) -> Result<(), RunError> {
+        if !self.dataset.validation.is_some_and(HoldOut::is_none) {
+            return Ok(());
+        }
+        let wants = |key: &'static str| {
+            let problem = "looks at validation images, and dataset.validation = 0 keeps none back";
+            Err(RunError::config(key, problem))
+        };
+        if self.early_stopping.is_some() {
+            return wants("early_stopping");
+        }
+        match self.schedule {
+            Schedule::Plateau(_) => wants("schedule.plateau"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what can be checked without data or a model.
+    ///
+    /// # Errors
+    /// The first key whose value makes no sense.
+    pub fn check(&self) -> Result<(), RunError> {
+        self.dataset.validate()?;
+        self.model.check()?;
+        self.objective.check(&self.model)?;
+        self.optimizer.check()?;
+        self.schedule.check()?;
+        self.training.clip.check()?;
+        if let Some(decay) = self.training.ema_decay {
+            range::below_1("training.ema_decay", decay)?;
+        }
+        self.checkpoints.check()?;
+        let metric = self.checkpoints.metric;
+        metric.check("checkpoints.metric", &self.model)?;
+        if let Some(early_stopping) = &self.early_stopping {
+            early_stopping.check()?;
+            let metric = early_stopping.metric;
+            metric.check("early_stopping.metric", &self.model)?;
+        }
+        self.check_validation()?;
+        self.safety.check()?;
+        let (training, pictures) = (&self.training, &self.pictures);
+        let micro_batch_size = training.micro_batch_size.unwrap_or(1);
+        for (key, value, largest) in [
+            ("training.epochs", training.epochs as usize, MOST_EPOCHS),
+            ("training.batch_size", training.batch_size, LARGEST_BATCH),
+            (
+                "training.evaluation_batch_size",
+                training.evaluation_batch_size,
+                LARGEST_BATCH,
+            ),
+            ("training.micro_batch_size", micro_batch_size, LARGEST_BATCH),
+            (
+                "pictures.manifold_size",
+                pictures.manifold_size,
+                LARGEST_MANIFOLD,
+            ),
+            (
+                "pictures.n_traversals",
+                pictures.n_traversals,
+                MOST_TRAVERSALS,
+            ),
+            ("pictures.n_samples", pictures.n_samples, MOST_PICTURES),
+            (
+                "pictures.n_reconstructions",
+                pictures.n_reconstructions,
+                MOST_PICTURES,
+            ),
+        ] {
+            range::count(key, value, largest)?;
+        }
+        Ok(())
+    }
+}

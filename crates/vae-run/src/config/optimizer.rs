@@ -1,0 +1,292 @@
+//! The `[optimizer.…]` and `[training.clip]` tables.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{RunError, range};
+
+/// The optimizer (`[optimizer.…]` in a config file).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerConfig {
+    /// Adam (Kingma & Ba 2015, <https://arxiv.org/abs/1412.6980>).
+    Adam(AdamConfig),
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019,
+    /// <https://arxiv.org/abs/1711.05101>).
+    Adamw(AdamwConfig),
+    /// RMSprop (Hinton 2012, Coursera lecture 6e), not centered, no momentum.
+    Rmsprop(RmspropConfig),
+    /// Stochastic gradient descent, with or without momentum.
+    Sgd(SgdConfig),
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self::Adam(AdamConfig::default())
+    }
+}
+
+/// The defaults are PyTorch's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamConfig {
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub learning_rate: f64,
+    /// β₁, the decay of the running mean of gradients. Default 0.9.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta1: f64,
+    /// β₂, the decay of the running mean of squared gradients. Default 0.999.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta2: f64,
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub epsilon: f64,
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub weight_decay: f64,
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// With false, biases, norms, scales, and what a prior or a likelihood learns (means, log-variances,
+    /// pseudo-inputs) are not decayed. Default false.
+    pub decay_all: bool,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay_all: false,
+        }
+    }
+}
+
+/// The defaults are PyTorch's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamwConfig {
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub learning_rate: f64,
+    /// β₁, the decay of the running mean of gradients. Default 0.9.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta1: f64,
+    /// β₂, the decay of the running mean of squared gradients. Default 0.999.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub beta2: f64,
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub epsilon: f64,
+    /// λ; each step reduces the weights by the fraction `learning_rate`·λ. Default 0.01.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub weight_decay: f64,
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
+    pub decay_all: bool,
+}
+
+impl Default for AdamwConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            decay_all: false,
+        }
+    }
+}
+
+/// The defaults are PyTorch's; Keras uses α = 0.9 and ε = 1e-7.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RmspropConfig {
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub learning_rate: f64,
+    /// α, the decay of the running mean of squared gradients. Default 0.99.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub alpha: f64,
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub epsilon: f64,
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub weight_decay: f64,
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
+    pub decay_all: bool,
+}
+
+impl Default for RmspropConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            alpha: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            decay_all: false,
+        }
+    }
+}
+
+/// In PyTorch's form: v ← momentum·v + gradient, then weight ← weight − `learning_rate`·v.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SgdConfig {
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub learning_rate: f64,
+    /// Decay of the sum of gradients; 0 is plain descent. Default 0.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
+    pub momentum: f64,
+    /// Step along gradient + momentum·v instead of v (Nesterov's momentum, Sutskever et al. 2013). Needs
+    /// a positive `momentum`. Default false.
+    pub nesterov: bool,
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub weight_decay: f64,
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
+    pub decay_all: bool,
+}
+
+impl Default for SgdConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            momentum: 0.0,
+            nesterov: false,
+            weight_decay: 0.0,
+            decay_all: false,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Refuses numbers outside their range.
+    ///
+    /// # Errors
+    /// A learning rate or ε that is not positive, a decay outside [0, 1), a negative weight decay,
+    /// Nesterov's look ahead without a momentum to look along.
+    pub fn check(&self) -> Result<(), RunError> {
+        match self {
+            Self::Adam(c) => {
+                range::positive("optimizer.adam.learning_rate", c.learning_rate)?;
+                range::positive("optimizer.adam.epsilon", c.epsilon)?;
+                range::below_1("optimizer.adam.beta1", c.beta1)?;
+                range::below_1("optimizer.adam.beta2", c.beta2)?;
+                range::at_least_0("optimizer.adam.weight_decay", c.weight_decay)
+            }
+            Self::Adamw(c) => {
+                range::positive("optimizer.adamw.learning_rate", c.learning_rate)?;
+                range::positive("optimizer.adamw.epsilon", c.epsilon)?;
+                range::below_1("optimizer.adamw.beta1", c.beta1)?;
+                range::below_1("optimizer.adamw.beta2", c.beta2)?;
+                range::at_least_0("optimizer.adamw.weight_decay", c.weight_decay)
+            }
+            Self::Rmsprop(c) => {
+                range::positive("optimizer.rmsprop.learning_rate", c.learning_rate)?;
+                range::positive("optimizer.rmsprop.epsilon", c.epsilon)?;
+                range::below_1("optimizer.rmsprop.alpha", c.alpha)?;
+                range::at_least_0("optimizer.rmsprop.weight_decay", c.weight_decay)
+            }
+            Self::Sgd(c) => {
+                range::positive("optimizer.sgd.learning_rate", c.learning_rate)?;
+                range::below_1("optimizer.sgd.momentum", c.momentum)?;
+                range::at_least_0("optimizer.sgd.weight_decay", c.weight_decay)?;
+                if c.nesterov && c.momentum == 0.0 {
+                    return Err(RunError::Config {
+                        key: "optimizer.sgd.nesterov",
+                        problem: "found true with optimizer.sgd.momentum 0, a positive momentum \
+                                  is needed"
+                            .to_owned(),
+                    });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Step size.
+    #[must_use]
+    pub fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Adam(c) => c.learning_rate,
+            Self::Adamw(c) => c.learning_rate,
+            Self::Rmsprop(c) => c.learning_rate,
+            Self::Sgd(c) => c.learning_rate,
+        }
+    }
+
+    /// λ.
+    #[must_use]
+    pub fn weight_decay(&self) -> f64 {
+        match self {
+            Self::Adam(c) => c.weight_decay,
+            Self::Adamw(c) => c.weight_decay,
+            Self::Rmsprop(c) => c.weight_decay,
+            Self::Sgd(c) => c.weight_decay,
+        }
+    }
+
+    /// As [`AdamConfig::decay_all`].
+    #[must_use]
+    pub fn decay_all(&self) -> bool {
+        match self {
+            Self::Adam(c) => c.decay_all,
+            Self::Adamw(c) => c.decay_all,
+            Self::Rmsprop(c) => c.decay_all,
+            Self::Sgd(c) => c.decay_all,
+        }
+    }
+
+    /// Whether it corrects its moments by how many steps they are made of.
+    #[must_use]
+    pub fn counts_steps(&self) -> bool {
+        matches!(self, Self::Adam(_) | Self::Adamw(_))
+    }
+
+    /// What is remembered of each variable.
+    #[must_use]
+    pub fn moments(&self) -> &'static [&'static str] {
+        match self {
+            Self::Adam(_) | Self::Adamw(_) => &["mean", "mean_square"],
+            Self::Rmsprop(_) => &["mean_square"],
+            Self::Sgd(c) if c.momentum > 0.0 => &["momentum"],
+            Self::Sgd(_) => &[],
+        }
+    }
+}
+
+/// Bounds on the gradient (`[training.clip]` in a config file), so that a rare bad batch does not move the
+/// weights far away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClipConfig {
+    /// Scale the whole gradient down to this Euclidean norm if its norm is larger (Pascanu et al. 2013,
+    /// <https://arxiv.org/abs/1211.5063>). By default no limit.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub norm: Option<f64>,
+    /// Then clip every number of the gradient to ± this value. By default no limit.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    pub value: Option<f64>,
+}
+
+impl ClipConfig {
+    /// Refuses numbers outside their range.
+    ///
+    /// # Errors
+    /// A bound that is not positive.
+    pub fn check(&self) -> Result<(), RunError> {
+        self.norm
+            .map_or(Ok(()), |norm| range::positive("training.clip.norm", norm))?;
+        self.value.map_or(Ok(()), |value| {
+            range::positive("training.clip.value", value)
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with a run's files.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use vae_data::DataError;
+use vae_model::ModelError;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// A config value that no run can be made from.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key in the config.
+        key: &'static str,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// The data set.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A config that is not the one a run was started with.
+    #[error(
+        "{path}: cannot go on exactly, since these differ from what the checkpoint was trained with: \
+         {differences}. Change them back, or start a new run"
+    )]
+    ResumeConfig {
+        /// The run.
+        path: PathBuf,
+        /// Keys with both values.
+        differences: String,
+    },
+    /// The folder for a new run is in use.
+    #[error("{path}: already holds files; give another folder with --out, or remove it")]
+    RunExists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that is no run, or lacks what is asked of it.
+    #[error("{path}: {problem}")]
+    Run {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// Another process trains in the folder.
+    #[error(
+        "{path}: another process{} trains this run; stop it first, or give another folder",
+        pid.map_or(String::new(), |pid| format!(" ({pid})"))
+    )]
+    Locked {
+        /// The folder of the run.
+        path: PathBuf,
+        /// The number of that process, where it could be read.
+        pid: Option<u32>,
+    },
+    /// The file system refused.
+    #[error("{path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the system gives.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// For `map_err` on an operation on `path`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Of a config's key.
+    pub fn config(key: &'static str, problem: impl Into<String>) -> Self {
+        Self::Config {
+            key,
+            problem: problem.into(),
+        }
+    }
+
+    /// Of a run's folder, or a file in it.
+    pub fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::Run {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}

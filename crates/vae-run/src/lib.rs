@@ -1,0 +1,42 @@
+//! The archive of training runs: what a [`RunDir`] holds, and how it is read back. Nothing here trains or
+//! draws.
+//!
+//! - [`RunConfig`]: a whole experiment, and the types of all its tables;
+//! - [`RunDir`], [`RunLock`]: the folder of a run, and which process trains it;
+//! - [`checkpoint`]: folders with everything that a run needs to go on, or a model to be used;
+//! - [`Record`], [`Metric`]: the lines of `metrics.jsonl`, and by which number epochs are compared;
+//! - [`Overview`]: what a run came to so far;
+//! - [`check_resume`]: whether it can go on with another config.
+
+pub mod checkpoint;
+mod config;
+mod error;
+mod latent_use;
+pub mod options;
+mod overview;
+mod position;
+mod range;
+mod record;
+mod resume;
+mod rollback;
+mod run_dir;
+mod run_lock;
+
+pub use checkpoint::{
+    Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState, SavedTotals,
+};
+pub use config::{
+    AdamConfig, AdamwConfig, CheckpointsConfig, ClipConfig, CosineConfig, EarlyStoppingConfig,
+    ExponentialConfig, OneCycleConfig, OptimizerConfig, PicturesConfig, PlateauConfig, Precision,
+    RmspropConfig, RunConfig, SafetyConfig, Schedule, SgdConfig, StepConfig, ThresholdMode,
+    TrainingConfig, WarmUpConfig,
+};
+pub use error::RunError;
+pub use latent_use::LatentUse;
+pub use overview::Overview;
+pub use position::Position;
+pub use record::{Means, Metric, Record};
+pub use resume::{check_resume, differences};
+pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
+pub use run_dir::{RunDir, Summary, read_config};
+pub use run_lock::{RunLock, RunState};

@@ -1,0 +1,76 @@
+//! What a run came to so far, from its small files.
+
+use serde::Serialize;
+
+use crate::{Record, RunDir, RunError, RunState};
+
+/// What a run came to so far.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Overview {
+    /// Whether it goes on, and if not, why.
+    #[serde(serialize_with = "state_name")]
+    pub state: RunState,
+    /// What it failed of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whole epochs done.
+    pub epochs: u64,
+    /// Epochs that its config asks for.
+    pub planned_epochs: u64,
+    /// The validation record with the highest elbo.
+    pub best: Option<Record>,
+    /// The last epoch on validation images.
+    pub last_validation: Option<Record>,
+    /// Seconds of training and evaluation.
+    pub seconds: f64,
+    /// Numbers that are trained; known after the first ending.
+    pub n_parameters: Option<usize>,
+}
+
+fn state_name<S: serde::Serializer>(state: &RunState, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.name())
+}
+
+impl Overview {
+    /// Reads the config and the summary of a run, and where there is no summary that holds (it
+    /// runs, or was killed) its metrics.
+    ///
+    /// # Errors
+    /// A file of the run that cannot be read.
+    pub fn read(run_dir: &RunDir) -> Result<Self, RunError> {
+        let planned_epochs = run_dir.config()?.training.epochs;
+        let state = run_dir.state()?;
+        let summary = run_dir.summary()?;
+        let n_parameters = summary.as_ref().map(|summary| summary.n_parameters);
+        let records = run_dir.records()?;
+        // Not the summary's, which is the best by the metric that the config chose.
+        let best = Record::best(&records).cloned();
+        match summary {
+            Some(summary) if state != RunState::Running => Ok(Self {
+                state,
+                error: summary.error,
+                epochs: summary.epochs,
+                planned_epochs,
+                best,
+                last_validation: summary.last_validation,
+                seconds: summary.seconds,
+                n_parameters,
+            }),
+            _ => {
+                let mut newest_first = records.iter().rev();
+                let last_validation =
+                    newest_first.find(|record| record.split == Record::VALIDATION);
+                Ok(Self {
+                    state,
+                    error: None,
+                    epochs: records.last().map_or(0, |record| record.epoch),
+                    planned_epochs,
+                    best: Record::best(&records).cloned(),
+                    last_validation: last_validation.cloned(),
+                    seconds: records.iter().map(|record| record.seconds).sum(),
+                    n_parameters,
+                })
+            }
+        }
+    }
+}

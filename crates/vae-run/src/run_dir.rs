@@ -1,0 +1,469 @@
+//! The folder of a run, and the names in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+use vae_base::files::{self, append_whole, is_temporary, sync_folder};
+use vae_base::{read_small, read_small_text, write_whole};
+
+use crate::{Incident, Record, RunConfig, RunError, RunLock, checkpoint};
+
+const LOCK_FILE: &str = "run.lock";
+
+/// Bytes of the largest config.
+const LARGEST_CONFIG: u64 = 1 << 20;
+
+/// Bytes of the largest `summary.json`, which lists every incident.
+const LARGEST_SUMMARY: u64 = 1 << 26;
+
+/// Bytes of the largest `metrics.jsonl`: a million epochs.
+const LARGEST_LOG: u64 = 1 << 30;
+
+/// The text of a config file, which is small: a larger file is something else.
+///
+/// # Errors
+/// The file system refuses; no regular file, a large one, or no text.
+pub fn read_config(path: &Path) -> io::Result<String> {
+    read_small_text(path, LARGEST_CONFIG)
+}
+
+/// The folder of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+/// `summary.json`: what a finished or interrupted run came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// The folder of the run.
+    pub run: PathBuf,
+    /// `"finished"`, `"interrupted"` or `"failed"`.
+    pub state: String,
+    /// What it failed of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whole epochs done.
+    pub epochs: u64,
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// The best validation record, by `checkpoints.metric` of the config.
+    pub best: Option<Record>,
+    /// The last epoch on training images.
+    pub last_train: Option<Record>,
+    /// The last epoch on validation images.
+    pub last_validation: Option<Record>,
+    /// What went wrong on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
+    /// From the first step to the last picture, without the time between a stop and its resume.
+    pub seconds: f64,
+    /// Of the last process: seconds spent on anything but steps and evaluation.
+    pub engine_seconds: f64,
+    /// Numbers that were trained.
+    pub n_parameters: usize,
+    /// Training images.
+    pub n_train_images: usize,
+    /// Images that checkpoints were chosen by.
+    pub n_validation_images: usize,
+    /// Images that had no part in the training.
+    pub n_test_images: usize,
+    /// `"cpu"` or `"cuda:0"`.
+    pub device: String,
+    /// CPU threads of libtorch.
+    pub threads: i32,
+    /// Largest resident size of the process, where the system tells it.
+    pub peak_resident_bytes: Option<u64>,
+    /// The pictures of the last epoch.
+    pub pictures: Vec<PathBuf>,
+}
+
+impl RunDir {
+    /// A new run in a folder that does not exist yet, or is empty. Leaves the resolved config there.
+    /// The folder is a run from the moment at which it has the config in it: a run that was killed at any
+    /// moment can be resumed.
+    ///
+    /// # Errors
+    /// The folder holds files, or cannot be written.
+    pub fn create(path: &Path, config: &RunConfig) -> Result<Self, RunError> {
+        let run_dir = Self {
+            path: path.to_owned(),
+        };
+        if fs::metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            run_dir.fill(config)?;
+        } else {
+            run_dir.create_whole(config)?;
+        }
+        Ok(run_dir)
+    }
+
+    /// In a folder that exists, which no renaming replaces: it may be the current one, a mount point or a
+    /// link. The config comes last.
+    fn fill(&self, config: &RunConfig) -> Result<(), RunError> {
+        self.check_empty()?;
+        let _lock = self.lock()?;
+        self.check_empty()?; // Another process may have been here before the lock.
+        let folders = [self.pictures(), self.checkpoints()];
+        let filled = folders
+            .iter()
+            .try_for_each(|folder| fs::create_dir_all(folder).map_err(RunError::io(folder)))
+            .and_then(|()| self.write_config(config));
+        if filled.is_err() {
+            folders.iter().for_each(|folder| {
+                let _ = fs::remove_dir(folder);
+            });
+        }
+        filled
+    }
+
+    /// Refuses a folder with files in it. What a process leaves that was killed in [`Self::fill`] is none,
+    /// nor is what a new file system has.
+    fn check_empty(&self) -> Result<(), RunError> {
+        for entry in fs::read_dir(&self.path).map_err(RunError::io(&self.path))? {
+            let path = entry.map_err(RunError::io(&self.path))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_empty = || fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+            let is_nothing = path == self.lock_file()
+                || name == "lost+found"
+                || is_temporary(&name)
+                || [self.pictures(), self.checkpoints()].contains(&path) && is_empty();
+            if !is_nothing {
+                return Err(self.exists());
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(&self) -> RunError {
+        RunError::RunExists {
+            path: self.path.clone(),
+        }
+    }
+
+    /// Under a hidden name beside its own, then renamed.
+    fn create_whole(&self, config: &RunConfig) -> Result<(), RunError> {
+        let path = &self.path;
+        let parent = parent(path);
+        fs::create_dir_all(parent).map_err(RunError::io(path))?;
+        remove_abandoned_runs(parent);
+        let (partial, _lock) = partial_run(parent).map_err(RunError::io(parent))?;
+        let run_dir = Self {
+            path: partial.path().to_owned(),
+        };
+        for folder in [run_dir.pictures(), run_dir.checkpoints()] {
+            fs::create_dir(&folder).map_err(RunError::io(folder))?;
+        }
+        run_dir.write_config(config)?;
+        match fs::rename(partial.path(), path) {
+            Ok(()) => {
+                let _ = partial.keep(); // Under its new name.
+                sync_folder(parent).map_err(RunError::io(parent))
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(self.exists())
+            }
+            Err(error) => Err(RunError::io(path)(error)),
+        }
+    }
+
+    /// Makes an existing run one that goes on with this config: what it came to when it last ended
+    /// is no longer so. To be called with the run's lock: what killed processes left is removed.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn reopen(&self, config: &RunConfig) -> Result<(), RunError> {
+        self.write_config(config)?;
+        for folder in [self.pictures(), self.checkpoints()] {
+            fs::create_dir_all(&folder).map_err(RunError::io(folder))?;
+        }
+        for folder in [self.path.clone(), self.pictures()] {
+            files::remove_abandoned(&folder);
+        }
+        checkpoint::remove_abandoned(self);
+        remove_abandoned_runs(parent(&self.path));
+        let summary = self.summary_file();
+        match fs::remove_file(&summary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(RunError::io(summary)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_config(&self, config: &RunConfig) -> Result<(), RunError> {
+        let file = self.config_file();
+        let text = toml::to_string(config)
+            .map_err(|error| RunError::run(&file, format!("config as TOML: {error}")))?;
+        write_whole(&file, text.as_bytes()).map_err(RunError::io(&file))
+    }
+
+    /// An existing run.
+    ///
+    /// # Errors
+    /// The folder does not exist, or holds no run.
+    pub fn open(path: &Path) -> Result<Self, RunError> {
+        let run_dir = Self {
+            path: path.to_owned(),
+        };
+        if !path.is_dir() {
+            return Err(RunError::run(path, "no such folder; a run was wanted"));
+        }
+        if !run_dir.config_file().is_file() {
+            return Err(RunError::run(
+                path,
+                "no run: `vae train` leaves a config.toml there",
+            ));
+        }
+        Ok(run_dir)
+    }
+
+    /// The resolved config of the run.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn config(&self) -> Result<RunConfig, RunError> {
+        let file = self.config_file();
+        let text = read_config(&file).map_err(RunError::io(&file))?;
+        toml::from_str(&text).map_err(|error| RunError::run(&file, error.message()))
+    }
+
+    /// The run's metrics so far, in the order of their epochs; none before its first epoch ends.
+    ///
+    /// # Errors
+    /// A line that is no record. The last one may be incomplete: its writer may be at it, or have
+    /// been killed.
+    pub fn records(&self) -> Result<Vec<Record>, RunError> {
+        let file = self.metrics_file();
+        let text = match read_small_text(&file, LARGEST_LOG) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.map_err(RunError::io(&file))?,
+        };
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .enumerate()
+            .map(|(i, line)| {
+                serde_json::from_str(line).map_err(|error| {
+                    RunError::run(&file, format!("line {}: no record: {error}", i + 1))
+                })
+            })
+            .collect()
+    }
+
+    /// Appends lines to `metrics.jsonl`: all of them or, on an error, none.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn append_records<'a>(
+        &self,
+        records: impl Iterator<Item = &'a Record>,
+    ) -> Result<(), RunError> {
+        let file = self.metrics_file();
+        let mut lines = String::new();
+        for record in records {
+            let line = serde_json::to_string(record)
+                .map_err(|error| RunError::run(&file, error.to_string()))?;
+            lines += &(line + "\n");
+        }
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&file)
+            .and_then(|mut file| append_whole(&mut file, lines.as_bytes()))
+            .map_err(RunError::io(&file))
+    }
+
+    /// Takes the lines of later epochs out of `metrics.jsonl`, and one that is not whole.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn cut_records_after(&self, epochs: u64) -> Result<(), RunError> {
+        let file = self.metrics_file();
+        let text = match read_small_text(&file, LARGEST_LOG) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            read => read.map_err(RunError::io(&file))?,
+        };
+        let kept: String = text
+            .lines()
+            .filter(|line| serde_json::from_str(line).is_ok_and(|r: Record| r.epoch <= epochs))
+            .map(|line| line.to_owned() + "\n")
+            .collect();
+        if kept == text {
+            return Ok(());
+        }
+        write_whole(&file, kept.as_bytes()).map_err(RunError::io(&file))
+    }
+
+    /// `summary.json`, which a run has after its first ending, unless it was killed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn summary(&self) -> Result<Option<Summary>, RunError> {
+        let file = self.summary_file();
+        let json = match read_small(&file, LARGEST_SUMMARY) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(RunError::io(&file))?,
+        };
+        serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|error| RunError::run(&file, error.to_string()))
+    }
+
+    /// Writes `summary.json`.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
+        let file = self.summary_file();
+        let json = serde_json::to_vec_pretty(summary)
+            .map_err(|error| RunError::run(&file, error.to_string()))?;
+        write_whole(&file, &json).map_err(RunError::io(&file))
+    }
+
+    /// Whether files can be written to the folder, found out by writing one. For commands that keep what
+    /// they find only at the end of hours.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn check_writable(&self) -> Result<(), RunError> {
+        tempfile::NamedTempFile::new_in(&self.path)
+            .and_then(|mut file| file.write_all(b"\n"))
+            .map_err(RunError::io(&self.path))
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.toml`.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// `summary.json`.
+    #[must_use]
+    pub fn summary_file(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// `metrics.jsonl`.
+    #[must_use]
+    pub fn metrics_file(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// `run.lock`.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.path.join(LOCK_FILE)
+    }
+
+    /// `attributes.lock`, held while `attributes.safetensors` is changed.
+    #[must_use]
+    pub fn attributes_lock_file(&self) -> PathBuf {
+        self.path.join("attributes.lock")
+    }
+
+    /// `curves.png`.
+    #[must_use]
+    pub fn curves_file(&self) -> PathBuf {
+        self.path.join("curves.png")
+    }
+
+    /// `events/`, for TensorBoard.
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events")
+    }
+
+    /// `checkpoints/`.
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// `pictures/`.
+    #[must_use]
+    pub fn pictures(&self) -> PathBuf {
+        self.path.join("pictures")
+    }
+
+    /// A picture of an epoch, `pictures/epoch-0003-manifold.png`.
+    #[must_use]
+    pub fn picture_file(&self, epoch: u64, name: &str) -> PathBuf {
+        self.pictures().join(format!("epoch-{epoch:04}-{name}.png"))
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A new run's folder until it is whole is called this and some letters and digits.
+const PARTIAL_PREFIX: &str = ".run-";
+const N_RANDOM: usize = 6;
+
+/// Where files cannot be locked, a partial run of this age was left by a process that was killed.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A folder for a new run, with its lock, which says to [`remove_abandoned_runs`] that its process lives.
+fn partial_run(parent: &Path) -> io::Result<(TempDir, RunLock)> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PARTIAL_PREFIX).rand_bytes(N_RANDOM);
+    // Temporary folders are private by default; what stays is an ordinary one under the umask.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    loop {
+        let partial = builder.tempdir_in(parent)?;
+        let file = File::create(partial.path().join(LOCK_FILE))?;
+        match file.try_lock() {
+            // Another process was quicker, took it for abandoned and removes it.
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) if !partial.path().exists() => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok((partial, RunLock { file })),
+        }
+    }
+}
+
+/// Removes from a folder of runs what processes left there that were killed while they created one.
+fn remove_abandoned_runs(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_partial = name.to_str().is_some_and(|name| {
+            name.strip_prefix(PARTIAL_PREFIX).is_some_and(|rest| {
+                rest.len() == N_RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
+        });
+        if !is_partial || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let is_old = || {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+        };
+        let lock = OpenOptions::new()
+            .write(true)
+            .open(entry.path().join(LOCK_FILE));
+        let is_abandoned = match lock.as_ref().map(File::try_lock) {
+            Ok(Ok(())) => true,
+            Ok(Err(TryLockError::WouldBlock)) => false,
+            Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(),
+        };
+        if is_abandoned {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The lock of a run: one process trains it, and others can tell whether one does.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::thread::sleep;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::{RunDir, RunError};
+
+/// What `run.lock` stands for. It holds until it is dropped or its process ends, however it ends:
+/// the system keeps the lock, the file only gives it a place.
+#[derive(Debug)]
+#[must_use = "the lock ends when this is dropped"]
+pub struct RunLock {
+    pub(crate) file: File,
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // Closing alone does not do: a child process has the file too until its program starts.
+        let _ = self.file.unlock();
+    }
+}
+
+/// How far a run is from being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// A process trains it.
+    Running,
+    /// All epochs are done.
+    Finished,
+    /// Ctrl-C.
+    Interrupted,
+    /// An error ended it.
+    Failed,
+    /// Nobody trains it and it has no summary: its process was killed.
+    Stopped,
+}
+
+impl RunState {
+    /// As in `summary.json`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// [`RunDir::state`] holds a shared lock for an instant, so the first refusal may be its doing.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of the process number in the file.
+const MAX_OWNER_BYTES: u64 = 32;
+
+/// What came of trying for the lock.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// It is ours, until the file is closed.
+    Locked,
+    /// Another process trains the run.
+    Refused,
+    /// The file system has no locks.
+    NoLocks(io::Error),
+}
+
+/// Tries for the lock. A process that trains refuses it at once, however soon it will be done; one that
+/// asks for the state is waited for.
+pub(crate) fn try_lock(file: &File, mut pause: impl FnMut()) -> Attempt {
+    for _ in 0..ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Attempt::Locked,
+            Err(TryLockError::Error(error)) => return Attempt::NoLocks(error),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        // Beside the shared lock of one that asks there is room for another shared one.
+        if file.try_lock_shared().is_err() || file.unlock().is_err() {
+            return Attempt::Refused;
+        }
+        pause();
+    }
+    Attempt::Refused
+}
+
+impl RunDir {
+    /// Makes this process the one that trains the run, until the lock is dropped.
+    ///
+    /// On a file system without locks it gives one that keeps nobody out, and a warning says so.
+    ///
+    /// # Errors
+    /// Another process (or another part of this one) has it; the file cannot be written.
+    pub fn lock(&self) -> Result<RunLock, RunError> {
+        let path = self.lock_file();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(RunError::io(&path))?;
+        match try_lock(&file, || sleep(PAUSE)) {
+            Attempt::Locked => {}
+            Attempt::Refused => {
+                let mut owner = String::new();
+                let read = (&file).take(MAX_OWNER_BYTES).read_to_string(&mut owner);
+                return Err(RunError::Locked {
+                    path: self.path().to_owned(),
+                    pid: read.ok().and_then(|_| owner.trim().parse().ok()),
+                });
+            }
+            Attempt::NoLocks(error) => warn!(
+                "{}: this file system has no locks ({error}), so nothing keeps a second process from \
+                 training the run at the same time: see to it that none does",
+                path.display()
+            ),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(RunError::io(&path))?;
+        Ok(RunLock { file })
+    }
+
+    /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
+    /// which may be read-only.
+    ///
+    /// # Errors
+    /// The summary cannot be read.
+    pub fn state(&self) -> Result<RunState, RunError> {
+        if self.is_locked() {
+            return Ok(RunState::Running);
+        }
+        match self.summary()? {
+            None => Ok(RunState::Stopped),
+            Some(summary) => [RunState::Finished, RunState::Interrupted, RunState::Failed]
+                .into_iter()
+                .find(|state| state.name() == summary.state)
+                .ok_or_else(|| {
+                    let problem = format!(
+                        "state: found {:?}, wanted \"finished\", \"interrupted\" or \"failed\"",
+                        summary.state
+                    );
+                    RunError::run(self.summary_file(), problem)
+                }),
+        }
+    }
+
+    fn is_locked(&self) -> bool {
+        // Shared, so that two who look do not take each other for the trainer.
+        File::open(self.lock_file())
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trainer_refuses_at_once_and_one_that_asks_for_the_state_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run.lock");
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&path).expect("a file")
+        };
+        let trainer = open();
+        trainer.lock().expect("free");
+        let mut n_pauses = 0;
+        let refused = try_lock(&open(), || n_pauses += 1);
+        assert!(matches!(refused, Attempt::Refused), "{refused:?}");
+        assert_eq!(n_pauses, 0, "it may end in the pause, and two would go on");
+        drop(trainer);
+
+        let mut asking = Some(open());
+        if let Some(file) = &asking {
+            file.lock_shared().expect("free");
+        }
+        let file = open();
+        let locked = try_lock(&file, || drop(asking.take()));
+        assert!(matches!(locked, Attempt::Locked), "{locked:?}");
+        assert!(asking.is_none(), "it had to wait");
+    }
+}

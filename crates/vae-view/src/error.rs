@@ -1,0 +1,106 @@
+//! What can go wrong with a picture, or with what is learned of latents.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+use vae_data::DataError;
+use vae_model::{ImageShape, ModelError};
+use vae_run::RunError;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ViewError {
+    /// The data set.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// An attribute that no direction can be learned of, or of which none is known.
+    #[error("attribute {name}: {problem}")]
+    Attribute {
+        /// The attribute.
+        name: String,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// A latent for a sphere that points nowhere, or latents that are all the same.
+    #[error(
+        "latents of length 0 have no direction: on a sphere they have no place, and where all images have \
+         the same latent (nothing is encoded), nothing can be learned of them"
+    )]
+    NoDirection,
+    /// A file or folder that is not what it should be, or that no file can be written to.
+    #[error("{path}: {problem}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and what was wanted.
+        problem: String,
+    },
+    /// The file system refused.
+    #[error("{path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The reason the system gives.
+        source: io::Error,
+    },
+    /// A picture could not be written.
+    #[error("{path}")]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: image::ImageError,
+    },
+    /// A picture that would be larger than memory or its format allow.
+    #[error("a picture of {width} × {height} pixels is too large; ask for fewer images")]
+    PictureSize {
+        /// Pixels from left to right.
+        width: u64,
+        /// Pixels from top to bottom.
+        height: u64,
+    },
+    /// More images than are made at once.
+    #[error("{n_images} images of {shape} need more than 4 GiB of memory; ask for fewer")]
+    TooManyImages {
+        /// Images.
+        n_images: i64,
+        /// The shape of each.
+        shape: ImageShape,
+    },
+    /// A plot could not be drawn.
+    #[error("drawing a plot: {0}")]
+    Plot(String),
+    /// libtorch refused, out of memory for example.
+    #[error("libtorch refused")]
+    Torch(#[from] tch::TchError),
+}
+
+impl ViewError {
+    /// For `map_err` on an operation on `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn attribute(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Attribute {
+            name: name.into(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::File {
+            path: path.into(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Where the images of a data set lie.
+
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::loader::Batches;
+use vae_data::{Dataset, derive_seed};
+use vae_model::{Support, Vae};
+
+use crate::ViewError;
+
+/// Latents of N images, in their order.
+#[derive(Debug)]
+pub struct Codes {
+    /// The latent that stands for each image, f64 `[N, Z]` on the CPU.
+    pub centers: Tensor,
+    /// One latent drawn from q(z|x) of each: together they are the aggregate posterior. f64 `[N, Z]` on
+    /// the CPU.
+    pub drawn: Tensor,
+}
+
+/// Encodes every image of a data set. `seed` decides what is drawn, the centers are without chance.
+/// `progress` is told the number of images done.
+///
+/// # Errors
+/// Images of another shape than the model's.
+pub fn encode(
+    vae: &Vae,
+    dataset: &Dataset,
+    seed: u64,
+    mut progress: impl FnMut(usize),
+) -> Result<Codes, ViewError> {
+    const N_AT_A_TIME: usize = 250;
+    tch::manual_seed(derive_seed(seed, 0, "aggregate posterior") as i64);
+    let on_cpu = |latents: Tensor| latents.to_device(Device::Cpu).to_kind(Kind::Double);
+    let latent_dims = vae.config().latent_dims;
+    let (mut centers, mut drawn) = (Vec::new(), Vec::new());
+    no_grad(|| -> Result<(), ViewError> {
+        let mut n_done = 0;
+        for images in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
+            let images = images?;
+            let n_images = images.size()[0];
+            let posterior = vae.encode(&images)?;
+            let noise = Tensor::randn([1, n_images, latent_dims], (Kind::Float, vae.device()));
+            centers.push(on_cpu(posterior.center()));
+            drawn.push(on_cpu(posterior.draw(&noise).latents.squeeze_dim(0)));
+            n_done += n_images as usize;
+            progress(n_done);
+        }
+        Ok(())
+    })?;
+    Ok(Codes {
+        centers: Tensor::f_cat(&centers, 0)?,
+        drawn: Tensor::f_cat(&drawn, 0)?,
+    })
+}
+
+/// Brings latents `[N, Z]` back to where the model's lie: on a sphere to length 1. Elsewhere they stay as
+/// they are.
+///
+/// # Errors
+/// A latent of length 0 has no place on a sphere.
+pub fn onto_support(vae: &Vae, latents: &Tensor) -> Result<Tensor, ViewError> {
+    if vae.config().posterior.support() == Support::Euclidean {
+        return Ok(latents.shallow_clone());
+    }
+    let lengths = latents.norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true);
+    if lengths.min().double_value(&[]) < 1e-6 {
+        return Err(ViewError::NoDirection);
+    }
+    Ok(latents / lengths)
+}

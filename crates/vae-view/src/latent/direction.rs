@@ -1,0 +1,451 @@
+//! Directions in which an attribute grows.
+//!
+//! All is done in whitened latents x: with the training latents' covariance Σ = R·Rᵀ, z − mean = R·x. There
+//! a dimension that the model does not use counts for nothing, however small its numbers are, and an
+//! attribute's normal u is a filter for it: it weighs down what goes along with the attribute by chance. The
+//! direction in z is R·u = Σ·w, w being the normal in z: the way in which images lie that score higher,
+//! all else as it comes (Haufe et al. 2014, <https://doi.org/10.1016/j.neuroimage.2013.10.067>). Going along
+//! w itself hardly changes an image, since it points where latents vary least. Of unit vectors at a right
+//! angle in x, a step along one leaves the score of the other as it is.
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::logistic::Logistic;
+use crate::ViewError;
+
+/// How a direction is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// From the mean of the images without the attribute to the mean of those with it. As a classifier, it
+    /// is Fisher's discriminant.
+    Mean,
+    /// From the normal of a logistic regression in which both classes count alike.
+    Linear,
+}
+
+impl Method {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Linear => "linear",
+        }
+    }
+}
+
+/// Which images have an attribute; none where that is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels {
+    /// The attribute.
+    pub name: String,
+    /// For each training image.
+    pub train: Vec<Option<bool>>,
+    /// For each held-out image.
+    pub held_out: Vec<Option<bool>>,
+}
+
+/// A direction, and how it was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Direction {
+    /// The attribute.
+    pub name: String,
+    /// How it was found.
+    pub method: Method,
+    /// The attributes whose directions it leaves alone.
+    pub orthogonal_to: Vec<String>,
+    /// What a step of 1 adds to a latent, `[Z]`.
+    #[serde(skip)]
+    pub step: Vec<f64>,
+    /// Training images of which the attribute is known.
+    pub n_train_images: usize,
+    /// How well it tells held-out images apart; none where there are none of one of the classes.
+    pub accuracy: Option<Accuracy>,
+}
+
+/// How well the place along a direction tells held-out images with an attribute from those without: by
+/// one threshold, which is a logistic regression's on the training images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Held-out images of which the attribute is known.
+    pub n_images: usize,
+    /// The share of them that is told right.
+    pub accuracy: f64,
+    /// The share that would be, if all were said to be of the class that is commoner in training.
+    pub baseline: f64,
+    /// The mean of the shares of both classes that are told right, by a threshold for which both count
+    /// alike; chance is ½.
+    pub balanced: f64,
+}
+
+/// Learns directions from the latents of a training split and a held-out split.
+#[derive(Debug)]
+pub struct Learner {
+    root: Tensor,     // R, [Z, D]
+    train: Tensor,    // [N, D], whitened
+    held_out: Tensor, // likewise, by the training latents' mean and covariance
+}
+
+/// Variances below this share of the largest are none.
+const NO_VARIANCE: f64 = 1e-9;
+
+impl Learner {
+    /// From latents `[N, Z]` of training images and of held-out images.
+    ///
+    /// # Errors
+    /// Training latents that are all the same; libtorch refuses.
+    pub fn new(train: &Tensor, held_out: &Tensor) -> Result<Self, ViewError> {
+        let train = train.to_kind(Kind::Double);
+        let mean = train.f_mean_dim(0, false, Kind::Double)?;
+        let centered = &train - &mean;
+        let n = train.size2()?.0 as f64;
+        let covariance = centered.transpose(0, 1).matmul(&centered) / n; // [Z, Z]
+        let (vectors, variances, _) = covariance.f_svd(true, true)?;
+        let variances = Vec::<f64>::try_from(variances)?; // Largest first.
+        let largest = variances.first().copied().unwrap_or(0.0);
+        let used: Vec<f64> = variances
+            .into_iter()
+            .filter(|&variance| variance > NO_VARIANCE * largest)
+            .collect();
+        if used.is_empty() {
+            return Err(ViewError::NoDirection);
+        }
+        let deviations = Tensor::from_slice(&used).sqrt(); // [D]
+        let vectors = vectors.narrow(1, 0, used.len() as i64); // [Z, D]
+        let whitened = |centered: Tensor| centered.matmul(&vectors) / &deviations;
+        Ok(Self {
+            train: whitened(centered),
+            held_out: whitened(held_out.to_kind(Kind::Double) - &mean),
+            root: &vectors * &deviations,
+        })
+    }
+
+    /// The direction of an attribute, at a right angle to those of others by the same method.
+    ///
+    /// # Errors
+    /// An attribute that all training images have or that none has; one of which nothing is left at a
+    /// right angle to the others.
+    pub fn learn(
+        &self,
+        labels: &Labels,
+        method: Method,
+        orthogonal_to: &[&Labels],
+    ) -> Result<Direction, ViewError> {
+        let train = Known::of(&self.train, &labels.train)?;
+        if let Some(missing) = train.missing_class() {
+            let problem = format!(
+                "{missing} of the {} training images of which it is known; a direction is between those \
+                 with and those without",
+                train.n_images()
+            );
+            return Err(ViewError::attribute(&labels.name, problem));
+        }
+        let mut normal = train.normal(method)?;
+        let mut basis: Vec<Tensor> = Vec::new();
+        for other in orthogonal_to {
+            let known = Known::of(&self.train, &other.train)?;
+            if let Some(missing) = known.missing_class() {
+                let problem = format!("{missing} of the training images; it has no direction");
+                return Err(ViewError::attribute(&other.name, problem));
+            }
+            let rest = without(&known.normal(method)?, &basis);
+            // Of two with the same direction the second adds nothing.
+            basis.extend(unit(&rest));
+        }
+        normal = without(&normal, &basis);
+        let Some(normal) = unit(&normal) else {
+            let names: Vec<&str> = orthogonal_to.iter().map(|o| o.name.as_str()).collect();
+            let problem = format!(
+                "nothing of its direction is left beside {}",
+                names.join(", ")
+            );
+            return Err(ViewError::attribute(&labels.name, problem));
+        };
+        let direction = self.root.mv(&normal); // [Z]
+        let direction = &direction / length(&direction);
+        // The variance along it is directionᵀ·R·Rᵀ·direction.
+        let deviation = length(&self.root.transpose(0, 1).mv(&direction));
+        Ok(Direction {
+            name: labels.name.clone(),
+            method,
+            orthogonal_to: orthogonal_to.iter().map(|o| o.name.clone()).collect(),
+            step: Vec::<f64>::try_from(direction * deviation)?,
+            n_train_images: train.n_images(),
+            accuracy: train.accuracy(&Known::of(&self.held_out, &labels.held_out)?, &normal)?,
+        })
+    }
+}
+
+/// Latents of which an attribute is known.
+struct Known {
+    latents: Tensor, // [N, D]
+    yes: Tensor,     // [N], 1 or 0
+}
+
+impl Known {
+    fn of(latents: &Tensor, labels: &[Option<bool>]) -> Result<Self, ViewError> {
+        let rows: Vec<i64> = (0_i64..)
+            .zip(labels)
+            .filter_map(|(row, label)| label.map(|_| row))
+            .collect();
+        let yes: Vec<f64> = labels.iter().flatten().map(|&yes| f64::from(yes)).collect();
+        Ok(Self {
+            latents: latents.f_index_select(0, &Tensor::from_slice(&rows))?,
+            yes: Tensor::from_slice(&yes),
+        })
+    }
+
+    fn n_images(&self) -> usize {
+        self.yes.numel()
+    }
+
+    /// How many have it.
+    fn n_yes(&self) -> f64 {
+        self.yes.sum(Kind::Double).double_value(&[])
+    }
+
+    /// As in `none`, where a class has no image.
+    fn missing_class(&self) -> Option<&'static str> {
+        match self.n_yes() {
+            0.0 => Some("none"),
+            n if n == self.n_images() as f64 => Some("it is true of all"),
+            _ => None,
+        }
+    }
+
+    /// What each image counts, so that both classes count half.
+    fn balanced_counts(&self) -> Tensor {
+        let (n, n_yes) = (self.n_images() as f64, self.n_yes());
+        let (yes, no) = (0.5 * n / n_yes, 0.5 * n / (n - n_yes));
+        &self.yes * yes + (1.0 - &self.yes) * no
+    }
+
+    /// `[D]`, of any length.
+    fn normal(&self, method: Method) -> Result<Tensor, ViewError> {
+        match method {
+            Method::Linear => {
+                let classifier = Logistic::fit(&self.latents, &self.yes, &self.balanced_counts())?;
+                Ok(classifier.normal)
+            }
+            Method::Mean => {
+                let (n, n_yes) = (self.n_images() as f64, self.n_yes());
+                let shares = &self.yes / n_yes - (1.0 - &self.yes) / (n - n_yes);
+                Ok(self.latents.transpose(0, 1).mv(&shares))
+            }
+        }
+    }
+
+    fn accuracy(&self, held_out: &Known, normal: &Tensor) -> Result<Option<Accuracy>, ViewError> {
+        if held_out.n_images() == 0 || held_out.missing_class().is_some() {
+            return Ok(None);
+        }
+        let places = |known: &Known| known.latents.mv(normal).unsqueeze(1); // [N, 1]
+        let right = |counts: &Tensor| -> Result<Tensor, ViewError> {
+            let threshold = Logistic::fit(&places(self), &self.yes, counts)?;
+            let said = threshold.says_yes(&places(held_out));
+            Ok(said.eq_tensor(&held_out.yes.gt(0.5)).to_kind(Kind::Double))
+        };
+        let (n, n_yes) = (held_out.n_images() as f64, held_out.n_yes());
+        let commoner = if self.n_yes() * 2.0 >= self.n_images() as f64 {
+            n_yes
+        } else {
+            n - n_yes
+        };
+        let right_balanced = right(&self.balanced_counts())?;
+        let of_class = |class: &Tensor, n: f64| {
+            (&right_balanced * class)
+                .sum(Kind::Double)
+                .double_value(&[])
+                / n
+        };
+        Ok(Some(Accuracy {
+            n_images: held_out.n_images(),
+            accuracy: right(&self.yes.ones_like())?
+                .mean(Kind::Double)
+                .double_value(&[]),
+            baseline: commoner / n,
+            balanced: 0.5
+                * (of_class(&held_out.yes, n_yes) + of_class(&(1.0 - &held_out.yes), n - n_yes)),
+        }))
+    }
+}
+
+/// What of a vector is at a right angle to an orthonormal basis (Gram–Schmidt).
+fn without(vector: &Tensor, basis: &[Tensor]) -> Tensor {
+    let length = length(vector).max(f64::MIN_POSITIVE);
+    basis
+        .iter()
+        .fold(vector / length, |rest, axis| &rest - axis * rest.dot(axis))
+}
+
+/// A vector with length 1; none where it is too short to have a direction.
+fn unit(vector: &Tensor) -> Option<Tensor> {
+    let length = length(vector);
+    (length > 1e-6).then(|| vector / length)
+}
+
+fn length(vector: &Tensor) -> f64 {
+    vector.square().sum(Kind::Double).double_value(&[]).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    const N: i64 = 4000;
+
+    /// Two Gaussian classes of two dimensions with the same covariance L·Lᵀ and means ±mu: with
+    /// antithetic noise, so that the class means are exact.
+    fn classes(mu: [f64; 2], l: [[f64; 2]; 2]) -> (Tensor, Vec<Option<bool>>) {
+        tch::manual_seed(7);
+        let half = Tensor::randn([N / 2, 2], (Kind::Double, Device::Cpu));
+        let noise = Tensor::cat(&[&half, &-&half], 0).matmul(&Tensor::from_slice2(&l).tr());
+        let mu = Tensor::from_slice(&mu);
+        let latents = Tensor::cat(&[&noise + &mu, &noise - &mu], 0);
+        let labels = (0..2 * N).map(|i| Some(i < N)).collect();
+        (latents, labels)
+    }
+
+    fn labels(name: &str, values: &[Option<bool>]) -> Labels {
+        Labels {
+            name: name.to_owned(),
+            train: values.to_vec(),
+            held_out: values.to_vec(),
+        }
+    }
+
+    fn cosine(a: &Tensor, b: &Tensor) -> f64 {
+        a.dot(b).double_value(&[]) / (length(a) * length(b))
+    }
+
+    #[test]
+    fn both_methods_find_what_is_known_of_gaussian_classes() {
+        let _alone = crate::alone::alone();
+        let l = [[1.0, 0.0], [1.5, 0.5]];
+        let mu = [0.5, 0.5];
+        let (latents, known) = classes(mu, l);
+        let learner = Learner::new(&latents, &latents).expect("latents");
+        let labels = labels("A", &known);
+        // The mean difference is 2·mu.
+        let mean = learner
+            .learn(&labels, Method::Mean, &[])
+            .expect("a direction");
+        let step = Tensor::from_slice(&mean.step);
+        assert!(cosine(&step, &Tensor::from_slice(&mu)) > 1.0 - 1e-9);
+        // The best classifier's normal in z is Σ⁻¹mu, Σ = L·Lᵀ = [[1, 1.5], [1.5, 2.5]] with determinant
+        // 0.25: (2.5·0.5 − 1.5·0.5, −1.5·0.5 + 0.5)/0.25 ∝ (2, −1). The direction is the covariance of all
+        // latents times it, Σ + mu·muᵀ: again along mu.
+        for method in [Method::Mean, Method::Linear] {
+            let found = learner.learn(&labels, method, &[]).expect("a direction");
+            let step = Tensor::from_slice(&found.step);
+            assert!(cosine(&step, &Tensor::from_slice(&mu)) > 0.98, "{step}");
+            let covariance = learner.root.matmul(&learner.root.tr()); // [2, 2]
+            let normal = Tensor::f_linalg_solve(&covariance, &step, true).expect("a normal");
+            assert!(
+                cosine(&normal, &Tensor::from_slice(&[2.0, -1.0])) > 0.98,
+                "{normal}"
+            );
+            // It is right for Φ(√(muᵀΣ⁻¹mu)) = Φ(√0.5) = 0.7602 of each class.
+            let found = found.accuracy.expect("held-out images");
+            assert!((found.accuracy - 0.7602).abs() < 0.02, "{found:?}");
+            assert!((found.balanced - 0.7602).abs() < 0.02, "{found:?}");
+            assert!((found.baseline - 0.5).abs() < 1e-9, "{found:?}");
+            assert_eq!(found.n_images, 2 * N as usize);
+        }
+    }
+
+    #[test]
+    fn a_step_is_one_standard_deviation_of_the_latents_along_it() {
+        let _alone = crate::alone::alone();
+        let (latents, known) = classes([1.0, 0.0], [[2.0, 0.0], [0.0, 0.5]]);
+        let learner = Learner::new(&latents, &latents).expect("latents");
+        let found = learner
+            .learn(&labels("A", &known), Method::Mean, &[])
+            .expect("a direction");
+        // Along the first axis: the variance is that inside the classes, 4, and 1 between them.
+        let wanted = latents.select(1, 0).std(false).double_value(&[]);
+        assert!((found.step[0] - wanted).abs() < 1e-6 && (wanted - 5_f64.sqrt()).abs() < 0.1);
+        assert!(found.step[1].abs() < 1e-6);
+
+        // A dimension that is not used, and one that is a copy of another, do no harm.
+        let columns = [
+            latents.select(1, 0),
+            latents.select(1, 1),
+            latents.select(1, 1),
+        ];
+        let unused = latents.select(1, 0).zeros_like();
+        let wider = Tensor::stack(&[&columns[0], &columns[1], &columns[2], &unused], 1);
+        let learner = Learner::new(&wider, &wider).expect("latents");
+        for method in [Method::Mean, Method::Linear] {
+            let found = learner
+                .learn(&labels("A", &known), method, &[])
+                .expect("a direction");
+            assert!((found.step[0] - wanted).abs() < 0.02, "{found:?}");
+            assert!(found.step[3].abs() < 1e-9, "{found:?}");
+        }
+        assert!(Learner::new(&wider.zeros_like(), &wider).is_err());
+    }
+
+    #[test]
+    fn an_orthogonal_direction_leaves_the_other_attribute_alone() {
+        let _alone = crate::alone::alone();
+        let (latents, known) = classes([1.0, 0.8], [[1.0, 0.0], [0.6, 0.9]]);
+        let by_second: Vec<Option<bool>> = Vec::<f64>::try_from(latents.select(1, 1))
+            .expect("numbers")
+            .into_iter()
+            .map(|value| (value.abs() > 0.1).then_some(value > 0.0))
+            .collect();
+        let learner = Learner::new(&latents, &latents).expect("latents");
+        let (a, b) = (labels("A", &known), labels("B", &by_second));
+        for method in [Method::Mean, Method::Linear] {
+            let other = learner.learn(&b, method, &[]).expect("a direction");
+            let found = learner.learn(&a, method, &[&b, &b]).expect("a direction");
+            // The other's normal in z is Σ⁻¹ times its direction.
+            let covariance = learner.root.matmul(&learner.root.tr());
+            let step = Tensor::from_slice(&other.step);
+            let normal = Tensor::f_linalg_solve(&covariance, &step, true).expect("a normal");
+            let cos = cosine(&Tensor::from_slice(&found.step), &normal);
+            assert!(cos.abs() < 1e-6, "{method:?}, {cos}");
+            assert_eq!(found.orthogonal_to, ["B", "B"]);
+            let error = learner.learn(&a, method, &[&a]).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "attribute A: nothing of its direction is left beside A"
+            );
+        }
+    }
+
+    #[test]
+    fn an_attribute_of_all_or_none_is_refused_and_unknown_ones_are_left_out() {
+        let _alone = crate::alone::alone();
+        let (latents, mut known) = classes([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]);
+        let learner = Learner::new(&latents, &latents).expect("latents");
+        let all = labels("A", &vec![Some(true); known.len()]);
+        let error = learner
+            .learn(&all, Method::Mean, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("attribute A: it is true of all of the 8000"),
+            "{error}"
+        );
+        let none = labels("A", &vec![None; known.len()]);
+        let error = learner
+            .learn(&none, Method::Linear, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("attribute A: none of the 0 training images"),
+            "{error}"
+        );
+        known[0] = None;
+        let found = learner
+            .learn(&labels("A", &known), Method::Mean, &[])
+            .expect("a direction");
+        assert_eq!(found.n_train_images, known.len() - 1);
+    }
+}

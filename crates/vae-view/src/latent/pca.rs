@@ -1,0 +1,82 @@
+//! Principal components.
+
+use tch::{Kind, Tensor};
+
+use crate::ViewError;
+
+/// The directions in which latents vary most.
+#[derive(Debug)]
+pub struct Pca {
+    /// Mean of the latents, `[Z]`.
+    mean: Tensor,
+    /// Orthonormal, the one of largest variance first, `[k, Z]`; each with its largest entry positive.
+    components: Tensor,
+    /// Share of the whole variance that lies along each.
+    pub explained: Vec<f64>,
+}
+
+impl Pca {
+    /// The `k` first components (all, where there are fewer dimensions) of latents `[N, Z]`: singular
+    /// vectors of their covariance.
+    ///
+    /// # Errors
+    /// No latents; libtorch refuses, as it does where numbers are none.
+    pub fn fit(latents: &Tensor, k: usize) -> Result<Self, ViewError> {
+        let latents = latents.to_kind(Kind::Double);
+        let (n, dims) = latents.size2()?;
+        if n == 0 {
+            return Err(ViewError::Plot("no latents to find axes of".to_owned()));
+        }
+        let mean = latents.mean_dim(0, false, Kind::Double);
+        let centered = latents - &mean;
+        let covariance = centered.transpose(0, 1).matmul(&centered) / n as f64; // [Z, Z]
+        let (vectors, variances, _) = covariance.f_svd(true, true)?;
+        let k = (k as i64).min(dims);
+        let components = vectors.transpose(0, 1).narrow(0, 0, k); // [k, Z]
+        let largest = components.abs().argmax(1, true);
+        let components = &components * components.gather(1, &largest, false).sign();
+        let total = variances.sum(Kind::Double).clamp_min(f64::MIN_POSITIVE);
+        Ok(Self {
+            mean,
+            components,
+            explained: Vec::<f64>::try_from(variances.narrow(0, 0, k) / total)?,
+        })
+    }
+
+    /// Coordinates along the components, `[N, k]`.
+    pub fn project(&self, latents: &Tensor) -> Tensor {
+        (latents.to_kind(Kind::Double) - &self.mean).matmul(&self.components.transpose(0, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_and_shares_of_a_known_covariance_are_found() {
+        // The points ±3·(0.6, 0.8, 0) and ±1·(0, 0, 1): variances 4.5 and 0.5 of 5.
+        let points = [
+            [1.8, 2.4, 0.0],
+            [-1.8, -2.4, 0.0],
+            [0.0, 0.0, 1.0],
+            [0.0, 0.0, -1.0],
+        ];
+        let shift = Tensor::from_slice(&[5.0, -2.0, 1.0]);
+        let latents = Tensor::from_slice2(&points) + shift;
+        let pca = Pca::fit(&latents, 2).expect("axes");
+        let wanted = Tensor::from_slice2(&[[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]);
+        assert!((&pca.components - wanted).abs().max().double_value(&[]) < 1e-9);
+        assert!((pca.explained[0] - 0.9).abs() < 1e-9 && (pca.explained[1] - 0.1).abs() < 1e-9);
+        let wanted = Tensor::from_slice2(&[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]);
+        let error = (pca.project(&latents) - wanted).abs().max();
+        assert!(error.double_value(&[]) < 1e-9);
+        assert_eq!(
+            Pca::fit(&latents.narrow(1, 0, 1), 2)
+                .unwrap()
+                .components
+                .size(),
+            [1, 1]
+        );
+    }
+}

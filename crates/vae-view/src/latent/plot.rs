@@ -1,0 +1,438 @@
+//! Plots of latents, with the look of [`crate::curves`].
+
+use std::ops::Range;
+
+use image::DynamicImage;
+use plotters::prelude::*;
+use tch::{Kind, Tensor};
+
+use crate::ViewError;
+use crate::curves::{
+    Area, Axis, FAINT_INK, GRID, INK, PlotError, SCALE, TOO_HIGH, canvas, colors, decimal,
+    draw_key, font, px, tick_label, tick_step,
+};
+
+/// Points on a plane, each of one class.
+#[derive(Debug)]
+pub struct Scatter<'a> {
+    /// The title.
+    pub title: &'a str,
+    /// A line below it.
+    pub subtitle: &'a str,
+    /// What the axes are.
+    pub axes: [String; 2],
+    /// The places.
+    pub points: &'a [(f64, f64)],
+    /// The class of each point, by its position in `classes`.
+    pub class_of: &'a [usize],
+    /// Names of the classes, for the legend; of a single class there is none.
+    pub classes: &'a [String],
+}
+
+/// Width of the legend beside a plot.
+const LEGEND: u32 = 190;
+
+impl Scatter<'_> {
+    /// A point for each image, colored by class.
+    ///
+    /// # Errors
+    /// The plotter refuses.
+    pub fn draw(&self) -> Result<DynamicImage, ViewError> {
+        let palette = colors(self.classes.len());
+        // Many points are small, and let others shine through.
+        let (radius, opacity) = match self.points.len() {
+            0..=1000 => (px(4), 0.8),
+            1001..=4000 => (px(3), 0.65),
+            _ => (px(2), 0.5),
+        };
+        canvas(self.title, self.subtitle, |body| {
+            let plane = self.beside_legend(body, &palette)?;
+            let mut chart = plane_chart(&plane, self.ranges(), &self.axes)?;
+            let marks = self
+                .points
+                .iter()
+                .zip(self.class_of)
+                .map(|(&point, &class)| {
+                    let color = palette[class % palette.len()].mix(opacity);
+                    Circle::new(point, radius, color.filled())
+                });
+            chart.draw_series(marks)?;
+            Ok(())
+        })
+    }
+
+    /// How densely the points lie, all classes together: the darker the more, in steps of the root.
+    ///
+    /// # Errors
+    /// The plotter refuses.
+    pub fn draw_density(&self) -> Result<DynamicImage, ViewError> {
+        const CELLS: [usize; 2] = [160, 96];
+        let ranges = self.ranges();
+        let density = smoothed_histogram(self.points, &ranges, CELLS);
+        let highest = density.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        canvas(self.title, self.subtitle, |body| {
+            let mut chart = plane_chart(body, ranges.clone(), &self.axes)?;
+            let side = |axis: usize| (ranges[axis].end - ranges[axis].start) / CELLS[axis] as f64;
+            let cells = density.iter().enumerate().filter_map(|(i, density)| {
+                let shade = (density / highest).sqrt();
+                let corner =
+                    |axis: usize, cell: usize| ranges[axis].start + cell as f64 * side(axis);
+                let (x, y) = (i % CELLS[0], i / CELLS[0]);
+                let corners = [
+                    (corner(0, x), corner(1, y)),
+                    (corner(0, x + 1), corner(1, y + 1)),
+                ];
+                (shade > 0.02).then(|| Rectangle::new(corners, colors(1)[0].mix(shade).filled()))
+            });
+            chart.draw_series(cells)?;
+            Ok(())
+        })
+    }
+
+    /// Draws the legend to the right where there is more than one class, and gives what is left of it.
+    fn beside_legend<'b>(
+        &self,
+        body: &Area<'b>,
+        palette: &[RGBColor],
+    ) -> Result<Area<'b>, PlotError<'b>> {
+        if self.classes.len() < 2 {
+            return Ok(body.clone());
+        }
+        let (width, height) = body.dim_in_pixel();
+        let (plane, legend) = body.split_horizontally(width as i32 - px(LEGEND));
+        let style = font(17, false, INK);
+        let n_shown = (height as i32 - px(60)) / px(26);
+        for (i, (name, color)) in (0..n_shown).zip(self.classes.iter().zip(palette)) {
+            draw_key(&legend, (0, px(16) + i * px(26)), name, *color, &style)?;
+        }
+        Ok(plane)
+    }
+
+    fn ranges(&self) -> [Range<f64>; 2] {
+        let x = self.points.iter().map(|point| point.0);
+        let y = self.points.iter().map(|point| point.1);
+        [padded_range(x), padded_range(y)]
+    }
+}
+
+/// From the lowest to the highest finite value, with some room.
+fn padded_range(values: impl Iterator<Item = f64>) -> Range<f64> {
+    let finite = values.filter(|value| value.is_finite());
+    let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
+    if low > high {
+        return -1.0..1.0;
+    }
+    let room = match (high - low) * 0.04 {
+        room if room > 0.0 => room,
+        _ => low.abs().max(1.0) * 0.1,
+    };
+    low - room..high + room
+}
+
+type Plane<'a, 'b> = ChartContext<'b, BitMapBackend<'a>, Cartesian2d<Axis, Axis>>;
+
+fn plane_chart<'a, 'b>(
+    area: &'b Area<'a>,
+    [x_range, y_range]: [Range<f64>; 2],
+    [x_name, y_name]: &[String; 2],
+) -> Result<Plane<'a, 'b>, PlotError<'a>> {
+    let step = |range: &Range<f64>, n| tick_step(range.end - range.start, n);
+    let (x_step, y_step) = (step(&x_range, 10), step(&y_range, 8));
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(px(4))
+        .margin_left(px(14))
+        .margin_right(px(30))
+        .margin_bottom(px(8))
+        .x_label_area_size(px(52))
+        .y_label_area_size(px(88))
+        .build_cartesian_2d(Axis::new(&x_range, x_step), Axis::new(&y_range, y_step))?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID.stroke_width(SCALE))
+        .axis_style(GRID.stroke_width(SCALE))
+        .x_label_style(font(17, false, FAINT_INK))
+        .y_label_style(font(17, false, FAINT_INK))
+        .y_label_offset(TOO_HIGH)
+        .axis_desc_style(font(17, false, FAINT_INK))
+        .x_desc(x_name.as_str())
+        .y_desc(y_name.as_str())
+        .x_label_formatter(&|&value| tick_label(value, x_step))
+        .y_label_formatter(&|&value| tick_label(value, y_step))
+        .draw()?;
+    Ok(chart)
+}
+
+/// Points in each of `cells` (across, up), row after row from the lowest, blurred by a few cells.
+fn smoothed_histogram(
+    points: &[(f64, f64)],
+    ranges: &[Range<f64>; 2],
+    [across, up]: [usize; 2],
+) -> Vec<f64> {
+    let mut counts = vec![0.0; across * up];
+    let cell = |value: f64, range: &Range<f64>, n: usize| {
+        let share = (value - range.start) / (range.end - range.start);
+        ((share * n as f64) as usize).min(n - 1)
+    };
+    for &(x, y) in points
+        .iter()
+        .filter(|(x, y)| x.is_finite() && y.is_finite())
+    {
+        counts[cell(y, &ranges[1], up) * across + cell(x, &ranges[0], across)] += 1.0;
+    }
+    // Of few points the blur is wider.
+    let deviation = (8.0 / (points.len().max(1) as f64).powf(1.0 / 6.0)).clamp(1.2, 4.0);
+    let reach = (3.0 * deviation).ceil() as isize;
+    let kernel: Vec<f64> = (-reach..=reach)
+        .map(|i| (-0.5 * (i as f64 / deviation).powi(2)).exp())
+        .collect();
+    let blurred = |counts: &[f64], n: usize, stride: usize| -> Vec<f64> {
+        (0..counts.len())
+            .map(|i| {
+                let place = (i / stride % n) as isize;
+                let inside = |k: &isize| (0..n as isize).contains(&(place + k));
+                (-reach..=reach)
+                    .filter(inside)
+                    .map(|k| {
+                        let neighbor = i as isize + k * stride as isize;
+                        counts[neighbor as usize] * kernel[(k + reach) as usize]
+                    })
+                    .sum()
+            })
+            .collect()
+    };
+    blurred(&blurred(&counts, across, 1), up, across)
+}
+
+/// A bar for each latent dimension, the largest first: how much it is used.
+///
+/// # Errors
+/// The plotter refuses.
+pub fn bars(
+    title: &str,
+    subtitle: &str,
+    unit: &str,
+    values: &[f64],
+) -> Result<DynamicImage, ViewError> {
+    let mut dims: Vec<usize> = (0..values.len()).collect();
+    dims.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    let n = dims.len() as f64;
+    let highest = values.iter().copied().fold(0.0, f64::max).max(1e-9) * 1.05;
+    let lowest = values.iter().copied().fold(0.0, f64::min) * 1.05;
+    let step = tick_step(highest - lowest, 8);
+    // Every dimension by name while there is room for it.
+    let every = (dims.len().div_ceil(40)).max(1);
+    let x_axis = Axis::new(&(-0.5..n - 0.5), every as f64);
+    canvas(title, subtitle, |body| {
+        let mut chart = ChartBuilder::on(body)
+            .margin_top(px(4))
+            .margin_left(px(14))
+            .margin_right(px(30))
+            .margin_bottom(px(8))
+            .x_label_area_size(px(52))
+            .y_label_area_size(px(88))
+            .build_cartesian_2d(x_axis, Axis::new(&(lowest..highest), step))?;
+        let name = |place: &f64| {
+            let dim = dims.get(place.round() as usize);
+            dim.map_or_else(String::new, usize::to_string)
+        };
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID.stroke_width(SCALE))
+            .axis_style(GRID.stroke_width(SCALE))
+            .x_label_style(font(15, false, FAINT_INK))
+            .y_label_style(font(17, false, FAINT_INK))
+            .y_label_offset(TOO_HIGH)
+            .axis_desc_style(font(17, false, FAINT_INK))
+            .x_desc("latent dimension")
+            .y_desc(unit)
+            .x_label_formatter(&name)
+            .y_label_formatter(&|&value| tick_label(value, step))
+            .draw()?;
+        let color = colors(1)[0];
+        let bars = dims.iter().enumerate().map(|(place, &dim)| {
+            let place = place as f64;
+            let corners = [(place - 0.38, 0.0), (place + 0.38, values[dim])];
+            Rectangle::new(corners, color.filled())
+        });
+        chart.draw_series(bars)?;
+        Ok(())
+    })
+}
+
+/// The aggregate posterior of some latent dimensions against the prior.
+#[derive(Debug)]
+pub struct Dimensions<'a> {
+    /// The title.
+    pub title: &'a str,
+    /// A line below it.
+    pub subtitle: &'a str,
+    /// Which dimensions, at least one.
+    pub dims: &'a [usize],
+    /// Latents drawn from the posteriors of images, `[N, Z]`.
+    pub aggregate: &'a Tensor,
+    /// Latents drawn from the prior, `[M, Z]`.
+    pub prior: &'a Tensor,
+}
+
+/// Bars of a histogram.
+const N_BINS: usize = 60;
+
+impl Dimensions<'_> {
+    /// A panel for each dimension: a histogram of what the encoder makes of images, and the prior's as a
+    /// line. Where they differ, samples of the prior decode to what training never saw, or images go
+    /// where the prior never draws.
+    ///
+    /// # Errors
+    /// The plotter refuses.
+    pub fn draw(&self) -> Result<DynamicImage, ViewError> {
+        let panels = self
+            .dims
+            .iter()
+            .map(|&dim| {
+                let column = |latents: &Tensor| -> Result<Vec<f64>, ViewError> {
+                    let column = latents.f_select(1, dim as i64)?.to_kind(Kind::Double);
+                    Ok(Vec::<f64>::try_from(column)?)
+                };
+                let (aggregate, prior) = (column(self.aggregate)?, column(self.prior)?);
+                let range = padded_range(
+                    [quantiles(&aggregate), quantiles(&prior)]
+                        .concat()
+                        .into_iter(),
+                );
+                let densities = [&aggregate, &prior].map(|values| histogram(values, &range));
+                Ok((dim, range, densities))
+            })
+            .collect::<Result<Vec<_>, ViewError>>()?;
+        let columns = (panels.len() as f64).sqrt().ceil() as usize;
+        let rows = panels.len().div_ceil(columns.max(1));
+        let palette = colors(2);
+        canvas(self.title, self.subtitle, |body| {
+            let (legend, grid) = body.split_vertically(px(30));
+            let style = font(17, false, INK);
+            draw_key(&legend, (px(28), px(2)), "images", palette[0], &style)?;
+            draw_key(&legend, (px(150), px(2)), "prior", palette[1], &style)?;
+            let areas = grid
+                .margin(0, px(12), px(10), px(20))
+                .split_evenly((rows, columns));
+            for (area, (dim, range, [aggregate, prior])) in areas.iter().zip(&panels) {
+                let highest = aggregate.iter().chain(prior).copied().fold(1e-9, f64::max);
+                let step = tick_step(range.end - range.start, 5);
+                let mut chart = ChartBuilder::on(area)
+                    .margin(px(8))
+                    .margin_top(px(26))
+                    .x_label_area_size(px(22))
+                    .build_cartesian_2d(
+                        Axis::new(range, step),
+                        Axis::new(&(0.0..highest * 1.08), highest * 2.0),
+                    )?;
+                chart
+                    .configure_mesh()
+                    .disable_y_mesh()
+                    .light_line_style(TRANSPARENT)
+                    .bold_line_style(GRID.stroke_width(SCALE))
+                    .axis_style(GRID.stroke_width(SCALE))
+                    .x_label_style(font(13, false, FAINT_INK))
+                    .x_label_formatter(&|&value| tick_label(value, step))
+                    .draw()?;
+                let width = (range.end - range.start) / N_BINS as f64;
+                let place = |bin: usize| range.start + bin as f64 * width;
+                let bars = aggregate.iter().enumerate().map(|(bin, &density)| {
+                    let corners = [(place(bin), 0.0), (place(bin + 1), density)];
+                    Rectangle::new(corners, palette[0].mix(0.55).filled())
+                });
+                chart.draw_series(bars)?;
+                let line = (0..N_BINS).map(|bin| (place(bin) + width / 2.0, prior[bin]));
+                let line: Vec<_> = line.collect();
+                let style = palette[1].stroke_width(2 * SCALE);
+                let segments = line.windows(2);
+                chart.draw_series(segments.map(|ends| PathElement::new(ends.to_vec(), style)))?;
+                let name = format!("z{dim}");
+                area.draw(&Text::new(name, (px(10), px(4)), font(15, true, INK)))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The values below which 0.2 % and 99.8 % lie.
+fn quantiles(values: &[f64]) -> Vec<f64> {
+    let mut values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    values.sort_by(f64::total_cmp);
+    let at = |share: f64| values.get((share * (values.len() as f64 - 1.0)).round() as usize);
+    [at(0.002), at(0.998)]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// The density in each bin.
+fn histogram(values: &[f64], range: &Range<f64>) -> Vec<f64> {
+    let width = (range.end - range.start) / N_BINS as f64;
+    let mut density = vec![0.0; N_BINS];
+    for value in values.iter().filter(|value| range.contains(*value)) {
+        let bin = ((value - range.start) / width) as usize;
+        density[bin.min(N_BINS - 1)] += 1.0 / (width * values.len() as f64);
+    }
+    density
+}
+
+/// A share as percent, for titles.
+#[must_use]
+pub fn percent(share: f64) -> String {
+    format!("{} %", decimal(100.0 * share, 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_a_density() {
+        let density = histogram(&[0.0, 0.1, 0.9, 5.0], &(0.0..1.0));
+        let width = 1.0 / N_BINS as f64;
+        assert!((density.iter().sum::<f64>() * width - 0.75).abs() < 1e-12);
+        assert!((density[0] - 0.25 / width).abs() < 1e-9);
+        let points = [(0.1, 0.1), (0.1, 0.1), (0.9, 0.9), (f64::NAN, 0.0)];
+        let blurred = smoothed_histogram(&points, &[0.0..1.0, 0.0..1.0], [40, 20]);
+        let at = |x: usize, y: usize| blurred[y * 40 + x];
+        assert!(at(4, 2) > at(36, 18) && at(36, 18) > at(20, 10));
+        assert_eq!(padded_range([f64::NAN].into_iter()), -1.0..1.0);
+    }
+
+    #[test]
+    fn plots_are_drawn_of_anything() {
+        let classes = ["a".to_owned(), "b".to_owned()];
+        let axes = ["x".to_owned(), "y".to_owned()];
+        for points in [&[][..], &[(0.0, 0.0)], &[(0.0, f64::NAN), (1.0, 2.0)]] {
+            let class_of = vec![1; points.len()];
+            let scatter = Scatter {
+                title: "latents",
+                subtitle: "",
+                axes: axes.clone(),
+                points,
+                class_of: &class_of,
+                classes: &classes,
+            };
+            assert_eq!(scatter.draw().expect("a plot").width(), 1400);
+            assert_eq!(scatter.draw_density().expect("a plot").height(), 900);
+        }
+        for values in [&[][..], &[0.0], &[1.0, 3.0, -0.1], &[0.5; 200]] {
+            assert!(bars("kl", "", "nats", values).is_ok(), "{values:?}");
+        }
+        let latents = Tensor::from_slice2(&[[0.0, 1.0], [2.0, 1.0]]);
+        let dimensions = Dimensions {
+            title: "",
+            subtitle: "",
+            dims: &[1, 0],
+            aggregate: &latents,
+            prior: &latents,
+        };
+        assert!(dimensions.draw().is_ok());
+    }
+}

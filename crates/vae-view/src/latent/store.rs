@@ -1,0 +1,177 @@
+//! The directions that a run knows: `attributes.safetensors` in its folder.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use vae_model::{read_tensors, write_tensors};
+use vae_run::{OpenCheckpoint, RunDir};
+
+use super::Direction;
+use crate::ViewError;
+
+/// The file in the folder of a run.
+const FILE: &str = "attributes.safetensors";
+/// Its one metadata entry, a list of [`Stored`] as JSON.
+const KEY: &str = "attributes";
+
+/// Directions by their attributes' names, each with the checkpoint that it belongs to.
+#[derive(Debug)]
+pub struct DirectionStore {
+    path: PathBuf,
+    directions: BTreeMap<String, Stored>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stored {
+    direction: Direction,
+    /// The name of the checkpoint's folder, for people.
+    checkpoint: String,
+    /// SHA-256 of its weights.
+    weights: String,
+}
+
+impl DirectionStore {
+    /// What a run has learned so far, which may be nothing.
+    ///
+    /// # Errors
+    /// A file that is damaged, or that another program wrote.
+    pub fn open(run_dir: &RunDir) -> Result<Self, ViewError> {
+        let path = run_dir.path().join(FILE);
+        let mut directions = BTreeMap::new();
+        if path.exists() {
+            let file = read_tensors(&path)?;
+            let wrong = |problem: String| ViewError::file(&path, problem);
+            let json = file.metadata.get(KEY).ok_or_else(|| {
+                wrong(format!(
+                    "its metadata has no `{KEY}` entry; `vae attribute` did not write it"
+                ))
+            })?;
+            let stored: Vec<Stored> = serde_json::from_str(json)
+                .map_err(|error| wrong(format!("not what this version knows: {error}")))?;
+            for mut stored in stored {
+                let name = stored.direction.name.clone();
+                let step = file.tensors.get(&name);
+                let step = step.ok_or_else(|| wrong(format!("lacks the tensor {name}")))?;
+                let shape = step.size();
+                if shape.len() != 1 {
+                    let problem = format!("{name} has shape {shape:?}, expected [Z]");
+                    return Err(wrong(problem));
+                }
+                let step = Vec::<f64>::try_from(step.to_kind(Kind::Double))?;
+                if let Some(value) = step.iter().find(|value| !value.is_finite()) {
+                    return Err(wrong(format!("{name} holds {value}")));
+                }
+                stored.direction.step = step;
+                directions.insert(name, stored);
+            }
+        }
+        Ok(Self { path, directions })
+    }
+
+    /// The file, which is there once [`Self::add`] has written it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds directions that were learned from a checkpoint's latents to those of a run, in place of older
+    /// ones of the same attributes, and gives all. Another process that does the same meanwhile waits, so
+    /// that neither loses what the other adds.
+    ///
+    /// # Errors
+    /// The checkpoint or the file cannot be read, or the file system refuses to write it.
+    pub fn add(
+        run_dir: &RunDir,
+        directions: &[Direction],
+        checkpoint: &OpenCheckpoint,
+    ) -> Result<Self, ViewError> {
+        let _lock = lock(&run_dir.attributes_lock_file())?;
+        let mut store = Self::open(run_dir)?;
+        for direction in directions {
+            let stored = Stored {
+                checkpoint: checkpoint.name(),
+                weights: checkpoint.weights_digest()?,
+                direction: direction.clone(),
+            };
+            store.directions.insert(direction.name.clone(), stored);
+        }
+        store.save()?;
+        Ok(store)
+    }
+
+    fn save(&self) -> Result<(), ViewError> {
+        let tensors: Vec<(String, Tensor)> = self
+            .directions
+            .iter()
+            .map(|(name, stored)| (name.clone(), Tensor::from_slice(&stored.direction.step)))
+            .collect();
+        let stored: Vec<&Stored> = self.directions.values().collect();
+        let json = serde_json::to_string(&stored)
+            .map_err(|error| ViewError::file(&self.path, error.to_string()))?;
+        Ok(write_tensors(&self.path, &tensors, &[(KEY, &json)])?)
+    }
+
+    /// The direction of an attribute, for use with a checkpoint.
+    ///
+    /// # Errors
+    /// The attribute was not learned, or from another checkpoint: directions of other weights mean
+    /// nothing.
+    pub fn get(&self, name: &str, checkpoint: &OpenCheckpoint) -> Result<&Direction, ViewError> {
+        let Some(stored) = self.directions.get(name) else {
+            let known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
+            let known = match known.is_empty() {
+                true => "none was learned yet".to_owned(),
+                false => format!("known are {}", known.join(", ")),
+            };
+            let problem = format!(
+                "no direction in this run ({known}); `attribute RUN learn {name}` finds one"
+            );
+            return Err(ViewError::attribute(name, problem));
+        };
+        if stored.weights != checkpoint.weights_digest()? {
+            let problem = format!(
+                "its direction was learned from the checkpoint {}, not from {}, whose latents are others; \
+                 `attribute RUN learn {name}` with the same --checkpoint finds it anew",
+                stored.checkpoint,
+                checkpoint.name()
+            );
+            return Err(ViewError::attribute(name, problem));
+        }
+        let (found, wanted) = (
+            stored.direction.step.len() as i64,
+            checkpoint.state.config.model.latent_dims,
+        );
+        if found != wanted {
+            let problem = format!(
+                "the direction {name} has {found} numbers, but the model has {wanted} latent dimensions; \
+                 `attribute RUN learn {name}` finds it anew"
+            );
+            return Err(ViewError::file(&self.path, problem));
+        }
+        Ok(&stored.direction)
+    }
+}
+
+/// Waits for the lock of a file and holds it until it is dropped. Where the file system has no locks, it
+/// keeps nobody out.
+fn lock(path: &Path) -> Result<File, ViewError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(ViewError::io(path))?;
+    match file.lock() {
+        Err(error)
+            if error.kind() != ErrorKind::Unsupported
+                && error.raw_os_error() != Some(libc::ENOLCK) =>
+        {
+            Err(ViewError::io(path)(error))
+        }
+        _ => Ok(file),
+    }
+}

@@ -1,0 +1,587 @@
+//! Pictures: grids of images, the latent plane, samples, reconstructions.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
+use tch::{Device, Kind, Tensor};
+use vae_base::{derive_seed, write_whole};
+use vae_model::{ModelError, PriorConfig, Support, Vae};
+
+use crate::ViewError;
+
+/// Bytes of the images, in f32, that are made at once.
+const LARGEST_IMAGES: u128 = 1 << 32;
+
+/// Bytes of the largest picture.
+const LARGEST_PICTURE: u128 = 1 << 31;
+
+/// Puts images `[N, C, H, W]` in `[0, 1]` side by side, row by row, `gap` white pixels between
+/// them. One channel gives a gray picture; of more, the first three are red, green and blue.
+///
+/// # Errors
+/// [`ViewError::PictureSize`] where the picture would be larger than 2 GiB; libtorch refuses.
+pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, ViewError> {
+    let (n_images, channels, height, width) = images.size4()?;
+    let n_images = n_images as usize;
+    let (height, width) = (height as u32, width as u32);
+    let columns = columns.clamp(1, n_images.max(1));
+    let rows = n_images.div_ceil(columns);
+    let depth = if channels >= 3 { 3 } else { 1 };
+    let side = |n: usize, pixels: u32| {
+        let side = (n as u128 * (u128::from(pixels) + u128::from(gap))).saturating_sub(gap.into());
+        u64::try_from(side).unwrap_or(u64::MAX)
+    };
+    let (full_width, full_height) = (side(columns, width), side(rows, height));
+    let n_bytes = u128::from(full_width) * u128::from(full_height) * depth as u128;
+    let (Ok(full_width), Ok(full_height), true) = (
+        u32::try_from(full_width),
+        u32::try_from(full_height),
+        n_bytes <= LARGEST_PICTURE,
+    ) else {
+        return Err(ViewError::PictureSize {
+            width: full_width,
+            height: full_height,
+        });
+    };
+
+    let bytes = (images.narrow(1, 0, depth).clamp(0.0, 1.0) * 255.0)
+        .round()
+        .to_kind(Kind::Uint8)
+        .to_device(Device::Cpu)
+        .permute([0, 2, 3, 1]) // [N, H, W, depth]
+        .contiguous()
+        .flatten(1, -1);
+    let white = |image: DynamicImage| {
+        let mut image = image;
+        image.invert();
+        image
+    };
+    let mut picture = match depth {
+        1 => white(DynamicImage::ImageLuma8(GrayImage::new(
+            full_width,
+            full_height,
+        ))),
+        _ => white(DynamicImage::ImageRgb8(RgbImage::new(
+            full_width,
+            full_height,
+        ))),
+    };
+    for i in 0..n_images {
+        let pixels = Vec::<u8>::try_from(bytes.get(i as i64))?;
+        let tile = match depth {
+            1 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8),
+            _ => RgbImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8),
+        };
+        let x = (i % columns) as u32 * (width + gap);
+        let y = (i / columns) as u32 * (height + gap);
+        if let Some(tile) = tile {
+            // Cannot fail: the picture was made to hold every tile.
+            let _ = picture.copy_from(&tile, x, y);
+        }
+    }
+    Ok(picture)
+}
+
+/// The latent space as one picture, `size` images on a side, along the latent dimensions that are used
+/// most (`usage` has a number for each).
+///
+/// Of two dimensions or more the plane of two: at the prior's quantiles from 0.05 to 0.95 (the other
+/// dimensions at their medians), to the right the first of the two grows, upward the second. With one
+/// latent dimension, a strip. Of latents on a sphere a map of the world of three dimensions, longitude to
+/// the right and latitude upward; on a circle, a strip.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn manifold(vae: &Vae, size: usize, usage: &[f64]) -> Result<DynamicImage, ViewError> {
+    let latent_dims = vae.config().latent_dims as usize;
+    let dims = most_used(n_manifold_dims(vae), latent_dims, usage);
+    manifold_of(vae, size, &dims)
+}
+
+/// [`manifold`] along these latent dimensions, at least one and at most [`n_manifold_dims`].
+///
+/// # Errors
+/// libtorch refuses.
+///
+/// # Panics
+/// If there are none, or one that the model does not have.
+pub fn manifold_of(vae: &Vae, size: usize, dims: &[usize]) -> Result<DynamicImage, ViewError> {
+    let latent_dims = vae.config().latent_dims as usize;
+    let latents = match vae.config().posterior.support() {
+        Support::Sphere => globe_latents(size, latent_dims, dims),
+        Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
+    };
+    grid(&decoded(vae, &latents, Pixels::Mean)?, size, 0)
+}
+
+/// How many latent dimensions a [`manifold`] shows.
+#[must_use]
+pub fn n_manifold_dims(vae: &Vae) -> usize {
+    match vae.config().posterior.support() {
+        Support::Euclidean => 2,
+        Support::Sphere => 3,
+    }
+}
+
+/// Whether [`manifold`] shows all of the latent space.
+#[must_use]
+pub fn has_whole_manifold(vae: &Vae) -> bool {
+    vae.config().latent_dims as usize <= n_manifold_dims(vae)
+}
+
+/// The (at most) `n` dimensions of largest use, in ascending order; the first ones where none is known.
+fn most_used(n: usize, latent_dims: usize, usage: &[f64]) -> Vec<usize> {
+    let mut dims = by_use(latent_dims, usage);
+    dims.truncate(n);
+    dims.sort_unstable();
+    dims
+}
+
+/// All dimensions, that of largest use first; in their own order where none is known.
+#[must_use]
+pub fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
+    let mut dims: Vec<usize> = (0..latent_dims).collect();
+    let usage = |dim: usize| usage.get(dim).copied().unwrap_or(0.0);
+    dims.sort_by(|&a, &b| usage(b).total_cmp(&usage(a)));
+    dims
+}
+
+/// Latents from the prior that stand for it where its quantiles and moments have no closed form.
+const N_PRIOR_LATENTS: i64 = 10_000;
+
+/// Latents that stand for the prior, the same ones every time, f32 `[N, Z]` on the CPU.
+pub fn prior_latents(vae: &Vae) -> Tensor {
+    tch::manual_seed(derive_seed(0, 0, "latents that stand for the prior") as i64);
+    vae.sample_latents(N_PRIOR_LATENTS).to_device(Device::Cpu)
+}
+
+/// What of a prior a plane is drawn by.
+struct Quantiles {
+    /// `size` quantiles of each dimension from 0.05 to 0.95, `[size, Z]`.
+    lines: Tensor,
+    /// Medians, `[Z]`.
+    medians: Tensor,
+}
+
+fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, ViewError> {
+    let levels = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
+    if matches!(vae.config().prior, PriorConfig::StandardNormal) {
+        let latent_dims = vae.config().latent_dims;
+        let line = levels.special_ndtri().to_kind(Kind::Float); // [size]
+        return Ok(Quantiles {
+            lines: line.unsqueeze(1).expand([size as i64, latent_dims], false),
+            medians: Tensor::zeros([latent_dims], (Kind::Float, Device::Cpu)),
+        });
+    }
+    let latents = prior_latents(vae).to_kind(Kind::Double);
+    let at = |levels: &Tensor| latents.f_quantile(levels, 0, false, "linear");
+    let half = Tensor::from_slice(&[0.5_f64]);
+    Ok(Quantiles {
+        lines: at(&levels)?.to_kind(Kind::Float),
+        medians: at(&half)?.squeeze_dim(0).to_kind(Kind::Float),
+    })
+}
+
+/// Latents `[N, Z]` of the plane's images, row by row from the top left.
+fn plane_latents(quantiles: &Quantiles, dims: &[usize]) -> Tensor {
+    let line = |dim: usize| quantiles.lines.select(1, dim as i64); // [size]
+    let across = line(dims[0]);
+    let up = dims.get(1).map(|&dim| (dim, line(dim).flip([0])));
+    let columns = across.size()[0];
+    let rows = up.as_ref().map_or(1, |(_, up)| up.size()[0]);
+    let latent_dims = quantiles.medians.size()[0];
+    let latents = quantiles
+        .medians
+        .expand([rows, columns, latent_dims], false)
+        .copy();
+    latents
+        .select(2, dims[0] as i64)
+        .copy_(&across.unsqueeze(0).expand([rows, columns], false));
+    if let Some((dim, up)) = up {
+        latents
+            .select(2, dim as i64)
+            .copy_(&up.unsqueeze(1).expand([rows, columns], false));
+    }
+    latents.flatten(0, 1)
+}
+
+/// Latents `[N, Z]` of the map of a sphere, row by row from the top left: longitudes from −180° on, and
+/// latitudes from 80° to −80°.
+fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
+    let (n_columns, n_rows) = (size, if dims.len() < 3 { 1 } else { size });
+    let mut latents = Vec::with_capacity(n_rows * n_columns * latent_dims);
+    for row in 0..n_rows {
+        let latitude = match n_rows {
+            1 => 0.0,
+            n => 80.0 - 160.0 * row as f64 / (n - 1) as f64,
+        };
+        let (sin_latitude, cos_latitude) = f64::to_radians(latitude).sin_cos();
+        for column in 0..n_columns {
+            let longitude = 360.0 * (column as f64 / n_columns as f64 - 0.5);
+            let (sin, cos) = longitude.to_radians().sin_cos();
+            let place = [cos_latitude * cos, cos_latitude * sin, sin_latitude];
+            let mut latent = vec![0_f32; latent_dims];
+            for (&dim, value) in dims.iter().zip(place) {
+                latent[dim] = value as f32;
+            }
+            latents.extend(latent);
+        }
+    }
+    Tensor::from_slice(&latents).view([-1, latent_dims as i64])
+}
+
+/// A row for each of some latent dimensions: the `n_steps` images of −3 to 3 standard deviations of the
+/// prior around its mean in that dimension (times `reach`/3), the others as in `origin` `[Z]`. On a
+/// sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin: of many
+/// dimensions the point 0 is far from all that the decoder was trained on.
+///
+/// # Errors
+/// libtorch refuses.
+///
+/// # Panics
+/// If there is no dimension, or one that the model does not have.
+pub fn traversals(
+    vae: &Vae,
+    origin: &Tensor,
+    dims: &[usize],
+    n_steps: usize,
+    reach: f64,
+) -> Result<DynamicImage, ViewError> {
+    let latent_dims = vae.config().latent_dims;
+    let n_steps = n_steps as i64;
+    let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
+    let is_sphere = vae.config().posterior.support() == Support::Sphere;
+    let moments = match vae.config().prior {
+        PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform => None,
+        _ if is_sphere => None,
+        _ => {
+            let latents = prior_latents(vae);
+            Some((
+                latents.mean_dim(0, false, Kind::Float),
+                latents.std_dim([0_i64].as_slice(), false, false),
+            ))
+        }
+    };
+    let origin = origin.to_device(Device::Cpu).to_kind(Kind::Float);
+    let row = |dim: usize| -> Tensor {
+        let dim = dim as i64;
+        let latents = origin.expand([n_steps, latent_dims], false).copy();
+        let mut column = latents.select(1, dim);
+        if is_sphere {
+            let _ = column.zero_();
+            let line = &line * 0.3; // [columns]
+            let rest = latents.norm_scalaropt_dim(2.0, [1_i64].as_slice(), true);
+            let left: Tensor = 1.0 - line.square();
+            let scale = left.sqrt().unsqueeze(1) / rest.clamp_min(1e-6);
+            let moved = latents * scale;
+            moved.select(1, dim).copy_(&line);
+            return moved;
+        }
+        match &moments {
+            None => column.copy_(&line),
+            Some((mean, std)) => column.copy_(&(&line * std.get(dim) + mean.get(dim))),
+        }
+        latents
+    };
+    let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
+    let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
+    grid(&decoded(vae, &latents, Pixels::Mean)?, n_steps as usize, 2)
+}
+
+/// What is shown of p(x|z).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pixels {
+    /// Its mean image.
+    Mean,
+    /// An image drawn from it.
+    Drawn,
+}
+
+/// `n` new images from the prior; the same seed gives the same latents for every model of as many
+/// dimensions.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, ViewError> {
+    let columns = (n as f64).sqrt().ceil() as usize;
+    grid(
+        &decoded(vae, &sample_latents(vae, n, seed), pixels)?,
+        columns,
+        2,
+    )
+}
+
+/// `n` latents from the prior, `[n, Z]`; the same seed gives the same ones.
+pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
+    tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
+    vae.sample_latents(n as i64)
+}
+
+/// Images `[N, C, H, W]` in `[0, 1]` on the CPU for any number of latents `[N, Z]`, in bounded memory but
+/// for the images themselves.
+///
+/// # Errors
+/// Latents of another shape; [`ViewError::TooManyImages`] where they need more than 4 GiB; libtorch
+/// refuses.
+pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, ViewError> {
+    let (n_images, shape) = (
+        latents.size().first().copied().unwrap_or(0),
+        vae.image_shape(),
+    );
+    let numbers = [n_images, shape.channels, shape.height, shape.width];
+    if numbers.iter().map(|&n| n as u128).product::<u128>() > LARGEST_IMAGES / 4 {
+        return Err(ViewError::TooManyImages { n_images, shape });
+    }
+    Ok(in_chunks(latents, |chunk| match pixels {
+        Pixels::Mean => vae.decode(chunk),
+        Pixels::Drawn => vae.decode_sampled(chunk),
+    })?)
+}
+
+/// Originals `[N, C, H, W]` (bytes), each above its reconstruction, at most 16 in a row.
+///
+/// # Errors
+/// Images of another shape than the model's.
+pub fn reconstructions(vae: &Vae, originals: &Tensor) -> Result<DynamicImage, ViewError> {
+    let reconstructed = in_chunks(originals, |chunk| vae.reconstruct(chunk))?;
+    let originals = originals.to_device(Device::Cpu).to_kind(Kind::Float) / 255.0;
+    pairs(&originals, &reconstructed)
+}
+
+/// Each of the images `above` over that `below` it, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16
+/// in a row.
+///
+/// # Errors
+/// libtorch refuses, as it does where the two differ in shape.
+pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> {
+    let n_images = above.size4()?.0;
+    let columns = n_images.clamp(1, 16);
+    let mut rows = Vec::new();
+    for start in (0..n_images).step_by(columns as usize) {
+        let length = columns.min(n_images - start);
+        let blank = || {
+            let mut shape = above.size();
+            shape[0] = columns - length;
+            Tensor::ones(shape, (Kind::Float, Device::Cpu))
+        };
+        for images in [above, below] {
+            rows.push(images.narrow(0, start, length));
+            rows.push(blank());
+        }
+    }
+    grid(&Tensor::f_cat(&rows, 0)?, columns as usize, 2)
+}
+
+/// Applies a model to the rows of `input`, so many at a time that the memory for it stays small. The
+/// result is on the CPU.
+fn in_chunks(
+    input: &Tensor,
+    model: impl Fn(&Tensor) -> Result<Tensor, ModelError>,
+) -> Result<Tensor, ModelError> {
+    let parts = input
+        .split(500, 0)
+        .iter()
+        .map(|chunk| Ok(model(chunk)?.to_device(Device::Cpu)))
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    Ok(Tensor::cat(&parts, 0))
+}
+
+/// Refuses the name of a picture whose ending promises another format than PNG.
+///
+/// # Errors
+/// Says which ending is wanted.
+pub fn check_name(path: &Path) -> Result<(), ViewError> {
+    match path.extension() {
+        None => Ok(()), // As `/dev/stdout`.
+        Some(ending) if ImageFormat::from_extension(ending) == Some(ImageFormat::Png) => Ok(()),
+        Some(ending) => {
+            let ending = ending.to_string_lossy();
+            let problem =
+                format!("ends in .{ending}, but pictures are PNG files; give a name in .png");
+            Err(ViewError::file(path, problem))
+        }
+    }
+}
+
+/// A picture as the bytes of a PNG file. `path` is where it is going to, for errors.
+///
+/// # Errors
+/// A picture without pixels.
+pub fn png(picture: &DynamicImage, path: &Path) -> Result<Vec<u8>, ViewError> {
+    let mut bytes = Vec::new();
+    picture
+        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+        .map_err(|source| ViewError::Picture {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(bytes)
+}
+
+/// Writes a picture as PNG; it appears under its name only when it is whole.
+///
+/// # Errors
+/// The name of another format ([`check_name`]); the file system refuses.
+pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), ViewError> {
+    check_name(path)?;
+    write_whole(path, &png(picture, path)?).map_err(ViewError::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use vae_model::{ImageShape, ModelConfig};
+
+    use super::*;
+
+    #[test]
+    fn a_picture_has_the_format_that_its_name_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let picture = DynamicImage::ImageLuma8(GrayImage::new(3, 2));
+        for name in ["a.png", "b.PNG", "c", "d.apng"] {
+            save(&picture, &folder.path().join(name)).unwrap();
+        }
+        for name in [
+            "a.jpg",
+            "a.jpeg",
+            "a.webp",
+            "a.tif",
+            "a.gif",
+            "a.pdf",
+            "a.png.txt",
+        ] {
+            let path = folder.path().join(name);
+            let said = save(&picture, &path).unwrap_err().to_string();
+            assert!(said.contains("give a name in .png"), "{said}");
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_picture_beyond_all_memory_is_an_error() {
+        // 2^20 images of 2^20 × 1 pixels, all of them views of one number.
+        let pixel = Tensor::zeros([1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let images = pixel.expand([1 << 20, 1, 1, 1 << 20], false);
+        let error = grid(&images, 1 << 20, 2).unwrap_err();
+        let ViewError::PictureSize { width, height } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((width, height), ((1 << 40) + (1 << 21) - 2, 1));
+    }
+
+    #[test]
+    fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
+        let _alone = crate::alone::alone();
+        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
+        let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
+        let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
+        let picture = traversals(&vae, &origin, dims, 11, 3.0).unwrap();
+        let picture = picture.into_luma8();
+        // Eleven images of one pixel, two pixels between them.
+        assert_eq!(picture.dimensions(), (31, 4));
+        for (row, dim) in [(0, 2), (1, 0)] {
+            for column in 0..11 {
+                let latent = origin.copy();
+                let value = -3.0 + 0.6 * f64::from(column);
+                let _ = latent.get(dim).fill_(value);
+                let pixel = vae.decode(&latent.view([1, 3])).unwrap() * 255.0;
+                let wanted = pixel.double_value(&[0, 0, 0, 0]).round() as u8;
+                let found = picture.get_pixel(3 * column, 3 * row).0[0];
+                assert!(found.abs_diff(wanted) <= 1, "{row}, {column}");
+            }
+        }
+    }
+
+    #[test]
+    fn grid_puts_images_row_by_row_with_a_white_gap() {
+        let _alone = crate::alone::alone();
+        let images = Tensor::from_slice(&[0_f32, 0.2, 0.4]).view([3, 1, 1, 1]);
+        let picture = grid(&images, 2, 1).unwrap().into_luma8();
+        assert_eq!(picture.dimensions(), (3, 3));
+        assert_eq!(
+            picture.into_raw(),
+            [0, 255, 51, 255, 255, 255, 102, 255, 255]
+        );
+    }
+
+    #[test]
+    fn grid_keeps_colors() {
+        let _alone = crate::alone::alone();
+        let image = Tensor::from_slice(&[1_f32, 0.0, 0.2]).view([1, 3, 1, 1]);
+        let picture = grid(&image, 1, 2).unwrap().into_rgb8();
+        assert_eq!(picture.into_raw(), [255, 0, 51]);
+    }
+
+    #[test]
+    fn the_plane_spans_the_quantiles_right_and_up() {
+        let _alone = crate::alone::alone();
+        // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
+        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
+        let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
+        let latents = plane_latents(&quantiles, &[1, 3]).view([3, 3, 4]);
+        let corner = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
+        let close = |found: Vec<f32>, wanted: [f32; 4]| {
+            found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-5)
+        };
+        assert!(close(corner(0, 0), [0.0, -1.644_853_6, 0.0, 1.644_853_6]));
+        assert!(close(corner(1, 1), [0.0; 4]));
+        assert!(close(corner(2, 2), [0.0, 1.644_853_6, 0.0, -1.644_853_6]));
+    }
+
+    #[test]
+    fn the_most_used_dimensions_are_those_of_largest_kl() {
+        let _alone = crate::alone::alone();
+        assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
+        assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
+        assert_eq!(most_used(2, 3, &[]), [0, 1]);
+        assert_eq!(most_used(2, 1, &[1.0]), [0]);
+    }
+
+    #[test]
+    fn a_learned_prior_is_shown_at_its_own_quantiles() {
+        let _alone = crate::alone::alone();
+        // One component that nobody has moved is the standard normal: its quantiles, up to chance.
+        let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
+        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
+        let found = prior_quantiles(&vae, 3).expect("quantiles");
+        let again = prior_quantiles(&vae, 3).expect("quantiles");
+        assert_eq!(found.lines, again.lines);
+        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu).expect("a model");
+        let wanted = prior_quantiles(&plain, 3).expect("quantiles");
+        // Five standard errors of the 5 % quantile: √(0.05·0.95/10⁴) over a density of 0.103.
+        let difference = (found.lines - wanted.lines).abs().max();
+        assert!(difference.double_value(&[]) < 5.0 * 0.0212);
+        assert!(found.medians.abs().max().double_value(&[]) < 5.0 * 0.0126);
+    }
+
+    #[test]
+    fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
+        let _alone = crate::alone::alone();
+        let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
+        let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
+        assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);
+        // Up is the third dimension; half way to the right, in the second column of four, −90°.
+        let place = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
+        assert!((place(0, 0)[4] - 80_f32.to_radians().sin()).abs() < 1e-6);
+        assert!(place(1, 1)[0].abs() < 1e-6 && place(1, 1)[2] < 0.0);
+        assert_eq!(globe_latents(4, 2, &[0, 1]).size(), [4, 2]);
+
+        let parts = "posterior = \"von_mises_fisher\"\nprior = \"hyperspherical_uniform\"";
+        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu).expect("a model");
+        let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
+        assert!(traversals(&vae, &origin, &[0, 1, 2], 11, 3.0).is_ok());
+        assert!(manifold(&vae, 4, &[]).is_ok());
+    }
+
+    const DOT: ImageShape = ImageShape {
+        channels: 1,
+        height: 1,
+        width: 1,
+    };
+
+    /// A linear model with these parts.
+    fn linear(latent_dims: i64, parts: &str) -> ModelConfig {
+        let text = format!("latent_dims = {latent_dims}\nnetwork.mlp.hidden = []\n{parts}");
+        toml::from_str(&text).expect("a model")
+    }
+}

@@ -1,0 +1,273 @@
+//! TensorBoard's event files: TFRecords of protobuf `Event`s.
+//!
+//! The messages follow `event.proto`, `summary.proto` and `histogram.proto` of TensorFlow 2, with
+//! the fields that are written here.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Cursor, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crc::{CRC_32_ISCSI, Crc};
+use image::{ImageDecoder, ImageResult, codecs::png::PngDecoder};
+use prost::Message;
+use vae_base::files::append_whole;
+
+use crate::ViewError;
+
+/// An events file that this process appends to.
+#[derive(Debug)]
+pub struct EventsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl EventsFile {
+    /// Starts a file after those in `folder`, for a run that goes on after `step`.
+    ///
+    /// It says so with a `SessionLog` of status START at the step that comes next: TensorBoard
+    /// forgets what earlier files say of that step and later ones. The files are numbered,
+    /// because TensorBoard reads them in the order of their names.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn create(folder: &Path, step: u64) -> Result<Self, ViewError> {
+        fs::create_dir_all(folder).map_err(ViewError::io(folder))?;
+        let mut number = 1;
+        let (path, file) = loop {
+            let path = folder.join(format!("events.out.tfevents.{number:06}.vae"));
+            match OpenOptions::new().append(true).create_new(true).open(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                opened => break (path.clone(), opened.map_err(ViewError::io(path))?),
+            }
+        };
+        let mut events = Self { path, file };
+        let version = message::What::FileVersion("brain.Event:2".to_owned());
+        let start = message::What::SessionLog(message::SessionLog {
+            status: message::SESSION_START,
+        });
+        let written = events.write(&[(0, version), (step + 1, start)]);
+        if written.is_err() {
+            let _ = fs::remove_file(&events.path); // On a full disk it is tried again.
+        }
+        written?;
+        Ok(events)
+    }
+
+    /// Appends what is known at a step.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn append(&mut self, step: u64, summaries: Vec<Summary>) -> Result<(), ViewError> {
+        let values = summaries.into_iter().map(|summary| summary.0).collect();
+        let summary = message::What::Summary(message::Summary { values });
+        self.write(&[(step, summary)])
+    }
+
+    /// One write for all, so that a reader meets whole events; nothing is held back.
+    fn write(&mut self, events: &[(u64, message::What)]) -> Result<(), ViewError> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall_time = now.unwrap_or_default().as_secs_f64();
+        let bytes: Vec<u8> = events
+            .iter()
+            .flat_map(|(step, what)| {
+                let event = message::Event {
+                    wall_time,
+                    step: *step as i64,
+                    what: Some(what.clone()),
+                };
+                framed(&event.encode_to_vec())
+            })
+            .collect();
+        append_whole(&mut self.file, &bytes).map_err(ViewError::io(&self.path))
+    }
+}
+
+/// One value under a tag.
+#[derive(Clone, Debug)]
+pub struct Summary(message::Value);
+
+impl Summary {
+    /// A number; tags with the same part before the slash stand together.
+    #[must_use]
+    pub fn scalar(tag: &str, value: f64) -> Self {
+        Self::new(tag, message::Kind::Scalar(value as f32))
+    }
+
+    /// A PNG file's bytes.
+    ///
+    /// # Errors
+    /// They are no PNG.
+    pub fn picture(tag: &str, png: Vec<u8>) -> ImageResult<Self> {
+        let decoder = PngDecoder::new(Cursor::new(&png))?;
+        let (width, height) = decoder.dimensions();
+        let image = message::Image {
+            height: height as i32,
+            width: width as i32,
+            channels: i32::from(decoder.color_type().channel_count()),
+            png,
+        };
+        Ok(Self::new(tag, message::Kind::Image(image)))
+    }
+
+    /// How often values occur.
+    #[must_use]
+    pub fn histogram(tag: &str, bins: &Bins) -> Self {
+        Self::new(tag, message::Kind::Histogram(bins.0.clone()))
+    }
+
+    /// The name of the value.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.0.tag
+    }
+
+    fn new(tag: &str, kind: message::Kind) -> Self {
+        Self(message::Value {
+            tag: tag.to_owned(),
+            kind: Some(kind),
+        })
+    }
+}
+
+/// How often values occur: thirty bins of one width from the least to the largest.
+#[derive(Clone, Debug)]
+pub struct Bins(message::Histogram);
+
+impl Bins {
+    /// Counts the values that are numbers.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
+        const N_BINS: usize = 30;
+        let finite: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+        let min = finite.iter().copied().reduce(f64::min).unwrap_or(0.0);
+        let max = finite.iter().copied().reduce(f64::max).unwrap_or(0.0);
+        let n_bins = if max > min { N_BINS } else { 1 };
+        let width = (max - min) / n_bins as f64;
+        let mut counts = vec![0.0; n_bins];
+        for value in &finite {
+            let bin = ((value - min) / width) as usize; // 0 / 0 is NaN, which casts to 0.
+            counts[bin.min(n_bins - 1)] += 1.0;
+        }
+        let mut limits: Vec<f64> = (1..=n_bins).map(|i| min + i as f64 * width).collect();
+        limits[n_bins - 1] = max;
+        Self(message::Histogram {
+            min,
+            max,
+            num: finite.len() as f64,
+            sum: finite.iter().sum(),
+            sum_squares: finite.iter().map(|value| value * value).sum(),
+            limits,
+            counts,
+        })
+    }
+}
+
+/// A TFRecord: length, its checksum, the bytes, their checksum.
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    let length = (bytes.len() as u64).to_le_bytes();
+    let mut record = Vec::with_capacity(bytes.len() + 16);
+    record.extend(length);
+    record.extend(masked_crc(&length).to_le_bytes());
+    record.extend(bytes);
+    record.extend(masked_crc(bytes).to_le_bytes());
+    record
+}
+
+/// CRC-32C, masked because files of records may themselves become records (TensorFlow's
+/// `core/lib/hash/crc32c.h`).
+fn masked_crc(bytes: &[u8]) -> u32 {
+    const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+    CRC32C
+        .checksum(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+}
+
+/// The protobuf messages.
+mod message {
+    /// `SessionLog.SessionStatus.START`.
+    pub(super) const SESSION_START: i32 = 1;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Event {
+        /// Seconds since 1970.
+        #[prost(double, tag = "1")]
+        pub(super) wall_time: f64,
+        #[prost(int64, tag = "2")]
+        pub(super) step: i64,
+        #[prost(oneof = "What", tags = "3, 5, 7")]
+        pub(super) what: Option<What>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum What {
+        #[prost(string, tag = "3")]
+        FileVersion(String),
+        #[prost(message, tag = "5")]
+        Summary(Summary),
+        #[prost(message, tag = "7")]
+        SessionLog(SessionLog),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct SessionLog {
+        #[prost(int32, tag = "1")]
+        pub(super) status: i32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Summary {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) values: Vec<Value>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Value {
+        #[prost(string, tag = "1")]
+        pub(super) tag: String,
+        #[prost(oneof = "Kind", tags = "2, 4, 5")]
+        pub(super) kind: Option<Kind>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Kind {
+        #[prost(float, tag = "2")]
+        Scalar(f32),
+        #[prost(message, tag = "4")]
+        Image(Image),
+        #[prost(message, tag = "5")]
+        Histogram(Histogram),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Image {
+        #[prost(int32, tag = "1")]
+        pub(super) height: i32,
+        #[prost(int32, tag = "2")]
+        pub(super) width: i32,
+        #[prost(int32, tag = "3")]
+        pub(super) channels: i32,
+        #[prost(bytes = "vec", tag = "4")]
+        pub(super) png: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Histogram {
+        #[prost(double, tag = "1")]
+        pub(super) min: f64,
+        #[prost(double, tag = "2")]
+        pub(super) max: f64,
+        #[prost(double, tag = "3")]
+        pub(super) num: f64,
+        #[prost(double, tag = "4")]
+        pub(super) sum: f64,
+        #[prost(double, tag = "5")]
+        pub(super) sum_squares: f64,
+        /// The right edge of each bin.
+        #[prost(double, repeated, tag = "6")]
+        pub(super) limits: Vec<f64>,
+        #[prost(double, repeated, tag = "7")]
+        pub(super) counts: Vec<f64>,
+    }
+}
