@@ -89,7 +89,10 @@ fn sensitivity(vae: &Vae, images: &Tensor, noise: &Tensor) -> f64 {
             step: 0,
             n_images: images.size()[0] as u64,
         };
-        Objective::default().loss(&draws, context).backward();
+        Objective::default()
+            .loss(&draws, context)
+            .expect("a loss")
+            .backward();
         let norm = |(_, variable): &(String, Tensor)| variable.grad().norm().double_value(&[]);
         variables.iter().map(norm).collect()
     };
@@ -156,10 +159,11 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
         regularizer: Regularizer::PixelMean(PixelMeanConfig::default()),
         ..Default::default()
     };
-    let tutorial_loss = tutorial.loss(&draws, context) - constant / shape.n_values() as f64;
+    let tutorial_loss =
+        tutorial.loss(&draws, context).expect("a loss") - constant / shape.n_values() as f64;
     assert_close("tutorial loss", &tutorial_loss, &[case.tutorial_loss], 2e-5);
 
-    let loss = Objective::default().loss(&draws, context);
+    let loss = Objective::default().loss(&draws, context).expect("a loss");
     assert_close("loss", &(&loss - constant), &[case.loss], 2e-5);
     loss.backward();
     for (name, variable) in vae.trainable_variables() {

@@ -164,7 +164,7 @@ fn gradients_are_finite_differences() {
                     step: 0,
                     n_images: 4,
                 };
-                objective.loss(&draws, context)
+                objective.loss(&draws, context).expect("a loss")
             };
             let what = format!("{objective:?}, {config:?}");
             gradients::assert_gradients_are_slopes(&vae, &loss, &what);

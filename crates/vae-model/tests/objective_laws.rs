@@ -56,7 +56,9 @@ fn context(vae: &Vae) -> LossContext<'_> {
 }
 
 fn loss(vae: &Vae, objective: &Objective, noise: &Tensor) -> Tensor {
-    objective.loss(&draws(vae, noise), context(vae))
+    objective
+        .loss(&draws(vae, noise), context(vae))
+        .expect("a loss")
 }
 
 fn value(vae: &Vae, objective_toml: &str, noise: &Tensor) -> f64 {

@@ -117,7 +117,7 @@ fn losses(precision: Precision) -> Vec<f64> {
                     step,
                     n_images: 8,
                 };
-                Objective::default().loss(&draws, context)
+                Objective::default().loss(&draws, context).expect("a loss")
             });
             assert_eq!(loss.kind(), Kind::Float);
             optimizer.zero_grad();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
+use super::unfit;
 use crate::math::standard_normal_log_prob;
 use crate::{Draws, ModelError};
 
@@ -73,11 +74,11 @@ impl BetaTcConfig {
         Ok(())
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, n_images: u64) -> Tensor {
-        let parts = decompose(draws, n_images, self.sampling);
-        parts.information * self.alpha
+    pub(super) fn penalty(&self, draws: &Draws, n_images: u64) -> Result<Tensor, ModelError> {
+        let parts = decompose(draws, n_images, self.sampling)?;
+        Ok(parts.information * self.alpha
             + parts.total_correlation * self.beta
-            + parts.dimension_wise_kl * self.gamma
+            + parts.dimension_wise_kl * self.gamma)
     }
 }
 
@@ -86,12 +87,12 @@ pub(super) fn decompose(
     draws: &Draws,
     n_images: u64,
     sampling: AggregateSampling,
-) -> Decomposition {
+) -> Result<Decomposition, ModelError> {
     let (Some(gaussian), Some(log_qz_x)) = (
         draws.posterior.as_diagonal_gaussian(),
         &draws.log_qz_x, // [K, B]
     ) else {
-        unreachable!("checked: beta_tc has a diagonal Gaussian posterior");
+        return Err(unfit("regularizer.beta_tc", "a diagonal Gaussian"));
     };
     // log q(z_i|x_j) of each dimension: [K, B, 1, Z] against [B, Z].
     let pairs = gaussian.log_prob_per_dimension(&draws.latents.unsqueeze(2)); // [K, B, B, Z]
@@ -110,11 +111,11 @@ pub(super) fn decompose(
         .logsumexp(2, false) // [K, B, Z]
         .sum_dim_intlist(-1, false, Kind::Float); // [K, B]
     let log_pz = standard_normal_log_prob(&draws.latents); // [K, B]
-    Decomposition {
+    Ok(Decomposition {
         information: (log_qz_x - &log_qz).mean(Kind::Float),
         total_correlation: (log_qz - &log_qz_factorized).mean(Kind::Float),
         dimension_wise_kl: (log_qz_factorized - log_pz).mean(Kind::Float),
-    }
+    })
 }
 
 /// Weights `[B, B]` with which q(z_i|x_j) enters q(z_i): 1/N for the image itself, (N − B + 1)/N of

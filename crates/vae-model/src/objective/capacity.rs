@@ -43,8 +43,9 @@ impl CapacityConfig {
         some_steps("objective.regularizer.capacity.over_steps", self.over_steps)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Tensor {
-        (kl_of(draws).mean(Kind::Float) - self.capacity_at(step)).abs() * self.gamma
+    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Result<Tensor, ModelError> {
+        let kl = kl_of(draws, "capacity")?.mean(Kind::Float);
+        Ok((kl - self.capacity_at(step)).abs() * self.gamma)
     }
 
     /// A step at which C has come to its last value.

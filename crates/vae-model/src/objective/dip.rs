@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
-use super::kl_of;
+use super::{kl_of, unfit};
 use crate::{Draws, ModelError};
 
 /// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
@@ -52,7 +52,7 @@ impl DipConfig {
         at_least_0("objective.regularizer.dip.diagonal", self.diagonal)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws) -> Tensor {
+    pub(super) fn penalty(&self, draws: &Draws) -> Result<Tensor, ModelError> {
         let mean = draws.posterior.center(); // [B, Z]
         let centered = &mean - mean.mean_dim(0, true, Kind::Float);
         // Of the batch as it is, as the paper's program has it: no correction for its size.
@@ -61,12 +61,13 @@ impl DipConfig {
             DipVariant::One => of_means,
             DipVariant::Two => match draws.posterior.covariance() {
                 Some(within) => of_means + within.mean_dim(0, false, Kind::Float),
-                None => unreachable!("checked: dip has a Gaussian posterior"),
+                None => return Err(unfit("regularizer.dip", "a covariance")),
             },
         };
         let diagonal = covariance.diagonal(0, 0, 1);
         let on = (&diagonal - 1.0).square().sum(Kind::Float);
         let off = covariance.square().sum(Kind::Float) - diagonal.square().sum(Kind::Float);
-        kl_of(draws).mean(Kind::Float) + off * self.off_diagonal + on * self.diagonal
+        let kl = kl_of(draws, "dip")?.mean(Kind::Float);
+        Ok(kl + off * self.off_diagonal + on * self.diagonal)
     }
 }

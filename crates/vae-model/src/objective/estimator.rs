@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::{MOST_SAMPLES, n_samples};
+use super::unfit;
 use crate::math::log_mean_exp;
 use crate::{Draws, ModelError};
 
@@ -189,17 +190,29 @@ impl Estimator {
 
     /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats; its gradient is the
     /// one that the config asks for. None of [`Self::Elbo`].
-    pub(super) fn bound(&self, draws: &Draws) -> Option<Tensor> {
-        let log_weights = match (self, draws.log_weights()) {
-            (Self::Elbo(_), _) | (_, None) => return None,
-            (_, Some(log_weights)) => log_weights, // [K, B]
-        };
+    ///
+    /// # Errors
+    /// Draws of a posterior without the density that is asked for; another number of samples than M·K.
+    pub(super) fn bound(&self, draws: &Draws) -> Result<Option<Tensor>, ModelError> {
+        if let Self::Elbo(_) = self {
+            return Ok(None);
+        }
+        let part = || format!("estimator.{}", self.name());
+        let log_weights = draws.log_weights(); // [K, B]
+        let log_weights = log_weights.ok_or_else(|| unfit(&part(), "log q(z|x)"))?;
+        let n_drawn = log_weights.size()[0];
+        if matches!(self, Self::Miwae(_) | Self::Piwae(_)) && n_drawn != self.n_samples() {
+            let n = self.n_samples();
+            return Err(unfit(&part(), &format!("{n} samples for each image")));
+        }
         let bound = self.plain_bound(&log_weights);
         if self.takes_gradients_apart() && bound.requires_grad() {
             let surrogate = routed(draws, &self.routes(&log_weights.detach()));
-            return Some(bound.detach() + &surrogate - surrogate.detach());
+            let surrogate =
+                surrogate.ok_or_else(|| unfit(&part(), "log q(z|x) at any z in closed form"))?;
+            return Ok(Some(bound.detach() + &surrogate - surrogate.detach()));
         }
-        Some(bound)
+        Ok(Some(bound))
     }
 
     /// The bound as a function of the log-weights `[K, B]`, `[B]`.
@@ -280,15 +293,11 @@ struct Routes {
 }
 
 /// Something for each image, `[B]`, whose value means nothing and whose gradient is that of the
-/// [`Routes`].
-fn routed(draws: &Draws, routes: &Routes) -> Tensor {
+/// [`Routes`]; none where log q(z|x) has no closed form.
+fn routed(draws: &Draws, routes: &Routes) -> Option<Tensor> {
     let constant = draws.posterior.detach();
-    let (Some(log_qz_at), Some(log_qz_of)) = (
-        constant.log_prob(&draws.latents), // a function of z
-        draws.posterior.log_prob(&draws.latents.detach()), // of the encoder's output
-    ) else {
-        unreachable!("checked: the posterior has a log_prob");
-    };
+    let log_qz_at = constant.log_prob(&draws.latents)?; // a function of z
+    let log_qz_of = draws.posterior.log_prob(&draws.latents.detach())?; // of the encoder's output
     // All but the score. Its gradient to z is needed by itself, since the encoder's share of it differs
     // from the decoder's.
     let log_w = &draws.log_px_z + &draws.log_pz - log_qz_at; // [K, B]
@@ -301,5 +310,5 @@ fn routed(draws: &Draws, routes: &Routes) -> Tensor {
         Some(score) => surrogate - log_qz_of * score,
         None => surrogate,
     };
-    surrogate.sum_dim_intlist(0, false, Kind::Float)
+    Some(surrogate.sum_dim_intlist(0, false, Kind::Float))
 }

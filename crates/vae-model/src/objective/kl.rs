@@ -104,15 +104,15 @@ impl KlConfig {
         self.beta_schedule.check()
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Tensor {
+    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Result<Tensor, ModelError> {
         let kl = match &draws.kl_per_dimension {
             Some(kl) if self.free_bits > 0.0 => kl
                 .mean_dim(0, false, Kind::Float) // [Z]
                 .clamp_min(self.free_bits)
                 .sum(Kind::Float),
-            _ => kl_of(draws).mean(Kind::Float),
+            _ => kl_of(draws, "kl")?.mean(Kind::Float),
         };
-        kl * self.beta_at(step)
+        Ok(kl * self.beta_at(step))
     }
 
     /// The weight of the kl at a step.
@@ -125,7 +125,7 @@ impl KlConfig {
         match &self.beta_schedule {
             BetaSchedule::Constant => 0,
             BetaSchedule::WarmUp(config) => config.steps,
-            BetaSchedule::Cyclic(config) => config.period_steps - 1,
+            BetaSchedule::Cyclic(config) => config.period_steps.saturating_sub(1),
         }
     }
 
@@ -164,7 +164,8 @@ impl BetaSchedule {
             Self::Constant => 1.0,
             Self::WarmUp(config) => (step as f64 / config.steps as f64).min(1.0),
             Self::Cyclic(config) => {
-                let part = (step % config.period_steps) as f64 / config.period_steps as f64;
+                let period = config.period_steps.max(1);
+                let part = (step % period) as f64 / period as f64;
                 (part / config.ramp).min(1.0)
             }
         }

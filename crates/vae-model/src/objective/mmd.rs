@@ -87,13 +87,17 @@ impl MmdConfig {
     }
 
     /// `prior_latents` `[n, Z]` are drawn from the prior.
-    pub(super) fn penalty(&self, draws: &Draws, prior_latents: &Tensor) -> Tensor {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        prior_latents: &Tensor,
+    ) -> Result<Tensor, ModelError> {
         let latents = draws.latents.select(0, 0); // [B, Z]
         let discrepancy = self.squared_discrepancy(&latents, prior_latents) * self.weight;
-        match self.kl_weight {
+        Ok(match self.kl_weight {
             0.0 => discrepancy,
-            weight => discrepancy + kl_of(draws).mean(Kind::Float) * weight,
-        }
+            weight => discrepancy + kl_of(draws, "mmd")?.mean(Kind::Float) * weight,
+        })
     }
 
     /// MMD² of two samples `[n, Z]` and `[m, Z]`, a scalar: the unbiased estimate, which may be below 0, and

@@ -118,9 +118,12 @@ impl Regularizer {
     }
 
     /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch.
-    fn penalty(&self, draws: &Draws, context: LossContext) -> Tensor {
+    ///
+    /// # Errors
+    /// Draws of a model that it does not fit.
+    fn penalty(&self, draws: &Draws, context: LossContext) -> Result<Tensor, ModelError> {
         match self {
-            Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
+            Self::None => Ok(draws.log_px_z.zeros_like().sum(Kind::Float)),
             Self::Kl(config) => config.penalty(draws, context.step),
             Self::Capacity(config) => config.penalty(draws, context.step),
             Self::BetaTc(config) => config.penalty(draws, context.n_images),
@@ -129,7 +132,7 @@ impl Regularizer {
                 let n_images = draws.latents.size()[1];
                 config.penalty(draws, &context.vae.sample_latents(n_images))
             }
-            Self::LatentNorm(config) => config.penalty(draws),
+            Self::LatentNorm(config) => Ok(config.penalty(draws)),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
         }
     }
@@ -160,11 +163,14 @@ impl Objective {
     }
 
     /// The scalar to minimize, a mean over the images.
-    pub fn loss(&self, draws: &Draws, context: LossContext) -> Tensor {
-        let loss = match self.estimator.bound(draws) {
+    ///
+    /// # Errors
+    /// Draws without something that the objective needs: of a model that [`Self::check`] refuses it for.
+    pub fn loss(&self, draws: &Draws, context: LossContext) -> Result<Tensor, ModelError> {
+        let loss = match self.estimator.bound(draws)? {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context);
+                let penalty = self.regularizer.penalty(draws, context)?;
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -183,10 +189,10 @@ impl Objective {
             Some(penalty) => loss + penalty,
             None => loss,
         };
-        match context.vae.code_density_loss(draws) {
+        Ok(match context.vae.code_density_loss(draws) {
             Some(prior_loss) => loss + prior_loss,
             None => loss,
-        }
+        })
     }
 
     /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss
@@ -211,10 +217,18 @@ impl Objective {
     }
 }
 
-/// The kl of each image, `[B]`.
-fn kl_of(draws: &Draws) -> &Tensor {
-    match &draws.terms.kl {
-        Some(kl) => kl,
-        None => unreachable!("checked: a deterministic posterior has no regularizer with a kl"),
-    }
+/// The kl of each image, `[B]`, which the regularizer `name` is made of.
+///
+/// # Errors
+/// Draws of a deterministic posterior, which have none.
+fn kl_of<'d>(draws: &'d Draws, name: &str) -> Result<&'d Tensor, ModelError> {
+    let kl = draws.terms.kl.as_ref();
+    kl.ok_or_else(|| unfit(&format!("regularizer.{name}"), "a kl"))
+}
+
+/// The error of a part of an objective that draws do not have something for. [`Objective::check`] says
+/// what would fit.
+fn unfit(part: &str, needed: &str) -> ModelError {
+    let problem = format!("needs {needed}, which the draws of this model's posterior do not have");
+    ModelError::config(format!("objective.{part}"), problem)
 }

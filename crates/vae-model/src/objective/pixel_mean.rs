@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
 use super::checks::at_least_0;
+use super::unfit;
 use crate::{Draws, ImageShape, ModelError};
 
 /// The loss becomes reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
@@ -71,16 +72,16 @@ impl PixelMeanConfig {
     }
 
     /// The second term in nats per image: [`Self::factor`] makes the average over values of it.
-    pub(super) fn penalty(&self, draws: &Draws, image: ImageShape) -> Tensor {
-        let declared_kl = match draws.posterior.as_diagonal_gaussian() {
-            Some(gaussian) => gaussian.declared_kl_to_standard_normal(), // [B, Z]
-            None => unreachable!("checked: pixel_mean has a diagonal Gaussian posterior"),
-        };
+    pub(super) fn penalty(&self, draws: &Draws, image: ImageShape) -> Result<Tensor, ModelError> {
+        let gaussian = draws.posterior.as_diagonal_gaussian();
+        let gaussian =
+            gaussian.ok_or_else(|| unfit("regularizer.pixel_mean", "a diagonal Gaussian"))?;
+        let declared_kl = gaussian.declared_kl_to_standard_normal(); // [B, Z]
         let weight = 2.0 * self.kl_weight / Self::factor(image);
-        declared_kl
+        let kl = declared_kl
             .mean_dim(-1, false, Kind::Float)
-            .mean(Kind::Float)
-            * weight
+            .mean(Kind::Float);
+        Ok(kl * weight)
     }
 
     /// What the loss in nats per image is multiplied by.
