@@ -24,8 +24,8 @@ with weight 1, estimator `elbo` with one sample. Behind a part is what its confi
 is a combination that no paper has.
 
 `vae train configs/models/NAME.toml` trains one, `vae describe` prints it with every default filled in.
-Parts that do not fit each other are refused when the config is read. This page is written by
-`cargo xtask models`.
+[config.md](config.md) explains every part and its options; parts that do not fit each other are refused when
+the config is read. This page is written by `cargo xtask models`.
 
 ";
 

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use crate::derive_seed;
 
 /// How bytes become 0 or 255, which a Bernoulli likelihood takes for pixels of 0 and 1
-/// (`dataset.binarization`).
+/// (`dataset.binarization` in a config).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

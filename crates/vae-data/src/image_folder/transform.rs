@@ -26,16 +26,16 @@ pub const MAX_SIDE: u32 = 4096;
 #[serde(deny_unknown_fields)]
 pub struct CropRect {
     /// Rows of pixels above it.
-    #[schemars(example = 40)]
+    #[schemars(range(max = u32::MAX), example = 40)]
     pub top: u32,
     /// Columns of pixels to its left.
-    #[schemars(example = 20)]
+    #[schemars(range(max = u32::MAX), example = 20)]
     pub left: u32,
     /// Its height in pixels.
-    #[schemars(range(min = 1), example = 148)]
+    #[schemars(range(min = 1, max = u32::MAX), example = 148)]
     pub height: u32,
     /// Its width in pixels.
-    #[schemars(range(min = 1), example = 148)]
+    #[schemars(range(min = 1, max = u32::MAX), example = 148)]
     pub width: u32,
 }
 

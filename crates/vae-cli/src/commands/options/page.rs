@@ -64,7 +64,7 @@ fn section(page: &mut String, setting: &Setting) {
     let depth = (setting.key.matches('.').count() + 2).min(6);
     let _ = writeln!(page, "\n{} {}\n", "#".repeat(depth), title(setting));
     // The meaning is in the row of the key already; that of an alternative is what there is to read.
-    let shows_meaning = setting.details.is_empty() || is_alternative(setting);
+    let shows_meaning = setting.details.is_empty() || options::is_one_of(setting.parent());
     for (text, is_shown) in [(&setting.meaning, shows_meaning), (&setting.details, true)] {
         if is_shown && !text.is_empty() {
             let _ = writeln!(page, "{text}\n");
