@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
 use crate::{
-    Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig,
+    ConditionConfig, Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig,
+    PriorConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -43,6 +44,10 @@ pub struct ModelConfig {
     /// The layers of encoder and decoder. The default sizes of `conv` make the small MNIST network.
     /// Default `conv`.
     pub network: NetworkConfig,
+    /// What the model gets of each item besides the item itself. Without the table nothing: an
+    /// unconditional model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<ConditionConfig>,
 }
 
 impl Default for ModelConfig {
@@ -55,6 +60,7 @@ impl Default for ModelConfig {
             decoder_spectral_norm: false,
             posterior: PosteriorConfig::default(),
             network: NetworkConfig::default(),
+            condition: None,
         }
     }
 }
@@ -76,6 +82,9 @@ impl ModelConfig {
         self.prior.check(self.latent_dims)?;
         self.likelihood.check()?;
         self.network.check()?;
+        if let Some(condition) = &self.condition {
+            condition.check()?;
+        }
         compatibility::check_model(self)
     }
 }

@@ -192,7 +192,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 11] = [
+const OF_SEVERAL_KEYS: [&str; 13] = [
     "one for each is needed",
     "the encoder's in reverse",
     "does not divide",
@@ -204,6 +204,8 @@ const OF_SEVERAL_KEYS: [&str; 11] = [
     "a positive momentum",
     "without a kl nothing keeps",
     "no source of images",
+    "it is empty; classes = true",
+    "has a Gaussian for each condition",
 ];
 
 /// Values at and around every limit that there is.

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 use super::checks::at_least_0;
 use crate::{Draws, ModelError, Vae};
@@ -53,7 +54,12 @@ impl DecoderPenalty {
     }
 
     /// The penalty, a scalar; none where there is nothing to add.
-    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws) -> Option<Tensor> {
+    pub(super) fn penalty(
+        &self,
+        vae: &Vae,
+        draws: &Draws,
+        generator: &mut Generator,
+    ) -> Option<Tensor> {
         match self {
             Self::None => None,
             Self::L2(config) => {
@@ -66,7 +72,7 @@ impl DecoderPenalty {
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
-                let probe = draws.params.rand_like().round() * 2.0 - 1.0;
+                let probe = generator.uniform_like(&draws.params).round() * 2.0 - 1.0;
                 Some(squared_jacobian(draws, &probe) * config.weight)
             }
         }

@@ -15,6 +15,7 @@ mod pixel_mean;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 pub use beta_tc::{AggregateSampling, BetaTcConfig};
 pub use capacity::CapacityConfig;
@@ -121,7 +122,12 @@ impl Regularizer {
     ///
     /// # Errors
     /// Draws of a model that it does not fit.
-    fn penalty(&self, draws: &Draws, context: LossContext) -> Result<Tensor, ModelError> {
+    fn penalty(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
         match self {
             Self::None => Ok(draws.log_px_z.zeros_like().sum(Kind::Float)),
             Self::Kl(config) => config.penalty(draws, context.step),
@@ -130,7 +136,9 @@ impl Regularizer {
             Self::Dip(config) => config.penalty(draws),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
-                config.penalty(draws, &context.vae.sample_latents(n_images))
+                let condition = draws.condition.as_ref();
+                let latents = context.vae.latents_of(n_images, condition, generator);
+                config.penalty(draws, &latents)
             }
             Self::LatentNorm(config) => Ok(config.penalty(draws)),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
@@ -162,15 +170,21 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
-    /// The scalar to minimize, a mean over the images.
+    /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
+    /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
     ///
     /// # Errors
     /// Draws without something that the objective needs: of a model that [`Self::check`] refuses it for.
-    pub fn loss(&self, draws: &Draws, context: LossContext) -> Result<Tensor, ModelError> {
+    pub fn loss(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
         let loss = match self.estimator.bound(draws)? {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context)?;
+                let penalty = self.regularizer.penalty(draws, context, generator)?;
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -185,7 +199,8 @@ impl Objective {
                 }
             }
         };
-        let loss = match self.decoder_penalty.penalty(context.vae, draws) {
+        let penalty = self.decoder_penalty.penalty(context.vae, draws, generator);
+        let loss = match penalty {
             Some(penalty) => loss + penalty,
             None => loss,
         };
