@@ -1,5 +1,6 @@
 //! `posterior.finite_scalar`: codes, without a codebook.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -14,7 +15,7 @@ use crate::graph::{Graph, Value};
 ///
 /// Of a latent map `[d, h, w]` each place has a code; of latents without places Z/d codes, the first levels of
 /// all of them before the second ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FiniteScalarConfig {
     /// L_i, the levels of each of the d latents of a code, from 2 to 1,024. Default `[8, 5, 5, 5]`, 1,000
