@@ -396,7 +396,7 @@ impl ImageFolder {
     /// written.
     fn pack(&self) -> Result<Option<Pack>, DataError> {
         let file = self.pack_file();
-        pack::remove_abandoned(pack::folder(&file));
+        pack::PARTIAL.remove_abandoned(vae_base::files::parent(&file));
         match self.open_pack() {
             Ok(pack) => return Ok(Some(pack)),
             Err(PackProblem::Missing) => {}

@@ -56,7 +56,9 @@ impl Pictures {
                 }
                 _ => picture::reconstructions(run.vae, &images(sizes.n_reconstructions)?),
             };
-            let file = self.run_dir.picture_file(run.position.epochs, name);
+            let file = self
+                .run_dir
+                .picture_file(run.progress.position.epochs, name);
             picture::save(&picture?, &file)?;
         }
         Ok(())
