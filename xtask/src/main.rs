@@ -21,6 +21,7 @@ mod report_check;
 mod section;
 #[cfg(test)]
 mod test_server;
+mod tidy;
 mod torture;
 mod train;
 mod workspace;
@@ -157,6 +158,8 @@ enum Task {
     /// All of a sample are compiled at once, each behind a switch, in a copy of the workspace in
     /// target/mutants, and tried one after the other with the tests that run their code.
     Mutants(mutants::Options),
+    /// Hold the rules of ARCHITECTURE.md: which crate and which module may know which, and the like.
+    Tidy,
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -185,6 +188,7 @@ fn main() -> ExitCode {
         } => fuzz::fuzz(&workspace, minutes, target.as_deref()),
         Task::Torture(args) => torture::torture(&workspace, &args),
         Task::Mutants(options) => mutants::mutants(&workspace, &options),
+        Task::Tidy => tidy::tidy(&workspace),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {
