@@ -155,12 +155,12 @@ impl Recovery {
     ) -> Result<String, TrainError> {
         let mut origin = None;
         let batches = Steps::batches(run).skip(run.steps_of_epoch() as usize);
-        for (images, step) in batches.zip(good.position.steps..until) {
+        for (batch, step) in batches.zip(good.position.steps..until) {
             let Some(&controls) = self.history.get(&step) else {
                 break;
             };
-            let images = images?;
-            let (result, layer) = first_non_finite(|| steps.step(&images, step, controls));
+            let batch = batch?;
+            let (result, layer) = first_non_finite(|| steps.step(&batch, step, controls));
             result?;
             let number = step + 1;
             origin = layer

@@ -1,7 +1,6 @@
 //! The steps of a run: what makes them, and the sums over the epoch in progress.
 
-use tch::Tensor;
-use vae_data::loader::Batches;
+use vae_data::loader::{Batch, Batches};
 use vae_run::{Means, StepControls};
 
 use crate::learner::StepOutput;
@@ -33,13 +32,14 @@ impl<'a> Steps<'a> {
 
     pub(crate) fn step(
         &mut self,
-        images: &Tensor,
+        batch: &Batch,
         step: u64,
         controls: StepControls,
     ) -> Result<StepOutput, TrainError> {
         self.learner
             .set_learning_rate_factor(controls.learning_rate_factor);
-        self.learner.step(images, step, controls.objective_step)
+        let items = (&batch.items, batch.condition.as_ref());
+        self.learner.step(items, step, controls.objective_step)
     }
 
     /// Fails on NaN or infinity in the sums of the epoch so far or in a weight.

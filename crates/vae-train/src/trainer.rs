@@ -188,8 +188,8 @@ impl<'a> Trainer<'a> {
         let mut batches = Steps::batches(&self.run);
         let n_done = self.run.steps_of_epoch() as usize;
         let mut next = batches.nth(n_done); // Passes over the others for nothing.
-        while let Some(images) = next {
-            let images = images?;
+        while let Some(batch) = next {
+            let batch = batch?;
             let n_steps = self.run.progress.position.steps;
             let controls = StepControls {
                 learning_rate_factor: self.run.controls.learning_rate_factor
@@ -197,7 +197,7 @@ impl<'a> Trainer<'a> {
                 objective_step: self.run.controls.objective_step,
             };
             self.recovery.note(n_steps, controls);
-            let step = self.steps.step(&images, n_steps, controls)?;
+            let step = self.steps.step(&batch, n_steps, controls)?;
             self.run.progress.learning_rate = self.steps.learner.learning_rate();
             self.steps
                 .totals

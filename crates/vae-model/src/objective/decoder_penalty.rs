@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 use super::checks::at_least_0;
 use crate::{Draws, ModelError, Vae};
@@ -51,7 +52,12 @@ impl DecoderPenalty {
     }
 
     /// The penalty, a scalar; none where there is nothing to add.
-    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws) -> Option<Tensor> {
+    pub(super) fn penalty(
+        &self,
+        vae: &Vae,
+        draws: &Draws,
+        generator: &mut Generator,
+    ) -> Option<Tensor> {
         match self {
             Self::None => None,
             Self::L2(config) => {
@@ -64,7 +70,7 @@ impl DecoderPenalty {
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
-                let probe = draws.params.rand_like().round() * 2.0 - 1.0;
+                let probe = generator.uniform_like(&draws.params).round() * 2.0 - 1.0;
                 Some(squared_jacobian(draws, &probe) * config.weight)
             }
         }

@@ -14,6 +14,7 @@ mod pixel_mean;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 pub use beta_tc::{AggregateSampling, BetaTcConfig};
 pub use capacity::CapacityConfig;
@@ -117,7 +118,7 @@ impl Regularizer {
     }
 
     /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch.
-    fn penalty(&self, draws: &Draws, context: LossContext) -> Tensor {
+    fn penalty(&self, draws: &Draws, context: LossContext, generator: &mut Generator) -> Tensor {
         match self {
             Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
             Self::Kl(config) => config.penalty(draws, context.step),
@@ -126,7 +127,9 @@ impl Regularizer {
             Self::Dip(config) => config.penalty(draws),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
-                config.penalty(draws, &context.vae.sample_latents(n_images))
+                let condition = draws.condition.as_ref();
+                let latents = context.vae.latents_of(n_images, condition, generator);
+                config.penalty(draws, &latents)
             }
             Self::LatentNorm(config) => config.penalty(draws),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
@@ -158,12 +161,13 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
-    /// The scalar to minimize, a mean over the images.
-    pub fn loss(&self, draws: &Draws, context: LossContext) -> Tensor {
+    /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
+    /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
+    pub fn loss(&self, draws: &Draws, context: LossContext, generator: &mut Generator) -> Tensor {
         let loss = match self.estimator.bound(draws) {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context);
+                let penalty = self.regularizer.penalty(draws, context, generator);
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -178,7 +182,8 @@ impl Objective {
                 }
             }
         };
-        let loss = match self.decoder_penalty.penalty(context.vae, draws) {
+        let penalty = self.decoder_penalty.penalty(context.vae, draws, generator);
+        let loss = match penalty {
             Some(penalty) => loss + penalty,
             None => loss,
         };
