@@ -28,6 +28,7 @@
 
 mod attributes;
 mod bad_files;
+mod batch;
 mod binarization;
 mod bits;
 pub mod config;
@@ -39,6 +40,7 @@ pub mod idx;
 pub mod image_folder;
 mod inputs;
 mod known;
+mod limits;
 pub mod loader;
 mod npz;
 mod pipeline;

@@ -1,12 +1,49 @@
-//! Which parts go together: every refusal in one place, so that a config is refused when it is read.
+//! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
+//! refused when it is read.
 
 use crate::{
     DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
     PriorConfig, Regularizer, Support,
 };
 
+impl ModelConfig {
+    /// Checks what can be checked before the images are known.
+    ///
+    /// # Errors
+    /// The first key whose value no model can be built from; parts that do not fit each other.
+    pub fn check(&self) -> Result<(), ModelError> {
+        const MOST_LATENTS: i64 = 1 << 16;
+        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
+            let found = self.latent_dims;
+            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            return Err(ModelError::config("model.latent_dims", problem));
+        }
+        self.posterior.check(self.latent_dims)?;
+        self.prior.check(self.latent_dims)?;
+        self.likelihood.check()?;
+        self.network.check()?;
+        if let Some(condition) = &self.condition {
+            condition.check()?;
+        }
+        check_model(self)
+    }
+}
+
+impl Objective {
+    /// Refuses values that make no sense, and parts that do not fit each other or the model.
+    ///
+    /// # Errors
+    /// The first key that is wrong; what would fit.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
+        self.regularizer.check()?;
+        self.estimator.check()?;
+        self.decoder_penalty.check()?;
+        check_objective(model, self)
+    }
+}
+
 /// Refuses parts of a model that do not fit each other.
-pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
+fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
     let (posterior, prior) = (&model.posterior, &model.prior);
     if let Some(support) = prior.support()
         && support != posterior.support()
@@ -67,10 +104,7 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
-pub(crate) fn check_objective(
-    model: &ModelConfig,
-    objective: &Objective,
-) -> Result<(), ModelError> {
+fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
     check_regularizer(model, &objective.regularizer)?;
     check_estimator(model, objective)?;
     check_decoder_penalty(model, objective)

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_base::ConditionSpec;
 
+use crate::ModelError;
 use crate::graph::{Graph, Op, Value};
-use crate::{ModelConfig, ModelError};
 
 /// What a model is told of each item beside the item itself. Encoder and decoder know it, and so does
 /// the prior `conditional_gaussian`.
@@ -66,9 +66,12 @@ impl ConditionConfig {
 }
 
 /// Refuses a condition that is not the one which the config asks for.
-pub(crate) fn check_spec(config: &ModelConfig, spec: &ConditionSpec) -> Result<(), ModelError> {
+pub(crate) fn check_spec(
+    config: Option<&ConditionConfig>,
+    spec: &ConditionSpec,
+) -> Result<(), ModelError> {
     let names: Vec<&str> = spec.attributes.iter().map(|known| &*known.name).collect();
-    let (classes, attributes): (bool, &[String]) = match &config.condition {
+    let (classes, attributes): (bool, &[String]) = match config {
         Some(condition) => (condition.classes, &condition.attributes),
         None => (false, &[]),
     };

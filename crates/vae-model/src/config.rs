@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::compatibility;
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig,
-    PriorConfig,
+    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -57,28 +55,5 @@ impl Default for ModelConfig {
             network: NetworkConfig::default(),
             condition: None,
         }
-    }
-}
-
-impl ModelConfig {
-    /// Checks what can be checked before the images are known.
-    ///
-    /// # Errors
-    /// The first key whose value no model can be built from; parts that do not fit each other.
-    pub fn check(&self) -> Result<(), ModelError> {
-        const MOST_LATENTS: i64 = 1 << 16;
-        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
-            let found = self.latent_dims;
-            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
-            return Err(ModelError::config("model.latent_dims", problem));
-        }
-        self.posterior.check(self.latent_dims)?;
-        self.prior.check(self.latent_dims)?;
-        self.likelihood.check()?;
-        self.network.check()?;
-        if let Some(condition) = &self.condition {
-            condition.check()?;
-        }
-        compatibility::check_model(self)
     }
 }

@@ -59,6 +59,7 @@ mod mode;
 mod network;
 mod nn;
 mod objective;
+mod part;
 mod posterior;
 mod preprocessing;
 mod prior;
@@ -72,7 +73,6 @@ mod weights;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use export::Part;
 pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -89,6 +89,7 @@ pub use objective::{
     ElboConfig, Estimator, IwaeConfig, Kernel, KlConfig, LatentNormConfig, LossContext, MmdConfig,
     NestedConfig, Objective, PixelMeanConfig, Regularizer,
 };
+pub use part::Part;
 pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
     PlanarConfig, Posterior, PosteriorConfig,

@@ -8,11 +8,11 @@ use vae_base::{ConditionSpec, DataSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
-use crate::export::Part;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, NetworkShape};
 use crate::nn::{self, Outline};
+use crate::part::Part;
 use crate::posterior::PosteriorFamily;
 use crate::sums;
 use crate::watch::watch;
@@ -181,7 +181,7 @@ impl Parts {
 /// Names and shapes of the variables of a model, of which nothing is allocated.
 fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
     config.check()?;
-    condition::check_spec(config, &data.condition)?;
+    condition::check_spec(config.condition.as_ref(), &data.condition)?;
     let image = data.image;
     if let Some(problem) = image.problem() {
         return Err(ModelError::config("image shape", problem));

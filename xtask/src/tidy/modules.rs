@@ -28,6 +28,9 @@ pub(super) fn check(sources: &[Source], orders: &[Order]) -> Vec<Finding> {
         let sources: Vec<&Source> = sources.iter().filter(|s| s.krate == krate).collect();
         let folders = edges(&sources);
         for (folder, edges) in &folders {
+            for ((a, b), (p, l)) in edges {
+                eprintln!("EDGE {krate} {} {a} {b} {p}:{l}", folder.join("::"));
+            }
             if folder.is_empty() {
                 findings.extend(match orders.iter().find(|order| order.krate == krate) {
                     Some(order) => check_order(&sources, edges, order),

@@ -25,17 +25,36 @@ pub(super) struct Source {
     pub(super) names: Vec<(String, usize)>,
     /// The text, for what is said in comments.
     pub(super) text: String,
+    /// Modules below that are compiled for tests alone, where they are files of their own.
+    test_modules: Vec<Vec<String>>,
 }
 
-/// Reads every Rust file of a tree.
+/// Reads every Rust file of a tree but those that are compiled for tests alone.
 ///
 /// # Errors
 /// One is no Rust.
 pub(super) fn parse(tree: &Tree) -> Result<Vec<Source>> {
     let files = tree.iter().filter(|(path, _)| path.ends_with(".rs"));
-    files
+    let sources: Vec<Source> = files
         .map(|(path, text)| source(path, text).with_context(|| path.clone()))
-        .collect()
+        .collect::<Result<_>>()?;
+    let tests: BTreeSet<(String, Vec<String>)> = sources
+        .iter()
+        .flat_map(|source| {
+            let modules = source.test_modules.iter().cloned();
+            modules.map(|module| (source.krate.clone(), module))
+        })
+        .collect();
+    let is_test = |source: &Source| {
+        let prefixes = (1..=source.module.len()).map(|n| source.module[..n].to_vec());
+        prefixes
+            .into_iter()
+            .any(|module| tests.contains(&(source.krate.clone(), module)))
+    };
+    Ok(sources
+        .into_iter()
+        .filter(|source| !is_test(source))
+        .collect())
 }
 
 fn source(path: &str, text: &str) -> Result<Source> {
@@ -60,6 +79,7 @@ fn source(path: &str, text: &str) -> Result<Source> {
             imports: BTreeMap::new(),
             names: Vec::new(),
             text: text.to_owned(),
+            test_modules: Vec::new(),
         },
     };
     reader.visit_file(&syn::parse_file(text)?);
@@ -214,8 +234,14 @@ impl<'ast> Visit<'ast> for Reader {
             Item::Const(item) => &item.attrs,
             _ => return visit::visit_item(self, item),
         };
-        if !is_test(attributes) {
-            visit::visit_item(self, item);
+        match item {
+            _ if !is_test(attributes) => visit::visit_item(self, item),
+            Item::Mod(module) if module.content.is_none() => {
+                let name = module.ident.to_string();
+                let module = [self.inside.as_slice(), &[name]].concat();
+                self.source.test_modules.push(module);
+            }
+            _ => {}
         }
     }
 

@@ -28,6 +28,7 @@ use tracing::warn;
 use vae_base::files::{self, TemporaryName};
 
 use super::source::{Chunk, Source};
+use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
 use crate::{BadFile, ImageShape, regular_file};
 
@@ -49,33 +50,6 @@ const BYTES_AROUND: usize = 64 << 10;
 
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
-
-/// Why there is no pack to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PackProblem {
-    /// There is no such file.
-    Missing,
-    /// It was made from other files, or with another transform.
-    Outdated,
-    /// It was cut short or altered.
-    Damaged(String),
-    /// It cannot be read or written.
-    Refused(String),
-}
-
-impl fmt::Display for PackProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PackProblem::Missing => f.write_str("is not there"),
-            PackProblem::Outdated => {
-                f.write_str("was made from other files or with another transform")
-            }
-            PackProblem::Damaged(what) => write!(f, "is damaged: {what}"),
-            PackProblem::Refused(why) => f.write_str(why),
-        }
-    }
-}
 
 /// A file that says which images, made in which way, hold in a pack.
 pub(crate) fn key(source: &Source) -> String {

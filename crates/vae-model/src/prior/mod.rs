@@ -19,6 +19,7 @@ pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
+use crate::posterior::check_sphere;
 use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, nn};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
@@ -184,20 +185,6 @@ impl PriorConfig {
             }
         }
     }
-}
-
-/// Refuses a sphere that is two points.
-pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
-    if latent_dims < 2 {
-        return Err(ModelError::config(
-            key,
-            format!(
-                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
-                 needs at least 2, a circle; found latent_dims = {latent_dims}"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Refuses numbers of components that no mixture has.
