@@ -1,5 +1,5 @@
-//! What `vae-data` and `vae-model` both stand on, and with them everything above: it knows neither
-//! tensors nor libtorch.
+//! What data and models both stand on, and with them everything above: it knows neither tensors nor
+//! libtorch.
 //!
 //! - [`derive_seed`]: every seed there is, from (seed, counter, purpose);
 //! - [`ImageShape`]: the shape of one item;

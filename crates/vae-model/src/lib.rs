@@ -65,6 +65,7 @@ mod preprocessing;
 mod prior;
 mod summary;
 mod sums;
+mod support;
 mod tensor_file;
 mod vae;
 mod watch;
@@ -96,10 +97,11 @@ pub use posterior::{
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
-    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, Support, VampConfig,
+    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, VampConfig,
 };
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
+pub use support::Support;
 pub use tensor_file::{TensorFile, read_tensors};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{

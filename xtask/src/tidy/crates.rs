@@ -11,6 +11,7 @@ use super::{Finding, Tree};
 /// floor do not know each other. Tests and examples may know any.
 pub(super) const FLOORS: &[&[&str]] = &[
     &["vae-base"],
+    &["vae-torch"],
     &["vae-data", "vae-model"],
     &["vae-run"],
     &["vae-view"],

@@ -20,7 +20,7 @@ pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
 use crate::posterior::check_sphere;
-use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, nn};
+use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, Support, nn};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {
@@ -90,15 +90,6 @@ impl PriorContext<'_> {
             .get_or_insert_with(|| no_grad(|| (self.params)(&images())))
             .shallow_clone()
     }
-}
-
-/// The space that latents lie in; posterior and prior must agree on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Support {
-    /// All of ℝ^Z. Its base distribution is the standard normal.
-    Euclidean,
-    /// The unit sphere in ℝ^Z. Its base distribution is the uniform one.
-    Sphere,
 }
 
 /// Which p(z) (`prior` or `[model.prior.…]` in a config file).
