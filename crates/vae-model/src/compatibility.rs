@@ -1,6 +1,7 @@
 //! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
 //! refused when it is read.
 
+use crate::config::MOST_LATENTS;
 use crate::{
     DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
     PriorConfig, Regularizer, Support,
@@ -12,7 +13,6 @@ impl ModelConfig {
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
-        const MOST_LATENTS: i64 = 1 << 16;
         if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
             let found = self.latent_dims;
             let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");

@@ -13,6 +13,7 @@ mod checkpoint_folder;
 mod config;
 mod error;
 mod latent_use;
+pub mod options;
 mod overview;
 mod position;
 mod progress;

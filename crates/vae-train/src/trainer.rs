@@ -13,6 +13,7 @@ use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, Ste
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::clock::Clock;
+use crate::learner::check;
 use crate::recovery::Recovery;
 use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
@@ -53,12 +54,14 @@ impl<'a> Trainer<'a> {
     /// A run from its first step, without a folder.
     ///
     /// # Errors
-    /// A precision that the model's device does not have; images that can no longer be read.
+    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
+    /// model's device does not have; images that can no longer be read.
     pub fn new(
         vae: &'a Vae,
         splits: &'a Splits,
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
+        check(vae, config)?;
         let instead_of_validation = splits.validation.is_none().then(|| {
             let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);
             splits.train.subset(&(0..n_images).collect::<Vec<_>>())
