@@ -1,12 +1,67 @@
-//! Which parts go together: every refusal in one place, so that a config is refused when it is read.
+//! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
+//! refused when it is read.
 
+use crate::config::MOST_LATENTS;
 use crate::{
     DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
     PosteriorConfig, PriorConfig, Regularizer, Support,
 };
 
+impl ModelConfig {
+    /// Checks what can be checked before the images are known.
+    ///
+    /// # Errors
+    /// The first key whose value no model can be built from; parts that do not fit each other.
+    pub fn check(&self) -> Result<(), ModelError> {
+        const MOST_SIDE: i64 = 1 << 12;
+        if let Some(shape) = self.latent_shape {
+            if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
+                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                return Err(ModelError::config("model.latent_shape", problem));
+            }
+            let n: i64 = shape.iter().product();
+            if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
+                let [channels, height, width] = shape;
+                return Err(ModelError::config(
+                    "model.latent_dims",
+                    format!(
+                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
+                         out"
+                    ),
+                ));
+            }
+        }
+        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
+            let found = self.n_latents();
+            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            return Err(ModelError::config("model.latent_dims", problem));
+        }
+        self.posterior.check(self.n_latents())?;
+        self.prior.check(self.n_latents())?;
+        self.likelihood.check()?;
+        self.network.check()?;
+        if let Some(condition) = &self.condition {
+            condition.check()?;
+        }
+        check_model(self)
+    }
+}
+
+impl Objective {
+    /// Refuses values that make no sense, and parts that do not fit each other or the model.
+    ///
+    /// # Errors
+    /// The first key that is wrong; what would fit.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
+        self.regularizer.check()?;
+        self.estimator.check()?;
+        self.decoder_penalty.check()?;
+        check_objective(model, self)
+    }
+}
+
 /// Refuses parts of a model that do not fit each other.
-pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
+fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
     let (posterior, prior) = (&model.posterior, &model.prior);
     if let Some(support) = prior.support()
         && support != posterior.support()
@@ -123,10 +178,7 @@ pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), 
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
-pub(crate) fn check_objective(
-    model: &ModelConfig,
-    objective: &Objective,
-) -> Result<(), ModelError> {
+fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
     check_regularizer(model, &objective.regularizer)?;
     check_estimator(model, objective)?;
     check_decoder_penalty(model, objective)

@@ -3,10 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::compatibility;
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig,
-    PriorConfig,
+    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -71,7 +69,7 @@ impl Default for ModelConfig {
     }
 }
 
-const MOST_LATENTS: i64 = 1 << 16;
+pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
 impl ModelConfig {
     /// Z, the number of latent dimensions, of a map all of them.
@@ -81,43 +79,5 @@ impl ModelConfig {
             Some(shape) => shape.iter().product(),
             None => self.latent_dims.unwrap_or(2),
         }
-    }
-
-    /// Checks what can be checked before the images are known.
-    ///
-    /// # Errors
-    /// The first key whose value no model can be built from; parts that do not fit each other.
-    pub fn check(&self) -> Result<(), ModelError> {
-        const MOST_SIDE: i64 = 1 << 12;
-        if let Some(shape) = self.latent_shape {
-            if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
-                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
-                return Err(ModelError::config("model.latent_shape", problem));
-            }
-            let n: i64 = shape.iter().product();
-            if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
-                let [channels, height, width] = shape;
-                return Err(ModelError::config(
-                    "model.latent_dims",
-                    format!(
-                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
-                         out"
-                    ),
-                ));
-            }
-        }
-        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
-            let found = self.n_latents();
-            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
-            return Err(ModelError::config("model.latent_dims", problem));
-        }
-        self.posterior.check(self.n_latents())?;
-        self.prior.check(self.n_latents())?;
-        self.likelihood.check()?;
-        self.network.check()?;
-        if let Some(condition) = &self.condition {
-            condition.check()?;
-        }
-        compatibility::check_model(self)
     }
 }

@@ -9,11 +9,11 @@ use vae_torch::Generator;
 
 use crate::compatibility;
 use crate::condition::{self, ConditionConfig};
-use crate::export::Part;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, NetworkShape};
 use crate::nn::{self, Outline};
+use crate::part::Part;
 use crate::posterior::PosteriorFamily;
 use crate::sums;
 use crate::watch::watch;
@@ -184,7 +184,7 @@ impl Parts {
 /// Names and shapes of the variables of a model, of which nothing is allocated.
 fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
     config.check()?;
-    condition::check_spec(config, &data.condition)?;
+    condition::check_spec(config.condition.as_ref(), &data.condition)?;
     let image = data.image;
     if let Some(problem) = image.problem() {
         return Err(ModelError::config("image shape", problem));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 
-use super::Part;
+use crate::part::Part;
 use crate::{ImageShape, ModelError, Vae};
 
 /// Traced with two, so that nothing takes a dimension of 1 for one to broadcast.

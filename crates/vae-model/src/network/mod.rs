@@ -23,7 +23,6 @@ pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
-pub(crate) use ops::Activation;
 use ops::{Eager, Ops};
 use spectral_norm::DecoderLayers;
 

@@ -24,7 +24,6 @@ pub use planar::PlanarConfig;
 
 use crate::graph::{Graph, Value};
 use crate::network::{LARGEST_SIZE, check_depth};
-use crate::prior::check_sphere;
 use crate::{Initialization, ModelError, Support, nn};
 
 /// q(z|x) for each image of a batch.
@@ -239,4 +238,18 @@ impl PosteriorConfig {
             }),
         }
     }
+}
+
+/// Refuses a sphere that is two points.
+pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
+    if latent_dims < 2 {
+        return Err(ModelError::config(
+            key,
+            format!(
+                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
+                 needs at least 2, a circle; found latent_dims = {latent_dims}"
+            ),
+        ));
+    }
+    Ok(())
 }

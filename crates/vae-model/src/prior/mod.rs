@@ -21,7 +21,10 @@ pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
-use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, PosteriorConfig, nn};
+use crate::posterior::check_sphere;
+use crate::{
+    ClosedKl, ImageShape, Initialization, ModelError, Posterior, PosteriorConfig, Support, nn,
+};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {
@@ -91,17 +94,6 @@ impl PriorContext<'_> {
             .get_or_insert_with(|| no_grad(|| (self.params)(&images())))
             .shallow_clone()
     }
-}
-
-/// The space that latents lie in; posterior and prior must agree on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Support {
-    /// All of ℝ^Z. Its base distribution is the standard normal.
-    Euclidean,
-    /// The unit sphere in ℝ^Z. Its base distribution is the uniform one.
-    Sphere,
-    /// A finite number of points, the levels of codes. Its base distribution is the uniform one.
-    Codes,
 }
 
 /// p(z), the distribution of latents before an image is seen (`prior` or `[model.prior.…]` in a config
@@ -201,20 +193,6 @@ impl PriorConfig {
             }
         }
     }
-}
-
-/// Refuses a sphere that is two points.
-pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
-    if latent_dims < 2 {
-        return Err(ModelError::config(
-            key,
-            format!(
-                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
-                 needs at least 2, a circle; found latent_dims = {latent_dims}"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Refuses numbers of components that no mixture has.

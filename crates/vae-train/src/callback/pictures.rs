@@ -63,7 +63,9 @@ impl Pictures {
                     picture::reconstructions(run.vae, (&batch.items, batch.condition.as_ref()))
                 }
             };
-            let file = self.run_dir.picture_file(run.position.epochs, name);
+            let file = self
+                .run_dir
+                .picture_file(run.progress.position.epochs, name);
             picture::save(&picture?, &file)?;
         }
         Ok(())
