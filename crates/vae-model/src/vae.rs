@@ -990,7 +990,11 @@ impl Vae {
     }
 
     /// Checks that of each of `n` items or latents is said what the model wants to be told.
-    fn check_condition(&self, condition: Option<&Tensor>, n: i64) -> Result<(), ModelError> {
+    pub(crate) fn check_condition(
+        &self,
+        condition: Option<&Tensor>,
+        n: i64,
+    ) -> Result<(), ModelError> {
         let n_columns = self.data.condition.n_columns() as i64;
         let found = condition.map(|condition| (condition.size(), condition.kind()));
         let fits = match &found {
