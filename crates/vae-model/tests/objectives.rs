@@ -45,7 +45,9 @@ fn loss_and_gradient(objective: &Objective, step: u64) -> (f64, Vec<f64>) {
         step,
         n_images: 2,
     };
-    let loss = objective.loss(&draws, context, &mut vae.generator(1));
+    let loss = objective
+        .loss(&draws, context, &mut vae.generator(1))
+        .expect("a loss");
     loss.backward();
     let gradient = kl.grad().to_kind(Kind::Double).flatten(0, -1);
     (
@@ -206,7 +208,9 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
         draws.targets = Tensor::from_slice(&targets).view([2, 1, 2, 3]);
         let objective = objective(clip);
         objective.check(&model()).expect("a sound objective");
-        let loss = objective.loss(&draws, context, &mut vae.generator(1));
+        let loss = objective
+            .loss(&draws, context, &mut vae.generator(1))
+            .expect("a loss");
         (loss, logits)
     };
     let (found, logits) = loss(&values, 0.1);
