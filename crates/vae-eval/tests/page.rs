@@ -113,6 +113,7 @@ fn figures() -> Figures {
         records: (1..=3)
             .flat_map(|epoch| [record(epoch, "train"), record(epoch, "validation")])
             .collect(),
+        terms: vec![],
         pictures: vec![Picture {
             title: HOSTILE.to_owned(),
             caption: HOSTILE.to_owned(),

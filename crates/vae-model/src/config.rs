@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
 use crate::{
-    Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig,
+    Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig, Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -56,6 +56,21 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
+    /// The named terms that draws of such a model carry ([`Draws::named`](crate::Draws::named)).
+    #[must_use]
+    pub fn terms(&self) -> Vec<Term> {
+        vec![] // Every posterior so far says no more than the ELBO's terms.
+    }
+
+    /// Whether a learned prior is trained on codes that have no kl to train it by.
+    pub(crate) fn fits_prior_to_codes(&self) -> bool {
+        let is_learned = !matches!(
+            self.prior,
+            PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform
+        );
+        is_learned && !self.posterior.has_density()
+    }
+
     /// Checks what can be checked before the images are known.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ mod prior;
 mod summary;
 mod sums;
 mod tensor_file;
+mod terms;
 mod vae;
 mod watch;
 mod weights;
@@ -100,6 +101,7 @@ pub use prior::{
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use tensor_file::{TensorFile, read_tensors};
+pub use terms::{Direction, Term, Terms};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{ImageShape, files, write_whole};
 pub use watch::first_non_finite;

@@ -22,7 +22,8 @@ mod run_dir;
 mod run_lock;
 
 pub use checkpoint::{
-    Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState, SavedTotals,
+    Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState, SavedTerm,
+    SavedTotals,
 };
 pub use config::{
     AdamConfig, AdamwConfig, CheckpointsConfig, ClipConfig, CosineConfig, EarlyStoppingConfig,
@@ -34,7 +35,7 @@ pub use error::RunError;
 pub use latent_use::LatentUse;
 pub use overview::Overview;
 pub use position::Position;
-pub use record::{Means, Metric, Record};
+pub use record::{Means, Metric, Ranking, Record};
 pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
 pub use run_dir::{RunDir, Summary, read_config};

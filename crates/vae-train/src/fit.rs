@@ -279,8 +279,8 @@ impl<'a> Trainer<'a> {
         self.run.incidents = state.incidents;
         self.totals = Totals::restore(state.totals, self.run.vae.device());
         self.latent_use = checkpoint.state.latent_use;
-        self.best = match self.run.config.checkpoints.metric {
-            metric if metric == checkpoint.state.config.checkpoints.metric => state.best,
+        self.best = match &self.run.config.checkpoints.metric {
+            metric if *metric == checkpoint.state.config.checkpoints.metric => state.best,
             _ => state.last_validation.clone(), // Of another metric another epoch is the best.
         };
         self.last_train = state.last_train;
@@ -370,8 +370,12 @@ impl<'a> Trainer<'a> {
             self.recovery.note(self.run.position.steps, controls);
             let step = self.step(&images, self.run.position.steps, controls)?;
             self.learning_rate = self.learner.learning_rate();
-            self.totals
-                .add(&step.terms, &step.loss, Some(&step.gradient_norm));
+            self.totals.add(
+                &step.terms,
+                &step.loss,
+                Some(&step.gradient_norm),
+                &step.named,
+            );
             self.run.position.steps += 1;
 
             if self.run.position.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) {
@@ -443,6 +447,7 @@ impl<'a> Trainer<'a> {
         self.learner.use_raw()?;
         let Evaluation {
             means,
+            named,
             latent_use,
             mse,
         } = evaluation?;
@@ -476,6 +481,7 @@ impl<'a> Trainer<'a> {
             learning_rate: Some(self.learning_rate),
             images_per_s,
             seconds,
+            named: before.totals.named_means(),
             ..Record::new(position, Record::TRAIN, before.totals.means())
         };
         let (seconds, images_per_s) = speed(start.elapsed().as_secs_f64(), evaluated.len());
@@ -489,12 +495,18 @@ impl<'a> Trainer<'a> {
             }),
             images_per_s,
             seconds,
+            named,
             ..Record::new(position, Record::VALIDATION, means)
         });
-        let metric = config.checkpoints.metric;
-        let value = |record: &Option<Record>| record.as_ref().and_then(|record| metric.of(record));
+        if let Some(record) = &validation {
+            for (key, metric) in config.chosen_metrics() {
+                metric.check_record(key, record)?;
+            }
+        }
+        let ranking = config.ranking(&config.checkpoints.metric);
+        let value = |record: &Option<Record>| record.as_ref().and_then(|record| ranking.of(record));
         let is_best = match &validation {
-            Some(_) => metric.order(value(&validation), value(&self.best)).is_gt(),
+            Some(_) => ranking.order(value(&validation), value(&self.best)).is_gt(),
             None => true, // Nothing to choose by: the last is taken.
         };
         if is_best {
@@ -649,7 +661,7 @@ impl<'a> Trainer<'a> {
         self.learner.restore(&good.learner)?;
         self.run.position = good.position;
         self.run.controls = good.controls;
-        self.totals = Totals::restore(good.totals, self.run.vae.device());
+        self.totals = Totals::restore(good.totals.clone(), self.run.vae.device());
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl Recovery {
                 failed: state.failed,
                 position: state.position,
                 controls: state.controls,
-                totals: state.totals,
+                totals: state.totals.clone(),
                 optimizer_steps: state.learner.optimizer_steps(),
             });
         }

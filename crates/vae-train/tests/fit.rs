@@ -201,6 +201,7 @@ fn an_evaluation_is_the_mean_over_samples_and_images() {
     let (vae, data) = (vae(), dataset(7));
     let Evaluation {
         means,
+        named: _,
         latent_use,
         mse,
     } = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");

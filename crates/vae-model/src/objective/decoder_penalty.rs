@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
-use crate::{Draws, ModelError, Vae};
+use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// What is added to the loss to keep the decoder smooth, so that latents near a code decode to images
 /// near its own (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third
@@ -38,6 +38,11 @@ impl Default for DecoderWeightConfig {
     }
 }
 
+/// ‖θ‖² of the decoder.
+const SQUARED_WEIGHTS: Term = Term::new("decoder_l2", Term::NO_UNIT, Direction::Lower);
+/// ‖∂D(z)/∂z‖².
+const SQUARED_JACOBIAN: Term = Term::new("decoder_jacobian", Term::NO_UNIT, Direction::Lower);
+
 impl DecoderPenalty {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         match self {
@@ -50,8 +55,17 @@ impl DecoderPenalty {
         }
     }
 
+    /// What [`Self::penalty`] is without its weight.
+    pub(super) fn terms(&self) -> Vec<Term> {
+        match self {
+            Self::None => vec![],
+            Self::L2(_) => vec![SQUARED_WEIGHTS],
+            Self::GradientPenalty(_) => vec![SQUARED_JACOBIAN],
+        }
+    }
+
     /// The penalty, a scalar; none where there is nothing to add.
-    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws) -> Option<Tensor> {
+    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws, terms: &mut Terms) -> Option<Tensor> {
         match self {
             Self::None => None,
             Self::L2(config) => {
@@ -61,11 +75,14 @@ impl DecoderPenalty {
                     .filter(|(name, _)| name.starts_with("decoder."))
                     .map(|(_, variable)| variable.square().sum(Kind::Float))
                     .reduce(|a, b| a + b)?;
+                terms.push(SQUARED_WEIGHTS, &sum);
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
                 let probe = draws.params.rand_like().round() * 2.0 - 1.0;
-                Some(squared_jacobian(draws, &probe) * config.weight)
+                let squared = squared_jacobian(draws, &probe);
+                terms.push(SQUARED_JACOBIAN, &squared);
+                Some(squared * config.weight)
             }
         }
     }

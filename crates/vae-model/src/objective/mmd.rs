@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
 use super::kl_of;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// `kl_weight`·kl + `weight`·MMD²(q(z), p(z)), the squared maximum mean discrepancy between the
 /// latents of the batch and as many from the prior.
@@ -53,6 +53,9 @@ pub enum Kernel {
     Rbf,
 }
 
+/// MMD² of the latents and the prior's.
+pub(super) const DISCREPANCY: Term = Term::new("mmd", Term::NO_UNIT, Direction::Lower);
+
 impl MmdConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.mmd.kl_weight", self.kl_weight)?;
@@ -81,9 +84,16 @@ impl MmdConfig {
     }
 
     /// `prior_latents` `[n, Z]` are drawn from the prior.
-    pub(super) fn penalty(&self, draws: &Draws, prior_latents: &Tensor) -> Tensor {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        prior_latents: &Tensor,
+        terms: &mut Terms,
+    ) -> Tensor {
         let latents = draws.latents.select(0, 0); // [B, Z]
-        let discrepancy = self.squared_discrepancy(&latents, prior_latents) * self.weight;
+        let discrepancy = self.squared_discrepancy(&latents, prior_latents);
+        terms.push(DISCREPANCY, &discrepancy);
+        let discrepancy = discrepancy * self.weight;
         match self.kl_weight {
             0.0 => discrepancy,
             weight => discrepancy + kl_of(draws).mean(Kind::Float) * weight,

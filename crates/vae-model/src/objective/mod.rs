@@ -25,7 +25,7 @@ pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
 
-use crate::{Draws, ModelConfig, ModelError, Vae, compatibility};
+use crate::{Direction, Draws, ModelConfig, ModelError, Term, Terms, Vae, compatibility};
 
 /// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
@@ -88,6 +88,9 @@ pub struct LossContext<'a> {
     pub n_images: u64,
 }
 
+/// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
+const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
+
 impl Regularizer {
     fn check(&self) -> Result<(), ModelError> {
         match self {
@@ -116,19 +119,42 @@ impl Regularizer {
         }
     }
 
-    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch.
-    fn penalty(&self, draws: &Draws, context: LossContext) -> Tensor {
+    /// What its penalty logs of its parts.
+    fn terms(&self) -> Vec<Term> {
+        match self {
+            Self::None => vec![],
+            Self::Kl(config) if config.free_bits > 0.0 => vec![kl::FREE_BITS_KL],
+            Self::Kl(_) => vec![],
+            Self::Capacity(_) => vec![capacity::CAPACITY_GAP],
+            Self::BetaTc(_) => vec![
+                beta_tc::MUTUAL_INFORMATION,
+                beta_tc::TOTAL_CORRELATION,
+                beta_tc::DIMENSION_WISE_KL,
+            ],
+            Self::Dip(_) => vec![dip::OFF_DIAGONAL, dip::ON_DIAGONAL],
+            Self::Mmd(_) => vec![mmd::DISCREPANCY],
+            Self::LatentNorm(_) => vec![latent_norm::SQUARED_NORM],
+            Self::PixelMean(config) if config.probability_clip > 0.0 => {
+                vec![pixel_mean::CLIPPED_RECONSTRUCTION]
+            }
+            Self::PixelMean(_) => vec![],
+        }
+    }
+
+    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch. Its parts
+    /// become `terms`.
+    fn penalty(&self, draws: &Draws, context: LossContext, terms: &mut Terms) -> Tensor {
         match self {
             Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
-            Self::Kl(config) => config.penalty(draws, context.step),
-            Self::Capacity(config) => config.penalty(draws, context.step),
-            Self::BetaTc(config) => config.penalty(draws, context.n_images),
-            Self::Dip(config) => config.penalty(draws),
+            Self::Kl(config) => config.penalty(draws, context.step, terms),
+            Self::Capacity(config) => config.penalty(draws, context.step, terms),
+            Self::BetaTc(config) => config.penalty(draws, context.n_images, terms),
+            Self::Dip(config) => config.penalty(draws, terms),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
-                config.penalty(draws, &context.vae.sample_latents(n_images))
+                config.penalty(draws, &context.vae.sample_latents(n_images), terms)
             }
-            Self::LatentNorm(config) => config.penalty(draws),
+            Self::LatentNorm(config) => config.penalty(draws, terms),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
         }
     }
@@ -158,16 +184,37 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
+    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
+    #[must_use]
+    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+        let mut terms = match self.estimator {
+            Estimator::Elbo(_) => self.regularizer.terms(),
+            _ => vec![], // A bound of the log-weights has no other part.
+        };
+        terms.extend(self.decoder_penalty.terms());
+        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
+        terms
+    }
+
     /// The scalar to minimize, a mean over the images.
     pub fn loss(&self, draws: &Draws, context: LossContext) -> Tensor {
+        self.loss_and_terms(draws, context).0
+    }
+
+    /// [`Self::loss`], and what the objective logs of its parts, without their weights.
+    pub fn loss_and_terms(&self, draws: &Draws, context: LossContext) -> (Tensor, Terms) {
+        let mut terms = Terms::default();
         let loss = match self.estimator.bound(draws) {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context);
+                let penalty = self.regularizer.penalty(draws, context, &mut terms);
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
                 };
+                if let Some(clipped) = &clipped {
+                    terms.push(pixel_mean::CLIPPED_RECONSTRUCTION, clipped);
+                }
                 let reconstruction = clipped.as_ref().unwrap_or(&draws.terms.reconstruction);
                 let loss = reconstruction.mean(Kind::Float) + penalty;
                 match &self.regularizer {
@@ -178,14 +225,18 @@ impl Objective {
                 }
             }
         };
-        let loss = match self.decoder_penalty.penalty(context.vae, draws) {
+        let loss = match self.decoder_penalty.penalty(context.vae, draws, &mut terms) {
             Some(penalty) => loss + penalty,
             None => loss,
         };
-        match context.vae.code_density_loss(draws) {
-            Some(prior_loss) => loss + prior_loss,
+        let loss = match context.vae.code_density_loss(draws) {
+            Some(prior_loss) => {
+                terms.push(CODE_NLL, &prior_loss);
+                loss + prior_loss
+            }
             None => loss,
-        }
+        };
+        (loss, terms)
     }
 
     /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss

@@ -16,8 +16,8 @@ pub struct CheckpointsConfig {
     /// So many of the newest stay, at least 1. Default 2: one to go on from, and the one before in
     /// case that it is damaged. The best stays as well.
     pub keep: usize,
-    /// The number of the validation images that says which is best. Default `"loss"`, what the config
-    /// optimizes.
+    /// The number of the validation images that says which is best, by its name in metrics.jsonl.
+    /// Default `"loss"`, what the config optimizes.
     pub metric: Metric,
 }
 

@@ -8,7 +8,8 @@ use crate::{Metric, RunError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {
-    /// The number of the validation images that is watched. Default `"loss"`, what the config optimizes.
+    /// The number of the validation images that is watched, by its name in metrics.jsonl. Default
+    /// `"loss"`, what the config optimizes.
     pub metric: Metric,
     /// Epochs in a row without an improvement after which the run stops. Default 5.
     pub patience_epochs: u64,

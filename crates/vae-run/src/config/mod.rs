@@ -9,7 +9,7 @@ mod schedule;
 
 use serde::{Deserialize, Serialize};
 use vae_data::{DatasetConfig, HoldOut};
-use vae_model::{Crop, Framing, ModelConfig, Objective, Resize};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
 
 pub use checkpoints::CheckpointsConfig;
 pub use early_stopping::EarlyStoppingConfig;
@@ -23,7 +23,7 @@ pub use schedule::{
     ThresholdMode, WarmUpConfig,
 };
 
-use crate::{RunError, range};
+use crate::{Metric, Ranking, Record, RunError, range};
 
 /// One experiment, as in `configs/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,6 +169,35 @@ const LARGEST_BATCH: usize = 1 << 24;
 const MOST_PICTURES: usize = 10_000;
 
 impl RunConfig {
+    /// Every number that the run's records hold, with what it is: those of every run, then those that the
+    /// model and the objective have of their own.
+    #[must_use]
+    pub fn terms(&self) -> Vec<Term> {
+        let mut terms = Record::terms();
+        terms.extend(self.model.terms());
+        terms.extend(self.objective.terms(&self.model));
+        terms
+    }
+
+    /// How epochs are compared by a metric.
+    #[must_use]
+    pub fn ranking(&self, metric: &Metric) -> Ranking {
+        metric.ranking(&self.terms())
+    }
+
+    /// The metrics that choose something, each with its key.
+    #[must_use]
+    pub fn chosen_metrics(&self) -> Vec<(&'static str, &Metric)> {
+        let mut chosen = vec![("checkpoints.metric", &self.checkpoints.metric)];
+        if let Some(early_stopping) = &self.early_stopping {
+            chosen.push(("early_stopping.metric", &early_stopping.metric));
+        }
+        if let Schedule::Plateau(plateau) = &self.schedule {
+            chosen.push(("schedule.plateau.metric", &plateau.metric));
+        }
+        chosen
+    }
+
     /// Refuses what chooses by validation images where there are none.
     fn check_validation(&self) -> Result<(), RunError> {
         if !self.dataset.validation.is_some_and(HoldOut::is_none) {
@@ -202,12 +231,11 @@ impl RunConfig {
             range::below_1("training.ema_decay", decay)?;
         }
         self.checkpoints.check()?;
-        let metric = self.checkpoints.metric;
-        metric.check("checkpoints.metric", &self.model)?;
         if let Some(early_stopping) = &self.early_stopping {
             early_stopping.check()?;
-            let metric = early_stopping.metric;
-            metric.check("early_stopping.metric", &self.model)?;
+        }
+        for (key, metric) in self.chosen_metrics() {
+            metric.check(key, self)?;
         }
         self.check_validation()?;
         self.safety.check()?;

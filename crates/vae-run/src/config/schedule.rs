@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{RunError, range};
+use crate::{Metric, RunError, range};
 
 /// How the learning rate changes (`schedule` in a config file); a factor on the optimizer's own.
 ///
@@ -28,7 +28,7 @@ pub enum Schedule {
     Exponential(ExponentialConfig),
     /// Up to the optimizer's learning rate, then down far below it.
     OneCycle(OneCycleConfig),
-    /// Down by a factor when the validation loss no longer falls: see [`PlateauConfig`].
+    /// Down by a factor when a validation number, such as the loss, no longer gets better: see [`PlateauConfig`].
     Plateau(PlateauConfig),
 }
 
@@ -133,13 +133,15 @@ impl Default for OneCycleConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlateauConfig {
+    /// The number of the validation images that is watched. Default `"loss"`, what the config optimizes.
+    pub metric: Metric,
     /// Steps over which the factor rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
     /// What each drop multiplies the learning rate by. Default 0.1.
     pub factor: f64,
     /// Evaluations without progress that are borne: the next one brings a drop. Default 10.
     pub patience: u64,
-    /// A loss that is lower by less than this is no progress. Default 1e-4.
+    /// A number that is better by less than this is no progress. Default 1e-4.
     pub threshold: f64,
     /// What the threshold is measured in. Default `"relative"`.
     pub threshold_mode: ThresholdMode,
@@ -152,6 +154,7 @@ pub struct PlateauConfig {
 impl Default for PlateauConfig {
     fn default() -> Self {
         Self {
+            metric: Metric::default(),
             warm_up_steps: 0,
             factor: 0.1,
             patience: 10,
@@ -167,11 +170,11 @@ impl Default for PlateauConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdMode {
-    /// In the size of the best loss so far. (Its absolute value: PyTorch takes the value itself, so
+    /// In the size of the best number so far. (Its absolute value: PyTorch takes the value itself, so
     /// that for a negative loss getting worse counts as progress.)
     #[default]
     Relative,
-    /// In the loss's unit, nats per image.
+    /// In the number's own unit, of the loss nats per image.
     Absolute,
 }
 
