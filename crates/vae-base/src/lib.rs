@@ -3,11 +3,14 @@
 //!
 //! - [`derive_seed`]: every seed there is, from (seed, counter, purpose);
 //! - [`ImageShape`]: the shape of one item;
+//! - [`ConditionSpec`]: what a model is told of an item beside the item itself;
 //! - [`files`]: files that appear under their names only when they are whole;
 //! - [`read_small`], [`open_regular`]: files that are read whole, with a bound;
 //! - [`one_line`]: text of files as a terminal may show it;
 //! - [`memory`]: the C allocator's settings.
 
+mod condition;
+mod data_spec;
 pub mod files;
 mod image_shape;
 pub mod memory;
@@ -15,6 +18,8 @@ pub mod seed;
 mod small_file;
 mod text;
 
+pub use condition::{AttributeSpec, AttributeValues, ConditionError, ConditionSpec};
+pub use data_spec::DataSpec;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use seed::derive_seed;

@@ -2,7 +2,7 @@
 
 /// The seed of one random process: of `purpose`, in `epoch`, of the run started with `seed`.
 ///
-/// tch cannot save libtorch's generator, so a run that is to be resumed exactly needs every draw to
+/// The state of libtorch's generators is in no checkpoint, so a run that is to be resumed exactly needs every draw to
 /// follow from (seed, epoch, purpose). The value is fixed for all time: with
 /// `splitmix64(x)` one step of SplitMix64 (Steele, Lea & Flood 2014) from state x and `fnv1a` the
 /// 64-bit FNV-1a hash of the UTF-8 bytes,
@@ -11,9 +11,8 @@
 /// splitmix64(splitmix64(splitmix64(fnv1a(purpose)) ^ epoch) ^ seed)
 /// ```
 ///
-/// Each step is a bijection, so that for one purpose and seed no two epochs share this number. For a
-/// generator that takes an i64 (`tch::manual_seed`), cast it with `as i64`; libtorch's CPU generator
-/// then uses its low 32 bits.
+/// Each step is a bijection, so that for one purpose and seed no two epochs share this number. libtorch's
+/// generators for a CPU use its low 32 bits.
 ///
 /// ```
 /// let noise = vae_base::derive_seed(1, 0, "training noise");

@@ -7,7 +7,10 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 use vae_base::ImageShape;
 
+use vae_base::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec};
+
 use crate::bits::BitImages;
+use crate::loader::Batch;
 use crate::stored::{Stored, StoredImages, StoredReader};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
@@ -18,6 +21,8 @@ pub struct Dataset {
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
     factors: Option<Factors>,
+    /// What a model is told of each image: its columns, and f32 [N, D] on the CPU.
+    condition: Option<(Arc<ConditionSpec>, Tensor)>,
     binarization: Option<Binarization>,
 }
 
@@ -64,6 +69,7 @@ impl Dataset {
             labels,
             attributes: None,
             factors: None,
+            condition: None,
             binarization: None,
         })
     }
@@ -74,6 +80,7 @@ impl Dataset {
             labels: None,
             attributes,
             factors: None,
+            condition: None,
             binarization: None,
         }
     }
@@ -93,6 +100,7 @@ impl Dataset {
             labels: Some(Tensor::from_slice(&labels)),
             attributes: None,
             factors: Some(factors),
+            condition: None,
             binarization: None,
         }
     }
@@ -140,6 +148,24 @@ impl Dataset {
                 binarization.fixed_coins().binarized(&images, positions)
             }
             None => images,
+        })
+    }
+
+    /// The images at these positions with what is known of each, on the CPU; the images as
+    /// [`Dataset::select`] gives them.
+    ///
+    /// # Errors
+    /// As [`Dataset::select`].
+    ///
+    /// # Panics
+    /// If a position is [`Dataset::len`] or more.
+    pub fn batch(&self, positions: &[usize]) -> Result<Batch, DataError> {
+        let rows: Vec<i64> = positions.iter().map(|&i| i as i64).collect();
+        let condition = self.condition();
+        Ok(Batch {
+            items: self.select(positions)?,
+            condition: condition.map(|known| known.index_select(0, &Tensor::from_slice(&rows))),
+            rows: positions.to_vec(),
         })
     }
 
@@ -194,6 +220,10 @@ impl Dataset {
                 .as_ref()
                 .map(|known| known.select(positions)),
             factors: self.factors.as_ref().map(|known| known.select(positions)),
+            condition: self
+                .condition
+                .as_ref()
+                .map(|(spec, known)| (Arc::clone(spec), known.index_select(0, &rows()))),
             binarization: self.binarization,
         }
     }
@@ -237,6 +267,135 @@ impl Dataset {
     /// Named numbers for each image.
     pub fn attributes(&self) -> Option<&Attributes> {
         self.attributes.as_ref()
+    }
+
+    /// What each image is said to be to a model with a condition, f32 `[N, D]` on the CPU
+    /// ([`ConditionSpec`]); NaN is unknown.
+    pub fn condition(&self) -> Option<&Tensor> {
+        self.condition.as_ref().map(|(_, known)| known)
+    }
+
+    /// What a model has to know of these images.
+    pub fn spec(&self) -> DataSpec {
+        let condition = self.condition.as_ref();
+        DataSpec {
+            image: self.shape(),
+            condition: condition.map_or_else(ConditionSpec::default, |(spec, _)| {
+                ConditionSpec::clone(spec)
+            }),
+        }
+    }
+
+    /// The columns of a condition on these (training) images: a column for each class, if `classes` are
+    /// wanted, and one for each of the `attributes`.
+    ///
+    /// # Errors
+    /// There are no classes, or no such attribute, or no value of it is known.
+    pub fn condition_spec(
+        &self,
+        classes: bool,
+        attributes: &[String],
+    ) -> Result<ConditionSpec, DataError> {
+        let refuse = |key, problem: String| DataError::Config { key, problem };
+        let classes = match (classes, &self.labels) {
+            (false, _) => Vec::new(),
+            (true, Some(labels)) => (0..=labels.max().int64_value(&[]))
+                .map(|class| class.to_string())
+                .collect(),
+            (true, None) => {
+                return Err(refuse(
+                    "model.condition.classes",
+                    "these images come without classes; attributes = [\u{2026}] takes columns of a table"
+                        .to_owned(),
+                ));
+            }
+        };
+        let attributes = attributes.iter().map(|name| {
+            let column = self
+                .attributes
+                .as_ref()
+                .and_then(|known| known.column(name));
+            let Some(column) = column else {
+                let known = self.attributes.as_ref().map_or(&[][..], Attributes::names);
+                let there_are = match known.is_empty() {
+                    true => "these images come without a table of attributes \
+                             (dataset.image_folder.attributes names one)"
+                        .to_owned(),
+                    false => format!("there are {}", known.join(", ")),
+                };
+                return Err(refuse(
+                    "model.condition.attributes",
+                    format!("there is no attribute {name}; {there_are}"),
+                ));
+            };
+            let values: Vec<f32> = column.map(|value| value.unwrap_or(f32::NAN)).collect();
+            match AttributeValues::of(values.into_iter()) {
+                Some(values) => Ok(AttributeSpec {
+                    name: name.clone(),
+                    values,
+                }),
+                None => Err(refuse(
+                    "model.condition.attributes",
+                    format!("of the attribute {name} no training image has a known value"),
+                )),
+            }
+        });
+        Ok(ConditionSpec {
+            classes,
+            attributes: attributes.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The same images, each with what is known of it in the columns of a condition. Classes and
+    /// attributes that this data set does not have are unknown.
+    #[must_use]
+    pub fn with_condition(self, spec: &ConditionSpec) -> Dataset {
+        if spec.is_empty() {
+            return Dataset {
+                condition: None,
+                ..self
+            };
+        }
+        let (n, n_columns) = (self.len(), spec.n_columns());
+        let mut rows = spec.unknown().repeat(n);
+        if let Some(Ok(labels)) = self.labels.as_ref().map(Vec::<i64>::try_from) {
+            for (row, label) in rows.chunks_exact_mut(n_columns).zip(labels) {
+                let class = usize::try_from(label).ok();
+                spec.set_class(row, class.filter(|&class| class < spec.classes.len()));
+            }
+        }
+        for (i, AttributeSpec { name, values }) in spec.attributes.iter().enumerate() {
+            let column = self
+                .attributes
+                .as_ref()
+                .and_then(|known| known.column(name));
+            let column = column.into_iter().flatten();
+            for (row, value) in rows.chunks_exact_mut(n_columns).zip(column) {
+                row[spec.classes.len() + i] = values.encode(value.unwrap_or(f32::NAN));
+            }
+        }
+        let rows = Tensor::from_slice(&rows).view([n as i64, n_columns as i64]);
+        Dataset {
+            condition: Some((Arc::new(spec.clone()), rows)),
+            ..self
+        }
+    }
+
+    /// The same images, of which a model is told something else: `change` gets each one's row.
+    #[must_use]
+    pub fn change_condition(self, mut change: impl FnMut(&mut [f32])) -> Dataset {
+        let condition = self.condition.as_ref().map(|(spec, known)| {
+            let changed = known.copy();
+            for i in 0..changed.size()[0] {
+                let row = changed.get(i);
+                let mut values = vec![0.0; row.numel()];
+                row.copy_data(&mut values, row.numel());
+                change(&mut values);
+                changed.get(i).copy_(&Tensor::from_slice(&values));
+            }
+            (Arc::clone(spec), changed)
+        });
+        Dataset { condition, ..self }
     }
 
     /// What each image was made of.
@@ -302,6 +461,18 @@ impl Splits {
             validation,
             test,
             report: LoadReport::default(),
+        }
+    }
+
+    /// All of them with what a model is told of each image ([`Dataset::with_condition`]).
+    #[must_use]
+    pub fn with_condition(self, spec: &ConditionSpec) -> Splits {
+        let of = |dataset: Dataset| dataset.with_condition(spec);
+        Splits {
+            train: of(self.train),
+            validation: self.validation.map(of),
+            test: of(self.test),
+            report: self.report,
         }
     }
 

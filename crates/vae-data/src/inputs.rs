@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
+use vae_base::ConditionSpec;
 
 use crate::binarization::Coins;
 use crate::config::{FOLDER_KEY, find_file, split_training_images};
@@ -302,6 +303,29 @@ impl Inputs {
     /// The names of the numbers that a table knows of each image; empty without a table.
     pub fn attribute_names(&self) -> &[String] {
         self.table.as_ref().map_or(&[], |table| &table.names)
+    }
+
+    /// What a model with a condition is told of each image of a batch, f32 `[B, D]`: its class and its
+    /// attributes, where they are known. None where the model is told nothing.
+    pub fn condition(&self, batch: &InputBatch, spec: &ConditionSpec) -> Option<Vec<Vec<f32>>> {
+        if spec.is_empty() {
+            return None;
+        }
+        let names = self.attribute_names();
+        let row = |i: usize| {
+            let mut row = spec.unknown();
+            let class = batch.labels[i].and_then(|label| usize::try_from(label).ok());
+            spec.set_class(&mut row, class.filter(|&class| class < spec.classes.len()));
+            let of_image = batch.attributes.get(i * names.len()..);
+            for (attribute, value) in spec.attributes.iter().zip(&mut row[spec.classes.len()..]) {
+                let column = names.iter().position(|name| *name == attribute.name);
+                if let (Some(column), Some(of_image)) = (column, of_image) {
+                    *value = attribute.values.encode(of_image[column]);
+                }
+            }
+            row
+        };
+        Some((0..batch.names.len()).map(row).collect())
     }
 
     /// Whether the class of any image is known.
@@ -721,10 +745,15 @@ fn dataset_batches(
     batch_size: usize,
 ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
     let mut next = 0;
-    Batches::sequential(dataset, batch_size, Device::Cpu).map(move |images| {
-        let images = images?;
+    Batches::sequential(dataset, batch_size, Device::Cpu).map(move |batch| {
+        let images = batch?.items;
         let positions = next..next + images.size()[0] as usize;
         next = positions.end;
+        let label = |i| {
+            dataset
+                .labels()
+                .map(|labels| labels.int64_value(&[i as i64]))
+        };
         Ok(InputBatch {
             names: positions
                 .clone()
@@ -734,7 +763,7 @@ fn dataset_batches(
                 })
                 .collect(),
             images,
-            labels: vec![None; positions.len()],
+            labels: positions.map(label).collect(),
             ..InputBatch::default()
         })
     })

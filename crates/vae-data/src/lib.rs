@@ -19,7 +19,7 @@
 //! let images = Tensor::zeros([10, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let dataset = Dataset::new(images, None)?;
 //! let sizes: Vec<i64> = Batches::shuffled(&dataset, 4, Device::Cpu, /* seed */ 1, /* epoch */ 0)
-//!     .map(|batch| Ok(batch?.size()[0]))
+//!     .map(|batch| Ok(batch?.items.size()[0]))
 //!     .collect::<Result<_, vae_data::DataError>>()?;
 //! assert_eq!(sizes, [4, 4, 2]);
 //! # Ok(())

@@ -62,7 +62,19 @@ pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
     n_images.div_ceil(batch_size)
 }
 
-/// One pass over a data set: u8 `[B, C, H, W]` batches on a device, every image exactly once, the
+/// Some images, and what is known of each.
+#[derive(Debug)]
+pub struct Batch {
+    /// Bytes, u8 `[B, C, H, W]`.
+    pub items: Tensor,
+    /// What a model is told of each, f32 `[B, D]` on the same device; none where the data set has no
+    /// condition ([`Dataset::with_condition`]).
+    pub condition: Option<Tensor>,
+    /// Where in the data set each of them is.
+    pub rows: Vec<usize>,
+}
+
+/// One pass over a data set: [`Batch`]es on a device, every image exactly once, the
 /// last batch smaller where the number of images is no multiple of the batch size.
 ///
 /// Each batch is a copy. Images in memory are copied when they are asked for; those of a pack or of
@@ -274,10 +286,28 @@ fn bounds(batch: usize, batch_size: usize, n_images: usize) -> (usize, usize) {
     (start, n_images.min(start.saturating_add(batch_size)))
 }
 
-impl Iterator for Batches<'_> {
-    type Item = Result<Tensor, DataError>;
+impl Batches<'_> {
+    /// The images of a batch, with what is known of each.
+    fn complete(&self, batch: usize, items: Tensor) -> Batch {
+        let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
+        let rows: Vec<usize> = (start..end).map(|i| self.order.position(i)).collect();
+        let condition = self.dataset.condition().map(|condition| {
+            let positions: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+            let condition = condition.index_select(0, &Tensor::from_slice(&positions));
+            condition.to_device(self.device)
+        });
+        Batch {
+            items,
+            condition,
+            rows,
+        }
+    }
+}
 
-    fn next(&mut self) -> Option<Result<Tensor, DataError>> {
+impl Iterator for Batches<'_> {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Result<Batch, DataError>> {
         if self.n_left() == 0 {
             return None;
         }
@@ -294,13 +324,14 @@ impl Iterator for Batches<'_> {
                 batch
             }
         };
+        let number = self.next;
         self.next += 1;
         self.waited += start.elapsed();
-        batch
+        batch.map(|items| items.map(|items| self.complete(number, items)))
     }
 
     /// Passes over `n` batches without touching an image, and so does [`Iterator::skip`], built on it.
-    fn nth(&mut self, n: usize) -> Option<Result<Tensor, DataError>> {
+    fn nth(&mut self, n: usize) -> Option<Result<Batch, DataError>> {
         if n > 0 {
             self.next += n.min(self.n_left());
             self.pipeline = None; // Its next batch is another one; `next` starts it anew.
@@ -322,6 +353,8 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
 
+    use vae_base::ConditionSpec;
+
     use super::*;
 
     /// Images of one pixel whose value is their index.
@@ -331,8 +364,8 @@ mod tests {
         Dataset::new(images, None).unwrap()
     }
 
-    fn numbers(batch: Result<Tensor, DataError>) -> Vec<i64> {
-        Vec::<u8>::try_from(batch.unwrap().view(-1))
+    fn numbers(batch: Result<Batch, DataError>) -> Vec<i64> {
+        Vec::<u8>::try_from(batch.unwrap().items.view(-1))
             .unwrap()
             .into_iter()
             .map(i64::from)
@@ -446,6 +479,36 @@ mod tests {
     }
 
     #[test]
+    fn a_condition_goes_with_its_image() {
+        let spec = ConditionSpec {
+            classes: ["0", "1", "2"].map(str::to_owned).to_vec(),
+            attributes: vec![],
+        };
+        let pixels = Tensor::from_slice(&[0_u8, 1, 2, 3, 4]).view([5, 1, 1, 1]);
+        // Of class 7 the model knows nothing.
+        let labels = Tensor::from_slice(&[0_i64, 2, 1, 7, 0]);
+        let dataset = Dataset::new(pixels, Some(labels)).unwrap();
+        let dataset = dataset.with_condition(&spec).subset(&[4, 3, 2, 1, 0]);
+        let class_of_image = [Some(0), Some(2), Some(1), None, Some(0)];
+        for batch in Batches::shuffled(&dataset, 2, Device::Cpu, 3, 1) {
+            let batch = batch.unwrap();
+            let condition = batch.condition.unwrap();
+            assert_eq!(condition.size(), [batch.rows.len() as i64, 3]);
+            for (i, &row) in batch.rows.iter().enumerate() {
+                let image = batch.items.int64_value(&[i as i64, 0, 0, 0]) as usize;
+                assert_eq!(image, 4 - row);
+                let found = Vec::<f32>::try_from(condition.get(i as i64)).unwrap();
+                match class_of_image[image] {
+                    Some(class) => {
+                        assert!((0..3).all(|c| found[c] == f32::from(u8::from(c == class))))
+                    }
+                    None => assert!(found.iter().all(|value| value.is_nan())),
+                }
+            }
+        }
+    }
+
+    #[test]
     fn an_image_gets_the_coins_of_its_position() {
         let images = Tensor::full([9, 1, 4, 5], 128, (Kind::Uint8, Device::Cpu));
         let dataset = Dataset::new(images, None).unwrap();
@@ -464,7 +527,7 @@ mod tests {
         let dataset = numbered(4);
         let before = dataset.first(4).unwrap();
         for batch in Batches::sequential(&dataset, 3, Device::Cpu) {
-            let _ = batch.unwrap().fill_(9);
+            let _ = batch.unwrap().items.fill_(9);
         }
         assert_eq!(dataset.first(4).unwrap(), before);
     }
@@ -476,7 +539,8 @@ mod tests {
         let batch = Batches::shuffled(&dataset, 2, Device::Cpu, 1, 0)
             .next()
             .unwrap()
-            .unwrap();
+            .unwrap()
+            .items;
         assert_eq!(
             (batch.size(), batch.kind()),
             (vec![2, 3, 2, 4], Kind::Uint8)

@@ -22,7 +22,7 @@ fn bytes(images: &Tensor) -> Vec<u8> {
 fn images(batches: Batches) -> Vec<Vec<u8>> {
     batches
         .flat_map(|batch| {
-            let batch = batch.expect("a batch");
+            let batch = batch.expect("a batch").items;
             (0..batch.size()[0])
                 .map(|i| bytes(&batch.get(i)))
                 .collect::<Vec<_>>()
@@ -57,14 +57,14 @@ fn check_laws(plain: &Dataset, binarized: &Dataset) {
     for n_skipped in [1, 4] {
         let rest: Vec<_> = Batches::shuffled(binarized, 3, Device::Cpu, 1, 1)
             .skip(n_skipped)
-            .map(|batch| bytes(&batch.expect("a batch")))
+            .map(|batch| bytes(&batch.expect("a batch").items))
             .collect();
         assert_eq!(rest.concat(), whole[3 * n_skipped..].concat());
         let mut pass = Batches::shuffled(binarized, 3, Device::Cpu, 1, 1);
         assert!(pass.next().is_some(), "batches are under way");
         let next = pass.nth(n_skipped).expect("a batch").expect("images");
         let start = 3 * (1 + n_skipped);
-        assert_eq!(bytes(&next), whole[start..start + 3].concat());
+        assert_eq!(bytes(&next.items), whole[start..start + 3].concat());
     }
 
     let held_out = images(Batches::sequential(binarized, 3, Device::Cpu));

@@ -148,7 +148,7 @@ fn all(dataset: &Dataset) -> Vec<u8> {
 
 fn passes(batches: Batches) -> Vec<Vec<u8>> {
     batches
-        .map(|batch| bytes(batch.expect("a batch")))
+        .map(|batch| bytes(batch.expect("a batch").items))
         .collect()
 }
 
@@ -749,14 +749,14 @@ fn batches_are_the_same_from_pack_and_files_and_from_any_place() {
         for k in [1, 3, whole.len()] {
             let rest: Vec<_> = pass(&unpacked.train)
                 .skip(k)
-                .map(|batch| bytes(batch.expect("a batch")))
+                .map(|batch| bytes(batch.expect("a batch").items))
                 .collect();
             assert_eq!(rest, whole[k..], "from batch {k}");
         }
         // Amid a pass, with batches already under way.
         let mut pass = pass(&packed.train);
-        let first = bytes(pass.next().expect("a batch").expect("an image"));
-        let fourth = bytes(pass.nth(2).expect("a batch").expect("an image"));
+        let first = bytes(pass.next().expect("a batch").expect("an image").items);
+        let fourth = bytes(pass.nth(2).expect("a batch").expect("an image").items);
         assert_eq!((&first, &fourth), (&whole[0], &whole[3]));
         assert_eq!(pass.len(), whole.len() - 4);
         assert!(pass.waited() > std::time::Duration::ZERO);
@@ -777,7 +777,7 @@ fn flips_mirror_and_depend_on_epoch_and_image_alone() {
         let order = shuffled_order(train.len(), seed, epoch);
         let batches = Batches::shuffled(train, batch_size, Device::Cpu, seed, epoch);
         let images = batches.flat_map(|batch| {
-            let batch = batch.expect("a batch");
+            let batch = batch.expect("a batch").items;
             (0..batch.size()[0])
                 .map(move |i| batch.get(i))
                 .collect::<Vec<_>>()

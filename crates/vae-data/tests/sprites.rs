@@ -136,7 +136,7 @@ fn assert_is_right(dataset: &Dataset) {
     let batches = Batches::sequential(dataset, 5, Device::Cpu);
     let images: Vec<Vec<u8>> = batches
         .flat_map(|batch| {
-            let batch = batch.expect("a batch");
+            let batch = batch.expect("a batch").items;
             (0..batch.size()[0])
                 .map(|i| bytes(&batch.get(i)))
                 .collect::<Vec<_>>()

@@ -98,8 +98,9 @@ pub fn aggregate_densities(
         let mut factorizes = true;
         let mut own = Vec::new();
         let mut n_done = 0;
-        for images in Batches::sequential(dataset, N_IMAGES, device) {
-            let posterior = vae.encode(&images?)?;
+        for batch in Batches::sequential(dataset, N_IMAGES, device) {
+            let batch = batch?;
+            let posterior = vae.encode((&batch.items, batch.condition.as_ref()))?;
             let n_images = posterior.center().size()[0];
             let of_images = latents.narrow(0, n_done, n_images).unsqueeze(0);
             let Some(log_prob) = posterior.log_prob(&of_images) else {
@@ -143,7 +144,7 @@ pub fn aggregate_densities(
             log_qz_x: on_cpu(Tensor::f_cat(&own, 0)?),
             log_qz: on_cpu(log_qz),
             log_qz_of_others: on_cpu(log_qz_of_others),
-            log_pz: on_cpu(vae.prior_log_prob(&latents)?),
+            log_pz: on_cpu(vae.prior_log_prob((&latents, dataset.condition()))?),
             log_qz_factorized: log_qz_factorized.map(on_cpu),
             log_qz_factorized_of_others: log_qz_factorized_of_others.map(on_cpu),
         }))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad, with_grad};
 use vae_data::derive_seed;
-use vae_model::{Support, Vae};
+use vae_model::{Conditioned, Generator, Support, Vae};
 
 use crate::importance::n_at_a_time;
 use crate::{EvalError, Progress};
@@ -68,9 +68,9 @@ const N_PILOTS: i64 = 4;
 ///
 /// # Errors
 /// Latents on a sphere, which these transitions would leave; images of another shape than the model's.
-pub fn annealed_bounds(
+pub fn annealed_bounds<'a>(
     vae: &Vae,
-    images: &Tensor,
+    images: impl Into<Conditioned<'a>>,
     sampling: AnnealedSampling,
     seed: u64,
     progress: &mut Progress<'_>,
@@ -81,15 +81,24 @@ pub fn annealed_bounds(
                 .to_owned(),
         ));
     }
-    tch::manual_seed(derive_seed(seed, 0, "annealed importance sampling") as i64);
+    let mut noise = vae.generator(derive_seed(seed, 0, "annealed importance sampling"));
     let n_chains = i64::from(sampling.n_chains);
+    let Conditioned {
+        tensor: images,
+        condition,
+    } = images.into();
     let n_images = images.size()[0];
     let n_at_a_time = (n_at_a_time(vae) / n_chains).clamp(1, n_images.max(1));
     let n_temperatures = sampling.n_temperatures as usize;
     let n_batches = n_images.unsigned_abs().div_ceil(n_at_a_time.unsigned_abs()) as usize;
     let mut n_done = 0;
     let mut of_batches = Vec::new();
+    let mut conditions = condition
+        .map(|condition| condition.split(n_at_a_time, 0))
+        .into_iter()
+        .flatten();
     for images in images.split(n_at_a_time, 0) {
+        let condition = conditions.next();
         let mut tell = || {
             n_done += 1;
             progress(
@@ -98,10 +107,12 @@ pub fn annealed_bounds(
                 2 * n_batches * n_temperatures,
             );
         };
-        let annealing = Annealing {
+        let mut annealing = Annealing {
             vae,
             images,
+            condition,
             sampling,
+            noise: &mut noise,
         };
         let steps = annealing.adapt(&mut tell)?;
         of_batches.push(annealing.run(n_chains, &mut StepSizes::Given(&steps), &mut tell)?);
@@ -129,7 +140,9 @@ fn temperatures(n: u32) -> Vec<f64> {
 struct Annealing<'a> {
     vae: &'a Vae,
     images: Tensor,
+    condition: Option<Tensor>,
     sampling: AnnealedSampling,
+    noise: &'a mut Generator,
 }
 
 /// Leapfrog steps at each β, `[B]`.
@@ -156,7 +169,7 @@ impl State {
 
 impl Annealing<'_> {
     /// The step sizes at each β, `[B]`, by chains of their own.
-    fn adapt(&self, tell: &mut impl FnMut()) -> Result<Vec<Tensor>, EvalError> {
+    fn adapt(&mut self, tell: &mut impl FnMut()) -> Result<Vec<Tensor>, EvalError> {
         let mut steps = Vec::new();
         let n_pilots = N_PILOTS.min(i64::from(self.sampling.n_chains));
         self.run(n_pilots, &mut StepSizes::Adapted(&mut steps), tell)?;
@@ -164,7 +177,7 @@ impl Annealing<'_> {
     }
 
     fn run(
-        &self,
+        &mut self,
         n_chains: i64,
         step_sizes: &mut StepSizes<'_>,
         tell: &mut impl FnMut(),
@@ -173,7 +186,14 @@ impl Annealing<'_> {
         let device = self.vae.device();
         let shape = [n_chains, n_images, latent_dims];
         let betas = temperatures(self.sampling.n_temperatures);
-        let start = no_grad(|| self.vae.sample_latents(n_chains * n_images)).view(shape);
+        let start = no_grad(|| match &self.condition {
+            Some(condition) => {
+                let of_chains = condition.repeat([n_chains, 1]);
+                self.vae.sample_latents_of(&of_chains, self.noise)
+            }
+            None => Ok(self.vae.sample_latents(n_chains * n_images, self.noise)),
+        })?;
+        let start = start.view(shape);
         let mut state = self.at(start, 0.0)?;
         let mut log_weights = Tensor::zeros([n_chains, n_images], (Kind::Double, device));
         let mut step_size = Tensor::full([n_images], FIRST_STEP, (Kind::Float, device));
@@ -208,13 +228,13 @@ impl Annealing<'_> {
     /// One transition of Hamiltonian Monte Carlo that leaves p(z)·p(x|z)^β as it is; which chains
     /// moved, `[K, B]`.
     fn transition(
-        &self,
+        &mut self,
         state: &mut State,
         beta: f64,
         step_size: &Tensor,
     ) -> Result<Tensor, EvalError> {
         let step = step_size.view([1, -1, 1]);
-        let momentum = state.latents.randn_like();
+        let momentum = self.noise.normal_like(&state.latents);
         // The gradient that the state has is of the β before.
         *state = self.at(state.latents.shallow_clone(), beta)?;
         let kinetic =
@@ -234,7 +254,8 @@ impl Annealing<'_> {
         };
         let end_energy = kinetic(&moved) - end.log_density(beta);
         // An energy that is no number is never accepted.
-        let accepted = energy.rand_like().log().lt_tensor(&(energy - end_energy));
+        let chance = self.noise.uniform_like(&energy);
+        let accepted = chance.log().lt_tensor(&(energy - end_energy));
         let wide = accepted.unsqueeze(-1);
         *state = State {
             latents: end.latents.where_self(&wide, &state.latents),
@@ -248,7 +269,8 @@ impl Annealing<'_> {
     fn at(&self, latents: Tensor, beta: f64) -> Result<State, EvalError> {
         with_grad(|| {
             let latents = latents.detach().set_requires_grad(true);
-            let (log_px_z, log_pz) = self.vae.log_joint(&self.images, &latents)?;
+            let images = (&self.images, self.condition.as_ref());
+            let (log_px_z, log_pz) = self.vae.log_joint(images, &latents)?;
             let density = (&log_pz + &log_px_z * beta).sum(Kind::Float);
             let mut gradients = Tensor::f_run_backward(&[density], &[&latents], false, false)?;
             let gradient = gradients.swap_remove(0);

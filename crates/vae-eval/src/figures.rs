@@ -10,7 +10,7 @@ use vae_model::{Support, Term, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
-use vae_view::picture::{self, Pixels};
+use vae_view::picture;
 
 use crate::EvalError;
 
@@ -110,9 +110,10 @@ pub fn figures(
                 )?),
                 Some(samples(vae, sizes.n_samples.min(most_samples), seed)?),
                 match picture::has_whole_manifold(vae) {
-                    true => Some(manifold(vae, sizes.manifold_size.min(20))?),
+                    true => Some(manifold(vae, test, sizes.manifold_size.min(20))?),
                     false => Some(traversals(
                         vae,
+                        test,
                         &codes.centers,
                         sizes.n_traversals.min(most_rows),
                     )?),
@@ -142,19 +143,25 @@ fn first(dataset: &Dataset, n: usize) -> Dataset {
 }
 
 fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalError> {
-    let images = test.first(n)?;
+    let first: Vec<usize> = (0..n.min(test.len())).collect();
+    let batch = test.batch(&first)?;
+    let (images, condition) = (&batch.items, batch.condition.as_ref());
     let n = images.size()[0];
     let picture = match is_small(vae) {
-        true => picture::reconstructions(vae, &images)?,
+        true => picture::reconstructions(vae, (images, condition))?,
         // Rows of half as many, each over its reconstructions: what is shrunk to a telephone's width
         // should stay faces.
         false => {
             let n = (n as usize).min(MOST_IN_A_ROW);
             let mut rows = Vec::new();
+            let conditions = condition.map(|condition| condition.split(n as i64, 0));
+            let mut conditions = conditions.into_iter().flatten();
             for originals in images.split(n as i64, 0) {
+                let condition = conditions.next();
+                let made = vae.reconstruct((&originals, condition.as_ref()))?;
                 let missing = n as i64 - originals.size()[0];
                 let shown = (&originals / 255.0).to_kind(Kind::Float);
-                for images in [shown, vae.reconstruct(&originals)?.to_device(Device::Cpu)] {
+                for images in [shown, made.to_device(Device::Cpu)] {
                     let [_, channels, height, width] = <[i64; 4]>::from(images.size4()?);
                     let blank = [missing, channels, height, width];
                     rows.push(images);
@@ -175,7 +182,7 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
 }
 
 fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
-    let picture = picture::samples(vae, n, seed, Pixels::Mean)?;
+    let picture = picture::samples(vae, n, seed)?;
     Picture::new(
         "Samples",
         format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),
@@ -184,8 +191,8 @@ fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
     )
 }
 
-fn manifold(vae: &Vae, size: usize) -> Result<Picture, EvalError> {
-    let picture = picture::manifold(vae, size, &[])?;
+fn manifold(vae: &Vae, test: &Dataset, size: usize) -> Result<Picture, EvalError> {
+    let picture = picture::manifold(vae, size, &[], first_condition(test).as_ref())?;
     let how = match (vae.config().posterior.support(), vae.config().latent_dims) {
         (Support::Sphere, _) => {
             "The latent sphere as a map: longitude to the right, latitude upward."
@@ -203,12 +210,24 @@ fn manifold(vae: &Vae, size: usize) -> Result<Picture, EvalError> {
     )
 }
 
-fn traversals(vae: &Vae, centers: &Tensor, n_rows: usize) -> Result<Picture, EvalError> {
+/// What is known of the first image, `[1, D]`.
+fn first_condition(test: &Dataset) -> Option<Tensor> {
+    test.condition().map(|condition| condition.narrow(0, 0, 1))
+}
+
+fn traversals(
+    vae: &Vae,
+    test: &Dataset,
+    centers: &Tensor,
+    n_rows: usize,
+) -> Result<Picture, EvalError> {
     let variance = centers.var_dim([0_i64].as_slice(), false, false); // [Z]
     let usage = Vec::<f64>::try_from(variance)?;
     let mut dims = picture::by_use(usage.len(), &usage);
     dims.truncate(n_rows.max(1));
-    let picture = picture::traversals(vae, &centers.get(0), &dims, N_STEPS, 3.0)?;
+    let (origin, condition) = (centers.get(0), first_condition(test));
+    let origin = (&origin, condition.as_ref());
+    let picture = picture::traversals(vae, origin, &dims, N_STEPS, 3.0)?;
     let names: Vec<String> = dims.iter().map(|dim| format!("z{dim}")).collect();
     let reach = match vae.config().posterior.support() {
         Support::Sphere => "from −0.9 to 0.9, the others moved with it",

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{Mode, ModelError, Vae};
+use vae_model::{Conditioned, Generator, Mode, ModelError, Vae};
 
 use crate::{EvalError, Progress};
 
@@ -54,14 +54,15 @@ pub fn dataset_bounds(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<ImageBounds, EvalError> {
-    tch::manual_seed(derive_seed(seed, 0, "importance samples") as i64);
+    let mut noise = vae.generator(derive_seed(seed, 0, "importance samples"));
     let n_images = (n_at_a_time(vae) / i64::from(n_samples)).clamp(N_IMAGES, 1000);
     let mut of_batches = Vec::new();
     let mut n_done = 0;
-    for images in Batches::sequential(dataset, n_images as usize, vae.device()) {
-        let images = images?;
-        of_batches.push(image_bounds(vae, &images, n_samples)?);
-        n_done += images.size()[0] as usize;
+    for batch in Batches::sequential(dataset, n_images as usize, vae.device()) {
+        let batch = batch?;
+        let images = (&batch.items, batch.condition.as_ref());
+        of_batches.push(image_bounds(vae, images, n_samples, &mut noise)?);
+        n_done += batch.rows.len();
         progress("likelihood", n_done, dataset.len());
     }
     let joined = |part: fn(&ImageBounds) -> &Tensor| {
@@ -80,14 +81,20 @@ pub(crate) fn n_at_a_time(vae: &Vae) -> i64 {
     (N_VALUES_AT_A_TIME / vae.image_shape().n_values()).max(1)
 }
 
-/// The importance-weighted bound of each of the images, bytes `[B, C, H, W]`, with `n_samples` latents
-/// from the posterior for each, some at a time. The noise is libtorch's generator's.
+/// The importance-weighted bound of each of the images, bytes `[B, C, H, W]` (of a model with a condition
+/// together with that), with `n_samples` latents from the posterior for each, some at a time.
 ///
 /// # Errors
 /// A deterministic posterior, which has no density; images of another shape than the model's.
-pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageBounds, EvalError> {
+pub fn image_bounds<'a>(
+    vae: &Vae,
+    images: impl Into<Conditioned<'a>>,
+    n_samples: u32,
+    noise: &mut Generator,
+) -> Result<ImageBounds, EvalError> {
     let total = i64::from(n_samples);
-    let n_images = images.size()[0];
+    let images = images.into();
+    let n_images = images.tensor.size()[0];
     no_grad(|| {
         let all = |value: f64| Tensor::full([n_images], value, (Kind::Double, vae.device()));
         // ln Σw and ln Σw² so far, [B].
@@ -96,7 +103,7 @@ pub fn image_bounds(vae: &Vae, images: &Tensor, n_samples: u32) -> Result<ImageB
         let mut n_done = 0;
         while n_done < total {
             let n = (n_at_a_time(vae) / n_images.max(1)).clamp(1, total - n_done);
-            let draws = vae.draw(images, n, Mode::Evaluate)?;
+            let draws = vae.draw(images, n, Mode::Evaluate, noise)?;
             let log_weights = draws.log_weights().ok_or(ModelError::NoElbo)?;
             let log_weights = log_weights.to_kind(Kind::Double); // [n, B]
             log_sum = log_sum.logaddexp(&log_weights.logsumexp(0, false));

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{ClosedKl, MmdConfig, PriorConfig, Vae};
+use vae_model::{ClosedKl, MmdConfig, ModelError, PriorConfig, Vae};
 use vae_run::LatentUse;
 use vae_view::ViewError;
 use vae_view::latent::{Codes, Labels, Learner, Method, encode};
@@ -77,7 +77,8 @@ fn findings(
             }
         }
     }
-    findings.measures.push(discrepancy(vae, &codes.drawn, seed));
+    let discrepancy = discrepancy(vae, test.condition(), &codes.drawn, seed)?;
+    findings.measures.push(discrepancy);
     clusters(vae, test, &codes.centers, &mut findings)?;
     probes(
         vae,
@@ -136,11 +137,12 @@ fn usage(
 /// The mean kl of each dimension, where it has a closed form.
 fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalError> {
     let mut sum: Option<Tensor> = None;
-    for images in Batches::sequential(test, 500, vae.device()) {
+    for batch in Batches::sequential(test, 500, vae.device()) {
+        let batch = batch?;
+        let condition = batch.condition.as_ref();
         let closed = no_grad(|| {
-            vae.encode(&images?)
-                .map(|q| vae.closed_kl(&*q))
-                .map_err(EvalError::from)
+            let posterior = vae.encode((&batch.items, condition))?;
+            vae.closed_kl(&*posterior, condition)
         })?;
         let Some(ClosedKl::PerDimension(kl)) = closed else {
             return Ok(None);
@@ -244,28 +246,42 @@ fn is_known_within(gap: f64, value: f64) -> bool {
 }
 
 /// MMD² between latents drawn from the aggregate posterior and from the prior.
-fn discrepancy(vae: &Vae, drawn: &Tensor, seed: u64) -> Measure {
+fn discrepancy(
+    vae: &Vae,
+    condition: Option<&Tensor>,
+    drawn: &Tensor,
+    seed: u64,
+) -> Result<Measure, EvalError> {
     const N_REFERENCES: i64 = 10;
     // All pairs and dimensions at once have to fit into memory.
     let most = (60_000_000 / vae.config().latent_dims as u64).isqrt();
     let n = (drawn.size()[0]).min(most.min(2000) as i64);
+    // Of as many images as there are latents.
+    let condition = condition.map(|condition| condition.narrow(0, 0, n));
     let kernel = MmdConfig::default();
-    tch::manual_seed(derive_seed(seed, 0, "aggregate discrepancy") as i64);
+    let mut generator = vae.generator(derive_seed(seed, 0, "aggregate discrepancy"));
     no_grad(|| {
-        let prior = || vae.sample_latents(n).to_kind(Kind::Float);
+        let mut prior = || -> Result<Tensor, ModelError> {
+            let latents = match &condition {
+                Some(condition) => vae.sample_latents_of(condition, &mut generator)?,
+                None => vae.sample_latents(n, &mut generator),
+            };
+            Ok(latents.to_kind(Kind::Float))
+        };
         let drawn = drawn
             .narrow(0, 0, n)
             .to_kind(Kind::Float)
             .to_device(vae.device());
         let value = kernel
-            .squared_discrepancy(&drawn, &prior())
+            .squared_discrepancy(&drawn, &prior()?)
             .double_value(&[]);
-        let squares = (0..N_REFERENCES).map(|_| {
-            let value = kernel.squared_discrepancy(&prior(), &prior());
-            value.double_value(&[]).powi(2)
-        });
-        let deviation = (squares.sum::<f64>() / N_REFERENCES as f64).sqrt();
-        Measure::new(
+        let mut squares = 0.0;
+        for _ in 0..N_REFERENCES {
+            let value = kernel.squared_discrepancy(&prior()?, &prior()?);
+            squares += value.double_value(&[]).powi(2);
+        }
+        let deviation = (squares / N_REFERENCES as f64).sqrt();
+        Ok(Measure::new(
             "aggregate_mmd",
             "aggregate posterior against prior, MMD²",
             value,
@@ -275,7 +291,7 @@ fn discrepancy(vae: &Vae, drawn: &Tensor, seed: u64) -> Measure {
         .protocol(Protocol::Discrepancy {
             n_latents: n,
             scales: kernel.scales.clone(),
-        })
+        }))
     })
 }
 

@@ -11,7 +11,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let shape = ImageShape { channels: 1, height: 28, width: 28 };
-//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 //! let images = Tensor::zeros([4, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let held_out = Dataset::new(images, None)?;
 //!

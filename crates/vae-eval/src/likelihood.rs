@@ -108,9 +108,11 @@ fn findings(
             .protocol(Protocol::EffectiveSampleSize { n_samples: k }),
     );
     if let Some((n_images, sampling)) = options.annealed {
-        let images = dataset.first(n_images)?;
-        let annealed = annealed_bounds(vae, &images, sampling, seed, progress)?;
-        let same_images = bounds.bound.narrow(0, 0, images.size()[0]);
+        let first: Vec<usize> = (0..n_images.min(dataset.len())).collect();
+        let batch = dataset.batch(&first)?;
+        let images = (&batch.items, batch.condition.as_ref());
+        let annealed = annealed_bounds(vae, images, sampling, seed, progress)?;
+        let same_images = bounds.bound.narrow(0, 0, first.len() as i64);
         findings
             .measures
             .extend(annealed_measures(&annealed, &same_images, sampling, k));
@@ -184,7 +186,7 @@ fn annealed_measures(
 fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> {
     let mut of_batches = Vec::new();
     for images in Batches::sequential(dataset, 1000, vae.device()) {
-        match exact_log_prob(vae, &images?)? {
+        match exact_log_prob(vae, &images?.items)? {
             Some(log_prob) => of_batches.push(-log_prob),
             None => return Ok(None),
         }
@@ -194,8 +196,13 @@ fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> 
 
 /// Whether this model's kl is computed, not sampled.
 fn kl_is_closed(vae: &Vae, dataset: &Dataset) -> Result<bool, EvalError> {
-    let posterior = no_grad(|| vae.encode(&dataset.first(1)?).map_err(EvalError::from))?;
-    Ok(vae.closed_kl(&*posterior).is_some())
+    let batch = dataset.batch(&[0])?;
+    let condition = batch.condition.as_ref();
+    let closed = no_grad(|| {
+        let posterior = vae.encode((&batch.items, condition))?;
+        vae.closed_kl(&*posterior, condition)
+    })?;
+    Ok(closed.is_some())
 }
 
 fn mean(values: &Tensor) -> f64 {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
-use vae_model::Vae;
+use vae_model::{Conditioned, Vae};
 
 use crate::features::{
     FeatureExtractor, KernelDistance, MnistClassifier, Moments, PixelPca, PrecisionRecall,
@@ -16,8 +16,8 @@ use crate::image_quality::{
     scale_weights, structural_similarity,
 };
 use crate::{
-    EvalError, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol, SetPixels,
-    Statistic,
+    EvalError, Extractor, FeatureProtocol, Findings, ImageSet, Measure, Progress, Protocol,
+    SetPixels, Statistic,
 };
 
 /// How pictures are measured.
@@ -102,15 +102,19 @@ fn findings(
     let mut errors = PixelErrors::default();
     no_grad(|| -> Result<(), EvalError> {
         let mut n_done = 0;
-        for (i, images) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
-            let images = images?;
-            let latents = vae.encode(&images)?.center();
-            let images = images.to_kind(Kind::Float) / 255.0;
-            let means = finite(vae.decode(&latents)?)?;
+        for (i, batch) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
+            let batch = batch?;
+            let condition = batch.condition.as_ref();
+            let latents = vae.encode((&batch.items, condition))?.center();
+            let images = batch.items.to_kind(Kind::Float) / 255.0;
+            let means = finite(vae.decode((&latents, condition))?)?;
             errors.add(&images, &means)?;
             real.add(&images)?;
             match painter.draws {
-                true => reconstructed.add(&painter.paint(&latents, i, "reconstructions")?)?,
+                true => {
+                    let latents = (&latents, condition).into();
+                    reconstructed.add(&painter.paint(latents, i, "reconstructions")?)?
+                }
                 false => reconstructed.add(&means)?,
             }
             n_done += images.size()[0] as usize;
@@ -122,17 +126,44 @@ fn findings(
 
     let n_samples = options.n_samples.unwrap_or(n_real.min(MAX_SAMPLES));
     let mut samples = FeatureSets::new(&extractors);
+    let mut recognized = Recognized {
+        extractors: &extractors,
+        n_classes: vae.condition().classes.len() as i64,
+        n_asked: 0,
+        n_right: 0,
+        by: None,
+    };
     no_grad(|| -> Result<(), EvalError> {
-        tch::manual_seed(derive_seed(seed, 0, "latents of samples") as i64);
-        let latents = vae.sample_latents(n_samples as i64);
+        let mut generator = vae.generator(derive_seed(seed, 0, "latents of samples"));
+        // New images of what is known of the held-out ones, one after the other.
+        let condition = test.condition().map(|condition| {
+            let rows = Tensor::arange(n_samples as i64, (Kind::Int64, Device::Cpu));
+            condition.index_select(0, &rows.remainder(n_real as i64))
+        });
+        let latents = match &condition {
+            Some(condition) => vae.sample_latents_of(condition, &mut generator)?,
+            None => vae.sample_latents(n_samples as i64, &mut generator),
+        };
+        let mut conditions = condition
+            .map(|condition| condition.split(batch_size as i64, 0))
+            .into_iter()
+            .flatten();
         let mut n_done = 0;
         for (i, latents) in latents.split(batch_size as i64, 0).iter().enumerate() {
-            samples.add(&painter.paint(latents, i, "samples")?)?;
+            let condition = conditions.next();
+            let of_batch = (latents, condition.as_ref()).into();
+            let images = painter.paint(of_batch, i, "samples")?;
+            samples.add(&images)?;
+            if let Some(condition) = &condition {
+                recognized.add(&images, condition)?;
+            }
             n_done += latents.size()[0] as usize;
             progress("samples", n_done, n_samples);
         }
         Ok(())
     })?;
+
+    recognized.measure(painter.pixels(), &mut findings);
 
     let n_train = train.map_or(0, |train| train.len().min(n_real));
     let mut training = FeatureSets::new(&extractors);
@@ -140,7 +171,7 @@ fn findings(
         let first = train.subset(&(0..n_train).collect::<Vec<_>>());
         let mut n_done = 0;
         for images in Batches::sequential(&first, batch_size, vae.device()) {
-            let images = images?.to_kind(Kind::Float) / 255.0;
+            let images = images?.items.to_kind(Kind::Float) / 255.0;
             no_grad(|| training.add(&images))?;
             n_done += images.size()[0] as usize;
             progress("training images", n_done, n_train);
@@ -163,6 +194,60 @@ fn findings(
     Ok(findings)
 }
 
+/// How many of the new images a classifier takes for what was asked for.
+struct Recognized<'a> {
+    extractors: &'a [Box<dyn FeatureExtractor>],
+    /// Of the model's condition.
+    n_classes: i64,
+    n_asked: i64,
+    n_right: i64,
+    /// The classifier, once one was found.
+    by: Option<Extractor>,
+}
+
+impl Recognized<'_> {
+    /// Adds images of these conditions; those of an unknown class are left out.
+    fn add(&mut self, images: &Tensor, condition: &Tensor) -> Result<(), EvalError> {
+        if self.n_classes == 0 {
+            return Ok(());
+        }
+        for extractor in self.extractors {
+            let Some(found) = extractor.classes(images)? else {
+                continue;
+            };
+            let of_class = condition.narrow(1, 0, self.n_classes);
+            let is_known = of_class.isfinite().all_dim(1, false);
+            let is_right = found.eq_tensor(&of_class.argmax(1, false)) * &is_known;
+            self.n_asked += i64::try_from(is_known.sum(Kind::Int64))?;
+            self.n_right += i64::try_from(is_right.sum(Kind::Int64))?;
+            self.by = Some(extractor.about());
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn measure(self, pixels: SetPixels, findings: &mut Findings) {
+        let (Some(classifier), 1..) = (self.by, self.n_asked) else {
+            return;
+        };
+        let (share, n) = (self.n_right as f64 / self.n_asked as f64, self.n_asked);
+        findings.measures.push(
+            Measure::new(
+                "condition_accuracy",
+                "samples recognized as the class asked for",
+                share,
+            )
+            .error((share * (1.0 - share) / n as f64).sqrt())
+            .higher_is_better()
+            .protocol(Protocol::Recognized {
+                classifier,
+                n_samples: n as usize,
+                pixels,
+            }),
+        );
+    }
+}
+
 /// Makes the model's images that features are made of.
 struct Painter<'a> {
     vae: &'a Vae,
@@ -173,13 +258,14 @@ struct Painter<'a> {
 
 impl Painter<'_> {
     /// Images f32 `[B, C, H, W]` in `[0, 1]` of the latents of batch `i`.
-    fn paint(&self, latents: &Tensor, i: usize, purpose: &str) -> Result<Tensor, EvalError> {
+    fn paint(&self, latents: Conditioned, i: usize, purpose: &str) -> Result<Tensor, EvalError> {
         if !self.draws {
             return finite(self.vae.decode(latents)?);
         }
         let purpose = format!("pixels of {purpose}");
-        tch::manual_seed(derive_seed(self.seed, i as u64, &purpose) as i64);
-        finite(self.vae.decode_sampled(latents)?)
+        let seed = derive_seed(self.seed, i as u64, &purpose);
+        let mut generator = self.vae.generator(seed);
+        finite(self.vae.decode_sampled(latents, &mut generator)?)
     }
 
     /// What it makes, for a protocol.

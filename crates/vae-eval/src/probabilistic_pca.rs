@@ -19,6 +19,9 @@ use crate::EvalError;
 /// libtorch refuses.
 pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
     let config = vae.config();
+    if config.condition.is_some() {
+        return Ok(None); // One normal distribution for each condition.
+    }
     let (NetworkConfig::Mlp(network), PriorConfig::StandardNormal) =
         (&config.network, &config.prior)
     else {

@@ -69,6 +69,15 @@ pub enum Protocol {
     },
     /// Sets of images by their features.
     Features(FeatureProtocol),
+    /// New images of given classes, and whether a classifier takes them for those.
+    Recognized {
+        /// Which.
+        classifier: Extractor,
+        /// New images.
+        n_samples: usize,
+        /// Whether pixels are drawn, or means of them.
+        pixels: SetPixels,
+    },
     /// Counts the dimensions whose posterior center varies.
     ActiveUnits {
         /// Images that the variance is over.
@@ -372,6 +381,20 @@ impl fmt::Display for Protocol {
                 Ok(())
             }
             Self::Features(features) => features.fmt(f),
+            Self::Recognized {
+                classifier,
+                n_samples,
+                pixels,
+            } => {
+                let pixels = match pixels {
+                    SetPixels::Drawn => "pixels drawn",
+                    SetPixels::Means | SetPixels::Given => "mean images",
+                };
+                write!(
+                    f,
+                    "{n_samples} samples of the held-out images' classes, {pixels}, by {classifier}"
+                )
+            }
             Self::ActiveUnits {
                 n_images,
                 threshold,

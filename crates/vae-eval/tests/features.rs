@@ -1,11 +1,7 @@
 //! Extractors of features: TorchScript files, pixels, the classifier of digits.
 
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, Kind, Tensor};
@@ -14,13 +10,6 @@ use vae_eval::features::{
     FeatureExtractor, MnistClassifier, Moments, PixelPca, TorchScript, frechet_distance,
 };
 use vae_eval::{EvalError, Extractor};
-
-/// libtorch's generator and its recorder of operations are one for the process.
-static LIBTORCH: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    LIBTORCH.lock().unwrap_or_else(|broken| broken.into_inner())
-}
 
 /// Images f32 in [0, 1], no two alike.
 fn images(shape: [i64; 4]) -> Tensor {
@@ -57,7 +46,6 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 
 #[test]
 fn a_torchscript_file_makes_features_and_a_name() {
-    let _guard = alone();
     let folder = tempfile::tempdir().unwrap();
     let flat = module(&folder, "Mean color.ts", mean_color);
     let extractor = TorchScript::load(&flat, Device::Cpu).unwrap();
@@ -91,7 +79,6 @@ fn a_torchscript_file_makes_features_and_a_name() {
 
 #[test]
 fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
-    let _guard = alone();
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.ts");
     let error = TorchScript::load(&missing, Device::Cpu).unwrap_err();
@@ -209,8 +196,6 @@ fn digits(n: i64) -> Dataset {
 
 #[test]
 fn a_classifier_learns_and_is_the_same_again_from_its_seed_and_its_file() {
-    let _alone = generator::alone();
-    let _guard = alone();
     let (train, test) = (digits(2000), digits(100));
     let fit = |seed| {
         let mut told = Vec::new();
@@ -282,7 +267,6 @@ fn a_file_that_is_no_classifier_is_refused_with_what_makes_one() {
 
 #[test]
 fn a_classifier_is_of_digits_with_labels() {
-    let _alone = generator::alone();
     let refused = |dataset: &Dataset| {
         let mut progress = |_: &str, _: usize, _: usize| {};
         let name = KnownDataset::Unknown;

@@ -22,7 +22,6 @@ fn titles(figures: &Figures) -> Vec<&str> {
 
 #[test]
 fn a_model_of_two_dimensions_shows_its_plane_and_others_their_most_used_dimensions() {
-    let _alone = common::alone();
     let plane = figures_of("[model]\nlatent_dims = 2\n[pictures]\nn_samples = 1000");
     let wanted = ["Reconstructions", "Samples", "Latent plane", "Latents"];
     assert_eq!(titles(&plane), wanted);

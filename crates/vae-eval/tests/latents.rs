@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{alone, config, digits, trained};
+use common::{config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_eval::{Bound, LatentOptions, Protocol, aggregate_densities, measure_latents};
@@ -23,7 +23,7 @@ fn named(vae: &Vae, name: &str) -> Tensor {
 /// N(−mean, variance) of a white one, whatever their first dimension; the second is the prior's.
 fn two_clouds(mean: f64, variance: f64) -> (Vae, Dataset) {
     let config = config("[model]\nlatent_dims = 2\nnetwork = {mlp = {hidden = []}}");
-    let vae = Vae::new(&config.model, common::MNIST, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, common::MNIST, Device::Cpu, 1).expect("a model");
     no_grad(|| {
         // Outputs: mean 0, mean 1, log-variance 0, log-variance 1; every pixel adds alike.
         let _ = named(&vae, "encoder.0.weight").zero_();
@@ -41,7 +41,6 @@ fn two_clouds(mean: f64, variance: f64) -> (Vae, Dataset) {
 
 #[test]
 fn two_clouds_far_apart_hold_one_bit() {
-    let _mine = alone();
     let (vae, dataset) = two_clouds(6.0, 0.25);
     let options = LatentOptions::default();
     let findings =
@@ -79,7 +78,6 @@ fn two_clouds_far_apart_hold_one_bit() {
 
 #[test]
 fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
-    let _mine = alone();
     let (vae, dataset) = two_clouds(6.0, 0.25);
     no_grad(|| {
         // The second dimension is as the first.
@@ -114,7 +112,6 @@ fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
 
 #[test]
 fn a_share_of_images_is_uncertain_as_a_share_is() {
-    let _mine = alone();
     let splits = digits(None);
     let config = config("[model]\nlatent_dims = 3\nnetwork = {mlp = {hidden = [20]}}");
     let vae = trained(&config, &splits, 20);
@@ -135,7 +132,6 @@ fn a_share_of_images_is_uncertain_as_a_share_is() {
 
 #[test]
 fn an_encoder_that_says_the_prior_says_nothing() {
-    let _mine = alone();
     let (vae, dataset) = two_clouds(0.0, 1.0);
     let options = LatentOptions::default();
     let findings =
@@ -170,7 +166,7 @@ fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, D
         height: 1,
         width: latent_dims,
     };
-    let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, shape, Device::Cpu, 1).expect("a model");
     let log_variance = -2.0 * information / latent_dims as f64;
     let a = (1.0 - log_variance.exp()).sqrt();
     const BYTES_OF_SIGMA: f64 = 40.0;
@@ -187,8 +183,9 @@ fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, D
         let log_variance = mean.full_like(log_variance);
         named(&vae, "encoder.0.bias").copy_(&Tensor::cat(&[&mean, &log_variance], 0));
     });
-    tch::manual_seed(3);
-    let x = Tensor::randn([n_images, 1, 1, latent_dims], (Kind::Float, Device::Cpu));
+    let x = vae
+        .generator(3)
+        .normal([n_images, 1, 1, latent_dims], Device::Cpu);
     let bytes = (x * BYTES_OF_SIGMA + 127.5).round().clamp(0.0, 255.0);
     let images = bytes.to_kind(Kind::Uint8);
     (vae, Dataset::new(images, None).expect("a data set"))
@@ -197,7 +194,6 @@ fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, D
 /// Below ln N the numbers are the true ones; above it they say so instead of giving a number of N.
 #[test]
 fn information_beyond_ln_n_is_no_distance_from_the_prior() {
-    let _mine = alone();
     const N: i64 = 300; // ln N = 5.7
     let found = |information: f64, latent_dims: i64| {
         let (vae, dataset) = linear_gaussian(information, latent_dims, N);
@@ -244,7 +240,6 @@ fn information_beyond_ln_n_is_no_distance_from_the_prior() {
 
 #[test]
 fn a_single_image_has_no_dimension_in_use_and_none_out_of_use() {
-    let _mine = alone();
     let found = |n: i64| {
         let (vae, dataset) = linear_gaussian(3.0, 4, n);
         let options = LatentOptions::default();
@@ -270,7 +265,6 @@ fn a_single_image_has_no_dimension_in_use_and_none_out_of_use() {
 /// q(z) summed by hand, for a posterior whose dimensions depend on each other.
 #[test]
 fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
-    let _mine = alone();
     let splits = digits(None);
     let config = config(
         "[model]\nlatent_dims = 3\nposterior = 'full_covariance'\nnetwork = {mlp = {hidden = [20]}}",
@@ -308,7 +302,6 @@ fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
 /// No number of an image depends on the others of its batch, and measuring changes no variable.
 #[test]
 fn batch_norm_is_evaluated_with_its_running_averages() {
-    let _mine = alone();
     let splits = digits(None);
     let config = config(
         "[model]\nlatent_dims = 3\nnetwork = {conv_batch_norm = {channels = [4, 8]}}\n\

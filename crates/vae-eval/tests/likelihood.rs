@@ -4,7 +4,7 @@ mod common;
 
 use std::f64::consts::PI;
 
-use common::{MNIST, alone, config, digits, trained};
+use common::{MNIST, config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_eval::{
     AnnealedSampling, ImageBounds, LikelihoodOptions, Protocol, annealed_bounds, dataset_bounds,
@@ -33,14 +33,12 @@ fn linear(latent_dims: i64, sigma: &str) -> ModelConfig {
 
 #[test]
 fn the_exact_likelihood_is_the_normal_density_of_its_covariance() {
-    let _mine = alone();
-    tch::manual_seed(3);
     let image = ImageShape {
         channels: 1,
         height: 3,
         width: 2,
     };
-    let vae = Vae::new(&linear(2, "0.3"), image, Device::Cpu).expect("a model");
+    let vae = Vae::new(&linear(2, "0.3"), image, Device::Cpu, 1).expect("a model");
     let bytes: Vec<u8> = (0..12).map(|i| (i * 37 % 256) as u8).collect();
     let images = Tensor::from_slice(&bytes).view([2, 1, 3, 2]);
     let found = exact_log_prob(&vae, &images)
@@ -65,13 +63,12 @@ fn the_exact_likelihood_is_the_normal_density_of_its_covariance() {
     assert!((found - wanted).abs().max().double_value(&[]) < 1e-9);
 
     let deep: ModelConfig = toml::from_str("network = {mlp = {hidden = [3]}}").expect("a model");
-    let deep = Vae::new(&deep, image, Device::Cpu).expect("a model");
+    let deep = Vae::new(&deep, image, Device::Cpu, 1).expect("a model");
     assert!(exact_log_prob(&deep, &images).expect("computed").is_none());
 }
 
 #[test]
 fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
-    let _mine = alone();
     let image = ImageShape {
         channels: 1,
         height: 3,
@@ -79,7 +76,7 @@ fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
     };
     let images = Tensor::full([2, 1, 3, 2], 128, (Kind::Uint8, Device::Cpu));
     let exact = |sigma: &str, variance: Option<f64>| {
-        let vae = Vae::new(&linear(2, sigma), image, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(2, sigma), image, Device::Cpu, 1).expect("a model");
         for (name, mut variable) in vae.named_variables() {
             no_grad(|| match &name[..] {
                 "decoder.0.weight" => drop(variable.fill_(0.02)),
@@ -119,7 +116,6 @@ fn errors_by_the_chance_of_samples_are_those_of_a_mean_of_weights() {
 /// Both estimators are unbiased in p(x), know their own error, and here the truth is known.
 #[test]
 fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
-    let _mine = alone();
     let splits = digits(None);
     let config = config(LINEAR);
     let vae = trained(&config, &splits, 3000);
@@ -128,9 +124,8 @@ fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
         .expect("computed")
         .expect("known");
 
-    tch::manual_seed(5);
     const K: u32 = 5000;
-    let importance = image_bounds(&vae, &images, K).expect("bounds");
+    let importance = image_bounds(&vae, &images, K, &mut vae.generator(5)).expect("bounds");
     assert_agree(
         "importance",
         &importance.bound,
@@ -184,7 +179,6 @@ fn assert_agree(name: &str, bound: &Tensor, exact: &Tensor, size: &Tensor, n_sam
 
 #[test]
 fn measures_say_what_the_bounds_are() {
-    let _mine = alone();
     let splits = digits(None);
     let vae = trained(&config(LINEAR), &splits, 50);
     let options = LikelihoodOptions {
@@ -250,7 +244,6 @@ fn measures_say_what_the_bounds_are() {
 
 #[test]
 fn bits_per_dimension_are_of_the_bound_that_they_are_said_to_be_of() {
-    let _mine = alone();
     let splits = digits(None);
     let config = config(
         "[model]\nnetwork = {mlp = {hidden = [20]}}\nlikelihood = {discretized_logistic = {}}",
@@ -273,13 +266,12 @@ fn bits_per_dimension_are_of_the_bound_that_they_are_said_to_be_of() {
 
 #[test]
 fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
-    let _mine = alone();
     let splits = digits(None);
     let config =
         config("[model]\nnetwork = {mlp = {hidden = [20]}}\nprior = {gaussian_mixture = {}}");
     let vae = trained(&config, &splits, 5);
     let images = splits.test.first(7).expect("images");
-    let one = image_bounds(&vae, &images, 1).expect("bounds");
+    let one = image_bounds(&vae, &images, 1, &mut vae.generator(1)).expect("bounds");
     // The kl is sampled: nothing is in closed form, so a single log-weight is the elbo.
     let elbo = -(&one.reconstruction + &one.kl);
     assert!((&one.bound - elbo).abs().max().double_value(&[]) < 1e-3);
@@ -292,7 +284,7 @@ fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
     );
     assert_eq!(one.sampling_error(1).max().double_value(&[]), 0.0);
     // More at once than fit: the pieces' weights add up to what weighs as one sample each at least.
-    let many = image_bounds(&vae, &images, 2000).expect("bounds");
+    let many = image_bounds(&vae, &images, 2000, &mut vae.generator(2)).expect("bounds");
     let smallest = many.effective_sample_size.min().double_value(&[]);
     assert!((1.0..=2000.0).contains(&smallest));
     assert!(
@@ -306,7 +298,6 @@ fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
 
 #[test]
 fn a_sphere_has_no_annealing_and_a_deterministic_posterior_no_likelihood() {
-    let _mine = alone();
     let splits = digits(None);
     let sphere = config(
         "[model]\nlatent_dims = 3\nposterior = 'von_mises_fisher'\nprior = 'hyperspherical_uniform'\n\

@@ -1,11 +1,7 @@
 //! The whole measurement of pictures, with small models.
 
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::path::{Path, PathBuf};
 
-use generator::alone;
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_data::{Binarization, Dataset, KnownDataset};
 use vae_eval::features::MnistClassifier;
@@ -24,7 +20,7 @@ fn vae(network: NetworkConfig, shape: ImageShape) -> Vae {
         network,
         ..ModelConfig::default()
     };
-    let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
     // Weights by a formula, running averages of batch norm among them.
     for (i, (name, mut variable)) in vae.named_variables().into_iter().enumerate() {
         let n = variable.numel();
@@ -98,7 +94,6 @@ fn grayness(folder: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn numbers_follow_from_the_seed_and_not_from_the_batches() {
-    let _guard = alone();
     let network = NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
         channels: vec![4, 6],
     });
@@ -145,7 +140,6 @@ fn numbers_follow_from_the_seed_and_not_from_the_batches() {
 
 #[test]
 fn errors_of_pixels_are_those_of_mean_images() {
-    let _guard = alone();
     let (vae, test) = (vae(mlp(), DIGITS), dataset(20, DIGITS, 0.0));
     let found = measured(&vae, &test, &options(6), 1);
     let bytes = test.first(20).unwrap();
@@ -175,7 +169,6 @@ fn errors_of_pixels_are_those_of_mean_images() {
 
 #[test]
 fn protocols_say_what_was_compared() {
-    let _guard = alone();
     let (vae, test) = (vae(mlp(), DIGITS), dataset(90, DIGITS, 0.0));
     let options = PictureOptions {
         n_samples: Some(80),
@@ -206,7 +199,6 @@ fn protocols_say_what_was_compared() {
 
 #[test]
 fn training_images_that_are_the_held_out_ones_are_at_no_distance() {
-    let _guard = alone();
     let (vae, test) = (vae(mlp(), DIGITS), dataset(90, DIGITS, 0.0));
     let progress: &mut dyn FnMut(&str, usize, usize) = &mut |_, _, _| {};
     let found = measure_pictures(&vae, &test, Some(&test), &options(64), 1, progress).unwrap();
@@ -219,7 +211,6 @@ fn training_images_that_are_the_held_out_ones_are_at_no_distance() {
 
 #[test]
 fn black_and_white_images_are_compared_with_drawn_pixels() {
-    let _guard = alone();
     let folder = tempfile::tempdir().unwrap();
     let options = PictureOptions {
         feature_files: vec![grayness(folder.path(), "Gray.ts")],
@@ -250,7 +241,6 @@ fn black_and_white_images_are_compared_with_drawn_pixels() {
 /// Of a data set of the same shape as MNIST the classifier would make numbers as well.
 #[test]
 fn images_that_are_not_mnist_have_no_distance_by_features_of_digits() {
-    let _guard = alone();
     let folder = tempfile::tempdir().unwrap();
     let digits = dataset(200, DIGITS, 0.0);
     let labels = Tensor::arange(200, (Kind::Int64, Device::Cpu)).remainder(10);
@@ -299,7 +289,6 @@ fn images_that_are_not_mnist_have_no_distance_by_features_of_digits() {
 
 #[test]
 fn color_images_have_no_classifier_of_digits() {
-    let _guard = alone();
     let shape = ImageShape {
         channels: 3,
         height: 9,
@@ -320,7 +309,6 @@ fn color_images_have_no_classifier_of_digits() {
 
 #[test]
 fn a_single_image_leaves_reasons() {
-    let _guard = alone();
     let found = measured(
         &vae(mlp(), DIGITS),
         &dataset(1, DIGITS, 0.0),
@@ -343,7 +331,6 @@ fn a_single_image_leaves_reasons() {
 
 #[test]
 fn what_cannot_be_measured_is_an_error() {
-    let _guard = alone();
     let folder = tempfile::tempdir().unwrap();
     let (vae, test) = (vae(mlp(), DIGITS), dataset(9, DIGITS, 0.0));
     let refused = |options: &PictureOptions| {

@@ -4,7 +4,7 @@
 //! cargo run --release -p vae-model --example embed -- runs/mnist
 //! ```
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, no_grad};
 use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
 
 const N_IMAGES: i64 = 10;
@@ -18,7 +18,9 @@ fn main() -> Result<(), ModelError> {
         width,
     } = vae.image_shape();
     let size = [N_IMAGES, channels, height, width];
-    let images = Tensor::randint(256, size, (Kind::Uint8, Device::Cpu));
+    let images = vae
+        .generator(7)
+        .randint(256, size, (Kind::Uint8, Device::Cpu));
 
     let latents = no_grad(|| vae.encode(&images))?.center();
     for i in 0..N_IMAGES {
@@ -38,7 +40,7 @@ fn model() -> Result<Vae, ModelError> {
                 height: 28,
                 width: 28,
             };
-            Vae::new(&ModelConfig::default(), shape, Device::Cpu)
+            Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)
         }
     }
 }

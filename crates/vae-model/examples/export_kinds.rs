@@ -9,7 +9,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, no_grad};
 use vae_model::{ImageShape, Mode, ModelConfig, Part, Vae, write_tensors};
 
 /// Odd sizes, in which every rounding shows.
@@ -88,18 +88,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn export(config: &ModelConfig, folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
-    tch::manual_seed(1);
-    let vae = Vae::new(config, SHAPE, Device::Cpu)?;
+    let vae = Vae::new(config, SHAPE, Device::Cpu, 1)?;
+    let mut generator = vae.generator(2);
     for (_, mut variable) in vae.trainable_variables() {
-        let noise = variable.randn_like() * 0.1;
+        let noise = generator.normal_like(&variable) * 0.1;
         let _ = no_grad(|| variable.g_add_(&noise)); // Norms and biases that are not 1 and 0.
     }
     let size = [16, SHAPE.channels, SHAPE.height, SHAPE.width];
-    let bytes = Tensor::randint(256, size, (Kind::Uint8, Device::Cpu));
-    no_grad(|| vae.draw(&bytes, 1, Mode::Train))?; // Running averages that are not 0 and 1.
+    let bytes = generator.randint(256, size, (Kind::Uint8, Device::Cpu));
+    no_grad(|| vae.draw(&bytes, 1, Mode::Train, &mut generator))?; // Running averages that are not 0 and 1.
 
     let images = bytes.narrow(0, 0, 5).to_kind(Kind::Float) / 255.0;
-    let latents = Tensor::randn([7, config.latent_dims], (Kind::Float, Device::Cpu));
+    let latents = generator.normal([7, config.latent_dims], Device::Cpu);
     let mut references = Vec::new();
     for (part, input) in [(Part::Encoder, images), (Part::Decoder, latents)] {
         let name = part.name();

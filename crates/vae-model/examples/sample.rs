@@ -11,8 +11,8 @@ const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
 
 fn main() -> Result<(), ModelError> {
     let vae = model()?;
-    tch::manual_seed(7); // The same images each time.
-    let images = no_grad(|| vae.sample(3))?; // [3, C, H, W] in [0, 1]
+    let mut generator = vae.generator(7); // The same images each time.
+    let images = no_grad(|| vae.sample(3, &mut generator))?; // [3, C, H, W] in [0, 1]
     let brightness = images.mean_dim(1, false, Kind::Float); // [3, H, W]
     let width = vae.image_shape().width as usize;
     for i in 0..3 {
@@ -35,7 +35,7 @@ fn model() -> Result<Vae, ModelError> {
                 height: 28,
                 width: 28,
             };
-            Vae::new(&ModelConfig::default(), shape, Device::Cpu)
+            Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)
         }
     }
 }

@@ -4,7 +4,7 @@
 //! cargo run --release -p vae-model --example score -- runs/mnist
 //! ```
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, no_grad};
 use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
 
 const N_IMAGES: i64 = 100;
@@ -19,11 +19,12 @@ fn main() -> Result<(), ModelError> {
         width,
     } = vae.image_shape();
     let size = [N_IMAGES, channels, height, width];
-    let images = Tensor::randint(256, size, (Kind::Uint8, Device::Cpu));
+    let mut generator = vae.generator(7); // The same scores each time.
+    let images = generator.randint(256, size, (Kind::Uint8, Device::Cpu));
 
     let mut scores = Vec::new();
     for batch in images.split(BATCH, 0) {
-        let elbo = no_grad(|| vae.elbo(&batch))?; // [B]
+        let elbo = no_grad(|| vae.elbo(&batch, &mut generator))?; // [B]
         scores.extend(Vec::<f32>::try_from(elbo)?);
     }
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -44,7 +45,7 @@ fn model() -> Result<Vae, ModelError> {
                 height: 28,
                 width: 28,
             };
-            Vae::new(&ModelConfig::default(), shape, Device::Cpu)
+            Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)
         }
     }
 }

@@ -26,6 +26,22 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
             ),
         );
     }
+    if let (PriorConfig::ConditionalGaussian, None) = (prior, &model.condition) {
+        return refuse(
+            "model.prior",
+            "conditional_gaussian has a Gaussian for each condition, and the model has none; \
+             [model.condition] with classes = true or attributes would fit, or standard_normal"
+                .to_owned(),
+        );
+    }
+    if let (PriorConfig::Vamp(_), Some(_)) = (prior, &model.condition) {
+        return refuse(
+            "model.prior.vamp",
+            "its pseudo-inputs go through the encoder, which in a model with a condition wants that of \
+             each; standard_normal or conditional_gaussian would fit"
+                .to_owned(),
+        );
+    }
     if let PriorConfig::Vamp(_) = prior {
         if !posterior.has_log_prob() {
             return refuse(

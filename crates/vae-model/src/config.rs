@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
 use crate::{
-    Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig, Term,
+    ConditionConfig, Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig,
+    PriorConfig, Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -39,6 +40,9 @@ pub struct ModelConfig {
     pub posterior: PosteriorConfig,
     /// Encoder and decoder. Default `conv`, the small MNIST network.
     pub network: NetworkConfig,
+    /// What the model is told of an item beside the item itself: its class, attributes. Default nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<ConditionConfig>,
 }
 
 impl Default for ModelConfig {
@@ -51,6 +55,7 @@ impl Default for ModelConfig {
             decoder_spectral_norm: false,
             posterior: PosteriorConfig::default(),
             network: NetworkConfig::default(),
+            condition: None,
         }
     }
 }
@@ -86,6 +91,9 @@ impl ModelConfig {
         self.prior.check(self.latent_dims)?;
         self.likelihood.check()?;
         self.network.check()?;
+        if let Some(condition) = &self.condition {
+            condition.check()?;
+        }
         compatibility::check_model(self)
     }
 }

@@ -28,6 +28,14 @@ pub enum ModelError {
         /// The shape of the model's images.
         wanted: ImageShape,
     },
+    /// A condition where the model has none, none where it has one, or one of another shape.
+    #[error("condition: found {found}; {wanted}")]
+    Condition {
+        /// Kind and shape of the given tensor.
+        found: String,
+        /// What the model wants.
+        wanted: String,
+    },
     /// Latents of another shape than the model's.
     #[error("latents have shape {found:?}, this model wants [B, {latent_dims}]")]
     Latents {

@@ -75,6 +75,8 @@ pub(crate) enum Op {
         start: i64,
         length: i64,
     },
+    /// One behind the other in the first dimension after the batch.
+    Concat,
     /// Elementwise, by its name in ONNX; inputs broadcast.
     Elementwise(&'static str),
 }
@@ -171,6 +173,11 @@ impl Op {
                 shape[0] = *length;
                 shape
             }
+            Self::Concat => {
+                let mut shape = input.clone();
+                shape[0] = inputs.iter().map(|value| value.shape[0]).sum();
+                shape
+            }
             Self::Elementwise(_) => {
                 let size = |value: &Value| (value.shape.iter().product::<i64>(), value.shape.len());
                 let largest = inputs.iter().max_by_key(|value| size(value));
@@ -215,6 +222,7 @@ impl Op {
             Self::Maps(_) => "maps".to_owned(),
             Self::Upsample(_) => "nearest neighbors".to_owned(),
             Self::Narrow { .. } => "part".to_owned(),
+            Self::Concat => "concatenation".to_owned(),
             Self::Elementwise(name) => name.to_lowercase(),
         }
     }

@@ -18,23 +18,24 @@
 //!
 //! # Example
 //! ```
-//! use tch::{Device, Kind, Tensor};
+//! use tch::{Device, Kind};
 //! use vae_model::{ImageShape, ModelConfig, Vae};
 //!
 //! # fn main() -> Result<(), vae_model::ModelError> {
 //! // The network of `configs/mnist.toml`, freshly initialized; `Vae::load` reads a trained one.
 //! let shape = ImageShape { channels: 1, height: 28, width: 28 };
-//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+//! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 //!
-//! let images = Tensor::randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+//! let mut generator = vae.generator(2); // All that is drawn from it follows from the seed.
+//! let images = generator.randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let posterior = vae.encode(&images)?;
 //! assert_eq!(posterior.center().size(), [8, 2]);
 //!
-//! let elbo = vae.elbo(&images)?; // one number for each image, in nats
+//! let elbo = vae.elbo(&images, &mut generator)?; // one number for each image, in nats
 //! assert_eq!(elbo.size(), [8]);
 //!
 //! let decoded = vae.decode(&posterior.center())?; // [8, 1, 28, 28] in [0, 1]
-//! let sampled = vae.sample(16)?; // new images from the prior
+//! let sampled = vae.sample(16, &mut generator)?; // new images from the prior
 //! assert_eq!((decoded.size()[0], sampled.size()[0]), (8, 16));
 //! # Ok(())
 //! # }
@@ -45,10 +46,8 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-#[cfg(test)]
-#[path = "../tests/common/alone.rs"]
-mod alone;
 mod compatibility;
+mod condition;
 mod config;
 mod error;
 mod export;
@@ -71,6 +70,7 @@ mod vae;
 mod watch;
 mod weights;
 
+pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use export::Part;
@@ -96,13 +96,16 @@ pub use posterior::{
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
-    Encoder, GaussianMixtureConfig, Prior, PriorConfig, RealNvpConfig, Support, VampConfig,
+    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, Support, VampConfig,
 };
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use tensor_file::{TensorFile, read_tensors};
 pub use terms::{Direction, Term, Terms};
 pub use vae::{Draws, ElboTerms, Vae};
-pub use vae_base::{ImageShape, files, write_whole};
+pub use vae_base::{
+    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, files, write_whole,
+};
+pub use vae_torch::Generator;
 pub use watch::first_non_finite;
 pub use weights::{WEIGHTS_FILE, write_tensors};

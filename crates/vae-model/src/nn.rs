@@ -5,14 +5,45 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut, Div};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub(crate) use tch::nn::{Init, Linear, Module, ModuleT};
+pub(crate) use tch::nn::{Linear, Module, ModuleT};
 use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
 
 /// The variables of a model by name.
 #[derive(Debug)]
 pub(crate) struct VarStore {
     inner: tch::nn::VarStore,
-    outline: Option<Mutex<Outline>>,
+    fresh: Fresh,
+}
+
+/// What is made of a variable that is asked for.
+#[derive(Debug)]
+enum Fresh {
+    /// A tensor whose first numbers are drawn.
+    Drawn(Mutex<Generator>),
+    /// A note of its name and shape.
+    Outlined(Mutex<Outline>),
+}
+
+/// The first numbers of a variable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Init {
+    /// All the same.
+    Const(f64),
+    /// Normal.
+    Randn { mean: f64, stdev: f64 },
+    /// Uniform from `lo` to `up`.
+    Uniform { lo: f64, up: f64 },
+}
+
+impl Init {
+    fn draw(self, shape: &[i64], generator: &mut Generator) -> Tensor {
+        match self {
+            Self::Const(value) => Tensor::full(shape, value, (Kind::Float, Device::Cpu)),
+            Self::Randn { mean, stdev } => generator.normal(shape, Device::Cpu) * stdev + mean,
+            Self::Uniform { lo, up } => generator.uniform([lo, up], shape, Device::Cpu),
+        }
+    }
 }
 
 /// Names and shapes of all variables of a model.
@@ -46,10 +77,11 @@ fn n_values(shape: &[i64]) -> Option<i64> {
 }
 
 impl VarStore {
-    pub(crate) fn new(device: Device) -> Self {
+    /// A store on the CPU. All that is drawn for fresh variables follows from the seed.
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
-            inner: tch::nn::VarStore::new(device),
-            outline: None,
+            inner: tch::nn::VarStore::new(Device::Cpu),
+            fresh: Fresh::Drawn(Mutex::new(Generator::cpu(seed))),
         }
     }
 
@@ -58,21 +90,25 @@ impl VarStore {
     pub(crate) fn of_outline() -> Self {
         Self {
             inner: tch::nn::VarStore::new(Device::Cpu),
-            outline: Some(Mutex::default()),
+            fresh: Fresh::Outlined(Mutex::default()),
         }
     }
 
     pub(crate) fn root(&self) -> Path<'_> {
         Path {
             inner: self.inner.root(),
-            outline: self.outline.as_ref(),
+            fresh: &self.fresh,
         }
     }
 
     /// What was noted; of another store nothing.
     pub(crate) fn into_outline(self) -> Outline {
-        let outline = self.outline.unwrap_or_default();
-        outline.into_inner().unwrap_or_else(PoisonError::into_inner)
+        match self.fresh {
+            Fresh::Outlined(outline) => {
+                outline.into_inner().unwrap_or_else(PoisonError::into_inner)
+            }
+            Fresh::Drawn(_) => Outline::default(),
+        }
     }
 
     pub(crate) fn copy(&mut self, other: &Self) -> Result<(), tch::TchError> {
@@ -98,13 +134,13 @@ impl DerefMut for VarStore {
 #[derive(Clone, Debug)]
 pub(crate) struct Path<'a> {
     inner: tch::nn::Path<'a>,
-    outline: Option<&'a Mutex<Outline>>,
+    fresh: &'a Fresh,
 }
 
 impl Path<'_> {
     /// Whether only names and shapes are wanted: what is computed of fresh weights can be left out.
     pub(crate) fn is_outline(&self) -> bool {
-        self.outline.is_some()
+        matches!(self.fresh, Fresh::Outlined(_))
     }
 
     pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
@@ -114,7 +150,7 @@ impl Path<'_> {
     /// A trained variable.
     pub(crate) fn var(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         self.outlined(name, shape)
-            .unwrap_or_else(|| self.inner.var(name, shape, init))
+            .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, init), true))
     }
 
     pub(crate) fn zeros(&self, name: &str, shape: &[i64]) -> Tensor {
@@ -131,6 +167,16 @@ impl Path<'_> {
             .unwrap_or_else(|| self.inner.zeros_no_train(name, shape))
     }
 
+    /// A variable that no gradient changes, drawn.
+    pub(crate) fn normal_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+        let normal = Init::Randn {
+            mean: 0.0,
+            stdev: 1.0,
+        };
+        self.outlined(name, shape)
+            .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, normal), false))
+    }
+
     /// A variable that no gradient changes.
     pub(crate) fn ones_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         self.outlined(name, shape)
@@ -139,21 +185,31 @@ impl Path<'_> {
 
     /// A tensor that is no variable, made by `make` where it is needed.
     pub(crate) fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
-        match self.outline {
-            Some(_) => hollow(shape),
-            None => make(),
+        match self.fresh {
+            Fresh::Outlined(_) => hollow(shape),
+            Fresh::Drawn(_) => make(),
         }
     }
 
     fn outlined(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
-        let mut outline = lock(self.outline?);
-        outline.0.insert(self.inner.path(name), shape.to_vec());
+        let Fresh::Outlined(outline) = self.fresh else {
+            return None;
+        };
+        let path = self.inner.path(name);
+        lock(outline).0.insert(path, shape.to_vec());
         Some(hollow(shape))
+    }
+
+    fn drawn(&self, shape: &[i64], init: Init) -> Tensor {
+        match self.fresh {
+            Fresh::Drawn(generator) => init.draw(shape, &mut lock(generator)),
+            Fresh::Outlined(_) => hollow(shape),
+        }
     }
 }
 
-fn lock(outline: &Mutex<Outline>) -> MutexGuard<'_, Outline> {
-    outline.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A tensor of that shape with one number in memory. Where no tensor has such a shape, because it would
@@ -173,7 +229,7 @@ impl<'a, T: ToString> Div<T> for Path<'a> {
     fn div(self, name: T) -> Self::Output {
         Path {
             inner: self.inner / name,
-            outline: self.outline,
+            fresh: self.fresh,
         }
     }
 }
@@ -184,7 +240,7 @@ impl<'a, T: ToString> Div<T> for &Path<'a> {
     fn div(self, name: T) -> Self::Output {
         Path {
             inner: &self.inner / name,
-            outline: self.outline,
+            fresh: self.fresh,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use vae_base::ConditionSpec;
+
 use crate::ImageShape;
 
 /// How a picture becomes the numbers that the network sees.
@@ -12,7 +14,7 @@ use crate::ImageShape;
 ///
 /// # fn main() -> Result<(), vae_model::ModelError> {
 /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 /// let preprocessing = vae.preprocessing();
 /// assert_eq!(preprocessing.image, shape);
 /// assert_eq!(preprocessing.value_range, [0.0, 1.0]);
@@ -32,6 +34,9 @@ pub struct Preprocessing {
     /// What byte 0 and byte 255 are to the network. Exported encoders take `[0, 1]` and scale it
     /// themselves.
     pub value_range: [f64; 2],
+    /// The columns of a model's condition, an input of its own; left out where there is none.
+    #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
+    pub condition: ConditionSpec,
 }
 
 /// What the channels of an image are.

@@ -49,7 +49,7 @@ impl Vae {
     ///
     /// # fn main() -> Result<(), vae_model::ModelError> {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let encoder = &vae.summary()[0];
     /// assert_eq!(encoder.layers[0].name, "encoder.conv.0");
     /// assert_eq!(encoder.layers[0].output, Some(vec![32, 28, 28]));

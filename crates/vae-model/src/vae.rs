@@ -4,31 +4,41 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
+use vae_base::{ConditionSpec, DataSpec};
+use vae_torch::Generator;
 
+use crate::condition::{self, ConditionConfig};
 use crate::export::Part;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
-use crate::network::{GraphNetwork, Sockets};
+use crate::network::{GraphNetwork, NetworkShape};
 use crate::nn::{self, Outline};
 use crate::posterior::PosteriorFamily;
 use crate::sums;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ChannelOrder, ClosedKl, Encoder, Framing, ImageShape, Latents, Mode, ModelConfig, ModelError,
-    Posterior, Preprocessing, Prior, StateDictMap, Terms,
+    ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
+    ModelError, Posterior, Preprocessing, Prior, PriorContext, StateDictMap, Terms,
 };
 
 /// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
 const MOST_VALUES: i64 = 1 << 31;
 
+/// The seed of weights that others take the place of.
+const OVERWRITTEN: u64 = 0;
+
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
 /// [`Self::draw`] and [`Self::draw_with_noise`] are told their [`Mode`]; every other method evaluates.
+///
+/// What is random is drawn from the [`Generator`] that is passed ([`Self::generator`] makes one), never from
+/// libtorch's global one, and nothing else is shared: models on several threads do not change each other's
+/// numbers. One model is for one thread at a time ([`Send`], not [`Sync`]).
 #[derive(Debug)]
 pub struct Vae {
     config: ModelConfig,
-    image: ImageShape,
+    data: DataSpec,
     framing: Option<Framing>,
     variables: nn::VarStore,
     network: Box<dyn GraphNetwork>,
@@ -74,6 +84,9 @@ pub struct Draws {
     pub params: Tensor,
     /// The images x as the likelihood scales them, `[B, C, H, W]`.
     pub targets: Tensor,
+    /// What the model was told of each image, f32 `[B, D]`, NaN where that is nothing; none of a model
+    /// without a condition.
+    pub condition: Option<Tensor>,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
     /// log p(z) in nats, `[K, B]`.
@@ -133,10 +146,13 @@ struct Parts {
 
 impl Parts {
     /// Builds a checked model's parts, their variables under the store's root.
-    fn build(config: &ModelConfig, image: ImageShape, variables: &nn::VarStore) -> Self {
-        let sockets = Sockets {
+    fn build(config: &ModelConfig, data: &DataSpec, variables: &nn::VarStore) -> Self {
+        let image = data.image;
+        let n_features = condition::n_features(&data.condition);
+        let shape = NetworkShape {
             image,
             latent_dims: config.latent_dims,
+            n_condition_features: n_features,
             n_posterior_params: config.posterior.n_params(config.latent_dims),
             n_likelihood_maps: config.likelihood.n_maps(image.channels),
             initialization: config.initialization,
@@ -144,14 +160,18 @@ impl Parts {
         };
         let root = variables.root();
         let (latent_dims, initialization) = (config.latent_dims, config.initialization);
-        let network = config.network.build(&root, sockets);
+        let network = config.network.build(&root, shape);
         let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
         let posterior = config
             .posterior
             .build(&(&root / "posterior"), latent_dims, initialization);
-        let prior = config
-            .prior
-            .build(&(&root / "prior"), latent_dims, image, initialization);
+        let prior = config.prior.build(
+            &(&root / "prior"),
+            latent_dims,
+            image,
+            n_features,
+            initialization,
+        );
         Self {
             network,
             posterior,
@@ -162,13 +182,15 @@ impl Parts {
 }
 
 /// Names and shapes of the variables of a model, of which nothing is allocated.
-fn outline(config: &ModelConfig, image: ImageShape) -> Result<Outline, ModelError> {
+fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
     config.check()?;
+    condition::check_spec(config, &data.condition)?;
+    let image = data.image;
     if let Some(problem) = image.problem() {
         return Err(ModelError::config("image shape", problem));
     }
     let variables = nn::VarStore::of_outline();
-    drop(Parts::build(config, image, &variables));
+    drop(Parts::build(config, data, &variables));
     let outline = variables.into_outline();
     match outline.n_values() {
         Some(n) if n <= MOST_VALUES => Ok(outline),
@@ -188,28 +210,31 @@ fn outline(config: &ModelConfig, image: ImageShape) -> Result<Outline, ModelErro
 }
 
 impl Vae {
-    /// A model with fresh weights, drawn from libtorch's global generator (`tch::manual_seed`).
+    /// A model with fresh weights, for images of an [`ImageShape`] or, with a condition, for data of a
+    /// [`DataSpec`]. The same seed gives the same weights, on every device.
     ///
     /// # Errors
-    /// A config that no model can be built from.
+    /// A config that no model can be built from; another condition than the config's.
     pub fn new(
         config: &ModelConfig,
-        image: ImageShape,
+        data: impl Into<DataSpec>,
         device: Device,
+        seed: u64,
     ) -> Result<Self, ModelError> {
-        outline(config, image)?;
-        // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
-        let mut variables = nn::VarStore::new(Device::Cpu);
+        let data = data.into();
+        outline(config, &data)?;
+        // Drawn on the CPU, then moved.
+        let mut variables = nn::VarStore::new(seed);
         let Parts {
             network,
             posterior,
             prior,
             likelihood,
-        } = Parts::build(config, image, &variables);
+        } = Parts::build(config, &data, &variables);
         variables.set_device(device);
         Ok(Self {
             config: config.clone(),
-            image,
+            data,
             framing: None,
             variables,
             network,
@@ -236,7 +261,7 @@ impl Vae {
     /// let folder = tempfile::tempdir()?;
     /// let file = folder.path().join("weights.safetensors");
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// Vae::new(&ModelConfig::default(), shape, Device::Cpu)?.save(&file)?;
+    /// Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?.save(&file)?;
     ///
     /// let vae = Vae::load(folder.path(), Device::Cpu)?; // or `file` itself
     /// assert_eq!(vae.image_shape(), shape);
@@ -247,12 +272,16 @@ impl Vae {
         let path = weights::file_in(path.as_ref());
         sums::verify_if_listed(&path)?;
         let (header, mut file) = weights::open(&path)?;
-        let outline = outline(&header.model, header.image).map_err(|error| {
+        let data = DataSpec {
+            image: header.image,
+            condition: header.condition,
+        };
+        let outline = outline(&header.model, &data).map_err(|error| {
             ModelError::weights(&path, format!("the model that it says it is: {error}"))
         })?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
-        let mut vae = Self::new(&header.model, header.image, device)?;
+        let mut vae = Self::new(&header.model, data, device, OVERWRITTEN)?;
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
         Ok(vae)
@@ -268,15 +297,15 @@ impl Vae {
     /// shapes that differ, all of them listed; NaN or infinite weights, unless the map allows them.
     pub fn import(
         config: &ModelConfig,
-        image: ImageShape,
+        data: impl Into<DataSpec>,
         path: impl AsRef<Path>,
         map: &StateDictMap,
         device: Device,
     ) -> Result<(Self, Vec<String>), ModelError> {
-        let path = path.as_ref();
-        let outline = outline(config, image)?;
+        let (path, data) = (path.as_ref(), data.into());
+        let outline = outline(config, &data)?;
         let (tensors, notes) = map.read(path, outline.shapes())?;
-        let vae = Self::new(config, image, device)?;
+        let vae = Self::new(config, data, device, OVERWRITTEN)?;
         weights::assign(path, &tensors, &vae.variables)?;
         Ok((vae, notes))
     }
@@ -289,7 +318,8 @@ impl Vae {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
         let header = Header {
             model: self.config.clone(),
-            image: self.image,
+            image: self.data.image,
+            condition: self.data.condition.clone(),
             framing: self.framing.clone(),
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
@@ -299,10 +329,11 @@ impl Vae {
     #[must_use]
     pub fn preprocessing(&self) -> Preprocessing {
         Preprocessing {
-            image: self.image,
-            channels: ChannelOrder::of(self.image),
+            image: self.data.image,
+            channels: ChannelOrder::of(self.data.image),
             framing: self.framing.clone(),
             value_range: self.likelihood.value_range(),
+            condition: self.data.condition.clone(),
         }
     }
 
@@ -320,13 +351,28 @@ impl Vae {
     /// The shape of the images that it knows.
     #[must_use]
     pub fn image_shape(&self) -> ImageShape {
-        self.image
+        self.data.image
+    }
+
+    /// What it is told of an image beside its pixels; empty where that is nothing.
+    #[must_use]
+    pub fn condition(&self) -> &ConditionSpec {
+        &self.data.condition
     }
 
     /// Where the weights are.
     #[must_use]
     pub fn device(&self) -> Device {
         self.variables.device()
+    }
+
+    /// A generator of noise on the model's device. All that is drawn from it follows from the seed.
+    ///
+    /// # Panics
+    /// If libtorch has no generators for the device that the model is on.
+    #[must_use]
+    pub fn generator(&self, seed: u64) -> Generator {
+        Generator::new(seed, self.device()).expect("the model is on a device that computes")
     }
 
     /// Everything that makes up the trained model by name, sorted: weights, and what else training
@@ -378,21 +424,26 @@ impl Vae {
         work()
     }
 
-    /// q(z|x) for bytes `[B, C, H, W]`.
+    /// q(z|x) for bytes `[B, C, H, W]`, of a model with a condition together with that ([`Conditioned`]).
     ///
     /// # Errors
-    /// Images of another shape or kind.
-    pub fn encode(&self, images: &Tensor) -> Result<Box<dyn Posterior>, ModelError> {
-        Ok(self.posterior(&self.scaled(images)?, Mode::Evaluate))
+    /// Images of another shape or kind, or a condition that is not the model's.
+    pub fn encode<'a>(
+        &self,
+        images: impl Into<Conditioned<'a>>,
+    ) -> Result<Box<dyn Posterior>, ModelError> {
+        let (targets, features) = self.scaled(images.into())?;
+        Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
 
-    /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`.
+    /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`, of a model with a condition
+    /// together with that ([`Conditioned`]).
     ///
     /// # Errors
-    /// Latents of another shape.
-    pub fn decode(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        let latents = self.checked_latents(latents)?;
-        let params = self.decoded(&latents, Mode::Evaluate);
+    /// Latents of another shape, or a condition that is not the model's.
+    pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
+        let (latents, features) = self.checked_latents(latents.into())?;
+        let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         Ok(self.likelihood.mean_image(&params).contiguous())
     }
 
@@ -401,43 +452,111 @@ impl Vae {
     ///
     /// # Errors
     /// Latents of another shape.
-    pub fn decode_sampled(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        let latents = self.checked_latents(latents)?;
-        let params = self.decoded(&latents, Mode::Evaluate);
-        Ok(self.likelihood.sample(&params).contiguous())
+    pub fn decode_sampled<'a>(
+        &self,
+        latents: impl Into<Conditioned<'a>>,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
+        let (latents, features) = self.checked_latents(latents.into())?;
+        let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
+        Ok(self.likelihood.sample(&params, generator).contiguous())
     }
 
-    /// `n` latents drawn from the prior, `[n, Z]`.
-    pub fn sample_latents(&self, n: i64) -> Tensor {
-        self.with_encoder(Mode::Evaluate, |encoder| {
-            self.prior.sample(n, self.device(), encoder)
+    /// `n` latents drawn from the prior, `[n, Z]`: in a model with a condition those of unknown items.
+    pub fn sample_latents(&self, n: i64, generator: &mut Generator) -> Tensor {
+        let unknown = self.unknown(n);
+        self.latents_of(n, unknown.as_ref(), generator)
+    }
+
+    /// A latent drawn from the prior for each of n conditions `[n, D]`, `[n, Z]`.
+    ///
+    /// # Errors
+    /// A condition that is not the model's.
+    pub fn sample_latents_of(
+        &self,
+        condition: &Tensor,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
+        let n = condition.size().first().copied().unwrap_or(0);
+        self.check_condition(Some(condition), n)?;
+        Ok(self.latents_of(n, Some(condition), generator))
+    }
+
+    /// `n` latents drawn from the prior, of a condition that was checked.
+    pub(crate) fn latents_of(
+        &self,
+        n: i64,
+        condition: Option<&Tensor>,
+        generator: &mut Generator,
+    ) -> Tensor {
+        let features = condition.map(|condition| self.features(condition));
+        self.with_context(features.as_ref(), Mode::Evaluate, |context| {
+            self.prior.sample(n, self.device(), context, generator)
         })
+    }
+
+    /// What is known of items of which nothing is known, `[n, D]`; none of a model without a condition.
+    #[must_use]
+    pub fn unknown(&self, n: i64) -> Option<Tensor> {
+        let n_columns = self.data.condition.n_columns() as i64;
+        let options = (Kind::Float, self.device());
+        (n_columns > 0).then(|| Tensor::full([n, n_columns], f64::NAN, options))
     }
 
     /// `n` new mean images in `[0, 1]`, decoded from the prior, `[n, C, H, W]`.
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn sample(&self, n: i64) -> Result<Tensor, ModelError> {
-        self.decode(&self.sample_latents(n))
+    ///
+    /// ```
+    /// use tch::Device;
+    /// use vae_model::{ImageShape, ModelConfig, ModelError, Vae};
+    ///
+    /// # fn main() -> Result<(), ModelError> {
+    /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
+    /// let mut generator = vae.generator(7);
+    /// let images = vae.sample(3, &mut generator)?;
+    /// assert_ne!(vae.sample(3, &mut generator)?, images); // It goes on where it ended.
+    /// assert_eq!(vae.sample(3, &mut vae.generator(7))?, images);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sample(&self, n: i64, generator: &mut Generator) -> Result<Tensor, ModelError> {
+        let latents = self.sample_latents(n, generator);
+        self.decode((&latents, self.unknown(n).as_ref()))
     }
 
     /// KL(q(z|x) ‖ p(z)) of one of this model's posteriors, where it has a closed form: where the prior is
-    /// the base distribution of the posterior's space.
-    #[must_use]
-    pub fn closed_kl(&self, posterior: &dyn Posterior) -> Option<ClosedKl> {
-        posterior.kl().filter(|_| self.prior.is_base())
-    }
-
-    /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
+    /// the base distribution of the posterior's space, or a Gaussian as the posterior is. `condition`
+    /// `[B, D]` is that of the posterior's items.
     ///
     /// # Errors
-    /// Latents of another shape.
-    pub fn prior_log_prob(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        let latents = self.checked_latents(latents)?;
-        Ok(self.with_encoder(Mode::Evaluate, |encoder| {
-            self.prior.log_prob(&latents, encoder)
-        }))
+    /// A condition that is not the model's.
+    pub fn closed_kl(
+        &self,
+        posterior: &dyn Posterior,
+        condition: Option<&Tensor>,
+    ) -> Result<Option<ClosedKl>, ModelError> {
+        self.check_condition(condition, posterior.center().size()[0])?;
+        let features = condition.map(|condition| self.features(condition));
+        Ok(self.kl_to_prior(posterior, features.as_ref(), Mode::Evaluate))
+    }
+
+    /// log p(z) in nats, `[N]`, for latents `[N, Z]`, of a model with a condition together with that.
+    ///
+    /// # Errors
+    /// Latents of another shape, or a condition that is not the model's.
+    pub fn prior_log_prob<'a>(
+        &self,
+        latents: impl Into<Conditioned<'a>>,
+    ) -> Result<Tensor, ModelError> {
+        let (latents, features) = self.checked_latents(latents.into())?;
+        Ok(
+            self.with_context(features.as_ref(), Mode::Evaluate, |context| {
+                self.prior.log_prob(&latents, context)
+            }),
+        )
     }
 
     /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: to which
@@ -446,7 +565,7 @@ impl Vae {
     /// # Errors
     /// Latents of another shape.
     pub fn log_assignment(&self, latents: &Tensor) -> Result<Option<Tensor>, ModelError> {
-        Ok(self.prior.log_assignment(&self.checked_latents(latents)?))
+        Ok(self.prior.log_assignment(&self.latents_here(latents)?))
     }
 
     /// What the model makes of images: the mean image of the posterior's center, in `[0, 1]`.
@@ -460,7 +579,7 @@ impl Vae {
     ///
     /// # fn main() -> Result<(), ModelError> {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let images = Tensor::zeros([2, 1, 28, 28], (Kind::Uint8, Device::Cpu));
     /// assert_eq!(vae.reconstruct(&images)?.size(), [2, 1, 28, 28]);
     /// let floats = images.to_kind(Kind::Float);
@@ -468,43 +587,62 @@ impl Vae {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn reconstruct(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        self.decode(&self.encode(images)?.center())
+    pub fn reconstruct<'a>(
+        &self,
+        images: impl Into<Conditioned<'a>>,
+    ) -> Result<Tensor, ModelError> {
+        let images = images.into();
+        self.decode((&self.encode(images)?.center(), images.condition))
     }
 
     /// A one-sample estimate of the ELBO for each image in nats, `[B]`. [`Self::draw`] gives its terms.
     ///
     /// # Errors
     /// Images of another shape or kind; a model whose deterministic posterior has no ELBO.
-    pub fn elbo(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        let draws = self.draw(images, 1, Mode::Evaluate)?;
+    pub fn elbo<'a>(
+        &self,
+        images: impl Into<Conditioned<'a>>,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
+        let draws = self.draw(images, 1, Mode::Evaluate, generator)?;
         draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
-    /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them.
+    /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
+    /// model with a condition is not told that of some images (`condition.dropout`).
     ///
     /// # Errors
-    /// Images of another shape or kind.
-    pub fn draw(&self, images: &Tensor, n_samples: i64, mode: Mode) -> Result<Draws, ModelError> {
-        let targets = self.scaled(images)?;
+    /// Images of another shape or kind, or a condition that is not the model's.
+    pub fn draw<'a>(
+        &self,
+        images: impl Into<Conditioned<'a>>,
+        n_samples: i64,
+        mode: Mode,
+        generator: &mut Generator,
+    ) -> Result<Draws, ModelError> {
+        let images = images.into();
+        let dropped = self.dropped(images.condition, mode, generator);
+        let condition = dropped.as_ref().or(images.condition);
+        let (targets, features) = self.scaled((images.tensor, condition).into())?;
         let shape = [n_samples, targets.size()[0], self.config.latent_dims];
-        let noise = Tensor::randn(shape, (Kind::Float, self.device()));
-        Ok(self.draws(&targets, &noise, mode))
+        let noise = generator.normal(shape, self.device());
+        Ok(self.draws(&targets, condition, features.as_ref(), &noise, mode))
     }
 
     /// [`Self::draw`] with given standard normal noise ε `[K, B, Z]`.
     ///
     /// # Errors
     /// Images of another shape or kind, or noise that does not fit them.
-    pub fn draw_with_noise(
+    pub fn draw_with_noise<'a>(
         &self,
-        images: &Tensor,
+        images: impl Into<Conditioned<'a>>,
         noise: &Tensor,
         mode: Mode,
     ) -> Result<Draws, ModelError> {
-        let targets = self.scaled(images)?;
+        let images = images.into();
+        let (targets, features) = self.scaled(images)?;
         self.check_samples(noise, &targets)?;
-        Ok(self.draws(&targets, noise, mode))
+        Ok(self.draws(&targets, images.condition, features.as_ref(), noise, mode))
     }
 
     /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each,
@@ -512,14 +650,14 @@ impl Vae {
     ///
     /// # Errors
     /// Images of another shape or kind, or latents that do not fit them.
-    pub fn log_joint(
+    pub fn log_joint<'a>(
         &self,
-        images: &Tensor,
+        images: impl Into<Conditioned<'a>>,
         latents: &Tensor,
     ) -> Result<(Tensor, Tensor), ModelError> {
-        let targets = self.scaled(images)?;
+        let (targets, features) = self.scaled(images.into())?;
         self.check_samples(latents, &targets)?;
-        let joint = self.joint(&targets, latents, Mode::Evaluate);
+        let joint = self.joint(&targets, features.as_ref(), latents, Mode::Evaluate);
         Ok((joint.log_px_z, joint.log_pz))
     }
 
@@ -537,55 +675,72 @@ impl Vae {
             return None;
         }
         let codes = draws.latents.detach().flatten(0, 1);
-        let log_pz = self.with_encoder(Mode::Evaluate, |encoder| {
-            self.prior.log_prob(&codes, encoder)
+        let n_samples = draws.latents.size()[0];
+        let features = draws.condition.as_ref();
+        let features = features.map(|condition| self.features(condition).repeat([n_samples, 1]));
+        let log_pz = self.with_context(features.as_ref(), Mode::Evaluate, |context| {
+            self.prior.log_prob(&codes, context)
         });
         Some(-log_pz.mean(Kind::Float))
     }
 
     /// The same model on the CPU, with weights that no gradient changes.
     pub(crate) fn frozen(&self) -> Result<Self, ModelError> {
-        let mut frozen = Self::new(&self.config, self.image, Device::Cpu)?;
+        let mut frozen = Self::new(&self.config, self.data.clone(), Device::Cpu, OVERWRITTEN)?;
         frozen.variables.copy(&self.variables)?;
         frozen.variables.freeze();
         frozen.framing = self.framing.clone();
         Ok(frozen)
     }
 
-    /// What [`Self::run_part`] computes, as operations: the input and the outputs.
+    /// What [`Self::run_part`] computes, as operations: the inputs and the outputs.
     pub(crate) fn part_graph(
         &self,
         graph: &mut Graph,
         part: Part,
-    ) -> Result<(Value, Vec<Value>), ModelError> {
+    ) -> Result<(Vec<Value>, Vec<Value>), ModelError> {
         match part {
             Part::Encoder => {
-                let images = graph.input(&self.image.sides());
+                let images = graph.input(&self.data.image.sides());
+                let condition = self.condition_input(graph);
                 let [black, white] = self.likelihood.value_range();
                 let mut scaled = images.clone();
                 if [black, white] != [0.0, 1.0] {
                     scaled = graph.with_number(&scaled, "Mul", white - black);
                     scaled = graph.with_number(&scaled, "Add", black);
                 }
-                let params = self.network.encoder_graph(graph, scaled);
+                let features = condition
+                    .as_ref()
+                    .map(|condition| condition::features_graph(graph, condition));
+                let params = self.network.encoder_graph(graph, scaled, features);
                 let outputs = self.posterior.graph(graph, &params).ok_or_else(|| {
                     ModelError::export(format!(
                         "the posterior {} is not written for ONNX; TorchScript has it",
                         self.config.posterior.name()
                     ))
                 })?;
-                Ok((images, outputs))
+                Ok((
+                    [Some(images), condition].into_iter().flatten().collect(),
+                    outputs,
+                ))
             }
             Part::Decoder => {
                 let latents = graph.input(&[self.config.latent_dims]);
-                let params = self.network.decoder_graph(graph, latents.clone());
+                let condition = self.condition_input(graph);
+                let features = condition
+                    .as_ref()
+                    .map(|condition| condition::features_graph(graph, condition));
+                let params = self.network.decoder_graph(graph, latents.clone(), features);
                 let mean = self.likelihood.mean_graph(graph, &params).ok_or_else(|| {
                     ModelError::export(
                         "the mean image of likelihood.logistic_mixture is not written for ONNX; \
                          TorchScript has it",
                     )
                 })?;
-                Ok((latents, vec![mean]))
+                Ok((
+                    [Some(latents), condition].into_iter().flatten().collect(),
+                    vec![mean],
+                ))
             }
         }
     }
@@ -593,69 +748,137 @@ impl Vae {
     /// The operations of the network alone.
     pub(crate) fn network_graph(&self, part: Part) -> Graph {
         let mut graph = Graph::default();
+        let n_features = condition::n_features(&self.data.condition);
+        let features = (n_features > 0).then(|| graph.input(&[n_features]));
         let _ = match part {
             Part::Encoder => {
-                let images = graph.input(&self.image.sides());
-                self.network.encoder_graph(&mut graph, images)
+                let images = graph.input(&self.data.image.sides());
+                self.network.encoder_graph(&mut graph, images, features)
             }
             Part::Decoder => {
                 let latents = graph.input(&[self.config.latent_dims]);
-                self.network.decoder_graph(&mut graph, latents)
+                self.network.decoder_graph(&mut graph, latents, features)
             }
         };
         graph
     }
 
+    /// The input of the condition, where there is one.
+    fn condition_input(&self, graph: &mut Graph) -> Option<Value> {
+        let n_columns = self.data.condition.n_columns() as i64;
+        (n_columns > 0).then(|| graph.input(&[n_columns]))
+    }
+
     /// q(z|x) for images f32 `[B, C, H, W]` in `[0, 1]`.
     pub(crate) fn encode_zero_one(
         &self,
-        images: &Tensor,
+        images: Conditioned,
     ) -> Result<Box<dyn Posterior>, ModelError> {
+        let Conditioned {
+            tensor: images,
+            condition,
+        } = images;
         self.check_shape(images, Kind::Float)?;
+        self.check_condition(condition, images.size()[0])?;
         let [black, white] = self.likelihood.value_range();
         let targets = match [black, white] == [0.0, 1.0] {
             true => images.shallow_clone(),
             false => images * (white - black) + black,
         };
-        Ok(self.posterior(&targets, Mode::Evaluate))
+        let features = condition.map(|condition| self.features(condition));
+        Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
 
     /// [`Self::decode`] without a transfer to the device.
-    pub(crate) fn decode_in_place(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        self.check_latents(latents)?;
-        let params = self.decoded(latents, Mode::Evaluate);
+    pub(crate) fn decode_in_place(&self, latents: Conditioned) -> Result<Tensor, ModelError> {
+        self.check_latents(latents.tensor)?;
+        self.check_condition(latents.condition, latents.tensor.size()[0])?;
+        let features = latents.condition.map(|condition| self.features(condition));
+        let params = self.decoded(latents.tensor, features.as_ref(), Mode::Evaluate);
         Ok(self.likelihood.mean_image(&params).contiguous())
     }
 
-    fn posterior(&self, targets: &Tensor, mode: Mode) -> Box<dyn Posterior> {
-        let params = self.posterior_params(targets, mode);
+    fn posterior(
+        &self,
+        targets: &Tensor,
+        features: Option<&Tensor>,
+        mode: Mode,
+    ) -> Box<dyn Posterior> {
+        let params = self.posterior_params(targets, features, mode);
         self.posterior.distribution(&params)
     }
 
-    fn posterior_params(&self, targets: &Tensor, mode: Mode) -> Tensor {
+    fn posterior_params(&self, targets: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         // Under autocast the network computes in half precision; densities need f32.
-        let params = self.network.encode(targets, mode).to_kind(Kind::Float); // [B, P]
+        let params = self.network.encode(targets, features, mode);
+        let params = params.to_kind(Kind::Float); // [B, P]
         watch("posterior parameters", &params);
         params
     }
 
-    /// For priors that are made of posteriors.
-    fn with_encoder<T>(&self, mode: Mode, work: impl FnOnce(Encoder) -> T) -> T {
+    /// What the prior may want to know beside the latents, whose features these are.
+    fn with_context<T>(
+        &self,
+        features: Option<&Tensor>,
+        mode: Mode,
+        work: impl FnOnce(PriorContext) -> T,
+    ) -> T {
         let is_fixed = mode == Mode::Evaluate && self.fixed.n_calls.get() > 0;
-        work(Encoder {
-            params: &|images| self.posterior_params(&self.likelihood.scale(images), mode),
+        work(PriorContext {
+            features,
+            // Checked: such priors are of models without a condition.
+            params: &|images| self.posterior_params(&self.likelihood.scale(images), None, mode),
             distribution: &|params| self.posterior.distribution(params),
             kept: is_fixed.then_some(&self.fixed.prior_params),
         })
     }
 
-    /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
-    fn decoded(&self, latents: &Tensor, mode: Mode) -> Tensor {
-        self.network.decode(latents, mode).to_kind(Kind::Float)
+    fn kl_to_prior(
+        &self,
+        posterior: &dyn Posterior,
+        features: Option<&Tensor>,
+        mode: Mode,
+    ) -> Option<ClosedKl> {
+        self.with_context(features, mode, |context| self.prior.kl(posterior, context))
     }
 
-    fn draws(&self, targets: &Tensor, noise: &Tensor, mode: Mode) -> Draws {
-        let posterior = self.posterior(targets, mode);
+    /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
+    fn decoded(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        let params = self.network.decode(latents, features, mode);
+        params.to_kind(Kind::Float)
+    }
+
+    /// What the networks get of a condition `[N, D]`, on the model's device.
+    fn features(&self, condition: &Tensor) -> Tensor {
+        condition::features(&condition.to_device(self.device()))
+    }
+
+    /// A training batch's condition, some of its rows unknown; none where every row stays as it is.
+    fn dropped(
+        &self,
+        condition: Option<&Tensor>,
+        mode: Mode,
+        generator: &mut Generator,
+    ) -> Option<Tensor> {
+        let ConditionConfig { dropout, .. } = self.config.condition.as_ref()?;
+        let condition = condition.filter(|_| mode == Mode::Train && *dropout > 0.0)?;
+        let condition = condition.to_device(self.device());
+        let n = condition.size().first().copied()?;
+        let is_dropped = generator
+            .uniform([0.0, 1.0], [n, 1], self.device())
+            .lt(*dropout);
+        Some(condition.masked_fill(&is_dropped, f64::NAN))
+    }
+
+    fn draws(
+        &self,
+        targets: &Tensor,
+        condition: Option<&Tensor>,
+        features: Option<&Tensor>,
+        noise: &Tensor,
+        mode: Mode,
+    ) -> Draws {
+        let posterior = self.posterior(targets, features, mode);
         let Latents {
             latents, // [K, B, Z]
             log_prob: log_qz_x,
@@ -665,9 +888,9 @@ impl Vae {
             params,
             log_px_z,
             log_pz,
-        } = self.joint(targets, &latents, mode);
+        } = self.joint(targets, features, &latents, mode);
 
-        let (kl, kl_per_dimension) = match self.closed_kl(&*posterior) {
+        let (kl, kl_per_dimension) = match self.kl_to_prior(&*posterior, features, mode) {
             Some(ClosedKl::PerDimension(kl)) => {
                 (Some(kl.sum_dim_intlist(-1, false, Kind::Float)), Some(kl))
             }
@@ -688,6 +911,7 @@ impl Vae {
             latents,
             params,
             targets: targets.shallow_clone(),
+            condition: condition.map(Tensor::shallow_clone),
             log_px_z,
             log_pz,
             log_qz_x,
@@ -698,13 +922,23 @@ impl Vae {
     }
 
     /// What p(x, z) is made of, for latents `[K, B, Z]`.
-    fn joint(&self, targets: &Tensor, latents: &Tensor, mode: Mode) -> Joint {
+    fn joint(
+        &self,
+        targets: &Tensor,
+        features: Option<&Tensor>,
+        latents: &Tensor,
+        mode: Mode,
+    ) -> Joint {
         let shape = &latents.size()[..2]; // K, B
         let flat = latents.flatten(0, 1); // [K·B, Z]
-        let log_pz = self.with_encoder(mode, |encoder| self.prior.log_prob(&flat, encoder));
+        let features = features.map(|features| features.repeat([shape[0], 1])); // [K·B, F]
+        let features = features.as_ref();
+        let log_pz = self.with_context(features, mode, |context| {
+            self.prior.log_prob(&flat, context)
+        });
         watch("prior log_prob", &log_pz);
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
-        let params = self.decoded(&flat, mode).unflatten(0, shape); // [K, B, …, H, W]
+        let params = self.decoded(&flat, features, mode).unflatten(0, shape); // [K, B, …, H, W]
         let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
         watch("likelihood log_prob", &log_px_z);
         Joint {
@@ -714,10 +948,44 @@ impl Vae {
         }
     }
 
+    /// Checks latents `[N, Z]` and brings them to the model's device, with the features of their condition.
+    fn checked_latents(
+        &self,
+        latents: Conditioned,
+    ) -> Result<(Tensor, Option<Tensor>), ModelError> {
+        let here = self.latents_here(latents.tensor)?;
+        self.check_condition(latents.condition, here.size()[0])?;
+        let features = latents.condition.map(|condition| self.features(condition));
+        Ok((here, features))
+    }
+
     /// Checks latents `[N, Z]` and brings them to the model's device.
-    fn checked_latents(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+    fn latents_here(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         self.check_latents(latents)?;
         Ok(latents.to_device(self.device()).to_kind(Kind::Float))
+    }
+
+    /// Checks that of each of `n` items or latents is said what the model wants to be told.
+    fn check_condition(&self, condition: Option<&Tensor>, n: i64) -> Result<(), ModelError> {
+        let n_columns = self.data.condition.n_columns() as i64;
+        let found = condition.map(|condition| (condition.size(), condition.kind()));
+        let fits = match &found {
+            None => n_columns == 0,
+            Some((size, kind)) => n_columns > 0 && *size == [n, n_columns] && *kind == Kind::Float,
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(ModelError::Condition {
+                found: found.map_or_else(
+                    || "none".to_owned(),
+                    |(size, kind)| format!("{kind:?} {size:?}"),
+                ),
+                wanted: match n_columns {
+                    0 => "this model has none".to_owned(),
+                    _ => format!("f32 [{n}, {n_columns}] is needed, NaN where it is unknown"),
+                },
+            }),
+        }
     }
 
     fn check_latents(&self, latents: &Tensor) -> Result<(), ModelError> {
@@ -743,10 +1011,17 @@ impl Vae {
         })
     }
 
-    /// Checks images and scales them for the likelihood, on the model's device.
-    fn scaled(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        self.check_images(images)?;
-        Ok(self.likelihood.scale(&images.to_device(self.device())))
+    /// Checks images and scales them for the likelihood, on the model's device, with the features of their
+    /// condition.
+    fn scaled(&self, images: Conditioned) -> Result<(Tensor, Option<Tensor>), ModelError> {
+        let Conditioned { tensor, condition } = images;
+        self.check_images(tensor)?;
+        self.check_condition(condition, tensor.size()[0])?;
+        let features = condition.map(|condition| self.features(condition));
+        Ok((
+            self.likelihood.scale(&tensor.to_device(self.device())),
+            features,
+        ))
     }
 
     fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
@@ -755,12 +1030,12 @@ impl Vae {
 
     fn check_shape(&self, images: &Tensor, kind: Kind) -> Result<(), ModelError> {
         let size = images.size();
-        let fits = size.len() == 4 && size[1..] == self.image.sides();
+        let fits = size.len() == 4 && size[1..] == self.data.image.sides();
         if !fits || images.kind() != kind {
             return Err(ModelError::Images {
                 found: format!("{:?} {size:?}", images.kind()),
                 kind: if kind == Kind::Float { "f32" } else { "u8" },
-                wanted: self.image,
+                wanted: self.data.image,
             });
         }
         Ok(())

@@ -22,9 +22,11 @@ thread_local! {
 ///
 /// # fn main() -> Result<(), vae_model::ModelError> {
 /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+/// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 /// let images = Tensor::zeros([4, 1, 28, 28], (Kind::Uint8, Device::Cpu));
-/// let (draws, culprit) = first_non_finite(|| vae.draw(&images, 1, Mode::Train));
+/// let mut generator = vae.generator(2);
+/// let (draws, culprit) =
+///     first_non_finite(|| vae.draw(&images, 1, Mode::Train, &mut generator));
 /// draws?;
 /// assert_eq!(culprit, None);
 /// # Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
+use vae_base::ConditionSpec;
 
 use crate::tensor_file::OpenTensorFile;
 use crate::{Framing, ImageShape, ModelConfig, ModelError, nn, write_whole};
@@ -22,6 +23,8 @@ const HEADER_KEY: &str = "vae";
 pub(crate) struct Header {
     pub(crate) model: ModelConfig,
     pub(crate) image: ImageShape,
+    #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
+    pub(crate) condition: ConditionSpec,
     /// None in files of before it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) framing: Option<Framing>,

@@ -1,8 +1,5 @@
 //! Models for other programs, and weights from them.
 
-#[path = "common/alone.rs"]
-mod generator;
-
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
@@ -31,7 +28,7 @@ fn config(parts: &str) -> ModelConfig {
 }
 
 fn model(parts: &str) -> Vae {
-    Vae::new(&config(parts), SHAPE, Device::Cpu).expect("a model")
+    Vae::new(&config(parts), SHAPE, Device::Cpu, 1).expect("a model")
 }
 
 fn inputs(part: Part) -> Tensor {
@@ -48,7 +45,6 @@ fn inputs(part: Part) -> Tensor {
 
 #[test]
 fn torchscript_computes_the_same_at_another_batch_size() {
-    let _alone = generator::alone();
     let others = [
         "likelihood.logistic_mixture.components = 2",
         "likelihood.gaussian = {}",
@@ -79,7 +75,6 @@ fn torchscript_computes_the_same_at_another_batch_size() {
 
 #[test]
 fn exported_parts_are_encode_and_decode() {
-    let _alone = generator::alone();
     for likelihood in ["", "likelihood.gaussian = {}"] {
         let vae = model(&format!("{likelihood}\n{}", NETWORKS[0]));
         let size = [4, SHAPE.channels, SHAPE.height, SHAPE.width];
@@ -99,7 +94,6 @@ fn exported_parts_are_encode_and_decode() {
 
 #[test]
 fn onnx_refuses_what_it_has_not() {
-    let _alone = generator::alone();
     for (parts, part, what) in [
         (
             "posterior = 'full_covariance'",
@@ -127,7 +121,6 @@ fn onnx_refuses_what_it_has_not() {
 
 #[test]
 fn the_layers_have_all_parameters_and_the_outputs_that_are_computed() {
-    let _alone = generator::alone();
     for network in NETWORKS {
         for parts in [
             "",
@@ -158,7 +151,6 @@ fn the_layers_have_all_parameters_and_the_outputs_that_are_computed() {
 
 #[test]
 fn preprocessing_is_saved_with_the_weights_and_found_in_a_run() {
-    let _alone = generator::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let checkpoint = folder.path().join("checkpoints/best");
     std::fs::create_dir_all(&checkpoint).expect("created");
@@ -183,7 +175,6 @@ fn preprocessing_is_saved_with_the_weights_and_found_in_a_run() {
 
 #[test]
 fn weights_of_pytorch_come_in_by_their_names() {
-    let _alone = generator::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("state.safetensors");
     let parts = NETWORKS[0];

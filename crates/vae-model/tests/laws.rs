@@ -112,7 +112,7 @@ fn small_likelihoods() -> Vec<ModelConfig> {
 
 /// A model with weights from a formula: tests run at the same time, and share libtorch's generator.
 fn fixed(config: &ModelConfig) -> Vae {
-    let vae = Vae::new(config, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(config, SHAPE, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
     vae
 }
@@ -131,7 +131,6 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn gradients_are_finite_differences() {
-    let _alone = common::alone();
     let objectives = [
         Objective::default(),
         Objective {
@@ -164,7 +163,7 @@ fn gradients_are_finite_differences() {
                     step: 0,
                     n_images: 4,
                 };
-                objective.loss(&draws, context)
+                objective.loss(&draws, context, &mut vae.generator(1))
             };
             let what = format!("{objective:?}, {config:?}");
             gradients::assert_gradients_are_slopes(&vae, &loss, &what);
@@ -174,7 +173,6 @@ fn gradients_are_finite_differences() {
 
 #[test]
 fn images_do_not_see_each_other() {
-    let _alone = common::alone();
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
         let (images, noise) = (images(5), noise(2, 5));
@@ -201,7 +199,6 @@ fn images_do_not_see_each_other() {
 
 #[test]
 fn k_samples_are_the_mean_of_single_ones() {
-    let _alone = common::alone();
     let vae = fixed(&small_conv());
     let (images, noise) = (images(4), noise(3, 4));
     let all = vae
@@ -223,7 +220,6 @@ fn k_samples_are_the_mean_of_single_ones() {
 
 #[test]
 fn fresh_weights_fill_the_documented_interval() {
-    let _alone = common::alone();
     // The hidden layer of the encoder has 12544 inputs and 32 outputs; the transposed convolution
     // has 64 input and 32 output channels, 9 weights each, of which a stride of 2 uses a quarter.
     let cases = [
@@ -256,7 +252,7 @@ fn fresh_weights_fill_the_documented_interval() {
             height: 28,
             width: 28,
         };
-        let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+        let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
         let variables: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
         for (name, bound) in [
             ("encoder.hidden.weight", weight_bound),
@@ -285,7 +281,6 @@ fn fresh_weights_fill_the_documented_interval() {
 
 #[test]
 fn a_saved_model_is_the_same_model() {
-    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
@@ -311,7 +306,6 @@ fn a_saved_model_is_the_same_model() {
 
 #[test]
 fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
-    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("weights.safetensors");
     let refused = |what: &str| {
@@ -320,7 +314,7 @@ fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
         message
     };
     refused("missing");
-    let vae = Vae::new(&small_mlp(), SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&small_mlp(), SHAPE, Device::Cpu, 1).expect("a model");
     vae.save(&path).expect("saved");
     let whole = fs::read(&path).expect("bytes");
     for length in [0, 7, 8, 100, whole.len() - 1] {
@@ -415,7 +409,7 @@ fn sizes_that_a_header_claims_and_the_file_does_not_hold_are_refused() {
     let path = folder.path().join(WEIGHTS_FILE);
     let image = [r#""channels":1,""#, r#""height":9"#, r#""width":7"#];
     for (config, sizes) in claims() {
-        let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+        let vae = Vae::new(&config, SHAPE, Device::Cpu, 1).expect("a model");
         vae.save(&path).expect("saved");
         let whole = fs::read(&path).expect("bytes");
         for size in sizes.into_iter().chain(image) {
@@ -472,7 +466,7 @@ fn a_model_that_no_memory_holds_is_refused_before_it_is_built() {
             height: 64,
             width: 64,
         };
-        let message = Vae::new(&config, shape, Device::Cpu)
+        let message = Vae::new(&config, shape, Device::Cpu, 1)
             .expect_err(text)
             .to_string();
         assert!(message.contains("most of them"), "{text}: {message}");
@@ -490,7 +484,7 @@ fn a_model_that_no_memory_holds_is_refused_before_it_is_built() {
             width,
         };
         assert!(
-            Vae::new(&small_mlp(), shape, Device::Cpu).is_err(),
+            Vae::new(&small_mlp(), shape, Device::Cpu, 1).is_err(),
             "{shape}"
         );
     }
@@ -500,7 +494,7 @@ fn a_model_that_no_memory_holds_is_refused_before_it_is_built() {
 fn weights_that_are_not_those_of_the_sums_beside_them_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join(WEIGHTS_FILE);
-    let vae = Vae::new(&small_mlp(), SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&small_mlp(), SHAPE, Device::Cpu, 1).expect("a model");
     vae.save(&path).expect("saved");
     vae_model::write_sums(folder.path(), &[WEIGHTS_FILE]).expect("written");
     Vae::load(folder.path(), Device::Cpu).expect("whole");
@@ -531,13 +525,12 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 
 #[test]
 fn wrong_inputs_and_configs_are_errors_not_panics() {
-    let _alone = common::alone();
-    let vae = Vae::new(&small_conv(), SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&small_conv(), SHAPE, Device::Cpu, 1).expect("a model");
     let float = images(2).to_kind(Kind::Float);
     assert!(matches!(vae.encode(&float), Err(ModelError::Images { .. })));
     let other_size = Tensor::zeros([2, 1, 9, 8], (Kind::Uint8, Device::Cpu));
     assert!(matches!(
-        vae.elbo(&other_size),
+        vae.elbo(&other_size, &mut vae.generator(1)),
         Err(ModelError::Images { .. })
     ));
     let latents = Tensor::zeros([2, 4], (Kind::Float, Device::Cpu));
@@ -557,7 +550,7 @@ fn wrong_inputs_and_configs_are_errors_not_panics() {
             network: NetworkConfig::Conv(config),
             ..Default::default()
         };
-        Vae::new(&config, SHAPE, Device::Cpu)
+        Vae::new(&config, SHAPE, Device::Cpu, 1)
             .expect_err("refused")
             .to_string()
     };
@@ -569,12 +562,11 @@ fn wrong_inputs_and_configs_are_errors_not_panics() {
         latent_dims: 0,
         ..Default::default()
     };
-    assert!(Vae::new(&no_latents, SHAPE, Device::Cpu).is_err());
+    assert!(Vae::new(&no_latents, SHAPE, Device::Cpu, 1).is_err());
 }
 
 #[test]
 fn a_one_pixel_image_and_an_empty_hidden_list_are_models_too() {
-    let _alone = common::alone();
     let dot = ImageShape {
         channels: 2,
         height: 1,
@@ -585,8 +577,9 @@ fn a_one_pixel_image_and_an_empty_hidden_list_are_models_too() {
         ..Default::default()
     };
     for config in [ModelConfig::default(), linear] {
-        let vae = Vae::new(&config, dot, Device::Cpu).expect("a model");
-        assert_eq!(vae.sample(3).expect("samples").size(), [3, 2, 1, 1]);
+        let vae = Vae::new(&config, dot, Device::Cpu, 1).expect("a model");
+        let samples = vae.sample(3, &mut vae.generator(1));
+        assert_eq!(samples.expect("samples").size(), [3, 2, 1, 1]);
     }
 }
 
@@ -607,7 +600,6 @@ fn changed(before: &[(String, Tensor)], after: &[(String, Tensor)]) -> Vec<Strin
 
 #[test]
 fn evaluation_changes_no_variable_and_sees_each_image_alone() {
-    let _alone = common::alone();
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
         let before = snapshot(&vae);
@@ -624,14 +616,13 @@ fn evaluation_changes_no_variable_and_sees_each_image_alone() {
             assert!(difference < 1e-6 * scale, "{config:?}: {difference}");
         }
         let _ = vae.reconstruct(&images).expect("images");
-        let _ = vae.sample(3).expect("images");
+        let _ = vae.sample(3, &mut vae.generator(1)).expect("images");
         assert_eq!(changed(&before, &snapshot(&vae)), Vec::<String>::new());
     }
 }
 
 #[test]
 fn what_is_not_trained_is_named_and_not_counted() {
-    let _alone = common::alone();
     let config = ModelConfig {
         likelihood: LikelihoodConfig::Gaussian(GaussianConfig::default()),
         ..small_batch_norm()
@@ -665,7 +656,6 @@ fn what_is_not_trained_is_named_and_not_counted() {
 
 #[test]
 fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
-    let _alone = common::alone();
     // 2×2 pixels end at 1×1: one image is one value for each channel there, without a variance.
     let shape = ImageShape {
         channels: 1,
@@ -677,7 +667,7 @@ fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig { channels: vec![4] }),
         ..Default::default()
     };
-    let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
     let image = common::images(1, shape);
     let before = snapshot(&vae);
@@ -705,7 +695,6 @@ fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
 
 #[test]
 fn the_learned_scale_is_the_best_one() {
-    let _alone = common::alone();
     let with = |likelihood| ModelConfig {
         likelihood,
         ..small_conv()
@@ -769,7 +758,6 @@ fn the_learned_scale_is_the_best_one() {
 
 #[test]
 fn the_first_layer_that_is_not_finite_is_named() {
-    let _alone = common::alone();
     for (config, name) in [
         (small_conv(), "encoder.conv.1"),
         (small_mlp(), "decoder.1"),
@@ -810,7 +798,6 @@ fn the_first_layer_that_is_not_finite_is_named() {
 
 #[test]
 fn faces_of_any_size_go_in_and_come_out() {
-    let _alone = common::alone();
     let networks = [
         NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
             channels: vec![2, 2, 4, 4, 4],
@@ -840,9 +827,10 @@ fn faces_of_any_size_go_in_and_come_out() {
                 }),
                 ..Default::default()
             };
-            let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+            let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
             let images = common::images(2, shape);
-            let draws = vae.draw(&images, 3, Mode::Train).expect("draws");
+            let draws = vae.draw(&images, 3, Mode::Train, &mut vae.generator(1));
+            let draws = draws.expect("draws");
             assert_eq!(draws.log_px_z.size(), [3, 2]);
             let pictures = vae.reconstruct(&images).expect("pictures");
             assert_eq!(pictures.size(), [2, 3, height, width]);
@@ -854,7 +842,6 @@ fn faces_of_any_size_go_in_and_come_out() {
 
 #[test]
 fn a_fresh_residual_block_is_the_identity() {
-    let _alone = common::alone();
     // One stage: image → convolution → block → norm. With more blocks, the same numbers.
     let config = |blocks| ModelConfig {
         network: NetworkConfig::Residual(ResidualConfig {
@@ -864,8 +851,8 @@ fn a_fresh_residual_block_is_the_identity() {
         }),
         ..Default::default()
     };
-    let one = Vae::new(&config(1), SHAPE, Device::Cpu).expect("a model");
-    let three = Vae::new(&config(3), SHAPE, Device::Cpu).expect("a model");
+    let one = Vae::new(&config(1), SHAPE, Device::Cpu, 1).expect("a model");
+    let three = Vae::new(&config(3), SHAPE, Device::Cpu, 1).expect("a model");
     let weights: BTreeMap<_, _> = one.named_variables().into_iter().collect();
     for (name, mut variable) in three.named_variables() {
         if let Some(same) = weights.get(&name) {
@@ -878,7 +865,6 @@ fn a_fresh_residual_block_is_the_identity() {
 
 #[test]
 fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
-    let _alone = common::alone();
     let refused = |config: ModelConfig| config.check().expect_err("refused").to_string();
     let network = |network| {
         refused(ModelConfig {
@@ -921,7 +907,6 @@ fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
 
 #[test]
 fn the_parts_have_their_names_in_a_config() {
-    let _alone = common::alone();
     let config: ModelConfig = toml::from_str(
         r#"
         likelihood.gaussian = { sigma = 0.5, mean = "tanh" }
@@ -959,7 +944,6 @@ fn the_parts_have_their_names_in_a_config() {
 
 #[test]
 fn only_a_probability_of_bytes_has_bits_per_dim() {
-    let _alone = common::alone();
     let shape = ImageShape {
         channels: 3,
         height: 2,

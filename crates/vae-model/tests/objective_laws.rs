@@ -7,7 +7,6 @@ mod gradients;
 
 use std::collections::BTreeMap;
 
-use common::alone;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{
     Draws, ImageShape, LossContext, MmdConfig, Mode, ModelConfig, Objective, Regularizer, Vae,
@@ -32,7 +31,7 @@ fn objective(toml: &str) -> Objective {
 
 /// A model with weights from a formula.
 fn fixed(config: &ModelConfig) -> Vae {
-    let vae = Vae::new(config, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(config, SHAPE, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
     vae
 }
@@ -55,8 +54,9 @@ fn context(vae: &Vae) -> LossContext<'_> {
     }
 }
 
+/// What a loss draws itself (latents of the prior, the probe of a Jacobian) is the same each time.
 fn loss(vae: &Vae, objective: &Objective, noise: &Tensor) -> Tensor {
-    objective.loss(&draws(vae, noise), context(vae))
+    objective.loss(&draws(vae, noise), context(vae), &mut vae.generator(3))
 }
 
 fn value(vae: &Vae, objective_toml: &str, noise: &Tensor) -> f64 {
@@ -129,7 +129,6 @@ const MODELS: [&str; 8] = [
 
 #[test]
 fn one_sample_of_iwae_is_its_log_weight_which_is_the_sampled_elbo() {
-    let _alone = alone();
     for toml in MODELS {
         let vae = fixed(&model(toml));
         let noise = noise(1, 0.2);
@@ -151,7 +150,6 @@ fn one_sample_of_iwae_is_its_log_weight_which_is_the_sampled_elbo() {
 #[test]
 fn more_samples_in_one_bound_make_it_tighter() {
     // Jensen's inequality holds for any weights, not only on average: no chance is involved.
-    let _alone = alone();
     for toml in MODELS {
         let vae = fixed(&model(toml));
         for phase in [0.1, 0.9, 2.3] {
@@ -179,7 +177,6 @@ fn more_samples_in_one_bound_make_it_tighter() {
 
 #[test]
 fn piwae_trains_the_encoder_by_miwae_and_the_rest_by_iwae() {
-    let _alone = alone();
     for toml in ["", "prior.gaussian_mixture.components = 3"] {
         let vae = fixed(&model(toml));
         let noise = noise(6, 0.4);
@@ -203,7 +200,6 @@ fn piwae_trains_the_encoder_by_miwae_and_the_rest_by_iwae() {
 
 #[test]
 fn doubly_reparameterized_gradients_are_those_of_the_same_bound() {
-    let _alone = alone();
     for (plain, doubly) in [
         (
             "estimator.iwae.samples = 3",
@@ -227,9 +223,9 @@ fn doubly_reparameterized_gradients_are_those_of_the_same_bound() {
         // The decoder's gradient is the same for every noise, the encoder's only in expectation.
         let n = 400;
         let mut differences: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        tch::manual_seed(7);
+        let mut generator = vae.generator(7);
         for i in 0..n {
-            let noise = Tensor::randn([plain.n_samples(), N_IMAGES, 3], (Kind::Float, Device::Cpu));
+            let noise = generator.normal([plain.n_samples(), N_IMAGES, 3], Device::Cpu);
             let (a, b) = (
                 gradients(&vae, &plain, &noise),
                 gradients(&vae, &doubly, &noise),
@@ -261,7 +257,6 @@ fn doubly_reparameterized_gradients_are_those_of_the_same_bound() {
 #[test]
 fn with_one_sample_the_doubly_reparameterized_gradient_follows_z_alone() {
     // Roeder et al. 2017: the gradient of log w with q(z|x) a constant but for z.
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(1, 0.7);
     let toml = "estimator.iwae = { samples = 1, doubly_reparameterized = true }";
@@ -283,7 +278,6 @@ fn with_one_sample_the_doubly_reparameterized_gradient_follows_z_alone() {
 
 #[test]
 fn nested_doubly_reparameterized_gradients_are_the_mean_of_those_of_each_bound() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(6, 0.7);
     let doubly = |name: &str, bounds: u32, samples: u32| {
@@ -316,7 +310,6 @@ fn nested_doubly_reparameterized_gradients_are_the_mean_of_those_of_each_bound()
 
 #[test]
 fn ciwae_doubly_reparameterized_is_the_weighted_mean_of_its_two_bounds() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(3, 0.7);
     let of = |toml: &str| gradients(&vae, &objective(toml), &noise);
@@ -364,18 +357,13 @@ fn assert_gradients_are_finite_differences(config: &ModelConfig, objective: &Obj
     objective.check(config).expect("parts that fit");
     let vae = fixed(config);
     let noise = noise(4, 0.2);
-    let seeded = || {
-        // What some losses draw: latents from the prior, the probe of a Jacobian.
-        tch::manual_seed(3);
-        loss(&vae, objective, &noise)
-    };
+    let loss = || loss(&vae, objective, &noise);
     let what = format!("{objective:?}, {config:?}");
-    gradients::assert_gradients_are_slopes(&vae, &seeded, &what);
+    gradients::assert_gradients_are_slopes(&vae, &loss, &what);
 }
 
 #[test]
 fn gradients_of_objectives_are_finite_differences() {
-    let _alone = alone();
     for toml in DIFFERENTIABLE {
         assert_gradients_are_finite_differences(&model(""), &objective(toml));
     }
@@ -383,7 +371,6 @@ fn gradients_of_objectives_are_finite_differences() {
 
 #[test]
 fn gradients_of_priors_and_posteriors_are_finite_differences() {
-    let _alone = alone();
     for toml in MODELS.into_iter().chain([
         "posterior = \"full_covariance\"\nprior.vamp.pseudo_inputs = 4",
         "posterior = \"von_mises_fisher\"\nprior.vamp.pseudo_inputs = 4",
@@ -409,7 +396,6 @@ fn gradients_of_priors_and_posteriors_are_finite_differences() {
 
 #[test]
 fn the_three_parts_of_the_kl_add_up_to_it_whatever_estimates_the_aggregate() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(2, 0.5);
     let draws = draws(&vae, &noise);
@@ -428,7 +414,6 @@ fn the_three_parts_of_the_kl_add_up_to_it_whatever_estimates_the_aggregate() {
 
 #[test]
 fn each_weight_of_beta_tc_weighs_its_own_part() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(1, 0.5);
     let draws = draws(&vae, &noise);
@@ -470,7 +455,6 @@ fn each_weight_of_beta_tc_weighs_its_own_part() {
 
 #[test]
 fn mmd_and_kl_are_added_with_their_weights() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(2, 0.5);
     let draws = draws(&vae, &noise);
@@ -479,13 +463,11 @@ fn mmd_and_kl_are_added_with_their_weights() {
         scales: vec![0.3, 2.0],
         ..Default::default()
     };
-    tch::manual_seed(3);
-    let prior_latents = vae.sample_latents(N_IMAGES);
+    let prior_latents = vae.sample_latents(N_IMAGES, &mut vae.generator(3));
     let discrepancy = kernel.squared_discrepancy(&draws.latents.select(0, 0), &prior_latents);
     let discrepancy = discrepancy.double_value(&[]);
     assert!(discrepancy.abs() > 1e-3, "{discrepancy}");
     let of = |kl_weight: f64, weight: f64| {
-        tch::manual_seed(3);
         let toml = format!(
             "estimator.elbo.samples = 2\n\
              regularizer.mmd = {{ kl_weight = {kl_weight:?}, weight = {weight:?}, scales = [0.3, 2.0] }}"
@@ -502,7 +484,6 @@ fn mmd_and_kl_are_added_with_their_weights() {
 
 #[test]
 fn an_autoencoders_prior_is_fitted_by_minus_the_log_density_of_its_codes() {
-    let _alone = alone();
     let toml = "posterior = \"deterministic\"\nprior.gaussian_mixture.components = 3";
     let vae = fixed(&model(toml));
     let noise = noise(1, 0.2);
@@ -521,7 +502,6 @@ fn an_autoencoders_prior_is_fitted_by_minus_the_log_density_of_its_codes() {
 
 #[test]
 fn pixel_mean_is_the_tutorials_formula() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(1, 0.2);
     let draws = draws(&vae, &noise);
@@ -543,7 +523,6 @@ fn log_normal(z: f64, mean: f64, log_var: f64) -> f64 {
 
 #[test]
 fn the_total_correlation_is_the_papers_sum() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(1, 0.5);
     let draws = draws(&vae, &noise);
@@ -603,7 +582,6 @@ fn the_total_correlation_is_the_papers_sum() {
 
 #[test]
 fn dip_measures_the_covariance_that_the_paper_names() {
-    let _alone = alone();
     let vae = fixed(&model(""));
     let noise = noise(1, 0.5);
     let draws = draws(&vae, &noise);
@@ -652,7 +630,6 @@ fn dip_measures_the_covariance_that_the_paper_names() {
 
 #[test]
 fn a_decoders_penalties_are_norms_of_its_weights_and_of_its_jacobian() {
-    let _alone = alone();
     // A linear decoder's Jacobian is its weight.
     let config: ModelConfig =
         toml::from_str("latent_dims = 3\nnetwork.mlp.hidden = []\nposterior = \"deterministic\"")
@@ -672,10 +649,15 @@ fn a_decoders_penalties_are_norms_of_its_weights_and_of_its_jacobian() {
         of("decoder_penalty.l2.weight = 0.5") - plain,
         0.5 * l2,
     );
-    tch::manual_seed(11);
+    let mut generator = vae.generator(11);
+    let penalized =
+        objective("regularizer = \"none\"\ndecoder_penalty.gradient_penalty.weight = 1.0");
     let n = 2000;
     let values: Vec<f64> = (0..n)
-        .map(|_| of("decoder_penalty.gradient_penalty.weight = 1.0") - plain)
+        .map(|_| {
+            let loss = penalized.loss(&draws(&vae, &noise), context(&vae), &mut generator);
+            loss.double_value(&[]) - plain
+        })
         .collect();
     let mean = values.iter().sum::<f64>() / f64::from(n);
     let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
@@ -689,7 +671,6 @@ fn a_decoders_penalties_are_norms_of_its_weights_and_of_its_jacobian() {
 
 #[test]
 fn codes_are_kept_near_the_origin_by_half_their_squared_norm() {
-    let _alone = alone();
     let vae = fixed(&model("posterior = \"deterministic\""));
     let noise = noise(1, 0.1);
     let codes = draws(&vae, &noise).posterior.center();
@@ -702,7 +683,6 @@ fn codes_are_kept_near_the_origin_by_half_their_squared_norm() {
 
 #[test]
 fn vamp_with_one_pseudo_input_is_that_images_posterior() {
-    let _alone = alone();
     let vae = fixed(&model("prior.vamp.pseudo_inputs = 2"));
     // Values that the margin leaves alone; two equal images are a mixture of one.
     let gray: Vec<u8> = (0..12).map(|i| 40 + 15 * i).collect();
@@ -721,7 +701,6 @@ fn vamp_with_one_pseudo_input_is_that_images_posterior() {
 
 #[test]
 fn pseudo_inputs_start_a_fiftieth_away_from_black_and_white() {
-    let _alone = alone();
     let vae = fixed(&model("prior.vamp.pseudo_inputs = 1"));
     let image = Tensor::from_slice(&[0_u8, 255, 51].repeat(4)).view([1, 1, 3, 4]);
     vae.start_from(&image).expect("an image");
@@ -735,7 +714,6 @@ fn pseudo_inputs_start_a_fiftieth_away_from_black_and_white() {
 
 #[test]
 fn pseudo_inputs_are_encoded_once_while_no_weight_changes() {
-    let _alone = alone();
     let vae = fixed(&model("prior.vamp.pseudo_inputs = 4"));
     let latents = common::wave(12, 0.3, 1.1).view([4, 3]);
     let density = || vae.prior_log_prob(&latents).expect("a density");
@@ -757,9 +735,7 @@ fn pseudo_inputs_are_encoded_once_while_no_weight_changes() {
             max_difference(&in_training(), &trained) > 1e-3,
             "a step encodes anew"
         );
-        tch::manual_seed(5);
-        let drawn = vae.sample_latents(6);
-        (kept, drawn)
+        (kept, vae.sample_latents(6, &mut vae.generator(5)))
     });
     assert_eq!(max_difference(&kept, &before), 0.0);
     assert!(
@@ -768,8 +744,8 @@ fn pseudo_inputs_are_encoded_once_while_no_weight_changes() {
     );
     // Drawn from the same posteriors as were kept.
     no_grad(|| pseudo_inputs.shallow_clone().copy_(&(pseudo_inputs / -2.0)));
-    tch::manual_seed(5);
-    assert!(max_difference(&vae.sample_latents(6), &trained) < 1e-5);
+    let drawn = vae.sample_latents(6, &mut vae.generator(5));
+    assert!(max_difference(&drawn, &trained) < 1e-5);
     // Also where the work panics.
     let panics = std::panic::AssertUnwindSafe(|| {
         vae.with_fixed_weights(|| {

@@ -1,8 +1,5 @@
 //! Every objective on terms that one can add up by hand, and what its gradient does.
 
-#[path = "common/alone.rs"]
-mod generator;
-
 use tch::{Device, Kind, Tensor};
 use vae_model::{
     BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, Draws, ImageShape, KlConfig,
@@ -41,14 +38,14 @@ fn draws(vae: &Vae) -> (Draws, Tensor) {
 
 /// The loss, and its gradient to each image's kl in each dimension.
 fn loss_and_gradient(objective: &Objective, step: u64) -> (f64, Vec<f64>) {
-    let vae = Vae::new(&model(), SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&model(), SHAPE, Device::Cpu, 1).expect("a model");
     let (draws, kl) = draws(&vae);
     let context = LossContext {
         vae: &vae,
         step,
         n_images: 2,
     };
-    let loss = objective.loss(&draws, context);
+    let loss = objective.loss(&draws, context, &mut vae.generator(1));
     loss.backward();
     let gradient = kl.grad().to_kind(Kind::Double).flatten(0, -1);
     (
@@ -83,7 +80,6 @@ fn kl(beta: f64, free_bits: f64, beta_schedule: BetaSchedule) -> Objective {
 
 #[test]
 fn beta_weighs_the_kl() {
-    let _alone = generator::alone();
     // 15 + 2·(2.1 + 4.3)/2.
     let objective = kl(2.0, 0.0, BetaSchedule::Constant);
     assert_loss(&objective, 0, 21.4, [1.0; 4]);
@@ -91,7 +87,6 @@ fn beta_weighs_the_kl() {
 
 #[test]
 fn free_bits_cost_nothing_and_pull_at_nothing() {
-    let _alone = generator::alone();
     // The dimensions' means are 0.2 and 3: 15 + 2·(0.5 + 3), and the first is below its 0.5 nats.
     let objective = kl(2.0, 0.5, BetaSchedule::Constant);
     assert_loss(&objective, 0, 22.0, [0.0, 1.0, 0.0, 1.0]);
@@ -102,7 +97,6 @@ fn free_bits_cost_nothing_and_pull_at_nothing() {
 
 #[test]
 fn capacity_draws_the_kl_up_and_then_down_to_it() {
-    let _alone = generator::alone();
     // The mean kl is 3.2; C is 0, 2, 4 and stays 4.
     let objective = with(Regularizer::Capacity(CapacityConfig {
         gamma: 10.0,
@@ -118,7 +112,6 @@ fn capacity_draws_the_kl_up_and_then_down_to_it() {
 
 #[test]
 fn beta_rises_once_or_again_and_again() {
-    let _alone = generator::alone();
     let betas = |schedule: BetaSchedule| -> Vec<f64> {
         let objective = kl(2.0, 0.0, schedule);
         objective.check(&model()).expect("a sound objective");
@@ -146,7 +139,6 @@ fn beta_rises_once_or_again_and_again() {
 
 #[test]
 fn values_that_make_no_sense_are_refused_by_name() {
-    let _alone = generator::alone();
     let refused = |objective: Objective, wanted: &str| {
         let message = objective.check(&model()).expect_err(wanted).to_string();
         assert!(message.starts_with(wanted), "{message}");
@@ -193,7 +185,7 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
             probability_clip,
         }))
     };
-    let vae = Vae::new(&model(), SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&model(), SHAPE, Device::Cpu, 1).expect("a model");
     let context = LossContext {
         vae: &vae,
         step: 0,
@@ -214,7 +206,8 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
         draws.targets = Tensor::from_slice(&targets).view([2, 1, 2, 3]);
         let objective = objective(clip);
         objective.check(&model()).expect("a sound objective");
-        (objective.loss(&draws, context), logits)
+        let loss = objective.loss(&draws, context, &mut vae.generator(1));
+        (loss, logits)
     };
     let (found, logits) = loss(&values, 0.1);
     found.backward();

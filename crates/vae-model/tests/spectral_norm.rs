@@ -35,7 +35,7 @@ fn configs() -> Vec<ModelConfig> {
 
 /// A model with weights from a formula, after so many passes of training without a change of them.
 fn after_passes(config: &ModelConfig, n_passes: usize) -> Vae {
-    let vae = Vae::new(config, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(config, SHAPE, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
     for _ in 0..n_passes {
         let _ = elbo(&vae, Mode::Train);
@@ -79,14 +79,13 @@ fn max_difference(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
-    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 200);
         let plain = ModelConfig {
             decoder_spectral_norm: false,
             ..config.clone()
         };
-        let plain = Vae::new(&plain, SHAPE, Device::Cpu).expect("a model");
+        let plain = Vae::new(&plain, SHAPE, Device::Cpu, 1).expect("a model");
         let variables: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
         let norms: BTreeMap<_, _> = matrices(&vae)
             .into_iter()
@@ -113,9 +112,8 @@ fn a_decoder_is_the_plain_one_with_weights_of_norm_1() {
 
 #[test]
 fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
-    let _alone = common::alone();
     for config in configs() {
-        let vae = Vae::new(&config, SHAPE, Device::Cpu).expect("a model");
+        let vae = Vae::new(&config, SHAPE, Device::Cpu, 1).expect("a model");
         let copies = |vae: &Vae| -> Vec<Tensor> {
             let variables = vae.named_variables().into_iter();
             variables.map(|(_, variable)| variable.copy()).collect()
@@ -148,7 +146,6 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 
 #[test]
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
-    let _alone = common::alone();
     for config in configs() {
         let vae = after_passes(&config, 3);
         // Evaluation holds the singular vectors fixed.
@@ -176,7 +173,6 @@ fn dense(map: impl Fn(&Tensor) -> Tensor, size: [i64; 3]) -> Tensor {
 
 #[test]
 fn a_kernel_of_norm_1_stretches_at_most_as_often_as_its_side() {
-    let _alone = common::alone();
     let none: Option<&Tensor> = None;
     let averaging = Tensor::full([1, 1, 3, 3], 1.0 / 3.0, (Kind::Float, Device::Cpu));
     let waving = common::wave(2 * 3 * 9, 0.3, 1.0).view([2, 3, 3, 3]);
@@ -206,7 +202,6 @@ fn a_kernel_of_norm_1_stretches_at_most_as_often_as_its_side() {
 
 #[test]
 fn a_saved_model_has_its_singular_vectors() {
-    let _alone = common::alone();
     let folder = tempfile::tempdir().expect("a folder");
     for config in configs() {
         let vae = after_passes(&config, 2);

@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         height: 8,
         width: 8,
     };
-    let vae = Vae::new(&config.model, shape, Device::Cpu)?;
+    let vae = Vae::new(&config.model, shape, Device::Cpu, 1)?;
     let mut trainer = Trainer::new(&vae, &splits, &config)?;
     trainer.add(Goal(-10.0));
     let outcome = trainer.fit(&AtomicBool::new(false));

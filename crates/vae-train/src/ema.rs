@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tch::{Tensor, no_grad};
 
+use crate::TrainError;
 use crate::optimizer::assign_state;
-use crate::{TrainError, kernels};
 
 /// The exponential moving average of a model's weights (Polyak & Juditsky 1992; in this form
 /// Tarvainen & Valpola 2017, <https://arxiv.org/abs/1703.01780>).
@@ -64,7 +64,7 @@ impl Ema {
         let averages: Vec<_> = self.variables.iter().map(|v| &v.average).collect();
         let values: Vec<_> = self.variables.iter().map(|v| &v.value).collect();
         Ok(no_grad(|| {
-            kernels::lerp(&averages, &values, 1.0 - self.decay.min(warm_up))
+            vae_torch::lerp(&averages, &values, 1.0 - self.decay.min(warm_up))
         })?)
     }
 

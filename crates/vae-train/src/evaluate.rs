@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::{LossContext, Mode, Vae};
+use vae_model::{Conditioned, LossContext, Mode, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
@@ -48,7 +48,7 @@ fn pass(
     n_train_images: usize,
     step: u64,
 ) -> Result<Evaluation, TrainError> {
-    tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
+    let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective;
     let context = LossContext {
         vae,
@@ -58,9 +58,9 @@ fn pass(
     let n_samples = objective.n_samples();
     // As many decoded images at a time as the config has memory for.
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
-    let draw_and_lose = |images: &Tensor| -> Result<_, TrainError> {
-        let mut draws = vae.draw(images, n_samples, Mode::Evaluate)?;
-        let (loss, mut named) = objective.loss_and_terms(&draws, context);
+    let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
+        let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
+        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise);
         named.extend(std::mem::take(&mut draws.named));
         Ok((draws, loss.detach(), named))
     };
@@ -71,14 +71,15 @@ fn pass(
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
-        for images in Batches::sequential(dataset, batch_size, vae.device()) {
-            let images = images?;
+        for batch in Batches::sequential(dataset, batch_size, vae.device()) {
+            let batch = batch?;
+            let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
             let (draws, loss, named) = match objective.needs_gradients() {
-                true => with_grad(|| draw_and_lose(&images))?,
-                false => draw_and_lose(&images)?,
+                true => with_grad(|| draw_and_lose(images))?,
+                false => draw_and_lose(images)?,
             };
             totals.add(&draws.terms, &loss, None, &named);
-            let targets = images.to_kind(Kind::Float) / 255.0;
+            let targets = batch.items.to_kind(Kind::Float) / 255.0;
             let errors = vae.mean_images(&draws) - targets; // [K, B, C, H, W]
             squared_errors += errors.square().sum(Kind::Double) / n_samples;
             kl_sums = kl_sums

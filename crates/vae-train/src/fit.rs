@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::Device;
 use tracing::warn;
-use vae_data::loader::{Batches, n_batches};
+use vae_data::loader::{Batch, Batches, n_batches};
 use vae_data::{Dataset, Splits};
 use vae_model::{Vae, first_non_finite};
 use vae_run::{
@@ -360,15 +360,15 @@ impl<'a> Trainer<'a> {
         let n_done = self.run.position.steps - self.run.position.epochs * self.n_steps_per_epoch;
         let mut batches = self.batches();
         let mut next = batches.nth(n_done as usize); // Passes over the others for nothing.
-        while let Some(images) = next {
-            let images = images?;
+        while let Some(batch) = next {
+            let batch = batch?;
             let controls = StepControls {
                 learning_rate_factor: self.run.controls.learning_rate_factor
                     * self.learning_rate_scale,
                 objective_step: self.run.controls.objective_step,
             };
             self.recovery.note(self.run.position.steps, controls);
-            let step = self.step(&images, self.run.position.steps, controls)?;
+            let step = self.step(&batch, self.run.position.steps, controls)?;
             self.learning_rate = self.learner.learning_rate();
             self.totals.add(
                 &step.terms,
@@ -396,13 +396,17 @@ impl<'a> Trainer<'a> {
 
     fn step(
         &mut self,
-        images: &Tensor,
+        batch: &Batch,
         step: u64,
         controls: StepControls,
     ) -> Result<StepOutput, TrainError> {
         self.learner
             .set_learning_rate_factor(controls.learning_rate_factor);
-        self.learner.step(images, step, controls.objective_step)
+        self.learner.step(
+            (&batch.items, batch.condition.as_ref()),
+            step,
+            controls.objective_step,
+        )
     }
 
     fn batches(&self) -> Batches<'a> {
@@ -670,7 +674,7 @@ impl<'a> Trainer<'a> {
     fn find_origin(&mut self, good: &Good, until: u64) -> Result<String, TrainError> {
         let n_done = good.position.steps - good.position.epochs * self.n_steps_per_epoch;
         let mut origin = None;
-        for (images, step) in self
+        for (batch, step) in self
             .batches()
             .skip(n_done as usize)
             .zip(good.position.steps..until)
@@ -678,8 +682,8 @@ impl<'a> Trainer<'a> {
             let Some(controls) = self.recovery.controls_of(step) else {
                 break;
             };
-            let images = images?;
-            let (result, layer) = first_non_finite(|| self.step(&images, step, controls));
+            let batch = batch?;
+            let (result, layer) = first_non_finite(|| self.step(&batch, step, controls));
             result?;
             let number = step + 1;
             origin = layer

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::derive_seed;
-use vae_model::{ElboTerms, LossContext, Mode, Terms, Vae};
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
 use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
@@ -121,15 +121,15 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// Draws latents for each image `[B, C, H, W]` (bytes), as many as the objective wants, and changes
-    /// the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
+    /// Draws latents for each image `[B, C, H, W]` (bytes; of a model with a condition together with that), as
+    /// many as the objective wants, and changes the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
     /// stands at `objective_step`.
     ///
     /// # Errors
     /// Images of another shape than the model's; libtorch refuses.
-    pub fn step(
+    pub fn step<'b>(
         &mut self,
-        images: &Tensor,
+        images: impl Into<Conditioned<'b>>,
         step: u64,
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
@@ -141,8 +141,12 @@ impl<'a> Learner<'a> {
             n_images: self.n_train_images,
         };
         let precision = config.training.precision;
-        tch::manual_seed(derive_seed(config.seed, step, "training noise") as i64);
+        let mut noise = vae.generator(derive_seed(config.seed, step, "training noise"));
         self.optimizer.zero_grad();
+        let Conditioned {
+            tensor: images,
+            condition,
+        } = images.into();
         let n_images = images.size()[0];
         let part_size = config
             .training
@@ -152,13 +156,23 @@ impl<'a> Learner<'a> {
         let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         let mut named = Terms::default();
+        let mut conditions = condition
+            .map(|condition| condition.split(part_size, 0))
+            .into_iter()
+            .flatten();
         for part in images.split(part_size, 0) {
+            let part_condition = conditions.next();
             let draws = autocast(precision, vae.device(), || {
-                vae.draw(&part, objective.n_samples(), Mode::Train)
+                vae.draw(
+                    (&part, part_condition.as_ref()),
+                    objective.n_samples(),
+                    Mode::Train,
+                    &mut noise,
+                )
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let (part_loss, terms) = objective.loss_and_terms(&draws, context);
+            let (part_loss, terms) = objective.loss_and_terms(&draws, context, &mut noise);
             named.add_part(&draws.named, share);
             named.add_part(&terms, share);
             let part_loss = part_loss * share;
@@ -308,7 +322,6 @@ mod tests {
     use vae_model::ImageShape;
 
     use super::*;
-    use crate::alone::alone;
 
     const SHAPE: ImageShape = ImageShape {
         channels: 1,
@@ -325,7 +338,8 @@ mod tests {
 
     /// Two models with the same weights.
     fn twins(config: &RunConfig) -> [Vae; 2] {
-        let twins = [0, 1].map(|_| Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model"));
+        let twins =
+            [0, 1].map(|_| Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model"));
         copy(&twins[0], &twins[1]);
         twins
     }
@@ -344,7 +358,6 @@ mod tests {
     #[test]
     fn steps_are_those_of_the_formulas_with_batch_norm_clipping_averages_and_a_partial_micro_batch()
     {
-        let _alone = alone();
         let text = "
             seed = 4
             dataset.idx.folder = 'unused'
@@ -368,13 +381,14 @@ mod tests {
         for (step, decay) in [(7, 2.0 / 11.0), (8, 3.0 / 12.0)] {
             let output = learner.step(&images, step, step).expect("a step");
 
-            tch::manual_seed(derive_seed(4, step, "training noise") as i64);
+            let mut noise = by_hand.generator(derive_seed(4, step, "training noise"));
             // Parts of two images, two and one: each normalized by itself, every image of the same weight.
             let losses: Vec<Tensor> = [(0, 2), (2, 2), (4, 1)]
                 .into_iter()
                 .map(|(first, n)| {
                     let part = images.narrow(0, first, n);
-                    let draws = by_hand.draw(&part, 1, Mode::Train).expect("draws");
+                    let draws = by_hand.draw(&part, 1, Mode::Train, &mut noise);
+                    let draws = draws.expect("draws");
                     draws.terms.reconstruction + draws.terms.kl.expect("a kl")
                 })
                 .collect();
@@ -422,14 +436,12 @@ mod tests {
     #[test]
     fn the_schedule_of_the_objective_is_that_of_its_own_step_and_the_data_sets_size_that_of_training()
      {
-        let _alone = alone();
         let loss_and_terms = |objective: &str, n_images: usize, objective_step: u64| {
             let text = format!(
                 "dataset.idx.folder = 'unused'\nmodel.network.mlp.hidden = []\n{objective}"
             );
             let config: RunConfig = toml::from_str(&text).expect("a config");
-            tch::manual_seed(2);
-            let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+            let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 2).expect("a model");
             let mut learner = Learner::new(&vae, &config, n_images).expect("a learner");
             let output = learner.step(&images(4), 5, objective_step).expect("a step");
             let mean = |terms: &Tensor| terms.mean(Kind::Double).double_value(&[]);

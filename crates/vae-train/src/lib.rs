@@ -4,15 +4,11 @@
 //! The archive of runs (`vae_run`) and what draws them (`vae_view`) are crates of their own below this one;
 //! what a program that trains needs of them is named here too.
 
-#[cfg(test)]
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod alone;
 mod callback;
 mod ema;
 mod error;
 mod evaluate;
 mod fit;
-mod kernels;
 mod learner;
 mod optimizer;
 mod plateau;
@@ -30,7 +26,6 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use fit::{Fit, Outcome, Stop, Trainer, device_name};
-pub use kernels::libtorch_config;
 pub use learner::{Learner, StepOutput};
 pub use optimizer::{Optimizer, StepReport};
 pub use plateau::PlateauState;
@@ -45,4 +40,5 @@ pub use vae_run::{
     RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary, ThresholdMode,
     TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
+pub use vae_torch::libtorch_config;
 pub use vae_view::{animation, curves, latent, picture, tensorboard};

@@ -3,7 +3,7 @@
 use tch::{Device, Kind};
 use vae_run::{Precision, RunError};
 
-use crate::kernels::{self, Autocast};
+use vae_torch::Autocast;
 
 /// Refuses a precision that the device cannot compute, or only slower than f32.
 ///
@@ -22,7 +22,7 @@ pub fn check_precision(precision: Precision, device: Device) -> Result<(), RunEr
         Device::Cpu => {
             refused("this processor has no instructions for it (avx512_bf16, bf16)".to_owned())
         }
-        Device::Cuda(index) => match kernels::cuda_capability(index) {
+        Device::Cuda(index) => match vae_torch::cuda_capability(index) {
             Some(capability) if capability < 8 => refused(format!(
                 "GPU {index} is of compute capability {capability}.x, 8.0 is needed (Ampere)"
             )),

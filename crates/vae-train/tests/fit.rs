@@ -30,7 +30,7 @@ fn vae() -> Vae {
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![6] }),
         ..Default::default()
     };
-    Vae::new(&config, SHAPE, Device::Cpu).expect("a model")
+    Vae::new(&config, SHAPE, Device::Cpu, 1).expect("a model")
 }
 
 /// Notes what it is told, and asks to stop after so many steps.
@@ -78,7 +78,6 @@ fn events(stop_at_step: u64) -> (Vec<String>, Stop) {
 
 #[test]
 fn events_come_in_order_and_the_last_partial_batch_is_a_step() {
-    let _alone = common::alone();
     let (seen, ended) = events(u64::MAX);
     let mut wanted = vec!["start".to_owned()];
     for epoch in 1..=3 {
@@ -93,7 +92,6 @@ fn events_come_in_order_and_the_last_partial_batch_is_a_step() {
 
 #[test]
 fn a_callback_may_stop_the_run_between_steps() {
-    let _alone = common::alone();
     let (seen, ended) = events(2);
     assert_eq!(seen, ["start", "step 1", "step 2", "end"]);
     assert_eq!(ended, Stop::Callback);
@@ -101,7 +99,6 @@ fn a_callback_may_stop_the_run_between_steps() {
 
 #[test]
 fn evaluation_does_not_depend_on_how_images_are_batched() {
-    let _alone = common::alone();
     let (vae, config, data) = (vae(), config(), dataset(7));
     let kl = |batch_size| {
         let mut config = config.clone();
@@ -128,7 +125,7 @@ fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outco
         config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     }
     config.check().expect("a config that makes sense");
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
     let splits = splits();
     let trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     let outcome = trainer.fit(&AtomicBool::new(false));
@@ -155,7 +152,6 @@ fn assert_beta(record: &Record, beta: f64) {
 
 #[test]
 fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
-    let _alone = common::alone();
     let tables = "
         optimizer.sgd.learning_rate = 1e-3
         schedule.warm_up.warm_up_steps = 9
@@ -178,7 +174,6 @@ fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
 
 #[test]
 fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
-    let _alone = common::alone();
     let tables = "objective.regularizer.beta_tc = { alpha = 1.0, beta = 3.0, gamma = 1.0 }";
     let (config, vae, outcome) = train(tables, 8, 1);
     let found = outcome.last_validation.expect("a record").means.loss;
@@ -194,7 +189,6 @@ fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
 
 #[test]
 fn an_evaluation_is_the_mean_over_samples_and_images() {
-    let _alone = common::alone();
     let mut config = config();
     let text = "estimator.elbo.samples = 3";
     config.objective = toml::from_str(text).expect("an objective");
@@ -206,9 +200,9 @@ fn an_evaluation_is_the_mean_over_samples_and_images() {
         mse,
     } = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
     // All images in one batch, by the same noise.
-    tch::manual_seed(derive_seed(config.seed, 0, "evaluation noise") as i64);
+    let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let images = data.first(7).expect("images");
-    let draws = no_grad(|| vae.draw(&images, 3, Mode::Evaluate)).expect("draws");
+    let draws = no_grad(|| vae.draw(&images, 3, Mode::Evaluate, &mut noise)).expect("draws");
     let pixels = images.to_kind(Kind::Double) / 255.0;
     let errors = vae.mean_images(&draws).to_kind(Kind::Double) - pixels; // [3, 7, 1, 6, 5]
     assert_eq!(errors.size(), [3, 7, 1, 6, 5]);
@@ -242,7 +236,6 @@ fn an_evaluation_is_the_mean_over_samples_and_images() {
 
 #[test]
 fn evaluation_leaves_a_models_statistics_and_goes_by_them() {
-    let _alone = common::alone();
     let tables = "
         model.latent_dims = 3
         model.network.conv_batch_norm.channels = [3]
@@ -270,7 +263,6 @@ fn evaluation_leaves_a_models_statistics_and_goes_by_them() {
 
 #[test]
 fn bits_per_dimension_are_of_the_held_out_elbo() {
-    let _alone = common::alone();
     let tables = "model.likelihood.discretized_logistic = {}";
     let (_, _, outcome) = train(tables, 8, 1);
     let record = outcome.last_validation.expect("a record");

@@ -5,11 +5,11 @@ mod common;
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 use vae_data::config::IdxConfig;
 use vae_data::loader::Batches;
 use vae_data::{Dataset, DatasetConfig, HoldOut, Splits};
-use vae_model::{Mode, Vae, WEIGHTS_FILE};
+use vae_model::{Conditioned, Mode, Vae, WEIGHTS_FILE};
 use vae_train::{Learner, RunConfig, evaluate};
 
 /// The first 256 training and 64 test digits of MNIST; `data/mnist/make.py` wrote them.
@@ -23,14 +23,17 @@ fn digits(config: &RunConfig) -> Splits {
     };
     let splits = dataset.load().expect("the fixture");
     assert_eq!((splits.train.len(), splits.test.len()), (256, 64));
-    match common::shape(config).channels {
+    let splits = match common::shape(config).channels {
         1 => splits,
         n_channels => Splits::new(
             photos(&splits.train, n_channels),
             None,
             photos(&splits.test, n_channels),
         ),
-    }
+    };
+    config
+        .conditioned(splits)
+        .expect("a condition of these images")
 }
 
 /// The digits as photos of 32×32 pixels: a black margin of two, every channel the same.
@@ -48,8 +51,9 @@ fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
     let epochs = (0..)
         .flat_map(|epoch| Batches::shuffled(train, batch_size, Device::Cpu, config.seed, epoch));
     for (step, images) in (0..10).zip(epochs) {
+        let images = images.expect("images");
         let output = learner
-            .step(&images.expect("images"), step, step)
+            .step((&images.items, images.condition.as_ref()), step, step)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let loss = output.loss.double_value(&[]);
         let gradient_norm = output.gradient_norm.double_value(&[]);
@@ -65,7 +69,7 @@ fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
 }
 
 /// The elbo, where there is one, and the reconstruction of each image.
-fn terms(vae: &Vae, images: &Tensor, noise: &Tensor) -> Vec<Tensor> {
+fn terms(vae: &Vae, images: Conditioned, noise: &Tensor) -> Vec<Tensor> {
     let draws = no_grad(|| vae.draw_with_noise(images, noise, Mode::Evaluate)).expect("draws");
     let elbo = draws.terms.elbo();
     elbo.into_iter()
@@ -79,7 +83,6 @@ fn all_finite(tensor: &Tensor) -> bool {
 
 #[test]
 fn every_model_trains_saves_loads_samples_and_evaluates() {
-    let _mine = common::alone();
     let models = common::configs("configs/models");
     assert!(models.len() >= 28, "configs/models/ holds the models");
     let folder = tempfile::tempdir().expect("a folder");
@@ -88,29 +91,24 @@ fn every_model_trains_saves_loads_samples_and_evaluates() {
         let begun = Instant::now();
         let Splits { train, test, .. } = digits(&config);
         let shape = train.shape();
-        tch::manual_seed(1);
-        let vae = Vae::new(&config.model, shape, Device::Cpu).expect("a model");
+        let vae = Vae::new(&config.model, train.spec(), Device::Cpu, 1).expect("a model");
         vae.start_from(&train.first(train.len()).expect("images"))
             .expect("started");
         ten_steps(&name, &vae, &config, &train);
 
         vae.save(folder.path().join(WEIGHTS_FILE)).expect("saved");
         let loaded = Vae::load(folder.path(), Device::Cpu).expect("loaded");
-        let images = test.first(16).expect("images");
-        let noise = Tensor::randn(
-            [2, 16, config.model.latent_dims],
-            (Kind::Float, Device::Cpu),
-        );
-        let (ours, theirs) = (
-            terms(&vae, &images, &noise),
-            terms(&loaded, &images, &noise),
-        );
+        let batch = test.batch(&(0..16).collect::<Vec<_>>()).expect("images");
+        let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
+        let mut generator = vae.generator(1);
+        let noise = generator.normal([2, 16, config.model.latent_dims], Device::Cpu);
+        let (ours, theirs) = (terms(&vae, images, &noise), terms(&loaded, images, &noise));
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert!(all_finite(ours), "{name}: {ours:?}");
             assert_eq!(ours, theirs, "{name}");
         }
 
-        let samples = no_grad(|| loaded.sample(5)).expect("samples");
+        let samples = no_grad(|| loaded.sample(5, &mut generator)).expect("samples");
         let wanted = [5, shape.channels, shape.height, shape.width];
         assert_eq!(samples.size(), wanted, "{name}");
         let (least, most) = (samples.min(), samples.max());

@@ -1,8 +1,5 @@
 //! Mixed precision: what is cast, what is not, and that training goes the same way.
 
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
@@ -21,7 +18,6 @@ fn ones(size: [i64; 2]) -> Tensor {
 
 #[test]
 fn outputs_are_bf16_inside_and_gradients_f32() {
-    let _alone = generator::alone();
     let weight = ones([3, 2]).set_requires_grad(true);
     // 1 + 2⁻⁹ needs 10 bits: bf16 has 8 and makes it 1.
     let input = ones([4, 2]) * (1.0 + 2_f64.powi(-9));
@@ -41,7 +37,6 @@ fn outputs_are_bf16_inside_and_gradients_f32() {
 
 #[test]
 fn what_was_in_force_before_comes_back() {
-    let _alone = generator::alone();
     let (input, weight) = (ones([4, 2]), ones([3, 2]));
     let kind = || linear(&input, &weight).kind();
     autocast(Precision::Bf16, Device::Cpu, || {
@@ -57,7 +52,6 @@ fn what_was_in_force_before_comes_back() {
 
 #[test]
 fn the_next_step_computes_with_the_changed_weights() {
-    let _alone = generator::alone();
     // Autocast keeps the weights' bf16 copies while it lives, and must not longer.
     let weight = ones([1, 1]).set_requires_grad(true);
     let run = || {
@@ -88,7 +82,7 @@ fn losses(precision: Precision) -> Vec<f64> {
         }),
         ..Default::default()
     };
-    let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
     for (i, (_, mut variable)) in vae.named_variables().into_iter().enumerate() {
         let size = variable.size();
         let fan_in: i64 = size.iter().skip(1).product();
@@ -117,7 +111,7 @@ fn losses(precision: Precision) -> Vec<f64> {
                     step,
                     n_images: 8,
                 };
-                Objective::default().loss(&draws, context)
+                Objective::default().loss(&draws, context, &mut vae.generator(1))
             });
             assert_eq!(loss.kind(), Kind::Float);
             optimizer.zero_grad();
@@ -130,7 +124,6 @@ fn losses(precision: Precision) -> Vec<f64> {
 
 #[test]
 fn training_in_bf16_goes_the_way_of_f32() {
-    let _alone = generator::alone();
     let (exact, rounded) = (losses(Precision::F32), losses(Precision::Bf16));
     assert!(exact[39] < 0.9 * exact[0], "{} to {}", exact[0], exact[39]);
     assert_ne!(exact, rounded, "bf16 rounds");
@@ -144,7 +137,6 @@ fn training_in_bf16_goes_the_way_of_f32() {
 
 #[test]
 fn a_device_without_bf16_is_refused() {
-    let _alone = generator::alone();
     assert!(check_precision(Precision::F32, Device::Mps).is_ok());
     let error = check_precision(Precision::Bf16, Device::Mps).expect_err("refused");
     assert!(
@@ -165,7 +157,6 @@ fn a_device_without_bf16_is_refused() {
 
 #[test]
 fn config_files_say_it_like_this() {
-    let _alone = generator::alone();
     let read = |text| serde_json::from_str::<Precision>(text);
     assert_eq!(read("\"f32\"").expect("f32"), Precision::F32);
     assert_eq!(read("\"bf16\"").expect("bf16"), Precision::Bf16);

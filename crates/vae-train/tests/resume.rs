@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use common::{SHAPE, alone, dataset};
+use common::{SHAPE, dataset};
 use serde_json::Value;
 use tch::Device;
 use vae_data::{Splits, derive_seed};
@@ -59,16 +59,13 @@ impl Callback for StopAt {
 
 /// A process of its own, as far as the run can tell.
 fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) -> Stop {
-    let _mine = alone();
     let splits = splits();
-    // What a fresh process has not: a generator that was used already.
-    tch::manual_seed(99);
     let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
     let vae = match &checkpoint {
         Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu).expect("a model"),
         None => {
-            tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-            Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model")
+            let seed = derive_seed(config.seed, 0, "initial weights");
+            Vae::new(&config.model, SHAPE, Device::Cpu, seed).expect("a model")
         }
     };
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
@@ -334,13 +331,11 @@ fn train_with(
     resume: bool,
     fails: Option<(usize, bool)>,
 ) -> Result<Stop, TrainError> {
-    let _mine = alone();
     let splits = splits();
     let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
-    tch::manual_seed(8);
     let vae = match &checkpoint {
         Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu).expect("a model"),
-        None => Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model"),
+        None => Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model"),
     };
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
     trainer.save_to(run_dir.clone());
@@ -462,7 +457,6 @@ fn another_data_set_is_refused() {
     let run = new_run(&config);
     train(&run.run_dir, &config, false, StopAt::Epoch(1));
     let checkpoint = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
-    let _mine = alone();
     let vae = Vae::load(&checkpoint.folder, Device::Cpu).expect("a model");
     let splits = Splits::new(dataset(23), Some(dataset(7)), dataset(5));
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
@@ -486,7 +480,6 @@ fn only_the_newest_and_the_best_checkpoints_stay() {
     let last = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     let expected = if best.folder == last.folder { 1 } else { 2 };
     assert_eq!(names.len(), expected, "{names:?}");
-    let _mine = alone();
     assert!(Vae::load(run.run_dir.checkpoints().join("last"), Device::Cpu).is_ok());
 }
 
@@ -502,7 +495,6 @@ fn averaged_weights_are_the_model_and_the_raw_ones_lie_beside() {
     let raw = vae_model::read_tensors(&folder.join("raw-weights.safetensors"))
         .expect("raw")
         .tensors;
-    let _mine = alone();
     let vae = Vae::load(&folder, Device::Cpu).expect("a model");
     let differ = vae
         .named_variables()

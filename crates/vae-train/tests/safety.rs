@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use common::{SHAPE, alone, dataset};
+use common::{SHAPE, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Splits;
 use vae_model::Vae;
@@ -24,9 +24,8 @@ fn config(extra: &str) -> RunConfig {
 }
 
 fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
-    tch::manual_seed(5);
     let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(5));
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 5).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
     if let Some(callback) = callback {
         trainer.add(callback);
@@ -72,7 +71,6 @@ impl Callback for Poison {
 
 #[test]
 fn a_step_too_large_is_taken_back_and_tried_smaller() {
-    let _mine = alone();
     // A first step of 1e20 ends in infinities; one of 1e20 · 1e-22 = 0.01 does not.
     let config =
         config("[optimizer.sgd]\nlearning_rate = 1e20\n[safety]\nlearning_rate_factor = 1e-22\n");
@@ -94,7 +92,6 @@ fn a_step_too_large_is_taken_back_and_tried_smaller() {
 
 #[test]
 fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() {
-    let _mine = alone();
     // With a factor of 1 nothing is left of the fault.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");
     let (clean, _) = train(&config, None);
@@ -113,14 +110,12 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
 
 #[test]
 fn no_ruin_becomes_a_checkpoint() {
-    let _mine = alone();
     // A checkpoint is due after every step, also after the one that leaves NaN in a weight.
     let config = config("[checkpoints]\nevery_minutes = 1e-9\nkeep = 100\n");
     let folder = tempfile::tempdir().expect("a folder");
     let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
-    tch::manual_seed(5);
     let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(5));
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 5).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.save_to(run_dir.clone());
     trainer.add(Poison::new(4, f64::NAN));
@@ -143,7 +138,6 @@ fn no_ruin_becomes_a_checkpoint() {
 
 #[test]
 fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
-    let _mine = alone();
     let config = config(
         "[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nmax_rollbacks = 2\nfind_layer = true\n",
     );
@@ -166,7 +160,6 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
 
 #[test]
 fn the_layer_where_it_began_is_named() {
-    let _mine = alone();
     let config = config("[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nfind_layer = true\n");
     let (outcome, _) = train(&config, None);
     let origin = outcome.incidents[0].origin.as_deref().expect("an origin");
@@ -177,13 +170,11 @@ fn the_layer_where_it_began_is_named() {
 
 #[test]
 fn without_returns_a_failure_ends_the_run_and_leaves_the_checkpoints_of_before() {
-    let _mine = alone();
     let config = config("[safety]\nmax_rollbacks = 0\n");
     let folder = tempfile::tempdir().expect("a folder");
     let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
-    tch::manual_seed(5);
     let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(7));
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 5).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.save_to(run_dir.clone());
     trainer.add(Poison::new(4, 1e37)); // Finite, so that only the loss tells.
@@ -285,10 +276,9 @@ fn go_on(run: &Path, config: &RunConfig, saves: &[u64], killed: Option<(&[usize]
         true => Some(Checkpoint::Last.open(&run_dir).expect("a checkpoint")),
         false => None,
     };
-    tch::manual_seed(5);
     let vae = match &checkpoint {
         Some(checkpoint) => Vae::load(&checkpoint.folder, Device::Cpu),
-        None => Vae::new(&config.model, SHAPE, Device::Cpu),
+        None => Vae::new(&config.model, SHAPE, Device::Cpu, 5),
     };
     let vae = vae.expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, config).expect("a trainer");
@@ -333,7 +323,6 @@ fn end(run: &Path) -> (Vec<Vec<u8>>, String, Vec<String>) {
 
 #[test]
 fn a_run_that_returns_ends_the_same_wherever_it_is_killed() {
-    let _mine = alone();
     tch::set_num_threads(1); // So small a model has nothing for more.
     for keep in [1, 2, 3] {
         let config = long_epochs(keep);

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use common::{SHAPE, alone, dataset};
+use common::{SHAPE, dataset};
 use tch::Device;
 use vae_data::{Dataset, Splits, derive_seed};
 use vae_model::{MlpConfig, NetworkConfig, Vae};
@@ -25,10 +25,9 @@ fn config(extra: &str) -> RunConfig {
 
 /// A run in a folder of its own, and what stays of it.
 fn train(folder: &Path, config: &RunConfig, splits: &Splits) -> (RunDir, Outcome) {
-    let _mine = alone();
     config.check().expect("a config that makes sense");
-    tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu).expect("a model");
+    let seed = derive_seed(config.seed, 0, "initial weights");
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, seed).expect("a model");
     let run_dir = RunDir::create(folder, config).expect("a run");
     let mut trainer = Trainer::new(&vae, splits, config).expect("a trainer");
     trainer.save_to(run_dir.clone());

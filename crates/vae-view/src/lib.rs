@@ -1,9 +1,6 @@
 //! How a variational autoencoder and its training look: pictures of images and latents, learning curves,
 //! moving pictures, event files for TensorBoard, and what can be learned of a latent space.
 
-#[cfg(test)]
-#[path = "../../vae-model/tests/common/alone.rs"]
-mod alone;
 pub mod animation;
 pub mod curves;
 mod error;

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{ModelError, PriorConfig, Support, Vae};
+use vae_model::{Conditioned, Generator, ModelError, PriorConfig, Support, Vae};
 
 use crate::ViewError;
 
@@ -93,10 +93,15 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, V
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn manifold(vae: &Vae, size: usize, usage: &[f64]) -> Result<DynamicImage, ViewError> {
+pub fn manifold(
+    vae: &Vae,
+    size: usize,
+    usage: &[f64],
+    condition: Option<&Tensor>,
+) -> Result<DynamicImage, ViewError> {
     let latent_dims = vae.config().latent_dims as usize;
     let dims = most_used(n_manifold_dims(vae), latent_dims, usage);
-    manifold_of(vae, size, &dims)
+    manifold_of(vae, size, &dims, condition)
 }
 
 /// [`manifold`] along these latent dimensions, at least one and at most [`n_manifold_dims`].
@@ -106,13 +111,19 @@ pub fn manifold(vae: &Vae, size: usize, usage: &[f64]) -> Result<DynamicImage, V
 ///
 /// # Panics
 /// If there are none, or one that the model does not have.
-pub fn manifold_of(vae: &Vae, size: usize, dims: &[usize]) -> Result<DynamicImage, ViewError> {
+pub fn manifold_of(
+    vae: &Vae,
+    size: usize,
+    dims: &[usize],
+    condition: Option<&Tensor>,
+) -> Result<DynamicImage, ViewError> {
     let latent_dims = vae.config().latent_dims as usize;
     let latents = match vae.config().posterior.support() {
         Support::Sphere => globe_latents(size, latent_dims, dims),
         Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
     };
-    grid(&decoded(vae, &latents, Pixels::Mean)?, size, 0)
+    let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
+    grid(&images, size, 0)
 }
 
 /// How many latent dimensions a [`manifold`] shows.
@@ -152,8 +163,9 @@ const N_PRIOR_LATENTS: i64 = 10_000;
 
 /// Latents that stand for the prior, the same ones every time, f32 `[N, Z]` on the CPU.
 pub fn prior_latents(vae: &Vae) -> Tensor {
-    tch::manual_seed(derive_seed(0, 0, "latents that stand for the prior") as i64);
-    vae.sample_latents(N_PRIOR_LATENTS).to_device(Device::Cpu)
+    let seed = derive_seed(0, 0, "latents that stand for the prior");
+    let latents = vae.sample_latents(N_PRIOR_LATENTS, &mut vae.generator(seed));
+    latents.to_device(Device::Cpu)
 }
 
 /// What of a prior a plane is drawn by.
@@ -234,20 +246,25 @@ fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
 /// A row for each of some latent dimensions: the `n_steps` images of −3 to 3 standard deviations of the
 /// prior around its mean in that dimension (times `reach`/3), the others as in `origin` `[Z]`. On a
 /// sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin: of many
-/// dimensions the point 0 is far from all that the decoder was trained on.
+/// dimensions the point 0 is far from all that the decoder was trained on. Of a model with a condition that
+/// comes with the origin, `[1, D]`.
 ///
 /// # Errors
 /// libtorch refuses.
 ///
 /// # Panics
 /// If there is no dimension, or one that the model does not have.
-pub fn traversals(
+pub fn traversals<'a>(
     vae: &Vae,
-    origin: &Tensor,
+    origin: impl Into<Conditioned<'a>>,
     dims: &[usize],
     n_steps: usize,
     reach: f64,
 ) -> Result<DynamicImage, ViewError> {
+    let Conditioned {
+        tensor: origin,
+        condition,
+    } = origin.into();
     let latent_dims = vae.config().latent_dims;
     let n_steps = n_steps as i64;
     let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
@@ -286,45 +303,90 @@ pub fn traversals(
     };
     let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
     let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
-    grid(&decoded(vae, &latents, Pixels::Mean)?, n_steps as usize, 2)
+    let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
+    grid(&images, n_steps as usize, 2)
 }
 
 /// What is shown of p(x|z).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pixels {
+#[derive(Debug)]
+pub enum Pixels<'a> {
     /// Its mean image.
     Mean,
     /// An image drawn from it.
-    Drawn,
+    Drawn(&'a mut Generator),
 }
 
 /// `n` new images from the prior; the same seed gives the same latents for every model of as many
-/// dimensions.
+/// dimensions. Of a model with a condition a row of them for each class, or both sides of each attribute.
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn samples(vae: &Vae, n: usize, seed: u64, pixels: Pixels) -> Result<DynamicImage, ViewError> {
-    let columns = (n as f64).sqrt().ceil() as usize;
-    grid(
-        &decoded(vae, &sample_latents(vae, n, seed), pixels)?,
-        columns,
-        2,
-    )
+pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError> {
+    let mut rows = vae.condition().examples();
+    if rows.is_empty() {
+        let columns = (n as f64).sqrt().ceil() as usize;
+        let latents = vae.sample_latents(n as i64, &mut sample_generator(vae, seed));
+        return grid(&decoded(vae, &latents, Pixels::Mean)?, columns, 2);
+    }
+    rows.truncate(MOST_EXAMPLES);
+    let n_columns = n.div_ceil(rows.len()).clamp(1, 16);
+    let conditions: Vec<Vec<f32>> = rows.into_iter().map(|(_, row)| row).collect();
+    let (latents, conditions) = latents_of_rows(vae, &conditions, n_columns, seed)?;
+    let images = decoded(vae, (&latents, &conditions), Pixels::Mean)?;
+    grid(&images, n_columns, 2)
 }
 
-/// `n` latents from the prior, `[n, Z]`; the same seed gives the same ones.
-pub fn sample_latents(vae: &Vae, n: usize, seed: u64) -> Tensor {
-    tch::manual_seed(derive_seed(seed, 0, "sample picture") as i64);
-    vae.sample_latents(n as i64)
+/// Rows of a picture of samples, one for each condition.
+const MOST_EXAMPLES: usize = 16;
+
+/// For each condition a row of `n` latents from the prior, and their conditions, `[rows·n, Z]` and
+/// `[rows·n, D]`: those of a column are drawn with the same noise, so that their images differ by the
+/// condition alone.
+///
+/// # Errors
+/// A condition that is not the model's.
+pub fn latents_of_rows(
+    vae: &Vae,
+    conditions: &[Vec<f32>],
+    n: usize,
+    seed: u64,
+) -> Result<(Tensor, Tensor), ViewError> {
+    let row = |condition: &Vec<f32>| {
+        let condition = Tensor::from_slice(condition).unsqueeze(0);
+        let condition = condition.repeat([n as i64, 1]); // [n, D]
+        let latents = vae.sample_latents_of(&condition, &mut sample_generator(vae, seed))?;
+        Ok((latents, condition))
+    };
+    let rows = conditions
+        .iter()
+        .map(row)
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    let (latents, conditions): (Vec<Tensor>, Vec<Tensor>) = rows.into_iter().unzip();
+    Ok((Tensor::cat(&latents, 0), Tensor::cat(&conditions, 0)))
+}
+
+/// Of what new images are drawn from the prior, their latents and then their pixels.
+#[must_use]
+pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
+    vae.generator(derive_seed(seed, 0, "sample picture"))
 }
 
 /// Images `[N, C, H, W]` in `[0, 1]` on the CPU for any number of latents `[N, Z]`, in bounded memory but
-/// for the images themselves.
+/// for the images themselves. Of a model with a condition that comes with the latents, `[N, D]`, or one for
+/// all of them, `[1, D]`.
 ///
 /// # Errors
 /// Latents of another shape; [`ViewError::TooManyImages`] where they need more than 4 GiB; libtorch
 /// refuses.
-pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, ViewError> {
+pub fn decoded<'a>(
+    vae: &Vae,
+    latents: impl Into<Conditioned<'a>>,
+    mut pixels: Pixels,
+) -> Result<Tensor, ViewError> {
+    let Conditioned {
+        tensor: latents,
+        condition,
+    } = latents.into();
     let (n_images, shape) = (
         latents.size().first().copied().unwrap_or(0),
         vae.image_shape(),
@@ -333,9 +395,15 @@ pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, Vi
     if numbers.iter().map(|&n| n as u128).product::<u128>() > LARGEST_IMAGES / 4 {
         return Err(ViewError::TooManyImages { n_images, shape });
     }
-    Ok(in_chunks(latents, |chunk| match pixels {
+    // One for all of them.
+    let condition = condition.map(|condition| match condition.size().as_slice() {
+        [1, n_columns] => condition.expand([n_images, *n_columns], false),
+        _ => condition.shallow_clone(),
+    });
+    let latents = (latents, condition.as_ref()).into();
+    Ok(in_chunks(latents, |chunk| match &mut pixels {
         Pixels::Mean => vae.decode(chunk),
-        Pixels::Drawn => vae.decode_sampled(chunk),
+        Pixels::Drawn(generator) => vae.decode_sampled(chunk, generator),
     })?)
 }
 
@@ -343,8 +411,13 @@ pub fn decoded(vae: &Vae, latents: &Tensor, pixels: Pixels) -> Result<Tensor, Vi
 ///
 /// # Errors
 /// Images of another shape than the model's.
-pub fn reconstructions(vae: &Vae, originals: &Tensor) -> Result<DynamicImage, ViewError> {
-    let reconstructed = in_chunks(originals, |chunk| vae.reconstruct(chunk))?;
+pub fn reconstructions<'a>(
+    vae: &Vae,
+    originals: impl Into<Conditioned<'a>>,
+) -> Result<DynamicImage, ViewError> {
+    let images = originals.into();
+    let originals = images.tensor;
+    let reconstructed = in_chunks(images, |chunk| vae.reconstruct(chunk))?;
     let originals = originals.to_device(Device::Cpu).to_kind(Kind::Float) / 255.0;
     pairs(&originals, &reconstructed)
 }
@@ -376,13 +449,20 @@ pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> 
 /// Applies a model to the rows of `input`, so many at a time that the memory for it stays small. The
 /// result is on the CPU.
 fn in_chunks(
-    input: &Tensor,
-    model: impl Fn(&Tensor) -> Result<Tensor, ModelError>,
+    input: Conditioned,
+    mut model: impl FnMut(Conditioned) -> Result<Tensor, ModelError>,
 ) -> Result<Tensor, ModelError> {
+    const N_AT_A_TIME: i64 = 500;
+    let conditions = input.condition.map(|known| known.split(N_AT_A_TIME, 0));
+    let mut conditions = conditions.into_iter().flatten();
     let parts = input
-        .split(500, 0)
+        .tensor
+        .split(N_AT_A_TIME, 0)
         .iter()
-        .map(|chunk| Ok(model(chunk)?.to_device(Device::Cpu)))
+        .map(|chunk| {
+            let condition = conditions.next();
+            Ok(model((chunk, condition.as_ref()).into())?.to_device(Device::Cpu))
+        })
         .collect::<Result<Vec<_>, ModelError>>()?;
     Ok(Tensor::cat(&parts, 0))
 }
@@ -471,8 +551,7 @@ mod tests {
 
     #[test]
     fn a_traversal_changes_one_dimension_in_a_row_and_the_most_used_first() {
-        let _alone = crate::alone::alone();
-        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(3, ""), DOT, Device::Cpu, 1).expect("a model");
         let origin = Tensor::from_slice(&[0.5_f32, -1.0, 2.0]);
         let dims = &by_use(3, &[0.1, 0.0, 0.7])[..2];
         let picture = traversals(&vae, &origin, dims, 11, 3.0).unwrap();
@@ -494,7 +573,6 @@ mod tests {
 
     #[test]
     fn grid_puts_images_row_by_row_with_a_white_gap() {
-        let _alone = crate::alone::alone();
         let images = Tensor::from_slice(&[0_f32, 0.2, 0.4]).view([3, 1, 1, 1]);
         let picture = grid(&images, 2, 1).unwrap().into_luma8();
         assert_eq!(picture.dimensions(), (3, 3));
@@ -506,7 +584,6 @@ mod tests {
 
     #[test]
     fn grid_keeps_colors() {
-        let _alone = crate::alone::alone();
         let image = Tensor::from_slice(&[1_f32, 0.0, 0.2]).view([1, 3, 1, 1]);
         let picture = grid(&image, 1, 2).unwrap().into_rgb8();
         assert_eq!(picture.into_raw(), [255, 0, 51]);
@@ -514,9 +591,8 @@ mod tests {
 
     #[test]
     fn the_plane_spans_the_quantiles_right_and_up() {
-        let _alone = crate::alone::alone();
         // Φ⁻¹(0.05) = −1.6448536, Φ⁻¹(0.5) = 0 (any table of the normal distribution).
-        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(4, ""), DOT, Device::Cpu, 1).expect("a model");
         let quantiles = prior_quantiles(&vae, 3).expect("quantiles");
         let latents = plane_latents(&quantiles, &[1, 3]).view([3, 3, 4]);
         let corner = |row, column| Vec::<f32>::try_from(latents.get(row).get(column)).unwrap();
@@ -530,7 +606,6 @@ mod tests {
 
     #[test]
     fn the_most_used_dimensions_are_those_of_largest_kl() {
-        let _alone = crate::alone::alone();
         assert_eq!(most_used(2, 4, &[0.1, 3.0, 0.0, 2.0]), [1, 3]);
         assert_eq!(most_used(2, 4, &[2.0, 0.0, 3.0, 0.1]), [0, 2]);
         assert_eq!(most_used(2, 3, &[]), [0, 1]);
@@ -539,14 +614,13 @@ mod tests {
 
     #[test]
     fn a_learned_prior_is_shown_at_its_own_quantiles() {
-        let _alone = crate::alone::alone();
         // One component that nobody has moved is the standard normal: its quantiles, up to chance.
         let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
-        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu, 1).expect("a model");
         let found = prior_quantiles(&vae, 3).expect("quantiles");
         let again = prior_quantiles(&vae, 3).expect("quantiles");
         assert_eq!(found.lines, again.lines);
-        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu).expect("a model");
+        let plain = Vae::new(&linear(2, ""), DOT, Device::Cpu, 1).expect("a model");
         let wanted = prior_quantiles(&plain, 3).expect("quantiles");
         // Five standard errors of the 5 % quantile: √(0.05·0.95/10⁴) over a density of 0.103.
         let difference = (found.lines - wanted.lines).abs().max();
@@ -556,7 +630,6 @@ mod tests {
 
     #[test]
     fn a_sphere_is_a_map_and_its_traversals_stay_on_it() {
-        let _alone = crate::alone::alone();
         let latents = globe_latents(4, 5, &[0, 2, 4]).view([4, 4, 5]);
         let norms = latents.square().sum_dim_intlist(-1, false, Kind::Float);
         assert!((norms - 1.0).abs().max().double_value(&[]) < 1e-5);
@@ -567,10 +640,10 @@ mod tests {
         assert_eq!(globe_latents(4, 2, &[0, 1]).size(), [4, 2]);
 
         let parts = "posterior = \"von_mises_fisher\"\nprior = \"hyperspherical_uniform\"";
-        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu).expect("a model");
+        let vae = Vae::new(&linear(3, parts), DOT, Device::Cpu, 1).expect("a model");
         let origin = Tensor::from_slice(&[0.6_f32, 0.8, 0.0]);
         assert!(traversals(&vae, &origin, &[0, 1, 2], 11, 3.0).is_ok());
-        assert!(manifold(&vae, 4, &[]).is_ok());
+        assert!(manifold(&vae, 4, &[], None).is_ok());
     }
 
     const DOT: ImageShape = ImageShape {

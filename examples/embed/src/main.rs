@@ -16,7 +16,7 @@ fn main() -> Result<(), ModelError> {
                 height: 28,
                 width: 28,
             };
-            Vae::new(&ModelConfig::default(), shape, Device::Cpu)?
+            Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?
         }
     };
     let preprocessing = vae.preprocessing();
@@ -30,7 +30,7 @@ fn main() -> Result<(), ModelError> {
         height,
         width,
     } = vae.image_shape();
-    let images = Tensor::randint(
+    let images = vae.generator(7).randint(
         256,
         [6, channels, height, width],
         (Kind::Uint8, Device::Cpu),

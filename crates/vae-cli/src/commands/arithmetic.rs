@@ -5,7 +5,7 @@ use tch::{Tensor, no_grad};
 use vae_view::latent;
 use vae_view::picture::{self, Pixels};
 
-use super::place::Place;
+use super::place::{Place, Places};
 use super::{OutArgs, RunArgs};
 use crate::Done;
 
@@ -73,14 +73,23 @@ impl std::str::FromStr for Expression {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let (signs, places): (Vec<f64>, Vec<Place>) = args.expression.0.into_iter().unzip();
-    let terms = run.latents(&places)?; // [N, Z]
+    let Places {
+        latents: terms, // [N, Z]
+        condition,
+    } = run.latents(&places)?;
     let signs = Tensor::from_slice(&signs)
         .to_kind(terms.kind())
         .unsqueeze(1);
     let sum = (&terms * signs).sum_dim_intlist(0, true, terms.kind());
     let sum = latent::onto_support(&run.vae, &sum)?;
     let all = Tensor::cat(&[&terms, &sum], 0);
-    let images = no_grad(|| picture::decoded(&run.vae, &all, Pixels::Mean))?;
+    // The sum is told what the last image is told, which is the one that is changed.
+    let condition = condition.map(|known| {
+        let last = known.narrow(0, known.size()[0] - 1, 1);
+        Tensor::cat(&[known, last], 0)
+    });
+    let all = (&all, condition.as_ref());
+    let images = no_grad(|| picture::decoded(&run.vae, all, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, places.len() + 1, 2)?)?;
     Ok(Done::Fully)

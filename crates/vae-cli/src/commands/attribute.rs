@@ -12,7 +12,7 @@ use vae_data::{DatasetConfig, Splits};
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
 
-use super::place::Place;
+use super::place::{Place, Places};
 use super::sample::save_each;
 use super::{OpenRun, OutArgs, RunArgs, labels, picture_name, table};
 use crate::Done;
@@ -224,7 +224,7 @@ fn load(run: &OpenRun, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Sp
         };
         folder.attributes = Some(table.clone());
     }
-    let splits = config.load()?;
+    let splits = run.splits_of(&config)?;
     let n = limit.map_or(usize::MAX, |limit| limit as usize);
     if n >= splits.train.len() {
         return Ok(splits);
@@ -330,9 +330,13 @@ fn offset(run: &OpenRun, store: &DirectionStore, changes: &[(String, f64)]) -> R
 fn apply(run: &OpenRun, args: ApplyArgs) -> Result<()> {
     let store = DirectionStore::open(&run.run_dir)?;
     let offset = offset(run, &store, &args.changes.0)?;
-    let latents = run.latents_or_held_out(&args.places, args.count as usize)?;
+    let Places { latents, condition } =
+        run.latents_or_held_out(&args.places, args.count as usize)?;
     let changed = latent::onto_support(&run.vae, &(&latents + offset))?;
-    let decoded = |latents: &Tensor| no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean));
+    let decoded = |latents: &Tensor| {
+        let latents = (latents, condition.as_ref());
+        no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean))
+    };
     let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
     if let Some(out) = &args.out {
@@ -365,7 +369,8 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .iter()
         .map(|name| offset(run, &store, &[(name.clone(), 1.0)]))
         .collect::<Result<Vec<_>>>()?;
-    let latents = run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
+    let Places { latents, condition } =
+        run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
     let steps = i64::from(args.steps);
     let line = Tensor::linspace(
         -args.reach,
@@ -379,7 +384,12 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .map(|offset| (latents.unsqueeze(1) + offset * &line).flatten(0, 1)) // [N · steps, Z]
         .collect();
     let latents = latent::onto_support(&run.vae, &Tensor::cat(&rows, 0))?;
-    let images = no_grad(|| picture::decoded(&run.vae, &latents, Pixels::Mean))?;
+    let condition = condition.map(|known| {
+        let of_strip = known.repeat_interleave_self_int(steps, 0, None); // [N · steps, D]
+        of_strip.repeat([offsets.len() as i64, 1])
+    });
+    let latents = (&latents, condition.as_ref());
+    let images = no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, args.steps as usize, 2)?)
 }

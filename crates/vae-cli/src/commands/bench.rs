@@ -8,7 +8,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use vae_base::memory;
 use vae_data::derive_seed;
-use vae_model::Vae;
+use vae_model::{Generator, Vae};
 use vae_train::{Learner, device_name};
 
 use super::shape::Shape;
@@ -52,16 +52,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let config = run_config::load(&args.config, &args.settings)?;
     run_config::check(&args.config, &config)?;
     let device = args.device.select()?;
-    tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
     let Shape(shape) = args.shape;
-    let vae = Vae::new(&config.model, shape, device)?;
+    let seed = derive_seed(config.seed, 0, "initial weights");
+    let vae = Vae::new(&config.model, shape, device, seed)?;
     let batch_size = config.training.batch_size as i64;
     let n_images = config.training.batch_size * N_BATCHES as usize;
     let mut learner = Learner::new(&vae, &config, n_images)?;
+    let mut generator = Generator::cpu(derive_seed(config.seed, 0, "images"));
     let batches: Vec<Tensor> = (0..N_BATCHES)
         .map(|_| {
             let size = [batch_size, shape.channels, shape.height, shape.width];
-            Tensor::randint(256, size, (Kind::Uint8, Device::Cpu))
+            generator.randint(256, size, (Kind::Uint8, Device::Cpu))
         })
         .collect();
 

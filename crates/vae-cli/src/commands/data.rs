@@ -184,7 +184,7 @@ fn pixels(dataset: &Dataset) -> Result<Value> {
     let mut sum = Tensor::zeros([channels], double);
     let mut sum_of_squares = Tensor::zeros([channels], double);
     for images in Batches::sequential(dataset, 256, Device::Cpu) {
-        let images = images?.to_kind(Kind::Double);
+        let images = images?.items.to_kind(Kind::Double);
         let over_pixels = &[0, 2, 3][..];
         sum += images.sum_dim_intlist(over_pixels, false, Kind::Double);
         sum_of_squares += images

@@ -9,10 +9,9 @@ use image::ImageFormat;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use tracing::warn;
-use vae_model::Vae;
 use vae_view::picture;
 
-use super::RunArgs;
+use super::{OpenRun, RunArgs};
 use crate::Done;
 use crate::arrays::{Latents, LatentsReader};
 use crate::output::{self, out};
@@ -73,8 +72,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
     let mut count = ImageCount::new(latents.n_rows());
     let n_images = match is_picture {
-        true => one_picture(&args, &run.vae, &mut latents, &mut count)?,
-        false => one_file_each(&args, &run.vae, &mut latents, &mut count)?,
+        true => one_picture(&args, &run, &mut latents, &mut count)?,
+        false => one_file_each(&args, &run, &mut latents, &mut count)?,
     };
     let images_per_s = count.finish();
     if args.json {
@@ -90,14 +89,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// Mean images in [0, 1], [n, C, H, W] on the CPU.
-fn decoded(vae: &Vae, latents: &Latents) -> Result<Tensor> {
+fn decoded(run: &OpenRun, latents: &Latents) -> Result<Tensor> {
     let values = Tensor::from_slice(&latents.values).view([latents.n_rows as i64, -1]);
-    Ok(no_grad(|| vae.decode(&values))?.to_device(Device::Cpu))
+    let condition = run.condition_alone();
+    let condition = condition.map(|row| row.repeat([latents.n_rows as i64, 1]));
+    let values = (&values, condition.as_ref());
+    Ok(no_grad(|| run.vae.decode(values))?.to_device(Device::Cpu))
 }
 
 fn one_picture(
     args: &Args,
-    vae: &Vae,
+    run: &OpenRun,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {
@@ -109,7 +111,7 @@ fn one_picture(
             "{}: more than {N_IN_PICTURE} latents, too many for one picture; give a folder",
             args.latents.display()
         );
-        images.push(decoded(vae, &rows)?);
+        images.push(decoded(run, &rows)?);
         count.add(rows.n_rows);
     }
     ensure!(n_images > 0, "{}: holds no latents", args.latents.display());
@@ -126,7 +128,7 @@ fn one_picture(
 
 fn one_file_each(
     args: &Args,
-    vae: &Vae,
+    run: &OpenRun,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {
@@ -152,7 +154,7 @@ fn one_file_each(
         .with_context(|| out.display().to_string())?;
     let (mut n_images, mut renamed) = (0, Vec::new());
     while let Some(rows) = latents.read(N_AT_A_TIME)? {
-        let images = decoded(vae, &rows)?;
+        let images = decoded(run, &rows)?;
         for i in 0..rows.n_rows {
             let row = n_images + i;
             let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;

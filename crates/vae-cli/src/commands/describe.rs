@@ -128,7 +128,7 @@ fn describe(args: &Args) -> Result<Described> {
 }
 
 fn fresh(config: &RunConfig, asked: Option<Shape>) -> Result<Vae> {
-    let mut vae = Vae::new(&config.model, shape::of(config, asked)?, Device::Cpu)?;
+    let mut vae = Vae::new(&config.model, shape::of(config, asked)?, Device::Cpu, 1)?;
     vae.set_framing(config.framing());
     Ok(vae)
 }

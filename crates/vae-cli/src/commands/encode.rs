@@ -50,8 +50,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
         let mut batch = batch?;
+        let condition = run.condition_of(&inputs, &batch);
         let (mean, log_var) = no_grad(|| -> Result<_> {
-            let posterior = run.vae.encode(&batch.images)?;
+            let posterior = run.vae.encode((&batch.images, condition.as_ref()))?;
             let log_var = posterior.log_var();
             Ok((numbers(&posterior.center())?, log_var))
         })?;

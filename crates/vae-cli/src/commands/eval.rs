@@ -165,6 +165,7 @@ impl Material {
         let run = args.run.open()?;
         let config = run.run_dir.config()?;
         let (source, train, test) = held_out(&config, args)?;
+        let (train, test) = (run.conditioned(train), run.conditioned(test));
         let n_images = args
             .limit
             .map_or(test.len(), |n| test.len().min(n as usize));

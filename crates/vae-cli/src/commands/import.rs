@@ -70,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     run_config::check(&args.config, &config)?;
     let image = shape::of(&config, args.shape)?;
     if args.print_map {
-        for (name, variable) in Vae::new(&config.model, image, Device::Cpu)?.named_variables() {
+        for (name, variable) in Vae::new(&config.model, image, Device::Cpu, 1)?.named_variables() {
             out!("\"{name}\" = \"{name}\"  # {:?}", variable.size());
         }
         return Ok(Done::Fully);

@@ -74,19 +74,33 @@ const LARGEST_MOVING: i64 = 1 << 30;
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let places = run.latents(&args.places)?;
-    let points = (0..args.places.len() as i64)
-        .map(|i| Ok(Vec::<f64>::try_from(places.get(i).to_kind(Kind::Double))?))
-        .collect::<Result<Vec<_>>>()?;
+    let points = |rows: &Tensor| {
+        (0..args.places.len() as i64)
+            .map(|i| Ok(Vec::<f64>::try_from(rows.get(i).to_kind(Kind::Double))?))
+            .collect::<Result<Vec<_>>>()
+    };
     let is_sphere = run.vae.config().posterior.support() == Support::Sphere;
     let blend = match args.slerp || is_sphere {
         true => Blend::Spherical,
         false => Blend::Linear,
     };
     let steps = args.steps as usize;
-    let latents = latent::path(&points, steps, blend).concat();
-    let latents = Tensor::from_slice(&latents).view([-1, places.size()[1]]);
-    let latents = latent::onto_support(&run.vae, &latents.to_kind(Kind::Float))?;
-    let images = no_grad(|| picture::decoded(&run.vae, &latents, Pixels::Mean))?;
+    let path = |rows: &Tensor, blend| -> Result<Tensor> {
+        let path = latent::path(&points(rows)?, steps, blend).concat();
+        Ok(Tensor::from_slice(&path)
+            .view([-1, rows.size()[1]])
+            .to_kind(Kind::Float))
+    };
+    let latents = path(&places.latents, blend)?;
+    // What the model is told changes on the way, too.
+    let condition = places
+        .condition
+        .as_ref()
+        .map(|known| path(known, Blend::Linear));
+    let condition = condition.transpose()?;
+    let latents = latent::onto_support(&run.vae, &latents)?;
+    let images =
+        no_grad(|| picture::decoded(&run.vae, (&latents, condition.as_ref()), Pixels::Mean))?;
     if let Some(out) = &args.out {
         picture::save(&picture::grid(&images, steps, 2)?, out)?;
     }

@@ -11,11 +11,13 @@ use crate::Done;
 ///
 /// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second.
 /// A model of more than two latent dimensions shows the two that it uses most, or those of --dims; the
-/// others are at their medians. Latents on a sphere are shown as a map of the world.
+/// others are at their medians. Latents on a sphere are shown as a map of the world. A model with a condition
+/// is told --condition, or else the first class (attribute).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae manifold runs/mnist --size 25 --out plane.png
-  vae manifold runs/celeba --dims 7,19 --out two.png")]
+  vae manifold runs/celeba --dims 7,19 --out two.png
+  vae manifold runs/conditional --condition 7 --out sevens.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -35,14 +37,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let size = args.size as usize;
+    let condition = run.condition_or_example();
+    let condition = condition.as_ref();
     let picture = match args.dims {
         Some(dims) => {
             run.check_dims(&dims, picture::n_manifold_dims(&run.vae))?;
-            no_grad(|| picture::manifold_of(&run.vae, size, &dims))?
+            no_grad(|| picture::manifold_of(&run.vae, size, &dims, condition))?
         }
         None => {
             let usage = run.checkpoint.state.latent_use.unwrap_or_default();
-            no_grad(|| picture::manifold(&run.vae, size, usage.ranking()))?
+            no_grad(|| picture::manifold(&run.vae, size, usage.ranking(), condition))?
         }
     };
     args.out.save(&picture)?;

@@ -30,13 +30,14 @@ pub(crate) mod traverse;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use image::DynamicImage;
 use serde_json::json;
+use tch::Tensor;
 use tracing::warn;
-use vae_data::{BadFile, InputBatch, Inputs, Split};
+use vae_data::{BadFile, Dataset, DatasetConfig, InputBatch, Inputs, Split, Splits};
 use vae_model::{Vae, WEIGHTS_FILE};
 use vae_run::{Checkpoint, OpenCheckpoint, RunDir};
 use vae_view::picture;
@@ -59,6 +60,11 @@ pub(crate) struct RunArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", global = true)]
     device: DeviceChoice,
+
+    /// Of a model with a condition: what it is told, as in 7 or Smiling=1,Male=0 [default: what is known of
+    /// each image]
+    #[arg(long, value_name = "CONDITION", global = true)]
+    condition: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -74,11 +80,17 @@ pub(crate) struct OpenRun {
     pub(crate) run_dir: RunDir,
     pub(crate) vae: Vae,
     pub(crate) checkpoint: OpenCheckpoint,
+    /// What the model is told, whatever is known of an image.
+    condition: Option<String>,
 }
 
 impl RunArgs {
     /// The model alone: of a run, of the folder of a checkpoint, or of a weights file.
     pub(crate) fn open_model(&self) -> Result<Vae> {
+        ensure!(
+            self.condition.is_none(),
+            "--condition: this command takes the model as it is, which is told a condition later"
+        );
         if self.run.is_file() || self.run.join(WEIGHTS_FILE).is_file() {
             return Ok(Vae::load(&self.run, self.device.select()?)?);
         }
@@ -104,10 +116,15 @@ impl RunArgs {
         };
         let device = self.device.select()?;
         let vae = Vae::load(&checkpoint.folder, device)?;
+        if let Some(condition) = &self.condition {
+            let parsed = vae.condition().parse(condition);
+            parsed.context("--condition")?;
+        }
         Ok(OpenRun {
             run_dir,
             vae,
             checkpoint,
+            condition: self.condition.clone(),
         })
     }
 }
@@ -127,6 +144,69 @@ pub(crate) struct InputArgs {
 }
 
 impl OpenRun {
+    /// The images of the run, with what the model is told of them.
+    pub(crate) fn splits(&self) -> Result<Splits> {
+        self.splits_of(&self.run_dir.config()?.dataset)
+    }
+
+    /// The images of a data set, with what the model is told of them.
+    pub(crate) fn splits_of(&self, dataset: &DatasetConfig) -> Result<Splits> {
+        let Splits {
+            train,
+            validation,
+            test,
+            report,
+        } = dataset.load()?;
+        Ok(Splits {
+            train: self.conditioned(train),
+            validation: validation.map(|dataset| self.conditioned(dataset)),
+            test: self.conditioned(test),
+            report,
+        })
+    }
+
+    /// Images with what the model is told of them: what is known, but for what `--condition` says.
+    pub(crate) fn conditioned(&self, dataset: Dataset) -> Dataset {
+        let dataset = dataset.with_condition(self.vae.condition());
+        match &self.condition {
+            Some(_) => dataset.change_condition(|row| self.tell(row)),
+            None => dataset,
+        }
+    }
+
+    /// Writes what `--condition` says into what is known of an image.
+    fn tell(&self, row: &mut [f32]) {
+        if let Some(condition) = &self.condition {
+            // Cannot fail: it was read when the run was opened.
+            let _ = self.vae.condition().overwrite(row, condition);
+        }
+    }
+
+    /// What the model is told of images of which nothing is known, `[1, D]`; none of a model without a
+    /// condition.
+    pub(crate) fn condition_alone(&self) -> Option<Tensor> {
+        let spec = self.vae.condition();
+        let mut row = spec.unknown();
+        self.tell(&mut row);
+        (!spec.is_empty()).then(|| Tensor::from_slice(&row).unsqueeze(0))
+    }
+
+    /// What the model is told of a batch's images, `[B, D]`; none of a model without a condition.
+    pub(crate) fn condition_of(&self, inputs: &Inputs, batch: &InputBatch) -> Option<Tensor> {
+        let mut rows = inputs.condition(batch, self.vae.condition())?;
+        rows.iter_mut().for_each(|row| self.tell(row));
+        Some(Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]))
+    }
+
+    /// What `--condition` says, or else the first example of what can be said, `[1, D]`.
+    pub(crate) fn condition_or_example(&self) -> Option<Tensor> {
+        if self.condition.is_some() {
+            return self.condition_alone();
+        }
+        let (_, row) = self.vae.condition().examples().into_iter().next()?;
+        Some(Tensor::from_slice(&row).unsqueeze(0))
+    }
+
     /// The images of a command, through the transform of the run.
     pub(crate) fn inputs(&self, args: &InputArgs) -> Result<Inputs> {
         self.open_inputs(&args.inputs, Split::Test, args.attributes.as_deref())

@@ -58,8 +58,11 @@ struct Neighbor {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let vae = &run.vae;
-    let query = run.open_inputs(&[args.image], Split::Test, None)?.read(1)?;
-    let query_center = no_grad(|| vae.encode(&query.images))?.center(); // [1, Z]
+    let query_inputs = run.open_inputs(&[args.image], Split::Test, None)?;
+    let query = query_inputs.read(1)?;
+    let condition = run.condition_of(&query_inputs, &query);
+    let query_images = (&query.images, condition.as_ref());
+    let query_center = no_grad(|| vae.encode(query_images))?.center(); // [1, Z]
     let inputs = run.open_inputs(&args.among, Split::Train, None)?;
     let mut count = ImageCount::new(Some(inputs.n_images()));
     // Nearest first; of equal ones the first.
@@ -67,8 +70,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
         let batch = batch?;
+        let condition = run.condition_of(&inputs, &batch);
         let distances = no_grad(|| -> Result<_> {
-            let offsets = vae.encode(&batch.images)?.center() - &query_center;
+            let images = (&batch.images, condition.as_ref());
+            let offsets = vae.encode(images)?.center() - &query_center;
             let squares = offsets.to_kind(Kind::Double).square();
             Ok(squares.sum_dim_intlist(-1, false, Kind::Double).sqrt()) // [B]
         })?;

@@ -25,6 +25,14 @@ pub(crate) enum Place {
     Image(PathBuf),
 }
 
+/// Latents, and what the model is told of each.
+pub(crate) struct Places {
+    /// f32 `[N, Z]` on the CPU.
+    pub(crate) latents: Tensor,
+    /// `[N, D]` on the CPU; none of a model without a condition.
+    pub(crate) condition: Option<Tensor>,
+}
+
 impl FromStr for Place {
     type Err = String;
 
@@ -54,18 +62,26 @@ impl FromStr for Place {
 }
 
 impl OpenRun {
-    /// The latents of places, f32 `[N, Z]` on the CPU.
-    pub(crate) fn latents(&self, places: &[Place]) -> Result<Tensor> {
+    /// The latents of places.
+    pub(crate) fn latents(&self, places: &[Place]) -> Result<Places> {
         let mut test = None;
-        let latents = places
+        let places = places
             .iter()
             .map(|place| self.latent(place, &mut test))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&latents, 0))
+        let latents: Vec<&Tensor> = places.iter().map(|place| &place.latents).collect();
+        let conditions: Option<Vec<&Tensor>> = places
+            .iter()
+            .map(|place| place.condition.as_ref())
+            .collect();
+        Ok(Places {
+            latents: Tensor::cat(&latents, 0),
+            condition: conditions.map(|conditions| Tensor::cat(&conditions, 0)),
+        })
     }
 
-    /// `[1, Z]`. `test` is loaded when it is first needed.
-    fn latent(&self, place: &Place, test: &mut Option<Dataset>) -> Result<Tensor> {
+    /// Of one place. `test` is loaded when it is first needed.
+    fn latent(&self, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
         let latent_dims = self.vae.config().latent_dims;
         match place {
             Place::Latent(numbers) => {
@@ -77,16 +93,27 @@ impl OpenRun {
                 let latent = Tensor::from_slice(numbers)
                     .to_kind(Kind::Float)
                     .unsqueeze(0);
-                Ok(latent::onto_support(&self.vae, &latent)?)
+                Ok(Places {
+                    latents: latent::onto_support(&self.vae, &latent)?,
+                    condition: self.condition_alone(),
+                })
             }
             Place::Prior(seed) => {
-                let latent = no_grad(|| picture::sample_latents(&self.vae, 1, *seed));
-                Ok(latent.to_device(Device::Cpu))
+                let mut generator = picture::sample_generator(&self.vae, *seed);
+                let condition = self.condition_alone();
+                let latents = no_grad(|| match &condition {
+                    Some(condition) => self.vae.sample_latents_of(condition, &mut generator),
+                    None => Ok(self.vae.sample_latents(1, &mut generator)),
+                })?;
+                Ok(Places {
+                    latents: latents.to_device(Device::Cpu),
+                    condition,
+                })
             }
             Place::HeldOut(position) => {
                 let test = match test {
                     Some(test) => test,
-                    none => none.insert(self.run_dir.config()?.dataset.load()?.test),
+                    none => none.insert(self.splits()?.test),
                 };
                 let n = test.len();
                 ensure!(
@@ -94,33 +121,44 @@ impl OpenRun {
                     "test:{position}: there are {n} held-out images, the last one is test:{}",
                     n - 1
                 );
-                self.centers(&test.select(&[*position])?)
+                let batch = test.batch(&[*position])?;
+                self.centers(batch.items, batch.condition)
             }
             Place::Image(path) => {
                 let inputs = self.open_inputs(std::slice::from_ref(path), Split::Test, None)?;
-                self.centers(&inputs.read(1)?.images)
+                let batch = inputs.read(1)?;
+                let condition = self.condition_of(&inputs, &batch);
+                self.centers(batch.images, condition)
             }
         }
     }
 
-    /// The latents that stand for images, f32 `[N, Z]` on the CPU.
-    pub(crate) fn centers(&self, images: &Tensor) -> Result<Tensor> {
-        let parts = images.split(500, 0);
+    /// The latents that stand for images.
+    fn centers(&self, images: Tensor, condition: Option<Tensor>) -> Result<Places> {
+        const N_AT_A_TIME: i64 = 500;
+        let conditions = condition.as_ref().map(|known| known.split(N_AT_A_TIME, 0));
+        let mut conditions = conditions.into_iter().flatten();
+        let parts = images.split(N_AT_A_TIME, 0);
         let parts = parts
             .iter()
             .map(|images| {
-                let posterior = no_grad(|| self.vae.encode(images))?;
+                let condition = conditions.next();
+                let posterior = no_grad(|| self.vae.encode((images, condition.as_ref())))?;
                 Ok(no_grad(|| posterior.center()).to_device(Device::Cpu))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&parts, 0))
+        Ok(Places {
+            latents: Tensor::cat(&parts, 0),
+            condition,
+        })
     }
 
     /// The latents of places, or where none is given of the first `count` held-out images.
-    pub(crate) fn latents_or_held_out(&self, places: &[Place], count: usize) -> Result<Tensor> {
+    pub(crate) fn latents_or_held_out(&self, places: &[Place], count: usize) -> Result<Places> {
         if places.is_empty() {
-            let test = self.run_dir.config()?.dataset.load()?.test;
-            return self.centers(&test.first(count)?);
+            let test = self.splits()?.test;
+            let batch = test.batch(&(0..test.len().min(count)).collect::<Vec<_>>())?;
+            return self.centers(batch.items, batch.condition);
         }
         self.latents(places)
     }

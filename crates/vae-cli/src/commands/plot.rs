@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 /// The first held-out images.
 fn held_out(run: &OpenRun, limit: usize) -> Result<Dataset> {
-    let Splits { test, .. } = run.run_dir.config()?.dataset.load()?;
+    let Splits { test, .. } = run.splits()?;
     if limit >= test.len() {
         return Ok(test);
     }
@@ -227,7 +227,17 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     run.check_dims(&dims, 100)?;
     let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
     let aggregate = run.encode(&dataset, "held-out images", args.seed)?.drawn;
-    let prior = no_grad(|| picture::sample_latents(&run.vae, 100_000, args.seed));
+    let mut generator = picture::sample_generator(&run.vae, args.seed);
+    const N_OF_PRIOR: i64 = 100_000;
+    let prior = no_grad(|| match dataset.condition() {
+        Some(condition) => {
+            let rows = Tensor::arange(N_OF_PRIOR, (Kind::Int64, tch::Device::Cpu));
+            let rows = rows.remainder(condition.size()[0]);
+            let condition = condition.index_select(0, &rows);
+            run.vae.sample_latents_of(&condition, &mut generator)
+        }
+        None => Ok(run.vae.sample_latents(N_OF_PRIOR, &mut generator)),
+    })?;
     let of_all = match dims.len() {
         n if n < latent_dims && args.dims.is_none() => {
             format!("the {n} most used of {latent_dims} dimensions, ")

@@ -14,7 +14,8 @@ use crate::Done;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae reconstruct runs/mnist --out pairs.png
-  vae reconstruct runs/celeba me.jpg holidays/ --out us.png")]
+  vae reconstruct runs/celeba me.jpg holidays/ --out us.png
+  vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -33,17 +34,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let images = match args.inputs.is_empty() {
+    let (images, condition) = match args.inputs.is_empty() {
         true => {
-            let splits = run.run_dir.config()?.dataset.load()?;
-            splits.test.first(args.count as usize)?
+            let test = run.splits()?.test;
+            let first: Vec<usize> = (0..test.len().min(args.count as usize)).collect();
+            let batch = test.batch(&first)?;
+            (batch.items, batch.condition)
         }
         false => {
             let inputs = run.open_inputs(&args.inputs, Split::Test, None)?;
-            inputs.read(10_000)?.images
+            let batch = inputs.read(10_000)?;
+            let condition = run.condition_of(&inputs, &batch);
+            (batch.images, condition)
         }
     };
-    let picture = no_grad(|| picture::reconstructions(&run.vae, &images))?;
+    let images = (&images, condition.as_ref());
+    let picture = no_grad(|| picture::reconstructions(&run.vae, images))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

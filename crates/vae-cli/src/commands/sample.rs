@@ -15,19 +15,23 @@ use crate::Done;
 use crate::output::{self, out};
 
 /// Draw new images: latents from the prior, decoded
+///
+/// Of a model with a condition a row for each class, or for both sides of each attribute, or with --condition
+/// images of that; in a column the same noise, so that its images differ by the condition alone.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])),
     after_help = "Examples:
   vae sample runs/mnist --count 64 --seed 7 --out new.png
   vae sample runs/celeba --grid 3x8 --temperature 0.8 --out faces.png
-  vae sample runs/celeba --count 1000 --each faces/"
+  vae sample runs/celeba --count 1000 --each faces/
+  vae sample runs/conditional --condition 7 --out sevens.png"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// How many [default: as many as the grid holds, or 64]
+    /// How many [default: as many as the grid holds, or 64; of a model with a condition 8 in each row]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: Option<u32>,
 
@@ -59,6 +63,9 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// Images in a row, where there is one for each condition.
+const IN_A_ROW: usize = 8;
 
 /// Rows and columns of images.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -93,10 +100,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let count = args
         .count
         .or(args.grid.map(|grid| grid.rows * grid.columns));
-    let count = count.unwrap_or(64) as usize;
-    if let Some(Grid { rows, columns }) = args.grid {
+    if let (Some(count), Some(Grid { rows, columns })) = (count, args.grid) {
         ensure!(
-            count <= (rows * columns) as usize,
+            count <= rows * columns,
             "--grid {rows}x{columns} has no room for {count} images"
         );
     }
@@ -107,18 +113,54 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
          a shape of its own"
     );
-    let pixels = match args.draw_pixels {
-        true => Pixels::Drawn,
-        false => Pixels::Mean,
+    // A row of images for each; none where all are told the same, or nothing.
+    let rows: Vec<Vec<f32>> = match args.run.condition {
+        Some(_) => Vec::new(),
+        None => {
+            let examples = run.vae.condition().examples().into_iter();
+            examples.map(|(_, row)| row).collect()
+        }
     };
-    let images = no_grad(|| {
-        let latents = picture::sample_latents(&run.vae, count, args.seed) * temperature;
-        picture::decoded(&run.vae, &latents, pixels)
+    let (count, columns) = match rows.len() {
+        0 => {
+            let count = count.unwrap_or(64) as usize;
+            (count, (count as f64).sqrt().ceil() as usize)
+        }
+        n_rows => {
+            let count = count.map_or(n_rows * IN_A_ROW, |count| count as usize);
+            (count, count.div_ceil(n_rows))
+        }
+    };
+    let images = no_grad(|| -> Result<Tensor> {
+        let mut generator = picture::sample_generator(&run.vae, args.seed);
+        let (latents, condition) = match run.condition_alone() {
+            None => (run.vae.sample_latents(count as i64, &mut generator), None),
+            Some(row) if rows.is_empty() => {
+                let condition = row.repeat([count as i64, 1]);
+                let latents = run.vae.sample_latents_of(&condition, &mut generator)?;
+                (latents, Some(condition))
+            }
+            Some(_) => {
+                let (latents, condition) =
+                    picture::latents_of_rows(&run.vae, &rows, columns, args.seed)?;
+                let first = |tensor: Tensor| tensor.narrow(0, 0, count as i64);
+                (first(latents), Some(first(condition)))
+            }
+        };
+        let latents = latents * temperature;
+        let pixels = match args.draw_pixels {
+            true => Pixels::Drawn(&mut generator),
+            false => Pixels::Mean,
+        };
+        Ok(picture::decoded(
+            &run.vae,
+            (&latents, condition.as_ref()),
+            pixels,
+        )?)
     })?;
     let mut files = Vec::new();
     if let Some(out) = &args.out {
-        let square = (count as f64).sqrt().ceil() as usize;
-        let columns = args.grid.map_or(square, |grid| grid.columns as usize);
+        let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
         picture::save(&picture::grid(&images, columns, 2)?, out)?;
         files.push(out.clone());
     }

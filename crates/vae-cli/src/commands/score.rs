@@ -7,7 +7,7 @@ use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
 use vae_eval::image_bounds;
-use vae_model::{Mode, Vae};
+use vae_model::{Conditioned, Generator, Mode, Vae};
 use vae_view::picture;
 
 use super::encode::numbers;
@@ -67,15 +67,20 @@ struct Scores {
     terms: Vec<(&'static str, Vec<f32>)>,
 }
 
-fn scores(vae: &Vae, images: &Tensor, samples: Option<u32>) -> Result<Scores> {
+fn scores(
+    vae: &Vae,
+    images: Conditioned,
+    samples: Option<u32>,
+    noise: &mut Generator,
+) -> Result<Scores> {
     if let Some(n_samples) = samples {
-        let bounds = image_bounds(vae, images, n_samples)?;
+        let bounds = image_bounds(vae, images, n_samples, noise)?;
         return Ok(Scores {
             score: numbers(&-bounds.bound)?,
             terms: Vec::new(),
         });
     }
-    let terms = no_grad(|| vae.draw(images, 1, Mode::Evaluate))?.terms;
+    let terms = no_grad(|| vae.draw(images, 1, Mode::Evaluate, noise))?.terms;
     let reconstruction = numbers(&terms.reconstruction)?;
     Ok(match (terms.elbo(), &terms.kl) {
         (Some(elbo), Some(kl)) => Scores {
@@ -112,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Format::of(&args.out)?;
     let run = args.run.open()?;
     let inputs = run.inputs(&args.inputs)?;
-    tch::manual_seed(derive_seed(args.seed, 0, "scores") as i64);
+    let mut noise = run.vae.generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;
     let mut worst = Worst {
         most: args.picture.as_ref().map_or(0, |_| args.count as usize),
@@ -122,7 +127,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
         let mut batch = batch?;
-        let scores = scores(&run.vae, &batch.images, args.samples)?;
+        let condition = run.condition_of(&inputs, &batch);
+        let images = (&batch.images, condition.as_ref()).into();
+        let scores = scores(&run.vae, images, args.samples, &mut noise)?;
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {

@@ -107,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 check_resume(&run_dir, &checkpoint.state, &config)?;
                 warn_of_other_numbers(&checkpoint.state, &config, device);
             }
-            let splits = config.dataset.load()?;
+            let splits = config.load()?;
             let vae = match &checkpoint {
                 Some(checkpoint) => {
                     let mut vae = Vae::load(&checkpoint.folder, device)?;
@@ -119,7 +119,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
         }
         None => {
-            let splits = config.dataset.load()?;
+            let splits = config.load()?;
             let vae = fresh(&config, &splits, device)?;
             let out = args
                 .out
@@ -188,8 +188,8 @@ fn train(
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
-    tch::manual_seed(derive_seed(config.seed, 0, "initial weights") as i64);
-    let mut vae = Vae::new(&config.model, splits.train.shape(), device)?;
+    let seed = derive_seed(config.seed, 0, "initial weights");
+    let mut vae = Vae::new(&config.model, splits.train.spec(), device, seed)?;
     vae.set_framing(config.framing());
     let n_start_images = vae.n_start_images();
     if n_start_images > 0 {

@@ -73,9 +73,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
     run.check_dims(&dims, latent_dims)?;
-    let origin = run.latents(&[args.origin])?.get(0);
+    let origin = run.latents(&[args.origin])?;
+    let (latent, condition) = (origin.latents.get(0), origin.condition);
+    let origin = (&latent, condition.as_ref());
     let steps = args.steps as usize;
-    let picture = no_grad(|| picture::traversals(&run.vae, &origin, &dims, steps, args.reach))?;
+    let picture = no_grad(|| picture::traversals(&run.vae, origin, &dims, steps, args.reach))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -141,7 +141,7 @@ impl Workplace {
                 Dataset::new(images.view([n, 1, side, side]), None).expect("images")
             };
             let splits = Splits::new(images(8), Some(images(4)), images(4));
-            let vae = Vae::new(&config.model, shape(), Device::Cpu).expect("a model");
+            let vae = Vae::new(&config.model, shape(), Device::Cpu, 1).expect("a model");
             let run_dir = RunDir::create(&self.folder.path().join("run"), &config).expect("a run");
             let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
             trainer.save_to(run_dir.clone());
@@ -312,7 +312,7 @@ fn weights_seeds() -> Vec<Vec<u8>> {
     ]
     .map(|text| {
         let config: ModelConfig = toml::from_str(text).expect(text);
-        let vae = Vae::new(&config, shape(), Device::Cpu).expect(text);
+        let vae = Vae::new(&config, shape(), Device::Cpu, 1).expect(text);
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(WEIGHTS_FILE);
         vae.save(&path).expect("saved");

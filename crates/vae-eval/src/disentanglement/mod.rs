@@ -396,7 +396,8 @@ impl<'a> GridEncoder<'a> {
         }
         for (i, batch) in missing.chunks(self.batch_size).enumerate() {
             let images = self.grid.images(batch)?.to_device(self.vae.device());
-            let centers = no_grad(|| self.vae.encode(&images))?.center();
+            let unknown = self.vae.unknown(images.size()[0]);
+            let centers = no_grad(|| self.vae.encode((&images, unknown.as_ref())))?.center();
             let centers = centers.to_device(Device::Cpu).to_kind(Kind::Float);
             let centers = Vec::<f32>::try_from(centers.contiguous().view(-1))?;
             for (&position, center) in batch.iter().zip(centers.chunks_exact(self.n_dims)) {

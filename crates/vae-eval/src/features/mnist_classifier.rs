@@ -8,7 +8,7 @@ use tch::nn::{Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
-use vae_model::{read_tensors, write_tensors};
+use vae_model::{Generator, read_tensors, write_tensors};
 
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor, Progress};
@@ -40,6 +40,11 @@ pub struct ClassifierFacts {
     pub weights_sha256: String,
 }
 
+fn kaiming_bound(fan_in: i64) -> f64 {
+    // As tch computes it, to the last bit.
+    3_f64.sqrt() * (2_f64.sqrt() / (fan_in as f64).sqrt())
+}
+
 fn mnist() -> KnownDataset {
     KnownDataset::Mnist
 }
@@ -60,21 +65,24 @@ pub struct MnistClassifier {
 }
 
 impl MnistClassifier {
-    /// With weights of libtorch's generator.
+    /// With weights of zeros, for others to take their place.
     fn new(device: Device) -> Self {
-        // Drawn on the CPU, then moved: the same seed gives the same weights on every device.
-        let mut variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(device);
         let root = variables.root();
         let padded = |padding| nn::ConvConfig {
             padding,
+            ws_init: nn::Init::Const(0.0),
             ..nn::ConvConfig::default()
         };
-        let linear = nn::LinearConfig::default();
+        let linear = nn::LinearConfig {
+            ws_init: nn::Init::Const(0.0),
+            bs_init: Some(nn::Init::Const(0.0)),
+            bias: true,
+        };
         let first = nn::conv2d(&root / "first", 1, 16, 5, padded(2));
         let second = nn::conv2d(&root / "second", 16, 32, 3, padded(1));
         let penultimate = nn::linear(&root / "penultimate", 32 * 7 * 7, N_FEATURES, linear);
         let last = nn::linear(&root / "last", N_FEATURES, 10, linear);
-        variables.set_device(device);
         Self {
             variables,
             first,
@@ -83,6 +91,31 @@ impl MnistClassifier {
             last,
             facts: ClassifierFacts::default(),
         }
+    }
+
+    /// With fresh weights: uniform in ±√(6/fan_in) (He et al. 2015, <https://arxiv.org/abs/1502.01852>), the
+    /// biases 0 in convolutions and uniform in ±1/√fan_in elsewhere. The same seed gives the same ones on
+    /// every device.
+    fn fresh(seed: u64, device: Device) -> Self {
+        let classifier = Self::new(device);
+        let mut generator = Generator::cpu(seed);
+        let mut draw = |variable: &Tensor, bound: f64| {
+            let drawn = generator.uniform([-bound, bound], variable.size(), Device::Cpu);
+            no_grad(|| variable.shallow_clone().copy_(&drawn));
+        };
+        // The order is part of what a seed gives.
+        for layer in [&classifier.first, &classifier.second] {
+            let fan_in: i64 = layer.ws.size()[1..].iter().product();
+            draw(&layer.ws, kaiming_bound(fan_in));
+        }
+        for layer in [&classifier.penultimate, &classifier.last] {
+            let fan_in = layer.ws.size()[1];
+            if let Some(bias) = &layer.bs {
+                draw(bias, 1.0 / (fan_in as f64).sqrt());
+            }
+            draw(&layer.ws, kaiming_bound(fan_in));
+        }
+        classifier
     }
 
     /// Trains one on MNIST's images and labels, three times over all of them, and measures it by the test
@@ -99,8 +132,7 @@ impl MnistClassifier {
         progress: &mut Progress,
     ) -> Result<Self, EvalError> {
         let (labels, test_labels) = (digits(train)?, digits(test)?);
-        tch::manual_seed(derive_seed(seed, 0, "classifier's weights") as i64);
-        let mut classifier = Self::new(device);
+        let mut classifier = Self::fresh(derive_seed(seed, 0, "classifier's weights"), device);
         let mut optimizer = nn::Adam::default().build(&classifier.variables, LEARNING_RATE)?;
         let n_images = N_EPOCHS as usize * train.len();
         let mut n_done = 0;
@@ -113,7 +145,7 @@ impl MnistClassifier {
             let labels = labels.to_device(device).split(BATCH_SIZE as i64, 0);
             let batches = Batches::shuffled(train, BATCH_SIZE, device, seed, epoch);
             for (images, labels) in batches.zip(&labels) {
-                let logits = classifier.logits(&(images?.to_kind(Kind::Float) / 255.0));
+                let logits = classifier.logits(&(images?.items.to_kind(Kind::Float) / 255.0));
                 optimizer.backward_step(&logits.cross_entropy_for_logits(labels));
                 n_done += labels.size()[0] as usize;
                 progress("training the classifier", n_done, n_images);
@@ -122,7 +154,7 @@ impl MnistClassifier {
         let mut n_right = 0;
         let labels = test_labels.to_device(device).split(BATCH_SIZE as i64, 0);
         for (images, labels) in Batches::sequential(test, BATCH_SIZE, device).zip(&labels) {
-            let images = images?.to_kind(Kind::Float) / 255.0;
+            let images = images?.items.to_kind(Kind::Float) / 255.0;
             let guesses = no_grad(|| classifier.logits(&images)).argmax(1, false);
             n_right += i64::try_from(guesses.eq_tensor(labels).sum(Kind::Int64))?;
         }
@@ -240,6 +272,13 @@ impl FeatureExtractor for MnistClassifier {
         let images = images.to_device(self.variables.device());
         let features = no_grad(|| self.penultimate(&images.to_kind(Kind::Float)));
         Ok(on_cpu(&features))
+    }
+
+    fn classes(&self, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
+        let features = self.features(images)?.to_kind(Kind::Float);
+        let features = features.to_device(self.variables.device());
+        let logits = no_grad(|| features.apply(&self.last));
+        Ok(Some(logits.argmax(1, false).to_device(Device::Cpu)))
     }
 }
 

@@ -35,6 +35,15 @@ pub trait FeatureExtractor {
     /// # Errors
     /// Images of a shape that it knows not.
     fn features(&self, images: &Tensor) -> Result<Tensor, EvalError>;
+
+    /// The classes i64 `[N]` that it takes images for, where it is a classifier of the data set's classes.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    fn classes(&self, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
+        let _ = images;
+        Ok(None)
+    }
 }
 
 /// Both are sets of features of the same D, or else the error says what they are.

@@ -52,7 +52,7 @@ impl PixelPca {
         }
         let mut numbers = Vec::new();
         for batch in Batches::sequential(images, batch_size, Device::Cpu) {
-            numbers.push(flat(&(batch?.to_kind(Kind::Float) / 255.0), pooled)?);
+            numbers.push(flat(&(batch?.items.to_kind(Kind::Float) / 255.0), pooled)?);
             if numbers.len() * batch_size >= n_images {
                 break;
             }

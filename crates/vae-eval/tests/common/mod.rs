@@ -1,9 +1,6 @@
 //! What the tests of this crate share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-#[path = "../../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::path::Path;
 
 use tch::Device;
@@ -12,8 +9,6 @@ use vae_data::loader::Batches;
 use vae_data::{Binarization, DatasetConfig, Splits};
 use vae_model::{ImageShape, Vae};
 use vae_train::{Learner, RunConfig};
-
-pub(crate) use generator::alone;
 
 /// The first 256 training and 64 test digits of MNIST.
 pub fn digits(binarization: Option<Binarization>) -> Splits {
@@ -42,8 +37,7 @@ pub fn config(tables: &str) -> RunConfig {
 
 /// A model that made so many steps on the digits' training images.
 pub fn trained(config: &RunConfig, splits: &Splits, n_steps: u64) -> Vae {
-    tch::manual_seed(1);
-    let vae = Vae::new(&config.model, MNIST, Device::Cpu).expect("a model");
+    let vae = Vae::new(&config.model, MNIST, Device::Cpu, 1).expect("a model");
     let n_images = splits.train.len();
     let mut learner = Learner::new(&vae, config, n_images).expect("a learner");
     let batch_size = config.training.batch_size;
@@ -51,7 +45,7 @@ pub fn trained(config: &RunConfig, splits: &Splits, n_steps: u64) -> Vae {
         (0..).flat_map(|epoch| Batches::shuffled(&splits.train, batch_size, Device::Cpu, 0, epoch));
     for (step, images) in (0..n_steps).zip(epochs) {
         learner
-            .step(&images.expect("images"), step, step)
+            .step(&images.expect("images").items, step, step)
             .expect("a step");
     }
     drop(learner);

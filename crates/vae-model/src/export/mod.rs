@@ -7,7 +7,7 @@ mod torchscript;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::{ModelError, Preprocessing, Vae};
+use crate::{Conditioned, ModelError, Preprocessing, Vae};
 
 /// One half of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +33,11 @@ impl Part {
         }
     }
 
-    /// The name of its input.
-    fn input(self) -> &'static str {
+    /// The names of its inputs: the second one is of a model with a condition.
+    fn inputs(self) -> [&'static str; 2] {
         match self {
-            Self::Encoder => "images",
-            Self::Decoder => "latents",
+            Self::Encoder => ["images", "condition"],
+            Self::Decoder => ["latents", "condition"],
         }
     }
 }
@@ -45,7 +45,8 @@ impl Part {
 impl Vae {
     /// One half as TorchScript, the bytes of a `.pt` file: traced, so that libtorch computes the same
     /// operations again, at any batch size. The encoder's outputs are stacked, `[2, N, Z]` or, without
-    /// log-variances, `[1, N, Z]`: Python unpacks `mean, log_var = encoder(images)`.
+    /// log-variances, `[1, N, Z]`: Python unpacks `mean, log_var = encoder(images)`. Of a model with a
+    /// condition both halves have a second input, f32 `[N, D]` with NaN where it is unknown.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -65,7 +66,7 @@ impl Vae {
     ///
     /// # fn main() -> Result<(), vae_model::ModelError> {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
-    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu)?;
+    /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let file = vae.to_onnx(Part::Decoder)?;
     /// assert!(file.len() > 4 * 56_385); // Its parameters have four bytes each.
     /// # Ok(())
@@ -79,7 +80,12 @@ impl Vae {
     ///
     /// # Errors
     /// An input of another shape or kind.
-    pub fn run_part(&self, part: Part, input: &Tensor) -> Result<Vec<Tensor>, ModelError> {
+    pub fn run_part<'a>(
+        &self,
+        part: Part,
+        input: impl Into<Conditioned<'a>>,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        let input = input.into();
         match part {
             Part::Encoder => {
                 let posterior = self.encode_zero_one(input)?;

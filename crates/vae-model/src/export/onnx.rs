@@ -20,14 +20,16 @@ const IR_VERSION: i64 = 8;
 
 pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     let mut graph = Graph::default();
-    let (input, outputs) = vae.part_graph(&mut graph, part)?;
+    let (inputs, outputs) = vae.part_graph(&mut graph, part)?;
     let names: &[&str] = match part {
         Part::Encoder => &["mean", "log_var"],
         Part::Decoder => &["images"],
     };
     let mut writer = Writer::default();
     writer.names.resize(graph.n_values(), None);
-    writer.names[input.id] = Some(part.input().to_owned());
+    for (input, name) in inputs.iter().zip(part.inputs()) {
+        writer.names[input.id] = Some(name.to_owned());
+    }
     for (value, tensor) in &graph.constants {
         let name = writer.tensor(format!("constant.{}", value.id), tensor)?;
         writer.names[value.id] = Some(name);
@@ -54,7 +56,11 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             nodes: writer.nodes,
             name: part.name().to_owned(),
             initializers: writer.initializers,
-            inputs: vec![value_info(part.input(), &input)],
+            inputs: inputs
+                .iter()
+                .zip(part.inputs())
+                .map(|(input, name)| value_info(name, input))
+                .collect(),
             outputs: output_infos,
         }),
         opset_import: vec![OperatorSet {
@@ -260,6 +266,11 @@ impl Writer {
                 let ends = self.integers(within("end"), &[start + length]);
                 let axes = self.integers(within("axis"), &[1]);
                 self.push("Slice", &[input, starts, ends, axes], output, vec![]);
+            }
+            Op::Concat => {
+                let inputs: Vec<String> =
+                    node.inputs.iter().map(|value| self.name(value)).collect();
+                self.push("Concat", &inputs, output, vec![int("axis", 1)]);
             }
             Op::Elementwise(op) => {
                 let inputs: Vec<String> =

@@ -32,13 +32,17 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
         }
         Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().latent_dims], options),
     };
+    let inputs: Vec<Tensor> = [Some(input), vae.unknown(TRACED_BATCH)]
+        .into_iter()
+        .flatten()
+        .collect();
     let mut failure = None;
     let module = no_grad(|| {
         CModule::create_by_tracing(
             part.name(),
             "forward",
-            &[input],
-            &mut |inputs: &[Tensor]| match vae.run_part(part, &inputs[0]) {
+            &inputs,
+            &mut |inputs: &[Tensor]| match vae.run_part(part, (&inputs[0], inputs.get(1))) {
                 Ok(outputs) if part == Part::Encoder => vec![Tensor::stack(&outputs, 0)],
                 Ok(outputs) => outputs,
                 Err(error) => {

@@ -1,6 +1,7 @@
 //! `likelihood = "bernoulli"`.
 
 use tch::{Kind, Reduction, Tensor};
+use vae_torch::Generator;
 
 use super::{GraphLikelihood, Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
@@ -29,9 +30,9 @@ impl Likelihood for Bernoulli {
         logits.sigmoid()
     }
 
-    fn sample(&self, logits: &Tensor) -> Tensor {
+    fn sample(&self, logits: &Tensor, generator: &mut Generator) -> Tensor {
         // libtorch's own function fails on the NaN of a model that has diverged.
-        let is_white = logits.rand_like().lt_tensor(&logits.sigmoid());
+        let is_white = generator.uniform_like(logits).lt_tensor(&logits.sigmoid());
         is_white.to_kind(Kind::Float)
     }
 }

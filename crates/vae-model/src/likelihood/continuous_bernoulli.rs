@@ -1,6 +1,7 @@
 //! `likelihood = "continuous_bernoulli"`: the cross-entropy as an honest density.
 
 use tch::Tensor;
+use vae_torch::Generator;
 
 use super::{GraphLikelihood, Likelihood, bytes_to_zero_one, sum_over_values};
 use crate::Mode;
@@ -35,8 +36,8 @@ impl Likelihood for ContinuousBernoulli {
         mean(logits)
     }
 
-    fn sample(&self, logits: &Tensor) -> Tensor {
-        quantile(&logits.rand_like(), logits)
+    fn sample(&self, logits: &Tensor, generator: &mut Generator) -> Tensor {
+        quantile(&generator.uniform_like(logits), logits)
     }
 }
 

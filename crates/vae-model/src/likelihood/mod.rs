@@ -14,6 +14,7 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 pub use discretized_logistic::{DiscretizedLogisticConfig, LogisticScale};
 pub use gaussian::GaussianConfig;
@@ -44,9 +45,9 @@ pub trait Likelihood: Debug + Send {
         ZERO_ONE
     }
 
-    /// Images drawn from p(x|z) with libtorch's global generator, in `[0, 1]`, `[N, C, H, W]`, for
-    /// `params` f32 `[N, L, H, W]`. Densities of pixels without limits (Gaussian, Laplace) are clipped.
-    fn sample(&self, params: &Tensor) -> Tensor;
+    /// Images drawn from p(x|z), in `[0, 1]`, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`. Densities of
+    /// pixels without limits (Gaussian, Laplace) are clipped.
+    fn sample(&self, params: &Tensor, generator: &mut Generator) -> Tensor;
 }
 
 /// A likelihood that may say how it computes.
@@ -268,7 +269,7 @@ mod tests {
 
     /// A likelihood of one pixel of two channels, and parameters for it, `[1, L, 1, 1]`.
     fn built(config: &LikelihoodConfig) -> (Box<dyn GraphLikelihood>, Tensor) {
-        let variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(1);
         let likelihood = config.build(&variables.root(), TWO_CHANNELS);
         let params = match config {
             LikelihoodConfig::DiscretizedLogistic(_) => vec![-0.3_f32, 0.4, -3.0, -1.0],
@@ -284,7 +285,6 @@ mod tests {
 
     #[test]
     fn every_network_gives_the_maps_of_every_likelihood() {
-        let _alone = crate::alone::alone();
         let shape = ImageShape {
             channels: 3,
             height: 5,
@@ -307,25 +307,28 @@ mod tests {
                     likelihood,
                     ..Default::default()
                 };
-                let vae = Vae::new(&config, shape, Device::Cpu).expect("a model");
-                let images = vae.decode_sampled(&latents).expect("images");
+                let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
+                let images = vae
+                    .decode_sampled(&latents, &mut vae.generator(1))
+                    .expect("images");
                 assert_eq!(images.size(), [4, 3, 5, 7], "{config:?}");
                 let size = vae.decode(&latents).expect("images").size();
                 assert_eq!(size, images.size(), "{config:?}");
             }
         }
-        let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu).expect("a model");
-        assert!(vae.decode_sampled(&latents.transpose(0, 1)).is_err());
+        let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1).expect("a model");
+        let refused = vae.decode_sampled(&latents.transpose(0, 1), &mut vae.generator(1));
+        assert!(refused.is_err());
     }
 
     #[test]
     fn samples_have_the_mean_of_the_mean_image() {
-        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         for config in all() {
             let (likelihood, params) = built(&config);
             let mean = likelihood.mean_image(&params).squeeze(); // [C]
-            let images = likelihood.sample(&params.expand([N, -1, 1, 1], false));
+            let images =
+                likelihood.sample(&params.expand([N, -1, 1, 1], false), &mut Generator::cpu(1));
             assert_eq!(images.size(), [N, 2, 1, 1], "{config:?}");
             let (low, high) = (images.min(), images.max());
             assert!(low.double_value(&[]) >= 0.0 && high.double_value(&[]) <= 1.0);
@@ -345,7 +348,6 @@ mod tests {
 
     #[test]
     fn noise_of_fixed_and_learned_scale_has_that_scale() {
-        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         let params = Tensor::zeros([N, 1, 1, 1], (Kind::Float, Device::Cpu));
         let shape = ImageShape {
@@ -373,12 +375,12 @@ mod tests {
             (laplace(ScaleConfig::Fixed(0.1)), 0.1),
             (laplace(ScaleConfig::Learned), 0.1),
         ] {
-            let variables = nn::VarStore::new(Device::Cpu);
+            let variables = nn::VarStore::new(1);
             let likelihood = config.build(&variables.root(), shape);
             let targets = Tensor::full([1, 1, 1, 1], 0.1, (Kind::Float, Device::Cpu));
             let batch = params.narrow(0, 0, 1).unsqueeze(0);
             let _ = likelihood.log_prob(&batch, &targets, Mode::Train);
-            let values = likelihood.sample(&params) * 2.0 - 1.0;
+            let values = likelihood.sample(&params, &mut Generator::cpu(1)) * 2.0 - 1.0;
             let found = values.abs().mean(Kind::Double).double_value(&[]);
             // Six standard errors; of Laplace noise e⁻¹⁰ of the values are clipped.
             let allowed = 6.0 * wanted / (N as f64).sqrt() + 1e-5;
@@ -388,7 +390,6 @@ mod tests {
 
     #[test]
     fn a_learned_scale_is_no_smaller_than_a_bytes_rounding() {
-        let _alone = crate::alone::alone();
         // A step of a byte is 2/255: its rounding has the variance step²/12 and the mean size step/4.
         let step: f64 = 2.0 / 255.0;
         let gaussian = -0.5 * (2.0 * std::f64::consts::PI * step * step / 12.0).ln();
@@ -400,7 +401,7 @@ mod tests {
             ),
             (LikelihoodConfig::Laplace(LaplaceConfig::default()), laplace),
         ] {
-            let variables = nn::VarStore::new(Device::Cpu);
+            let variables = nn::VarStore::new(1);
             let likelihood = config.build(&variables.root(), TWO_CHANNELS);
             // A decoder that makes no error at all.
             let params = Tensor::full([1, 3, 2, 1, 1], 0.25, (Kind::Float, Device::Cpu));
@@ -417,10 +418,10 @@ mod tests {
 
     #[test]
     fn a_bernoulli_pixel_is_white_as_often_as_log_prob_says() {
-        let _alone = crate::alone::alone();
         const N: i64 = 100_000;
         let (likelihood, params) = built(&LikelihoodConfig::Bernoulli);
-        let images = likelihood.sample(&params.expand([N, -1, 1, 1], false));
+        let images =
+            likelihood.sample(&params.expand([N, -1, 1, 1], false), &mut Generator::cpu(1));
         let is_binary = images.eq(0.0).logical_or(&images.eq(1.0));
         assert_eq!(is_binary.all().int64_value(&[]), 1);
         let both_white = images.prod_dim_int(1, false, Kind::Double);

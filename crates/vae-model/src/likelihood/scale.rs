@@ -112,14 +112,11 @@ impl MeanError {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     #[test]
     fn the_running_average_is_a_mean_then_an_exponential_one() {
-        let _alone = crate::alone::alone();
-        let variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(1);
         let scale = MeanError::learned(&variables.root(), "variance", 1e-3);
         let stored = || {
             scale

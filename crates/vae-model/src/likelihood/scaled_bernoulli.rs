@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+use vae_torch::Generator;
 
 use super::{GraphLikelihood, Likelihood, bernoulli::Bernoulli, bytes_to_zero_one};
 use crate::graph::{Graph, Value};
@@ -82,8 +83,8 @@ impl Likelihood for ScaledBernoulli {
         Bernoulli.mean_image(logits)
     }
 
-    fn sample(&self, logits: &Tensor) -> Tensor {
-        Bernoulli.sample(logits)
+    fn sample(&self, logits: &Tensor, generator: &mut Generator) -> Tensor {
+        Bernoulli.sample(logits, generator)
     }
 }
 

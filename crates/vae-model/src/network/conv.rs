@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, Sockets, check_sizes};
+use super::{Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
 /// Sizes of the convolutional network; the defaults are the MNIST network.
@@ -102,13 +102,13 @@ impl ConvConfig {
         Ok(())
     }
 
-    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> ConvNetwork {
-        let init = sockets.initialization;
+    pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> ConvNetwork {
+        let init = shape.initialization;
 
         let path = root / "encoder";
         let mut convolutions = Vec::new();
-        let mut n_channels = sockets.image.channels;
-        let mut size = [sockets.image.height, sockets.image.width];
+        let mut n_channels = shape.encoder_channels();
+        let mut size = [shape.image.height, shape.image.width];
         // Sizes before each convolution that shrinks the image: where the decoder has to arrive.
         let mut sizes_before_shrinking = Vec::new();
         for (i, (&n_out, &stride)) in self.channels.iter().zip(&self.strides).enumerate() {
@@ -130,18 +130,18 @@ impl ConvConfig {
             posterior: init.linear(
                 &path / "posterior",
                 self.hidden,
-                sockets.n_posterior_params,
+                shape.n_posterior_params,
                 Then::Output {
-                    n_params: sockets.n_posterior_params / sockets.latent_dims,
+                    n_params: shape.n_posterior_params / shape.latent_dims,
                 },
             ),
         };
 
         let path = root / "decoder";
-        let init = sockets.decoder_layers();
+        let init = shape.decoder_layers();
         let hidden = init.linear(
             &path / "hidden",
-            sockets.latent_dims,
+            shape.decoder_inputs(),
             n_features,
             Then::Relu,
         );
@@ -167,8 +167,8 @@ impl ConvConfig {
             size = target;
             n_channels = n_out;
         }
-        let n_out = sockets.n_likelihood_maps;
-        let output = sockets.to_likelihood();
+        let n_out = shape.n_likelihood_maps;
+        let output = shape.to_likelihood();
         let decoder = Decoder {
             hidden,
             first_map,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, Sockets, check_sizes};
+use super::{Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
 /// Sizes of the network with batch norm; the defaults are for faces of 64×64 pixels.
@@ -44,13 +44,13 @@ impl ConvBatchNormConfig {
         Ok(())
     }
 
-    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> ConvBatchNorm {
+    pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> ConvBatchNorm {
         const STRIDE: i64 = 2;
-        let init = sockets.initialization;
+        let init = shape.initialization;
 
         let path = root / "encoder";
-        let mut sizes = vec![[sockets.image.height, sockets.image.width]];
-        let mut n_channels = sockets.image.channels;
+        let mut sizes = vec![[shape.image.height, shape.image.width]];
+        let mut n_channels = shape.encoder_channels();
         let mut down = Vec::new();
         for (i, &n_out) in self.channels.iter().enumerate() {
             let conv_sizes = ConvSizes::three(n_channels, n_out, STRIDE);
@@ -64,20 +64,20 @@ impl ConvBatchNormConfig {
         let [height, width] = sizes[self.channels.len()];
         let n_features = n_channels * height * width;
         let to_posterior = Then::Output {
-            n_params: sockets.n_posterior_params / sockets.latent_dims,
+            n_params: shape.n_posterior_params / shape.latent_dims,
         };
         let posterior = init.linear(
             &path / "posterior",
             n_features,
-            sockets.n_posterior_params,
+            shape.n_posterior_params,
             to_posterior,
         );
 
         let path = root / "decoder";
-        let init = sockets.decoder_layers();
+        let init = shape.decoder_layers();
         let hidden = init.linear(
             &path / "hidden",
-            sockets.latent_dims,
+            shape.decoder_inputs(),
             n_features,
             Then::Linear,
         );
@@ -98,8 +98,8 @@ impl ConvBatchNormConfig {
             });
             n_channels = n_out;
         }
-        let n_out = sockets.n_likelihood_maps;
-        let to_likelihood = sockets.to_likelihood();
+        let n_out = shape.n_likelihood_maps;
+        let to_likelihood = shape.to_likelihood();
         ConvBatchNorm {
             down,
             posterior,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::{Layer, Then};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, Sockets, check_sizes};
+use super::{Layered, NetworkShape, check_sizes};
 use crate::{ImageShape, ModelError, nn};
 
 /// Sizes of the fully connected network. The decoder mirrors the encoder.
@@ -27,21 +27,21 @@ impl MlpConfig {
         check_sizes("model.network.mlp.hidden", &self.hidden)
     }
 
-    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Mlp {
-        let ImageShape { height, width, .. } = sockets.image;
-        let mut widths = vec![sockets.image.n_values()];
+    pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Mlp {
+        let ImageShape { height, width, .. } = shape.image;
+        let mut widths = vec![shape.encoder_channels() * height * width];
         widths.extend(&self.hidden);
         let mut encoder_widths = widths.clone();
-        encoder_widths.push(sockets.n_posterior_params);
+        encoder_widths.push(shape.n_posterior_params);
         let mut decoder_widths = widths;
-        decoder_widths[0] = sockets.n_likelihood_maps * height * width;
-        decoder_widths.push(sockets.latent_dims);
+        decoder_widths[0] = shape.n_likelihood_maps * height * width;
+        decoder_widths.push(shape.decoder_inputs());
         decoder_widths.reverse();
         let to_posterior = Then::Output {
-            n_params: sockets.n_posterior_params / sockets.latent_dims,
+            n_params: shape.n_posterior_params / shape.latent_dims,
         };
-        let to_likelihood = sockets.to_likelihood();
-        let (init, decoder_layers) = (sockets.initialization, sockets.decoder_layers());
+        let to_likelihood = shape.to_likelihood();
+        let (init, decoder_layers) = (shape.initialization, shape.decoder_layers());
         let (encoder, decoder) = (root / "encoder", root / "decoder");
         Mlp {
             encoder: layers(&encoder_widths, to_posterior, |i, [n_in, n_out], then| {
@@ -51,8 +51,8 @@ impl MlpConfig {
                 decoder_layers.linear(&decoder / i, n_in, n_out, then)
             }),
             output: ImageShape {
-                channels: sockets.n_likelihood_maps,
-                ..sockets.image
+                channels: shape.n_likelihood_maps,
+                ..shape.image
             },
         }
     }

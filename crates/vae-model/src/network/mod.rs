@@ -29,12 +29,15 @@ use crate::graph::{Graph, Value};
 use crate::{ImageShape, Mode, ModelError, nn};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.
+///
+/// Of a model with a condition both get its features, `[N, F]` beside N items or latents: numbers, with
+/// those that are unknown 0 and marked (`condition.rs`).
 pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
-    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor;
+    fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
 
     /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`.
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor;
+    fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
 }
 
 /// A network written over the operations that it consists of.
@@ -47,37 +50,110 @@ trait Layered: Debug + Send {
 /// A network that can say what it computes.
 pub(crate) trait GraphNetwork: Network {
     /// What [`Network::encode`] computes in evaluation.
-    fn encoder_graph(&self, graph: &mut Graph, images: Value) -> Value;
+    fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value;
 
     /// What [`Network::decode`] computes in evaluation.
-    fn decoder_graph(&self, graph: &mut Graph, latents: Value) -> Value;
+    fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value;
 }
 
-impl<N: Layered> Network for N {
-    fn encode(&self, images: &Tensor, mode: Mode) -> Tensor {
-        self.encoder(&mut Eager(mode), images.shallow_clone())
+/// A network behind what brings a condition to it: as one more channel of the images, and as more numbers
+/// beside the latents.
+#[derive(Debug)]
+struct Conditioned<N> {
+    network: N,
+    condition: Option<ConditionMap>,
+}
+
+impl<N: Layered> Conditioned<N> {
+    fn encoder<O: Ops>(
+        &self,
+        ops: &mut O,
+        images: O::Value,
+        features: Option<O::Value>,
+    ) -> O::Value {
+        let images = match (&self.condition, features) {
+            (Some(condition), Some(features)) => {
+                let map = condition.map(ops, features);
+                ops.concat(images, map) // [B, C + 1, H, W]
+            }
+            _ => images,
+        };
+        self.network.encoder(ops, images)
     }
 
-    fn decode(&self, latents: &Tensor, mode: Mode) -> Tensor {
-        self.decoder(&mut Eager(mode), latents.shallow_clone())
+    fn decoder<O: Ops>(
+        &self,
+        ops: &mut O,
+        latents: O::Value,
+        features: Option<O::Value>,
+    ) -> O::Value {
+        let latents = match features {
+            Some(features) => ops.concat(latents, features), // [N, Z + F]
+            None => latents,
+        };
+        self.network.decoder(ops, latents)
     }
 }
 
-impl<N: Layered> GraphNetwork for N {
-    fn encoder_graph(&self, graph: &mut Graph, images: Value) -> Value {
-        self.encoder(graph, images)
+impl<N: Layered> Network for Conditioned<N> {
+    fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        let features = features.map(Tensor::shallow_clone);
+        self.encoder(&mut Eager(mode), images.shallow_clone(), features)
     }
 
-    fn decoder_graph(&self, graph: &mut Graph, latents: Value) -> Value {
-        self.decoder(graph, latents)
+    fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        let features = features.map(Tensor::shallow_clone);
+        self.decoder(&mut Eager(mode), latents.shallow_clone(), features)
+    }
+}
+
+impl<N: Layered> GraphNetwork for Conditioned<N> {
+    fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value {
+        self.encoder(graph, images, features)
+    }
+
+    fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value {
+        self.decoder(graph, latents, features)
+    }
+}
+
+/// The features of a condition as a map of the size of an image: what an encoder of images can see.
+#[derive(Debug)]
+struct ConditionMap {
+    layer: Layer<nn::Linear>,
+    size: [i64; 2],
+}
+
+impl ConditionMap {
+    fn build(path: &nn::Path, shape: NetworkShape) -> Option<Self> {
+        let ImageShape { height, width, .. } = shape.image;
+        let n_features = shape.n_condition_features;
+        (n_features > 0).then(|| Self {
+            layer: shape.initialization.linear(
+                path / "map",
+                n_features,
+                height * width,
+                Then::Linear,
+            ),
+            size: [height, width],
+        })
+    }
+
+    /// `[B, F]` → `[B, 1, H, W]`.
+    fn map<O: Ops>(&self, ops: &mut O, features: O::Value) -> O::Value {
+        let values = ops.layer(&self.layer, features);
+        let [height, width] = self.size;
+        ops.maps(values, [1, height, width])
     }
 }
 
 /// What a network has to fit between.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sockets {
+pub(crate) struct NetworkShape {
     pub(crate) image: ImageShape,
     pub(crate) latent_dims: i64,
+    /// F, the numbers that say what is known of an item; 0 where there is no condition.
+    pub(crate) n_condition_features: i64,
     pub(crate) n_posterior_params: i64,
     /// Maps of likelihood parameters, [`LikelihoodConfig::n_maps`](crate::LikelihoodConfig::n_maps).
     pub(crate) n_likelihood_maps: i64,
@@ -85,7 +161,17 @@ pub(crate) struct Sockets {
     pub(crate) decoder_spectral_norm: bool,
 }
 
-impl Sockets {
+impl NetworkShape {
+    /// Channels that the encoder sees: the image's, and one for the condition.
+    fn encoder_channels(self) -> i64 {
+        self.image.channels + i64::from(self.n_condition_features > 0)
+    }
+
+    /// Numbers that the decoder gets for an image: its latents, and what is known of it.
+    fn decoder_inputs(self) -> i64 {
+        self.latent_dims + self.n_condition_features
+    }
+
     fn decoder_layers(self) -> DecoderLayers {
         DecoderLayers {
             initialization: self.initialization,
@@ -134,14 +220,25 @@ impl NetworkConfig {
     }
 
     /// Builds a checked network with fresh weights under `encoder` and `decoder` of `root`.
-    pub(crate) fn build(&self, root: &nn::Path, sockets: Sockets) -> Box<dyn GraphNetwork> {
+    pub(crate) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Box<dyn GraphNetwork> {
         match self {
-            Self::Conv(config) => Box::new(config.build(root, sockets)),
-            Self::ConvBatchNorm(config) => Box::new(config.build(root, sockets)),
-            Self::Residual(config) => Box::new(config.build(root, sockets)),
-            Self::Mlp(config) => Box::new(config.build(root, sockets)),
+            Self::Conv(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::ConvBatchNorm(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
         }
     }
+}
+
+fn conditioned<N: Layered + 'static>(
+    root: &nn::Path,
+    shape: NetworkShape,
+    network: N,
+) -> Box<dyn GraphNetwork> {
+    Box::new(Conditioned {
+        network,
+        condition: ConditionMap::build(&(root / "condition"), shape),
+    })
 }
 
 /// The largest size of a layer: more is a slip of the hand, and would end in no memory.
@@ -188,7 +285,6 @@ mod tests {
 
     #[test]
     fn networks_compute_in_half_precision_too() {
-        let _alone = crate::alone::alone();
         let networks = [
             NetworkConfig::default(),
             NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
@@ -200,13 +296,14 @@ mod tests {
             }),
             NetworkConfig::Mlp(MlpConfig::default()),
         ];
-        let sockets = Sockets {
+        let shape = NetworkShape {
             image: ImageShape {
                 channels: 3,
                 height: 12,
                 width: 10,
             },
             latent_dims: 4,
+            n_condition_features: 6,
             n_posterior_params: 8,
             n_likelihood_maps: 6,
             initialization: Initialization::default(),
@@ -218,21 +315,31 @@ mod tests {
             (a.dot(&b) / (a.norm() * b.norm())).double_value(&[])
         };
         for config in networks {
-            let mut variables = nn::VarStore::new(Device::Cpu);
-            let network = config.build(&variables.root(), sockets);
+            let mut variables = nn::VarStore::new(1);
+            let network = config.build(&variables.root(), shape);
             let images = Tensor::arange(2 * 360, (Kind::Float, Device::Cpu)).sin();
             let images = images.view([2, 3, 12, 10]);
             let latents = Tensor::arange(8, (Kind::Float, Device::Cpu))
                 .cos()
                 .view([2, 4]);
-            let encoded = network.encode(&images, Mode::Train);
-            let decoded = network.decode(&latents, Mode::Train);
+            let features = Tensor::ones([2, 6], (Kind::Float, Device::Cpu));
+            let half_features = features.to_kind(Kind::BFloat16);
+            let encoded = network.encode(&images, Some(&features), Mode::Train);
+            let decoded = network.decode(&latents, Some(&features), Mode::Train);
             assert_eq!(decoded.size(), [2, 6, 12, 10]);
             variables.bfloat16();
-            let half = network.encode(&images.to_kind(Kind::BFloat16), Mode::Train);
+            let half = network.encode(
+                &images.to_kind(Kind::BFloat16),
+                Some(&half_features),
+                Mode::Train,
+            );
             assert_eq!(half.kind(), Kind::BFloat16);
             assert!(cosine(&encoded, &half) > 0.99, "{config:?}");
-            let half = network.decode(&latents.to_kind(Kind::BFloat16), Mode::Train);
+            let half = network.decode(
+                &latents.to_kind(Kind::BFloat16),
+                Some(&half_features),
+                Mode::Train,
+            );
             assert_eq!(half.kind(), Kind::BFloat16);
             assert!(cosine(&decoded, &half) > 0.99, "{config:?}");
         }

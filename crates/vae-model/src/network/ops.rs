@@ -30,6 +30,9 @@ pub(super) trait Ops {
 
     fn sum(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
 
+    /// Channels, or numbers of an item, of one beside those of the other.
+    fn concat(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
+
     /// The same value, to be used once more.
     fn share(&self, value: &Self::Value) -> Self::Value;
 }
@@ -90,6 +93,12 @@ impl Ops for Eager {
         a + b
     }
 
+    fn concat(&mut self, a: Tensor, b: Tensor) -> Tensor {
+        // Under autocast one of them may come from a layer, in half precision.
+        let b = b.to_kind(a.kind());
+        Tensor::cat(&[a, b], 1)
+    }
+
     fn share(&self, value: &Tensor) -> Tensor {
         value.shallow_clone()
     }
@@ -124,6 +133,10 @@ impl Ops for Graph {
 
     fn sum(&mut self, a: Value, b: Value) -> Value {
         self.push("", Op::Elementwise("Add"), &[&a, &b])
+    }
+
+    fn concat(&mut self, a: Value, b: Value) -> Value {
+        self.push("", Op::Concat, &[&a, &b])
     }
 
     fn share(&self, value: &Value) -> Value {

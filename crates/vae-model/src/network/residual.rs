@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, Sockets, check_depth, check_sizes};
+use super::{Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ModelError, nn};
 
 /// Sizes of the residual network; the defaults are for color images of about 64×64 pixels.
@@ -68,12 +68,12 @@ impl ResidualConfig {
         }
     }
 
-    pub(super) fn build(&self, root: &nn::Path, sockets: Sockets) -> Residual {
+    pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Residual {
         const STRIDE: i64 = 2;
-        let init = sockets.initialization;
+        let init = shape.initialization;
         let n_stages = self.channels.len();
         let (first, last) = (self.channels[0], self.channels[n_stages - 1]);
-        let mut sizes = vec![[sockets.image.height, sockets.image.width]];
+        let mut sizes = vec![[shape.image.height, shape.image.width]];
         for i in 1..n_stages {
             sizes.push(shrunk(sizes[i - 1], STRIDE));
         }
@@ -90,7 +90,7 @@ impl ResidualConfig {
             .map(|i| {
                 let path = &path / i;
                 let conv_sizes = match i {
-                    0 => ConvSizes::three(sockets.image.channels, first, 1),
+                    0 => ConvSizes::three(shape.encoder_channels(), first, 1),
                     _ => ConvSizes::three(self.channels[i - 1], self.channels[i], STRIDE),
                 };
                 DownStage {
@@ -100,7 +100,7 @@ impl ResidualConfig {
             })
             .collect();
         let to_posterior = Then::Output {
-            n_params: sockets.n_posterior_params / sockets.latent_dims,
+            n_params: shape.n_posterior_params / shape.latent_dims,
         };
         let encoder = Encoder {
             down,
@@ -108,13 +108,13 @@ impl ResidualConfig {
             posterior: init.linear(
                 &path / "posterior",
                 n_features,
-                sockets.n_posterior_params,
+                shape.n_posterior_params,
                 to_posterior,
             ),
         };
 
         let path = root / "decoder";
-        let init = sockets.decoder_layers();
+        let init = shape.decoder_layers();
         let blocks = |path: &nn::Path, channels: i64| {
             self.blocks(path, channels, |path, sizes, then| {
                 init.conv(path, sizes, then)
@@ -137,12 +137,12 @@ impl ResidualConfig {
                 }
             })
             .collect();
-        let n_out = sockets.n_likelihood_maps;
-        let to_likelihood = sockets.to_likelihood();
+        let n_out = shape.n_likelihood_maps;
+        let to_likelihood = shape.to_likelihood();
         let decoder = Decoder {
             hidden: init.linear(
                 &path / "hidden",
-                sockets.latent_dims,
+                shape.decoder_inputs(),
                 n_features,
                 Then::Linear,
             ),

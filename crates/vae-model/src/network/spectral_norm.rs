@@ -120,10 +120,7 @@ const LEAST_NORM: f64 = 1e-12;
 impl SpectralNorm {
     fn new(path: &nn::Path, weight: &Tensor, output_dim: i64) -> Self {
         let n_out = weight.size()[output_dim as usize];
-        let mut left = path.zeros_no_train("left_singular_vector", &[n_out]);
-        if !path.is_outline() {
-            no_grad(|| left.copy_(&left.randn_like()));
-        }
+        let left = path.normal_no_train("left_singular_vector", &[n_out]);
         let norm = Self {
             weight: weight.shallow_clone(),
             output_dim,

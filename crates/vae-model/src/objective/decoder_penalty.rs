@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 use super::checks::at_least_0;
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
@@ -65,7 +66,13 @@ impl DecoderPenalty {
     }
 
     /// The penalty, a scalar; none where there is nothing to add.
-    pub(super) fn penalty(&self, vae: &Vae, draws: &Draws, terms: &mut Terms) -> Option<Tensor> {
+    pub(super) fn penalty(
+        &self,
+        vae: &Vae,
+        draws: &Draws,
+        generator: &mut Generator,
+        terms: &mut Terms,
+    ) -> Option<Tensor> {
         match self {
             Self::None => None,
             Self::L2(config) => {
@@ -79,7 +86,7 @@ impl DecoderPenalty {
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
-                let probe = draws.params.rand_like().round() * 2.0 - 1.0;
+                let probe = generator.uniform_like(&draws.params).round() * 2.0 - 1.0;
                 let squared = squared_jacobian(draws, &probe);
                 terms.push(SQUARED_JACOBIAN, &squared);
                 Some(squared * config.weight)

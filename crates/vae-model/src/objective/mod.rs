@@ -14,6 +14,7 @@ mod pixel_mean;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+use vae_torch::Generator;
 
 pub use beta_tc::{AggregateSampling, BetaTcConfig};
 pub use capacity::CapacityConfig;
@@ -143,7 +144,13 @@ impl Regularizer {
 
     /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch. Its parts
     /// become `terms`.
-    fn penalty(&self, draws: &Draws, context: LossContext, terms: &mut Terms) -> Tensor {
+    fn penalty(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+        terms: &mut Terms,
+    ) -> Tensor {
         match self {
             Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
             Self::Kl(config) => config.penalty(draws, context.step, terms),
@@ -152,7 +159,9 @@ impl Regularizer {
             Self::Dip(config) => config.penalty(draws, terms),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
-                config.penalty(draws, &context.vae.sample_latents(n_images), terms)
+                let condition = draws.condition.as_ref();
+                let latents = context.vae.latents_of(n_images, condition, generator);
+                config.penalty(draws, &latents, terms)
             }
             Self::LatentNorm(config) => config.penalty(draws, terms),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
@@ -196,18 +205,25 @@ impl Objective {
         terms
     }
 
-    /// The scalar to minimize, a mean over the images.
-    pub fn loss(&self, draws: &Draws, context: LossContext) -> Tensor {
-        self.loss_and_terms(draws, context).0
+    /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
+    /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
+    pub fn loss(&self, draws: &Draws, context: LossContext, generator: &mut Generator) -> Tensor {
+        self.loss_and_terms(draws, context, generator).0
     }
 
     /// [`Self::loss`], and what the objective logs of its parts, without their weights.
-    pub fn loss_and_terms(&self, draws: &Draws, context: LossContext) -> (Tensor, Terms) {
+    pub fn loss_and_terms(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+    ) -> (Tensor, Terms) {
         let mut terms = Terms::default();
         let loss = match self.estimator.bound(draws) {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context, &mut terms);
+                let regularizer = &self.regularizer;
+                let penalty = regularizer.penalty(draws, context, generator, &mut terms);
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -225,7 +241,9 @@ impl Objective {
                 }
             }
         };
-        let loss = match self.decoder_penalty.penalty(context.vae, draws, &mut terms) {
+        let decoder_penalty = &self.decoder_penalty;
+        let penalty = decoder_penalty.penalty(context.vae, draws, generator, &mut terms);
+        let loss = match penalty {
             Some(penalty) => loss + penalty,
             None => loss,
         };

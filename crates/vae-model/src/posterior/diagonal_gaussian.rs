@@ -62,7 +62,7 @@ pub struct DiagonalGaussian {
 
 impl DiagonalGaussian {
     /// `params` `[B, 2·Z]`: means, then declared log-variances.
-    pub(super) fn new(params: &Tensor, noise_scale: NoiseScale) -> Self {
+    pub(crate) fn new(params: &Tensor, noise_scale: NoiseScale) -> Self {
         let latent_dims = params.size()[1] / 2;
         Self {
             mean: params.narrow(1, 0, latent_dims),

@@ -46,7 +46,7 @@ pub(super) struct Family {
 impl Family {
     pub(super) fn new(config: PosteriorConfig, latent_dims: i64) -> Self {
         config.check(latent_dims).expect("a good config");
-        let variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(1);
         let root = variables.root();
         let family = config.build(&root, latent_dims, Initialization::default());
         let mut named: Vec<_> = variables.variables().into_iter().collect();
@@ -124,7 +124,6 @@ fn largest(difference: Tensor) -> f64 {
 
 #[test]
 fn what_a_config_promises_is_there() {
-    let _alone = crate::alone::alone();
     for family in families() {
         let (config, says) = (&family.config, family.says());
         let params = family.params(3);
@@ -153,7 +152,6 @@ fn what_a_config_promises_is_there() {
 
 #[test]
 fn the_density_of_a_draw_is_the_density_at_its_latents() {
-    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3);
         let q = family.family.distribution(&params);
@@ -183,7 +181,6 @@ fn the_density_of_a_draw_is_the_density_at_its_latents() {
 
 #[test]
 fn kl_is_the_mean_of_log_q_over_p() {
-    let _alone = crate::alone::alone();
     let n = 40_000;
     for family in families() {
         let q = family.family.distribution(&family.params(2));
@@ -202,7 +199,6 @@ fn kl_is_the_mean_of_log_q_over_p() {
 
 #[test]
 fn covariances_are_those_of_the_draws() {
-    let _alone = crate::alone::alone();
     let n = 40_000;
     for family in families() {
         let q = family.family.distribution(&family.params(2));
@@ -248,7 +244,6 @@ fn sum_of_everything(family: &Family, params: &Tensor) -> Tensor {
 
 #[test]
 fn gradients_are_those_of_finite_differences() {
-    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3).set_requires_grad(true);
         let mut inputs = vec![params.shallow_clone()];
@@ -291,7 +286,6 @@ fn gradients_are_those_of_finite_differences() {
 
 #[test]
 fn images_do_not_see_each_other() {
-    let _alone = crate::alone::alone();
     for family in families() {
         let (params, noise) = (family.params(3), family.noise(2, 3));
         let together = family.family.distribution(&params);
@@ -313,7 +307,6 @@ fn images_do_not_see_each_other() {
 
 #[test]
 fn what_is_detached_is_the_same_and_leaves_only_the_path_through_z() {
-    let _alone = crate::alone::alone();
     for family in families() {
         let params = family.params(3).set_requires_grad(true);
         let q = family.family.distribution(&params);
@@ -345,7 +338,6 @@ fn what_is_detached_is_the_same_and_leaves_only_the_path_through_z() {
 
 #[test]
 fn an_encoder_that_says_nonsense_still_has_finite_terms() {
-    let _alone = crate::alone::alone();
     for family in families() {
         for scale in [0.0, 1e-20, 300.0, -1e4] {
             let params = (family.params(4) * scale).set_requires_grad(true);
@@ -375,7 +367,6 @@ fn flows(latent_dims: i64) -> [Family; 2] {
 
 #[test]
 fn a_flow_in_one_dimension_keeps_every_quantile() {
-    let _alone = crate::alone::alone();
     // The map is increasing, so that q integrated up to z(ε) is Φ(ε): the trapezoid rule on a grid of ε.
     for family in flows(1) {
         let q = family.family.distribution(&family.params(1));
@@ -398,7 +389,6 @@ fn a_flow_in_one_dimension_keeps_every_quantile() {
 
 #[test]
 fn the_density_of_a_flow_integrates_to_1_over_the_plane() {
-    let _alone = crate::alone::alone();
     // A grid of noise becomes quadrilaterals in the plane of z: their areas times the density at their
     // corners.
     for family in flows(2) {
@@ -427,7 +417,6 @@ fn the_density_of_a_flow_integrates_to_1_over_the_plane() {
 
 #[test]
 fn log_determinants_are_those_of_the_jacobian() {
-    let _alone = crate::alone::alone();
     for latent_dims in [1, 2, 5] {
         for family in flows(latent_dims) {
             let params = family.params(1);
@@ -446,7 +435,6 @@ fn log_determinants_are_those_of_the_jacobian() {
 
 #[test]
 fn configs_that_nothing_can_be_built_from_are_refused() {
-    let _alone = crate::alone::alone();
     let refusal = |config: PosteriorConfig, latent_dims| {
         let error = config.check(latent_dims).expect_err("a refusal");
         error.to_string()
@@ -469,7 +457,6 @@ fn configs_that_nothing_can_be_built_from_are_refused() {
 
 #[test]
 fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_learn() {
-    let _alone = crate::alone::alone();
     let image = crate::ImageShape {
         channels: 1,
         height: 4,
@@ -488,8 +475,9 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
             network: crate::NetworkConfig::Mlp(crate::MlpConfig { hidden: vec![8] }),
             ..Default::default()
         };
-        let vae = crate::Vae::new(&config, image, Device::Cpu).expect("a model");
-        assert_eq!(vae.sample(3).expect("samples").size(), [3, 1, 4, 3]);
+        let vae = crate::Vae::new(&config, image, Device::Cpu, 1).expect("a model");
+        let samples = vae.sample(3, &mut vae.generator(1));
+        assert_eq!(samples.expect("samples").size(), [3, 1, 4, 3]);
         let noise = family.noise(30_000, 2);
         let draws = vae
             .draw_with_noise(&images, &noise, crate::Mode::Train)
@@ -519,7 +507,6 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
 
 #[test]
 fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
-    let _alone = crate::alone::alone();
     let read = |toml: &str| toml::from_str::<crate::ModelConfig>(toml).map(|model| model.posterior);
     let iaf = IafConfig {
         flows: 3,
@@ -550,7 +537,6 @@ fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
 
 #[test]
 fn posteriors_on_the_sphere_and_priors_elsewhere_refuse_each_other() {
-    let _alone = crate::alone::alone();
     let check = |posterior, prior| {
         let config = crate::ModelConfig {
             latent_dims: 3,

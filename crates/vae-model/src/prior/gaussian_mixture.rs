@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
 
-use super::{Encoder, Prior, n_components};
+use super::{Prior, PriorContext, n_components};
 use crate::ModelError;
 use crate::math::diagonal_normal_log_prob;
 use crate::nn::{self, Init};
@@ -87,15 +88,15 @@ impl GaussianMixture {
 }
 
 impl Prior for GaussianMixture {
-    fn log_prob(&self, latents: &Tensor, _: Encoder) -> Tensor {
+    fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         self.log_joint(latents).logsumexp(1, false)
     }
 
-    fn sample(&self, n: i64, _: Device, _: Encoder) -> Tensor {
-        let component = self.logits.softmax(0, Kind::Float).multinomial(n, true); // [n]
+    fn sample(&self, n: i64, _: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
+        let component = generator.multinomial(&self.logits.softmax(0, Kind::Float), n); // [n]
         let mean = self.mean.index_select(0, &component);
         let std = (self.log_var() * 0.5).exp().index_select(0, &component);
-        let noise = mean.randn_like();
+        let noise = generator.normal_like(&mean);
         mean + std * noise
     }
 
@@ -109,11 +110,11 @@ mod tests {
     use tch::no_grad;
 
     use super::*;
-    use crate::prior::tests::{NO_ENCODER, assert_integrates_to_1, assert_samples_fit_log_prob};
+    use crate::prior::tests::{NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob};
 
     /// ¾·N((1, 0), diag(1, 4)) + ¼·N((−2, 1), diag(¼, 1)).
     fn mixture() -> GaussianMixture {
-        let variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(1);
         let config = GaussianMixtureConfig {
             components: 2,
             ..Default::default()
@@ -133,7 +134,6 @@ mod tests {
 
     #[test]
     fn log_prob_and_assignment_are_the_closed_form() {
-        let _alone = crate::alone::alone();
         let mixture = mixture();
         let normal = |x: f64, mean: f64, std: f64| {
             (-0.5 * ((x - mean) / std).powi(2)).exp() / (std * (2.0 * std::f64::consts::PI).sqrt())
@@ -144,7 +144,7 @@ mod tests {
             0.25 * normal(x, -2.0, 0.5) * normal(y, 1.0, 1.0),
         ];
         let latents = Tensor::from_slice(&[x as f32, y as f32]).view([1, 2]);
-        let found = mixture.log_prob(&latents, NO_ENCODER).double_value(&[0]);
+        let found = mixture.log_prob(&latents, NO_CONTEXT).double_value(&[0]);
         assert!((found - (joint[0] + joint[1]).ln()).abs() < 1e-6);
         let assignment = mixture.log_assignment(&latents).expect("components").exp();
         for (c, wanted) in joint.iter().enumerate() {
@@ -155,7 +155,6 @@ mod tests {
 
     #[test]
     fn it_is_a_density_and_draws_from_it() {
-        let _alone = crate::alone::alone();
         let mixture = mixture();
         assert_integrates_to_1(&mixture);
         assert_samples_fit_log_prob(&mixture, 2);
@@ -163,16 +162,15 @@ mod tests {
 
     #[test]
     fn one_component_at_its_start_is_the_standard_normal() {
-        let _alone = crate::alone::alone();
-        let variables = nn::VarStore::new(Device::Cpu);
+        let variables = nn::VarStore::new(1);
         let config = GaussianMixtureConfig {
             components: 1,
             initial_spread: 0.0,
         };
         let mixture = config.build(&variables.root(), 3);
-        let latents = Tensor::randn([5, 3], (Kind::Float, Device::Cpu));
+        let latents = Generator::cpu(1).normal([5, 3], Device::Cpu);
         let wanted = crate::math::standard_normal_log_prob(&latents);
-        let difference = (mixture.log_prob(&latents, NO_ENCODER) - wanted)
+        let difference = (mixture.log_prob(&latents, NO_CONTEXT) - wanted)
             .abs()
             .max();
         assert!(difference.double_value(&[]) < 1e-5);

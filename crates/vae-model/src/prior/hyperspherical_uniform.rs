@@ -2,8 +2,9 @@
 //! <https://arxiv.org/abs/1804.00891>, §3).
 
 use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
 
-use super::{Encoder, Prior};
+use super::{Prior, PriorContext};
 use crate::math::{ln_sphere_area, unit};
 
 /// Uniform on the unit sphere in ℝ^Z.
@@ -14,7 +15,7 @@ pub(super) struct HypersphericalUniform {
 
 impl Prior for HypersphericalUniform {
     /// The density is one with respect to the sphere's area, as are those of posteriors there.
-    fn log_prob(&self, latents: &Tensor, _: Encoder) -> Tensor {
+    fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         let log_density = -ln_sphere_area(self.latent_dims);
         Tensor::full(
             &latents.size()[..1],
@@ -23,8 +24,8 @@ impl Prior for HypersphericalUniform {
         )
     }
 
-    fn sample(&self, n: i64, device: Device, _: Encoder) -> Tensor {
-        let normal = Tensor::randn([n, self.latent_dims], (Kind::Float, device));
+    fn sample(&self, n: i64, device: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
+        let normal = generator.normal([n, self.latent_dims], device);
         unit(&normal, f64::from(f32::MIN_POSITIVE))
     }
 
@@ -36,14 +37,13 @@ impl Prior for HypersphericalUniform {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prior::tests::NO_ENCODER;
+    use crate::prior::tests::NO_CONTEXT;
 
     #[test]
     fn samples_are_uniform_on_the_sphere_and_their_density_is_1_over_its_area() {
-        let _alone = crate::alone::alone();
         let prior = HypersphericalUniform { latent_dims: 3 };
         let n = 20_000;
-        let latents = prior.sample(n, Device::Cpu, NO_ENCODER);
+        let latents = prior.sample(n, Device::Cpu, NO_CONTEXT, &mut Generator::cpu(1));
         assert_eq!(latents.size(), [n, 3]);
         let length = latents.square().sum_dim_intlist(1, false, Kind::Float);
         assert!((length - 1.0).abs().max().double_value(&[]) < 1e-6);
@@ -55,7 +55,7 @@ mod tests {
         let error = (4.0 / 45.0 / n as f64).sqrt();
         assert!(square.abs().max().double_value(&[]) < 5.0 * error);
 
-        let log_prob = prior.log_prob(&latents, NO_ENCODER);
+        let log_prob = prior.log_prob(&latents, NO_CONTEXT);
         assert_eq!(log_prob.size(), [n]);
         let wanted = -(4.0 * std::f64::consts::PI).ln();
         assert!((log_prob - wanted).abs().max().double_value(&[]) < 1e-6);

@@ -1,5 +1,6 @@
 //! Priors p(z): where latents come from when nothing is known of the image.
 
+mod conditional_gaussian;
 mod gaussian_mixture;
 mod hyperspherical_uniform;
 mod real_nvp;
@@ -11,26 +12,39 @@ use std::fmt::Debug;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, no_grad};
+use vae_torch::Generator;
 
 pub use gaussian_mixture::GaussianMixtureConfig;
 pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
-use crate::{ImageShape, Initialization, ModelError, Posterior, nn};
+use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, nn};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {
     /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
-    fn log_prob(&self, latents: &Tensor, encoder: Encoder) -> Tensor;
+    fn log_prob(&self, latents: &Tensor, context: PriorContext) -> Tensor;
 
-    /// `n` latents from the prior, `[n, Z]`, drawn by libtorch's global generator.
-    fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor;
+    /// `n` latents from the prior, `[n, Z]`, on `device`, which the model is on.
+    fn sample(
+        &self,
+        n: i64,
+        device: Device,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Tensor;
 
     /// Whether it is the base distribution of its space, to which posteriors know their kl in closed
     /// form.
     fn is_base(&self) -> bool {
         false
+    }
+
+    /// KL(q(z|x) ‖ p(z)) where it has a closed form.
+    fn kl(&self, posterior: &dyn Posterior, context: PriorContext) -> Option<ClosedKl> {
+        let _ = context;
+        posterior.kl().filter(|_| self.is_base())
     }
 
     /// log p(c|z) of each component c, `[N, n_components]`, for latents `[N, Z]`; none where the prior
@@ -51,9 +65,12 @@ pub trait Prior: Debug + Send {
     }
 }
 
-/// The model's encoder, for priors that are made of posteriors.
+/// What a prior is given beside the latents.
 #[derive(Clone, Copy)]
-pub struct Encoder<'a> {
+pub struct PriorContext<'a> {
+    /// What is known of the item of each latent, as the networks get it, `[N, F]`; none of a model without
+    /// a condition.
+    pub(crate) features: Option<&'a Tensor>,
     /// Images as numbers from 0 to 255 `[B, C, H, W]` → what q(z|x) is made of, `[B, P]`.
     pub(crate) params: &'a dyn Fn(&Tensor) -> Tensor,
     /// `[B, P]` → q(z|x).
@@ -62,7 +79,7 @@ pub struct Encoder<'a> {
     pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
 }
 
-impl Encoder<'_> {
+impl PriorContext<'_> {
     /// What q(z|u) of the prior's own images u is made of, `[n, P]`: encoded once while no weight changes.
     fn own_params(&self, images: impl FnOnce() -> Tensor) -> Tensor {
         let Some(kept) = self.kept else {
@@ -99,12 +116,14 @@ pub enum PriorConfig {
     Vamp(VampConfig),
     /// A standard normal bent by a flow.
     RealNvp(RealNvpConfig),
+    /// A Gaussian for each condition, learned.
+    ConditionalGaussian,
 }
 
 impl PriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
-            Self::StandardNormal => Ok(()),
+            Self::StandardNormal | Self::ConditionalGaussian => Ok(()),
             Self::HypersphericalUniform => {
                 check_sphere("model.prior", "hyperspherical_uniform", latent_dims)
             }
@@ -122,15 +141,17 @@ impl PriorConfig {
             Self::GaussianMixture(_) => "gaussian_mixture",
             Self::Vamp(_) => "vamp",
             Self::RealNvp(_) => "real_nvp",
+            Self::ConditionalGaussian => "conditional_gaussian",
         }
     }
 
     /// The space that its latents lie in; none where that is the posterior's, whichever it is.
     pub(crate) fn support(&self) -> Option<Support> {
         match self {
-            Self::StandardNormal | Self::GaussianMixture(_) | Self::RealNvp(_) => {
-                Some(Support::Euclidean)
-            }
+            Self::StandardNormal
+            | Self::GaussianMixture(_)
+            | Self::RealNvp(_)
+            | Self::ConditionalGaussian => Some(Support::Euclidean),
             Self::HypersphericalUniform => Some(Support::Sphere),
             Self::Vamp(_) => None,
         }
@@ -142,6 +163,7 @@ impl PriorConfig {
         path: &nn::Path,
         latent_dims: i64,
         image: ImageShape,
+        n_features: i64,
         initialization: Initialization,
     ) -> Box<dyn Prior> {
         match self {
@@ -152,6 +174,14 @@ impl PriorConfig {
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
             Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
+            Self::ConditionalGaussian => {
+                Box::new(conditional_gaussian::ConditionalGaussian::build(
+                    path,
+                    latent_dims,
+                    n_features,
+                    initialization,
+                ))
+            }
         }
     }
 }
@@ -181,8 +211,9 @@ mod tests {
 
     use super::*;
 
-    /// For priors that ask none.
-    pub(super) const NO_ENCODER: Encoder = Encoder {
+    /// For priors that ask for nothing.
+    pub(super) const NO_CONTEXT: PriorContext = PriorContext {
+        features: None,
         params: &|_| unreachable!("this prior asks no encoder"),
         distribution: &|_| unreachable!("this prior asks no encoder"),
         kept: None,
@@ -194,7 +225,7 @@ mod tests {
         let step = 2.0 * reach / n as f64;
         let line = (Tensor::arange(n, (Kind::Float, Device::Cpu)) + 0.5) * step - reach;
         let plane = Tensor::cartesian_prod(&[&line, &line]); // [n², 2]
-        let density = prior.log_prob(&plane, NO_ENCODER).exp();
+        let density = prior.log_prob(&plane, NO_CONTEXT).exp();
         let integral = density.sum(Kind::Double).double_value(&[]) * step * step;
         assert!((integral - 1.0).abs() < 2e-3, "{integral}");
     }
@@ -202,12 +233,13 @@ mod tests {
     /// E_p[g] two ways: over samples, and over a wide Gaussian's with weights from log_prob.
     pub(super) fn assert_samples_fit_log_prob(prior: &dyn Prior, latent_dims: i64) {
         let n = 100_000;
-        let samples = prior.sample(n, Device::Cpu, NO_ENCODER);
+        let mut generator = Generator::cpu(1);
+        let samples = prior.sample(n, Device::Cpu, NO_CONTEXT, &mut generator);
         let std = 4.0;
-        let wide = Tensor::randn([n, latent_dims], (Kind::Float, Device::Cpu)) * std;
+        let wide = generator.normal([n, latent_dims], Device::Cpu) * std;
         let log_wide = crate::math::standard_normal_log_prob(&(&wide / std))
             - latent_dims as f64 * f64::ln(std);
-        let weights = (prior.log_prob(&wide, NO_ENCODER) - log_wide).exp();
+        let weights = (prior.log_prob(&wide, NO_CONTEXT) - log_wide).exp();
         // Bounded, and of every part of the plane.
         let statistics = |latents: &Tensor| {
             let first = latents.select(1, 0);

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
+use vae_torch::Generator;
 
-use super::{Encoder, Prior, n_components};
+use super::{Prior, PriorContext, n_components};
 use crate::math::log_mean_exp;
 use crate::nn::{self, Init};
 use crate::{ImageShape, ModelError};
@@ -63,25 +64,32 @@ impl Vamp {
 }
 
 impl Prior for Vamp {
-    fn log_prob(&self, latents: &Tensor, encoder: Encoder) -> Tensor {
-        let posteriors = (encoder.distribution)(&encoder.own_params(|| self.pseudo_inputs()));
+    fn log_prob(&self, latents: &Tensor, context: PriorContext) -> Tensor {
+        let posteriors = (context.distribution)(&context.own_params(|| self.pseudo_inputs()));
         let Some(log_prob) = posteriors.log_prob(&latents.unsqueeze(1)) else {
             unreachable!("checked: the posterior has a log_prob");
         }; // [N, n]
         log_mean_exp(&log_prob.tr())
     }
 
-    fn sample(&self, n: i64, device: Device, encoder: Encoder) -> Tensor {
-        let chosen = Tensor::randint(self.logits.size()[0], [n], (Kind::Int64, device));
-        let params = match encoder.kept {
-            Some(_) => encoder
+    fn sample(
+        &self,
+        n: i64,
+        device: Device,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Tensor {
+        let n_inputs = self.logits.size()[0];
+        let chosen = generator.randint(n_inputs, [n], (Kind::Int64, device));
+        let params = match context.kept {
+            Some(_) => context
                 .own_params(|| self.pseudo_inputs())
                 .index_select(0, &chosen),
-            None => (encoder.params)(&self.pseudo_inputs().index_select(0, &chosen)),
+            None => (context.params)(&self.pseudo_inputs().index_select(0, &chosen)),
         };
-        let posteriors = (encoder.distribution)(&params);
+        let posteriors = (context.distribution)(&params);
         let latent_dims = posteriors.center().size()[1];
-        let noise = Tensor::randn([1, n, latent_dims], (Kind::Float, device));
+        let noise = generator.normal([1, n, latent_dims], device);
         posteriors.draw(&noise).latents.squeeze_dim(0)
     }
 

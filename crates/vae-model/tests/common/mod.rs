@@ -1,10 +1,5 @@
 //! Weights, images and noise from formulas, shared with `golden/networks.py`.
 
-#[path = "alone.rs"]
-mod generator;
-
-#[allow(unused_imports)]
-pub(crate) use generator::alone;
 use tch::{Tensor, no_grad};
 use vae_model::{ImageShape, Vae};
 

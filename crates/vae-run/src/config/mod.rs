@@ -8,7 +8,7 @@ mod safety;
 mod schedule;
 
 use serde::{Deserialize, Serialize};
-use vae_data::{DatasetConfig, HoldOut};
+use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
 use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
 
 pub use checkpoints::CheckpointsConfig;
@@ -71,6 +71,28 @@ fn yes() -> bool {
 }
 
 impl RunConfig {
+    /// The images of the experiment, each with what the model is told of it.
+    ///
+    /// # Errors
+    /// What [`DatasetConfig::load`] refuses; a condition that these images do not come with.
+    pub fn load(&self) -> Result<Splits, DataError> {
+        self.conditioned(self.dataset.load()?)
+    }
+
+    /// Images, each with what the model is told of it (`[model.condition]`); the columns are those of the
+    /// training images.
+    ///
+    /// # Errors
+    /// A condition that these images do not come with.
+    pub fn conditioned(&self, splits: Splits) -> Result<Splits, DataError> {
+        let Some(condition) = &self.model.condition else {
+            return Ok(splits);
+        };
+        let train = &splits.train;
+        let spec = train.condition_spec(condition.classes, &condition.attributes)?;
+        Ok(splits.with_condition(&spec))
+    }
+
     /// What is done to the images of the data set before the model sees them, for its weights file.
     #[must_use]
     pub fn framing(&self) -> Framing {

@@ -5,7 +5,7 @@ use vae_data::Splits;
 use vae_model::Vae;
 
 use vae_run::RunDir;
-use vae_view::picture::{self, Pixels};
+use vae_view::picture;
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
@@ -40,21 +40,28 @@ impl Pictures {
         let Splits {
             train, validation, ..
         } = run.splits;
-        let images = |n| validation.as_ref().unwrap_or(train).first(n);
+        let shown = validation.as_ref().unwrap_or(train);
+        let images = |n: usize| shown.batch(&(0..n.min(shown.len())).collect::<Vec<_>>());
         for name in Self::names(run.vae) {
             let picture = match name {
-                "manifold" => picture::manifold(run.vae, sizes.manifold_size, usage),
+                "manifold" => {
+                    let condition = images(1)?.condition;
+                    picture::manifold(run.vae, sizes.manifold_size, usage, condition.as_ref())
+                }
                 "traversals" => {
-                    let posterior = run.vae.encode(&images(1)?)?;
+                    let batch = images(1)?;
+                    let condition = batch.condition.as_ref();
+                    let posterior = run.vae.encode((&batch.items, condition))?;
                     let origin = posterior.center().get(0);
                     let mut dims = picture::by_use(run.vae.config().latent_dims as usize, usage);
                     dims.truncate(sizes.n_traversals);
-                    picture::traversals(run.vae, &origin, &dims, 11, 3.0)
+                    picture::traversals(run.vae, (&origin, condition), &dims, 11, 3.0)
                 }
-                "samples" => {
-                    picture::samples(run.vae, sizes.n_samples, run.config.seed, Pixels::Mean)
+                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
+                _ => {
+                    let batch = images(sizes.n_reconstructions)?;
+                    picture::reconstructions(run.vae, (&batch.items, batch.condition.as_ref()))
                 }
-                _ => picture::reconstructions(run.vae, &images(sizes.n_reconstructions)?),
             };
             let file = self.run_dir.picture_file(run.position.epochs, name);
             picture::save(&picture?, &file)?;

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::is_layer_weight;
 use vae_run::{ClipConfig, OptimizerConfig, RmspropConfig};
+use vae_torch::{AdamStep, Update};
 
 use crate::TrainError;
-use crate::kernels::{self, AdamStep, Update};
 
 /// What the numbers of steps of the variables are called in a state.
 const STEPS: &str = "steps";
@@ -96,7 +96,7 @@ impl Optimizer {
     /// Drops the gradients of before.
     pub fn zero_grad(&mut self) {
         let values: Vec<_> = self.variables.iter().map(|v| &v.value).collect();
-        kernels::forget_gradients(&values);
+        vae_torch::forget_gradients(&values);
     }
 
     /// Adds the gradients of `loss`, a scalar, to those that are there. Several calls accumulate:
@@ -165,7 +165,7 @@ impl Optimizer {
                     weight_decay,
                     decoupled: false,
                 };
-                kernels::fused_adam(&update, &n_steps, &step)?;
+                vae_torch::fused_adam(&update, &n_steps, &step)?;
             }
             OptimizerConfig::Adamw(config) => {
                 let step = AdamStep {
@@ -176,9 +176,9 @@ impl Optimizer {
                     weight_decay,
                     decoupled: true,
                 };
-                kernels::fused_adam(&update, &n_steps, &step)?;
+                vae_torch::fused_adam(&update, &n_steps, &step)?;
             }
-            OptimizerConfig::Sgd(config) => kernels::fused_sgd(
+            OptimizerConfig::Sgd(config) => vae_torch::fused_sgd(
                 &update,
                 learning_rate,
                 config.momentum,
@@ -276,15 +276,15 @@ fn clip_gradients(gradients: &[&Tensor], clip: &ClipConfig) -> Result<Option<Ten
     if gradients.is_empty() {
         return Ok(None);
     }
-    let norm = kernels::norm(gradients)?;
+    let norm = vae_torch::norm(gradients)?;
     if let Some(bound) = clip.norm {
         // A factor of 1 where the norm is small enough: to find out would mean to wait for it. The
         // 1e-6 is PyTorch's.
         let factor = (bound / (&norm + 1e-6)).f_clamp_max(1.0)?;
-        kernels::scale(gradients, &factor)?;
+        vae_torch::scale(gradients, &factor)?;
     }
     if let Some(bound) = clip.value {
-        kernels::clamp(gradients, bound)?;
+        vae_torch::clamp(gradients, bound)?;
     }
     Ok(Some(norm))
 }

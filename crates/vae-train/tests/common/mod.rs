@@ -1,18 +1,13 @@
 //! What the tests of training share. Each of them uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-#[path = "../../../vae-model/tests/common/alone.rs"]
-mod generator;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tch::Tensor;
 use vae_data::Dataset;
-use vae_model::ImageShape;
+use vae_model::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape};
 use vae_train::RunConfig;
-
-pub(crate) use generator::alone;
 
 pub const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -49,6 +44,25 @@ pub fn configs(folder: &str) -> Vec<(PathBuf, RunConfig)> {
         .collect();
     configs.sort_by(|a, b| a.0.cmp(&b.0));
     configs
+}
+
+/// What a config's model has to know of its images, which are of this shape.
+pub fn data_spec(config: &RunConfig, image: ImageShape) -> DataSpec {
+    let Some(condition) = &config.model.condition else {
+        return image.into();
+    };
+    let attribute = |name: &String| AttributeSpec {
+        name: name.clone(),
+        values: AttributeValues::YesNo,
+    };
+    let n_classes = if condition.classes { 10 } else { 0 };
+    DataSpec {
+        image,
+        condition: ConditionSpec {
+            classes: (0..n_classes).map(|class| class.to_string()).collect(),
+            attributes: condition.attributes.iter().map(attribute).collect(),
+        },
+    }
 }
 
 /// The shape of a config's images.

@@ -29,17 +29,17 @@ pub fn encode(
     mut progress: impl FnMut(usize),
 ) -> Result<Codes, ViewError> {
     const N_AT_A_TIME: usize = 250;
-    tch::manual_seed(derive_seed(seed, 0, "aggregate posterior") as i64);
+    let mut generator = vae.generator(derive_seed(seed, 0, "aggregate posterior"));
     let on_cpu = |latents: Tensor| latents.to_device(Device::Cpu).to_kind(Kind::Double);
     let latent_dims = vae.config().latent_dims;
     let (mut centers, mut drawn) = (Vec::new(), Vec::new());
     no_grad(|| -> Result<(), ViewError> {
         let mut n_done = 0;
-        for images in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
-            let images = images?;
-            let n_images = images.size()[0];
-            let posterior = vae.encode(&images)?;
-            let noise = Tensor::randn([1, n_images, latent_dims], (Kind::Float, vae.device()));
+        for batch in Batches::sequential(dataset, N_AT_A_TIME, vae.device()) {
+            let batch = batch?;
+            let n_images = batch.items.size()[0];
+            let posterior = vae.encode((&batch.items, batch.condition.as_ref()))?;
+            let noise = generator.normal([1, n_images, latent_dims], vae.device());
             centers.push(on_cpu(posterior.center()));
             drawn.push(on_cpu(posterior.draw(&noise).latents.squeeze_dim(0)));
             n_done += n_images as usize;

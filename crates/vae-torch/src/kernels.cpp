@@ -7,7 +7,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +25,8 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 #include <c10/util/Exception.h>
+
+#include "call.h"
 
 // As in ATen/autocast_mode.h, which would bring every operation there is and double the time that
 // this file takes to compile. A signature that changes does not link.
@@ -47,20 +48,6 @@ TORCH_API std::string show_config();
 namespace {
 
 using TensorPtr = const at::Tensor *;
-
-template <typename F>
-char *guarded(F call) {
-    try {
-        call();
-        return nullptr;
-    } catch (const c10::Error &error) {
-        return strdup(error.what_without_backtrace());
-    } catch (const std::exception &error) {
-        return strdup(error.what());
-    } catch (...) {
-        return strdup("an exception that is no std::exception");
-    }
-}
 
 std::vector<at::Tensor> list(const TensorPtr *tensors, size_t n) {
     std::vector<at::Tensor> list;

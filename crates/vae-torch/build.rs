@@ -1,10 +1,13 @@
-//! Compiles `src/kernels.cpp`, the calls into libtorch that tch does not bind.
+//! Compiles the C++ that calls what tch does not bind of libtorch.
 
 use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo::rerun-if-changed=src/kernels.cpp");
+    const FILES: [&str; 2] = ["src/generator.cpp", "src/kernels.cpp"];
+    for file in FILES.into_iter().chain(["src/call.h"]) {
+        println!("cargo::rerun-if-changed={file}");
+    }
     // torch-sys, which has `links = "tch"`, says where it found libtorch.
     let Some(lib) = env::var_os("DEP_TCH_LIBTORCH_LIB") else {
         panic!("torch-sys did not say where libtorch is (DEP_TCH_LIBTORCH_LIB)");
@@ -17,6 +20,6 @@ fn main() {
         .include(include)
         // Warnings of libtorch's headers are not ours to mend.
         .warnings(false)
-        .file("src/kernels.cpp")
-        .compile("vae_kernels");
+        .files(FILES)
+        .compile("vae_torch");
 }

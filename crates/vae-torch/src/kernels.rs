@@ -1,5 +1,5 @@
-//! Calls into libtorch that tch does not bind (`kernels.cpp`): operations on lists of tensors in
-//! place, a single kernel for all of a model's variables where there is one, and autocast.
+//! `kernels.cpp`: operations on lists of tensors in place, a single kernel for all of a model's variables
+//! where there is one, and autocast.
 //!
 //! Lists that belong together have the same length, which is checked here; tensors that belong together
 //! the same shape, kind and device, are f32 or f64 and dense in memory, and what an optimizer remembers of
@@ -7,9 +7,12 @@
 //! and nothing has changed then.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::marker::PhantomData;
 
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
+
+use crate::call::taken;
 
 unsafe extern "C" {
     fn vae_show_config() -> *mut c_char;
@@ -61,23 +64,6 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Takes the message that a call gave, if it gave one.
-///
-/// # Safety
-/// `message` is null, or a C string from malloc that nobody else frees.
-unsafe fn taken(message: *mut c_char) -> Result<(), TchError> {
-    if message.is_null() {
-        return Ok(());
-    }
-    // SAFETY: not null, so a C string from malloc, and ours to free.
-    let text = unsafe {
-        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
-        libc::free(message.cast::<c_void>());
-        text
-    };
-    Err(TchError::Torch(text))
-}
-
 /// Every `Tensor` is a pointer to libtorch's own, valid as long as the borrow.
 fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(|tensor| tensor.as_ptr()).collect()
@@ -97,7 +83,10 @@ fn check_lengths<'a>(
 }
 
 /// Drops the gradients: the next backward pass then stores its own instead of adding to zeros.
-pub(crate) fn forget_gradients(values: &[&Tensor]) {
+///
+/// # Panics
+/// If one is no tensor.
+pub fn forget_gradients(values: &[&Tensor]) {
     let values = pointers(values);
     // SAFETY: valid tensors, as many as said; the message is ours.
     let dropped = unsafe { taken(vae_forget_gradients(values.as_ptr(), values.len())) };
@@ -105,31 +94,39 @@ pub(crate) fn forget_gradients(values: &[&Tensor]) {
 }
 
 /// Tensors that an optimizer works on, parallel lists.
-pub(crate) struct Update<'a> {
-    pub(crate) values: Vec<&'a Tensor>,
-    pub(crate) gradients: Vec<&'a Tensor>,
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// The variables, changed in place.
+    pub values: Vec<&'a Tensor>,
+    /// Of each variable.
+    pub gradients: Vec<&'a Tensor>,
     /// Lists of what the optimizer remembers.
-    pub(crate) moments: Vec<Vec<&'a Tensor>>,
+    pub moments: Vec<Vec<&'a Tensor>>,
 }
 
 /// The numbers of a step of Adam or AdamW.
-pub(crate) struct AdamStep {
-    pub(crate) learning_rate: f64,
-    pub(crate) beta1: f64,
-    pub(crate) beta2: f64,
-    pub(crate) epsilon: f64,
-    pub(crate) weight_decay: f64,
+#[derive(Clone, Copy, Debug)]
+pub struct AdamStep {
+    /// The step size.
+    pub learning_rate: f64,
+    /// How much of the mean of gradients is kept.
+    pub beta1: f64,
+    /// How much of the mean of their squares is kept.
+    pub beta2: f64,
+    /// Keeps the division by a mean square of 0 finite.
+    pub epsilon: f64,
+    /// λ.
+    pub weight_decay: f64,
     /// AdamW's decay of the weights themselves, instead of Adam's addition to the gradients.
-    pub(crate) decoupled: bool,
+    pub decoupled: bool,
 }
 
 /// A step of Adam, on `moments` mean and mean square. `n_steps` of each variable, scalars of f32 on its
 /// device, count those before this one and then this one too.
-pub(crate) fn fused_adam(
-    update: &Update,
-    n_steps: &[&Tensor],
-    step: &AdamStep,
-) -> Result<(), TchError> {
+///
+/// # Errors
+/// Lists or tensors that do not belong together.
+pub fn fused_adam(update: &Update, n_steps: &[&Tensor], step: &AdamStep) -> Result<(), TchError> {
     let (values, gradients) = (pointers(&update.values), pointers(&update.gradients));
     let moments: Vec<_> = update.moments.iter().map(|list| pointers(list)).collect();
     let n_steps = pointers(n_steps);
@@ -166,7 +163,10 @@ pub(crate) fn fused_adam(
 }
 
 /// A step of stochastic gradient descent, on `moments` momentum or none.
-pub(crate) fn fused_sgd(
+///
+/// # Errors
+/// Lists or tensors that do not belong together.
+pub fn fused_sgd(
     update: &Update,
     learning_rate: f64,
     momentum: f64,
@@ -197,7 +197,10 @@ pub(crate) fn fused_sgd(
 }
 
 /// The Euclidean norm of all numbers of all tensors: a scalar on their device. At least one tensor.
-pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor, TchError> {
+///
+/// # Errors
+/// No tensor, or tensors that do not go together.
+pub fn norm(tensors: &[&Tensor]) -> Result<Tensor, TchError> {
     let tensors = pointers(tensors);
     let mut norm = Tensor::new();
     // SAFETY: valid tensors, as many as said; `norm` is a tensor to assign to; the message is ours.
@@ -208,21 +211,30 @@ pub(crate) fn norm(tensors: &[&Tensor]) -> Result<Tensor, TchError> {
 }
 
 /// Multiplies all by a scalar tensor.
-pub(crate) fn scale(tensors: &[&Tensor], factor: &Tensor) -> Result<(), TchError> {
+///
+/// # Errors
+/// A factor that is not a single number.
+pub fn scale(tensors: &[&Tensor], factor: &Tensor) -> Result<(), TchError> {
     let tensors = pointers(tensors);
     // SAFETY: valid tensors, as many as said; the message is ours.
     unsafe { taken(vae_scale(tensors.as_ptr(), tensors.len(), factor.as_ptr())) }
 }
 
-/// Clamps every number of all tensors to [−bound, bound].
-pub(crate) fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
+/// Clamps every number of all tensors to \[−bound, bound\].
+///
+/// # Errors
+/// What is no tensor.
+pub fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
     let tensors = pointers(tensors);
     // SAFETY: valid tensors, as many as said; the message is ours.
     unsafe { taken(vae_clamp(tensors.as_ptr(), tensors.len(), bound)) }
 }
 
 /// tensors ← tensors + weight · (ends − tensors).
-pub(crate) fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), TchError> {
+///
+/// # Errors
+/// Lists or tensors that do not belong together.
+pub fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), TchError> {
     let (tensors, ends) = (pointers(tensors), pointers(ends));
     check_lengths(tensors.len(), [("ends", ends.len())])?;
     // SAFETY: two lists of valid tensors, each as long as said; the message is ours.
@@ -236,15 +248,26 @@ pub(crate) fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result
     }
 }
 
-/// Autocast on this thread while this lives; what was in force before comes back with its end.
-pub(crate) struct Autocast {
+/// Autocast on this thread while this lives; what was in force before comes back with its end. The state is the thread's, and so it must end on the
+/// thread that it began on: it is not [`Send`].
+///
+/// The bf16 copies of weights are kept in one place for all threads, until one of them leaves its autocast:
+/// what another thread casts a second time is the same number, but the gradients of the two copies are then
+/// added in f32, not in bf16.
+#[derive(Debug)]
+pub struct Autocast {
     device_type: c_int,
     previously_enabled: bool,
     previous_scalar_type: c_int,
+    _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Autocast {
-    pub(crate) fn enter(device: Device, kind: Kind) -> Self {
+    /// Begins it, for operations on this device, in this kind of numbers.
+    ///
+    /// # Panics
+    /// On another device than a CPU or CUDA, or in another kind than bf16.
+    pub fn enter(device: Device, kind: Kind) -> Self {
         // As in c10/core/DeviceType.h and c10/core/ScalarType.h.
         let device_type = match device {
             Device::Cpu => 0,
@@ -259,6 +282,7 @@ impl Autocast {
             device_type,
             previously_enabled: false,
             previous_scalar_type: 0,
+            _of_this_thread: PhantomData,
         };
         // SAFETY: two places to write to; the message is ours.
         let entered = unsafe {
@@ -306,7 +330,8 @@ pub fn libtorch_config() -> String {
 }
 
 /// The major compute capability of a GPU, if the CUDA runtime is loaded and tells it.
-pub(crate) fn cuda_capability(index: usize) -> Option<i32> {
+#[must_use]
+pub fn cuda_capability(index: usize) -> Option<i32> {
     #[cfg(unix)]
     {
         type GetAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;

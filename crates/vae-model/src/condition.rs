@@ -1,0 +1,172 @@
+//! `[model.condition]`: models that are told the class or the attributes of an item, p(x|z, c) and
+//! q(z|x, c) (conditional VAE, Sohn et al. 2015,
+//! <https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models>).
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+use vae_base::ConditionSpec;
+
+use crate::graph::{Graph, Op, Value};
+use crate::{ModelConfig, ModelError};
+
+/// What a model is told of each item beside the item itself. Encoder and decoder know it, and so does
+/// the prior `conditional_gaussian`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConditionConfig {
+    /// The item's class, its label in the data set. Default false.
+    pub classes: bool,
+    /// These columns of the data set's table of attributes. Default none.
+    pub attributes: Vec<String>,
+    /// The share of the training items of which, at random in each step, the model is told nothing: so it
+    /// learns what "unknown" is. From 0 to less than 1, default 0.1.
+    pub dropout: f64,
+}
+
+impl Default for ConditionConfig {
+    fn default() -> Self {
+        Self {
+            classes: false,
+            attributes: Vec::new(),
+            dropout: 0.1,
+        }
+    }
+}
+
+impl ConditionConfig {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
+        if !self.classes && self.attributes.is_empty() {
+            return Err(ModelError::config(
+                "model.condition",
+                "it is empty; classes = true or attributes = [\"NAME\"] says what the model is told",
+            ));
+        }
+        if let Some(name) = self
+            .attributes
+            .iter()
+            .enumerate()
+            .find_map(|(i, name)| self.attributes[..i].contains(name).then_some(name))
+        {
+            return Err(ModelError::config(
+                "model.condition.attributes",
+                format!("{name} stands there twice"),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(ModelError::config(
+                "model.condition.dropout",
+                format!(
+                    "found {}, a number from 0 to less than 1 is needed",
+                    self.dropout
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a condition that is not the one which the config asks for.
+pub(crate) fn check_spec(config: &ModelConfig, spec: &ConditionSpec) -> Result<(), ModelError> {
+    let names: Vec<&str> = spec.attributes.iter().map(|known| &*known.name).collect();
+    let (classes, attributes): (bool, &[String]) = match &config.condition {
+        Some(condition) => (condition.classes, &condition.attributes),
+        None => (false, &[]),
+    };
+    if classes != spec.classes.is_empty() && names == attributes {
+        return Ok(());
+    }
+    let there_is = match spec.is_empty() {
+        true => "none".to_owned(),
+        false => format!("classes {:?}, attributes {names:?}", spec.classes),
+    };
+    Err(ModelError::config(
+        "model.condition",
+        format!(
+            "the data set was resolved with another condition: there is {there_is}, wanted are \
+             classes = {classes}, attributes = {attributes:?}"
+        ),
+    ))
+}
+
+/// Numbers that a network gets for D columns: each value, and whether it is unknown.
+pub(crate) fn n_features(spec: &ConditionSpec) -> i64 {
+    2 * spec.n_columns() as i64
+}
+
+/// What a network gets of a condition `[N, D]`: the values, those that are unknown (NaN) as 0, and for
+/// each whether it is unknown, `[N, 2·D]`. What "unknown" means is in the weights that follow.
+pub(crate) fn features(condition: &Tensor) -> Tensor {
+    let unknown = condition.isnan();
+    let values = condition.masked_fill(&unknown, 0.0);
+    Tensor::cat(&[values, unknown.to_kind(Kind::Float)], 1)
+}
+
+/// [`features`] as operations.
+pub(crate) fn features_graph(graph: &mut Graph, condition: &Value) -> Value {
+    let (zero, one) = (graph.number(0.0), graph.number(1.0));
+    let unknown = graph.elementwise("IsNaN", &[condition]);
+    let values = graph.elementwise("Where", &[&unknown, &zero, condition]);
+    let unknown = graph.elementwise("Where", &[&unknown, &one, &zero]);
+    graph.push("", Op::Concat, &[&values, &unknown])
+}
+
+/// Items or latents, and what a model with a condition is told of each of them.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// use vae_model::Conditioned;
+///
+/// let images = Tensor::zeros([2, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+/// let class = Tensor::from_slice2(&[[1_f32, 0.0], [0.0, 1.0]]);
+/// let alone = Conditioned::from(&images);
+/// let with_class = Conditioned::from((&images, &class));
+/// assert!(alone.condition.is_none() && with_class.condition.is_some());
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Conditioned<'a> {
+    /// Items, or latents.
+    pub tensor: &'a Tensor,
+    /// What is known of each, f32 `[N, D]` in the columns of the model's [`ConditionSpec`]; NaN is unknown.
+    /// None for models without a condition.
+    pub condition: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a Tensor> for Conditioned<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        Self {
+            tensor,
+            condition: None,
+        }
+    }
+}
+
+impl<'a> From<(&'a Tensor, &'a Tensor)> for Conditioned<'a> {
+    fn from((tensor, condition): (&'a Tensor, &'a Tensor)) -> Self {
+        Self {
+            tensor,
+            condition: Some(condition),
+        }
+    }
+}
+
+impl<'a> From<(&'a Tensor, Option<&'a Tensor>)> for Conditioned<'a> {
+    fn from((tensor, condition): (&'a Tensor, Option<&'a Tensor>)) -> Self {
+        Self { tensor, condition }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_values_are_0_and_marked() {
+        let nan = f32::NAN;
+        let condition = Tensor::from_slice2(&[[1.0, -1.0, nan], [nan, 0.5, 0.0]]);
+        let wanted = [
+            [1.0, -1.0, 0.0, 0.0, 0.0, 1.0],
+            [0.0, 0.5, 0.0, 1.0, 0.0, 0.0_f32],
+        ];
+        assert_eq!(features(&condition), Tensor::from_slice2(&wanted));
+    }
+}
