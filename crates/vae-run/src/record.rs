@@ -211,6 +211,22 @@ pub enum Metric {
     Term(String),
 }
 
+impl From<&str> for Metric {
+    fn from(name: &str) -> Self {
+        let fixed = [
+            Self::Elbo,
+            Self::Reconstruction,
+            Self::Kl,
+            Self::Loss,
+            Self::Mse,
+            Self::BitsPerDim,
+            Self::ActiveUnits,
+        ];
+        let named = fixed.into_iter().find(|metric| metric.name() == name);
+        named.unwrap_or_else(|| Self::Term(name.to_owned()))
+    }
+}
+
 impl Metric {
     /// Its name, as in a record.
     #[must_use]

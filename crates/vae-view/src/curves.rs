@@ -645,6 +645,29 @@ mod tests {
     }
 
     #[test]
+    fn a_named_term_has_a_panel_of_its_own() {
+        let mut records: Vec<Record> = (1..=6).map(|e| record(e, "train", e as f64)).collect();
+        let blue = |records: &[Record]| {
+            let picture = learning_curves("a run", records, &[]).unwrap().into_rgb8();
+            // The last of two rows of three.
+            let corner = imageops::crop_imm(&picture, SIZE.0 * 2 / 3, 500, SIZE.0 / 3, 400);
+            let wanted = image::Rgb([COLORS[0].0, COLORS[0].1, COLORS[0].2]);
+            let corner = corner.to_image();
+            corner.pixels().filter(|&&pixel| pixel == wanted).count()
+        };
+        for record in &mut records {
+            record.named.insert("a".to_owned(), record.epoch as f64);
+        }
+        // elbo, reconstruction, kl; a, learning rate, nothing.
+        assert_eq!(blue(&records), 0);
+        for record in &mut records {
+            record.named.insert("b".to_owned(), record.epoch as f64);
+        }
+        // elbo, reconstruction, kl; a, b, learning rate.
+        assert!(blue(&records) > 100);
+    }
+
+    #[test]
     fn any_records_make_a_picture() {
         let wild = [
             f64::NAN,
