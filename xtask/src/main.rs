@@ -16,6 +16,7 @@ mod libtorch;
 mod manifest;
 mod models;
 mod mutants;
+mod options;
 mod progress;
 mod report_check;
 mod section;
@@ -107,6 +108,14 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Write docs/config.md, the reference of all options, and configs/schema.json, which editors use.
+    ///
+    /// Both come from the types that read a config: `vae options`, which is built first.
+    Options {
+        /// Only say whether they are what would be written.
+        #[arg(long)]
+        check: bool,
+    },
     /// Export a model of each kind and compare it in Python's torch and onnxruntime.
     ///
     /// Both come from PyPI into target/export-check, once: 50 and 530 MB of download.
@@ -174,6 +183,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => ci::test(&workspace, &arguments),
         Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
         Task::Models { check } => models::models(&workspace, check),
+        Task::Options { check } => options::options(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
         Task::Classifier { seed } => classifier::train(&workspace, seed),
         Task::ReportCheck { run } => report_check::check(&workspace, &run),

@@ -12,6 +12,9 @@ use crate::workspace::Workspace;
 const FOLDER: &str = "configs/models";
 const PAGE: &str = "docs/models.md";
 
+/// The line by which editors find the schema of a config.
+const SCHEMA: &str = "#:schema ";
+
 const INTRO: &str = "\
 # Published models
 
@@ -21,8 +24,8 @@ with weight 1, estimator `elbo` with one sample. Behind a part is what its confi
 is a combination that no paper has.
 
 `vae train configs/models/NAME.toml` trains one, `vae describe` prints it with every default filled in.
-Parts that do not fit each other are refused when the config is read. This page is written by
-`cargo xtask models`.
+[config.md](config.md) explains every part and its options; parts that do not fit each other are refused when
+the config is read. This page is written by `cargo xtask models`.
 
 ";
 
@@ -99,9 +102,9 @@ fn page(folder: &Path) -> Result<String> {
 
 impl Model {
     /// `text` begins with the lines `# Model:`, `# Paper:` and `# Reproduces:`; the last may go on in
-    /// lines that are indented. A blank line ends them.
+    /// lines that are indented. A blank line ends them. A line `#:schema`, for editors, may come first.
     fn parse(file: &str, text: &str) -> Result<Self> {
-        let mut lines = text.lines();
+        let mut lines = text.lines().skip_while(|line| line.starts_with(SCHEMA));
         let mut line = |key: &str| -> Result<String> {
             let line = lines.next().unwrap_or_default();
             match line.strip_prefix(&format!("# {key}: ")) {
@@ -246,7 +249,7 @@ mod tests {
              objective.regularizer.kl = {{ beta = 4.0, beta_schedule.warm_up.steps = 9 }}\n\
              objective.decoder_penalty.l2.weight = 0.5\nmodel.decoder_spectral_norm = true\n"
         );
-        let model = Model::parse("beta-vae", &text).unwrap();
+        let model = Model::parse("beta-vae", &format!("#:schema ../schema.json\n{text}")).unwrap();
         assert_eq!(model.reproduces, "the objective, on digits.");
         assert_eq!(model.year(), 2017);
         assert_eq!(

@@ -89,8 +89,14 @@ impl Count {
 /// Tries every fault, and prints and writes the counts.
 ///
 /// # Errors
-/// `vae` cannot be built; a trial did not end as wanted.
+/// SIGINT is ignored; `vae` cannot be built; a trial did not end as wanted.
 pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ensure!(
+        !ignores_interrupts(&status),
+        "SIGINT is ignored here, as in a script's background job: each `vae` would ignore it too; \
+         start this in the foreground"
+    );
     let vae = match &args.vae {
         Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
         None => build(workspace)?,
@@ -134,6 +140,15 @@ pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
         .sum();
     ensure!(n_failed == 0, "{n_failed} trials did not end as wanted");
     Ok(())
+}
+
+/// Whether SIGINT, signal 2, is ignored, by Linux' /proc/PID/status.
+fn ignores_interrupts(status: &str) -> bool {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 0b10 != 0)
 }
 
 fn build(workspace: &Workspace) -> Result<PathBuf> {
@@ -212,6 +227,17 @@ fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ignored_interrupt_is_known() {
+        assert!(ignores_interrupts(
+            "SigBlk:\t0\nSigIgn:\t0000000001001006\n"
+        ));
+        assert!(!ignores_interrupts(
+            "SigIgn:\t0000000001001004\nSigCgt:\t2\n"
+        ));
+        assert!(!ignores_interrupts("")); // Not Linux.
+    }
 
     #[test]
     fn a_table_counts_and_names_what_went_wrong() {

@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     arithmetic, attribute, bench, compare, completions, data, decode, describe, doctor, encode,
-    eval, export, import, interpolate, manifold, neighbors, plot, reconstruct, runs, sample, score,
-    train, traverse,
+    eval, export, import, interpolate, manifold, neighbors, options, plot, reconstruct, runs,
+    sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -62,6 +62,7 @@ enum Command {
     Score(score::Args),
     Neighbors(neighbors::Args),
     Describe(describe::Args),
+    Options(options::Args),
     Export(export::Args),
     Import(import::Args),
     Bench(bench::Args),
@@ -133,6 +134,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Score(args) => score::run(args),
         Command::Neighbors(args) => neighbors::run(args),
         Command::Describe(args) => describe::run(args),
+        Command::Options(args) => options::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),

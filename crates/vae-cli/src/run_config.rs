@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use toml::{Table, Value};
+use vae_run::options::{Kind, Setting, is_one_of, settings};
 use vae_run::{RunConfig, read_config};
 
 /// What the user asked for makes no sense: exit code 2.
@@ -24,19 +25,6 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Tables that hold exactly one of several: setting a key of another one replaces it.
-const ONE_OF: [&str; 9] = [
-    "model.likelihood",
-    "model.network",
-    "model.posterior",
-    "model.prior",
-    "objective.decoder_penalty",
-    "objective.estimator",
-    "objective.regularizer",
-    "optimizer",
-    "schedule",
-];
-
 /// The config in a file, changed by `key=value` settings, not yet checked for sense.
 pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     let text =
@@ -56,7 +44,8 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
             apply(&mut changed, setting, key, value)?;
             let config = changed.clone().try_into();
             let config = config.map_err(|error: toml::de::Error| {
-                ConfigError(format!("--set {setting}: {}", helpful(error.message())))
+                let said = helpful(error.message(), Some((key, text)));
+                ConfigError(format!("--set {setting}: {said}"))
             })?;
             Ok((changed, config))
         };
@@ -99,20 +88,37 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
         .and_then(|span| text.get(..span.start))
         .map(|before| format!(":{}", before.matches('\n').count() + 1))
         .unwrap_or_default();
+    // `key = value` around what the error points to.
+    let entry = error.span().and_then(|span| {
+        let before = text.get(..span.start)?.lines().next_back()?;
+        let key = before.trim().trim_end_matches('=').trim_end();
+        Some((key, text.get(span)?))
+    });
     ConfigError(format!(
         "{}{line}: {}",
         path.display(),
-        helpful(error.message())
+        helpful(error.message(), entry)
     ))
 }
 
-/// Adds the nearest known key to serde's message about an unknown one.
-fn helpful(message: &str) -> String {
+/// The known name that a misspelled one is most like, if it is like one.
+pub(crate) fn nearest<'k>(found: &str, known: &[&'k str]) -> Option<&'k str> {
+    let likeness = |name: &str| strsim::jaro_winkler(found, name);
+    let nearest = known
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    nearest.copied().filter(|nearest| likeness(nearest) > 0.7)
+}
+
+/// Adds to serde's message about an unknown key the nearest known one, or the tables that have such a key,
+/// and to that about a name in the place of a table how it is written. `entry`: key and value.
+fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
     let message = message.trim_end();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("invalid type: unit variant, expected newtype variant") {
-        return "found a bare name where a table is wanted, as in [optimizer.adam] (it may be empty)"
-            .to_owned();
+        let table = entry.and_then(|(key, value)| table_of(key, value.trim_matches(['"', '\''])));
+        let table = table.unwrap_or("optimizer.adam");
+        return format!("found a bare name where a table is wanted: [{table}] (it may be empty)");
     }
     let Some((found, known)) = quoted.split_first() else {
         return message.to_owned();
@@ -120,20 +126,48 @@ fn helpful(message: &str) -> String {
     if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
         return message.to_owned();
     }
-    let nearest = known
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)))
-        .filter(|nearest| strsim::jaro_winkler(found, nearest) > 0.7);
-    let meant = nearest.map_or(String::new(), |key| format!("; did you mean `{key}`?"));
-    let what = if message.starts_with("unknown field") {
-        "key"
-    } else {
-        "value"
+    let is_key = message.starts_with("unknown field");
+    let tables = match is_key {
+        true => tables_with(found),
+        false => Vec::new(),
     };
+    let meant = match (nearest(found, known), &tables[..]) {
+        (Some(name), _) => format!("; did you mean `{name}`?"),
+        (None, []) => String::new(),
+        (None, tables) => format!("; it is a key of {}", tables.join(", ")),
+    };
+    let what = if is_key { "key" } else { "value" };
     format!(
         "unknown {what} `{found}`{meant} (known here: {})",
         known.join(", ")
     )
+}
+
+/// The table of the alternative `value` of a key, or of one whose last part is `key`.
+fn table_of(key: &str, value: &str) -> Option<&'static str> {
+    let end = format!(".{key}");
+    let is_meant = |setting: &&Setting| setting.key == key || setting.key.ends_with(&end);
+    let settings = settings().all().filter(is_meant);
+    let mut tables = settings.flat_map(Setting::children).filter(|alternative| {
+        alternative.name() == value && matches!(alternative.kind, Kind::Table(_))
+    });
+    tables.next().map(|table| table.key.as_str())
+}
+
+/// The tables that have a key of this name.
+fn tables_with(name: &str) -> Vec<String> {
+    let tables = settings().all().filter(|setting| {
+        let Kind::Table(keys) = &setting.kind else {
+            return false;
+        };
+        keys.iter().any(|key| key.name() == name)
+    });
+    tables
+        .map(|table| match table.key.as_str() {
+            "" => "the top level".to_owned(),
+            key => format!("[{key}]"),
+        })
+        .collect()
 }
 
 /// Sets the dotted key of a setting.
@@ -154,7 +188,7 @@ fn apply(table: &mut Table, setting: &str, key: &str, value: Value) -> Result<()
             .entry(part.to_owned())
             .or_insert_with(|| Value::Table(Table::new()));
         // A bare name, as in `likelihood = "bernoulli"`, gives way to a table of another choice.
-        if entry.is_str() && ONE_OF.contains(&path.as_str()) {
+        if entry.is_str() && is_one_of(&path) {
             *entry = Value::Table(Table::new());
         }
         let Value::Table(inner) = entry else {
@@ -169,7 +203,7 @@ fn apply(table: &mut Table, setting: &str, key: &str, value: Value) -> Result<()
 
 /// Makes way for `key` in a table that holds one of several.
 fn keep_one(table: &mut Table, path: &str, key: &str) {
-    if ONE_OF.contains(&path) {
+    if is_one_of(path) {
         table.retain(|other, _| other == key);
     }
 }
@@ -213,6 +247,53 @@ mod tests {
             message.contains("unknown value `adm`; did you mean `adam`?"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_table_names_the_right_ones() {
+        let said = message(&format!("{MINIMAL}latent_dims = 3\n"), &[]);
+        assert!(
+            said.contains("unknown key `latent_dims`; it is a key of [model] (known here: folder)"),
+            "{said}"
+        );
+        let said = message(&format!("{MINIMAL}[model]\nseed = 3\n"), &[]);
+        assert!(said.contains("it is a key of the top level"), "{said}");
+    }
+
+    #[test]
+    fn a_name_in_the_place_of_a_table_is_told_how_to_be_written() {
+        let said = message(&format!("schedule = 'cosine'\n{MINIMAL}"), &[]);
+        assert!(
+            said.contains(
+                "experiment.toml:1: found a bare name where a table is wanted: [schedule.cosine]"
+            ),
+            "{said}"
+        );
+        let said = message(MINIMAL, &["objective.regularizer.kl.beta_schedule=warm_up"]);
+        assert!(
+            said.contains("[objective.regularizer.kl.beta_schedule.warm_up]"),
+            "{said}"
+        );
+        let said = message(MINIMAL, &["optimizer=adamw"]);
+        assert!(
+            said.contains("[optimizer.adamw] (it may be empty)"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn setting_an_alternative_replaces_another_wherever_there_are_some() {
+        let text =
+            format!("{MINIMAL}[objective.regularizer.kl.beta_schedule.cyclic]\nramp = 0.1\n");
+        let setting = "objective.regularizer.kl.beta_schedule.warm_up.steps=9";
+        let config = load_text(&text, &[setting]).unwrap();
+        let vae_model::Regularizer::Kl(kl) = config.objective.regularizer else {
+            panic!("{:?}", config.objective);
+        };
+        let vae_model::BetaSchedule::WarmUp(warm_up) = kl.beta_schedule else {
+            panic!("{:?}", kl.beta_schedule);
+        };
+        assert_eq!(warm_up.steps, 9);
     }
 
     #[test]

@@ -2,24 +2,25 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::derive_seed;
 
 /// How bytes become 0 or 255, which a Bernoulli likelihood takes for pixels of 0 and 1
-/// (`dataset.binarization`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// (`dataset.binarization` in a config).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Binarization {
-    /// At every visit, byte p becomes 255 with probability p / 255, else 0, each channel by itself
-    /// (Salakhutdinov & Murray 2008, and §5 of Burda et al. 2016). A training epoch draws anew, other
-    /// passes always draw the same, in every run.
+    /// Each time an image is used, byte p becomes 255 with probability p / 255, else 0, each channel by
+    /// itself (Salakhutdinov & Murray 2008, and §5 of Burda et al. 2016). Every training epoch draws
+    /// anew; evaluations always draw the same, in every run.
     Dynamic,
-    /// The same draw once and for all: byte p of an image became 255 with probability p / 255, and every
-    /// pass and run sees what came of it. A data set that can be overfitted to, as Larochelle's binarized
-    /// MNIST, whose own draw this is not.
+    /// Every image is drawn once, byte p becoming 255 with probability p / 255, and looks the same in
+    /// every epoch and run. The model can then overfit to the draw, as with Larochelle's binarized MNIST
+    /// (whose own draw is a different one).
     Static,
 }
 

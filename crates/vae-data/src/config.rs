@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::{info, warn};
@@ -14,9 +15,8 @@ use crate::{
     Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits, SpritesConfig, idx,
 };
 
-/// Which images to train and evaluate on.
-///
-/// Exactly one table names their source: `idx`, `image_folder` or `sprites`.
+/// Which images to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`
+/// or `sprites`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -30,43 +30,46 @@ use crate::{
 /// assert_eq!(config.test_limit, None);
 /// # Ok::<(), toml::de::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// Use only the first so many training images; by default, or where there are fewer, all.
+    /// Use only the first so many training images. By default, or where there are fewer, all.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_limit: Option<usize>,
 
-    /// How many images are kept back from training to choose by: the best checkpoint, when to stop early,
-    /// when to lower the learning rate. A number of images, or a share of them; 0 trains on all and
-    /// chooses the last epoch. By default the list of a folder that has one decides (`partition`), of
-    /// other folders and of sprites it is 0.1, and of idx files the last 10,000 training images, or a
-    /// sixth of them where there are fewer than 60,000.
+    /// How many images are kept back from training for validation. Validation images choose the best
+    /// checkpoint, when to stop early and when to lower the learning rate. A number of images (`5000`)
+    /// or a share of them (`0.1`); with 0 all images are trained on and the last epoch counts as the
+    /// best. By default a folder's partition list decides; other folders and sprites keep back 0.1, and
+    /// idx files the last 10,000 training images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
 
-    /// Use only the first so many validation images; by default, or where there are fewer, all.
+    /// Use only the first so many validation images. By default, or where there are fewer, all.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_limit: Option<usize>,
 
-    /// Use only the first so many test images; by default, or where there are fewer, all.
+    /// Use only the first so many test images. By default, or where there are fewer, all.
+    #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_limit: Option<usize>,
 
-    /// Make every image black and white, in training and evaluation. By default bytes stay as they
-    /// are.
+    /// Make every image black and white, in training and evaluation. By default pixels stay gray or
+    /// colored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binarization: Option<Binarization>,
 
-    /// The source: a folder of idx files, as MNIST comes.
+    /// The images are idx files, the format of MNIST.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idx: Option<IdxConfig>,
 
-    /// The source: a folder or zip of photos.
+    /// The images are photos in a folder or a zip file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_folder: Option<ImageFolderConfig>,
 
-    /// The source: black-and-white shapes of known factors.
+    /// The images are black-and-white shapes of known factors (dSprites).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sprites: Option<SpritesConfig>,
 }
@@ -113,8 +116,8 @@ enum Source<'a> {
     Sprites(&'a SpritesConfig),
 }
 
-/// The four files of an MNIST-like data set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Images and labels in idx files, the format of MNIST.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdxConfig {
     /// The folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are
@@ -122,6 +125,7 @@ pub struct IdxConfig {
     /// folder. Each may be spelled with `.idx` for `-idx` and be gzipped (`.gz`); where several
     /// spellings are there, the plain file and the `-idx` spelling come first. A file may lie in a
     /// folder of its own name.
+    #[schemars(example = &"datasets/mnist", extend("x-resume" = true))]
     pub folder: PathBuf,
 }
 

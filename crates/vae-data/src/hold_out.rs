@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -21,13 +22,13 @@ pub(crate) const VALIDATION_KEY: &str = "dataset.validation";
 /// assert_eq!(read("validation = 0.1"), Ok(HoldOut::Fraction(0.1)));
 /// assert!(read("validation = 0").is_ok_and(HoldOut::is_none));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum HoldOut {
-    /// So many of them; 0: none.
+    /// This number of images; 0 for none.
     Count(usize),
-    /// This share of them, at least 0 and less than 1.
-    Fraction(f64),
+    /// This share of the images.
+    Fraction(#[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))] f64),
 }
 
 impl HoldOut {

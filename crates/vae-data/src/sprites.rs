@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bits::BitImages;
@@ -27,26 +28,29 @@ const LABEL: usize = 1;
 /// Sprites (`[dataset.sprites]`): those that `cargo xtask fetch-data sprites` draws, or dSprites itself,
 /// whose file is `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`.
 ///
-/// The file holds `imgs`, bytes 0 or 1 `[N, H, W]`, and `latents_classes`, i64 `[N, 6]`: which of their
-/// values color, shape, scale, orientation, position x and position y have, every combination once, the
-/// last factor fastest. Images are bytes 0 and 255, a bit each in memory, and their labels the shapes.
+/// The file holds `imgs`, bytes 0 or 1 `[N, H, W]`, and `latents_classes`, i64 `[N, 6]`: the index of the
+/// value of color, shape, scale, orientation, position x and position y, every combination once, the
+/// last factor fastest. Images become bytes 0 and 255 (in memory a bit for each pixel), and the shapes
+/// are their labels.
 ///
-/// Splits are drawn from all combinations: with [`shuffled_order`]`(N, s, 0)`, where s is
-/// [`derive_seed`]`(split_seed, 0, "sprites split")`, the first `test_fraction` of that order are the test
-/// images, those after them the validation images (`dataset.validation`, by default a tenth of all) and
-/// the others the training images. All keep that order, so that the first so many (`train_limit`) are
-/// spread over all combinations as well.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Splits are drawn from all combinations in the order `shuffled_order(N, s, 0)`, where s is
+/// `derive_seed(split_seed, 0, "sprites split")`: the first `test_fraction` are the test images, those
+/// after them the validation images (`dataset.validation`, by default a tenth of all) and the others the
+/// training images. All keep that order, so that the first so many (`train_limit`) are spread over all
+/// combinations as well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpritesConfig {
     /// The `.npz` file, relative to the current folder.
+    #[schemars(example = &"datasets/sprites/sprites.npz", extend("x-resume" = true))]
     pub file: PathBuf,
 
-    /// Share of the test images. Default 0.1.
+    /// Share of the images that are test images. Default 0.1.
+    #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     #[serde(default = "default_test_fraction")]
     pub test_fraction: f64,
 
-    /// Another seed, another split. Default 0.
+    /// Seed of the division into training, validation and test images. Default 0.
     #[serde(default)]
     pub split_seed: u64,
 }

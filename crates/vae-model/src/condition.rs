@@ -2,6 +2,7 @@
 //! q(z|x, c) (conditional VAE, Sohn et al. 2015,
 //! <https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models>).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_base::ConditionSpec;
@@ -9,17 +10,20 @@ use vae_base::ConditionSpec;
 use crate::graph::{Graph, Op, Value};
 use crate::{ModelConfig, ModelError};
 
-/// What a model is told of each item beside the item itself. Encoder and decoder know it, and so does
-/// the prior `conditional_gaussian`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What the model gets of each item besides the item itself: its class, attributes, or both. Encoder and
+/// decoder get it, and so does the prior `conditional_gaussian`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionConfig {
-    /// The item's class, its label in the data set. Default false.
+    /// The model gets the item's class, its label in the data set. Default false.
     pub classes: bool,
-    /// These columns of the data set's table of attributes. Default none.
+    /// The model gets these columns of the data set's table of attributes, each at most once.
+    /// Default `[]`.
+    #[schemars(example = ["Smiling"])]
     pub attributes: Vec<String>,
-    /// The share of the training items of which, at random in each step, the model is told nothing: so it
-    /// learns what "unknown" is. From 0 to less than 1, default 0.1.
+    /// The share of the training items whose condition is hidden from the model, chosen at random in each
+    /// step, so that it learns what "unknown" is. Default 0.1.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub dropout: f64,
 }
 

@@ -1,5 +1,6 @@
 //! The model's part of a config file: which parts it is composed of.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::compatibility;
@@ -19,28 +20,32 @@ use crate::{
 /// "#).expect("a valid model");
 /// assert_eq!(config.latent_dims, 20);
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
-    /// Z, the number of latent dimensions. Default 2: a plane that one can look at.
+    /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
+    /// Default 2.
+    #[schemars(range(min = 1, max = MOST_LATENTS))]
     pub latent_dims: i64,
-    /// p(z). Default `"standard_normal"`.
+    /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
     pub prior: PriorConfig,
-    /// p(x|z). Default `"bernoulli"`.
+    /// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means
+    /// and how the reconstruction is measured. Default `"bernoulli"`.
     pub likelihood: LikelihoodConfig,
-    /// How fresh weights are drawn. Default `"pytorch"`.
+    /// How the initial weights are drawn. Default `"pytorch"`.
     pub initialization: Initialization,
-    /// Whether every weight of the decoder's linear maps and convolutions is divided by its largest
-    /// singular value as a matrix (Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8): the third
-    /// way of the regularized autoencoders (RAE-SN, Ghosh et al. 2020,
-    /// <https://arxiv.org/abs/1903.12436>). A linear map then stretches no distance, a k×k convolution
-    /// none more than k-fold. Default false.
+    /// Divide every weight of the decoder's linear maps and convolutions by its largest singular value as
+    /// a matrix (spectral norm, Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8), as the
+    /// regularized autoencoder RAE-SN does (Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>). No
+    /// linear map then increases a distance, and no k×k convolution more than k-fold. Default false.
     pub decoder_spectral_norm: bool,
-    /// q(z|x). Default `diagonal_gaussian`.
+    /// q(z|x), the distribution of latents given an image, from the encoder. Default `diagonal_gaussian`.
     pub posterior: PosteriorConfig,
-    /// Encoder and decoder. Default `conv`, the small MNIST network.
+    /// The layers of encoder and decoder. The default sizes of `conv` make the small MNIST network.
+    /// Default `conv`.
     pub network: NetworkConfig,
-    /// What the model is told of an item beside the item itself: its class, attributes. Default nothing.
+    /// What the model gets of each item besides the item itself. Without the table nothing: an
+    /// unconditional model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<ConditionConfig>,
 }
@@ -59,6 +64,8 @@ impl Default for ModelConfig {
         }
     }
 }
+
+const MOST_LATENTS: i64 = 1 << 16;
 
 impl ModelConfig {
     /// The named terms that draws of such a model carry ([`Draws::named`](crate::Draws::named)).
@@ -81,7 +88,6 @@ impl ModelConfig {
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
-        const MOST_LATENTS: i64 = 1 << 16;
         if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
             let found = self.latent_dims;
             let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");

@@ -91,6 +91,7 @@ fn sensitivity(vae: &Vae, images: &Tensor, noise: &Tensor) -> f64 {
         };
         Objective::default()
             .loss(&draws, context, &mut vae.generator(1))
+            .expect("a loss")
             .backward();
         let norm = |(_, variable): &(String, Tensor)| variable.grad().norm().double_value(&[]);
         variables.iter().map(norm).collect()
@@ -159,11 +160,15 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
         ..Default::default()
     };
     let mut generator = vae.generator(1); // Nothing is drawn from it here.
-    let tutorial_loss =
-        tutorial.loss(&draws, context, &mut generator) - constant / shape.n_values() as f64;
+    let tutorial_loss = tutorial
+        .loss(&draws, context, &mut generator)
+        .expect("a loss")
+        - constant / shape.n_values() as f64;
     assert_close("tutorial loss", &tutorial_loss, &[case.tutorial_loss], 2e-5);
 
-    let loss = Objective::default().loss(&draws, context, &mut generator);
+    let loss = Objective::default()
+        .loss(&draws, context, &mut generator)
+        .expect("a loss");
     assert_close("loss", &(&loss - constant), &[case.loss], 2e-5);
     loss.backward();
     for (name, variable) in vae.trainable_variables() {

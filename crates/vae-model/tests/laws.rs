@@ -163,7 +163,9 @@ fn gradients_are_finite_differences() {
                     step: 0,
                     n_images: 4,
                 };
-                objective.loss(&draws, context, &mut vae.generator(1))
+                objective
+                    .loss(&draws, context, &mut vae.generator(1))
+                    .expect("a loss")
             };
             let what = format!("{objective:?}, {config:?}");
             gradients::assert_gradients_are_slopes(&vae, &loss, &what);

@@ -56,7 +56,9 @@ fn context(vae: &Vae) -> LossContext<'_> {
 
 /// What a loss draws itself (latents of the prior, the probe of a Jacobian) is the same each time.
 fn loss(vae: &Vae, objective: &Objective, noise: &Tensor) -> Tensor {
-    objective.loss(&draws(vae, noise), context(vae), &mut vae.generator(3))
+    objective
+        .loss(&draws(vae, noise), context(vae), &mut vae.generator(3))
+        .expect("a loss")
 }
 
 fn value(vae: &Vae, objective_toml: &str, noise: &Tensor) -> f64 {
@@ -656,7 +658,7 @@ fn a_decoders_penalties_are_norms_of_its_weights_and_of_its_jacobian() {
     let values: Vec<f64> = (0..n)
         .map(|_| {
             let loss = penalized.loss(&draws(&vae, &noise), context(&vae), &mut generator);
-            loss.double_value(&[]) - plain
+            loss.expect("a loss").double_value(&[]) - plain
         })
         .collect();
     let mean = values.iter().sum::<f64>() / f64::from(n);

@@ -47,7 +47,9 @@ fn loss_and_gradient(objective: &Objective, step: u64) -> (f64, Vec<f64>) {
         step,
         n_images: 2,
     };
-    let loss = objective.loss(&draws, context, &mut vae.generator(1));
+    let loss = objective
+        .loss(&draws, context, &mut vae.generator(1))
+        .expect("a loss");
     loss.backward();
     let gradient = kl.grad().to_kind(Kind::Double).flatten(0, -1);
     (
@@ -208,7 +210,9 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
         draws.targets = Tensor::from_slice(&targets).view([2, 1, 2, 3]);
         let objective = objective(clip);
         objective.check(&model()).expect("a sound objective");
-        let loss = objective.loss(&draws, context, &mut vae.generator(1));
+        let loss = objective
+            .loss(&draws, context, &mut vae.generator(1))
+            .expect("a loss");
         (loss, logits)
     };
     let (found, logits) = loss(&values, 0.1);
@@ -269,7 +273,9 @@ fn loss_and_terms(toml: &str, model: &ModelConfig) -> (f64, BTreeMap<String, f64
         step: 5,
         n_images: 2,
     };
-    let (loss, terms) = objective.loss_and_terms(&draws, context, &mut vae.generator(1));
+    let (loss, terms) = objective
+        .loss_and_terms(&draws, context, &mut vae.generator(1))
+        .expect("a loss");
     let declared: Vec<_> = objective.terms(model);
     let logged: Vec<_> = terms.iter().map(|(term, _)| term.clone()).collect();
     assert_eq!(logged, declared, "{toml}: those that the config declares");

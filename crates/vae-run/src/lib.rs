@@ -12,6 +12,7 @@ pub mod checkpoint;
 mod config;
 mod error;
 mod latent_use;
+pub mod options;
 mod overview;
 mod position;
 mod range;

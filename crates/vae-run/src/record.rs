@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 #[cfg(doc)]
@@ -185,26 +186,27 @@ impl Record {
     }
 }
 
-/// A number of validation images by which epochs are compared: the name of any number of a validation
+/// The metric of the validation images by which epochs are compared: the name of any number of a validation
 /// record that has a better direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Nats per image, the more the better.
+    /// The evidence lower bound in nats per image, the higher the better.
     Elbo,
-    /// Nats per image, the less the better.
+    /// −E\[log p(x|z)\] in nats per image, the lower the better.
     Reconstruction,
-    /// Nats per image, the less the better.
+    /// The kl in nats per image, the lower the better.
     Kl,
-    /// What the config optimizes, with its schedule at the end ([`Objective::settled_step`]), in the
-    /// objective's own unit, the less the better.
+    /// What the config's objective minimizes, with its schedule at the end
+    /// ([`Objective::settled_step`]), in the objective's own unit, the lower the better.
     #[default]
     Loss,
-    /// Mean squared error of the decoded images, the less the better.
+    /// Mean squared error of the decoded images, pixels from 0 to 1, the lower the better.
     Mse,
-    /// Only of a likelihood that is a probability of 8-bit images, the less the better.
+    /// −elbo in bits for each value of an image, the lower the better. Only with a likelihood that is a
+    /// probability of 8-bit images, `discretized_logistic` or `logistic_mixture`.
     BitsPerDim,
-    /// Latent dimensions in use, the more the better.
+    /// The number of latent dimensions in use, the higher the better.
     ActiveUnits,
     /// A term that the objective or the model logs of its own, by its name, such as `total_correlation`.
     #[serde(untagged)]

@@ -10,6 +10,7 @@ use vae_model::{Conditioned, LossContext, Mode, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
+use crate::learner::check;
 use crate::{Totals, TrainError};
 
 /// What a pass over images that are not trained on says.
@@ -30,7 +31,8 @@ pub struct Evaluation {
 /// trains with; `n_train_images` is the size of the training set.
 ///
 /// # Errors
-/// Images of another shape than the model's; libtorch refuses.
+/// A config that makes no sense, or whose objective does not fit the model; images of another shape than
+/// the model's; libtorch refuses.
 pub fn evaluate(
     vae: &Vae,
     config: &RunConfig,
@@ -38,6 +40,7 @@ pub fn evaluate(
     n_train_images: usize,
     step: u64,
 ) -> Result<Evaluation, TrainError> {
+    check(vae, config)?;
     vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step))
 }
 
@@ -60,7 +63,7 @@ fn pass(
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
         let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
-        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise);
+        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise)?;
         named.extend(std::mem::take(&mut draws.named));
         Ok((draws, loss.detach(), named))
     };

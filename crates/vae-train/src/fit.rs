@@ -18,7 +18,7 @@ use vae_run::{
 
 use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
-use crate::learner::StepOutput;
+use crate::learner::{StepOutput, check};
 use crate::recovery::{Good, Recovery};
 use crate::{Evaluation, Learner, Totals, TrainError, evaluate};
 
@@ -172,12 +172,14 @@ impl<'a> Trainer<'a> {
     /// A run from its first step, without a folder.
     ///
     /// # Errors
-    /// A precision that the model's device does not have; images that can no longer be read.
+    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
+    /// model's device does not have; images that can no longer be read.
     pub fn new(
         vae: &'a Vae,
         splits: &'a Splits,
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
+        check(vae, config)?;
         let validation = splits.validation.as_ref();
         let instead_of_validation = validation.is_none().then(|| {
             let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);

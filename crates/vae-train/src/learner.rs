@@ -99,17 +99,27 @@ impl Snapshot {
     }
 }
 
+/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
+/// one that the model was made of.
+pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
+    config.check()?;
+    config.objective.check(vae.config())?;
+    Ok(())
+}
+
 impl<'a> Learner<'a> {
     /// At the start: no moments yet, the averaged weights are the weights. `n_train_images` is the size
     /// of the data set, which some objectives estimate the aggregate posterior with.
     ///
     /// # Errors
-    /// A precision that the model's device does not have.
+    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
+    /// model's device does not have.
     pub fn new(
         vae: &'a Vae,
         config: &'a RunConfig,
         n_train_images: usize,
     ) -> Result<Self, TrainError> {
+        check(vae, config)?;
         check_precision(config.training.precision, vae.device())?;
         let ema = config.training.ema_decay;
         Ok(Self {
@@ -172,7 +182,7 @@ impl<'a> Learner<'a> {
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let (part_loss, terms) = objective.loss_and_terms(&draws, context, &mut noise);
+            let (part_loss, terms) = objective.loss_and_terms(&draws, context, &mut noise)?;
             named.add_part(&draws.named, share);
             named.add_part(&terms, share);
             let part_loss = part_loss * share;

@@ -111,7 +111,9 @@ fn losses(precision: Precision) -> Vec<f64> {
                     step,
                     n_images: 8,
                 };
-                Objective::default().loss(&draws, context, &mut vae.generator(1))
+                Objective::default()
+                    .loss(&draws, context, &mut vae.generator(1))
+                    .expect("a loss")
             });
             assert_eq!(loss.kind(), Kind::Float);
             optimizer.zero_grad();

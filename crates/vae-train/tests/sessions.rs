@@ -15,12 +15,11 @@ const N_STEPS: u64 = 12;
 /// Objectives, priors and likelihoods that draw, each in its own way.
 const SESSIONS: [&str; 2] = [
     "seed = 4
-     model = { latent_dims = 3, network.conv.channels = [3], prior.gaussian_mixture.components = 3 }
+     model = { latent_dims = 3, network.conv = { channels = [3], strides = [2] }, prior.gaussian_mixture.components = 3 }
      objective.regularizer.mmd.weight = 10.0
      objective.decoder_penalty.gradient_penalty.weight = 0.1",
     "seed = 5
-     model = { latent_dims = 2, network.mlp.hidden = [7], prior.vamp.pseudo_inputs = 4 }
-     model.likelihood.logistic_mixture.components = 2
+     model = { latent_dims = 2, network.mlp.hidden = [7], prior.vamp.pseudo_inputs = 4, likelihood.logistic_mixture.components = 2 }
      objective.estimator.iwae.samples = 3",
 ];
 

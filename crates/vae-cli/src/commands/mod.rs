@@ -17,6 +17,7 @@ pub(crate) mod interpolate;
 mod labels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;
+pub(crate) mod options;
 mod place;
 pub(crate) mod plot;
 pub(crate) mod reconstruct;

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vae_base::one_line;
@@ -45,11 +46,11 @@ pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 
 /// A folder of photos, or a zip of them that is read in place (`[dataset.image_folder]`).
 ///
-/// JPEG, PNG, WebP and BMP, told by their content; gray, transparent, 16-bit and CMYK ones become
-/// 8-bit RGB, EXIF rotations are applied. Folders are searched to any depth, links followed; names
-/// that begin with a dot, recycle bins and the like, and the folders of runs are left alone. A file
-/// without an image's extension that does not begin like one is not counted; whatever else is no image
-/// is a bad file. Images in other formats, as HEIC, are counted apart.
+/// JPEG, PNG, WebP and BMP are read, recognized by their content. Gray, transparent, 16-bit and CMYK images
+/// become 8-bit RGB, and EXIF rotations are applied. Folders are searched to any depth, and links are
+/// followed; names that begin with a dot, recycle bins and the like, and the folders of runs are skipped.
+/// A file is ignored if neither its extension nor its first bytes are those of an image; other files that
+/// are not images count as bad. Images in other formats, such as HEIC, are counted separately.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -65,62 +66,73 @@ pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 /// assert_eq!(photos.crop_fraction, 1.0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageFolderConfig {
-    /// The folder or the zip, relative to the current folder.
+    /// The folder or the zip file, relative to the current folder.
+    #[schemars(example = &"photos", extend("x-resume" = true))]
     pub path: PathBuf,
 
-    /// Sides of the centered crop, relative to the largest centered rectangle with the proportions of
-    /// `image_size`: 1 is all of it (of a square: the shorter side), 148/178 usual for CelebA. Default 1.
+    /// Size of the centered crop, relative to the largest centered rectangle with the proportions of
+    /// `image_size`: 1 is all of that rectangle (for a square image size, the photo's shorter side),
+    /// 148/178 is usual for CelebA. Default 1.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     #[serde(default = "whole")]
     pub crop_fraction: f64,
 
-    /// Instead of a centered crop: always this rectangle.
+    /// Cut this rectangle out of every image instead of a centered crop. Not together with
+    /// `crop_fraction`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<CropRect>,
 
-    /// What the crop is resized to, antialiased: one number, or `[height, width]`. Default 64.
+    /// Size in pixels that the crop is resized to, with antialiasing: one number for a square, or
+    /// `[height, width]`. Default 64.
     #[serde(default = "default_size")]
     pub image_size: ImageSize,
 
-    /// One channel, the brightness, instead of three. Default false.
+    /// Make the images gray: one channel, the brightness, instead of three. Default false.
     #[serde(default)]
     pub grayscale: bool,
 
-    /// Show each training image mirrored in half of the epochs. Default false.
+    /// Mirror each training image left to right in half of the epochs, by chance. Default false.
     #[serde(default)]
     pub random_flip: bool,
 
-    /// Keep the decoded images in a file beside `path`, so that they are decoded once. Default true.
+    /// Keep the decoded images in a file beside `path` (a pack), so that photos are decoded only once.
+    /// Default true.
+    #[schemars(extend("x-resume" = true))]
     #[serde(default = "yes")]
     pub pack: bool,
 
-    /// Give up if more than this share of the files is bad. Default 0.01.
+    /// Stop with an error if more than this share of the files cannot be decoded. Default 0.01.
+    #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default = "default_bad_fraction")]
     pub max_bad_fraction: f64,
 
-    /// An image of more pixels is a bad file: it would take 3 bytes of memory for each. Default 100
-    /// million.
+    /// Images of more pixels count as bad files, because each pixel takes 3 bytes of memory.
+    /// Default 100,000,000.
+    #[schemars(range(min = 1))]
     #[serde(default = "default_max_pixels")]
     pub max_pixels: u64,
 
-    /// Threads that read and decode. By default one for each core.
+    /// Threads that read and decode images. By default one for each core.
+    #[schemars(range(min = 1, max = 1024), extend("x-resume" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
 
-    /// A list of which image is for training (0), validation (1) and testing (2). By default
-    /// `list_eval_partition.txt` or `.csv` with the images (in the folder or zip, or beside it) where it is
-    /// there; else `split` and `dataset.validation` decide. Images that are not in the list are not used.
+    /// A file that lists which image is for training (0), validation (1) and testing (2). Images that are
+    /// not in the list are not used. By default `list_eval_partition.txt` or `.csv` in the folder or zip
+    /// or beside it, if there is one; otherwise `split` and `dataset.validation` decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PathBuf>,
 
-    /// A table of attributes: CelebA's list, or a CSV or TSV file with a column of file names. By
-    /// default `list_attr_celeba.txt` or `.csv` with the images where it is there.
+    /// A table of attributes of the images: CelebA's list, or a CSV or TSV file with a column of file
+    /// names. By default `list_attr_celeba.txt` or `.csv` in the folder or zip or beside it, if there is
+    /// one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<PathBuf>,
 
-    /// Which images are held out where there is no partition list.
+    /// Which images are test images where there is no partition list.
     #[serde(default)]
     pub split: SplitConfig,
 }

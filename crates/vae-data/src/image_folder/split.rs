@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -19,24 +20,24 @@ pub const PARTITION_FILE: &str = "list_eval_partition.txt";
 /// That, and its name at Kaggle.
 pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
 
-/// A split by hash of the file name (`[dataset.image_folder.split]`), for images without an official
-/// partition file.
+/// A split by a hash of the file name (`[dataset.image_folder.split]`), for images without a partition
+/// list.
 ///
-/// A file's side does not change when others are added or removed: u is the first eight bytes,
-/// big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), over 2^64; the
-/// file is a test image where u < `test_fraction`, a validation image where u is below `test_fraction` +
-/// `dataset.validation` (where that is a number of images: one of the so many lowest u of those that are
-/// no test images), and else a training image. The name is the path below the folder or in the zip, with
-/// `/` between folders.
+/// What a file is used for does not change when other files are added or removed: u is the first eight
+/// bytes, big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), over 2^64.
+/// The file is a test image if u < `test_fraction`, a validation image if u is below `test_fraction` +
+/// `dataset.validation` (if that is a number of images: one of that many with the lowest u among those
+/// that are not test images), and otherwise a training image. The name is the path below the folder or in
+/// the zip, with `/` between folders.
 ///
-/// Of so few images that none falls to a split, those of the lowest u are its: one test image, one
-/// validation image.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// If there are so few images that a split would get none, it gets the one with the lowest u.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
-    /// Share of the test images. Default 0.1.
+    /// Share of the images that are test images. Default 0.1.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub test_fraction: f64,
-    /// Another seed, another split. Default 0.
+    /// Seed of the division into training, validation and test images. Default 0.
     pub seed: u64,
 }
 

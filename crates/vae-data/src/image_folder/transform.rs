@@ -1,12 +1,15 @@
 //! Crop, resize and channels: from an image of any size to the bytes that a model sees.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 
 use super::decode::Rgb;
 use crate::{DataError, ImageShape};
@@ -18,17 +21,21 @@ pub const MAX_ENLARGEMENT: u32 = 4;
 /// The largest accepted side of the resized images, in pixels.
 pub const MAX_SIDE: u32 = 4096;
 
-/// A rectangle to cut out of every image, in its own pixels, upright.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A rectangle to cut out of every image, in pixels of the upright image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CropRect {
-    /// Rows above it.
+    /// Rows of pixels above it.
+    #[schemars(range(max = u32::MAX), example = 40)]
     pub top: u32,
-    /// Columns to its left.
+    /// Columns of pixels to its left.
+    #[schemars(range(max = u32::MAX), example = 20)]
     pub left: u32,
-    /// Its rows.
+    /// Its height in pixels.
+    #[schemars(range(min = 1, max = u32::MAX), example = 148)]
     pub height: u32,
-    /// Its columns.
+    /// Its width in pixels.
+    #[schemars(range(min = 1, max = u32::MAX), example = 148)]
     pub width: u32,
 }
 
@@ -52,6 +59,18 @@ pub struct ImageSize {
     pub height: u32,
     /// W.
     pub width: u32,
+}
+
+impl JsonSchema for ImageSize {
+    fn schema_name() -> Cow<'static, str> {
+        "ImageSize".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let side = json!({"type": "integer", "minimum": 1, "maximum": MAX_SIDE});
+        let sides = json!({"type": "array", "items": side, "minItems": 2, "maxItems": 2});
+        json_schema!({"anyOf": [side, sides]})
+    }
 }
 
 impl Serialize for ImageSize {

@@ -1,5 +1,6 @@
 //! `likelihood.discretized_logistic`: probabilities of the 256 values of a byte.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use vae_torch::Generator;
@@ -16,15 +17,16 @@ use crate::{Mode, nn};
 /// <https://arxiv.org/abs/1701.05517>, §2.1). Bytes are scaled to `[-1, 1]`; bins are 2/255 wide, and
 /// those of 0 and 255 reach to infinity, so that the 256 probabilities sum to 1. The elbo is one of
 /// the 8-bit images themselves, and has bits/dim.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiscretizedLogisticConfig {
-    /// Where the distribution's scale comes from. Default `"per_channel"`.
+    /// Whether each channel has one trained scale or the decoder gives one for each value. Default
+    /// `"per_channel"`.
     pub scale: LogisticScale,
 }
 
 /// Where the scale of the logistic distribution comes from. Its logarithm is kept within ±7.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogisticScale {
     /// One trained number for each channel of the image.

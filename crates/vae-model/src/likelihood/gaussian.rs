@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -20,12 +21,13 @@ use crate::{Mode, nn};
 /// summed over the image's values, plus the constant ½ ln π for each.
 ///
 /// A density of continuous pixels: nats per image, no bits/dim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GaussianConfig {
-    /// σ. Default `"learned"`.
+    /// σ, the standard deviation of a pixel in [-1, 1]: a positive number, or learned. Default
+    /// `"learned"`.
     pub sigma: ScaleConfig,
-    /// What makes the mean of the decoder's output. Default `"linear"`.
+    /// The function that turns the decoder's output into the mean. Default `"linear"`.
     pub mean: MeanActivation,
 }
 

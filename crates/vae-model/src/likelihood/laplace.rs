@@ -1,5 +1,6 @@
 //! `likelihood.laplace`: the absolute error as an honest density.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -16,12 +17,13 @@ use crate::{Mode, nn};
 /// `[-1, 1]`. It forgives a few large errors more than the Gaussian does.
 ///
 /// A density of continuous pixels: nats per image, no bits/dim.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LaplaceConfig {
-    /// b. Default `"learned"`.
+    /// b, the mean absolute deviation of a pixel in [-1, 1]: a positive number, or learned. Default
+    /// `"learned"`.
     pub scale: ScaleConfig,
-    /// What makes the mean of the decoder's output. Default `"linear"`.
+    /// The function that turns the decoder's output into the mean. Default `"linear"`.
     pub mean: MeanActivation,
 }
 

@@ -1,5 +1,6 @@
 //! `likelihood.logistic_mixture`: a mixture of discretized logistics for each pixel.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -20,10 +21,11 @@ use crate::{Mode, ModelError};
 /// For C channels the decoder gives `components`·(1 + 2C + C(C−1)/2) maps, 10 for each component of
 /// RGB, 3 of gray: the logits of π; the locations of each component, channel by channel; their
 /// log-scales, kept within ±7; their coefficients a₂₁, a₃₁, a₃₂, ….
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogisticMixtureConfig {
-    /// How many distributions are mixed, from 1 to 100. Default 5.
+    /// Number of distributions that are mixed for each pixel. Default 5.
+    #[schemars(range(min = 1, max = MOST_COMPONENTS))]
     pub components: i64,
 }
 

@@ -12,6 +12,7 @@ mod scaled_bernoulli;
 use std::f64::consts::LN_2;
 use std::fmt::Debug;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -61,8 +62,9 @@ pub(crate) trait GraphLikelihood: Likelihood {
 const ZERO_ONE: [f64; 2] = [0.0, 1.0];
 const MINUS_ONE_ONE: [f64; 2] = [-1.0, 1.0];
 
-/// Which p(x|z) (`likelihood` or `[model.likelihood.…]` in a config file).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means and
+/// how the reconstruction is measured (`likelihood` or `[model.likelihood.…]` in a config file).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LikelihoodConfig {
@@ -78,13 +80,14 @@ pub enum LikelihoodConfig {
     /// cross-entropy with the constant that makes it an honest density (Loaiza-Ganem & Cunningham
     /// 2019, <https://arxiv.org/abs/1907.06845>). Nats per image, no bits/dim.
     ContinuousBernoulli,
-    /// Gaussian pixels, with one σ for all: the squared error.
+    /// Gaussian pixels with one σ for all, which gives the squared error.
     Gaussian(GaussianConfig),
-    /// Laplace pixels, with one scale for all: the absolute error.
+    /// Laplace pixels with one scale for all, which gives the absolute error.
     Laplace(LaplaceConfig),
-    /// Probabilities of the 256 values of a byte.
+    /// Probabilities of the 256 values of a byte from one logistic distribution.
     DiscretizedLogistic(DiscretizedLogisticConfig),
-    /// A mixture of such distributions for each pixel, whose channels depend on each other.
+    /// Probabilities of the 256 values of a byte from a mixture of logistic distributions for each pixel,
+    /// whose channels depend on each other.
     LogisticMixture(LogisticMixtureConfig),
 }
 
@@ -168,17 +171,17 @@ impl LikelihoodConfig {
     }
 }
 
-/// What makes the mean of a pixel in `[-1, 1]` out of the decoder's output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The function that turns the decoder's output into the mean of a pixel in `[-1, 1]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MeanActivation {
-    /// Nothing: black and white are within reach, and the gradient of the squared error stays whole.
+    /// None: black and white can be reached, and the gradient of the squared error is not reduced.
     #[default]
     Linear,
     /// tanh, into `(-1, 1)`.
     Tanh,
-    /// The logistic function, into `(0, 1)`. A mistake of a well-known tutorial, kept to reproduce
-    /// it: pixels darker than the middle gray are out of its reach.
+    /// The logistic function, into `(0, 1)`. A mistake of a well-known tutorial, kept to reproduce it:
+    /// pixels darker than middle gray cannot be reached.
     Sigmoid,
 }
 

@@ -1,31 +1,32 @@
 //! The one scale of all pixels: fixed, or the best for what the decoder leaves unexplained.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
 use crate::{Mode, ModelError, nn};
 
-/// σ of the Gaussian, b of the Laplace distribution, for all pixels alike; pixels are in `[-1, 1]`.
-/// In a config `"learned"` or a number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// σ of the Gaussian or b of the Laplace distribution, the same for all pixels: `"learned"`, or a number in
+/// units of pixels in `[-1, 1]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     rename_all = "snake_case",
     expecting = "a positive number or \"learned\" is needed"
 )]
 pub enum ScaleConfig {
     /// In each training step the value of highest likelihood for the batch, which has a closed form:
-    /// σ² the mean squared error, b the mean absolute one (σ-VAE, Rybkin et al. 2021,
-    /// <https://arxiv.org/abs/2006.13202>, §3.2). There is no weight of the kl to be searched for:
-    /// the better the decoder, the more each further error costs.
+    /// σ² is the mean squared error, b the mean absolute error (σ-VAE, Rybkin et al. 2021,
+    /// <https://arxiv.org/abs/2006.13202>, §3.2). No weight of the kl has to be searched for: the better
+    /// the decoder, the more each further error costs.
     ///
-    /// Evaluation uses a running average of the training batches' σ² or b: of n batches the plain mean
-    /// up to n = 20, from then on each new batch counts 1/20. It is part of the weights, so that a
-    /// held-out image's elbo is a density that was fixed before the image was seen.
+    /// Evaluation uses a running average of the training batches' σ² or b: the plain mean of the first 20
+    /// batches; then each new batch counts 1/20. It is saved with the weights, so that the elbo of a
+    /// held-out image uses a density that was fixed before the image was seen.
     #[default]
     Learned,
-    /// This number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte).
+    /// A fixed number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte).
     #[serde(untagged)]
-    Fixed(f64),
+    Fixed(#[schemars(range(min = 1e-6, max = 1e6), example = 0.5)] f64),
 }
 
 /// Pixels are in `[-1, 1]`. The squares, and squared errors over them, are f32.

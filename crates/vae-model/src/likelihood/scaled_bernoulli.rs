@@ -1,5 +1,6 @@
 //! `likelihood.scaled_bernoulli`: the cross-entropy of pixels on a scale of one's own.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use vae_torch::Generator;
@@ -8,19 +9,21 @@ use super::{GraphLikelihood, Likelihood, bernoulli::Bernoulli, bytes_to_zero_one
 use crate::graph::{Graph, Value};
 use crate::{Mode, ModelError};
 
-/// The cross-entropy of [`LikelihoodConfig::Bernoulli`](super::LikelihoodConfig::Bernoulli), of bytes that are
-/// scaled to `[black, white]`. The defaults make it that likelihood.
+/// The cross-entropy of `bernoulli`, of bytes that are scaled to `[black, white]`. With the defaults it is
+/// that likelihood.
 ///
 /// Other values reproduce programs that scale twice: with `white = 0.00392156862745098`, 1/255, every target
-/// is nearly 0 and so is, after a while, every pixel. The mean image is what such a program shows, the
-/// logistic function as it is and not brought back to the scale. Targets outside of `[0, 1]` are no
-/// probabilities, and what is then logged as the reconstruction is a loss and no likelihood.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// is nearly 0, and after a while so is every pixel. The mean image is the one that such a program shows,
+/// the logistic function without undoing the scaling. Targets outside of `[0, 1]` are not probabilities,
+/// and what is then logged as the reconstruction is a loss and not a likelihood.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaledBernoulliConfig {
-    /// What the byte 0 becomes. Default 0.
+    /// The target that the byte 0 becomes. Less than `white`. Default 0.
+    #[schemars(range(min = -1.0, max = 1.0))]
     pub black: f64,
-    /// What the byte 255 becomes. Default 1.
+    /// The target that the byte 255 becomes. More than `black`. Default 1.
+    #[schemars(range(min = -1.0, max = 1.0))]
     pub white: f64,
 }
 

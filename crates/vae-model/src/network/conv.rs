@@ -1,30 +1,41 @@
 //! `network.conv`: the small convolutional network of the Keras tutorials, at any size.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, NetworkShape, check_sizes};
+use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
-/// Sizes of the convolutional network; the defaults are the MNIST network.
+/// The default sizes are those of the small MNIST network.
 ///
 /// Encoder: 3×3 convolutions with ReLU, a fully connected layer with ReLU, the posterior's
 /// parameters. Decoder: a fully connected layer with ReLU up to the encoder's last feature map,
 /// 3×3 transposed convolutions with ReLU, a 3×3 convolution to the likelihood's parameters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConvConfig {
-    /// Channels of the encoder's convolutions, image side first. Default `[32, 64, 64, 64]`.
+    /// Channels of the encoder's convolutions, one number for each layer, from the image inwards.
+    /// Default `[32, 64, 64, 64]`.
+    #[schemars(length(min = 1, max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub channels: Vec<i64>,
-    /// Their strides; a stride of s turns n pixels into ⌈n/s⌉. Default `[1, 2, 1, 1]`.
+    /// Strides of the encoder's convolutions, as many as `channels`; a stride of s turns n pixels into
+    /// ⌈n/s⌉. Default `[1, 2, 1, 1]`.
+    #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub strides: Vec<i64>,
-    /// Width of the fully connected layer before the posterior. Default 32.
+    /// Width of the fully connected layer between the convolutions and the posterior's parameters.
+    /// Default 32.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub hidden: i64,
-    /// Channels of the decoder's transposed convolutions, latent side first. Default `[32]`.
+    /// Channels of the decoder's transposed convolutions, one number for each layer, from the latents
+    /// outwards. Default `[32]`.
+    #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub decoder_channels: Vec<i64>,
-    /// Their strides. Those above 1 must be the encoder's in reverse. Default `[2]`.
+    /// Strides of the decoder's transposed convolutions, as many as `decoder_channels`. Those above 1
+    /// must be the encoder's in reverse. Default `[2]`.
+    #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub decoder_strides: Vec<i64>,
 }
 

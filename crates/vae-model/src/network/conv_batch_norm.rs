@@ -1,25 +1,27 @@
 //! `network.conv_batch_norm`: strided convolutions with batch norm, the usual small network for
 //! faces.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, NetworkShape, check_sizes};
+use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
-/// Sizes of the network with batch norm; the defaults are for faces of 64×64 pixels.
+/// The default sizes are for faces of 64×64 pixels.
 ///
 /// Encoder: for each of `channels` a 3×3 convolution of stride 2, batch norm and leaky ReLU (slope
 /// 0.01), then the posterior's parameters. Decoder: a fully connected layer up to the encoder's last
 /// map, the mirror image with transposed convolutions, a 3×3 convolution to the likelihood's
 /// parameters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConvBatchNormConfig {
-    /// Channels of the encoder's convolutions, image side first; each turns n pixels into ⌈n/2⌉.
-    /// Default `[32, 64, 128, 256, 512]`.
+    /// Channels of the encoder's convolutions, one number for each layer, from the image inwards; each
+    /// turns n pixels into ⌈n/2⌉. Default `[32, 64, 128, 256, 512]`.
+    #[schemars(length(min = 1, max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub channels: Vec<i64>,
 }
 

@@ -1,5 +1,6 @@
 //! How fresh weights are drawn, and the layers that are drawn so.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -8,8 +9,8 @@ use crate::graph::{EPSILON, Op};
 use crate::nn::{self, Init};
 use crate::watch::watch;
 
-/// Distribution of fresh weights and biases.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The distribution that the initial weights and biases are drawn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Initialization {
     /// Weights and biases uniform in ±1/√fan_in, the defaults of `torch.nn` (Kaiming uniform with
@@ -19,8 +20,8 @@ pub enum Initialization {
     /// Weights Glorot uniform, ±√(6 / (fan_in + fan_out)), biases zero: the defaults of Keras.
     Keras,
     /// Weights uniform in ±√(6 / fan_in) before a ReLU and ±1/√fan_in elsewhere, biases zero (He et
-    /// al. 2015, <https://arxiv.org/abs/1502.01852>). What distinguishes two images then reaches the
-    /// latents undiminished; PyTorch's defaults shrink it by about √6 in every layer.
+    /// al. 2015, <https://arxiv.org/abs/1502.01852>). The difference between two images then reaches the
+    /// latents at its full size; with PyTorch's defaults it shrinks by about √6 in every layer.
     Kaiming,
 }
 

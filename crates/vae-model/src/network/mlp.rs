@@ -1,18 +1,21 @@
 //! `network.mlp`: fully connected layers with ReLU, like the 784-400-20 of PyTorch's VAE example.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, Then};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, NetworkShape, check_sizes};
+use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ImageShape, ModelError, nn};
 
-/// Sizes of the fully connected network. The decoder mirrors the encoder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// ReLUs follow the hidden layers. The decoder mirrors the encoder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MlpConfig {
-    /// Widths of the encoder's hidden layers, image side first. Default `[400]`.
+    /// Widths of the encoder's hidden layers, one number for each layer, from the image inwards.
+    /// Default `[400]`.
+    #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub hidden: Vec<i64>,
 }
 

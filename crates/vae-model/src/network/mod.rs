@@ -11,6 +11,7 @@ mod spectral_norm;
 
 use std::fmt::Debug;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -188,14 +189,14 @@ impl NetworkShape {
     }
 }
 
-/// Which network, with its sizes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Which layers encoder and decoder consist of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NetworkConfig {
     /// Convolutions and transposed convolutions.
     Conv(ConvConfig),
-    /// Convolutions that halve the image, each with batch norm.
+    /// Convolutions that halve the image, each followed by batch norm.
     ConvBatchNorm(ConvBatchNormConfig),
     /// Residual blocks with group norm.
     Residual(ResidualConfig),

@@ -1,14 +1,15 @@
 //! `network.residual`: residual blocks with group norm and SiLU.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
-use super::{Layered, NetworkShape, check_depth, check_sizes};
+use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ModelError, nn};
 
-/// Sizes of the residual network; the defaults are for color images of about 64×64 pixels.
+/// The default sizes are for color images of about 64×64 pixels.
 ///
 /// Encoder: a 3×3 convolution to `channels[0]` at the image's size; then for each stage `blocks`
 /// residual blocks, and between stages a 3×3 convolution of stride 2; group norm, SiLU, the
@@ -19,18 +20,21 @@ use crate::{ModelError, nn};
 /// likelihood's parameters.
 ///
 /// A block is x + conv(silu(norm(conv(silu(norm(x)))))) (He et al. 2016,
-/// <https://arxiv.org/abs/1603.05027>); fresh, it is the identity. Group norm sees one image at a
-/// time: training and evaluation are alike, and batches may be of any size.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// <https://arxiv.org/abs/1603.05027>); at the start of training it is the identity. Group norm sees one
+/// image at a time: training and evaluation are the same, and batches may have any size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResidualConfig {
-    /// Channels of the stages, image side first; from one stage to the next n pixels become ⌈n/2⌉.
+    /// Channels of the stages, from the image inwards; from one stage to the next n pixels become ⌈n/2⌉.
     /// Default `[16, 32, 64, 128, 256]`.
+    #[schemars(length(min = 1, max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub channels: Vec<i64>,
     /// Residual blocks in each stage, of the encoder and of the decoder. Default 1.
+    #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub blocks: usize,
-    /// Channels in a group of the norms; must divide every one of `channels`. Default 8, below which
-    /// libtorch's CPU kernel for gradients is ten times slower.
+    /// Channels in a group of the group norms; must divide every one of `channels`. Below 8, libtorch's
+    /// CPU kernel for gradients is ten times slower. Default 8.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub group_size: i64,
 }
 

@@ -1,9 +1,11 @@
 //! `objective.regularizer.beta_tc`: the kl taken apart, and its parts weighed one by one.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
+use super::unfit;
 use crate::math::standard_normal_log_prob;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
@@ -14,16 +16,19 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 ///
 /// q(z), the aggregate posterior over the training images, is estimated from the batch: the larger the
 /// batch, the better.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaTcConfig {
-    /// Weight of the information. Default 1.
+    /// α, the weight of the information that z has about the image. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub alpha: f64,
-    /// Weight of the total correlation. Default 6.
+    /// β, the weight of the total correlation. Default 6.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub beta: f64,
-    /// Weight of the dimensions' distances from the prior. Default 1.
+    /// γ, the weight of the dimensions' distances from the prior. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// How q(z) is estimated. Default `"weighted"`.
+    /// How the aggregate posterior q(z) is estimated from a batch. Default `"weighted"`.
     pub sampling: AggregateSampling,
 }
 
@@ -49,7 +54,7 @@ pub(super) const DIMENSION_WISE_KL: Term =
     Term::new("dimension_wise_kl", Term::NATS, Direction::Lower);
 
 /// Estimators of the aggregate posterior q(z) from a batch of B of N training images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AggregateSampling {
     /// q(z) ≈ 1/(N·B) Σ_j q(z|x_j) (Chen et al. 2018, App. C.1): biased, its gradient is what counts.
@@ -79,14 +84,19 @@ impl BetaTcConfig {
         Ok(())
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, n_images: u64, terms: &mut Terms) -> Tensor {
-        let parts = decompose(draws, n_images, self.sampling);
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        n_images: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
+        let parts = decompose(draws, n_images, self.sampling)?;
         terms.push(MUTUAL_INFORMATION, &parts.information);
         terms.push(TOTAL_CORRELATION, &parts.total_correlation);
         terms.push(DIMENSION_WISE_KL, &parts.dimension_wise_kl);
-        parts.information * self.alpha
+        Ok(parts.information * self.alpha
             + parts.total_correlation * self.beta
-            + parts.dimension_wise_kl * self.gamma
+            + parts.dimension_wise_kl * self.gamma)
     }
 }
 
@@ -95,12 +105,12 @@ pub(super) fn decompose(
     draws: &Draws,
     n_images: u64,
     sampling: AggregateSampling,
-) -> Decomposition {
+) -> Result<Decomposition, ModelError> {
     let (Some(gaussian), Some(log_qz_x)) = (
         draws.posterior.as_diagonal_gaussian(),
         &draws.log_qz_x, // [K, B]
     ) else {
-        unreachable!("checked: beta_tc has a diagonal Gaussian posterior");
+        return Err(unfit("regularizer.beta_tc", "a diagonal Gaussian"));
     };
     // log q(z_i|x_j) of each dimension: [K, B, 1, Z] against [B, Z].
     let pairs = gaussian.log_prob_per_dimension(&draws.latents.unsqueeze(2)); // [K, B, B, Z]
@@ -119,11 +129,11 @@ pub(super) fn decompose(
         .logsumexp(2, false) // [K, B, Z]
         .sum_dim_intlist(-1, false, Kind::Float); // [K, B]
     let log_pz = standard_normal_log_prob(&draws.latents); // [K, B]
-    Decomposition {
+    Ok(Decomposition {
         information: (log_qz_x - &log_qz).mean(Kind::Float),
         total_correlation: (log_qz - &log_qz_factorized).mean(Kind::Float),
         dimension_wise_kl: (log_qz_factorized - log_pz).mean(Kind::Float),
-    }
+    })
 }
 
 /// Weights `[B, B]` with which q(z_i|x_j) enters q(z_i): 1/N for the image itself, (N − B + 1)/N of

@@ -1,5 +1,6 @@
 //! `objective.regularizer.capacity`: the kl led to a capacity that rises.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,16 +9,19 @@ use super::kl_of;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// γ·|kl − C| with the kl's mean over the batch and a C that rises linearly from 0
-/// (Burgess et al. 2018, <https://arxiv.org/abs/1804.03599>, eq. 8): the latents take on one factor
-/// after the other, as there is room for it. The defaults are the paper's for dSprites.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// (Burgess et al. 2018, <https://arxiv.org/abs/1804.03599>, eq. 8): as the capacity grows, the latents
+/// encode one factor of the images after the other. The defaults are the paper's for dSprites.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CapacityConfig {
-    /// γ, how strongly the kl is held to the capacity. Default 1000.
+    /// γ, the weight of the distance between kl and capacity. Default 1000.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// The last C, nats per image. Default 25.
+    /// The capacity at the end of its rise, in nats per image. Default 25.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub final_capacity: f64,
-    /// Steps over which C rises. Default 100,000.
+    /// Optimizer steps over which the capacity rises from 0. Default 100,000.
+    #[schemars(range(min = 1))]
     pub over_steps: u64,
 }
 
@@ -42,10 +46,16 @@ impl CapacityConfig {
         some_steps("objective.regularizer.capacity.over_steps", self.over_steps)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64, terms: &mut Terms) -> Tensor {
-        let gap = (kl_of(draws).mean(Kind::Float) - self.capacity_at(step)).abs();
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        step: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
+        let kl = kl_of(draws, "capacity")?.mean(Kind::Float);
+        let gap = (kl - self.capacity_at(step)).abs();
         terms.push(CAPACITY_GAP, &gap);
-        gap * self.gamma
+        Ok(gap * self.gamma)
     }
 
     /// A step at which C has come to its last value.

@@ -28,16 +28,18 @@ pub(super) fn some_steps(key: &str, n_steps: u64) -> Result<(), ModelError> {
     }
 }
 
-/// A number of samples: at least 1, and no slip of the hand.
+/// More samples are a slip of the hand.
+pub(super) const MOST_SAMPLES: u64 = 100_000;
+
+/// Refuses numbers of samples below 1 or above [`MOST_SAMPLES`].
 pub(super) fn n_samples(key: &str, n: impl Into<u64>) -> Result<(), ModelError> {
-    const LARGEST: u64 = 100_000;
     let n = n.into();
-    if (1..=LARGEST).contains(&n) {
+    if (1..=MOST_SAMPLES).contains(&n) {
         Ok(())
     } else {
         Err(ModelError::config(
             key,
-            format!("found {n}, a number from 1 to {LARGEST} is needed"),
+            format!("found {n}, a number from 1 to {MOST_SAMPLES} is needed"),
         ))
     }
 }

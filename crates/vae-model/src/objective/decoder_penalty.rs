@@ -1,5 +1,6 @@
 //! `objective.decoder_penalty`: a decoder that changes smoothly with the latent.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -7,14 +8,14 @@ use vae_torch::Generator;
 use super::checks::at_least_0;
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
-/// What is added to the loss to keep the decoder smooth, so that latents near a code decode to images
-/// near its own (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third
-/// way, spectral norm, is the model's: `model.decoder_spectral_norm`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A penalty that keeps the decoder smooth, so that latents near a code decode to images near that of the
+/// code (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third way,
+/// spectral norm, is `model.decoder_spectral_norm`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DecoderPenalty {
-    /// Nothing.
+    /// No penalty.
     #[default]
     None,
     /// λ·‖θ‖², the sum of the squares of the decoder's weights and biases.
@@ -25,11 +26,12 @@ pub enum DecoderPenalty {
     GradientPenalty(DecoderWeightConfig),
 }
 
-/// A weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The penalty is multiplied by its weight λ and added to the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecoderWeightConfig {
-    /// λ. Default 1e-3.
+    /// λ, the weight of the penalty. Default 1e-3.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight: f64,
 }
 

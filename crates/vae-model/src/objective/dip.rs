@@ -1,23 +1,27 @@
 //! `objective.regularizer.dip`: the aggregate posterior's covariance led to the identity.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
-use super::kl_of;
+use super::{kl_of, unfit};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
 /// (DIP-VAE, Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). The larger the batch,
 /// the better C is known.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DipConfig {
-    /// Which covariance. Default `"one"`.
+    /// Which covariance is penalized, DIP-VAE-I or DIP-VAE-II. Default `"one"`.
     pub variant: DipVariant,
-    /// λ_od, of what is off the diagonal. Default 10.
+    /// λ_od, the weight of the entries off the diagonal. Default 10.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub off_diagonal: f64,
-    /// λ_d, of the diagonal. Default 100; the paper takes 10·λ_od for DIP-I and λ_od for DIP-II.
+    /// λ_d, the weight of the diagonal's distance from 1. The paper takes 10·λ_od for DIP-I and λ_od for
+    /// DIP-II. Default 100.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub diagonal: f64,
 }
 
@@ -37,8 +41,8 @@ pub(super) const OFF_DIAGONAL: Term =
 /// Σ_i (C_ii − 1)².
 pub(super) const ON_DIAGONAL: Term = Term::new("dip_diagonal", Term::NO_UNIT, Direction::Lower);
 
-/// Which covariance of the latents is led to the identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Which covariance of the latents is compared with the identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DipVariant {
     /// DIP-VAE-I: that of the posteriors' means, Cov_x\[μ(x)\].
@@ -54,7 +58,7 @@ impl DipConfig {
         at_least_0("objective.regularizer.dip.diagonal", self.diagonal)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, terms: &mut Terms) -> Tensor {
+    pub(super) fn penalty(&self, draws: &Draws, terms: &mut Terms) -> Result<Tensor, ModelError> {
         let mean = draws.posterior.center(); // [B, Z]
         let centered = &mean - mean.mean_dim(0, true, Kind::Float);
         // Of the batch as it is, as the paper's program has it: no correction for its size.
@@ -63,7 +67,7 @@ impl DipConfig {
             DipVariant::One => of_means,
             DipVariant::Two => match draws.posterior.covariance() {
                 Some(within) => of_means + within.mean_dim(0, false, Kind::Float),
-                None => unreachable!("checked: dip has a Gaussian posterior"),
+                None => return Err(unfit("regularizer.dip", "a covariance")),
             },
         };
         let diagonal = covariance.diagonal(0, 0, 1);
@@ -71,6 +75,7 @@ impl DipConfig {
         let off = covariance.square().sum(Kind::Float) - diagonal.square().sum(Kind::Float);
         terms.push(OFF_DIAGONAL, &off);
         terms.push(ON_DIAGONAL, &on);
-        kl_of(draws).mean(Kind::Float) + off * self.off_diagonal + on * self.diagonal
+        let kl = kl_of(draws, "dip")?.mean(Kind::Float);
+        Ok(kl + off * self.off_diagonal + on * self.diagonal)
     }
 }

@@ -1,21 +1,24 @@
 //! Estimators: how K samples of z become a bound of log p(x).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::checks::n_samples;
+use super::checks::{MOST_SAMPLES, n_samples};
+use super::unfit;
 use crate::math::log_mean_exp;
 use crate::{Draws, ModelError};
 
-/// How a bound of log p(x) is made of K samples for each image (`objective.estimator` in a config).
+/// How K samples of z for each image are combined into a bound of log p(x) (`objective.estimator` in a
+/// config).
 ///
-/// All but the first work on importance weights w = p(x|z)·p(z)/q(z|x), which no regularizer may
-/// scale.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// All but `elbo` use importance weights w = p(x|z)·p(z)/q(z|x) and need the regularizer `kl` with
+/// β = 1, without schedule and free bits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {
-    /// The ELBO, the reconstruction as the mean of K samples. The one that regularizers change.
+    /// The ELBO, with the mean reconstruction of K samples. Goes with every regularizer.
     Elbo(ElboConfig),
     /// ln 1/K Σ w (IWAE, Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, eq. 8).
     Iwae(IwaeConfig),
@@ -35,11 +38,12 @@ impl Default for Estimator {
     }
 }
 
-/// The ELBO's samples.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// More samples make the gradient less noisy, at the cost of as many decodings of each image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ElboConfig {
-    /// K for each image. Default 1.
+    /// K, samples of z for each image in a training step. Default 1.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
 }
 
@@ -49,14 +53,16 @@ impl Default for ElboConfig {
     }
 }
 
-/// The importance-weighted bound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The bound is tighter than the ELBO, the more so the larger K is; each image is decoded K times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IwaeConfig {
-    /// K for each image. Default 50.
+    /// K, samples of z for each image in a training step. Default 50.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// Whether the encoder's gradient is the doubly reparameterized one (DReG, Tucker et al. 2019,
-    /// <https://arxiv.org/abs/1810.04152>, eq. 8): of the same expectation, and better the larger K is.
+    /// Use the doubly reparameterized gradient for the encoder (DReG, Tucker et al. 2019,
+    /// <https://arxiv.org/abs/1810.04152>, eq. 8). It has the same expectation and less noise, the more so
+    /// the larger K is. Needs a posterior whose density has a closed form, and no batch norm.
     /// Default false.
     pub doubly_reparameterized: bool,
 }
@@ -70,15 +76,17 @@ impl Default for IwaeConfig {
     }
 }
 
-/// M bounds of K samples each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Each image is decoded M·K times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NestedConfig {
-    /// M. Default 8.
+    /// M, the number of bounds. Default 8.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub bounds: u32,
-    /// K, samples in each bound. Default 8.
+    /// K, samples of z in each bound. `bounds` · `samples` is at most 100,000. Default 8.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// As of IWAE. Default false.
+    /// Use the doubly reparameterized gradient for the encoder, as in `iwae`. Default false.
     pub doubly_reparameterized: bool,
 }
 
@@ -92,15 +100,17 @@ impl Default for NestedConfig {
     }
 }
 
-/// A combination of ELBO and IWAE.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Each image is decoded K times, and both bounds are of the same samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CiwaeConfig {
-    /// K for each image. Default 50.
+    /// K, samples of z for each image in a training step. Default 50.
+    #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// β, the ELBO's share. Default 0.5.
+    /// β, the ELBO's share of the combination. Default 0.5.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub beta: f64,
-    /// As of IWAE. Default false.
+    /// Use the doubly reparameterized gradient for the encoder, as in `iwae`. Default false.
     pub doubly_reparameterized: bool,
 }
 
@@ -180,17 +190,29 @@ impl Estimator {
 
     /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats; its gradient is the
     /// one that the config asks for. None of [`Self::Elbo`].
-    pub(super) fn bound(&self, draws: &Draws) -> Option<Tensor> {
-        let log_weights = match (self, draws.log_weights()) {
-            (Self::Elbo(_), _) | (_, None) => return None,
-            (_, Some(log_weights)) => log_weights, // [K, B]
-        };
+    ///
+    /// # Errors
+    /// Draws of a posterior without the density that is asked for; another number of samples than M·K.
+    pub(super) fn bound(&self, draws: &Draws) -> Result<Option<Tensor>, ModelError> {
+        if let Self::Elbo(_) = self {
+            return Ok(None);
+        }
+        let part = || format!("estimator.{}", self.name());
+        let log_weights = draws.log_weights(); // [K, B]
+        let log_weights = log_weights.ok_or_else(|| unfit(&part(), "log q(z|x)"))?;
+        let n_drawn = log_weights.size()[0];
+        if matches!(self, Self::Miwae(_) | Self::Piwae(_)) && n_drawn != self.n_samples() {
+            let n = self.n_samples();
+            return Err(unfit(&part(), &format!("{n} samples for each image")));
+        }
         let bound = self.plain_bound(&log_weights);
         if self.takes_gradients_apart() && bound.requires_grad() {
             let surrogate = routed(draws, &self.routes(&log_weights.detach()));
-            return Some(bound.detach() + &surrogate - surrogate.detach());
+            let surrogate =
+                surrogate.ok_or_else(|| unfit(&part(), "log q(z|x) at any z in closed form"))?;
+            return Ok(Some(bound.detach() + &surrogate - surrogate.detach()));
         }
-        Some(bound)
+        Ok(Some(bound))
     }
 
     /// The bound as a function of the log-weights `[K, B]`, `[B]`.
@@ -271,15 +293,11 @@ struct Routes {
 }
 
 /// Something for each image, `[B]`, whose value means nothing and whose gradient is that of the
-/// [`Routes`].
-fn routed(draws: &Draws, routes: &Routes) -> Tensor {
+/// [`Routes`]; none where log q(z|x) has no closed form.
+fn routed(draws: &Draws, routes: &Routes) -> Option<Tensor> {
     let constant = draws.posterior.detach();
-    let (Some(log_qz_at), Some(log_qz_of)) = (
-        constant.log_prob(&draws.latents), // a function of z
-        draws.posterior.log_prob(&draws.latents.detach()), // of the encoder's output
-    ) else {
-        unreachable!("checked: the posterior has a log_prob");
-    };
+    let log_qz_at = constant.log_prob(&draws.latents)?; // a function of z
+    let log_qz_of = draws.posterior.log_prob(&draws.latents.detach())?; // of the encoder's output
     // All but the score. Its gradient to z is needed by itself, since the encoder's share of it differs
     // from the decoder's.
     let log_w = &draws.log_px_z + &draws.log_pz - log_qz_at; // [K, B]
@@ -292,5 +310,5 @@ fn routed(draws: &Draws, routes: &Routes) -> Tensor {
         Some(score) => surrogate - log_qz_of * score,
         None => surrogate,
     };
-    surrogate.sum_dim_intlist(0, false, Kind::Float)
+    Some(surrogate.sum_dim_intlist(0, false, Kind::Float))
 }

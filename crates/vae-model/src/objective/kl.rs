@@ -1,5 +1,6 @@
 //! `objective.regularizer.kl`: the ELBO's own, with a weight that may change.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -19,17 +20,19 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 /// "#).expect("a regularizer");
 /// assert_eq!(config.beta, 4.0);
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KlConfig {
-    /// Weight of the kl. Default 1.
+    /// β, the weight of the kl. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub beta: f64,
     /// λ, nats of each latent dimension that cost nothing (Kingma et al. 2016,
-    /// <https://arxiv.org/abs/1606.04934>, §C.8): with λ > 0, Σ_j max(λ, mean over the batch of kl_j)
-    /// takes the kl's place, so that there is nothing to gain by switching a dimension off.
-    /// Only of a kl that is known for each dimension. Default 0.
+    /// <https://arxiv.org/abs/1606.04934>, §C.8). With λ > 0 the kl is replaced by Σ_j max(λ, mean over
+    /// the batch of kl_j), so that nothing is gained by switching a dimension off. Needs the posterior
+    /// `diagonal_gaussian` and the prior `standard_normal`. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub free_bits: f64,
-    /// How the weight comes to be `beta`. Default `"constant"`.
+    /// How the weight changes over the steps. Default `"constant"`.
     pub beta_schedule: BetaSchedule,
 }
 
@@ -43,26 +46,27 @@ impl Default for KlConfig {
     }
 }
 
-/// How the weight of the kl changes over the steps; a factor on `beta`. A latent that is not yet of
-/// use is not switched off by the kl in the first hundred steps when that weighs little then.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// How the weight of the kl changes over the steps; a factor on `beta`. With a small weight at the
+/// start, the kl does not switch off latents that are not yet useful.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BetaSchedule {
-    /// It does not.
+    /// The weight is always `beta`.
     #[default]
     Constant,
-    /// It rises linearly from 0 (Bowman et al. 2016, <https://arxiv.org/abs/1511.06349>).
+    /// The weight rises linearly from 0 once (Bowman et al. 2016, <https://arxiv.org/abs/1511.06349>).
     WarmUp(BetaWarmUpConfig),
-    /// It does so again and again (Fu et al. 2019, <https://arxiv.org/abs/1903.10145>).
+    /// The weight rises from 0 again and again (Fu et al. 2019, <https://arxiv.org/abs/1903.10145>).
     Cyclic(BetaCyclicConfig),
 }
 
-/// One rise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Also called kl annealing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaWarmUpConfig {
-    /// Steps from weight 0 to `beta`. Default 1000.
+    /// Optimizer steps from weight 0 to `beta`. Default 1000.
+    #[schemars(range(min = 1))]
     pub steps: u64,
 }
 
@@ -72,13 +76,15 @@ impl Default for BetaWarmUpConfig {
     }
 }
 
-/// Rises that start again at 0.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Each period begins with a linear rise from 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaCyclicConfig {
-    /// Steps from one start to the next. Default 10,000.
+    /// Optimizer steps from one rise to the next. Default 10,000.
+    #[schemars(range(min = 1))]
     pub period_steps: u64,
-    /// The part of a period in which the weight rises; in the rest it is `beta`. Default 0.5.
+    /// The share of a period in which the weight rises; in the rest it is `beta`. Default 0.5.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     pub ramp: f64,
 }
 
@@ -101,7 +107,12 @@ impl KlConfig {
         self.beta_schedule.check()
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64, terms: &mut Terms) -> Tensor {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        step: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
         let kl = match &draws.kl_per_dimension {
             Some(kl) if self.free_bits > 0.0 => {
                 let kl = kl
@@ -111,9 +122,9 @@ impl KlConfig {
                 terms.push(FREE_BITS_KL, &kl);
                 kl
             }
-            _ => kl_of(draws).mean(Kind::Float),
+            _ => kl_of(draws, "kl")?.mean(Kind::Float),
         };
-        kl * self.beta_at(step)
+        Ok(kl * self.beta_at(step))
     }
 
     /// The weight of the kl at a step.
@@ -126,7 +137,7 @@ impl KlConfig {
         match &self.beta_schedule {
             BetaSchedule::Constant => 0,
             BetaSchedule::WarmUp(config) => config.steps,
-            BetaSchedule::Cyclic(config) => config.period_steps - 1,
+            BetaSchedule::Cyclic(config) => config.period_steps.saturating_sub(1),
         }
     }
 
@@ -165,7 +176,8 @@ impl BetaSchedule {
             Self::Constant => 1.0,
             Self::WarmUp(config) => (step as f64 / config.steps as f64).min(1.0),
             Self::Cyclic(config) => {
-                let part = (step % config.period_steps) as f64 / config.period_steps as f64;
+                let period = config.period_steps.max(1);
+                let part = (step % period) as f64 / period as f64;
                 (part / config.ramp).min(1.0)
             }
         }

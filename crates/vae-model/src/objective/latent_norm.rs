@@ -1,5 +1,6 @@
 //! `objective.regularizer.latent_norm`: codes kept near the origin.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,10 +9,11 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// `weight`·½‖z‖², for codes without a distribution (RAE, Ghosh et al. 2020,
 /// <https://arxiv.org/abs/1903.12436>, eq. 11).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LatentNormConfig {
-    /// β. Default 1: what is left of the kl when its variance is fixed.
+    /// β, the weight of ½‖z‖². With 1 it is the part of the kl that depends on the mean. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight: f64,
 }
 

@@ -1,5 +1,6 @@
 //! `objective.regularizer.mmd`: the aggregate posterior led to the prior by samples of both.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -17,17 +18,21 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 ///
 /// MMD² is the unbiased estimate (Gretton et al. 2012, eq. 3), which may be below 0. A batch of one
 /// image has none: it counts 0.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MmdConfig {
     /// Weight of the kl. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub kl_weight: f64,
     /// Weight of MMD². Default 100.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight: f64,
-    /// What compares two latents. Default `"inverse_multiquadratic"`.
+    /// The kernel that compares two latents. Default `"inverse_multiquadratic"`.
     pub kernel: Kernel,
-    /// Factors on the kernel's width, 2·Z for each: the kernel is the sum of one of each width, so
-    /// that near and far both count. Default `[0.1, 0.2, 0.5, 1, 2, 5, 10]`, as in WAE's program.
+    /// Factors on the kernel's width 2·Z. The kernel is the sum of one kernel of each width, so that
+    /// near and far latents both count. The default is that of WAE's program. Default
+    /// `[0.1, 0.2, 0.5, 1, 2, 5, 10]`.
+    #[schemars(length(min = 1, max = MOST_SCALES), inner(range(min = 1e-12, max = 1e12)))]
     pub scales: Vec<f64>,
 }
 
@@ -43,15 +48,17 @@ impl Default for MmdConfig {
 }
 
 /// k(a, b) of two latents at the squared distance d² with a width C.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
-    /// C / (C + d²): far latents still feel each other.
+    /// C / (C + d²), which also compares latents that are far apart.
     #[default]
     InverseMultiquadratic,
     /// exp(−d²/C).
     Rbf,
 }
+
+const MOST_SCALES: usize = 100;
 
 /// MMD² of the latents and the prior's.
 pub(super) const DISCREPANCY: Term = Term::new("mmd", Term::NO_UNIT, Direction::Lower);
@@ -67,7 +74,6 @@ impl MmdConfig {
                 "found none, at least one is needed",
             ));
         }
-        const MOST_SCALES: usize = 100;
         if self.scales.len() > MOST_SCALES {
             let n = self.scales.len();
             let problem = format!("found {n} numbers, at most {MOST_SCALES} are possible");
@@ -89,15 +95,15 @@ impl MmdConfig {
         draws: &Draws,
         prior_latents: &Tensor,
         terms: &mut Terms,
-    ) -> Tensor {
+    ) -> Result<Tensor, ModelError> {
         let latents = draws.latents.select(0, 0); // [B, Z]
         let discrepancy = self.squared_discrepancy(&latents, prior_latents);
         terms.push(DISCREPANCY, &discrepancy);
         let discrepancy = discrepancy * self.weight;
-        match self.kl_weight {
+        Ok(match self.kl_weight {
             0.0 => discrepancy,
-            weight => discrepancy + kl_of(draws).mean(Kind::Float) * weight,
-        }
+            weight => discrepancy + kl_of(draws, "mmd")?.mean(Kind::Float) * weight,
+        })
     }
 
     /// MMD² of two samples `[n, Z]` and `[m, Z]`, a scalar: the unbiased estimate, which may be below 0, and

@@ -12,6 +12,7 @@ mod latent_norm;
 mod mmd;
 mod pixel_mean;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
@@ -38,37 +39,37 @@ use crate::{Direction, Draws, ModelConfig, ModelError, Term, Terms, Vae, compati
 /// "#).expect("an objective");
 /// assert_eq!(config.n_samples(), 50);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// What stands beside the reconstruction. Default `kl` with weight 1.
+    /// The term that is added to the reconstruction. Default `kl`, with weight 1.
     pub regularizer: Regularizer,
-    /// How a bound is made of the samples. Default `elbo` with one sample.
+    /// How the samples of an image are combined into a bound. Default `elbo`, with one sample.
     pub estimator: Estimator,
-    /// What keeps the decoder smooth. Default `"none"`.
+    /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
 }
 
-/// What stands beside the reconstruction in the loss.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The term that is added to the reconstruction in the loss (`objective.regularizer` in a config).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Regularizer {
-    /// Nothing: an autoencoder.
+    /// Nothing is added: an autoencoder.
     None,
-    /// β·kl, with a schedule or free bits.
+    /// β·kl, with a schedule or free bits: the VAE and the β-VAE.
     Kl(KlConfig),
-    /// γ·|kl − C|: the kl is led to a capacity C that rises.
+    /// γ·|kl − C| with a capacity C that rises during training.
     Capacity(CapacityConfig),
-    /// The kl's three parts with a weight each.
+    /// The three parts of the kl, each with its own weight (β-TC-VAE).
     BetaTc(BetaTcConfig),
-    /// kl, and the latents' covariance led to the identity.
+    /// kl, and a penalty on the distance of the latents' covariance from the identity (DIP-VAE).
     Dip(DipConfig),
-    /// The discrepancy between the aggregate posterior and the prior.
+    /// The discrepancy between the aggregate posterior and the prior (WAE-MMD, InfoVAE).
     Mmd(MmdConfig),
-    /// The norm of the codes.
+    /// The squared norm of the codes (RAE).
     LatentNorm(LatentNormConfig),
-    /// The loss of the Keras tutorials: means over pixels and latent dimensions.
+    /// The loss of the Keras tutorials, with means over pixels and latent dimensions instead of sums.
     PixelMean(PixelMeanConfig),
 }
 
@@ -144,15 +145,18 @@ impl Regularizer {
 
     /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch. Its parts
     /// become `terms`.
+    ///
+    /// # Errors
+    /// Draws of a model that it does not fit.
     fn penalty(
         &self,
         draws: &Draws,
         context: LossContext,
         generator: &mut Generator,
         terms: &mut Terms,
-    ) -> Tensor {
+    ) -> Result<Tensor, ModelError> {
         match self {
-            Self::None => draws.log_px_z.zeros_like().sum(Kind::Float),
+            Self::None => Ok(draws.log_px_z.zeros_like().sum(Kind::Float)),
             Self::Kl(config) => config.penalty(draws, context.step, terms),
             Self::Capacity(config) => config.penalty(draws, context.step, terms),
             Self::BetaTc(config) => config.penalty(draws, context.n_images, terms),
@@ -163,7 +167,7 @@ impl Regularizer {
                 let latents = context.vae.latents_of(n_images, condition, generator);
                 config.penalty(draws, &latents, terms)
             }
-            Self::LatentNorm(config) => config.penalty(draws, terms),
+            Self::LatentNorm(config) => Ok(config.penalty(draws, terms)),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
         }
     }
@@ -207,23 +211,34 @@ impl Objective {
 
     /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
     /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
-    pub fn loss(&self, draws: &Draws, context: LossContext, generator: &mut Generator) -> Tensor {
-        self.loss_and_terms(draws, context, generator).0
+    ///
+    /// # Errors
+    /// Draws without something that the objective needs: of a model that [`Self::check`] refuses it for.
+    pub fn loss(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
+        Ok(self.loss_and_terms(draws, context, generator)?.0)
     }
 
     /// [`Self::loss`], and what the objective logs of its parts, without their weights.
+    ///
+    /// # Errors
+    /// As of [`Self::loss`].
     pub fn loss_and_terms(
         &self,
         draws: &Draws,
         context: LossContext,
         generator: &mut Generator,
-    ) -> (Tensor, Terms) {
+    ) -> Result<(Tensor, Terms), ModelError> {
         let mut terms = Terms::default();
-        let loss = match self.estimator.bound(draws) {
+        let loss = match self.estimator.bound(draws)? {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
                 let regularizer = &self.regularizer;
-                let penalty = regularizer.penalty(draws, context, generator, &mut terms);
+                let penalty = regularizer.penalty(draws, context, generator, &mut terms)?;
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -254,7 +269,7 @@ impl Objective {
             }
             None => loss,
         };
-        (loss, terms)
+        Ok((loss, terms))
     }
 
     /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss
@@ -279,10 +294,18 @@ impl Objective {
     }
 }
 
-/// The kl of each image, `[B]`.
-fn kl_of(draws: &Draws) -> &Tensor {
-    match &draws.terms.kl {
-        Some(kl) => kl,
-        None => unreachable!("checked: a deterministic posterior has no regularizer with a kl"),
-    }
+/// The kl of each image, `[B]`, which the regularizer `name` is made of.
+///
+/// # Errors
+/// Draws of a deterministic posterior, which have none.
+fn kl_of<'d>(draws: &'d Draws, name: &str) -> Result<&'d Tensor, ModelError> {
+    let kl = draws.terms.kl.as_ref();
+    kl.ok_or_else(|| unfit(&format!("regularizer.{name}"), "a kl"))
+}
+
+/// The error of a part of an objective that draws do not have something for. [`Objective::check`] says
+/// what would fit.
+fn unfit(part: &str, needed: &str) -> ModelError {
+    let problem = format!("needs {needed}, which the draws of this model's posterior do not have");
+    ModelError::config(format!("objective.{part}"), problem)
 }

@@ -1,9 +1,11 @@
 //! `objective.regularizer.pixel_mean`: the loss of the Keras tutorials.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
 use super::checks::at_least_0;
+use super::unfit;
 use crate::{Direction, Draws, ImageShape, ModelError, Term};
 
 /// The loss becomes reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
@@ -16,13 +18,15 @@ use crate::{Direction, Draws, ImageShape, ModelError, Term};
 ///
 /// Dividing by the number of values shows it as a β-VAE in disguise: for D values it is
 /// (reconstruction + β·kl)/D with β = 2·D·`kl_weight`/Z, that is 0.39 for 5e-4, 28×28 and Z = 2.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PixelMeanConfig {
-    /// Weight of the averaged second term. Default 5e-4.
+    /// Weight of the second term, the kl averaged over latent dimensions. Default 5e-4.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub kl_weight: f64,
-    /// ε that probabilities of the cross-entropy are clipped by, such as Keras' 1e-7; 0 clips nothing.
-    /// Default 0.
+    /// ε; the cross-entropy's probabilities are clipped to [ε, 1 − ε]. Keras takes 1e-7; 0 clips nothing.
+    /// Needs a likelihood with logits, `bernoulli` or `scaled_bernoulli`. Default 0.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 0.5))]
     pub probability_clip: f64,
 }
 
@@ -72,16 +76,16 @@ impl PixelMeanConfig {
     }
 
     /// The second term in nats per image: [`Self::factor`] makes the average over values of it.
-    pub(super) fn penalty(&self, draws: &Draws, image: ImageShape) -> Tensor {
-        let declared_kl = match draws.posterior.as_diagonal_gaussian() {
-            Some(gaussian) => gaussian.declared_kl_to_standard_normal(), // [B, Z]
-            None => unreachable!("checked: pixel_mean has a diagonal Gaussian posterior"),
-        };
+    pub(super) fn penalty(&self, draws: &Draws, image: ImageShape) -> Result<Tensor, ModelError> {
+        let gaussian = draws.posterior.as_diagonal_gaussian();
+        let gaussian =
+            gaussian.ok_or_else(|| unfit("regularizer.pixel_mean", "a diagonal Gaussian"))?;
+        let declared_kl = gaussian.declared_kl_to_standard_normal(); // [B, Z]
         let weight = 2.0 * self.kl_weight / Self::factor(image);
-        declared_kl
+        let kl = declared_kl
             .mean_dim(-1, false, Kind::Float)
-            .mean(Kind::Float)
-            * weight
+            .mean(Kind::Float);
+        Ok(kl * weight)
     }
 
     /// What the loss in nats per image is multiplied by.

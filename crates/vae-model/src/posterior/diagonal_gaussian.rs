@@ -1,5 +1,6 @@
 //! `posterior.diagonal_gaussian`: a mean and a variance for each latent dimension.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -7,24 +8,25 @@ use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 use crate::math::{LN_2PI, diagonal_normal_log_prob, gaussian_kl, normal_log_prob};
 
-/// Options of the diagonal Gaussian posterior.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// The usual posterior of a VAE (Kingma & Welling 2014, <https://arxiv.org/abs/1312.6114>).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiagonalGaussianConfig {
-    /// How the encoder's second output scales the noise.
+    /// How the encoder's second output, the log-variance, scales the noise. Default
+    /// `"standard_deviation"`.
     pub noise_scale: NoiseScale,
 }
 
 /// How the encoder's second output `s` (the declared log-variance) scales the noise of z.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NoiseScale {
-    /// z = mean + exp(½·s)·ε: the noise has the variance exp(s) that the KL is told about.
+    /// z = mean + exp(½·s)·ε: the noise has the variance exp(s), as the KL assumes.
     #[default]
     StandardDeviation,
-    /// z = mean + exp(s)·ε. A mistake, found in well-known tutorials and kept to reproduce them:
-    /// the variance is then exp(2·s) while their loss assumes exp(s), so the loss is no bound.
-    /// The terms reported here stay honest: they are those of the distribution really sampled.
+    /// z = mean + exp(s)·ε. A mistake of well-known tutorials, kept to reproduce them: the variance is
+    /// then exp(2·s) while their loss assumes exp(s), so that the loss is not a bound. The elbo and kl
+    /// reported here are those of the distribution that was really sampled.
     Variance,
 }
 

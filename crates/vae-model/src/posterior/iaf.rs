@@ -3,25 +3,30 @@
 
 use std::cell::RefCell;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{Latents, NoiseScale, Posterior, PosteriorFamily};
 use crate::network::layers::Then;
-use crate::network::{check_depth, check_sizes};
+use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
 use crate::watch::watch;
 use crate::{Initialization, ModelError, nn};
 
-/// Options of the inverse autoregressive flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Inverse autoregressive flows (Kingma et al. 2016, <https://arxiv.org/abs/1606.04934>). log q(z|x) is
+/// known only for latents that the posterior drew itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IafConfig {
-    /// Flows, one after the other, each with a network of its own. Default 2.
+    /// Number of flows, one after the other, each with a network of its own. Default 2.
+    #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub flows: i64,
     /// Width of the two hidden layers of each network. Default 64.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub hidden: i64,
-    /// Numbers that the encoder tells the flows about an image. Default 64.
+    /// Length of the context vector that the encoder passes to the flows. Default 64.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub context: i64,
 }
 

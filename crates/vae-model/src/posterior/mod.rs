@@ -12,6 +12,7 @@ mod von_mises_fisher;
 
 use std::fmt::Debug;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -94,8 +95,9 @@ pub(crate) trait PosteriorFamily: Debug + Send {
     }
 }
 
-/// Which family q(z|x) is of (`posterior` or `[model.posterior.…]` in a config file).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// q(z|x), the distribution of latents given an image, whose parameters come from the encoder (`posterior`
+/// or `[model.posterior.…]` in a config file).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PosteriorConfig {
@@ -103,14 +105,14 @@ pub enum PosteriorConfig {
     DiagonalGaussian(DiagonalGaussianConfig),
     /// N(mean, L·Lᵀ), L a triangular matrix from the encoder.
     FullCovariance,
-    /// A diagonal Gaussian behind planar flows, whose parameters come from the encoder.
+    /// A diagonal Gaussian followed by planar flows, whose parameters come from the encoder.
     Planar(PlanarConfig),
-    /// A diagonal Gaussian behind inverse autoregressive flows, networks that the encoder tells of the
-    /// image.
+    /// A diagonal Gaussian followed by inverse autoregressive flows, networks that also get a context
+    /// vector from the encoder.
     Iaf(IafConfig),
     /// Von Mises–Fisher, on the unit sphere: a mean direction and a concentration from the encoder.
     VonMisesFisher,
-    /// One point, without a density: an autoencoder. It has no kl and no elbo.
+    /// A single point without a density: an autoencoder, which has no kl and no elbo.
     Deterministic,
 }
 

@@ -1,16 +1,20 @@
 //! `posterior.planar`: planar flows (Rezende & Mohamed 2015, <https://arxiv.org/abs/1505.05770>).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{Latents, NoiseScale, Posterior, PosteriorFamily};
+use crate::network::LARGEST_DEPTH;
 
-/// Options of the planar flows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Planar flows (Rezende & Mohamed 2015, <https://arxiv.org/abs/1505.05770>). log q(z|x) is known only for
+/// latents that the posterior drew itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanarConfig {
-    /// Flows, one after the other. Default 4.
+    /// Number of flows, one after the other. Default 4.
+    #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub flows: i64,
 }
 

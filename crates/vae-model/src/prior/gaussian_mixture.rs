@@ -1,5 +1,6 @@
 //! `prior.gaussian_mixture`: clusters, and to which of them an image belongs.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
@@ -7,18 +8,21 @@ use vae_torch::Generator;
 use super::{Prior, PriorContext, n_components};
 use crate::ModelError;
 use crate::math::diagonal_normal_log_prob;
+use crate::network::LARGEST_SIZE;
 use crate::nn::{self, Init};
 
 /// p(z) = Σ_c π_c·N(z; μ_c, diag(σ²_c)) with all of π, μ, σ learned (VaDE, Jiang et al. 2017,
 /// <https://arxiv.org/abs/1611.05148>; Dilokthanakul et al. 2016, <https://arxiv.org/abs/1611.02648>).
 /// p(c|z) clusters the images without labels ([`crate::Vae::log_assignment`]).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GaussianMixtureConfig {
-    /// Components. Default 10.
+    /// Number of components. Default 10.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub components: i64,
-    /// Standard deviation of the normal distribution that the components' means start from; their own
-    /// standard deviations start at 1. Default 1.
+    /// Standard deviation of the normal distribution that the components' initial means are drawn from.
+    /// Each component's own standard deviation starts at 1. Default 1.
+    #[schemars(range(min = 0.0, max = LARGEST_SPREAD))]
     pub initial_spread: f64,
 }
 

@@ -10,6 +10,7 @@ mod vamp;
 use std::cell::RefCell;
 use std::fmt::Debug;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor, no_grad};
 use vae_torch::Generator;
@@ -100,23 +101,24 @@ pub enum Support {
     Sphere,
 }
 
-/// Which p(z) (`prior` or `[model.prior.…]` in a config file).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// p(z), the distribution of latents before an image is seen (`prior` or `[model.prior.…]` in a config
+/// file).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PriorConfig {
     /// N(0, I).
     #[default]
     StandardNormal,
-    /// Uniform on the unit sphere in ℝ^Z, for posteriors that live there.
+    /// Uniform on the unit sphere in ℝ^Z, for the posterior `von_mises_fisher`.
     HypersphericalUniform,
-    /// A learned mixture of Gaussians: clusters.
+    /// A learned mixture of Gaussians, whose components cluster the images.
     GaussianMixture(GaussianMixtureConfig),
-    /// A mixture of the posteriors of learned images.
+    /// A mixture of the posteriors of learned images (VampPrior).
     Vamp(VampConfig),
-    /// A standard normal bent by a flow.
+    /// A standard normal transformed by a learned flow.
     RealNvp(RealNvpConfig),
-    /// A Gaussian for each condition, learned.
+    /// A learned Gaussian for each condition, of a model with `[model.condition]`.
     ConditionalGaussian,
 }
 

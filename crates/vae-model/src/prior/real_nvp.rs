@@ -1,24 +1,27 @@
 //! `prior.real_nvp`: a standard normal, bent by an invertible network.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::standard_normal_log_prob;
-use crate::network::{Layer, Then, check_depth, check_sizes};
+use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, Layer, Then, check_depth, check_sizes};
 use crate::{Initialization, ModelError, nn};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
 /// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
 /// <https://arxiv.org/abs/1710.02248>). A fresh flow is the identity and the prior the
 /// standard normal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RealNvpConfig {
-    /// Coupling layers; each changes half of the dimensions. Default 8.
+    /// Number of coupling layers; each changes half of the dimensions. Default 8.
+    #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub layers: i64,
-    /// Width of the two hidden layers of each one's network. Default 128.
+    /// Width of the two hidden layers of each coupling layer's network. Default 128.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub hidden: i64,
 }
 

@@ -1,21 +1,25 @@
 //! `prior.vamp`: a mixture of the posteriors of images that are learned.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_torch::Generator;
 
 use super::{Prior, PriorContext, n_components};
 use crate::math::log_mean_exp;
+use crate::network::LARGEST_SIZE;
 use crate::nn::{self, Init};
 use crate::{ImageShape, ModelError};
 
 /// p(z) = 1/n Σ_k q(z|u_k) with learned pseudo-inputs u_k (VampPrior, Tomczak & Welling 2018,
 /// <https://arxiv.org/abs/1705.07120>, eq. 9): the aggregate posterior, which is the best prior there
 /// is, of n images instead of all.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VampConfig {
-    /// n. Each step encodes them all; an evaluation does so once. Default 500.
+    /// Number of pseudo-inputs. Each training step encodes them all; an evaluation does so once.
+    /// Default 500.
+    #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub pseudo_inputs: i64,
 }
 

@@ -1,23 +1,28 @@
 //! When checkpoints are written (`[checkpoints]`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Metric, RunError};
 
 /// When checkpoints are written and which of them stay (`[checkpoints]`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointsConfig {
-    /// After every so many epochs, and always after the last and after the best so far. Default 1.
+    /// Write a checkpoint after every so many epochs, and always after the last and after the best so far.
+    /// Default 1.
+    #[schemars(range(min = 1))]
     pub every_epochs: u64,
-    /// Also inside an epoch, when so many minutes have passed since the last. Default: never.
+    /// Also write one within an epoch when this many minutes have passed since the last. By default never.
+    #[schemars(extend("exclusiveMinimum" = 0.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every_minutes: Option<f64>,
-    /// So many of the newest stay, at least 1. Default 2: one to go on from, and the one before in
-    /// case that it is damaged. The best stays as well.
+    /// How many of the newest checkpoints are kept, besides the best. With 2 there is an older one to go
+    /// on from if the newest is damaged. Default 2.
+    #[schemars(range(min = 1))]
     pub keep: usize,
-    /// The number of the validation images that says which is best, by its name in metrics.jsonl.
-    /// Default `"loss"`, what the config optimizes.
+    /// The metric of the validation images that decides which checkpoint is the best, by its name in
+    /// metrics.jsonl. Default `"loss"`.
     pub metric: Metric,
 }
 

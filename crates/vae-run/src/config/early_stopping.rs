@@ -1,19 +1,21 @@
 //! When to stop early (`[early_stopping]`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Metric, RunError};
 
-/// When to stop early (`[early_stopping]`; without the table a run never does).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// When to stop before the last epoch (`[early_stopping]`; without the table a run never does).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {
-    /// The number of the validation images that is watched, by its name in metrics.jsonl. Default
-    /// `"loss"`, what the config optimizes.
+    /// The metric of the validation images that is watched, by its name in metrics.jsonl. Default `"loss"`.
     pub metric: Metric,
-    /// Epochs in a row without an improvement after which the run stops. Default 5.
+    /// Number of epochs in a row without an improvement after which the run stops. Default 5.
+    #[schemars(range(min = 1))]
     pub patience_epochs: u64,
-    /// What counts as an improvement, in the metric's unit. Default 0: any.
+    /// Smallest change that counts as an improvement, in the metric's unit; with 0 any does. Default 0.
+    #[schemars(range(min = 0.0))]
     pub min_improvement: f64,
 }
 

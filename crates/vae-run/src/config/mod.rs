@@ -7,6 +7,7 @@ mod precision;
 mod safety;
 mod schedule;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
 use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
@@ -26,43 +27,48 @@ pub use schedule::{
 use crate::{Metric, Ranking, Record, RunError, range};
 
 /// One experiment, as in `configs/*.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Where all randomness comes from: weights, order of the images, noise. Default 0.
+    /// Seed of all random numbers: initial weights, order of the images, noise. Default 0.
     #[serde(default)]
     pub seed: u64,
-    /// The images.
+    /// Which images to train and evaluate on.
     pub dataset: DatasetConfig,
-    /// The model's parts.
+    /// The parts of the model: latents, prior, posterior, likelihood and network.
     #[serde(default)]
     pub model: ModelConfig,
-    /// What is minimized.
+    /// What is minimized: the regularizer, the estimator and a penalty on the decoder.
     #[serde(default)]
     pub objective: Objective,
-    /// What minimizes it.
+    /// The optimizer that minimizes it.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// How its learning rate changes.
+    /// How the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
-    /// For how long.
+    /// Epochs, batches, precision and gradient clipping.
     #[serde(default)]
     pub training: TrainingConfig,
-    /// The pictures of each epoch.
+    /// The pictures that are drawn after each epoch.
     #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
     pub pictures: PicturesConfig,
-    /// Whether to write `events/` for TensorBoard. Default true.
+    /// Write event files for TensorBoard into `events/` of the run. Default true.
+    #[schemars(extend("x-resume" = true))]
     #[serde(default = "yes")]
     pub tensorboard: bool,
-    /// What stays on the disk to go on from.
+    /// When checkpoints are written and which are kept.
     #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
     pub checkpoints: CheckpointsConfig,
-    /// When to stop before the last epoch. Default: never.
+    /// When to stop before the last epoch. Without the table a run never does.
+    #[schemars(extend("x-resume" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_stopping: Option<EarlyStoppingConfig>,
-    /// What to do about numbers that are none.
+    /// What to do about NaN or infinite values.
     #[serde(default)]
+    #[schemars(extend("x-resume" = true))]
     pub safety: SafetyConfig,
 }
 
@@ -115,30 +121,36 @@ impl RunConfig {
     }
 }
 
-/// The loop's numbers (`[training]`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// How long and in which batches to train (`[training]`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingConfig {
-    /// Passes over the training images. Default 10.
+    /// Number of passes over the training images. Default 10.
+    #[schemars(range(min = 1, max = MOST_EPOCHS), extend("x-resume" = true))]
     pub epochs: u64,
-    /// Images in a step; the last step of an epoch takes what is left. Default 128.
+    /// Number of images in an optimizer step; the last step of an epoch takes those that are left.
+    /// Default 128.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
     pub batch_size: usize,
-    /// Images at a time in evaluation. Default 500.
+    /// Number of images at a time in evaluation. Default 500.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
     pub evaluation_batch_size: usize,
-    /// The numbers that the networks compute with in training: `"f32"`, or `"bf16"` with the weights,
-    /// the losses and every evaluation still in f32. Default `"f32"`.
+    /// The number format that the networks compute in during training. Evaluations are always in f32.
+    /// Default `"f32"`.
     pub precision: Precision,
-    /// Images at a time within a step, whose gradients are accumulated: for batches that do not fit
-    /// in memory. The plain elbo's step is the same; what is computed of a batch as a whole (batch
-    /// norm, a learned scale, free bits, capacity) is then computed of the parts. Default: the whole
-    /// batch.
+    /// Number of images at a time within a step, for batches that do not fit in memory; their gradients
+    /// are accumulated. The step of the plain elbo is the same. What is computed from a batch as a whole
+    /// (batch norm, a learned scale, free bits, capacity) is then computed from the parts. By default the
+    /// whole batch.
+    #[schemars(range(min = 1, max = LARGEST_BATCH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
-    /// Decay of an exponential moving average of the weights, such as 0.999. Where it is given, the
-    /// averaged weights are the ones that are evaluated, drawn and used later. Default: none.
+    /// Decay of an exponential moving average of the weights, such as 0.999. If it is given, the averaged
+    /// weights are evaluated, drawn from and used later. By default no average is kept.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
-    /// Bounds of the gradient. Default: none.
+    /// Bounds on the gradient.
     pub clip: ClipConfig,
 }
 
@@ -156,17 +168,22 @@ impl Default for TrainingConfig {
     }
 }
 
-/// The pictures of each epoch (`[pictures]`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The pictures that are drawn after each epoch (`[pictures]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PicturesConfig {
-    /// Images on each side of the latent plane. Default 15.
+    /// Number of images on each side of the latent plane, of a model with two latent dimensions.
+    /// Default 15.
+    #[schemars(range(min = 1, max = LARGEST_MANIFOLD))]
     pub manifold_size: usize,
-    /// Rows of the traversals, one for each of the most used latent dimensions. Default 10.
+    /// Number of rows of the traversals, one for each of the most used latent dimensions. Default 10.
+    #[schemars(range(min = 1, max = MOST_TRAVERSALS))]
     pub n_traversals: usize,
-    /// New images from the prior. Default 64.
+    /// Number of new images, from the prior. Default 64.
+    #[schemars(range(min = 1, max = MOST_PICTURES))]
     pub n_samples: usize,
-    /// Validation images to reconstruct. Default 32.
+    /// Number of validation images to reconstruct. Default 32.
+    #[schemars(range(min = 1, max = MOST_PICTURES))]
     pub n_reconstructions: usize,
 }
 
@@ -180,6 +197,12 @@ impl Default for PicturesConfig {
         }
     }
 }
+
+/// Images on each side of the latent plane.
+const LARGEST_MANIFOLD: usize = 100;
+
+/// Rows of traversals.
+const MOST_TRAVERSALS: usize = 1000;
 
 /// Passes over the images.
 const MOST_EPOCHS: usize = 1_000_000_000;
@@ -272,8 +295,16 @@ impl RunConfig {
                 LARGEST_BATCH,
             ),
             ("training.micro_batch_size", micro_batch_size, LARGEST_BATCH),
-            ("pictures.manifold_size", pictures.manifold_size, 100),
-            ("pictures.n_traversals", pictures.n_traversals, 1000),
+            (
+                "pictures.manifold_size",
+                pictures.manifold_size,
+                LARGEST_MANIFOLD,
+            ),
+            (
+                "pictures.n_traversals",
+                pictures.n_traversals,
+                MOST_TRAVERSALS,
+            ),
             ("pictures.n_samples", pictures.n_samples, MOST_PICTURES),
             (
                 "pictures.n_reconstructions",

@@ -1,11 +1,12 @@
 //! The `[optimizer.…]` and `[training.clip]` tables.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{RunError, range};
 
-/// Which optimizer (`[optimizer.…]` in a config file).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The optimizer (`[optimizer.…]` in a config file).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerConfig {
     /// Adam (Kingma & Ba 2015, <https://arxiv.org/abs/1412.6980>).
@@ -15,7 +16,7 @@ pub enum OptimizerConfig {
     Adamw(AdamwConfig),
     /// RMSprop (Hinton 2012, Coursera lecture 6e), not centered, no momentum.
     Rmsprop(RmspropConfig),
-    /// Stochastic gradient descent, with momentum if asked for.
+    /// Stochastic gradient descent, with or without momentum.
     Sgd(SgdConfig),
 }
 
@@ -25,23 +26,28 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// Adam's numbers; the defaults are PyTorch's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The defaults are PyTorch's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamConfig {
-    /// Step size. Default 1e-3.
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub learning_rate: f64,
-    /// Decay of the mean of gradients. Default 0.9.
+    /// β₁, the decay of the running mean of gradients. Default 0.9.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta1: f64,
-    /// Decay of the mean of squared gradients. Default 0.999.
+    /// β₂, the decay of the running mean of squared gradients. Default 0.999.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta2: f64,
-    /// Added to the root. Default 1e-8.
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub epsilon: f64,
-    /// λ: λ·weight is added to its gradient. Default 0.
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight_decay: f64,
-    /// Decay every variable, as PyTorch does, and not only the weights of layers: by default biases,
-    /// norms, scales, and what a prior or a likelihood learns (means, log-variances, pseudo-inputs) keep
-    /// their size. Default false.
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// With false, biases, norms, scales, and what a prior or a likelihood learns (means, log-variances,
+    /// pseudo-inputs) are not decayed. Default false.
     pub decay_all: bool,
 }
 
@@ -58,21 +64,27 @@ impl Default for AdamConfig {
     }
 }
 
-/// AdamW's numbers; the defaults are PyTorch's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The defaults are PyTorch's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamwConfig {
-    /// Step size. Default 1e-3.
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub learning_rate: f64,
-    /// Decay of the mean of gradients. Default 0.9.
+    /// β₁, the decay of the running mean of gradients. Default 0.9.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta1: f64,
-    /// Decay of the mean of squared gradients. Default 0.999.
+    /// β₂, the decay of the running mean of squared gradients. Default 0.999.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub beta2: f64,
-    /// Added to the root. Default 1e-8.
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub epsilon: f64,
-    /// λ: each step takes the fraction `learning_rate`·λ off the weights. Default 0.01.
+    /// λ; each step reduces the weights by the fraction `learning_rate`·λ. Default 0.01.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight_decay: f64,
-    /// As [`AdamConfig::decay_all`]. Default false.
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
     pub decay_all: bool,
 }
 
@@ -89,19 +101,24 @@ impl Default for AdamwConfig {
     }
 }
 
-/// RMSprop's numbers. The defaults are PyTorch's; Keras uses α = 0.9 and ε = 1e-7.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The defaults are PyTorch's; Keras uses α = 0.9 and ε = 1e-7.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RmspropConfig {
-    /// Step size. Default 1e-3.
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub learning_rate: f64,
-    /// Decay of the mean of squared gradients. Default 0.99.
+    /// α, the decay of the running mean of squared gradients. Default 0.99.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub alpha: f64,
-    /// Added to the root. Default 1e-8.
+    /// ε, added to the root of the mean squared gradient. Default 1e-8.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub epsilon: f64,
-    /// λ: λ·weight is added to its gradient. Default 0.
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight_decay: f64,
-    /// As [`AdamConfig::decay_all`]. Default false.
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
     pub decay_all: bool,
 }
 
@@ -117,20 +134,24 @@ impl Default for RmspropConfig {
     }
 }
 
-/// The numbers of stochastic gradient descent, in PyTorch's form: v ← momentum·v + gradient, then
-/// weight ← weight − `learning_rate`·v.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// In PyTorch's form: v ← momentum·v + gradient, then weight ← weight − `learning_rate`·v.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SgdConfig {
-    /// Step size. Default 1e-3.
+    /// Step size. `schedule` multiplies it by a factor. Default 1e-3.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub learning_rate: f64,
-    /// Decay of the sum of gradients. Default 0, plain descent.
+    /// Decay of the sum of gradients; 0 is plain descent. Default 0.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub momentum: f64,
-    /// Look ahead: gradient + momentum·v takes v's place (Sutskever et al. 2013). Default false.
+    /// Step along gradient + momentum·v instead of v (Nesterov's momentum, Sutskever et al. 2013). Needs
+    /// a positive `momentum`. Default false.
     pub nesterov: bool,
-    /// λ: λ·weight is added to its gradient. Default 0.
+    /// λ; λ·weight is added to the gradient of each weight. Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub weight_decay: f64,
-    /// As [`AdamConfig::decay_all`]. Default false.
+    /// Apply `weight_decay` to every variable, as PyTorch does, instead of only to the weights of layers.
+    /// Default false.
     pub decay_all: bool,
 }
 
@@ -242,14 +263,17 @@ impl OptimizerConfig {
     }
 }
 
-/// Bounds on the gradients (`[training.clip]` in a config file), against the rare batch that would throw the weights far away.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Bounds on the gradient (`[training.clip]` in a config file), so that a rare bad batch does not move the
+/// weights far away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClipConfig {
-    /// All gradients together are scaled down to this Euclidean norm if theirs is larger
-    /// (Pascanu et al. 2013, <https://arxiv.org/abs/1211.5063>). Default none.
+    /// Scale the whole gradient down to this Euclidean norm if its norm is larger (Pascanu et al. 2013,
+    /// <https://arxiv.org/abs/1211.5063>). By default no limit.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub norm: Option<f64>,
-    /// Every number of every gradient is then cut to this size. Default none.
+    /// Then clip every number of the gradient to ± this value. By default no limit.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub value: Option<f64>,
 }
 

@@ -1,24 +1,26 @@
 //! What to do when a loss or a gradient is no longer a number (`[safety]`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::RunError;
 
-/// What to do about a number that is none (`[safety]`).
+/// What to do about NaN or infinite values (`[safety]`).
 ///
-/// The loss and the gradient's norm are looked at every 50 steps and at the end of an epoch. When one
-/// of them is not finite, the run returns to the state of the look before, goes on with a lower
-/// learning rate, and says so.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The loss and the gradient's norm are checked every 50 steps and at the end of an epoch. When one of
+/// them is not finite, the run returns to the state of the last good check, goes on with a lower learning
+/// rate, and reports it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafetyConfig {
-    /// So many returns in a run; the next failure ends it. Default 3. With 0 no copies of earlier states
-    /// are kept in memory (unless `find_layer` needs one), and a failure leaves the checkpoints of before.
+    /// How often a run may return to an earlier state; the next failure ends it. With 0 the first failure
+    /// ends it, and no earlier state is kept in memory (unless `find_layer` needs one). Default 3.
     pub max_rollbacks: usize,
-    /// Each return multiplies the learning rate by this. Default 0.5.
+    /// Each return multiplies the learning rate by this factor. Default 0.5.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     pub learning_rate_factor: f64,
-    /// After a failure, go through its steps once more and name the first layer whose output, or the
-    /// first weight whose gradient, is not finite. Costs time only then. Default false.
+    /// After a failure, repeat its steps and name the first layer whose output, or the first weight whose
+    /// gradient, is not finite. Takes time only after a failure. Default false.
     pub find_layer: bool,
 }
 

@@ -2,41 +2,43 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Metric, RunError, range};
 
-/// How the learning rate changes (`schedule` in a config file); a factor on the optimizer's own.
+/// How the learning rate changes (`schedule` in a config file): a factor on the optimizer's
+/// `learning_rate`.
 ///
-/// All but `plateau` are functions of the step and the number of steps alone. Where there are
-/// `warm_up_steps` w, the factor rises linearly in them, (step + 1)/(w + 1), and what is said of a
-/// run's steps holds for those that are left.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// All but `plateau` are functions of the step and the number of steps alone. With `warm_up_steps` w,
+/// the factor first rises linearly, (step + 1)/(w + 1), and the rest of the schedule covers the steps
+/// that are left.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Schedule {
-    /// It does not.
+    /// The learning rate is the optimizer's in every step.
     #[default]
     Constant,
     /// A warm-up, then the learning rate of the optimizer.
     WarmUp(WarmUpConfig),
     /// Half a cosine down to the last step.
     Cosine(CosineConfig),
-    /// Down by a factor every so many steps.
+    /// Lower by a factor every so many steps.
     Step(StepConfig),
-    /// Down by the same factor in every step.
+    /// Lower by the same factor in every step.
     Exponential(ExponentialConfig),
     /// Up to the optimizer's learning rate, then down far below it.
     OneCycle(OneCycleConfig),
-    /// Down by a factor when a validation number, such as the loss, no longer gets better: see [`PlateauConfig`].
+    /// Lower by a factor when a metric of the validation images, such as the loss, no longer gets better.
     Plateau(PlateauConfig),
 }
 
-/// A linear warm-up and nothing else.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The factor rises linearly and then stays 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmUpConfig {
-    /// Steps over which the factor rises linearly to 1. Default 500.
+    /// Optimizer steps over which the factor rises linearly to 1. Default 500.
     pub warm_up_steps: u64,
 }
 
@@ -47,12 +49,13 @@ impl Default for WarmUpConfig {
 }
 
 /// Half a cosine (Loshchilov & Hutter 2017, <https://arxiv.org/abs/1608.03983>, without restarts).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CosineConfig {
-    /// Steps over which the factor rises linearly to 1. Default 0.
+    /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
     /// The factor after the last step. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub final_factor: f64,
 }
 
@@ -65,15 +68,17 @@ impl Default for CosineConfig {
     }
 }
 
-/// Stairs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The factor falls in stairs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StepConfig {
-    /// Steps over which the factor rises linearly to 1. Default 0.
+    /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
-    /// Steps between two drops. Default 10,000.
+    /// Optimizer steps between two drops. Default 10,000.
+    #[schemars(range(min = 1, max = 1e12))]
     pub every_steps: u64,
-    /// What each drop multiplies the learning rate by. Default 0.1.
+    /// Each drop multiplies the learning rate by this factor. Default 0.1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub factor: f64,
 }
 
@@ -87,13 +92,14 @@ impl Default for StepConfig {
     }
 }
 
-/// A straight line on a logarithmic scale.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The factor is a straight line on a logarithmic scale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExponentialConfig {
-    /// Steps over which the factor rises linearly to 1. Default 0.
+    /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
     /// The factor after the last step; in step i of n it is `final_factor`^(i/n). Default 0.01.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     pub final_factor: f64,
 }
 
@@ -108,14 +114,17 @@ impl Default for ExponentialConfig {
 
 /// One cycle (Smith & Topin 2018, <https://arxiv.org/abs/1708.07120>) in two half cosines, as
 /// PyTorch's `OneCycleLR`; the numbers are its defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OneCycleConfig {
-    /// The part of the steps in which the factor rises to 1. Default 0.3.
+    /// The share of the steps in which the factor rises to 1. Default 0.3.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub rise: f64,
     /// The factor at the first step. Default 0.04.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub initial_factor: f64,
     /// The factor at the last step. Default 4e-6.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub final_factor: f64,
 }
 
@@ -130,24 +139,28 @@ impl Default for OneCycleConfig {
 }
 
 /// When a plateau is a plateau; the defaults are those of PyTorch's `ReduceLROnPlateau`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlateauConfig {
-    /// The number of the validation images that is watched. Default `"loss"`, what the config optimizes.
+    /// The metric of the validation images that is watched, by its name in metrics.jsonl. Default `"loss"`.
     pub metric: Metric,
-    /// Steps over which the factor rises linearly to 1. Default 0.
+    /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
-    /// What each drop multiplies the learning rate by. Default 0.1.
+    /// Each drop multiplies the learning rate by this factor. Default 0.1.
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub factor: f64,
-    /// Evaluations without progress that are borne: the next one brings a drop. Default 10.
+    /// Number of evaluations without progress that are tolerated; after one more the learning rate drops.
+    /// Default 10.
     pub patience: u64,
-    /// A number that is better by less than this is no progress. Default 1e-4.
+    /// A metric that is better by less than this does not count as progress. Default 1e-4.
+    #[schemars(range(min = 0.0, max = 1e12))]
     pub threshold: f64,
-    /// What the threshold is measured in. Default `"relative"`.
+    /// Unit of `threshold`. Default `"relative"`.
     pub threshold_mode: ThresholdMode,
-    /// Evaluations after a drop that are not counted. Default 0.
+    /// Number of evaluations after a drop that are not counted. Default 0.
     pub cooldown: u64,
     /// The factor does not fall below this. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub min_factor: f64,
 }
 
@@ -166,15 +179,15 @@ impl Default for PlateauConfig {
     }
 }
 
-/// What the threshold of a plateau is measured in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Unit of the threshold of a plateau.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdMode {
-    /// In the size of the best number so far. (Its absolute value: PyTorch takes the value itself, so
-    /// that for a negative loss getting worse counts as progress.)
+    /// A share of the absolute value of the best metric so far. (PyTorch takes the value itself, so that
+    /// with a negative loss getting worse counts as progress.)
     #[default]
     Relative,
-    /// In the number's own unit, of the loss nats per image.
+    /// The unit of the metric, of the loss nats per image.
     Absolute,
 }
 
