@@ -27,7 +27,7 @@ pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
 
-use crate::{Direction, Draws, ModelConfig, ModelError, Term, Terms, Vae, compatibility};
+use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
@@ -91,10 +91,10 @@ pub struct LossContext<'a> {
 }
 
 /// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
-const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
+pub(crate) const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
 
 impl Regularizer {
-    fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::None => Ok(()),
             Self::Kl(config) => config.check(),
@@ -164,6 +164,7 @@ impl Regularizer {
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
                 let condition = draws.condition.as_ref();
+                context.vae.check_condition(condition, n_images)?;
                 let latents = context.vae.latents_of(n_images, condition, generator);
                 config.penalty(draws, &latents, terms)
             }
@@ -174,17 +175,6 @@ impl Regularizer {
 }
 
 impl Objective {
-    /// Refuses values that make no sense, and parts that do not fit each other or the model.
-    ///
-    /// # Errors
-    /// The first key that is wrong; what would fit.
-    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
-        self.regularizer.check()?;
-        self.estimator.check()?;
-        self.decoder_penalty.check()?;
-        compatibility::check_objective(model, self)
-    }
-
     /// Samples of z for each image that [`Self::loss`] wants.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
@@ -197,15 +187,13 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
-    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
-    #[must_use]
-    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+    /// The named terms of its parts, whatever the model.
+    pub(crate) fn own_terms(&self) -> Vec<Term> {
         let mut terms = match self.estimator {
             Estimator::Elbo(_) => self.regularizer.terms(),
             _ => vec![], // A bound of the log-weights has no other part.
         };
         terms.extend(self.decoder_penalty.terms());
-        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
         terms
     }
 
