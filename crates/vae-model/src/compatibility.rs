@@ -3,8 +3,8 @@
 
 use crate::config::MOST_LATENTS;
 use crate::{
-    DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
-    PriorConfig, Regularizer, Support,
+    DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
+    PosteriorConfig, PriorConfig, Regularizer, Support,
 };
 
 impl ModelConfig {
@@ -13,13 +13,31 @@ impl ModelConfig {
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
-        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
-            let found = self.latent_dims;
+        const MOST_SIDE: i64 = 1 << 12;
+        if let Some(shape) = self.latent_shape {
+            if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
+                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                return Err(ModelError::config("model.latent_shape", problem));
+            }
+            let n: i64 = shape.iter().product();
+            if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
+                let [channels, height, width] = shape;
+                return Err(ModelError::config(
+                    "model.latent_dims",
+                    format!(
+                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
+                         out"
+                    ),
+                ));
+            }
+        }
+        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
+            let found = self.n_latents();
             let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
             return Err(ModelError::config("model.latent_dims", problem));
         }
-        self.posterior.check(self.latent_dims)?;
-        self.prior.check(self.latent_dims)?;
+        self.posterior.check(self.n_latents())?;
+        self.prior.check(self.n_latents())?;
         self.likelihood.check()?;
         self.network.check()?;
         if let Some(condition) = &self.condition {
@@ -51,6 +69,7 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
         let fits = match posterior.support() {
             Support::Euclidean => "a prior on all of space, such as standard_normal",
             Support::Sphere => "hyperspherical_uniform or vamp",
+            Support::Codes => "uniform_codes",
         };
         return refuse(
             "model.prior",
@@ -62,6 +81,9 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
                 place(posterior.support()),
             ),
         );
+    }
+    if model.latent_shape.is_some() {
+        check_map(model)?;
     }
     if let (PriorConfig::ConditionalGaussian, None) = (prior, &model.condition) {
         return refuse(
@@ -101,6 +123,58 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a latent map for parts that know no places.
+fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
+    let posterior = &model.posterior;
+    if let NetworkConfig::Mlp(_) = model.network {
+        return refuse(
+            "model.latent_shape",
+            "the network mlp has no maps; conv, conv_batch_norm or residual would fit, or latent_dims"
+                .to_owned(),
+        );
+    }
+    if !posterior.is_per_latent() {
+        return refuse(
+            "model.latent_shape",
+            format!(
+                "the posterior {} takes numbers of the image as a whole; diagonal_gaussian, deterministic or \
+                 finite_scalar would fit, or latent_dims",
+                posterior.name()
+            ),
+        );
+    }
+    if let (PosteriorConfig::FiniteScalar(codes), Some([channels, ..])) =
+        (posterior, model.latent_shape)
+    {
+        let n = codes.levels.len() as i64;
+        if n != channels {
+            return refuse(
+                "model.latent_shape",
+                format!("found {channels} channels, but a code at each place has {n} levels"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
+pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), ModelError> {
+    let Some([_, height, width]) = model.latent_shape else {
+        return Ok(());
+    };
+    let last = model.network.last_map([image.height, image.width]);
+    match last {
+        Some(last) if last != [height, width] => refuse(
+            "model.latent_shape",
+            format!(
+                "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                last[0], last[1]
+            ),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
@@ -277,6 +351,7 @@ fn place(support: Support) -> &'static str {
     match support {
         Support::Euclidean => "on all of space",
         Support::Sphere => "on the unit sphere",
+        Support::Codes => "at the levels of codes",
     }
 }
 

@@ -16,15 +16,20 @@ use crate::{
 ///     [network.mlp]
 ///     hidden = [400]
 /// "#).expect("a valid model");
-/// assert_eq!(config.latent_dims, 20);
+/// assert_eq!(config.n_latents(), 20);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// Default 2.
+    /// Default 2, or those of `latent_shape`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
-    pub latent_dims: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_dims: Option<i64>,
+    /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image:
+    /// for convolutional networks, whose last maps must have that size. Default: latents without places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_shape: Option<[i64; 3]>,
     /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
     pub prior: PriorConfig,
     /// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means
@@ -51,7 +56,8 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
-            latent_dims: 2,
+            latent_dims: None,
+            latent_shape: None,
             prior: PriorConfig::default(),
             likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
@@ -64,3 +70,14 @@ impl Default for ModelConfig {
 }
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;
+
+impl ModelConfig {
+    /// Z, the number of latent dimensions, of a map all of them.
+    #[must_use]
+    pub fn n_latents(&self) -> i64 {
+        match self.latent_shape {
+            Some(shape) => shape.iter().product(),
+            None => self.latent_dims.unwrap_or(2),
+        }
+    }
+}

@@ -92,8 +92,8 @@ pub use objective::{
 };
 pub use part::Part;
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
-    PlanarConfig, Posterior, PosteriorConfig,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{

@@ -7,4 +7,6 @@ pub enum Support {
     Euclidean,
     /// The unit sphere in ℝ^Z. Its base distribution is the uniform one.
     Sphere,
+    /// A finite number of points, the levels of codes. Its base distribution is the uniform one.
+    Codes,
 }

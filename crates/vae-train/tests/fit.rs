@@ -26,7 +26,7 @@ fn config() -> RunConfig {
 
 fn vae() -> Vae {
     let config = ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![6] }),
         ..Default::default()
     };

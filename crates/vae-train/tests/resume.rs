@@ -25,7 +25,7 @@ fn splits() -> Splits {
 fn config(extra: &str) -> RunConfig {
     let text = format!("seed = 3\n{extra}\n[dataset.idx]\nfolder = 'unused'\n");
     let mut config: RunConfig = toml::from_str(&text).expect("a config");
-    config.model.latent_dims = 3;
+    config.model.latent_dims = Some(3);
     if matches!(config.model.network, NetworkConfig::Conv(_)) {
         config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     }

@@ -18,7 +18,7 @@ fn config(extra: &str) -> RunConfig {
         "{extra}\n[training]\nepochs = 5\nbatch_size = 8\n[optimizer.adam]\nlearning_rate = 0.03\n"
     );
     let mut config: RunConfig = toml::from_str(&text).expect("a config");
-    config.model.latent_dims = 2;
+    config.model.latent_dims = Some(2);
     config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     config
 }

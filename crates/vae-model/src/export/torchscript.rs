@@ -30,7 +30,7 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             } = vae.image_shape();
             Tensor::full([TRACED_BATCH, channels, height, width], 0.5, options)
         }
-        Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().latent_dims], options),
+        Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().n_latents()], options),
     };
     let inputs: Vec<Tensor> = [Some(input), vae.unknown(TRACED_BATCH)]
         .into_iter()

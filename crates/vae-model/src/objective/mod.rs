@@ -137,6 +137,7 @@ impl Regularizer {
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
                 let condition = draws.condition.as_ref();
+                context.vae.check_condition(condition, n_images)?;
                 let latents = context.vae.latents_of(n_images, condition, generator);
                 config.penalty(draws, &latents)
             }
