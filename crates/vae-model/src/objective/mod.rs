@@ -42,9 +42,9 @@ use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// The term that is added to the reconstruction. Default `kl`, with weight 1.
+    /// The term that is added to the reconstruction. Default `kl`.
     pub regularizer: Regularizer,
-    /// How the samples of an image are combined into a bound. Default `elbo`, with one sample.
+    /// How the samples of an image are combined into a bound. Default `elbo`.
     pub estimator: Estimator,
     /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
