@@ -78,6 +78,19 @@ fn every_command_knows_maps_and_codes() {
                 .expect("a number");
             assert!([-1.0, 0.0, 1.0].contains(&value), "{row}");
         }
+        for record in metrics(&workplace.path("run")) {
+            let has_use = record["code_perplexity"]
+                .as_f64()
+                .is_some_and(|n| (1.0..=60.0).contains(&n))
+                && record["codes_in_use"]
+                    .as_f64()
+                    .is_some_and(|n| (1.0..=60.0).contains(&n));
+            assert_eq!(
+                has_use,
+                codes && record["split"] == "validation",
+                "{record}"
+            );
+        }
         succeeds(&workplace, &["decode", "run", "z.csv", "--out", "p.png"]);
         succeeds(&workplace, &["score", "run", "--out", "s.csv"]);
         succeeds(&workplace, &["eval", "run", "--samples", "3"]);

@@ -46,6 +46,7 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod code_use;
 mod compatibility;
 mod condition;
 mod config;
@@ -72,6 +73,7 @@ mod vae;
 mod watch;
 mod weights;
 
+pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;

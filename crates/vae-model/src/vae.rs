@@ -467,6 +467,15 @@ impl Vae {
         Ok(self.likelihood.sample(&params, generator).contiguous())
     }
 
+    /// How many different codes there are; none where latents are no codes.
+    #[must_use]
+    pub fn n_codes(&self) -> Option<i64> {
+        match &self.config.posterior {
+            PosteriorConfig::FiniteScalar(config) => Some(config.n_codes()),
+            _ => None,
+        }
+    }
+
     /// The codes i64 `[N, n]` that latents `[N, Z]` stand for; none where latents are no codes.
     ///
     /// # Errors
