@@ -72,6 +72,7 @@ pub(super) const ORDERS: &[Order] = &[
         modules: &[
             "error",
             "mode",
+            "terms",
             "math",
             "support",
             "nn",
