@@ -2,9 +2,10 @@
 //! refused when it is read.
 
 use crate::config::MOST_LATENTS;
+use crate::objective::CODE_NLL;
 use crate::{
     DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
-    PosteriorConfig, PriorConfig, Regularizer, Support,
+    PosteriorConfig, PriorConfig, Regularizer, Support, Term,
 };
 
 impl ModelConfig {
@@ -45,6 +46,24 @@ impl ModelConfig {
         }
         check_model(self)
     }
+
+    /// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
+    pub(crate) fn check_image(&self, image: ImageShape) -> Result<(), ModelError> {
+        let Some([_, height, width]) = self.latent_shape else {
+            return Ok(());
+        };
+        let last = self.network.last_map([image.height, image.width]);
+        match last {
+            Some(last) if last != [height, width] => refuse(
+                "model.latent_shape",
+                format!(
+                    "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                    last[0], last[1]
+                ),
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Objective {
@@ -57,6 +76,14 @@ impl Objective {
         self.estimator.check()?;
         self.decoder_penalty.check()?;
         check_objective(model, self)
+    }
+
+    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
+    #[must_use]
+    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+        let mut terms = self.own_terms();
+        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
+        terms
     }
 }
 
@@ -157,24 +184,6 @@ fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
         }
     }
     Ok(())
-}
-
-/// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
-pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), ModelError> {
-    let Some([_, height, width]) = model.latent_shape else {
-        return Ok(());
-    };
-    let last = model.network.last_map([image.height, image.width]);
-    match last {
-        Some(last) if last != [height, width] => refuse(
-            "model.latent_shape",
-            format!(
-                "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
-                last[0], last[1]
-            ),
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
