@@ -19,7 +19,7 @@ use crate::{
 /// "#).expect("a valid model");
 /// assert_eq!(config.n_latents(), 20);
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
@@ -52,22 +52,6 @@ pub struct ModelConfig {
     /// unconditional model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<ConditionConfig>,
-}
-
-impl Default for ModelConfig {
-    fn default() -> Self {
-        Self {
-            latent_dims: None,
-            latent_shape: None,
-            prior: PriorConfig::default(),
-            likelihood: LikelihoodConfig::default(),
-            initialization: Initialization::default(),
-            decoder_spectral_norm: false,
-            posterior: PosteriorConfig::default(),
-            network: NetworkConfig::default(),
-            condition: None,
-        }
-    }
 }
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;

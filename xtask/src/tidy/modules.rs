@@ -24,6 +24,7 @@ pub(super) const ORDERS: &[Order] = &[
             "small_file",
             "text",
             "dotted",
+            "npy",
             "seed",
             "memory",
             "image_shape",
