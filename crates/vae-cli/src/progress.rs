@@ -72,7 +72,7 @@ impl Callback for Progress {
             {
                 self.last_refresh = Some(Instant::now());
                 let means = totals.means();
-                self.bar.set_position(run.position.steps);
+                self.bar.set_position(run.progress.position.steps);
                 self.bar.set_message(means.to_string());
             }
             Event::EpochEnd {
@@ -101,7 +101,7 @@ impl Callback for Progress {
                         ""
                     },
                 ));
-                self.bar.set_position(run.position.steps);
+                self.bar.set_position(run.progress.position.steps);
                 self.bar
                     .set_prefix(format!("epoch {}/{epochs}", (train.epoch + 1).min(epochs)));
             }

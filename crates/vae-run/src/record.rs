@@ -11,6 +11,17 @@ use vae_model::Objective;
 
 use crate::{Position, RunError};
 
+/// Sums over the epoch in progress, to the last bit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTotals {
+    /// reconstruction, kl, loss, gradient norm.
+    pub sums: [f64; 4],
+    /// Images that they are over.
+    pub n_images: i64,
+    /// Every batch so far had a kl.
+    pub has_kl: bool,
+}
+
 /// Means over images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Means {

@@ -42,7 +42,7 @@ impl Default for DecoderWeightConfig {
 }
 
 impl DecoderPenalty {
-    pub(super) fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::None => Ok(()),
             Self::L2(config) => at_least_0("objective.decoder_penalty.l2.weight", config.weight),

@@ -27,7 +27,7 @@ pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
 
-use crate::{Draws, ModelConfig, ModelError, Vae, compatibility};
+use crate::{Draws, ModelError, Vae};
 
 /// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
@@ -91,7 +91,7 @@ pub struct LossContext<'a> {
 }
 
 impl Regularizer {
-    fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::None => Ok(()),
             Self::Kl(config) => config.check(),
@@ -148,17 +148,6 @@ impl Regularizer {
 }
 
 impl Objective {
-    /// Refuses values that make no sense, and parts that do not fit each other or the model.
-    ///
-    /// # Errors
-    /// The first key that is wrong; what would fit.
-    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
-        self.regularizer.check()?;
-        self.estimator.check()?;
-        self.decoder_penalty.check()?;
-        compatibility::check_objective(model, self)
-    }
-
     /// Samples of z for each image that [`Self::loss`] wants.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
