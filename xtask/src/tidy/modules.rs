@@ -106,6 +106,7 @@ pub(super) const ORDERS: &[Order] = &[
             "latent_use",
             "record",
             "config",
+            "options",
             "rollback",
             "progress",
             "summary",
