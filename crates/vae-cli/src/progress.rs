@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::output::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vae_data::one_line;
+use vae_run::Record;
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
 
 /// Where warnings go: stderr. On a terminal the bar's line is wiped first; it is drawn anew below.
@@ -82,7 +84,7 @@ impl Callback for Progress {
                 ..
             } => {
                 self.line(&format!(
-                    "epoch {}/{epochs}: {}train {}, loss {:.4}; {:.0} images/s, {:.0} s{}",
+                    "epoch {}/{epochs}: {}train {}, loss {:.4}{}; {:.0} images/s, {:.0} s{}",
                     train.epoch,
                     validation.map_or(String::new(), |record| format!(
                         "validation {}, ",
@@ -93,6 +95,7 @@ impl Callback for Progress {
                         None => train.means.to_string(),
                     },
                     train.means.loss,
+                    named(validation.unwrap_or(train)),
                     train.images_per_s,
                     train.seconds + validation.map_or(0.0, |record| record.seconds),
                     if validation.is_some() && *is_best {
@@ -110,6 +113,14 @@ impl Callback for Progress {
         }
         Ok(Flow::Continue)
     }
+}
+
+/// `, total_correlation 1.2345` for each term that the objective has of its own.
+fn named(record: &Record) -> String {
+    let named = record.named.iter();
+    named
+        .map(|(name, value)| format!(", {} {value:.4}", one_line(name)))
+        .collect()
 }
 
 /// Counts images that stream by: a bar with the time left on a terminal, their rate at the end.

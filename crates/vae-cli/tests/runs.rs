@@ -283,3 +283,51 @@ fn a_run_that_cannot_be_compared_is_named() {
     let said = workplace.error(&["compare", "runs/a", "runs/a"]);
     assert!(said.contains("runs/a/metrics.jsonl: line 1"), "{said}");
 }
+
+#[test]
+fn what_an_objective_logs_of_its_own_stands_beside_the_others_with_the_way_that_is_better() {
+    let workplace = Workplace::new();
+    let beta_tc = "objective.regularizer.beta_tc = {}";
+    let run_dir = workplace.run("a", beta_tc, "killed", &[-20.0, -12.0]);
+    workplace.run("b", "", "killed", &[-3.0]);
+    let mut records = run_dir.records().expect("records");
+    for record in &mut records {
+        let value = -record.means.elbo.expect("an elbo") / 8.0;
+        record.named.insert("total_correlation".to_owned(), value);
+    }
+    fs::remove_file(run_dir.metrics_file()).expect("removed");
+    run_dir.append_records(records.iter()).expect("written");
+    let terms = run_dir.terms().expect("a table");
+    let term = terms.iter().find(|term| term.name == "total_correlation");
+    assert_eq!(term.expect("declared").unit, "nats per image");
+
+    let text = workplace.stdout(&["compare", "runs/a", "runs/b"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(words).collect();
+    assert_eq!(
+        lines[0][..6],
+        [
+            "run",
+            "elbo",
+            "reconstruction",
+            "kl",
+            "total_correlation",
+            "↓"
+        ]
+    );
+    assert_eq!(
+        lines[1][..6],
+        ["runs/a,", "best", "-12.00", "8.00", "4.00", "1.5000"]
+    );
+    assert_eq!(
+        lines[3][..6],
+        ["runs/b,", "best", "-3.00", "-1.00", "4.00", "-"]
+    );
+    let found = workplace.json(&["compare", "runs/a", "runs/b"]);
+    assert_eq!(found["runs"][0]["best"]["total_correlation"], 1.5);
+
+    let table = workplace.stdout(&["runs", "--metric", "total_correlation", "--sort", "name"]);
+    let lines: Vec<Vec<&str>> = table.lines().map(words).collect();
+    assert_eq!(lines[0][3..5], ["best", "total_correlation"]);
+    assert_eq!(lines[1][..5], ["a", "stopped", "2/10", "1.5000", "2"]);
+    assert_eq!(lines[2][..5], ["b", "stopped", "1/10", "-", "-"]);
+}

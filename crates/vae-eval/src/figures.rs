@@ -6,7 +6,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageEncoder};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
-use vae_model::{Support, Vae};
+use vae_model::{Support, Term, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
@@ -19,6 +19,8 @@ use crate::EvalError;
 pub struct Figures {
     /// The run's metrics, for its learning curves.
     pub records: Vec<Record>,
+    /// What the numbers of the records are.
+    pub terms: Vec<Term>,
     /// In the order of a report.
     pub pictures: Vec<Picture>,
 }
@@ -125,6 +127,7 @@ pub fn figures(
     })?;
     Ok(Figures {
         records: run_dir.records()?,
+        terms: run_dir.terms()?,
         pictures,
     })
 }

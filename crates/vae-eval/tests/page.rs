@@ -7,7 +7,7 @@ use vae_eval::{
     Figures, Findings, ImagesUsed, Measure, Picture, Pixels, Protocol, Report, ScoreProtocol,
     Section, SplitUsed, Subject, Topic, TrainedOn, comparisons, render,
 };
-use vae_model::Crop;
+use vae_model::{Crop, Direction, Term};
 use vae_run::{Means, Position, Record};
 
 /// What a path, a label or a reason might hold.
@@ -107,12 +107,17 @@ fn figures() -> Figures {
             kl: Some(20.0),
             loss: 100.0,
         };
-        Record::new(position, split, means)
+        let mut record = Record::new(position, split, means);
+        for name in ["total_correlation", HOSTILE] {
+            record.named.insert(name.to_owned(), epoch as f64);
+        }
+        record
     };
     Figures {
         records: (1..=3)
             .flat_map(|epoch| [record(epoch, "train"), record(epoch, "validation")])
             .collect(),
+        terms: vec![Term::new("total_correlation", HOSTILE, Direction::Lower)],
         pictures: vec![Picture {
             title: HOSTILE.to_owned(),
             caption: HOSTILE.to_owned(),
@@ -205,6 +210,7 @@ fn all_that_was_measured_is_there() {
         "kl per dimension",
         "Not measured",
         "Learning curves",
+        "total correlation, &lt;script",
         // Published, with what differs.
         "86.76",
         "K = 5000 instead of 500",
@@ -213,7 +219,8 @@ fn all_that_was_measured_is_there() {
     ] {
         assert!(page.contains(text), "{text} is not on the page");
     }
-    assert!(page.matches("<polyline").count() == 6);
+    // elbo, reconstruction, kl and two terms of the objective, each on both splits.
+    assert_eq!(page.matches("<polyline").count(), 10);
     assert!(page.matches("<rect").count() >= 4);
 }
 

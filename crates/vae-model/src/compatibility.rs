@@ -2,9 +2,10 @@
 //! refused when it is read.
 
 use crate::config::{MOST_LATENTS, MOST_SIDE};
+use crate::objective::CODE_NLL;
 use crate::{
     DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
-    PosteriorConfig, PriorConfig, Regularizer, Support,
+    PosteriorConfig, PriorConfig, Regularizer, Support, Term,
 };
 
 impl ModelConfig {
@@ -56,6 +57,14 @@ impl Objective {
         self.estimator.check()?;
         self.decoder_penalty.check()?;
         check_objective(model, self)
+    }
+
+    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
+    #[must_use]
+    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+        let mut terms = self.own_terms();
+        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
+        terms
     }
 }
 

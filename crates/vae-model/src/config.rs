@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
+    Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -60,6 +61,21 @@ pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 pub(crate) const MOST_SIDE: i64 = 1 << 12;
 
 impl ModelConfig {
+    /// The named terms that draws of such a model carry ([`Draws::named`](crate::Draws::named)).
+    #[must_use]
+    pub fn terms(&self) -> Vec<Term> {
+        vec![] // Every posterior so far says no more than the ELBO's terms.
+    }
+
+    /// Whether a learned prior is trained on codes that have no kl to train it by.
+    pub(crate) fn fits_prior_to_codes(&self) -> bool {
+        let is_learned = !matches!(
+            self.prior,
+            PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform
+        );
+        is_learned && !self.posterior.has_density()
+    }
+
     /// Z, the number of latent dimensions, of a map all of them.
     #[must_use]
     pub fn n_latents(&self) -> i64 {

@@ -67,6 +67,7 @@ mod summary;
 mod sums;
 mod support;
 mod tensor_file;
+mod terms;
 mod vae;
 mod watch;
 mod weights;
@@ -103,6 +104,7 @@ pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;
 pub use tensor_file::{TensorFile, read_tensors};
+pub use terms::{Direction, Term, Terms};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, files, write_whole,

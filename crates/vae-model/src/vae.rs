@@ -21,6 +21,7 @@ use crate::weights::{self, Header};
 use crate::{
     ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
     ModelError, Posterior, PosteriorConfig, Preprocessing, Prior, PriorContext, StateDictMap,
+    Terms,
 };
 
 /// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
@@ -98,6 +99,9 @@ pub struct Draws {
     pub kl_per_dimension: Option<Tensor>,
     /// The terms of the ELBO, as means of the K samples; the kl in closed form where there is one.
     pub terms: ElboTerms,
+    /// What a part of the model says of these draws beside that, for logs: those of
+    /// [`ModelConfig::terms`].
+    pub named: Terms,
 }
 
 impl Draws {
@@ -696,7 +700,7 @@ impl Vae {
     /// posterior, which has no kl to train it by. The codes are constants to it, so that it is fitted to
     /// them and they not to it. None where there is nothing to fit.
     pub(crate) fn code_density_loss(&self, draws: &Draws) -> Option<Tensor> {
-        if self.config.posterior.has_density() || self.prior.is_base() {
+        if !self.config.fits_prior_to_codes() {
             return None;
         }
         let codes = draws.latents.detach().flatten(0, 1);
@@ -942,6 +946,7 @@ impl Vae {
             log_qz_x,
             kl_per_dimension,
             terms,
+            named: Terms::default(),
         }
     }
 

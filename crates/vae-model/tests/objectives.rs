@@ -1,5 +1,7 @@
 //! Every objective on terms that one can add up by hand, and what its gradient does.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
 use vae_model::{
     BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, CapacityConfig, Draws, ImageShape, KlConfig,
@@ -259,4 +261,109 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
     // What is logged knows no clip, and without one it is the loss: 15 nats of six pixels.
     let (unclipped, _) = loss(&far, 0.0);
     assert!((unclipped.double_value(&[]) - 15.0 / 6.0).abs() < 1e-6);
+}
+
+/// The loss of the two images, and the named terms beside it.
+fn loss_and_terms(toml: &str, model: &ModelConfig) -> (f64, BTreeMap<String, f64>) {
+    let objective: Objective = toml::from_str(toml).expect(toml);
+    let vae = Vae::new(model, SHAPE, Device::Cpu, 1).expect("a model");
+    let (draws, _) = draws(&vae);
+    let context = LossContext {
+        vae: &vae,
+        step: 5,
+        n_images: 2,
+    };
+    let (loss, terms) = objective
+        .loss_and_terms(&draws, context, &mut vae.generator(1))
+        .expect("a loss");
+    let declared: Vec<_> = objective.terms(model);
+    let logged: Vec<_> = terms.iter().map(|(term, _)| term.clone()).collect();
+    assert_eq!(logged, declared, "{toml}: those that the config declares");
+    assert!(
+        terms.iter().all(|(_, value)| !value.requires_grad()),
+        "{toml}"
+    );
+    let terms = terms.iter().map(|(term, value)| {
+        let value = value.mean(Kind::Double).double_value(&[]);
+        (term.name.to_string(), value)
+    });
+    (loss.double_value(&[]), terms.collect())
+}
+
+#[test]
+fn an_objective_logs_the_parts_that_it_declares_without_their_weights() {
+    // Reconstruction 15, kl 3.2.
+    let (_, terms) = loss_and_terms(
+        "regularizer.capacity = { gamma = 10.0, final_capacity = 4.0, over_steps = 10 }",
+        &model(),
+    );
+    assert!((terms["capacity_gap"] - 1.2).abs() < 1e-6);
+    let (_, terms) = loss_and_terms("regularizer.kl.free_bits = 0.5", &model());
+    assert!((terms["free_bits_kl"] - 3.5).abs() < 1e-6);
+
+    let codes: ModelConfig = toml::from_str(
+        "latent_dims = 2\nposterior = 'deterministic'\nnetwork.mlp.hidden = []\n\
+         prior.gaussian_mixture.components = 2",
+    )
+    .expect("a model");
+    for (toml, model, base, weights) in [
+        ("", model(), 18.2, vec![]),
+        ("estimator.iwae.samples = 1", model(), f64::NAN, vec![]),
+        (
+            "regularizer.beta_tc = { alpha = 2.0, beta = 3.0, gamma = 4.0 }",
+            model(),
+            15.0,
+            vec![
+                ("mutual_information", 2.0),
+                ("total_correlation", 3.0),
+                ("dimension_wise_kl", 4.0),
+            ],
+        ),
+        (
+            "regularizer.dip = { off_diagonal = 10.0, diagonal = 100.0 }",
+            model(),
+            18.2,
+            vec![("dip_off_diagonal", 10.0), ("dip_diagonal", 100.0)],
+        ),
+        (
+            "regularizer.mmd = { weight = 3.0, kl_weight = 0.0 }",
+            model(),
+            15.0,
+            vec![("mmd", 3.0)],
+        ),
+        (
+            "decoder_penalty.l2.weight = 0.25",
+            model(),
+            18.2,
+            vec![("decoder_l2", 0.25)],
+        ),
+        (
+            "decoder_penalty.gradient_penalty.weight = 2.0",
+            model(),
+            18.2,
+            vec![("decoder_jacobian", 2.0)],
+        ),
+        (
+            "regularizer.latent_norm.weight = 3.0",
+            codes,
+            15.0,
+            vec![("squared_latent_norm", 1.5), ("code_nll", 1.0)],
+        ),
+    ] {
+        let (loss, terms) = loss_and_terms(toml, &model);
+        assert_eq!(terms.len(), weights.len(), "{toml}");
+        let wanted = weights
+            .iter()
+            .map(|(name, weight)| weight * terms[*name])
+            .sum::<f64>()
+            + base;
+        assert!(
+            base.is_nan() || (loss - wanted).abs() < 1e-4 * wanted.abs(),
+            "{toml}: {loss} vs {wanted}"
+        );
+    }
+
+    let tutorial = "regularizer.pixel_mean.probability_clip = 1e-7";
+    let (_, terms) = loss_and_terms(tutorial, &model());
+    assert!(terms["clipped_reconstruction"] > 0.0);
 }

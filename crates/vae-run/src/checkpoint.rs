@@ -38,7 +38,7 @@ use crate::checkpoint_folder::{
     PARTIAL_SUFFIX, delete, free_name, parse_folder_name, remove_folder,
 };
 use crate::{
-    LatentUse, Metric, Position, Progress, Record, RunConfig, RunDir, RunError, SavedRecovery,
+    LatentUse, Position, Progress, Ranking, Record, RunConfig, RunDir, RunError, SavedRecovery,
     SavedTotals,
 };
 
@@ -266,10 +266,10 @@ pub fn save(
 
     // It is safe now: what goes wrong with the others is no reason to end the run.
     let entries = list(run_dir)?;
-    let metric = state.config.checkpoints.metric;
-    let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, metric);
+    let ranking = state.config.ranking(&state.config.checkpoints.metric);
+    let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, &ranking);
     link(&root, "last", kept.first());
-    link(&root, "best", best_of(&kept, metric));
+    link(&root, "best", best_of(&kept, &ranking));
     for entry in superseded {
         if let Err(error) = delete(&entry.folder) {
             warn!("{}: cannot be deleted", with_causes(&error));
@@ -332,12 +332,14 @@ impl Checkpoint {
     pub fn open(self, run_dir: &RunDir) -> Result<OpenCheckpoint, RunError> {
         let mut entries = list(run_dir)?;
         if self == Self::Best {
-            let metric = run_dir.config()?.checkpoints.metric;
+            let config = run_dir.config()?;
+            let ranking = config.ranking(&config.checkpoints.metric);
             // One whose state cannot be read may be the best: it comes first, and is found damaged.
             entries.retain(|entry| entry.is_whole_epoch || !entry.is_readable);
             if entries.iter().any(|entry| entry.validation.is_some()) {
                 entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
-                entries.sort_by(|a, b| metric.order(b.value(metric), a.value(metric))); // Best first.
+                // Best first.
+                entries.sort_by(|a, b| ranking.order(b.value(&ranking), a.value(&ranking)));
             }
         }
         if entries.is_empty() {
@@ -413,10 +415,10 @@ struct Entry {
 }
 
 impl Entry {
-    fn value(&self, metric: Metric) -> Option<f64> {
+    fn value(&self, ranking: &Ranking) -> Option<f64> {
         self.validation
             .as_ref()
-            .and_then(|record| metric.of(record))
+            .and_then(|record| ranking.of(record))
     }
 }
 
@@ -476,9 +478,9 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
 
 /// Which checkpoints stay and which go, of a list with the newest first, which was just written: the newest
 /// `keep` and the best stay, of those that led to it.
-fn sort_out(entries: Vec<Entry>, keep: usize, metric: Metric) -> (Vec<Entry>, Vec<Entry>) {
+fn sort_out(entries: Vec<Entry>, keep: usize, ranking: &Ranking) -> (Vec<Entry>, Vec<Entry>) {
     let (mut line, mut superseded) = line_of_newest(entries);
-    let best = best_of(&line, metric).map(|entry| entry.folder.clone());
+    let best = best_of(&line, ranking).map(|entry| entry.folder.clone());
     let mut index = 0;
     let (kept, older) = line.drain(..).partition(|entry| {
         index += 1;
@@ -509,11 +511,11 @@ fn line_of_newest(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
 
 /// The entry of the best validation metric, of a list with the newest first; of equal ones the oldest,
 /// which was there first. Without validation the newest after a whole epoch.
-fn best_of(entries: &[Entry], metric: Metric) -> Option<&Entry> {
+fn best_of<'a>(entries: &'a [Entry], ranking: &Ranking) -> Option<&'a Entry> {
     entries
         .iter()
         .filter(|entry| entry.validation.is_some())
-        .max_by(|a, b| metric.order(a.value(metric), b.value(metric)))
+        .max_by(|a, b| ranking.order(a.value(ranking), b.value(ranking)))
         .or_else(|| entries.iter().find(|entry| entry.is_whole_epoch))
 }
 
@@ -547,8 +549,8 @@ fn link(root: &Path, name: &str, entry: Option<&Entry>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Means;
     use crate::checkpoint_folder::folder_name;
+    use crate::{Means, Metric};
 
     fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
         let means = |elbo: f64| Means {
@@ -585,11 +587,11 @@ mod tests {
             entry(2, Some(-7.0)),
             entry(1, Some(-8.0)),
         ];
-        let (kept, gone) = sort_out(entries.clone(), 2, Metric::Elbo);
+        let (kept, gone) = sort_out(entries.clone(), 2, &Metric::Elbo.ranking(&[]));
         // Of the two equal ones the older is the best: it was there first.
         assert_eq!((epochs(&kept), epochs(&gone)), (vec![5, 4, 2], vec![3, 1]));
         // Of the loss the least is best.
-        let (kept, _) = sort_out(entries, 1, Metric::Loss);
+        let (kept, _) = sort_out(entries, 1, &Metric::Loss.ranking(&[]));
         assert_eq!(epochs(&kept), [5, 2]);
     }
 
@@ -606,7 +608,7 @@ mod tests {
     }
 
     fn kept(entries: &[Entry], keep: usize) -> Vec<u64> {
-        let (kept, _) = sort_out(entries.to_vec(), keep, Metric::Elbo);
+        let (kept, _) = sort_out(entries.to_vec(), keep, &Metric::Elbo.ranking(&[]));
         kept.iter().map(|entry| entry.sequence).collect()
     }
 
@@ -658,7 +660,7 @@ mod tests {
         };
         let entries = vec![amid(2, 1, 580), unreadable, amid(1, 0, 560)];
         for (keep, gone) in [(1, vec![570, 560]), (2, vec![570]), (3, vec![])] {
-            let (_, superseded) = sort_out(entries.clone(), keep, Metric::Elbo);
+            let (_, superseded) = sort_out(entries.clone(), keep, &Metric::Elbo.ranking(&[]));
             let steps: Vec<u64> = superseded
                 .iter()
                 .map(|entry| entry.position.steps)
@@ -737,6 +739,12 @@ mod tests {
     fn nan_is_never_best() {
         let entries = vec![entry(2, Some(f64::NAN)), entry(1, Some(-8.0))];
         let best = |metric| best_of(&entries, metric).expect("one").position.epochs;
-        assert_eq!((best(Metric::Elbo), best(Metric::Loss)), (1, 1));
+        assert_eq!(
+            (
+                best(&Metric::Elbo.ranking(&[])),
+                best(&Metric::Loss.ranking(&[]))
+            ),
+            (1, 1)
+        );
     }
 }

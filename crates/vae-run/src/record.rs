@@ -1,18 +1,20 @@
 //! Metrics: means over images, a line of JSON for each epoch, and by which of them epochs are compared.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use vae_model::ModelConfig;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 #[cfg(doc)]
 use vae_model::Objective;
+use vae_model::{Direction, ModelConfig, Term};
 
 use crate::{Position, RunError};
 
 /// Sums over the epoch in progress, to the last bit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedTotals {
     /// reconstruction, kl, loss, gradient norm.
     pub sums: [f64; 4],
@@ -20,6 +22,26 @@ pub struct SavedTotals {
     pub n_images: i64,
     /// Every batch so far had a kl.
     pub has_kl: bool,
+    /// The named terms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<SavedTerm>,
+}
+
+/// The sum of a named term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTerm {
+    /// What it is.
+    #[serde(flatten)]
+    pub term: Term,
+    /// The sum; JSON has no NaN, and reads it as `null`.
+    #[serde(deserialize_with = "number_or_nan")]
+    pub sum: f64,
+    /// Images that it is over: those of the batches that had it.
+    pub n_images: i64,
+}
+
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Means over images.
@@ -93,6 +115,22 @@ pub struct Record {
     pub images_per_s: f64,
     /// Seconds that the pass took.
     pub seconds: f64,
+    /// What the objective and the model say beside that: means over the images, by the names of their terms
+    /// (`RunConfig::terms`).
+    #[serde(flatten, serialize_with = "finite", deserialize_with = "numbers")]
+    pub named: BTreeMap<String, f64>,
+}
+
+/// JSON has no NaN: a value that is not finite is left out.
+fn finite<S: Serializer>(named: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(named.iter().filter(|(_, value)| value.is_finite()))
+}
+
+/// The numbers of what is left of a line.
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let left = BTreeMap::<String, Value>::deserialize(deserializer)?;
+    let number = |(name, value): (String, Value)| Some((name, value.as_f64()?));
+    Ok(left.into_iter().filter_map(number).collect())
 }
 
 impl Record {
@@ -100,6 +138,45 @@ impl Record {
     pub const TRAIN: &str = "train";
     /// The split that chooses: the best checkpoint, when to stop. Test images are never in a record.
     pub const VALIDATION: &str = "validation";
+
+    /// What the numbers are that the records of every run may hold.
+    #[must_use]
+    pub fn terms() -> Vec<Term> {
+        use Direction::{Higher, Lower, Neither};
+        [
+            ("elbo", Term::NATS, Higher),
+            ("reconstruction", Term::NATS, Lower),
+            ("kl", Term::NATS, Lower),
+            ("loss", "the objective's own", Lower),
+            ("gradient_norm", Term::NO_UNIT, Neither),
+            ("learning_rate", "step size", Neither),
+            ("beta", Term::NO_UNIT, Neither),
+            ("capacity", Term::NATS, Neither),
+            ("active_units", "latent dimensions", Higher),
+            ("mse", Term::NO_UNIT, Lower),
+            ("bits_per_dim", "bits per dimension", Lower),
+            ("waited", "share of the time", Neither),
+            ("images_per_s", "images per second", Neither),
+            ("seconds", "s", Neither),
+        ]
+        .map(|(name, unit, better)| Term::new(name, unit, better))
+        .into()
+    }
+
+    /// The terms that records hold beside those of every run, in the order of `terms`; those that are not
+    /// among them last.
+    #[must_use]
+    pub fn named_terms(records: &[Self], terms: &[Term]) -> Vec<Term> {
+        let mut names: BTreeSet<&String> = records.iter().flat_map(|r| r.named.keys()).collect();
+        let mut known: Vec<Term> = terms.to_vec();
+        known.retain(|term| names.remove(&term.name.to_string()));
+        known.extend(names.into_iter().map(|name| Term {
+            name: name.clone().into(),
+            unit: Term::NO_UNIT.into(),
+            better: Direction::Neither,
+        }));
+        known
+    }
 
     /// Means of a split at a position, nothing else known yet.
     #[must_use]
@@ -119,6 +196,7 @@ impl Record {
             waited: None,
             images_per_s: 0.0,
             seconds: 0.0,
+            named: BTreeMap::new(),
         }
     }
 
@@ -139,8 +217,9 @@ impl Record {
     }
 }
 
-/// The metric of the validation images by which epochs are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The metric of the validation images by which epochs are compared: the name of any number of a validation
+/// record that has a better direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// The evidence lower bound in nats per image, the higher the better.
@@ -160,12 +239,46 @@ pub enum Metric {
     BitsPerDim,
     /// The number of latent dimensions in use, the higher the better.
     ActiveUnits,
+    /// A term that the objective or the model logs of its own, by its name, such as `total_correlation`.
+    #[serde(untagged)]
+    Term(#[schemars(example = &"total_correlation")] String),
+}
+
+impl From<&str> for Metric {
+    fn from(name: &str) -> Self {
+        let fixed = [
+            Self::Elbo,
+            Self::Reconstruction,
+            Self::Kl,
+            Self::Loss,
+            Self::Mse,
+            Self::BitsPerDim,
+            Self::ActiveUnits,
+        ];
+        let named = fixed.into_iter().find(|metric| metric.name() == name);
+        named.unwrap_or_else(|| Self::Term(name.to_owned()))
+    }
 }
 
 impl Metric {
+    /// Its name, as in a record.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Elbo => "elbo",
+            Self::Reconstruction => "reconstruction",
+            Self::Kl => "kl",
+            Self::Loss => "loss",
+            Self::Mse => "mse",
+            Self::BitsPerDim => "bits_per_dim",
+            Self::ActiveUnits => "active_units",
+            Self::Term(name) => name,
+        }
+    }
+
     /// Its value in a validation record, if it is known there.
     #[must_use]
-    pub fn of(self, record: &Record) -> Option<f64> {
+    pub fn of(&self, record: &Record) -> Option<f64> {
         let means = &record.means;
         match self {
             Self::Elbo => means.elbo,
@@ -175,22 +288,34 @@ impl Metric {
             Self::Mse => record.mse,
             Self::BitsPerDim => record.bits_per_dim,
             Self::ActiveUnits => record.active_units.map(|n| n as f64),
+            Self::Term(name) => record.named.get(name).copied(),
         }
     }
 
-    /// By how much `new` is better than `old`; negative where it is worse.
+    /// How epochs are compared by it. `terms` say which direction is better of a [`Self::Term`]; of one
+    /// that is not among them the less the better.
     #[must_use]
-    pub fn gain(self, new: f64, old: f64) -> f64 {
-        match self {
-            Self::Elbo | Self::ActiveUnits => new - old,
-            Self::Reconstruction | Self::Kl | Self::Loss | Self::Mse | Self::BitsPerDim => {
-                old - new
-            }
+    pub fn ranking(&self, terms: &[Term]) -> Ranking {
+        let higher_is_better = match self {
+            Self::Elbo | Self::ActiveUnits => true,
+            Self::Term(name) => terms
+                .iter()
+                .any(|term| term.name == *name && term.better == Direction::Higher),
+            _ => false,
+        };
+        Ranking {
+            metric: self.clone(),
+            higher_is_better,
         }
     }
 
-    /// Refuses a metric that a model does not have.
-    pub(crate) fn check(self, key: &'static str, model: &ModelConfig) -> Result<(), RunError> {
+    /// Refuses a metric that runs of such a model with these terms do not have, or that has no better direction.
+    pub(crate) fn check(
+        &self,
+        key: &'static str,
+        model: &ModelConfig,
+        terms: &[Term],
+    ) -> Result<(), RunError> {
         match self {
             Self::Elbo | Self::Kl | Self::BitsPerDim if !model.posterior.has_density() => {
                 Err(RunError::config(
@@ -204,13 +329,92 @@ impl Metric {
                 "found bits_per_dim, which only likelihoods of 8-bit values have, such as \
                  discretized_logistic",
             )),
+            Self::Term(name) => {
+                let problem = match terms.iter().find(|term| term.name == *name) {
+                    Some(term) if term.better != Direction::Neither => return Ok(()),
+                    Some(_) => "of which no direction is better",
+                    None => "which this config does not log",
+                };
+                let fit = terms
+                    .iter()
+                    .filter(|term| term.better != Direction::Neither)
+                    .filter(|term| !Self::lacks(model, &term.name))
+                    .map(|term| &*term.name);
+                let fit = fit.collect::<Vec<_>>().join(", ");
+                let problem = format!("found {name:?}, {problem}; {fit} would fit");
+                Err(RunError::config(key, problem))
+            }
             _ => Ok(()),
         }
     }
 
-    /// The better one is greater; nothing, or what is no number, is worse than any number.
+    /// Whether a model's records have no such number, of those that every record may have.
+    fn lacks(model: &ModelConfig, name: &str) -> bool {
+        match name {
+            "elbo" | "kl" => !model.posterior.has_density(),
+            "bits_per_dim" => {
+                !model.posterior.has_density() || !model.likelihood.has_bits_per_dim()
+            }
+            _ => false,
+        }
+    }
+
+    /// Refuses a metric that a validation record does not hold: one that is logged in training alone.
+    ///
+    /// # Errors
+    /// `key` is to blame; the terms that the record holds.
+    pub fn check_record(&self, key: &'static str, record: &Record) -> Result<(), RunError> {
+        match self {
+            Self::Term(name) if !record.named.contains_key(name) => {
+                let held: Vec<&str> = record.named.keys().map(String::as_str).collect();
+                let problem = format!(
+                    "found {name:?}, which the validation images have no number of; elbo, reconstruction, \
+                     loss and mse are there{}{}",
+                    if held.is_empty() { "" } else { ", and " },
+                    held.join(", ")
+                );
+                Err(RunError::config(key, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How epochs are compared by a metric ([`Metric::ranking`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranking {
+    metric: Metric,
+    higher_is_better: bool,
+}
+
+impl Ranking {
+    /// The metric's value in a validation record, if it is known there.
     #[must_use]
-    pub fn order(self, a: Option<f64>, b: Option<f64>) -> Ordering {
+    pub fn of(&self, record: &Record) -> Option<f64> {
+        self.metric.of(record)
+    }
+
+    /// By how much `new` is better than `old`; negative where it is worse.
+    #[must_use]
+    pub fn gain(&self, new: f64, old: f64) -> f64 {
+        match self.higher_is_better {
+            true => new - old,
+            false => old - new,
+        }
+    }
+
+    /// The value with the sign by which less is better.
+    #[must_use]
+    pub fn falling(&self, value: f64) -> f64 {
+        match self.higher_is_better {
+            true => -value,
+            false => value,
+        }
+    }
+
+    /// The better one is greater; nothing, or NaN, is worse than any number.
+    #[must_use]
+    pub fn order(&self, a: Option<f64>, b: Option<f64>) -> Ordering {
         let number = |value: Option<f64>| value.filter(|value| !value.is_nan());
         match (number(a), number(b)) {
             (Some(a), Some(b)) => self.gain(a, b).total_cmp(&0.0),
@@ -251,14 +455,82 @@ mod tests {
 
     #[test]
     fn better_is_up_for_the_elbo_and_down_for_the_loss() {
-        assert_eq!(Metric::Elbo.gain(-100.0, -110.0), 10.0);
-        assert_eq!(Metric::Loss.gain(100.0, 110.0), 10.0);
-        assert_eq!(
-            Metric::Elbo.order(Some(-1.0), Some(-2.0)),
-            Ordering::Greater
-        );
-        assert_eq!(Metric::Kl.order(Some(1.0), Some(2.0)), Ordering::Greater);
-        assert_eq!(Metric::Kl.order(Some(f64::NAN), Some(2.0)), Ordering::Less);
-        assert_eq!(Metric::Elbo.order(None, Some(-1e9)), Ordering::Less);
+        let ranking = |metric: Metric| metric.ranking(&[]);
+        let [elbo, loss, kl] = [Metric::Elbo, Metric::Loss, Metric::Kl].map(ranking);
+        assert_eq!(elbo.gain(-100.0, -110.0), 10.0);
+        assert_eq!(loss.gain(100.0, 110.0), 10.0);
+        assert_eq!((elbo.falling(-3.0), loss.falling(3.0)), (3.0, 3.0));
+        assert_eq!(elbo.order(Some(-1.0), Some(-2.0)), Ordering::Greater);
+        assert_eq!(kl.order(Some(1.0), Some(2.0)), Ordering::Greater);
+        assert_eq!(kl.order(Some(f64::NAN), Some(2.0)), Ordering::Less);
+        assert_eq!(elbo.order(None, Some(-1e9)), Ordering::Less);
+    }
+
+    #[test]
+    fn a_named_term_is_better_in_the_direction_that_it_declares() {
+        let terms = [
+            Term::new("accuracy", Term::NO_UNIT, Direction::Higher),
+            Term::new("penalty", Term::NO_UNIT, Direction::Lower),
+        ];
+        let gain = |name: &str| Metric::Term(name.to_owned()).ranking(&terms).gain(3.0, 2.0);
+        assert_eq!((gain("accuracy"), gain("penalty")), (1.0, -1.0));
+    }
+
+    #[test]
+    fn named_terms_stand_in_the_line_beside_the_others_and_old_lines_have_none() {
+        let old = r#"{"epoch":2,"step":9,"split":"validation","elbo":-3.0,"reconstruction":2.0,"kl":1.0,"loss":3.0,"images_per_s":5.0,"seconds":1.5}"#;
+        let mut record: Record = serde_json::from_str(old).expect("a record");
+        assert!(record.named.is_empty());
+        assert_eq!(serde_json::to_string(&record).expect("a line"), old);
+
+        record.named.insert("mmd".to_owned(), 0.25);
+        let new = serde_json::to_string(&record).expect("a line");
+        assert_eq!(new, old.replace("1.5}", r#"1.5,"mmd":0.25}"#));
+        let read: Record = serde_json::from_str(&new).expect("a record");
+        assert_eq!(read, record);
+        // JSON has no NaN, and what later versions write may be no number.
+        record.named.insert("mmd".to_owned(), f64::NAN);
+        assert_eq!(serde_json::to_string(&record).expect("a line"), old);
+        let later = old.replace("1.5}", r#"1.5,"mmd":null,"note":"text"}"#);
+        let read: Record = serde_json::from_str(&later).expect("a record");
+        assert!(read.named.is_empty());
+    }
+
+    #[test]
+    fn every_number_of_a_record_is_declared() {
+        let means = Means {
+            elbo: Some(-3.0),
+            reconstruction: 2.0,
+            kl: Some(1.0),
+            loss: 3.0,
+        };
+        let position = Position {
+            epochs: 1,
+            steps: 1,
+        };
+        let record = Record {
+            gradient_norm: Some(1.0),
+            learning_rate: Some(1.0),
+            beta: Some(1.0),
+            capacity: Some(1.0),
+            active_units: Some(1),
+            mse: Some(1.0),
+            bits_per_dim: Some(1.0),
+            waited: Some(1.0),
+            ..Record::new(position, "train", means)
+        };
+        let line = serde_json::to_value(&record).expect("a line");
+        let mut keys: Vec<&str> = line
+            .as_object()
+            .expect("keys")
+            .keys()
+            .map(String::as_str)
+            .collect();
+        keys.retain(|key| !["epoch", "step", "split"].contains(key));
+        keys.sort_unstable();
+        let terms = Record::terms();
+        let mut names: Vec<&str> = terms.iter().map(|term| &*term.name).collect();
+        names.sort_unstable();
+        assert_eq!(keys, names);
     }
 }

@@ -8,6 +8,8 @@ use tempfile::TempDir;
 use vae_base::files::{self, TemporaryName, append_whole, is_temporary};
 use vae_base::{read_small, read_small_text, write_whole};
 
+use vae_model::Term;
+
 use crate::{Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock};
 
 const LOCK_FILE: &str = "run.lock";
@@ -147,7 +149,11 @@ impl RunDir {
         let file = self.config_file();
         let text = toml::to_string(config)
             .map_err(|error| RunError::run(&file, format!("config as TOML: {error}")))?;
-        write_whole(&file, text.as_bytes()).map_err(RunError::io(&file))
+        write_whole(&file, text.as_bytes()).map_err(RunError::io(&file))?;
+        let file = self.terms_file();
+        let json = serde_json::to_vec_pretty(&config.terms())
+            .map_err(|error| RunError::run(&file, error.to_string()))?;
+        write_whole(&file, &json).map_err(RunError::io(&file))
     }
 
     /// An existing run.
@@ -178,6 +184,20 @@ impl RunDir {
         let file = self.config_file();
         let text = read_config(&file).map_err(RunError::io(&file))?;
         toml::from_str(&text).map_err(|error| RunError::run(&file, error.message()))
+    }
+
+    /// What the numbers of its records are; those that the records of every run may hold where an earlier
+    /// version wrote no table of them.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn terms(&self) -> Result<Vec<Term>, RunError> {
+        let file = self.terms_file();
+        let json = match read_small(&file, LARGEST_CONFIG) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Record::terms()),
+            read => read.map_err(RunError::io(&file))?,
+        };
+        serde_json::from_slice(&json).map_err(|error| RunError::run(&file, error.to_string()))
     }
 
     /// The run's metrics so far, in the order of their epochs; none before its first epoch ends.
@@ -340,6 +360,12 @@ impl RunDir {
     #[must_use]
     pub fn metrics_file(&self) -> PathBuf {
         self.path.join("metrics.jsonl")
+    }
+
+    /// `terms.json`: what the numbers of `metrics.jsonl` are, their units and which way is better.
+    #[must_use]
+    pub fn terms_file(&self) -> PathBuf {
+        self.path.join("terms.json")
     }
 
     /// `run.lock`.

@@ -1,5 +1,7 @@
 //! Evaluation on held-out images.
 
+use std::collections::BTreeMap;
+
 use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
@@ -8,7 +10,6 @@ use vae_model::{Conditioned, LossContext, Mode, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
-use crate::learner::check;
 use crate::{Totals, TrainError};
 
 /// What a pass over images that are not trained on says.
@@ -16,10 +17,20 @@ use crate::{Totals, TrainError};
 pub struct Evaluation {
     /// Means over the images.
     pub means: Means,
+    /// What the objective and the model say beside that: means over the images, by name.
+    pub named: BTreeMap<String, f64>,
     /// How much each latent dimension is used.
     pub latent_use: LatentUse,
     /// Mean squared error of the mean images against the images, pixels from 0 to 1.
     pub mse: f64,
+}
+
+/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
+/// one that the model was made of.
+pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
+    config.check()?;
+    config.objective.check(vae.config())?;
+    Ok(())
 }
 
 /// One pass over the data set without gradients. The noise is the same every time, so that epochs
@@ -58,9 +69,10 @@ fn pass(
     // As many decoded images at a time as the config has memory for.
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
-        let draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
-        let loss = objective.loss(&draws, context, &mut noise)?.detach();
-        Ok((draws, loss))
+        let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
+        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise)?;
+        named.extend(std::mem::take(&mut draws.named));
+        Ok((draws, loss.detach(), named))
     };
     no_grad(|| {
         let mut totals = Totals::new(vae.device());
@@ -72,11 +84,11 @@ fn pass(
         for batch in Batches::sequential(dataset, batch_size, vae.device()) {
             let batch = batch?;
             let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
-            let (draws, loss) = match objective.needs_gradients() {
+            let (draws, loss, named) = match objective.needs_gradients() {
                 true => with_grad(|| draw_and_lose(images))?,
                 false => draw_and_lose(images)?,
             };
-            totals.add(&draws.terms, &loss, None);
+            totals.add(&draws.terms, &loss, None, &named);
             let targets = batch.items.to_kind(Kind::Float) / 255.0;
             let errors = vae.mean_images(&draws) - targets; // [K, B, C, H, W]
             squared_errors += errors.square().sum(Kind::Double) / n_samples;
@@ -95,6 +107,7 @@ fn pass(
         let variance = square_sums / n_images - (center_sums / n_images).square();
         Ok(Evaluation {
             means: totals.means(),
+            named: totals.named_means(),
             latent_use: LatentUse {
                 kl,
                 center_variance: Vec::<f64>::try_from(variance)?,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::derive_seed;
-use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Vae};
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
+use crate::evaluate::check;
 use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
 
 /// A model with what it takes to train it.
@@ -28,6 +29,8 @@ pub struct StepOutput {
     pub loss: Tensor,
     /// Norm of its gradient, before clipping.
     pub gradient_norm: Tensor,
+    /// What the objective and the model say beside that: scalars, means over the images.
+    pub named: Terms,
 }
 
 /// Copies of everything that a step changes.
@@ -97,14 +100,6 @@ impl Snapshot {
     }
 }
 
-/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
-/// one that the model was made of.
-pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
-    config.check()?;
-    config.objective.check(vae.config())?;
-    Ok(())
-}
-
 impl<'a> Learner<'a> {
     /// At the start: no moments yet, the averaged weights are the weights. `n_train_images` is the size
     /// of the data set, which some objectives estimate the aggregate posterior with.
@@ -163,6 +158,7 @@ impl<'a> Learner<'a> {
         let mut reconstruction = Vec::new();
         let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
+        let mut named = Terms::default();
         let mut conditions = condition
             .map(|condition| condition.split(part_size, 0))
             .into_iter()
@@ -179,7 +175,10 @@ impl<'a> Learner<'a> {
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let part_loss = objective.loss(&draws, context, &mut noise)? * share;
+            let (part_loss, terms) = objective.loss_and_terms(&draws, context, &mut noise)?;
+            named.add_part(&draws.named, share);
+            named.add_part(&terms, share);
+            let part_loss = part_loss * share;
             self.optimizer.backward(&part_loss)?;
             loss += part_loss.detach();
             reconstruction.push(draws.terms.reconstruction.detach());
@@ -200,6 +199,7 @@ impl<'a> Learner<'a> {
             terms,
             loss,
             gradient_norm,
+            named,
         })
     }
 

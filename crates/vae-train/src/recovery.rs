@@ -194,7 +194,7 @@ impl Recovery {
                 failed: state.failed,
                 position: state.position,
                 controls: state.controls,
-                totals: state.totals,
+                totals: state.totals.clone(),
                 optimizer_steps: state.learner.optimizer_steps(),
             });
         }
@@ -212,7 +212,7 @@ impl Good {
         steps.learner.restore(&self.learner)?;
         run.progress.position = self.position;
         run.controls = self.controls;
-        steps.totals = Totals::restore(self.totals, run.vae.device());
+        steps.totals = Totals::restore(self.totals.clone(), run.vae.device());
         Ok(())
     }
 }

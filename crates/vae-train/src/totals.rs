@@ -1,48 +1,95 @@
 //! Sums over images while an epoch runs.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor};
-use vae_model::ElboTerms;
-use vae_run::{Means, SavedTotals};
+use vae_model::{ElboTerms, Term, Terms};
+use vae_run::{Means, SavedTerm, SavedTotals};
 
 /// Sums over the images seen so far. They stay on the device, so that adding a batch does not wait
 /// for it; reading the [`Means`] does.
 #[derive(Debug)]
 pub struct Totals {
-    /// reconstruction, kl, loss, gradient norm; f64 `[4]`.
+    /// reconstruction, kl, loss, gradient norm, then the named terms; f64 `[4 + n_terms]`.
     sums: Tensor,
     n_images: i64,
     /// Every batch so far had a kl.
     has_kl: bool,
+    terms: Vec<Counted>,
 }
+
+/// A named term, and the images of the batches that had it.
+#[derive(Debug)]
+struct Counted {
+    term: Term,
+    n_images: i64,
+}
+
+/// Sums before those of the named terms.
+const N_FIXED: usize = 4;
 
 impl Totals {
     pub(crate) fn new(device: Device) -> Self {
         Self {
-            sums: Tensor::zeros([4], (Kind::Double, device)),
+            sums: Tensor::zeros([N_FIXED as i64], (Kind::Double, device)),
             n_images: 0,
             has_kl: true,
+            terms: Vec::new(),
         }
     }
 
-    /// Adds a batch; its loss, a mean, and its gradient's norm count once for each image.
-    pub(crate) fn add(&mut self, terms: &ElboTerms, loss: &Tensor, gradient_norm: Option<&Tensor>) {
+    /// Adds a batch; its loss, a mean, and its gradient's norm count once for each image, and so do the
+    /// named terms.
+    pub(crate) fn add(
+        &mut self,
+        terms: &ElboTerms,
+        loss: &Tensor,
+        gradient_norm: Option<&Tensor>,
+        named: &Terms,
+    ) {
         let n_images = terms.reconstruction.size()[0];
+        let zero = || loss.zeros_like().to_kind(Kind::Double);
         let for_each = |value: &Tensor| value.detach().to_kind(Kind::Double) * n_images;
-        let batch = Tensor::stack(
-            &[
-                terms.reconstruction.sum(Kind::Double),
-                match &terms.kl {
-                    Some(kl) => kl.sum(Kind::Double),
-                    None => loss.zeros_like().to_kind(Kind::Double),
-                },
-                for_each(loss),
-                gradient_norm.map_or_else(|| loss.zeros_like().to_kind(Kind::Double), for_each),
-            ],
-            0,
-        );
-        self.sums += batch.detach();
+        let mut batch = vec![
+            terms.reconstruction.sum(Kind::Double),
+            match &terms.kl {
+                Some(kl) => kl.sum(Kind::Double),
+                None => zero(),
+            },
+            for_each(loss),
+            gradient_norm.map_or_else(zero, for_each),
+        ];
+        self.make_room(named);
+        for counted in &mut self.terms {
+            batch.push(match named.get(&counted.term.name) {
+                Some(value) => {
+                    counted.n_images += n_images;
+                    value.mean(Kind::Double) * n_images
+                }
+                None => zero(),
+            });
+        }
+        self.sums += Tensor::stack(&batch, 0).detach();
         self.n_images += n_images;
         self.has_kl &= terms.kl.is_some();
+    }
+
+    /// Begins sums of the terms that are new.
+    fn make_room(&mut self, named: &Terms) {
+        let n_before = self.terms.len();
+        for (term, _) in named.iter() {
+            if !self.terms.iter().any(|known| known.term.name == term.name) {
+                let term = term.clone();
+                self.terms.push(Counted { term, n_images: 0 });
+            }
+        }
+        let n_new = self.terms.len() - n_before;
+        if n_new > 0 {
+            let zeros = self
+                .sums
+                .new_zeros([n_new as i64], (Kind::Double, self.sums.device()));
+            self.sums = Tensor::cat(&[&self.sums, &zeros], 0);
+        }
     }
 
     /// Mean norm of the gradient of a step, before clipping; NaN before the first image.
@@ -51,19 +98,42 @@ impl Totals {
         self.sums.double_value(&[3]) / self.n_images as f64
     }
 
+    /// Image-weighted means of the named terms, each over the batches that had it, by name.
+    #[must_use]
+    pub fn named_means(&self) -> BTreeMap<String, f64> {
+        let mean = |(i, counted): (usize, &Counted)| {
+            let sum = self.sums.double_value(&[(N_FIXED + i) as i64]);
+            (counted.term.name.to_string(), sum / counted.n_images as f64)
+        };
+        self.terms.iter().enumerate().map(mean).collect()
+    }
+
     pub(crate) fn save(&self) -> SavedTotals {
+        let sum = |i: usize| self.sums.double_value(&[i as i64]);
         SavedTotals {
-            sums: [0, 1, 2, 3].map(|i| self.sums.double_value(&[i])),
+            sums: [0, 1, 2, 3].map(sum),
             n_images: self.n_images,
             has_kl: self.has_kl,
+            terms: (N_FIXED..)
+                .zip(&self.terms)
+                .map(|(i, counted)| SavedTerm {
+                    term: counted.term.clone(),
+                    sum: sum(i),
+                    n_images: counted.n_images,
+                })
+                .collect(),
         }
     }
 
     pub(crate) fn restore(saved: SavedTotals, device: Device) -> Self {
+        let mut sums = saved.sums.to_vec();
+        sums.extend(saved.terms.iter().map(|term| term.sum));
+        let counted = |SavedTerm { term, n_images, .. }| Counted { term, n_images };
         Self {
-            sums: Tensor::from_slice(&saved.sums).to_device(device),
+            sums: Tensor::from_slice(&sums).to_device(device),
             n_images: saved.n_images,
             has_kl: saved.has_kl,
+            terms: saved.terms.into_iter().map(counted).collect(),
         }
     }
 
@@ -84,16 +154,23 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
+    use vae_model::Direction;
+
     use super::*;
+
+    fn elbo_terms(reconstruction: &[f32], kl: &[f32]) -> ElboTerms {
+        ElboTerms {
+            reconstruction: Tensor::from_slice(reconstruction),
+            kl: Some(Tensor::from_slice(kl)),
+        }
+    }
 
     #[test]
     fn a_small_last_batch_weighs_as_many_images_as_it_has() {
         let batch = |reconstruction: &[f32], kl: &[f32], loss: f32, totals: &mut Totals| {
-            let terms = ElboTerms {
-                reconstruction: Tensor::from_slice(reconstruction),
-                kl: Some(Tensor::from_slice(kl)),
-            };
-            totals.add(&terms, &Tensor::from(loss), Some(&Tensor::from(2.0 * loss)));
+            let terms = elbo_terms(reconstruction, kl);
+            let (loss, norm) = (Tensor::from(loss), Tensor::from(2.0 * loss));
+            totals.add(&terms, &loss, Some(&norm), &Terms::default());
         };
         let mut totals = Totals::new(Device::Cpu);
         batch(&[1.0, 2.0, 3.0], &[1.0, 1.0, 1.0], 3.0, &mut totals);
@@ -105,5 +182,40 @@ mod tests {
         assert_eq!(totals.gradient_norm(), 12.0);
         let restored = Totals::restore(totals.save(), Device::Cpu);
         assert_eq!((restored.means(), restored.save()), (means, totals.save()));
+    }
+
+    #[test]
+    fn a_named_term_is_averaged_over_the_batches_that_have_it_also_across_a_restore() {
+        let scalar = Term::new("scalar", Term::NATS, Direction::Lower);
+        let of_images = Term::new("of_images", Term::NO_UNIT, Direction::Neither);
+        let batch = |totals: &mut Totals, n: usize, values: &[(&Term, &[f32])]| {
+            let mut named = Terms::default();
+            for &(term, value) in values {
+                let value = match value {
+                    [scalar] => Tensor::from(*scalar),
+                    values => Tensor::from_slice(values),
+                };
+                named.push(term.clone(), &value);
+            }
+            let ones = vec![1.0; n];
+            let terms = elbo_terms(&ones, &ones);
+            totals.add(&terms, &Tensor::from(2_f32), None, &named);
+        };
+        let mut totals = Totals::new(Device::Cpu);
+        batch(&mut totals, 1, &[]);
+        batch(
+            &mut totals,
+            3,
+            &[(&scalar, &[4.0]), (&of_images, &[1.0, 2.0, 6.0])],
+        );
+        let mut restored = Totals::restore(totals.save(), Device::Cpu);
+        for totals in [&mut totals, &mut restored] {
+            batch(totals, 1, &[(&scalar, &[8.0])]);
+            batch(totals, 2, &[]);
+            // (3·4 + 1·8)/4 and 9/3: the batches without it do not count.
+            let wanted = [("of_images".to_owned(), 3.0), ("scalar".to_owned(), 5.0)];
+            assert_eq!(totals.named_means(), BTreeMap::from(wanted));
+            assert_eq!(totals.means().loss, 2.0);
+        }
     }
 }

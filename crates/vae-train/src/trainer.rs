@@ -13,7 +13,7 @@ use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, Ste
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::clock::Clock;
-use crate::learner::check;
+use crate::evaluate::check;
 use crate::recovery::Recovery;
 use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
@@ -202,9 +202,12 @@ impl<'a> Trainer<'a> {
             self.recovery.note(n_steps, controls);
             let step = self.steps.step(&batch, n_steps, controls)?;
             self.run.progress.learning_rate = self.steps.learner.learning_rate();
-            self.steps
-                .totals
-                .add(&step.terms, &step.loss, Some(&step.gradient_norm));
+            self.steps.totals.add(
+                &step.terms,
+                &step.loss,
+                Some(&step.gradient_norm),
+                &step.named,
+            );
             let n_steps = n_steps + 1;
             self.run.progress.position.steps = n_steps;
 
@@ -244,10 +247,16 @@ impl<'a> Trainer<'a> {
         let train = self.train_record(&before.totals, train_seconds);
         let validation = self.validation_record(&evaluation, evaluation_seconds);
         let progress = &mut self.run.progress;
-        let metric = self.run.config.checkpoints.metric;
-        let value = |record: &Option<Record>| record.as_ref().and_then(|record| metric.of(record));
+        let config = self.run.config;
+        if let Some(record) = &validation {
+            for (key, metric) in config.chosen_metrics() {
+                metric.check_record(key, record)?;
+            }
+        }
+        let ranking = config.ranking(&config.checkpoints.metric);
+        let value = |record: &Option<Record>| record.as_ref().and_then(|record| ranking.of(record));
         let is_best = match &validation {
-            Some(_) => metric
+            Some(_) => ranking
                 .order(value(&validation), value(&progress.best))
                 .is_gt(),
             None => true, // Nothing to choose by: the last is taken.
@@ -326,6 +335,7 @@ impl<'a> Trainer<'a> {
             learning_rate: Some(progress.learning_rate),
             images_per_s: splits.train.len() as f64 / seconds,
             seconds,
+            named: totals.named_means(),
             ..Record::new(progress.position, Record::TRAIN, totals.means())
         }
     }
@@ -342,6 +352,7 @@ impl<'a> Trainer<'a> {
             bits_per_dim: means.elbo.and_then(bits_per_dim),
             images_per_s: self.evaluated().len() as f64 / seconds,
             seconds,
+            named: evaluation.named.clone(),
             ..Record::new(self.run.progress.position, Record::VALIDATION, means)
         })
     }

@@ -110,6 +110,20 @@ fn numbers_that_no_run_has_are_refused_by_name() {
 }
 
 #[test]
+fn the_numbers_of_every_config_have_names_of_their_own() {
+    let configs = common::configs("configs");
+    for (path, config) in configs.into_iter().chain(common::configs("configs/models")) {
+        let terms = config.terms();
+        let mut names: Vec<&str> = terms.iter().map(|term| &*term.name).collect();
+        names.extend(["epoch", "step", "split"]); // Of a record, and no numbers to compare.
+        let n_names = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), n_names, "{}", path.display());
+    }
+}
+
+#[test]
 fn every_config_builds_and_overfits_8_images() {
     let examples = common::configs("configs");
     assert!(examples.len() >= 10, "configs/ holds the examples");

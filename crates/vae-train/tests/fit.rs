@@ -115,8 +115,8 @@ fn evaluation_does_not_depend_on_how_images_are_batched() {
     assert!((kl(7) - kl(2)).abs() < 1e-6 * kl(7));
 }
 
-/// A run of these tables, and its model.
-fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outcome) {
+/// A config of these tables, with a small network.
+fn run_config(tables: &str, batch_size: usize, epochs: u64) -> RunConfig {
     let mut config: RunConfig =
         toml::from_str(&format!("dataset.idx.folder = 'unused'\n{tables}")).expect("a config");
     config.training.batch_size = batch_size;
@@ -125,6 +125,12 @@ fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outco
         config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     }
     config.check().expect("a config that makes sense");
+    config
+}
+
+/// A run of these tables, and its model.
+fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outcome) {
+    let config = run_config(tables, batch_size, epochs);
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
     let splits = splits();
     let trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
@@ -200,6 +206,7 @@ fn an_evaluation_is_the_mean_over_samples_and_images() {
     let (vae, data) = (vae(), dataset(7));
     let Evaluation {
         means,
+        named: _,
         latent_use,
         mse,
     } = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
@@ -292,4 +299,62 @@ fn a_latent_dimension_is_in_use_above_a_variance_of_a_hundredth() {
         ..latent_use
     };
     assert_eq!(with_kl.ranking(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[test]
+fn epochs_are_compared_by_a_term_that_the_objective_logs() {
+    let tables = "
+        checkpoints.metric = 'total_correlation'
+        objective.regularizer.beta_tc = {}
+        optimizer.adam.learning_rate = 0.05
+    ";
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    struct Records(Rc<RefCell<Vec<Record>>>);
+    impl Callback for Records {
+        fn name(&self) -> &'static str {
+            "records"
+        }
+
+        fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+            if let Event::EpochEnd {
+                train, validation, ..
+            } = event
+            {
+                assert_eq!(train.named.len(), 3, "in training too");
+                self.0.borrow_mut().extend(validation.cloned());
+            }
+            Ok(Flow::Continue)
+        }
+    }
+    let config = run_config(tables, 8, 6);
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+    let splits = splits();
+    let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    trainer.add(Records(seen.clone()));
+    let best = trainer
+        .fit(&AtomicBool::new(false))
+        .progress
+        .best
+        .expect("a record");
+    let records = seen.borrow();
+    let least = |value: fn(&Record) -> f64| {
+        let order = |a: &&Record, b: &&Record| value(a).total_cmp(&value(b));
+        records.iter().min_by(order).expect("records").epoch
+    };
+    assert_eq!(
+        best.epoch,
+        least(|record| record.named["total_correlation"])
+    );
+    assert_ne!(
+        best.epoch,
+        least(|record| record.means.loss),
+        "the loss would choose another"
+    );
+    // The parts are those that the loss is made of: 1, 6 and 1 of them beside the reconstruction.
+    let named = &best.named;
+    let wanted = best.means.reconstruction
+        + named["mutual_information"]
+        + 6.0 * named["total_correlation"]
+        + named["dimension_wise_kl"];
+    assert_close("loss", best.means.loss, wanted);
 }

@@ -168,6 +168,8 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "[optimizer.sgd]\nmomentum = 0.9\n[schedule.plateau]\npatience = 0\n",
         "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
         BATCH_NORM,
+        // Terms of its own, one of which chooses.
+        "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];
     for extra in always.into_iter().chain(has_half.then_some(half)) {
         let config = config(extra);

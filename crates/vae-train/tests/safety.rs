@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use common::{SHAPE, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Splits;
-use vae_model::Vae;
+use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
     Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, Outcome, RunConfig, RunDir,
     TrainError, Trainer,
@@ -71,9 +71,9 @@ impl Callback for Poison {
 
 #[test]
 fn a_step_too_large_is_taken_back_and_tried_smaller() {
-    // A first step of 1e20 ends in infinities; one of 1e20 · 1e-22 = 0.01 does not.
+    // A first step of 1e12 ends in infinities; one of 1e12 · 1e-14 = 0.01 does not.
     let config =
-        config("[optimizer.sgd]\nlearning_rate = 1e20\n[safety]\nlearning_rate_factor = 1e-22\n");
+        config("[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nlearning_rate_factor = 1e-14\n");
     let (outcome, vae) = train(&config, None);
     outcome.ended.expect("it recovers");
     assert_eq!(outcome.progress.position.epochs, 3);
@@ -81,7 +81,7 @@ fn a_step_too_large_is_taken_back_and_tried_smaller() {
         panic!("{:?}", outcome.progress.incidents);
     };
     assert_eq!(incident.returned_to_step, 0);
-    assert!((incident.learning_rate_scale - 1e-22).abs() < 1e-30);
+    assert!((incident.learning_rate_scale - 1e-14).abs() < 1e-22);
     assert!(incident.problem.contains("became"), "{}", incident.problem);
     let record = outcome.progress.last_train.expect("a record");
     assert!((record.learning_rate.expect("a rate") - 0.01).abs() < 1e-6);
@@ -151,7 +151,7 @@ fn no_ruin_becomes_a_checkpoint() {
 #[test]
 fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
     let config = config(
-        "[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nmax_rollbacks = 2\nfind_layer = true\n",
+        "[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nmax_rollbacks = 2\nfind_layer = true\n",
     );
     let (outcome, vae) = train(&config, None);
     assert_eq!(outcome.progress.incidents.len(), 2);
@@ -172,7 +172,9 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
 
 #[test]
 fn the_layer_where_it_began_is_named() {
-    let config = config("[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nfind_layer = true\n");
+    let mut config = config("[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nfind_layer = true\n");
+    // Weights of 1e9 and more, one layer after the other, are beyond f32 before the last of them.
+    config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6; 5] });
     let (outcome, _) = train(&config, None);
     let origin = outcome.progress.incidents[0]
         .origin

@@ -11,6 +11,7 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use vae_model::Term;
 use vae_run::Record;
 
 use crate::ViewError;
@@ -38,8 +39,8 @@ const FAMILY: &str = "Inter";
 
 /// Curves over one pair of axes.
 struct Panel {
-    title: &'static str,
-    unit: &'static str,
+    title: String,
+    unit: String,
     curves: Vec<Curve>,
 }
 
@@ -49,19 +50,23 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
-/// The learning curves of a run: elbo, reconstruction and kl on both splits (nats per image), and
-/// the learning rate, by epoch.
+/// The learning curves of a run by epoch: elbo, reconstruction and kl on both splits (nats per image), the
+/// terms that its objective has beside them, of which `terms` say the units, and the learning rate.
 ///
 /// # Errors
 /// The plotter refuses.
-pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, ViewError> {
+pub fn learning_curves(
+    title: &str,
+    records: &[Record],
+    terms: &[Term],
+) -> Result<DynamicImage, ViewError> {
     let curve = |split: &str, value: &dyn Fn(&Record) -> f64| Curve {
         name: split.to_owned(),
         points: points(records, split, value),
     };
-    let panel = |title, value: &dyn Fn(&Record) -> f64| Panel {
-        title,
-        unit: "nats per image",
+    let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> f64| Panel {
+        title: title.to_owned(),
+        unit: unit.to_owned(),
         curves: vec![
             curve(Record::TRAIN, value),
             curve(Record::VALIDATION, value),
@@ -71,23 +76,30 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
         record.learning_rate.unwrap_or(f64::NAN)
     });
     rate.name.clear();
-    let reconstruction = panel("reconstruction", &|record| record.means.reconstruction);
+    let nats = |title, value: &dyn Fn(&Record) -> f64| panel(title, Term::NATS, value);
+    let reconstruction = nats("reconstruction", &|record| record.means.reconstruction);
     let rate = Panel {
-        title: "learning rate",
-        unit: "step size",
+        title: "learning rate".to_owned(),
+        unit: "step size".to_owned(),
         curves: vec![rate],
     };
     let has_elbo = records.iter().all(|record| record.means.elbo.is_some());
-    let panels = match has_elbo {
+    let mut panels = match has_elbo {
         true => vec![
-            panel("elbo", &|record| record.means.elbo.unwrap_or(f64::NAN)),
+            nats("elbo", &|record| record.means.elbo.unwrap_or(f64::NAN)),
             reconstruction,
-            panel("kl", &|record| record.means.kl.unwrap_or(f64::NAN)),
-            rate,
+            nats("kl", &|record| record.means.kl.unwrap_or(f64::NAN)),
         ],
         // A deterministic posterior has none.
-        false => vec![reconstruction, rate],
+        false => vec![reconstruction],
     };
+    panels.extend(Record::named_terms(records, terms).iter().map(|term| {
+        let value = |record: &Record| record.named.get(&*term.name).copied();
+        panel(&term.title(), &term.unit, &|record| {
+            value(record).unwrap_or(f64::NAN)
+        })
+    }));
+    panels.push(rate);
     let subtitle = Record::best(records).map_or_else(
         || "no epoch yet".to_owned(),
         |record| {
@@ -102,7 +114,13 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
             )
         },
     );
-    draw(title, &subtitle, &panels, (panels.len().div_ceil(2), 2))
+    let n_columns = match panels.len() {
+        0..=4 => 2,
+        5..=9 => 3,
+        _ => 4,
+    };
+    let shape = (panels.len().div_ceil(n_columns), n_columns);
+    draw(title, &subtitle, &panels, shape)
 }
 
 /// The validation elbo of several runs by epoch, each with its name.
@@ -111,8 +129,8 @@ pub fn learning_curves(title: &str, records: &[Record]) -> Result<DynamicImage, 
 /// The plotter refuses.
 pub fn comparison(runs: &[(String, Vec<Record>)]) -> Result<DynamicImage, ViewError> {
     let panel = Panel {
-        title: "",
-        unit: "validation elbo, nats per image",
+        title: String::new(),
+        unit: "validation elbo, nats per image".to_owned(),
         curves: runs
             .iter()
             .map(|(name, records)| Curve {
@@ -261,7 +279,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         .y_label_offset(TOO_HIGH)
         .axis_desc_style(font(17, false, FAINT_INK))
         .x_desc("epoch")
-        .y_desc(panel.unit)
+        .y_desc(panel.unit.as_str())
         .x_label_formatter(&|&epoch| tick_label(epoch, x_step))
         .y_label_formatter(&|&value| tick_label(value, y_step))
         .draw()?;
@@ -285,7 +303,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let (left, top) = (px(102), px(12));
     if !panel.title.is_empty() {
         let style = font(20, true, INK);
-        area.draw(&Text::new(panel.title, (left, top), style))?;
+        area.draw(&Text::new(panel.title.clone(), (left, top), style))?;
     }
     draw_legend(area, panel)
 }
@@ -611,7 +629,7 @@ mod tests {
                 ]
             })
             .collect();
-        let picture = learning_curves("a run", &records).unwrap().into_rgb8();
+        let picture = learning_curves("a run", &records, &[]).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), SIZE);
         let count = |color: RGBColor| {
             let wanted = image::Rgb([color.0, color.1, color.2]);
@@ -624,6 +642,29 @@ mod tests {
         let head = imageops::crop_imm(&picture, 0, 0, SIZE.0, 84).to_image();
         let ink = head.pixels().filter(|pixel| pixel.0[0] < 100).count();
         assert!(ink > 200, "{ink} dark pixels in the title");
+    }
+
+    #[test]
+    fn a_named_term_has_a_panel_of_its_own() {
+        let mut records: Vec<Record> = (1..=6).map(|e| record(e, "train", e as f64)).collect();
+        let blue = |records: &[Record]| {
+            let picture = learning_curves("a run", records, &[]).unwrap().into_rgb8();
+            // The last of two rows of three.
+            let corner = imageops::crop_imm(&picture, SIZE.0 * 2 / 3, 500, SIZE.0 / 3, 400);
+            let wanted = image::Rgb([COLORS[0].0, COLORS[0].1, COLORS[0].2]);
+            let corner = corner.to_image();
+            corner.pixels().filter(|&&pixel| pixel == wanted).count()
+        };
+        for record in &mut records {
+            record.named.insert("a".to_owned(), record.epoch as f64);
+        }
+        // elbo, reconstruction, kl; a, learning rate, nothing.
+        assert_eq!(blue(&records), 0);
+        for record in &mut records {
+            record.named.insert("b".to_owned(), record.epoch as f64);
+        }
+        // elbo, reconstruction, kl; a, b, learning rate.
+        assert!(blue(&records) > 100);
     }
 
     #[test]
@@ -642,7 +683,7 @@ mod tests {
                 .zip(&wild[..n])
                 .map(|(e, &v)| record(e, "validation", v))
                 .collect();
-            learning_curves("wild", &records).unwrap();
+            learning_curves("wild", &records, &[]).unwrap();
             comparison(&[("wild".to_owned(), records)]).unwrap();
         }
     }

@@ -10,7 +10,8 @@ use toml::{Table, Value};
 use tracing::warn;
 use vae_base::dotted;
 use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
-use vae_run::{Overview, RunDir, read_config};
+use vae_model::{Direction, Term};
+use vae_run::{Overview, Record, RunDir, read_config};
 use vae_view::{curves, picture};
 
 use super::{picture_name, table};
@@ -20,7 +21,7 @@ use crate::output::{self, out, say};
 /// Compare runs: metrics side by side, what `vae eval` found, and the config keys in which they differ
 ///
 /// Metrics are those of held-out images, in nats per image: the epoch of the highest elbo and the
-/// last one. They compare only between runs on the same images with the same likelihood. Numbers of
+/// last one. What an objective logs of its own stands beside them, with an arrow the way that is better. They compare only between runs on the same images with the same likelihood. Numbers of
 /// `vae eval` that were come by in different ways are marked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
@@ -44,6 +45,8 @@ struct Compared {
     name: String,
     run_dir: RunDir,
     overview: Overview,
+    /// What the numbers of its records are.
+    terms: Vec<Term>,
     /// The config's values by their dotted keys.
     settings: BTreeMap<String, Value>,
     /// Of `vae eval`, if it was evaluated.
@@ -99,6 +102,7 @@ fn open(path: &Path) -> Result<Compared> {
         report => report?,
     };
     Ok(Compared {
+        terms: run_dir.terms()?,
         report,
         name: path.display().to_string(),
         run_dir,
@@ -138,16 +142,18 @@ fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> 
 }
 
 fn print_metrics(runs: &[Compared]) {
-    let header = [
-        "run",
-        "elbo",
-        "reconstruction",
-        "kl",
-        "epoch",
-        "state",
-        "time",
-        "parameters",
-    ];
+    let shown: Vec<Record> = runs
+        .iter()
+        .flat_map(|run| [&run.overview.best, &run.overview.last_validation])
+        .flatten()
+        .cloned()
+        .collect();
+    let terms: Vec<Term> = runs.iter().flat_map(|run| run.terms.clone()).collect();
+    let named = Record::named_terms(&shown, &terms);
+    let titles: Vec<String> = named.iter().map(column_title).collect();
+    let mut header = vec!["run", "elbo", "reconstruction", "kl"];
+    header.extend(titles.iter().map(String::as_str));
+    header.extend(["epoch", "state", "time", "parameters"]);
     let mut rows = Vec::new();
     for run in runs {
         let overview = &run.overview;
@@ -169,15 +175,29 @@ fn print_metrics(runs: &[Compared]) {
                 table::nats(means.and_then(|means| means.elbo)),
                 table::nats(means.map(|means| means.reconstruction)),
                 table::nats(means.and_then(|means| means.kl)),
-                epoch.map_or(table::UNKNOWN.to_owned(), |epoch| {
-                    format!("{epoch}/{}", overview.planned_epochs)
-                }),
             ];
+            row.extend(named.iter().map(|term| {
+                let value = record.as_ref().and_then(|r| r.named.get(&*term.name));
+                value.map_or(table::UNKNOWN.to_owned(), |value| format!("{value:.4}"))
+            }));
+            row.push(epoch.map_or(table::UNKNOWN.to_owned(), |epoch| {
+                format!("{epoch}/{}", overview.planned_epochs)
+            }));
             row.extend(rest.map(str::to_owned));
             rows.push(row);
         }
     }
     table::print(1, &header, rows);
+}
+
+/// Its name, and the way that is better.
+fn column_title(term: &Term) -> String {
+    let arrow = match term.better {
+        Direction::Higher => " ↑",
+        Direction::Lower => " ↓",
+        Direction::Neither => "",
+    };
+    format!("{}{arrow}", term.name)
 }
 
 /// As many runs beside each other as fit 100 columns, mostly.

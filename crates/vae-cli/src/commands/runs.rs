@@ -1,5 +1,6 @@
 //! `vae runs`: the runs in a folder.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use vae_data::one_line;
-use vae_run::{Overview, RunDir};
+use vae_run::{Metric, Overview, Record, RunDir, RunError};
 
 use super::table;
 use crate::Done;
@@ -19,8 +20,8 @@ use crate::output::{out, say};
 /// List the runs in a folder
 ///
 /// The state of a run is running, finished, interrupted (Ctrl-C), failed, or stopped (killed: nobody
-/// trains it and it left no summary). What is no run is listed with what is wrong with it. Elbos are
-/// those of validation images, in nats per image.
+/// trains it and it left no summary). What is no run is listed with what is wrong with it. The best
+/// elbo, in nats per image, or another number that `--metric` asks for, is that of validation images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The folder that holds them, or one run
@@ -30,6 +31,10 @@ pub(crate) struct Args {
     /// What comes first
     #[arg(long, value_enum, default_value_t = Order::Start)]
     sort: Order,
+
+    /// The number of the validation images whose best epoch is shown, by its name in metrics.jsonl
+    #[arg(long, value_name = "NAME", default_value = "elbo")]
+    metric: String,
 
     /// Print JSON instead of a table
     #[arg(long)]
@@ -53,6 +58,9 @@ struct Listed {
     size_bytes: u64,
     #[serde(flatten)]
     overview: Option<Overview>,
+    /// The epoch of the best value of the metric that was asked for.
+    #[serde(skip)]
+    best: Option<(u64, f64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
 }
@@ -61,7 +69,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut listed: Vec<Listed> = folders(&args.folder)
         .with_context(|| format!("{}", args.folder.display()))?
         .into_iter()
-        .map(look_at)
+        .map(|path| look_at(path, &args.metric))
         .collect();
     listed.sort_by(|a, b| a.run.cmp(&b.run));
     if let Order::Start = args.sort {
@@ -72,7 +80,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     } else if listed.is_empty() {
         say!("{}: no runs", args.folder.display());
     } else {
-        print_table(&listed);
+        print_table(&listed, &args.metric);
     }
     Ok(Done::Fully)
 }
@@ -91,8 +99,26 @@ fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.filter(visible).collect())
 }
 
-fn look_at(path: PathBuf) -> Listed {
-    let read = RunDir::open(&path).and_then(|run_dir| Overview::read(&run_dir));
+/// The epoch in which a metric was best on validation images, and its value.
+fn best(run_dir: &RunDir, metric: &str) -> Result<Option<(u64, f64)>, RunError> {
+    let ranking = Metric::from(metric).ranking(&run_dir.terms()?);
+    let records = run_dir.records()?;
+    let best = records
+        .iter()
+        .filter(|record| record.split == Record::VALIDATION)
+        .filter_map(|record| Some((record.epoch, ranking.of(record)?)))
+        .reduce(
+            |best, next| match ranking.order(Some(next.1), Some(best.1)) {
+                Ordering::Greater => next,
+                _ => best,
+            },
+        );
+    Ok(best.filter(|(_, value)| value.is_finite()))
+}
+
+fn look_at(path: PathBuf, metric: &str) -> Listed {
+    let read = RunDir::open(&path)
+        .and_then(|run_dir| Ok((Overview::read(&run_dir)?, best(&run_dir, metric)?)));
     // `train` writes the config first, and never again.
     let started = fs::metadata(&path)
         .and_then(|metadata| metadata.created().or_else(|_| metadata.modified()))
@@ -101,15 +127,20 @@ fn look_at(path: PathBuf) -> Listed {
         .as_ref()
         .map(Duration::as_secs);
     let size_bytes = size(&path);
-    let (overview, problem) = match read {
-        Ok(overview) => (Some(overview), None),
-        Err(error) => (None, Some(format!("{:#}", anyhow::Error::from(error)))),
+    let (overview, best, problem) = match read {
+        Ok((overview, best)) => (Some(overview), best, None),
+        Err(error) => (
+            None,
+            None,
+            Some(format!("{:#}", anyhow::Error::from(error))),
+        ),
     };
     Listed {
         run: path,
         started,
         size_bytes,
         overview,
+        best,
         problem,
     }
 }
@@ -126,27 +157,27 @@ fn size(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-fn print_table(listed: &[Listed]) {
-    let header = [
-        "run",
-        "state",
-        "epochs",
-        "best elbo",
-        "at epoch",
-        "time",
-        "size",
-    ];
+fn print_table(listed: &[Listed], metric: &str) {
+    let title = format!("best {metric}");
+    let value_of = |value: f64| match Metric::from(metric) {
+        Metric::Elbo | Metric::Reconstruction | Metric::Kl => table::nats(Some(value)),
+        _ => format!("{value:.4}"),
+    };
+    let header = ["run", "state", "epochs", &title, "at epoch", "time", "size"];
     let unknown = || table::UNKNOWN.to_owned();
     let row = |listed: &Listed| {
         let name = listed.run.file_name().unwrap_or(listed.run.as_os_str());
         let overview = listed.overview.as_ref();
-        let best = overview.and_then(|overview| overview.best.as_ref());
         vec![
             name.to_string_lossy().into_owned(),
             overview.map_or("broken", |o| o.state.name()).to_owned(),
             overview.map_or_else(unknown, |o| format!("{}/{}", o.epochs, o.planned_epochs)),
-            table::nats(best.and_then(|best| best.means.elbo)),
-            best.map_or_else(unknown, |best| best.epoch.to_string()),
+            listed
+                .best
+                .map_or_else(unknown, |(_, value)| value_of(value)),
+            listed
+                .best
+                .map_or_else(unknown, |(epoch, _)| epoch.to_string()),
             overview.map_or_else(unknown, |o| table::duration(o.seconds)),
             BinaryBytes(listed.size_bytes).to_string(),
         ]

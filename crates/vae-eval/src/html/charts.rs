@@ -2,9 +2,11 @@
 
 use std::fmt::{self, Write};
 
+use vae_model::Term;
 use vae_run::Record;
 
 use super::text::{Escaped, words};
+use crate::Figures;
 use crate::number::{number, with_decimals};
 
 /// A curve of one split.
@@ -17,18 +19,15 @@ struct Curve {
 
 /// A plot of a number by epoch.
 struct Panel {
-    title: &'static str,
+    title: String,
     curves: [Curve; 2],
 }
 
-/// elbo, reconstruction and kl by epoch on both splits, with a mark at the epoch that was measured.
+/// elbo, reconstruction and kl by epoch on both splits, and the terms that the objective has beside them,
+/// with a mark at the epoch that was measured.
 /// Nothing where there are fewer than two epochs.
-pub(super) fn learning_curves(
-    page: &mut impl Write,
-    records: &[Record],
-    epoch: u64,
-) -> fmt::Result {
-    let panels = panels(records);
+pub(super) fn learning_curves(page: &mut impl Write, figures: &Figures, epoch: u64) -> fmt::Result {
+    let panels = panels(figures);
     if panels.is_empty() {
         return Ok(());
     }
@@ -37,7 +36,7 @@ pub(super) fn learning_curves(
         "<section id=\"curves\">\n<h2>Learning curves</h2>\n<p class=\"key\">\
          <span class=\"of\"><span class=\"line train\"></span> training images, as the weights moved\
          </span> <span class=\"of\"><span class=\"line validation\"></span> validation images</span><br>\
-         Nats per image, by epoch. The mark is epoch {epoch}, which was measured.</p>"
+         Nats per image where no other unit is named, by epoch. The mark is epoch {epoch}, which was measured.</p>"
     )?;
     page.write_str("<div class=\"panels\">\n")?;
     for panel in &panels {
@@ -47,21 +46,32 @@ pub(super) fn learning_curves(
 }
 
 /// Whether there are [`learning_curves`] to draw.
-pub(super) fn has_curves(records: &[Record]) -> bool {
-    !panels(records).is_empty()
+pub(super) fn has_curves(figures: &Figures) -> bool {
+    !panels(figures).is_empty()
 }
 
 /// Those with a curve of two points or more.
-fn panels(records: &[Record]) -> Vec<Panel> {
-    let panel = |title, value: &dyn Fn(&Record) -> Option<f64>| {
+fn panels(figures: &Figures) -> Vec<Panel> {
+    let records = figures.records.as_slice();
+    let panel = |title: &str, value: &dyn Fn(&Record) -> Option<f64>| {
         let curve = |split: &'static str| Curve {
             class: split,
             points: points(records, split, value),
         };
         let curves = [curve(Record::TRAIN), curve(Record::VALIDATION)];
         let is_curve = curves.iter().any(|curve| curve.points.len() > 1);
+        let title = title.to_owned();
         is_curve.then_some(Panel { title, curves })
     };
+    let named = Record::named_terms(records, &figures.terms);
+    let named = named.iter().map(|term| {
+        let title = match &*term.unit {
+            Term::NATS => term.title(),
+            Term::NO_UNIT => format!("{}, no unit", term.title()),
+            unit => format!("{}, {unit}", term.title()),
+        };
+        panel(&title, &|record| record.named.get(&*term.name).copied())
+    });
     [
         panel("elbo", &|record| record.means.elbo),
         panel("reconstruction", &|record| {
@@ -70,6 +80,7 @@ fn panels(records: &[Record]) -> Vec<Panel> {
         panel("kl", &|record| record.means.kl),
     ]
     .into_iter()
+    .chain(named)
     .flatten()
     .collect()
 }
@@ -143,7 +154,7 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
         x: (first, last.max(first + 1.0)),
         y,
     };
-    let title = panel.title;
+    let title = Escaped(&panel.title);
     writeln!(
         page,
         "<figure class=\"panel\"><figcaption>{title}</figcaption>\

@@ -55,7 +55,7 @@ fn write_parts(
     headlines(page, &sections)?;
     contents(page, &sections, figures)?;
     page.write_str("</header>\n<main>\n")?;
-    charts::learning_curves(page, &figures.records, report.subject.epoch)?;
+    charts::learning_curves(page, figures, report.subject.epoch)?;
     for topic in Topic::ALL {
         if let Some(section) = sections.get(&topic) {
             measures::section(page, topic, section, published)?;
@@ -145,7 +145,7 @@ fn contents(
     figures: &Figures,
 ) -> fmt::Result {
     page.write_str("<nav aria-label=\"contents\">\n")?;
-    if charts::has_curves(&figures.records) {
+    if charts::has_curves(figures) {
         page.write_str("<a href=\"#curves\">Learning curves</a>\n")?;
     }
     for topic in sections.keys() {

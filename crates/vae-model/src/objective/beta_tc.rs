@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::checks::at_least_0;
 use super::unfit;
 use crate::math::standard_normal_log_prob;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// α·I(z; x) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ p(z_j)): the kl's three parts, the information that z
 /// has about the image, the total correlation of the latent dimensions, and each dimension's distance
@@ -43,6 +43,16 @@ impl Default for BetaTcConfig {
     }
 }
 
+/// The information that z has about the image.
+pub(super) const MUTUAL_INFORMATION: Term =
+    Term::new("mutual_information", Term::NATS, Direction::Neither);
+/// The total correlation of the latent dimensions.
+pub(super) const TOTAL_CORRELATION: Term =
+    Term::new("total_correlation", Term::NATS, Direction::Lower);
+/// The sum over dimensions of their distances from the prior.
+pub(super) const DIMENSION_WISE_KL: Term =
+    Term::new("dimension_wise_kl", Term::NATS, Direction::Lower);
+
 /// Estimators of the aggregate posterior q(z) from a batch of B of N training images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -74,8 +84,16 @@ impl BetaTcConfig {
         Ok(())
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, n_images: u64) -> Result<Tensor, ModelError> {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        n_images: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
         let parts = decompose(draws, n_images, self.sampling)?;
+        terms.push(MUTUAL_INFORMATION, &parts.information);
+        terms.push(TOTAL_CORRELATION, &parts.total_correlation);
+        terms.push(DIMENSION_WISE_KL, &parts.dimension_wise_kl);
         Ok(parts.information * self.alpha
             + parts.total_correlation * self.beta
             + parts.dimension_wise_kl * self.gamma)

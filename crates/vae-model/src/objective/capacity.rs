@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::checks::{at_least_0, some_steps};
 use super::kl_of;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// γ·|kl − C| with the kl's mean over the batch and a C that rises linearly from 0
 /// (Burgess et al. 2018, <https://arxiv.org/abs/1804.03599>, eq. 8): as the capacity grows, the latents
@@ -35,6 +35,9 @@ impl Default for CapacityConfig {
     }
 }
 
+/// |kl − C|.
+pub(super) const CAPACITY_GAP: Term = Term::new("capacity_gap", Term::NATS, Direction::Lower);
+
 impl CapacityConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.capacity.gamma", self.gamma)?;
@@ -43,9 +46,16 @@ impl CapacityConfig {
         some_steps("objective.regularizer.capacity.over_steps", self.over_steps)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Result<Tensor, ModelError> {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        step: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
         let kl = kl_of(draws, "capacity")?.mean(Kind::Float);
-        Ok((kl - self.capacity_at(step)).abs() * self.gamma)
+        let gap = (kl - self.capacity_at(step)).abs();
+        terms.push(CAPACITY_GAP, &gap);
+        Ok(gap * self.gamma)
     }
 
     /// A step at which C has come to its last value.

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use vae_torch::Generator;
 
 use super::checks::at_least_0;
-use crate::{Draws, ModelError, Vae};
+use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// A penalty that keeps the decoder smooth, so that latents near a code decode to images near that of the
 /// code (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third way,
@@ -41,6 +41,11 @@ impl Default for DecoderWeightConfig {
     }
 }
 
+/// ‖θ‖² of the decoder.
+const SQUARED_WEIGHTS: Term = Term::new("decoder_l2", Term::NO_UNIT, Direction::Lower);
+/// ‖∂D(z)/∂z‖².
+const SQUARED_JACOBIAN: Term = Term::new("decoder_jacobian", Term::NO_UNIT, Direction::Lower);
+
 impl DecoderPenalty {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
@@ -53,12 +58,22 @@ impl DecoderPenalty {
         }
     }
 
+    /// What [`Self::penalty`] is without its weight.
+    pub(super) fn terms(&self) -> Vec<Term> {
+        match self {
+            Self::None => vec![],
+            Self::L2(_) => vec![SQUARED_WEIGHTS],
+            Self::GradientPenalty(_) => vec![SQUARED_JACOBIAN],
+        }
+    }
+
     /// The penalty, a scalar; none where there is nothing to add.
     pub(super) fn penalty(
         &self,
         vae: &Vae,
         draws: &Draws,
         generator: &mut Generator,
+        terms: &mut Terms,
     ) -> Option<Tensor> {
         match self {
             Self::None => None,
@@ -69,11 +84,14 @@ impl DecoderPenalty {
                     .filter(|(name, _)| name.starts_with("decoder."))
                     .map(|(_, variable)| variable.square().sum(Kind::Float))
                     .reduce(|a, b| a + b)?;
+                terms.push(SQUARED_WEIGHTS, &sum);
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
                 let probe = generator.uniform_like(&draws.params).round() * 2.0 - 1.0;
-                Some(squared_jacobian(draws, &probe) * config.weight)
+                let squared = squared_jacobian(draws, &probe);
+                terms.push(SQUARED_JACOBIAN, &squared);
+                Some(squared * config.weight)
             }
         }
     }

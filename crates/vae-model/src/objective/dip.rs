@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
 use super::{kl_of, unfit};
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
 /// (DIP-VAE, Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). The larger the batch,
@@ -35,6 +35,12 @@ impl Default for DipConfig {
     }
 }
 
+/// Σ_{i≠j} C_ij².
+pub(super) const OFF_DIAGONAL: Term =
+    Term::new("dip_off_diagonal", Term::NO_UNIT, Direction::Lower);
+/// Σ_i (C_ii − 1)².
+pub(super) const ON_DIAGONAL: Term = Term::new("dip_diagonal", Term::NO_UNIT, Direction::Lower);
+
 /// Which covariance of the latents is compared with the identity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -52,7 +58,7 @@ impl DipConfig {
         at_least_0("objective.regularizer.dip.diagonal", self.diagonal)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws) -> Result<Tensor, ModelError> {
+    pub(super) fn penalty(&self, draws: &Draws, terms: &mut Terms) -> Result<Tensor, ModelError> {
         let mean = draws.posterior.center(); // [B, Z]
         let centered = &mean - mean.mean_dim(0, true, Kind::Float);
         // Of the batch as it is, as the paper's program has it: no correction for its size.
@@ -67,6 +73,8 @@ impl DipConfig {
         let diagonal = covariance.diagonal(0, 0, 1);
         let on = (&diagonal - 1.0).square().sum(Kind::Float);
         let off = covariance.square().sum(Kind::Float) - diagonal.square().sum(Kind::Float);
+        terms.push(OFF_DIAGONAL, &off);
+        terms.push(ON_DIAGONAL, &on);
         let kl = kl_of(draws, "dip")?.mean(Kind::Float);
         Ok(kl + off * self.off_diagonal + on * self.diagonal)
     }

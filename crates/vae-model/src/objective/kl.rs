@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::checks::{at_least_0, some_steps};
 use super::kl_of;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// β·kl. β = 1 makes the loss the negative ELBO, β > 1 the β-VAE (Higgins et al. 2017,
 /// <https://openreview.net/forum?id=Sy2fzU9gl>).
@@ -97,6 +97,9 @@ impl Default for BetaCyclicConfig {
     }
 }
 
+/// Σ_j max(λ, mean over the batch of kl_j), what takes the kl's place.
+pub(super) const FREE_BITS_KL: Term = Term::new("free_bits_kl", Term::NATS, Direction::Lower);
+
 impl KlConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.kl.beta", self.beta)?;
@@ -104,12 +107,21 @@ impl KlConfig {
         self.beta_schedule.check()
     }
 
-    pub(super) fn penalty(&self, draws: &Draws, step: u64) -> Result<Tensor, ModelError> {
+    pub(super) fn penalty(
+        &self,
+        draws: &Draws,
+        step: u64,
+        terms: &mut Terms,
+    ) -> Result<Tensor, ModelError> {
         let kl = match &draws.kl_per_dimension {
-            Some(kl) if self.free_bits > 0.0 => kl
-                .mean_dim(0, false, Kind::Float) // [Z]
-                .clamp_min(self.free_bits)
-                .sum(Kind::Float),
+            Some(kl) if self.free_bits > 0.0 => {
+                let kl = kl
+                    .mean_dim(0, false, Kind::Float) // [Z]
+                    .clamp_min(self.free_bits)
+                    .sum(Kind::Float);
+                terms.push(FREE_BITS_KL, &kl);
+                kl
+            }
             _ => kl_of(draws, "kl")?.mean(Kind::Float),
         };
         Ok(kl * self.beta_at(step))

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// `weight`·½‖z‖², for codes without a distribution (RAE, Ghosh et al. 2020,
 /// <https://arxiv.org/abs/1903.12436>, eq. 11).
@@ -23,16 +23,22 @@ impl Default for LatentNormConfig {
     }
 }
 
+/// ‖z‖².
+pub(super) const SQUARED_NORM: Term =
+    Term::new("squared_latent_norm", Term::NO_UNIT, Direction::Neither);
+
 impl LatentNormConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.latent_norm.weight", self.weight)
     }
 
-    pub(super) fn penalty(&self, draws: &Draws) -> Tensor {
+    pub(super) fn penalty(&self, draws: &Draws, terms: &mut Terms) -> Tensor {
         let squared_norm = draws
             .latents
             .square()
             .sum_dim_intlist(-1, false, Kind::Float); // [K, B]
-        squared_norm.mean(Kind::Float) * (0.5 * self.weight)
+        let squared_norm = squared_norm.mean(Kind::Float);
+        terms.push(SQUARED_NORM, &squared_norm);
+        squared_norm * (0.5 * self.weight)
     }
 }

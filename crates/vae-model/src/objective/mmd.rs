@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
 use super::kl_of;
-use crate::{Draws, ModelError};
+use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// `kl_weight`·kl + `weight`·MMD²(q(z), p(z)), the squared maximum mean discrepancy between the
 /// latents of the batch and as many from the prior.
@@ -60,6 +60,9 @@ pub enum Kernel {
 
 const MOST_SCALES: usize = 100;
 
+/// MMD² of the latents and the prior's.
+pub(super) const DISCREPANCY: Term = Term::new("mmd", Term::NO_UNIT, Direction::Lower);
+
 impl MmdConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.mmd.kl_weight", self.kl_weight)?;
@@ -91,9 +94,12 @@ impl MmdConfig {
         &self,
         draws: &Draws,
         prior_latents: &Tensor,
+        terms: &mut Terms,
     ) -> Result<Tensor, ModelError> {
         let latents = draws.latents.select(0, 0); // [B, Z]
-        let discrepancy = self.squared_discrepancy(&latents, prior_latents) * self.weight;
+        let discrepancy = self.squared_discrepancy(&latents, prior_latents);
+        terms.push(DISCREPANCY, &discrepancy);
+        let discrepancy = discrepancy * self.weight;
         Ok(match self.kl_weight {
             0.0 => discrepancy,
             weight => discrepancy + kl_of(draws, "mmd")?.mean(Kind::Float) * weight,

@@ -27,7 +27,7 @@ pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
 
-use crate::{Draws, ModelError, Vae};
+use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
@@ -42,9 +42,9 @@ use crate::{Draws, ModelError, Vae};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// The term that is added to the reconstruction. Default `kl`, with weight 1.
+    /// The term that is added to the reconstruction. Default `kl`.
     pub regularizer: Regularizer,
-    /// How the samples of an image are combined into a bound. Default `elbo`, with one sample.
+    /// How the samples of an image are combined into a bound. Default `elbo`.
     pub estimator: Estimator,
     /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
@@ -90,6 +90,9 @@ pub struct LossContext<'a> {
     pub n_images: u64,
 }
 
+/// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
+pub(crate) const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
+
 impl Regularizer {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
@@ -118,7 +121,30 @@ impl Regularizer {
         }
     }
 
-    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch.
+    /// What its penalty logs of its parts.
+    fn terms(&self) -> Vec<Term> {
+        match self {
+            Self::None => vec![],
+            Self::Kl(config) if config.free_bits > 0.0 => vec![kl::FREE_BITS_KL],
+            Self::Kl(_) => vec![],
+            Self::Capacity(_) => vec![capacity::CAPACITY_GAP],
+            Self::BetaTc(_) => vec![
+                beta_tc::MUTUAL_INFORMATION,
+                beta_tc::TOTAL_CORRELATION,
+                beta_tc::DIMENSION_WISE_KL,
+            ],
+            Self::Dip(_) => vec![dip::OFF_DIAGONAL, dip::ON_DIAGONAL],
+            Self::Mmd(_) => vec![mmd::DISCREPANCY],
+            Self::LatentNorm(_) => vec![latent_norm::SQUARED_NORM],
+            Self::PixelMean(config) if config.probability_clip > 0.0 => {
+                vec![pixel_mean::CLIPPED_RECONSTRUCTION]
+            }
+            Self::PixelMean(_) => vec![],
+        }
+    }
+
+    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch. Its parts
+    /// become `terms`.
     ///
     /// # Errors
     /// Draws of a model that it does not fit.
@@ -127,21 +153,22 @@ impl Regularizer {
         draws: &Draws,
         context: LossContext,
         generator: &mut Generator,
+        terms: &mut Terms,
     ) -> Result<Tensor, ModelError> {
         match self {
             Self::None => Ok(draws.log_px_z.zeros_like().sum(Kind::Float)),
-            Self::Kl(config) => config.penalty(draws, context.step),
-            Self::Capacity(config) => config.penalty(draws, context.step),
-            Self::BetaTc(config) => config.penalty(draws, context.n_images),
-            Self::Dip(config) => config.penalty(draws),
+            Self::Kl(config) => config.penalty(draws, context.step, terms),
+            Self::Capacity(config) => config.penalty(draws, context.step, terms),
+            Self::BetaTc(config) => config.penalty(draws, context.n_images, terms),
+            Self::Dip(config) => config.penalty(draws, terms),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
                 let condition = draws.condition.as_ref();
                 context.vae.check_condition(condition, n_images)?;
                 let latents = context.vae.latents_of(n_images, condition, generator);
-                config.penalty(draws, &latents)
+                config.penalty(draws, &latents, terms)
             }
-            Self::LatentNorm(config) => Ok(config.penalty(draws)),
+            Self::LatentNorm(config) => Ok(config.penalty(draws, terms)),
             Self::PixelMean(config) => config.penalty(draws, context.vae.image_shape()),
         }
     }
@@ -160,6 +187,16 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
+    /// The named terms of its parts, whatever the model.
+    pub(crate) fn own_terms(&self) -> Vec<Term> {
+        let mut terms = match self.estimator {
+            Estimator::Elbo(_) => self.regularizer.terms(),
+            _ => vec![], // A bound of the log-weights has no other part.
+        };
+        terms.extend(self.decoder_penalty.terms());
+        terms
+    }
+
     /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
     /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
     ///
@@ -171,14 +208,32 @@ impl Objective {
         context: LossContext,
         generator: &mut Generator,
     ) -> Result<Tensor, ModelError> {
+        Ok(self.loss_and_terms(draws, context, generator)?.0)
+    }
+
+    /// [`Self::loss`], and what the objective logs of its parts, without their weights.
+    ///
+    /// # Errors
+    /// As of [`Self::loss`].
+    pub fn loss_and_terms(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        generator: &mut Generator,
+    ) -> Result<(Tensor, Terms), ModelError> {
+        let mut terms = Terms::default();
         let loss = match self.estimator.bound(draws)? {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
-                let penalty = self.regularizer.penalty(draws, context, generator)?;
+                let regularizer = &self.regularizer;
+                let penalty = regularizer.penalty(draws, context, generator, &mut terms)?;
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
                 };
+                if let Some(clipped) = &clipped {
+                    terms.push(pixel_mean::CLIPPED_RECONSTRUCTION, clipped);
+                }
                 let reconstruction = clipped.as_ref().unwrap_or(&draws.terms.reconstruction);
                 let loss = reconstruction.mean(Kind::Float) + penalty;
                 match &self.regularizer {
@@ -189,15 +244,20 @@ impl Objective {
                 }
             }
         };
-        let penalty = self.decoder_penalty.penalty(context.vae, draws, generator);
+        let decoder_penalty = &self.decoder_penalty;
+        let penalty = decoder_penalty.penalty(context.vae, draws, generator, &mut terms);
         let loss = match penalty {
             Some(penalty) => loss + penalty,
             None => loss,
         };
-        Ok(match context.vae.code_density_loss(draws) {
-            Some(prior_loss) => loss + prior_loss,
+        let loss = match context.vae.code_density_loss(draws) {
+            Some(prior_loss) => {
+                terms.push(CODE_NLL, &prior_loss);
+                loss + prior_loss
+            }
             None => loss,
-        })
+        };
+        Ok((loss, terms))
     }
 
     /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss

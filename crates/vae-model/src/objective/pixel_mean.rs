@@ -6,7 +6,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use super::checks::at_least_0;
 use super::unfit;
-use crate::{Draws, ImageShape, ModelError};
+use crate::{Direction, Draws, ImageShape, ModelError, Term};
 
 /// The loss becomes reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
 /// averaged over the latent dimensions, with s the declared log-variance and no factor ½.
@@ -38,6 +38,10 @@ impl Default for PixelMeanConfig {
         }
     }
 }
+
+/// The reconstruction of clipped probabilities, what takes the reconstruction's place.
+pub(super) const CLIPPED_RECONSTRUCTION: Term =
+    Term::new("clipped_reconstruction", Term::NATS, Direction::Lower);
 
 impl PixelMeanConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {

@@ -21,7 +21,8 @@ pub struct CheckpointsConfig {
     /// on from if the newest is damaged. Default 2.
     #[schemars(range(min = 1))]
     pub keep: usize,
-    /// The metric of the validation images that decides which checkpoint is the best. Default `"loss"`.
+    /// The metric of the validation images that decides which checkpoint is the best, by its name in
+    /// metrics.jsonl. Default `"loss"`.
     pub metric: Metric,
 }
 

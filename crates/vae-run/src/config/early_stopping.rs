@@ -9,7 +9,7 @@ use crate::{Metric, RunError};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {
-    /// The metric of the validation images that is watched. Default `"loss"`.
+    /// The metric of the validation images that is watched, by its name in metrics.jsonl. Default `"loss"`.
     pub metric: Metric,
     /// Number of epochs in a row without an improvement after which the run stops. Default 5.
     #[schemars(range(min = 1))]

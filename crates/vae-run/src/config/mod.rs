@@ -10,7 +10,7 @@ mod schedule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
-use vae_model::{Crop, Framing, ModelConfig, Objective, Resize};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
 
 pub use checkpoints::CheckpointsConfig;
 pub use early_stopping::EarlyStoppingConfig;
@@ -24,7 +24,7 @@ pub use schedule::{
     ThresholdMode, WarmUpConfig,
 };
 
-use crate::{RunError, range};
+use crate::{Metric, Ranking, Record, RunError, range};
 
 /// One experiment, as in `configs/*.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -214,6 +214,35 @@ const LARGEST_BATCH: usize = 1 << 24;
 const MOST_PICTURES: usize = 10_000;
 
 impl RunConfig {
+    /// Every number that the run's records hold, with what it is: those of every run, then those that the
+    /// model and the objective have of their own.
+    #[must_use]
+    pub fn terms(&self) -> Vec<Term> {
+        let mut terms = Record::terms();
+        terms.extend(self.model.terms());
+        terms.extend(self.objective.terms(&self.model));
+        terms
+    }
+
+    /// How epochs are compared by a metric.
+    #[must_use]
+    pub fn ranking(&self, metric: &Metric) -> Ranking {
+        metric.ranking(&self.terms())
+    }
+
+    /// The metrics that choose something, each with its key.
+    #[must_use]
+    pub fn chosen_metrics(&self) -> Vec<(&'static str, &Metric)> {
+        let mut chosen = vec![("checkpoints.metric", &self.checkpoints.metric)];
+        if let Some(early_stopping) = &self.early_stopping {
+            chosen.push(("early_stopping.metric", &early_stopping.metric));
+        }
+        if let Schedule::Plateau(plateau) = &self.schedule {
+            chosen.push(("schedule.plateau.metric", &plateau.metric));
+        }
+        chosen
+    }
+
     /// Refuses what chooses by validation images where there are none.
     fn check_validation(&self) -> Result<(), RunError> {
         if !self.dataset.validation.is_some_and(HoldOut::is_none) {
@@ -247,12 +276,11 @@ impl RunConfig {
             range::below_1("training.ema_decay", decay)?;
         }
         self.checkpoints.check()?;
-        let metric = self.checkpoints.metric;
-        metric.check("checkpoints.metric", &self.model)?;
         if let Some(early_stopping) = &self.early_stopping {
             early_stopping.check()?;
-            let metric = early_stopping.metric;
-            metric.check("early_stopping.metric", &self.model)?;
+        }
+        for (key, metric) in self.chosen_metrics() {
+            metric.check(key, &self.model, &self.terms())?;
         }
         self.check_validation()?;
         self.safety.check()?;
@@ -287,5 +315,57 @@ impl RunConfig {
             range::count(key, value, largest)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_a_name_and_only_one_that_is_logged_and_has_a_direction_is_taken() {
+        let config = |text: &str| -> RunConfig {
+            let text = format!("dataset.idx.folder = 'unused'\n{text}");
+            toml::from_str(&text).expect("a config")
+        };
+        let check = |text: &str| config(text).check().map_err(|error| error.to_string());
+        let beta_tc = "objective.regularizer.beta_tc = {}\n";
+        let chosen = format!("{beta_tc}checkpoints.metric = 'total_correlation'");
+        assert_eq!(check(&chosen), Ok(()));
+        let metric = config(&chosen).checkpoints.metric;
+        assert_eq!(metric, Metric::Term("total_correlation".to_owned()));
+        assert_eq!(
+            config("checkpoints.metric = 'bits_per_dim'")
+                .checkpoints
+                .metric,
+            Metric::BitsPerDim
+        );
+        for (text, wanted) in [
+            (
+                "checkpoints.metric = 'elbow'",
+                "found \"elbow\", which this config does not log",
+            ),
+            (
+                "early_stopping.metric = 'total_correlation'",
+                "early_stopping.metric",
+            ),
+            (
+                "schedule.plateau.metric = 'seconds'",
+                "found \"seconds\", of which no direction",
+            ),
+            (
+                "checkpoints.metric = 'elbow'",
+                "elbo, reconstruction, kl, loss, active_units, mse would fit",
+            ),
+        ] {
+            let problem = check(text).expect_err("refused");
+            assert!(problem.contains(wanted), "{problem}");
+        }
+        let beta_tc = format!("{beta_tc}checkpoints.metric = 'mutual_information'");
+        let problem = check(&beta_tc).expect_err("refused");
+        assert!(
+            problem.contains("mse, total_correlation, dimension_wise_kl"),
+            "{problem}"
+        );
     }
 }

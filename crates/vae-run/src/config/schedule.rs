@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{RunError, range};
+use crate::{Metric, RunError, range};
 
 /// How the learning rate changes (`schedule` in a config file): a factor on the optimizer's
 /// `learning_rate`.
@@ -30,7 +30,7 @@ pub enum Schedule {
     Exponential(ExponentialConfig),
     /// Up to the optimizer's learning rate, then down far below it.
     OneCycle(OneCycleConfig),
-    /// Lower by a factor when the validation loss no longer falls.
+    /// Lower by a factor when a metric of the validation images, such as the loss, no longer gets better.
     Plateau(PlateauConfig),
 }
 
@@ -142,6 +142,8 @@ impl Default for OneCycleConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlateauConfig {
+    /// The metric of the validation images that is watched, by its name in metrics.jsonl. Default `"loss"`.
+    pub metric: Metric,
     /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
     /// Each drop multiplies the learning rate by this factor. Default 0.1.
@@ -150,7 +152,7 @@ pub struct PlateauConfig {
     /// Number of evaluations without progress that are tolerated; after one more the learning rate drops.
     /// Default 10.
     pub patience: u64,
-    /// A loss that is lower by less than this does not count as progress. Default 1e-4.
+    /// A metric that is better by less than this does not count as progress. Default 1e-4.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub threshold: f64,
     /// Unit of `threshold`. Default `"relative"`.
@@ -165,6 +167,7 @@ pub struct PlateauConfig {
 impl Default for PlateauConfig {
     fn default() -> Self {
         Self {
+            metric: Metric::default(),
             warm_up_steps: 0,
             factor: 0.1,
             patience: 10,
@@ -180,11 +183,11 @@ impl Default for PlateauConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ThresholdMode {
-    /// A share of the absolute value of the best loss so far. (PyTorch takes the value itself, so that
+    /// A share of the absolute value of the best metric so far. (PyTorch takes the value itself, so that
     /// with a negative loss getting worse counts as progress.)
     #[default]
     Relative,
-    /// The unit of the loss, nats per image.
+    /// The unit of the metric, of the loss nats per image.
     Absolute,
 }
 

@@ -28,7 +28,8 @@ impl Callback for Curves {
     fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         if let Event::EpochEnd { .. } = event {
             let title = self.run_dir.path().display().to_string();
-            let drawn = curves::learning_curves(&title, &self.run_dir.records()?)?;
+            let (records, terms) = (self.run_dir.records()?, self.run_dir.terms()?);
+            let drawn = curves::learning_curves(&title, &records, &terms)?;
             picture::save(&drawn, &self.run_dir.curves_file())?;
         }
         Ok(Flow::Continue)

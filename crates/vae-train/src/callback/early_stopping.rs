@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use vae_run::{EarlyStoppingConfig, Metric};
+use vae_run::{EarlyStoppingConfig, Metric, Ranking};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
@@ -28,7 +28,7 @@ impl EarlyStopping {
         Self {
             config: config.clone(),
             progress: Progress {
-                metric: config.metric,
+                metric: config.metric.clone(),
                 best: None,
                 epochs_without: 0,
             },
@@ -36,11 +36,11 @@ impl EarlyStopping {
     }
 
     /// Takes up an epoch's value; whether the patience is at its end.
-    fn observe(&mut self, value: f64) -> bool {
+    fn observe(&mut self, ranking: &Ranking, value: f64) -> bool {
         let Self { config, progress } = self;
         let improved = progress
             .best
-            .is_none_or(|best| config.metric.gain(value, best) > config.min_improvement);
+            .is_none_or(|best| ranking.gain(value, best) > config.min_improvement);
         if improved {
             progress.best = Some(value);
             progress.epochs_without = 0;
@@ -56,7 +56,7 @@ impl Callback for EarlyStopping {
         "early_stopping"
     }
 
-    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let stops = match event {
             // A resumed run may have stopped before, and not been told to be more patient.
             Event::FitStart => self.progress.epochs_without >= self.config.patience_epochs,
@@ -64,8 +64,9 @@ impl Callback for EarlyStopping {
                 validation: Some(record),
                 ..
             } => {
-                let value = self.config.metric.of(record);
-                value.is_some_and(|value| self.observe(value))
+                let ranking = run.config.ranking(&self.config.metric);
+                let value = ranking.of(record);
+                value.is_some_and(|value| self.observe(&ranking, value))
             }
             _ => false,
         };
@@ -75,7 +76,7 @@ impl Callback for EarlyStopping {
         tracing::warn!(
             "stopping early: for {} epochs the validation {} has not become better",
             self.progress.epochs_without,
-            json!(self.config.metric).as_str().unwrap_or("metric"),
+            self.config.metric.name(),
         );
         Ok(Flow::Stop)
     }
@@ -105,14 +106,15 @@ mod tests {
             min_improvement: 1.0,
             metric: Metric::Elbo,
         };
+        let ranking = Metric::Elbo.ranking(&[]);
         let mut early = EarlyStopping::new(&config);
-        assert!(!early.observe(-100.0));
-        assert!(!early.observe(-99.5)); // Better, not by more than 1.
+        assert!(!early.observe(&ranking, -100.0));
+        assert!(!early.observe(&ranking, -99.5)); // Better, not by more than 1.
         let mut resumed = EarlyStopping::new(&config);
         resumed.restore(&early.state()).expect("its own state");
         for early in [&mut early, &mut resumed] {
-            assert!(early.observe(-99.0)); // Still no more than 1 better than −100.
-            assert!(!early.observe(-98.0)); // Against the best, not against the last.
+            assert!(early.observe(&ranking, -99.0)); // Still no more than 1 better than −100.
+            assert!(!early.observe(&ranking, -98.0)); // Against the best, not against the last.
         }
     }
 }

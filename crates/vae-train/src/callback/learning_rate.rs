@@ -37,7 +37,10 @@ impl Callback for LearningRate {
                 ..
             } = event
         {
-            self.plateau.observe(config, record.means.loss);
+            let ranking = run.config.ranking(&config.metric);
+            // A plateau is of a number that should fall.
+            let value = ranking.of(record).map(|value| ranking.falling(value));
+            self.plateau.observe(config, value.unwrap_or(f64::NAN));
         }
         if !matches!(event, Event::FitEnd { .. }) {
             let factor = self
