@@ -10,6 +10,7 @@ use vae_model::{Conditioned, LossContext, Mode, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
+use crate::learner::check;
 use crate::{Totals, TrainError};
 
 /// What a pass over images that are not trained on says.
@@ -23,14 +24,6 @@ pub struct Evaluation {
     pub latent_use: LatentUse,
     /// Mean squared error of the mean images against the images, pixels from 0 to 1.
     pub mse: f64,
-}
-
-/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
-/// one that the model was made of.
-pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
-    config.check()?;
-    config.objective.check(vae.config())?;
-    Ok(())
 }
 
 /// One pass over the data set without gradients. The noise is the same every time, so that epochs

@@ -7,7 +7,6 @@ use vae_base::derive_seed;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
-use crate::evaluate::check;
 use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
 
 /// A model with what it takes to train it.
@@ -98,6 +97,14 @@ impl Snapshot {
             ema: (!ema.is_empty()).then_some(ema),
         }
     }
+}
+
+/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
+/// one that the model was made of.
+pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
+    config.check()?;
+    config.objective.check(vae.config())?;
+    Ok(())
 }
 
 impl<'a> Learner<'a> {

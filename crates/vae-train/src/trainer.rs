@@ -13,7 +13,7 @@ use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, Ste
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::clock::Clock;
-use crate::evaluate::check;
+use crate::learner::check;
 use crate::recovery::Recovery;
 use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
