@@ -1,7 +1,7 @@
 //! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
 //! refused when it is read.
 
-use crate::config::MOST_LATENTS;
+use crate::config::{MOST_LATENTS, MOST_SIDE};
 use crate::objective::CODE_NLL;
 use crate::{
     DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
@@ -14,7 +14,6 @@ impl ModelConfig {
     /// # Errors
     /// The first key whose value no model can be built from; parts that do not fit each other.
     pub fn check(&self) -> Result<(), ModelError> {
-        const MOST_SIDE: i64 = 1 << 12;
         if let Some(shape) = self.latent_shape {
             if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
                 let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");

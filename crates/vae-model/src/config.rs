@@ -23,12 +23,13 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// Default 2, or those of `latent_shape`.
+    /// By default 2, or the size of `latent_shape`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<i64>,
-    /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image:
-    /// for convolutional networks, whose last maps must have that size. Default: latents without places.
+    /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image.
+    /// For convolutional networks, whose last maps must have that size. By default latents have no places.
+    #[schemars(inner(range(min = 1, max = MOST_SIDE)), example = [4, 7, 7])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent_shape: Option<[i64; 3]>,
     /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
@@ -55,6 +56,9 @@ pub struct ModelConfig {
 }
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;
+
+/// Channels, rows or columns of a latent map.
+pub(crate) const MOST_SIDE: i64 = 1 << 12;
 
 impl ModelConfig {
     /// The named terms that such a model says beside the ELBO's: of the draws of a step

@@ -241,7 +241,7 @@ pub enum Metric {
     ActiveUnits,
     /// A term that the objective or the model logs of its own, by its name, such as `total_correlation`.
     #[serde(untagged)]
-    Term(String),
+    Term(#[schemars(example = &"total_correlation")] String),
 }
 
 impl From<&str> for Metric {

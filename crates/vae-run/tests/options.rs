@@ -192,7 +192,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 13] = [
+const OF_SEVERAL_KEYS: [&str; 17] = [
     "one for each is needed",
     "the encoder's in reverse",
     "does not divide",
@@ -204,6 +204,10 @@ const OF_SEVERAL_KEYS: [&str; 13] = [
     "a positive momentum",
     "without a kl nothing keeps",
     "no source of images",
+    "they make more than",
+    "are no whole number of codes",
+    "but latent_shape has",
+    "model.latent_dims: found",
     "it is empty; classes = true",
     "has a Gaussian for each condition",
 ];
@@ -243,6 +247,10 @@ fn probes() -> Vec<Value> {
         json!([0]),
         json!([1]),
         json!([8, 16]),
+        json!([2, 4, 4]),
+        json!([1, 1, 4097]),
+        json!([1024]),
+        json!([1025, 2]),
         json!([0.5]),
         json!([1e13]),
     ] {

@@ -108,6 +108,7 @@ pub(super) const ORDERS: &[Order] = &[
             "latent_use",
             "record",
             "config",
+            "options",
             "rollback",
             "progress",
             "summary",

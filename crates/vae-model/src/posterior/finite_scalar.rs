@@ -18,8 +18,9 @@ use crate::graph::{Graph, Value};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FiniteScalarConfig {
-    /// L_i, the levels of each of the d latents of a code, from 2 to 1,024. Default `[8, 5, 5, 5]`, 1,000
-    /// codes; the paper advises at least 5 levels.
+    /// L_i, the number of levels of each of the d latents of a code. The paper advises at least 5; the default
+    /// makes 1,000 codes. The number of latents has to be a multiple of d. Default `[8, 5, 5, 5]`.
+    #[schemars(length(min = 1), inner(range(min = 2, max = MOST_LEVELS)))]
     pub levels: Vec<i64>,
 }
 
