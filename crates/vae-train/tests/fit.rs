@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::{Splits, derive_seed};
 use vae_model::{MlpConfig, Mode, ModelConfig, NetworkConfig, Vae};
 use vae_train::{
-    Callback, Evaluation, Event, Fit, Flow, LatentUse, Metric, Outcome, Record, RunConfig, Stop,
+    Callback, Evaluation, Event, Fit, Flow, LatentUse, Outcome, Record, RunConfig, Stop,
     TrainError, Trainer, evaluate,
 };
 
@@ -348,27 +348,4 @@ fn epochs_are_compared_by_a_term_that_the_objective_logs() {
         + 6.0 * named["total_correlation"]
         + named["dimension_wise_kl"];
     assert_close("loss", best.means.loss, wanted);
-}
-
-#[test]
-fn a_metric_that_validation_does_not_have_is_refused_with_those_that_it_has() {
-    let mut config = run_config("objective.regularizer.beta_tc = {}", 8, 1);
-    // As of an objective whose config cannot know it.
-    config.checkpoints.metric = Metric::Term("accuracy".to_owned());
-    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
-    let splits = splits();
-    let trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
-    let error = trainer
-        .fit(&AtomicBool::new(false))
-        .ended
-        .expect_err("refused");
-    let message = error.to_string();
-    assert!(
-        message.contains("checkpoints.metric: found \"accuracy\""),
-        "{message}"
-    );
-    assert!(
-        message.contains("mutual_information, total_correlation"),
-        "{message}"
-    );
 }
