@@ -87,8 +87,9 @@ pub use network::{
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
     CapacityConfig, CiwaeConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
-    ElboConfig, Estimator, IwaeConfig, Kernel, KlConfig, LatentNormConfig, LossContext, MmdConfig,
-    NestedConfig, Objective, PixelMeanConfig, Regularizer,
+    ElboConfig, Estimator, FactorConfig, IwaeConfig, Kernel, KlConfig, LatentNormConfig,
+    LossContext, Losses, MmdConfig, NestedConfig, Objective, PixelMeanConfig, PlayerNetwork,
+    Regularizer,
 };
 pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,

@@ -20,7 +20,7 @@ use crate::callback::{Callback, Event, Flow};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::learner::{StepOutput, check};
 use crate::recovery::{Good, Recovery};
-use crate::{Evaluation, Learner, Totals, TrainError, evaluate};
+use crate::{Collective, Evaluation, Learner, Totals, TrainError};
 
 /// What a run works with, and how far it is; callbacks get it with every event.
 #[derive(Debug)]
@@ -234,6 +234,12 @@ impl<'a> Trainer<'a> {
         self.callbacks.push(Box::new(callback));
     }
 
+    /// Where the gradients of several processes meet, between the backward pass and clipping; without a call
+    /// there is one process.
+    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
+        self.learner.set_collective(collective);
+    }
+
     /// Where checkpoints go that callbacks ask for ([`Fit::request_checkpoint`]).
     pub fn save_to(&mut self, run_dir: RunDir) {
         self.run_dir = Some(run_dir);
@@ -271,7 +277,7 @@ impl<'a> Trainer<'a> {
                            they must be the same";
             return Err(RunError::run(&checkpoint.folder, problem).into());
         }
-        self.learner.resume(&checkpoint, state.optimizer_steps)?;
+        self.learner.resume(&checkpoint)?;
         if self.keeps_states()
             && let Some(saved) = checkpoint.rollback()?
         {
@@ -368,6 +374,7 @@ impl<'a> Trainer<'a> {
                 learning_rate_factor: self.run.controls.learning_rate_factor
                     * self.learning_rate_scale,
                 objective_step: self.run.controls.objective_step,
+                learning_rate_scale: self.learning_rate_scale,
             };
             self.recovery.note(self.run.position.steps, controls);
             let step = self.step(&batch, self.run.position.steps, controls)?;
@@ -404,6 +411,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<StepOutput, TrainError> {
         self.learner
             .set_learning_rate_factor(controls.learning_rate_factor);
+        self.learner
+            .set_learning_rate_scale(controls.learning_rate_scale);
         self.learner.step(
             (&batch.items, batch.condition.as_ref()),
             step,
@@ -443,13 +452,8 @@ impl<'a> Trainer<'a> {
             .or(self.instead_of_validation.as_ref())
             .unwrap_or(&splits.train);
         self.learner.use_averaged()?;
-        let evaluation = evaluate(
-            vae,
-            config,
-            evaluated,
-            splits.train.len(),
-            config.objective.settled_step(),
-        );
+        let step = config.objective.settled_step();
+        let evaluation = self.learner.evaluate(evaluated, step);
         self.learner.use_raw()?;
         let Evaluation {
             means,
@@ -812,6 +816,7 @@ impl<'a> Trainer<'a> {
                 device: device_name(self.run.vae.device()),
                 threads: tch::get_num_threads(),
                 optimizer_steps: self.learner.optimizer_steps(),
+                players: self.learner.player_steps(),
                 totals: self.totals.save(),
                 epoch_seconds: self.clock.epoch_seconds(),
                 seconds: self.clock.seconds(),

@@ -5,6 +5,7 @@
 //! what a program that trains needs of them is named here too.
 
 mod callback;
+mod collective;
 mod ema;
 mod error;
 mod evaluate;
@@ -12,6 +13,7 @@ mod fit;
 mod learner;
 mod optimizer;
 mod plateau;
+mod player;
 mod precision;
 mod recovery;
 mod totals;
@@ -22,6 +24,7 @@ pub use callback::{
     early_stopping::EarlyStopping, kl_schedule::KlSchedule, learning_rate::LearningRate,
     metrics_log::MetricsLog, pictures::Pictures, tensorboard::TensorBoard,
 };
+pub use collective::Collective;
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
@@ -36,9 +39,9 @@ pub use vae_run::{
     AdamConfig, AdamwConfig, Checkpoint, CheckpointState, CheckpointsConfig, ClipConfig, Controls,
     CosineConfig, EarlyStoppingConfig, ExponentialConfig, Incident, LatentUse, Means, Metric,
     OneCycleConfig, OpenCheckpoint, OptimizerConfig, Overview, PicturesConfig, PlateauConfig,
-    Position, Precision, Record, ResumeState, RmspropConfig, RunConfig, RunDir, RunError, RunLock,
-    RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary, ThresholdMode,
-    TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
+    PlayerConfig, Position, Precision, Record, ResumeState, RmspropConfig, RunConfig, RunDir,
+    RunError, RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary,
+    ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
 pub use vae_torch::libtorch_config;
 pub use vae_view::{animation, curves, latent, picture, tensorboard};
