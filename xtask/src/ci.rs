@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use crate::cargo::{self, cargo};
 use crate::libtorch;
+use crate::tidy;
 use crate::workspace::Workspace;
 
 const MACHETE: &str = "cargo-machete";
@@ -19,6 +20,8 @@ const MACHETE_VERSION: &str = "0.9.2";
 pub(crate) enum Check {
     /// Formatting, by rustfmt.
     Format,
+    /// The rules of ARCHITECTURE.md: the same as `cargo xtask tidy`.
+    Tidy,
     /// Compiler and clippy warnings, denied.
     Lint,
     /// All tests: the same as `cargo xtask test`.
@@ -44,6 +47,7 @@ impl Check {
                 "cargo fmt",
                 cargo(workspace).args(["fmt", "--all", "--check"]),
             ),
+            Self::Tidy => tidy::tidy(workspace),
             Self::Lint => {
                 libtorch::ensure_present(workspace)?;
                 let mut command = cargo(workspace);

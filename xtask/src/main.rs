@@ -22,6 +22,7 @@ mod report_check;
 mod section;
 #[cfg(test)]
 mod test_server;
+mod tidy;
 mod torture;
 mod train;
 mod workspace;
@@ -166,6 +167,8 @@ enum Task {
     /// All of a sample are compiled at once, each behind a switch, in a copy of the workspace in
     /// target/mutants, and tried one after the other with the tests that run their code.
     Mutants(mutants::Options),
+    /// Hold the rules of ARCHITECTURE.md: which crate and which module may know which, and the like.
+    Tidy,
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {
         /// Checks to leave out.
@@ -195,6 +198,7 @@ fn main() -> ExitCode {
         } => fuzz::fuzz(&workspace, minutes, target.as_deref()),
         Task::Torture(args) => torture::torture(&workspace, &args),
         Task::Mutants(options) => mutants::mutants(&workspace, &options),
+        Task::Tidy => tidy::tidy(&workspace),
         Task::Ci { except } => ci::run(&workspace, &except),
     });
     match outcome {

@@ -5,11 +5,26 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// Temporary files are this and some letters and digits.
-const PREFIX: &str = ".tmp";
+/// How temporary files or folders are named: some letters and digits between two texts. By their names those
+/// are found that killed processes left.
+#[derive(Clone, Copy, Debug)]
+pub struct TemporaryName {
+    /// How the name begins, with a dot, so that it is hidden.
+    pub prefix: &'static str,
+    /// How it ends.
+    pub suffix: &'static str,
+}
+
+/// Letters and digits of a [`TemporaryName`].
 const N_RANDOM: usize = 6;
+
+/// Those of [`write_whole`].
+const TEMPORARY: TemporaryName = TemporaryName {
+    prefix: ".tmp",
+    suffix: "",
+};
 
 /// Where files cannot be locked, a temporary one that nobody has written to for so long was left by a
 /// process that was killed.
@@ -30,34 +45,147 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = parent(path);
     fs::metadata(folder)?; // Its error is plain; the next ones name the temporary file.
-    let mut file = temporary_file(folder)?;
+    let mut file = TEMPORARY.file_in(folder)?;
     file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    sync_folder(folder)
+    persist(file, path)
 }
 
-/// A locked file, which says to [`remove_abandoned`] that its process lives.
-fn temporary_file(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = Builder::new();
-    builder.prefix(PREFIX).rand_bytes(N_RANDOM);
-    // Temporary files are private by default; what stays is an ordinary file under the umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    loop {
-        let file = builder.tempfile_in(folder)?;
-        match file.as_file().try_lock() {
-            // Another process was quicker, took it for abandoned and removes it.
-            Err(TryLockError::WouldBlock) => {}
-            Ok(()) if !file.path().exists() => {}
-            // Some file systems have no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+/// Gives a temporary file its name, when all of it is on the disk.
+///
+/// # Errors
+/// The file system refuses; whatever had that name before is then untouched.
+pub fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(parent(path))
+}
+
+/// Gives a folder the name that it is to have, when it is whole. An empty folder of that name gives way.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] where the name is taken; the file system refuses.
+pub fn rename_folder(whole: &Path, path: &Path) -> io::Result<()> {
+    match fs::rename(whole, path) {
+        Ok(()) => sync_folder(parent(path)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
+            ) =>
+        {
+            Err(io::Error::new(ErrorKind::AlreadyExists, error))
         }
+        Err(error) => Err(error),
+    }
+}
+
+/// The folder that a file or folder of this name lies in.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+impl TemporaryName {
+    /// A new file, which vanishes unless it gets another name. It is locked, which says to
+    /// [`Self::remove_abandoned`] that its process lives.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn file_in(&self, folder: &Path) -> io::Result<NamedTempFile> {
+        loop {
+            let file = self.builder(0o666).tempfile_in(folder)?;
+            if lock_new(file.as_file(), file.path()) {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// A new folder, which vanishes unless it gets another name.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn folder_in(&self, folder: &Path) -> io::Result<TempDir> {
+        self.builder(0o777).tempdir_in(folder)
+    }
+
+    /// Temporary files are private by default; what stays is an ordinary one under the umask.
+    fn builder(&self, mode: u32) -> Builder<'static, 'static> {
+        let mut builder = Builder::new();
+        builder
+            .prefix(self.prefix)
+            .suffix(self.suffix)
+            .rand_bytes(N_RANDOM);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+        #[cfg(not(unix))]
+        let _ = mode;
+        builder
+    }
+
+    /// Whether a file or folder of this name is one of these.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        name.strip_prefix(self.prefix)
+            .and_then(|rest| rest.strip_suffix(self.suffix))
+            .is_some_and(|random| {
+                random.len() == N_RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
+    }
+
+    /// Removes from a folder the temporary files that killed processes left there. Those of living processes
+    /// stay, and so does what cannot be removed.
+    pub fn remove_abandoned(&self, folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            let path = entry.path();
+            if is_file && entry.file_name().to_str().is_some_and(|name| self.is(name)) {
+                remove_if_abandoned(&path, &path, |path| fs::remove_file(path));
+            }
+        }
+    }
+
+    /// Removes from a folder the temporary folders that killed processes left there: those whose file `lock`
+    /// nobody has locked.
+    pub fn remove_abandoned_folders(&self, folder: &Path, lock: &str) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = entry.path();
+            if is_folder && entry.file_name().to_str().is_some_and(|name| self.is(name)) {
+                remove_if_abandoned(&path.join(lock), &path, |path| fs::remove_dir_all(path));
+            }
+        }
+    }
+}
+
+/// Locks a file that was just made, which says to others that its process lives. False where another was
+/// quicker, took it for abandoned and removes it. Some file systems have no locks.
+pub fn lock_new(file: &File, path: &Path) -> bool {
+    match file.try_lock() {
+        Ok(()) => path.exists(),
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(_)) => true,
+    }
+}
+
+/// By the lock on a file; where there is none to be had, by the age of what may be removed.
+fn remove_if_abandoned(lock: &Path, path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) {
+    // For writing, since NFS gives no exclusive lock otherwise.
+    let lock = OpenOptions::new().write(true).open(lock);
+    let is_abandoned = match lock.as_ref().map(File::try_lock) {
+        Ok(Ok(())) => true,
+        Ok(Err(TryLockError::WouldBlock)) => false,
+        Ok(Err(TryLockError::Error(_))) | Err(_) => {
+            let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
+        }
+    };
+    if is_abandoned {
+        let _ = remove(path); // While it is locked: its writer, if it lives, sees that.
     }
 }
 
@@ -87,38 +215,13 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 /// Removes from a folder the temporary files of [`write_whole`] that killed processes left there. Those of
 /// living processes stay, and so does what cannot be removed.
 pub fn remove_abandoned(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file && entry.file_name().to_str().is_some_and(is_temporary) {
-            remove_if_abandoned(&entry.path());
-        }
-    }
+    TEMPORARY.remove_abandoned(folder);
 }
 
 /// Whether a file of this name is one that [`write_whole`] is writing, or was.
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
-    name.strip_prefix(PREFIX).is_some_and(|rest| {
-        rest.len() == N_RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    })
-}
-
-fn remove_if_abandoned(path: &Path) {
-    // For writing, since NFS gives no exclusive lock otherwise.
-    let Ok(file) = OpenOptions::new().write(true).open(path) else {
-        return;
-    };
-    let is_abandoned = match file.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => false,
-        Err(TryLockError::Error(_)) => {
-            let modified = file.metadata().and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
-        }
-    };
-    if is_abandoned {
-        let _ = fs::remove_file(path); // While it is locked: its writer, if it lives, sees that.
-    }
+    TEMPORARY.is(name)
 }
 
 /// Appends to a file that was opened for appending: all bytes, synced, or, on an error, none.
@@ -146,13 +249,48 @@ mod tests {
             fs::write(path(name), "left").expect("written");
         }
         fs::create_dir(path(".tmp123456")).expect("created");
-        let living = temporary_file(folder.path()).expect("a file");
+        let living = TEMPORARY.file_in(folder.path()).expect("a file");
         remove_abandoned(folder.path());
         assert!(!path(".tmpaB3dE6").exists());
         assert!(living.path().exists());
         for other in [".tmpaB3dE6x", ".tmp-aB3d", "tmpaB3dE6", ".tmp123456"] {
             assert!(path(other).exists(), "{other} is no file of ours");
         }
+    }
+
+    #[test]
+    fn a_folder_that_a_killed_process_left_is_removed_by_its_lock() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let runs = TemporaryName {
+            prefix: ".run-",
+            suffix: "",
+        };
+        let [left, living] = [".run-aB3dE6", ".run-aB3dE7"].map(|name| parent.path().join(name));
+        let [_, lock] = [&left, &living].map(|folder| {
+            fs::create_dir(folder).expect("created");
+            File::create(folder.join("lock")).expect("a file")
+        });
+        assert!(lock_new(&lock, &living.join("lock")));
+        fs::create_dir(parent.path().join(".run-other")).expect("created");
+        runs.remove_abandoned_folders(parent.path(), "lock");
+        assert!(!left.exists() && living.exists() && parent.path().join(".run-other").exists());
+    }
+
+    #[test]
+    fn a_whole_folder_takes_a_name_that_is_free() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| parent.path().join(name);
+        for name in ["whole", "empty", "full", "full/x", "other"] {
+            fs::create_dir(path(name)).expect("created");
+        }
+        fs::write(path("file"), "x").expect("written");
+        for taken in ["full", "file"] {
+            let error = rename_folder(&path("other"), &path(taken)).expect_err(taken);
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{taken}");
+        }
+        rename_folder(&path("whole"), &path("free")).expect("renamed");
+        rename_folder(&path("other"), &path("empty")).expect("renamed");
+        assert!(path("free").is_dir() && !path("whole").exists());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What `vae-data` and `vae-model` both stand on, and with them everything above: it knows neither
-//! tensors nor libtorch.
+//! What data and models both stand on, and with them everything above: it knows neither tensors nor
+//! libtorch.
 //!
 //! - [`derive_seed`]: every seed there is, from (seed, counter, purpose);
 //! - [`ImageShape`]: the shape of one item;
@@ -7,10 +7,12 @@
 //! - [`files`]: files that appear under their names only when they are whole;
 //! - [`read_small`], [`open_regular`]: files that are read whole, with a bound;
 //! - [`one_line`]: text of files as a terminal may show it;
+//! - [`dotted`]: tables in tables as one list;
 //! - [`memory`]: the C allocator's settings.
 
 mod condition;
 mod data_spec;
+mod dotted;
 pub mod files;
 mod image_shape;
 pub mod memory;
@@ -20,6 +22,7 @@ mod text;
 
 pub use condition::{AttributeSpec, AttributeValues, ConditionError, ConditionSpec};
 pub use data_spec::DataSpec;
+pub use dotted::dotted;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use seed::derive_seed;

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn derived_seeds_never_change() {
-        // From vae-data's tests/reference_order.py. Other values break the resuming of every earlier run.
+        // From tests/reference_order.py of the crate of data. Other values break the resuming of every earlier run.
         assert_eq!(derive_seed(0, 0, "order"), 0x9070_08a1_af18_93b3);
         assert_eq!(derive_seed(0, 1, "order"), 0x1c85_4929_7ed0_8104);
         assert_eq!(derive_seed(1, 0, "order"), 0xd56f_8991_fad6_c99e);
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn flips_never_change_and_are_fair() {
-        // From vae-data's tests/reference_order.py.
+        // From tests/reference_order.py of the crate of data.
         let flipped = |seed, epoch| -> Vec<u64> {
             let epoch_seed = derive_seed(seed, epoch, "flip");
             (0..16).filter(|&image| flips(epoch_seed, image)).collect()

@@ -74,7 +74,7 @@ impl Callback for Progress {
             {
                 self.last_refresh = Some(Instant::now());
                 let means = totals.means();
-                self.bar.set_position(run.position.steps);
+                self.bar.set_position(run.progress.position.steps);
                 self.bar.set_message(means.to_string());
             }
             Event::EpochEnd {
@@ -104,7 +104,7 @@ impl Callback for Progress {
                         ""
                     },
                 ));
-                self.bar.set_position(run.position.steps);
+                self.bar.set_position(run.progress.position.steps);
                 self.bar
                     .set_prefix(format!("epoch {}/{epochs}", (train.epoch + 1).min(epochs)));
             }

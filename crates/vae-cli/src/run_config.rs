@@ -308,7 +308,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.training.epochs, 3);
-        assert_eq!(config.model.latent_dims, 7);
+        assert_eq!(config.model.n_latents(), 7);
         let folder = config.dataset.idx.unwrap().folder;
         assert_eq!(folder, Path::new("else/where"));
     }

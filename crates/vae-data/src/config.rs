@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
+use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::{
     Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits, SpritesConfig, idx,
 };
@@ -73,41 +74,6 @@ pub struct DatasetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sprites: Option<SpritesConfig>,
 }
-
-/// The sizes of the splits, as a config asks for them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sizes {
-    pub(crate) validation: Option<HoldOut>,
-    /// Of the training, validation and test images only the first so many.
-    pub(crate) limits: Limits,
-}
-
-/// Of each split only the first so many images.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
-    pub(crate) train: Option<usize>,
-    pub(crate) validation: Option<usize>,
-    pub(crate) test: Option<usize>,
-}
-
-/// How many of `n` images are used under a limit, which is given under `key`.
-pub(crate) fn n_within(limit: Option<usize>, n: usize, key: &str, of: &Path) -> usize {
-    match limit {
-        Some(limit) if limit > n => {
-            warn!(
-                "{key} = {limit}, but {} holds {n} such images: all of them are used",
-                of.display()
-            );
-            n
-        }
-        Some(limit) => limit,
-        None => n,
-    }
-}
-
-pub(crate) const TRAIN_LIMIT: &str = "dataset.train_limit";
-pub(crate) const VALIDATION_LIMIT: &str = "dataset.validation_limit";
-pub(crate) const TEST_LIMIT: &str = "dataset.test_limit";
 
 /// The one table that names the images.
 enum Source<'a> {

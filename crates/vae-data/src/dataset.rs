@@ -9,8 +9,8 @@ use vae_base::ImageShape;
 
 use vae_base::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec};
 
+use crate::batch::Batch;
 use crate::bits::BitImages;
-use crate::loader::Batch;
 use crate::stored::{Stored, StoredImages, StoredReader};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 

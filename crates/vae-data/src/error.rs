@@ -1,11 +1,38 @@
 //! What can be wrong with a data set: each error says where, what was found, what was wanted and the
 //! likely fix.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::image_folder::PackProblem;
 use crate::{ImageShape, UnreadFiles};
+
+/// Why there is no pack to use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PackProblem {
+    /// There is no such file.
+    Missing,
+    /// It was made from other files, or with another transform.
+    Outdated,
+    /// It was cut short or altered.
+    Damaged(String),
+    /// It cannot be read or written.
+    Refused(String),
+}
+
+impl fmt::Display for PackProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PackProblem::Missing => f.write_str("is not there"),
+            PackProblem::Outdated => {
+                f.write_str("was made from other files or with another transform")
+            }
+            PackProblem::Damaged(what) => write!(f, "is damaged: {what}"),
+            PackProblem::Refused(why) => f.write_str(why),
+        }
+    }
+}
 
 /// A data set that cannot be used.
 ///

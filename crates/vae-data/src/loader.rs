@@ -9,6 +9,8 @@ use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_base::seed::flips;
 
+pub use crate::batch::Batch;
+
 use crate::binarization::Coins;
 use crate::dataset::Images;
 use crate::pipeline::Pipeline;
@@ -60,18 +62,6 @@ fn uniform_below(bound: u64, mut draw: impl FnMut() -> u64) -> u64 {
 /// If `batch_size` is 0.
 pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
     n_images.div_ceil(batch_size)
-}
-
-/// Some images, and what is known of each.
-#[derive(Debug)]
-pub struct Batch {
-    /// Bytes, u8 `[B, C, H, W]`.
-    pub items: Tensor,
-    /// What a model is told of each, f32 `[B, D]` on the same device; none where the data set has no
-    /// condition ([`Dataset::with_condition`]).
-    pub condition: Option<Tensor>,
-    /// Where in the data set each of them is.
-    pub rows: Vec<usize>,
 }
 
 /// One pass over a data set: [`Batch`]es on a device, every image exactly once, the

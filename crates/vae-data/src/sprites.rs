@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bits::BitImages;
-use crate::config::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
-use crate::factors::{FactorGrid, FactorSpace, Factors};
+use crate::factor_grid::FactorGrid;
+use crate::factors::{FactorSpace, Factors};
+use crate::limits::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::loader::shuffled_order;
 use crate::npz::{Array, Npz};
 use crate::{DataError, Dataset, HoldOut, ImageShape, Splits, derive_seed};

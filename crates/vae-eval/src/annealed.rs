@@ -182,7 +182,7 @@ impl Annealing<'_> {
         step_sizes: &mut StepSizes<'_>,
         tell: &mut impl FnMut(),
     ) -> Result<AnnealedBounds, EvalError> {
-        let (n_images, latent_dims) = (self.images.size()[0], self.vae.config().latent_dims);
+        let (n_images, latent_dims) = (self.images.size()[0], self.vae.config().n_latents());
         let device = self.vae.device();
         let shape = [n_chains, n_images, latent_dims];
         let betas = temperatures(self.sampling.n_temperatures);

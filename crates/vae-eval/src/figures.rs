@@ -193,10 +193,11 @@ fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
 
 fn manifold(vae: &Vae, test: &Dataset, size: usize) -> Result<Picture, EvalError> {
     let picture = picture::manifold(vae, size, &[], first_condition(test).as_ref())?;
-    let how = match (vae.config().posterior.support(), vae.config().latent_dims) {
+    let how = match (vae.config().posterior.support(), vae.config().n_latents()) {
         (Support::Sphere, _) => {
             "The latent sphere as a map: longitude to the right, latitude upward."
         }
+        (Support::Codes, _) => "Codes near the plane of the two most used latents.",
         (Support::Euclidean, 1) => "The latent line at the prior's quantiles from 0.05 to 0.95.",
         (Support::Euclidean, _) => {
             "The latent plane at the prior's quantiles from 0.05 to 0.95: z0 grows to the right, z1 upward."
@@ -231,6 +232,7 @@ fn traversals(
     let names: Vec<String> = dims.iter().map(|dim| format!("z{dim}")).collect();
     let reach = match vae.config().posterior.support() {
         Support::Sphere => "from −0.9 to 0.9, the others moved with it",
+        Support::Codes => "through its levels",
         Support::Euclidean => {
             "from −3 to 3 standard deviations of the prior, the others where the image is"
         }
@@ -252,7 +254,7 @@ fn traversals(
 
 /// Where the images lie; none of a single latent dimension.
 fn latents(vae: &Vae, images: &Dataset, centers: &Tensor) -> Result<Option<Picture>, EvalError> {
-    let latent_dims = vae.config().latent_dims;
+    let latent_dims = vae.config().n_latents();
     let (plane, axes, how) = match latent_dims {
         ..=1 => return Ok(None),
         2 => {

@@ -104,7 +104,7 @@ fn usage(
         center_variance: Vec::<f64>::try_from(center_variance)?,
         n_images: test.len() as u64,
     };
-    let latent_dims = vae.config().latent_dims;
+    let latent_dims = vae.config().n_latents();
     if latent_use.is_known() {
         let active = latent_use.active_units() as f64;
         findings.measures.push(
@@ -254,7 +254,7 @@ fn discrepancy(
 ) -> Result<Measure, EvalError> {
     const N_REFERENCES: i64 = 10;
     // All pairs and dimensions at once have to fit into memory.
-    let most = (60_000_000 / vae.config().latent_dims as u64).isqrt();
+    let most = (60_000_000 / vae.config().n_latents() as u64).isqrt();
     let n = (drawn.size()[0]).min(most.min(2000) as i64);
     // Of as many images as there are latents.
     let condition = condition.map(|condition| condition.narrow(0, 0, n));

@@ -38,6 +38,7 @@ mod images_used;
 mod importance;
 mod latents;
 mod likelihood;
+mod measure;
 mod number;
 mod pictures;
 mod probabilistic_pca;
@@ -64,16 +65,15 @@ pub use images_used::{ImagesUsed, Pixels, SplitUsed, TrainedOn};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentOptions, measure_latents};
 pub use likelihood::{LikelihoodOptions, measure_likelihood};
+pub use measure::{Better, Bound, Measure, differing_fields};
 pub use pictures::{PictureOptions, measure_pictures};
 pub use probabilistic_pca::exact_log_prob;
 pub use probe::{LinearProbe, nearest_neighbor_classes};
 pub use protocol::{
     AnnealedProtocol, Extractor, FeatureProtocol, ImageSet, ProbeClassifier, Protocol,
-    ScoreProtocol, SetPixels, Statistic, differing_fields,
+    ScoreProtocol, SetPixels, Statistic,
 };
 pub use published::{
     Comparison, Estimator, Field, Published, PublishedFeatures, comparisons, neighbours, published,
 };
-pub use report::{
-    Better, Bound, Findings, Measure, Progress, REPORT_FILE, Report, Section, Subject, Topic,
-};
+pub use report::{Findings, Progress, REPORT_FILE, Report, Section, Subject, Topic};

@@ -54,7 +54,7 @@ pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, Eval
         return Ok(None);
     };
     no_grad(|| {
-        let latent_dims = config.latent_dims;
+        let latent_dims = config.n_latents();
         let pixels = images.to_device(Device::Cpu).to_kind(Kind::Double) / 127.5 - 1.0;
         let residual = pixels.flatten(1, -1) - bias; // [B, D]
         let n_values = residual.size()[1] as f64;

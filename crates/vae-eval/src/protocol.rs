@@ -1,13 +1,9 @@
 //! How a number was come by: fields, of which words are made only where they are shown.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use vae_data::KnownDataset;
-
-use crate::{ImagesUsed, Measure};
 
 /// How a number was measured, beside the images that it is of. Two numbers compare where their protocols and
 /// their [`ImagesUsed`] are equal.
@@ -311,7 +307,7 @@ pub enum ScoreProtocol {
 
 impl Protocol {
     /// What the ± of a measure is.
-    fn error(&self) -> &'static str {
+    pub(crate) fn error(&self) -> &'static str {
         match self {
             Self::Features(FeatureProtocol {
                 statistic: Statistic::Kernel { .. },
@@ -632,153 +628,9 @@ impl fmt::Display for ScoreProtocol {
     }
 }
 
-impl Measure {
-    /// How it was come by, in words, with what its ± is; empty where nothing is known of it.
-    #[must_use]
-    pub fn how(&self) -> String {
-        match (&self.protocol, self.error) {
-            (Some(protocol), Some(_)) => format!("{protocol}; {}", protocol.error()),
-            (Some(protocol), None) => protocol.to_string(),
-            (None, _) => String::new(),
-        }
-    }
-}
-
-/// The fields in which numbers of the same name differ by how they were come by, each with the value of
-/// every number: `protocol.n_samples` with 500 and 5000. None is left out: what the model is and what it was
-/// trained on are no fields of a number, and chance (the seed) is none.
-#[must_use]
-pub fn differing_fields(numbers: &[(&Measure, &ImagesUsed)]) -> BTreeMap<String, Vec<Value>> {
-    let all: Vec<BTreeMap<String, Value>> = numbers
-        .iter()
-        .map(|(measure, images)| {
-            let mut fields = BTreeMap::new();
-            let protocol = serde_json::to_value(&measure.protocol).unwrap_or_default();
-            flatten("protocol", protocol, &mut fields);
-            let images = serde_json::to_value(images.identifying()).unwrap_or_default();
-            flatten("images", images, &mut fields);
-            fields
-        })
-        .collect();
-    let names = all.iter().flat_map(|fields| fields.keys().cloned());
-    names
-        .filter_map(|name| {
-            let value = |fields: &BTreeMap<String, Value>| fields.get(&name).cloned();
-            let values: Vec<Value> = all.iter().map(|f| value(f).unwrap_or_default()).collect();
-            let differ = values.windows(2).any(|pair| pair[0] != pair[1]);
-            differ.then_some((name, values))
-        })
-        .collect()
-}
-
-/// The values of a JSON object by their dotted keys.
-fn flatten(name: &str, value: Value, fields: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(table) => {
-            for (key, value) in table {
-                flatten(&format!("{name}.{key}"), value, fields);
-            }
-        }
-        value => {
-            fields.insert(name.to_owned(), value);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use vae_data::DatasetIdentity;
-
     use super::*;
-    use crate::{Pixels, SplitUsed, TrainedOn};
-
-    fn images() -> ImagesUsed {
-        ImagesUsed {
-            dataset: DatasetIdentity {
-                name: KnownDataset::Mnist,
-                recognized_by: None,
-                source: "mnist".to_owned(),
-            },
-            fingerprint: 1,
-            split: SplitUsed::Test,
-            n_images: 10,
-            n_available: 10,
-            shape: [1, 28, 28],
-            pixels: Pixels::Gray,
-            crop: None,
-            trained_on: TrainedOn {
-                dataset: DatasetIdentity::default(),
-                n_images: 60,
-                pixels: Pixels::Gray,
-            },
-        }
-    }
-
-    fn nll(n_samples: u32) -> Measure {
-        let protocol = Protocol::ImportanceWeighted {
-            n_samples,
-            n_images: None,
-        };
-        Measure::new("nll", "NLL", 90.0).protocol(protocol)
-    }
-
-    #[test]
-    fn numbers_differ_in_the_fields_that_were_changed_and_in_no_other() {
-        let fields = |measure: &Measure, images: &ImagesUsed| {
-            let other = self::images();
-            let fields = differing_fields(&[(&nll(5), &other), (measure, images)]);
-            fields.into_keys().collect::<Vec<_>>()
-        };
-        let same = ImagesUsed {
-            trained_on: TrainedOn {
-                n_images: 50,
-                ..images().trained_on
-            },
-            ..images()
-        };
-        assert!(fields(&nll(5), &same).is_empty());
-        assert_eq!(fields(&nll(6), &same), ["protocol.n_samples"]);
-        let closed = Measure::new("nll", "NLL", 90.0).protocol(Protocol::ProbabilisticPca);
-        assert_eq!(
-            fields(&closed, &same),
-            ["protocol.method", "protocol.n_samples"]
-        );
-        let changed = |change: &dyn Fn(&mut ImagesUsed)| {
-            let mut images = images();
-            change(&mut images);
-            fields(&nll(5), &images)
-        };
-        assert_eq!(
-            changed(&|images| images.split = SplitUsed::Validation),
-            ["images.split"]
-        );
-        assert_eq!(changed(&|images| images.n_images = 9), ["images.n_images"]);
-        assert_eq!(
-            changed(&|images| images.pixels = Pixels::Static),
-            ["images.pixels"]
-        );
-        assert_eq!(
-            changed(&|images| images.crop = Some(vae_model::Crop::Center { fraction: 0.5 })),
-            ["images.crop.center.fraction"]
-        );
-        assert_eq!(
-            changed(&|images| images.dataset.name = KnownDataset::Kmnist),
-            ["images.dataset.name"]
-        );
-        // The folder's name says nothing of a known data set, and all there is of an unknown one.
-        let folder = |images: &mut ImagesUsed| images.dataset.source = "digits".to_owned();
-        assert!(changed(&folder).is_empty());
-        let unknown = |source: &str| {
-            let mut images = images();
-            images.dataset.name = KnownDataset::Unknown;
-            images.dataset.source = source.to_owned();
-            images
-        };
-        let (a, b) = (unknown("a"), unknown("b"));
-        let fields = differing_fields(&[(&nll(5), &a), (&nll(5), &b)]);
-        assert_eq!(fields["images.dataset.source"], ["a", "b"]);
-        assert_eq!(fields.len(), 1);
-    }
 
     #[test]
     fn every_protocol_survives_the_file_and_has_words() {

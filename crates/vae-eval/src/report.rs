@@ -1,7 +1,6 @@
 //! `eval.json`: what was measured of a run, and how.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -9,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use vae_data::read_small_text;
 use vae_model::write_whole;
 
-use crate::number::value_and_error;
-use crate::{EvalError, ImagesUsed, Protocol};
+use crate::measure::Measure;
+use crate::{EvalError, ImagesUsed};
 
 /// The file's name in a run's folder.
 pub const REPORT_FILE: &str = "eval.json";
@@ -152,150 +151,6 @@ impl Findings {
 /// Is told of a measurement's progress: what is done, how many of how many.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
-/// One number, and how it was come by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Measure {
-    /// In snake_case, the same in every report: `nll`, `fid_mnist_classifier`.
-    pub name: String,
-    /// What it is called by people: `negative log-likelihood`.
-    pub label: String,
-    /// The number.
-    pub value: f64,
-    /// Its standard error, in the same unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<f64>,
-    /// Which side of the true value it is known to be on, where it is not the value itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bound: Option<Bound>,
-    /// `nats per image`, or empty for a pure number.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub unit: String,
-    /// Which way is good, where one is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub better: Option<Better>,
-    /// What it depends on beside the images; none where nothing is known of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
-    /// What else was found with it: `7 of 10 components in use`. Of this run, not of how it was measured.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub note: String,
-}
-
-/// Which numbers are the good ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Better {
-    /// Small ones.
-    Lower,
-    /// Large ones.
-    Higher,
-}
-
-/// What is known of a number that could not be measured to the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// The true value is this one or a higher one.
-    AtLeast,
-}
-
-impl Measure {
-    /// A pure number of which nothing else is known yet.
-    #[must_use]
-    pub fn new(name: &str, label: &str, value: f64) -> Self {
-        Self {
-            name: name.to_owned(),
-            label: label.to_owned(),
-            value,
-            error: None,
-            bound: None,
-            unit: String::new(),
-            better: None,
-            protocol: None,
-            note: String::new(),
-        }
-    }
-
-    /// With its standard error.
-    #[must_use]
-    pub fn error(self, error: f64) -> Self {
-        Self {
-            error: Some(error),
-            ..self
-        }
-    }
-
-    /// Of which only this much is known: the true value may be higher.
-    #[must_use]
-    pub fn at_least(self) -> Self {
-        Self {
-            bound: Some(Bound::AtLeast),
-            ..self
-        }
-    }
-
-    /// In this unit.
-    #[must_use]
-    pub fn unit(self, unit: &str) -> Self {
-        Self {
-            unit: unit.to_owned(),
-            ..self
-        }
-    }
-
-    /// Of which less is better.
-    #[must_use]
-    pub fn lower_is_better(self) -> Self {
-        Self {
-            better: Some(Better::Lower),
-            ..self
-        }
-    }
-
-    /// Of which more is better.
-    #[must_use]
-    pub fn higher_is_better(self) -> Self {
-        Self {
-            better: Some(Better::Higher),
-            ..self
-        }
-    }
-
-    /// With what else was found.
-    #[must_use]
-    pub fn note(self, note: impl Into<String>) -> Self {
-        Self {
-            note: note.into(),
-            ..self
-        }
-    }
-
-    /// Which was come by this way.
-    #[must_use]
-    pub fn protocol(self, protocol: Protocol) -> Self {
-        Self {
-            protocol: Some(protocol),
-            ..self
-        }
-    }
-}
-
-/// Rounded to what its error leaves to be known: `95.03 ± 0.27 nats per image`.
-impl fmt::Display for Measure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (value, error) = value_and_error(self);
-        f.write_str(&value)?;
-        if let Some(error) = error {
-            write!(f, " ± {error}")?;
-        }
-        let unit = &self.unit;
-        match unit.is_empty() {
-            true => Ok(()),
-            false => write!(f, " {unit}"),
-        }
-    }
-}
-
 /// Bytes of the largest `eval.json`.
 const LARGEST_REPORT: u64 = 1 << 26;
 
@@ -345,6 +200,7 @@ mod tests {
     use vae_data::DatasetIdentity;
 
     use super::*;
+    use crate::Protocol;
     use crate::{Pixels, SplitUsed, TrainedOn};
 
     fn images() -> ImagesUsed {

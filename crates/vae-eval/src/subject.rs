@@ -22,7 +22,7 @@ impl Subject {
         let model = vae.config();
         let parts = [
             kind(&model.network),
-            format!("{} ({})", kind(&model.posterior), model.latent_dims),
+            format!("{} ({})", kind(&model.posterior), model.n_latents()),
             kind(&model.prior),
             kind(&model.likelihood),
             format!(
@@ -38,7 +38,7 @@ impl Subject {
             step: checkpoint.state.position.steps,
             weights_sha256: checkpoint.weights_digest()?,
             averaged_weights: config.training.ema_decay.is_some(),
-            latent_dims: model.latent_dims,
+            latent_dims: model.n_latents(),
             model: parts.join(" · "),
             n_parameters: vae.n_parameters(),
         })

@@ -16,7 +16,7 @@ const DIGITS: ImageShape = ImageShape {
 
 fn vae(network: NetworkConfig, shape: ImageShape) -> Vae {
     let config = ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network,
         ..ModelConfig::default()
     };

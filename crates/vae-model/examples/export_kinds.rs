@@ -99,7 +99,7 @@ fn export(config: &ModelConfig, folder: &Path) -> Result<(), Box<dyn Error>> {
     no_grad(|| vae.draw(&bytes, 1, Mode::Train, &mut generator))?; // Running averages that are not 0 and 1.
 
     let images = bytes.narrow(0, 0, 5).to_kind(Kind::Float) / 255.0;
-    let latents = generator.normal([7, config.latent_dims], Device::Cpu);
+    let latents = generator.normal([7, config.n_latents()], Device::Cpu);
     let mut references = Vec::new();
     for (part, input) in [(Part::Encoder, images), (Part::Decoder, latents)] {
         let name = part.name();

@@ -1,12 +1,76 @@
-//! Which parts go together: every refusal in one place, so that a config is refused when it is read.
+//! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
+//! refused when it is read.
 
+use crate::config::MOST_LATENTS;
+use crate::objective::CODE_NLL;
 use crate::{
-    DecoderPenalty, Estimator, ModelConfig, ModelError, NetworkConfig, Objective, PosteriorConfig,
-    PriorConfig, Regularizer, Support,
+    DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
+    PosteriorConfig, PriorConfig, Regularizer, Support, Term,
 };
 
+impl ModelConfig {
+    /// Checks what can be checked before the images are known.
+    ///
+    /// # Errors
+    /// The first key whose value no model can be built from; parts that do not fit each other.
+    pub fn check(&self) -> Result<(), ModelError> {
+        const MOST_SIDE: i64 = 1 << 12;
+        if let Some(shape) = self.latent_shape {
+            if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
+                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                return Err(ModelError::config("model.latent_shape", problem));
+            }
+            let n: i64 = shape.iter().product();
+            if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
+                let [channels, height, width] = shape;
+                return Err(ModelError::config(
+                    "model.latent_dims",
+                    format!(
+                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
+                         out"
+                    ),
+                ));
+            }
+        }
+        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
+            let found = self.n_latents();
+            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            return Err(ModelError::config("model.latent_dims", problem));
+        }
+        self.posterior.check(self.n_latents())?;
+        self.prior.check(self.n_latents())?;
+        self.likelihood.check()?;
+        self.network.check()?;
+        if let Some(condition) = &self.condition {
+            condition.check()?;
+        }
+        check_model(self)
+    }
+}
+
+impl Objective {
+    /// Refuses values that make no sense, and parts that do not fit each other or the model.
+    ///
+    /// # Errors
+    /// The first key that is wrong; what would fit.
+    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
+        self.regularizer.check()?;
+        self.estimator.check()?;
+        self.decoder_penalty.check()?;
+        check_objective(model, self)
+    }
+
+    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
+    #[must_use]
+    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+        let mut terms = self.own_terms();
+        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
+        terms
+    }
+}
+
 /// Refuses parts of a model that do not fit each other.
-pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
+fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
     let (posterior, prior) = (&model.posterior, &model.prior);
     if let Some(support) = prior.support()
         && support != posterior.support()
@@ -14,6 +78,7 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
         let fits = match posterior.support() {
             Support::Euclidean => "a prior on all of space, such as standard_normal",
             Support::Sphere => "hyperspherical_uniform or vamp",
+            Support::Codes => "uniform_codes",
         };
         return refuse(
             "model.prior",
@@ -25,6 +90,9 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
                 place(posterior.support()),
             ),
         );
+    }
+    if model.latent_shape.is_some() {
+        check_map(model)?;
     }
     if let (PriorConfig::ConditionalGaussian, None) = (prior, &model.condition) {
         return refuse(
@@ -66,11 +134,60 @@ pub(crate) fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
     Ok(())
 }
 
+/// Refuses a latent map for parts that know no places.
+fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
+    let posterior = &model.posterior;
+    if let NetworkConfig::Mlp(_) = model.network {
+        return refuse(
+            "model.latent_shape",
+            "the network mlp has no maps; conv, conv_batch_norm or residual would fit, or latent_dims"
+                .to_owned(),
+        );
+    }
+    if !posterior.is_per_latent() {
+        return refuse(
+            "model.latent_shape",
+            format!(
+                "the posterior {} takes numbers of the image as a whole; diagonal_gaussian, deterministic or \
+                 finite_scalar would fit, or latent_dims",
+                posterior.name()
+            ),
+        );
+    }
+    if let (PosteriorConfig::FiniteScalar(codes), Some([channels, ..])) =
+        (posterior, model.latent_shape)
+    {
+        let n = codes.levels.len() as i64;
+        if n != channels {
+            return refuse(
+                "model.latent_shape",
+                format!("found {channels} channels, but a code at each place has {n} levels"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
+pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), ModelError> {
+    let Some([_, height, width]) = model.latent_shape else {
+        return Ok(());
+    };
+    let last = model.network.last_map([image.height, image.width]);
+    match last {
+        Some(last) if last != [height, width] => refuse(
+            "model.latent_shape",
+            format!(
+                "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                last[0], last[1]
+            ),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
-pub(crate) fn check_objective(
-    model: &ModelConfig,
-    objective: &Objective,
-) -> Result<(), ModelError> {
+fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
     check_regularizer(model, &objective.regularizer)?;
     check_estimator(model, objective)?;
     check_decoder_penalty(model, objective)
@@ -247,6 +364,7 @@ fn place(support: Support) -> &'static str {
     match support {
         Support::Euclidean => "on all of space",
         Support::Sphere => "on the unit sphere",
+        Support::Codes => "at the levels of codes",
     }
 }
 

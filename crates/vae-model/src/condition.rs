@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_base::ConditionSpec;
 
+use crate::ModelError;
 use crate::graph::{Graph, Op, Value};
-use crate::{ModelConfig, ModelError};
 
 /// What the model gets of each item besides the item itself: its class, attributes, or both. Encoder and
 /// decoder get it, and so does the prior `conditional_gaussian`.
@@ -70,9 +70,12 @@ impl ConditionConfig {
 }
 
 /// Refuses a condition that is not the one which the config asks for.
-pub(crate) fn check_spec(config: &ModelConfig, spec: &ConditionSpec) -> Result<(), ModelError> {
+pub(crate) fn check_spec(
+    config: Option<&ConditionConfig>,
+    spec: &ConditionSpec,
+) -> Result<(), ModelError> {
     let names: Vec<&str> = spec.attributes.iter().map(|known| &*known.name).collect();
-    let (classes, attributes): (bool, &[String]) = match &config.condition {
+    let (classes, attributes): (bool, &[String]) = match config {
         Some(condition) => (condition.classes, &condition.attributes),
         None => (false, &[]),
     };

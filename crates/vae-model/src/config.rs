@@ -3,10 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::compatibility;
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, ModelError, NetworkConfig, PosteriorConfig,
-    PriorConfig, Term,
+    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
+    Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -18,15 +17,20 @@ use crate::{
 ///     [network.mlp]
 ///     hidden = [400]
 /// "#).expect("a valid model");
-/// assert_eq!(config.latent_dims, 20);
+/// assert_eq!(config.n_latents(), 20);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// Default 2.
+    /// Default 2, or those of `latent_shape`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
-    pub latent_dims: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_dims: Option<i64>,
+    /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image:
+    /// for convolutional networks, whose last maps must have that size. Default: latents without places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latent_shape: Option<[i64; 3]>,
     /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
     pub prior: PriorConfig,
     /// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means
@@ -53,7 +57,8 @@ pub struct ModelConfig {
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
-            latent_dims: 2,
+            latent_dims: None,
+            latent_shape: None,
             prior: PriorConfig::default(),
             likelihood: LikelihoodConfig::default(),
             initialization: Initialization::default(),
@@ -65,7 +70,7 @@ impl Default for ModelConfig {
     }
 }
 
-const MOST_LATENTS: i64 = 1 << 16;
+pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
 impl ModelConfig {
     /// The named terms that draws of such a model carry ([`Draws::named`](crate::Draws::named)).
@@ -83,23 +88,12 @@ impl ModelConfig {
         is_learned && !self.posterior.has_density()
     }
 
-    /// Checks what can be checked before the images are known.
-    ///
-    /// # Errors
-    /// The first key whose value no model can be built from; parts that do not fit each other.
-    pub fn check(&self) -> Result<(), ModelError> {
-        if !(1..=MOST_LATENTS).contains(&self.latent_dims) {
-            let found = self.latent_dims;
-            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
-            return Err(ModelError::config("model.latent_dims", problem));
+    /// Z, the number of latent dimensions, of a map all of them.
+    #[must_use]
+    pub fn n_latents(&self) -> i64 {
+        match self.latent_shape {
+            Some(shape) => shape.iter().product(),
+            None => self.latent_dims.unwrap_or(2),
         }
-        self.posterior.check(self.latent_dims)?;
-        self.prior.check(self.latent_dims)?;
-        self.likelihood.check()?;
-        self.network.check()?;
-        if let Some(condition) = &self.condition {
-            condition.check()?;
-        }
-        compatibility::check_model(self)
     }
 }

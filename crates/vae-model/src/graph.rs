@@ -2,8 +2,6 @@
 
 use tch::Tensor;
 
-use crate::network::Activation;
-
 /// The operations of an encoder or decoder, in the order in which they are computed.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
@@ -79,6 +77,15 @@ pub(crate) enum Op {
     Concat,
     /// Elementwise, by its name in ONNX; inputs broadcast.
     Elementwise(&'static str),
+}
+
+/// What is applied to each number by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Relu,
+    /// Slope 0.01 below 0.
+    LeakyRelu,
+    Silu,
 }
 
 /// ε of all norms.

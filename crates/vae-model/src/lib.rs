@@ -59,11 +59,13 @@ mod mode;
 mod network;
 mod nn;
 mod objective;
+mod part;
 mod posterior;
 mod preprocessing;
 mod prior;
 mod summary;
 mod sums;
+mod support;
 mod tensor_file;
 mod terms;
 mod vae;
@@ -73,7 +75,6 @@ mod weights;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
-pub use export::Part;
 pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -91,16 +92,18 @@ pub use objective::{
     LossContext, Losses, MmdConfig, NestedConfig, Objective, PixelMeanConfig, PlayerNetwork,
     Regularizer,
 };
+pub use part::Part;
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, IafConfig, Latents, NoiseScale,
-    PlanarConfig, Posterior, PosteriorConfig,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
-    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, Support, VampConfig,
+    GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, VampConfig,
 };
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
+pub use support::Support;
 pub use tensor_file::{TensorFile, read_tensors};
 pub use terms::{Direction, Term, Terms};
 pub use vae::{Draws, ElboTerms, Vae};

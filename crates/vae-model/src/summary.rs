@@ -4,8 +4,8 @@ use serde::Serialize;
 use tch::Tensor;
 
 use crate::Vae;
-use crate::export::Part;
 use crate::graph::Op;
+use crate::part::Part;
 
 /// A part of a model.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -7,19 +7,21 @@ use tch::{Device, Kind, Tensor};
 use vae_base::{ConditionSpec, DataSpec};
 use vae_torch::Generator;
 
+use crate::compatibility;
 use crate::condition::{self, ConditionConfig};
-use crate::export::Part;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, NetworkShape};
 use crate::nn::{self, Outline};
+use crate::part::Part;
 use crate::posterior::PosteriorFamily;
 use crate::sums;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
     ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
-    ModelError, Posterior, Preprocessing, Prior, PriorContext, StateDictMap, Terms,
+    ModelError, Posterior, PosteriorConfig, Preprocessing, Prior, PriorContext, StateDictMap,
+    Terms,
 };
 
 /// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
@@ -151,15 +153,16 @@ impl Parts {
         let n_features = condition::n_features(&data.condition);
         let shape = NetworkShape {
             image,
-            latent_dims: config.latent_dims,
+            latent_dims: config.n_latents(),
+            latent_shape: config.latent_shape,
             n_condition_features: n_features,
-            n_posterior_params: config.posterior.n_params(config.latent_dims),
+            n_posterior_params: config.posterior.n_params(config.n_latents()),
             n_likelihood_maps: config.likelihood.n_maps(image.channels),
             initialization: config.initialization,
             decoder_spectral_norm: config.decoder_spectral_norm,
         };
         let root = variables.root();
-        let (latent_dims, initialization) = (config.latent_dims, config.initialization);
+        let (latent_dims, initialization) = (config.n_latents(), config.initialization);
         let network = config.network.build(&root, shape);
         let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
         let posterior = config
@@ -170,6 +173,7 @@ impl Parts {
             latent_dims,
             image,
             n_features,
+            &config.posterior,
             initialization,
         );
         Self {
@@ -184,11 +188,12 @@ impl Parts {
 /// Names and shapes of the variables of a model, of which nothing is allocated.
 fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
     config.check()?;
-    condition::check_spec(config, &data.condition)?;
+    condition::check_spec(config.condition.as_ref(), &data.condition)?;
     let image = data.image;
     if let Some(problem) = image.problem() {
         return Err(ModelError::config("image shape", problem));
     }
+    compatibility::check_image(config, image)?;
     let variables = nn::VarStore::of_outline();
     drop(Parts::build(config, data, &variables));
     let outline = variables.into_outline();
@@ -462,6 +467,30 @@ impl Vae {
         Ok(self.likelihood.sample(&params, generator).contiguous())
     }
 
+    /// The codes i64 `[N, n]` that latents `[N, Z]` stand for; none where latents are no codes.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn codes(&self, latents: &Tensor) -> Result<Option<Tensor>, ModelError> {
+        self.check_latents(latents)?;
+        Ok(match &self.config.posterior {
+            PosteriorConfig::FiniteScalar(config) => Some(config.codes(latents)),
+            _ => None,
+        })
+    }
+
+    /// The levels nearest to latents `[N, Z]` of a model of codes; latents of other models as they are.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn nearest_codes(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
+        self.check_latents(latents)?;
+        Ok(match &self.config.posterior {
+            PosteriorConfig::FiniteScalar(config) => config.nearest(latents),
+            _ => latents.shallow_clone(),
+        })
+    }
+
     /// `n` latents drawn from the prior, `[n, Z]`: in a model with a condition those of unknown items.
     pub fn sample_latents(&self, n: i64, generator: &mut Generator) -> Tensor {
         let unknown = self.unknown(n);
@@ -624,7 +653,7 @@ impl Vae {
         let dropped = self.dropped(images.condition, mode, generator);
         let condition = dropped.as_ref().or(images.condition);
         let (targets, features) = self.scaled((images.tensor, condition).into())?;
-        let shape = [n_samples, targets.size()[0], self.config.latent_dims];
+        let shape = [n_samples, targets.size()[0], self.config.n_latents()];
         let noise = generator.normal(shape, self.device());
         Ok(self.draws(&targets, condition, features.as_ref(), &noise, mode))
     }
@@ -725,7 +754,7 @@ impl Vae {
                 ))
             }
             Part::Decoder => {
-                let latents = graph.input(&[self.config.latent_dims]);
+                let latents = graph.input(&[self.config.n_latents()]);
                 let condition = self.condition_input(graph);
                 let features = condition
                     .as_ref()
@@ -756,7 +785,7 @@ impl Vae {
                 self.network.encoder_graph(&mut graph, images, features)
             }
             Part::Decoder => {
-                let latents = graph.input(&[self.config.latent_dims]);
+                let latents = graph.input(&[self.config.n_latents()]);
                 self.network.decoder_graph(&mut graph, latents, features)
             }
         };
@@ -966,7 +995,11 @@ impl Vae {
     }
 
     /// Checks that of each of `n` items or latents is said what the model wants to be told.
-    fn check_condition(&self, condition: Option<&Tensor>, n: i64) -> Result<(), ModelError> {
+    pub(crate) fn check_condition(
+        &self,
+        condition: Option<&Tensor>,
+        n: i64,
+    ) -> Result<(), ModelError> {
         let n_columns = self.data.condition.n_columns() as i64;
         let found = condition.map(|condition| (condition.size(), condition.kind()));
         let fits = match &found {
@@ -990,10 +1023,10 @@ impl Vae {
 
     fn check_latents(&self, latents: &Tensor) -> Result<(), ModelError> {
         let size = latents.size();
-        if size.len() != 2 || size[1] != self.config.latent_dims {
+        if size.len() != 2 || size[1] != self.config.n_latents() {
             return Err(ModelError::Latents {
                 found: size,
-                latent_dims: self.config.latent_dims,
+                latent_dims: self.config.n_latents(),
             });
         }
         Ok(())
@@ -1002,12 +1035,12 @@ impl Vae {
     /// Checks that there are samples `[K, B, Z]` for each of B images.
     fn check_samples(&self, samples: &Tensor, targets: &Tensor) -> Result<(), ModelError> {
         let found = samples.size();
-        if found.len() == 3 && found[1..] == [targets.size()[0], self.config.latent_dims] {
+        if found.len() == 3 && found[1..] == [targets.size()[0], self.config.n_latents()] {
             return Ok(());
         }
         Err(ModelError::Latents {
             found,
-            latent_dims: self.config.latent_dims,
+            latent_dims: self.config.n_latents(),
         })
     }
 

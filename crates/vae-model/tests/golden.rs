@@ -128,7 +128,7 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
 
     let batch = 3;
     let images = common::images(batch, shape);
-    let latent_dims = config.latent_dims;
+    let latent_dims = config.n_latents();
     let noise =
         common::wave((batch * latent_dims) as usize, 0.3, 1.2).view([1, batch, latent_dims]);
     // PyTorch's numbers come from one processor, these from another: they may differ by as much as
@@ -229,7 +229,7 @@ fn a_color_network_at_sizes_that_no_stride_divides_is_pytorchs() {
         width: 22,
     };
     let config = ModelConfig {
-        latent_dims: 5,
+        latent_dims: Some(5),
         network: NetworkConfig::Conv(ConvConfig {
             channels: vec![6, 8, 10],
             strides: vec![2, 1, 3],
@@ -250,7 +250,7 @@ fn the_mlp_is_pytorchs() {
         width: 28,
     };
     let config = ModelConfig {
-        latent_dims: 8,
+        latent_dims: Some(8),
         network: NetworkConfig::Mlp(MlpConfig {
             hidden: vec![40, 30],
         }),
@@ -267,7 +267,7 @@ fn the_faces_network_with_batch_norm_and_its_squared_error_are_pytorchs() {
         width: 64,
     };
     let config = ModelConfig {
-        latent_dims: 128,
+        latent_dims: Some(128),
         likelihood: squared_error(),
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig::default()),
         ..Default::default()
@@ -283,7 +283,7 @@ fn batch_norm_at_sizes_that_no_stride_divides_is_pytorchs() {
         width: 50,
     };
     let config = ModelConfig {
-        latent_dims: 5,
+        latent_dims: Some(5),
         likelihood: squared_error(),
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
             channels: vec![4, 6, 8],
@@ -301,7 +301,7 @@ fn the_residual_network_is_the_same_one_built_in_pytorch() {
         width: 34,
     };
     let config = ModelConfig {
-        latent_dims: 5,
+        latent_dims: Some(5),
         likelihood: squared_error(),
         network: NetworkConfig::Residual(ResidualConfig {
             channels: vec![4, 8, 12],

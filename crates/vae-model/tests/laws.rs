@@ -25,7 +25,7 @@ const SHAPE: ImageShape = ImageShape {
 
 fn small_conv() -> ModelConfig {
     ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Conv(ConvConfig {
             channels: vec![3, 4],
             strides: vec![1, 2],
@@ -39,7 +39,7 @@ fn small_conv() -> ModelConfig {
 
 fn small_mlp() -> ModelConfig {
     ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![10] }),
         ..Default::default()
     }
@@ -47,7 +47,7 @@ fn small_mlp() -> ModelConfig {
 
 fn small_batch_norm() -> ModelConfig {
     ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
             channels: vec![3, 4],
         }),
@@ -57,7 +57,7 @@ fn small_batch_norm() -> ModelConfig {
 
 fn small_residual() -> ModelConfig {
     ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Residual(ResidualConfig {
             channels: vec![4, 6],
             blocks: 1,
@@ -561,7 +561,7 @@ fn wrong_inputs_and_configs_are_errors_not_panics() {
     assert!(conv(|c| c.decoder_strides = vec![3]).contains("the encoder's in reverse are [2]"));
     assert!(conv(|c| c.hidden = -1).contains("model.network.conv.hidden"));
     let no_latents = ModelConfig {
-        latent_dims: 0,
+        latent_dims: Some(0),
         ..Default::default()
     };
     assert!(Vae::new(&no_latents, SHAPE, Device::Cpu, 1).is_err());
@@ -665,7 +665,7 @@ fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
         width: 2,
     };
     let config = ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::ConvBatchNorm(ConvBatchNormConfig { channels: vec![4] }),
         ..Default::default()
     };

@@ -17,7 +17,7 @@ const SHAPE: ImageShape = ImageShape {
 
 fn model() -> ModelConfig {
     ModelConfig {
-        latent_dims: 2,
+        latent_dims: Some(2),
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![] }),
         ..Default::default()
     }

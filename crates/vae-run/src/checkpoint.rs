@@ -25,19 +25,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Tensor;
 use tracing::warn;
 use vae_base::files::sync_folder;
 use vae_base::write_whole;
 use vae_model::{
-    SUMS_FILE, Term, Vae, WEIGHTS_FILE, read_tensors, sha256, verify_sums, write_sums,
-    write_tensors,
+    SUMS_FILE, Vae, WEIGHTS_FILE, read_tensors, sha256, verify_sums, write_sums, write_tensors,
 };
 
+use crate::checkpoint_folder::{
+    PARTIAL_SUFFIX, delete, free_name, parse_folder_name, remove_folder,
+};
 use crate::{
-    Incident, LatentUse, Position, Ranking, Record, RunConfig, RunDir, RunError, SavedRecovery,
+    LatentUse, Position, Progress, Ranking, Record, RunConfig, RunDir, RunError, SavedRecovery,
+    SavedTotals,
 };
 
 /// Which of a run's checkpoints.
@@ -77,6 +80,18 @@ pub struct CheckpointState {
     pub resume: ResumeState,
 }
 
+impl CheckpointState {
+    /// How far the run was, and what it had come to.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            position: self.position,
+            latent_use: self.latent_use.clone(),
+            ..self.resume.progress.clone()
+        }
+    }
+}
+
 /// What a run needs to go on, beside the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResumeState {
@@ -102,51 +117,11 @@ pub struct ResumeState {
     pub epoch_seconds: f64,
     /// Seconds since the start, without pauses.
     pub seconds: f64,
-    /// Factor on the learning rate, below 1 after a rollback.
-    pub learning_rate_scale: f64,
-    /// Step size of the last step.
-    pub learning_rate: f64,
-    /// What went wrong so far.
-    pub incidents: Vec<Incident>,
-    /// The best epoch's validation record.
-    pub best: Option<Record>,
-    /// The last epoch's training record.
-    pub last_train: Option<Record>,
-    /// The last epoch's validation record.
-    pub last_validation: Option<Record>,
+    /// What the run came to so far.
+    #[serde(flatten)]
+    pub progress: Progress,
     /// State of each callback, by its name.
     pub callbacks: BTreeMap<String, Value>,
-}
-
-/// Sums over the epoch in progress, to the last bit.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedTotals {
-    /// reconstruction, kl, loss, gradient norm.
-    pub sums: [f64; 4],
-    /// Images that they are over.
-    pub n_images: i64,
-    /// Every batch so far had a kl.
-    pub has_kl: bool,
-    /// The named terms.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub terms: Vec<SavedTerm>,
-}
-
-/// The sum of a named term.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedTerm {
-    /// What it is.
-    #[serde(flatten)]
-    pub term: Term,
-    /// The sum; JSON has no NaN, and reads it as `null`.
-    #[serde(deserialize_with = "number_or_nan")]
-    pub sum: f64,
-    /// Images that it is over: those of the batches that had it.
-    pub n_images: i64,
-}
-
-fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// The tensors of a checkpoint.
@@ -321,51 +296,6 @@ pub fn save(
         }
     }
     Ok(state.sequence)
-}
-
-/// The name of a new checkpoint's folder. One of the same position may be there: damaged, or of steps
-/// that a return to an earlier one has undone.
-fn free_name(root: &Path, position: Position) -> String {
-    let name = folder_name(position);
-    let numbered = (2..).map(|i| format!("{name}-{i}"));
-    std::iter::once(name.clone())
-        .chain(numbered)
-        .find(|name| fs::symlink_metadata(root.join(name)).is_err())
-        .unwrap_or(name)
-}
-
-/// Deletes a checkpoint, which is never seen in part.
-fn delete(folder: &Path) -> Result<(), RunError> {
-    let (Some(root), Some(name)) = (folder.parent(), folder.file_name()) else {
-        return Ok(());
-    };
-    let removed = root.join(format!(".{}{REMOVED_SUFFIX}", name.to_string_lossy()));
-    remove_folder(&removed)?;
-    fs::rename(folder, &removed).map_err(RunError::io(folder))?;
-    remove_folder(&removed)
-}
-
-const PARTIAL_SUFFIX: &str = ".partial";
-const REMOVED_SUFFIX: &str = ".removed";
-
-/// Removes what processes left that were killed while they wrote or deleted a checkpoint. For the
-/// process that has the run's lock. What cannot be removed stays.
-pub(crate) fn remove_abandoned(run_dir: &RunDir) {
-    let root = run_dir.checkpoints();
-    for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_ours = [".epoch-", ".last.", ".best."]
-            .iter()
-            .any(|prefix| name.starts_with(prefix));
-        if !is_ours || !(name.ends_with(PARTIAL_SUFFIX) || name.ends_with(REMOVED_SUFFIX)) {
-            continue;
-        }
-        let _ = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
-            _ => fs::remove_file(entry.path()),
-        };
-    }
 }
 
 /// Whether a run has a checkpoint of a later step than this position.
@@ -570,25 +500,6 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
     Ok(readable)
 }
 
-fn folder_name(position: Position) -> String {
-    format!("epoch-{:04}-step-{:08}", position.epochs, position.steps)
-}
-
-fn parse_folder_name(name: &str) -> Option<Position> {
-    let (epochs, rest) = name.strip_prefix("epoch-")?.split_once("-step-")?;
-    let steps = match rest.split_once('-') {
-        Some((steps, number)) => {
-            number.parse::<u64>().ok()?;
-            steps
-        }
-        None => rest,
-    };
-    Some(Position {
-        epochs: epochs.parse().ok()?,
-        steps: steps.parse().ok()?,
-    })
-}
-
 /// Which checkpoints stay and which go, of a list with the newest first, which was just written: the newest
 /// `keep` and the best stay, of those that led to it.
 fn sort_out(entries: Vec<Entry>, keep: usize, ranking: &Ranking) -> (Vec<Entry>, Vec<Entry>) {
@@ -659,16 +570,10 @@ fn link(root: &Path, name: &str, entry: Option<&Entry>) {
     let _ = (root, name, entry);
 }
 
-fn remove_folder(folder: &Path) -> Result<(), RunError> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunError::io(folder)(error)),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint_folder::folder_name;
     use crate::{Means, Metric};
 
     fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
@@ -788,6 +693,72 @@ mod tests {
         }
     }
 
+    /// A record as JSON, of this epoch.
+    fn record_json(epoch: u64, split: &str) -> Value {
+        let means = Means {
+            elbo: Some(-9.25),
+            reconstruction: 8.0,
+            kl: Some(1.25),
+            loss: 9.25,
+        };
+        let position = Position {
+            epochs: epoch,
+            steps: 3 * epoch,
+        };
+        serde_json::to_value(Record::new(position, split, means)).expect("JSON")
+    }
+
+    #[test]
+    fn the_layout_of_a_state_is_that_of_the_versions_before() {
+        let config: RunConfig = toml::from_str("[dataset.idx]\nfolder = 'x'").expect("a config");
+        let json = serde_json::json!({
+            "version": "0.1.0",
+            "sequence": 2,
+            "previous": 1,
+            "position": { "epochs": 2, "steps": 6 },
+            "is_whole_epoch": true,
+            "validation": record_json(2, Record::VALIDATION),
+            "latent_use": { "kl": [0.5, 0.1], "center_variance": [0.25, 0.0], "n_images": 12 },
+            "config": config,
+            "resume": {
+                "n_train_images": 22,
+                "n_validation_images": 7,
+                "fingerprints": [1, 4294967295_u32],
+                "device": "cpu",
+                "threads": 1,
+                "optimizer_steps": 6,
+                "totals": { "sums": [0.1, 0.2, 0.30000000000000004, 0.0], "n_images": 8, "has_kl": true },
+                "epoch_seconds": 0.125,
+                "seconds": 1.5,
+                "learning_rate_scale": 0.5,
+                "learning_rate": 0.0005,
+                "incidents": [{
+                    "problem": "the training loss became NaN",
+                    "step": 5,
+                    "returned_to_step": 3,
+                    "learning_rate_scale": 0.5,
+                }],
+                "best": record_json(1, Record::VALIDATION),
+                "last_train": record_json(2, Record::TRAIN),
+                "last_validation": null,
+                "callbacks": { "counts": 2 },
+            },
+        });
+        let text = json.to_string();
+        let state: CheckpointState = serde_json::from_str(&text).expect("a state");
+        let progress = state.progress();
+        assert_eq!((progress.position.epochs, progress.position.steps), (2, 6));
+        assert_eq!(
+            progress.latent_use.as_ref().map(LatentUse::active_units),
+            Some(1)
+        );
+        assert_eq!(progress.learning_rate, 0.0005);
+        assert_eq!(progress.incidents[0].returned_to_step, 3);
+        assert_eq!(progress.best.as_ref().map(|record| record.epoch), Some(1));
+        assert!(progress.last_validation.is_none());
+        assert_eq!(serde_json::to_value(&state).expect("JSON"), json);
+    }
+
     #[test]
     fn nan_is_never_best() {
         let entries = vec![entry(2, Some(f64::NAN)), entry(1, Some(-8.0))];
@@ -799,25 +770,5 @@ mod tests {
             ),
             (1, 1)
         );
-    }
-
-    #[test]
-    fn a_name_tells_the_position() {
-        let position = Position {
-            epochs: 12,
-            steps: 123_456_789,
-        };
-        assert_eq!(parse_folder_name(&folder_name(position)), Some(position));
-        let second = folder_name(position) + "-2";
-        assert_eq!(parse_folder_name(&second), Some(position));
-        for other in [
-            "last",
-            "best",
-            ".epoch-0001-step-00000010.partial",
-            "epoch-1",
-            "epoch-0001-step-00000010-copy",
-        ] {
-            assert_eq!(parse_folder_name(other), None);
-        }
     }
 }

@@ -9,23 +9,23 @@
 //! - [`check_resume`]: whether it can go on with another config.
 
 pub mod checkpoint;
+mod checkpoint_folder;
 mod config;
 mod error;
 mod latent_use;
 pub mod options;
 mod overview;
 mod position;
+mod progress;
 mod range;
 mod record;
 mod resume;
 mod rollback;
 mod run_dir;
 mod run_lock;
+mod summary;
 
-pub use checkpoint::{
-    Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState, SavedTerm,
-    SavedTotals,
-};
+pub use checkpoint::{Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
 pub use config::{
     AdamConfig, AdamwConfig, CheckpointsConfig, ClipConfig, CosineConfig, EarlyStoppingConfig,
     ExponentialConfig, OneCycleConfig, OptimizerConfig, PicturesConfig, PlateauConfig,
@@ -36,8 +36,10 @@ pub use error::RunError;
 pub use latent_use::LatentUse;
 pub use overview::Overview;
 pub use position::Position;
-pub use record::{Means, Metric, Ranking, Record};
+pub use progress::Progress;
+pub use record::{Means, Metric, Ranking, Record, SavedTerm, SavedTotals};
 pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
-pub use run_dir::{RunDir, Summary, read_config};
-pub use run_lock::{RunLock, RunState};
+pub use run_dir::{RunDir, read_config};
+pub use run_lock::RunLock;
+pub use summary::{RunState, Summary};

@@ -11,7 +11,38 @@ use serde_json::Value;
 use vae_model::Objective;
 use vae_model::{Direction, ModelConfig, Term};
 
-use crate::{Position, RunConfig, RunError};
+use crate::{Position, RunError};
+
+/// Sums over the epoch in progress, to the last bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTotals {
+    /// reconstruction, kl, loss, gradient norm.
+    pub sums: [f64; 4],
+    /// Images that they are over.
+    pub n_images: i64,
+    /// Every batch so far had a kl.
+    pub has_kl: bool,
+    /// The named terms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<SavedTerm>,
+}
+
+/// The sum of a named term.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedTerm {
+    /// What it is.
+    #[serde(flatten)]
+    pub term: Term,
+    /// The sum; JSON has no NaN, and reads it as `null`.
+    #[serde(deserialize_with = "number_or_nan")]
+    pub sum: f64,
+    /// Images that it is over: those of the batches that had it.
+    pub n_images: i64,
+}
+
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
 
 /// Means over images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,7 +116,7 @@ pub struct Record {
     /// Seconds that the pass took.
     pub seconds: f64,
     /// What the objective and the model say beside that: means over the images, by the names of their terms
-    /// ([`RunConfig::terms`]).
+    /// (`RunConfig::terms`).
     #[serde(flatten, serialize_with = "finite", deserialize_with = "numbers")]
     pub named: BTreeMap<String, f64>,
 }
@@ -278,9 +309,13 @@ impl Metric {
         }
     }
 
-    /// Refuses a metric that the runs of a config do not have, or that has no better direction.
-    pub(crate) fn check(&self, key: &'static str, config: &RunConfig) -> Result<(), RunError> {
-        let model = &config.model;
+    /// Refuses a metric that runs of such a model with these terms do not have, or that has no better direction.
+    pub(crate) fn check(
+        &self,
+        key: &'static str,
+        model: &ModelConfig,
+        terms: &[Term],
+    ) -> Result<(), RunError> {
         match self {
             Self::Elbo | Self::Kl | Self::BitsPerDim if !model.posterior.has_density() => {
                 Err(RunError::config(
@@ -295,7 +330,6 @@ impl Metric {
                  discretized_logistic",
             )),
             Self::Term(name) => {
-                let terms = config.terms();
                 let problem = match terms.iter().find(|term| term.name == *name) {
                     Some(term) if term.better != Direction::Neither => return Ok(()),
                     Some(_) => "of which no direction is better",
@@ -440,53 +474,6 @@ mod tests {
         ];
         let gain = |name: &str| Metric::Term(name.to_owned()).ranking(&terms).gain(3.0, 2.0);
         assert_eq!((gain("accuracy"), gain("penalty")), (1.0, -1.0));
-    }
-
-    #[test]
-    fn a_metric_is_a_name_and_only_one_that_is_logged_and_has_a_direction_is_taken() {
-        let config = |text: &str| -> RunConfig {
-            let text = format!("dataset.idx.folder = 'unused'\n{text}");
-            toml::from_str(&text).expect("a config")
-        };
-        let check = |text: &str| config(text).check().map_err(|error| error.to_string());
-        let beta_tc = "objective.regularizer.beta_tc = {}\n";
-        let chosen = format!("{beta_tc}checkpoints.metric = 'total_correlation'");
-        assert_eq!(check(&chosen), Ok(()));
-        let metric = config(&chosen).checkpoints.metric;
-        assert_eq!(metric, Metric::Term("total_correlation".to_owned()));
-        assert_eq!(
-            config("checkpoints.metric = 'bits_per_dim'")
-                .checkpoints
-                .metric,
-            Metric::BitsPerDim
-        );
-        for (text, wanted) in [
-            (
-                "checkpoints.metric = 'elbow'",
-                "found \"elbow\", which this config does not log",
-            ),
-            (
-                "early_stopping.metric = 'total_correlation'",
-                "early_stopping.metric",
-            ),
-            (
-                "schedule.plateau.metric = 'seconds'",
-                "found \"seconds\", of which no direction",
-            ),
-            (
-                "checkpoints.metric = 'elbow'",
-                "elbo, reconstruction, kl, loss, active_units, mse would fit",
-            ),
-        ] {
-            let problem = check(text).expect_err("refused");
-            assert!(problem.contains(wanted), "{problem}");
-        }
-        let beta_tc = format!("{beta_tc}checkpoints.metric = 'mutual_information'");
-        let problem = check(&beta_tc).expect_err("refused");
-        assert!(
-            problem.contains("mse, total_correlation, dimension_wise_kl"),
-            "{problem}"
-        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+use vae_base::dotted;
 
 use crate::options::may_change_on_resume;
 use crate::{CheckpointState, RunConfig, RunDir, RunError};
@@ -62,9 +63,10 @@ pub fn differences(
     let flat = |config: &RunConfig| -> Result<BTreeMap<String, String>, RunError> {
         let value = serde_json::to_value(config)
             .map_err(|error| RunError::config("config", error.to_string()))?;
-        let mut keys = BTreeMap::new();
-        flatten("", &value, &mut keys);
-        Ok(keys)
+        let entries = |value: &Value| Some(value.as_object()?.clone().into_iter().collect());
+        let values = dotted(&value, &entries).into_iter();
+        let set = values.filter(|(_, value)| !value.is_null());
+        Ok(set.map(|(key, value)| (key, value.to_string())).collect())
     };
     let (a, b) = (flat(a)?, flat(b)?);
     let nothing = || "nothing".to_owned();
@@ -77,24 +79,6 @@ pub fn differences(
             (key.clone(), values)
         })
         .collect())
-}
-
-fn flatten(prefix: &str, value: &Value, keys: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(entries) if !entries.is_empty() => {
-            for (key, value) in entries {
-                let key = match prefix {
-                    "" => key.clone(),
-                    prefix => format!("{prefix}.{key}"),
-                };
-                flatten(&key, value, keys);
-            }
-        }
-        Value::Null => {}
-        value => {
-            keys.insert(prefix.to_owned(), value.to_string());
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::Position;
-use crate::checkpoint::SavedTotals;
+use crate::{Position, SavedTotals};
 
 /// What callbacks may turn; it holds for the steps to come.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,18 +1,16 @@
 //! The folder of a run, and the names in it.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use vae_base::files::{self, append_whole, is_temporary, sync_folder};
+use vae_base::files::{self, TemporaryName, append_whole, is_temporary};
 use vae_base::{read_small, read_small_text, write_whole};
 
 use vae_model::Term;
 
-use crate::{Incident, Record, RunConfig, RunError, RunLock, checkpoint};
+use crate::{Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock};
 
 const LOCK_FILE: &str = "run.lock";
 
@@ -37,51 +35,6 @@ pub fn read_config(path: &Path) -> io::Result<String> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunDir {
     path: PathBuf,
-}
-
-/// `summary.json`: what a finished or interrupted run came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The folder of the run.
-    pub run: PathBuf,
-    /// `"finished"`, `"interrupted"` or `"failed"`.
-    pub state: String,
-    /// What it failed of.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Whole epochs done.
-    pub epochs: u64,
-    /// Optimizer steps done.
-    pub steps: u64,
-    /// The best validation record, by `checkpoints.metric` of the config.
-    pub best: Option<Record>,
-    /// The last epoch on training images.
-    pub last_train: Option<Record>,
-    /// The last epoch on validation images.
-    pub last_validation: Option<Record>,
-    /// What went wrong on the way.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub incidents: Vec<Incident>,
-    /// From the first step to the last picture, without the time between a stop and its resume.
-    pub seconds: f64,
-    /// Of the last process: seconds spent on anything but steps and evaluation.
-    pub engine_seconds: f64,
-    /// Numbers that were trained.
-    pub n_parameters: usize,
-    /// Training images.
-    pub n_train_images: usize,
-    /// Images that checkpoints were chosen by.
-    pub n_validation_images: usize,
-    /// Images that had no part in the training.
-    pub n_test_images: usize,
-    /// `"cpu"` or `"cuda:0"`.
-    pub device: String,
-    /// CPU threads of libtorch.
-    pub threads: i32,
-    /// Largest resident size of the process, where the system tells it.
-    pub peak_resident_bytes: Option<u64>,
-    /// The pictures of the last epoch.
-    pub pictures: Vec<PathBuf>,
 }
 
 impl RunDir {
@@ -149,9 +102,9 @@ impl RunDir {
     /// Under a hidden name beside its own, then renamed.
     fn create_whole(&self, config: &RunConfig) -> Result<(), RunError> {
         let path = &self.path;
-        let parent = parent(path);
+        let parent = files::parent(path);
         fs::create_dir_all(parent).map_err(RunError::io(path))?;
-        remove_abandoned_runs(parent);
+        PARTIAL.remove_abandoned_folders(parent, LOCK_FILE);
         let (partial, _lock) = partial_run(parent).map_err(RunError::io(parent))?;
         let run_dir = Self {
             path: partial.path().to_owned(),
@@ -160,20 +113,13 @@ impl RunDir {
             fs::create_dir(&folder).map_err(RunError::io(folder))?;
         }
         run_dir.write_config(config)?;
-        match fs::rename(partial.path(), path) {
+        match files::rename_folder(partial.path(), path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
+            Err(error) => Err(RunError::io(path)(error)),
             Ok(()) => {
                 let _ = partial.keep(); // Under its new name.
-                sync_folder(parent).map_err(RunError::io(parent))
+                Ok(())
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
-                ) =>
-            {
-                Err(self.exists())
-            }
-            Err(error) => Err(RunError::io(path)(error)),
         }
     }
 
@@ -190,8 +136,8 @@ impl RunDir {
         for folder in [self.path.clone(), self.pictures()] {
             files::remove_abandoned(&folder);
         }
-        checkpoint::remove_abandoned(self);
-        remove_abandoned_runs(parent(&self.path));
+        checkpoint_folder::remove_abandoned(&self.checkpoints());
+        PARTIAL.remove_abandoned_folders(files::parent(&self.path), LOCK_FILE);
         let summary = self.summary_file();
         match fs::remove_file(&summary) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(RunError::io(summary)(error)),
@@ -347,6 +293,40 @@ impl RunDir {
         write_whole(&file, &json).map_err(RunError::io(&file))
     }
 
+    /// Makes this process the one that trains the run, until the lock is dropped.
+    ///
+    /// On a file system without locks it gives one that keeps nobody out, and a warning says so.
+    ///
+    /// # Errors
+    /// Another process (or another part of this one) has it; the file cannot be written.
+    pub fn lock(&self) -> Result<RunLock, RunError> {
+        RunLock::take(&self.lock_file(), &self.path)
+    }
+
+    /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
+    /// which may be read-only.
+    ///
+    /// # Errors
+    /// The summary cannot be read.
+    pub fn state(&self) -> Result<RunState, RunError> {
+        if run_lock::is_locked(&self.lock_file()) {
+            return Ok(RunState::Running);
+        }
+        match self.summary()? {
+            None => Ok(RunState::Stopped),
+            Some(summary) => [RunState::Finished, RunState::Interrupted, RunState::Failed]
+                .into_iter()
+                .find(|state| state.name() == summary.state)
+                .ok_or_else(|| {
+                    let problem = format!(
+                        "state: found {:?}, wanted \"finished\", \"interrupted\" or \"failed\"",
+                        summary.state
+                    );
+                    RunError::run(self.summary_file(), problem)
+                }),
+        }
+    }
+
     /// Whether files can be written to the folder, found out by writing one. For commands that keep what
     /// they find only at the end of hours.
     ///
@@ -431,65 +411,20 @@ impl RunDir {
     }
 }
 
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
+/// A new run's folder until it is whole.
+const PARTIAL: TemporaryName = TemporaryName {
+    prefix: ".run-",
+    suffix: "",
+};
 
-/// A new run's folder until it is whole is called this and some letters and digits.
-const PARTIAL_PREFIX: &str = ".run-";
-const N_RANDOM: usize = 6;
-
-/// Where files cannot be locked, a partial run of this age was left by a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(3600);
-
-/// A folder for a new run, with its lock, which says to [`remove_abandoned_runs`] that its process lives.
+/// A folder for a new run, with its lock, which says that its process lives.
 fn partial_run(parent: &Path) -> io::Result<(TempDir, RunLock)> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(PARTIAL_PREFIX).rand_bytes(N_RANDOM);
-    // Temporary folders are private by default; what stays is an ordinary one under the umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
     loop {
-        let partial = builder.tempdir_in(parent)?;
-        let file = File::create(partial.path().join(LOCK_FILE))?;
-        match file.try_lock() {
-            // Another process was quicker, took it for abandoned and removes it.
-            Err(TryLockError::WouldBlock) => {}
-            Ok(()) if !partial.path().exists() => {}
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok((partial, RunLock { file })),
-        }
-    }
-}
-
-/// Removes from a folder of runs what processes left there that were killed while they created one.
-fn remove_abandoned_runs(parent: &Path) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let is_partial = name.to_str().is_some_and(|name| {
-            name.strip_prefix(PARTIAL_PREFIX).is_some_and(|rest| {
-                rest.len() == N_RANDOM && rest.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            })
-        });
-        if !is_partial || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let is_old = || {
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
-        };
-        let lock = OpenOptions::new()
-            .write(true)
-            .open(entry.path().join(LOCK_FILE));
-        let is_abandoned = match lock.as_ref().map(File::try_lock) {
-            Ok(Ok(())) => true,
-            Ok(Err(TryLockError::WouldBlock)) => false,
-            Ok(Err(TryLockError::Error(_))) | Err(_) => is_old(),
-        };
-        if is_abandoned {
-            let _ = fs::remove_dir_all(entry.path());
+        let partial = PARTIAL.folder_in(parent)?;
+        let path = partial.path().join(LOCK_FILE);
+        let file = File::create(&path)?;
+        if files::lock_new(&file, &path) {
+            return Ok((partial, RunLock { file }));
         }
     }
 }

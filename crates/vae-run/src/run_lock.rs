@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
 use tracing::warn;
 
-use crate::{RunDir, RunError};
+use crate::RunError;
 
 /// What `run.lock` stands for. It holds until it is dropped or its process ends, however it ends:
 /// the system keeps the lock, the file only gives it a place.
@@ -24,36 +25,7 @@ impl Drop for RunLock {
     }
 }
 
-/// How far a run is from being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunState {
-    /// A process trains it.
-    Running,
-    /// All epochs are done.
-    Finished,
-    /// Ctrl-C.
-    Interrupted,
-    /// An error ended it.
-    Failed,
-    /// Nobody trains it and it has no summary: its process was killed.
-    Stopped,
-}
-
-impl RunState {
-    /// As in `summary.json`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Interrupted => "interrupted",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-/// [`RunDir::state`] holds a shared lock for an instant, so the first refusal may be its doing.
+/// [`is_locked`] holds a shared lock for an instant, so the first refusal may be its doing.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -89,73 +61,49 @@ pub(crate) fn try_lock(file: &File, mut pause: impl FnMut()) -> Attempt {
     Attempt::Refused
 }
 
-impl RunDir {
-    /// Makes this process the one that trains the run, until the lock is dropped.
+impl RunLock {
+    /// Takes the lock of a run, which holds until it is dropped: `lock_file` is in the folder `run`.
     ///
     /// On a file system without locks it gives one that keeps nobody out, and a warning says so.
     ///
     /// # Errors
     /// Another process (or another part of this one) has it; the file cannot be written.
-    pub fn lock(&self) -> Result<RunLock, RunError> {
-        let path = self.lock_file();
+    pub(crate) fn take(lock_file: &Path, run: &Path) -> Result<Self, RunError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(&path)
-            .map_err(RunError::io(&path))?;
+            .open(lock_file)
+            .map_err(RunError::io(lock_file))?;
         match try_lock(&file, || sleep(PAUSE)) {
             Attempt::Locked => {}
             Attempt::Refused => {
                 let mut owner = String::new();
                 let read = (&file).take(MAX_OWNER_BYTES).read_to_string(&mut owner);
                 return Err(RunError::Locked {
-                    path: self.path().to_owned(),
+                    path: run.to_owned(),
                     pid: read.ok().and_then(|_| owner.trim().parse().ok()),
                 });
             }
             Attempt::NoLocks(error) => warn!(
                 "{}: this file system has no locks ({error}), so nothing keeps a second process from \
                  training the run at the same time: see to it that none does",
-                path.display()
+                lock_file.display()
             ),
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(RunError::io(&path))?;
-        Ok(RunLock { file })
+            .map_err(RunError::io(lock_file))?;
+        Ok(Self { file })
     }
+}
 
-    /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
-    /// which may be read-only.
-    ///
-    /// # Errors
-    /// The summary cannot be read.
-    pub fn state(&self) -> Result<RunState, RunError> {
-        if self.is_locked() {
-            return Ok(RunState::Running);
-        }
-        match self.summary()? {
-            None => Ok(RunState::Stopped),
-            Some(summary) => [RunState::Finished, RunState::Interrupted, RunState::Failed]
-                .into_iter()
-                .find(|state| state.name() == summary.state)
-                .ok_or_else(|| {
-                    let problem = format!(
-                        "state: found {:?}, wanted \"finished\", \"interrupted\" or \"failed\"",
-                        summary.state
-                    );
-                    RunError::run(self.summary_file(), problem)
-                }),
-        }
-    }
-
-    fn is_locked(&self) -> bool {
-        // Shared, so that two who look do not take each other for the trainer.
-        File::open(self.lock_file())
-            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
-    }
+/// Whether a process has the lock.
+pub(crate) fn is_locked(lock_file: &Path) -> bool {
+    // Shared, so that two who ask do not take each other for the trainer.
+    File::open(lock_file)
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 #[cfg(test)]

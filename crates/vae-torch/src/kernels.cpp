@@ -35,6 +35,8 @@ TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
 TORCH_API void set_autocast_enabled(at::DeviceType device_type, bool enabled);
 TORCH_API at::ScalarType get_autocast_dtype(at::DeviceType device_type);
 TORCH_API void set_autocast_dtype(at::DeviceType device_type, at::ScalarType dtype);
+TORCH_API bool is_autocast_cache_enabled();
+TORCH_API void set_autocast_cache_enabled(bool enabled);
 TORCH_API void clear_cache();
 TORCH_API int increment_nesting();
 TORCH_API int decrement_nesting();
@@ -242,25 +244,33 @@ char *vae_lerp(const TensorPtr *tensors, const TensorPtr *ends, size_t n, double
 }
 
 // Gives what was in force before, for vae_autocast_leave.
+//
+// Without libtorch's cache of the weights' copies: it is one for all threads, and whoever leaves autocast empties
+// it for the others too. Whether two uses of a weight share a copy decides whether their gradients are added in
+// half precision, so that the cache would make a thread's numbers depend on what another one does.
 char *vae_autocast_enter(
-    int device_type, int scalar_type, bool *previously_enabled, int *previous_scalar_type) {
+    int device_type, int scalar_type, bool *previously_enabled, int *previous_scalar_type,
+    bool *previously_cached) {
     return guarded([&] {
         const auto device = static_cast<at::DeviceType>(device_type);
         *previously_enabled = at::autocast::is_autocast_enabled(device);
         *previous_scalar_type = static_cast<int>(at::autocast::get_autocast_dtype(device));
+        *previously_cached = at::autocast::is_autocast_cache_enabled();
         at::autocast::set_autocast_dtype(device, static_cast<at::ScalarType>(scalar_type));
         at::autocast::set_autocast_enabled(device, true);
+        at::autocast::set_autocast_cache_enabled(false);
         at::autocast::increment_nesting();
     });
 }
 
-char *vae_autocast_leave(int device_type, bool previously_enabled, int previous_scalar_type) {
+char *vae_autocast_leave(
+    int device_type, bool previously_enabled, int previous_scalar_type, bool previously_cached) {
     return guarded([&] {
         const auto device = static_cast<at::DeviceType>(device_type);
         if (at::autocast::decrement_nesting() == 0) {
-            // The weights' bf16 copies are those of before the optimizer's step.
             at::autocast::clear_cache();
         }
+        at::autocast::set_autocast_cache_enabled(previously_cached);
         at::autocast::set_autocast_enabled(device, previously_enabled);
         at::autocast::set_autocast_dtype(
             device, static_cast<at::ScalarType>(previous_scalar_type));

@@ -56,11 +56,13 @@ unsafe extern "C" {
         scalar_type: c_int,
         previously_enabled: *mut bool,
         previous_scalar_type: *mut c_int,
+        previously_cached: *mut bool,
     ) -> *mut c_char;
     fn vae_autocast_leave(
         device_type: c_int,
         previously_enabled: bool,
         previous_scalar_type: c_int,
+        previously_cached: bool,
     ) -> *mut c_char;
 }
 
@@ -250,15 +252,13 @@ pub fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), Tc
 
 /// Autocast on this thread while this lives; what was in force before comes back with its end. The state is the thread's, and so it must end on the
 /// thread that it began on: it is not [`Send`].
-///
-/// The bf16 copies of weights are kept in one place for all threads, until one of them leaves its autocast:
-/// what another thread casts a second time is the same number, but the gradients of the two copies are then
-/// added in f32, not in bf16.
+/// Each use of a weight has its own copy in half precision, and the copies' gradients are added in f32.
 #[derive(Debug)]
 pub struct Autocast {
     device_type: c_int,
     previously_enabled: bool,
     previous_scalar_type: c_int,
+    previously_cached: bool,
     _of_this_thread: PhantomData<*const ()>,
 }
 
@@ -282,15 +282,17 @@ impl Autocast {
             device_type,
             previously_enabled: false,
             previous_scalar_type: 0,
+            previously_cached: true,
             _of_this_thread: PhantomData,
         };
-        // SAFETY: two places to write to; the message is ours.
+        // SAFETY: three places to write to; the message is ours.
         let entered = unsafe {
             taken(vae_autocast_enter(
                 device_type,
                 scalar_type,
                 &raw mut autocast.previously_enabled,
                 &raw mut autocast.previous_scalar_type,
+                &raw mut autocast.previously_cached,
             ))
         };
         entered.expect("libtorch knows autocast on CPU and CUDA");
@@ -306,6 +308,7 @@ impl Drop for Autocast {
                 self.device_type,
                 self.previously_enabled,
                 self.previous_scalar_type,
+                self.previously_cached,
             ))
         };
         // No panic in a drop, which may be part of one: and what was in force before is valid.

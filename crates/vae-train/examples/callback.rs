@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let outcome = trainer.fit(&AtomicBool::new(false));
     println!(
         "{:?} after {} epochs",
-        outcome.ended?, outcome.position.epochs
+        outcome.ended?, outcome.progress.position.epochs
     );
     Ok(())
 }

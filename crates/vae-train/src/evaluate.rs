@@ -84,7 +84,7 @@ fn pass(
     };
     no_grad(|| {
         let mut totals = Totals::new(vae.device());
-        let latent_dims = vae.config().latent_dims;
+        let latent_dims = vae.config().n_latents();
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());

@@ -5,15 +5,13 @@ use std::slice;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::derive_seed;
-use vae_data::Dataset;
 use vae_data::loader::n_batches;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, PlayerNetwork, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
 use crate::collective::Alone;
-use crate::evaluate::evaluate_against;
 use crate::player::{self, Player, PlayerSnapshot, Training};
-use crate::{Collective, Evaluation, TrainError, autocast, check_precision};
+use crate::{Collective, TrainError, autocast, check_precision};
 
 /// A model with what it takes to train it.
 #[derive(Debug)]
@@ -125,7 +123,9 @@ impl<'a> Learner<'a> {
             every: 1,
         };
         let seed = derive_seed(config.seed, 0, "weights of the players beside the model");
-        let networks = config.objective.players(vae.config(), seed, vae.device());
+        let networks = config
+            .objective
+            .players(vae.config().n_latents(), seed, vae.device());
         let players = networks.iter().map(|network| {
             let player = config.player(network.name());
             let training = Training {
@@ -265,18 +265,9 @@ impl<'a> Learner<'a> {
         self.collective = Box::new(collective);
     }
 
-    /// [`evaluate`](crate::evaluate) with the players beside the model.
-    pub(crate) fn evaluate(&self, dataset: &Dataset, step: u64) -> Result<Evaluation, TrainError> {
-        let n_train_images = self.n_train_images as usize;
-        let players = &self.networks;
-        evaluate_against(
-            self.vae,
-            self.config,
-            dataset,
-            n_train_images,
-            step,
-            players,
-        )
+    /// The networks of the players beside the model.
+    pub(crate) fn networks(&self) -> &[PlayerNetwork] {
+        &self.networks
     }
 
     fn all_players(&mut self) -> impl Iterator<Item = &mut Player> {

@@ -5,18 +5,23 @@
 //! what a program that trains needs of them is named here too.
 
 mod callback;
+mod clock;
 mod collective;
 mod ema;
 mod error;
 mod evaluate;
 mod fit;
+mod full_disk;
 mod learner;
 mod optimizer;
 mod plateau;
 mod player;
 mod precision;
 mod recovery;
+mod saving;
+mod steps;
 mod totals;
+mod trainer;
 
 pub use callback::{Callback, Event, Flow};
 pub use callback::{
@@ -28,19 +33,20 @@ pub use collective::Collective;
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
-pub use fit::{Fit, Outcome, Stop, Trainer, device_name};
+pub use fit::{Fit, Outcome, Stop, device_name};
 pub use learner::{Learner, StepOutput};
 pub use optimizer::{Optimizer, StepReport};
 pub use plateau::PlateauState;
 pub use precision::{autocast, check_precision};
 pub use totals::Totals;
+pub use trainer::Trainer;
 pub use vae_base::memory;
 pub use vae_run::{
     AdamConfig, AdamwConfig, Checkpoint, CheckpointState, CheckpointsConfig, ClipConfig, Controls,
     CosineConfig, EarlyStoppingConfig, ExponentialConfig, Incident, LatentUse, Means, Metric,
     OneCycleConfig, OpenCheckpoint, OptimizerConfig, Overview, PicturesConfig, PlateauConfig,
-    PlayerConfig, Position, Precision, Record, ResumeState, RmspropConfig, RunConfig, RunDir,
-    RunError, RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary,
+    PlayerConfig, Position, Precision, Progress, Record, ResumeState, RmspropConfig, RunConfig,
+    RunDir, RunError, RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary,
     ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
 pub use vae_torch::libtorch_config;

@@ -34,8 +34,7 @@ pub fn check_precision(precision: Precision, device: Device) -> Result<(), RunEr
 
 /// Runs `body`, a forward pass, with the networks' operations on `device` in this precision. What
 /// comes out of them is bf16 then: cast it before sums and logarithms. The backward pass needs no
-/// autocast, it follows the forward one. The weights' bf16 copies are kept to the end of the
-/// `body`: neither may the weights change within, nor a pass without gradients come first.
+/// autocast, it follows the forward one.
 ///
 /// # Panics
 /// bf16 on a device that [`check_precision`] refuses for its kind.

@@ -3,21 +3,26 @@
 use std::collections::BTreeMap;
 
 use tch::Tensor;
+use tracing::warn;
+use vae_model::first_non_finite;
 use vae_run::{
-    Controls, Position, SavedGood, SavedRecovery, SavedStates, SavedTotals, StepControls,
+    Controls, Incident, OpenCheckpoint, Position, RunConfig, SavedGood, SavedRecovery, SavedStates,
+    SavedTotals, StepControls,
 };
 
 use crate::learner::Snapshot;
+use crate::steps::Steps;
+use crate::{Fit, Totals, TrainError};
 
 /// A state to return to.
 #[derive(Debug)]
-pub(crate) struct Good {
+struct Good {
     /// A run that returned here failed again before the next finite check.
-    pub(crate) failed: bool,
-    pub(crate) position: Position,
-    pub(crate) controls: Controls,
-    pub(crate) totals: SavedTotals,
-    pub(crate) learner: Snapshot,
+    failed: bool,
+    position: Position,
+    controls: Controls,
+    totals: SavedTotals,
+    learner: Snapshot,
 }
 
 /// The states at the last two finite checks, and the steps since.
@@ -27,28 +32,32 @@ pub(crate) struct Recovery {
     good: Vec<Good>,
     /// What every step since the older of them was done with.
     history: BTreeMap<u64, StepControls>,
+    /// The numbers are NaN or infinite and there is no state to return to.
+    is_ruined: bool,
 }
 
 impl Recovery {
+    /// Takes up what a checkpoint has of it, where this config keeps states at all.
+    pub(crate) fn resume(
+        &mut self,
+        config: &RunConfig,
+        checkpoint: &OpenCheckpoint,
+    ) -> Result<(), TrainError> {
+        if keeps_states(config)
+            && let Some(saved) = checkpoint.rollback()?
+        {
+            *self = saved.into();
+        }
+        Ok(())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.good.is_empty()
     }
 
-    /// Whether this is where the newest of the states is.
-    pub(crate) fn is_at(&self, position: Position) -> bool {
-        self.good
-            .last()
-            .is_some_and(|good| good.position == position)
-    }
-
-    /// Keeps a state and the one before: the last update of the weights is not in any loss yet, and may be
-    /// a ruin that is still finite.
-    pub(crate) fn remember(&mut self, state: Good) {
-        self.good.push(state);
-        if self.good.len() > 2 {
-            self.good.remove(0);
-        }
-        self.history = self.history.split_off(&self.good[0].position.steps);
+    /// Whether the run is at numbers that no checkpoint may hold.
+    pub(crate) fn is_ruined(&self) -> bool {
+        self.is_ruined
     }
 
     /// Notes what step number `step` is done with.
@@ -56,12 +65,75 @@ impl Recovery {
         self.history.insert(step, controls);
     }
 
-    pub(crate) fn controls_of(&self, step: u64) -> Option<StepControls> {
-        self.history.get(&step).copied()
+    /// Stores this state as the one to return to, after its numbers were checked. The one before is kept
+    /// too: the last update of the weights is not in any loss yet, and may be a ruin that is still finite.
+    pub(crate) fn remember(&mut self, run: &Fit, steps: &Steps) {
+        let position = run.progress.position;
+        // The last check of an epoch may fall on a step that was checked already.
+        let is_there = self
+            .good
+            .last()
+            .is_some_and(|good| good.position == position);
+        if !keeps_states(run.config) || is_there {
+            return;
+        }
+        self.good.push(Good {
+            failed: false,
+            position,
+            controls: run.controls,
+            totals: steps.totals.save(),
+            learner: steps.learner.snapshot(),
+        });
+        if self.good.len() > 2 {
+            self.good.remove(0);
+        }
+        self.history = self.history.split_off(&self.good[0].position.steps);
+    }
+
+    /// Returns to the last good state with a lower learning rate, or gives up. `problem` was noticed after
+    /// `step` steps.
+    pub(crate) fn recover<'a>(
+        &mut self,
+        run: &mut Fit<'a>,
+        steps: &mut Steps<'a>,
+        problem: String,
+        step: u64,
+    ) -> Result<(), TrainError> {
+        let safety = &run.config.safety;
+        let Some(good) = self.take_newest(step) else {
+            self.is_ruined = true;
+            return Err(give_up(run, steps, problem, step, None));
+        };
+        good.restore(run, steps)?;
+        run.last_checkpoint = None; // That was of steps which are undone now.
+        let origin = match safety.find_layer {
+            true => Some(self.find_origin(&good, run, steps, step)?),
+            false => None,
+        };
+        let factor = good.controls.learning_rate_factor * run.progress.learning_rate_scale;
+        steps.learner.set_learning_rate_factor(factor);
+        if run.progress.incidents.len() >= safety.max_rollbacks {
+            return Err(give_up(run, steps, problem, step, origin));
+        }
+        run.progress.learning_rate_scale *= safety.learning_rate_factor;
+        let incident = Incident {
+            problem,
+            step,
+            origin,
+            returned_to_step: good.position.steps,
+            learning_rate_scale: run.progress.learning_rate_scale,
+        };
+        warn!("{incident}");
+        run.progress.incidents.push(incident);
+        self.good.push(Good {
+            failed: true,
+            ..good
+        });
+        Ok(())
     }
 
     /// Takes out the state to return to after a failure that was noticed after `step` steps.
-    pub(crate) fn take_newest(&mut self, step: u64) -> Option<Good> {
+    fn take_newest(&mut self, step: u64) -> Option<Good> {
         // A state from which the run failed at once, or failed twice, is no good one.
         if self.good.len() > 1
             && let Some(newest) = self.good.last()
@@ -72,12 +144,39 @@ impl Recovery {
         self.good.pop()
     }
 
-    /// Puts back the state that the run has returned to.
-    pub(crate) fn put_back(&mut self, state: Good) {
-        self.good.push(Good {
-            failed: true,
-            ..state
-        });
+    /// Goes through the steps since the good state once more, and back again: the first layer, or
+    /// failing that the first gradient, that is not finite.
+    fn find_origin<'a>(
+        &self,
+        good: &Good,
+        run: &mut Fit<'a>,
+        steps: &mut Steps<'a>,
+        until: u64,
+    ) -> Result<String, TrainError> {
+        let mut origin = None;
+        let batches = Steps::batches(run).skip(run.steps_of_epoch() as usize);
+        for (batch, step) in batches.zip(good.position.steps..until) {
+            let Some(&controls) = self.history.get(&step) else {
+                break;
+            };
+            let batch = batch?;
+            let (result, layer) = first_non_finite(|| steps.step(&batch, step, controls));
+            result?;
+            let number = step + 1;
+            origin = layer
+                .map(|layer| format!("first in the output of {layer}, step {number}"))
+                .or_else(|| {
+                    let name = steps.learner.non_finite_gradient()?;
+                    Some(format!("first in the gradient of {name}, step {number}"))
+                });
+            if origin.is_some() {
+                break;
+            }
+        }
+        good.restore(run, steps)?;
+        Ok(origin.unwrap_or_else(|| {
+            "in these steps every layer's output and every gradient is finite by itself".to_owned()
+        }))
     }
 
     /// For a checkpoint at this position; none where a run that is resumed there has the same states anyway.
@@ -108,6 +207,41 @@ impl Recovery {
     }
 }
 
+impl Good {
+    /// Takes the run back here.
+    fn restore(&self, run: &mut Fit, steps: &mut Steps) -> Result<(), TrainError> {
+        steps.learner.restore(&self.learner)?;
+        run.progress.position = self.position;
+        run.controls = self.controls;
+        steps.totals = Totals::restore(self.totals.clone(), run.vae.device());
+        Ok(())
+    }
+}
+
+/// Whether a failure is answered by a return, or needs one to find where it began.
+fn keeps_states(config: &RunConfig) -> bool {
+    config.safety.max_rollbacks > 0 || config.safety.find_layer
+}
+
+fn give_up(
+    run: &Fit,
+    steps: &Steps,
+    problem: String,
+    step: u64,
+    origin: Option<String>,
+) -> TrainError {
+    TrainError::GaveUp {
+        problem,
+        step,
+        origin: origin.map_or_else(
+            || " (safety.find_layer = true would tell where it begins)".to_owned(),
+            |origin| format!(" ({origin})"),
+        ),
+        n_rollbacks: run.progress.incidents.len(),
+        learning_rate: steps.learner.learning_rate(),
+    }
+}
+
 impl From<SavedRecovery> for Recovery {
     fn from(saved: SavedRecovery) -> Self {
         let SavedStates { good, history } = saved.states;
@@ -128,6 +262,10 @@ impl From<SavedRecovery> for Recovery {
                 ),
             })
             .collect();
-        Self { good, history }
+        Self {
+            good,
+            history,
+            is_ruined: false,
+        }
     }
 }

@@ -26,7 +26,7 @@ fn config() -> RunConfig {
 
 fn vae() -> Vae {
     let config = ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![6] }),
         ..Default::default()
     };
@@ -45,7 +45,7 @@ impl Callback for Witness {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let step = run.position.steps;
+        let step = run.progress.position.steps;
         let what = match event {
             Event::FitStart => "start".to_owned(),
             Event::StepEnd { .. } => format!("step {step}"),
@@ -165,24 +165,29 @@ fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
     ";
     // Three steps, numbers 0, 1 and 2: the last at 3/10 of the rate.
     let (_, _, outcome) = train(tables, 8, 1);
-    let record = outcome.last_train.expect("a record");
+    let record = outcome.progress.last_train.expect("a record");
     assert_close("rate", record.learning_rate.expect("a rate"), 0.3e-3);
     assert_eq!(record.beta, Some(0.75), "that of the step to come");
     // One step in an epoch: the second epoch's is number 1.
     let (_, _, outcome) = train(tables, 22, 2);
-    let record = outcome.last_train.expect("a record");
+    let record = outcome.progress.last_train.expect("a record");
     assert_close("rate", record.learning_rate.expect("a rate"), 0.2e-3);
     assert_beta(&record, 0.25);
     assert_eq!(record.beta, Some(0.5));
     // Evaluated by what the schedule comes to, so that epochs compare.
-    assert_beta(&outcome.last_validation.expect("a record"), 1.0);
+    assert_beta(&outcome.progress.last_validation.expect("a record"), 1.0);
 }
 
 #[test]
 fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
     let tables = "objective.regularizer.beta_tc = { alpha = 1.0, beta = 3.0, gamma = 1.0 }";
     let (config, vae, outcome) = train(tables, 8, 1);
-    let found = outcome.last_validation.expect("a record").means.loss;
+    let found = outcome
+        .progress
+        .last_validation
+        .expect("a record")
+        .means
+        .loss;
     let of = |n_images: usize| {
         let data = splits().validation.expect("images");
         let evaluation = evaluate(&vae, &config, &data, n_images, 3);
@@ -271,7 +276,7 @@ fn evaluation_leaves_a_models_statistics_and_goes_by_them() {
 fn bits_per_dimension_are_of_the_held_out_elbo() {
     let tables = "model.likelihood.discretized_logistic = {}";
     let (_, _, outcome) = train(tables, 8, 1);
-    let record = outcome.last_validation.expect("a record");
+    let record = outcome.progress.last_validation.expect("a record");
     let elbo = record.means.elbo.expect("an elbo");
     let wanted = -elbo / (30.0 * 2_f64.ln());
     assert_close("bits", record.bits_per_dim.expect("bits"), wanted);
@@ -326,7 +331,11 @@ fn epochs_are_compared_by_a_term_that_the_objective_logs() {
     let splits = splits();
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.add(Records(seen.clone()));
-    let best = trainer.fit(&AtomicBool::new(false)).best.expect("a record");
+    let best = trainer
+        .fit(&AtomicBool::new(false))
+        .progress
+        .best
+        .expect("a record");
     let records = seen.borrow();
     let least = |value: fn(&Record) -> f64| {
         let order = |a: &&Record, b: &&Record| value(a).total_cmp(&value(b));

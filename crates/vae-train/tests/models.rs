@@ -101,7 +101,7 @@ fn every_model_trains_saves_loads_samples_and_evaluates() {
         let batch = test.batch(&(0..16).collect::<Vec<_>>()).expect("images");
         let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
         let mut generator = vae.generator(1);
-        let noise = generator.normal([2, 16, config.model.latent_dims], Device::Cpu);
+        let noise = generator.normal([2, 16, config.model.n_latents()], Device::Cpu);
         let (ours, theirs) = (terms(&vae, images, &noise), terms(&loaded, images, &noise));
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert!(all_finite(ours), "{name}: {ours:?}");

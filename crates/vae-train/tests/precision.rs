@@ -52,7 +52,6 @@ fn what_was_in_force_before_comes_back() {
 
 #[test]
 fn the_next_step_computes_with_the_changed_weights() {
-    // Autocast keeps the weights' bf16 copies while it lives, and must not longer.
     let weight = ones([1, 1]).set_requires_grad(true);
     let run = || {
         autocast(Precision::Bf16, Device::Cpu, || {
@@ -62,6 +61,17 @@ fn the_next_step_computes_with_the_changed_weights() {
     assert_eq!(run().double_value(&[0, 0]), 1.0);
     let _ = tch::no_grad(|| weight.shallow_clone().fill_(3.0));
     assert_eq!(run().double_value(&[0, 0]), 3.0);
+    // Also within one, and after a pass without gradients.
+    let output = autocast(Precision::Bf16, Device::Cpu, || {
+        let _ = tch::no_grad(|| {
+            let _ = linear(&ones([1, 1]), &weight);
+            weight.shallow_clone().fill_(5.0)
+        });
+        linear(&ones([1, 1]), &weight)
+    });
+    assert_eq!(output.double_value(&[0, 0]), 5.0);
+    output.backward();
+    assert_eq!(weight.grad().double_value(&[0, 0]), 1.0);
 }
 
 /// The losses of 40 steps of a small model on eight images.
@@ -72,7 +82,7 @@ fn losses(precision: Precision) -> Vec<f64> {
         width: 12,
     };
     let config = ModelConfig {
-        latent_dims: 4,
+        latent_dims: Some(4),
         network: NetworkConfig::Conv(ConvConfig {
             channels: vec![8, 16],
             strides: vec![2, 1],

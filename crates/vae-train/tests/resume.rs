@@ -25,7 +25,7 @@ fn splits() -> Splits {
 fn config(extra: &str) -> RunConfig {
     let text = format!("seed = 3\n{extra}\n[dataset.idx]\nfolder = 'unused'\n");
     let mut config: RunConfig = toml::from_str(&text).expect("a config");
-    config.model.latent_dims = 3;
+    config.model.latent_dims = Some(3);
     if matches!(config.model.network, NetworkConfig::Conv(_)) {
         config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     }
@@ -49,8 +49,8 @@ impl Callback for StopAt {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let stops = match (*self, event) {
-            (Self::Step(step), Event::StepEnd { .. }) => run.position.steps == step,
-            (Self::Epoch(epoch), Event::EpochEnd { .. }) => run.position.epochs == epoch,
+            (Self::Step(step), Event::StepEnd { .. }) => run.progress.position.steps == step,
+            (Self::Epoch(epoch), Event::EpochEnd { .. }) => run.progress.position.epochs == epoch,
             _ => false,
         };
         Ok(if stops { Flow::Stop } else { Flow::Continue })
@@ -313,7 +313,7 @@ impl Callback for Fails {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let fails = match event {
-            Event::EpochEnd { .. } => !self.at_the_end && run.position.epochs == 2,
+            Event::EpochEnd { .. } => !self.at_the_end && run.progress.position.epochs == 2,
             Event::FitEnd { .. } => self.at_the_end,
             _ => false,
         };
@@ -429,6 +429,64 @@ fn a_failure_of_the_first_callback_at_the_end_keeps_no_other_from_saving() {
     train_with(&run.run_dir, &config, false, fails).expect_err("it fails");
     let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     assert_eq!(newest.state.position.epochs, 4);
+}
+
+/// Fails at a step's end.
+struct FailsAtStep(u64);
+
+impl Callback for FailsAtStep {
+    fn name(&self) -> &'static str {
+        "fails_at_step"
+    }
+
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        let fails = matches!(event, Event::StepEnd { .. }) && run.progress.position.steps == self.0;
+        match fails {
+            true => Err(TrainError::Io {
+                path: "disk".into(),
+                source: std::io::Error::other("injected"),
+            }),
+            false => Ok(Flow::Continue),
+        }
+    }
+}
+
+/// Counts the steps it is told of.
+#[derive(Default)]
+struct CountsSteps(u64);
+
+impl Callback for CountsSteps {
+    fn name(&self) -> &'static str {
+        "counts_steps"
+    }
+
+    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        self.0 += u64::from(matches!(event, Event::StepEnd { .. }));
+        Ok(Flow::Continue)
+    }
+
+    fn state(&self) -> Value {
+        self.0.into()
+    }
+}
+
+#[test]
+fn a_step_at_which_a_callback_fails_is_told_to_those_after_it() {
+    let config = config("");
+    let run = new_run(&config);
+    let splits = splits();
+    let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+    let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
+    trainer.save_to(run.run_dir.clone());
+    trainer.add(FailsAtStep(5));
+    trainer.add(CountsSteps::default());
+    trainer.add(Checkpoints::new(&config.checkpoints));
+    let outcome = trainer.fit(&AtomicBool::new(false));
+    let error = outcome.ended.expect_err("it fails").to_string();
+    assert!(error.contains("disk"), "{error}");
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.steps, 5);
+    assert_eq!(newest.state.resume.callbacks["counts_steps"], 5);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use common::{SHAPE, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Splits;
-use vae_model::Vae;
+use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
     Callback, Checkpoint, Checkpoints, Event, Fit, Flow, MetricsLog, Outcome, RunConfig, RunDir,
     TrainError, Trainer,
@@ -58,7 +58,7 @@ impl Callback for Poison {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         if matches!(event, Event::StepEnd { .. })
-            && run.position.steps == self.after_step
+            && run.progress.position.steps == self.after_step
             && !self.done
         {
             self.done = true;
@@ -71,19 +71,19 @@ impl Callback for Poison {
 
 #[test]
 fn a_step_too_large_is_taken_back_and_tried_smaller() {
-    // A first step of 1e20 ends in infinities; one of 1e20 · 1e-22 = 0.01 does not.
+    // A first step of 1e12 ends in infinities; one of 1e12 · 1e-14 = 0.01 does not.
     let config =
-        config("[optimizer.sgd]\nlearning_rate = 1e20\n[safety]\nlearning_rate_factor = 1e-22\n");
+        config("[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nlearning_rate_factor = 1e-14\n");
     let (outcome, vae) = train(&config, None);
     outcome.ended.expect("it recovers");
-    assert_eq!(outcome.position.epochs, 3);
-    let [incident] = &outcome.incidents[..] else {
-        panic!("{:?}", outcome.incidents);
+    assert_eq!(outcome.progress.position.epochs, 3);
+    let [incident] = &outcome.progress.incidents[..] else {
+        panic!("{:?}", outcome.progress.incidents);
     };
     assert_eq!(incident.returned_to_step, 0);
-    assert!((incident.learning_rate_scale - 1e-22).abs() < 1e-30);
+    assert!((incident.learning_rate_scale - 1e-14).abs() < 1e-22);
     assert!(incident.problem.contains("became"), "{}", incident.problem);
-    let record = outcome.last_train.expect("a record");
+    let record = outcome.progress.last_train.expect("a record");
     assert!((record.learning_rate.expect("a rate") - 0.01).abs() < 1e-6);
     for (name, variable) in vae.named_variables() {
         assert!(variable.isfinite().all().int64_value(&[]) == 1, "{name}");
@@ -108,13 +108,25 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
     // With a factor of 1 nothing is left of the fault.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");
     let (clean, _) = train(&config, None);
-    let means = |outcome: &Outcome| outcome.last_validation.clone().expect("a record").means;
+    let means = |outcome: &Outcome| {
+        outcome
+            .progress
+            .last_validation
+            .clone()
+            .expect("a record")
+            .means
+    };
     // The third value is finite and a ruin all the same; after step 6 an epoch ends.
     for (step, value) in [(4, f64::NAN), (4, f64::INFINITY), (4, 1e37), (6, f64::NAN)] {
         let (faulty, _) = train(&config, Some(Poison::new(step, value)));
-        assert_eq!(faulty.incidents.len(), 1, "{:?}", faulty.incidents);
         assert_eq!(
-            faulty.incidents[0].returned_to_step, 3,
+            faulty.progress.incidents.len(),
+            1,
+            "{:?}",
+            faulty.progress.incidents
+        );
+        assert_eq!(
+            faulty.progress.incidents[0].returned_to_step, 3,
             "the epoch's first step"
         );
         assert_eq!(means(&faulty), means(&clean));
@@ -135,7 +147,7 @@ fn no_ruin_becomes_a_checkpoint() {
     trainer.add(Checkpoints::new(&config.checkpoints));
     let outcome = trainer.fit(&AtomicBool::new(false));
     outcome.ended.expect("it recovers");
-    assert_eq!(outcome.incidents.len(), 1);
+    assert_eq!(outcome.progress.incidents.len(), 1);
     let mut n_checkpoints = 0;
     for entry in std::fs::read_dir(run_dir.checkpoints()).expect("a folder") {
         let folder = entry.expect("an entry").path();
@@ -152,10 +164,10 @@ fn no_ruin_becomes_a_checkpoint() {
 #[test]
 fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
     let config = config(
-        "[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nmax_rollbacks = 2\nfind_layer = true\n",
+        "[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nmax_rollbacks = 2\nfind_layer = true\n",
     );
     let (outcome, vae) = train(&config, None);
-    assert_eq!(outcome.incidents.len(), 2);
+    assert_eq!(outcome.progress.incidents.len(), 2);
     let error = outcome.ended.expect_err("it gives up");
     assert!(matches!(error, TrainError::GaveUp { n_rollbacks: 2, .. }));
     let message = error.to_string();
@@ -173,9 +185,14 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
 
 #[test]
 fn the_layer_where_it_began_is_named() {
-    let config = config("[optimizer.sgd]\nlearning_rate = 1e30\n[safety]\nfind_layer = true\n");
+    let mut config = config("[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nfind_layer = true\n");
+    // Weights of 1e9 and more, one layer after the other, are beyond f32 before the last of them.
+    config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6; 5] });
     let (outcome, _) = train(&config, None);
-    let origin = outcome.incidents[0].origin.as_deref().expect("an origin");
+    let origin = outcome.progress.incidents[0]
+        .origin
+        .as_deref()
+        .expect("an origin");
     // The first step's numbers are fine, its change of the weights is not.
     assert!(origin.contains("step 2"), "{origin}");
     assert!(origin.contains("coder"), "{origin}");
@@ -195,7 +212,7 @@ fn without_returns_a_failure_ends_the_run_and_leaves_the_checkpoints_of_before()
     let outcome = trainer.fit(&AtomicBool::new(false));
     let error = outcome.ended.expect_err("it gives up");
     assert!(matches!(error, TrainError::GaveUp { n_rollbacks: 0, .. }));
-    assert!(outcome.incidents.is_empty());
+    assert!(outcome.progress.incidents.is_empty());
     let newest = Checkpoint::Last.open(&run_dir).expect("a checkpoint");
     assert_eq!(newest.state.position.steps, 3, "after the first epoch");
 }
@@ -209,8 +226,13 @@ impl Callback for Ruin {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let is_mended = run.incidents.iter().any(|i| i.returned_to_step <= 50);
-        if matches!(event, Event::StepEnd { .. }) && run.position.steps == 83 && !is_mended {
+        let is_mended = run
+            .progress
+            .incidents
+            .iter()
+            .any(|i| i.returned_to_step <= 50);
+        if matches!(event, Event::StepEnd { .. }) && run.progress.position.steps == 83 && !is_mended
+        {
             let (_, variable) = run.vae.named_variables().swap_remove(0);
             let _ = no_grad(|| variable.get(0).fill_(f64::NAN));
         }
@@ -227,7 +249,7 @@ impl Callback for SaveAt {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if matches!(event, Event::StepEnd { .. }) && self.0.contains(&run.position.steps) {
+        if matches!(event, Event::StepEnd { .. }) && self.0.contains(&run.progress.position.steps) {
             run.request_checkpoint();
         }
         Ok(Flow::Continue)
@@ -329,7 +351,7 @@ fn end(run: &Path) -> (Vec<Vec<u8>>, String, Vec<String>) {
     let means = |record: &vae_train::Record| format!("{} {:?}", record.epoch, record.means);
     (
         files.into(),
-        format!("{:?}", last.state.resume.incidents),
+        format!("{:?}", last.state.resume.progress.incidents),
         records.iter().map(means).collect(),
     )
 }

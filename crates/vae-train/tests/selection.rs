@@ -18,7 +18,7 @@ fn config(extra: &str) -> RunConfig {
         "{extra}\n[training]\nepochs = 5\nbatch_size = 8\n[optimizer.adam]\nlearning_rate = 0.03\n"
     );
     let mut config: RunConfig = toml::from_str(&text).expect("a config");
-    config.model.latent_dims = 2;
+    config.model.latent_dims = Some(2);
     config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6] });
     config
 }
@@ -66,8 +66,8 @@ fn test_images_change_nothing_and_validation_images_choose() {
         }
         let best = Checkpoint::Best.open(&run_dir).expect("a checkpoint");
         let best_epoch = best.state.position.epochs;
-        assert_eq!(outcome.best.expect("a best").epoch, best_epoch);
-        (records, best_epoch, outcome.position.epochs)
+        assert_eq!(outcome.progress.best.expect("a best").epoch, best_epoch);
+        (records, best_epoch, outcome.progress.position.epochs)
     };
     let (records, best, n_epochs) = run("one", dataset(7), dataset(5));
     assert_eq!(
@@ -99,7 +99,7 @@ fn without_validation_images_the_last_epoch_is_taken() {
     let (run_dir, outcome) = train(&folder.path().join("run"), &config, &splits);
     let best = Checkpoint::Best.open(&run_dir).expect("a checkpoint");
     assert_eq!(best.state.position.epochs, 5);
-    assert!(outcome.best.is_none() && outcome.last_validation.is_none());
+    assert!(outcome.progress.best.is_none() && outcome.progress.last_validation.is_none());
     assert!(best.state.latent_use.is_some());
     let records = run_dir.records().expect("records");
     assert!(records.iter().all(|record| record.split == Record::TRAIN));

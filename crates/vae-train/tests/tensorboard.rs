@@ -236,7 +236,7 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     )
     .expect("a config");
     let model = ModelConfig {
-        latent_dims: 3,
+        latent_dims: Some(3),
         network: NetworkConfig::Mlp(MlpConfig { hidden: vec![6] }),
         ..Default::default()
     };

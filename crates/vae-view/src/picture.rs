@@ -99,7 +99,7 @@ pub fn manifold(
     usage: &[f64],
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
-    let latent_dims = vae.config().latent_dims as usize;
+    let latent_dims = vae.config().n_latents() as usize;
     let dims = most_used(n_manifold_dims(vae), latent_dims, usage);
     manifold_of(vae, size, &dims, condition)
 }
@@ -117,10 +117,14 @@ pub fn manifold_of(
     dims: &[usize],
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
-    let latent_dims = vae.config().latent_dims as usize;
+    let latent_dims = vae.config().n_latents() as usize;
     let latents = match vae.config().posterior.support() {
         Support::Sphere => globe_latents(size, latent_dims, dims),
         Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
+        Support::Codes => {
+            let latents = plane_latents(&prior_quantiles(vae, size)?, dims);
+            vae.nearest_codes(&latents)?
+        }
     };
     let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
     grid(&images, size, 0)
@@ -130,7 +134,7 @@ pub fn manifold_of(
 #[must_use]
 pub fn n_manifold_dims(vae: &Vae) -> usize {
     match vae.config().posterior.support() {
-        Support::Euclidean => 2,
+        Support::Euclidean | Support::Codes => 2,
         Support::Sphere => 3,
     }
 }
@@ -138,7 +142,7 @@ pub fn n_manifold_dims(vae: &Vae) -> usize {
 /// Whether [`manifold`] shows all of the latent space.
 #[must_use]
 pub fn has_whole_manifold(vae: &Vae) -> bool {
-    vae.config().latent_dims as usize <= n_manifold_dims(vae)
+    vae.config().n_latents() as usize <= n_manifold_dims(vae)
 }
 
 /// The (at most) `n` dimensions of largest use, in ascending order; the first ones where none is known.
@@ -179,7 +183,7 @@ struct Quantiles {
 fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, ViewError> {
     let levels = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
     if matches!(vae.config().prior, PriorConfig::StandardNormal) {
-        let latent_dims = vae.config().latent_dims;
+        let latent_dims = vae.config().n_latents();
         let line = levels.special_ndtri().to_kind(Kind::Float); // [size]
         return Ok(Quantiles {
             lines: line.unsqueeze(1).expand([size as i64, latent_dims], false),
@@ -265,7 +269,7 @@ pub fn traversals<'a>(
         tensor: origin,
         condition,
     } = origin.into();
-    let latent_dims = vae.config().latent_dims;
+    let latent_dims = vae.config().n_latents();
     let n_steps = n_steps as i64;
     let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
     let is_sphere = vae.config().posterior.support() == Support::Sphere;
@@ -303,6 +307,7 @@ pub fn traversals<'a>(
     };
     let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
     let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
+    let latents = vae.nearest_codes(&latents)?;
     let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
     grid(&images, n_steps as usize, 2)
 }

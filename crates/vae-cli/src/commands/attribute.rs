@@ -316,7 +316,7 @@ fn print_accuracy(directions: &[Direction]) {
 
 /// What `steps` along each direction add to a latent, f32 `[Z]`.
 fn offset(run: &OpenRun, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
-    let latent_dims = run.vae.config().latent_dims;
+    let latent_dims = run.vae.config().n_latents();
     let zeros = Tensor::zeros([latent_dims], (Kind::Double, tch::Device::Cpu));
     let sum = changes
         .iter()

@@ -8,6 +8,7 @@ use indicatif::HumanCount;
 use serde_json::json;
 use toml::{Table, Value};
 use tracing::warn;
+use vae_base::dotted;
 use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
 use vae_model::{Direction, Term};
 use vae_run::{Overview, Record, RunDir, read_config};
@@ -91,8 +92,8 @@ fn open(path: &Path) -> Result<Compared> {
     let file = run_dir.config_file();
     let text = read_config(&file).with_context(|| file.display().to_string())?;
     let config: Table = text.parse().with_context(|| file.display().to_string())?;
-    let mut settings = BTreeMap::new();
-    flatten(config, "", &mut settings);
+    let entries = |value: &Value| Some(value.as_table()?.clone().into_iter().collect());
+    let settings = dotted(&Value::Table(config), &entries);
     let report = match Report::read(path) {
         Err(error @ EvalError::File { .. }) => {
             warn!("{error}");
@@ -108,17 +109,6 @@ fn open(path: &Path) -> Result<Compared> {
         overview,
         settings,
     })
-}
-
-fn flatten(table: Table, prefix: &str, settings: &mut BTreeMap<String, Value>) {
-    for (key, value) in table {
-        match value {
-            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), settings),
-            value => {
-                settings.insert(format!("{prefix}{key}"), value);
-            }
-        }
-    }
 }
 
 /// The keys whose values are not the same in all runs.

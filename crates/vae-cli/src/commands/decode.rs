@@ -68,7 +68,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae.config().latent_dims as usize;
+    let latent_dims = run.vae.config().n_latents() as usize;
     let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
     let mut count = ImageCount::new(latents.n_rows());
     let n_images = match is_picture {

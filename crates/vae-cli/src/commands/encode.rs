@@ -44,7 +44,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let format = Format::of(&args.out)?;
     let run = args.run.open()?;
     let inputs = run.inputs(&args.inputs)?;
-    let latent_dims = run.vae.config().latent_dims as usize;
+    let latent_dims = run.vae.config().n_latents() as usize;
     let mut writer: Option<TableWriter> = None;
     let mut count = ImageCount::new(Some(inputs.n_images()));
     let mut batches = inputs.batches(inputs.batch_size());

@@ -130,10 +130,8 @@ fn explain(setting: &Setting) {
         true => out!("[{}]", setting.key),
         false => out!("{}", setting.key),
     }
-    for text in [&setting.meaning, &setting.details] {
-        if !text.is_empty() {
-            out!("\n{}", plain(text));
-        }
+    for text in texts(setting) {
+        out!("\n{}", plain(text));
     }
     match &setting.kind {
         Kind::Value(kind) => out!("\nValue: {}", plain(kind)),
@@ -163,6 +161,15 @@ fn explain(setting: &Setting) {
     if matches!(setting.kind, Kind::Table(_) | Kind::Name) {
         out!("\nIn a config:\n\n{}", setting.toml().trim_end());
     }
+}
+
+/// What is to be read about a setting: what its type says; where that is nothing, or it is one of several
+/// alternatives of one type, what the key means.
+fn texts(setting: &Setting) -> impl Iterator<Item = &str> {
+    let shows_meaning = setting.details.is_empty() || options::is_one_of(setting.parent());
+    let meaning = shows_meaning.then_some(setting.meaning.as_str());
+    let texts = meaning.into_iter().chain([setting.details.as_str()]);
+    texts.filter(|text| !text.is_empty())
 }
 
 /// An alternative as a config has it.

@@ -82,7 +82,7 @@ impl OpenRun {
 
     /// Of one place. `test` is loaded when it is first needed.
     fn latent(&self, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
-        let latent_dims = self.vae.config().latent_dims;
+        let latent_dims = self.vae.config().n_latents();
         match place {
             Place::Latent(numbers) => {
                 ensure!(
@@ -178,7 +178,7 @@ impl OpenRun {
 
     /// Checks the dimensions that `--dims` names.
     pub(crate) fn check_dims(&self, dims: &[usize], most: usize) -> Result<()> {
-        let latent_dims = self.vae.config().latent_dims as usize;
+        let latent_dims = self.vae.config().n_latents() as usize;
         if let Some(dim) = dims.iter().find(|&&dim| dim >= latent_dims) {
             anyhow::bail!(
                 "--dims: no dimension {dim}, this model's are 0 to {}",

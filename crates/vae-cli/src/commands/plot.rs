@@ -149,7 +149,7 @@ impl Classes {
 }
 
 fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
-    let latent_dims = run.vae.config().latent_dims as usize;
+    let latent_dims = run.vae.config().n_latents() as usize;
     ensure!(
         latent_dims >= 2,
         "one latent dimension is no plane; `vae plot RUN dimensions` shows it"
@@ -214,7 +214,7 @@ fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
 const N_PANELS: usize = 20;
 
 fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
-    let latent_dims = run.vae.config().latent_dims as usize;
+    let latent_dims = run.vae.config().n_latents() as usize;
     let dims = match &args.dims {
         Some(dims) => dims.clone(),
         None => {

@@ -250,7 +250,7 @@ fn finish(
     splits: &Splits,
     outcome: Outcome,
 ) -> Result<Done> {
-    let pictures = match outcome.position.epochs {
+    let pictures = match outcome.progress.position.epochs {
         0 => Vec::new(),
         epoch => Pictures::names(vae)
             .map(|name| run_dir.picture_file(epoch, name))
@@ -265,12 +265,12 @@ fn finish(
         }
         .to_owned(),
         error: outcome.ended.as_ref().err().map(ToString::to_string),
-        epochs: outcome.position.epochs,
-        steps: outcome.position.steps,
-        best: outcome.best,
-        last_train: outcome.last_train,
-        last_validation: outcome.last_validation,
-        incidents: outcome.incidents,
+        epochs: outcome.progress.position.epochs,
+        steps: outcome.progress.position.steps,
+        best: outcome.progress.best,
+        last_train: outcome.progress.last_train,
+        last_validation: outcome.progress.last_validation,
+        incidents: outcome.progress.incidents,
         seconds: outcome.seconds,
         engine_seconds: outcome.engine_seconds,
         n_parameters: vae.n_parameters(),

@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.reach
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae.config().latent_dims as usize;
+    let latent_dims = run.vae.config().n_latents() as usize;
     let mut dims = match args.dims {
         Some(dims) => dims,
         None => {

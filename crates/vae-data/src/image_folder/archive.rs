@@ -13,7 +13,7 @@ use tracing::warn;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::files::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
+use super::entry::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
 use super::formats::unread_file;
 use super::names::normalized;
 use crate::{BadFile, DataError, UnreadFiles, regular_file};

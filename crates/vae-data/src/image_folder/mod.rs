@@ -7,6 +7,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod decode;
+pub(crate) mod entry;
 mod exif;
 pub(crate) mod files;
 mod formats;
@@ -28,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vae_base::one_line;
 
-use crate::config::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
+use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::stored::{FileImages, Stored, StoredImages};
 use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
 use files::Files;
@@ -38,8 +39,8 @@ use split::{PARTITION_FILES, Part, Partition};
 use table::{ATTRIBUTES_FILES, Table};
 use transform::{Crop, Transform};
 
+pub use crate::error::PackProblem;
 pub use decode::is_decoding;
-pub use pack::PackProblem;
 pub use split::{PARTITION_FILE, SplitConfig};
 pub use table::ATTRIBUTES_FILE;
 pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
@@ -408,7 +409,7 @@ impl ImageFolder {
     /// written.
     fn pack(&self) -> Result<Option<Pack>, DataError> {
         let file = self.pack_file();
-        pack::remove_abandoned(pack::folder(&file));
+        pack::PARTIAL.remove_abandoned(vae_base::files::parent(&file));
         match self.open_pack() {
             Ok(pack) => return Ok(Some(pack)),
             Err(PackProblem::Missing) => {}

@@ -13,13 +13,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -27,8 +25,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tracing::warn;
+use vae_base::files::{self, TemporaryName};
 
 use super::source::{Chunk, Source};
+use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
 use crate::{BadFile, ImageShape, regular_file};
 
@@ -50,33 +50,6 @@ const BYTES_AROUND: usize = 64 << 10;
 
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
-
-/// Why there is no pack to use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PackProblem {
-    /// There is no such file.
-    Missing,
-    /// It was made from other files, or with another transform.
-    Outdated,
-    /// It was cut short or altered.
-    Damaged(String),
-    /// It cannot be read or written.
-    Refused(String),
-}
-
-impl fmt::Display for PackProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PackProblem::Missing => f.write_str("is not there"),
-            PackProblem::Outdated => {
-                f.write_str("was made from other files or with another transform")
-            }
-            PackProblem::Damaged(what) => write!(f, "is damaged: {what}"),
-            PackProblem::Refused(why) => f.write_str(why),
-        }
-    }
-}
 
 /// A file that says which images, made in which way, hold in a pack.
 pub(crate) fn key(source: &Source) -> String {
@@ -330,14 +303,15 @@ pub(crate) fn write<E>(
     mut look_on: impl FnMut(&[BadFile]) -> Result<(), E>,
 ) -> Result<Vec<BadFile>, NotWritten<E>> {
     let entries = source.files.entries();
-    let folder = folder(path);
+    let folder = files::parent(path);
     check_space(
         folder,
         entries.len() as u64 * source.transform.n_bytes() as u64,
     )
     .map_err(NotWritten::Refused)?;
 
-    let mut partial = new_file(folder)?;
+    PARTIAL.remove_abandoned(folder);
+    let mut partial = PARTIAL.file_in(folder)?;
     let mut file = BufWriter::with_capacity(1 << 20, partial.as_file_mut());
     file.write_all(&[b' '; HEADER_BYTES])?;
     let mut crcs = Vec::new();
@@ -373,19 +347,8 @@ pub(crate) fn write<E>(
     file.write_all(&header)?;
     file.flush()?;
     drop(file);
-    partial.as_file().sync_all()?;
-    partial.persist(path).map_err(|error| error.error)?;
-    // The renaming itself: on a system that cannot sync a folder, the pack may be lost, no more.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    files::persist(partial, path)?;
     Ok(bad)
-}
-
-/// Where a pack lies.
-pub(super) fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 /// The first [`HEADER_BYTES`] of the file.
@@ -416,67 +379,11 @@ fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Resu
     Ok(bytes)
 }
 
-const PARTIAL_PREFIX: &str = ".pack-";
-const PARTIAL_SUFFIX: &str = ".partial";
-
-/// Where files cannot be locked, a partial pack that nobody has written to for so long was left by a process
-/// that was killed.
-const ABANDONED: Duration = Duration::from_secs(3600);
-
-/// A file beside the pack that vanishes unless it gets the pack's name. It is locked, which says to
-/// [`remove_abandoned`] that its process lives.
-fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    remove_abandoned(folder);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(PARTIAL_PREFIX).suffix(PARTIAL_SUFFIX);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Others may read a pack as they may any new file; the default is the owner alone.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    loop {
-        let file = builder.tempfile_in(folder)?;
-        match file.as_file().try_lock() {
-            // Another process was quicker, took it for abandoned and removes it.
-            Err(TryLockError::WouldBlock) => {}
-            Ok(()) if !file.path().exists() => {}
-            // Some file systems have no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
-        }
-    }
-}
-
-/// Removes the partial packs that killed processes left in a folder: what it can, since nothing may be
-/// removed there.
-pub(super) fn remove_abandoned(folder: &Path) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-        if is_file
-            && name.starts_with(PARTIAL_PREFIX)
-            && name.ends_with(PARTIAL_SUFFIX)
-            && is_abandoned(&entry.path())
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn is_abandoned(path: &Path) -> bool {
-    let Ok(file) = OpenOptions::new().write(true).open(path) else {
-        return false;
-    };
-    match file.try_lock() {
-        Ok(()) => true,
-        Err(TryLockError::WouldBlock) => false,
-        Err(TryLockError::Error(_)) => {
-            let modified = file.metadata().and_then(|metadata| metadata.modified());
-            modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED))
-        }
-    }
-}
+/// A pack until it is whole.
+pub(super) const PARTIAL: TemporaryName = TemporaryName {
+    prefix: ".pack-",
+    suffix: ".partial",
+};
 
 fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
     let Ok(free) = fs4::available_space(folder) else {
@@ -491,22 +398,4 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
         )));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for name in [".pack-1.partial", "photo.partial"] {
-            File::create(path(name)).unwrap();
-        }
-        let living = new_file(folder.path()).unwrap();
-        drop(new_file(folder.path()).unwrap());
-        assert!(!path(".pack-1.partial").exists());
-        assert!(living.path().exists() && path("photo.partial").exists());
-    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::DEFAULT_VALIDATION;
-use super::files::has_image_name;
+use super::entry::has_image_name;
 use super::names::ByName;
 use super::table::{Csv, delimiter, file_column};
 use super::text;

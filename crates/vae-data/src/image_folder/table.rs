@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::files::has_image_name;
+use super::entry::has_image_name;
 use super::names::ByName;
 use super::text;
 use crate::{Attributes, DataError};

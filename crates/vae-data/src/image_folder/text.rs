@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::archive;
-use super::files::io_error;
+use super::entry::io_error;
 use super::names::normalized;
 use crate::DataError;
 

@@ -370,7 +370,7 @@ struct GridEncoder<'a> {
 
 impl<'a> GridEncoder<'a> {
     fn new(vae: &'a Vae, grid: &'a FactorGrid, batch_size: usize) -> Self {
-        let n_dims = vae.config().latent_dims as usize;
+        let n_dims = vae.config().n_latents() as usize;
         let n = grid.space().n_positions();
         Self {
             vae,

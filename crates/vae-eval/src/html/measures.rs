@@ -6,7 +6,8 @@ use std::fmt::{self, Write};
 use super::lists;
 use super::text::{Escaped, count, words};
 use crate::images_used::crop_in_words;
-use crate::number::{value_and_error, with_decimals};
+use crate::measure::value_and_error;
+use crate::number::with_decimals;
 use crate::published::{Comparison, Field};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use vae_model::write_whole;
 
-use crate::number::{number, value_and_error};
+use crate::measure::value_and_error;
+use crate::number::number;
 use crate::published::Comparison;
 use crate::{EvalError, Figures, Report, Section, Subject, Topic};
 use text::{Escaped, count};

@@ -4,43 +4,10 @@ mod message;
 mod onnx;
 mod torchscript;
 
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::part::Part;
 use crate::{Conditioned, ModelError, Preprocessing, Vae};
-
-/// One half of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// From images f32 `[N, C, H, W]` in `[0, 1]` to `mean` `[N, Z]` and, of a posterior with
-    /// log-variances, `log_var` `[N, Z]`.
-    Encoder,
-    /// From latents f32 `[N, Z]` to mean images `[N, C, H, W]` in `[0, 1]`.
-    Decoder,
-}
-
-impl Part {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Encoder, Self::Decoder];
-
-    /// `encoder` or `decoder`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Encoder => "encoder",
-            Self::Decoder => "decoder",
-        }
-    }
-
-    /// The names of its inputs: the second one is of a model with a condition.
-    fn inputs(self) -> [&'static str; 2] {
-        match self {
-            Self::Encoder => ["images", "condition"],
-            Self::Decoder => ["latents", "condition"],
-        }
-    }
-}
 
 impl Vae {
     /// One half as TorchScript, the bytes of a `.pt` file: traced, so that libtorch computes the same

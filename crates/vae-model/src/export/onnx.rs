@@ -7,9 +7,9 @@ use super::message::{
     ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, Attribute, Dimension, Entry, FLOAT, GraphProto,
     INT64, Model, NodeProto, OperatorSet, Shape, Side, TensorProto, TensorType, Type, ValueInfo,
 };
-use super::{Part, preprocessing_json};
-use crate::graph::{EPSILON, Graph, Node, Op, Value};
-use crate::network::Activation;
+use super::preprocessing_json;
+use crate::graph::{Activation, EPSILON, Graph, Node, Op, Value};
+use crate::part::Part;
 use crate::weights::f32_bytes;
 use crate::{ModelError, Vae};
 

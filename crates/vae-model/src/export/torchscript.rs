@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 
-use super::Part;
+use crate::part::Part;
 use crate::{ImageShape, ModelError, Vae};
 
 /// Traced with two, so that nothing takes a dimension of 1 for one to broadcast.
@@ -30,7 +30,7 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             } = vae.image_shape();
             Tensor::full([TRACED_BATCH, channels, height, width], 0.5, options)
         }
-        Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().latent_dims], options),
+        Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().n_latents()], options),
     };
     let inputs: Vec<Tensor> = [Some(input), vae.unknown(TRACED_BATCH)]
         .into_iter()

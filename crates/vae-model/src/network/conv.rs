@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
@@ -113,6 +114,13 @@ impl ConvConfig {
         Ok(())
     }
 
+    /// The size of the encoder's last maps.
+    pub(super) fn last_map(&self, size: [i64; 2]) -> [i64; 2] {
+        self.strides
+            .iter()
+            .fold(size, |size, &stride| shrunk(size, stride))
+    }
+
     pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> ConvNetwork {
         let init = shape.initialization;
 
@@ -134,29 +142,15 @@ impl ConvConfig {
             size = shrunk(size, stride);
             n_channels = n_out;
         }
-        let n_features = n_channels * size[0] * size[1];
+        let last_map = [n_channels, size[0], size[1]];
         let encoder = Encoder {
             convolutions,
-            hidden: init.linear(&path / "hidden", n_features, self.hidden, Then::Relu),
-            posterior: init.linear(
-                &path / "posterior",
-                self.hidden,
-                shape.n_posterior_params,
-                Then::Output {
-                    n_params: shape.n_posterior_params / shape.latent_dims,
-                },
-            ),
+            posterior: ToPosterior::build(&path, shape, last_map, Some(self.hidden)),
         };
 
         let path = root / "decoder";
         let init = shape.decoder_layers();
-        let hidden = init.linear(
-            &path / "hidden",
-            shape.decoder_inputs(),
-            n_features,
-            Then::Relu,
-        );
-        let first_map = [n_channels, size[0], size[1]];
+        let latents = FromLatents::build(&path, shape, last_map, Then::Relu);
         let mut convolutions = Vec::new();
         for (i, (&n_out, &stride)) in self
             .decoder_channels
@@ -181,8 +175,7 @@ impl ConvConfig {
         let n_out = shape.n_likelihood_maps;
         let output = shape.to_likelihood();
         let decoder = Decoder {
-            hidden,
-            first_map,
+            latents,
             convolutions,
             likelihood: init.conv(
                 &path / "likelihood",
@@ -203,14 +196,12 @@ pub(super) struct ConvNetwork {
 #[derive(Debug)]
 struct Encoder {
     convolutions: Vec<Layer<Conv>>,
-    hidden: Layer<nn::Linear>,
-    posterior: Layer<nn::Linear>,
+    posterior: ToPosterior,
 }
 
 #[derive(Debug)]
 struct Decoder {
-    hidden: DecoderLayer<nn::Linear>,
-    first_map: [i64; 3],
+    latents: FromLatents,
     convolutions: Vec<DecoderLayer<ConvTranspose>>,
     likelihood: DecoderLayer<Conv>,
 }
@@ -219,7 +210,6 @@ impl Layered for ConvNetwork {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let Encoder {
             convolutions,
-            hidden,
             posterior,
         } = &self.encoder;
         let mut maps = ops.channels_last(images);
@@ -227,27 +217,18 @@ impl Layered for ConvNetwork {
             maps = ops.layer(convolution, maps);
             maps = ops.activation(Activation::Relu, maps); // [B, channels, H/…, W/…]
         }
-        let features = ops.flatten(maps);
-        let features = ops.layer(hidden, features);
-        let features = ops.activation(Activation::Relu, features); // [B, hidden]
-        ops.layer(posterior, features) // [B, P]
+        posterior.apply(ops, maps) // [B, P]
     }
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
-        let Decoder {
-            hidden,
-            first_map,
-            convolutions,
-            likelihood,
-        } = &self.decoder;
-        let features = ops.layer(hidden, latents);
-        let features = ops.activation(Activation::Relu, features);
-        let maps = ops.maps(features, *first_map);
-        let mut maps = ops.channels_last(maps);
-        for convolution in convolutions {
+        let mut maps = self
+            .decoder
+            .latents
+            .apply(ops, latents, Some(Activation::Relu));
+        for convolution in &self.decoder.convolutions {
             maps = ops.layer(convolution, maps);
             maps = ops.activation(Activation::Relu, maps); // [N, channels, …H, …W]
         }
-        ops.layer(likelihood, maps) // [N, L, H, W]
+        ops.layer(&self.decoder.likelihood, maps) // [N, L, H, W]
     }
 }

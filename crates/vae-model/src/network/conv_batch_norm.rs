@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
@@ -46,6 +47,11 @@ impl ConvBatchNormConfig {
         Ok(())
     }
 
+    /// The size of the encoder's last maps.
+    pub(super) fn last_map(&self, size: [i64; 2]) -> [i64; 2] {
+        self.channels.iter().fold(size, |size, _| shrunk(size, 2))
+    }
+
     pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> ConvBatchNorm {
         const STRIDE: i64 = 2;
         let init = shape.initialization;
@@ -64,25 +70,12 @@ impl ConvBatchNormConfig {
             n_channels = n_out;
         }
         let [height, width] = sizes[self.channels.len()];
-        let n_features = n_channels * height * width;
-        let to_posterior = Then::Output {
-            n_params: shape.n_posterior_params / shape.latent_dims,
-        };
-        let posterior = init.linear(
-            &path / "posterior",
-            n_features,
-            shape.n_posterior_params,
-            to_posterior,
-        );
+        let last_map = [n_channels, height, width];
+        let posterior = ToPosterior::build(&path, shape, last_map, None);
 
         let path = root / "decoder";
         let init = shape.decoder_layers();
-        let hidden = init.linear(
-            &path / "hidden",
-            shape.decoder_inputs(),
-            n_features,
-            Then::Linear,
-        );
+        let latents = FromLatents::build(&path, shape, last_map, Then::Linear);
         let mut up = Vec::new();
         // The encoder's channels in reverse, the last map at the image's size as deep as the first.
         let (first, rest) = (self.channels[0], &self.channels[..self.channels.len() - 1]);
@@ -105,8 +98,7 @@ impl ConvBatchNormConfig {
         ConvBatchNorm {
             down,
             posterior,
-            hidden,
-            first_map: [self.channels[self.channels.len() - 1], height, width],
+            latents,
             up,
             likelihood: init.conv(
                 &path / "likelihood",
@@ -120,9 +112,8 @@ impl ConvBatchNormConfig {
 #[derive(Debug)]
 pub(super) struct ConvBatchNorm {
     down: Vec<Stage<Layer<Conv>>>,
-    posterior: Layer<nn::Linear>,
-    hidden: DecoderLayer<nn::Linear>,
-    first_map: [i64; 3],
+    posterior: ToPosterior,
+    latents: FromLatents,
     up: Vec<Stage<DecoderLayer<ConvTranspose>>>,
     likelihood: DecoderLayer<Conv>,
 }
@@ -148,14 +139,11 @@ impl Layered for ConvBatchNorm {
         for stage in &self.down {
             maps = stage.apply(ops, maps); // [B, channels, H/…, W/…]
         }
-        let features = ops.flatten(maps);
-        ops.layer(&self.posterior, features) // [B, P]
+        self.posterior.apply(ops, maps) // [B, P]
     }
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
-        let features = ops.layer(&self.hidden, latents);
-        let maps = ops.maps(features, self.first_map);
-        let mut maps = ops.channels_last(maps);
+        let mut maps = self.latents.apply(ops, latents, None);
         for stage in &self.up {
             maps = stage.apply(ops, maps); // [N, channels, …H, …W]
         }

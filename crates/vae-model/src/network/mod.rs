@@ -1,6 +1,7 @@
 //! Networks: the trainable maps from images to posterior parameters and from latents to
 //! likelihood parameters. They know nothing of distributions.
 
+mod bridge;
 mod conv;
 mod conv_batch_norm;
 pub(crate) mod layers;
@@ -22,7 +23,6 @@ pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
-pub(crate) use ops::Activation;
 use ops::{Eager, Ops};
 use spectral_norm::DecoderLayers;
 
@@ -57,12 +57,14 @@ pub(crate) trait GraphNetwork: Network {
     fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value;
 }
 
-/// A network behind what brings a condition to it: as one more channel of the images, and as more numbers
-/// beside the latents.
+/// A network behind what brings latents and a condition to it: latents of a map as maps, and a condition as
+/// one more channel of the images and as more numbers, or channels, beside the latents.
 #[derive(Debug)]
 struct Conditioned<N> {
     network: N,
     condition: Option<ConditionMap>,
+    n_condition_features: i64,
+    latent_shape: Option<[i64; 3]>,
 }
 
 impl<N: Layered> Conditioned<N> {
@@ -88,8 +90,17 @@ impl<N: Layered> Conditioned<N> {
         latents: O::Value,
         features: Option<O::Value>,
     ) -> O::Value {
+        let (mut latents, mut features) = (latents, features);
+        if let Some([channels, height, width]) = self.latent_shape {
+            latents = ops.maps(latents, [channels, height, width]);
+            // The same at every place.
+            features = features.map(|features| {
+                let dot = ops.maps(features, [self.n_condition_features, 1, 1]);
+                ops.upsample(dot, [height, width])
+            });
+        }
         let latents = match features {
-            Some(features) => ops.concat(latents, features), // [N, Z + F]
+            Some(features) => ops.concat(latents, features), // [N, Z + F], or [N, C + F, h, w]
             None => latents,
         };
         self.network.decoder(ops, latents)
@@ -153,6 +164,8 @@ impl ConditionMap {
 pub(crate) struct NetworkShape {
     pub(crate) image: ImageShape,
     pub(crate) latent_dims: i64,
+    /// Of latents that are a map.
+    pub(crate) latent_shape: Option<[i64; 3]>,
     /// F, the numbers that say what is known of an item; 0 where there is no condition.
     pub(crate) n_condition_features: i64,
     pub(crate) n_posterior_params: i64,
@@ -168,9 +181,11 @@ impl NetworkShape {
         self.image.channels + i64::from(self.n_condition_features > 0)
     }
 
-    /// Numbers that the decoder gets for an image: its latents, and what is known of it.
+    /// Numbers that the decoder gets for an image, or of a map for each of its places: its latents, and what
+    /// is known of it.
     fn decoder_inputs(self) -> i64 {
-        self.latent_dims + self.n_condition_features
+        let n_latents = self.latent_shape.map_or(self.latent_dims, |[n, ..]| n);
+        n_latents + self.n_condition_features
     }
 
     fn decoder_layers(self) -> DecoderLayers {
@@ -220,6 +235,16 @@ impl NetworkConfig {
         }
     }
 
+    /// The size of the encoder's last maps for images of H×W pixels; none of a network without maps.
+    pub(crate) fn last_map(&self, size: [i64; 2]) -> Option<[i64; 2]> {
+        match self {
+            Self::Conv(config) => Some(config.last_map(size)),
+            Self::ConvBatchNorm(config) => Some(config.last_map(size)),
+            Self::Residual(config) => Some(config.last_map(size)),
+            Self::Mlp(_) => None,
+        }
+    }
+
     /// Builds a checked network with fresh weights under `encoder` and `decoder` of `root`.
     pub(crate) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Box<dyn GraphNetwork> {
         match self {
@@ -239,6 +264,8 @@ fn conditioned<N: Layered + 'static>(
     Box::new(Conditioned {
         network,
         condition: ConditionMap::build(&(root / "condition"), shape),
+        n_condition_features: shape.n_condition_features,
+        latent_shape: shape.latent_shape,
     })
 }
 
@@ -304,6 +331,7 @@ mod tests {
                 width: 10,
             },
             latent_dims: 4,
+            latent_shape: None,
             n_condition_features: 6,
             n_posterior_params: 8,
             n_likelihood_maps: 6,

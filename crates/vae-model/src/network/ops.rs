@@ -3,7 +3,8 @@
 
 use tch::Tensor;
 
-use super::layers::channels_last;
+pub(super) use crate::graph::Activation;
+
 use crate::graph::{Graph, Op, Value};
 use crate::{Mode, nn};
 
@@ -44,14 +45,6 @@ pub(super) trait GraphLayer: nn::ModuleT {
 
     /// What it computes in evaluation.
     fn op(&self) -> Op;
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Activation {
-    Relu,
-    /// Slope 0.01 below 0.
-    LeakyRelu,
-    Silu,
 }
 
 /// On tensors.
@@ -142,4 +135,13 @@ impl Ops for Graph {
     fn share(&self, value: &Value) -> Value {
         value.clone()
     }
+}
+
+/// The same maps with the channels innermost in memory, an order that convolutions keep.
+///
+/// libtorch's CPU convolutions are 5–40 % faster in it; tch has no memory-format argument.
+fn channels_last(maps: &Tensor) -> Tensor {
+    maps.permute([0, 2, 3, 1])
+        .contiguous()
+        .permute([0, 3, 1, 2])
 }

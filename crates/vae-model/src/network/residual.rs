@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
@@ -72,6 +73,13 @@ impl ResidualConfig {
         }
     }
 
+    /// The size of the encoder's last maps.
+    pub(super) fn last_map(&self, size: [i64; 2]) -> [i64; 2] {
+        self.channels[1..]
+            .iter()
+            .fold(size, |size, _| shrunk(size, 2))
+    }
+
     pub(super) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Residual {
         const STRIDE: i64 = 2;
         let init = shape.initialization;
@@ -82,7 +90,7 @@ impl ResidualConfig {
             sizes.push(shrunk(sizes[i - 1], STRIDE));
         }
         let [height, width] = sizes[n_stages - 1];
-        let n_features = last * height * width;
+        let last_map = [last, height, width];
 
         let path = root / "encoder";
         let blocks = |path: &nn::Path, channels: i64| {
@@ -103,18 +111,10 @@ impl ResidualConfig {
                 }
             })
             .collect();
-        let to_posterior = Then::Output {
-            n_params: shape.n_posterior_params / shape.latent_dims,
-        };
         let encoder = Encoder {
             down,
             norm: group_norm(&path / "norm", self.group_size, last),
-            posterior: init.linear(
-                &path / "posterior",
-                n_features,
-                shape.n_posterior_params,
-                to_posterior,
-            ),
+            posterior: ToPosterior::build(&path, shape, last_map, None),
         };
 
         let path = root / "decoder";
@@ -144,13 +144,7 @@ impl ResidualConfig {
         let n_out = shape.n_likelihood_maps;
         let to_likelihood = shape.to_likelihood();
         let decoder = Decoder {
-            hidden: init.linear(
-                &path / "hidden",
-                shape.decoder_inputs(),
-                n_features,
-                Then::Linear,
-            ),
-            first_map: [last, height, width],
+            latents: FromLatents::build(&path, shape, last_map, Then::Linear),
             up,
             norm: group_norm(&path / "norm", self.group_size, first),
             likelihood: init.conv(
@@ -184,7 +178,7 @@ pub(super) struct Residual {
 struct Encoder {
     down: Vec<DownStage>,
     norm: Layer<GroupNorm>,
-    posterior: Layer<nn::Linear>,
+    posterior: ToPosterior,
 }
 
 #[derive(Debug)]
@@ -195,8 +189,7 @@ struct DownStage {
 
 #[derive(Debug)]
 struct Decoder {
-    hidden: DecoderLayer<nn::Linear>,
-    first_map: [i64; 3],
+    latents: FromLatents,
     up: Vec<UpStage>,
     norm: Layer<GroupNorm>,
     likelihood: DecoderLayer<Conv>,
@@ -267,21 +260,17 @@ impl Layered for Residual {
         }
         let maps = ops.layer(norm, maps);
         let maps = ops.activation(Activation::Silu, maps);
-        let features = ops.flatten(maps);
-        ops.layer(posterior, features) // [B, P]
+        posterior.apply(ops, maps) // [B, P]
     }
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let Decoder {
-            hidden,
-            first_map,
+            latents: from_latents,
             up,
             norm,
             likelihood,
         } = &self.decoder;
-        let features = ops.layer(hidden, latents);
-        let maps = ops.maps(features, *first_map);
-        let mut maps = ops.channels_last(maps);
+        let mut maps = from_latents.apply(ops, latents, None);
         for stage in up {
             if let Some(Rise { convolution, size }) = &stage.rise {
                 maps = ops.layer(convolution, maps);

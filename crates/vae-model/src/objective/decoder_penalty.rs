@@ -47,7 +47,7 @@ const SQUARED_WEIGHTS: Term = Term::new("decoder_l2", Term::NO_UNIT, Direction::
 const SQUARED_JACOBIAN: Term = Term::new("decoder_jacobian", Term::NO_UNIT, Direction::Lower);
 
 impl DecoderPenalty {
-    pub(super) fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::None => Ok(()),
             Self::L2(config) => at_least_0("objective.decoder_penalty.l2.weight", config.weight),

@@ -125,7 +125,7 @@ impl Default for CiwaeConfig {
 }
 
 impl Estimator {
-    pub(super) fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         let key = |name: &str| format!("objective.estimator.{}.{name}", self.name());
         match self {
             Self::Elbo(config) => n_samples(&key("samples"), config.samples),

@@ -7,8 +7,7 @@ use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::checks::at_least_0;
-use super::kl_of;
-use super::player::PlayerNetwork;
+use super::{PlayerNetwork, TOTAL_CORRELATION, kl_of};
 use crate::nn::{self, Init};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
@@ -109,7 +108,7 @@ impl FactorConfig {
         };
         let latents = draws.latents.select(0, 0); // [B, Z]
         let total_correlation = log_ratio(&discriminator.judge(&latents)).mean(Kind::Float);
-        terms.push(super::beta_tc::TOTAL_CORRELATION, &total_correlation);
+        terms.push(TOTAL_CORRELATION, &total_correlation);
         let n_half = latents.size()[0] / 2;
         let loss = (n_half > 0).then(|| {
             let real = latents.narrow(0, 0, n_half);

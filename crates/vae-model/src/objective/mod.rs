@@ -31,7 +31,7 @@ pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
 pub use player::{Losses, PlayerNetwork};
 
-use crate::{Direction, Draws, ModelConfig, ModelError, Term, Terms, Vae, compatibility};
+use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
@@ -46,9 +46,9 @@ use crate::{Direction, Draws, ModelConfig, ModelError, Term, Terms, Vae, compati
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
-    /// The term that is added to the reconstruction. Default `kl`, with weight 1.
+    /// The term that is added to the reconstruction. Default `kl`.
     pub regularizer: Regularizer,
-    /// How the samples of an image are combined into a bound. Default `elbo`, with one sample.
+    /// How the samples of an image are combined into a bound. Default `elbo`.
     pub estimator: Estimator,
     /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
@@ -97,10 +97,13 @@ pub struct LossContext<'a> {
 }
 
 /// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
-const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
+pub(crate) const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
+
+/// The total correlation of the latent dimensions, however it is estimated.
+const TOTAL_CORRELATION: Term = Term::new("total_correlation", Term::NATS, Direction::Lower);
 
 impl Regularizer {
-    fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::None => Ok(()),
             Self::Kl(config) => config.check(),
@@ -138,10 +141,10 @@ impl Regularizer {
             Self::Capacity(_) => vec![capacity::CAPACITY_GAP],
             Self::BetaTc(_) => vec![
                 beta_tc::MUTUAL_INFORMATION,
-                beta_tc::TOTAL_CORRELATION,
+                TOTAL_CORRELATION,
                 beta_tc::DIMENSION_WISE_KL,
             ],
-            Self::Factor(_) => vec![beta_tc::TOTAL_CORRELATION, factor::LOSS, factor::ACCURACY],
+            Self::Factor(_) => vec![TOTAL_CORRELATION, factor::LOSS, factor::ACCURACY],
             Self::Dip(_) => vec![dip::OFF_DIAGONAL, dip::ON_DIAGONAL],
             Self::Mmd(_) => vec![mmd::DISCREPANCY],
             Self::LatentNorm(_) => vec![latent_norm::SQUARED_NORM],
@@ -195,6 +198,7 @@ impl Regularizer {
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
                 let condition = draws.condition.as_ref();
+                context.vae.check_condition(condition, n_images)?;
                 let latents = context.vae.latents_of(n_images, condition, generator);
                 config.penalty(draws, &latents, terms)
             }
@@ -205,17 +209,6 @@ impl Regularizer {
 }
 
 impl Objective {
-    /// Refuses values that make no sense, and parts that do not fit each other or the model.
-    ///
-    /// # Errors
-    /// The first key that is wrong; what would fit.
-    pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
-        self.regularizer.check()?;
-        self.estimator.check()?;
-        self.decoder_penalty.check()?;
-        compatibility::check_objective(model, self)
-    }
-
     /// Samples of z for each image that [`Self::loss`] wants.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
@@ -228,15 +221,13 @@ impl Objective {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
-    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
-    #[must_use]
-    pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
+    /// The named terms of its parts, whatever the model.
+    pub(crate) fn own_terms(&self) -> Vec<Term> {
         let mut terms = match self.estimator {
             Estimator::Elbo(_) => self.regularizer.terms(),
             _ => vec![], // A bound of the log-weights has no other part.
         };
         terms.extend(self.decoder_penalty.terms());
-        terms.extend(model.fits_prior_to_codes().then_some(CODE_NLL));
         terms
     }
 
@@ -277,12 +268,12 @@ impl Objective {
         }
     }
 
-    /// Their networks with fresh weights, which follow from the seed, for a model of this config.
+    /// Their networks with fresh weights, which follow from the seed, for a model of so many latent dimensions.
     #[must_use]
-    pub fn players(&self, model: &ModelConfig, seed: u64, device: Device) -> Vec<PlayerNetwork> {
+    pub fn players(&self, latent_dims: i64, seed: u64, device: Device) -> Vec<PlayerNetwork> {
         match &self.regularizer {
             Regularizer::Factor(config) => {
-                vec![config.discriminator(model.latent_dims, seed, device)]
+                vec![config.discriminator(latent_dims, seed, device)]
             }
             _ => vec![],
         }

@@ -80,7 +80,7 @@ impl Family {
     /// ln of the density of the space's base distribution.
     fn log_base(&self, latents: &Tensor) -> Tensor {
         match self.config.support() {
-            Support::Euclidean => standard_normal_log_prob(latents),
+            Support::Euclidean | Support::Codes => standard_normal_log_prob(latents),
             Support::Sphere => {
                 latents.select(-1, 0).zeros_like() - ln_sphere_area(self.latent_dims)
             }
@@ -223,7 +223,7 @@ fn sum_of_everything(family: &Family, params: &Tensor) -> Tensor {
     let draws = q.draw(&noise);
     let total = |t: &Tensor| t.sum(Kind::Double);
     let elsewhere = match family.config.support() {
-        Support::Euclidean => &noise * 0.7,
+        Support::Euclidean | Support::Codes => &noise * 0.7,
         Support::Sphere => unit(&noise, 1e-9),
     };
     let mut sum = total(&(draws.latents * (noise + 0.5))) + total(&q.center());
@@ -466,10 +466,11 @@ fn every_posterior_makes_a_model_whose_terms_add_up_and_whose_variables_all_lear
     for family in families() {
         let prior = match family.config.support() {
             Support::Euclidean => crate::PriorConfig::StandardNormal,
+            Support::Codes => crate::PriorConfig::UniformCodes,
             Support::Sphere => crate::PriorConfig::HypersphericalUniform,
         };
         let config = crate::ModelConfig {
-            latent_dims: family.latent_dims,
+            latent_dims: Some(family.latent_dims),
             posterior: family.config.clone(),
             prior,
             network: crate::NetworkConfig::Mlp(crate::MlpConfig { hidden: vec![8] }),
@@ -539,7 +540,7 @@ fn configs_are_written_by_name_with_defaults_for_what_is_left_out() {
 fn posteriors_on_the_sphere_and_priors_elsewhere_refuse_each_other() {
     let check = |posterior, prior| {
         let config = crate::ModelConfig {
-            latent_dims: 3,
+            latent_dims: Some(3),
             posterior,
             prior,
             ..Default::default()

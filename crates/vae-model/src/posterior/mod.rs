@@ -3,6 +3,7 @@
 mod colatitude;
 mod deterministic;
 mod diagonal_gaussian;
+mod finite_scalar;
 mod full_covariance;
 mod iaf;
 #[cfg(test)]
@@ -17,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
+pub use finite_scalar::FiniteScalarConfig;
 pub use iaf::IafConfig;
 pub use planar::PlanarConfig;
 
 use crate::graph::{Graph, Value};
 use crate::network::{LARGEST_SIZE, check_depth};
-use crate::prior::check_sphere;
 use crate::{Initialization, ModelError, Support, nn};
 
 /// q(z|x) for each image of a batch.
@@ -52,6 +53,11 @@ pub trait Posterior: Debug {
 
     /// Covariance of q(z|x) `[B, Z, Z]`, where it has a closed form.
     fn covariance(&self) -> Option<Tensor> {
+        None
+    }
+
+    /// The codes that its latents stand for, i64 `[B, n]` from 0 on, where latents are codes.
+    fn codes(&self) -> Option<Tensor> {
         None
     }
 
@@ -114,6 +120,8 @@ pub enum PosteriorConfig {
     VonMisesFisher,
     /// A single point without a density: an autoencoder, which has no kl and no elbo.
     Deterministic,
+    /// Codes: each latent is one of a few levels. It has no kl and no elbo.
+    FiniteScalar(FiniteScalarConfig),
 }
 
 impl Default for PosteriorConfig {
@@ -126,6 +134,7 @@ impl PosteriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
             Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic => {}
+            Self::FiniteScalar(config) => config.check(latent_dims)?,
             Self::Planar(config) => check_depth("model.posterior.planar.flows", config.flows)?,
             Self::Iaf(config) => config.check()?,
             Self::VonMisesFisher => check_sphere("model.posterior", self.name(), latent_dims)?,
@@ -154,7 +163,7 @@ impl PosteriorConfig {
             Self::Planar(config) => config.n_params(latent_dims),
             Self::Iaf(config) => config.n_params(latent_dims),
             Self::VonMisesFisher => von_mises_fisher::n_params(latent_dims),
-            Self::Deterministic => latent_dims,
+            Self::Deterministic | Self::FiniteScalar(_) => latent_dims,
         }
     }
 
@@ -167,6 +176,7 @@ impl PosteriorConfig {
             Self::Iaf(_) => "iaf",
             Self::VonMisesFisher => "von_mises_fisher",
             Self::Deterministic => "deterministic",
+            Self::FiniteScalar(_) => "finite_scalar",
         }
     }
 
@@ -175,6 +185,7 @@ impl PosteriorConfig {
     pub fn support(&self) -> Support {
         match self {
             Self::VonMisesFisher => Support::Sphere,
+            Self::FiniteScalar(_) => Support::Codes,
             _ => Support::Euclidean,
         }
     }
@@ -182,7 +193,15 @@ impl PosteriorConfig {
     /// Whether q(z|x) is a distribution with a density: without one there is no kl and no elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
-        !matches!(self, Self::Deterministic)
+        !matches!(self, Self::Deterministic | Self::FiniteScalar(_))
+    }
+
+    /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
+    pub(crate) fn is_per_latent(&self) -> bool {
+        matches!(
+            self,
+            Self::DiagonalGaussian(_) | Self::Deterministic | Self::FiniteScalar(_)
+        )
     }
 
     /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
@@ -214,6 +233,23 @@ impl PosteriorConfig {
             Self::Iaf(config) => Box::new(config.build(path, latent_dims, initialization)),
             Self::VonMisesFisher => Box::new(von_mises_fisher::VonMisesFisherFamily),
             Self::Deterministic => Box::new(deterministic::DeterministicFamily),
+            Self::FiniteScalar(config) => Box::new(finite_scalar::FiniteScalarFamily {
+                config: config.clone(),
+            }),
         }
     }
+}
+
+/// Refuses a sphere that is two points.
+pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
+    if latent_dims < 2 {
+        return Err(ModelError::config(
+            key,
+            format!(
+                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
+                 needs at least 2, a circle; found latent_dims = {latent_dims}"
+            ),
+        ));
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod gaussian_mixture;
 mod hyperspherical_uniform;
 mod real_nvp;
 mod standard_normal;
+mod uniform_codes;
 mod vamp;
 
 use std::cell::RefCell;
@@ -20,7 +21,10 @@ pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
-use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, nn};
+use crate::posterior::check_sphere;
+use crate::{
+    ClosedKl, ImageShape, Initialization, ModelError, Posterior, PosteriorConfig, Support, nn,
+};
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {
@@ -92,15 +96,6 @@ impl PriorContext<'_> {
     }
 }
 
-/// The space that latents lie in; posterior and prior must agree on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Support {
-    /// All of ℝ^Z. Its base distribution is the standard normal.
-    Euclidean,
-    /// The unit sphere in ℝ^Z. Its base distribution is the uniform one.
-    Sphere,
-}
-
 /// p(z), the distribution of latents before an image is seen (`prior` or `[model.prior.…]` in a config
 /// file).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -120,12 +115,14 @@ pub enum PriorConfig {
     RealNvp(RealNvpConfig),
     /// A learned Gaussian for each condition, of a model with `[model.condition]`.
     ConditionalGaussian,
+    /// Codes that are all equally likely, for posteriors that give codes.
+    UniformCodes,
 }
 
 impl PriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
-            Self::StandardNormal | Self::ConditionalGaussian => Ok(()),
+            Self::StandardNormal | Self::ConditionalGaussian | Self::UniformCodes => Ok(()),
             Self::HypersphericalUniform => {
                 check_sphere("model.prior", "hyperspherical_uniform", latent_dims)
             }
@@ -144,6 +141,7 @@ impl PriorConfig {
             Self::Vamp(_) => "vamp",
             Self::RealNvp(_) => "real_nvp",
             Self::ConditionalGaussian => "conditional_gaussian",
+            Self::UniformCodes => "uniform_codes",
         }
     }
 
@@ -155,6 +153,7 @@ impl PriorConfig {
             | Self::RealNvp(_)
             | Self::ConditionalGaussian => Some(Support::Euclidean),
             Self::HypersphericalUniform => Some(Support::Sphere),
+            Self::UniformCodes => Some(Support::Codes),
             Self::Vamp(_) => None,
         }
     }
@@ -166,6 +165,7 @@ impl PriorConfig {
         latent_dims: i64,
         image: ImageShape,
         n_features: i64,
+        posterior: &PosteriorConfig,
         initialization: Initialization,
     ) -> Box<dyn Prior> {
         match self {
@@ -176,6 +176,13 @@ impl PriorConfig {
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
             Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
+            Self::UniformCodes => match posterior {
+                PosteriorConfig::FiniteScalar(codes) => Box::new(uniform_codes::UniformCodes {
+                    codes: codes.clone(),
+                    latent_dims,
+                }),
+                _ => unreachable!("checked: this prior is of a posterior that gives codes"),
+            },
             Self::ConditionalGaussian => {
                 Box::new(conditional_gaussian::ConditionalGaussian::build(
                     path,
@@ -186,20 +193,6 @@ impl PriorConfig {
             }
         }
     }
-}
-
-/// Refuses a sphere that is two points.
-pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
-    if latent_dims < 2 {
-        return Err(ModelError::config(
-            key,
-            format!(
-                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
-                 needs at least 2, a circle; found latent_dims = {latent_dims}"
-            ),
-        ));
-    }
-    Ok(())
 }
 
 /// Refuses numbers of components that no mixture has.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Metric, RunError};
 
-/// When to stop before the last epoch (`[early_stopping]`; without the table a run never does).
+/// When to stop before the last epoch (`[early_stopping]`). Without the table a run never does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EarlyStoppingConfig {

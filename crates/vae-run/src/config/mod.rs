@@ -312,7 +312,7 @@ impl RunConfig {
         }
         self.check_players()?;
         for (key, metric) in self.chosen_metrics() {
-            metric.check(key, self)?;
+            metric.check(key, &self.model, &self.terms())?;
         }
         self.check_validation()?;
         self.safety.check()?;
@@ -347,5 +347,57 @@ impl RunConfig {
             range::count(key, value, largest)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_a_name_and_only_one_that_is_logged_and_has_a_direction_is_taken() {
+        let config = |text: &str| -> RunConfig {
+            let text = format!("dataset.idx.folder = 'unused'\n{text}");
+            toml::from_str(&text).expect("a config")
+        };
+        let check = |text: &str| config(text).check().map_err(|error| error.to_string());
+        let beta_tc = "objective.regularizer.beta_tc = {}\n";
+        let chosen = format!("{beta_tc}checkpoints.metric = 'total_correlation'");
+        assert_eq!(check(&chosen), Ok(()));
+        let metric = config(&chosen).checkpoints.metric;
+        assert_eq!(metric, Metric::Term("total_correlation".to_owned()));
+        assert_eq!(
+            config("checkpoints.metric = 'bits_per_dim'")
+                .checkpoints
+                .metric,
+            Metric::BitsPerDim
+        );
+        for (text, wanted) in [
+            (
+                "checkpoints.metric = 'elbow'",
+                "found \"elbow\", which this config does not log",
+            ),
+            (
+                "early_stopping.metric = 'total_correlation'",
+                "early_stopping.metric",
+            ),
+            (
+                "schedule.plateau.metric = 'seconds'",
+                "found \"seconds\", of which no direction",
+            ),
+            (
+                "checkpoints.metric = 'elbow'",
+                "elbo, reconstruction, kl, loss, active_units, mse would fit",
+            ),
+        ] {
+            let problem = check(text).expect_err("refused");
+            assert!(problem.contains(wanted), "{problem}");
+        }
+        let beta_tc = format!("{beta_tc}checkpoints.metric = 'mutual_information'");
+        let problem = check(&beta_tc).expect_err("refused");
+        assert!(
+            problem.contains("mse, total_correlation, dimension_wise_kl"),
+            "{problem}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{RunError, range};
 
-/// The optimizer (`[optimizer.…]` in a config file).
+/// The optimizer that minimizes the objective (`[optimizer.…]` in a config file).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerConfig {

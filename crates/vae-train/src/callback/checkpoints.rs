@@ -33,7 +33,7 @@ impl Callback for Checkpoints {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        let Position { epochs, steps } = run.position;
+        let Position { epochs, steps } = run.progress.position;
         let is_due = match event {
             Event::EpochEnd { is_best, .. } => {
                 *is_best || epochs.is_multiple_of(self.config.every_epochs)
@@ -42,7 +42,9 @@ impl Callback for Checkpoints {
                 .config
                 .every_minutes
                 .is_some_and(|minutes| since.elapsed().as_secs_f64() >= 60.0 * minutes),
-            Event::FitEnd { .. } => steps > 0 && run.last_checkpoint() != Some(run.position),
+            Event::FitEnd { .. } => {
+                steps > 0 && run.last_checkpoint() != Some(run.progress.position)
+            }
             _ => false,
         };
         if is_due {

@@ -66,7 +66,7 @@ fn advice(config: &RunConfig, active_units: u64) -> String {
         advice += &format!(". To have more of them in use, try {list}");
     }
     let mut fewer = config.clone();
-    fewer.model.latent_dims = i64::try_from(active_units).unwrap_or(i64::MAX);
+    fewer.model.latent_dims = i64::try_from(active_units).ok();
     if fewer.check().is_ok() {
         advice += "; fewer model.latent_dims do the same";
     }

@@ -14,7 +14,7 @@ impl Callback for KlSchedule {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         if matches!(event, Event::FitStart | Event::StepEnd { .. }) {
-            run.controls.objective_step = run.position.steps;
+            run.controls.objective_step = run.progress.position.steps;
         }
         Ok(Flow::Continue)
     }

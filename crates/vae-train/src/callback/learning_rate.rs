@@ -43,7 +43,9 @@ impl Callback for LearningRate {
             self.plateau.observe(config, value.unwrap_or(f64::NAN));
         }
         if !matches!(event, Event::FitEnd { .. }) {
-            let factor = self.schedule.factor(run.position.steps, self.n_steps);
+            let factor = self
+                .schedule
+                .factor(run.progress.position.steps, self.n_steps);
             run.controls.learning_rate_factor = factor * self.plateau.factor();
         }
         Ok(Flow::Continue)

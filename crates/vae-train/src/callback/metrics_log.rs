@@ -30,7 +30,9 @@ impl Callback for MetricsLog {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         match event {
-            Event::FitStart => self.run_dir.cut_records_after(run.position.epochs)?,
+            Event::FitStart => self
+                .run_dir
+                .cut_records_after(run.progress.position.epochs)?,
             Event::EpochEnd {
                 train, validation, ..
             } => self

@@ -10,12 +10,16 @@ pub(crate) mod metrics_log;
 pub(crate) mod pictures;
 pub(crate) mod tensorboard;
 
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use vae_run::{LatentUse, Record};
 
-use crate::{Fit, Outcome, Totals, TrainError};
+use crate::full_disk::while_disk_is_full;
+use crate::{Fit, Outcome, Stop, Totals, TrainError};
 
 /// Something that happens around training. Callbacks are called in the order of their list.
 ///
@@ -131,6 +135,60 @@ pub enum Event<'a> {
         /// How it ended.
         outcome: &'a Outcome,
     },
+}
+
+/// The callbacks of a run, in the order in which they are called.
+#[derive(Default)]
+pub(crate) struct Callbacks<'a>(Vec<Box<dyn Callback + 'a>>);
+
+impl<'a> Callbacks<'a> {
+    pub(crate) fn add(&mut self, callback: impl Callback + 'a) {
+        self.0.push(Box::new(callback));
+    }
+
+    /// Gives an event to all of them. The run stops if one asks for that. While a disk is full, the one
+    /// that could not write is given the event again.
+    ///
+    /// After an error at the end of a step or of the run the others are still told: the step is done and in
+    /// their states, and one that comes after may save what others could not. An epoch's end is taken back
+    /// as a whole.
+    pub(crate) fn tell(
+        &mut self,
+        run: &mut Fit,
+        event: &Event,
+        stop: &AtomicBool,
+    ) -> Result<Option<Stop>, TrainError> {
+        let mut asked = Ok(None);
+        for callback in &mut self.0 {
+            match while_disk_is_full(stop, || callback.on_event(run, event)) {
+                Ok(Flow::Continue) => {}
+                Ok(Flow::Stop) => asked = asked.map(|_| Some(Stop::Callback)),
+                Err(error) => match event {
+                    Event::StepEnd { .. } | Event::FitEnd { .. } => asked = asked.and(Err(error)),
+                    Event::FitStart | Event::EpochEnd { .. } => return Err(error),
+                },
+            }
+        }
+        asked
+    }
+
+    /// The states of those that have one, by their names.
+    pub(crate) fn states(&self) -> BTreeMap<String, Value> {
+        self.0
+            .iter()
+            .map(|callback| (callback.name().to_owned(), callback.state()))
+            .filter(|(_, state)| !state.is_null())
+            .collect()
+    }
+
+    pub(crate) fn restore(&mut self, states: &BTreeMap<String, Value>) -> Result<(), TrainError> {
+        for callback in &mut self.0 {
+            if let Some(state) = states.get(callback.name()) {
+                callback.restore(state)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A callback's state, which it wrote itself.

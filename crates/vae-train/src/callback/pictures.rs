@@ -53,7 +53,7 @@ impl Pictures {
                     let condition = batch.condition.as_ref();
                     let posterior = run.vae.encode((&batch.items, condition))?;
                     let origin = posterior.center().get(0);
-                    let mut dims = picture::by_use(run.vae.config().latent_dims as usize, usage);
+                    let mut dims = picture::by_use(run.vae.config().n_latents() as usize, usage);
                     dims.truncate(sizes.n_traversals);
                     picture::traversals(run.vae, (&origin, condition), &dims, 11, 3.0)
                 }
@@ -63,7 +63,9 @@ impl Pictures {
                     picture::reconstructions(run.vae, (&batch.items, batch.condition.as_ref()))
                 }
             };
-            let file = self.run_dir.picture_file(run.position.epochs, name);
+            let file = self
+                .run_dir
+                .picture_file(run.progress.position.epochs, name);
             picture::save(&picture?, &file)?;
         }
         Ok(())

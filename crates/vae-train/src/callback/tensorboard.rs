@@ -66,7 +66,7 @@ impl Callback for TensorBoard {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        let step = run.position.steps;
+        let step = run.progress.position.steps;
         match event {
             Event::FitStart => {
                 // Inside an epoch there is nothing but the end of this one, which is told once more.

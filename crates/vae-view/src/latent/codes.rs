@@ -31,7 +31,7 @@ pub fn encode(
     const N_AT_A_TIME: usize = 250;
     let mut generator = vae.generator(derive_seed(seed, 0, "aggregate posterior"));
     let on_cpu = |latents: Tensor| latents.to_device(Device::Cpu).to_kind(Kind::Double);
-    let latent_dims = vae.config().latent_dims;
+    let latent_dims = vae.config().n_latents();
     let (mut centers, mut drawn) = (Vec::new(), Vec::new());
     no_grad(|| -> Result<(), ViewError> {
         let mut n_done = 0;
@@ -53,14 +53,16 @@ pub fn encode(
     })
 }
 
-/// Brings latents `[N, Z]` back to where the model's lie: on a sphere to length 1. Elsewhere they stay as
-/// they are.
+/// Brings latents `[N, Z]` back to where the model's lie: on a sphere to length 1, of codes to the nearest
+/// ones. Elsewhere they stay as they are.
 ///
 /// # Errors
 /// A latent of length 0 has no place on a sphere.
 pub fn onto_support(vae: &Vae, latents: &Tensor) -> Result<Tensor, ViewError> {
-    if vae.config().posterior.support() == Support::Euclidean {
-        return Ok(latents.shallow_clone());
+    match vae.config().posterior.support() {
+        Support::Euclidean => return Ok(latents.shallow_clone()),
+        Support::Codes => return Ok(vae.nearest_codes(latents)?),
+        Support::Sphere => {}
     }
     let lengths = latents.norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true);
     if lengths.min().double_value(&[]) < 1e-6 {

@@ -1,11 +1,12 @@
 //! The export for TensorBoard's projector: vectors, labels and thumbnails in a folder.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use image::DynamicImage;
 use tch::{Kind, Tensor};
+use vae_base::files::{self, TemporaryName};
 
 use crate::ViewError;
 use crate::picture;
@@ -32,15 +33,8 @@ pub fn export(
     columns: &[(String, Vec<String>)],
     images: &Tensor,
 ) -> Result<(), ViewError> {
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".projector-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let partial = builder.tempdir_in(parent).map_err(ViewError::io(parent))?;
+    let parent = files::parent(folder);
+    let partial = PARTIAL.folder_in(parent).map_err(ViewError::io(parent))?;
     let path = partial.path();
     write_lines(&path.join("tensors.tsv"), latents_lines(latents)?)?;
     write_lines(&path.join("metadata.tsv"), metadata_lines(columns))?;
@@ -49,23 +43,24 @@ pub fn export(
     let (_, _, height, width) = images.size4()?;
     let config = projector_config(width, height);
     write_lines(&path.join("projector_config.pbtxt"), [config].into_iter())?;
-    match fs::rename(path, folder) {
-        Ok(()) => {
-            let _ = partial.keep(); // Under its new name.
-            Ok(())
-        }
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
-            ) =>
-        {
+    match files::rename_folder(path, folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let problem = "is there already; give a new folder with --out, or remove it";
             Err(ViewError::file(folder, problem))
         }
         Err(error) => Err(ViewError::io(folder)(error)),
+        Ok(()) => {
+            let _ = partial.keep(); // Under its new name.
+            Ok(())
+        }
     }
 }
+
+/// The folder until it is whole.
+const PARTIAL: TemporaryName = TemporaryName {
+    prefix: ".projector-",
+    suffix: "",
+};
 
 fn write_lines(path: &Path, lines: impl Iterator<Item = String>) -> Result<(), ViewError> {
     let io = || ViewError::io(path);
@@ -130,6 +125,8 @@ fn projector_config(width: i64, height: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tch::Device;
 
     use super::*;

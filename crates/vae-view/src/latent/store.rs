@@ -143,7 +143,7 @@ impl DirectionStore {
         }
         let (found, wanted) = (
             stored.direction.step.len() as i64,
-            checkpoint.state.config.model.latent_dims,
+            checkpoint.state.config.model.n_latents(),
         );
         if found != wanted {
             let problem = format!(

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use vae_run::options::{self, Kind, Setting, shown};
 
-use super::{first_sentence, written};
+use super::{first_sentence, texts, written};
 
 const INTRO: &str = "\
 # Options
@@ -63,12 +63,8 @@ fn has_section(setting: &Setting) -> bool {
 fn section(page: &mut String, setting: &Setting) {
     let depth = (setting.key.matches('.').count() + 2).min(6);
     let _ = writeln!(page, "\n{} {}\n", "#".repeat(depth), title(setting));
-    // The meaning is in the row of the key already; that of an alternative is what there is to read.
-    let shows_meaning = setting.details.is_empty() || options::is_one_of(setting.parent());
-    for (text, is_shown) in [(&setting.meaning, shows_meaning), (&setting.details, true)] {
-        if is_shown && !text.is_empty() {
-            let _ = writeln!(page, "{text}\n");
-        }
+    for text in texts(setting) {
+        let _ = writeln!(page, "{text}\n");
     }
     if setting.may_change {
         page.push_str("**R**, with all keys in it.\n\n");

@@ -1,0 +1,117 @@
+//! Between a convolutional network's maps and the latents: numbers of the whole image, or a map of their own.
+
+use super::NetworkShape;
+use super::layers::{Conv, ConvSizes, Layer, Then};
+use super::ops::{Activation, Ops};
+use super::spectral_norm::DecoderLayer;
+use crate::nn;
+
+/// From an encoder's last maps to the posterior's parameters `[B, P]`.
+#[derive(Debug)]
+pub(super) enum ToPosterior {
+    /// Every parameter from every value of the maps, or where there is one, from a hidden layer.
+    Flat {
+        hidden: Option<Layer<nn::Linear>>,
+        posterior: Layer<nn::Linear>,
+    },
+    /// Each place's parameters from what is around it, the channels of one parameter after those of the
+    /// other.
+    Map(Layer<Conv>),
+}
+
+impl ToPosterior {
+    /// Of maps `[C, H, W]`. `hidden` is the width of a layer in between, if there is one.
+    pub(super) fn build(
+        path: &nn::Path,
+        shape: NetworkShape,
+        [channels, height, width]: [i64; 3],
+        hidden: Option<i64>,
+    ) -> Self {
+        let init = shape.initialization;
+        let n_params = shape.n_posterior_params / shape.latent_dims;
+        let then = Then::Output { n_params };
+        if let Some([latent_channels, ..]) = shape.latent_shape {
+            let n_out = n_params * latent_channels;
+            let sizes = ConvSizes::three(channels, n_out, 1);
+            return Self::Map(init.conv(path / "posterior", sizes, then));
+        }
+        let n_features = channels * height * width;
+        let hidden_layer = hidden.map(|n| init.linear(path / "hidden", n_features, n, Then::Relu));
+        let n_in = hidden.unwrap_or(n_features);
+        Self::Flat {
+            hidden: hidden_layer,
+            posterior: init.linear(path / "posterior", n_in, shape.n_posterior_params, then),
+        }
+    }
+
+    pub(super) fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
+        match self {
+            Self::Flat { hidden, posterior } => {
+                let mut features = ops.flatten(maps);
+                if let Some(hidden) = hidden {
+                    features = ops.layer(hidden, features);
+                    features = ops.activation(Activation::Relu, features); // [B, hidden]
+                }
+                ops.layer(posterior, features)
+            }
+            Self::Map(posterior) => {
+                let params = ops.layer(posterior, maps);
+                ops.flatten(params)
+            }
+        }
+    }
+}
+
+/// From latents to a decoder's first maps.
+#[derive(Debug)]
+pub(super) enum FromLatents {
+    /// Latents `[N, Z]`.
+    Flat {
+        layer: DecoderLayer<nn::Linear>,
+        maps: [i64; 3],
+    },
+    /// Latents `[N, C, h, w]`, at the size of the maps already.
+    Map(DecoderLayer<Conv>),
+}
+
+impl FromLatents {
+    /// To maps `[C, H, W]`; `then` follows it.
+    pub(super) fn build(path: &nn::Path, shape: NetworkShape, maps: [i64; 3], then: Then) -> Self {
+        let layers = shape.decoder_layers();
+        if shape.latent_shape.is_some() {
+            let sizes = ConvSizes::three(shape.decoder_inputs(), maps[0], 1);
+            return Self::Map(layers.conv(path / "hidden", sizes, then));
+        }
+        let n_features = maps.iter().product();
+        Self::Flat {
+            layer: layers.linear(path / "hidden", shape.decoder_inputs(), n_features, then),
+            maps,
+        }
+    }
+
+    /// What `activation` makes of the maps, if there is one.
+    pub(super) fn apply<O: Ops>(
+        &self,
+        ops: &mut O,
+        latents: O::Value,
+        activation: Option<Activation>,
+    ) -> O::Value {
+        let activated = |ops: &mut O, value| match activation {
+            Some(activation) => ops.activation(activation, value),
+            None => value,
+        };
+        match self {
+            Self::Flat { layer, maps } => {
+                let features = ops.layer(layer, latents);
+                let features = activated(ops, features);
+                let maps = ops.maps(features, *maps);
+                ops.channels_last(maps)
+            }
+            Self::Map(layer) => {
+                let latents = ops.channels_last(latents);
+                let maps = ops.layer(layer, latents);
+                activated(ops, maps)
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! `posterior.finite_scalar`: codes, without a codebook.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::{Latents, Posterior, PosteriorFamily};
+use crate::ModelError;
+use crate::graph::{Graph, Value};
+
+/// Finite scalar quantization (FSQ, Mentzer et al. 2024, <https://arxiv.org/abs/2309.15505>): each latent is
+/// bounded and rounded to one of a few levels, and d of them together are a code, one of ∏ L_i. Gradients go
+/// straight through the rounding. It has no density, and so neither kl nor elbo: the regularizer is `"none"`, the
+/// prior `"uniform_codes"`.
+///
+/// Of a latent map `[d, h, w]` each place has a code; of latents without places Z/d codes, the first levels of
+/// all of them before the second ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FiniteScalarConfig {
+    /// L_i, the levels of each of the d latents of a code, from 2 to 1,024. Default `[8, 5, 5, 5]`, 1,000
+    /// codes; the paper advises at least 5 levels.
+    pub levels: Vec<i64>,
+}
+
+impl Default for FiniteScalarConfig {
+    fn default() -> Self {
+        Self {
+            levels: vec![8, 5, 5, 5],
+        }
+    }
+}
+
+/// The most levels of a latent.
+const MOST_LEVELS: i64 = 1 << 10;
+
+/// The most codes: what is counted for each of them has to fit into memory.
+const MOST_CODES: i64 = 1 << 24;
+
+/// How far the outermost levels stay from the ends of tanh, as in the paper's program.
+const MARGIN: f64 = 1e-3;
+
+impl FiniteScalarConfig {
+    pub(super) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
+        let key = "model.posterior.finite_scalar.levels";
+        let refuse = |problem: String| Err(ModelError::config(key, problem));
+        if let Some(n) = self.levels.iter().find(|&n| !(2..=MOST_LEVELS).contains(n)) {
+            return refuse(format!(
+                "found {n}, numbers from 2 to {MOST_LEVELS} are needed"
+            ));
+        }
+        let n_codes = self
+            .levels
+            .iter()
+            .try_fold(1_i64, |product, &n| product.checked_mul(n))
+            .filter(|&n| n <= MOST_CODES);
+        let d = self.levels.len() as i64;
+        match n_codes {
+            None => refuse(format!("they make more than {MOST_CODES} codes")),
+            Some(_) if d == 0 => refuse("found none, a code has at least one".to_owned()),
+            Some(_) if latent_dims % d != 0 => refuse(format!(
+                "found {d} levels, and {latent_dims} latent dimensions are no whole number of codes; a \
+                 multiple of {d} would fit"
+            )),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// ∏ L_i, the number of different codes.
+    #[must_use]
+    pub fn n_codes(&self) -> i64 {
+        self.levels.iter().product()
+    }
+
+    /// ⌊L/2⌋ of each latent: levels are k/⌊L/2⌋ for k from −⌊L/2⌋ on, `[d, 1]`.
+    fn half_widths(&self, device: Device) -> Tensor {
+        let halves: Vec<f32> = self.levels.iter().map(|&n| (n / 2) as f32).collect();
+        Tensor::from_slice(&halves).unsqueeze(1).to_device(device)
+    }
+
+    /// The levels nearest to latents `[…, Z]`.
+    pub(crate) fn nearest(&self, latents: &Tensor) -> Tensor {
+        let (n, device) = (self.levels.len() as i64, latents.device());
+        let halves = self.half_widths(device);
+        let most: Vec<f32> = self.levels.iter().map(|&n| ((n - 1) / 2) as f32).collect();
+        let most = Tensor::from_slice(&most).unsqueeze(1).to_device(device);
+        let places = (latents.unflatten(-1, [n, -1]) * &halves).round();
+        let places = places.maximum(&-&halves).minimum(&most);
+        (places / halves).flatten(-2, -1)
+    }
+
+    /// The codes from 0 on that latents `[…, Z]` at levels stand for, i64 `[…, Z/d]`: Σ_i (k_i + ⌊L_i/2⌋)·∏_{j<i} L_j.
+    pub(crate) fn codes(&self, latents: &Tensor) -> Tensor {
+        let n = self.levels.len() as i64;
+        let halves = self.half_widths(latents.device());
+        let places = (latents.unflatten(-1, [n, -1]) * &halves + halves).round();
+        let basis: Vec<i64> = (0..self.levels.len())
+            .map(|i| self.levels[..i].iter().product())
+            .collect();
+        let basis = Tensor::from_slice(&basis)
+            .unsqueeze(1)
+            .to_device(latents.device());
+        (places.to_kind(Kind::Int64) * basis).sum_dim_intlist(-2, false, Kind::Int64)
+    }
+
+    /// Levels of codes drawn uniformly, `[n, Z]`.
+    pub(crate) fn uniform(
+        &self,
+        n: i64,
+        latent_dims: i64,
+        device: Device,
+        generator: &mut vae_torch::Generator,
+    ) -> Tensor {
+        let per_code = self.levels.len() as i64;
+        let options = (Kind::Float, device);
+        let columns: Vec<Tensor> = self
+            .levels
+            .iter()
+            .map(|&levels| {
+                let places = generator.randint(levels, [n, latent_dims / per_code], options);
+                (places - (levels / 2) as f64) / (levels / 2) as f64
+            })
+            .collect();
+        Tensor::cat(&columns, 1)
+    }
+}
+
+/// tan(offset/half) of the paper's program: a latent of 0 is near the middle of an even number of levels.
+fn shift(levels: i64) -> f64 {
+    (offset(levels) / half(levels)).tan()
+}
+
+/// Half of the way between the outermost levels.
+fn half(levels: i64) -> f64 {
+    (levels - 1) as f64 * (1.0 - MARGIN) / 2.0
+}
+
+/// By how much an even number of levels lies to the left.
+fn offset(levels: i64) -> f64 {
+    if levels % 2 == 0 { 0.5 } else { 0.0 }
+}
+
+/// The family.
+#[derive(Debug)]
+pub(super) struct FiniteScalarFamily {
+    pub(super) config: FiniteScalarConfig,
+}
+
+impl FiniteScalarFamily {
+    /// Of each latent of a code a number, `[d, 1]`.
+    fn column(&self, of: impl Fn(i64) -> f64, device: Device) -> Tensor {
+        let values: Vec<f32> = self.config.levels.iter().map(|&n| of(n) as f32).collect();
+        Tensor::from_slice(&values).unsqueeze(1).to_device(device)
+    }
+}
+
+impl PosteriorFamily for FiniteScalarFamily {
+    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
+        let (n, device) = (self.config.levels.len() as i64, params.device());
+        let of_code = params.unflatten(1, [n, -1]); // [B, d, n_codes]
+        let bounded = (of_code + self.column(shift, device)).tanh() * self.column(half, device)
+            - self.column(offset, device);
+        // Rounded, with the gradient of what was rounded.
+        let places = (bounded.round() - &bounded).detach() + &bounded;
+        let latents = (places / self.config.half_widths(device)).flatten(1, 2); // [B, Z]
+        Box::new(FiniteScalar {
+            config: self.config.clone(),
+            latents,
+        })
+    }
+
+    fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
+        // Each latent's numbers, in their order in the latents.
+        let n_places = params.shape[0] / self.config.levels.len() as i64;
+        let spread = |of: &dyn Fn(i64) -> f64| {
+            let of_latents = self.config.levels.iter().map(|&n| of(n) as f32);
+            let values: Vec<f32> = of_latents
+                .flat_map(|value| std::iter::repeat_n(value, n_places as usize))
+                .collect();
+            Tensor::from_slice(&values)
+        };
+        let [shift, half, offset, width] = [
+            spread(&shift),
+            spread(&half),
+            spread(&offset),
+            spread(&|n| (n / 2) as f64),
+        ]
+        .map(|values| graph.constant(values));
+        let shifted = graph.elementwise("Add", &[params, &shift]);
+        let bounded = graph.elementwise("Tanh", &[&shifted]);
+        let bounded = graph.elementwise("Mul", &[&bounded, &half]);
+        let bounded = graph.elementwise("Sub", &[&bounded, &offset]);
+        let places = graph.elementwise("Round", &[&bounded]);
+        Some(vec![graph.elementwise("Div", &[&places, &width])])
+    }
+}
+
+/// Each image's levels.
+#[derive(Debug)]
+struct FiniteScalar {
+    config: FiniteScalarConfig,
+    /// `[B, Z]`.
+    latents: Tensor,
+}
+
+impl Posterior for FiniteScalar {
+    fn center(&self) -> Tensor {
+        self.latents.shallow_clone()
+    }
+
+    fn draw(&self, noise: &Tensor) -> Latents {
+        Latents {
+            latents: self.latents.unsqueeze(0).expand(noise.size(), false),
+            log_prob: None,
+        }
+    }
+
+    fn log_prob(&self, _: &Tensor) -> Option<Tensor> {
+        None
+    }
+
+    fn codes(&self) -> Option<Tensor> {
+        Some(self.config.codes(&self.latents))
+    }
+
+    fn detach(&self) -> Box<dyn Posterior> {
+        Box::new(Self {
+            config: self.config.clone(),
+            latents: self.latents.detach(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vae_torch::Generator;
+
+    use super::*;
+
+    fn family(levels: &[i64]) -> FiniteScalarFamily {
+        FiniteScalarFamily {
+            config: FiniteScalarConfig {
+                levels: levels.to_vec(),
+            },
+        }
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_papers_program() {
+        // By fsq.ipynb of the authors, levels [3, 5, 4] and z = (0.25, 0.6, −7): zhat (0, 0.5, −1), code 1 + 3·3 + 15·0.
+        let family = family(&[3, 5, 4]);
+        let params = Tensor::from_slice(&[0.25_f32, 0.6, -7.0]).view([1, 3]);
+        let posterior = family.distribution(&params);
+        assert_eq!(
+            posterior.center(),
+            Tensor::from_slice(&[0.0_f32, 0.5, -1.0]).view([1, 3])
+        );
+        assert_eq!(
+            posterior.codes().expect("codes").int64_value(&[0, 0]),
+            1 + 3 * 3
+        );
+    }
+
+    #[test]
+    fn every_code_is_reached_once_and_the_extremes_are_the_outermost_levels() {
+        let family = family(&[3, 4]);
+        // A fine grid of the plane.
+        let line = Tensor::linspace(-6.0, 6.0, 400, (Kind::Float, Device::Cpu));
+        let params = Tensor::cartesian_prod(&[&line, &line]);
+        let posterior = family.distribution(&params);
+        let (latents, codes) = (posterior.center(), posterior.codes().expect("codes"));
+        let counts = codes.view(-1).bincount::<Tensor>(None, 12);
+        assert_eq!(counts.size(), [12]);
+        assert!(counts.min().int64_value(&[]) > 1000, "each by many");
+        assert_eq!(latents.select(1, 0).max().double_value(&[]), 1.0);
+        assert_eq!(latents.select(1, 1).max().double_value(&[]), 0.5);
+        assert_eq!(latents.min().double_value(&[]), -1.0);
+        // Where it is already, nothing moves; what lies between goes to the nearest level.
+        assert_eq!(family.config.nearest(&latents), latents);
+        let between = Tensor::from_slice(&[0.4_f32, 0.9]).view([1, 2]);
+        let nearest = Tensor::from_slice(&[0.0_f32, 0.5]).view([1, 2]);
+        assert_eq!(family.config.nearest(&between), nearest);
+    }
+
+    #[test]
+    fn a_map_has_a_code_at_each_place_in_the_order_of_its_channels() {
+        let family = family(&[3, 5]);
+        // Channels [2, 1, 3], so z is (c0p0, c0p1, c0p2, c1p0, c1p1, c1p2).
+        let params = Tensor::from_slice(&[-9.0_f32, 0.0, 9.0, 9.0, 0.0, -9.0]).view([1, 6]);
+        let codes = family.distribution(&params).codes().expect("codes");
+        // Places 0, 1, 2 of the first and 4, 2, 0 of the second.
+        assert_eq!(
+            Vec::<i64>::try_from(codes.get(0)).expect("codes"),
+            [12, 7, 2]
+        );
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_bounded_numbers() {
+        let family = family(&[8, 5]);
+        let params = Tensor::from_slice(&[0.3_f32, -0.8])
+            .view([1, 2])
+            .set_requires_grad(true);
+        family
+            .distribution(&params)
+            .center()
+            .sum(Kind::Float)
+            .backward();
+        for (i, levels) in [8, 5].into_iter().enumerate() {
+            let x = params.double_value(&[0, i as i64]) + shift(levels);
+            let wanted = (1.0 - x.tanh().powi(2)) * half(levels) / (levels / 2) as f64;
+            let found = params.grad().double_value(&[0, i as i64]);
+            assert!((found - wanted).abs() < 1e-5, "{found} {wanted}");
+        }
+    }
+
+    #[test]
+    fn uniform_codes_are_equally_frequent() {
+        let config = FiniteScalarConfig { levels: vec![3, 2] };
+        let n = 12_000;
+        let latents = config.uniform(n, 4, Device::Cpu, &mut Generator::cpu(1));
+        assert_eq!(config.nearest(&latents), latents);
+        let codes = config.codes(&latents); // [n, 2]
+        for place in 0..2 {
+            let counts = codes.select(1, place).bincount::<Tensor>(None, 6);
+            assert_eq!(counts.size(), [6]);
+            // Five standard deviations of a count of n/6.
+            let excess = (counts - n / 6).abs().max().double_value(&[]);
+            assert!(excess < 5.0 * (n as f64 * 5.0 / 36.0).sqrt(), "{excess}");
+        }
+    }
+}

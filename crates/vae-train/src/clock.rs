@@ -1,0 +1,49 @@
+//! Seconds of training, those before a resume included.
+
+use std::time::{Duration, Instant};
+
+/// The clock of a run and of its epoch in progress.
+pub(crate) struct Clock {
+    since: Instant,
+    before: f64,
+    epoch_since: Instant,
+    epoch_before: f64,
+    /// In which training waited for images.
+    pub(crate) epoch_waited: Duration,
+}
+
+impl Clock {
+    /// `before` and `epoch_before` are seconds of earlier processes.
+    pub(crate) fn start(before: f64, epoch_before: f64) -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            before,
+            epoch_since: now,
+            epoch_before,
+            epoch_waited: Duration::ZERO,
+        }
+    }
+
+    /// The same seconds of earlier processes, counted from now.
+    pub(crate) fn restart(&mut self) {
+        *self = Self::start(self.before, self.epoch_before);
+    }
+
+    pub(crate) fn start_epoch(&mut self) {
+        self.resume_epoch(0.0);
+    }
+
+    pub(crate) fn resume_epoch(&mut self, seconds: f64) {
+        self.epoch_since = Instant::now();
+        self.epoch_before = seconds;
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        self.before + self.since.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn epoch_seconds(&self) -> f64 {
+        self.epoch_before + self.epoch_since.elapsed().as_secs_f64()
+    }
+}

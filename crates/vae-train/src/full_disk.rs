@@ -1,0 +1,40 @@
+//! Waiting for room on a full disk.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::TrainError;
+
+/// Between two tries to write to a full disk.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Tries again and again while what it needs to write does not fit on the disk.
+pub(crate) fn while_disk_is_full<T>(
+    stop: &AtomicBool,
+    mut write: impl FnMut() -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    let mut told = false;
+    loop {
+        match write() {
+            Err(error) if error.is_disk_full() && !stop.load(Ordering::Relaxed) => {
+                if !told {
+                    warn!(
+                        "{error}: no space left on the disk. Paused: free some, and the run goes on \
+                         by itself (Ctrl-C gives up; the checkpoints so far are whole)"
+                    );
+                    told = true;
+                }
+                thread::sleep(PAUSE);
+            }
+            result => {
+                if told && result.is_ok() {
+                    warn!("there is space again: going on");
+                }
+                return result;
+            }
+        }
+    }
+}

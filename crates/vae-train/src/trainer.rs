@@ -1,0 +1,459 @@
+//! The training loop.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::Value;
+use vae_data::loader::n_batches;
+use vae_data::{Dataset, Splits};
+use vae_model::Vae;
+use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls};
+
+use crate::callback::{Callback, Callbacks, Event};
+use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
+use crate::clock::Clock;
+use crate::evaluate::evaluate_against;
+use crate::learner::check;
+use crate::recovery::Recovery;
+use crate::saving::Saving;
+use crate::steps::{Steps, check_means};
+use crate::{Collective, Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError};
+
+/// Trains a model as a config says. See [`Trainer::fit`].
+pub struct Trainer<'a> {
+    run: Fit<'a>,
+    steps: Steps<'a>,
+    callbacks: Callbacks<'a>,
+    recovery: Recovery,
+    saving: Saving,
+    /// Where no images are kept back for validation: training images that say which latents are in use,
+    /// and choose nothing.
+    instead_of_validation: Option<Dataset>,
+    /// The callbacks' states before the end of an epoch that not all of them could be told of.
+    undelivered: Option<BTreeMap<String, Value>>,
+    clock: Clock,
+    engine_seconds: f64,
+}
+
+/// The run before an epoch's end, for one that not every callback could be told of.
+struct BeforeEpochEnd {
+    progress: Progress,
+    totals: Totals,
+    callbacks: BTreeMap<String, Value>,
+    recovery: Recovery,
+    epoch_seconds: f64,
+}
+
+/// Training images that are evaluated where none are kept back for validation.
+const N_INSTEAD_OF_VALIDATION: usize = 1000;
+
+/// Steps between two checks of whether the numbers are finite; each waits for the device.
+const STEPS_BETWEEN_CHECKS: u64 = 50;
+
+impl<'a> Trainer<'a> {
+    /// A run from its first step, without a folder.
+    ///
+    /// # Errors
+    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
+    /// model's device does not have; images that can no longer be read.
+    pub fn new(
+        vae: &'a Vae,
+        splits: &'a Splits,
+        config: &'a RunConfig,
+    ) -> Result<Self, TrainError> {
+        check(vae, config)?;
+        let instead_of_validation = splits.validation.is_none().then(|| {
+            let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);
+            splits.train.subset(&(0..n_images).collect::<Vec<_>>())
+        });
+        let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
+        let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
+        let mut callbacks = Callbacks::default();
+        callbacks.add(LearningRate::new(&config.schedule, n_steps));
+        callbacks.add(KlSchedule);
+        Ok(Self {
+            run: Fit {
+                vae,
+                splits,
+                config,
+                progress: Progress::default(),
+                controls: Controls {
+                    learning_rate_factor: 1.0,
+                    objective_step: 0,
+                },
+                save_requested: false,
+                last_checkpoint: None,
+            },
+            steps: Steps {
+                learner: Learner::new(vae, config, splits.train.len())?,
+                totals: Totals::new(vae.device()),
+            },
+            callbacks,
+            recovery: Recovery::default(),
+            saving: Saving::new(splits)?,
+            instead_of_validation,
+            undelivered: None,
+            clock: Clock::start(0.0, 0.0),
+            engine_seconds: 0.0,
+        })
+    }
+
+    /// Adds a callback; they are called in the order in which they were added.
+    pub fn add(&mut self, callback: impl Callback + 'a) {
+        self.callbacks.add(callback);
+    }
+
+    /// Where the gradients of several processes meet, between the backward pass and clipping; without a call
+    /// there is one process.
+    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
+        self.steps.learner.set_collective(collective);
+    }
+
+    /// Where checkpoints go that callbacks ask for ([`Fit::request_checkpoint`]).
+    pub fn save_to(&mut self, run_dir: RunDir) {
+        self.saving.save_to(run_dir);
+    }
+
+    /// Goes on where a checkpoint was written. The model must have been loaded from it, and every
+    /// callback added: their states are restored by their names.
+    ///
+    /// # Errors
+    /// The checkpoint does not fit the data set or the optimizer.
+    pub fn resume(&mut self, checkpoint: OpenCheckpoint) -> Result<(), TrainError> {
+        self.saving.resume(&checkpoint)?;
+        let mut progress = checkpoint.state.progress();
+        let (config, state) = (self.run.config, checkpoint.state.resume.clone());
+        self.steps.learner.resume(&checkpoint)?;
+        self.steps.totals = Totals::restore(state.totals, self.run.vae.device());
+        self.recovery.resume(config, &checkpoint)?;
+        if config.checkpoints.metric != checkpoint.state.config.checkpoints.metric {
+            // Of another metric another epoch is the best.
+            progress.best = progress.last_validation.clone();
+        }
+        self.run.last_checkpoint = Some(progress.position);
+        self.run.progress = progress;
+        self.clock = Clock::start(state.seconds, state.epoch_seconds);
+        self.callbacks.restore(&state.callbacks)
+    }
+
+    /// Trains until all epochs are done, a callback asks to stop, or `stop` is raised, which ends the
+    /// run after the step in progress.
+    ///
+    /// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
+    /// the noise of a step depends on (seed, step) alone. After each epoch the validation images are
+    /// evaluated, in f32 and with the averaged weights, if there are any. Test images are not looked at.
+    ///
+    /// A loss or gradient that is not finite is dealt with as `[safety]` of the config says. While a
+    /// disk is full the run pauses: whatever could not be written is tried again.
+    ///
+    /// The outcome holds the error of a run that failed.
+    pub fn fit(mut self, stop: &AtomicBool) -> Outcome {
+        self.clock.restart();
+        let ended = self.epochs(stop);
+        let mut outcome = Outcome {
+            ended,
+            progress: self.run.progress.clone(),
+            seconds: self.clock.seconds(),
+            engine_seconds: self.engine_seconds,
+        };
+        // Also after a failure: what is logged and saved is from before it, since a step whose numbers
+        // are NaN or infinite never gets this far.
+        let told = self.tell(&Event::FitEnd { outcome: &outcome }, stop);
+        outcome.engine_seconds = self.engine_seconds;
+        match told {
+            Err(error) if outcome.ended.is_ok() => outcome.ended = Err(error),
+            _ => {}
+        }
+        outcome
+    }
+
+    fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
+        let mut asked = self.tell(&Event::FitStart, stop)?;
+        // A run that was stopped inside an epoch has the states of before.
+        if self.recovery.is_empty() {
+            self.recovery.remember(&self.run, &self.steps);
+        }
+        while asked.is_none() && self.run.progress.position.epochs < self.run.config.training.epochs
+        {
+            let result = match self.train_epoch(stop) {
+                Ok(None) => self.finish_epoch(stop),
+                other => other,
+            };
+            asked = match result {
+                Err(TrainError::NonFinite { problem, step }) => {
+                    self.recover(problem, step, stop)?;
+                    None
+                }
+                other => other?,
+            };
+        }
+        Ok(asked.unwrap_or(Stop::Finished))
+    }
+
+    /// The steps of an epoch that are still to do; a reason to stop amid it.
+    fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let mut batches = Steps::batches(&self.run);
+        let n_done = self.run.steps_of_epoch() as usize;
+        let mut next = batches.nth(n_done); // Passes over the others for nothing.
+        while let Some(batch) = next {
+            let batch = batch?;
+            let n_steps = self.run.progress.position.steps;
+            let controls = StepControls {
+                learning_rate_factor: self.run.controls.learning_rate_factor
+                    * self.run.progress.learning_rate_scale,
+                objective_step: self.run.controls.objective_step,
+                learning_rate_scale: self.run.progress.learning_rate_scale,
+            };
+            self.recovery.note(n_steps, controls);
+            let step = self.steps.step(&batch, n_steps, controls)?;
+            self.run.progress.learning_rate = self.steps.learner.learning_rate();
+            self.steps.totals.add(
+                &step.terms,
+                &step.loss,
+                Some(&step.gradient_norm),
+                &step.named,
+            );
+            let n_steps = n_steps + 1;
+            self.run.progress.position.steps = n_steps;
+
+            if n_steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
+                self.check()?;
+            }
+            let asked = self.tell_of_step(stop)?;
+            let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
+            if let Some(reason) = asked.or(interrupted) {
+                self.steps.check_numbers(n_steps)?;
+                return Ok(Some(reason));
+            }
+            next = batches.next();
+        }
+        self.clock.epoch_waited = batches.waited();
+        self.check()?;
+        Ok(None)
+    }
+
+    /// Evaluation, and what follows from it.
+    fn finish_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let train_seconds = self.clock.epoch_seconds();
+        let start = Instant::now();
+        let evaluation = self.evaluate()?;
+        let evaluation_seconds = start.elapsed().as_secs_f64();
+
+        let totals = Totals::new(self.run.vae.device());
+        let before = BeforeEpochEnd {
+            progress: self.run.progress.clone(),
+            totals: std::mem::replace(&mut self.steps.totals, totals),
+            callbacks: self.callbacks.states(),
+            // The evaluation has shown this state to be good; what was told of the epoch stays so.
+            recovery: std::mem::take(&mut self.recovery),
+            epoch_seconds: train_seconds,
+        };
+        self.run.progress.position.epochs += 1;
+        let train = self.train_record(&before.totals, train_seconds);
+        let validation = self.validation_record(&evaluation, evaluation_seconds);
+        let progress = &mut self.run.progress;
+        let config = self.run.config;
+        if let Some(record) = &validation {
+            for (key, metric) in config.chosen_metrics() {
+                metric.check_record(key, record)?;
+            }
+        }
+        let ranking = config.ranking(&config.checkpoints.metric);
+        let value = |record: &Option<Record>| record.as_ref().and_then(|record| ranking.of(record));
+        let is_best = match &validation {
+            Some(_) => ranking
+                .order(value(&validation), value(&progress.best))
+                .is_gt(),
+            None => true, // Nothing to choose by: the last is taken.
+        };
+        if is_best {
+            progress.best = validation.clone();
+        }
+        progress.last_train = Some(train.clone());
+        progress.last_validation = validation.clone();
+        progress.latent_use = Some(evaluation.latent_use.clone());
+        self.clock.start_epoch();
+        let event = Event::EpochEnd {
+            train: &train,
+            validation: validation.as_ref(),
+            latent_use: &evaluation.latent_use,
+            is_best,
+        };
+        let told = self.deliver(&event, stop);
+        if told.is_err() {
+            self.return_before(before);
+            return told;
+        }
+        let saved = self.save_model(stop);
+        self.clock.start_epoch();
+        self.recovery.remember(&self.run, &self.steps);
+        saved.and(told)
+    }
+
+    /// The images that say how good the model is after an epoch.
+    fn evaluated(&self) -> &Dataset {
+        let Splits {
+            train, validation, ..
+        } = self.run.splits;
+        let instead = self.instead_of_validation.as_ref();
+        validation.as_ref().or(instead).unwrap_or(train)
+    }
+
+    /// Evaluates with the weights to use.
+    fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
+        self.steps.learner.use_averaged()?;
+        let Fit {
+            vae,
+            splits,
+            config,
+            ..
+        } = self.run;
+        let evaluation = evaluate_against(
+            vae,
+            config,
+            self.evaluated(),
+            splits.train.len(),
+            config.objective.settled_step(),
+            self.steps.learner.networks(),
+        );
+        self.steps.learner.use_raw()?;
+        let evaluation = evaluation?;
+        let n_steps = self.run.progress.position.steps;
+        check_means(&evaluation.means, None, "validation", n_steps)?;
+        Ok(evaluation)
+    }
+
+    fn train_record(&self, totals: &Totals, seconds: f64) -> Record {
+        let Fit {
+            splits,
+            config,
+            progress,
+            controls,
+            ..
+        } = &self.run;
+        let scheduled = config.objective.scheduled(controls.objective_step);
+        let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);
+        Record {
+            beta: scheduled("beta"),
+            capacity: scheduled("capacity"),
+            waited: Some(self.clock.epoch_waited.as_secs_f64() / seconds),
+            gradient_norm: Some(totals.gradient_norm()),
+            learning_rate: Some(progress.learning_rate),
+            images_per_s: splits.train.len() as f64 / seconds,
+            seconds,
+            named: totals.named_means(),
+            ..Record::new(progress.position, Record::TRAIN, totals.means())
+        }
+    }
+
+    /// None where no images are kept back for validation.
+    fn validation_record(&self, evaluation: &Evaluation, seconds: f64) -> Option<Record> {
+        self.run.splits.validation.as_ref()?;
+        let (vae, means) = (self.run.vae, evaluation.means);
+        let likelihood = &vae.config().likelihood;
+        let bits_per_dim = |elbo| likelihood.bits_per_dim(elbo, vae.image_shape());
+        Some(Record {
+            active_units: Some(evaluation.latent_use.active_units()),
+            mse: Some(evaluation.mse),
+            bits_per_dim: means.elbo.and_then(bits_per_dim),
+            images_per_s: self.evaluated().len() as f64 / seconds,
+            seconds,
+            named: evaluation.named.clone(),
+            ..Record::new(self.run.progress.position, Record::VALIDATION, means)
+        })
+    }
+
+    /// Takes back an epoch's end that not every callback could be told of: a run that is resumed finishes the
+    /// epoch once more and tells all of them.
+    fn return_before(&mut self, before: BeforeEpochEnd) {
+        self.run.progress = before.progress;
+        self.steps.totals = before.totals;
+        self.recovery = before.recovery;
+        self.undelivered = Some(before.callbacks);
+        self.clock.resume_epoch(before.epoch_seconds);
+    }
+
+    /// Fails on NaN or infinity. Otherwise stores this state as the one to return to.
+    fn check(&mut self) -> Result<(), TrainError> {
+        let start = Instant::now();
+        self.steps.check_numbers(self.run.progress.position.steps)?;
+        self.recovery.remember(&self.run, &self.steps);
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Returns to the last good state, or gives up. Where checkpoints hold steps that are undone now, writes
+    /// the state returned to. It takes the place of those, which are deleted when it is whole. From any older
+    /// one a resumed run would come to the same failure and return in the same way.
+    fn recover(&mut self, problem: String, step: u64, stop: &AtomicBool) -> Result<(), TrainError> {
+        self.undelivered = None;
+        self.recovery
+            .recover(&mut self.run, &mut self.steps, problem, step)?;
+        if !self.saving.any_after(self.run.progress.position)? {
+            return Ok(());
+        }
+        self.run.request_checkpoint();
+        self.save_model(stop)
+    }
+
+    /// Gives an event to every callback, the model holding the weights to use; then writes the checkpoint
+    /// that one of them asked for.
+    fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let told = self.deliver(event, stop);
+        // The end of a run is the last chance to save.
+        let saved = match told.is_ok() || matches!(event, Event::FitEnd { .. }) {
+            true => self.save_model(stop),
+            false => Ok(()),
+        };
+        told.and_then(|asked| saved.map(|()| asked))
+    }
+
+    /// Gives an event to every callback, the model holding the weights to use.
+    fn deliver(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        self.steps.learner.use_averaged()?;
+        let start = Instant::now();
+        let asked = self.callbacks.tell(&mut self.run, event, stop);
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        self.steps.learner.use_raw()?;
+        asked
+    }
+
+    /// The same after a step, the model keeping the weights that the optimizer changes.
+    fn tell_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let start = Instant::now();
+        let totals = &self.steps.totals;
+        let event = Event::StepEnd { totals };
+        let asked = self.callbacks.tell(&mut self.run, &event, stop);
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        if self.run.save_requested {
+            self.steps.check_numbers(self.run.progress.position.steps)?;
+            self.save_model(stop)?;
+        }
+        asked
+    }
+
+    /// Writes the checkpoint that a callback asked for, if one did, with the weights to use.
+    fn save_model(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
+        if !std::mem::take(&mut self.run.save_requested) {
+            return Ok(());
+        }
+        self.steps.learner.use_averaged()?;
+        let start = Instant::now();
+        let callbacks = match &self.undelivered {
+            Some(states) => states.clone(),
+            None => self.callbacks.states(),
+        };
+        let saved = self.saving.write(
+            &mut self.run,
+            &self.steps,
+            &self.recovery,
+            callbacks,
+            &self.clock,
+            stop,
+        );
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        self.steps.learner.use_raw()?;
+        saved
+    }
+}

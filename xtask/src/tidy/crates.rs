@@ -1,0 +1,239 @@
+//! Which crate may know which, and which dependencies a crate may have: read from the manifests.
+
+use std::collections::BTreeSet;
+
+use toml::{Table, Value};
+
+use super::source::Source;
+use super::{Finding, Tree};
+
+/// The crates of the workspace, the lowest floor first. A crate may know those of the floors below; those of one
+/// floor do not know each other. Tests and examples may know any.
+pub(super) const FLOORS: &[&[&str]] = &[
+    &["vae-base"],
+    &["vae-torch"],
+    &["vae-data", "vae-model"],
+    &["vae-run"],
+    &["vae-view"],
+    &["vae-eval", "vae-train"],
+    &["vae-cli"],
+];
+
+/// These build where there is no libtorch: they know no tensor, and none of the crates that do.
+const WITHOUT_TENSORS: &[&str] = &["vae-base", "xtask"];
+
+pub(super) fn check(tree: &Tree, floors: &[&[&str]]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree {
+        let Some(folder) = path.strip_suffix("/Cargo.toml") else {
+            continue;
+        };
+        let name = folder.rsplit('/').next().unwrap_or(folder);
+        match text.parse::<Table>() {
+            Ok(manifest) => findings.extend(check_manifest(path, name, text, &manifest, floors)),
+            Err(error) => findings.push(Finding::new(path, 0, error.message())),
+        }
+    }
+    for name in floors.iter().copied().flatten() {
+        let path = format!("crates/{name}/Cargo.toml");
+        if !tree.contains_key(&path) {
+            let problem = "no such crate, but it has a floor in xtask/src/tidy/crates.rs";
+            findings.push(Finding::new(&path, 0, problem));
+        }
+    }
+    findings
+}
+
+fn check_manifest(
+    path: &str,
+    name: &str,
+    text: &str,
+    manifest: &Table,
+    floors: &[&[&str]],
+) -> Vec<Finding> {
+    let floor_of = |name: &str| floors.iter().position(|floor| floor.contains(&name));
+    let is_ours = |name: &str| floor_of(name).is_some() || name.starts_with("vae-");
+    let floor = floor_of(name);
+    let mut findings = Vec::new();
+    if floor.is_none() && name != "xtask" {
+        let problem = format!("{name} has no floor in xtask/src/tidy/crates.rs");
+        findings.push(Finding::new(path, 0, problem));
+    }
+    let below: Vec<&str> = floors[..floor.unwrap_or(0)].concat();
+    for table in ["dependencies", "build-dependencies", "dev-dependencies"] {
+        let dependencies = manifest.get(table).and_then(Value::as_table);
+        for (dependency, value) in dependencies.into_iter().flatten() {
+            let line = line_of(text, dependency);
+            let mut found = |problem: String| findings.push(Finding::new(path, line, problem));
+            if value.get("workspace") != Some(&Value::Boolean(true)) {
+                found(format!(
+                    "{dependency}: a dependency enters at the workspace root, with `{dependency}.workspace = true` \
+                     here"
+                ));
+            }
+            let without_tensors = WITHOUT_TENSORS.contains(&name);
+            if without_tensors && ["tch", "torch-sys"].contains(&dependency.as_str()) {
+                found(format!(
+                    "{name} knows {dependency}; it builds without libtorch"
+                ));
+            }
+            if table != "dev-dependencies" && is_ours(dependency) && !below.contains(&&**dependency)
+            {
+                let allowed = match below.is_empty() {
+                    true => "none".to_owned(),
+                    false => below.join(", "),
+                };
+                found(format!("{name} knows {dependency}; it may know {allowed}"));
+            } else if name == "xtask" && is_ours(dependency) {
+                found(format!(
+                    "xtask knows {dependency}; it may know no crate of the workspace"
+                ));
+            }
+        }
+    }
+    findings
+}
+
+fn line_of(text: &str, dependency: &str) -> usize {
+    let is_it = |line: &str| {
+        let rest = line.trim_start().strip_prefix(dependency);
+        rest.is_some_and(|rest| rest.starts_with([' ', '.', '=']))
+    };
+    text.lines().position(is_it).map_or(0, |index| index + 1)
+}
+
+/// No source speaks of a crate above its own: what is said of it there goes out of date, and what leans on it has
+/// its place there.
+pub(super) fn check_mentions(sources: &[Source], floors: &[&[&str]]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in sources {
+        let Some(floor) = floors
+            .iter()
+            .position(|floor| floor.contains(&&*source.krate))
+        else {
+            continue;
+        };
+        let above: BTreeSet<&str> = floors[floor + 1..].concat().into_iter().collect();
+        for (index, line) in source.text.lines().enumerate() {
+            let mentioned = above.iter().find(|name| {
+                let is_word = |name: &str| {
+                    line.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'))
+                        .any(|word| word == name)
+                };
+                is_word(name) || is_word(&name.replace('-', "_"))
+            });
+            if let Some(name) = mentioned {
+                let problem = format!(
+                    "{} speaks of {name}, which is above it: say what it needs without the name",
+                    source.krate
+                );
+                findings.push(Finding::new(&source.path, index + 1, problem));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::parse;
+    use super::super::tests::tree;
+    use super::*;
+
+    const FLOORS: &[&[&str]] = &[&["vae-base"], &["vae-data", "vae-model"], &["vae-train"]];
+
+    fn problems(train: &str, data: &str, base: &str, xtask: &str) -> Vec<String> {
+        let manifest = |dependencies: &str| format!("[dependencies]\n{dependencies}\n");
+        let files = [
+            ("crates/vae-train/Cargo.toml", manifest(train)),
+            ("crates/vae-data/Cargo.toml", manifest(data)),
+            (
+                "crates/vae-model/Cargo.toml",
+                manifest("tch.workspace = true"),
+            ),
+            ("crates/vae-base/Cargo.toml", manifest(base)),
+            ("xtask/Cargo.toml", manifest(xtask)),
+        ];
+        let files: Vec<(&str, &str)> = files.iter().map(|(p, t)| (*p, t.as_str())).collect();
+        let findings = check(&tree(&files), FLOORS);
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_crate_knows_those_below_its_own() {
+        let below = "vae-data.workspace = true\nvae-base = { workspace = true }";
+        assert_eq!(
+            problems(
+                below,
+                "vae-base.workspace = true",
+                "",
+                "syn.workspace = true"
+            ),
+            [""; 0]
+        );
+        let upward = problems(
+            "",
+            "serde.workspace = true\nvae-train.workspace = true",
+            "",
+            "",
+        );
+        assert_eq!(
+            upward,
+            ["crates/vae-data/Cargo.toml:3: vae-data knows vae-train; it may know vae-base"]
+        );
+        let beside = problems("", "vae-model.workspace = true", "", "");
+        assert!(beside[0].contains("vae-data knows vae-model"), "{beside:?}");
+        let unknown = problems("vae-else.workspace = true", "", "", "");
+        assert!(
+            unknown[0].contains("vae-train knows vae-else"),
+            "{unknown:?}"
+        );
+    }
+
+    #[test]
+    fn the_ground_floor_and_xtask_know_no_tensors_and_xtask_no_crate() {
+        let found = problems("", "", "tch.workspace = true", "");
+        assert!(
+            found[0].contains("vae-base knows tch; it builds without libtorch"),
+            "{found:?}"
+        );
+        let found = problems(
+            "",
+            "",
+            "",
+            "torch-sys.workspace = true\nvae-base.workspace = true",
+        );
+        assert!(found[0].contains("xtask knows torch-sys"), "{found:?}");
+        assert!(found[1].contains("xtask knows vae-base"), "{found:?}");
+    }
+
+    #[test]
+    fn a_dependency_enters_at_the_root_and_a_crate_has_a_floor() {
+        let found = problems("serde = \"1\"", "", "", "");
+        assert!(
+            found[0].starts_with("crates/vae-train/Cargo.toml:2: serde: a dependency enters at")
+        );
+        let files = [("crates/vae-new/Cargo.toml", "[dependencies]\n")];
+        let found = check(&tree(&files), &[&["vae-base"]]);
+        assert!(found[0].to_string().contains("vae-new has no floor"));
+        assert!(
+            found[1]
+                .to_string()
+                .contains("vae-base/Cargo.toml: no such crate")
+        );
+    }
+
+    #[test]
+    fn no_source_speaks_of_a_crate_above() {
+        let found = |text: &str| {
+            let sources = parse(&tree(&[("crates/vae-data/src/a.rs", text)])).unwrap();
+            check_mentions(&sources, FLOORS).len()
+        };
+        assert_eq!(
+            found("//! Of vae-base and `vae train`, beside vae-model.\n"),
+            0
+        );
+        assert_eq!(found("//! As vae-train does it.\n"), 1);
+        assert_eq!(found("/// See `vae_train::Trainer`.\nfn f() {}\n"), 1);
+    }
+}

@@ -1,0 +1,476 @@
+//! Which module of a crate may know which: those before it in the crate's order. In a folder the files beside
+//! each other may know each other, but in no circle; the folder's own mod.rs, which puts them together, is
+//! left out of that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Finding;
+use super::source::{Resolver, Source};
+
+/// The modules of a crate, the lowest first: each may use those before it.
+pub(super) struct Order {
+    pub(super) krate: &'static str,
+    pub(super) modules: &'static [&'static str],
+    /// Uses of a later module that are there all the same: to be emptied, not to be added to.
+    pub(super) upward: &'static [(&'static str, &'static str)],
+}
+
+/// What may know which. lib.rs and main.rs know everything.
+pub(super) const ORDERS: &[Order] = &[
+    Order {
+        krate: "vae-base",
+        modules: &[
+            "files",
+            "small_file",
+            "text",
+            "dotted",
+            "seed",
+            "memory",
+            "image_shape",
+            "condition",
+            "data_spec",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-torch",
+        modules: &["call", "generator", "kernels"],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-data",
+        modules: &[
+            "unread_files",
+            "bad_files",
+            "error",
+            "regular_file",
+            "pipeline",
+            "hold_out",
+            "limits",
+            "attributes",
+            "binarization",
+            "factors",
+            "bits",
+            "stored",
+            "batch",
+            "dataset",
+            "factor_grid",
+            "loader",
+            "idx",
+            "npz",
+            "sprites",
+            "image_folder",
+            "config",
+            "inputs",
+            "known",
+        ],
+        // The images that a data set reads while it trains may be those of a folder of photos.
+        upward: &[("stored", "image_folder")],
+    },
+    Order {
+        krate: "vae-model",
+        modules: &[
+            "error",
+            "mode",
+            "terms",
+            "math",
+            "support",
+            "nn",
+            "watch",
+            "sums",
+            "tensor_file",
+            "preprocessing",
+            "graph",
+            "condition",
+            "network",
+            "likelihood",
+            "posterior",
+            "prior",
+            "config",
+            "weights",
+            "import",
+            "part",
+            "vae",
+            "objective",
+            "compatibility",
+            "export",
+            "summary",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-run",
+        modules: &[
+            "error",
+            "range",
+            "position",
+            "latent_use",
+            "record",
+            "config",
+            "rollback",
+            "progress",
+            "summary",
+            "checkpoint_folder",
+            "run_lock",
+            "run_dir",
+            "checkpoint",
+            "overview",
+            "options",
+            "resume",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-view",
+        modules: &[
+            "error",
+            "picture",
+            "animation",
+            "curves",
+            "latent",
+            "tensorboard",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-eval",
+        modules: &[
+            "error",
+            "number",
+            "images_used",
+            "protocol",
+            "measure",
+            "report",
+            "subject",
+            "softmax",
+            "probe",
+            "clustering",
+            "aggregate",
+            "importance",
+            "annealed",
+            "probabilistic_pca",
+            "features",
+            "image_quality",
+            "disentanglement",
+            "likelihood",
+            "pictures",
+            "latents",
+            "published",
+            "figures",
+            "html",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-train",
+        modules: &[
+            "error",
+            "collective",
+            "full_disk",
+            "plateau",
+            "totals",
+            "precision",
+            "optimizer",
+            "ema",
+            "player",
+            "learner",
+            "evaluate",
+            "fit",
+            "callback",
+            "clock",
+            "steps",
+            "recovery",
+            "saving",
+            "trainer",
+        ],
+        upward: &[],
+    },
+    Order {
+        krate: "vae-cli",
+        modules: &[
+            "output",
+            "signals",
+            "device",
+            "run_config",
+            "arrays",
+            "progress",
+            "commands",
+        ],
+        upward: &[],
+    },
+];
+
+/// Uses of one module by another: (user, used) with the first line of each.
+type Edges = BTreeMap<(String, String), (String, usize)>;
+
+pub(super) fn check(sources: &[Source], orders: &[Order]) -> Vec<Finding> {
+    let crates: BTreeSet<&str> = sources.iter().map(|source| source.krate.as_str()).collect();
+    let mut findings = Vec::new();
+    for krate in crates.into_iter().filter(|krate| !krate.is_empty()) {
+        let sources: Vec<&Source> = sources.iter().filter(|s| s.krate == krate).collect();
+        let folders = edges(&sources);
+        for (folder, edges) in &folders {
+            if folder.is_empty() {
+                findings.extend(match orders.iter().find(|order| order.krate == krate) {
+                    Some(order) => check_order(&sources, edges, order),
+                    None => vec![Finding::new(
+                        &format!("crates/{krate}/src/lib.rs"),
+                        0,
+                        "the crate's modules have no order in xtask/src/tidy/modules.rs",
+                    )],
+                });
+            } else {
+                findings.extend(check_circles(edges));
+            }
+        }
+    }
+    findings
+}
+
+/// The uses in each folder (a module with others below it; the empty one is the crate), between what lies in
+/// it directly.
+fn edges(sources: &[&Source]) -> BTreeMap<Vec<String>, Edges> {
+    let resolver = Resolver::new(sources);
+    let mut folders: BTreeMap<Vec<String>, Edges> = BTreeMap::from([(Vec::new(), Edges::new())]);
+    for source in sources {
+        for (path, line) in &source.paths {
+            let Some(used) = resolver.owner(path) else {
+                continue;
+            };
+            let n_common = source.module.iter().zip(&used);
+            let n_common = n_common.take_while(|(a, b)| a == b).count();
+            let (Some(user), Some(used)) = (source.module.get(n_common), used.get(n_common)) else {
+                continue; // One lies in the other.
+            };
+            let edges = folders.entry(source.module[..n_common].to_vec());
+            edges
+                .or_default()
+                .entry((user.clone(), used.clone()))
+                .or_insert((source.path.clone(), *line));
+        }
+    }
+    folders
+}
+
+fn check_order(sources: &[&Source], edges: &Edges, order: &Order) -> Vec<Finding> {
+    let place = |module: &str| order.modules.iter().position(|m| *m == module);
+    let mut findings = Vec::new();
+    let mut there = BTreeSet::new();
+    for source in sources {
+        let Some(module) = source.module.first() else {
+            continue;
+        };
+        if there.insert(module.as_str()) && place(module).is_none() {
+            let problem = format!(
+                "the module `{module}` has no place in the order of {}: put it behind what it uses and before \
+                 what uses it (xtask/src/tidy/modules.rs)",
+                order.krate
+            );
+            findings.push(Finding::new(&source.path, 0, problem));
+        }
+    }
+    let file = format!("crates/{}/src/lib.rs", order.krate);
+    for module in order.modules {
+        if !there.contains(module) {
+            let problem = format!(
+                "no module `{module}`, which is in the order of xtask/src/tidy/modules.rs: take it out there"
+            );
+            findings.push(Finding::new(&file, 0, problem));
+        }
+    }
+    let mut unneeded: BTreeSet<_> = order.upward.iter().collect();
+    for ((user, used), (path, line)) in edges {
+        let (Some(at), Some(used_at)) = (place(user), place(used)) else {
+            continue;
+        };
+        let pair = order
+            .upward
+            .iter()
+            .find(|pair| *pair == &(user.as_str(), used.as_str()));
+        if used_at < at {
+            continue;
+        }
+        match pair {
+            Some(pair) => {
+                unneeded.remove(pair);
+            }
+            None => {
+                let allowed = match at {
+                    0 => "none of its crate".to_owned(),
+                    _ => format!("those before it: {}", order.modules[..at].join(", ")),
+                };
+                let problem = format!(
+                    "`{user}` uses `{used}`, which is above it in {}; it may use {allowed}",
+                    order.krate
+                );
+                findings.push(Finding::new(path, *line, problem));
+            }
+        }
+    }
+    for (user, used) in unneeded {
+        let problem = format!(
+            "`{user}` uses `{used}` no longer: take the pair out of `upward` in xtask/src/tidy/modules.rs"
+        );
+        findings.push(Finding::new(&file, 0, problem));
+    }
+    findings
+}
+
+/// A finding for each use that closes a circle.
+fn check_circles(edges: &Edges) -> Vec<Finding> {
+    let reaches = |from: &str, to: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = next.pop() {
+            if module == to {
+                return true;
+            }
+            if seen.insert(module) {
+                let users = edges.keys().filter(|(user, _)| user == module);
+                next.extend(users.map(|(_, used)| used.as_str()));
+            }
+        }
+        false
+    };
+    let closing = edges.iter().filter(|((user, used), _)| reaches(used, user));
+    closing
+        .map(|((user, used), (path, line))| {
+            let problem = format!(
+                "`{user}` uses `{used}`, which uses `{user}`, if not directly: one of the two has to go"
+            );
+            Finding::new(path, *line, problem)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::parse;
+    use super::super::tests::tree;
+    use super::*;
+
+    const ORDER: Order = Order {
+        krate: "k",
+        modules: &["low", "middle", "high"],
+        upward: &[],
+    };
+
+    fn problems(files: &[(&str, &str)], order: Order) -> Vec<String> {
+        let sources = parse(&tree(files)).unwrap();
+        let findings = check(&sources, &[order]);
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    const LIB: (&str, &str) = (
+        "crates/k/src/lib.rs",
+        "mod high; mod low; mod middle;\npub use high::High;\npub use low::{Low, of};\npub use other::Thing;",
+    );
+
+    #[test]
+    fn downward_uses_are_fine_and_upward_ones_are_not() {
+        let low = ("crates/k/src/low.rs", "pub struct Low;");
+        let middle = "use crate::{Low, Thing};\nfn f() { crate::low::of() }";
+        let high =
+            "use super::middle;\npub struct High;\n#[cfg(test)]\nmod tests { use crate::High; }";
+        let files = |middle| {
+            vec![
+                LIB,
+                low,
+                ("crates/k/src/middle.rs", middle),
+                ("crates/k/src/high.rs", high),
+            ]
+        };
+        assert_eq!(problems(&files(middle), ORDER), [""; 0]);
+        let found = |user: &str, line: usize| {
+            vec![format!(
+                "crates/k/src/middle.rs:{line}: `middle` uses `high`, which is above it in k; it may use those \
+                 before it: low"
+            )]
+        };
+        // By its path, through a re-export, by `super`, in a body and in a macro.
+        for (text, line) in [
+            ("\nuse crate::high::High;", 2),
+            ("use crate::{Low, High};", 1),
+            ("use super::high;", 1),
+            ("fn f() {\n\n    super::High::new()\n}", 3),
+            ("fn f() { println!(\"{}\", crate::high::X) }", 1),
+            ("mod inner { use super::super::high::X; }", 1),
+        ] {
+            assert_eq!(problems(&files(text), ORDER), found(text, line), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_module_has_a_place_and_every_place_a_module() {
+        let files = [
+            LIB,
+            ("crates/k/src/low.rs", ""),
+            ("crates/k/src/new/mod.rs", ""),
+        ];
+        let found = problems(&files, ORDER);
+        assert!(found[0].starts_with("crates/k/src/new/mod.rs: the module `new` has no place"));
+        assert!(found[1].contains("no module `middle`") && found[2].contains("no module `high`"));
+        assert_eq!(found.len(), 3);
+        let other = Order {
+            krate: "other",
+            ..ORDER
+        };
+        assert!(problems(&[LIB], other)[0].contains("have no order"));
+    }
+
+    #[test]
+    fn an_exception_that_is_needed_no_longer_is_taken_out() {
+        let order = || Order {
+            upward: &[("low", "high")],
+            ..ORDER
+        };
+        let files = |low| {
+            vec![
+                LIB,
+                ("crates/k/src/low.rs", low),
+                ("crates/k/src/middle.rs", ""),
+                ("crates/k/src/high.rs", ""),
+            ]
+        };
+        assert_eq!(problems(&files("use crate::high::High;"), order()), [""; 0]);
+        let found = problems(&files(""), order());
+        assert!(
+            found[0].contains("`low` uses `high` no longer"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn files_beside_each_other_lean_on_each_other_in_no_circle() {
+        let order = || Order {
+            modules: &["parts"],
+            ..ORDER
+        };
+        let files = |a, b| {
+            let parts =
+                "mod a; mod b; mod c;\npub use a::A;\npub trait Part {}\nfn build() { b::B }";
+            vec![
+                ("crates/k/src/lib.rs", "mod parts;"),
+                ("crates/k/src/parts/mod.rs", parts),
+                ("crates/k/src/parts/a.rs", a),
+                ("crates/k/src/parts/b.rs", b),
+                ("crates/k/src/parts/c.rs", "use super::b::B;"),
+            ]
+        };
+        // The folder's own file knows its children, and they know it.
+        assert_eq!(
+            problems(&files("use super::Part;", "use super::A;"), order()),
+            [""; 0]
+        );
+        let found = problems(&files("\nuse super::c::C;", "use super::A;"), order());
+        let files: Vec<&str> = found
+            .iter()
+            .map(|f| f.split_once(": ").unwrap().0)
+            .collect();
+        let places = [
+            "crates/k/src/parts/a.rs:2",
+            "crates/k/src/parts/b.rs:1",
+            "crates/k/src/parts/c.rs:1",
+        ];
+        assert_eq!(files, places);
+    }
+}

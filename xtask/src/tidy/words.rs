@@ -1,0 +1,134 @@
+//! Names that belong to few places: what changes state of the whole process, what writes to the terminal, what
+//! reads or writes files past the careful functions of `vae-base`.
+
+use super::Finding;
+use super::source::Source;
+
+/// Names, and where they are allowed.
+pub(super) struct Rule {
+    /// As in the code, of a macro with a `!`; with `::` the last two parts of a path.
+    names: &'static [&'static str],
+    /// The rule, as it is told to the one who broke it.
+    rule: &'static str,
+    /// Files, or folders with a `/` at the end, with how often the names are there at most, and why.
+    allowed: &'static [(&'static str, usize, &'static str)],
+}
+
+/// Of code, not of tests.
+pub(super) const RULES: &[Rule] = &[];
+
+pub(super) fn check(sources: &[Source], rules: &[Rule]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for rule in rules {
+        let mut unneeded: Vec<_> = rule.allowed.iter().collect();
+        for source in sources.iter().filter(|source| !source.krate.is_empty()) {
+            let found = found(source, rule);
+            let allowed = rule
+                .allowed
+                .iter()
+                .find(|(place, ..)| match place.strip_suffix('/') {
+                    Some(_) => source.path.starts_with(place),
+                    None => source.path == *place,
+                });
+            let n_allowed = allowed.map_or(0, |&(_, n, _)| n);
+            if !found.is_empty() {
+                unneeded.retain(|place| Some(*place) != allowed);
+            }
+            if found.len() > n_allowed {
+                let (name, line) = &found[n_allowed];
+                findings.push(Finding::new(
+                    &source.path,
+                    *line,
+                    format!("`{name}`: {} (allowed here: {n_allowed})", rule.rule),
+                ));
+            }
+        }
+        for (place, ..) in unneeded {
+            let problem = format!(
+                "has no `{}` any more: take it out of the list in xtask/src/tidy/words.rs",
+                rule.names.join("`, `")
+            );
+            findings.push(Finding::new(place, 0, problem));
+        }
+    }
+    findings
+}
+
+fn found(source: &Source, rule: &Rule) -> Vec<(String, usize)> {
+    let names = &source.names;
+    let is_at = |index: usize, name: &str| match name.rsplit_once("::") {
+        Some((first, last)) => {
+            names[index].0 == last
+                && index > 0
+                && names[index - 1] == (first.to_owned(), names[index].1)
+        }
+        None => names[index].0 == name,
+    };
+    let found = (0..names.len()).filter_map(|index| {
+        let name = rule.names.iter().find(|name| is_at(index, name))?;
+        Some(((*name).to_owned(), names[index].1))
+    });
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::parse;
+    use super::super::tests::tree;
+    use super::*;
+
+    const RULE: Rule = Rule {
+        names: &["manual_seed", "println!", "fs::write"],
+        rule: "not here",
+        allowed: &[("crates/k/src/start.rs", 1, "the start")],
+    };
+
+    fn problems(start: &str, other: &str) -> Vec<String> {
+        let files = [
+            ("crates/k/src/start.rs", start),
+            ("crates/k/src/other.rs", other),
+        ];
+        let findings = check(&parse(&tree(&files)).unwrap(), &[RULE]);
+        findings.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_name_is_where_it_is_allowed_and_in_tests() {
+        let start = "fn main() { tch::manual_seed(1); }";
+        let test = "#[cfg(test)]\nmod tests { fn f() { println!(); tch::manual_seed(1) } }";
+        assert_eq!(problems(start, test), [""; 0]);
+        for (other, found) in [
+            (
+                "\nfn f() { tch::manual_seed(1) }",
+                "other.rs:2: `manual_seed`: not here (allowed here: 0)",
+            ),
+            ("use tch::manual_seed;", "other.rs:1: `manual_seed`"),
+            ("fn f() { println!() }", "other.rs:1: `println!`"),
+            (
+                "fn f() { vec![0; { println!(); 1 }] }",
+                "other.rs:1: `println!`",
+            ),
+            ("fn f() { std::fs::write(a, b) }", "other.rs:1: `fs::write`"),
+        ] {
+            let problems = problems(start, other);
+            assert!(
+                problems.len() == 1 && problems[0].contains(found),
+                "{other}: {problems:?}"
+            );
+        }
+        assert_eq!(
+            problems(start, "fn f() { file.write(b); my_fs::write(b) }"),
+            [""; 0]
+        );
+        let more = format!("{start} fn g() {{ tch::manual_seed(1) }}");
+        assert!(
+            problems(&more, "")[0]
+                .contains("start.rs:1: `manual_seed`: not here (allowed here: 1)")
+        );
+    }
+
+    #[test]
+    fn a_place_that_needs_no_allowance_is_taken_out() {
+        assert!(problems("", "")[0].starts_with("crates/k/src/start.rs: has no `manual_seed`"));
+    }
+}
