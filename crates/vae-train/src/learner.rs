@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::slice;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_data::loader::n_batches;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, PlayerNetwork, Terms, Vae};
@@ -230,7 +230,7 @@ impl<'a> Learner<'a> {
         for player in self.players.iter_mut().filter(|player| player.is_due(step)) {
             let factor = player.schedule.factor(step, self.n_steps) * self.learning_rate_scale;
             player.optimizer.set_learning_rate_factor(factor);
-            player.step(&*self.collective)?;
+            let _ = player.step(&*self.collective)?;
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),
@@ -385,6 +385,7 @@ impl<'a> Learner<'a> {
 
 #[cfg(test)]
 mod tests {
+    use tch::no_grad;
     use vae_model::ImageShape;
 
     use super::*;

@@ -29,7 +29,7 @@ pub use callback::{
     early_stopping::EarlyStopping, kl_schedule::KlSchedule, learning_rate::LearningRate,
     metrics_log::MetricsLog, pictures::Pictures, tensorboard::TensorBoard,
 };
-pub use collective::Collective;
+pub use collective::{Alone, Collective};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};

@@ -98,8 +98,9 @@ fn a_step_too_large_of_a_second_player_is_taken_back_too() {
     );
     let (outcome, _) = train(&config, None);
     outcome.ended.expect("it recovers");
-    assert_eq!(outcome.incidents.len(), 1, "{:?}", outcome.incidents);
-    let record = outcome.last_validation.expect("a record");
+    let incidents = &outcome.progress.incidents;
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    let record = outcome.progress.last_validation.expect("a record");
     assert!(record.named["discriminator_loss"].is_finite());
 }
 

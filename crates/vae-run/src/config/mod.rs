@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
-use vae_model::{Crop, Framing, ModelConfig, ModelError, Objective, Resize, Term};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
 
 pub use checkpoints::CheckpointsConfig;
 pub use early_stopping::EarlyStoppingConfig;
@@ -248,7 +248,7 @@ impl RunConfig {
                     known => format!("has {}", known.join(", ")),
                 };
                 let problem = format!("the objective {has}");
-                return Err(ModelError::config(format!("players.{name}"), problem).into());
+                return Err(RunError::config(format!("players.{name}"), problem));
             }
             player.check(name)?;
         }

@@ -2,7 +2,6 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use vae_model::ModelError;
 
 use crate::{AdamConfig, ClipConfig, OptimizerConfig, RunError, Schedule, range};
 
@@ -49,7 +48,7 @@ impl PlayerConfig {
     /// Refuses values that make no sense, by their keys below `players.NAME`.
     pub(super) fn check(&self, name: &str) -> Result<(), RunError> {
         let refuse = |key: &str, problem: String| {
-            Err(ModelError::config(format!("players.{name}.{key}"), problem).into())
+            Err(RunError::config(format!("players.{name}.{key}"), problem))
         };
         if self.every == 0 {
             return refuse("every", "found 0, at least 1 is needed".to_owned());
@@ -69,7 +68,7 @@ impl PlayerConfig {
         for check in checks {
             match check {
                 Err(RunError::Config { key, problem }) => {
-                    let key = key.strip_prefix("training.").unwrap_or(key);
+                    let key = key.strip_prefix("training.").unwrap_or(&key);
                     return refuse(key, problem);
                 }
                 other => other?,
