@@ -90,8 +90,9 @@ pub use network::{
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
     CapacityConfig, CiwaeConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
-    ElboConfig, Estimator, IwaeConfig, Kernel, KlConfig, LatentNormConfig, LossContext, MmdConfig,
-    NestedConfig, Objective, PixelMeanConfig, Regularizer,
+    ElboConfig, Estimator, FactorConfig, IwaeConfig, Kernel, KlConfig, LatentNormConfig,
+    LossContext, Losses, MmdConfig, NestedConfig, Objective, PixelMeanConfig, PlayerNetwork,
+    Regularizer,
 };
 pub use part::Part;
 pub use posterior::{

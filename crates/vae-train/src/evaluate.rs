@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::{CodeUse, Conditioned, LossContext, Mode, Vae};
+use vae_model::{CodeUse, Conditioned, LossContext, Mode, PlayerNetwork, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
@@ -41,7 +41,20 @@ pub fn evaluate(
     step: u64,
 ) -> Result<Evaluation, TrainError> {
     check(vae, config)?;
-    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step))
+    evaluate_against(vae, config, dataset, n_train_images, step, &[])
+}
+
+/// [`evaluate`] by a checked config, with the networks of the players beside the model: without them what they
+/// would say of it is not in the loss.
+pub(crate) fn evaluate_against(
+    vae: &Vae,
+    config: &RunConfig,
+    dataset: &Dataset,
+    n_train_images: usize,
+    step: u64,
+    players: &[PlayerNetwork],
+) -> Result<Evaluation, TrainError> {
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, players))
 }
 
 fn pass(
@@ -50,6 +63,7 @@ fn pass(
     dataset: &Dataset,
     n_train_images: usize,
     step: u64,
+    players: &[PlayerNetwork],
 ) -> Result<Evaluation, TrainError> {
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective;
@@ -63,9 +77,10 @@ fn pass(
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
         let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
-        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise)?;
+        let losses = objective.losses(&draws, context, players, &mut noise)?;
+        let mut named = losses.terms;
         named.extend(std::mem::take(&mut draws.named));
-        Ok((draws, loss.detach(), named))
+        Ok((draws, losses.model.detach(), named))
     };
     no_grad(|| {
         let mut totals = Totals::new(vae.device());
