@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Direction, ModelError, Posterior, Term, Vae};
+use crate::posterior::CODE_TERMS;
+use crate::{ModelError, Posterior, Term, Vae};
 
 /// How often each code came, over the images that were added.
 #[derive(Debug)]
@@ -14,10 +15,7 @@ pub struct CodeUse {
 impl CodeUse {
     /// What is said of them: how many different codes came, and the exponential of the entropy of their
     /// frequencies, as many codes as would be in use if all came equally often.
-    pub const TERMS: [Term; 2] = [
-        Term::new("codes_in_use", "codes", Direction::Higher),
-        Term::new("code_perplexity", "codes", Direction::Higher),
-    ];
+    pub const TERMS: [Term; 2] = CODE_TERMS;
 
     /// Nothing counted yet; none of a model whose latents are no codes.
     #[must_use]

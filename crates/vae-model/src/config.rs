@@ -3,9 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::posterior::CODE_TERMS;
 use crate::{
-    CodeUse, ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
-    PriorConfig, Term,
+    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
+    Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -62,11 +63,12 @@ pub(crate) const MOST_SIDE: i64 = 1 << 12;
 
 impl ModelConfig {
     /// The named terms that such a model says beside the ELBO's: of the draws of a step
-    /// ([`Draws::named`](crate::Draws::named)), or of all images of an evaluation ([`CodeUse`]).
+    /// ([`Draws::named`](crate::Draws::named)), or of all images of an evaluation
+    /// ([`CodeUse`](crate::CodeUse)).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
         match &self.posterior {
-            PosteriorConfig::FiniteScalar(_) => CodeUse::TERMS.to_vec(),
+            PosteriorConfig::FiniteScalar(_) => CODE_TERMS.to_vec(),
             _ => vec![],
         }
     }

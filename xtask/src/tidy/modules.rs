@@ -92,6 +92,7 @@ pub(super) const ORDERS: &[Order] = &[
             "import",
             "part",
             "vae",
+            "code_use",
             "objective",
             "compatibility",
             "export",

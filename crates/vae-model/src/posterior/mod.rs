@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
+pub(crate) use finite_scalar::CODE_TERMS;
 pub use finite_scalar::FiniteScalarConfig;
 pub use iaf::IafConfig;
 pub use planar::PlanarConfig;
