@@ -45,6 +45,24 @@ impl ModelConfig {
         }
         check_model(self)
     }
+
+    /// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
+    pub(crate) fn check_image(&self, image: ImageShape) -> Result<(), ModelError> {
+        let Some([_, height, width]) = self.latent_shape else {
+            return Ok(());
+        };
+        let last = self.network.last_map([image.height, image.width]);
+        match last {
+            Some(last) if last != [height, width] => refuse(
+                "model.latent_shape",
+                format!(
+                    "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                    last[0], last[1]
+                ),
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Objective {
@@ -165,24 +183,6 @@ fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
         }
     }
     Ok(())
-}
-
-/// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
-pub(crate) fn check_image(model: &ModelConfig, image: ImageShape) -> Result<(), ModelError> {
-    let Some([_, height, width]) = model.latent_shape else {
-        return Ok(());
-    };
-    let last = model.network.last_map([image.height, image.width]);
-    match last {
-        Some(last) if last != [height, width] => refuse(
-            "model.latent_shape",
-            format!(
-                "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
-                last[0], last[1]
-            ),
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// Refuses an objective that does not fit the model, or whose parts do not fit each other.

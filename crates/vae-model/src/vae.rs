@@ -7,7 +7,6 @@ use tch::{Device, Kind, Tensor};
 use vae_base::{ConditionSpec, DataSpec};
 use vae_torch::Generator;
 
-use crate::compatibility;
 use crate::condition::{self, ConditionConfig};
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
@@ -193,7 +192,7 @@ fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError>
     if let Some(problem) = image.problem() {
         return Err(ModelError::config("image shape", problem));
     }
-    compatibility::check_image(config, image)?;
+    config.check_image(image)?;
     let variables = nn::VarStore::of_outline();
     drop(Parts::build(config, data, &variables));
     let outline = variables.into_outline();

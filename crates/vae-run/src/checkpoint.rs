@@ -29,7 +29,7 @@ use serde_json::Value;
 use tch::Tensor;
 use tracing::warn;
 use vae_base::files::sync_folder;
-use vae_base::write_whole;
+use vae_base::{read_small, write_whole};
 use vae_model::{
     SUMS_FILE, Vae, WEIGHTS_FILE, read_tensors, sha256, verify_sums, write_sums, write_tensors,
 };
@@ -137,6 +137,9 @@ const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const ROLLBACK_FILE: &str = "rollback.safetensors";
 const STATE_FILE: &str = "state.json";
+
+/// Bytes of the largest state, which lists every incident.
+const LARGEST_STATE: u64 = 1 << 26;
 
 /// A checkpoint that was read and found whole.
 #[derive(Debug)]
@@ -391,7 +394,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 fn verify(folder: &Path) -> Result<CheckpointState, RunError> {
     verify_sums(folder, &[WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE])?;
     let state_file = folder.join(STATE_FILE);
-    let json = fs::read(&state_file).map_err(RunError::io(&state_file))?;
+    let json = read_small(&state_file, LARGEST_STATE).map_err(RunError::io(&state_file))?;
     serde_json::from_slice(&json).map_err(|error| {
         RunError::run(
             &state_file,
@@ -449,7 +452,7 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
         else {
             continue;
         };
-        let brief = fs::read(folder.join(STATE_FILE))
+        let brief = read_small(&folder.join(STATE_FILE), LARGEST_STATE)
             .ok()
             .and_then(|json| serde_json::from_slice::<Brief>(&json).ok());
         entries.push(Entry {

@@ -379,7 +379,7 @@ mod tests {
             ]
         };
         assert_eq!(problems(&files(middle), ORDER), [""; 0]);
-        let found = |user: &str, line: usize| {
+        let found = |line: usize| {
             vec![format!(
                 "crates/k/src/middle.rs:{line}: `middle` uses `high`, which is above it in k; it may use those \
                  before it: low"
@@ -394,7 +394,7 @@ mod tests {
             ("fn f() { println!(\"{}\", crate::high::X) }", 1),
             ("mod inner { use super::super::high::X; }", 1),
         ] {
-            assert_eq!(problems(&files(text), ORDER), found(text, line), "{text}");
+            assert_eq!(problems(&files(text), ORDER), found(line), "{text}");
         }
     }
 

@@ -130,6 +130,8 @@ impl Reader {
     fn add_use(&mut self, tree: &UseTree, prefix: &mut Vec<String>) {
         match tree {
             UseTree::Path(path) => {
+                let line = path.ident.span().start().line;
+                self.source.names.push((path.ident.to_string(), line));
                 prefix.push(path.ident.to_string());
                 self.add_use(&path.tree, prefix);
                 prefix.pop();
