@@ -169,7 +169,8 @@ impl ConditionSpec {
     }
 
     /// The row, `[D]`, that people write as `7`, `class=7`, `Smiling=1,Male=0` or `age=31`. Yes is 1,
-    /// `yes` or `true`, no is 0, −1, `no` or `false`; what is not named, or `unknown`, is unknown.
+    /// `yes` or `true`, no is 0, −1, `no` or `false`; what is not named, or `unknown`, is unknown, and by
+    /// itself `unknown` makes everything so.
     ///
     /// # Errors
     /// A name or a value that does not exist, with those that do.
@@ -189,6 +190,10 @@ impl ConditionSpec {
             .map(str::trim)
             .filter(|word| !word.is_empty())
         {
+            if word.eq_ignore_ascii_case(UNKNOWN) {
+                row.fill(f32::NAN);
+                continue;
+            }
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.trim(), value.trim()),
                 None => ("class", word),
@@ -345,6 +350,13 @@ mod tests {
             assert_eq!(faces.describe(&again), words);
         }
         assert_eq!(faces.parse("Smiling=0,age=30").unwrap(), [-1.0, -1.0]);
+        assert!(
+            faces
+                .parse("unknown")
+                .unwrap()
+                .iter()
+                .all(|number| number.is_nan())
+        );
         let mut row = faces.parse("Smiling=0,age=50").unwrap();
         faces.overwrite(&mut row, "Smiling=1").unwrap();
         assert_eq!(row, [1.0, 1.0]);

@@ -8,6 +8,7 @@
 //! - [`read_small`], [`open_regular`]: files that are read whole, with a bound;
 //! - [`one_line`]: text of files as a terminal may show it;
 //! - [`dotted`]: tables in tables as one list;
+//! - [`NpyHeader`]: the headers of NumPy's arrays;
 //! - [`memory`]: the C allocator's settings.
 
 mod condition;
@@ -16,6 +17,7 @@ mod dotted;
 pub mod files;
 mod image_shape;
 pub mod memory;
+mod npy;
 pub mod seed;
 mod small_file;
 mod text;
@@ -25,6 +27,7 @@ pub use data_spec::DataSpec;
 pub use dotted::dotted;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
+pub use npy::NpyHeader;
 pub use seed::derive_seed;
 pub use small_file::{open_regular, read_small, read_small_text};
 pub use text::one_line;

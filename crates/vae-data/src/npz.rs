@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use vae_base::NpyHeader;
 use zip::ZipArchive;
 use zip::read::ZipFile;
 
@@ -76,18 +77,20 @@ impl<'a> Npz<'a> {
             .archive
             .by_name(&member)
             .map_err(|error| damaged(&error))?;
-        let text = read_header(&mut numbers).map_err(|error| damaged(&error))?;
-        let (kind, shape) = parse_header(&text).ok_or_else(|| {
-            wrong(
-                path,
-                format!("{name} has a header that is not understood: {text}"),
-            )
+        let header = NpyHeader::read(&mut numbers).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => wrong(path, format!("{name} {error}")),
+            _ => damaged(&error),
         })?;
+        if header.fortran_order {
+            let problem =
+                "lies column after column, expected row after row (numpy.ascontiguousarray)";
+            return Err(wrong(path, format!("{name} {problem}")));
+        }
         Ok(Array {
             path,
             name,
-            kind,
-            shape,
+            kind: header.descr,
+            shape: header.shape,
             numbers,
         })
     }
@@ -137,71 +140,5 @@ impl Array<'_> {
 
     pub(crate) fn wrong(&self, problem: String) -> DataError {
         wrong(self.path, format!("{} {problem}", self.name))
-    }
-}
-
-/// The text of a header: a Python dictionary.
-fn read_header(member: &mut impl Read) -> io::Result<String> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let mut begin = [0; 8];
-    member.read_exact(&mut begin)?;
-    if &begin[..6] != b"\x93NUMPY" {
-        return Err(invalid("it does not begin as an array of numpy's"));
-    }
-    let length = if begin[6] == 1 {
-        let mut length = [0; 2];
-        member.read_exact(&mut length)?;
-        u32::from(u16::from_le_bytes(length))
-    } else {
-        let mut length = [0; 4];
-        member.read_exact(&mut length)?;
-        u32::from_le_bytes(length)
-    };
-    if length > 1 << 16 {
-        return Err(invalid("its header is too long"));
-    }
-    let mut text = vec![0; length as usize];
-    member.read_exact(&mut text)?;
-    let text = String::from_utf8(text).map_err(|_| invalid("its header is no text"))?;
-    Ok(text.trim_end().to_owned())
-}
-
-/// Kind and shape of `{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }`.
-fn parse_header(text: &str) -> Option<(String, Vec<usize>)> {
-    let after = |key: &str| Some(text.split_once(key)?.1.trim_start());
-    let kind = after("'descr':")?.strip_prefix('\'')?.split_once('\'')?.0;
-    let in_c_order = after("'fortran_order':")?.starts_with("False");
-    let lengths = after("'shape':")?.strip_prefix('(')?.split_once(')')?.0;
-    let lengths = lengths.split(',').map(str::trim);
-    let lengths: Result<Vec<usize>, _> = lengths
-        .filter(|length| !length.is_empty())
-        .map(str::parse)
-        .collect();
-    in_c_order.then_some((kind.to_owned(), lengths.ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_are_read() {
-        let read = |text| parse_header(text);
-        assert_eq!(
-            read("{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }"),
-            Some(("|u1".to_owned(), vec![3, 64, 64]))
-        );
-        assert_eq!(
-            read("{'descr': '<f8', 'fortran_order': False, 'shape': (7,), }"),
-            Some(("<f8".to_owned(), vec![7]))
-        );
-        for text in [
-            "{'descr': '<f8', 'fortran_order': True, 'shape': (7, 2), }",
-            "{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (7,), }",
-            "{'descr': '<f8', 'fortran_order': False, 'shape': (-7,), }",
-            "",
-        ] {
-            assert_eq!(read(text), None, "{text}");
-        }
     }
 }

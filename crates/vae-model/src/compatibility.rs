@@ -238,6 +238,10 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
             "it takes latent dimensions that are independent given the image and in the prior",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
+        Regularizer::Factor(_) if posterior.support() != Support::Euclidean => wants(
+            "its permuted latents would leave the sphere",
+            "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
+        ),
         Regularizer::PixelMean(_) if !is_factorized => wants(
             "it is a formula for a Gaussian's mean and variance against a standard normal",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",

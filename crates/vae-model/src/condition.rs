@@ -102,17 +102,29 @@ pub(crate) fn n_features(spec: &ConditionSpec) -> i64 {
 
 /// What a network gets of a condition `[N, D]`: the values, those that are unknown (NaN) as 0, and for
 /// each whether it is unknown, `[N, 2·D]`. What "unknown" means is in the weights that follow.
-pub(crate) fn features(condition: &Tensor) -> Tensor {
+pub(crate) fn features(condition: &Tensor, spec: &ConditionSpec) -> Tensor {
     let unknown = condition.isnan();
     let values = condition.masked_fill(&unknown, 0.0);
+    let values = values * scales(spec).to_device(condition.device());
     Tensor::cat(&[values, unknown.to_kind(Kind::Float)], 1)
 }
 
+/// Factors on the columns, `[D]`: C classes, of which one is 1, become √C, as long as C latents of the prior.
+/// Otherwise a network hears a class less than its latents, and these learn to say it instead.
+fn scales(spec: &ConditionSpec) -> Tensor {
+    let n_classes = spec.classes.len();
+    let mut scales = vec![(n_classes as f32).sqrt(); n_classes];
+    scales.resize(spec.n_columns(), 1.0);
+    Tensor::from_slice(&scales)
+}
+
 /// [`features`] as operations.
-pub(crate) fn features_graph(graph: &mut Graph, condition: &Value) -> Value {
+pub(crate) fn features_graph(graph: &mut Graph, condition: &Value, spec: &ConditionSpec) -> Value {
     let (zero, one) = (graph.number(0.0), graph.number(1.0));
     let unknown = graph.elementwise("IsNaN", &[condition]);
     let values = graph.elementwise("Where", &[&unknown, &zero, condition]);
+    let scales = graph.constant(scales(spec));
+    let values = graph.elementwise("Mul", &[&values, &scales]);
     let unknown = graph.elementwise("Where", &[&unknown, &one, &zero]);
     graph.push("", Op::Concat, &[&values, &unknown])
 }
@@ -164,6 +176,8 @@ impl<'a> From<(&'a Tensor, Option<&'a Tensor>)> for Conditioned<'a> {
 
 #[cfg(test)]
 mod tests {
+    use vae_base::{AttributeSpec, AttributeValues};
+
     use super::*;
 
     #[test]
@@ -174,6 +188,20 @@ mod tests {
             [1.0, -1.0, 0.0, 0.0, 0.0, 1.0],
             [0.0, 0.5, 0.0, 1.0, 0.0, 0.0_f32],
         ];
-        assert_eq!(features(&condition), Tensor::from_slice2(&wanted));
+        let attribute = |name: &str| AttributeSpec {
+            name: name.to_owned(),
+            values: AttributeValues::YesNo,
+        };
+        let mut spec = ConditionSpec {
+            classes: vec![],
+            attributes: ["a", "b", "c"].map(attribute).to_vec(),
+        };
+        assert_eq!(features(&condition, &spec), Tensor::from_slice2(&wanted));
+        // Four classes: their own is 2.
+        spec.classes = ["0", "1", "2", "3"].map(str::to_owned).to_vec();
+        spec.attributes.clear();
+        let second = Tensor::from_slice2(&[[0_f32, 1.0, 0.0, 0.0]]);
+        let wanted = [[0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0_f32]];
+        assert_eq!(features(&second, &spec), Tensor::from_slice2(&wanted));
     }
 }

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
-    Term,
+    CodeUse, ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
+    PriorConfig, Term,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -61,17 +61,23 @@ pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 pub(crate) const MOST_SIDE: i64 = 1 << 12;
 
 impl ModelConfig {
-    /// The named terms that draws of such a model carry ([`Draws::named`](crate::Draws::named)).
+    /// The named terms that such a model says beside the ELBO's: of the draws of a step
+    /// ([`Draws::named`](crate::Draws::named)), or of all images of an evaluation ([`CodeUse`]).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
-        vec![] // Every posterior so far says no more than the ELBO's terms.
+        match &self.posterior {
+            PosteriorConfig::FiniteScalar(_) => CodeUse::TERMS.to_vec(),
+            _ => vec![],
+        }
     }
 
     /// Whether a learned prior is trained on codes that have no kl to train it by.
     pub(crate) fn fits_prior_to_codes(&self) -> bool {
         let is_learned = !matches!(
             self.prior,
-            PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform
+            PriorConfig::StandardNormal
+                | PriorConfig::HypersphericalUniform
+                | PriorConfig::UniformCodes
         );
         is_learned && !self.posterior.has_density()
     }

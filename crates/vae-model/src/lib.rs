@@ -46,6 +46,7 @@
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
+mod code_use;
 mod compatibility;
 mod condition;
 mod config;
@@ -72,6 +73,7 @@ mod vae;
 mod watch;
 mod weights;
 
+pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
@@ -88,8 +90,9 @@ pub use network::{
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
     CapacityConfig, CiwaeConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
-    ElboConfig, Estimator, IwaeConfig, Kernel, KlConfig, LatentNormConfig, LossContext, MmdConfig,
-    NestedConfig, Objective, PixelMeanConfig, Regularizer,
+    ElboConfig, Estimator, FactorConfig, IwaeConfig, Kernel, KlConfig, LatentNormConfig,
+    LossContext, Losses, MmdConfig, NestedConfig, Objective, PixelMeanConfig, PlayerNetwork,
+    Regularizer,
 };
 pub use part::Part;
 pub use posterior::{

@@ -466,6 +466,15 @@ impl Vae {
         Ok(self.likelihood.sample(&params, generator).contiguous())
     }
 
+    /// How many different codes there are; none where latents are no codes.
+    #[must_use]
+    pub fn n_codes(&self) -> Option<i64> {
+        match &self.config.posterior {
+            PosteriorConfig::FiniteScalar(config) => Some(config.n_codes()),
+            _ => None,
+        }
+    }
+
     /// The codes i64 `[N, n]` that latents `[N, Z]` stand for; none where latents are no codes.
     ///
     /// # Errors
@@ -737,9 +746,9 @@ impl Vae {
                     scaled = graph.with_number(&scaled, "Mul", white - black);
                     scaled = graph.with_number(&scaled, "Add", black);
                 }
-                let features = condition
-                    .as_ref()
-                    .map(|condition| condition::features_graph(graph, condition));
+                let features = condition.as_ref().map(|condition| {
+                    condition::features_graph(graph, condition, &self.data.condition)
+                });
                 let params = self.network.encoder_graph(graph, scaled, features);
                 let outputs = self.posterior.graph(graph, &params).ok_or_else(|| {
                     ModelError::export(format!(
@@ -755,9 +764,9 @@ impl Vae {
             Part::Decoder => {
                 let latents = graph.input(&[self.config.n_latents()]);
                 let condition = self.condition_input(graph);
-                let features = condition
-                    .as_ref()
-                    .map(|condition| condition::features_graph(graph, condition));
+                let features = condition.as_ref().map(|condition| {
+                    condition::features_graph(graph, condition, &self.data.condition)
+                });
                 let params = self.network.decoder_graph(graph, latents.clone(), features);
                 let mean = self.likelihood.mean_graph(graph, &params).ok_or_else(|| {
                     ModelError::export(
@@ -878,7 +887,7 @@ impl Vae {
 
     /// What the networks get of a condition `[N, D]`, on the model's device.
     fn features(&self, condition: &Tensor) -> Tensor {
-        condition::features(&condition.to_device(self.device()))
+        condition::features(&condition.to_device(self.device()), &self.data.condition)
     }
 
     /// A training batch's condition, some of its rows unknown; none where every row stays as it is.

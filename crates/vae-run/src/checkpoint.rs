@@ -5,6 +5,7 @@
 //!     weights.safetensors        the model: what was evaluated (the averaged weights, if there are any)
 //!     raw-weights.safetensors    only with averaged weights: those that the optimizer changes
 //!     optimizer.safetensors      its moments
+//!     players.safetensors        only with players beside the model: `players/NAME/…`, all that each is
 //!     rollback.safetensors       only inside an epoch: the states to return to after a NaN
 //!     state.json                 CheckpointState
 //!     SHA256SUMS                 of the files above, as `sha256sum -c` reads it
@@ -105,8 +106,11 @@ pub struct ResumeState {
     pub device: String,
     /// CPU threads of libtorch.
     pub threads: i32,
-    /// Steps that the optimizer has done.
+    /// Steps that the model's optimizer has done.
     pub optimizer_steps: u64,
+    /// Steps that the optimizers of the players beside the model have done.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub players: BTreeMap<String, u64>,
     /// Sums over the epoch in progress.
     pub totals: SavedTotals,
     /// Seconds of training in the epoch in progress.
@@ -127,14 +131,18 @@ pub struct CheckpointTensors<'a> {
     pub vae: &'a Vae,
     /// The weights that the optimizer changes, where they are others than the model's.
     pub raw_weights: Option<Vec<(String, Tensor)>>,
-    /// The optimizer's moments.
+    /// The moments of the model's optimizer.
     pub optimizer: Vec<(String, Tensor)>,
+    /// Weights, moments and averages of the players beside the model; their names begin with
+    /// `players/NAME/`.
+    pub players: Vec<(String, Tensor)>,
     /// The states to return to after a NaN, if there are others than this one.
     pub rollback: Option<SavedRecovery>,
 }
 
 const RAW_WEIGHTS_FILE: &str = "raw-weights.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const PLAYERS_FILE: &str = "players.safetensors";
 const ROLLBACK_FILE: &str = "rollback.safetensors";
 const STATE_FILE: &str = "state.json";
 
@@ -208,6 +216,18 @@ impl OpenCheckpoint {
     /// The file cannot be read.
     pub fn optimizer(&self) -> Result<BTreeMap<String, Tensor>, RunError> {
         Ok(read_tensors(&self.folder.join(OPTIMIZER_FILE))?.tensors)
+    }
+
+    /// [`CheckpointTensors::players`].
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn players(&self) -> Result<BTreeMap<String, Tensor>, RunError> {
+        let file = self.folder.join(PLAYERS_FILE);
+        if !file.exists() {
+            return Ok(BTreeMap::new());
+        }
+        Ok(read_tensors(&file)?.tensors)
     }
 
     /// The states to return to after a NaN, if there are others than this one.
@@ -303,6 +323,10 @@ fn write_files(
         names.push(RAW_WEIGHTS_FILE);
     }
     write_tensors(&folder.join(OPTIMIZER_FILE), &tensors.optimizer, &[])?;
+    if !tensors.players.is_empty() {
+        write_tensors(&folder.join(PLAYERS_FILE), &tensors.players, &[])?;
+        names.push(PLAYERS_FILE);
+    }
     if let Some(SavedRecovery { states, tensors }) = &tensors.rollback {
         let file = folder.join(ROLLBACK_FILE);
         let states = serde_json::to_string(states)

@@ -1,5 +1,6 @@
 //! What can go wrong with a run's files.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ pub enum RunError {
     #[error("{key}: {problem}")]
     Config {
         /// The key in the config.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// What was found and what was wanted.
         problem: String,
     },
@@ -79,9 +80,9 @@ impl RunError {
     }
 
     /// Of a config's key.
-    pub fn config(key: &'static str, problem: impl Into<String>) -> Self {
+    pub fn config(key: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> Self {
         Self::Config {
-            key,
+            key: key.into(),
             problem: problem.into(),
         }
     }

@@ -28,9 +28,9 @@ mod summary;
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
 pub use config::{
     AdamConfig, AdamwConfig, CheckpointsConfig, ClipConfig, CosineConfig, EarlyStoppingConfig,
-    ExponentialConfig, OneCycleConfig, OptimizerConfig, PicturesConfig, PlateauConfig, Precision,
-    RmspropConfig, RunConfig, SafetyConfig, Schedule, SgdConfig, StepConfig, ThresholdMode,
-    TrainingConfig, WarmUpConfig,
+    ExponentialConfig, OneCycleConfig, OptimizerConfig, PicturesConfig, PlateauConfig,
+    PlayerConfig, Precision, RmspropConfig, RunConfig, SafetyConfig, Schedule, SgdConfig,
+    StepConfig, ThresholdMode, TrainingConfig, WarmUpConfig,
 };
 pub use error::RunError;
 pub use latent_use::LatentUse;

@@ -7,7 +7,7 @@ const LARGEST: f64 = 1e12;
 
 fn refused(key: &'static str, value: f64, wanted: &str) -> RunError {
     RunError::Config {
-        key,
+        key: key.into(),
         problem: format!("found {value:?}, {wanted} is needed"),
     }
 }
@@ -39,7 +39,7 @@ pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(
         _ if found > largest => format!("found {found}, at most {largest} are possible"),
         _ => return Ok(()),
     };
-    Err(RunError::Config { key, problem })
+    Err(RunError::config(key, problem))
 }
 
 /// In [0, 1].

@@ -23,6 +23,13 @@ pub struct StepControls {
     pub learning_rate_factor: f64,
     /// The step at which the objective's schedule stood.
     pub objective_step: u64,
+    /// Factor on the learning rates of the players beside the model, on top of their schedules.
+    #[serde(default = "one")]
+    pub learning_rate_scale: f64,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// The states to return to after a NaN, as a checkpoint keeps them.
@@ -54,8 +61,11 @@ pub struct SavedGood {
     pub controls: Controls,
     /// Sums over the epoch in progress.
     pub totals: SavedTotals,
-    /// Steps that the optimizer had done.
+    /// Steps that the model's optimizer had done.
     pub optimizer_steps: u64,
+    /// Steps that the optimizers of the players beside the model had done.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub players: BTreeMap<String, u64>,
 }
 
 /// One failure and what was done about it.

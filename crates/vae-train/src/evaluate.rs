@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::{Conditioned, LossContext, Mode, Vae};
+use vae_model::{CodeUse, Conditioned, LossContext, Mode, PlayerNetwork, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
@@ -41,7 +41,20 @@ pub fn evaluate(
     step: u64,
 ) -> Result<Evaluation, TrainError> {
     check(vae, config)?;
-    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step))
+    evaluate_against(vae, config, dataset, n_train_images, step, &[])
+}
+
+/// [`evaluate`] by a checked config, with the networks of the players beside the model: without them what they
+/// would say of it is not in the loss.
+pub(crate) fn evaluate_against(
+    vae: &Vae,
+    config: &RunConfig,
+    dataset: &Dataset,
+    n_train_images: usize,
+    step: u64,
+    players: &[PlayerNetwork],
+) -> Result<Evaluation, TrainError> {
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, players))
 }
 
 fn pass(
@@ -50,6 +63,7 @@ fn pass(
     dataset: &Dataset,
     n_train_images: usize,
     step: u64,
+    players: &[PlayerNetwork],
 ) -> Result<Evaluation, TrainError> {
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective;
@@ -63,9 +77,10 @@ fn pass(
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
         let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
-        let (loss, mut named) = objective.loss_and_terms(&draws, context, &mut noise)?;
+        let losses = objective.losses(&draws, context, players, &mut noise)?;
+        let mut named = losses.terms;
         named.extend(std::mem::take(&mut draws.named));
-        Ok((draws, loss.detach(), named))
+        Ok((draws, losses.model.detach(), named))
     };
     no_grad(|| {
         let mut totals = Totals::new(vae.device());
@@ -74,6 +89,7 @@ fn pass(
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
+        let mut code_use = CodeUse::of(vae);
         for batch in Batches::sequential(dataset, batch_size, vae.device()) {
             let batch = batch?;
             let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
@@ -88,6 +104,9 @@ fn pass(
             kl_sums = kl_sums
                 .zip(draws.kl_per_dimension)
                 .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
+            if let Some(code_use) = &mut code_use {
+                code_use.add(&*draws.posterior);
+            }
             let center = draws.posterior.center().to_kind(Kind::Double); // [B, Z]
             center_sums += center.sum_dim_intlist(0, false, Kind::Double);
             square_sums += center.square().sum_dim_intlist(0, false, Kind::Double);
@@ -97,10 +116,15 @@ fn pass(
         let kl = kl_sums
             .map(|sums| Vec::<f64>::try_from(sums / n_images))
             .transpose()?;
+        let mut named = totals.named_means();
+        if let Some(code_use) = code_use {
+            let names = CodeUse::TERMS.map(|term| term.name.to_string());
+            named.extend(names.into_iter().zip(code_use.values()?));
+        }
         let variance = square_sums / n_images - (center_sums / n_images).square();
         Ok(Evaluation {
             means: totals.means(),
-            named: totals.named_means(),
+            named,
             latent_use: LatentUse {
                 kl,
                 center_variance: Vec::<f64>::try_from(variance)?,

@@ -1,13 +1,17 @@
 //! What training changes: the weights, the optimizer's moments, the averaged weights.
 
 use std::collections::BTreeMap;
+use std::slice;
 
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
-use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Terms, Vae};
+use vae_data::loader::n_batches;
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, PlayerNetwork, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
 
-use crate::{Ema, Optimizer, TrainError, autocast, check_precision};
+use crate::collective::Alone;
+use crate::player::{self, Player, PlayerSnapshot, Training};
+use crate::{Collective, TrainError, autocast, check_precision};
 
 /// A model with what it takes to train it.
 #[derive(Debug)]
@@ -15,8 +19,15 @@ pub struct Learner<'a> {
     vae: &'a Vae,
     config: &'a RunConfig,
     n_train_images: u64,
-    optimizer: Optimizer,
-    ema: Option<Ema>,
+    /// Optimizer steps of the whole run.
+    n_steps: u64,
+    model: Player,
+    /// Those beside the model, in the order of `networks`.
+    players: Vec<Player>,
+    /// On the learning rates of the players beside the model, which have schedules of their own.
+    learning_rate_scale: f64,
+    networks: Vec<PlayerNetwork>,
+    collective: Box<dyn Collective>,
 }
 
 /// What a step was computed from, before its change of the weights.
@@ -35,42 +46,30 @@ pub struct StepOutput {
 /// Copies of everything that a step changes.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    weights: Vec<(String, Tensor)>,
-    optimizer: BTreeMap<String, Tensor>,
-    optimizer_steps: u64,
-    ema: Option<BTreeMap<String, Tensor>>,
+    model: PlayerSnapshot,
+    /// Those beside the model, by their names.
+    players: BTreeMap<String, PlayerSnapshot>,
 }
-
-// How the names of a snapshot's tensors begin.
-const WEIGHTS: &str = "weights/";
-const OPTIMIZER: &str = "optimizer/";
-const EMA: &str = "average/";
 
 impl Snapshot {
     pub(crate) fn optimizer_steps(&self) -> u64 {
-        self.optimizer_steps
+        self.model.optimizer_steps
+    }
+
+    /// Steps of the optimizers of the players beside the model.
+    pub(crate) fn player_steps(&self) -> BTreeMap<String, u64> {
+        let steps =
+            |(name, player): (&String, &PlayerSnapshot)| (name.clone(), player.optimizer_steps);
+        self.players.iter().map(steps).collect()
     }
 
     /// Its tensors, under names that begin with `prefix`.
     pub(crate) fn named_tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
-        let weights = self
-            .weights
-            .iter()
-            .map(|(name, tensor)| (WEIGHTS, name, tensor));
-        let optimizer = self
-            .optimizer
-            .iter()
-            .map(|(name, tensor)| (OPTIMIZER, name, tensor));
-        let ema = self
-            .ema
-            .iter()
-            .flatten()
-            .map(|(name, tensor)| (EMA, name, tensor));
-        weights
-            .chain(optimizer)
-            .chain(ema)
-            .map(|(part, name, tensor)| (format!("{prefix}{part}{name}"), tensor.shallow_clone()))
-            .collect()
+        let mut tensors = self.model.named_tensors(prefix);
+        for (name, player) in &self.players {
+            tensors.extend(player.named_tensors(&format!("{prefix}{}", player::prefix(name))));
+        }
+        tensors
     }
 
     /// The snapshot whose [`Self::named_tensors`] are among these; they are taken out.
@@ -78,23 +77,17 @@ impl Snapshot {
         tensors: &mut BTreeMap<String, Tensor>,
         prefix: &str,
         optimizer_steps: u64,
+        player_steps: &BTreeMap<String, u64>,
     ) -> Self {
-        let mut take = |part: &str| -> BTreeMap<String, Tensor> {
-            let start = format!("{prefix}{part}");
-            let (taken, others) = std::mem::take(tensors)
-                .into_iter()
-                .partition(|(name, _)| name.starts_with(&start));
-            *tensors = others;
-            let taken: BTreeMap<String, Tensor> = taken;
-            let short = |(name, tensor): (String, Tensor)| (name[start.len()..].to_owned(), tensor);
-            taken.into_iter().map(short).collect()
-        };
-        let ema = take(EMA);
+        let players = player_steps.iter().map(|(name, &n_steps)| {
+            let prefix = format!("{prefix}{}", player::prefix(name));
+            let player = PlayerSnapshot::from_named_tensors(tensors, &prefix, n_steps);
+            (name.clone(), player)
+        });
+        let players = players.collect();
         Self {
-            weights: take(WEIGHTS).into_iter().collect(),
-            optimizer: take(OPTIMIZER),
-            optimizer_steps,
-            ema: (!ema.is_empty()).then_some(ema),
+            model: PlayerSnapshot::from_named_tensors(tensors, prefix, optimizer_steps),
+            players,
         }
     }
 }
@@ -121,13 +114,40 @@ impl<'a> Learner<'a> {
     ) -> Result<Self, TrainError> {
         check(vae, config)?;
         check_precision(config.training.precision, vae.device())?;
-        let ema = config.training.ema_decay;
+        let training = &config.training;
+        let model = Training {
+            optimizer: &config.optimizer,
+            schedule: &config.schedule,
+            clip: &training.clip,
+            ema_decay: training.ema_decay,
+            every: 1,
+        };
+        let seed = derive_seed(config.seed, 0, "weights of the players beside the model");
+        let networks = config
+            .objective
+            .players(vae.config().n_latents(), seed, vae.device());
+        let players = networks.iter().map(|network| {
+            let player = config.player(network.name());
+            let training = Training {
+                optimizer: &player.optimizer,
+                schedule: &player.schedule,
+                clip: &player.clip,
+                ema_decay: player.ema_decay,
+                every: player.every,
+            };
+            Player::new(network.name(), network.named_variables(), &training)
+        });
+        let n_steps = n_batches(n_train_images, training.batch_size) as u64;
         Ok(Self {
             vae,
             config,
             n_train_images: n_train_images as u64,
-            optimizer: Optimizer::new(&config.optimizer, vae.named_variables()),
-            ema: ema.map(|decay| Ema::new(decay, vae.named_variables())),
+            n_steps: n_steps.saturating_mul(training.epochs),
+            model: Player::new("model", vae.named_variables(), &model),
+            players: players.collect(),
+            learning_rate_scale: 1.0,
+            networks,
+            collective: Box::new(Alone),
         })
     }
 
@@ -152,7 +172,10 @@ impl<'a> Learner<'a> {
         };
         let precision = config.training.precision;
         let mut noise = vae.generator(derive_seed(config.seed, step, "training noise"));
-        self.optimizer.zero_grad();
+        self.model.optimizer.zero_grad();
+        for player in &mut self.players {
+            player.optimizer.zero_grad();
+        }
         let Conditioned {
             tensor: images,
             condition,
@@ -182,11 +205,20 @@ impl<'a> Learner<'a> {
             })?;
             // A mean over the part counts as many images as it has: the sum is the whole's mean.
             let share = part.size()[0] as f64 / n_images as f64;
-            let (part_loss, terms) = objective.loss_and_terms(&draws, context, &mut noise)?;
+            let losses = objective.losses(&draws, context, &self.networks, &mut noise)?;
             named.add_part(&draws.named, share);
-            named.add_part(&terms, share);
-            let part_loss = part_loss * share;
-            self.optimizer.backward(&part_loss)?;
+            named.add_part(&losses.terms, share);
+            let part_loss = losses.model * share;
+            self.model.backward(&part_loss, &[&self.players])?;
+            for (i, player_loss) in losses.players.into_iter().enumerate() {
+                let (before, after) = self.players.split_at_mut(i);
+                if let (Some(loss), Some((player, after))) = (player_loss, after.split_first_mut())
+                    && player.is_due(step)
+                {
+                    let others = [slice::from_ref(&self.model), before, after];
+                    player.backward(&(loss * share), &others)?;
+                }
+            }
             loss += part_loss.detach();
             reconstruction.push(draws.terms.reconstruction.detach());
             kl = kl.zip(draws.terms.kl).map(|(mut parts, part)| {
@@ -194,9 +226,11 @@ impl<'a> Learner<'a> {
                 parts
             });
         }
-        let gradient_norm = self.optimizer.step(&config.training.clip)?.gradient_norm;
-        if let Some(ema) = &mut self.ema {
-            ema.update(self.optimizer.n_steps())?;
+        let gradient_norm = self.model.step(&*self.collective)?;
+        for player in self.players.iter_mut().filter(|player| player.is_due(step)) {
+            let factor = player.schedule.factor(step, self.n_steps) * self.learning_rate_scale;
+            player.optimizer.set_learning_rate_factor(factor);
+            let _ = player.step(&*self.collective)?;
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),
@@ -210,31 +244,44 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// The step size of the next step.
+    /// The step size of the model's next step.
     #[must_use]
     pub fn learning_rate(&self) -> f64 {
-        self.optimizer.learning_rate()
+        self.model.optimizer.learning_rate()
     }
 
-    /// Multiplies the config's learning rate for the steps to come.
+    /// Multiplies the model's learning rate of the config for the steps to come.
     pub fn set_learning_rate_factor(&mut self, factor: f64) {
-        self.optimizer.set_learning_rate_factor(factor);
+        self.model.optimizer.set_learning_rate_factor(factor);
     }
 
-    /// Gives the model the weights to use: the averaged ones, if there are any.
+    /// Multiplies the learning rates of the players beside the model, on top of their schedules.
+    pub(crate) fn set_learning_rate_scale(&mut self, scale: f64) {
+        self.learning_rate_scale = scale;
+    }
+
+    /// Where the gradients of several processes meet; without a call there is one process.
+    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
+        self.collective = Box::new(collective);
+    }
+
+    /// The networks of the players beside the model.
+    pub(crate) fn networks(&self) -> &[PlayerNetwork] {
+        &self.networks
+    }
+
+    fn all_players(&mut self) -> impl Iterator<Item = &mut Player> {
+        std::iter::once(&mut self.model).chain(&mut self.players)
+    }
+
+    /// Gives the model the weights to use: the averaged ones, if there are any. So with the other players.
     pub(crate) fn use_averaged(&mut self) -> Result<(), TrainError> {
-        match &mut self.ema {
-            Some(ema) if !ema.is_swapped() => ema.swap(),
-            _ => Ok(()),
-        }
+        self.all_players().try_for_each(Player::use_averaged)
     }
 
-    /// Gives the model back the weights that the optimizer changes.
+    /// Gives the model back the weights that the optimizer changes. So with the other players.
     pub(crate) fn use_raw(&mut self) -> Result<(), TrainError> {
-        match &mut self.ema {
-            Some(ema) if ema.is_swapped() => ema.swap(),
-            _ => Ok(()),
-        }
+        self.all_players().try_for_each(Player::use_raw)
     }
 
     /// The tensors of a checkpoint; to be called while the averaged weights are in use.
@@ -242,72 +289,82 @@ impl<'a> Learner<'a> {
         CheckpointTensors {
             vae: self.vae,
             // While the averaged ones are in use this is the raw ones.
-            raw_weights: self.ema.as_ref().map(Ema::state),
-            optimizer: self.optimizer.state(),
+            raw_weights: self.model.ema_state(),
+            optimizer: self.model.optimizer.state(),
+            players: self
+                .players
+                .iter()
+                .flat_map(Player::checkpoint_tensors)
+                .collect(),
             rollback: None,
         }
     }
 
     pub(crate) fn optimizer_steps(&self) -> u64 {
-        self.optimizer.n_steps()
+        self.model.optimizer.n_steps()
+    }
+
+    /// Steps of the optimizers of the players beside the model.
+    pub(crate) fn player_steps(&self) -> BTreeMap<String, u64> {
+        let steps = |player: &Player| (player.name.clone(), player.optimizer.n_steps());
+        self.players.iter().map(steps).collect()
     }
 
     /// Takes up what a checkpoint left; the model has its weights already.
-    pub(crate) fn resume(
-        &mut self,
-        checkpoint: &OpenCheckpoint,
-        optimizer_steps: u64,
-    ) -> Result<(), TrainError> {
-        self.optimizer
-            .load_state(optimizer_steps, &checkpoint.optimizer()?)?;
-        if let Some(ema) = &mut self.ema {
-            let raw = checkpoint.raw_weights()?.ok_or_else(|| {
+    pub(crate) fn resume(&mut self, checkpoint: &OpenCheckpoint) -> Result<(), TrainError> {
+        let state = &checkpoint.state.resume;
+        let raw = || {
+            checkpoint.raw_weights()?.ok_or_else(|| {
                 RunError::run(
                     &checkpoint.folder,
                     "holds no raw weights beside the averaged",
                 )
-            })?;
-            // The model has the averaged ones, as when the checkpoint was written.
-            ema.swap()?;
-            ema.load_state(&raw)?;
-            ema.swap()?;
+            })
+        };
+        self.model
+            .resume(state.optimizer_steps, &checkpoint.optimizer()?, raw)?;
+        let mut tensors = checkpoint.players()?;
+        for player in &mut self.players {
+            let n_steps = state.players.get(&player.name).copied().unwrap_or(0);
+            player.resume_beside(&mut tensors, n_steps)?;
         }
         Ok(())
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let copies = |tensors: Vec<(String, Tensor)>| {
-            tensors
-                .into_iter()
-                .map(|(name, tensor)| (name, tensor.detach().copy()))
-        };
+        let players = self.players.iter();
         Snapshot {
-            weights: copies(self.vae.named_variables()).collect(),
-            optimizer: copies(self.optimizer.state()).collect(),
-            optimizer_steps: self.optimizer.n_steps(),
-            ema: self.ema.as_ref().map(|ema| copies(ema.state()).collect()),
+            model: self.model.snapshot(),
+            players: players.map(|p| (p.name.clone(), p.snapshot())).collect(),
         }
     }
 
     pub(crate) fn restore(&mut self, snapshot: &Snapshot) -> Result<(), TrainError> {
-        let saved: BTreeMap<_, _> = snapshot.weights.iter().map(|(n, t)| (n, t)).collect();
-        for (name, mut variable) in self.vae.named_variables() {
-            if let Some(saved) = saved.get(&name) {
-                no_grad(|| variable.f_copy_(saved))?;
+        self.model.restore(&snapshot.model)?;
+        for player in &mut self.players {
+            if let Some(saved) = snapshot.players.get(&player.name) {
+                player.restore(saved)?;
             }
         }
-        self.optimizer
-            .load_state(snapshot.optimizer_steps, &snapshot.optimizer)?;
-        if let (Some(ema), Some(saved)) = (&mut self.ema, &snapshot.ema) {
-            ema.load_state(saved)?;
-        }
         Ok(())
+    }
+
+    /// Every variable of every player; the names of those beside the model begin with the player's.
+    fn named_variables(&self) -> Vec<(String, Tensor)> {
+        let mut variables = self.vae.named_variables();
+        for player in &self.players {
+            let named = player.variables().iter();
+            variables.extend(named.map(|(name, variable)| {
+                (format!("{}.{name}", player.name), variable.shallow_clone())
+            }));
+        }
+        variables
     }
 
     /// Whether every weight is a number. Waits for the device.
     pub(crate) fn is_finite(&self) -> bool {
         let mut sum = Tensor::zeros([], (Kind::Double, Device::Cpu));
-        for (_, variable) in self.vae.named_variables() {
+        for (_, variable) in self.named_variables() {
             sum += variable.detach().sum(Kind::Double).to_device(Device::Cpu);
         }
         f64::try_from(sum).is_ok_and(f64::is_finite)
@@ -315,8 +372,7 @@ impl<'a> Learner<'a> {
 
     /// The first variable, by name, whose gradient is not finite.
     pub(crate) fn non_finite_gradient(&self) -> Option<String> {
-        self.vae
-            .named_variables()
+        self.named_variables()
             .into_iter()
             .find(|(_, variable)| {
                 let gradient = variable.grad();
@@ -329,6 +385,7 @@ impl<'a> Learner<'a> {
 
 #[cfg(test)]
 mod tests {
+    use tch::no_grad;
     use vae_model::ImageShape;
 
     use super::*;
@@ -432,8 +489,8 @@ mod tests {
             for ((name, found), (_, wanted)) in pairs {
                 assert_close(&name, &found, &wanted);
             }
-            let ema = learner.ema.as_ref().expect("an average");
-            for (name, average) in ema.state() {
+            let ema = learner.model.ema_state().expect("an average");
+            for (name, average) in ema {
                 assert_close(&format!("average of {name}"), &average, &averages[&name]);
             }
         }
@@ -470,6 +527,129 @@ mod tests {
         assert!(
             (of_400 - of_40 - 10_f64.ln()).abs() < 1e-4,
             "{of_40} {of_400}"
+        );
+    }
+
+    /// A model and its discriminator, with everything that a player may have.
+    const FACTOR: &str = "
+        seed = 4
+        dataset.idx.folder = 'unused'
+        model.network.mlp.hidden = [6]
+        objective.regularizer.factor.hidden = [5]
+        training.ema_decay = 0.9
+        players.discriminator = { ema_decay = 0.5, every = 2, clip.norm = 1.0 }
+    ";
+
+    #[test]
+    fn each_player_goes_its_own_way_and_a_snapshot_brings_all_of_them_back() {
+        let config: RunConfig = toml::from_str(FACTOR).expect("a config");
+        let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+        let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+        let copies = |learner: &Learner| -> Vec<(String, Tensor)> {
+            let all = learner.named_variables().into_iter();
+            all.map(|(name, variable)| (name, variable.detach().copy()))
+                .collect()
+        };
+        let changed = |before: &[(String, Tensor)], learner: &Learner, of: &str| {
+            let pairs = before.iter().zip(learner.named_variables());
+            let mut of_it = pairs
+                .filter(|((name, _), _)| name.starts_with(of))
+                .peekable();
+            assert!(of_it.peek().is_some(), "{of}");
+            of_it.any(|((_, before), (_, now))| !before.equal(&now))
+        };
+        let images = images(8);
+        for step in 0..4 {
+            let before = copies(&learner);
+            let output = learner.step(&images, step, step).expect("a step");
+            assert!(changed(&before, &learner, "encoder."), "{step}");
+            // Every other step.
+            let is_due = step % 2 == 0;
+            assert_eq!(
+                changed(&before, &learner, "discriminator."),
+                is_due,
+                "{step}"
+            );
+            let logged: Vec<_> = output.named.iter().map(|(term, _)| &*term.name).collect();
+            let wanted = [
+                "total_correlation",
+                "discriminator_loss",
+                "discriminator_accuracy",
+            ];
+            assert_eq!(logged, wanted);
+        }
+        assert_eq!(learner.player_steps()["discriminator"], 2);
+
+        // By way of a checkpoint's tensors.
+        let snapshot = learner.snapshot();
+        let mut tensors = snapshot.named_tensors("0/").into_iter().collect();
+        let (steps, players) = (snapshot.optimizer_steps(), snapshot.player_steps());
+        let snapshot = Snapshot::from_named_tensors(&mut tensors, "0/", steps, &players);
+        assert!(tensors.is_empty(), "{tensors:?}");
+        let on = |learner: &mut Learner| {
+            for step in 4..7 {
+                learner.step(&images, step, step).expect("a step");
+            }
+            learner.use_averaged().expect("averages");
+            let averaged = copies(learner);
+            learner.use_raw().expect("weights");
+            (copies(learner), averaged)
+        };
+        let wanted = on(&mut learner);
+        learner.restore(&snapshot).expect("restored");
+        assert_eq!(learner.player_steps()["discriminator"], 2);
+        assert_eq!(on(&mut learner), wanted);
+        let of_discriminator = |named: &[(String, Tensor)]| -> Vec<Tensor> {
+            let named = named
+                .iter()
+                .filter(|(name, _)| name.starts_with("discriminator."));
+            named.map(|(_, tensor)| tensor.shallow_clone()).collect()
+        };
+        assert_ne!(
+            of_discriminator(&wanted.0),
+            of_discriminator(&wanted.1),
+            "averages lag behind"
+        );
+
+        assert!(learner.is_finite());
+        let mut weight = learner.players[0].variables()[0].1.shallow_clone();
+        let _ = no_grad(|| weight.fill_(f64::NAN));
+        assert!(!learner.is_finite());
+        learner.step(&images, 8, 8).expect("a step");
+        let name = learner.non_finite_gradient().expect("one");
+        // The model's loss hears of it by the density ratio.
+        assert!(
+            name.starts_with("encoder.") || name.starts_with("discriminator."),
+            "{name}"
+        );
+    }
+
+    #[test]
+    fn gradients_of_two_players_accumulate_over_the_parts_of_a_batch() {
+        let config = FACTOR.replace("every = 2, clip.norm = 1.0", "every = 1");
+        let config = config + "optimizer.sgd.learning_rate = 0.1\n";
+        let config: RunConfig = toml::from_str(&config).expect("a config");
+        let mut parts = config.clone();
+        parts.training.micro_batch_size = Some(4);
+        let norm_of_discriminator = |config: &RunConfig, batch: &Tensor| {
+            let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+            let mut learner = Learner::new(&vae, config, 8).expect("a learner");
+            learner.step(batch, 0, 0).expect("a step");
+            let gradients = learner.players[0].optimizer.gradients();
+            assert_eq!(gradients.len(), 4, "two layers of weights and biases");
+            let squares = gradients
+                .iter()
+                .map(|g| g.square().sum(Kind::Double).double_value(&[]));
+            squares.sum::<f64>().sqrt()
+        };
+        // Of two parts, each by other noise, the gradient is the mean: about as large, not twice.
+        let (whole, halves) = (
+            norm_of_discriminator(&config, &images(8)),
+            norm_of_discriminator(&parts, &images(8)),
+        );
+        assert!(
+            halves > 0.3 * whole && halves < 1.7 * whole,
+            "{halves} vs {whole}"
         );
     }
 }

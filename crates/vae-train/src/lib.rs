@@ -6,6 +6,7 @@
 
 mod callback;
 mod clock;
+mod collective;
 mod ema;
 mod error;
 mod evaluate;
@@ -14,6 +15,7 @@ mod full_disk;
 mod learner;
 mod optimizer;
 mod plateau;
+mod player;
 mod precision;
 mod recovery;
 mod saving;
@@ -27,6 +29,7 @@ pub use callback::{
     early_stopping::EarlyStopping, kl_schedule::KlSchedule, learning_rate::LearningRate,
     metrics_log::MetricsLog, pictures::Pictures, tensorboard::TensorBoard,
 };
+pub use collective::{Alone, Collective};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
@@ -42,9 +45,9 @@ pub use vae_run::{
     AdamConfig, AdamwConfig, Checkpoint, CheckpointState, CheckpointsConfig, ClipConfig, Controls,
     CosineConfig, EarlyStoppingConfig, ExponentialConfig, Incident, LatentUse, Means, Metric,
     OneCycleConfig, OpenCheckpoint, OptimizerConfig, Overview, PicturesConfig, PlateauConfig,
-    Position, Precision, Progress, Record, ResumeState, RmspropConfig, RunConfig, RunDir, RunError,
-    RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary, ThresholdMode,
-    TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
+    PlayerConfig, Position, Precision, Progress, Record, ResumeState, RmspropConfig, RunConfig,
+    RunDir, RunError, RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary,
+    ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
 pub use vae_torch::libtorch_config;
 pub use vae_view::{animation, curves, latent, picture, tensorboard};

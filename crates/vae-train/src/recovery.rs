@@ -196,6 +196,7 @@ impl Recovery {
                 controls: state.controls,
                 totals: state.totals.clone(),
                 optimizer_steps: state.learner.optimizer_steps(),
+                players: state.learner.player_steps(),
             });
         }
         let history = self.history.clone();
@@ -257,6 +258,7 @@ impl From<SavedRecovery> for Recovery {
                     &mut tensors,
                     &format!("{i}/"),
                     state.optimizer_steps,
+                    &state.players,
                 ),
             })
             .collect();

@@ -120,6 +120,7 @@ impl Saving {
                     device: device_name(run.vae.device()),
                     threads: tch::get_num_threads(),
                     optimizer_steps: steps.learner.optimizer_steps(),
+                    players: steps.learner.player_steps(),
                     totals: steps.totals.save(),
                     epoch_seconds: clock.epoch_seconds(),
                     seconds: clock.seconds(),

@@ -38,6 +38,8 @@ impl<'a> Steps<'a> {
     ) -> Result<StepOutput, TrainError> {
         self.learner
             .set_learning_rate_factor(controls.learning_rate_factor);
+        self.learner
+            .set_learning_rate_scale(controls.learning_rate_scale);
         let items = (&batch.items, batch.condition.as_ref());
         self.learner.step(items, step, controls.objective_step)
     }

@@ -13,11 +13,12 @@ use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, Ste
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
 use crate::clock::Clock;
+use crate::evaluate::evaluate_against;
 use crate::learner::check;
 use crate::recovery::Recovery;
 use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
-use crate::{Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError, evaluate};
+use crate::{Collective, Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError};
 
 /// Trains a model as a config says. See [`Trainer::fit`].
 pub struct Trainer<'a> {
@@ -103,6 +104,12 @@ impl<'a> Trainer<'a> {
         self.callbacks.add(callback);
     }
 
+    /// Where the gradients of several processes meet, between the backward pass and clipping; without a call
+    /// there is one process.
+    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
+        self.steps.learner.set_collective(collective);
+    }
+
     /// Where checkpoints go that callbacks ask for ([`Fit::request_checkpoint`]).
     pub fn save_to(&mut self, run_dir: RunDir) {
         self.saving.save_to(run_dir);
@@ -117,9 +124,7 @@ impl<'a> Trainer<'a> {
         self.saving.resume(&checkpoint)?;
         let mut progress = checkpoint.state.progress();
         let (config, state) = (self.run.config, checkpoint.state.resume.clone());
-        self.steps
-            .learner
-            .resume(&checkpoint, state.optimizer_steps)?;
+        self.steps.learner.resume(&checkpoint)?;
         self.steps.totals = Totals::restore(state.totals, self.run.vae.device());
         self.recovery.resume(config, &checkpoint)?;
         if config.checkpoints.metric != checkpoint.state.config.checkpoints.metric {
@@ -198,6 +203,7 @@ impl<'a> Trainer<'a> {
                 learning_rate_factor: self.run.controls.learning_rate_factor
                     * self.run.progress.learning_rate_scale,
                 objective_step: self.run.controls.objective_step,
+                learning_rate_scale: self.run.progress.learning_rate_scale,
             };
             self.recovery.note(n_steps, controls);
             let step = self.steps.step(&batch, n_steps, controls)?;
@@ -303,12 +309,13 @@ impl<'a> Trainer<'a> {
             config,
             ..
         } = self.run;
-        let evaluation = evaluate(
+        let evaluation = evaluate_against(
             vae,
             config,
             self.evaluated(),
             splits.train.len(),
             config.objective.settled_step(),
+            self.steps.learner.networks(),
         );
         self.steps.learner.use_raw()?;
         let evaluation = evaluation?;

@@ -63,6 +63,45 @@ fn numbers_that_no_run_has_are_refused_by_name() {
             "objective.estimator.miwae = { bounds = 100000, samples = 100000 }",
             "bounds × samples",
         ),
+        ("objective.regularizer.factor.gamma = -1.0", "factor.gamma"),
+        ("objective.regularizer.factor.hidden = [0]", "factor.hidden"),
+        (
+            "players.discriminator.every = 2",
+            "players.discriminator: the objective has no players",
+        ),
+        (
+            "objective.regularizer.factor = {}\nplayers.critic.every = 2",
+            "players.critic: the objective has discriminator",
+        ),
+        (
+            "objective.regularizer.factor = {}\nplayers.discriminator.every = 0",
+            "players.discriminator.every",
+        ),
+        (
+            "objective.regularizer.factor = {}\nplayers.discriminator.schedule.plateau = {}",
+            "players.discriminator.schedule",
+        ),
+        (
+            "objective.regularizer.factor = {}\nplayers.discriminator.optimizer.adam.beta1 = 1.0",
+            "players.discriminator.optimizer.adam.beta1",
+        ),
+        (
+            "objective.regularizer.factor = {}\nplayers.discriminator.clip.norm = 0.0",
+            "players.discriminator.clip.norm",
+        ),
+        (
+            "objective.regularizer.factor = {}\nmodel.posterior = 'von_mises_fisher'\n\
+             model.prior = 'hyperspherical_uniform'",
+            "its permuted latents would leave the sphere",
+        ),
+        (
+            "objective.regularizer.factor = {}\nmodel.posterior = 'deterministic'",
+            "objective.regularizer.factor: the posterior deterministic has no density",
+        ),
+        (
+            "objective.regularizer.factor = {}\nobjective.estimator.iwae = {}",
+            "objective.estimator.iwae",
+        ),
         ("model.latent_dims = 0", "model.latent_dims"),
         (
             "model.latent_dims = 9223372036854775807",

@@ -153,6 +153,30 @@ const EVERYTHING: &str = "[training]\nema_decay = 0.9\nmicro_batch_size = 3\ncli
 const BATCH_NORM: &str = "[model.network.conv_batch_norm]\nchannels = [4]\n\
      [model.likelihood.gaussian]\nsigma = \"learned\"\n[training]\nema_decay = 0.9\n";
 
+/// A second player with everything that a player may have.
+const FACTOR: &str = "[objective.regularizer.factor]\nhidden = [5]\n[training]\nema_decay = 0.9\n\
+     micro_batch_size = 5\n[players.discriminator]\nema_decay = 0.9\nevery = 2\nclip.norm = 0.5\n\
+     schedule.cosine.warm_up_steps = 3\n[checkpoints]\nmetric = 'total_correlation'\n";
+
+#[test]
+fn a_run_of_two_players_that_was_killed_amid_an_epoch_ends_as_one_that_was_not() {
+    let config = config(FACTOR);
+    let straight = new_run(&config);
+    train(&straight.run_dir, &config, false, StopAt::Never);
+    let run = new_run(&config);
+    train(&run.run_dir, &config, false, StopAt::Epoch(2));
+    train(&run.run_dir, &config, true, StopAt::Step(8));
+    // Killed after step 8: nothing was saved since the second epoch.
+    let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
+    assert_eq!(newest.state.position.steps, 8);
+    assert!(newest.folder.join("players.safetensors").exists());
+    fs::remove_dir_all(newest.folder).expect("removed");
+    train(&run.run_dir, &config, true, StopAt::Never);
+    assert!(contents(&run.run_dir) == contents(&straight.run_dir));
+    let of = |run: &Run| metrics(&run.run_dir.metrics_file());
+    assert_eq!(of(&run), of(&straight));
+}
+
 #[test]
 fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
     let half = "[training]\nprecision = \"bf16\"\n";
@@ -168,6 +192,7 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "[optimizer.sgd]\nmomentum = 0.9\n[schedule.plateau]\npatience = 0\n",
         "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
         BATCH_NORM,
+        FACTOR,
         // Terms of its own, one of which chooses.
         "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];

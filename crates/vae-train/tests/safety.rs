@@ -91,6 +91,20 @@ fn a_step_too_large_is_taken_back_and_tried_smaller() {
 }
 
 #[test]
+fn a_step_too_large_of_a_second_player_is_taken_back_too() {
+    let config = config(
+        "players.discriminator.optimizer.sgd.learning_rate = 1e20\n\
+         objective.regularizer.factor.hidden = [5]\n[safety]\nlearning_rate_factor = 1e-22\n",
+    );
+    let (outcome, _) = train(&config, None);
+    outcome.ended.expect("it recovers");
+    let incidents = &outcome.progress.incidents;
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    let record = outcome.progress.last_validation.expect("a record");
+    assert!(record.named["discriminator_loss"].is_finite());
+}
+
+#[test]
 fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() {
     // With a factor of 1 nothing is left of the fault.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");

@@ -6,10 +6,9 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use anyhow::{Context, Result, bail, ensure};
+use vae_base::NpyHeader;
 
 use super::{Field, FieldKind, Latents, Number, Values, write_reals};
-
-const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
 /// Bytes before the numbers: room for any number of rows, and a multiple of 64.
 const N_HEADER: usize = 128;
@@ -24,19 +23,12 @@ pub(super) struct Writer {
 }
 
 fn header(n_rows: usize, width: Option<usize>) -> Vec<u8> {
-    let shape = match width {
-        Some(width) => format!("({n_rows}, {width})"),
-        None => format!("({n_rows},)"),
+    let header = NpyHeader {
+        descr: "<f4".to_owned(),
+        fortran_order: false,
+        shape: [Some(n_rows), width].into_iter().flatten().collect(),
     };
-    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
-    let mut bytes = Vec::with_capacity(N_HEADER);
-    bytes.extend(MAGIC);
-    bytes.extend([1, 0]);
-    bytes.extend((N_HEADER as u16 - 10).to_le_bytes());
-    bytes.extend(dict.bytes());
-    bytes.resize(N_HEADER - 1, b' ');
-    bytes.push(b'\n');
-    bytes
+    header.to_bytes(N_HEADER)
 }
 
 impl Writer {
@@ -82,29 +74,11 @@ impl Reader {
     pub(super) fn new(file: File) -> Result<Reader> {
         let n_bytes = file.metadata()?.len();
         let mut file = BufReader::new(file);
-        let mut start = [0; 8];
-        file.read_exact(&mut start).context("no npy file")?;
-        ensure!(start[..6] == MAGIC[..], "no npy file");
-        // Version 2 and 3 have a length of four bytes.
-        let n_header = match start[6] {
-            1 => {
-                let mut length = [0; 2];
-                file.read_exact(&mut length)?;
-                u64::from(u16::from_le_bytes(length))
-            }
-            2 | 3 => {
-                let mut length = [0; 4];
-                file.read_exact(&mut length)?;
-                u64::from(u32::from_le_bytes(length))
-            }
-            version => bail!("an npy file of version {version}, expected 1, 2 or 3"),
-        };
-        let mut header = Vec::new();
-        (&mut file)
-            .take(n_header.min(1 << 16))
-            .read_to_end(&mut header)?;
-        let header = String::from_utf8_lossy(&header).into_owned();
-        let kind = entry(&header, "descr")?.trim_matches(['\'', '"']);
+        let NpyHeader {
+            descr: kind,
+            fortran_order: by_columns,
+            shape,
+        } = NpyHeader::read(&mut file).context("no npy file")?;
         let number = match kind.trim_start_matches(['<', '>']) {
             "f2" => Number::F16,
             "f4" => Number::F32,
@@ -114,24 +88,11 @@ impl Reader {
                  array.astype('float32')"
             ),
         };
-        let by_columns = match entry(&header, "fortran_order")? {
-            "False" => false,
-            "True" => true,
-            other => bail!("fortran_order is {other}, expected True or False"),
-        };
-        let shape = entry(&header, "shape")?;
-        let sides: Option<Vec<usize>> = shape
-            .trim_matches(['(', ')'])
-            .split(',')
-            .map(str::trim)
-            .filter(|side| !side.is_empty())
-            .map(|side| side.parse().ok())
-            .collect();
-        let (n_left, width) = match sides.as_deref() {
-            Some(&[n_rows, width]) => (n_rows, width),
+        let (n_left, width) = match shape[..] {
+            [n_rows, width] => (n_rows, width),
             // One latent by itself.
-            Some(&[width]) => (1, width),
-            _ => bail!("an array of shape {shape}, expected a row for each latent"),
+            [width] => (1, width),
+            _ => bail!("an array of shape {shape:?}, expected a row for each latent"),
         };
         let wanted = n_left as u128 * width as u128 * number.n_bytes() as u128;
         let start = file.stream_position()?;
@@ -190,40 +151,15 @@ impl Reader {
     }
 }
 
-/// The value of a key in the header, a Python dictionary.
-fn entry<'a>(header: &'a str, key: &str) -> Result<&'a str> {
-    let value = ["'", "\""].iter().find_map(|quote| {
-        let start = header.find(&format!("{quote}{key}{quote}"))?;
-        let (_, value) = header[start..].split_once(':')?;
-        let value = value.trim_start();
-        // A shape has commas of its own.
-        let end = match value.starts_with('(') {
-            true => value.find(')')? + 1,
-            false => value.find([',', '}'])?,
-        };
-        Some(value[..end].trim())
-    });
-    value.with_context(|| format!("an npy header without {key}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numpys_own_headers_are_understood() {
-        let numpy = "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 20), }   \n";
-        assert_eq!(entry(numpy, "descr").unwrap(), "'<f8'");
-        assert_eq!(entry(numpy, "fortran_order").unwrap(), "False");
-        assert_eq!(entry(numpy, "shape").unwrap(), "(3, 20)");
-        assert!(entry(numpy, "order").is_err());
-    }
-
-    #[test]
     fn columns_are_read_as_rows_however_many_at_a_time() {
         // numpy.save of numpy.asfortranarray([[1, 2], [3, 4], [5, 6]]) as float64.
         let dict = "{'descr': '<f8', 'fortran_order': True, 'shape': (3, 2), }";
-        let mut bytes = [MAGIC, &[1, 0, 118, 0][..], dict.as_bytes()].concat();
+        let mut bytes = [&b"\x93NUMPY"[..], &[1, 0, 118, 0], dict.as_bytes()].concat();
         bytes.resize(127, b' ');
         bytes.push(b'\n');
         bytes.extend(

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::at_least_0;
-use super::unfit;
+use super::{TOTAL_CORRELATION, unfit};
 use crate::math::standard_normal_log_prob;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
@@ -46,9 +46,6 @@ impl Default for BetaTcConfig {
 /// The information that z has about the image.
 pub(super) const MUTUAL_INFORMATION: Term =
     Term::new("mutual_information", Term::NATS, Direction::Neither);
-/// The total correlation of the latent dimensions.
-pub(super) const TOTAL_CORRELATION: Term =
-    Term::new("total_correlation", Term::NATS, Direction::Lower);
 /// The sum over dimensions of their distances from the prior.
 pub(super) const DIMENSION_WISE_KL: Term =
     Term::new("dimension_wise_kl", Term::NATS, Direction::Lower);

@@ -7,14 +7,16 @@ mod checks;
 mod decoder_penalty;
 mod dip;
 mod estimator;
+mod factor;
 mod kl;
 mod latent_norm;
 mod mmd;
 mod pixel_mean;
+mod player;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 pub use beta_tc::{AggregateSampling, BetaTcConfig};
@@ -22,10 +24,12 @@ pub use capacity::CapacityConfig;
 pub use decoder_penalty::{DecoderPenalty, DecoderWeightConfig};
 pub use dip::{DipConfig, DipVariant};
 pub use estimator::{CiwaeConfig, ElboConfig, Estimator, IwaeConfig, NestedConfig};
+pub use factor::FactorConfig;
 pub use kl::{BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, KlConfig};
 pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
 pub use pixel_mean::PixelMeanConfig;
+pub use player::{Losses, PlayerNetwork};
 
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
@@ -63,6 +67,8 @@ pub enum Regularizer {
     Capacity(CapacityConfig),
     /// The three parts of the kl, each with its own weight (β-TC-VAE).
     BetaTc(BetaTcConfig),
+    /// kl, and the total correlation as a discriminator estimates it (FactorVAE).
+    Factor(FactorConfig),
     /// kl, and a penalty on the distance of the latents' covariance from the identity (DIP-VAE).
     Dip(DipConfig),
     /// The discrepancy between the aggregate posterior and the prior (WAE-MMD, InfoVAE).
@@ -93,6 +99,9 @@ pub struct LossContext<'a> {
 /// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
 pub(crate) const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
 
+/// The total correlation of the latent dimensions, however it is estimated.
+const TOTAL_CORRELATION: Term = Term::new("total_correlation", Term::NATS, Direction::Lower);
+
 impl Regularizer {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
@@ -100,6 +109,7 @@ impl Regularizer {
             Self::Kl(config) => config.check(),
             Self::Capacity(config) => config.check(),
             Self::BetaTc(config) => config.check(),
+            Self::Factor(config) => config.check(),
             Self::Dip(config) => config.check(),
             Self::Mmd(config) => config.check(),
             Self::LatentNorm(config) => config.check(),
@@ -114,6 +124,7 @@ impl Regularizer {
             Self::Kl(_) => "kl",
             Self::Capacity(_) => "capacity",
             Self::BetaTc(_) => "beta_tc",
+            Self::Factor(_) => "factor",
             Self::Dip(_) => "dip",
             Self::Mmd(_) => "mmd",
             Self::LatentNorm(_) => "latent_norm",
@@ -130,9 +141,10 @@ impl Regularizer {
             Self::Capacity(_) => vec![capacity::CAPACITY_GAP],
             Self::BetaTc(_) => vec![
                 beta_tc::MUTUAL_INFORMATION,
-                beta_tc::TOTAL_CORRELATION,
+                TOTAL_CORRELATION,
                 beta_tc::DIMENSION_WISE_KL,
             ],
+            Self::Factor(_) => vec![TOTAL_CORRELATION, factor::LOSS, factor::ACCURACY],
             Self::Dip(_) => vec![dip::OFF_DIAGONAL, dip::ON_DIAGONAL],
             Self::Mmd(_) => vec![mmd::DISCREPANCY],
             Self::LatentNorm(_) => vec![latent_norm::SQUARED_NORM],
@@ -143,8 +155,29 @@ impl Regularizer {
         }
     }
 
-    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch. Its parts
-    /// become `terms`.
+    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch; and the losses
+    /// of the players beside the model. The parts become `terms`.
+    ///
+    /// # Errors
+    /// Draws of a model that it does not fit.
+    fn losses(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        players: &[PlayerNetwork],
+        generator: &mut Generator,
+        terms: &mut Terms,
+    ) -> Result<(Tensor, Vec<Option<Tensor>>), ModelError> {
+        match self {
+            Self::Factor(config) => {
+                let (penalty, loss) = config.losses(draws, players.first(), generator, terms)?;
+                Ok((penalty, vec![loss]))
+            }
+            _ => Ok((self.penalty(draws, context, generator, terms)?, vec![])),
+        }
+    }
+
+    /// The penalty of a regularizer without players.
     ///
     /// # Errors
     /// Draws of a model that it does not fit.
@@ -160,6 +193,7 @@ impl Regularizer {
             Self::Kl(config) => config.penalty(draws, context.step, terms),
             Self::Capacity(config) => config.penalty(draws, context.step, terms),
             Self::BetaTc(config) => config.penalty(draws, context.n_images, terms),
+            Self::Factor(config) => Ok(config.losses(draws, None, generator, terms)?.0),
             Self::Dip(config) => config.penalty(draws, terms),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
@@ -221,12 +255,51 @@ impl Objective {
         context: LossContext,
         generator: &mut Generator,
     ) -> Result<(Tensor, Terms), ModelError> {
+        let losses = self.losses(draws, context, &[], generator)?;
+        Ok((losses.model, losses.terms))
+    }
+
+    /// The players that the objective trains beside the model, by their names in a config.
+    #[must_use]
+    pub fn player_names(&self) -> Vec<&'static str> {
+        match &self.regularizer {
+            Regularizer::Factor(_) => vec![factor::DISCRIMINATOR],
+            _ => vec![],
+        }
+    }
+
+    /// Their networks with fresh weights, which follow from the seed, for a model of so many latent dimensions.
+    #[must_use]
+    pub fn players(&self, latent_dims: i64, seed: u64, device: Device) -> Vec<PlayerNetwork> {
+        match &self.regularizer {
+            Regularizer::Factor(config) => {
+                vec![config.discriminator(latent_dims, seed, device)]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// The loss of every player, the model and the objective's own `players`. Without these
+    /// ([`Self::loss`]) the model's loss lacks what they would say of it.
+    ///
+    /// # Errors
+    /// As of [`Self::loss`].
+    pub fn losses(
+        &self,
+        draws: &Draws,
+        context: LossContext,
+        players: &[PlayerNetwork],
+        generator: &mut Generator,
+    ) -> Result<Losses, ModelError> {
         let mut terms = Terms::default();
+        let mut player_losses = Vec::new();
         let loss = match self.estimator.bound(draws)? {
             Some(bound) => -bound.mean(Kind::Float),
             None => {
                 let regularizer = &self.regularizer;
-                let penalty = regularizer.penalty(draws, context, generator, &mut terms)?;
+                let (penalty, losses) =
+                    regularizer.losses(draws, context, players, generator, &mut terms)?;
+                player_losses = losses;
                 let clipped = match &self.regularizer {
                     Regularizer::PixelMean(config) => config.clipped_reconstruction(draws),
                     _ => None,
@@ -257,7 +330,11 @@ impl Objective {
             }
             None => loss,
         };
-        Ok((loss, terms))
+        Ok(Losses {
+            model: loss,
+            players: player_losses,
+            terms,
+        })
     }
 
     /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss

@@ -3,9 +3,12 @@
 mod checkpoints;
 mod early_stopping;
 mod optimizer;
+mod players;
 mod precision;
 mod safety;
 mod schedule;
+
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,7 @@ pub use early_stopping::EarlyStoppingConfig;
 pub use optimizer::{
     AdamConfig, AdamwConfig, ClipConfig, OptimizerConfig, RmspropConfig, SgdConfig,
 };
+pub use players::PlayerConfig;
 pub use precision::Precision;
 pub use safety::SafetyConfig;
 pub use schedule::{
@@ -47,6 +51,10 @@ pub struct RunConfig {
     /// How the learning rate changes over the steps.
     #[serde(default)]
     pub schedule: Schedule,
+    /// The players that the objective trains beside the model, such as a discriminator, each by its name. A
+    /// player without a table is trained by the defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub players: BTreeMap<String, PlayerConfig>,
     /// Epochs, batches, precision and gradient clipping.
     #[serde(default)]
     pub training: TrainingConfig,
@@ -224,6 +232,29 @@ impl RunConfig {
         terms
     }
 
+    /// How a player beside the model is trained.
+    #[must_use]
+    pub fn player(&self, name: &str) -> PlayerConfig {
+        self.players.get(name).cloned().unwrap_or_default()
+    }
+
+    /// Refuses players that the objective does not have.
+    fn check_players(&self) -> Result<(), RunError> {
+        let known = self.objective.player_names();
+        for (name, player) in &self.players {
+            if !known.contains(&name.as_str()) {
+                let has = match &known[..] {
+                    [] => "has no players beside the model".to_owned(),
+                    known => format!("has {}", known.join(", ")),
+                };
+                let problem = format!("the objective {has}");
+                return Err(RunError::config(format!("players.{name}"), problem));
+            }
+            player.check(name)?;
+        }
+        Ok(())
+    }
+
     /// How epochs are compared by a metric.
     #[must_use]
     pub fn ranking(&self, metric: &Metric) -> Ranking {
@@ -279,6 +310,7 @@ impl RunConfig {
         if let Some(early_stopping) = &self.early_stopping {
             early_stopping.check()?;
         }
+        self.check_players()?;
         for (key, metric) in self.chosen_metrics() {
             metric.check(key, &self.model, &self.terms())?;
         }

@@ -201,7 +201,7 @@ impl OptimizerConfig {
                 range::at_least_0("optimizer.sgd.weight_decay", c.weight_decay)?;
                 if c.nesterov && c.momentum == 0.0 {
                     return Err(RunError::Config {
-                        key: "optimizer.sgd.nesterov",
+                        key: "optimizer.sgd.nesterov".into(),
                         problem: "found true with optimizer.sgd.momentum 0, a positive momentum \
                                   is needed"
                             .to_owned(),

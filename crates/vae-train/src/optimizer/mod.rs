@@ -108,6 +108,14 @@ impl Optimizer {
         Ok(loss.f_backward()?)
     }
 
+    /// The gradients of the variables that a loss has reached since [`zero_grad`](Self::zero_grad), in the
+    /// order of the variables. They share memory with those that the next step takes.
+    #[must_use]
+    pub fn gradients(&self) -> Vec<Tensor> {
+        let gradients = self.variables.iter().map(|variable| variable.value.grad());
+        gradients.filter(Tensor::defined).collect()
+    }
+
     /// Clips the gradients and goes one step downhill. Variables that no loss has reached since
     /// [`zero_grad`](Self::zero_grad) stay as they are, with their moments.
     ///

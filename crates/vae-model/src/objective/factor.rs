@@ -1,0 +1,312 @@
+//! `objective.regularizer.factor`: the total correlation as a discriminator estimates it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::nn::{Linear, Module};
+use tch::{Device, Kind, Tensor};
+use vae_torch::Generator;
+
+use super::checks::at_least_0;
+use super::{PlayerNetwork, TOTAL_CORRELATION, kl_of};
+use crate::nn::{self, Init};
+use crate::{Direction, Draws, ModelError, Term, Terms};
+
+/// kl + γ·TC(z) (FactorVAE, Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, eq. 2). The total correlation
+/// KL(q(z) ‖ Π_j q(z_j)) is estimated by a discriminator D that tells latents of q(z) from latents whose
+/// dimensions were permuted across the batch: TC ≈ mean of log D(z)/(1 − D(z)) (eq. 3). The discriminator is a
+/// player of its own, `[players.discriminator]`.
+///
+/// In Algorithm 2 the permuted latents are of a second batch. Here a batch is split: the discriminator compares
+/// the latents of the first half with the permuted ones of the second. The model's term is of the whole batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FactorConfig {
+    /// γ, the weight of the total correlation. Default 35, the paper's best on dSprites.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub gamma: f64,
+    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them. Default six
+    /// layers of 1000.
+    pub hidden: Vec<i64>,
+}
+
+impl Default for FactorConfig {
+    fn default() -> Self {
+        Self {
+            gamma: 35.0,
+            hidden: vec![1000; 6],
+        }
+    }
+}
+
+/// The discriminator's name among the players.
+pub(super) const DISCRIMINATOR: &str = "discriminator";
+
+/// The share of the discriminator's answers that are right; ½ where it cannot tell the two apart.
+pub(super) const ACCURACY: Term =
+    Term::new("discriminator_accuracy", Term::NO_UNIT, Direction::Neither);
+/// Its cross-entropy in nats for each latent; ln 2 where it cannot tell the two apart.
+pub(super) const LOSS: Term =
+    Term::new("discriminator_loss", "nats per latent", Direction::Neither);
+
+impl FactorConfig {
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        at_least_0("objective.regularizer.factor.gamma", self.gamma)?;
+        const WIDEST: i64 = 1 << 16;
+        const MOST_LAYERS: usize = 100;
+        let key = "objective.regularizer.factor.hidden";
+        if self.hidden.len() > MOST_LAYERS {
+            let n = self.hidden.len();
+            let problem = format!("found {n} layers, at most {MOST_LAYERS} are possible");
+            return Err(ModelError::config(key, problem));
+        }
+        match self.hidden.iter().find(|n| !(1..=WIDEST).contains(*n)) {
+            Some(n) => {
+                let problem = format!("found {n}, numbers from 1 to {WIDEST} are needed");
+                Err(ModelError::config(key, problem))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A discriminator of latents `[N, Z]` with fresh weights. It gives two logits for each, `[N, 2]`: of q(z),
+    /// and of permuted dimensions.
+    pub(super) fn discriminator(
+        &self,
+        latent_dims: i64,
+        seed: u64,
+        device: Device,
+    ) -> PlayerNetwork {
+        PlayerNetwork::new(DISCRIMINATOR, seed, device, |path| {
+            let mut widths = vec![latent_dims];
+            widths.extend(&self.hidden);
+            widths.push(2);
+            let layer = |(i, pair): (usize, &[i64])| {
+                // As PyTorch draws fresh linear layers.
+                let bound = 1.0 / (pair[0] as f64).sqrt();
+                let init = Init::Uniform {
+                    lo: -bound,
+                    up: bound,
+                };
+                nn::linear(&(path / i), pair[0], pair[1], init, init)
+            };
+            LeakyMlp(widths.windows(2).enumerate().map(layer).collect())
+        })
+    }
+
+    /// The penalty in nats, and the discriminator's loss where there are latents to compare. Without a
+    /// discriminator the penalty is the kl alone.
+    pub(super) fn losses(
+        &self,
+        draws: &Draws,
+        discriminator: Option<&PlayerNetwork>,
+        generator: &mut Generator,
+        terms: &mut Terms,
+    ) -> Result<(Tensor, Option<Tensor>), ModelError> {
+        let kl = kl_of(draws, "factor")?.mean(Kind::Float);
+        let Some(discriminator) = discriminator else {
+            return Ok((kl, None));
+        };
+        let latents = draws.latents.select(0, 0); // [B, Z]
+        let total_correlation = log_ratio(&discriminator.judge(&latents)).mean(Kind::Float);
+        terms.push(TOTAL_CORRELATION, &total_correlation);
+        let n_half = latents.size()[0] / 2;
+        let loss = (n_half > 0).then(|| {
+            let real = latents.narrow(0, 0, n_half);
+            let permuted = permute_dimensions(&latents.narrow(0, n_half, n_half), generator);
+            let (loss, accuracy) = discriminate(discriminator, &real, &permuted);
+            terms.push(LOSS, &loss);
+            terms.push(ACCURACY, &accuracy);
+            loss
+        });
+        Ok((kl + total_correlation * self.gamma, loss))
+    }
+}
+
+/// log D(z)/(1 − D(z)) of logits `[N, 2]`, `[N]`.
+fn log_ratio(logits: &Tensor) -> Tensor {
+    logits.select(1, 0) - logits.select(1, 1)
+}
+
+/// The discriminator's cross-entropy on latents of q(z) and as many permuted ones, and the share of its answers
+/// that are right: scalars.
+fn discriminate(
+    discriminator: &PlayerNetwork,
+    real: &Tensor,
+    permuted: &Tensor,
+) -> (Tensor, Tensor) {
+    let of = |latents: &Tensor, sign: f64| {
+        // log D(z) = −softplus(−logit), of the other class with the sign turned.
+        let logit = log_ratio(&discriminator.learn(latents)) * sign;
+        let right = logit.gt(0.0).to_kind(Kind::Float).mean(Kind::Float);
+        ((-logit).softplus().mean(Kind::Float), right)
+    };
+    let (real_loss, real_right) = of(real, 1.0);
+    let (permuted_loss, permuted_right) = of(permuted, -1.0);
+    (
+        (real_loss + permuted_loss) * 0.5,
+        (real_right + permuted_right) * 0.5,
+    )
+}
+
+/// Latents `[N, Z]` with the values of each dimension in an order of its own (Kim & Mnih 2018, Algorithm 1):
+/// the marginals stay, what the dimensions know of each other goes.
+pub(super) fn permute_dimensions(latents: &Tensor, generator: &mut Generator) -> Tensor {
+    let latents = latents.detach();
+    let order = generator.uniform_like(&latents).argsort(0, false); // [N, Z]
+    latents.gather(0, &order, false)
+}
+
+/// Linear layers with leaky ReLUs of slope 0.2 between them.
+#[derive(Debug)]
+struct LeakyMlp(Vec<Linear>);
+
+impl Module for LeakyMlp {
+    fn forward(&self, inputs: &Tensor) -> Tensor {
+        let mut values = inputs.shallow_clone();
+        for (i, layer) in self.0.iter().enumerate() {
+            values = layer.forward(&values);
+            if i + 1 < self.0.len() {
+                values = values.maximum(&(&values * 0.2));
+            }
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::no_grad;
+
+    use super::*;
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// Pairs of standard normal numbers with a correlation, `[n, 2]`.
+    fn pairs(n: i64, correlation: f64, generator: &mut Generator) -> Tensor {
+        let noise = generator.normal([n, 2], Device::Cpu);
+        let first = noise.select(1, 0);
+        let second =
+            &first * correlation + noise.select(1, 1) * (1.0 - correlation * correlation).sqrt();
+        Tensor::stack(&[first, second], 1)
+    }
+
+    fn correlation(pairs: &Tensor) -> f64 {
+        (pairs.select(1, 0) * pairs.select(1, 1))
+            .mean(Kind::Double)
+            .double_value(&[])
+    }
+
+    #[test]
+    fn a_permutation_keeps_the_values_of_each_dimension_and_breaks_what_they_know_of_each_other() {
+        let mut generator = Generator::cpu(3);
+        let latents = pairs(4000, 0.9, &mut generator);
+        let permuted = permute_dimensions(&latents, &mut generator);
+        for dim in 0..2 {
+            let sorted = |values: &Tensor| values.select(1, dim).sort(0, false).0;
+            assert_eq!(sorted(&latents), sorted(&permuted));
+        }
+        assert!((correlation(&latents) - 0.9).abs() < 0.05);
+        // Three standard errors of a mean of 4000 products of independent standard normal numbers.
+        assert!(correlation(&permuted).abs() < 3.0 / 4000_f64.sqrt());
+        // The two dimensions have orders of their own.
+        let orders = |dim| latents.select(1, dim).argsort(0, false);
+        assert_ne!(orders(0), orders(1));
+        let again = permute_dimensions(&latents, &mut Generator::cpu(4));
+        assert_eq!(again, permute_dimensions(&latents, &mut Generator::cpu(4)));
+        assert_ne!(again, permute_dimensions(&latents, &mut Generator::cpu(5)));
+    }
+
+    /// The total correlation of Gaussians is −½·ln det of their correlation matrix: −½·ln(1 − ρ²) of a pair.
+    #[test]
+    fn a_trained_discriminators_density_ratio_is_the_total_correlation_of_correlated_gaussians() {
+        let config = FactorConfig {
+            hidden: vec![32, 32],
+            ..Default::default()
+        };
+        for rho in [0.0, 0.8] {
+            let mut generator = Generator::cpu(1);
+            let discriminator = config.discriminator(2, 7, Device::Cpu);
+            let mut moments: Vec<[Tensor; 2]> = discriminator
+                .named_variables()
+                .iter()
+                .map(|(_, v)| [v.zeros_like(), v.zeros_like()])
+                .collect();
+            for step in 1..=600 {
+                let real = pairs(256, rho, &mut generator);
+                let permuted = permute_dimensions(&pairs(256, rho, &mut generator), &mut generator);
+                let (loss, _) = discriminate(&discriminator, &real, &permuted);
+                loss.backward();
+                // Adam, with a rate that falls to 0.
+                let rate = 5e-3 * (1.0 - f64::from(step) / 600.0);
+                let variables = discriminator.named_variables();
+                for ((_, mut variable), [mean, square]) in variables.into_iter().zip(&mut moments) {
+                    no_grad(|| {
+                        let gradient = variable.grad();
+                        *mean = &*mean * 0.9 + &gradient * 0.1;
+                        *square = &*square * 0.99 + gradient.square() * 0.01;
+                        variable -= &*mean / (square.sqrt() + 1e-8) * rate;
+                    });
+                    variable.zero_grad();
+                }
+            }
+            let latents = pairs(20_000, rho, &mut generator);
+            let found = no_grad(|| log_ratio(&discriminator.judge(&latents)).mean(Kind::Double));
+            let wanted = -0.5 * (1.0 - rho * rho).ln(); // 0 and 0.511 nats
+            let found = found.double_value(&[]);
+            assert!(
+                (found - wanted).abs() < 0.05,
+                "ρ = {rho}: {found} vs {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_discriminator_that_knows_nothing_is_wrong_half_of_the_time_and_its_ratio_is_1() {
+        let config = FactorConfig {
+            hidden: vec![],
+            ..Default::default()
+        };
+        let discriminator = config.discriminator(2, 7, Device::Cpu);
+        for (_, mut variable) in discriminator.named_variables() {
+            let _ = no_grad(|| variable.zero_());
+        }
+        let latents = Tensor::ones([4, 2], CPU);
+        let (loss, _) = discriminate(&discriminator, &latents, &latents);
+        assert!((loss.double_value(&[]) - 2_f64.ln()).abs() < 1e-6);
+        let ratio = log_ratio(&discriminator.judge(&latents));
+        assert_eq!(ratio.abs().max().double_value(&[]), 0.0);
+        // The first layer says "of q(z)" where the first latent is positive.
+        for (name, mut variable) in discriminator.named_variables() {
+            if name == "0.weight" {
+                let weight = Tensor::from_slice2(&[[1_f32, 0.0], [-1.0, 0.0]]);
+                no_grad(|| variable.copy_(&weight));
+            }
+        }
+        let (loss, accuracy) = discriminate(&discriminator, &latents, &-&latents);
+        assert_eq!(accuracy.double_value(&[]), 1.0);
+        // Logits of ±1: the ratio is 2, ln(1 + e⁻²).
+        assert!((loss.double_value(&[]) - (-2_f64).exp().ln_1p()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn each_loss_reaches_the_weights_of_its_own_player_alone() {
+        let discriminator = FactorConfig::default().discriminator(2, 7, Device::Cpu);
+        let latents = Tensor::ones([4, 2], CPU).set_requires_grad(true);
+        let reached = || {
+            let named = discriminator.named_variables();
+            named.iter().filter(|(_, v)| v.grad().defined()).count()
+        };
+        log_ratio(&discriminator.judge(&latents))
+            .sum(Kind::Float)
+            .backward();
+        assert!(latents.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);
+        assert_eq!(reached(), 0);
+
+        let latents = Tensor::ones([4, 2], CPU).set_requires_grad(true);
+        discriminate(&discriminator, &latents, &latents)
+            .0
+            .backward();
+        assert!(!latents.grad().defined());
+        assert_eq!(reached(), 14, "seven layers of weights and biases");
+    }
+}

@@ -1,0 +1,354 @@
+//! Players: sets of variables that are trained by losses of their own.
+
+use std::collections::BTreeMap;
+
+use tch::{Tensor, no_grad};
+use vae_run::{ClipConfig, OptimizerConfig, RunError, Schedule};
+
+use crate::{Collective, Ema, Optimizer, TrainError};
+
+/// Variables that are trained by a loss of their own, with everything that takes. The model is a run's first
+/// player, and mostly its only one.
+#[derive(Debug)]
+pub(crate) struct Player {
+    pub(crate) name: String,
+    /// Everything that makes it up by name, also what no gradient changes. Shares memory with the network's.
+    variables: Vec<(String, Tensor)>,
+    pub(crate) optimizer: Optimizer,
+    clip: ClipConfig,
+    ema: Option<Ema>,
+    /// A function of the run's steps; the model's is turned by the run's callbacks.
+    pub(crate) schedule: Schedule,
+    every: u64,
+}
+
+/// What a player is trained with.
+pub(crate) struct Training<'a> {
+    pub(crate) optimizer: &'a OptimizerConfig,
+    pub(crate) schedule: &'a Schedule,
+    pub(crate) clip: &'a ClipConfig,
+    pub(crate) ema_decay: Option<f64>,
+    /// Steps from one of its updates to the next.
+    pub(crate) every: u64,
+}
+
+/// Copies of everything of a player that a step changes.
+#[derive(Debug)]
+pub(crate) struct PlayerSnapshot {
+    weights: Vec<(String, Tensor)>,
+    optimizer: BTreeMap<String, Tensor>,
+    pub(crate) optimizer_steps: u64,
+    ema: Option<BTreeMap<String, Tensor>>,
+}
+
+// How the names of a snapshot's tensors begin.
+const WEIGHTS: &str = "weights/";
+const OPTIMIZER: &str = "optimizer/";
+const EMA: &str = "average/";
+
+impl PlayerSnapshot {
+    /// Its tensors, under names that begin with `prefix`.
+    pub(crate) fn named_tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
+        let weights = self
+            .weights
+            .iter()
+            .map(|(name, tensor)| (WEIGHTS, name, tensor));
+        let optimizer = self
+            .optimizer
+            .iter()
+            .map(|(name, tensor)| (OPTIMIZER, name, tensor));
+        let ema = self
+            .ema
+            .iter()
+            .flatten()
+            .map(|(name, tensor)| (EMA, name, tensor));
+        weights
+            .chain(optimizer)
+            .chain(ema)
+            .map(|(part, name, tensor)| (format!("{prefix}{part}{name}"), tensor.shallow_clone()))
+            .collect()
+    }
+
+    /// The snapshot whose [`Self::named_tensors`] are among these; they are taken out.
+    pub(crate) fn from_named_tensors(
+        tensors: &mut BTreeMap<String, Tensor>,
+        prefix: &str,
+        optimizer_steps: u64,
+    ) -> Self {
+        let mut take = |part: &str| -> BTreeMap<String, Tensor> {
+            let start = format!("{prefix}{part}");
+            let (taken, others) = std::mem::take(tensors)
+                .into_iter()
+                .partition(|(name, _)| name.starts_with(&start));
+            *tensors = others;
+            let taken: BTreeMap<String, Tensor> = taken;
+            let short = |(name, tensor): (String, Tensor)| (name[start.len()..].to_owned(), tensor);
+            taken.into_iter().map(short).collect()
+        };
+        let ema = take(EMA);
+        Self {
+            weights: take(WEIGHTS).into_iter().collect(),
+            optimizer: take(OPTIMIZER),
+            optimizer_steps,
+            ema: (!ema.is_empty()).then_some(ema),
+        }
+    }
+}
+
+impl Player {
+    /// At the start: no moments yet, the averaged weights are the weights.
+    pub(crate) fn new(name: &str, variables: Vec<(String, Tensor)>, training: &Training) -> Self {
+        let shared = || -> Vec<(String, Tensor)> {
+            let share = |(name, value): &(String, Tensor)| (name.clone(), value.shallow_clone());
+            variables.iter().map(share).collect()
+        };
+        Self {
+            name: name.to_owned(),
+            optimizer: Optimizer::new(training.optimizer, shared()),
+            clip: training.clip.clone(),
+            ema: training.ema_decay.map(|decay| Ema::new(decay, shared())),
+            schedule: training.schedule.clone(),
+            every: training.every,
+            variables,
+        }
+    }
+
+    /// Whether it takes part in step number `step`, counted from 0.
+    pub(crate) fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every)
+    }
+
+    /// Adds the gradients of its loss, a scalar, to those that are there. No gradient reaches `others`,
+    /// whatever the loss was computed from.
+    pub(crate) fn backward(&mut self, loss: &Tensor, others: &[&[Self]]) -> Result<(), TrainError> {
+        let others: Vec<&Tensor> = others
+            .iter()
+            .flat_map(|players| players.iter())
+            .flat_map(|player| &player.variables)
+            .map(|(_, variable)| variable)
+            .filter(|variable| variable.requires_grad())
+            .collect();
+        let set = |requires_grad| {
+            for variable in &others {
+                let _ = variable.set_requires_grad(requires_grad);
+            }
+        };
+        set(false);
+        let done = self.optimizer.backward(loss);
+        set(true);
+        done
+    }
+
+    /// Lets the gradients meet those of other processes, clips them and goes a step. Gives their norm of
+    /// before clipping.
+    pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<Tensor, TrainError> {
+        if collective.size() > 1 {
+            collective.all_reduce(&self.optimizer.gradients())?;
+        }
+        let gradient_norm = self.optimizer.step(&self.clip)?.gradient_norm;
+        if let Some(ema) = &mut self.ema {
+            ema.update(self.optimizer.n_steps())?;
+        }
+        Ok(gradient_norm)
+    }
+
+    /// Gives its network the averaged weights, if there are any.
+    pub(crate) fn use_averaged(&mut self) -> Result<(), TrainError> {
+        match &mut self.ema {
+            Some(ema) if !ema.is_swapped() => ema.swap(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives its network back the weights that the optimizer changes.
+    pub(crate) fn use_raw(&mut self) -> Result<(), TrainError> {
+        match &mut self.ema {
+            Some(ema) if ema.is_swapped() => ema.swap(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The average's state ([`Ema::state`]).
+    pub(crate) fn ema_state(&self) -> Option<Vec<(String, Tensor)>> {
+        self.ema.as_ref().map(Ema::state)
+    }
+
+    /// Takes up the optimizer's state, and of a player with averaged weights, which its network has, the raw
+    /// ones.
+    pub(crate) fn resume(
+        &mut self,
+        optimizer_steps: u64,
+        optimizer: &BTreeMap<String, Tensor>,
+        raw: impl FnOnce() -> Result<BTreeMap<String, Tensor>, RunError>,
+    ) -> Result<(), TrainError> {
+        self.optimizer.load_state(optimizer_steps, optimizer)?;
+        if let Some(ema) = &mut self.ema {
+            let raw = raw()?;
+            // The network has the averaged ones, as when the checkpoint was written.
+            ema.swap()?;
+            ema.load_state(&raw)?;
+            ema.swap()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self) -> PlayerSnapshot {
+        let copies = |tensors: &[(String, Tensor)]| -> Vec<(String, Tensor)> {
+            let copy = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.detach().copy());
+            tensors.iter().map(copy).collect()
+        };
+        PlayerSnapshot {
+            weights: copies(&self.variables),
+            optimizer: copies(&self.optimizer.state()).into_iter().collect(),
+            optimizer_steps: self.optimizer.n_steps(),
+            ema: self
+                .ema_state()
+                .map(|ema| copies(&ema).into_iter().collect()),
+        }
+    }
+
+    pub(crate) fn restore(&mut self, snapshot: &PlayerSnapshot) -> Result<(), TrainError> {
+        let saved: BTreeMap<_, _> = snapshot.weights.iter().map(|(n, t)| (n, t)).collect();
+        for (name, variable) in &self.variables {
+            if let Some(saved) = saved.get(name) {
+                no_grad(|| variable.shallow_clone().f_copy_(saved))?;
+            }
+        }
+        self.optimizer
+            .load_state(snapshot.optimizer_steps, &snapshot.optimizer)?;
+        if let (Some(ema), Some(saved)) = (&mut self.ema, &snapshot.ema) {
+            ema.load_state(saved)?;
+        }
+        Ok(())
+    }
+
+    /// Everything of it that a checkpoint keeps, for a player beside the model; to be called while averaged
+    /// weights are in use.
+    pub(crate) fn checkpoint_tensors(&self) -> Vec<(String, Tensor)> {
+        let prefix = prefix(&self.name);
+        let part = |part: &'static str, tensors: Vec<(String, Tensor)>| {
+            let prefix = prefix.clone();
+            tensors
+                .into_iter()
+                .map(move |(name, tensor)| (format!("{prefix}{part}{name}"), tensor))
+        };
+        let weights = self.variables.iter();
+        let weights = weights.map(|(name, value)| (name.clone(), value.shallow_clone()));
+        part(WEIGHTS, weights.collect())
+            .chain(part(OPTIMIZER, self.optimizer.state()))
+            .chain(part(EMA, self.ema_state().unwrap_or_default()))
+            .collect()
+    }
+
+    /// Takes up what [`Self::checkpoint_tensors`] gave, and takes it out of `tensors`.
+    pub(crate) fn resume_beside(
+        &mut self,
+        tensors: &mut BTreeMap<String, Tensor>,
+        optimizer_steps: u64,
+    ) -> Result<(), TrainError> {
+        let prefix = prefix(&self.name);
+        let saved = PlayerSnapshot::from_named_tensors(tensors, &prefix, optimizer_steps);
+        let weights = self.variables.iter();
+        let weights = weights.map(|(name, value)| (name.clone(), value.shallow_clone()));
+        let found = saved.weights.into_iter().collect();
+        crate::optimizer::assign_state("player", weights.collect(), &found)?;
+        let raw = saved.ema.unwrap_or_default();
+        self.resume(optimizer_steps, &saved.optimizer, || Ok(raw))
+    }
+
+    /// The variables by name; of a player beside the model the name begins with its own.
+    pub(crate) fn variables(&self) -> &[(String, Tensor)] {
+        &self.variables
+    }
+}
+
+/// How the names of a player's tensors begin in checkpoints.
+pub(crate) fn prefix(name: &str) -> String {
+    format!("players/{name}/")
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::collective::Alone;
+
+    fn variable(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).set_requires_grad(true)
+    }
+
+    /// Plain gradient descent with a rate of 1.
+    fn player(name: &str, variable: &Tensor, clip: &str) -> Player {
+        let optimizer = toml::from_str("sgd.learning_rate = 1.0").expect("an optimizer");
+        let training = Training {
+            optimizer: &optimizer,
+            schedule: &Schedule::Constant,
+            clip: &toml::from_str(clip).expect("bounds"),
+            ema_decay: None,
+            every: 3,
+        };
+        let variables = vec![("weight".to_owned(), variable.shallow_clone())];
+        Player::new(name, variables, &training)
+    }
+
+    #[test]
+    fn a_loss_reaches_its_own_player_alone_whatever_it_is_computed_from() {
+        let (a, b) = (variable(&[2.0, 3.0]), variable(&[5.0, 7.0]));
+        let (mut first, mut second) = (player("a", &a, ""), player("b", &b, ""));
+        let loss = || (&a * &b).sum(Kind::Float);
+        first
+            .backward(&loss(), &[&[], std::slice::from_ref(&second)])
+            .expect("gradients");
+        assert_eq!(a.grad(), Tensor::from_slice(&[5_f32, 7.0]));
+        assert!(!b.grad().defined());
+        second
+            .backward(&loss(), &[std::slice::from_ref(&first)])
+            .expect("gradients");
+        assert_eq!(a.grad(), Tensor::from_slice(&[5_f32, 7.0]));
+        assert_eq!(b.grad(), Tensor::from_slice(&[2_f32, 3.0]));
+        assert!(a.requires_grad() && b.requires_grad());
+        let due: Vec<u64> = (0..7).filter(|&step| first.is_due(step)).collect();
+        assert_eq!(due, [0, 3, 6]);
+    }
+
+    /// Another process whose gradients are three times as large: the mean of both is twice ours.
+    #[derive(Debug)]
+    struct WithAnother;
+
+    impl Collective for WithAnother {
+        fn rank(&self) -> usize {
+            0
+        }
+
+        fn size(&self) -> usize {
+            2
+        }
+
+        fn all_reduce(&self, gradients: &[Tensor]) -> Result<(), TrainError> {
+            for gradient in gradients {
+                let _ = gradient.shallow_clone().f_mul_scalar_(2.0)?;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn gradients_of_several_processes_meet_before_they_are_clipped() {
+        // A gradient of (3, 4), doubled (6, 8) of norm 10, clipped to a norm of 5 it is (3, 4) again.
+        for (collective, clip, norm, wanted) in [
+            (&Alone as &dyn Collective, "", 5.0, [-3_f32, -4.0]),
+            (&WithAnother, "", 10.0, [-6.0, -8.0]),
+            (&WithAnother, "norm = 5.0", 10.0, [-3.0, -4.0]),
+        ] {
+            let weight = variable(&[0.0, 0.0]);
+            let mut player = player("a", &weight, clip);
+            let loss = (&weight * Tensor::from_slice(&[3_f32, 4.0])).sum(Kind::Float);
+            player.backward(&loss, &[]).expect("gradients");
+            let found = player.step(collective).expect("a step");
+            assert!((found.double_value(&[]) - norm).abs() < 1e-5);
+            let difference = (weight - Tensor::from_slice(&wanted)).abs().max();
+            assert!(difference.double_value(&[]) < 1e-5, "{clip}");
+        }
+    }
+}
