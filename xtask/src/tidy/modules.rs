@@ -92,12 +92,14 @@ pub(super) const ORDERS: &[Order] = &[
             "import",
             "part",
             "vae",
+            "code_use",
             "objective",
             "compatibility",
             "export",
             "summary",
         ],
-        upward: &[],
+        // The names of what is counted of codes are beside the counting.
+        upward: &[("config", "code_use")],
     },
     Order {
         krate: "vae-run",
