@@ -98,7 +98,8 @@ pub(super) const ORDERS: &[Order] = &[
             "export",
             "summary",
         ],
-        upward: &[],
+        // The names of what is counted of codes are beside the counting.
+        upward: &[("config", "code_use")],
     },
     Order {
         krate: "vae-run",
