@@ -16,6 +16,9 @@ use crate::RunConfig;
 /// `#[schemars(extend("x-resume" = true))]`.
 const MAY_CHANGE: &str = "x-resume";
 
+/// Stands for any name, in tables whose keys are names of the user's or of a part: `players.NAME`.
+pub const ANY_NAME: &str = "NAME";
+
 /// One key of a config, or one of the alternatives for its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
@@ -118,10 +121,8 @@ impl Setting {
     /// The setting of a dotted key.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<&Setting> {
-        self.path(key)
-            .last()
-            .copied()
-            .filter(|found| found.key == key)
+        let n_names = key.split('.').filter(|name| !name.is_empty()).count();
+        self.path(key).get(n_names).copied()
     }
 
     /// The settings on the way to a dotted key, itself first, as far as there are any.
@@ -130,7 +131,7 @@ impl Setting {
         let mut current = self;
         for name in key.split('.') {
             let mut children = current.children().iter();
-            match children.find(|child| child.name() == name && !child.key.is_empty()) {
+            match children.find(|child| [name, ANY_NAME].contains(&child.name())) {
                 Some(child) => current = child,
                 None => break,
             }
@@ -411,6 +412,12 @@ impl<'s> Reader<'s> {
         if let Some(Value::Object(properties)) = schema.get("properties") {
             return Kind::Table(self.keys(key, schema, properties));
         }
+        if let Some(values) = schema
+            .get("additionalProperties")
+            .filter(|values| values.is_object())
+        {
+            return Kind::Table(vec![self.setting(&below(key, ANY_NAME), values)]);
+        }
         let choices = ["oneOf", "anyOf"]
             .iter()
             .find_map(|word| schema.get(word)?.as_array());
@@ -612,6 +619,14 @@ mod tests {
         assert_eq!(names("optimizer"), ["adam", "adamw", "rmsprop", "sgd"]);
         assert_eq!(names("model.network.mlp"), ["hidden"]);
         assert_eq!(names("")[..2], ["seed", "dataset"]);
+        // A table of names of which any may stand there.
+        assert_eq!(names("players"), [ANY_NAME]);
+        assert_eq!(names("players.discriminator")[0], "optimizer");
+        assert!(
+            is_one_of("players.discriminator.optimizer") && !is_one_of("players.discriminator")
+        );
+        assert!(settings().find("players.discriminator.wrong").is_none());
+        assert!(settings().find("optimizer.adam.beta1.more").is_none());
     }
 
     #[test]

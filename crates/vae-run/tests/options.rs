@@ -67,11 +67,12 @@ fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
                 .all(|key| value.get(key.as_str().expect("a key")).is_some())
         }
         "additionalProperties" => {
-            assert_eq!(argument, &json!(false));
             let known = |key: &String| schema["properties"].get(key).is_some();
-            value
-                .as_object()
-                .is_none_or(|table| table.keys().all(known))
+            let mut others = value.as_object().into_iter().flatten();
+            others.all(|(key, value)| match argument {
+                Value::Bool(false) => known(key),
+                argument => known(key) || is_valid(root, argument, value),
+            })
         }
         "$schema" | "title" | "description" | "default" | "examples" | "definitions"
         | "x-resume" => true,
@@ -194,7 +195,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 17] = [
+const OF_SEVERAL_KEYS: [&str; 18] = [
     "one for each is needed",
     "the encoder's in reverse",
     "does not divide",
@@ -206,6 +207,7 @@ const OF_SEVERAL_KEYS: [&str; 17] = [
     "a positive momentum",
     "without a kl nothing keeps",
     "no source of images",
+    "has no players beside the model",
     "they make more than",
     "are no whole number of codes",
     "but latent_shape has",

@@ -21,11 +21,12 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FactorConfig {
-    /// γ, the weight of the total correlation. Default 35, the paper's best on dSprites.
+    /// γ, the weight of the total correlation. The default is the paper's best on dSprites. Default 35.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them. Default six
-    /// layers of 1000.
+    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them.
+    /// Default `[1000, 1000, 1000, 1000, 1000, 1000]`.
+    #[schemars(length(max = MOST_LAYERS), inner(range(min = 1, max = WIDEST)))]
     pub hidden: Vec<i64>,
 }
 
@@ -48,11 +49,13 @@ pub(super) const ACCURACY: Term =
 pub(super) const LOSS: Term =
     Term::new("discriminator_loss", "nats per latent", Direction::Neither);
 
+/// The most units of a layer, and the most layers.
+const WIDEST: i64 = 1 << 16;
+const MOST_LAYERS: usize = 100;
+
 impl FactorConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.factor.gamma", self.gamma)?;
-        const WIDEST: i64 = 1 << 16;
-        const MOST_LAYERS: usize = 100;
         let key = "objective.regularizer.factor.hidden";
         if self.hidden.len() > MOST_LAYERS {
             let n = self.hidden.len();
