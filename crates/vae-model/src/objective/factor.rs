@@ -21,11 +21,11 @@ use crate::{Direction, Draws, ModelError, Term, Terms};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FactorConfig {
-    /// γ, the weight of the total correlation. Default 35, the paper's best on dSprites.
+    /// γ, the weight of the total correlation; 35 is the paper's best on dSprites. Default 35.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them. Default six
-    /// layers of 1000.
+    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them. By default the
+    /// paper's six layers of 1000.
     pub hidden: Vec<i64>,
 }
 

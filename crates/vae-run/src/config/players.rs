@@ -10,8 +10,8 @@ use crate::{AdamConfig, ClipConfig, OptimizerConfig, RunError, Schedule, range};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlayerConfig {
-    /// Its optimizer. Default `adam` with `learning_rate` 1e-4, `beta1` 0.5 and `beta2` 0.9, as Kim & Mnih 2018
-    /// train the discriminator of FactorVAE.
+    /// Its optimizer: by default `adam` with `learning_rate` 1e-4, `beta1` 0.5 and `beta2` 0.9, as Kim & Mnih
+    /// 2018 train the discriminator of FactorVAE.
     pub optimizer: OptimizerConfig,
     /// How its learning rate changes, `plateau` excepted. Default `"constant"`.
     pub schedule: Schedule,
