@@ -1,7 +1,8 @@
 //! The model's part of a config file: which parts it is composed of.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     CodeUse, ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
@@ -30,7 +31,10 @@ pub struct ModelConfig {
     /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image.
     /// For convolutional networks, whose last maps must have that size. By default latents have no places.
     #[schemars(inner(range(min = 1, max = MOST_SIDE)), example = [4, 7, 7])]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "three_numbers"
+    )]
     pub latent_shape: Option<[i64; 3]>,
     /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
     pub prior: PriorConfig,
@@ -59,6 +63,17 @@ pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
 /// Channels, rows or columns of a latent map.
 pub(crate) const MOST_SIDE: i64 = 1 << 12;
+
+/// Exactly three: of a longer array serde would read the first ones and say nothing.
+fn three_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[i64; 3]>, D::Error> {
+    let numbers = Vec::<i64>::deserialize(deserializer)?;
+    let n = numbers.len();
+    let three = <[i64; 3]>::try_from(numbers);
+    let wanted = &"three numbers: channels, rows and columns";
+    three
+        .map(Some)
+        .map_err(|_| Error::invalid_length(n, wanted))
+}
 
 impl ModelConfig {
     /// The named terms that such a model says beside the ELBO's: of the draws of a step

@@ -149,6 +149,8 @@ fn the_schema_refuses_mistakes_and_knows_every_form() {
         ("model.likelihood.gaussian.sigma = 'learned'", true),
         ("model.likelihood.gaussian.sigma = 1", true),
         ("training.ema_decay = 0", true),
+        ("model.latent_shape = [4, 7, 7]", true),
+        ("model.latent_shape = [4, 7, 7, 9]", false),
     ] {
         let config = read(&format!("{text}\n{DATASET}"));
         let refusal = refusal(&config);
