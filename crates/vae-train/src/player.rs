@@ -250,9 +250,14 @@ impl Player {
         let saved = PlayerSnapshot::from_named_tensors(tensors, &prefix, optimizer_steps);
         let weights = self.variables.iter();
         let weights = weights.map(|(name, value)| (name.clone(), value.shallow_clone()));
-        let found = saved.weights.into_iter().collect();
+        let found: BTreeMap<String, Tensor> = saved.weights.into_iter().collect();
         crate::optimizer::assign_state("player", weights.collect(), &found)?;
         let raw = saved.ema.unwrap_or_default();
+        if let Some(ema) = &mut self.ema {
+            // It began at the fresh weights; those of the checkpoint are the averaged ones.
+            let averaged = found.into_iter().filter(|(name, _)| raw.contains_key(name));
+            ema.load_state(&averaged.collect())?;
+        }
         self.resume(optimizer_steps, &saved.optimizer, || Ok(raw))
     }
 

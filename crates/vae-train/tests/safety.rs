@@ -93,8 +93,8 @@ fn a_step_too_large_is_taken_back_and_tried_smaller() {
 #[test]
 fn a_step_too_large_of_a_second_player_is_taken_back_too() {
     let config = config(
-        "players.discriminator.optimizer.sgd.learning_rate = 1e20\n\
-         objective.regularizer.factor.hidden = [5]\n[safety]\nlearning_rate_factor = 1e-22\n",
+        "players.discriminator.optimizer.sgd.learning_rate = 1e12\n\
+         objective.regularizer.factor.hidden = [5, 5, 5, 5]\n[safety]\nlearning_rate_factor = 1e-14\n",
     );
     let (outcome, _) = train(&config, None);
     outcome.ended.expect("it recovers");
