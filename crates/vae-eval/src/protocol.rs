@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use vae_data::KnownDataset;
 
 /// How a number was measured, beside the images that it is of. Two numbers compare where their protocols and
-/// their [`ImagesUsed`] are equal.
+/// their [`ImagesUsed`](crate::ImagesUsed) are equal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
