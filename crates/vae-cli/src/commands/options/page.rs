@@ -155,9 +155,9 @@ fn link(setting: &Setting) -> String {
     format!("[{}](#{})", title(setting), anchor(setting))
 }
 
-/// Of a heading, as GitHub makes it: without punctuation.
+/// Of a heading, as GitHub makes it: in lower case, without punctuation.
 fn anchor(setting: &Setting) -> String {
-    setting.key.replace('.', "")
+    setting.key.replace('.', "").to_lowercase()
 }
 
 /// In one line, and without the mark that ends a cell.
