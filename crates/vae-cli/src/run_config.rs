@@ -32,7 +32,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     // The file first, by itself: its errors then have a line.
     let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     if settings.is_empty() {
-        return Ok(config);
+        return Ok(RunConfig::resolved(config));
     }
     let mut table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     let mut config = config;
@@ -58,7 +58,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
             value => with(value.unwrap_or_else(as_string))?,
         };
     }
-    Ok(config)
+    Ok(config.resolved())
 }
 
 /// The dotted key of a setting, and its value as it is written.

@@ -99,6 +99,16 @@ impl ModelConfig {
         is_learned && !self.posterior.has_density()
     }
 
+    /// The same model, with the number of latent dimensions written out where it is not that of a map.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        let latent_dims = self.latent_shape.is_none().then(|| self.n_latents());
+        Self {
+            latent_dims,
+            ..self
+        }
+    }
+
     /// Z, the number of latent dimensions, of a map all of them.
     #[must_use]
     pub fn n_latents(&self) -> i64 {

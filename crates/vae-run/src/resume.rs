@@ -61,7 +61,7 @@ pub fn differences(
     b: &RunConfig,
 ) -> Result<BTreeMap<String, [String; 2]>, RunError> {
     let flat = |config: &RunConfig| -> Result<BTreeMap<String, String>, RunError> {
-        let value = serde_json::to_value(config)
+        let value = serde_json::to_value(config.clone().resolved())
             .map_err(|error| RunError::config("config", error.to_string()))?;
         let entries = |value: &Value| Some(value.as_object()?.clone().into_iter().collect());
         let values = dotted(&value, &entries).into_iter();

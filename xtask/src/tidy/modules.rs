@@ -99,7 +99,7 @@ pub(super) const ORDERS: &[Order] = &[
             "summary",
         ],
         // The names of what is counted of codes are beside the counting.
-        upward: &[("config", "code_use")],
+        upward: &[],
     },
     Order {
         krate: "vae-run",

@@ -47,13 +47,11 @@ impl PlayerNetwork {
     }
 
     /// What it says of inputs in its own loss: gradients reach its weights, not the model that made the inputs.
-    #[must_use]
     pub fn learn(&self, inputs: &Tensor) -> Tensor {
         self.network.forward(&inputs.detach())
     }
 
     /// What it says of inputs in the model's loss: gradients reach the inputs, not its weights.
-    #[must_use]
     pub fn judge(&self, inputs: &Tensor) -> Tensor {
         let weights = self.variables.trainable_variables();
         let set = |requires_grad| {

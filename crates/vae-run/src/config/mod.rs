@@ -85,6 +85,15 @@ fn yes() -> bool {
 }
 
 impl RunConfig {
+    /// The same experiment, with defaults written out that depend on other keys.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        Self {
+            model: self.model.resolved(),
+            ..self
+        }
+    }
+
     /// The images of the experiment, each with what the model is told of it.
     ///
     /// # Errors
