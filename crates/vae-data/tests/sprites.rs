@@ -331,7 +331,8 @@ fn what_is_laid_out_otherwise_is_refused() {
         "imgs has a pixel of 255 in image 0, expected 0 or 1"
     );
     assert!(
-        with_images(b"no array".to_vec()).starts_with("imgs is damaged or cut short: it does not")
+        with_images(b"no array".to_vec())
+            .starts_with("imgs is damaged or cut short: does not begin")
     );
     assert_eq!(
         with_table(array("<i4", "48, 6", &[0; 48 * 24])),

@@ -102,16 +102,17 @@ pub(crate) fn n_features(spec: &ConditionSpec) -> i64 {
 
 /// What a network gets of a condition `[N, D]`: the values, those that are unknown (NaN) as 0, and for
 /// each whether it is unknown, `[N, 2·D]`. What "unknown" means is in the weights that follow.
-pub(crate) fn features(condition: &Tensor, spec: &ConditionSpec) -> Tensor {
+pub(crate) fn features(condition: &Tensor, scales: &Tensor) -> Tensor {
     let unknown = condition.isnan();
     let values = condition.masked_fill(&unknown, 0.0);
-    let values = values * scales(spec).to_device(condition.device());
+    let values = values * scales.to_device(condition.device());
     Tensor::cat(&[values, unknown.to_kind(Kind::Float)], 1)
 }
 
 /// Factors on the columns, `[D]`: C classes, of which one is 1, become √C, as long as C latents of the prior.
-/// Otherwise a network hears a class less than its latents, and these learn to say it instead.
-fn scales(spec: &ConditionSpec) -> Tensor {
+/// Otherwise a network hears a class less than its latents, and these learn to say it instead. Made once: of a
+/// tensor made of numbers while it is recorded, a trace holds the memory alone.
+pub(crate) fn scales(spec: &ConditionSpec) -> Tensor {
     let n_classes = spec.classes.len();
     let mut scales = vec![(n_classes as f32).sqrt(); n_classes];
     scales.resize(spec.n_columns(), 1.0);
@@ -196,12 +197,18 @@ mod tests {
             classes: vec![],
             attributes: ["a", "b", "c"].map(attribute).to_vec(),
         };
-        assert_eq!(features(&condition, &spec), Tensor::from_slice2(&wanted));
+        assert_eq!(
+            features(&condition, &scales(&spec)),
+            Tensor::from_slice2(&wanted)
+        );
         // Four classes: their own is 2.
         spec.classes = ["0", "1", "2", "3"].map(str::to_owned).to_vec();
         spec.attributes.clear();
         let second = Tensor::from_slice2(&[[0_f32, 1.0, 0.0, 0.0]]);
         let wanted = [[0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0_f32]];
-        assert_eq!(features(&second, &spec), Tensor::from_slice2(&wanted));
+        assert_eq!(
+            features(&second, &scales(&spec)),
+            Tensor::from_slice2(&wanted)
+        );
     }
 }

@@ -46,6 +46,8 @@ pub struct Vae {
     posterior: Box<dyn PosteriorFamily>,
     prior: Box<dyn Prior>,
     likelihood: Box<dyn GraphLikelihood>,
+    /// Factors on the columns of the condition, `[D]`.
+    condition_scales: Tensor,
     fixed: Fixed,
 }
 
@@ -236,9 +238,11 @@ impl Vae {
             likelihood,
         } = Parts::build(config, &data, &variables);
         variables.set_device(device);
+        let condition_scales = condition::scales(&data.condition).to_device(device);
         Ok(Self {
             config: config.clone(),
             data,
+            condition_scales,
             framing: None,
             variables,
             network,
@@ -887,7 +891,7 @@ impl Vae {
 
     /// What the networks get of a condition `[N, D]`, on the model's device.
     fn features(&self, condition: &Tensor) -> Tensor {
-        condition::features(&condition.to_device(self.device()), &self.data.condition)
+        condition::features(&condition.to_device(self.device()), &self.condition_scales)
     }
 
     /// A training batch's condition, some of its rows unknown; none where every row stays as it is.

@@ -306,7 +306,11 @@ fn exports_have_a_second_input() {
                 Part::Encoder => Tensor::stack(&wanted, 0),
                 Part::Decoder => wanted[0].shallow_clone(),
             };
-            assert!(largest(&(found - wanted)) < 1e-5, "{network}");
+            let difference = largest(&(found - wanted));
+            assert!(
+                difference < 1e-5,
+                "{network}: {part:?} differs by {difference}"
+            );
             let onnx = vae.to_onnx(part).expect("ONNX");
             let has = |name: &[u8]| onnx.windows(name.len()).any(|window| window == name);
             assert!(has(b"condition") && has(b"IsNaN"), "{network}");

@@ -125,14 +125,7 @@ fn every_network_learns_with_every_posterior_and_exports() {
                     Part::Encoder => Tensor::stack(&wanted, 0),
                     Part::Decoder => wanted[0].shallow_clone(),
                 };
-                let differ = (found - wanted).abs().gt(1e-5);
-                let share = differ.to_kind(Kind::Double).mean(Kind::Double);
-                // A number between two levels may be rounded to either, by the last bit of a sum.
-                let most = match (part, posterior.contains("finite_scalar")) {
-                    (Part::Encoder, true) => 0.01,
-                    _ => 0.0,
-                };
-                assert!(share.double_value(&[]) <= most, "{parts}: {share:?}");
+                assert!(largest(&(found - wanted)) < 1e-5, "{parts}: {part:?}");
                 assert!(!vae.to_onnx(part).expect("ONNX").is_empty());
             }
         }

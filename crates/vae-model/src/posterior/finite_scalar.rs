@@ -147,29 +147,44 @@ fn offset(levels: i64) -> f64 {
     if levels % 2 == 0 { 0.5 } else { 0.0 }
 }
 
-/// The family.
+/// The family, with what each latent of a code is bounded and rounded by, `[d, 1]` each. These are made once: of
+/// a tensor made of numbers while it is recorded, a trace holds the memory alone.
 #[derive(Debug)]
 pub(super) struct FiniteScalarFamily {
-    pub(super) config: FiniteScalarConfig,
+    config: FiniteScalarConfig,
+    shift: Tensor,
+    half: Tensor,
+    offset: Tensor,
+    half_width: Tensor,
 }
 
 impl FiniteScalarFamily {
-    /// Of each latent of a code a number, `[d, 1]`.
-    fn column(&self, of: impl Fn(i64) -> f64, device: Device) -> Tensor {
-        let values: Vec<f32> = self.config.levels.iter().map(|&n| of(n) as f32).collect();
-        Tensor::from_slice(&values).unsqueeze(1).to_device(device)
+    pub(super) fn new(config: FiniteScalarConfig) -> Self {
+        let column = |of: fn(i64) -> f64| {
+            let values: Vec<f32> = config.levels.iter().map(|&n| of(n) as f32).collect();
+            Tensor::from_slice(&values).unsqueeze(1)
+        };
+        Self {
+            shift: column(shift),
+            half: column(half),
+            offset: column(offset),
+            half_width: config.half_widths(Device::Cpu),
+            config,
+        }
     }
 }
 
 impl PosteriorFamily for FiniteScalarFamily {
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
         let (n, device) = (self.config.levels.len() as i64, params.device());
+        let [shift, half, offset, half_width] =
+            [&self.shift, &self.half, &self.offset, &self.half_width]
+                .map(|column| column.to_device(device));
         let of_code = params.unflatten(1, [n, -1]); // [B, d, n_codes]
-        let bounded = (of_code + self.column(shift, device)).tanh() * self.column(half, device)
-            - self.column(offset, device);
+        let bounded = (of_code + shift).tanh() * half - offset;
         // Rounded, with the gradient of what was rounded.
         let places = (bounded.round() - &bounded).detach() + &bounded;
-        let latents = (places / self.config.half_widths(device)).flatten(1, 2); // [B, Z]
+        let latents = (places / half_width).flatten(1, 2); // [B, Z]
         Box::new(FiniteScalar {
             config: self.config.clone(),
             latents,
@@ -245,11 +260,9 @@ mod tests {
     use super::*;
 
     fn family(levels: &[i64]) -> FiniteScalarFamily {
-        FiniteScalarFamily {
-            config: FiniteScalarConfig {
-                levels: levels.to_vec(),
-            },
-        }
+        FiniteScalarFamily::new(FiniteScalarConfig {
+            levels: levels.to_vec(),
+        })
     }
 
     #[test]

@@ -234,9 +234,9 @@ impl PosteriorConfig {
             Self::Iaf(config) => Box::new(config.build(path, latent_dims, initialization)),
             Self::VonMisesFisher => Box::new(von_mises_fisher::VonMisesFisherFamily),
             Self::Deterministic => Box::new(deterministic::DeterministicFamily),
-            Self::FiniteScalar(config) => Box::new(finite_scalar::FiniteScalarFamily {
-                config: config.clone(),
-            }),
+            Self::FiniteScalar(config) => {
+                Box::new(finite_scalar::FiniteScalarFamily::new(config.clone()))
+            }
         }
     }
 }
