@@ -147,7 +147,7 @@ impl RunDir {
 
     fn write_config(&self, config: &RunConfig) -> Result<(), RunError> {
         let file = self.config_file();
-        let text = toml::to_string(config)
+        let text = toml::to_string(&config.clone().resolved())
             .map_err(|error| RunError::run(&file, format!("config as TOML: {error}")))?;
         write_whole(&file, text.as_bytes()).map_err(RunError::io(&file))?;
         let file = self.terms_file();
