@@ -10,6 +10,9 @@ use vae_base::ConditionSpec;
 use crate::ModelError;
 use crate::graph::{Graph, Op, Value};
 
+/// An example for the reference.
+const EXAMPLE_ATTRIBUTES: [&str; 1] = ["Smiling"];
+
 /// What the model gets of each item besides the item itself: its class, attributes, or both. Encoder and
 /// decoder get it, and so does the prior `conditional_gaussian`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +22,7 @@ pub struct ConditionConfig {
     pub classes: bool,
     /// The model gets these columns of the data set's table of attributes, each at most once.
     /// Default `[]`.
-    #[schemars(example = ["Smiling"])]
+    #[schemars(example = EXAMPLE_ATTRIBUTES)]
     pub attributes: Vec<String>,
     /// The share of the training items whose condition is hidden from the model, chosen at random in each
     /// step, so that it learns what "unknown" is. Default 0.1.

@@ -31,7 +31,7 @@ pub struct ModelConfig {
     pub latent_dims: Option<i64>,
     /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image.
     /// For convolutional networks, whose last maps must have that size. By default latents have no places.
-    #[schemars(inner(range(min = 1, max = MOST_SIDE)), example = [4, 7, 7])]
+    #[schemars(inner(range(min = 1, max = MOST_SIDE)), example = EXAMPLE_SHAPE)]
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "three_numbers"
@@ -59,6 +59,9 @@ pub struct ModelConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<ConditionConfig>,
 }
+
+/// An example for the reference.
+const EXAMPLE_SHAPE: [i64; 3] = [4, 7, 7];
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
