@@ -200,7 +200,7 @@ fn a_run_begins_in_a_folder_that_is_there_if_it_holds_nothing() {
             .expect("a run")
             .config()
             .expect("a config"),
-        config
+        config.clone().resolved()
     );
     drop(run_dir.lock().expect("free"));
     // It has begun, and is not begun again; nor in a folder with anything else.
