@@ -195,6 +195,12 @@ impl Dataset {
         }
     }
 
+    /// The data set of the first `n` images, or of all where there are fewer.
+    #[must_use]
+    pub fn truncated(&self, n: usize) -> Dataset {
+        self.subset(&(0..n.min(self.len())).collect::<Vec<_>>())
+    }
+
     /// The data set of the images at these positions, in this order; a position may come more than
     /// once. What chance does to an image (flips, binarization) goes by its position in the new one.
     ///

@@ -359,7 +359,7 @@ fn probes(
         return Ok(());
     }
     let n_train = train.len().min(options.n_probe_images);
-    let train = train.subset(&(0..n_train).collect::<Vec<_>>());
+    let train = train.truncated(n_train);
     let learned = encode(vae, &train, 0, |n_done| {
         progress("latents for the probes", n_done, n_train);
     })?;

@@ -9,9 +9,10 @@ use image::ImageFormat;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use tracing::warn;
+use vae_run::Session;
 use vae_view::picture;
 
-use super::{OpenRun, RunArgs};
+use super::RunArgs;
 use crate::Done;
 use crate::arrays::{Latents, LatentsReader};
 use crate::output::{self, out};
@@ -68,7 +69,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae.config().n_latents() as usize;
+    let latent_dims = run.vae().config().n_latents() as usize;
     let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
     let mut count = ImageCount::new(latents.n_rows());
     let n_images = match is_picture {
@@ -89,17 +90,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// Mean images in [0, 1], [n, C, H, W] on the CPU.
-fn decoded(run: &OpenRun, latents: &Latents) -> Result<Tensor> {
+fn decoded(run: &Session, latents: &Latents) -> Result<Tensor> {
     let values = Tensor::from_slice(&latents.values).view([latents.n_rows as i64, -1]);
     let condition = run.condition_alone();
     let condition = condition.map(|row| row.repeat([latents.n_rows as i64, 1]));
     let values = (&values, condition.as_ref());
-    Ok(no_grad(|| run.vae.decode(values))?.to_device(Device::Cpu))
+    Ok(no_grad(|| run.vae().decode(values))?.to_device(Device::Cpu))
 }
 
 fn one_picture(
     args: &Args,
-    run: &OpenRun,
+    run: &Session,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {
@@ -128,7 +129,7 @@ fn one_picture(
 
 fn one_file_each(
     args: &Args,
-    run: &OpenRun,
+    run: &Session,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {

@@ -36,20 +36,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let (images, condition) = match args.inputs.is_empty() {
         true => {
-            let test = run.splits()?.test;
-            let first: Vec<usize> = (0..test.len().min(args.count as usize)).collect();
-            let batch = test.batch(&first)?;
+            let batch = run.first_test_images(args.count as usize)?;
             (batch.items, batch.condition)
         }
         false => {
-            let inputs = run.open_inputs(&args.inputs, Split::Test, None)?;
+            let inputs = run.inputs(&args.inputs, Split::Test, None)?;
             let batch = inputs.read(10_000)?;
             let condition = run.condition_of(&inputs, &batch);
             (batch.images, condition)
         }
     };
     let images = (&images, condition.as_ref());
-    let picture = no_grad(|| picture::reconstructions(&run.vae, images))?;
+    let picture = no_grad(|| picture::reconstructions(run.vae(), images))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

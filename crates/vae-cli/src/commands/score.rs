@@ -11,7 +11,7 @@ use vae_model::{Conditioned, Generator, Mode, Vae};
 use vae_view::picture;
 
 use super::encode::numbers;
-use super::{InputArgs, OpenRun, RunArgs, picture_name, warn_of_bad};
+use super::{InputArgs, RunArgs, picture_name, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
@@ -116,8 +116,8 @@ impl Worst {
 pub(crate) fn run(args: Args) -> Result<Done> {
     Format::of(&args.out)?;
     let run = args.run.open()?;
-    let inputs = run.inputs(&args.inputs)?;
-    let mut noise = run.vae.generator(derive_seed(args.seed, 0, "scores"));
+    let inputs = args.inputs.open(&run)?;
+    let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;
     let mut worst = Worst {
         most: args.picture.as_ref().map_or(0, |_| args.count as usize),
@@ -129,13 +129,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
         let images = (&batch.images, condition.as_ref()).into();
-        let scores = scores(&run.vae, images, args.samples, &mut noise)?;
+        let scores = scores(run.vae(), images, args.samples, &mut noise)?;
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
                 let mut fields = vec![Field::text(FILE_COLUMN), Field::real("score")];
                 fields.extend(scores.terms.iter().map(|(name, _)| Field::real(name)));
-                fields.extend(OpenRun::known_fields(&inputs, &fields));
+                fields.extend(super::known_fields(&inputs, &fields));
                 none.insert(TableWriter::create(&args.out, fields)?)
             }
         };
@@ -152,7 +152,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 .into_iter()
                 .map(|(_, term)| Values::Reals(term)),
         );
-        values.extend(OpenRun::known_values(&inputs, batch));
+        values.extend(super::known_values(&inputs, batch));
         writer.write(values)?;
     }
     let n_images = match writer {
