@@ -129,6 +129,8 @@ pub(super) const ORDERS: &[Order] = &[
             "error",
             "picture",
             "animation",
+            "ticks",
+            "chart",
             "curves",
             "latent",
             "tensorboard",
