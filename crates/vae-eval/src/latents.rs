@@ -415,7 +415,7 @@ impl Probes {
             .int64_value(&[])
             .max(test.max().int64_value(&[]))
             + 1;
-        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test);
+        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test)?;
         let nearest = nearest_neighbor_classes(&self.train, train, &self.test, self.n_neighbors)?;
         let of = |name: &str, label: &str, found: &Tensor| {
             let share = accuracy(found, test);

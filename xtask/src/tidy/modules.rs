@@ -147,7 +147,6 @@ pub(super) const ORDERS: &[Order] = &[
             "measure",
             "report",
             "subject",
-            "softmax",
             "probe",
             "clustering",
             "aggregate",
