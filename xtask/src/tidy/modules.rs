@@ -50,8 +50,8 @@ pub(super) const ORDERS: &[Order] = &[
             "attributes",
             "binarization",
             "factors",
-            "bits",
             "stored",
+            "bits",
             "batch",
             "dataset",
             "factor_grid",
@@ -64,8 +64,7 @@ pub(super) const ORDERS: &[Order] = &[
             "inputs",
             "known",
         ],
-        // The images that a data set reads while it trains may be those of a folder of photos.
-        upward: &[("stored", "image_folder")],
+        upward: &[],
     },
     Order {
         krate: "vae-model",
@@ -97,7 +96,6 @@ pub(super) const ORDERS: &[Order] = &[
             "export",
             "summary",
         ],
-        // The names of what is counted of codes are beside the counting.
         upward: &[],
     },
     Order {

@@ -31,7 +31,8 @@ use vae_base::open_regular;
 use super::source::{Chunk, Source};
 use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, ImageShape};
+use crate::stored::{ImageStore, StoreReader};
+use crate::{BadFile, DataError, ImageShape};
 
 /// Of another format nothing is known but that it is another. 1 had the pixels of another JPEG decoder.
 const FORMAT: &str = "vae pack 2";
@@ -249,17 +250,34 @@ impl Pack {
             }
         }
     }
+}
 
-    pub(crate) fn shape(&self) -> ImageShape {
+impl ImageStore for Pack {
+    fn shape(&self) -> ImageShape {
         self.shape
     }
 
-    pub(crate) fn names(&self) -> &[String] {
+    fn names(&self) -> &[String] {
         &self.names
     }
 
-    pub(crate) fn bad(&self) -> &[BadFile] {
+    fn n_workers(&self) -> usize {
+        1 // Copies faster than any model trains.
+    }
+
+    fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
+        Box::new(self)
+    }
+
+    fn bad(&self) -> &[BadFile] {
         &self.bad
+    }
+}
+
+impl StoreReader for Arc<Pack> {
+    fn read(&mut self, id: usize, out: &mut [u8]) -> Result<(), DataError> {
+        Pack::read(self, id, out);
+        Ok(())
     }
 }
 
