@@ -41,6 +41,8 @@ pub struct Vae {
     config: ModelConfig,
     data: DataSpec,
     framing: Option<Framing>,
+    /// Whether NaN and infinite weights were imported on purpose.
+    allow_non_finite: bool,
     variables: nn::VarStore,
     network: Box<dyn GraphNetwork>,
     posterior: Box<dyn PosteriorFamily>,
@@ -244,6 +246,7 @@ impl Vae {
             data,
             condition_scales,
             framing: None,
+            allow_non_finite: false,
             variables,
             network,
             posterior,
@@ -259,7 +262,8 @@ impl Vae {
     /// SHA-256 in the file of sums beside it, where there is one.
     ///
     /// # Errors
-    /// No such file, a damaged one, or one that another program wrote.
+    /// No such file, a damaged one, or one that another program wrote; NaN or infinite weights, unless they
+    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)).
     ///
     /// ```
     /// use tch::Device;
@@ -289,9 +293,15 @@ impl Vae {
         })?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
+        let non_finite = weights::non_finite(&tensors)?;
+        if !non_finite.is_empty() && !header.allow_non_finite {
+            let problem = format!("NaN or infinite weights: {}", non_finite.join(", "));
+            return Err(ModelError::weights(&path, problem));
+        }
         let mut vae = Self::new(&header.model, data, device, OVERWRITTEN)?;
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
+        vae.allow_non_finite = header.allow_non_finite;
         Ok(vae)
     }
 
@@ -313,8 +323,9 @@ impl Vae {
         let (path, data) = (path.as_ref(), data.into());
         let outline = outline(config, &data)?;
         let (tensors, notes) = map.read(path, outline.shapes())?;
-        let vae = Self::new(config, data, device, OVERWRITTEN)?;
+        let mut vae = Self::new(config, data, device, OVERWRITTEN)?;
         weights::assign(path, &tensors, &vae.variables)?;
+        vae.allow_non_finite = map.allow_non_finite;
         Ok((vae, notes))
     }
 
@@ -329,6 +340,7 @@ impl Vae {
             image: self.data.image,
             condition: self.data.condition.clone(),
             framing: self.framing.clone(),
+            allow_non_finite: self.allow_non_finite,
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
     }

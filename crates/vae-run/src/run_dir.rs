@@ -303,16 +303,18 @@ impl RunDir {
         RunLock::take(&self.lock_file(), &self.path)
     }
 
-    /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
+    /// Whether a process trains the run; if none does, the state in its summary. Changes nothing in the folder,
     /// which may be read-only.
     ///
     /// # Errors
     /// The summary cannot be read.
     pub fn state(&self) -> Result<RunState, RunError> {
-        if run_lock::is_locked(&self.lock_file()) {
+        let is_locked = run_lock::is_locked(&self.lock_file());
+        if is_locked == Some(true) {
             return Ok(RunState::Running);
         }
         match self.summary()? {
+            None if is_locked.is_none() => Ok(RunState::Unknown),
             None => Ok(RunState::Stopped),
             Some(summary) => [RunState::Finished, RunState::Interrupted, RunState::Failed]
                 .into_iter()

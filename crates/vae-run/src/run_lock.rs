@@ -99,11 +99,17 @@ impl RunLock {
     }
 }
 
-/// Whether a process has the lock.
-pub(crate) fn is_locked(lock_file: &Path) -> bool {
-    // Shared, so that two who ask do not take each other for the trainer.
-    File::open(lock_file)
-        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+/// Whether a process has the lock; none if the file system has no locks, so that nobody can know.
+pub(crate) fn is_locked(lock_file: &Path) -> Option<bool> {
+    let Ok(file) = File::open(lock_file) else {
+        return Some(false);
+    };
+    // Shared, so that two processes that ask do not take each other for the trainer.
+    match file.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,10 @@ pub enum RunState {
     Interrupted,
     /// An error ended it.
     Failed,
-    /// Nobody trains it and it has no summary: its process was killed.
+    /// No process trains it and it has no summary: its process was killed.
     Stopped,
+    /// It has no summary, and on a file system without locks nobody can know whether a process trains it.
+    Unknown,
 }
 
 impl RunState {
@@ -31,6 +33,7 @@ impl RunState {
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
         }
     }
 }
