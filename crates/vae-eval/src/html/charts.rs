@@ -1,4 +1,4 @@
-//! Plots as inline SVG, whose colors are the page's.
+//! Charts as inline SVG, colored by the page's style.
 
 use std::fmt::{self, Write};
 use std::ops::Range;
@@ -11,9 +11,8 @@ use super::text::{Escaped, words};
 use crate::Figures;
 use crate::number::{number, with_decimals};
 
-/// elbo, reconstruction and kl by epoch on both splits, and the terms that the objective has beside them,
-/// with a mark at the epoch that was measured.
-/// Nothing where there are fewer than two epochs.
+/// elbo, reconstruction, kl and the objective's named terms by epoch on both splits, with a mark at the measured epoch.
+/// Nothing if there are fewer than two epochs.
 pub(super) fn learning_curves(page: &mut impl Write, figures: &Figures, epoch: u64) -> fmt::Result {
     let panels = panels(figures);
     if panels.is_empty() {
@@ -38,7 +37,7 @@ pub(super) fn has_curves(figures: &Figures) -> bool {
     !panels(figures).is_empty()
 }
 
-/// The panels that have a curve of two points or more, without gaps.
+/// The panels that have a curve with at least two points, without gaps.
 fn panels(figures: &Figures) -> Vec<Panel> {
     let mut panels = curves::panels(&figures.records, &figures.terms);
     for curve in panels.iter_mut().flat_map(|panel| &mut panel.curves) {
@@ -48,7 +47,7 @@ fn panels(figures: &Figures) -> Vec<Panel> {
     panels
 }
 
-/// The title with the unit, unless that is nats per image, which the key names.
+/// The title with the unit, except nats per image, which the key names.
 fn title(panel: &Panel) -> String {
     match panel.unit.as_str() {
         Term::NATS => panel.title.clone(),
@@ -57,7 +56,7 @@ fn title(panel: &Panel) -> String {
     }
 }
 
-/// A place to draw in, in the SVG's own units.
+/// A coordinate system in the units of the SVG.
 struct Frame {
     width: f64,
     height: f64,
