@@ -137,7 +137,7 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
             "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"
         )?;
     }
-    // What lies outside is cut off by a picture in the picture.
+    // A nested SVG clips whatever lies outside of the plot.
     let (top, width) = (Frame::TOP, frame.width);
     let height = frame.height - frame.bottom - top;
     write!(
@@ -161,10 +161,10 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     })
 }
 
-/// More values than that are no bars any more.
+/// The largest number of values that are drawn as bars.
 const MOST_BARS: usize = 512;
 
-/// A list of numbers as bars: of latent dimensions the largest first, others in their own order.
+/// A bar chart of a list: latent dimensions in descending order, others in their own order.
 pub(super) fn bars(page: &mut impl Write, name: &str, values: &[f64]) -> fmt::Result {
     let title = words(name);
     let finite: Vec<(usize, f64)> = values
@@ -228,9 +228,9 @@ fn draw_bars(
         Escaped(title)
     )?;
     frame.draw_grid(page, 5)?;
-    // Names while there is room for them, those of three digits being wide.
+    // Labels while there is room; those of three digits are wide.
     let every = bars.len().div_ceil(if bars.len() > 100 { 22 } else { 32 });
-    // Few bars stay slim.
+    // Few bars stay narrow.
     let slot = frame.x(1.0) - frame.x(0.0);
     let width = (slot * 0.78).min(48.0);
     for (place, (i, value)) in bars.iter().enumerate() {
