@@ -194,7 +194,9 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
         if is_known_within(gap, measure.value) {
             let measure = measure.lower_is_better().protocol(how());
             findings.measures.push(match gap >= 0.01 {
-                true => measure.note(format!("up to {gap:.2} off because of the number of images")),
+                true => measure.note(format!(
+                    "up to {gap:.2} off because of the number of images"
+                )),
                 false => measure,
             });
             return;
@@ -349,8 +351,7 @@ fn probes(
 ) -> Result<(), EvalError> {
     let attributes = binary_attributes(train, test);
     if (test.labels().is_none() || train.labels().is_none()) && attributes.is_empty() {
-        let reason =
-            "these images have neither labels nor attributes";
+        let reason = "these images have neither labels nor attributes";
         for name in ["linear_probe_accuracy", "knn_probe_accuracy"] {
             findings
                 .not_measured

@@ -280,8 +280,7 @@ fn finite(images: Tensor) -> Result<Tensor, EvalError> {
         return Ok(images);
     }
     Err(EvalError::Unmeasurable(
-        "the model's images have NaN or infinite pixels; did its training diverge?"
-            .to_owned(),
+        "the model's images have NaN or infinite pixels; did its training diverge?".to_owned(),
     ))
 }
 

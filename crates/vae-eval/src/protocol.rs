@@ -434,9 +434,7 @@ impl fmt::Display for Protocol {
                     ", on posterior centers, fitted on the first {n_train_images} training images"
                 )?;
                 match balanced {
-                    true => f.write_str(
-                        "; balanced accuracy, chance is 0.5",
-                    ),
+                    true => f.write_str("; balanced accuracy, chance is 0.5"),
                     false => Ok(()),
                 }
             }

@@ -105,10 +105,7 @@ impl Section {
         findings.measures.retain(|measure| {
             let is_finite = measure.value.is_finite() && measure.error.is_none_or(f64::is_finite);
             if !is_finite {
-                not_measured.insert(
-                    measure.name.clone(),
-                    format!("is {}", measure.value),
-                );
+                not_measured.insert(measure.name.clone(), format!("is {}", measure.value));
             }
             is_finite
         });

@@ -129,10 +129,7 @@ fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
     let extractor = TorchScript::load(&path, Device::Cpu).unwrap();
     let error = extractor.features(&images([1, 3, 5, 5])).unwrap_err();
     let error = error.to_string();
-    assert!(
-        error.contains("fixed.ts: fails on images"),
-        "{error}"
-    );
+    assert!(error.contains("fixed.ts: fails on images"), "{error}");
     assert!(
         error.contains("[1, 3, 5, 5]: ") && error.contains("192"),
         "{error}"

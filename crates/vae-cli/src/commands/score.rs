@@ -1,4 +1,4 @@
-//! `vae score`: how unlikely the model finds each image.
+//! `vae score`: how unlikely each image is under the model.
 
 use std::path::PathBuf;
 
@@ -17,12 +17,11 @@ use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
 use crate::progress::ImageCount;
 
-/// Score images: how unlikely the model finds each, to a .csv, .parquet, .npy or .safetensors file
+/// Score images by how unlikely they are under the model, to a .csv, .parquet, .npy or .safetensors file
 ///
-/// The score is in nats, and the higher, the less the image is like those of training: −elbo with one
-/// latent drawn for each image, its two terms beside it (reconstruction, kl), or with --samples K the
-/// importance-weighted bound of −log p(x), which is nearer to the truth. A model with a deterministic
-/// posterior has no elbo: its score is the reconstruction term.
+/// The score is in nats; a higher one means an image less like those of training. It is −elbo with one latent drawn for each image,
+/// with its two terms beside it (reconstruction, kl), or with --samples K the importance-weighted bound of −log p(x), which is
+/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
@@ -35,15 +34,15 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: InputArgs,
 
-    /// The file to write; its ending says what: .csv, .parquet, .npy (the scores alone) or .safetensors
+    /// The file to write; its ending selects the format: .csv, .parquet, .npy (only the scores) or .safetensors
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
-    /// K, importance samples for each image, instead of the elbo
+    /// K, the number of importance samples for each image, instead of the elbo
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: Option<u32>,
 
-    /// Also a picture of the least likely images, the least likely one first
+    /// Also a picture of the least likely images, in that order
     #[arg(long, value_name = "FILE.png", value_parser = picture_name())]
     picture: Option<PathBuf>,
 
@@ -60,10 +59,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What is said of each image of a batch, `[B]` each.
+/// The scores of each image of a batch, `[B]` each.
 struct Scores {
     score: Vec<f32>,
-    /// Of the elbo, where that is the score: reconstruction and kl.
+    /// If the score is the elbo, its terms: reconstruction and kl.
     terms: Vec<(&'static str, Vec<f32>)>,
 }
 
@@ -94,7 +93,7 @@ fn scores(
     })
 }
 
-/// Images of the highest scores so far.
+/// The images with the highest scores so far.
 struct Worst {
     most: usize,
     /// Highest first; of equal ones the first.

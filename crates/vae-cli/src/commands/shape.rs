@@ -25,11 +25,11 @@ impl FromStr for Shape {
     }
 }
 
-/// The shape that was asked for, or that of the config's images.
+/// The requested shape, or that of the config's images.
 pub(super) fn of(config: &RunConfig, asked: Option<Shape>) -> Result<ImageShape> {
     if let Some(Shape(shape)) = asked {
         return Ok(shape);
     }
     let shape = config.dataset.image_shape();
-    shape.context("the shape of the images is not known; --shape CxHxW says it")
+    shape.context("the shape of the images is not known; give it with --shape CxHxW")
 }

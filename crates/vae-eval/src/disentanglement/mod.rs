@@ -59,9 +59,7 @@ impl LabeledLatents {
             ));
         }
         if latents.iter().flatten().any(|latent| !latent.is_finite()) {
-            return wrong(
-                "found NaN or infinite latents; did the training diverge?".to_owned(),
-            );
+            return wrong("found NaN or infinite latents; did the training diverge?".to_owned());
         }
         Ok(Self { latents, factors })
     }

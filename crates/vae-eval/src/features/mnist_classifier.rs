@@ -191,7 +191,9 @@ impl MnistClassifier {
             });
         let tensors: Vec<_> = file.tensors.into_iter().collect();
         if !fits || sha256(&tensors)? != facts.weights_sha256 {
-            return Err(problem("is a damaged classifier: the checksum of its weights differs"));
+            return Err(problem(
+                "is a damaged classifier: the checksum of its weights differs",
+            ));
         }
         classifier.variables.freeze();
         for ((_, mut variable), (_, tensor)) in variables.into_iter().zip(tensors) {

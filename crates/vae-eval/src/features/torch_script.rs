@@ -89,9 +89,9 @@ impl TorchScript {
         }
         let features = on_cpu(features).view([n_images, n_features]);
         if i64::try_from(features.isfinite().all())? == 0 {
-            return Err(self.problem(
-                "makes NaN or infinite features of images in [0, 1]".to_owned(),
-            ));
+            return Err(
+                self.problem("makes NaN or infinite features of images in [0, 1]".to_owned())
+            );
         }
         Ok(features)
     }

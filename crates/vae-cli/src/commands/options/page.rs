@@ -9,7 +9,7 @@ use super::{first_sentence, texts, written};
 const INTRO: &str = "\
 # Options
 
-Every key that a config of `vae train` may have. A config is a TOML file; only `[dataset]` has to be there,
+Every key that a config of `vae train` may have. A config is a TOML file; only `[dataset]` is required,
 and what is left out has its default. `vae describe CONFIG` prints a config with every default filled in,
 and `vae options KEY` a part of this page. `vae train CONFIG --set KEY=VALUE` changes a value for one run,
 as in `--set optimizer.adam.learning_rate=1e-4`.
