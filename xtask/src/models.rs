@@ -29,10 +29,10 @@ the config is read. This page is written by `cargo xtask models`.
 
 ";
 
-/// Write the page, or with `check` only compare it with what would be written.
+/// Write the page, or with `check` only compare it with the existing one.
 ///
 /// # Errors
-/// A config without its comment block, or that is no TOML; with `check`, a page that differs.
+/// A config without its comment block, or that is not TOML; with `check`, a page that differs.
 pub(crate) fn models(workspace: &Workspace, check: bool) -> Result<()> {
     let page = page(&workspace.root().join(FOLDER))?;
     let path = workspace.root().join(PAGE);
