@@ -42,7 +42,7 @@ pub(crate) fn models(workspace: &Workspace, check: bool) -> Result<()> {
     let found = fs::read_to_string(&path).unwrap_or_default();
     ensure!(
         found == page,
-        "{PAGE} is not what {FOLDER}/*.toml say; `cargo xtask models` writes it anew"
+        "{PAGE} is out of date; `cargo xtask models` regenerates it"
     );
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(crate) fn options(workspace: &Workspace, check: bool) -> Result<()> {
         match check {
             true => ensure!(
                 fs::read(&path).unwrap_or_default() == output.stdout,
-                "{file} is not what the types say; `cargo xtask options` writes it anew"
+                "{file} is out of date; `cargo xtask options` regenerates it"
             ),
             false => fs::write(&path, &output.stdout)
                 .with_context(|| format!("cannot write {}", path.display()))?,

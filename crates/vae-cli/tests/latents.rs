@@ -476,5 +476,5 @@ fn plots_of_the_latent_space_are_written() {
     );
     assert_eq!(size(&workplace.path("projector/sprite.png")), (60, 48));
     let said = workplace.error(&["plot", "run", "projector", "--out", "projector"], 1);
-    assert!(said.contains("is there already"), "{said}");
+    assert!(said.contains("already exists"), "{said}");
 }

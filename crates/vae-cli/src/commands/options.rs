@@ -230,7 +230,7 @@ mod tests {
             // Not assert_eq, which would print both.
             assert!(
                 written_down(path) == wanted,
-                "{path} is not what the types say; `cargo xtask options` writes it anew"
+                "{path} is out of date; `cargo xtask options` regenerates it"
             );
         }
     }

@@ -145,7 +145,7 @@ fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
         "one latent dimension does not span a plane; `vae plot RUN dimensions` shows it"
     );
     if let Some(dims) = &args.dims {
-        place::check_dims(&run, dims, 2)?;
+        place::check_dims(run, dims, 2)?;
         ensure!(
             dims.len() == 2,
             "--dims: found one dimension, a plane needs two"
@@ -217,7 +217,7 @@ fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
             dims
         }
     };
-    place::check_dims(&run, &dims, 100)?;
+    place::check_dims(run, &dims, 100)?;
     let dataset = run
         .splits()?
         .test

@@ -90,7 +90,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let config_file = match (&args.config, &resumed) {
         (Some(file), _) => file.clone(),
         (None, Some((run_dir, _))) => run_dir.config_file(),
-        (None, None) => bail!("no config"), // clap does not let it come to this.
+        (None, None) => bail!("no config"), // clap prevents this.
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;

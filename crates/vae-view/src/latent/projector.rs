@@ -158,7 +158,7 @@ mod tests {
         let error = export(&folder, &latents, &columns[..1], &images)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("is there already"), "{error}");
+        assert!(error.contains("already exists"), "{error}");
         assert_eq!(fs::read_dir(parent.path()).expect("a folder").count(), 1);
         assert_eq!(metadata_lines(&columns[..1]).next().as_deref(), Some("7"));
         assert_eq!(most_thumbnails(64, 64), 128 * 128);
