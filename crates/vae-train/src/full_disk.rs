@@ -16,21 +16,21 @@ pub(crate) fn while_disk_is_full<T>(
     stop: &AtomicBool,
     mut write: impl FnMut() -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
-    let mut told = false;
+    let mut warned = false;
     loop {
         match write() {
             Err(error) if error.is_disk_full() && !stop.load(Ordering::Relaxed) => {
-                if !told {
+                if !warned {
                     warn!(
                         "{error}: no space left on the disk. Paused: free some space, and the run continues \
                          by itself (Ctrl-C gives up; the checkpoints so far are whole)"
                     );
-                    told = true;
+                    warned = true;
                 }
                 thread::sleep(PAUSE);
             }
             result => {
-                if told && result.is_ok() {
+                if warned && result.is_ok() {
                     warn!("there is space again: continuing");
                 }
                 return result;

@@ -159,9 +159,9 @@ impl<'a> Trainer<'a> {
         };
         // Also after a failure: what is logged and saved is from before it, since a step with NaN or infinite numbers never gets this
         // far.
-        let told = self.tell(&Event::FitEnd { outcome: &outcome }, stop);
+        let notified = self.notify(&Event::FitEnd { outcome: &outcome }, stop);
         outcome.engine_seconds = self.engine_seconds;
-        match told {
+        match notified {
             Err(error) if outcome.ended.is_ok() => outcome.ended = Err(error),
             _ => {}
         }
@@ -169,7 +169,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
-        let mut asked = self.tell(&Event::FitStart, stop)?;
+        let mut asked = self.notify(&Event::FitStart, stop)?;
         // A run that was stopped within an epoch has the states of before.
         if self.recovery.is_empty() {
             self.recovery.remember(&self.run, &self.steps);
@@ -220,7 +220,7 @@ impl<'a> Trainer<'a> {
             if n_steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
                 self.check()?;
             }
-            let asked = self.tell_of_step(stop)?;
+            let asked = self.notify_of_step(stop)?;
             let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
             if let Some(reason) = asked.or(interrupted) {
                 self.steps.check_numbers(n_steps)?;
@@ -280,15 +280,15 @@ impl<'a> Trainer<'a> {
             latent_use: &evaluation.latent_use,
             is_best,
         };
-        let told = self.deliver(&event, stop);
-        if told.is_err() {
+        let notified = self.deliver(&event, stop);
+        if notified.is_err() {
             self.return_before(before);
-            return told;
+            return notified;
         }
         let saved = self.save_model(stop);
         self.clock.start_epoch();
         self.recovery.remember(&self.run, &self.steps);
-        saved.and(told)
+        saved.and(notified)
     }
 
     /// The images on which the model is evaluated after an epoch.
@@ -398,32 +398,32 @@ impl<'a> Trainer<'a> {
     }
 
     /// Notifies every callback of an event, with the weights to be used; then writes the checkpoint that one of them requested.
-    fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
-        let told = self.deliver(event, stop);
+    fn notify(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let notified = self.deliver(event, stop);
         // The end of a run is the last opportunity to save.
-        let saved = match told.is_ok() || matches!(event, Event::FitEnd { .. }) {
+        let saved = match notified.is_ok() || matches!(event, Event::FitEnd { .. }) {
             true => self.save_model(stop),
             false => Ok(()),
         };
-        told.and_then(|asked| saved.map(|()| asked))
+        notified.and_then(|asked| saved.map(|()| asked))
     }
 
     /// Notifies every callback of an event, with the weights to be used.
     fn deliver(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         self.steps.learner.use_averaged()?;
         let start = Instant::now();
-        let asked = self.callbacks.tell(&mut self.run, event, stop);
+        let asked = self.callbacks.notify(&mut self.run, event, stop);
         self.engine_seconds += start.elapsed().as_secs_f64();
         self.steps.learner.use_raw()?;
         asked
     }
 
     /// Notifies every callback of a step, with the weights that the optimizer updates.
-    fn tell_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+    fn notify_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let start = Instant::now();
         let totals = &self.steps.totals;
         let event = Event::StepEnd { totals };
-        let asked = self.callbacks.tell(&mut self.run, &event, stop);
+        let asked = self.callbacks.notify(&mut self.run, &event, stop);
         self.engine_seconds += start.elapsed().as_secs_f64();
         if self.run.save_requested {
             self.steps.check_numbers(self.run.progress.position.steps)?;

@@ -149,7 +149,7 @@ impl<'a> Callbacks<'a> {
     ///
     /// After an error at the end of a step or of the run, the other callbacks are still notified: the step is done and part of their
     /// states, and a later callback may save what others could not. The end of an epoch is undone as a whole.
-    pub(crate) fn tell(
+    pub(crate) fn notify(
         &mut self,
         run: &mut Fit,
         event: &Event,
