@@ -279,7 +279,7 @@ impl Dataset {
     pub fn spec(&self) -> DataSpec {
         let condition = self.condition.as_ref();
         DataSpec {
-            image: self.shape(),
+            item: self.shape().into(),
             condition: condition.map_or_else(ConditionSpec::default, |(spec, _)| {
                 ConditionSpec::clone(spec)
             }),

@@ -4,8 +4,9 @@
 use crate::config::{MOST_LATENTS, MOST_SIDE};
 use crate::objective::CODE_NLL;
 use crate::{
-    DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
-    PosteriorConfig, PriorConfig, Regularizer, Support, Term,
+    DecoderPenalty, Estimator, ItemKind, ItemSpec, MeanActivation, ModelConfig, ModelError,
+    NetworkConfig, Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig, Support,
+    Term,
 };
 
 impl ModelConfig {
@@ -46,8 +47,23 @@ impl ModelConfig {
         check_model(self)
     }
 
-    /// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
-    pub(crate) fn check_image(&self, image: ImageShape) -> Result<(), ModelError> {
+    /// Refuses items that the network or the likelihood is not for, and a latent map of another size than the
+    /// encoder's last maps.
+    pub(crate) fn check_item(&self, item: &ItemSpec) -> Result<(), ModelError> {
+        match item.kind {
+            ItemKind::Image => check_image_model(self)?,
+            ItemKind::Array => check_array_model(self, item)?,
+            _ => {
+                return refuse(
+                    "model.likelihood",
+                    format!(
+                        "{} is no likelihood of sound or tokens; images and arrays have likelihoods here",
+                        self.likelihood.name()
+                    ),
+                );
+            }
+        }
+        let image = item.map();
         let Some([_, height, width]) = self.latent_shape else {
             return Ok(());
         };
@@ -56,12 +72,77 @@ impl ModelConfig {
             Some(last) if last != [height, width] => refuse(
                 "model.latent_shape",
                 format!(
-                    "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                    "found a map of {height}×{width}, but for items of {image} the encoder ends in maps of {}×{}",
                     last[0], last[1]
                 ),
             ),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses what only arrays have.
+fn check_image_model(model: &ModelConfig) -> Result<(), ModelError> {
+    if let NetworkConfig::Conv1d(_) = model.network {
+        return refuse(
+            "model.network.conv1d",
+            "it is for arrays [C, T] or [D], and these are images; conv or residual would fit"
+                .to_owned(),
+        );
+    }
+    match model.likelihood.of_real_values() {
+        Some((ScaleConfig::LearnedPerChannel, _)) => refuse(
+            &format!("model.likelihood.{}", model.likelihood.name()),
+            "a scale for each channel is for arrays, and these are images; \"learned\" would fit"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what only images have.
+fn check_array_model(model: &ModelConfig, item: &ItemSpec) -> Result<(), ModelError> {
+    let likelihood = model.likelihood.name();
+    match model.likelihood.of_real_values() {
+        None => {
+            return refuse(
+                "model.likelihood",
+                format!(
+                    "{likelihood} is a distribution of pixels, and these items are arrays of real values; \
+                     gaussian, laplace or student_t would fit"
+                ),
+            );
+        }
+        Some((_, MeanActivation::Tanh | MeanActivation::Sigmoid)) => {
+            return refuse(
+                &format!("model.likelihood.{likelihood}.mean"),
+                "real values have no limits; linear would fit".to_owned(),
+            );
+        }
+        Some((_, MeanActivation::Linear)) => {}
+    }
+    if let PriorConfig::Vamp(_) = model.prior {
+        return refuse(
+            "model.prior.vamp",
+            "its pseudo-inputs are images, and these items are arrays; gaussian_mixture or real_nvp would fit"
+                .to_owned(),
+        );
+    }
+    match (&model.network, item.map().height) {
+        (NetworkConfig::Mlp(_), _) | (NetworkConfig::Conv1d(_), 1) => Ok(()),
+        (NetworkConfig::Conv1d(_), _) => refuse(
+            "model.network.conv1d",
+            format!(
+                "it is for arrays [C, T] or [D], found items of {item}; conv or residual would fit"
+            ),
+        ),
+        (_, 1) => refuse(
+            "model.network",
+            format!(
+                "its convolutions are of images, found items of {item}; conv1d or mlp would fit"
+            ),
+        ),
+        _ => Ok(()),
     }
 }
 

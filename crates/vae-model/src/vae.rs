@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
-use vae_base::{ConditionSpec, DataSpec};
+use vae_base::{ConditionSpec, DataSpec, ItemKind, ItemSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
@@ -15,6 +15,7 @@ use crate::nn::{self, Outline};
 use crate::part::Part;
 use crate::posterior::PosteriorFamily;
 use crate::sums;
+use crate::units::Units;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
@@ -48,6 +49,8 @@ pub struct Vae {
     likelihood: Box<dyn GraphLikelihood>,
     /// Factors on the columns of the condition, `[D]`.
     condition_scales: Tensor,
+    /// The unit of an array's values.
+    units: Units,
     fixed: Fixed,
 }
 
@@ -150,7 +153,7 @@ struct Parts {
 impl Parts {
     /// Builds a checked model's parts, their variables under the store's root.
     fn build(config: &ModelConfig, data: &DataSpec, variables: &nn::VarStore) -> Self {
-        let image = data.image;
+        let image = data.item.map();
         let n_features = condition::n_features(&data.condition);
         let shape = NetworkShape {
             image,
@@ -165,7 +168,7 @@ impl Parts {
         let root = variables.root();
         let (latent_dims, initialization) = (config.n_latents(), config.initialization);
         let network = config.network.build(&root, shape);
-        let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
+        let likelihood = config.likelihood.build(&(&root / "likelihood"), &data.item);
         let posterior = config
             .posterior
             .build(&(&root / "posterior"), latent_dims, initialization);
@@ -190,11 +193,10 @@ impl Parts {
 fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
     config.check()?;
     condition::check_spec(config.condition.as_ref(), &data.condition)?;
-    let image = data.image;
-    if let Some(problem) = image.problem() {
-        return Err(ModelError::config("image shape", problem));
+    if let Some(problem) = data.item.problem() {
+        return Err(ModelError::config("shape of an item", problem));
     }
-    config.check_image(image)?;
+    config.check_item(&data.item)?;
     let variables = nn::VarStore::of_outline();
     drop(Parts::build(config, data, &variables));
     let outline = variables.into_outline();
@@ -208,7 +210,8 @@ fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError>
             Err(ModelError::config(
                 "model",
                 format!(
-                    "for images of {image} it has {n} numbers{largest}; at most {MOST_VALUES} are possible"
+                    "for items of {} it has {n} numbers{largest}; at most {MOST_VALUES} are possible",
+                    data.item
                 ),
             ))
         }
@@ -239,10 +242,12 @@ impl Vae {
         } = Parts::build(config, &data, &variables);
         variables.set_device(device);
         let condition_scales = condition::scales(&data.condition).to_device(device);
+        let units = Units::new(&data.item, device);
         Ok(Self {
             config: config.clone(),
             data,
             condition_scales,
+            units,
             framing: None,
             variables,
             network,
@@ -281,7 +286,7 @@ impl Vae {
         sums::verify_if_listed(&path)?;
         let (header, mut file) = weights::open(&path)?;
         let data = DataSpec {
-            image: header.image,
+            item: header.data_item(&path)?,
             condition: header.condition,
         };
         let outline = outline(&header.model, &data).map_err(|error| {
@@ -324,9 +329,11 @@ impl Vae {
     /// # Errors
     /// The file system refuses.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
+        let is_image = self.data.item.is_image();
         let header = Header {
             model: self.config.clone(),
-            image: self.data.image,
+            image: is_image.then(|| self.data.item.map()),
+            item: (!is_image).then(|| self.data.item.clone()),
             condition: self.data.condition.clone(),
             framing: self.framing.clone(),
         };
@@ -337,10 +344,11 @@ impl Vae {
     #[must_use]
     pub fn preprocessing(&self) -> Preprocessing {
         Preprocessing {
-            image: self.data.image,
-            channels: ChannelOrder::of(self.data.image),
+            image: self.data.item.map(),
+            channels: ChannelOrder::of(self.data.item.map()),
             framing: self.framing.clone(),
             value_range: self.likelihood.value_range(),
+            item: (!self.data.item.is_image()).then(|| self.data.item.clone()),
             condition: self.data.condition.clone(),
         }
     }
@@ -356,10 +364,16 @@ impl Vae {
         &self.config
     }
 
-    /// The shape of the images that it knows.
+    /// Kind and shape of its items.
+    #[must_use]
+    pub fn item(&self) -> &ItemSpec {
+        &self.data.item
+    }
+
+    /// The shape of its items in tensors: that of its images, of other items as maps ([`ItemSpec::map`]).
     #[must_use]
     pub fn image_shape(&self) -> ImageShape {
-        self.data.image
+        self.data.item.map()
     }
 
     /// What it is told of an image beside its pixels; empty where that is nothing.
@@ -452,7 +466,7 @@ impl Vae {
     pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
         let (latents, features) = self.checked_latents(latents.into())?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.mean_image(&params).contiguous())
+        Ok(self.mean_items(&params).contiguous())
     }
 
     /// An image in `[0, 1]` drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the
@@ -467,7 +481,8 @@ impl Vae {
     ) -> Result<Tensor, ModelError> {
         let (latents, features) = self.checked_latents(latents.into())?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.sample(&params, generator).contiguous())
+        let sampled = self.likelihood.sample(&params, generator);
+        Ok(self.units.restored(sampled).contiguous())
     }
 
     /// How many different codes there are; none where latents are no codes.
@@ -702,9 +717,27 @@ impl Vae {
         Ok((joint.log_px_z, joint.log_pz))
     }
 
+    /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: which values are
+    /// unusual. NaN where a value is missing; `None` of a likelihood whose values depend on each other.
+    ///
+    /// # Errors
+    /// Items of another shape or kind, or a condition that is not the model's.
+    pub fn value_scores<'a>(
+        &self,
+        items: impl Into<Conditioned<'a>>,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let (targets, features) = self.scaled(items.into())?;
+        let posterior = self.posterior(&targets, features.as_ref(), Mode::Evaluate);
+        let params = self.decoded(&posterior.center(), features.as_ref(), Mode::Evaluate);
+        let log_prob = self
+            .likelihood
+            .value_log_prob(&params.unsqueeze(0), &targets);
+        Ok(log_prob.map(|log_prob| -self.units.value_density(log_prob.squeeze_dim(0))))
+    }
+
     /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
     pub fn mean_images(&self, draws: &Draws) -> Tensor {
-        let images = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+        let images = self.mean_items(&draws.params.flatten(0, 1));
         images.unflatten(0, &draws.params.size()[..2])
     }
 
@@ -742,10 +775,10 @@ impl Vae {
     ) -> Result<(Vec<Value>, Vec<Value>), ModelError> {
         match part {
             Part::Encoder => {
-                let images = graph.input(&self.data.image.sides());
+                let images = graph.input(&self.data.item.map().sides());
                 let condition = self.condition_input(graph);
                 let [black, white] = self.likelihood.value_range();
-                let mut scaled = images.clone();
+                let mut scaled = self.units.standardized_graph(graph, &images);
                 if [black, white] != [0.0, 1.0] {
                     scaled = graph.with_number(&scaled, "Mul", white - black);
                     scaled = graph.with_number(&scaled, "Add", black);
@@ -780,7 +813,7 @@ impl Vae {
                 })?;
                 Ok((
                     [Some(latents), condition].into_iter().flatten().collect(),
-                    vec![mean],
+                    vec![self.units.restored_graph(graph, mean)],
                 ))
             }
         }
@@ -793,7 +826,7 @@ impl Vae {
         let features = (n_features > 0).then(|| graph.input(&[n_features]));
         let _ = match part {
             Part::Encoder => {
-                let images = graph.input(&self.data.image.sides());
+                let images = graph.input(&self.data.item.map().sides());
                 self.network.encoder_graph(&mut graph, images, features)
             }
             Part::Decoder => {
@@ -810,8 +843,9 @@ impl Vae {
         (n_columns > 0).then(|| graph.input(&[n_columns]))
     }
 
-    /// q(z|x) for images f32 `[B, C, H, W]` in `[0, 1]`.
-    pub(crate) fn encode_zero_one(
+    /// q(z|x) for items f32 `[B, C, H, W]`, as exported encoders take them: images in `[0, 1]`, arrays in their
+    /// own unit.
+    pub(crate) fn encode_floats(
         &self,
         images: Conditioned,
     ) -> Result<Box<dyn Posterior>, ModelError> {
@@ -826,6 +860,7 @@ impl Vae {
             true => images.shallow_clone(),
             false => images * (white - black) + black,
         };
+        let targets = self.units.standardized(targets);
         let features = condition.map(|condition| self.features(condition));
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
@@ -836,7 +871,7 @@ impl Vae {
         self.check_condition(latents.condition, latents.tensor.size()[0])?;
         let features = latents.condition.map(|condition| self.features(condition));
         let params = self.decoded(latents.tensor, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.mean_image(&params).contiguous())
+        Ok(self.mean_items(&params).contiguous())
     }
 
     fn posterior(
@@ -851,7 +886,8 @@ impl Vae {
 
     fn posterior_params(&self, targets: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         // Under autocast the network computes in half precision; densities need f32.
-        let params = self.network.encode(targets, features, mode);
+        let items = self.units.without_missing(targets);
+        let params = self.network.encode(&items, features, mode);
         let params = params.to_kind(Kind::Float); // [B, P]
         watch("posterior parameters", &params);
         params
@@ -881,6 +917,11 @@ impl Vae {
         mode: Mode,
     ) -> Option<ClosedKl> {
         self.with_context(features, mode, |context| self.prior.kl(posterior, context))
+    }
+
+    /// The mean items of likelihood parameters, `[N, C, H, W]`.
+    fn mean_items(&self, params: &Tensor) -> Tensor {
+        self.units.restored(self.likelihood.mean_image(params))
     }
 
     /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
@@ -981,6 +1022,7 @@ impl Vae {
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
         let params = self.decoded(&flat, features, mode).unflatten(0, shape); // [K, B, …, H, W]
         let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
+        let log_px_z = self.units.density(log_px_z, targets);
         watch("likelihood log_prob", &log_px_z);
         Joint {
             params,
@@ -1064,25 +1106,46 @@ impl Vae {
         self.check_condition(condition, tensor.size()[0])?;
         let features = condition.map(|condition| self.features(condition));
         Ok((
-            self.likelihood.scale(&tensor.to_device(self.device())),
+            self.units
+                .standardized(self.likelihood.scale(&tensor.to_device(self.device()))),
             features,
         ))
     }
 
     fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
-        self.check_shape(images, Kind::Uint8)
+        self.check_shape(images, kind_of(self.data.item.kind))
     }
 
     fn check_shape(&self, images: &Tensor, kind: Kind) -> Result<(), ModelError> {
         let size = images.size();
-        let fits = size.len() == 4 && size[1..] == self.data.image.sides();
+        let fits = size.len() == 4 && size[1..] == self.data.item.map().sides();
         if !fits || images.kind() != kind {
             return Err(ModelError::Images {
                 found: format!("{:?} {size:?}", images.kind()),
-                kind: if kind == Kind::Float { "f32" } else { "u8" },
-                wanted: self.data.image,
+                kind: name_of(kind),
+                wanted: self.data.item.map(),
             });
         }
         Ok(())
+    }
+}
+
+/// The kind of tensors of items.
+fn kind_of(items: ItemKind) -> Kind {
+    match items {
+        ItemKind::Image => Kind::Uint8,
+        ItemKind::Sound { .. } => Kind::Int16,
+        ItemKind::Tokens { .. } => Kind::Int64,
+        _ => Kind::Float,
+    }
+}
+
+/// A kind of tensors of items, as Rust names it.
+fn name_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Uint8 => "u8",
+        Kind::Int16 => "i16",
+        Kind::Int64 => "i64",
+        _ => "f32",
     }
 }

@@ -28,6 +28,7 @@ pub(super) const ORDERS: &[Order] = &[
             "seed",
             "memory",
             "image_shape",
+            "item_spec",
             "condition",
             "data_spec",
         ],
