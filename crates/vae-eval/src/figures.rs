@@ -10,7 +10,7 @@ use vae_model::{Support, Term, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
 use crate::EvalError;
 
@@ -160,8 +160,8 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
                 let condition = conditions.next();
                 let made = vae.reconstruct((&originals, condition.as_ref()))?;
                 let missing = n as i64 - originals.size()[0];
-                let shown = (&originals / 255.0).to_kind(Kind::Float);
-                for images in [shown, made.to_device(Device::Cpu)] {
+                let shown = tiles(vae.item(), &as_decoded(vae.item(), &originals))?;
+                for images in [shown, tiles(vae.item(), &made)?] {
                     let [_, channels, height, width] = <[i64; 4]>::from(images.size4()?);
                     let blank = [missing, channels, height, width];
                     rows.push(images);

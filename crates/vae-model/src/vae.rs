@@ -88,7 +88,8 @@ pub struct Draws {
     pub latents: Tensor,
     /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] makes images of them.
     pub params: Tensor,
-    /// The images x as the likelihood scales them, `[B, C, H, W]`.
+    /// The items x as the likelihood scales them, `[B, C, H, W]`: arrays standardized, NaN where a value is
+    /// missing.
     pub targets: Tensor,
     /// What the model was told of each image, f32 `[B, D]`, NaN where that is nothing; none of a model
     /// without a condition.
@@ -446,7 +447,7 @@ impl Vae {
         work()
     }
 
-    /// q(z|x) for bytes `[B, C, H, W]`, of a model with a condition together with that ([`Conditioned`]).
+    /// q(z|x) for items `[B, C, H, W]` (bytes of images, f32 of arrays), of a model with a condition together with that ([`Conditioned`]).
     ///
     /// # Errors
     /// Images of another shape or kind, or a condition that is not the model's.
@@ -458,7 +459,7 @@ impl Vae {
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
 
-    /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`, of a model with a condition
+    /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, of a model with a condition
     /// together with that ([`Conditioned`]).
     ///
     /// # Errors
@@ -469,8 +470,8 @@ impl Vae {
         Ok(self.mean_items(&params).contiguous())
     }
 
-    /// An image in `[0, 1]` drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the
-    /// noise of the pixels, which [`Self::decode`] leaves out.
+    /// An item drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the noise of the values,
+    /// which [`Self::decode`] leaves out.
     ///
     /// # Errors
     /// Latents of another shape.
@@ -664,7 +665,7 @@ impl Vae {
         draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
-    /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
+    /// Encodes items `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
     /// model with a condition is not told that of some images (`condition.dropout`).
     ///
     /// # Errors
@@ -717,6 +718,16 @@ impl Vae {
         Ok((joint.log_px_z, joint.log_pz))
     }
 
+    /// How far the mean items of draws are from the items `[B, C, H, W]`, `[K, B, C, H, W]`: of images in
+    /// `[0, 1]`, of arrays in standard deviations, NaN where a value is missing.
+    pub fn errors(&self, draws: &Draws, items: &Tensor) -> Tensor {
+        if self.data.item.is_image() {
+            return self.mean_images(draws) - items.to_kind(Kind::Float) / 255.0;
+        }
+        let mean = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+        mean.unflatten(0, &draws.params.size()[..2]) - &draws.targets
+    }
+
     /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: which values are
     /// unusual. NaN where a value is missing; `None` of a likelihood whose values depend on each other.
     ///
@@ -735,7 +746,7 @@ impl Vae {
         Ok(log_prob.map(|log_prob| -self.units.value_density(log_prob.squeeze_dim(0))))
     }
 
-    /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
+    /// The mean items of draws, `[K, B, C, H, W]`: images in `[0, 1]`, arrays in their own unit.
     pub fn mean_images(&self, draws: &Draws) -> Tensor {
         let images = self.mean_items(&draws.params.flatten(0, 1));
         images.unflatten(0, &draws.params.size()[..2])

@@ -25,7 +25,7 @@ pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
 pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
 pub(crate) const GRID: RGBColor = RGBColor(228, 231, 235);
 /// Okabe & Ito's colors, told apart with every kind of color vision; its yellow is too light here.
-const COLORS: [RGBColor; 7] = [
+pub(crate) const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

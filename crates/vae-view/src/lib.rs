@@ -7,5 +7,7 @@ mod error;
 pub mod latent;
 pub mod picture;
 pub mod tensorboard;
+mod tile;
 
 pub use error::ViewError;
+pub use tile::{as_decoded, tiles};

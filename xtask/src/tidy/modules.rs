@@ -129,9 +129,10 @@ pub(super) const ORDERS: &[Order] = &[
         krate: "vae-view",
         modules: &[
             "error",
+            "curves",
+            "tile",
             "picture",
             "animation",
-            "curves",
             "latent",
             "tensorboard",
         ],

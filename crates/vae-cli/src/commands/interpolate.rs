@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let condition = condition.transpose()?;
     let latents = latent::onto_support(&run.vae, &latents)?;
     let images =
-        no_grad(|| picture::decoded(&run.vae, (&latents, condition.as_ref()), Pixels::Mean))?;
+        no_grad(|| picture::decoded_tiles(&run.vae, (&latents, condition.as_ref()), Pixels::Mean))?;
     if let Some(out) = &args.out {
         picture::save(&picture::grid(&images, steps, 2)?, out)?;
     }

@@ -57,7 +57,7 @@ pub fn data_spec(config: &RunConfig, image: ImageShape) -> DataSpec {
     };
     let n_classes = if condition.classes { 10 } else { 0 };
     DataSpec {
-        image,
+        item: image.into(),
         condition: ConditionSpec {
             classes: (0..n_classes).map(|class| class.to_string()).collect(),
             attributes: condition.attributes.iter().map(attribute).collect(),
