@@ -11,7 +11,7 @@ use vae_base::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec};
 
 use crate::batch::Batch;
 use crate::bits::BitImages;
-use crate::stored::{Stored, StoredImages, StoredReader};
+use crate::stored::StoredImages;
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
 /// N images as bytes, and what is known of each: a class label, a file name, attributes.
@@ -94,7 +94,7 @@ impl Dataset {
         Dataset {
             images: Images::Stored(StoredImages {
                 ids: (0..labels.len()).collect(),
-                stored: Arc::new(Stored::Bits(images)),
+                store: Arc::new(images),
                 random_flips: false,
             }),
             labels: Some(Tensor::from_slice(&labels)),
@@ -178,7 +178,7 @@ impl Dataset {
             }
             Images::Stored(images) => {
                 let ids: Vec<usize> = positions.iter().map(|&i| images.ids[i]).collect();
-                let mut reader = StoredReader::new(Arc::clone(&images.stored));
+                let mut reader = Arc::clone(&images.store).reader();
                 let ImageShape {
                     channels,
                     height,
@@ -193,6 +193,12 @@ impl Dataset {
                 Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
             }
         }
+    }
+
+    /// The data set of the first `n` images, or of all where there are fewer.
+    #[must_use]
+    pub fn truncated(&self, n: usize) -> Dataset {
+        self.subset(&(0..n.min(self.len())).collect::<Vec<_>>())
     }
 
     /// The data set of the images at these positions, in this order; a position may come more than
@@ -237,7 +243,7 @@ impl Dataset {
         match &self.images {
             Images::Memory(_) => None,
             Images::Stored(images) => {
-                let name = images.stored.names().get(images.ids[i]);
+                let name = images.store.names().get(images.ids[i]);
                 name.map(String::as_str)
             }
         }
@@ -433,7 +439,7 @@ impl Dataset {
                     width: size[3],
                 }
             }
-            Images::Stored(images) => images.stored.shape(),
+            Images::Stored(images) => images.store.shape(),
         }
     }
 }

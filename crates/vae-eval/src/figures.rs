@@ -98,7 +98,7 @@ pub fn figures(
         true => (32, 64, 10),
         false => (16, 36, 8),
     };
-    let encoded = first(test, N_ENCODED);
+    let encoded = test.truncated(N_ENCODED);
     let codes = encode(vae, &encoded, seed, |_| ())?;
     let pictures = no_grad(|| {
         Ok::<_, EvalError>(
@@ -135,11 +135,6 @@ pub fn figures(
 /// Whether many of the model's images fit a page.
 fn is_small(vae: &Vae) -> bool {
     vae.image_shape().n_values() <= 64 * 64
-}
-
-fn first(dataset: &Dataset, n: usize) -> Dataset {
-    let positions: Vec<usize> = (0..n.min(dataset.len())).collect();
-    dataset.subset(&positions)
 }
 
 fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalError> {

@@ -359,7 +359,7 @@ fn probes(
         return Ok(());
     }
     let n_train = train.len().min(options.n_probe_images);
-    let train = train.subset(&(0..n_train).collect::<Vec<_>>());
+    let train = train.truncated(n_train);
     let learned = encode(vae, &train, 0, |n_done| {
         progress("latents for the probes", n_done, n_train);
     })?;
@@ -415,7 +415,7 @@ impl Probes {
             .int64_value(&[])
             .max(test.max().int64_value(&[]))
             + 1;
-        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test);
+        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test)?;
         let nearest = nearest_neighbor_classes(&self.train, train, &self.test, self.n_neighbors)?;
         let of = |name: &str, label: &str, found: &Tensor| {
             let share = accuracy(found, test);

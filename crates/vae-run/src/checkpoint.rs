@@ -176,6 +176,13 @@ impl OpenCheckpoint {
         Ok(sha256(&self.folder.join(WEIGHTS_FILE))?)
     }
 
+    /// Whether the folder is a checkpoint in the folder of a run.
+    pub(crate) fn is_in_run(folder: &Path) -> bool {
+        let run = run_of(folder);
+        folder.join(SUMS_FILE).is_file()
+            && run.is_ok_and(|run| run.is_some_and(|run| RunDir::open(&run).is_ok()))
+    }
+
     /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
     /// checkpoint.
     ///
@@ -185,12 +192,10 @@ impl OpenCheckpoint {
         if !folder.join(SUMS_FILE).is_file() {
             return Ok(None);
         }
-        // `best` is a link: the folder's own place is in the run.
-        let real = fs::canonicalize(folder).map_err(RunError::io(folder))?;
-        let Some(run) = real.parent().and_then(Path::parent) else {
+        let Some(run) = run_of(folder).map_err(RunError::io(folder))? else {
             return Err(RunError::run(folder, "a checkpoint, but in no run"));
         };
-        let run_dir = RunDir::open(run)?;
+        let run_dir = RunDir::open(&run)?;
         let checkpoint = Self {
             folder: folder.to_owned(),
             state: verify(folder)?,
@@ -255,6 +260,12 @@ impl OpenCheckpoint {
             tensors: file.tensors.into_iter().collect(),
         }))
     }
+}
+
+/// The folder two levels above a checkpoint's. `best` is a link, which is followed first.
+fn run_of(checkpoint: &Path) -> io::Result<Option<PathBuf>> {
+    let real = fs::canonicalize(checkpoint)?;
+    Ok(real.parent().and_then(Path::parent).map(Path::to_owned))
 }
 
 /// The metadata key of [`ROLLBACK_FILE`].

@@ -5,6 +5,7 @@
 //! - [`RunDir`], [`RunLock`]: the folder of a run, and which process trains it;
 //! - [`checkpoint`]: folders with everything that a run needs to go on, or a model to be used;
 //! - [`Record`], [`Metric`]: the lines of `metrics.jsonl`, and by which number epochs are compared;
+//! - [`Session`]: a trained model opened for use, in one of several threads;
 //! - [`Overview`]: what a run came to so far;
 //! - [`check_resume`]: whether it can go on with another config.
 
@@ -23,6 +24,7 @@ mod resume;
 mod rollback;
 mod run_dir;
 mod run_lock;
+mod session;
 mod summary;
 
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
@@ -42,4 +44,5 @@ pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
 pub use run_dir::{RunDir, read_config};
 pub use run_lock::RunLock;
+pub use session::Session;
 pub use summary::{RunState, Summary};

@@ -17,7 +17,7 @@ pub struct Overview {
     pub epochs: u64,
     /// Epochs that its config asks for.
     pub planned_epochs: u64,
-    /// The validation record with the highest elbo.
+    /// The best validation record by `checkpoints.metric` of the config.
     pub best: Option<Record>,
     /// The last epoch on validation images.
     pub last_validation: Option<Record>,
@@ -38,13 +38,14 @@ impl Overview {
     /// # Errors
     /// A file of the run that cannot be read.
     pub fn read(run_dir: &RunDir) -> Result<Self, RunError> {
-        let planned_epochs = run_dir.config()?.training.epochs;
+        let config = run_dir.config()?;
+        let planned_epochs = config.training.epochs;
         let state = run_dir.state()?;
         let summary = run_dir.summary()?;
         let n_parameters = summary.as_ref().map(|summary| summary.n_parameters);
         let records = run_dir.records()?;
-        // Not the summary's, which is the best by the metric that the config chose.
-        let best = Record::best(&records).cloned();
+        let ranking = config.checkpoints.metric.ranking(&run_dir.terms()?);
+        let best = ranking.best(&records).cloned();
         match summary {
             Some(summary) if state != RunState::Running => Ok(Self {
                 state,
@@ -65,7 +66,7 @@ impl Overview {
                     error: None,
                     epochs: records.last().map_or(0, |record| record.epoch),
                     planned_epochs,
-                    best: Record::best(&records).cloned(),
+                    best,
                     last_validation: last_validation.cloned(),
                     seconds: records.iter().map(|record| record.seconds).sum(),
                     n_parameters,

@@ -199,22 +199,6 @@ impl Record {
             named: BTreeMap::new(),
         }
     }
-
-    /// The validation record with the highest elbo, or the least reconstruction where there is no elbo.
-    #[must_use]
-    pub fn best(records: &[Self]) -> Option<&Self> {
-        let value = |record: &Self| record.means.elbo.unwrap_or(-record.means.reconstruction);
-        records
-            .iter()
-            .filter(|record| record.split == Self::VALIDATION && value(record).is_finite())
-            .reduce(|best, record| {
-                if value(record) > value(best) {
-                    record
-                } else {
-                    best
-                }
-            })
-    }
 }
 
 /// The metric of the validation images by which epochs are compared: the name of any number of a validation
@@ -290,6 +274,20 @@ impl Metric {
             Self::ActiveUnits => record.active_units.map(|n| n as f64),
             Self::Term(name) => record.named.get(name).copied(),
         }
+    }
+
+    /// Its declaration: unit and better direction. `terms` are those of the run; one that is not among them
+    /// has neither.
+    #[must_use]
+    pub fn term(&self, terms: &[Term]) -> Term {
+        let named = |term: &&Term| term.name == self.name();
+        let fixed = Record::terms();
+        let declared = terms.iter().find(named).or(fixed.iter().find(named));
+        declared.cloned().unwrap_or_else(|| Term {
+            name: self.name().to_owned().into(),
+            unit: Term::NO_UNIT.into(),
+            better: Direction::Neither,
+        })
     }
 
     /// How epochs are compared by it. `terms` say which direction is better of a [`Self::Term`]; of one
@@ -394,6 +392,25 @@ impl Ranking {
         self.metric.of(record)
     }
 
+    /// Whether higher values are better.
+    #[must_use]
+    pub fn higher_is_better(&self) -> bool {
+        self.higher_is_better
+    }
+
+    /// The validation record with the best finite value; of equal ones the first.
+    #[must_use]
+    pub fn best<'a>(&self, records: &'a [Record]) -> Option<&'a Record> {
+        let value = |record: &Record| self.of(record).filter(|value| value.is_finite());
+        records
+            .iter()
+            .filter(|record| record.split == Record::VALIDATION && value(record).is_some())
+            .reduce(|best, next| match self.order(value(next), value(best)) {
+                Ordering::Greater => next,
+                _ => best,
+            })
+    }
+
     /// By how much `new` is better than `old`; negative where it is worse.
     #[must_use]
     pub fn gain(&self, new: f64, old: f64) -> f64 {
@@ -428,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_is_the_highest_number_on_held_out_images() {
+    fn the_best_epoch_has_the_best_finite_validation_value() {
         let record = |epoch, split, elbo: f64| {
             let means = Means {
                 elbo: Some(elbo),
@@ -449,8 +466,16 @@ mod tests {
             record(3, "validation", -2.0),
             record(4, "validation", -2.0),
         ];
-        assert_eq!(Record::best(&records).unwrap().epoch, 3);
-        assert!(Record::best(&records[1..3]).is_none());
+        let best = |metric: Metric, records: &[Record]| {
+            let ranking = metric.ranking(&[]);
+            ranking.best(records).map(|record| record.epoch)
+        };
+        assert_eq!(best(Metric::Elbo, &records), Some(3));
+        assert_eq!(best(Metric::Elbo, &records[1..3]), None);
+        // Of equal values the first is best; the lowest, where lower is better.
+        assert_eq!(best(Metric::Kl, &records), Some(1));
+        assert_eq!(best(Metric::Loss, &records), Some(3));
+        assert_eq!(best(Metric::Mse, &records), None);
     }
 
     #[test]

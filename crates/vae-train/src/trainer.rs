@@ -63,10 +63,10 @@ impl<'a> Trainer<'a> {
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
         check(vae, config)?;
-        let instead_of_validation = splits.validation.is_none().then(|| {
-            let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);
-            splits.train.subset(&(0..n_images).collect::<Vec<_>>())
-        });
+        let instead_of_validation = match &splits.validation {
+            Some(_) => None,
+            None => Some(splits.train.truncated(N_INSTEAD_OF_VALIDATION)),
+        };
         let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
         let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
         let mut callbacks = Callbacks::default();

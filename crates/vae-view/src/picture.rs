@@ -7,6 +7,7 @@ use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
 use vae_model::{Conditioned, Generator, ModelError, PriorConfig, Support, Vae};
+use vae_run::RunError;
 
 use crate::{ViewError, as_decoded, tiles};
 
@@ -536,7 +537,7 @@ pub fn png(picture: &DynamicImage, path: &Path) -> Result<Vec<u8>, ViewError> {
 /// The name of another format ([`check_name`]); the file system refuses.
 pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), ViewError> {
     check_name(path)?;
-    write_whole(path, &png(picture, path)?).map_err(ViewError::io(path))
+    Ok(write_whole(path, &png(picture, path)?).map_err(RunError::io(path))?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use vae_model::{ItemSpec, Standardization};
 
 use crate::ViewError;
-use crate::curves::{COLORS, GRID};
+use crate::chart::{COLORS, GRID};
 
 /// Rows of pixels of a tile with curves.
 const HEIGHT: i64 = 64;

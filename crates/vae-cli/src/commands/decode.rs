@@ -9,9 +9,10 @@ use image::ImageFormat;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use tracing::warn;
+use vae_run::Session;
 use vae_view::{picture, tiles};
 
-use super::{OpenRun, RunArgs, items_file};
+use super::{RunArgs, items_file};
 use crate::Done;
 use crate::arrays::{Latents, LatentsReader};
 use crate::output::{self, out};
@@ -69,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae.config().n_latents() as usize;
+    let latent_dims = run.vae().config().n_latents() as usize;
     let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
     let mut count = ImageCount::new(latents.n_rows());
     let n_images = match is_picture || items_file::is_array(&args.out) {
@@ -90,18 +91,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// Mean items [n, C, H, W] on the CPU, images in [0, 1].
-fn decoded(run: &OpenRun, latents: &Latents) -> Result<Tensor> {
+fn decoded(run: &Session, latents: &Latents) -> Result<Tensor> {
     let values = Tensor::from_slice(&latents.values).view([latents.n_rows as i64, -1]);
     let condition = run.condition_alone();
     let condition = condition.map(|row| row.repeat([latents.n_rows as i64, 1]));
     let values = (&values, condition.as_ref());
-    Ok(no_grad(|| run.vae.decode(values))?.to_device(Device::Cpu))
+    Ok(no_grad(|| run.vae().decode(values))?.to_device(Device::Cpu))
 }
 
 /// One picture, or one array.
 fn one_file(
     args: &Args,
-    run: &OpenRun,
+    run: &Session,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {
@@ -123,9 +124,9 @@ fn one_file(
     };
     let items = Tensor::cat(&images, 0);
     match items_file::is_array(&args.out) {
-        true => items_file::save(run.vae.item(), &items, &args.out)?,
+        true => items_file::save(run.vae().item(), &items, &args.out)?,
         false => {
-            let tiles = tiles(run.vae.item(), &items)?;
+            let tiles = tiles(run.vae().item(), &items)?;
             picture::save(&picture::grid(&tiles, columns, 2)?, &args.out)?;
         }
     }
@@ -134,7 +135,7 @@ fn one_file(
 
 fn one_file_each(
     args: &Args,
-    run: &OpenRun,
+    run: &Session,
     latents: &mut LatentsReader,
     count: &mut ImageCount,
 ) -> Result<usize> {
@@ -160,7 +161,7 @@ fn one_file_each(
         .with_context(|| out.display().to_string())?;
     let (mut n_images, mut renamed) = (0, Vec::new());
     while let Some(rows) = latents.read(N_AT_A_TIME)? {
-        let images = tiles(run.vae.item(), &decoded(run, &rows)?)?;
+        let images = tiles(run.vae().item(), &decoded(run, &rows)?)?;
         for i in 0..rows.n_rows {
             let row = n_images + i;
             let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;

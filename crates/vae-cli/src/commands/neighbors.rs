@@ -57,13 +57,13 @@ struct Neighbor {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let vae = &run.vae;
-    let query_inputs = run.open_inputs(&[args.image], Split::Test, None)?;
+    let vae = run.vae();
+    let query_inputs = run.inputs(&[args.image], Split::Test, None)?;
     let query = query_inputs.read(1)?;
     let condition = run.condition_of(&query_inputs, &query);
     let query_images = (&query.images, condition.as_ref());
     let query_center = no_grad(|| vae.encode(query_images))?.center(); // [1, Z]
-    let inputs = run.open_inputs(&args.among, Split::Train, None)?;
+    let inputs = run.inputs(&args.among, Split::Train, None)?;
     let mut count = ImageCount::new(Some(inputs.n_images()));
     // Nearest first; of equal ones the first.
     let (most, mut nearest) = (args.count as usize, Vec::<Neighbor>::new());
@@ -97,7 +97,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(path) = &args.out {
         let mut images = vec![query.images.get(0)];
         images.extend(nearest.iter().map(|near| near.image.shallow_clone()));
-        let item = run.vae.item();
+        let item = run.vae().item();
         let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
         picture::save(&picture::grid(&images, images.size()[0] as usize, 2)?, path)?;
     }

@@ -45,13 +45,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let (images, condition) = match args.inputs.is_empty() {
         true => {
-            let test = run.splits()?.test;
-            let first: Vec<usize> = (0..test.len().min(args.count as usize)).collect();
-            let batch = test.batch(&first)?;
+            let batch = run.first_test_images(args.count as usize)?;
             (batch.items, batch.condition)
         }
         false => {
-            let inputs = run.open_inputs(&args.inputs, Split::Test, None)?;
+            let inputs = run.inputs(&args.inputs, Split::Test, None)?;
             let batch = inputs.read(10_000)?;
             let condition = run.condition_of(&inputs, &batch);
             (batch.images, condition)
@@ -59,15 +57,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let images = (&images, condition.as_ref());
     if items_file::is_array(&args.out) {
-        let items = no_grad(|| picture::reconstructed(&run.vae, images))?;
-        items_file::save(run.vae.item(), &items, &args.out)?;
+        let items = no_grad(|| picture::reconstructed(run.vae(), images))?;
+        items_file::save(run.vae().item(), &items, &args.out)?;
         match args.json {
             true => out!("{}", json!({ "array": args.out, "n": items.size()[0] })),
             false => output::print_path(&args.out),
         }
         return Ok(Done::Fully);
     }
-    let picture = no_grad(|| picture::reconstructions(&run.vae, images))?;
+    let picture = no_grad(|| picture::reconstructions(run.vae(), images))?;
     picture::save(&picture, &args.out)?;
     print_file(&args.out, args.json, &picture);
     Ok(Done::Fully)

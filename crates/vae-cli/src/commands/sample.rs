@@ -110,7 +110,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
-    let is_normal = matches!(run.vae.config().prior, PriorConfig::StandardNormal);
+    let is_normal = matches!(run.vae().config().prior, PriorConfig::StandardNormal);
     ensure!(
         is_normal || temperature == 1.0,
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
@@ -120,7 +120,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let rows: Vec<Vec<f32>> = match args.run.condition {
         Some(_) => Vec::new(),
         None => {
-            let examples = run.vae.condition().examples().into_iter();
+            let examples = run.vae().condition().examples().into_iter();
             examples.map(|(_, row)| row).collect()
         }
     };
@@ -135,17 +135,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     };
     let items = no_grad(|| -> Result<Tensor> {
-        let mut generator = picture::sample_generator(&run.vae, args.seed);
+        let mut generator = picture::sample_generator(run.vae(), args.seed);
         let (latents, condition) = match run.condition_alone() {
-            None => (run.vae.sample_latents(count as i64, &mut generator), None),
+            None => (run.vae().sample_latents(count as i64, &mut generator), None),
             Some(row) if rows.is_empty() => {
                 let condition = row.repeat([count as i64, 1]);
-                let latents = run.vae.sample_latents_of(&condition, &mut generator)?;
+                let latents = run.vae().sample_latents_of(&condition, &mut generator)?;
                 (latents, Some(condition))
             }
             Some(_) => {
                 let (latents, condition) =
-                    picture::latents_of_rows(&run.vae, &rows, columns, args.seed)?;
+                    picture::latents_of_rows(run.vae(), &rows, columns, args.seed)?;
                 let first = |tensor: Tensor| tensor.narrow(0, 0, count as i64);
                 (first(latents), Some(first(condition)))
             }
@@ -156,7 +156,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             false => Pixels::Mean,
         };
         Ok(picture::decoded(
-            &run.vae,
+            run.vae(),
             (&latents, condition.as_ref()),
             pixels,
         )?)
@@ -165,9 +165,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
         match items_file::is_array(out) {
-            true => items_file::save(run.vae.item(), &items, out)?,
+            true => items_file::save(run.vae().item(), &items, out)?,
             false => {
-                let tiles = tiles(run.vae.item(), &items)?;
+                let tiles = tiles(run.vae().item(), &items)?;
                 picture::save(&picture::grid(&tiles, columns, 2)?, out)?;
             }
         }
@@ -175,7 +175,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     if let Some(folder) = &args.each {
         files.extend(save_each(
-            &tiles(run.vae.item(), &items)?,
+            &tiles(run.vae().item(), &items)?,
             folder,
             "sample",
         )?);

@@ -12,7 +12,7 @@ use vae_view::{as_decoded, picture, tiles};
 
 use super::encode::numbers;
 use super::items_file;
-use super::{InputArgs, OpenRun, RunArgs, picture_name, warn_of_bad};
+use super::{InputArgs, RunArgs, picture_name, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
@@ -170,8 +170,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
-    let inputs = run.inputs(&args.inputs)?;
-    let mut noise = run.vae.generator(derive_seed(args.seed, 0, "scores"));
+    let inputs = args.inputs.open(&run)?;
+    let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;
     let mut worst = Worst {
         most: args.picture.as_ref().map_or(0, |_| args.count as usize),
@@ -184,15 +184,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let condition = run.condition_of(&inputs, &batch);
         let images = Conditioned::from((&batch.images, condition.as_ref()));
         if let Some(by_value) = &mut by_value {
-            by_value.add(&run.vae, images)?;
+            by_value.add(run.vae(), images)?;
         }
-        let scores = scores(&run.vae, images, args.samples, &mut noise)?;
+        let scores = scores(run.vae(), images, args.samples, &mut noise)?;
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
                 let mut fields = vec![Field::text(FILE_COLUMN), Field::real("score")];
                 fields.extend(scores.terms.iter().map(|(name, _)| Field::real(name)));
-                fields.extend(OpenRun::known_fields(&inputs, &fields));
+                fields.extend(super::known_fields(&inputs, &fields));
                 none.insert(TableWriter::create(&args.out, fields)?)
             }
         };
@@ -209,7 +209,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 .into_iter()
                 .map(|(_, term)| Values::Reals(term)),
         );
-        values.extend(OpenRun::known_values(&inputs, batch));
+        values.extend(super::known_values(&inputs, batch));
         writer.write(values)?;
     }
     let n_images = match writer {
@@ -217,11 +217,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         None => 0, // No image is an error of the batches.
     };
     if let Some(by_value) = &by_value {
-        by_value.write(&run.vae)?;
+        by_value.write(run.vae())?;
     }
     if let Some(path) = &args.picture {
         let images: Vec<&Tensor> = worst.kept.iter().map(|(.., image)| image).collect();
-        let item = run.vae.item();
+        let item = run.vae().item();
         let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
         let columns = (worst.kept.len() as f64).sqrt().ceil() as usize;
         picture::save(&picture::grid(&images, columns, 2)?, path)?;

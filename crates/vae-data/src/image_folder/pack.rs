@@ -26,11 +26,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 use vae_base::files::{self, TemporaryName};
+use vae_base::open_regular;
 
 use super::source::{Chunk, Source};
 use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, ImageShape, regular_file};
+use crate::stored::{ImageStore, StoreReader};
+use crate::{BadFile, DataError, ImageShape};
 
 /// Of another format nothing is known but that it is another. 1 had the pixels of another JPEG decoder.
 const FORMAT: &str = "vae pack 2";
@@ -96,7 +98,7 @@ impl Deref for Bytes {
 
 impl Bytes {
     fn of(path: &Path) -> io::Result<Bytes> {
-        let file = regular_file::open(path)?;
+        let file = open_regular(path)?;
         // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
         // place: it is replaced by renaming, which leaves this map the old file.
         let refused = match unsafe { Mmap::map(&file) } {
@@ -248,17 +250,34 @@ impl Pack {
             }
         }
     }
+}
 
-    pub(crate) fn shape(&self) -> ImageShape {
+impl ImageStore for Pack {
+    fn shape(&self) -> ImageShape {
         self.shape
     }
 
-    pub(crate) fn names(&self) -> &[String] {
+    fn names(&self) -> &[String] {
         &self.names
     }
 
-    pub(crate) fn bad(&self) -> &[BadFile] {
+    fn n_workers(&self) -> usize {
+        1 // Copies faster than any model trains.
+    }
+
+    fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
+        Box::new(self)
+    }
+
+    fn bad(&self) -> &[BadFile] {
         &self.bad
+    }
+}
+
+impl StoreReader for Arc<Pack> {
+    fn read(&mut self, id: usize, out: &mut [u8]) -> Result<(), DataError> {
+        Pack::read(self, id, out);
+        Ok(())
     }
 }
 
