@@ -59,6 +59,8 @@ pub(super) const ORDERS: &[Order] = &[
             "loader",
             "idx",
             "npz",
+            "array_file",
+            "arrays",
             "sprites",
             "image_folder",
             "config",
