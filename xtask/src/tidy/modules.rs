@@ -90,6 +90,7 @@ pub(super) const ORDERS: &[Order] = &[
             "weights",
             "import",
             "part",
+            "parts",
             "vae",
             "code_use",
             "objective",
