@@ -188,7 +188,7 @@ fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
 
 fn manifold(vae: &Vae, test: &Dataset, size: usize) -> Result<Picture, EvalError> {
     let picture = picture::manifold(vae, size, &[], first_condition(test).as_ref())?;
-    let how = match (vae.config().posterior.support(), vae.config().n_latents()) {
+    let how = match (vae.support(), vae.config().n_latents()) {
         (Support::Sphere, _) => {
             "The latent sphere as a map: longitude to the right, latitude upward."
         }
@@ -225,7 +225,7 @@ fn traversals(
     let origin = (&origin, condition.as_ref());
     let picture = picture::traversals(vae, origin, &dims, N_STEPS, 3.0)?;
     let names: Vec<String> = dims.iter().map(|dim| format!("z{dim}")).collect();
-    let reach = match vae.config().posterior.support() {
+    let reach = match vae.support() {
         Support::Sphere => "from −0.9 to 0.9, the others moved with it",
         Support::Codes => "through its levels",
         Support::Euclidean => {

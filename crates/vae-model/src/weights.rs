@@ -33,6 +33,9 @@ pub(crate) struct Header {
     /// None in files of before it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) framing: Option<Framing>,
+    /// The names of its parts that are a user's own, by what they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) own_parts: BTreeMap<String, String>,
 }
 
 impl Header {

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{Conditioned, Generator, ModelError, PriorConfig, Support, Vae};
+use vae_model::{Conditioned, Generator, ModelError, Support, Vae};
 use vae_run::RunError;
 
 use crate::{ViewError, as_decoded, tiles};
@@ -119,7 +119,7 @@ pub fn manifold_of(
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
     let latent_dims = vae.config().n_latents() as usize;
-    let latents = match vae.config().posterior.support() {
+    let latents = match vae.support() {
         Support::Sphere => globe_latents(size, latent_dims, dims),
         Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
         Support::Codes => {
@@ -135,7 +135,7 @@ pub fn manifold_of(
 /// How many latent dimensions a [`manifold`] shows.
 #[must_use]
 pub fn n_manifold_dims(vae: &Vae) -> usize {
-    match vae.config().posterior.support() {
+    match vae.support() {
         Support::Euclidean | Support::Codes => 2,
         Support::Sphere => 3,
     }
@@ -184,7 +184,7 @@ struct Quantiles {
 
 fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, ViewError> {
     let levels = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
-    if matches!(vae.config().prior, PriorConfig::StandardNormal) {
+    if vae.has_standard_normal_prior() {
         let latent_dims = vae.config().n_latents();
         let line = levels.special_ndtri().to_kind(Kind::Float); // [size]
         return Ok(Quantiles {
@@ -274,11 +274,10 @@ pub fn traversals<'a>(
     let latent_dims = vae.config().n_latents();
     let n_steps = n_steps as i64;
     let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
-    let is_sphere = vae.config().posterior.support() == Support::Sphere;
-    let moments = match vae.config().prior {
-        PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform => None,
-        _ if is_sphere => None,
-        _ => {
+    let is_sphere = vae.support() == Support::Sphere;
+    let moments = match is_sphere || vae.has_standard_normal_prior() {
+        true => None,
+        false => {
             let latents = prior_latents(vae);
             Some((
                 latents.mean_dim(0, false, Kind::Float),

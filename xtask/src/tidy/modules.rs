@@ -92,6 +92,7 @@ pub(super) const ORDERS: &[Order] = &[
             "weights",
             "import",
             "part",
+            "parts",
             "vae",
             "code_use",
             "objective",

@@ -79,7 +79,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .map(|i| Ok(Vec::<f64>::try_from(rows.get(i).to_kind(Kind::Double))?))
             .collect::<Result<Vec<_>>>()
     };
-    let is_sphere = run.vae().config().posterior.support() == Support::Sphere;
+    let is_sphere = run.vae().support() == Support::Sphere;
     let blend = match args.slerp || is_sphere {
         true => Blend::Spherical,
         false => Blend::Linear,

@@ -7,7 +7,6 @@ use std::str::FromStr;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
-use vae_model::PriorConfig;
 use vae_view::picture::{self, Pixels};
 use vae_view::tiles;
 
@@ -110,7 +109,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
-    let is_normal = matches!(run.vae().config().prior, PriorConfig::StandardNormal);
+    let is_normal = run.vae().has_standard_normal_prior();
     ensure!(
         is_normal || temperature == 1.0,
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
