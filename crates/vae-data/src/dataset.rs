@@ -26,6 +26,8 @@ pub struct Dataset {
     /// What a model is told of each image: its columns, and f32 [N, D] on the CPU.
     condition: Option<(Arc<ConditionSpec>, Tensor)>,
     binarization: Option<Binarization>,
+    /// Where in its file each item is, of rows of an array.
+    rows: Option<Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,15 @@ impl Dataset {
             factors: None,
             condition: None,
             binarization: None,
+            rows: None,
+        }
+    }
+
+    /// The same items, which are these rows of a file.
+    pub(crate) fn with_rows(self, rows: &[usize]) -> Dataset {
+        Dataset {
+            rows: Some(rows.to_vec()),
+            ..self
         }
     }
 
@@ -268,6 +279,10 @@ impl Dataset {
                 .as_ref()
                 .map(|(spec, known)| (Arc::clone(spec), known.index_select(0, &rows()))),
             binarization: self.binarization,
+            rows: self
+                .rows
+                .as_ref()
+                .map(|rows| positions.iter().map(|&i| rows[i]).collect()),
         }
     }
 
@@ -284,6 +299,14 @@ impl Dataset {
                 name.map(String::as_str)
             }
         }
+    }
+
+    /// Which row of its file item `i` is, from 0; `None` for items that are no rows of an array or table.
+    ///
+    /// # Panics
+    /// If `i` is [`Dataset::len`] or more.
+    pub fn file_row(&self, i: usize) -> Option<usize> {
+        self.rows.as_ref().map(|rows| rows[i])
     }
 
     /// A number by which to tell this data set from another: the CRC-32 of all file names and of the
@@ -590,10 +613,15 @@ fn check_labels(labels: Option<&Tensor>, n: i64) -> Result<(), DataError> {
 
 /// Refuses values that items of this kind do not have.
 fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
-    let count = |is_wrong: Tensor| is_wrong.sum(Kind::Int64).int64_value(&[]);
+    // Some at a time: what is true of each takes a byte.
+    let count = |is_wrong: &dyn Fn(&Tensor) -> Tensor| -> i64 {
+        let parts = items.split(1 << 12, 0);
+        let counts = parts.iter().map(|part| is_wrong(part).sum(Kind::Int64));
+        counts.map(|count| count.int64_value(&[])).sum()
+    };
     let problem = match item.kind {
         ItemKind::Array => {
-            let (n_infinite, n_missing) = (count(items.isinf()), count(items.isnan()));
+            let (n_infinite, n_missing) = (count(&Tensor::isinf), count(&Tensor::isnan));
             match (n_infinite, n_missing) {
                 (0, 0) => None,
                 (0, _) if item.has_missing => None,
@@ -602,7 +630,7 @@ fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
             }
         }
         ItemKind::Tokens { vocabulary } => {
-            match count(items.lt(0).logical_or(&items.ge(vocabulary))) {
+            match count(&|items| items.lt(0).logical_or(&items.ge(vocabulary))) {
                 0 => None,
                 n => Some(format!("found {n} tokens outside 0 to {}", vocabulary - 1)),
             }

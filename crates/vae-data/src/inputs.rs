@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 use vae_base::{ConditionSpec, ItemSpec};
 
-use crate::array_file::{self, Labels, read_labels};
+use crate::array_file::{self, Names, read_labels};
 use crate::arrays::{ArraysConfig, Rows, check_item};
 use crate::binarization::Coins;
 use crate::config::{FOLDER_KEY, find_file, split_training_images};
@@ -817,18 +817,14 @@ impl ArraySource {
             return Err(wrong(&file, problem));
         }
         let labels = match labels {
-            Some(name) => match read_labels(&file, &name, n)? {
-                Labels::Numbers(labels) => Some(labels.into()),
-                // Which number a text has is known of the training file alone.
-                Labels::Texts(_) => None,
-            },
+            Some(name) => config.input_labels(read_labels(&file, &name, n)?),
             None => None,
         };
         Ok(Some(ArraySource {
             path: file,
             array,
             range,
-            labels,
+            labels: labels.map(Into::into),
             config: config.clone(),
             prefix,
         }))
@@ -873,7 +869,7 @@ impl ArraySource {
 
     /// The rows from the first one that is wanted.
     fn rows(&self) -> Result<Rows, DataError> {
-        let names = array_file::names(&self.path)?.unwrap_or_default();
+        let names = array_file::names(&self.path)?.unwrap_or(Names::None);
         let array = self.array.as_deref();
         let (reader, layout, item, _) = self.config.open_input(&self.path, array, &names)?;
         let mut rows = Rows::new(&self.path, reader, layout, item);
@@ -917,7 +913,10 @@ fn dataset_batches(
                 .clone()
                 .map(|i| match dataset.file_name(i) {
                     Some(name) => name.to_owned(),
-                    None => format!("#{i}"),
+                    None => match dataset.file_row(i) {
+                        Some(row) => row.to_string(),
+                        None => format!("#{i}"),
+                    },
                 })
                 .collect(),
             images,

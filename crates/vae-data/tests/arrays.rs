@@ -139,6 +139,28 @@ impl Workplace {
         writer.close().expect("closed");
     }
 
+    /// Columns of the same number in three rows.
+    fn plain_parquet(&self, name: &str, columns: &[(&str, f32)]) {
+        let fields = columns
+            .iter()
+            .map(|(name, _)| format!("required float {name}; "));
+        let schema = format!("message table {{ {} }}", fields.collect::<String>());
+        let schema = Arc::new(parse_message_type(&schema).expect("a schema"));
+        let file = File::create(self.path(name)).expect("created");
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).expect("a writer");
+        let mut group = writer.next_row_group().expect("a group");
+        for (_, number) in columns {
+            let mut column = group.next_column().expect("ok").expect("a column");
+            let typed = column.typed::<FloatType>();
+            typed
+                .write_batch(&[*number; 3], None, None)
+                .expect("written");
+            column.close().expect("closed");
+        }
+        group.close().expect("closed");
+        writer.close().expect("closed");
+    }
+
     /// The config of `[dataset.arrays]`, with `{}` for the folder.
     fn config(&self, text: &str) -> DatasetConfig {
         let folder = self.0.path().display().to_string();
@@ -587,6 +609,11 @@ fn labels_are_an_array_a_column_or_a_file() {
         labels(&workplace.load(text).train),
         [1, 2, 0, 1, 2, 0, 1, 2]
     );
+    let config = workplace.config(text);
+    let item = config.item_spec().expect("a header");
+    let inputs = Inputs::open(&config, item, &[workplace.path("x.parquet")], None).expect("inputs");
+    let found = inputs.read(9).expect("read").labels;
+    assert_eq!(found[..3], [Some(1), Some(2), Some(0)]);
     let text = "train = { file = '{}/x.parquet', labels = 'class' }\nsplit = 'in_order'";
     assert_eq!(labels(&workplace.load(text).test), [0]);
 
@@ -919,8 +946,19 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
         ["3", "4"]
     );
 
+    // A table is read by the names of the training file's columns.
+    workplace.plain_parquet("train.parquet", &[("a", 1.0), ("b", 2.0)]);
+    workplace.plain_parquet("new.parquet", &[("c", 3.0), ("b", 2.0), ("a", 1.0)]);
+    let trained = workplace.config("train = '{}/train.parquet'");
+    let of_table = trained.load().expect("splits").train.item().clone();
+    let new = [workplace.path("new.parquet")];
+    let new = Inputs::open(&trained, of_table, &new, None).expect("inputs");
+    let new = Vec::<f32>::try_from(new.read(9).expect("read").images.view(-1));
+    assert_eq!(new.expect("numbers"), [1.0, 2.0].repeat(3));
+
     let test = Inputs::of_split(&config, item.clone(), Split::Test, None).expect("inputs");
     let test = test.read(9).expect("read");
+    assert_eq!(test.names, ["18", "19"]);
     assert_eq!(
         Vec::<f32>::try_from(test.images.view(-1)).expect("numbers"),
         table()[54..]
@@ -962,6 +1000,8 @@ fn files_of_numpy_pandas_and_pyarrow_are_read() {
         "train = '{}/float64.npy'",
         "train = '{}/fortran.npy'",
         "train = '{}/plain.npz'",
+        "train = '{}/deflated.npz'",
+        "train = '{}/one.safetensors'",
         "train = { file = '{}/x.safetensors', labels = 'y' }",
         "train = '{}/pandas.parquet'\ncolumns = ['a', 'b', 'c']",
         "train = { file = '{}/fixed.parquet', labels = 'n' }",

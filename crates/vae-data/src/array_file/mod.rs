@@ -20,6 +20,7 @@ use crate::npz::Npz;
 
 pub use number::Number;
 pub use parquet::{ParquetColumn, ParquetReader, ParquetRows, is_reading};
+pub use safetensors::Header as SafetensorsHeader;
 
 use numpy::Numbers;
 
@@ -28,13 +29,13 @@ const CHUNK_BYTES: usize = 1 << 22;
 
 /// Which numbers of a file are meant.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted<'a> {
+pub struct Wanted<'a> {
     /// The name of the array in an npz or safetensors file; none where it is the only one.
-    pub(crate) array: Option<&'a str>,
+    pub array: Option<&'a str>,
     /// The columns of a Parquet file, in this order; none for all that are numbers.
-    pub(crate) columns: Option<&'a [String]>,
+    pub columns: Option<&'a [String]>,
     /// The array or column of labels, which is none of the items.
-    pub(crate) labels: Option<&'a str>,
+    pub labels: Option<&'a str>,
 }
 
 /// An array `[N, …]` of which the header was read.
@@ -97,25 +98,40 @@ fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     Ok((file, Format::of(&beginning, n_bytes)))
 }
 
-/// The names of the arrays or columns of a file, where its first bytes are those of a file of arrays; of a zip,
-/// where its members are. Empty where they have none.
-pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+/// What a file of arrays has names for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Names {
+    /// Of one array without a name.
+    None,
+    Arrays(Vec<String>),
+    Columns(Vec<String>),
+}
+
+impl Names {
+    pub(crate) fn all(&self) -> &[String] {
+        match self {
+            Self::None => &[],
+            Self::Arrays(names) | Self::Columns(names) => names,
+        }
+    }
+}
+
+/// The names in a file, where its first bytes are those of a file of arrays, of a zip where its members are;
+/// otherwise none.
+pub(crate) fn names(path: &Path) -> Result<Option<Names>, DataError> {
     let (file, format) = open(path)?;
+    let damaged = |problem| wrong(path, problem);
     Ok(match format {
         None => None,
-        Some(Format::Npy) => Some(Vec::new()),
-        Some(Format::Npz) => match Npz::new(path, file, wrong) {
-            Ok(npz) => Some(npz.names().collect()).filter(|names: &Vec<_>| !names.is_empty()),
-            Err(_) => None,
-        },
+        Some(Format::Npy) => Some(Names::None),
+        Some(Format::Npz) => {
+            let npz = Npz::new(path, file, wrong).ok();
+            let names: Vec<String> = npz.iter().flat_map(Npz::names).collect();
+            (!names.is_empty()).then_some(Names::Arrays(names))
+        }
         Some(Format::Safetensors) => {
-            let header = safetensors::Header::read(file);
-            Some(
-                header
-                    .map_err(|problem| wrong(path, problem))?
-                    .names()
-                    .collect(),
-            )
+            let header = safetensors::Header::read(file).map_err(damaged)?;
+            Some(Names::Arrays(header.names().collect()))
         }
         Some(Format::Parquet) => {
             let mut names = Vec::new();
@@ -123,8 +139,8 @@ pub(crate) fn names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
                 names = columns.iter().map(|column| column.name.clone()).collect();
                 Ok(Vec::new())
             };
-            ParquetReader::open(file, None, all).map_err(|problem| wrong(path, problem))?;
-            Some(names)
+            ParquetReader::open(file, None, all).map_err(damaged)?;
+            Some(Names::Columns(names))
         }
     })
 }
@@ -134,7 +150,7 @@ impl ArrayReader {
     ///
     /// # Errors
     /// No such file; one of another kind or damaged; no such array or column; an array without numbers.
-    pub(crate) fn open(path: &Path, wanted: &Wanted) -> Result<ArrayReader, DataError> {
+    pub fn open(path: &Path, wanted: &Wanted) -> Result<ArrayReader, DataError> {
         let (file, format) = open(path)?;
         let n_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let refuse_columns = || match wanted.columns {
@@ -234,12 +250,14 @@ impl ArrayReader {
     }
 
     /// The type of its numbers; of a Parquet file always f32.
-    pub(crate) fn number(&self) -> Number {
+    #[must_use]
+    pub fn number(&self) -> Number {
         self.number
     }
 
     /// `[N, …]`, each at least 1.
-    pub(crate) fn shape(&self) -> &[usize] {
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
@@ -261,7 +279,7 @@ impl ArrayReader {
     ///
     /// # Errors
     /// The file ends early, is damaged, or was changed since it was opened.
-    pub(crate) fn read(&mut self, n: usize) -> Result<Vec<u8>, DataError> {
+    pub fn read(&mut self, n: usize) -> Result<Vec<u8>, DataError> {
         let n = n.min(self.n_left);
         let read = match &mut self.source {
             Source::Numbers(numbers) => numbers.read(n),

@@ -11,9 +11,9 @@ use super::numpy::Numbers;
 /// The JSON of 100,000 tensors has about as many bytes.
 const LARGEST_HEADER: u64 = 1 << 24;
 
-/// What a file's header says, compared with the length of the file.
+/// What the header of a safetensors file says, compared with the length of the file.
 #[derive(Debug)]
-pub(super) struct Header {
+pub struct Header {
     file: File,
     /// Where the tensors begin.
     start: u64,
@@ -21,7 +21,11 @@ pub(super) struct Header {
 }
 
 impl Header {
-    pub(super) fn read(mut file: File) -> Result<Header, String> {
+    /// Reads the header of a file that stands at its beginning.
+    ///
+    /// # Errors
+    /// No safetensors file, or one whose tensors are not exactly what the header says.
+    pub fn read(mut file: File) -> Result<Header, String> {
         let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
         let n_bytes = file.metadata().map_err(unreadable)?.len();
         let mut length = [0; 8];
@@ -47,6 +51,18 @@ impl Header {
             start: 8 + length,
             tensors,
         })
+    }
+
+    /// Kind, shape and place of each tensor; places are counted from [`Self::start`].
+    #[must_use]
+    pub fn tensors(&self) -> &Metadata {
+        &self.tensors
+    }
+
+    /// Where in the file the tensors begin.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
     /// The names of its tensors, sorted.

@@ -15,7 +15,7 @@ use tch::Tensor;
 use tracing::{info, warn};
 use vae_base::{ItemKind, ItemSpec, derive_seed};
 
-use crate::array_file::{ArrayReader, Labels, Wanted, read_labels};
+use crate::array_file::{ArrayReader, Labels, Names, Wanted, read_labels};
 use crate::limits::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::loader::shuffled_order;
 use crate::{DataError, Dataset, HoldOut, Splits};
@@ -309,12 +309,8 @@ impl ArraysConfig {
         if !train.item.is_image() {
             refuse_binarization(is_binarized)?;
         }
-        let columns = match (&self.columns, train.reader.column_names()) {
-            (Some(columns), _) => Some(columns.clone()),
-            // Those of the training file, in its order.
-            (None, Some(names)) => Some(names_of_columns(names)),
-            (None, None) => None,
-        };
+        // Those of the training file, in its order.
+        let columns = columns_of(&train.reader);
         let test = self.test.as_ref().map(|source| {
             let opened = self.open(source, columns.as_deref())?;
             check_item(
@@ -387,9 +383,10 @@ impl ArraysConfig {
                 let labels: Vec<i64> = rows.iter().map(|&row| labels[row]).collect();
                 Tensor::from_slice(&labels)
             });
-            Dataset::of_items(item.clone(), items.shallow_clone(), labels)
+            let dataset = Dataset::of_items(item.clone(), items.shallow_clone(), labels)?;
+            Ok(dataset.with_rows(rows))
         };
-        let test_labels = match &self.test {
+        let test = match &self.test {
             Some(_) => of(&test_items, &labels[1], &test_file_rows),
             None => of(&test_items, &labels[0], &test_rows),
         };
@@ -400,7 +397,7 @@ impl ArraysConfig {
         Ok(Splits::new(
             of(train_items, &labels[0], &train_rows)?,
             validation,
-            test_labels?,
+            test?,
         ))
     }
 
@@ -464,13 +461,7 @@ impl ArraysConfig {
             }
             None => None,
         };
-        let classes: Vec<String> = match &train {
-            Some(Labels::Texts(texts)) => {
-                let classes: BTreeSet<&String> = texts.iter().flatten().collect();
-                classes.into_iter().cloned().collect()
-            }
-            _ => Vec::new(),
-        };
+        let classes = train.as_ref().map_or_else(Vec::new, classes_of);
         if !classes.is_empty() {
             let named = classes.iter().take(N_NAMED).enumerate();
             let named: Vec<String> = named.map(|(i, class)| format!("{i} = {class}")).collect();
@@ -491,19 +482,34 @@ impl ArraysConfig {
         ])
     }
 
+    /// Labels of another file as numbers of the classes that were trained on; −1 of others. None where text would
+    /// have to be numbered and the training file is no longer there.
+    pub(crate) fn input_labels(&self, labels: Labels) -> Option<Vec<i64>> {
+        let texts = match labels {
+            Labels::Numbers(numbers) => return Some(numbers),
+            Labels::Texts(texts) => texts,
+        };
+        let train = self.open(&self.train, None).ok()?;
+        let name = self.train.labels.as_ref()?;
+        let trained = read_labels(&self.train.file, name, train.reader.shape()[0]).ok()?;
+        let classes = classes_of(&trained);
+        let number = |text: Option<String>| {
+            let place = text.and_then(|text| classes.binary_search(&text).ok());
+            place.map_or(-1, |place| place as i64)
+        };
+        Some(texts.into_iter().map(number).collect())
+    }
+
     /// What of another file is meant by the columns and arrays of this config, for a trained model. `array` is the one
     /// that was asked for, where several are there.
     pub(crate) fn open_input(
         &self,
         path: &Path,
         array: Option<&str>,
-        names: &[String],
+        names: &Names,
     ) -> Result<(ArrayReader, ArrayLayout, ItemSpec, Option<String>), DataError> {
         let sources = [self.test.as_ref(), Some(&self.train)];
-        let in_file = |name: &Option<String>| {
-            name.clone()
-                .filter(|name| names.iter().any(|other| other == name))
-        };
+        let in_file = |name: &Option<String>| name.clone().filter(|n| names.all().contains(n));
         let labels = sources
             .iter()
             .flatten()
@@ -516,9 +522,13 @@ impl ArraysConfig {
         known.dedup();
         let array = match (array, &known[..]) {
             (Some(array), _) => Some(array.to_owned()),
-            // Of several `chosen` says which there are.
+            // Of several the reader's error says which there are.
             (None, [only]) => Some(only.clone()),
             (None, _) => None,
+        };
+        let columns = match names {
+            Names::Columns(_) => self.columns.clone().or_else(|| self.training_columns()),
+            Names::None | Names::Arrays(_) => None,
         };
         let source = ArrayFileConfig {
             file: path.to_owned(),
@@ -529,8 +539,14 @@ impl ArraysConfig {
             reader,
             layout,
             item,
-        } = self.open(&source, self.columns.as_deref())?;
+        } = self.open(&source, columns.as_deref())?;
         Ok((reader, layout, item, labels))
+    }
+
+    /// The columns of the training file, where it is a table and still there.
+    fn training_columns(&self) -> Option<Vec<String>> {
+        let train = self.open(&self.train, None);
+        train.ok().and_then(|train| columns_of(&train.reader))
     }
 }
 
@@ -546,9 +562,10 @@ fn refuse_binarization(is_binarized: bool) -> Result<(), DataError> {
     }
 }
 
-/// The columns that these names of numbers are of: one of lists has a name for each of its numbers.
-fn names_of_columns(names: &[String]) -> Vec<String> {
-    let mut columns: Vec<String> = names
+/// The columns of a table that are its items: one of lists has a name for each of its numbers.
+fn columns_of(reader: &ArrayReader) -> Option<Vec<String>> {
+    let mut columns: Vec<String> = reader
+        .column_names()?
         .iter()
         .map(|name| match name.rsplit_once('[') {
             Some((column, place)) if place.ends_with(']') => column.to_owned(),
@@ -556,7 +573,17 @@ fn names_of_columns(names: &[String]) -> Vec<String> {
         })
         .collect();
     columns.dedup();
-    columns
+    Some(columns)
+}
+
+/// The texts of labels, sorted; none of numbers.
+fn classes_of(labels: &Labels) -> Vec<String> {
+    let texts = match labels {
+        Labels::Texts(texts) => &texts[..],
+        Labels::Numbers(_) => &[],
+    };
+    let classes: BTreeSet<&String> = texts.iter().flatten().collect();
+    classes.into_iter().cloned().collect()
 }
 
 /// Labels as numbers of classes.

@@ -19,6 +19,8 @@ np.save("transposed.npy", np.arange(24, dtype="int16").reshape(3, 2, 4).transpos
 images = np.arange(8 * 4 * 5, dtype="uint8").reshape(8, 4, 5)
 np.savez_compressed("keras.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
 np.savez("plain.npz", table)
+np.savez_compressed("deflated.npz", table)
+save_file({"x": table.astype("float16")}, "one.safetensors")
 save_file({"x": table.astype("float32"), "y": labels}, "x.safetensors")
 
 frame = pd.DataFrame(table, columns=["a", "b", "c"])
