@@ -46,6 +46,8 @@ pub struct Vae {
     config: ModelConfig,
     data: DataSpec,
     framing: Option<Framing>,
+    /// Whether NaN and infinite weights were imported on purpose.
+    allow_non_finite: bool,
     variables: nn::VarStore,
     network: NetworkPart,
     posterior: PosteriorPart,
@@ -230,9 +232,15 @@ impl VaeBuilder {
         })?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
+        let non_finite = weights::non_finite(&tensors)?;
+        if !non_finite.is_empty() && !header.allow_non_finite {
+            let problem = format!("NaN or infinite weights: {}", non_finite.join(", "));
+            return Err(ModelError::weights(&path, problem));
+        }
         let mut vae = self.build(&header.model, data, device, OVERWRITTEN)?;
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
+        vae.allow_non_finite = header.allow_non_finite;
         Ok(vae)
     }
 }
@@ -283,6 +291,7 @@ impl Vae {
             units: Units::new(&data.item, device),
             data,
             framing: None,
+            allow_non_finite: false,
             variables,
             network,
             posterior,
@@ -304,8 +313,9 @@ impl Vae {
     /// SHA-256 in the file of sums beside it, where there is one.
     ///
     /// # Errors
-    /// No such file, a damaged one, or one that another program wrote; a model with parts of a user's own, which
-    /// [`VaeBuilder::load`] loads.
+    /// No such file, a damaged one, or one that another program wrote; NaN or infinite weights, unless they
+    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)); a model with parts of
+    /// a user's own, which [`VaeBuilder::load`] loads.
     ///
     /// ```
     /// use tch::Device;
@@ -344,8 +354,9 @@ impl Vae {
         let (path, data) = (path.as_ref(), data.into());
         let outline = outline(config, &data, &OwnParts::default())?;
         let (tensors, notes) = map.read(path, outline.shapes())?;
-        let vae = Self::new(config, data, device, OVERWRITTEN)?;
+        let mut vae = Self::new(config, data, device, OVERWRITTEN)?;
         weights::assign(path, &tensors, &vae.variables)?;
+        vae.allow_non_finite = map.allow_non_finite;
         Ok((vae, notes))
     }
 
@@ -363,6 +374,7 @@ impl Vae {
             condition: self.data.condition.clone(),
             framing: self.framing.clone(),
             own_parts: self.own.names(),
+            allow_non_finite: self.allow_non_finite,
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
     }

@@ -1,29 +1,29 @@
-//! What a run came to so far, from its small files.
+//! The state and results of a run, from its small files.
 
 use serde::Serialize;
 
 use crate::{Record, RunDir, RunError, RunState};
 
-/// What a run came to so far.
+/// The state and results of a run so far.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
-    /// Whether it goes on, and if not, why.
+    /// Whether it is running or how it ended.
     #[serde(serialize_with = "state_name")]
     pub state: RunState,
-    /// What it failed of.
+    /// The error that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whole epochs done.
+    /// Complete epochs done.
     pub epochs: u64,
-    /// Epochs that its config asks for.
+    /// The number of epochs in its config.
     pub planned_epochs: u64,
     /// The best validation record by `checkpoints.metric` of the config.
     pub best: Option<Record>,
-    /// The last epoch on validation images.
+    /// The last validation record.
     pub last_validation: Option<Record>,
     /// Seconds of training and evaluation.
     pub seconds: f64,
-    /// Numbers that are trained; known after the first ending.
+    /// The number of trainable parameters; known after the run has ended once.
     pub n_parameters: Option<usize>,
 }
 
@@ -32,8 +32,8 @@ fn state_name<S: serde::Serializer>(state: &RunState, serializer: S) -> Result<S
 }
 
 impl Overview {
-    /// Reads the config and the summary of a run, and where there is no summary that holds (it
-    /// runs, or was killed) its metrics.
+    /// Reads the config, metrics and summary of a run. A run that is in progress or was killed has no valid summary;
+    /// then everything comes from the metrics.
     ///
     /// # Errors
     /// A file of the run that cannot be read.

@@ -1,10 +1,10 @@
-//! Refusals of config values outside their range.
+//! Range checks of config values.
 
 use std::borrow::Cow;
 
 use crate::RunError;
 
-/// More is a slip of the hand, and would end as infinity in f32.
+/// Larger values are typing errors, and would overflow to infinity in f32.
 const LARGEST: f64 = 1e12;
 
 fn refused(key: impl Into<Cow<'static, str>>, value: f64, wanted: &str) -> RunError {
@@ -34,7 +34,7 @@ pub(crate) fn at_least_0(key: impl Into<Cow<'static, str>>, value: f64) -> Resul
     }
 }
 
-/// A number of things: at least 1, at most `largest`.
+/// Checks a count: at least 1, at most `largest`.
 pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(), RunError> {
     let problem = match found {
         0 => "found 0, at least 1 is needed".to_owned(),
@@ -44,7 +44,7 @@ pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(
     Err(RunError::config(key, problem))
 }
 
-/// In [0, 1].
+/// Checks that a value is in [0, 1].
 pub(crate) fn from_0_to_1(key: &'static str, value: f64) -> Result<(), RunError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
@@ -53,7 +53,7 @@ pub(crate) fn from_0_to_1(key: &'static str, value: f64) -> Result<(), RunError>
     }
 }
 
-/// In [0, 1).
+/// Checks that a value is in [0, 1).
 pub(crate) fn below_1(key: impl Into<Cow<'static, str>>, value: f64) -> Result<(), RunError> {
     if (0.0..1.0).contains(&value) {
         Ok(())

@@ -18,9 +18,10 @@ use crate::output::{out, say};
 
 /// List the runs in a folder
 ///
-/// The state of a run is running, finished, interrupted (Ctrl-C), failed, or stopped (killed: nobody
-/// trains it and it left no summary). What is no run is listed with what is wrong with it. The best
-/// elbo, in nats per image, or another number that `--metric` asks for, is that of validation images.
+/// The state of a run is running, finished, interrupted (Ctrl-C), failed, stopped (killed: no process trains it
+/// and it left no summary), or unknown (running or killed, on a file system without locks). A folder that is no
+/// run is listed with the reason. The best elbo, in nats per image, or another metric chosen with `--metric`, is
+/// measured on validation images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The folder that holds them, or one run

@@ -167,8 +167,8 @@ impl Default for SgdConfig {
     }
 }
 
-/// What the tables of all optimizers have. In the configs these fields are repeated: serde cannot flatten a
-/// table whose unknown keys are errors.
+/// The fields that all optimizers' tables have. They are repeated in the config types, because serde cannot flatten
+/// a table in which unknown keys are errors.
 struct Shared {
     name: &'static str,
     learning_rate: f64,
@@ -260,13 +260,13 @@ impl OptimizerConfig {
         self.shared().decay_all
     }
 
-    /// Whether it corrects its moments by how many steps they are made of.
+    /// Whether it corrects its moments for the number of steps.
     #[must_use]
     pub fn counts_steps(&self) -> bool {
         matches!(self, Self::Adam(_) | Self::Adamw(_))
     }
 
-    /// What is remembered of each variable.
+    /// The names of the moments that it keeps of each variable.
     #[must_use]
     pub fn moments(&self) -> &'static [&'static str] {
         match self {
