@@ -1,4 +1,4 @@
-//! Compiles the C++ that calls what tch does not bind of libtorch.
+//! Compiles the C++ that calls functions of libtorch without tch bindings.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ fn main() {
     for file in FILES.into_iter().chain(["src/call.h"]) {
         println!("cargo::rerun-if-changed={file}");
     }
-    // torch-sys, which has `links = "tch"`, says where it found libtorch.
+    // torch-sys, which has `links = "tch"`, passes on where it found libtorch.
     let Some(lib) = env::var_os("DEP_TCH_LIBTORCH_LIB") else {
         panic!("torch-sys did not say where libtorch is (DEP_TCH_LIBTORCH_LIB)");
     };
@@ -18,7 +18,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .include(include)
-        // Warnings of libtorch's headers are not ours to mend.
+        // Warnings in libtorch's headers are not ours to fix.
         .warnings(false)
         .files(FILES)
         .compile("vae_torch");

@@ -47,7 +47,7 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx files, or the one around its zip or folder of photos or its sprites. `vae train`
+/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites or arrays. `vae train`
 /// says what else is wrong with a config, and knows how to say it; here a wrong one just names no
 /// folder.
 fn data_folder(config: &str) -> Option<PathBuf> {
@@ -56,7 +56,8 @@ fn data_folder(config: &str) -> Option<PathBuf> {
     let path = |table, key| Some(Path::new(dataset.get(table)?.get(key)?.as_str()?));
     let folder = path("idx", "folder")
         .or_else(|| path("image_folder", "path")?.parent())
-        .or_else(|| path("sprites", "file")?.parent());
+        .or_else(|| path("sprites", "file")?.parent())
+        .or_else(|| path("arrays", "train")?.parent());
     folder.map(Path::to_path_buf)
 }
 
@@ -78,6 +79,10 @@ mod tests {
             (
                 "[dataset.sprites]\nfile = \"datasets/sprites/sprites.npz\"\n",
                 "datasets/sprites",
+            ),
+            (
+                "[dataset.arrays]\ntrain = \"datasets/signals/train.npy\"\n",
+                "datasets/signals",
             ),
         ] {
             assert_eq!(data_folder(config), Some(PathBuf::from(folder)));

@@ -1,12 +1,12 @@
-//! Conditions: what a model is told of an item beside the item itself, its class or attributes.
+//! Conditions: what a model is conditioned on beside the item itself, its class or attributes.
 
 use serde::{Deserialize, Serialize};
 
-/// The columns of a condition, as a data set resolved them: one for each class, then one for each
-/// attribute. Saved with the weights, so that a trained model knows what its columns mean.
+/// The columns of a condition as resolved from a data set: one for each class, then one for each attribute. They
+/// are saved with the weights, so that a trained model knows what its columns mean.
 ///
-/// A condition is a row of numbers, f32 `[D]`: of the classes 1 for the item's own and 0 for the others, of
-/// an attribute −1 (no) or 1 (yes), or a standardized number. NaN is unknown.
+/// A condition is a row of numbers, f32 `[D]`. The column of the item's class is 1 and those of the other classes
+/// are 0. An attribute is −1 (no), 1 (yes), or a standardized number. NaN means unknown.
 ///
 /// ```
 /// use vae_base::{AttributeSpec, AttributeValues, ConditionSpec};
@@ -22,23 +22,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionSpec {
-    /// The classes' names in the order of their columns; none where the model is not told the class.
+    /// The names of the classes in the order of their columns; empty if the model is not conditioned on the class.
     pub classes: Vec<String>,
-    /// The attributes that the model is told.
+    /// The attributes that the model is conditioned on.
     pub attributes: Vec<AttributeSpec>,
 }
 
-/// An attribute that a model is told.
+/// An attribute that a model is conditioned on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttributeSpec {
     /// Its name in the data set's table.
     pub name: String,
-    /// What its values are.
+    /// The kind of its values.
     pub values: AttributeValues,
 }
 
-/// What the values of an attribute are.
+/// The kind of an attribute's values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AttributeValues {
@@ -54,8 +54,8 @@ pub enum AttributeValues {
 }
 
 impl AttributeValues {
-    /// The kind that these values are of: yes or no where there are no others than −1, 0 and 1. None
-    /// where no value is known.
+    /// The kind of these values: yes or no if all known ones are −1, 0 or 1, else a number. None if no value is
+    /// known.
     #[must_use]
     pub fn of(values: impl Iterator<Item = f32> + Clone) -> Option<Self> {
         let known = values.map(f64::from).filter(|value| !value.is_nan());
@@ -71,12 +71,12 @@ impl AttributeValues {
         let std = variance.sqrt();
         Some(Self::Number {
             mean,
-            // Of equal values any scale will do.
+            // If all values are equal, any scale will do.
             std: if std > 0.0 { std } else { 1.0 },
         })
     }
 
-    /// The number that a model is given for a value of the table; NaN for NaN.
+    /// The number that stands for a value of the table in a condition; NaN for NaN.
     #[must_use]
     pub fn encode(self, value: f32) -> f32 {
         match self {
@@ -92,7 +92,7 @@ impl AttributeValues {
         }
     }
 
-    /// The value of the table that a model was given as this number.
+    /// The value of the table that this number of a condition stands for.
     #[must_use]
     pub fn decode(self, number: f32) -> f32 {
         match self {
@@ -130,13 +130,13 @@ impl ConditionSpec {
         self.n_columns() == 0
     }
 
-    /// The row of an item of which nothing is known, `[D]`.
+    /// The row of an item about which nothing is known, `[D]`.
     #[must_use]
     pub fn unknown(&self) -> Vec<f32> {
         vec![f32::NAN; self.n_columns()]
     }
 
-    /// Writes an item's class into its row; none is unknown.
+    /// Writes an item's class into its row; `None` means unknown.
     pub fn set_class(&self, row: &mut [f32], class: Option<usize>) {
         for (i, value) in row[..self.classes.len()].iter_mut().enumerate() {
             *value = match class {
@@ -146,8 +146,8 @@ impl ConditionSpec {
         }
     }
 
-    /// A row for each class, or where there are none, two for each attribute of yes and no, which then is
-    /// the only one known; with words for each. What is shown where nobody says what to show.
+    /// Rows to show when the user asks for no condition, each with a text. There is one for each class. Without
+    /// classes there are two for each attribute, yes and no, in which the other attributes are unknown.
     #[must_use]
     pub fn examples(&self) -> Vec<(String, Vec<f32>)> {
         if !self.classes.is_empty() {
@@ -168,19 +168,19 @@ impl ConditionSpec {
             .collect()
     }
 
-    /// The row, `[D]`, that people write as `7`, `class=7`, `Smiling=1,Male=0` or `age=31`. Yes is 1,
-    /// `yes` or `true`, no is 0, −1, `no` or `false`; what is not named, or `unknown`, is unknown, and by
-    /// itself `unknown` makes everything so.
+    /// Parses a row, `[D]`, from text such as `7`, `class=7`, `Smiling=1,Male=0` or `age=31`. Yes is 1, `yes` or
+    /// `true`; no is 0, −1, `no` or `false`. Classes and attributes that the text does not name are unknown, and so
+    /// is the value `unknown`. `unknown` alone makes everything unknown.
     ///
     /// # Errors
-    /// A name or a value that does not exist, with those that do.
+    /// A name or a value that does not exist; the message lists those that do.
     pub fn parse(&self, text: &str) -> Result<Vec<f32>, ConditionError> {
         let mut row = self.unknown();
         self.overwrite(&mut row, text)?;
         Ok(row)
     }
 
-    /// Like [`Self::parse`], but what is not named in `text` keeps its value in the row.
+    /// Like [`Self::parse`], but what `text` does not name keeps its value in the row.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -226,7 +226,7 @@ impl ConditionSpec {
         Ok(())
     }
 
-    /// The words that [`Self::parse`] reads as this row; what is unknown is left out.
+    /// The text that [`Self::parse`] parses to this row, without unknown values.
     #[must_use]
     pub fn describe(&self, row: &[f32]) -> String {
         let (classes, attributes) = row.split_at(self.classes.len());
@@ -265,11 +265,11 @@ impl ConditionSpec {
             true => "this model has no condition".to_owned(),
             false => format!("it knows {}", known.join("; ")),
         };
-        ConditionError(format!("condition {found:?}: there is none; {known}"))
+        ConditionError(format!("condition {found:?}: not found; {known}"))
     }
 }
 
-/// A value of the table as people write it.
+/// Parses a value of the table.
 fn number(text: &str, values: AttributeValues) -> Option<f32> {
     let number = match text.to_ascii_lowercase().as_str() {
         UNKNOWN => return Some(f32::NAN),
@@ -377,7 +377,7 @@ mod tests {
         let error = |spec: &ConditionSpec, text: &str| spec.parse(text).unwrap_err().to_string();
         assert_eq!(
             error(&faces(), "Smilng=1"),
-            "condition \"Smilng=1\": there is none; it knows attributes, as NAME=1: Smiling, age"
+            "condition \"Smilng=1\": not found; it knows attributes, as NAME=1: Smiling, age"
         );
         assert_eq!(
             error(&faces(), "Smiling=2"),
@@ -389,7 +389,7 @@ mod tests {
         );
         assert_eq!(
             error(&digits(), "3"),
-            "condition \"3\": there is none; it knows classes: 0, 1, 2"
+            "condition \"3\": not found; it knows classes: 0, 1, 2"
         );
         assert!(error(&faces(), "Smiling").contains("it knows attributes"));
         assert!(error(&ConditionSpec::default(), "7").ends_with("this model has no condition"));

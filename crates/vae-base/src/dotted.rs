@@ -1,9 +1,9 @@
-//! Tables in tables as one list: `model.latent_dims` and the like.
+//! Nested tables as one list with dotted keys, such as `model.latent_dims`.
 
 use std::collections::BTreeMap;
 
-/// The values of a table by their dotted keys. `entries` says what a value holds that is a table; an empty one
-/// is a value.
+/// The values of a table by their dotted keys. `entries` returns the entries of a value that is a table. An empty
+/// table counts as a value.
 pub fn dotted<V: Clone>(
     table: &V,
     entries: &impl Fn(&V) -> Option<Vec<(String, V)>>,

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
-/// How temporary files or folders are named: some letters and digits between two texts. By their names those
-/// are found that killed processes left.
+/// The naming scheme of temporary files or folders: random letters and digits between a prefix and a suffix. It
+/// identifies files that killed processes left behind.
 #[derive(Clone, Copy, Debug)]
 pub struct TemporaryName {
     /// How the name begins, with a dot, so that it is hidden.
@@ -17,27 +17,27 @@ pub struct TemporaryName {
     pub suffix: &'static str,
 }
 
-/// Letters and digits of a [`TemporaryName`].
+/// The number of random letters and digits in a [`TemporaryName`].
 const N_RANDOM: usize = 6;
 
-/// Those of [`write_whole`].
+/// The names of temporary files of [`write_whole`].
 const TEMPORARY: TemporaryName = TemporaryName {
     prefix: ".tmp",
     suffix: "",
 };
 
-/// Where files cannot be locked, a temporary one that nobody has written to for so long was left by a
-/// process that was killed.
+/// On a file system without locks, a temporary file that was not written to for this long counts as left by a
+/// killed process.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Writes a file that appears under its name only when it is whole and on the disk: to a temporary
-/// file beside it, then renamed.
+/// Writes a file that appears under its name only when it is whole and on the disk. It is written to a temporary
+/// file beside it, which is then renamed.
 ///
 /// # Errors
-/// The file system refuses; whatever had that name before is then untouched.
+/// The file system refuses; an existing file of that name is then unchanged.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match fs::canonicalize(path) {
-        // A link's target is replaced, not the link; a device or pipe is written to.
+        // The target of a link is replaced, not the link. A device or pipe is written to directly.
         Ok(target) if target.is_file() => write_beside(&target, bytes),
         Ok(device) => fs::write(device, bytes),
         Err(_) => write_beside(path, bytes),
@@ -46,26 +46,26 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = parent(path);
-    fs::metadata(folder)?; // Its error is plain; the next ones name the temporary file.
+    fs::metadata(folder)?; // Its error names the folder; later ones name the temporary file.
     let mut file = TEMPORARY.file_in(folder)?;
     file.write_all(bytes)?;
     persist(file, path)
 }
 
-/// Gives a temporary file its name, when all of it is on the disk.
+/// Renames a temporary file to its final name once all of it is on the disk.
 ///
 /// # Errors
-/// The file system refuses; whatever had that name before is then untouched.
+/// The file system refuses; an existing file of that name is then unchanged.
 pub fn persist(file: NamedTempFile, path: &Path) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     sync_folder(parent(path))
 }
 
-/// Gives a folder the name that it is to have, when it is whole. An empty folder of that name gives way.
+/// Renames a complete folder to its final name. An empty folder of that name is replaced.
 ///
 /// # Errors
-/// [`ErrorKind::AlreadyExists`] where the name is taken; the file system refuses.
+/// [`ErrorKind::AlreadyExists`] if the name is taken; the file system refuses.
 pub fn rename_folder(whole: &Path, path: &Path) -> io::Result<()> {
     match fs::rename(whole, path) {
         Ok(()) => sync_folder(parent(path)),
@@ -81,7 +81,7 @@ pub fn rename_folder(whole: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// The folder that a file or folder of this name lies in.
+/// The folder that contains this path.
 #[must_use]
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -91,8 +91,8 @@ pub fn parent(path: &Path) -> &Path {
 }
 
 impl TemporaryName {
-    /// A new file, which vanishes unless it gets another name. It is locked, which says to
-    /// [`Self::remove_abandoned`] that its process lives.
+    /// A new file, which is deleted when dropped unless it is renamed. It is locked, by which
+    /// [`Self::remove_abandoned`] sees that its process is alive.
     ///
     /// # Errors
     /// The file system refuses.
@@ -105,7 +105,7 @@ impl TemporaryName {
         }
     }
 
-    /// A new folder, which vanishes unless it gets another name.
+    /// A new folder, which is deleted when dropped unless it is renamed.
     ///
     /// # Errors
     /// The file system refuses.
@@ -113,7 +113,7 @@ impl TemporaryName {
         self.builder(0o777).tempdir_in(folder)
     }
 
-    /// Temporary files are private by default; what stays is an ordinary one under the umask.
+    /// Temporary files are private by default. Those that stay get the ordinary mode under the umask.
     fn builder(&self, mode: u32) -> Builder<'static, 'static> {
         let mut builder = Builder::new();
         builder
@@ -127,7 +127,7 @@ impl TemporaryName {
         builder
     }
 
-    /// Whether a file or folder of this name is one of these.
+    /// Whether a name follows this scheme.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         name.strip_prefix(self.prefix)
@@ -137,8 +137,8 @@ impl TemporaryName {
             })
     }
 
-    /// Removes from a folder the temporary files that killed processes left there. Those of living processes
-    /// stay, and so does what cannot be removed.
+    /// Removes from a folder the temporary files that killed processes left there. Files of living processes stay,
+    /// and so do files that cannot be removed.
     pub fn remove_abandoned(&self, folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
@@ -149,8 +149,8 @@ impl TemporaryName {
         }
     }
 
-    /// Removes from a folder the temporary folders that killed processes left there: those whose file `lock`
-    /// nobody has locked.
+    /// Removes from a folder the temporary folders that killed processes left there: those whose file `lock` is not
+    /// locked.
     pub fn remove_abandoned_folders(&self, folder: &Path, lock: &str) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -162,8 +162,8 @@ impl TemporaryName {
     }
 }
 
-/// Locks a file that was just made, which says to others that its process lives. False where another was
-/// quicker, took it for abandoned and removes it. Some file systems have no locks.
+/// Locks a new file, by which other processes see that this one is alive. Returns false if another process was
+/// quicker, took the file for abandoned and is removing it. On a file system without locks it returns true.
 pub fn lock_new(file: &File, path: &Path) -> bool {
     match file.try_lock() {
         Ok(()) => path.exists(),
@@ -172,9 +172,9 @@ pub fn lock_new(file: &File, path: &Path) -> bool {
     }
 }
 
-/// By the lock on a file; where there is none to be had, by the age of what may be removed.
+/// Decides by the lock on a file or, on a file system without locks, by the age of what would be removed.
 fn remove_if_abandoned(lock: &Path, path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) {
-    // For writing, since NFS gives no exclusive lock otherwise.
+    // Opened for writing, since NFS grants an exclusive lock only then.
     let lock = OpenOptions::new().write(true).open(lock);
     let is_abandoned = match lock.as_ref().map(File::try_lock) {
         Ok(Ok(())) => true,
@@ -185,12 +185,12 @@ fn remove_if_abandoned(lock: &Path, path: &Path, remove: impl FnOnce(&Path) -> i
         }
     };
     if is_abandoned {
-        let _ = remove(path); // While it is locked: its writer, if it lives, sees that.
+        let _ = remove(path); // While it is locked, so that a living writer notices.
     }
 }
 
-/// Brings the names in a folder to the disk, after a file was created or renamed there. Does nothing where
-/// folders cannot be synced: Windows, older SMB shares, some FUSE file systems.
+/// Syncs a folder to the disk after a file was created or renamed in it. Does nothing where folders cannot be
+/// synced: Windows, older SMB shares, some FUSE file systems.
 ///
 /// # Errors
 /// The disk fails.
@@ -199,7 +199,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
         return Ok(());
     }
     match File::open(folder).and_then(|folder| folder.sync_all()) {
-        // The last one: files may be created in a folder that nobody may list.
+        // The system's last error: files may be created in a folder that may not be listed.
         Err(error)
             if matches!(
                 error.kind(),
@@ -212,19 +212,19 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes from a folder the temporary files of [`write_whole`] that killed processes left there. Those of
-/// living processes stay, and so does what cannot be removed.
+/// Removes from a folder the temporary files of [`write_whole`] that killed processes left there. Files of living
+/// processes stay, and so do files that cannot be removed.
 pub fn remove_abandoned(folder: &Path) {
     TEMPORARY.remove_abandoned(folder);
 }
 
-/// Whether a file of this name is one that [`write_whole`] is writing, or was.
+/// Whether a name is that of a temporary file of [`write_whole`].
 #[must_use]
 pub fn is_temporary(name: &str) -> bool {
     TEMPORARY.is(name)
 }
 
-/// Appends to a file that was opened for appending: all bytes, synced, or, on an error, none.
+/// Appends to a file that was opened for appending, and syncs it. On an error no bytes are appended.
 ///
 /// # Errors
 /// The file system refuses.

@@ -16,19 +16,19 @@ pub struct ImageShape {
     pub width: i64,
 }
 
-/// More is no image: a side, and channels.
+/// The largest number of channels, and the longest sides.
 const LARGEST_SIDES: [i64; 3] = [1 << 10, 1 << 16, 1 << 16];
 
-/// More is no image that fits into memory a few times over: 16,384 × 16,384 pixels.
+/// The largest number of values in an image, 16,384 × 16,384: memory has to hold several copies of it.
 const LARGEST_IMAGE: i64 = 1 << 28;
 
 impl ImageShape {
-    /// What is wrong with it: no shape of an image, or one that no memory holds.
+    /// Why this is not the shape of an image that fits into memory; none if it is.
     #[must_use]
     pub fn problem(self) -> Option<String> {
         let sides = self.sides().into_iter().zip(LARGEST_SIDES);
         let is_sane = sides.into_iter().all(|(n, most)| (1..=most).contains(&n));
-        // Only then the product is one that an i64 holds.
+        // The product cannot overflow an i64 only if each side is bounded.
         if is_sane && self.n_values() <= LARGEST_IMAGE {
             return None;
         }
@@ -45,7 +45,7 @@ impl ImageShape {
         [self.channels, self.height, self.width]
     }
 
-    /// Numbers in one image: channels × height × width, the `dim` of bits/dim.
+    /// Values in one image, channels × height × width: the `dim` of bits/dim.
     #[must_use]
     pub fn n_values(&self) -> i64 {
         self.channels * self.height * self.width

@@ -1,13 +1,12 @@
-//! What data and models both stand on, and with them everything above: it knows neither tensors nor
-//! libtorch.
+//! What both data and models build on, without tensors and without libtorch.
 //!
-//! - [`derive_seed`]: every seed there is, from (seed, counter, purpose);
+//! - [`derive_seed`]: derives every seed from (seed, counter, purpose);
 //! - [`ItemSpec`]: kind and shape of an item, [`ImageShape`]: that of an image, or of any item as maps;
-//! - [`ConditionSpec`]: what a model is told of an item beside the item itself;
+//! - [`ConditionSpec`]: what a model is conditioned on beside the item itself;
 //! - [`files`]: files that appear under their names only when they are whole;
-//! - [`read_small`], [`open_regular`]: files that are read whole, with a bound;
-//! - [`one_line`]: text of files as a terminal may show it;
-//! - [`dotted`]: tables in tables as one list;
+//! - [`read_small`], [`open_regular`]: reading whole files of a bounded size;
+//! - [`one_line`]: text from files made safe for a terminal;
+//! - [`dotted`]: nested tables as one list;
 //! - [`NpyHeader`]: the headers of NumPy's arrays;
 //! - [`memory`]: the C allocator's settings.
 

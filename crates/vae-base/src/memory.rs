@@ -1,17 +1,17 @@
 //! The C allocator's settings.
 
-/// Tells glibc to keep freed blocks instead of returning them to the system; elsewhere it does
+/// Makes glibc keep freed blocks instead of returning them to the system; with other C libraries it does
 /// nothing. Call it once, at the start of `main`.
 ///
-/// libtorch frees every activation after every step, in blocks of several megabytes. By default
-/// glibc gives such blocks back at once, and the page faults of getting them again cost 15–40 % of
-/// a CPU training step.
+/// libtorch frees every activation after every step, in blocks of several megabytes. By default glibc returns
+/// such blocks to the system at once, and the page faults of allocating them again cost 15–40 % of a training
+/// step on the CPU.
 pub fn keep_freed_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // SAFETY: mallopt only changes parameters of the allocator; it takes two integers.
         unsafe {
-            // Large blocks from the heap as well, none by mmap (which is unmapped when freed).
+            // Large blocks come from the heap too, not from mmap, whose blocks are unmapped when freed.
             libc::mallopt(libc::M_MMAP_MAX, 0);
             // The heap's top is trimmed only past 2 GiB, the largest value that fits.
             libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
@@ -19,7 +19,7 @@ pub fn keep_freed_blocks() {
     }
 }
 
-/// The largest resident size of this process so far in bytes, where the system tells it.
+/// The largest resident size of this process so far in bytes, if the system reports it.
 #[must_use]
 pub fn peak_resident_bytes() -> Option<u64> {
     #[cfg(target_os = "linux")]

@@ -6,30 +6,30 @@ use std::io::{self, ErrorKind, Read};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 
-/// Bytes of the longest header that is read.
+/// The longest header that is read, in bytes.
 const LONGEST: u32 = 1 << 16;
 
-/// What an array's header says.
+/// The header of an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyHeader {
     /// The kind of its numbers as NumPy writes it: `<f4`, `|u1`.
     pub descr: String,
-    /// Whether they lie column after column.
+    /// Whether the values are stored column by column.
     pub fortran_order: bool,
     /// The lengths of its sides.
     pub shape: Vec<usize>,
 }
 
 impl NpyHeader {
-    /// Reads a header: the numbers follow.
+    /// Reads a header, which the values follow.
     ///
     /// # Errors
-    /// The source fails or ends; a header that is none, of an unknown version, or not of one kind of number.
+    /// The source fails or ends; a malformed header, an unknown version, or a structured type.
     pub fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut begin = [0; 8];
         from.read_exact(&mut begin)?;
         if begin[..6] != MAGIC[..] {
-            return Err(invalid("does not begin as an array of NumPy's"));
+            return Err(invalid("does not begin like a NumPy array"));
         }
         // Versions 2 and 3 have a length of four bytes.
         let length = match begin[6] {
@@ -57,7 +57,7 @@ impl NpyHeader {
         Self::parse(&String::from_utf8_lossy(&text)).map_err(invalid)
     }
 
-    /// Of `{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }`.
+    /// Parses a header such as `{'descr': '|u1', 'fortran_order': False, 'shape': (3, 64, 64), }`.
     fn parse(text: &str) -> Result<Self, String> {
         let descr = entry(text, "descr")?;
         let fortran_order = match entry(text, "fortran_order")? {
@@ -71,7 +71,7 @@ impl NpyHeader {
         let quotes = ['\'', '"'];
         if !descr.starts_with(quotes) {
             return Err(format!(
-                "is an array of {descr}, expected one kind of numbers"
+                "is an array of {descr}, expected a single type of numbers"
             ));
         }
         Ok(Self {
@@ -83,7 +83,7 @@ impl NpyHeader {
         })
     }
 
-    /// The header, `n_bytes` long: a multiple of 64 with room for it.
+    /// The header padded to `n_bytes`: a multiple of 64 that it fits into.
     #[must_use]
     pub fn to_bytes(&self, n_bytes: usize) -> Vec<u8> {
         let order = if self.fortran_order { "True" } else { "False" };

@@ -1,18 +1,17 @@
-//! One number for everything random in a run.
+//! Seeds: one number for each random process of a run.
 
-/// The seed of one random process: of `purpose`, in `epoch`, of the run started with `seed`.
+/// The seed of one random process: the one named `purpose`, in `epoch` of the run with the seed `seed`.
 ///
-/// The state of libtorch's generators is in no checkpoint, so a run that is to be resumed exactly needs every draw to
-/// follow from (seed, epoch, purpose). The value is fixed for all time: with
-/// `splitmix64(x)` one step of SplitMix64 (Steele, Lea & Flood 2014) from state x and `fnv1a` the
-/// 64-bit FNV-1a hash of the UTF-8 bytes,
+/// Checkpoints do not hold the state of libtorch's generators. A run can be resumed exactly only because every draw
+/// follows from (seed, epoch, purpose). The value will never change. With `splitmix64(x)` as one step of SplitMix64
+/// (Steele, Lea & Flood 2014) from state x, and `fnv1a` as the 64-bit FNV-1a hash of the UTF-8 bytes, it is
 ///
 /// ```text
 /// splitmix64(splitmix64(splitmix64(fnv1a(purpose)) ^ epoch) ^ seed)
 /// ```
 ///
-/// Each step is a bijection, so that for one purpose and seed no two epochs share this number. libtorch's
-/// generators for a CPU use its low 32 bits.
+/// Each step is a bijection, so that for one purpose and seed no two epochs have the same number. libtorch's CPU
+/// generators use its low 32 bits.
 ///
 /// ```
 /// let noise = vae_base::derive_seed(1, 0, "training noise");
@@ -26,9 +25,9 @@ pub fn derive_seed(seed: u64, epoch: u64, purpose: &str) -> u64 {
     splitmix64(epoch ^ seed)
 }
 
-/// One fair coin for each image of an epoch: whether it is seen mirrored. `epoch_seed` is
-/// [`derive_seed`]`(seed, epoch, "flip")`; the coin is the highest bit of
-/// `splitmix64(epoch_seed ^ splitmix64(image))`, fixed for all time like the seeds.
+/// One fair coin flip for each image of an epoch: whether it is mirrored. `epoch_seed` is
+/// [`derive_seed`]`(seed, epoch, "flip")`; the result is the highest bit of
+/// `splitmix64(epoch_seed ^ splitmix64(image))`, which like the seeds will never change.
 #[must_use]
 pub fn flips(epoch_seed: u64, image: u64) -> bool {
     splitmix64(epoch_seed ^ splitmix64(image)) >> 63 == 1
@@ -69,7 +68,7 @@ mod tests {
 
     #[test]
     fn derived_seeds_never_change() {
-        // From tests/reference_order.py of the crate of data. Other values break the resuming of every earlier run.
+        // From tests/reference_order.py of vae-data. Other values would break resuming every earlier run.
         assert_eq!(derive_seed(0, 0, "order"), 0x9070_08a1_af18_93b3);
         assert_eq!(derive_seed(0, 1, "order"), 0x1c85_4929_7ed0_8104);
         assert_eq!(derive_seed(1, 0, "order"), 0xd56f_8991_fad6_c99e);

@@ -4,23 +4,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// Opens a file for reading. A folder, pipe or device is refused at once, where opening or reading it
-/// could wait for ever or never end.
+/// Opens a regular file for reading. A folder, pipe or device is refused at once, since opening or reading it
+/// could block or never end.
 ///
 /// # Errors
-/// The file system refuses; the path is no regular file.
+/// The file system refuses; the path is not a regular file.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // Opening a pipe waits for its writer otherwise. Of regular files it changes nothing.
+        // Otherwise opening a pipe would wait for its writer. Regular files are not affected.
         options.custom_flags(libc::O_NONBLOCK);
     }
     #[cfg(not(unix))]
     if std::fs::metadata(path)?.is_dir() {
-        return Err(irregular("a folder")); // Its opening fails with another reason there.
+        return Err(irregular("a folder")); // Opening it would fail with a misleading reason.
     }
     let file = options.open(path)?;
     let kind = file.metadata()?.file_type();
@@ -38,8 +38,7 @@ fn irregular(what: &str) -> io::Error {
     )
 }
 
-/// Reads a regular file of at most `most_bytes`. Memory for no more than these is taken, whatever the file
-/// claims to be.
+/// Reads a regular file of at most `most_bytes`. It allocates no more than that, whatever size the file claims.
 ///
 /// # Errors
 /// Those of [`open_regular`]; the file is larger.
@@ -49,7 +48,10 @@ pub fn read_small(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
         .take(most_bytes.saturating_add(1))
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most_bytes {
-        let problem = format!("is larger than {}, which no such file is", size(most_bytes));
+        let problem = format!(
+            "is larger than {}, the limit for such files",
+            size(most_bytes)
+        );
         return Err(io::Error::new(ErrorKind::InvalidData, problem));
     }
     Ok(bytes)
@@ -58,11 +60,11 @@ pub fn read_small(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
 /// [`read_small`] of a text in UTF-8.
 ///
 /// # Errors
-/// Those of [`read_small`]; bytes that are no UTF-8.
+/// Those of [`read_small`]; bytes that are not UTF-8.
 pub fn read_small_text(path: &Path, most_bytes: u64) -> io::Result<String> {
     String::from_utf8(read_small(path, most_bytes)?).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
-        let problem = format!("is no text in UTF-8 (byte {place})");
+        let problem = format!("is not UTF-8 text (byte {place})");
         io::Error::new(ErrorKind::InvalidData, problem)
     })
 }
@@ -90,10 +92,10 @@ mod tests {
         assert_eq!(read_small(&path, 4).unwrap(), b"four");
         assert_eq!(read_small_text(&path, 5).unwrap(), "four");
         let said = read_small(&path, 3).unwrap_err().to_string();
-        assert_eq!(said, "is larger than 3 bytes, which no such file is");
+        assert_eq!(said, "is larger than 3 bytes, the limit for such files");
         fs::write(&path, b"ab\xff").unwrap();
         let said = read_small_text(&path, 4).unwrap_err().to_string();
-        assert_eq!(said, "is no text in UTF-8 (byte 2)");
+        assert_eq!(said, "is not UTF-8 text (byte 2)");
         assert_eq!(
             read_small(&folder.path().join("b"), 4).unwrap_err().kind(),
             ErrorKind::NotFound

@@ -1,7 +1,7 @@
-//! Text of files, as a terminal may show it.
+//! Text from files made safe for a terminal.
 
-/// `text` as one line that is shown as it is written: its control characters are escaped, and those that
-/// end a line or change the direction of writing. For names of files, which may hold anything.
+/// `text` as one line without control characters: they are escaped, and so are characters that end a line or
+/// change the direction of writing. For file names, which may contain anything.
 ///
 /// ```
 /// assert_eq!(vae_base::one_line("a\nb\u{1b}[2J.jpg"), "a\\nb\\u{1b}[2J.jpg");

@@ -122,6 +122,16 @@ fn what_a_file_system_refuses_ends_no_run() {
             assert!(!name.to_string_lossy().starts_with('.'), "{name:?}");
         }
     }
+    // Without a summary nobody knows where there are no locks whether a process trains the run.
+    let state = |call: (&str, i32)| {
+        let listed = refused(&workplace, &shim, call, &["runs", "straight", "--json"]);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        listed[0]["state"].as_str().expect("a state").to_owned()
+    };
+    let (no_locks, locks) = (("REFUSE_FLOCK", libc::ENOLCK), ("REFUSE_NOTHING", 0));
+    assert_eq!([state(no_locks), state(locks)], ["finished"; 2]);
+    fs::remove_file(straight.join("summary.json")).expect("removed");
+    assert_eq!([state(no_locks), state(locks)], ["unknown", "stopped"]);
 }
 
 #[test]

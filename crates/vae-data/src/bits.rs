@@ -1,6 +1,9 @@
 //! Black-and-white images, a bit for each pixel.
 
-use crate::ImageShape;
+use std::sync::Arc;
+
+use crate::stored::{ImageStore, StoreReader};
+use crate::{BadFile, DataError, ImageShape};
 
 /// N images `[C, H, W]` of pixels 0 and 255.
 #[derive(Debug)]
@@ -42,9 +45,34 @@ impl BitImages {
             }
         }
     }
+}
 
-    pub(crate) fn shape(&self) -> ImageShape {
+impl ImageStore for BitImages {
+    fn names(&self) -> &[String] {
+        &[]
+    }
+
+    fn bad(&self) -> &[BadFile] {
+        &[]
+    }
+
+    fn shape(&self) -> ImageShape {
         self.shape
+    }
+
+    fn n_workers(&self) -> usize {
+        1 // Copies faster than any model trains.
+    }
+
+    fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
+        Box::new(self)
+    }
+}
+
+impl StoreReader for Arc<BitImages> {
+    fn read(&mut self, id: usize, out: &mut [u8]) -> Result<(), DataError> {
+        BitImages::read(self, id, out);
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use vae_base::{
 
 use crate::batch::Batch;
 use crate::bits::BitImages;
-use crate::stored::{Stored, StoredImages, StoredReader};
+use crate::stored::{ImageStore, StoredImages};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
 /// N items of one kind and shape, most often images as bytes, and what is known of each: a class label, a file
@@ -129,7 +129,7 @@ impl Dataset {
     pub(crate) fn stored(images: StoredImages, attributes: Option<Attributes>) -> Dataset {
         Dataset {
             attributes,
-            ..Dataset::of(images.stored.shape().into(), Images::Stored(images), None)
+            ..Dataset::of(images.store.shape().into(), Images::Stored(images), None)
         }
     }
 
@@ -142,7 +142,7 @@ impl Dataset {
         let item = images.shape().into();
         let images = Images::Stored(StoredImages {
             ids: (0..labels.len()).collect(),
-            stored: Arc::new(Stored::Bits(images)),
+            store: Arc::new(images),
             random_flips: false,
         });
         Dataset {
@@ -225,7 +225,7 @@ impl Dataset {
             }
             Images::Stored(images) => {
                 let ids: Vec<usize> = positions.iter().map(|&i| images.ids[i]).collect();
-                let mut reader = StoredReader::new(Arc::clone(&images.stored));
+                let mut reader = Arc::clone(&images.store).reader();
                 let ImageShape {
                     channels,
                     height,
@@ -240,6 +240,12 @@ impl Dataset {
                 Ok(Tensor::from_data_size(&bytes, &size, Kind::Uint8))
             }
         }
+    }
+
+    /// The data set of the first `n` images, or of all where there are fewer.
+    #[must_use]
+    pub fn truncated(&self, n: usize) -> Dataset {
+        self.subset(&(0..n.min(self.len())).collect::<Vec<_>>())
     }
 
     /// The data set of the images at these positions, in this order; a position may come more than
@@ -289,7 +295,7 @@ impl Dataset {
         match &self.images {
             Images::Memory(_) => None,
             Images::Stored(images) => {
-                let name = images.stored.names().get(images.ids[i]);
+                let name = images.store.names().get(images.ids[i]);
                 name.map(String::as_str)
             }
         }

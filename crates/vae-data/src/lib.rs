@@ -47,7 +47,6 @@ mod limits;
 pub mod loader;
 mod npz;
 mod pipeline;
-mod regular_file;
 mod sprites;
 mod stored;
 mod unread_files;

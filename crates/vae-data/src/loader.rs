@@ -14,7 +14,7 @@ pub use crate::batch::Batch;
 use crate::binarization::Coins;
 use crate::dataset::Images;
 use crate::pipeline::Pipeline;
-use crate::stored::{StoredImages, StoredReader, mirror};
+use crate::stored::{StoreReader, StoredImages, mirror};
 use crate::{Binarization, DataError, Dataset, ImageShape};
 
 /// The image indices 0 to `n_images` − 1, shuffled for `epoch` of the run with this `seed`.
@@ -198,7 +198,7 @@ impl<'a> Batches<'a> {
 
     /// Threads that bring the batches from `self.next` on.
     fn start(&self, images: &StoredImages) -> Pipeline<Result<Tensor, DataError>> {
-        let (jobs, n_workers) = (self.next..self.n_batches(), images.stored.n_workers());
+        let (jobs, n_workers) = (self.next..self.n_batches(), images.store.n_workers());
         let visits: Arc<[Visit]> = (0..images.ids.len())
             .map(|i| {
                 let position = self.order.position(i);
@@ -217,13 +217,13 @@ impl<'a> Batches<'a> {
             .collect();
         let (shape, batch_size, device) = (self.dataset.shape(), self.batch_size, self.device);
         Pipeline::start(jobs, n_workers, || {
-            let mut reader = StoredReader::new(Arc::clone(&images.stored));
+            let mut reader = Arc::clone(&images.store).reader();
             let (visits, coins) = (Arc::clone(&visits), self.coins.clone());
             let mut bytes = Vec::new();
             move |batch| {
                 let (start, end) = bounds(batch, batch_size, visits.len());
                 let visits = &visits[start..end];
-                read_batch(&mut reader, visits, coins.as_ref(), shape, &mut bytes)
+                read_batch(&mut *reader, visits, coins.as_ref(), shape, &mut bytes)
                     .map(|batch| batch.to_device(device))
             }
         })
@@ -243,7 +243,7 @@ struct Visit {
 
 /// Reads images through `bytes`, a buffer that is used again and again, into u8 [B, C, H, W].
 fn read_batch(
-    reader: &mut StoredReader,
+    reader: &mut dyn StoreReader,
     visits: &[Visit],
     coins: Option<&Coins>,
     shape: ImageShape,

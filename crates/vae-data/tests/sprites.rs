@@ -331,7 +331,7 @@ fn what_is_laid_out_otherwise_is_refused() {
         "imgs has a pixel of 255 in image 0, expected 0 or 1"
     );
     let none = with_images(b"no array".to_vec());
-    assert_eq!(none, "imgs does not begin as an array of NumPy's");
+    assert_eq!(none, "imgs does not begin like a NumPy array");
     assert_eq!(
         with_table(array("<i4", "48, 6", &[0; 48 * 24])),
         "latents_classes is <i4 [48, 6], expected <i8 [any, 6]"

@@ -1,7 +1,6 @@
 //! What can go wrong in an evaluation.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tch::TchError;
 use thiserror::Error;
@@ -20,23 +19,15 @@ pub enum EvalError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The run.
+    /// The run, or a file that the file system refuses to read or write.
     #[error(transparent)]
     Run(#[from] RunError),
     /// Its pictures and latents.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// libtorch refuses.
-    #[error("libtorch: {0}")]
+    /// libtorch refused, out of memory for example.
+    #[error("libtorch refused")]
     Torch(#[from] TchError),
-    /// A file that cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
     /// A file that holds something else than it should.
     #[error("{}: {problem}", path.display())]
     File {
@@ -48,12 +39,4 @@ pub enum EvalError {
     /// What was asked for cannot be measured.
     #[error("{0}")]
     Unmeasurable(String),
-}
-
-impl EvalError {
-    /// For `map_err`.
-    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.as_ref().to_owned();
-        move |source| Self::Io { path, source }
-    }
 }

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{ClosedKl, MmdConfig, ModelError, PriorConfig, Vae};
+use vae_model::{ClosedKl, MmdConfig, ModelError, Vae};
 use vae_run::LatentUse;
 use vae_view::ViewError;
 use vae_view::latent::{Codes, Labels, Learner, Method, encode};
@@ -226,7 +226,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
             // They err to opposite sides.
             gap.max(gap_of_each),
         );
-        if let PriorConfig::StandardNormal = vae.config().prior {
+        if vae.has_standard_normal_prior() {
             put(
                 nats(
                     "dimension_wise_kl",
@@ -359,7 +359,7 @@ fn probes(
         return Ok(());
     }
     let n_train = train.len().min(options.n_probe_images);
-    let train = train.subset(&(0..n_train).collect::<Vec<_>>());
+    let train = train.truncated(n_train);
     let learned = encode(vae, &train, 0, |n_done| {
         progress("latents for the probes", n_done, n_train);
     })?;
@@ -415,7 +415,7 @@ impl Probes {
             .int64_value(&[])
             .max(test.max().int64_value(&[]))
             + 1;
-        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test);
+        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test)?;
         let nearest = nearest_neighbor_classes(&self.train, train, &self.test, self.n_neighbors)?;
         let of = |name: &str, label: &str, found: &Tensor| {
             let share = accuracy(found, test);

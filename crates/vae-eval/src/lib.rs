@@ -46,7 +46,6 @@ mod probe;
 mod protocol;
 mod published;
 mod report;
-mod softmax;
 mod subject;
 
 pub use aggregate::{AggregateDensities, aggregate_densities};

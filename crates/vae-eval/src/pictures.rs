@@ -168,7 +168,7 @@ fn findings(
     let n_train = train.map_or(0, |train| train.len().min(n_real));
     let mut training = FeatureSets::new(&extractors);
     if let Some(train) = train {
-        let first = train.subset(&(0..n_train).collect::<Vec<_>>());
+        let first = train.truncated(n_train);
         let mut n_done = 0;
         for images in Batches::sequential(&first, batch_size, vae.device()) {
             let images = images?.items.to_kind(Kind::Float) / 255.0;

@@ -19,8 +19,8 @@ use crate::EvalError;
 /// libtorch refuses.
 pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
     let config = vae.config();
-    // With a condition there is one normal distribution for each.
-    if config.condition.is_some() || !vae.item().is_image() {
+    // With a condition there is one normal distribution for each; own parts can be anything.
+    if config.condition.is_some() || !vae.item().is_image() || !vae.own_parts().is_empty() {
         return Ok(None);
     }
     let (NetworkConfig::Mlp(network), PriorConfig::StandardNormal) =

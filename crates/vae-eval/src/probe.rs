@@ -1,9 +1,9 @@
 //! What can be read off latents: classifiers that see nothing else.
 
 use tch::{Device, Kind, Tensor};
+use vae_view::latent::SoftmaxRegression;
 
 use crate::EvalError;
-use crate::softmax::SoftmaxRegression;
 
 /// Classes of latents by softmax regression with the penalty |weights|²/2.
 ///
@@ -35,10 +35,13 @@ impl LinearProbe {
         })
     }
 
-    /// The likeliest class of each of latents `[N, Z]`, i64 `[N]`.
-    pub fn classify(&self, latents: &Tensor) -> Tensor {
-        let standardized = (latents.to_kind(Kind::Double) - &self.mean) / &self.deviation;
-        self.regression.classify(&standardized)
+    /// The most probable class of each of latents `[N, Z]`, i64 `[N]`.
+    ///
+    /// # Errors
+    /// Latents of another shape.
+    pub fn classify(&self, latents: &Tensor) -> Result<Tensor, EvalError> {
+        let centered = latents.to_kind(Kind::Double).f_sub(&self.mean)?;
+        Ok(self.regression.classify(&(centered / &self.deviation))?)
     }
 }
 
@@ -117,7 +120,10 @@ mod tests {
         let (test, classes) = clouds(99);
         let test = test * 0.9;
         let probe = LinearProbe::fit(&train, &train_classes, 3).expect("a probe");
-        assert_eq!(accuracy(&probe.classify(&test), &classes), 1.0);
+        assert_eq!(
+            accuracy(&probe.classify(&test).expect("classes"), &classes),
+            1.0
+        );
         let found = nearest_neighbor_classes(&train, &train_classes, &test, 5).expect("classes");
         assert_eq!(accuracy(&found, &classes), 1.0);
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vae_data::read_small_text;
 use vae_model::write_whole;
+use vae_run::RunError;
 
 use crate::measure::Measure;
 use crate::{EvalError, ImagesUsed};
@@ -163,7 +164,7 @@ impl Report {
         let path = run.join(REPORT_FILE);
         let text = match read_small_text(&path, LARGEST_REPORT) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(EvalError::io(&path))?,
+            text => text.map_err(RunError::io(&path))?,
         };
         let report = serde_json::from_str(&text).map_err(|error| EvalError::File {
             path,
@@ -180,7 +181,7 @@ impl Report {
         let path = run.join(REPORT_FILE);
         let mut text = serde_json::to_string_pretty(self).expect("a report is JSON");
         text.push('\n');
-        write_whole(&path, text.as_bytes()).map_err(EvalError::io(&path))
+        Ok(write_whole(&path, text.as_bytes()).map_err(RunError::io(&path))?)
     }
 
     /// This report with the sections of an earlier one that it lacks, if that is of the same weights.

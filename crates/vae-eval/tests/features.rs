@@ -10,6 +10,7 @@ use vae_eval::features::{
     FeatureExtractor, MnistClassifier, Moments, PixelPca, TorchScript, frechet_distance,
 };
 use vae_eval::{EvalError, Extractor};
+use vae_run::RunError;
 
 /// Images f32 in [0, 1], no two alike.
 fn images(shape: [i64; 4]) -> Tensor {
@@ -82,7 +83,10 @@ fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.ts");
     let error = TorchScript::load(&missing, Device::Cpu).unwrap_err();
-    assert!(matches!(error, EvalError::Io { .. }), "{error}");
+    assert!(
+        matches!(error, EvalError::Run(RunError::Io { .. })),
+        "{error}"
+    );
     assert!(error.to_string().contains("missing.ts"), "{error}");
     let text = folder.path().join("text.ts");
     fs::write(&text, "no module").unwrap();

@@ -17,7 +17,7 @@ pub struct StateDictMap {
     pub names: BTreeMap<String, String>,
     /// PyTorch's names of tensors to leave out; `ema.*` is all that begin with `ema.`.
     pub drop: Vec<String>,
-    /// Whether NaN and infinite weights are taken too, which are an error else.
+    /// Whether NaN and infinite weights are imported too. By default they are an error.
     pub allow_non_finite: bool,
 }
 
@@ -65,7 +65,7 @@ impl StateDictMap {
             .into_iter()
             .map(|(theirs, tensor)| (ours[&theirs].clone(), tensor))
             .collect();
-        let non_finite = non_finite(&tensors)?;
+        let non_finite = weights::non_finite(&tensors)?;
         if !non_finite.is_empty() {
             let problem = format!("NaN or infinite weights: {}", non_finite.join(", "));
             if !self.allow_non_finite {
@@ -222,19 +222,6 @@ fn hint(
         _ => String::new(),
     };
     ModelError::weights(path, problem + &advice)
-}
-
-/// Names of the tensors with NaN or infinite values, and how many of how many values these are.
-fn non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<String>, ModelError> {
-    let mut names = Vec::new();
-    for (name, tensor) in tensors {
-        let n_finite = i64::try_from(tensor.f_isfinite()?.f_sum(tch::Kind::Int64)?)?;
-        let n_values = tensor.numel() as i64;
-        if n_finite < n_values {
-            names.push(format!("{name} ({} of {n_values})", n_values - n_finite));
-        }
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

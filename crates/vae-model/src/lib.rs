@@ -58,9 +58,10 @@ mod likelihood;
 mod math;
 mod mode;
 mod network;
-mod nn;
+pub mod nn;
 mod objective;
 mod part;
+mod parts;
 mod posterior;
 mod preprocessing;
 mod prior;
@@ -97,9 +98,10 @@ pub use objective::{
     Regularizer,
 };
 pub use part::Part;
+pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
-    NoiseScale, PlanarConfig, Posterior, PosteriorConfig,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{

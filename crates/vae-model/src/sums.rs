@@ -1,7 +1,7 @@
 //! SHA-256 sums of the files in a folder, as `sha256sum -c` reads them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -117,15 +117,13 @@ fn parse_sums(text: &str) -> Option<BTreeMap<String, String>> {
 
 /// Opens a file that has an end: no device, no pipe, whose opening or reading may last forever.
 pub(crate) fn open_regular(path: &Path) -> Result<File, ModelError> {
-    let metadata = fs::metadata(path).map_err(ModelError::io(path))?;
-    if !metadata.is_file() {
-        return Err(ModelError::weights(path, "it is not a regular file"));
-    }
-    File::open(path).map_err(ModelError::io(path))
+    vae_base::open_regular(path).map_err(ModelError::io(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -33,6 +33,12 @@ pub(crate) struct Header {
     /// None in files of before it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) framing: Option<Framing>,
+    /// The names of its parts that are a user's own, by what they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) own_parts: BTreeMap<String, String>,
+    /// Whether NaN and infinite weights were imported on purpose. In other files they are an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) allow_non_finite: bool,
 }
 
 impl Header {
@@ -176,6 +182,19 @@ pub(crate) fn check(
     Err(ModelError::weights(path, text))
 }
 
+/// Names of the tensors with NaN or infinite values, and how many of how many values these are.
+pub(crate) fn non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<String>, ModelError> {
+    let mut names = Vec::new();
+    for (name, tensor) in tensors {
+        let n_finite = i64::try_from(tensor.f_isfinite()?.f_sum(Kind::Int64)?)?;
+        let n_values = tensor.numel() as i64;
+        if n_finite < n_values {
+            names.push(format!("{name} ({} of {n_values})", n_values - n_finite));
+        }
+    }
+    Ok(names)
+}
+
 /// Copies loaded tensors into a model's variables, whose names and shapes were checked.
 pub(crate) fn assign(
     path: &Path,
@@ -189,4 +208,40 @@ pub(crate) fn assign(
         no_grad(|| variable.f_copy_(tensor))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StateDictMap, Vae};
+
+    #[test]
+    fn nan_weights_are_loaded_only_if_they_were_imported_on_purpose() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(WEIGHTS_FILE);
+        let config: ModelConfig = toml::from_str("network.mlp.hidden = [3]").expect("a model");
+        let image = ImageShape {
+            channels: 1,
+            height: 2,
+            width: 2,
+        };
+        let vae = Vae::new(&config, image, Device::Cpu, 1).expect("a model");
+        let (name, variable) = vae.named_variables().swap_remove(0);
+        let n_values = variable.numel();
+        let _ = no_grad(|| variable.view([-1]).get(1).fill_(f64::NAN));
+        vae.save(&file).expect("saved");
+        let error = Vae::load(&file, Device::Cpu).expect_err("NaN").to_string();
+        let wanted = format!("NaN or infinite weights: {name} (1 of {n_values})");
+        assert!(error.ends_with(&wanted), "{error}");
+
+        let map = StateDictMap {
+            allow_non_finite: true,
+            ..Default::default()
+        };
+        let (vae, _) = Vae::import(&config, image, &file, &map, Device::Cpu).expect("imported");
+        vae.save(&file).expect("saved");
+        let loaded = Vae::load(&file, Device::Cpu).expect("loaded");
+        loaded.save(&file).expect("saved");
+        Vae::load(&file, Device::Cpu).expect("loaded again");
+    }
 }

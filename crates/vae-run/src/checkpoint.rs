@@ -1,22 +1,22 @@
-//! Checkpoints: a folder with everything that a run needs to go on, or a model to be used.
+//! Checkpoints: folders with everything that is needed to resume a run or to use its model.
 //!
 //! ```text
 //! checkpoints/epoch-0003-step-00005625/
-//!     weights.safetensors        the model: what was evaluated (the averaged weights, if there are any)
-//!     raw-weights.safetensors    only with averaged weights: those that the optimizer changes
-//!     optimizer.safetensors      its moments
-//!     players.safetensors        only with players beside the model: `players/NAME/…`, all that each is
-//!     rollback.safetensors       only inside an epoch: the states to return to after a NaN
+//!     weights.safetensors        the model as it was evaluated (with the averaged weights, if there are any)
+//!     raw-weights.safetensors    only with averaged weights: the weights that the optimizer updates
+//!     optimizer.safetensors      the optimizer's moments
+//!     players.safetensors        only with players beside the model: `players/NAME/…`
+//!     rollback.safetensors       only inside an epoch: the states to roll back to after a NaN
 //!     state.json                 CheckpointState
-//!     SHA256SUMS                 of the files above, as `sha256sum -c` reads it
+//!     SHA256SUMS                 sums of the files above, in the format of `sha256sum -c`
 //! checkpoints/last, best         links for people; nothing here reads them
 //! ```
 //!
-//! A checkpoint is written to a hidden folder, synced, then renamed: under its name it is whole. One that
-//! is deleted is renamed to a hidden folder first.
+//! A checkpoint is written to a hidden folder, synced, and renamed, so that under its final name it is complete. To
+//! be deleted, it is first renamed to a hidden folder.
 //!
-//! Checkpoints are ordered by the number under which they were written, not by their steps: after a return
-//! to an earlier step those of the abandoned steps are older, and are deleted.
+//! Checkpoints are ordered by the sequence number under which they were written, not by their steps. After a
+//! rollback, the checkpoints of the abandoned steps have lower numbers, and are deleted.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -48,22 +48,22 @@ use crate::{
 pub enum Checkpoint {
     /// The newest.
     Last,
-    /// That of the best validation metric, as `checkpoints.metric` of the config says; without validation
-    /// images that of the last whole epoch.
+    /// The one with the best validation metric, by `checkpoints.metric` of the config; without validation images the
+    /// one of the last complete epoch.
     Best,
 }
 
-/// What a checkpoint says of itself (`state.json`).
+/// The state of a run in a checkpoint (`state.json`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {
     /// The version of this crate that wrote it.
     pub version: String,
-    /// Counts the checkpoints of the run in the order in which they were written, from 1; 0 in those of
-    /// versions that did not count.
+    /// The number of this checkpoint among those that the run has written, from 1; 0 in checkpoints of versions that
+    /// did not count.
     #[serde(default)]
     pub sequence: u64,
-    /// The one that the run wrote before, or was resumed from, or 0. Those of numbers between the two were
-    /// damaged and passed over.
+    /// The sequence number of the checkpoint that the run wrote before or was resumed from, or 0. Checkpoints with
+    /// numbers between the two were damaged and skipped.
     #[serde(default)]
     pub previous: u64,
     /// How far the run was.
@@ -72,16 +72,16 @@ pub struct CheckpointState {
     pub is_whole_epoch: bool,
     /// The validation record of these weights; none inside an epoch, or without validation images.
     pub validation: Option<Record>,
-    /// How much each latent dimension was used at the last evaluation; none before the first.
+    /// How much each latent dimension was used at the last evaluation; none before the first one.
     pub latent_use: Option<LatentUse>,
     /// The experiment.
     pub config: RunConfig,
-    /// What a run needs to go on, beside the tensors.
+    /// What is needed to resume the run, besides the tensors.
     pub resume: ResumeState,
 }
 
 impl CheckpointState {
-    /// How far the run was, and what it had come to.
+    /// The position of the run and its results so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress {
@@ -92,51 +92,50 @@ impl CheckpointState {
     }
 }
 
-/// What a run needs to go on, beside the tensors.
+/// What is needed to resume a run, besides the tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResumeState {
-    /// Training images; another number is another data set.
+    /// The number of training images, by which another data set is recognized.
     pub n_train_images: usize,
-    /// Validation images.
+    /// The number of validation images.
     pub n_validation_images: usize,
     /// [`vae_data::Dataset::fingerprint`] of both.
     pub fingerprints: [Option<u32>; 2],
-    /// Where it was computed, `"cpu"` or `"cuda:0"`, and by how many CPU threads: on another device
-    /// or with another number of threads the same steps give slightly other numbers.
+    /// The device, `"cpu"` or `"cuda:0"`. On another one, or with another number of CPU threads, the same steps give
+    /// slightly different results.
     pub device: String,
-    /// CPU threads of libtorch.
+    /// The number of CPU threads of libtorch.
     pub threads: i32,
-    /// Steps that the model's optimizer has done.
+    /// The number of steps of the model's optimizer.
     pub optimizer_steps: u64,
-    /// Steps that the optimizers of the players beside the model have done.
+    /// The numbers of steps of the optimizers of the other players.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub players: BTreeMap<String, u64>,
     /// Sums over the epoch in progress.
     pub totals: SavedTotals,
     /// Seconds of training in the epoch in progress.
     pub epoch_seconds: f64,
-    /// Seconds since the start, without pauses.
+    /// Seconds since the start, without the time between runs.
     pub seconds: f64,
-    /// What the run came to so far.
+    /// The run's results so far.
     #[serde(flatten)]
     pub progress: Progress,
-    /// State of each callback, by its name.
+    /// The state of each callback, by its name.
     pub callbacks: BTreeMap<String, Value>,
 }
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
 pub struct CheckpointTensors<'a> {
-    /// The model, with the weights to use.
+    /// The model with the weights to be used.
     pub vae: &'a Vae,
-    /// The weights that the optimizer changes, where they are others than the model's.
+    /// The weights that the optimizer updates, if they differ from the model's.
     pub raw_weights: Option<Vec<(String, Tensor)>>,
     /// The moments of the model's optimizer.
     pub optimizer: Vec<(String, Tensor)>,
-    /// Weights, moments and averages of the players beside the model; their names begin with
-    /// `players/NAME/`.
+    /// Weights, moments and averages of the other players; their names begin with `players/NAME/`.
     pub players: Vec<(String, Tensor)>,
-    /// The states to return to after a NaN, if there are others than this one.
+    /// The states to roll back to after a NaN, if they differ from this one.
     pub rollback: Option<SavedRecovery>,
 }
 
@@ -146,15 +145,15 @@ const PLAYERS_FILE: &str = "players.safetensors";
 const ROLLBACK_FILE: &str = "rollback.safetensors";
 const STATE_FILE: &str = "state.json";
 
-/// Bytes of the largest state, which lists every incident.
+/// Bytes of the largest state file, which lists every incident.
 const LARGEST_STATE: u64 = 1 << 26;
 
-/// A checkpoint that was read and found whole.
+/// A checkpoint that was read and found complete.
 #[derive(Debug)]
 pub struct OpenCheckpoint {
     /// Its folder; [`Vae::load`] reads the model from there.
     pub folder: PathBuf,
-    /// What it says of itself.
+    /// Its state.
     pub state: CheckpointState,
 }
 
@@ -168,7 +167,7 @@ impl OpenCheckpoint {
         name.to_string_lossy().into_owned()
     }
 
-    /// SHA-256 of the model's weights, by which what was learned from them is known to belong to them.
+    /// The SHA-256 of the model's weights. It identifies the weights from which something else was learned.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -176,21 +175,28 @@ impl OpenCheckpoint {
         Ok(sha256(&self.folder.join(WEIGHTS_FILE))?)
     }
 
-    /// The checkpoint in this folder, and the run that it belongs to. None where the folder is no
-    /// checkpoint.
+    /// Whether the folder is a checkpoint in the folder of a run.
+    pub(crate) fn is_in_run(folder: &Path) -> bool {
+        let run = run_of(folder);
+        folder.join(SUMS_FILE).is_file()
+            && run.is_ok_and(|run| run.is_some_and(|run| RunDir::open(&run).is_ok()))
+    }
+
+    /// The checkpoint in this folder, and the run that it belongs to; none if the folder is not a checkpoint.
     ///
     /// # Errors
-    /// It is damaged, or in no run.
+    /// The checkpoint is damaged, or does not belong to a run.
     pub fn at(folder: &Path) -> Result<Option<(RunDir, Self)>, RunError> {
         if !folder.join(SUMS_FILE).is_file() {
             return Ok(None);
         }
-        // `best` is a link: the folder's own place is in the run.
-        let real = fs::canonicalize(folder).map_err(RunError::io(folder))?;
-        let Some(run) = real.parent().and_then(Path::parent) else {
-            return Err(RunError::run(folder, "a checkpoint, but in no run"));
+        let Some(run) = run_of(folder).map_err(RunError::io(folder))? else {
+            return Err(RunError::run(
+                folder,
+                "a checkpoint that does not belong to a run",
+            ));
         };
-        let run_dir = RunDir::open(run)?;
+        let run_dir = RunDir::open(&run)?;
         let checkpoint = Self {
             folder: folder.to_owned(),
             state: verify(folder)?,
@@ -198,7 +204,7 @@ impl OpenCheckpoint {
         Ok(Some((run_dir, checkpoint)))
     }
 
-    /// The weights that the optimizer changes, where they are others than the model's.
+    /// The weights that the optimizer updates, if they differ from the model's.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -230,7 +236,7 @@ impl OpenCheckpoint {
         Ok(read_tensors(&file)?.tensors)
     }
 
-    /// The states to return to after a NaN, if there are others than this one.
+    /// The states to roll back to after a NaN, if they differ from this one.
     ///
     /// # Errors
     /// The file cannot be read, or holds states of another version.
@@ -243,7 +249,7 @@ impl OpenCheckpoint {
         let unknown = |problem: String| {
             RunError::run(
                 &path,
-                format!("not states that this version knows: {problem}"),
+                format!("not rollback states of this version: {problem}"),
             )
         };
         let states = file
@@ -257,14 +263,19 @@ impl OpenCheckpoint {
     }
 }
 
+/// The folder two levels above a checkpoint's. Links, such as `best`, are resolved first.
+fn run_of(checkpoint: &Path) -> io::Result<Option<PathBuf>> {
+    let real = fs::canonicalize(checkpoint)?;
+    Ok(real.parent().and_then(Path::parent).map(Path::to_owned))
+}
+
 /// The metadata key of [`ROLLBACK_FILE`].
 const STATES_KEY: &str = "states";
 
-/// Writes a checkpoint of a run, then removes those that the config does not keep. Gives the number under
-/// which it was written.
+/// Writes a checkpoint of a run, then deletes those that the config does not keep. Returns its sequence number.
 ///
 /// # Errors
-/// The file system refuses; the checkpoints before are then all there.
+/// The file system refuses; earlier checkpoints are then unchanged.
 pub fn save(
     run_dir: &RunDir,
     mut state: CheckpointState,
@@ -278,7 +289,7 @@ pub fn save(
     remove_folder(&partial)?;
     let written = write_files(&partial, &state, tensors);
     if written.is_err() {
-        // What a full disk cut short must not fill it any longer.
+        // A partial checkpoint must not occupy a full disk.
         let _ = fs::remove_dir_all(&partial);
     }
     written?;
@@ -287,7 +298,7 @@ pub fn save(
     fs::rename(&partial, &folder).map_err(RunError::io(&partial))?;
     sync_folder(&root).map_err(RunError::io(&root))?;
 
-    // It is safe now: what goes wrong with the others is no reason to end the run.
+    // The new checkpoint is safe: an error with the others must not end the run.
     let entries = list(run_dir)?;
     let ranking = state.config.ranking(&state.config.checkpoints.metric);
     let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, &ranking);
@@ -343,7 +354,7 @@ fn write_files(
 }
 
 impl Checkpoint {
-    /// Whether a run has any.
+    /// Whether a run has any checkpoint.
     ///
     /// # Errors
     /// Its folder cannot be read.
@@ -351,8 +362,7 @@ impl Checkpoint {
         Ok(!list(run_dir)?.is_empty())
     }
 
-    /// The newest or best checkpoint that is whole. One that is damaged is passed over, which is
-    /// said in a warning.
+    /// The newest or best complete checkpoint. Damaged ones are skipped with a warning.
     ///
     /// # Errors
     /// The run has no such checkpoint, or only damaged ones.
@@ -361,10 +371,10 @@ impl Checkpoint {
         if self == Self::Best {
             let config = run_dir.config()?;
             let ranking = config.ranking(&config.checkpoints.metric);
-            // One whose state cannot be read may be the best: it comes first, and is found damaged.
+            // A checkpoint with an unreadable state may be the best. It comes first, and is then found to be damaged.
             entries.retain(|entry| entry.is_whole_epoch || !entry.is_readable);
             if entries.iter().any(|entry| entry.validation.is_some()) {
-                entries.reverse(); // Of equal ones the oldest, as `best_of` has it.
+                entries.reverse(); // Of equal ones the oldest is best, as in `best_of`.
                 // Best first.
                 entries.sort_by(|a, b| ranking.order(b.value(&ranking), a.value(&ranking)));
             }
@@ -385,7 +395,7 @@ impl Checkpoint {
                 Ok(state) => {
                     for damage in &damages {
                         warn!(
-                            "{damage}: passed over, {} is used instead",
+                            "{damage}: skipped, {} is used instead",
                             entry.folder.display()
                         );
                     }
@@ -414,28 +424,25 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Reads a checkpoint's state if all its files have the contents that were written.
+/// Reads a checkpoint's state after checking the sums of all its files.
 fn verify(folder: &Path) -> Result<CheckpointState, RunError> {
     verify_sums(folder, &[WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE])?;
     let state_file = folder.join(STATE_FILE);
     let json = read_small(&state_file, LARGEST_STATE).map_err(RunError::io(&state_file))?;
     serde_json::from_slice(&json).map_err(|error| {
-        RunError::run(
-            &state_file,
-            format!("not a state that this version knows: {error}"),
-        )
+        RunError::run(&state_file, format!("not a state of this version: {error}"))
     })
 }
 
-/// A checkpoint's folder, found by its name.
+/// A checkpoint folder, found by its name.
 #[derive(Clone, Debug)]
 struct Entry {
     folder: PathBuf,
     position: Position,
-    /// [`CheckpointState::sequence`] and [`CheckpointState::previous`]; 0 where the state cannot be read.
+    /// [`CheckpointState::sequence`] and [`CheckpointState::previous`]; 0 if the state cannot be read.
     sequence: u64,
     previous: u64,
-    /// Whether its state can be read; if not, it is damaged, or of another version.
+    /// Whether its state can be read. If not, it is damaged or of another version.
     is_readable: bool,
     is_whole_epoch: bool,
     validation: Option<Record>,
@@ -451,7 +458,7 @@ impl Entry {
 
 /// The run's checkpoints, newest first.
 fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
-    /// What is needed of a state, so that one of another version is still listed.
+    /// The part of a state that is needed here, so that a checkpoint of another version is still listed.
     #[derive(Deserialize)]
     struct Brief {
         #[serde(default)]
@@ -489,7 +496,7 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
             validation: brief.and_then(|brief| brief.validation),
         });
     }
-    // One that cannot be read has no number: it goes before those that are no further.
+    // One that cannot be read has no number. It is placed before those that are not further.
     let (mut readable, unreadable): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|entry| entry.is_readable);
     readable.sort_by_key(|entry| Reverse((entry.sequence, entry.position)));
@@ -503,8 +510,8 @@ fn list(run_dir: &RunDir) -> Result<Vec<Entry>, RunError> {
     Ok(readable)
 }
 
-/// Which checkpoints stay and which go, of a list with the newest first, which was just written: the newest
-/// `keep` and the best stay, of those that led to it.
+/// Splits checkpoints, newest first, into those to keep and those to delete. Of the checkpoints that led to the
+/// newest, which was just written, the newest `keep` and the best stay.
 fn sort_out(entries: Vec<Entry>, keep: usize, ranking: &Ranking) -> (Vec<Entry>, Vec<Entry>) {
     let (mut line, mut superseded) = line_of_newest(entries);
     let best = best_of(&line, ranking).map(|entry| entry.folder.clone());
@@ -514,14 +521,14 @@ fn sort_out(entries: Vec<Entry>, keep: usize, ranking: &Ranking) -> (Vec<Entry>,
         index <= keep || Some(&entry.folder) == best.as_ref()
     });
     let kept: Vec<Entry> = kept;
-    // As long as there are too few others, one that cannot be read stays: not every reason lasts.
+    // While there are too few others, an unreadable one stays: the cause may be temporary.
     superseded.retain(|entry| entry.is_readable || kept.len() >= keep);
     superseded.extend::<Vec<_>>(older);
     (kept, superseded)
 }
 
-/// The newest checkpoint and those that led to it; and the others: of steps that a return has undone,
-/// damaged ones that were passed over, those that cannot be read.
+/// The newest checkpoint and those that led to it, and all others: of steps undone by a rollback, damaged and
+/// skipped, or unreadable.
 fn line_of_newest(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
     let mut next: Option<(u64, Position)> = None;
     entries.into_iter().partition(|entry| {
@@ -536,8 +543,8 @@ fn line_of_newest(entries: Vec<Entry>) -> (Vec<Entry>, Vec<Entry>) {
     })
 }
 
-/// The entry of the best validation metric, of a list with the newest first; of equal ones the oldest,
-/// which was there first. Without validation the newest after a whole epoch.
+/// The entry with the best validation metric, from a list with the newest first; of equal ones the oldest. Without
+/// validation images it is the newest one after a complete epoch.
 fn best_of<'a>(entries: &'a [Entry], ranking: &Ranking) -> Option<&'a Entry> {
     entries
         .iter()
@@ -546,8 +553,8 @@ fn best_of<'a>(entries: &'a [Entry], ranking: &Ranking) -> Option<&'a Entry> {
         .or_else(|| entries.iter().find(|entry| entry.is_whole_epoch))
 }
 
-/// A link to a checkpoint, for people. Where it cannot be made, as where the file system has no links, there
-/// is none, and the first time a warning.
+/// Makes a link to a checkpoint, for people. If that fails, as on file systems without links, there is a warning the
+/// first time.
 fn link(root: &Path, name: &str, entry: Option<&Entry>) {
     #[cfg(unix)]
     if let Some(target) = entry.and_then(|entry| entry.folder.file_name()) {
@@ -615,14 +622,14 @@ mod tests {
             entry(1, Some(-8.0)),
         ];
         let (kept, gone) = sort_out(entries.clone(), 2, &Metric::Elbo.ranking(&[]));
-        // Of the two equal ones the older is the best: it was there first.
+        // Of the two equal ones the older is the best.
         assert_eq!((epochs(&kept), epochs(&gone)), (vec![5, 4, 2], vec![3, 1]));
-        // Of the loss the least is best.
+        // Of the loss, the lowest is best.
         let (kept, _) = sort_out(entries, 1, &Metric::Loss.ranking(&[]));
         assert_eq!(epochs(&kept), [5, 2]);
     }
 
-    /// Written as number `sequence` after `previous`, at a step of the first epoch.
+    /// An entry written as number `sequence` after `previous`, at a step of the first epoch.
     fn amid(sequence: u64, previous: u64, steps: u64) -> Entry {
         let position = Position { epochs: 0, steps };
         Entry {
@@ -641,7 +648,7 @@ mod tests {
 
     #[test]
     fn what_an_abandoned_branch_wrote_goes_and_what_came_before_it_stays() {
-        // At step 583 the run returned to step 550, and wrote that.
+        // At step 583 the run rolled back to step 550, and wrote a checkpoint there.
         let mut entries = vec![
             amid(4, 3, 550),
             amid(3, 2, 583),
@@ -650,7 +657,7 @@ mod tests {
         ];
         assert_eq!(kept(&entries, 1), [4]);
         assert_eq!(kept(&entries, 3), [4, 1]);
-        // Also when the process ended before it could delete them, and went on.
+        // The same if the process ended before it could delete them, and the run was resumed.
         entries.insert(0, amid(5, 4, 590));
         assert_eq!(kept(&entries, 1), [5]);
         assert_eq!(kept(&entries, 4), [5, 4, 1]);
@@ -669,7 +676,7 @@ mod tests {
             assert_eq!(kept(&entries, 1), [4]);
             assert_eq!(kept(&entries, 2), [4, 2]);
         }
-        // What a damaged one says of itself is not believed.
+        // The numbers in a damaged state are not trusted.
         let entries = [
             amid(93, 3, 590),
             amid(92, 0, 5),

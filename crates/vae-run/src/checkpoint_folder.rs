@@ -1,5 +1,5 @@
-//! The names of checkpoints' folders, and folders that are never seen in part: one is filled, or emptied, under
-//! a hidden name.
+//! The names of checkpoint folders, and writing and deleting them under hidden names, so that no partial folder is
+//! ever visible.
 
 use std::fs;
 use std::io;
@@ -26,8 +26,8 @@ pub(crate) fn parse_folder_name(name: &str) -> Option<Position> {
     })
 }
 
-/// The name of a new checkpoint's folder. One of the same position may be there: damaged, or of steps
-/// that a return to an earlier one has undone.
+/// The name of a new checkpoint's folder. A folder for the same position may exist: damaged, or of steps undone by
+/// a rollback.
 pub(crate) fn free_name(root: &Path, position: Position) -> String {
     let name = folder_name(position);
     let numbered = (2..).map(|i| format!("{name}-{i}"));
@@ -37,7 +37,7 @@ pub(crate) fn free_name(root: &Path, position: Position) -> String {
         .unwrap_or(name)
 }
 
-/// Deletes a checkpoint, which is never seen in part.
+/// Deletes a checkpoint, which is never visible in part.
 pub(crate) fn delete(folder: &Path) -> Result<(), RunError> {
     let (Some(root), Some(name)) = (folder.parent(), folder.file_name()) else {
         return Ok(());
@@ -51,8 +51,8 @@ pub(crate) fn delete(folder: &Path) -> Result<(), RunError> {
 pub(crate) const PARTIAL_SUFFIX: &str = ".partial";
 const REMOVED_SUFFIX: &str = ".removed";
 
-/// Removes what processes left that were killed while they wrote or deleted a checkpoint. For the
-/// process that has the run's lock; `root` is `checkpoints/`. What cannot be removed stays.
+/// Removes what processes left that were killed while they wrote or deleted a checkpoint. Only the process that
+/// has the run's lock may call it; `root` is `checkpoints/`. Folders that cannot be removed stay.
 pub(crate) fn remove_abandoned(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();

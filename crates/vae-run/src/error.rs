@@ -12,7 +12,7 @@ use vae_model::ModelError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// A config value that no run can be made from.
+    /// A config value that is invalid for every run.
     #[error("{key}: {problem}")]
     Config {
         /// The key in the config.
@@ -26,9 +26,9 @@ pub enum RunError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A config that is not the one a run was started with.
+    /// A config that differs from the one a run was started with.
     #[error(
-        "{path}: cannot go on exactly, since these differ from what the checkpoint was trained with: \
+        "{path}: cannot be resumed exactly, since these differ from the checkpoint's config: \
          {differences}. Change them back, or start a new run"
     )]
     ResumeConfig {
@@ -43,7 +43,7 @@ pub enum RunError {
         /// The folder.
         path: PathBuf,
     },
-    /// A folder that is no run, or lacks what is asked of it.
+    /// A folder that is not a run, or lacks something.
     #[error("{path}: {problem}")]
     Run {
         /// The folder or file.
@@ -59,7 +59,7 @@ pub enum RunError {
     Locked {
         /// The folder of the run.
         path: PathBuf,
-        /// The number of that process, where it could be read.
+        /// The number of that process, if it could be read.
         pid: Option<u32>,
     },
     /// The file system refused.
@@ -79,7 +79,7 @@ impl RunError {
         move |source| Self::Io { path, source }
     }
 
-    /// Of a config's key.
+    /// An error about a config key.
     pub fn config(key: impl Into<Cow<'static, str>>, problem: impl Into<String>) -> Self {
         Self::Config {
             key: key.into(),
@@ -87,7 +87,7 @@ impl RunError {
         }
     }
 
-    /// Of a run's folder, or a file in it.
+    /// An error about a run's folder or a file in it.
     pub fn run(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Run {
             path: path.into(),

@@ -1,12 +1,12 @@
-//! The archive of training runs: what a [`RunDir`] holds, and how it is read back. Nothing here trains or
-//! draws.
+//! The archive of training runs: what a [`RunDir`] holds, and how it is read. This crate neither trains nor draws.
 //!
 //! - [`RunConfig`]: a whole experiment, and the types of all its tables;
 //! - [`RunDir`], [`RunLock`]: the folder of a run, and which process trains it;
-//! - [`checkpoint`]: folders with everything that a run needs to go on, or a model to be used;
-//! - [`Record`], [`Metric`]: the lines of `metrics.jsonl`, and by which number epochs are compared;
-//! - [`Overview`]: what a run came to so far;
-//! - [`check_resume`]: whether it can go on with another config.
+//! - [`checkpoint`]: folders with everything that is needed to resume a run or to use its model;
+//! - [`Record`], [`Metric`]: the lines of `metrics.jsonl`, and the metric by which epochs are compared;
+//! - [`Session`]: a trained model opened for use, possibly one of several on different threads;
+//! - [`Overview`]: the state and results of a run so far;
+//! - [`check_resume`]: whether a run can be resumed with another config.
 
 pub mod checkpoint;
 mod checkpoint_folder;
@@ -23,6 +23,7 @@ mod resume;
 mod rollback;
 mod run_dir;
 mod run_lock;
+mod session;
 mod summary;
 
 pub use checkpoint::{Checkpoint, CheckpointState, CheckpointTensors, OpenCheckpoint, ResumeState};
@@ -42,4 +43,5 @@ pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
 pub use run_dir::{RunDir, read_config};
 pub use run_lock::RunLock;
+pub use session::Session;
 pub use summary::{RunState, Summary};

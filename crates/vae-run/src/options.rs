@@ -1,8 +1,8 @@
 //! The options of a config as data: keys, meanings, defaults and ranges, from the types that read them.
 //!
-//! [`RunConfig`] and all below it derive `JsonSchema`: doc comments become the descriptions, `Default`
-//! the defaults, `#[schemars(range(…))]` the ranges. The reference of all options, the schema that
-//! editors use, and which options may differ when a run is resumed are all read from here.
+//! [`RunConfig`] and all types in it derive `JsonSchema`: doc comments become the descriptions, `Default` the
+//! defaults, `#[schemars(range(…))]` the ranges. The reference of all options, the schema for editors, and the list
+//! of options that may differ on resume are all generated from here.
 
 use std::sync::LazyLock;
 
@@ -12,11 +12,11 @@ use serde_json::{Map, Value, json};
 
 use crate::RunConfig;
 
-/// The attribute of options that may have another value when a run is resumed, with all below them:
+/// The attribute of options whose value may differ when a run is resumed, and of all options below them:
 /// `#[schemars(extend("x-resume" = true))]`.
 const MAY_CHANGE: &str = "x-resume";
 
-/// Stands for any name, in tables whose keys are names of the user's or of a part: `players.NAME`.
+/// Stands for any name, in tables whose keys are chosen by the user or name a part: `players.NAME`.
 pub const ANY_NAME: &str = "NAME";
 
 /// One key of a config, or one of the alternatives for its value.
@@ -24,15 +24,15 @@ pub const ANY_NAME: &str = "NAME";
 pub struct Setting {
     /// The dotted key, as in `optimizer.adam.learning_rate`; empty for the whole config.
     pub key: String,
-    /// What it means, in Markdown; paragraphs are separated by blank lines.
+    /// Its meaning, in Markdown; paragraphs are separated by blank lines.
     pub meaning: String,
-    /// What its type says of itself beyond the meaning, in Markdown; often empty.
+    /// What the documentation of its type adds to the meaning, in Markdown; often empty.
     pub details: String,
-    /// What may stand there.
+    /// The values that it takes.
     pub kind: Kind,
-    /// The value where the key is left out; none where that is no value, or the key is needed.
+    /// The value if the key is left out; none if the key is required, or if leaving it out is not the same as a value.
     pub default: Option<Value>,
-    /// A value of a key that is needed.
+    /// An example value of a required key.
     pub example: Option<Value>,
     /// Whether a config without the key is refused.
     pub is_required: bool,
@@ -40,7 +40,7 @@ pub struct Setting {
     pub may_change: bool,
 }
 
-/// What may stand for a key.
+/// The values that a key takes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
     /// A table of keys.
@@ -54,13 +54,13 @@ pub enum Kind {
 }
 
 impl Setting {
-    /// The part of the key behind the last dot.
+    /// The part of the key after the last dot.
     #[must_use]
     pub fn name(&self) -> &str {
         self.key.rsplit('.').next().unwrap_or_default()
     }
 
-    /// The key of the table that it stands in; empty at the top.
+    /// The key of the table that contains it; empty at the top level.
     #[must_use]
     pub fn parent(&self) -> &str {
         self.key.rsplit_once('.').map_or("", |(parent, _)| parent)
@@ -75,7 +75,7 @@ impl Setting {
         }
     }
 
-    /// Itself and everything below it, in the order of the page.
+    /// The setting itself and all below it, in the order of the page.
     pub fn all(&self) -> impl Iterator<Item = &Setting> {
         let mut open = vec![self];
         std::iter::from_fn(move || {
@@ -85,8 +85,8 @@ impl Setting {
         })
     }
 
-    /// How it is written in a config file: a table with the default of every key that has one, or the
-    /// line of a value.
+    /// The setting as written in a config file: a table with the default of every key that has one, or the line of a
+    /// value.
     #[must_use]
     pub fn toml(&self) -> String {
         let (table, name, value) = match &self.kind {
@@ -125,7 +125,7 @@ impl Setting {
         self.path(key).get(n_names).copied()
     }
 
-    /// The settings on the way to a dotted key, itself first, as far as there are any.
+    /// The settings along a dotted key, from the longest that exists to the shortest.
     fn path(&self, key: &str) -> Vec<&Setting> {
         let mut path = vec![self];
         let mut current = self;
@@ -160,7 +160,7 @@ pub fn may_change_on_resume(key: &str) -> bool {
         .any(|setting| setting.may_change)
 }
 
-/// Whether this key holds exactly one of several alternatives, so that another takes its place.
+/// Whether this key takes exactly one of several alternatives, so that setting one replaces another.
 #[must_use]
 pub fn is_one_of(key: &str) -> bool {
     settings()
@@ -178,7 +178,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A default as TOML has it: `1e-8`, `"learned"`, `[1, 2]`. Of a table with one entry its name.
+/// A default in TOML: `1e-8`, `"learned"`, `[1, 2]`. A table with one entry is given as its name.
 #[must_use]
 pub fn shown(value: &Value) -> String {
     match value {
@@ -197,7 +197,7 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// The schema as the types give it, in the form that TOML and readers need.
+/// The schema generated from the types, in the form that TOML and readers need.
 fn described() -> Value {
     let generator = SchemaSettings::draft07().into_generator();
     let mut schema = generator.into_root_schema_for::<RunConfig>().to_value();
@@ -205,7 +205,7 @@ fn described() -> Value {
     schema
 }
 
-/// TOML has no null, and descriptions are for users of configs, not of the crates.
+/// Adapts the schema: TOML has no null, and descriptions are for users of configs, not of the crates.
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(entries) => {
@@ -238,8 +238,8 @@ fn tidy(schema: &mut Value) {
     }
 }
 
-/// A doc comment without its programs, links to items, remarks on where in a config it stands and the
-/// sentence about the default, which are known from the type; a paragraph a line.
+/// A doc comment without what is for readers of the crate or known from the type: programs, links to items, remarks
+/// on the place in a config, and the sentence about the default. Each paragraph becomes a line.
 fn for_users(doc: &str) -> String {
     let mut paragraphs = vec![String::new()];
     let mut in_program = false;
@@ -267,7 +267,7 @@ fn for_users(doc: &str) -> String {
     text.trim().to_owned()
 }
 
-/// `` [`Item`] `` and `` [`Item`](path) `` become `` `Item` ``; in parentheses they are left out.
+/// Replaces `` [`Item`] `` and `` [`Item`](path) `` by `` `Item` `` and removes them in parentheses.
 fn without_links(text: &str) -> String {
     let mut written = String::new();
     let mut rest = text;
@@ -322,7 +322,7 @@ fn without_default(text: &str) -> String {
     let Some(start) = start else {
         return text.to_owned();
     };
-    // A number may have a point of its own.
+    // A number may contain a point.
     let end = text[start..]
         .find(". ")
         .map_or(text.len(), |length| start + length + 2);
@@ -331,13 +331,13 @@ fn without_default(text: &str) -> String {
         .to_owned()
 }
 
-/// Reads settings from the schema that has the definitions.
+/// Reads settings from the schema, whose definitions it looks up.
 struct Reader<'s> {
     schema: &'s Value,
 }
 
 impl<'s> Reader<'s> {
-    /// What a schema refers to; itself where it does not.
+    /// The target of a schema's reference; the schema itself if it is not a reference.
     fn resolved<'v>(&self, schema: &'v Value) -> &'v Value
     where
         's: 'v,
@@ -351,8 +351,8 @@ impl<'s> Reader<'s> {
         target.unwrap_or(schema)
     }
 
-    /// Descriptions, which editors show, get the default. A name among tables may also be written as an
-    /// empty table, which serde reads as the name.
+    /// Adds the default to descriptions, which editors show. A name among tables may also be written as an empty table,
+    /// which serde reads as the name.
     fn for_editors(&self, schema: &mut Value) {
         match schema {
             Value::Object(_) => {
@@ -361,7 +361,7 @@ impl<'s> Reader<'s> {
                     return;
                 };
                 if is_table {
-                    // Its keys have their own.
+                    // The keys of the table have their own defaults.
                     entries.remove("default");
                 }
                 let default = entries.get("default").map(shown);
@@ -453,7 +453,7 @@ impl<'s> Reader<'s> {
         settings
     }
 
-    /// One variant of an enum, or several without a description each.
+    /// The alternatives of one variant of an enum, or of several variants without descriptions.
     fn alternatives(&self, key: &str, choice: &'s Value) -> Vec<Setting> {
         let named = |name: &Value| Setting {
             key: below(key, name.as_str().unwrap_or_default()),
@@ -521,8 +521,8 @@ fn sort(settings: &mut [Setting], names: &[String]) {
     settings.sort_by_key(|setting| names.iter().position(|name| name == setting.name()));
 }
 
-/// The names that serde knows below a key, in the order of their declaration, which a schema does not
-/// keep: what it says of a name that it does not know.
+/// The keys below a key in the order of their declaration, which a schema does not keep. They are taken from serde's
+/// error message about an unknown key.
 fn declared(key: &str) -> Vec<String> {
     const UNKNOWN: &str = "?";
     let mut document = json!({ UNKNOWN: 0 });
@@ -565,8 +565,7 @@ fn value_type(schema: &Value) -> String {
     }
 }
 
-/// ` ≥ 0`, ` from 0 to 1`, ` > 0 and < 1`; empty without bounds. Bounds that only catch slips of the hand
-/// are left out.
+/// ` ≥ 0`, ` from 0 to 1`, ` > 0 and < 1`; empty without bounds. Bounds that only catch typing errors are left out.
 fn range(schema: &Value) -> String {
     const SLIP: f64 = 1e5;
     let bound = |name: &str| schema.get(name).filter(|bound| bound.as_f64() < Some(SLIP));
@@ -619,7 +618,7 @@ mod tests {
         assert_eq!(names("optimizer"), ["adam", "adamw", "rmsprop", "sgd"]);
         assert_eq!(names("model.network.mlp"), ["hidden"]);
         assert_eq!(names("")[..2], ["seed", "dataset"]);
-        // A table of names of which any may stand there.
+        // A table that takes any name.
         assert_eq!(names("players"), [ANY_NAME]);
         assert_eq!(names("players.discriminator")[0], "optimizer");
         assert!(
@@ -655,7 +654,7 @@ mod tests {
         assert!(may_change_on_resume("pictures.n_samples"));
         assert!(may_change_on_resume("training.epochs"));
         assert!(!may_change_on_resume("training.batch_size"));
-        // A key that merely begins like one that may.
+        // A key that merely begins like one that may change.
         assert!(!may_change_on_resume("training.epochs_of_something"));
     }
 

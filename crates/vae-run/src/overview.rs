@@ -1,29 +1,29 @@
-//! What a run came to so far, from its small files.
+//! The state and results of a run, from its small files.
 
 use serde::Serialize;
 
 use crate::{Record, RunDir, RunError, RunState};
 
-/// What a run came to so far.
+/// The state and results of a run so far.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
-    /// Whether it goes on, and if not, why.
+    /// Whether it is running or how it ended.
     #[serde(serialize_with = "state_name")]
     pub state: RunState,
-    /// What it failed of.
+    /// The error that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whole epochs done.
+    /// Complete epochs done.
     pub epochs: u64,
-    /// Epochs that its config asks for.
+    /// The number of epochs in its config.
     pub planned_epochs: u64,
-    /// The validation record with the highest elbo.
+    /// The best validation record by `checkpoints.metric` of the config.
     pub best: Option<Record>,
-    /// The last epoch on validation images.
+    /// The last validation record.
     pub last_validation: Option<Record>,
     /// Seconds of training and evaluation.
     pub seconds: f64,
-    /// Numbers that are trained; known after the first ending.
+    /// The number of trainable parameters; known after the run has ended once.
     pub n_parameters: Option<usize>,
 }
 
@@ -32,19 +32,20 @@ fn state_name<S: serde::Serializer>(state: &RunState, serializer: S) -> Result<S
 }
 
 impl Overview {
-    /// Reads the config and the summary of a run, and where there is no summary that holds (it
-    /// runs, or was killed) its metrics.
+    /// Reads the config, metrics and summary of a run. A run that is in progress or was killed has no valid summary;
+    /// then everything comes from the metrics.
     ///
     /// # Errors
     /// A file of the run that cannot be read.
     pub fn read(run_dir: &RunDir) -> Result<Self, RunError> {
-        let planned_epochs = run_dir.config()?.training.epochs;
+        let config = run_dir.config()?;
+        let planned_epochs = config.training.epochs;
         let state = run_dir.state()?;
         let summary = run_dir.summary()?;
         let n_parameters = summary.as_ref().map(|summary| summary.n_parameters);
         let records = run_dir.records()?;
-        // Not the summary's, which is the best by the metric that the config chose.
-        let best = Record::best(&records).cloned();
+        let ranking = config.checkpoints.metric.ranking(&run_dir.terms()?);
+        let best = ranking.best(&records).cloned();
         match summary {
             Some(summary) if state != RunState::Running => Ok(Self {
                 state,
@@ -65,7 +66,7 @@ impl Overview {
                     error: None,
                     epochs: records.last().map_or(0, |record| record.epoch),
                     planned_epochs,
-                    best: Record::best(&records).cloned(),
+                    best,
                     last_validation: last_validation.cloned(),
                     seconds: records.iter().map(|record| record.seconds).sum(),
                     n_parameters,

@@ -1,27 +1,26 @@
-//! How far a run is, and what it came to so far.
+//! The position of a run and its results so far.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Incident, LatentUse, Position, Record};
 
-/// How far a run is, and what it came to so far: the one place for it in a run, in its outcome and in its
-/// checkpoints.
+/// The position of a run and its results so far. The trainer, its outcome and its checkpoints all use this struct.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Epochs and steps done. `state.json` has it one level higher: see [`crate::CheckpointState`].
+    /// Epochs and steps done. `state.json` holds it one level higher: see [`crate::CheckpointState`].
     #[serde(skip)]
     pub position: Position,
-    /// How much each latent dimension was used at the last evaluation; none before the first. One level
-    /// higher as well.
+    /// How much each latent dimension was used at the last evaluation; none before the first one. `state.json` holds
+    /// it one level higher as well.
     #[serde(skip)]
     pub latent_use: Option<LatentUse>,
     /// Factor on the learning rate, below 1 after a rollback.
     pub learning_rate_scale: f64,
     /// Step size of the last step.
     pub learning_rate: f64,
-    /// What went wrong so far.
+    /// The failures so far.
     pub incidents: Vec<Incident>,
-    /// The validation record of the best epoch, by `checkpoints.metric`; none without validation images.
+    /// The validation record of the best epoch by `checkpoints.metric`; none without validation images.
     pub best: Option<Record>,
     /// The last epoch's training record.
     pub last_train: Option<Record>,

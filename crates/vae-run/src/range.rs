@@ -1,18 +1,20 @@
-//! Refusals of config values outside their range.
+//! Range checks of config values.
+
+use std::borrow::Cow;
 
 use crate::RunError;
 
-/// More is a slip of the hand, and would end as infinity in f32.
+/// Larger values are typing errors, and would overflow to infinity in f32.
 const LARGEST: f64 = 1e12;
 
-fn refused(key: &'static str, value: f64, wanted: &str) -> RunError {
+fn refused(key: impl Into<Cow<'static, str>>, value: f64, wanted: &str) -> RunError {
     RunError::Config {
         key: key.into(),
         problem: format!("found {value:?}, {wanted} is needed"),
     }
 }
 
-pub(crate) fn positive(key: &'static str, value: f64) -> Result<(), RunError> {
+pub(crate) fn positive(key: impl Into<Cow<'static, str>>, value: f64) -> Result<(), RunError> {
     if value > 0.0 && value <= LARGEST {
         Ok(())
     } else if value > LARGEST {
@@ -22,7 +24,7 @@ pub(crate) fn positive(key: &'static str, value: f64) -> Result<(), RunError> {
     }
 }
 
-pub(crate) fn at_least_0(key: &'static str, value: f64) -> Result<(), RunError> {
+pub(crate) fn at_least_0(key: impl Into<Cow<'static, str>>, value: f64) -> Result<(), RunError> {
     if (0.0..=LARGEST).contains(&value) {
         Ok(())
     } else if value > LARGEST {
@@ -32,7 +34,7 @@ pub(crate) fn at_least_0(key: &'static str, value: f64) -> Result<(), RunError> 
     }
 }
 
-/// A number of things: at least 1, at most `largest`.
+/// Checks a count: at least 1, at most `largest`.
 pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(), RunError> {
     let problem = match found {
         0 => "found 0, at least 1 is needed".to_owned(),
@@ -42,7 +44,7 @@ pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(
     Err(RunError::config(key, problem))
 }
 
-/// In [0, 1].
+/// Checks that a value is in [0, 1].
 pub(crate) fn from_0_to_1(key: &'static str, value: f64) -> Result<(), RunError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
@@ -51,8 +53,8 @@ pub(crate) fn from_0_to_1(key: &'static str, value: f64) -> Result<(), RunError>
     }
 }
 
-/// In [0, 1).
-pub(crate) fn below_1(key: &'static str, value: f64) -> Result<(), RunError> {
+/// Checks that a value is in [0, 1).
+pub(crate) fn below_1(key: impl Into<Cow<'static, str>>, value: f64) -> Result<(), RunError> {
     if (0.0..1.0).contains(&value) {
         Ok(())
     } else {

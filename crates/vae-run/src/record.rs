@@ -1,4 +1,4 @@
-//! Metrics: means over images, a line of JSON for each epoch, and by which of them epochs are compared.
+//! Metrics: means over images, one line of JSON for each epoch and split, and how epochs are compared by them.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,14 +13,14 @@ use vae_model::{Direction, ModelConfig, Term};
 
 use crate::{Position, RunError};
 
-/// Sums over the epoch in progress, to the last bit.
+/// Sums over the epoch in progress, exact to the last bit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedTotals {
     /// reconstruction, kl, loss, gradient norm.
     pub sums: [f64; 4],
-    /// Images that they are over.
+    /// The number of images in the sums.
     pub n_images: i64,
-    /// Every batch so far had a kl.
+    /// Whether every batch so far had a kl.
     pub has_kl: bool,
     /// The named terms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -30,13 +30,13 @@ pub struct SavedTotals {
 /// The sum of a named term.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedTerm {
-    /// What it is.
+    /// Its declaration.
     #[serde(flatten)]
     pub term: Term,
-    /// The sum; JSON has no NaN, and reads it as `null`.
+    /// The sum. JSON has no NaN and stores it as `null`.
     #[serde(deserialize_with = "number_or_nan")]
     pub sum: f64,
-    /// Images that it is over: those of the batches that had it.
+    /// The number of images in the sum: those of the batches that had the term.
     pub n_images: i64,
 }
 
@@ -47,20 +47,20 @@ fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
 /// Means over images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Means {
-    /// −(reconstruction + kl), nats per image; none of a deterministic posterior.
+    /// −(reconstruction + kl), nats per image; none for a deterministic posterior.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elbo: Option<f64>,
     /// −E_q\[log p(x|z)\], nats per image.
     pub reconstruction: f64,
-    /// KL(q(z|x) ‖ p(z)), nats per image; none of a deterministic posterior.
+    /// KL(q(z|x) ‖ p(z)), nats per image; none for a deterministic posterior.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
-    /// What was minimized, in the objective's own unit.
+    /// The loss, in the objective's own unit.
     pub loss: f64,
 }
 
 impl fmt::Display for Means {
-    /// `elbo -152.10 (reconstruction 146.00, kl 6.10)`, or the reconstruction where there is no elbo.
+    /// `elbo -152.10 (reconstruction 146.00, kl 6.10)`, or only the reconstruction if there is no elbo.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reconstruction = self.reconstruction;
         match (self.elbo, self.kl) {
@@ -80,7 +80,7 @@ pub struct Record {
     pub epoch: u64,
     /// Optimizer steps since the start.
     pub step: u64,
-    /// [`Record::TRAIN`] (means while training, the weights still moving) or [`Record::VALIDATION`].
+    /// [`Record::TRAIN`] (means during training, while the weights change) or [`Record::VALIDATION`].
     pub split: String,
     /// The means over the split's images.
     #[serde(flatten)]
@@ -97,36 +97,36 @@ pub struct Record {
     /// Training only: capacity after the epoch's last step in nats, if the objective has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<f64>,
-    /// Validation only: latent dimensions whose posterior's center varies from image to image with a
-    /// variance above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
+    /// Validation only: the number of latent dimensions in which the variance of the posterior's center over the images
+    /// is above 0.01 (Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, §5.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active_units: Option<u64>,
     /// Validation only: mean squared error of the decoded images, pixels from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mse: Option<f64>,
-    /// Held-out only, and only where the likelihood is a probability of 8-bit images: −elbo in bits
-    /// for each value of an image.
+    /// Validation only, and only if the likelihood is a probability of 8-bit images: −elbo in bits per value of an
+    /// image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_dim: Option<f64>,
-    /// Training only: the share of the time in which it waited for images, 0 to 1.
+    /// Training only: the share of the time spent waiting for images, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited: Option<f64>,
-    /// Images in a second.
+    /// Images per second.
     pub images_per_s: f64,
-    /// Seconds that the pass took.
+    /// Duration of the pass in seconds.
     pub seconds: f64,
-    /// What the objective and the model say beside that: means over the images, by the names of their terms
+    /// Further numbers that the objective and the model log: means over the images, by the names of their terms
     /// (`RunConfig::terms`).
     #[serde(flatten, serialize_with = "finite", deserialize_with = "numbers")]
     pub named: BTreeMap<String, f64>,
 }
 
-/// JSON has no NaN: a value that is not finite is left out.
+/// JSON has no NaN: values that are not finite are left out.
 fn finite<S: Serializer>(named: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(named.iter().filter(|(_, value)| value.is_finite()))
 }
 
-/// The numbers of what is left of a line.
+/// The numbers among the remaining entries of a line.
 fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
     let left = BTreeMap::<String, Value>::deserialize(deserializer)?;
     let number = |(name, value): (String, Value)| Some((name, value.as_f64()?));
@@ -136,10 +136,10 @@ fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
 impl Record {
     /// The split of training images.
     pub const TRAIN: &str = "train";
-    /// The split that chooses: the best checkpoint, when to stop. Test images are never in a record.
+    /// The split by which the best checkpoint and the end of training are chosen. Test images are never in a record.
     pub const VALIDATION: &str = "validation";
 
-    /// What the numbers are that the records of every run may hold.
+    /// The declarations of the numbers that the records of every run may hold.
     #[must_use]
     pub fn terms() -> Vec<Term> {
         use Direction::{Higher, Lower, Neither};
@@ -163,8 +163,7 @@ impl Record {
         .into()
     }
 
-    /// The terms that records hold beside those of every run, in the order of `terms`; those that are not
-    /// among them last.
+    /// The terms in records besides those of every run, in the order of `terms`, followed by undeclared ones.
     #[must_use]
     pub fn named_terms(records: &[Self], terms: &[Term]) -> Vec<Term> {
         let mut names: BTreeSet<&String> = records.iter().flat_map(|r| r.named.keys()).collect();
@@ -178,7 +177,7 @@ impl Record {
         known
     }
 
-    /// Means of a split at a position, nothing else known yet.
+    /// A record with the means of a split at a position and nothing else.
     #[must_use]
     pub fn new(position: Position, split: &str, means: Means) -> Self {
         Self {
@@ -199,26 +198,10 @@ impl Record {
             named: BTreeMap::new(),
         }
     }
-
-    /// The validation record with the highest elbo, or the least reconstruction where there is no elbo.
-    #[must_use]
-    pub fn best(records: &[Self]) -> Option<&Self> {
-        let value = |record: &Self| record.means.elbo.unwrap_or(-record.means.reconstruction);
-        records
-            .iter()
-            .filter(|record| record.split == Self::VALIDATION && value(record).is_finite())
-            .reduce(|best, record| {
-                if value(record) > value(best) {
-                    record
-                } else {
-                    best
-                }
-            })
-    }
 }
 
-/// The metric of the validation images by which epochs are compared: the name of any number of a validation
-/// record that has a better direction.
+/// The metric of the validation images by which epochs are compared: the name of any number in a validation record
+/// that has a better direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -239,7 +222,7 @@ pub enum Metric {
     BitsPerDim,
     /// The number of latent dimensions in use, the higher the better.
     ActiveUnits,
-    /// A term that the objective or the model logs of its own, by its name, such as `total_correlation`.
+    /// A term logged by the objective or the model, by its name, such as `total_correlation`.
     #[serde(untagged)]
     Term(#[schemars(example = &"total_correlation")] String),
 }
@@ -276,7 +259,7 @@ impl Metric {
         }
     }
 
-    /// Its value in a validation record, if it is known there.
+    /// Its value in a validation record, if the record has it.
     #[must_use]
     pub fn of(&self, record: &Record) -> Option<f64> {
         let means = &record.means;
@@ -292,8 +275,21 @@ impl Metric {
         }
     }
 
-    /// How epochs are compared by it. `terms` say which direction is better of a [`Self::Term`]; of one
-    /// that is not among them the less the better.
+    /// Its declaration with unit and better direction. `terms` are those of the run; an undeclared metric has neither.
+    #[must_use]
+    pub fn term(&self, terms: &[Term]) -> Term {
+        let named = |term: &&Term| term.name == self.name();
+        let fixed = Record::terms();
+        let declared = terms.iter().find(named).or(fixed.iter().find(named));
+        declared.cloned().unwrap_or_else(|| Term {
+            name: self.name().to_owned().into(),
+            unit: Term::NO_UNIT.into(),
+            better: Direction::Neither,
+        })
+    }
+
+    /// How epochs are compared by it. `terms` declare the better direction of a [`Self::Term`]; for an undeclared one
+    /// lower is better.
     #[must_use]
     pub fn ranking(&self, terms: &[Term]) -> Ranking {
         let higher_is_better = match self {
@@ -309,7 +305,7 @@ impl Metric {
         }
     }
 
-    /// Refuses a metric that runs of such a model with these terms do not have, or that has no better direction.
+    /// Refuses a metric that runs of such a model with these terms do not log, or that has no better direction.
     pub(crate) fn check(
         &self,
         key: &'static str,
@@ -332,7 +328,7 @@ impl Metric {
             Self::Term(name) => {
                 let problem = match terms.iter().find(|term| term.name == *name) {
                     Some(term) if term.better != Direction::Neither => return Ok(()),
-                    Some(_) => "of which no direction is better",
+                    Some(_) => "which has no better direction",
                     None => "which this config does not log",
                 };
                 let fit = terms
@@ -348,7 +344,7 @@ impl Metric {
         }
     }
 
-    /// Whether a model's records have no such number, of those that every record may have.
+    /// Whether a model's records lack a number that records of other models have.
     fn lacks(model: &ModelConfig, name: &str) -> bool {
         match name {
             "elbo" | "kl" => !model.posterior.has_density(),
@@ -359,16 +355,16 @@ impl Metric {
         }
     }
 
-    /// Refuses a metric that a validation record does not hold: one that is logged in training alone.
+    /// Refuses a metric that is missing in a validation record, such as one logged only in training.
     ///
     /// # Errors
-    /// `key` is to blame; the terms that the record holds.
+    /// The metric is missing; the message names `key` and the terms in the record.
     pub fn check_record(&self, key: &'static str, record: &Record) -> Result<(), RunError> {
         match self {
             Self::Term(name) if !record.named.contains_key(name) => {
                 let held: Vec<&str> = record.named.keys().map(String::as_str).collect();
                 let problem = format!(
-                    "found {name:?}, which the validation images have no number of; elbo, reconstruction, \
+                    "found {name:?}, which is not logged for validation images; elbo, reconstruction, \
                      loss and mse are there{}{}",
                     if held.is_empty() { "" } else { ", and " },
                     held.join(", ")
@@ -388,13 +384,32 @@ pub struct Ranking {
 }
 
 impl Ranking {
-    /// The metric's value in a validation record, if it is known there.
+    /// The metric's value in a validation record, if the record has it.
     #[must_use]
     pub fn of(&self, record: &Record) -> Option<f64> {
         self.metric.of(record)
     }
 
-    /// By how much `new` is better than `old`; negative where it is worse.
+    /// Whether higher values are better.
+    #[must_use]
+    pub fn higher_is_better(&self) -> bool {
+        self.higher_is_better
+    }
+
+    /// The validation record with the best finite value; of equal ones the first.
+    #[must_use]
+    pub fn best<'a>(&self, records: &'a [Record]) -> Option<&'a Record> {
+        let value = |record: &Record| self.of(record).filter(|value| value.is_finite());
+        records
+            .iter()
+            .filter(|record| record.split == Record::VALIDATION && value(record).is_some())
+            .reduce(|best, next| match self.order(value(next), value(best)) {
+                Ordering::Greater => next,
+                _ => best,
+            })
+    }
+
+    /// By how much `new` is better than `old`; negative if it is worse.
     #[must_use]
     pub fn gain(&self, new: f64, old: f64) -> f64 {
         match self.higher_is_better {
@@ -403,7 +418,7 @@ impl Ranking {
         }
     }
 
-    /// The value with the sign by which less is better.
+    /// The value, negated if higher is better, so that lower values are always better.
     #[must_use]
     pub fn falling(&self, value: f64) -> f64 {
         match self.higher_is_better {
@@ -412,7 +427,7 @@ impl Ranking {
         }
     }
 
-    /// The better one is greater; nothing, or NaN, is worse than any number.
+    /// Orders values so that the better one is greater. A missing value or NaN is worse than any number.
     #[must_use]
     pub fn order(&self, a: Option<f64>, b: Option<f64>) -> Ordering {
         let number = |value: Option<f64>| value.filter(|value| !value.is_nan());
@@ -428,7 +443,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_is_the_highest_number_on_held_out_images() {
+    fn the_best_epoch_has_the_best_finite_validation_value() {
         let record = |epoch, split, elbo: f64| {
             let means = Means {
                 elbo: Some(elbo),
@@ -449,8 +464,16 @@ mod tests {
             record(3, "validation", -2.0),
             record(4, "validation", -2.0),
         ];
-        assert_eq!(Record::best(&records).unwrap().epoch, 3);
-        assert!(Record::best(&records[1..3]).is_none());
+        let best = |metric: Metric, records: &[Record]| {
+            let ranking = metric.ranking(&[]);
+            ranking.best(records).map(|record| record.epoch)
+        };
+        assert_eq!(best(Metric::Elbo, &records), Some(3));
+        assert_eq!(best(Metric::Elbo, &records[1..3]), None);
+        // Of equal values the first is best. Where lower is better, the lowest is best.
+        assert_eq!(best(Metric::Kl, &records), Some(1));
+        assert_eq!(best(Metric::Loss, &records), Some(3));
+        assert_eq!(best(Metric::Mse, &records), None);
     }
 
     #[test]
@@ -488,7 +511,7 @@ mod tests {
         assert_eq!(new, old.replace("1.5}", r#"1.5,"mmd":0.25}"#));
         let read: Record = serde_json::from_str(&new).expect("a record");
         assert_eq!(read, record);
-        // JSON has no NaN, and what later versions write may be no number.
+        // JSON has no NaN, and later versions may write values that are not numbers.
         record.named.insert("mmd".to_owned(), f64::NAN);
         assert_eq!(serde_json::to_string(&record).expect("a line"), old);
         let later = old.replace("1.5}", r#"1.5,"mmd":null,"note":"text"}"#);

@@ -1,4 +1,4 @@
-//! Whether a run can go on with a config that is not quite the one it was started with.
+//! Whether a run can be resumed with another config than the one it was started with.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use vae_base::dotted;
 use crate::options::may_change_on_resume;
 use crate::{CheckpointState, RunConfig, RunDir, RunError};
 
-/// Refuses to go on with a config under which the steps to come would be others than those of an
-/// uninterrupted run. More epochs, other pictures or a data set that moved are fine.
+/// Refuses a config under which the remaining steps would differ from those of an uninterrupted run. More epochs,
+/// other pictures or another place of the data set are fine.
 ///
 /// # Errors
-/// [`RunError::ResumeConfig`] with the keys that differ, and both values; fewer epochs than are done.
+/// [`RunError::ResumeConfig`] with the keys that differ and both values; fewer epochs than are done.
 pub fn check_resume(
     run_dir: &RunDir,
     state: &CheckpointState,
@@ -51,8 +51,7 @@ fn check_config(
     })
 }
 
-/// The dotted keys in which two configs differ, with both values as JSON (`nothing` where one has
-/// no such key).
+/// The dotted keys in which two configs differ, with both values as JSON (`nothing` if one lacks the key).
 ///
 /// # Errors
 /// A config that cannot be written as JSON.

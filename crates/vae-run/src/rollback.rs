@@ -1,4 +1,4 @@
-//! What a run that returned to an earlier step leaves behind, and what it needs to return once more.
+//! Rollbacks to an earlier state: what they leave in a run, and the states needed for the next one.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use tch::Tensor;
 
 use crate::{Position, SavedTotals};
 
-/// What callbacks may turn; it holds for the steps to come.
+/// Settings that callbacks may change; they apply to the following steps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
     /// Factor on the optimizer's learning rate.
     pub learning_rate_factor: f64,
-    /// The step at which the objective's schedule stands.
+    /// The step of the objective's schedule.
     pub objective_step: u64,
 }
 
-/// What a step was done with, beside its images and its noise.
+/// The settings of a step, besides its images and noise.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepControls {
     /// Factor on the optimizer's learning rate.
     pub learning_rate_factor: f64,
-    /// The step at which the objective's schedule stood.
+    /// The step of the objective's schedule.
     pub objective_step: u64,
-    /// Factor on the learning rates of the players beside the model, on top of their schedules.
+    /// Factor on the learning rates of the other players, in addition to their schedules.
     #[serde(default = "one")]
     pub learning_rate_scale: f64,
 }
@@ -32,32 +32,32 @@ fn one() -> f64 {
     1.0
 }
 
-/// The states to return to after a NaN, as a checkpoint keeps them.
+/// The states to roll back to after a NaN, as saved in a checkpoint.
 #[derive(Debug)]
 pub struct SavedRecovery {
-    /// What is not a tensor.
+    /// All that is not a tensor.
     pub states: SavedStates,
     /// The name of each begins with the index of its state.
     pub tensors: Vec<(String, Tensor)>,
 }
 
-/// What is not a tensor of [`SavedRecovery`].
+/// The part of [`SavedRecovery`] that is not tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedStates {
-    /// The older one first.
+    /// The older state first.
     pub good: Vec<SavedGood>,
-    /// What every step since the older of them was done with.
+    /// The settings of every step since the older of them.
     pub history: BTreeMap<u64, StepControls>,
 }
 
-/// One of the states to return to, without its tensors.
+/// One of the states to roll back to, without its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedGood {
-    /// A run that returned here failed again before the next finite check.
+    /// Whether a run that rolled back to here failed again before the next finite check.
     pub failed: bool,
-    /// How far the run was.
+    /// The position of the run.
     pub position: Position,
-    /// What callbacks had turned.
+    /// The settings that callbacks had changed.
     pub controls: Controls,
     /// Sums over the epoch in progress.
     pub totals: SavedTotals,
@@ -68,19 +68,19 @@ pub struct SavedGood {
     pub players: BTreeMap<String, u64>,
 }
 
-/// One failure and what was done about it.
+/// A failure and the rollback after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
-    /// What was found, as in `train loss became NaN`.
+    /// The problem, as in `train loss became NaN`.
     pub problem: String,
-    /// Optimizer steps done when it was noticed.
+    /// Optimizer steps done when it was detected.
     pub step: u64,
-    /// Where it began, if `safety.find_layer` asked for it.
+    /// Where it began, if `safety.find_layer` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
-    /// Optimizer steps done at the state that the run returned to.
+    /// Optimizer steps done at the state that the run rolled back to.
     pub returned_to_step: u64,
-    /// Factor on the learning rate from then on.
+    /// The factor on the learning rate after that.
     pub learning_rate_scale: f64,
 }
 

@@ -1,4 +1,4 @@
-//! The folder of a run, and the names in it.
+//! The folder of a run and the names of its files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -23,10 +23,10 @@ const LARGEST_SUMMARY: u64 = 1 << 26;
 /// Bytes of the largest `metrics.jsonl`: a million epochs.
 const LARGEST_LOG: u64 = 1 << 30;
 
-/// The text of a config file, which is small: a larger file is something else.
+/// The text of a config file. Larger files than any config are refused.
 ///
 /// # Errors
-/// The file system refuses; no regular file, a large one, or no text.
+/// The file system refuses; the file is not regular, too large, or not text.
 pub fn read_config(path: &Path) -> io::Result<String> {
     read_small_text(path, LARGEST_CONFIG)
 }
@@ -38,9 +38,8 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// A new run in a folder that does not exist yet, or is empty. Leaves the resolved config there.
-    /// The folder is a run from the moment at which it has the config in it: a run that was killed at any
-    /// moment can be resumed.
+    /// Creates a run in a folder that does not exist yet or is empty, and writes the resolved config to it. The folder
+    /// counts as a run as soon as it contains the config, so that a run can be resumed whenever it was killed.
     ///
     /// # Errors
     /// The folder holds files, or cannot be written.
@@ -56,8 +55,8 @@ impl RunDir {
         Ok(run_dir)
     }
 
-    /// In a folder that exists, which no renaming replaces: it may be the current one, a mount point or a
-    /// link. The config comes last.
+    /// In a folder that exists and cannot be replaced by renaming: it may be the current folder, a mount point or a
+    /// link. The config is written last.
     fn fill(&self, config: &RunConfig) -> Result<(), RunError> {
         self.check_empty()?;
         let _lock = self.lock()?;
@@ -75,8 +74,8 @@ impl RunDir {
         filled
     }
 
-    /// Refuses a folder with files in it. What a process leaves that was killed in [`Self::fill`] is none,
-    /// nor is what a new file system has.
+    /// Refuses a folder that contains files. What [`Self::fill`] leaves when its process is killed does not count, and
+    /// neither does what a new file system contains.
     fn check_empty(&self) -> Result<(), RunError> {
         for entry in fs::read_dir(&self.path).map_err(RunError::io(&self.path))? {
             let path = entry.map_err(RunError::io(&self.path))?.path();
@@ -99,7 +98,7 @@ impl RunDir {
         }
     }
 
-    /// Under a hidden name beside its own, then renamed.
+    /// Under a hidden name beside its own, which is then renamed.
     fn create_whole(&self, config: &RunConfig) -> Result<(), RunError> {
         let path = &self.path;
         let parent = files::parent(path);
@@ -117,14 +116,14 @@ impl RunDir {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(self.exists()),
             Err(error) => Err(RunError::io(path)(error)),
             Ok(()) => {
-                let _ = partial.keep(); // Under its new name.
+                let _ = partial.keep(); // It was renamed.
                 Ok(())
             }
         }
     }
 
-    /// Makes an existing run one that goes on with this config: what it came to when it last ended
-    /// is no longer so. To be called with the run's lock: what killed processes left is removed.
+    /// Prepares an existing run to be resumed with this config: removes its summary and what killed processes left. The
+    /// caller must hold the run's lock.
     ///
     /// # Errors
     /// The file system refuses.
@@ -156,21 +155,24 @@ impl RunDir {
         write_whole(&file, &json).map_err(RunError::io(&file))
     }
 
-    /// An existing run.
+    /// Opens an existing run.
     ///
     /// # Errors
-    /// The folder does not exist, or holds no run.
+    /// The folder does not exist, or is not a run.
     pub fn open(path: &Path) -> Result<Self, RunError> {
         let run_dir = Self {
             path: path.to_owned(),
         };
         if !path.is_dir() {
-            return Err(RunError::run(path, "no such folder; a run was wanted"));
+            return Err(RunError::run(
+                path,
+                "no such folder; expected the folder of a run",
+            ));
         }
         if !run_dir.config_file().is_file() {
             return Err(RunError::run(
                 path,
-                "no run: `vae train` leaves a config.toml there",
+                "not a run: it has no config.toml, which `vae train` writes",
             ));
         }
         Ok(run_dir)
@@ -186,8 +188,8 @@ impl RunDir {
         toml::from_str(&text).map_err(|error| RunError::run(&file, error.message()))
     }
 
-    /// What the numbers of its records are; those that the records of every run may hold where an earlier
-    /// version wrote no table of them.
+    /// The declarations of the numbers in its records. For runs of versions that did not write them, those of every
+    /// run.
     ///
     /// # Errors
     /// The table cannot be read.
@@ -200,11 +202,10 @@ impl RunDir {
         serde_json::from_slice(&json).map_err(|error| RunError::run(&file, error.to_string()))
     }
 
-    /// The run's metrics so far, in the order of their epochs; none before its first epoch ends.
+    /// The run's metrics so far, in the order of their epochs; empty before the end of the first epoch.
     ///
     /// # Errors
-    /// A line that is no record. The last one may be incomplete: its writer may be at it, or have
-    /// been killed.
+    /// A line that is not a record. The last line may be incomplete: its writer may be writing it, or have been killed.
     pub fn records(&self) -> Result<Vec<Record>, RunError> {
         let file = self.metrics_file();
         let text = match read_small_text(&file, LARGEST_LOG) {
@@ -217,13 +218,13 @@ impl RunDir {
             .enumerate()
             .map(|(i, line)| {
                 serde_json::from_str(line).map_err(|error| {
-                    RunError::run(&file, format!("line {}: no record: {error}", i + 1))
+                    RunError::run(&file, format!("line {}: not a record: {error}", i + 1))
                 })
             })
             .collect()
     }
 
-    /// Appends lines to `metrics.jsonl`: all of them or, on an error, none.
+    /// Appends lines to `metrics.jsonl`. On an error none are appended.
     ///
     /// # Errors
     /// The file system refuses.
@@ -246,7 +247,7 @@ impl RunDir {
             .map_err(RunError::io(&file))
     }
 
-    /// Takes the lines of later epochs out of `metrics.jsonl`, and one that is not whole.
+    /// Removes the lines of later epochs and incomplete lines from `metrics.jsonl`.
     ///
     /// # Errors
     /// The file system refuses.
@@ -267,7 +268,7 @@ impl RunDir {
         write_whole(&file, kept.as_bytes()).map_err(RunError::io(&file))
     }
 
-    /// `summary.json`, which a run has after its first ending, unless it was killed.
+    /// `summary.json`, which a run has once it has ended, unless it was killed.
     ///
     /// # Errors
     /// It cannot be read.
@@ -295,24 +296,26 @@ impl RunDir {
 
     /// Makes this process the one that trains the run, until the lock is dropped.
     ///
-    /// On a file system without locks it gives one that keeps nobody out, and a warning says so.
+    /// On a file system without locks the returned lock excludes nobody, and a warning is logged.
     ///
     /// # Errors
-    /// Another process (or another part of this one) has it; the file cannot be written.
+    /// Another process (or another part of this one) holds the lock; the file cannot be written.
     pub fn lock(&self) -> Result<RunLock, RunError> {
         RunLock::take(&self.lock_file(), &self.path)
     }
 
-    /// Whether a process trains the run, else what its summary says. Changes nothing in the folder,
+    /// Whether a process trains the run; if none does, the state in its summary. Changes nothing in the folder,
     /// which may be read-only.
     ///
     /// # Errors
     /// The summary cannot be read.
     pub fn state(&self) -> Result<RunState, RunError> {
-        if run_lock::is_locked(&self.lock_file()) {
+        let is_locked = run_lock::is_locked(&self.lock_file());
+        if is_locked == Some(true) {
             return Ok(RunState::Running);
         }
         match self.summary()? {
+            None if is_locked.is_none() => Ok(RunState::Unknown),
             None => Ok(RunState::Stopped),
             Some(summary) => [RunState::Finished, RunState::Interrupted, RunState::Failed]
                 .into_iter()
@@ -327,8 +330,8 @@ impl RunDir {
         }
     }
 
-    /// Whether files can be written to the folder, found out by writing one. For commands that keep what
-    /// they find only at the end of hours.
+    /// Checks by writing a file that files can be written to the folder. For commands that write their results only
+    /// after hours.
     ///
     /// # Errors
     /// The file system refuses.
@@ -362,7 +365,7 @@ impl RunDir {
         self.path.join("metrics.jsonl")
     }
 
-    /// `terms.json`: what the numbers of `metrics.jsonl` are, their units and which way is better.
+    /// `terms.json`: the declarations of the numbers in `metrics.jsonl`, with unit and better direction.
     #[must_use]
     pub fn terms_file(&self) -> PathBuf {
         self.path.join("terms.json")
@@ -411,13 +414,13 @@ impl RunDir {
     }
 }
 
-/// A new run's folder until it is whole.
+/// The name of a new run's folder until it is complete.
 const PARTIAL: TemporaryName = TemporaryName {
     prefix: ".run-",
     suffix: "",
 };
 
-/// A folder for a new run, with its lock, which says that its process lives.
+/// A folder for a new run, with its lock, which shows that its process is alive.
 fn partial_run(parent: &Path) -> io::Result<(TempDir, RunLock)> {
     loop {
         let partial = PARTIAL.folder_in(parent)?;

@@ -1,4 +1,4 @@
-//! The lock of a run: one process trains it, and others can tell whether one does.
+//! The lock of a run: only one process may train it, and others can see whether one does.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -10,8 +10,8 @@ use tracing::warn;
 
 use crate::RunError;
 
-/// What `run.lock` stands for. It holds until it is dropped or its process ends, however it ends:
-/// the system keeps the lock, the file only gives it a place.
+/// The lock on `run.lock`. It is held until this is dropped or its process ends in any way: the lock is the
+/// system's, and the file only carries it.
 #[derive(Debug)]
 #[must_use = "the lock ends when this is dropped"]
 pub struct RunLock {
@@ -20,22 +20,22 @@ pub struct RunLock {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        // Closing alone does not do: a child process has the file too until its program starts.
+        // Closing is not enough: a child process has the file too until its program starts.
         let _ = self.file.unlock();
     }
 }
 
-/// [`is_locked`] holds a shared lock for an instant, so the first refusal may be its doing.
+/// [`is_locked`] holds a shared lock for an instant, which may be the cause of a first refusal.
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Of the process number in the file.
+/// Bytes of the process number in the file.
 const MAX_OWNER_BYTES: u64 = 32;
 
-/// What came of trying for the lock.
+/// The result of trying for the lock.
 #[derive(Debug)]
 pub(crate) enum Attempt {
-    /// It is ours, until the file is closed.
+    /// We hold it until the file is closed.
     Locked,
     /// Another process trains the run.
     Refused,
@@ -43,8 +43,8 @@ pub(crate) enum Attempt {
     NoLocks(io::Error),
 }
 
-/// Tries for the lock. A process that trains refuses it at once, however soon it will be done; one that
-/// asks for the state is waited for.
+/// Tries for the lock. If a process trains the run, this fails at once, even if that process is about to end. A
+/// process that only asks for the state is waited for.
 pub(crate) fn try_lock(file: &File, mut pause: impl FnMut()) -> Attempt {
     for _ in 0..ATTEMPTS {
         match file.try_lock() {
@@ -52,7 +52,7 @@ pub(crate) fn try_lock(file: &File, mut pause: impl FnMut()) -> Attempt {
             Err(TryLockError::Error(error)) => return Attempt::NoLocks(error),
             Err(TryLockError::WouldBlock) => {}
         }
-        // Beside the shared lock of one that asks there is room for another shared one.
+        // Beside a shared lock of a process that asks, another shared one is possible.
         if file.try_lock_shared().is_err() || file.unlock().is_err() {
             return Attempt::Refused;
         }
@@ -62,12 +62,12 @@ pub(crate) fn try_lock(file: &File, mut pause: impl FnMut()) -> Attempt {
 }
 
 impl RunLock {
-    /// Takes the lock of a run, which holds until it is dropped: `lock_file` is in the folder `run`.
+    /// Takes the lock of a run, which is held until it is dropped: `lock_file` is in the folder `run`.
     ///
-    /// On a file system without locks it gives one that keeps nobody out, and a warning says so.
+    /// On a file system without locks the returned lock excludes nobody, and a warning is logged.
     ///
     /// # Errors
-    /// Another process (or another part of this one) has it; the file cannot be written.
+    /// Another process (or another part of this one) holds it; the file cannot be written.
     pub(crate) fn take(lock_file: &Path, run: &Path) -> Result<Self, RunError> {
         let mut file = OpenOptions::new()
             .read(true)
@@ -87,8 +87,8 @@ impl RunLock {
                 });
             }
             Attempt::NoLocks(error) => warn!(
-                "{}: this file system has no locks ({error}), so nothing keeps a second process from \
-                 training the run at the same time: see to it that none does",
+                "{}: this file system has no locks ({error}), so nothing prevents a second process from \
+                 training the run at the same time; make sure that none does",
                 lock_file.display()
             ),
         }
@@ -99,11 +99,17 @@ impl RunLock {
     }
 }
 
-/// Whether a process has the lock.
-pub(crate) fn is_locked(lock_file: &Path) -> bool {
-    // Shared, so that two who ask do not take each other for the trainer.
-    File::open(lock_file)
-        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+/// Whether a process holds the lock; none if the file system has no locks, so that this is unknown.
+pub(crate) fn is_locked(lock_file: &Path) -> Option<bool> {
+    let Ok(file) = File::open(lock_file) else {
+        return Some(false);
+    };
+    // Shared, so that two processes that ask do not take each other for the one that trains.
+    match file.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
 }
 
 #[cfg(test)]

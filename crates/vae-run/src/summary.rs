@@ -1,4 +1,4 @@
-//! What a run came to: whether it goes on, and its `summary.json`.
+//! The state of a run, and its `summary.json`.
 
 use std::path::PathBuf;
 
@@ -6,23 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Incident, Record};
 
-/// How far a run is from being done.
+/// Whether a run is running or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
     /// A process trains it.
     Running,
     /// All epochs are done.
     Finished,
-    /// Ctrl-C.
+    /// It was ended by Ctrl-C or a signal.
     Interrupted,
-    /// An error ended it.
+    /// It was ended by an error.
     Failed,
-    /// Nobody trains it and it has no summary: its process was killed.
+    /// No process trains it and it has no summary: its process was killed.
     Stopped,
+    /// It has no summary, and the file system has no locks: it is unknown whether a process trains it.
+    Unknown,
 }
 
 impl RunState {
-    /// As in `summary.json`.
+    /// Its name, as in `summary.json`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -31,50 +33,51 @@ impl RunState {
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
         }
     }
 }
 
-/// `summary.json`: what a finished or interrupted run came to.
+/// `summary.json`: the results of a run that has ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The folder of the run.
     pub run: PathBuf,
     /// `"finished"`, `"interrupted"` or `"failed"`.
     pub state: String,
-    /// What it failed of.
+    /// The error that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Whole epochs done.
+    /// Complete epochs done.
     pub epochs: u64,
     /// Optimizer steps done.
     pub steps: u64,
     /// The best validation record, by `checkpoints.metric` of the config.
     pub best: Option<Record>,
-    /// The last epoch on training images.
+    /// The last training record.
     pub last_train: Option<Record>,
-    /// The last epoch on validation images.
+    /// The last validation record.
     pub last_validation: Option<Record>,
-    /// What went wrong on the way.
+    /// The failures and rollbacks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<Incident>,
-    /// From the first step to the last picture, without the time between a stop and its resume.
+    /// Seconds from the first step to the last picture, without the time between a stop and its resume.
     pub seconds: f64,
-    /// Of the last process: seconds spent on anything but steps and evaluation.
+    /// Seconds that the last process spent on anything but steps and evaluation.
     pub engine_seconds: f64,
-    /// Numbers that were trained.
+    /// The number of trainable parameters.
     pub n_parameters: usize,
-    /// Training images.
+    /// The number of training images.
     pub n_train_images: usize,
-    /// Images that checkpoints were chosen by.
+    /// The number of validation images, by which checkpoints are chosen.
     pub n_validation_images: usize,
-    /// Images that had no part in the training.
+    /// The number of test images.
     pub n_test_images: usize,
     /// `"cpu"` or `"cuda:0"`.
     pub device: String,
     /// CPU threads of libtorch.
     pub threads: i32,
-    /// Largest resident size of the process, where the system tells it.
+    /// Largest resident size of the process, if the system reports it.
     pub peak_resident_bytes: Option<u64>,
     /// The pictures of the last epoch.
     pub pictures: Vec<PathBuf>,

@@ -4,10 +4,10 @@ use std::ffi::{CStr, c_char, c_void};
 
 use tch::TchError;
 
-/// Takes the message that a call gave, if it gave one.
+/// Takes over the message that a call returned, if any.
 ///
 /// # Safety
-/// `message` is null, or a C string from malloc that nobody else frees.
+/// `message` is null, or a C string from malloc that nothing else frees.
 pub(crate) unsafe fn taken(message: *mut c_char) -> Result<(), TchError> {
     if message.is_null() {
         return Ok(());

@@ -1,5 +1,5 @@
-// Random numbers of a generator that the caller owns. Every function gives nullptr, or what libtorch
-// says against it (for the caller to free).
+// Random numbers from a generator that the caller owns. Every function returns nullptr or libtorch's error message,
+// which the caller frees.
 
 #include <cstdint>
 #include <mutex>
@@ -16,8 +16,8 @@
 
 extern "C" {
 
-// A generator as at::manual_seed leaves the global one of the device. That of a GPU comes from the
-// library of its backend, which this one is not linked to: it registers itself when it is loaded.
+// A generator in the state of the device's global one after at::manual_seed. The one of a GPU comes from its
+// backend's library, which this one is not linked to and which registers itself when it is loaded.
 char *vae_generator_new(
     int device_type, int device_index, uint64_t seed, at::Generator **generator) {
     return guarded([&] {
@@ -39,8 +39,7 @@ void vae_generator_delete(at::Generator *generator) {
     delete generator;
 }
 
-// The functions that fill a tensor are those that at::randn, at::rand and at::randint call after they
-// have allocated it.
+// Tensors are filled by the functions that at::randn, at::rand and at::randint call on the tensors they allocate.
 
 char *vae_normal(const at::Tensor *values, const at::Generator *generator) {
     return guarded([&] { values->normal_(0.0, 1.0, *generator); });

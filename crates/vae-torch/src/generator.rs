@@ -1,4 +1,4 @@
-//! `generator.cpp`: random numbers of a generator that the caller owns.
+//! `generator.cpp`: random numbers from a generator that the caller owns.
 
 use std::ffi::{c_char, c_int};
 use std::fmt;
@@ -9,7 +9,7 @@ use torch_sys::C_tensor;
 
 use crate::call::taken;
 
-/// libtorch's `at::Generator`, which only this points to.
+/// libtorch's `at::Generator`, used only behind a pointer.
 #[repr(C)]
 struct CGenerator {
     _opaque: [u8; 0],
@@ -46,17 +46,17 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// A stream of random numbers of its own: whoever draws is passed one (`torch.Generator` in Python).
+/// A stream of random numbers that is passed to whatever draws (`torch.Generator` in Python).
 ///
-/// From one seed it gives what libtorch's global generator gives after `tch::manual_seed`, which it leaves
-/// alone: sessions on several threads, each with its own generators, do not change each other's numbers.
-/// As there, a CPU uses the low 32 bits of the seed.
+/// From one seed it gives the numbers of libtorch's global generator after `tch::manual_seed`, without using or
+/// changing that one. Sessions on several threads, each with its own generators, do not affect each other. Like
+/// the global generator, one on a CPU uses the low 32 bits of the seed.
 ///
-/// Numbers are drawn on the generator's device and brought to where they are asked for. On one device
-/// that costs nothing; a CPU generator gives a model on a GPU the same noise as one on the CPU.
+/// Numbers are drawn on the generator's device and moved to the requested one, which costs nothing if it is the
+/// same. A CPU generator gives a model on a GPU the same noise as one on the CPU.
 ///
-/// The functions that draw panic where libtorch refuses (no memory, sizes below 0), as tch's of the same names
-/// do.
+/// The functions that draw panic where libtorch refuses (no memory, negative sizes), like tch's functions of the
+/// same names.
 ///
 /// ```
 /// use tch::Device;
@@ -72,7 +72,7 @@ pub struct Generator {
     device: Device,
 }
 
-// SAFETY: the only pointer to an object of libtorch that no thread is bound to.
+// SAFETY: the only pointer to an object of libtorch that is not bound to a thread.
 unsafe impl Send for Generator {}
 
 impl fmt::Debug for Generator {
@@ -84,7 +84,7 @@ impl fmt::Debug for Generator {
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        // SAFETY: made by `vae_generator_new`, and nobody else points to it.
+        // SAFETY: made by `vae_generator_new`, and there is no other pointer to it.
         unsafe { vae_generator_delete(self.pointer.as_ptr()) }
     }
 }
@@ -93,7 +93,7 @@ impl Generator {
     /// A generator that draws on this device.
     ///
     /// # Errors
-    /// A device that does not exist, or whose part of libtorch is not loaded.
+    /// A device that does not exist, or whose libtorch library is not loaded.
     pub fn new(seed: u64, device: Device) -> Result<Self, TchError> {
         // As in c10/core/DeviceType.h.
         let (device_type, index) = match device {
@@ -101,7 +101,7 @@ impl Generator {
             Device::Cuda(index) => (1, index),
             Device::Mps => (13, 0),
             other @ Device::Vulkan => {
-                let problem = format!("{other:?} has no generator of random numbers");
+                let problem = format!("{other:?} has no random number generator");
                 return Err(TchError::Torch(problem));
             }
         };
@@ -127,7 +127,7 @@ impl Generator {
         Self::new(seed, Device::Cpu).expect("a CPU has generators")
     }
 
-    /// Where it draws.
+    /// The device that it draws on.
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
@@ -145,13 +145,13 @@ impl Generator {
         values.to_device(other.device())
     }
 
-    /// Numbers uniform between the bounds, f32.
+    /// Uniform numbers between the bounds, f32.
     pub fn uniform(&mut self, bounds: [f64; 2], size: impl AsRef<[i64]>, device: Device) -> Tensor {
         let values = self.filled(self.empty(size, Kind::Float), fill_uniform(bounds));
         values.to_device(device)
     }
 
-    /// Numbers uniform in `[0, 1)` of the size, kind, memory order and device of another tensor.
+    /// Uniform numbers in `[0, 1)` of the size, kind, memory order and device of another tensor.
     pub fn uniform_like(&mut self, other: &Tensor) -> Tensor {
         let values = self.filled(self.empty_like(other), fill_uniform([0.0, 1.0]));
         values.to_device(other.device())
@@ -168,7 +168,7 @@ impl Generator {
         values.to_device(other.device())
     }
 
-    /// Integers uniform in 0 … `high` − 1, of this kind.
+    /// Uniform integers in 0 … `high` − 1, of this kind.
     pub fn randint(
         &mut self,
         high: i64,
@@ -182,8 +182,8 @@ impl Generator {
         values.to_device(device)
     }
 
-    /// `n` indices with probabilities in proportion to the weights `[C]`, drawn with replacement: i64
-    /// `[n]` on their device.
+    /// `n` indices drawn with replacement, with probabilities proportional to the weights `[C]`: i64 `[n]` on their
+    /// device.
     pub fn multinomial(&mut self, weights: &Tensor, n: i64) -> Tensor {
         let on_device = weights.to_device(self.device);
         let mut drawn = Tensor::new();
@@ -200,7 +200,7 @@ impl Generator {
         drawn.to_device(weights.device())
     }
 
-    /// Numbers of Gamma(α, 1) for each α of the tensor, differentiable in α.
+    /// A draw from Gamma(α, 1) for each α of the tensor, differentiable in α.
     pub fn standard_gamma(&mut self, concentration: &Tensor) -> Tensor {
         let on_device = concentration.to_device(self.device);
         let mut drawn = Tensor::new();
@@ -221,7 +221,7 @@ impl Generator {
     }
 
     fn empty_like(&self, other: &Tensor) -> Tensor {
-        // The same memory order also where the device is another: numbers are filled in in that order.
+        // In the same memory order even on another device: numbers are filled in in that order.
         other.empty_like().to_device(self.device)
     }
 
@@ -237,7 +237,7 @@ impl Generator {
     }
 }
 
-/// Gives the message of a call.
+/// Returns the message of a call.
 type Fill = fn(*const C_tensor, *const CGenerator) -> *mut c_char;
 
 fn fill_normal(values: *const C_tensor, generator: *const CGenerator) -> *mut c_char {
@@ -272,13 +272,13 @@ mod tests {
         Tensor::zeros([2, 5, 4, 3], CPU).permute([0, 3, 1, 2])
     }
 
-    /// The only test here that uses libtorch's global generator.
+    /// The only test in this crate that uses libtorch's global generator.
     #[test]
     #[allow(clippy::disallowed_methods)]
     fn every_draw_is_the_global_generators_and_leaves_it_alone() {
         type Draw = (&'static str, fn(&mut Generator) -> Tensor, fn() -> Tensor);
-        // libtorch fills 16 normal numbers and more in another way than fewer, and what is not contiguous in
-        // another than what is.
+        // libtorch uses another algorithm for 16 or more normal numbers than for fewer, and for non-contiguous tensors than
+        // for contiguous ones.
         let draws: [Draw; 15] = [
             (
                 "few normal",
@@ -363,7 +363,7 @@ mod tests {
         for seed in [0, 1, 7 << 40 | 5, u64::MAX] {
             let mut own = Generator::cpu(seed);
             tch::manual_seed(seed as i64);
-            // One after the other: each begins where the one before ended.
+            // One after the other: each continues where the one before ended.
             for (name, of_own, of_global) in draws {
                 let drawn = of_own(&mut own);
                 let wanted = of_global();

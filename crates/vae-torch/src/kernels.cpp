@@ -1,9 +1,9 @@
-// Calls into libtorch that tch does not bind: operations on lists of tensors in place, and
-// autocast. Every function gives nullptr, or what libtorch says against it (for the caller to free).
+// Calls into libtorch that tch does not bind: in-place operations on lists of tensors, and autocast. Every function
+// returns nullptr or libtorch's error message, which the caller frees.
 //
-// The fused kernels for the CPU take all their lists to be as long as the first, and walk over the
-// memory of each tensor by the number of values of the first list's, whatever its kind, strides and
-// size. So everything is checked here first (`checked`): of the caller only the lengths are believed.
+// The fused CPU kernels assume that all lists are as long as the first. They walk over the memory of each tensor by
+// the number of values of the first list's tensor, whatever its kind, strides and size. So everything is checked
+// here first (`checked`); only the lengths of lists are taken on trust from the caller.
 
 #include <cstdlib>
 #include <cstring>
@@ -28,8 +28,8 @@
 
 #include "call.h"
 
-// As in ATen/autocast_mode.h, which would bring every operation there is and double the time that
-// this file takes to compile. A signature that changes does not link.
+// As in ATen/autocast_mode.h, whose inclusion would declare every operation and double the compile time of this
+// file. A changed signature would be a link error.
 namespace at::autocast {
 TORCH_API bool is_autocast_enabled(at::DeviceType device_type);
 TORCH_API void set_autocast_enabled(at::DeviceType device_type, bool enabled);
@@ -60,15 +60,15 @@ std::vector<at::Tensor> list(const TensorPtr *tensors, size_t n) {
     return list;
 }
 
-// For operations that look at sizes, kinds and strides themselves.
+// For operations that check sizes, kinds and strides themselves.
 void check_defined(const std::vector<at::Tensor> &tensors) {
     for (size_t i = 0; i < tensors.size(); i++) {
         TORCH_CHECK(tensors[i].defined(), "tensors[", i, "] is no tensor");
     }
 }
 
-// Tensors that a kernel may walk over: in place (no two values at one address, none between them), of one
-// kind, f32 or f64, on one device.
+// Tensors that a kernel may walk over in place: dense (no two values at one address, no gaps), all f32 or all f64,
+// on one device.
 std::vector<at::Tensor> checked(const char *name, const TensorPtr *tensors, size_t n) {
     std::vector<at::Tensor> checked = list(tensors, n);
     for (size_t i = 0; i < n; i++) {
@@ -89,7 +89,7 @@ std::vector<at::Tensor> checked(const char *name, const TensorPtr *tensors, size
     return checked;
 }
 
-// The same size, kind and device as the variables'.
+// Checks that tensors have the size, kind and device of the variables.
 void check_alike(
     const char *name, const at::Tensor &tensor, const at::Tensor &value, size_t i) {
     TORCH_CHECK(
@@ -99,7 +99,7 @@ void check_alike(
         ", its variable ", value.scalar_type(), " ", value.sizes(), " on ", value.device());
 }
 
-// What an optimizer remembers of the variables, in their memory order.
+// An optimizer's moments of the variables, in their memory order.
 std::vector<at::Tensor> moments_of(
     const std::vector<at::Tensor> &values, const char *name, const TensorPtr *moments, size_t n) {
     std::vector<at::Tensor> list = checked(name, moments, n);
@@ -112,8 +112,8 @@ std::vector<at::Tensor> moments_of(
     return list;
 }
 
-// The gradients, in the memory order of their variables: the fused kernels for the CPU walk over
-// memory without a look at the strides, and those for CUDA refuse.
+// The gradients, in the memory order of their variables: the fused CPU kernels ignore strides, and those for CUDA
+// refuse other ones.
 std::vector<at::Tensor> in_order_of(
     const std::vector<at::Tensor> &values, const TensorPtr *gradients, size_t n) {
     std::vector<at::Tensor> ordered = list(gradients, n);
@@ -135,7 +135,7 @@ std::vector<at::Tensor> in_order_of(
 
 extern "C" {
 
-// What libtorch was built with and found, as text, for the caller to free.
+// libtorch's description of itself as text, which the caller frees.
 char *vae_show_config() {
     try {
         return strdup(at::show_config().c_str());
@@ -153,7 +153,7 @@ char *vae_forget_gradients(const TensorPtr *values, size_t n) {
     });
 }
 
-// All that the two Adams need; decoupled says which.
+// A step of Adam or, if decoupled, AdamW.
 char *vae_fused_adam(
     const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *means,
     const TensorPtr *mean_squares, size_t n, const TensorPtr *n_steps, double learning_rate, double beta1,
@@ -188,7 +188,7 @@ char *vae_fused_adam(
     });
 }
 
-// momenta may be null: then there is no momentum.
+// momenta may be null, which means no momentum.
 char *vae_fused_sgd(
     const TensorPtr *values, const TensorPtr *gradients, const TensorPtr *momenta, size_t n,
     double learning_rate, double momentum, double weight_decay, bool nesterov) {
@@ -200,7 +200,7 @@ char *vae_fused_sgd(
         std::vector<at::Tensor> momentum_list =
             moments_of(value_list, "momenta", momenta, momenta == nullptr ? 0 : n);
         const double dampening = 0.0;
-        // Without dampening, momenta that start at zero need no first step of their own.
+        // Without dampening, momenta that start at zero need no special first step.
         const bool maximize = false, is_first_step = false;
         at::_fused_sgd_(
             value_list, gradient_list, momentum_list, weight_decay, momentum, learning_rate,
@@ -208,7 +208,7 @@ char *vae_fused_sgd(
     });
 }
 
-// The Euclidean norm of all numbers of all tensors, as a scalar tensor on their device.
+// The Euclidean norm of all values of all tensors, a scalar tensor on their device.
 char *vae_norm(const TensorPtr *tensors, size_t n, at::Tensor *norm) {
     return guarded([&] {
         std::vector<at::Tensor> tensor_list = list(tensors, n);
@@ -243,10 +243,11 @@ char *vae_lerp(const TensorPtr *tensors, const TensorPtr *ends, size_t n, double
     });
 }
 
-// Gives what was in force before, for vae_autocast_leave.
+// Returns the state before, for vae_autocast_leave.
 //
-// Without libtorch's cache of the weights' copies: it is one for all threads, and whoever leaves autocast empties
-// it for the others too. Whether two uses of a weight share a copy decides whether their gradients are added in
+// libtorch's cache of half-precision copies of the weights is disabled. It is shared by all threads, and leaving
+// autocast on one clears it for all. Whether two uses of a weight share a copy decides whether their gradients are
+// added in half precision, so that with the cache the results of one thread would depend on another's.
 // half precision, so that the cache would make a thread's numbers depend on what another one does.
 char *vae_autocast_enter(
     int device_type, int scalar_type, bool *previously_enabled, int *previous_scalar_type,

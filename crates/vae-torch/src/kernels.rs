@@ -1,10 +1,9 @@
-//! `kernels.cpp`: operations on lists of tensors in place, a single kernel for all of a model's variables
-//! where there is one, and autocast.
+//! `kernels.cpp`: in-place operations on lists of tensors (one kernel for all of a model's variables, if libtorch
+//! has one), and autocast.
 //!
-//! Lists that belong together have the same length, which is checked here; tensors that belong together
-//! the same shape, kind and device, are f32 or f64 and dense in memory, and what an optimizer remembers of
-//! a variable lies in memory as the variable does, which is checked in `kernels.cpp`. A breach is an error,
-//! and nothing has changed then.
+//! Lists that belong together must have the same length, which is checked here. Tensors that belong together must
+//! have the same shape, kind and device, be f32 or f64, and be dense in memory; the moments of a variable must have
+//! its memory order. This is checked in `kernels.cpp`. A violation is an error that leaves everything unchanged.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -66,12 +65,12 @@ unsafe extern "C" {
     ) -> *mut c_char;
 }
 
-/// Every `Tensor` is a pointer to libtorch's own, valid as long as the borrow.
+/// Each `Tensor` is a pointer to libtorch's own, valid as long as the borrow.
 fn pointers(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(|tensor| tensor.as_ptr()).collect()
 }
 
-/// Refuses lists that belong together and are not as long as the variables'.
+/// Refuses lists that belong together and have another length than the variables'.
 fn check_lengths<'a>(
     n: usize,
     lists: impl IntoIterator<Item = (&'a str, usize)>,
@@ -84,47 +83,47 @@ fn check_lengths<'a>(
     }
 }
 
-/// Drops the gradients: the next backward pass then stores its own instead of adding to zeros.
+/// Drops the gradients. The next backward pass then stores its own instead of adding to zeros.
 ///
 /// # Panics
-/// If one is no tensor.
+/// If one is not a tensor.
 pub fn forget_gradients(values: &[&Tensor]) {
     let values = pointers(values);
-    // SAFETY: valid tensors, as many as said; the message is ours.
+    // SAFETY: valid tensors, as many as stated; the message is ours.
     let dropped = unsafe { taken(vae_forget_gradients(values.as_ptr(), values.len())) };
     dropped.expect("every defined tensor has a place for a gradient");
 }
 
-/// Tensors that an optimizer works on, parallel lists.
+/// Tensors that an optimizer updates, as parallel lists.
 #[derive(Debug)]
 pub struct Update<'a> {
     /// The variables, changed in place.
     pub values: Vec<&'a Tensor>,
-    /// Of each variable.
+    /// The gradient of each variable.
     pub gradients: Vec<&'a Tensor>,
-    /// Lists of what the optimizer remembers.
+    /// The lists of moments that the optimizer keeps.
     pub moments: Vec<Vec<&'a Tensor>>,
 }
 
-/// The numbers of a step of Adam or AdamW.
+/// The hyperparameters of a step of Adam or AdamW.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
     /// The step size.
     pub learning_rate: f64,
-    /// How much of the mean of gradients is kept.
+    /// β₁, the decay of the mean of gradients.
     pub beta1: f64,
-    /// How much of the mean of their squares is kept.
+    /// β₂, the decay of the mean of squared gradients.
     pub beta2: f64,
-    /// Keeps the division by a mean square of 0 finite.
+    /// ε, which keeps the division by a mean square of 0 finite.
     pub epsilon: f64,
-    /// λ.
+    /// λ, the weight decay.
     pub weight_decay: f64,
-    /// AdamW's decay of the weights themselves, instead of Adam's addition to the gradients.
+    /// Whether weights are decayed directly, as in AdamW, instead of by adding to the gradients, as in Adam.
     pub decoupled: bool,
 }
 
-/// A step of Adam, on `moments` mean and mean square. `n_steps` of each variable, scalars of f32 on its
-/// device, count those before this one and then this one too.
+/// A step of Adam; `moments` are the mean and the mean square. `n_steps` are scalars of f32 on each variable's
+/// device, which count its steps before this one and are incremented.
 ///
 /// # Errors
 /// Lists or tensors that do not belong together.
@@ -164,7 +163,7 @@ pub fn fused_adam(update: &Update, n_steps: &[&Tensor], step: &AdamStep) -> Resu
     }
 }
 
-/// A step of stochastic gradient descent, on `moments` momentum or none.
+/// A step of stochastic gradient descent; `moments` are the momenta, or empty.
 ///
 /// # Errors
 /// Lists or tensors that do not belong together.
@@ -198,37 +197,37 @@ pub fn fused_sgd(
     }
 }
 
-/// The Euclidean norm of all numbers of all tensors: a scalar on their device. At least one tensor.
+/// The Euclidean norm of all values of all tensors, a scalar on their device. At least one tensor is needed.
 ///
 /// # Errors
-/// No tensor, or tensors that do not go together.
+/// No tensor, or tensors that do not belong together.
 pub fn norm(tensors: &[&Tensor]) -> Result<Tensor, TchError> {
     let tensors = pointers(tensors);
     let mut norm = Tensor::new();
-    // SAFETY: valid tensors, as many as said; `norm` is a tensor to assign to; the message is ours.
+    // SAFETY: valid tensors, as many as stated; `norm` is a tensor to assign to; the message is ours.
     unsafe {
         taken(vae_norm(tensors.as_ptr(), tensors.len(), norm.as_mut_ptr()))?;
     }
     Ok(norm)
 }
 
-/// Multiplies all by a scalar tensor.
+/// Multiplies all tensors by a scalar tensor.
 ///
 /// # Errors
 /// A factor that is not a single number.
 pub fn scale(tensors: &[&Tensor], factor: &Tensor) -> Result<(), TchError> {
     let tensors = pointers(tensors);
-    // SAFETY: valid tensors, as many as said; the message is ours.
+    // SAFETY: valid tensors, as many as stated; the message is ours.
     unsafe { taken(vae_scale(tensors.as_ptr(), tensors.len(), factor.as_ptr())) }
 }
 
-/// Clamps every number of all tensors to \[−bound, bound\].
+/// Clamps every value of all tensors to \[−bound, bound\].
 ///
 /// # Errors
-/// What is no tensor.
+/// An undefined tensor.
 pub fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
     let tensors = pointers(tensors);
-    // SAFETY: valid tensors, as many as said; the message is ours.
+    // SAFETY: valid tensors, as many as stated; the message is ours.
     unsafe { taken(vae_clamp(tensors.as_ptr(), tensors.len(), bound)) }
 }
 
@@ -239,7 +238,7 @@ pub fn clamp(tensors: &[&Tensor], bound: f64) -> Result<(), TchError> {
 pub fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), TchError> {
     let (tensors, ends) = (pointers(tensors), pointers(ends));
     check_lengths(tensors.len(), [("ends", ends.len())])?;
-    // SAFETY: two lists of valid tensors, each as long as said; the message is ours.
+    // SAFETY: two lists of valid tensors, each as long as stated; the message is ours.
     unsafe {
         taken(vae_lerp(
             tensors.as_ptr(),
@@ -250,9 +249,9 @@ pub fn lerp(tensors: &[&Tensor], ends: &[&Tensor], weight: f64) -> Result<(), Tc
     }
 }
 
-/// Autocast on this thread while this lives; what was in force before comes back with its end. The state is the thread's, and so it must end on the
-/// thread that it began on: it is not [`Send`].
-/// Each use of a weight has its own copy in half precision, and the copies' gradients are added in f32.
+/// Autocast on this thread until this is dropped, which restores the state before. The state belongs to the thread, so
+/// this must be dropped on the thread that made it: it is not [`Send`]. Each use of a weight has its own
+/// half-precision copy, and the copies' gradients are added in f32.
 #[derive(Debug)]
 pub struct Autocast {
     device_type: c_int,
@@ -263,10 +262,10 @@ pub struct Autocast {
 }
 
 impl Autocast {
-    /// Begins it, for operations on this device, in this kind of numbers.
+    /// Enters autocast to this kind for operations on this device.
     ///
     /// # Panics
-    /// On another device than a CPU or CUDA, or in another kind than bf16.
+    /// If the device is neither a CPU nor CUDA, or the kind is not bf16.
     pub fn enter(device: Device, kind: Kind) -> Self {
         // As in c10/core/DeviceType.h and c10/core/ScalarType.h.
         let device_type = match device {
@@ -295,14 +294,14 @@ impl Autocast {
                 &raw mut autocast.previously_cached,
             ))
         };
-        entered.expect("libtorch knows autocast on CPU and CUDA");
+        entered.expect("libtorch supports autocast on CPU and CUDA");
         autocast
     }
 }
 
 impl Drop for Autocast {
     fn drop(&mut self) {
-        // SAFETY: plain numbers, which the matching call gave; the message is ours.
+        // SAFETY: plain numbers, which the matching call returned; the message is ours.
         let left = unsafe {
             taken(vae_autocast_leave(
                 self.device_type,
@@ -311,13 +310,12 @@ impl Drop for Autocast {
                 self.previously_cached,
             ))
         };
-        // No panic in a drop, which may be part of one: and what was in force before is valid.
+        // A drop must not panic, since it may be part of unwinding. The state to restore is a valid one.
         debug_assert!(left.is_ok());
     }
 }
 
-/// What libtorch says of itself: its version, what it was built with, which instructions of the
-/// processor it uses.
+/// libtorch's description of itself: its version, how it was built, which processor instructions it uses.
 #[must_use]
 pub fn libtorch_config() -> String {
     // SAFETY: a C string from malloc that is ours to free, or null.
@@ -332,7 +330,7 @@ pub fn libtorch_config() -> String {
     }
 }
 
-/// The major compute capability of a GPU, if the CUDA runtime is loaded and tells it.
+/// The major compute capability of a GPU, if the CUDA runtime is loaded and reports it.
 #[must_use]
 pub fn cuda_capability(index: usize) -> Option<i32> {
     #[cfg(unix)]
@@ -340,13 +338,13 @@ pub fn cuda_capability(index: usize) -> Option<i32> {
         type GetAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
         const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
         let index = c_int::try_from(index).ok()?;
-        // SAFETY: looks for a name in the libraries that are loaded.
+        // SAFETY: looks up a name in the libraries that are loaded.
         let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaDeviceGetAttribute".as_ptr()) };
         if symbol.is_null() {
             return None;
         }
-        // SAFETY: the CUDA runtime's function of this name has had this signature in every version;
-        // it writes the value, and refuses a device that does not exist.
+        // SAFETY: the CUDA runtime's function of this name has had this signature in every version. It writes the value,
+        // and refuses a device that does not exist.
         unsafe {
             let get_attribute = std::mem::transmute::<*mut c_void, GetAttribute>(symbol);
             let mut capability = 0;
@@ -395,13 +393,13 @@ mod tests {
         Tensor::zeros(shape, (Kind::Float, Device::Cpu))
     }
 
-    /// A 3×2 matrix that lies in memory like its transpose.
+    /// A 3×2 matrix with the memory layout of its transpose.
     fn transposed() -> Tensor {
         zeros(&[2, 3]).transpose(0, 1)
     }
 
-    /// What is said against a step with that variable, gradient and moment (means and mean squares of
-    /// Adam, momenta of SGD), after which the variable is what it was before.
+    /// The errors of steps with this variable, gradient and moment (means and mean squares of Adam, momenta of SGD).
+    /// Checks that the variable is unchanged.
     fn refusals(value: &Tensor, gradient: &Tensor, moment: &Tensor) -> Vec<String> {
         let before = value.defined().then(|| value.copy());
         let n_steps = Tensor::from(0_f32);
@@ -453,7 +451,7 @@ mod tests {
         let all_one = zeros(&[1, 1]).expand([3, 2], false);
         let every_second = zeros(&[3, 4]).slice(1, 0, 4, 2);
 
-        // Moments, as a damaged checkpoint might bring them.
+        // Moments, as a damaged checkpoint might have them.
         said("its variable", refusals(&value, &gradient, &zeros(&[2, 2])));
         said("its variable", refusals(&value, &gradient, &zeros(&[6])));
         said("its variable", refusals(&value, &gradient, &zeros(&[0])));
@@ -515,7 +513,7 @@ mod tests {
         for (gradients, moments) in [
             (vec![], vec![one.clone()]),
             (one.clone(), vec![vec![]]),
-            // A momentum without a place to keep it.
+            // A momentum without a buffer for it.
             (one.clone(), vec![]),
         ] {
             assert!(fused_sgd(&update(gradients, moments), 1.0, 0.5, 0.0, false).is_err());
@@ -537,7 +535,7 @@ mod tests {
     #[test]
     fn gradients_in_another_memory_order_are_put_in_order() {
         let value = zeros(&[3, 2]);
-        // Row by row 0 … 5, whatever the order in memory.
+        // 0 … 5 row by row, whatever the memory order.
         let numbers = Tensor::arange(6, (Kind::Float, Device::Cpu)).view([3, 2]);
         let gradient = transposed();
         gradient.shallow_clone().copy_(&numbers);

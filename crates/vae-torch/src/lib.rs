@@ -1,8 +1,8 @@
-//! Calls into libtorch that tch does not bind: [`Generator`]s of random numbers that are passed instead
-//! of libtorch's global one, operations on lists of tensors for optimizers, autocast.
+//! Calls into libtorch that tch does not bind: random number [`Generator`]s that are passed as arguments instead
+//! of libtorch's global one, operations on lists of tensors for optimizers, and autocast.
 //!
-//! The C++ (`*.cpp`) catches every exception; the unsafe code that calls it is in the modules here, behind
-//! functions that no safe caller can break.
+//! The C++ (`*.cpp`) catches every exception. The unsafe code that calls it is in the modules here, behind
+//! functions that are safe to call with any arguments.
 
 mod call;
 mod generator;

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
 
 use thiserror::Error;
 use vae_data::DataError;
@@ -68,26 +67,12 @@ pub enum TrainError {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// The file system refused.
-    #[error("{path}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The reason the system gives.
-        source: std::io::Error,
-    },
     /// libtorch refused, out of memory for example.
     #[error("libtorch refused")]
     Torch(#[from] tch::TchError),
 }
 
 impl TrainError {
-    /// For `map_err` on an operation on `path`.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
-    }
-
     /// Whether a file could not be written because the disk is full, or a quota used up.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {

@@ -96,7 +96,7 @@ impl Snapshot {
 /// one that the model was made of.
 pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
     config.check()?;
-    config.objective.check(vae.config())?;
+    vae.check_objective(&config.objective)?;
     Ok(())
 }
 

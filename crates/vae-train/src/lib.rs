@@ -46,8 +46,8 @@ pub use vae_run::{
     CosineConfig, EarlyStoppingConfig, ExponentialConfig, Incident, LatentUse, Means, Metric,
     OneCycleConfig, OpenCheckpoint, OptimizerConfig, Overview, PicturesConfig, PlateauConfig,
     PlayerConfig, Position, Precision, Progress, Record, ResumeState, RmspropConfig, RunConfig,
-    RunDir, RunError, RunLock, RunState, SafetyConfig, Schedule, SgdConfig, StepConfig, Summary,
-    ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
+    RunDir, RunError, RunLock, RunState, SafetyConfig, Schedule, Session, SgdConfig, StepConfig,
+    Summary, ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
 pub use vae_torch::libtorch_config;
 pub use vae_view::{animation, curves, latent, picture, tensorboard};

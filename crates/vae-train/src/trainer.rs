@@ -63,10 +63,10 @@ impl<'a> Trainer<'a> {
         config: &'a RunConfig,
     ) -> Result<Self, TrainError> {
         check(vae, config)?;
-        let instead_of_validation = splits.validation.is_none().then(|| {
-            let n_images = splits.train.len().min(N_INSTEAD_OF_VALIDATION);
-            splits.train.subset(&(0..n_images).collect::<Vec<_>>())
-        });
+        let instead_of_validation = match &splits.validation {
+            Some(_) => None,
+            None => Some(splits.train.truncated(N_INSTEAD_OF_VALIDATION)),
+        };
         let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
         let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
         let mut callbacks = Callbacks::default();
@@ -351,12 +351,10 @@ impl<'a> Trainer<'a> {
     fn validation_record(&self, evaluation: &Evaluation, seconds: f64) -> Option<Record> {
         self.run.splits.validation.as_ref()?;
         let (vae, means) = (self.run.vae, evaluation.means);
-        let likelihood = &vae.config().likelihood;
-        let bits_per_dim = |elbo| likelihood.bits_per_dim(elbo, vae.image_shape());
         Some(Record {
             active_units: Some(evaluation.latent_use.active_units()),
             mse: Some(evaluation.mse),
-            bits_per_dim: means.elbo.and_then(bits_per_dim),
+            bits_per_dim: means.elbo.and_then(|elbo| vae.bits_per_dim(elbo)),
             images_per_s: self.evaluated().len() as f64 / seconds,
             seconds,
             named: evaluation.named.clone(),

@@ -1,12 +1,17 @@
 //! Mixed precision: what is cast, what is not, and that training goes the same way.
 
+mod common;
+
 use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
 use vae_model::{
     ConvConfig, ImageShape, LossContext, Mode, ModelConfig, NetworkConfig, Objective, Vae,
 };
-use vae_train::{ClipConfig, Optimizer, OptimizerConfig, Precision, autocast, check_precision};
+use vae_train::{
+    ClipConfig, Learner, Optimizer, OptimizerConfig, Precision, RunConfig, autocast,
+    check_precision,
+};
 
 fn linear(input: &Tensor, weight: &Tensor) -> Tensor {
     input.linear(weight, None::<&Tensor>)
@@ -145,6 +150,87 @@ fn training_in_bf16_goes_the_way_of_f32() {
             "step {step}: {exact} in f32, {rounded} in bf16"
         );
     }
+}
+
+/// Loss, total correlation, and the discriminator's loss of each of 20 steps of FactorVAE.
+fn steps_of_two_players(precision: Precision) -> Vec<[f64; 3]> {
+    let text = "dataset.idx.folder = 'unused'
+        model = { latent_dims = 3, network.mlp.hidden = [16] }
+        objective.regularizer.factor = { gamma = 4.0, hidden = [8] }";
+    let mut config: RunConfig = toml::from_str(text).expect("a config");
+    config.training.precision = precision;
+    config.check().expect("a config that makes sense");
+    let vae = Vae::new(&config.model, common::SHAPE, Device::Cpu, 1).expect("a model");
+    let images = common::dataset(8).first(8).expect("images");
+    let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+    let steps = (0..20).map(|step| {
+        let output = learner.step(&images, step, step).expect("a step");
+        let term = |name: &str| {
+            let value = output.named.get(name).expect("logged");
+            assert_eq!(value.kind(), Kind::Float, "{name}");
+            value.mean(Kind::Double).double_value(&[])
+        };
+        assert_eq!(output.loss.kind(), Kind::Float);
+        [
+            output.loss.double_value(&[]),
+            term("total_correlation"),
+            term("discriminator_loss"),
+        ]
+    });
+    let steps = steps.collect();
+    let variables = vae.named_variables();
+    assert!(variables.iter().all(|(_, v)| v.kind() == Kind::Float));
+    steps
+}
+
+#[test]
+fn a_second_player_trains_in_bf16_as_it_does_in_f32() {
+    if check_precision(Precision::Bf16, Device::Cpu).is_err() {
+        return;
+    }
+    let exact = steps_of_two_players(Precision::F32);
+    let rounded = steps_of_two_players(Precision::Bf16);
+    assert_ne!(exact, rounded, "bf16 rounds");
+    for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+        let [loss, total_correlation, discriminator_loss] = *exact;
+        let close = |found: f64, wanted: f64, most: f64| (found - wanted).abs() < most;
+        assert!(
+            close(rounded[0], loss, 0.02 * loss)
+                && close(rounded[1], total_correlation, 0.05)
+                && close(rounded[2], discriminator_loss, 0.02),
+            "step {step}: {exact:?} in f32, {rounded:?} in bf16"
+        );
+    }
+}
+
+/// bf16 has 8 significant bits: of the levels k/500 it could not tell one from the next.
+#[test]
+fn codes_are_levels_in_f32_under_autocast() {
+    let config: ModelConfig = toml::from_str(
+        "latent_dims = 6
+         network.mlp.hidden = [16]
+         posterior.finite_scalar.levels = [1001]
+         prior = 'uniform_codes'",
+    )
+    .expect("a model");
+    let vae = Vae::new(&config, common::SHAPE, Device::Cpu, 3).expect("a model");
+    let images = common::dataset(16).first(16).expect("images");
+    let (latents, codes, nearest) = autocast(Precision::Bf16, Device::Cpu, || {
+        let draws = vae.draw(&images, 1, Mode::Train, &mut vae.generator(1));
+        let latents = draws.expect("draws").latents.detach();
+        let codes = vae.codes(&latents).expect("codes").expect("codes");
+        let nearest = vae.nearest_codes(&latents).expect("levels");
+        (latents, codes, nearest)
+    });
+    assert_eq!(latents.kind(), Kind::Float);
+    let places = &latents.to_kind(Kind::Double) * 500.0;
+    let off = (&places - places.round()).abs().max().double_value(&[]);
+    assert!(off < 1e-4, "levels k/500, off by {off}");
+    assert!((places.round().to_kind(Kind::Int64) + 500).equal(&codes));
+    assert!(nearest.allclose(&latents, 0.0, 1e-6, false));
+    // More of them than bf16 has numbers nearby: the encoder did not give one code alone.
+    let n_different = codes.flatten(0, -1).f_unique_dim(0, true, false, false);
+    assert!(n_different.expect("codes").0.size()[0] > 10);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use vae_data::{Splits, derive_seed};
 use vae_model::{MlpConfig, NetworkConfig, Vae};
 use vae_train::{
     Callback, Checkpoint, Checkpoints, EarlyStopping, Event, Fit, Flow, Metric, MetricsLog,
-    Precision, RunConfig, RunDir, Stop, TrainError, Trainer, check_precision,
+    Precision, RunConfig, RunDir, RunError, Stop, TrainError, Trainer, check_precision,
 };
 
 /// 22 images in batches of 8: three steps in an epoch, the last of 6 images.
@@ -318,10 +318,10 @@ impl Callback for Fails {
             _ => false,
         };
         match fails {
-            true => Err(TrainError::Io {
+            true => Err(TrainError::Run(RunError::Io {
                 path: "disk".into(),
                 source: std::io::Error::other("injected"),
-            }),
+            })),
             false => Ok(Flow::Continue),
         }
     }
@@ -442,10 +442,10 @@ impl Callback for FailsAtStep {
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let fails = matches!(event, Event::StepEnd { .. }) && run.progress.position.steps == self.0;
         match fails {
-            true => Err(TrainError::Io {
+            true => Err(TrainError::Run(RunError::Io {
                 path: "disk".into(),
                 source: std::io::Error::other("injected"),
-            }),
+            })),
             false => Ok(Flow::Continue),
         }
     }

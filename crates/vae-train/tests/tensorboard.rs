@@ -251,7 +251,10 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.add(MetricsLog::new(&run_dir));
     trainer.add(Pictures::new(run_dir.clone()));
-    trainer.add(Curves::new(run_dir.clone()));
+    trainer.add(Curves::new(
+        run_dir.clone(),
+        config.checkpoints.metric.clone(),
+    ));
     trainer.add(TensorBoard::new(run_dir.clone()));
     let outcome = trainer.fit(&AtomicBool::new(false));
     assert_eq!(outcome.ended.expect("no error"), Stop::Finished);

@@ -68,6 +68,52 @@ fn no_model_is_built_of_parts_that_do_not_fit() {
             "model.likelihood.gaussian.sigma = 0",
             "model.likelihood.gaussian.sigma",
         ),
+        // Codes.
+        (
+            "model.posterior.finite_scalar.levels = [3, 3]",
+            "model.prior",
+        ),
+        ("model.prior = 'uniform_codes'", "model.prior"),
+        (
+            "model.posterior.finite_scalar.levels = []",
+            "model.posterior.finite_scalar.levels",
+        ),
+        (
+            "model.posterior.finite_scalar.levels = [1]",
+            "model.posterior.finite_scalar.levels",
+        ),
+        (
+            "model.latent_dims = 3\nmodel.posterior.finite_scalar.levels = [3, 3]",
+            "model.posterior.finite_scalar.levels",
+        ),
+        (
+            "model.latent_dims = 3\nmodel.posterior.finite_scalar.levels = [1024, 1024, 1024]",
+            "model.posterior.finite_scalar.levels",
+        ),
+        // Latent maps.
+        (
+            "model.latent_shape = [2, 3, 3]\nmodel.network.mlp.hidden = [4]",
+            "model.latent_shape",
+        ),
+        ("model.latent_shape = [0, 3, 3]", "model.latent_shape"),
+        (
+            "model.latent_shape = [2, 3, 3]\nmodel.latent_dims = 2",
+            "model.latent_dims",
+        ),
+        (
+            "model.latent_shape = [2, 3, 3]\nmodel.posterior = 'full_covariance'",
+            "model.latent_shape",
+        ),
+        (
+            "model.latent_shape = [2, 3, 3]\nmodel.posterior.finite_scalar.levels = [3, 3, 3]
+             model.prior = 'uniform_codes'",
+            "model.latent_shape",
+        ),
+        // For images of 6×5 the encoder ends in maps of 3×3.
+        (
+            "model.latent_shape = [2, 2, 3]\nmodel.network.conv = { channels = [4], strides = [2] }",
+            "model.latent_shape",
+        ),
     ] {
         let text = format!("dataset.idx.folder = 'here'\n{text}");
         let config: RunConfig = toml::from_str(&text).expect("TOML");
@@ -83,6 +129,8 @@ fn nothing_trains_or_evaluates_with_a_bad_config() {
     let autoencoder = "model.posterior = 'deterministic'";
     let planar = "model.posterior.planar = {}";
     let batch_norm = "model.network.conv_batch_norm.channels = [4]";
+    let codes = "model.posterior.finite_scalar.levels = [3, 3]\nmodel.prior = 'uniform_codes'";
+    let sphere = "model.posterior = 'von_mises_fisher'\nmodel.prior = 'hyperspherical_uniform'";
     let splits = splits();
     for (of_model, text, key) in [
         (autoencoder, "", "objective.regularizer.kl"),
@@ -100,6 +148,53 @@ fn nothing_trains_or_evaluates_with_a_bad_config() {
             plain,
             "[objective.regularizer.latent_norm]",
             "objective.regularizer.latent_norm",
+        ),
+        (codes, "", "objective.regularizer.kl"),
+        (
+            codes,
+            "[objective.regularizer.factor]",
+            "objective.regularizer.factor",
+        ),
+        (
+            codes,
+            "objective.regularizer = 'none'\nobjective.estimator.elbo.samples = 2",
+            "objective.estimator.elbo",
+        ),
+        (
+            codes,
+            "objective.regularizer = 'none'\nobjective.estimator.iwae.samples = 1",
+            "objective.estimator.iwae",
+        ),
+        (
+            sphere,
+            "[objective.regularizer.factor]",
+            "objective.regularizer.factor",
+        ),
+        (
+            autoencoder,
+            "[objective.regularizer.factor]",
+            "objective.regularizer.factor",
+        ),
+        (
+            plain,
+            "[objective.regularizer.factor]\nhidden = [0]",
+            "objective.regularizer.factor",
+        ),
+        (
+            plain,
+            "[objective.regularizer.factor]\ngamma = -1.0",
+            "objective.regularizer.factor",
+        ),
+        (
+            plain,
+            "[objective.regularizer.factor]\n[objective.estimator.iwae]\nsamples = 2",
+            "objective.estimator.iwae",
+        ),
+        (plain, "[players.discriminator]", "players.discriminator"),
+        (
+            plain,
+            "[objective.regularizer.factor]\n[players.discriminator.optimizer.sgd]\nlearning_rate = 0.0",
+            "players.discriminator",
         ),
         (
             planar,
@@ -301,6 +396,7 @@ fn no_objective_panics_on_draws_of_any_model() {
         "{ capacity = {} }",
         "{ beta_tc = {} }",
         "{ dip = { variant = 'two' } }",
+        "{ factor = {} }",
         "{ mmd = { kl_weight = 1.0 } }",
         "{ latent_norm = {} }",
         "{ pixel_mean = { probability_clip = 0.1 } }",
@@ -331,10 +427,12 @@ fn no_objective_panics_on_draws_of_any_model() {
         "{ iaf = {} }",
         "'von_mises_fisher'",
         "'deterministic'",
+        "{ finite_scalar = { levels = [3, 3] } }",
     ];
     for posterior in posteriors {
         let prior = match posterior {
             "'von_mises_fisher'" => "model.prior = 'hyperspherical_uniform'",
+            finite if finite.contains("finite_scalar") => "model.prior = 'uniform_codes'",
             _ => "",
         };
         let vae = model(&format!("model.posterior = {posterior}\n{prior}"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame, ImageError};
 use vae_base::write_whole;
+use vae_run::RunError;
 
 use crate::ViewError;
 
@@ -30,7 +31,7 @@ pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(),
             return Err(ViewError::file(path, problem));
         }
     };
-    write_whole(path, &bytes).map_err(ViewError::io(path))
+    Ok(write_whole(path, &bytes).map_err(RunError::io(path))?)
 }
 
 fn gif(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, ImageError> {

@@ -1,57 +1,67 @@
-//! Learning curves as pictures, drawn with fonts of our own: a bare container has none.
+//! Learning curves, as data and as pictures.
 
 use std::ops::Range;
-use std::sync::Once;
 
-use image::{DynamicImage, RgbImage, imageops};
-use plotters::coord::Shift;
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
-use plotters::coord::types::RangedCoordf64;
+use image::DynamicImage;
 use plotters::prelude::*;
-use plotters::style::register_font;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use vae_model::Term;
-use vae_run::Record;
+use vae_run::{Metric, Record};
 
 use crate::ViewError;
-
-/// Size of a picture in pixels.
-pub(crate) const SIZE: (u32, u32) = (1400, 900);
-/// Drawn so many times larger, then averaged: the plotter's thick lines have no smooth edges.
-pub(crate) const SCALE: u32 = 2;
-
-pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
-pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
-pub(crate) const GRID: RGBColor = RGBColor(228, 231, 235);
-/// Okabe & Ito's colors, told apart with every kind of color vision; its yellow is too light here.
-const COLORS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(86, 180, 233),
-    RGBColor(230, 159, 0),
-    RGBColor(90, 90, 90),
-];
-
-const FAMILY: &str = "Inter";
+use crate::chart::{Area, Axes, Axis, INK, PlotError, SCALE, canvas, colors, draw_key, font, px};
+use crate::ticks::{decimal, tick_label, tick_step};
 
 /// Curves over one pair of axes.
-struct Panel {
-    title: String,
-    unit: String,
-    curves: Vec<Curve>,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Panel {
+    /// What is drawn, such as `total correlation`.
+    pub title: String,
+    /// Its unit; empty if it has none.
+    pub unit: String,
+    /// The curves.
+    pub curves: Vec<Curve>,
 }
 
-struct Curve {
-    name: String,
-    /// (epoch, value); a value that is no number makes a gap.
-    points: Vec<(f64, f64)>,
+/// A value by epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// The split or run that the values belong to; empty for a single curve.
+    pub name: String,
+    /// (epoch, value). A value that is NaN or infinite makes a gap.
+    pub points: Vec<(f64, f64)>,
 }
 
-/// The learning curves of a run by epoch: elbo, reconstruction and kl on both splits (nats per image), the
-/// terms that its objective has beside them, of which `terms` say the units, and the learning rate.
+/// The panels of a run's learning curves, each with a curve for the training and for the validation images:
+/// elbo, reconstruction, kl, then the named terms of the objective, whose units `terms` declares. A run with
+/// a deterministic posterior has neither elbo nor kl.
+#[must_use]
+pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
+    let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> Option<f64>| Panel {
+        title: title.to_owned(),
+        unit: unit.to_owned(),
+        curves: [Record::TRAIN, Record::VALIDATION]
+            .map(|split| curve(split, records, split, value))
+            .into(),
+    };
+    let nats = |title, value: &dyn Fn(&Record) -> Option<f64>| panel(title, Term::NATS, value);
+    let has_elbo = records.iter().all(|record| record.means.elbo.is_some());
+    let mut panels = vec![nats("reconstruction", &|record| {
+        Some(record.means.reconstruction)
+    })];
+    if has_elbo {
+        panels.insert(0, nats("elbo", &|record| record.means.elbo));
+        panels.push(nats("kl", &|record| record.means.kl));
+    }
+    panels.extend(Record::named_terms(records, terms).iter().map(|term| {
+        panel(&term.title(), &term.unit, &|record| {
+            record.named.get(&*term.name).copied()
+        })
+    }));
+    panels
+}
+
+/// Draws a run's [`panels`] and its learning rate. The line below the title names the best epoch by `metric`.
 ///
 /// # Errors
 /// The plotter refuses.
@@ -59,102 +69,90 @@ pub fn learning_curves(
     title: &str,
     records: &[Record],
     terms: &[Term],
+    metric: &Metric,
 ) -> Result<DynamicImage, ViewError> {
-    let curve = |split: &str, value: &dyn Fn(&Record) -> f64| Curve {
-        name: split.to_owned(),
-        points: points(records, split, value),
-    };
-    let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> f64| Panel {
-        title: title.to_owned(),
-        unit: unit.to_owned(),
-        curves: vec![
-            curve(Record::TRAIN, value),
-            curve(Record::VALIDATION, value),
-        ],
-    };
-    let mut rate = curve(Record::TRAIN, &|record| {
-        record.learning_rate.unwrap_or(f64::NAN)
-    });
-    rate.name.clear();
-    let nats = |title, value: &dyn Fn(&Record) -> f64| panel(title, Term::NATS, value);
-    let reconstruction = nats("reconstruction", &|record| record.means.reconstruction);
-    let rate = Panel {
+    let mut panels = panels(records, terms);
+    let rate = |record: &Record| record.learning_rate;
+    panels.push(Panel {
         title: "learning rate".to_owned(),
         unit: "step size".to_owned(),
-        curves: vec![rate],
-    };
-    let has_elbo = records.iter().all(|record| record.means.elbo.is_some());
-    let mut panels = match has_elbo {
-        true => vec![
-            nats("elbo", &|record| record.means.elbo.unwrap_or(f64::NAN)),
-            reconstruction,
-            nats("kl", &|record| record.means.kl.unwrap_or(f64::NAN)),
-        ],
-        // A deterministic posterior has none.
-        false => vec![reconstruction],
-    };
-    panels.extend(Record::named_terms(records, terms).iter().map(|term| {
-        let value = |record: &Record| record.named.get(&*term.name).copied();
-        panel(&term.title(), &term.unit, &|record| {
-            value(record).unwrap_or(f64::NAN)
-        })
-    }));
-    panels.push(rate);
-    let subtitle = Record::best(records).map_or_else(
-        || "no epoch yet".to_owned(),
-        |record| {
-            let (name, value) = match record.means.elbo {
-                Some(elbo) => ("elbo", elbo),
-                None => ("reconstruction", record.means.reconstruction),
-            };
-            format!(
-                "best validation {name} {} nats per image, epoch {}",
-                decimal(value, 2),
-                record.epoch
-            )
-        },
-    );
+        curves: vec![curve("", records, Record::TRAIN, &rate)],
+    });
     let n_columns = match panels.len() {
         0..=4 => 2,
         5..=9 => 3,
         _ => 4,
     };
     let shape = (panels.len().div_ceil(n_columns), n_columns);
+    let subtitle = best_epoch(records, terms, metric);
     draw(title, &subtitle, &panels, shape)
 }
 
-/// The validation elbo of several runs by epoch, each with its name.
+/// As in `best epoch 7, by validation loss 101.20; elbo −104.31 nats per image`.
+fn best_epoch(records: &[Record], terms: &[Term], metric: &Metric) -> String {
+    let best = metric.ranking(terms).best(records);
+    let Some((best, value)) = best.and_then(|best| Some((best, metric.of(best)?))) else {
+        return "no epoch yet".to_owned();
+    };
+    let title = metric.term(terms).title();
+    let mut text = format!(
+        "best epoch {}, by validation {title} {}",
+        best.epoch,
+        decimal(value, if value.abs() < 1.0 { 4 } else { 2 })
+    );
+    match (metric, best.means.elbo) {
+        (Metric::Elbo, _) => text += &format!(" {}", Term::NATS),
+        (_, Some(elbo)) => text += &format!("; elbo {} {}", decimal(elbo, 2), Term::NATS),
+        (_, None) => {}
+    }
+    text
+}
+
+/// Draws a validation metric of several runs by epoch, each with its name. `terms` declare its unit and which
+/// direction is better.
 ///
 /// # Errors
 /// The plotter refuses.
-pub fn comparison(runs: &[(String, Vec<Record>)]) -> Result<DynamicImage, ViewError> {
+pub fn comparison(
+    runs: &[(String, Vec<Record>)],
+    metric: &Metric,
+    terms: &[Term],
+) -> Result<DynamicImage, ViewError> {
+    let term = metric.term(terms);
+    let title = term.title();
+    let unit = match &*term.unit {
+        Term::NO_UNIT => format!("validation {title}"),
+        unit => format!("validation {title}, {unit}"),
+    };
+    let value = |record: &Record| metric.of(record);
     let panel = Panel {
         title: String::new(),
-        unit: "validation elbo, nats per image".to_owned(),
+        unit,
         curves: runs
             .iter()
-            .map(|(name, records)| Curve {
-                name: name.clone(),
-                points: points(records, Record::VALIDATION, &|record| {
-                    record.means.elbo.unwrap_or(f64::NAN)
-                }),
-            })
+            .map(|(name, records)| curve(name, records, Record::VALIDATION, &value))
             .collect(),
     };
-    draw(
-        "Validation elbo by epoch",
-        "higher is better",
-        &[panel],
-        (1, 1),
-    )
+    let better = match metric.ranking(terms).higher_is_better() {
+        true => "higher is better",
+        false => "lower is better",
+    };
+    let title = format!("Validation {title} by epoch");
+    draw(&title, better, &[panel], (1, 1))
 }
 
-fn points(records: &[Record], split: &str, value: &dyn Fn(&Record) -> f64) -> Vec<(f64, f64)> {
-    records
-        .iter()
-        .filter(|record| record.split == split)
-        .map(|record| (record.epoch as f64, value(record)))
-        .collect()
+fn curve(
+    name: &str,
+    records: &[Record],
+    split: &str,
+    value: &dyn Fn(&Record) -> Option<f64>,
+) -> Curve {
+    let of_split = records.iter().filter(|record| record.split == split);
+    let point = |record: &Record| (record.epoch as f64, value(record).unwrap_or(f64::NAN));
+    Curve {
+        name: name.to_owned(),
+        points: of_split.map(point).collect(),
+    }
 }
 
 fn draw(
@@ -171,85 +169,6 @@ fn draw(
     })
 }
 
-/// A picture with a title and a line below it, and the rest of it drawn by `draw_body`.
-pub(crate) fn canvas(
-    title: &str,
-    subtitle: &str,
-    draw_body: impl for<'a> FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
-) -> Result<DynamicImage, ViewError> {
-    register_fonts();
-    let (width, height) = (SIZE.0 * SCALE, SIZE.1 * SCALE);
-    let mut bytes = vec![0_u8; (width * height * 3) as usize];
-    {
-        let root = BitMapBackend::with_buffer(&mut bytes, (width, height)).into_drawing_area();
-        draw_all(&root, title, subtitle, draw_body)
-            .map_err(|error| ViewError::Plot(error.to_string()))?;
-    }
-    let large = RgbImage::from_raw(width, height, bytes)
-        .ok_or_else(|| ViewError::Plot("a buffer of the wrong size".to_owned()))?;
-    Ok(imageops::thumbnail(&large, SIZE.0, SIZE.1).into())
-}
-
-fn register_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // A font that cannot be read shows as an error of the first text drawn with it.
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Normal,
-            include_bytes!("../fonts/Inter-Regular.ttf"),
-        );
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Bold,
-            include_bytes!("../fonts/Inter-SemiBold.ttf"),
-        );
-    });
-}
-
-pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-pub(crate) type PlotError<'a> =
-    DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
-
-/// The plotter centers the small text that much too high.
-pub(crate) const TOO_HIGH: i32 = px(3);
-
-/// Pixels of the picture, in those of the drawing.
-pub(crate) const fn px(pixels: u32) -> i32 {
-    (pixels * SCALE) as i32
-}
-
-pub(crate) fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static> {
-    let style = if bold {
-        FontStyle::Bold
-    } else {
-        FontStyle::Normal
-    };
-    (FAMILY, px(size), style).into_font().color(&color)
-}
-
-fn draw_all<'a>(
-    root: &Area<'a>,
-    title: &str,
-    subtitle: &str,
-    draw_body: impl FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
-) -> Result<(), PlotError<'a>> {
-    root.fill(&WHITE)?;
-    let (head, body) = root.split_vertically(px(84));
-    head.draw(&Text::new(
-        title.to_owned(),
-        (px(28), px(22)),
-        font(27, true, INK),
-    ))?;
-    head.draw(&Text::new(
-        subtitle.to_owned(),
-        (px(28), px(56)),
-        font(19, false, FAINT_INK),
-    ))?;
-    draw_body(&body)?;
-    root.present()
-}
-
 fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let epochs = panel.curves.iter().flat_map(|curve| &curve.points);
     let last_epoch = epochs.fold(1.0, |last: f64, &(epoch, _)| last.max(epoch));
@@ -261,29 +180,15 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let x_step = tick_step(x_range.end - x_range.start, 8).max(1.0);
     let y_step = tick_step(y_range.end - y_range.start, 6);
 
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(px(if panel.title.is_empty() { 4 } else { 40 }))
-        .margin_left(px(14))
-        .margin_right(px(30))
-        .margin_bottom(px(8))
-        .x_label_area_size(px(52))
-        .y_label_area_size(px(88))
-        .build_cartesian_2d(Axis::new(&x_range, x_step), Axis::new(&y_range, y_step))?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID.stroke_width(SCALE))
-        .axis_style(GRID.stroke_width(SCALE))
-        .x_label_style(font(17, false, FAINT_INK))
-        .y_label_style(font(17, false, FAINT_INK))
-        .y_label_offset(TOO_HIGH)
-        .axis_desc_style(font(17, false, FAINT_INK))
-        .x_desc("epoch")
-        .y_desc(panel.unit.as_str())
-        .x_label_formatter(&|&epoch| tick_label(epoch, x_step))
-        .y_label_formatter(&|&value| tick_label(value, y_step))
-        .draw()?;
-
+    let axes = Axes {
+        x: (Axis::new(&x_range, x_step), "epoch"),
+        y: (Axis::new(&y_range, y_step), &panel.unit),
+        x_label: &|&epoch| tick_label(epoch, x_step),
+        y_label: &|&value| tick_label(value, y_step),
+        margin_top: if panel.title.is_empty() { 4 } else { 40 },
+        has_x_mesh: true,
+    };
+    let mut chart = axes.draw(area)?;
     for (curve, color) in panel.curves.iter().zip(colors(panel.curves.len())) {
         let style = color.stroke_width(5 * SCALE / 2);
         // Segment by segment: the plotter's joints shoot out of sharp corners.
@@ -306,50 +211,6 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         area.draw(&Text::new(panel.title.clone(), (left, top), style))?;
     }
     draw_legend(area, panel)
-}
-
-/// An axis with a line at every multiple of a step.
-pub(crate) struct Axis {
-    scale: RangedCoordf64,
-    ticks: Vec<f64>,
-}
-
-impl Axis {
-    pub(crate) fn new(range: &Range<f64>, step: f64) -> Self {
-        Self {
-            scale: range.clone().into(),
-            ticks: ticks(range, step),
-        }
-    }
-}
-
-impl Ranged for Axis {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        self.scale.map(value, limit)
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.ticks.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.scale.range()
-    }
-}
-
-/// Different colors, evenly around the wheel where the palette has too few.
-pub(crate) fn colors(n: usize) -> Vec<RGBColor> {
-    if n <= COLORS.len() {
-        return COLORS.to_vec();
-    }
-    let hue = |i| HSLColor(f64::from(i) / n as f64, 0.75, 0.42).rgb();
-    (0..n as u32)
-        .map(hue)
-        .map(|(r, g, b)| RGBColor(r, g, b))
-        .collect()
 }
 
 /// The curves' names: beside the title where there is one, else in the lower right corner.
@@ -388,26 +249,12 @@ fn draw_legend<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> 
     Ok(())
 }
 
-pub(crate) fn draw_key<'a>(
-    area: &Area<'a>,
-    (x, y): (i32, i32),
-    name: &str,
-    color: RGBColor,
-    style: &TextStyle,
-) -> Result<(), PlotError<'a>> {
-    let middle = y + px(8);
-    let bar = [(x, middle - px(2)), (x + px(22), middle + px(2))];
-    area.draw(&Rectangle::new(bar, color.filled()))?;
-    let anchored = style.pos(Pos::new(HPos::Left, VPos::Center));
-    let place = (x + px(30), middle + TOO_HIGH);
-    area.draw(&Text::new(name.to_owned(), place, anchored))
-}
-
-/// Values that an axis shows.
+/// The range of values that the axis of these curves shows.
 ///
-/// A run is judged by the later half of its epochs. What came before, or a stray value, is shown
-/// as far as it leaves that half about a fifth of the height.
-fn value_range(curves: &[Curve]) -> Range<f64> {
+/// A run is judged by the later half of its epochs. Earlier values and outliers are shown as far as they
+/// leave that half about a fifth of the height.
+#[must_use]
+pub fn value_range(curves: &[Curve]) -> Range<f64> {
     let mut all = Vec::new();
     let mut late = Vec::new();
     for curve in curves {
@@ -471,53 +318,13 @@ fn marked(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// 1, 2 or 5 times a power of ten, so that a range of this length has at most `n` steps.
-pub(crate) fn tick_step(length: f64, n: usize) -> f64 {
-    let wanted = length / n as f64;
-    let power = 10_f64.powf(wanted.log10().floor());
-    let factors = [1.0, 2.0, 5.0, 10.0];
-    let factor = factors.into_iter().find(|&f| f * power >= wanted * 0.999);
-    factor.unwrap_or(10.0) * power
-}
-
-/// The multiples of a step in a range.
-pub(crate) fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
-    let (first, last) = ((range.start / step).ceil(), (range.end / step).floor());
-    let n = (last - first).clamp(0.0, 100.0) as usize;
-    (0..=n)
-        .map(|i| (first + i as f64) * step)
-        .filter(|tick| range.contains(tick) || *tick == range.end)
-        .collect()
-}
-
-/// As many digits as tell neighbors apart.
-pub(crate) fn tick_label(value: f64, step: f64) -> String {
-    let large = value.abs().max(step);
-    if value == 0.0 {
-        "0".to_owned()
-    } else if large >= 1e6 || step < 1e-3 {
-        let digits = (large.log10().floor() - step.log10().floor()).clamp(0.0, 6.0);
-        format!("{value:.*e}", digits as usize).replace('-', "\u{2212}")
-    } else {
-        decimal(value, (-step.log10().floor()).max(0.0) as usize)
-    }
-}
-
-/// With a real minus sign; scientific where it would be long.
-pub(crate) fn decimal(value: f64, decimals: usize) -> String {
-    let text = if value.abs() >= 1e7 {
-        format!("{value:.3e}")
-    } else {
-        format!("{value:.decimals$}")
-    };
-    text.replace('-', "\u{2212}")
-}
-
 #[cfg(test)]
 mod tests {
+    use image::imageops;
     use vae_run::{Means, Position};
 
     use super::*;
+    use crate::chart::{COLORS, SIZE};
 
     fn record(epoch: u64, split: &str, elbo: f64) -> Record {
         let position = Position {
@@ -595,30 +402,6 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round_numbers_with_digits_that_differ() {
-        let labels = |range: Range<f64>, n| {
-            let step = tick_step(range.end - range.start, n);
-            let labels = ticks(&range, step).into_iter();
-            labels
-                .map(|tick| tick_label(tick, step))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            labels(-1.1..1.1, 6),
-            ["\u{2212}1.0", "\u{2212}0.5", "0", "0.5", "1.0"]
-        );
-        assert_eq!(
-            labels(1.0..9.0, 8),
-            ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
-        );
-        assert_eq!(
-            labels(0.0..3.1e-4, 4),
-            ["0", "1e\u{2212}4", "2e\u{2212}4", "3e\u{2212}4"]
-        );
-        assert_eq!(labels(0.0..3.1e30, 4), ["0", "1e30", "2e30", "3e30"]);
-    }
-
-    #[test]
     fn a_picture_has_text_and_both_splits_in_their_colors() {
         let epochs = 1..=6_u64;
         let records: Vec<Record> = epochs
@@ -629,7 +412,9 @@ mod tests {
                 ]
             })
             .collect();
-        let picture = learning_curves("a run", &records, &[]).unwrap().into_rgb8();
+        let picture = learning_curves("a run", &records, &[], &Metric::Loss)
+            .unwrap()
+            .into_rgb8();
         assert_eq!(picture.dimensions(), SIZE);
         let count = |color: RGBColor| {
             let wanted = image::Rgb([color.0, color.1, color.2]);
@@ -648,7 +433,9 @@ mod tests {
     fn a_named_term_has_a_panel_of_its_own() {
         let mut records: Vec<Record> = (1..=6).map(|e| record(e, "train", e as f64)).collect();
         let blue = |records: &[Record]| {
-            let picture = learning_curves("a run", records, &[]).unwrap().into_rgb8();
+            let picture = learning_curves("a run", records, &[], &Metric::Elbo)
+                .unwrap()
+                .into_rgb8();
             // The last of two rows of three.
             let corner = imageops::crop_imm(&picture, SIZE.0 * 2 / 3, 500, SIZE.0 / 3, 400);
             let wanted = image::Rgb([COLORS[0].0, COLORS[0].1, COLORS[0].2]);
@@ -668,6 +455,27 @@ mod tests {
     }
 
     #[test]
+    fn the_best_epoch_is_the_one_of_the_chosen_metric() {
+        let mut records = [record(1, "validation", -8.0), record(2, "validation", -9.0)];
+        let best = |records: &[Record], metric: Metric| best_epoch(records, &[], &metric);
+        assert_eq!(
+            best(&records, Metric::Elbo),
+            "best epoch 1, by validation elbo \u{2212}8.00 nats per image"
+        );
+        records[1].mse = Some(0.0123);
+        assert_eq!(
+            best(&records, Metric::Mse),
+            "best epoch 2, by validation mse 0.0123; elbo \u{2212}9.00 nats per image"
+        );
+        records[1].means.elbo = None;
+        assert_eq!(
+            best(&records, Metric::Mse),
+            "best epoch 2, by validation mse 0.0123"
+        );
+        assert_eq!(best(&records[..1], Metric::Mse), "no epoch yet");
+    }
+
+    #[test]
     fn any_records_make_a_picture() {
         let wild = [
             f64::NAN,
@@ -683,8 +491,8 @@ mod tests {
                 .zip(&wild[..n])
                 .map(|(e, &v)| record(e, "validation", v))
                 .collect();
-            learning_curves("wild", &records, &[]).unwrap();
-            comparison(&[("wild".to_owned(), records)]).unwrap();
+            learning_curves("wild", &records, &[], &Metric::Loss).unwrap();
+            comparison(&[("wild".to_owned(), records)], &Metric::Mse, &[]).unwrap();
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What can go wrong with a picture, or with what is learned of latents.
 
-use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -18,7 +17,7 @@ pub enum ViewError {
     /// The model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The run.
+    /// The run, or a file that the file system refuses to read or write.
     #[error(transparent)]
     Run(#[from] RunError),
     /// An attribute that no direction can be learned of, or of which none is known.
@@ -42,14 +41,6 @@ pub enum ViewError {
         path: PathBuf,
         /// What was found and what was wanted.
         problem: String,
-    },
-    /// The file system refused.
-    #[error("{path}")]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The reason the system gives.
-        source: io::Error,
     },
     /// A picture could not be written.
     #[error("{path}")]
@@ -84,12 +75,6 @@ pub enum ViewError {
 }
 
 impl ViewError {
-    /// For `map_err` on an operation on `path`.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
-    }
-
     pub(crate) fn attribute(name: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Attribute {
             name: name.into(),

@@ -12,6 +12,7 @@ use crc::{CRC_32_ISCSI, Crc};
 use image::{ImageDecoder, ImageResult, codecs::png::PngDecoder};
 use prost::Message;
 use vae_base::files::append_whole;
+use vae_run::RunError;
 
 use crate::ViewError;
 
@@ -32,13 +33,13 @@ impl EventsFile {
     /// # Errors
     /// The file system refuses.
     pub fn create(folder: &Path, step: u64) -> Result<Self, ViewError> {
-        fs::create_dir_all(folder).map_err(ViewError::io(folder))?;
+        fs::create_dir_all(folder).map_err(RunError::io(folder))?;
         let mut number = 1;
         let (path, file) = loop {
             let path = folder.join(format!("events.out.tfevents.{number:06}.vae"));
             match OpenOptions::new().append(true).create_new(true).open(&path) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-                opened => break (path.clone(), opened.map_err(ViewError::io(path))?),
+                opened => break (path.clone(), opened.map_err(RunError::io(path))?),
             }
         };
         let mut events = Self { path, file };
@@ -79,7 +80,8 @@ impl EventsFile {
                 framed(&event.encode_to_vec())
             })
             .collect();
-        append_whole(&mut self.file, &bytes).map_err(ViewError::io(&self.path))
+        append_whole(&mut self.file, &bytes).map_err(RunError::io(&self.path))?;
+        Ok(())
     }
 }
 

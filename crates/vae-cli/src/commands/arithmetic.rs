@@ -6,7 +6,7 @@ use vae_view::latent;
 use vae_view::picture::{self, Pixels};
 
 use super::place::{Place, Places};
-use super::{OutArgs, RunArgs};
+use super::{OutArgs, RunArgs, place};
 use crate::Done;
 
 /// Add and subtract images in latent space
@@ -76,12 +76,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let Places {
         latents: terms, // [N, Z]
         condition,
-    } = run.latents(&places)?;
+    } = place::latents(&run, &places)?;
     let signs = Tensor::from_slice(&signs)
         .to_kind(terms.kind())
         .unsqueeze(1);
     let sum = (&terms * signs).sum_dim_intlist(0, true, terms.kind());
-    let sum = latent::onto_support(&run.vae, &sum)?;
+    let sum = latent::onto_support(run.vae(), &sum)?;
     let all = Tensor::cat(&[&terms, &sum], 0);
     // The sum is told what the last image is told, which is the one that is changed.
     let condition = condition.map(|known| {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Tensor::cat(&[known, last], 0)
     });
     let all = (&all, condition.as_ref());
-    let images = no_grad(|| picture::decoded(&run.vae, all, Pixels::Mean))?;
+    let images = no_grad(|| picture::decoded_tiles(run.vae(), all, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, places.len() + 1, 2)?)?;
     Ok(Done::Fully)

@@ -9,12 +9,13 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_data::{DatasetConfig, Splits};
+use vae_run::Session;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
 
 use super::place::{Place, Places};
 use super::sample::save_each;
-use super::{OpenRun, OutArgs, RunArgs, labels, picture_name, table};
+use super::{OutArgs, RunArgs, labels, picture_name, place, table};
 use crate::Done;
 use crate::output::{self, out, say};
 
@@ -213,8 +214,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// The data set of a run, with another table than its own, and not too many training images.
-fn load(run: &OpenRun, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Splits> {
-    let mut config: DatasetConfig = run.run_dir.config()?.dataset;
+fn load(run: &Session, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Splits> {
+    let mut config: DatasetConfig = run.run_dir()?.config()?.dataset;
     if let Some(table) = table {
         let Some(folder) = &mut config.image_folder else {
             bail!(
@@ -225,18 +226,16 @@ fn load(run: &OpenRun, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Sp
         folder.attributes = Some(table.clone());
     }
     let splits = run.splits_of(&config)?;
-    let n = limit.map_or(usize::MAX, |limit| limit as usize);
-    if n >= splits.train.len() {
-        return Ok(splits);
-    }
-    let first: Vec<usize> = (0..n).collect();
-    Ok(Splits {
-        train: splits.train.subset(&first),
-        ..splits
+    Ok(match limit {
+        None => splits,
+        Some(limit) => Splits {
+            train: splits.train.truncated(limit as usize),
+            ..splits
+        },
     })
 }
 
-fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
+fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
     let splits = load(run, args.attributes.as_ref(), args.limit)?;
     let names = match args.all {
         true => labels::names(&splits.train)?,
@@ -254,13 +253,13 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
             .collect()
     };
     let (wanted, others) = (all_labels(&names)?, all_labels(&args.orthogonal_to)?);
-    DirectionStore::open(&run.run_dir)?; // A damaged one, before the work.
-    if let Err(error) = run.run_dir.check_writable() {
+    DirectionStore::open(run.run_dir()?)?; // A damaged one, before the work.
+    if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
         warn!("{error:#}: what is found will only be printed");
     }
-    let train = run.encode(&splits.train, "training images", 0)?;
-    let held_out = run.encode(&splits.test, "held-out images", 0)?;
+    let train = place::encode(run, &splits.train, "training images", 0)?;
+    let held_out = place::encode(run, &splits.test, "held-out images", 0)?;
     let learner = Learner::new(&train.centers, &held_out.centers)?;
     let method = match args.method {
         MethodArg::Mean => Method::Mean,
@@ -277,7 +276,7 @@ fn learn(run: &OpenRun, args: &LearnArgs) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    let kept = DirectionStore::add(&run.run_dir, &directions, &run.checkpoint);
+    let kept = DirectionStore::add(run.run_dir()?, &directions, run.checkpoint()?);
     // Printed also where it could not be kept.
     if args.json {
         let file = kept.as_ref().ok().map(DirectionStore::path);
@@ -315,27 +314,27 @@ fn print_accuracy(directions: &[Direction]) {
 }
 
 /// What `steps` along each direction add to a latent, f32 `[Z]`.
-fn offset(run: &OpenRun, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
-    let latent_dims = run.vae.config().n_latents();
+fn offset(run: &Session, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
+    let latent_dims = run.vae().config().n_latents();
     let zeros = Tensor::zeros([latent_dims], (Kind::Double, tch::Device::Cpu));
     let sum = changes
         .iter()
         .try_fold(zeros, |sum, (name, steps)| -> Result<Tensor> {
-            let direction = store.get(name, &run.checkpoint)?;
+            let direction = store.get(name, run.checkpoint()?)?;
             Ok(sum + Tensor::from_slice(&direction.step) * *steps)
         });
     Ok(sum?.to_kind(Kind::Float))
 }
 
-fn apply(run: &OpenRun, args: ApplyArgs) -> Result<()> {
-    let store = DirectionStore::open(&run.run_dir)?;
+fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
+    let store = DirectionStore::open(run.run_dir()?)?;
     let offset = offset(run, &store, &args.changes.0)?;
     let Places { latents, condition } =
-        run.latents_or_held_out(&args.places, args.count as usize)?;
-    let changed = latent::onto_support(&run.vae, &(&latents + offset))?;
+        place::latents_or_held_out(run, &args.places, args.count as usize)?;
+    let changed = latent::onto_support(run.vae(), &(&latents + offset))?;
     let decoded = |latents: &Tensor| {
         let latents = (latents, condition.as_ref());
-        no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean))
+        no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))
     };
     let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
@@ -356,13 +355,13 @@ fn apply(run: &OpenRun, args: ApplyArgs) -> Result<()> {
     Ok(())
 }
 
-fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
+fn strip(run: &Session, args: &StripArgs) -> Result<()> {
     ensure!(
         args.reach.is_finite() && args.reach > 0.0,
         "--reach {}: expected a number above 0",
         args.reach
     );
-    let store = DirectionStore::open(&run.run_dir)?;
+    let store = DirectionStore::open(run.run_dir()?)?;
     let offsets = args
         .names
         .0
@@ -370,7 +369,7 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .map(|name| offset(run, &store, &[(name.clone(), 1.0)]))
         .collect::<Result<Vec<_>>>()?;
     let Places { latents, condition } =
-        run.latents_or_held_out(&args.places, args.count as usize)?; // [N, Z]
+        place::latents_or_held_out(run, &args.places, args.count as usize)?; // [N, Z]
     let steps = i64::from(args.steps);
     let line = Tensor::linspace(
         -args.reach,
@@ -383,13 +382,13 @@ fn strip(run: &OpenRun, args: &StripArgs) -> Result<()> {
         .iter()
         .map(|offset| (latents.unsqueeze(1) + offset * &line).flatten(0, 1)) // [N · steps, Z]
         .collect();
-    let latents = latent::onto_support(&run.vae, &Tensor::cat(&rows, 0))?;
+    let latents = latent::onto_support(run.vae(), &Tensor::cat(&rows, 0))?;
     let condition = condition.map(|known| {
         let of_strip = known.repeat_interleave_self_int(steps, 0, None); // [N · steps, D]
         of_strip.repeat([offsets.len() as i64, 1])
     });
     let latents = (&latents, condition.as_ref());
-    let images = no_grad(|| picture::decoded(&run.vae, latents, Pixels::Mean))?;
+    let images = no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, args.steps as usize, 2)?)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::HumanCount;
 use serde_json::json;
 use toml::{Table, Value};
@@ -11,7 +11,7 @@ use tracing::warn;
 use vae_base::dotted;
 use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
 use vae_model::{Direction, Term};
-use vae_run::{Overview, Record, RunDir, read_config};
+use vae_run::{Metric, Overview, Record, RunDir, read_config};
 use vae_view::{curves, picture};
 
 use super::{picture_name, table};
@@ -20,9 +20,10 @@ use crate::output::{self, out, say};
 
 /// Compare runs: metrics side by side, what `vae eval` found, and the config keys in which they differ
 ///
-/// Metrics are those of held-out images, in nats per image: the epoch of the highest elbo and the
-/// last one. What an objective logs of its own stands beside them, with an arrow the way that is better. They compare only between runs on the same images with the same likelihood. Numbers of
-/// `vae eval` that were come by in different ways are marked.
+/// Metrics are those of validation images, in nats per image: at the best epoch and at the last one. The best
+/// epoch goes by --metric or, without it, by checkpoints.metric of each run's config. Named terms of an objective have columns of their own, with an arrow in the direction that is better.
+/// Metrics compare only between runs on the same images with the same likelihood. Results of `vae eval` that
+/// were measured by different protocols are marked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vae compare runs/mnist runs/mnist-2 --out elbo.png")]
@@ -31,9 +32,14 @@ pub(crate) struct Args {
     #[arg(value_name = "RUN", required = true, num_args = 2..)]
     runs: Vec<PathBuf>,
 
-    /// A PNG file to write: the runs' validation elbo by epoch
+    /// A PNG file to write: the validation metric of the runs by epoch
     #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
+
+    /// The validation metric of the picture and of the best epochs, by its name in metrics.jsonl
+    /// [default: checkpoints.metric of the runs; in the picture elbo where they differ]
+    #[arg(long, value_name = "NAME")]
+    metric: Option<String>,
 
     /// Print JSON instead of tables
     #[arg(long)]
@@ -47,6 +53,8 @@ struct Compared {
     overview: Overview,
     /// What the numbers of its records are.
     terms: Vec<Term>,
+    /// By which its best epoch is chosen.
+    metric: Metric,
     /// The config's values by their dotted keys.
     settings: BTreeMap<String, Value>,
     /// Of `vae eval`, if it was evaluated.
@@ -57,8 +65,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let runs = args
         .runs
         .iter()
-        .map(|path| open(path))
+        .map(|path| open(path, args.metric.as_deref()))
         .collect::<Result<Vec<_>>>()?;
+    if let Some(name) = &args.metric
+        && runs.iter().all(|run| run.overview.best.is_none())
+    {
+        bail!("--metric {name}: no run has logged it on validation images");
+    }
     let differences = differences(&runs);
     let decides =
         |key: &&String| key.starts_with("dataset.") || key.starts_with("model.likelihood");
@@ -70,7 +83,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .iter()
             .map(|run| Ok((run.name.clone(), run.run_dir.records()?)))
             .collect::<Result<Vec<_>>>()?;
-        picture::save(&curves::comparison(&records)?, out)?;
+        let terms = all_terms(&runs);
+        picture::save(
+            &curves::comparison(&records, &shared_metric(&runs), &terms)?,
+            out,
+        )?;
     }
     if args.json {
         print_json(&runs, &differences, args.out.as_deref())?;
@@ -86,9 +103,32 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-fn open(path: &Path) -> Result<Compared> {
+/// The metric that all runs are compared by, or elbo where they differ in it.
+fn shared_metric(runs: &[Compared]) -> Metric {
+    let mut metrics = runs.iter().map(|run| &run.metric);
+    match metrics.next() {
+        Some(first) if metrics.all(|metric| metric == first) => first.clone(),
+        _ => Metric::Elbo,
+    }
+}
+
+fn all_terms(runs: &[Compared]) -> Vec<Term> {
+    runs.iter().flat_map(|run| run.terms.clone()).collect()
+}
+
+fn open(path: &Path, metric: Option<&str>) -> Result<Compared> {
     let run_dir = RunDir::open(path)?;
-    let overview = Overview::read(&run_dir)?;
+    let mut overview = Overview::read(&run_dir)?;
+    let terms = run_dir.terms()?;
+    let metric = match metric {
+        None => run_dir.config()?.checkpoints.metric,
+        Some(name) => {
+            let metric = Metric::from(name);
+            let records = run_dir.records()?;
+            overview.best = metric.ranking(&terms).best(&records).cloned();
+            metric
+        }
+    };
     let file = run_dir.config_file();
     let text = read_config(&file).with_context(|| file.display().to_string())?;
     let config: Table = text.parse().with_context(|| file.display().to_string())?;
@@ -102,7 +142,8 @@ fn open(path: &Path) -> Result<Compared> {
         report => report?,
     };
     Ok(Compared {
-        terms: run_dir.terms()?,
+        terms,
+        metric,
         report,
         name: path.display().to_string(),
         run_dir,
@@ -148,8 +189,7 @@ fn print_metrics(runs: &[Compared]) {
         .flatten()
         .cloned()
         .collect();
-    let terms: Vec<Term> = runs.iter().flat_map(|run| run.terms.clone()).collect();
-    let named = Record::named_terms(&shown, &terms);
+    let named = Record::named_terms(&shown, &all_terms(runs));
     let titles: Vec<String> = named.iter().map(column_title).collect();
     let mut header = vec!["run", "elbo", "reconstruction", "kl"];
     header.extend(titles.iter().map(String::as_str));

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 
-use super::{InputArgs, OpenRun, RunArgs, warn_of_bad};
+use super::{InputArgs, RunArgs, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, MEAN, TableWriter, Values};
 use crate::output::{self, out, say};
@@ -43,8 +43,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let format = Format::of(&args.out)?;
     let run = args.run.open()?;
-    let inputs = run.inputs(&args.inputs)?;
-    let latent_dims = run.vae.config().n_latents() as usize;
+    let inputs = args.inputs.open(&run)?;
+    let latent_dims = run.vae().config().n_latents() as usize;
     let mut writer: Option<TableWriter> = None;
     let mut count = ImageCount::new(Some(inputs.n_images()));
     let mut batches = inputs.batches(inputs.batch_size());
@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
         let (mean, log_var) = no_grad(|| -> Result<_> {
-            let posterior = run.vae.encode((&batch.images, condition.as_ref()))?;
+            let posterior = run.vae().encode((&batch.images, condition.as_ref()))?;
             let log_var = posterior.log_var();
             Ok((numbers(&posterior.center())?, log_var))
         })?;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 if log_var.is_some() {
                     fields.push(Field::vector("log_var", latent_dims));
                 }
-                fields.extend(OpenRun::known_fields(&inputs, &fields));
+                fields.extend(super::known_fields(&inputs, &fields));
                 none.insert(TableWriter::create(&args.out, fields)?)
             }
         };
@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         count.add(names.len());
         let mut values = vec![Values::Text(names), Values::Reals(mean)];
         values.extend(log_var.map(Values::Reals));
-        values.extend(OpenRun::known_values(&inputs, batch));
+        values.extend(super::known_values(&inputs, batch));
         writer.write(values)?;
     }
     let n_images = match writer {

@@ -16,9 +16,9 @@ use vae_eval::{
     SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
     measure_likelihood, measure_pictures, render, write_page,
 };
-use vae_run::RunConfig;
+use vae_run::{RunConfig, Session};
 
-use super::{OpenRun, RunArgs, table};
+use super::{RunArgs, table};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -152,7 +152,7 @@ impl BinarizationChoice {
 
 /// What an evaluation looks at.
 struct Material {
-    run: OpenRun,
+    run: Session,
     /// Training images, with pixels as the held-out ones have them.
     train: Dataset,
     /// Those held-out images that are measured.
@@ -163,7 +163,7 @@ struct Material {
 impl Material {
     fn open(args: &Args) -> Result<Self> {
         let run = args.run.open()?;
-        let config = run.run_dir.config()?;
+        let config = run.run_dir()?.config()?;
         let (source, train, test) = held_out(&config, args)?;
         let (train, test) = (run.conditioned(train), run.conditioned(test));
         let n_images = args
@@ -173,10 +173,7 @@ impl Material {
             split: args.split.into(),
             ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
         };
-        let test = match n_images < test.len() {
-            true => test.subset(&(0..n_images).collect::<Vec<_>>()),
-            false => test,
-        };
+        let test = test.truncated(n_images);
         // Probes and distances compare the two: pixels have to be of the same kind.
         let train = train.with_binarization(source.binarization);
         Ok(Self {
@@ -234,9 +231,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         true => Topic::ALL.to_vec(),
         false => args.only.iter().map(|&choice| choice.into()).collect(),
     };
-    let config = run.run_dir.config()?;
-    let subject = Subject::new(&run.run_dir, &run.checkpoint, &run.vae, &config)?;
-    let folder = run.run_dir.path();
+    let config = run.run_dir()?.config()?;
+    let subject = Subject::new(run.run_dir()?, run.checkpoint()?, run.vae(), &config)?;
+    let folder = run.run_dir()?.path();
     let mut report = Report {
         subject,
         sections: BTreeMap::new(),
@@ -247,7 +244,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Err(error @ EvalError::File { .. }) => warn!("{error}; it is replaced"),
         Err(error) => return Err(error.into()),
     }
-    if let Err(error) = run.run_dir.check_writable() {
+    if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
         warn!("{error:#}: the numbers will only be printed");
     }
@@ -279,7 +276,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     outcome?;
     kept?;
-    let figures = figures(&run.vae, &run.run_dir, &material.test, args.seed)?;
+    let figures = figures(run.vae(), run.run_dir()?, &material.test, args.seed)?;
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if !args.json {
         output::print_path(&folder.join(PAGE_FILE));
@@ -293,7 +290,7 @@ fn measure(
     material: &Material,
     args: &Args,
 ) -> Result<Option<(Findings, ImagesUsed)>> {
-    let vae = &material.run.vae;
+    let vae = material.run.vae();
     let (test, train) = (&material.test, &material.train);
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:24} {pos}/{len} {msg}, {eta} left",
@@ -334,7 +331,7 @@ fn measure(
             measure_latents(vae, test, train, &options, args.seed, &mut progress)?
         }
         Topic::Disentanglement => {
-            let Some(grid) = material.run.run_dir.config()?.dataset.factor_grid()? else {
+            let Some(grid) = material.run.run_dir()?.config()?.dataset.factor_grid()? else {
                 return Ok(None);
             };
             // Factors are drawn from the whole grid, whichever split an image is in.

@@ -13,7 +13,7 @@ use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
 
 use super::place::Place;
-use super::{RunArgs, picture_name};
+use super::{RunArgs, picture_name, place};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -73,13 +73,13 @@ const LARGEST_MOVING: i64 = 1 << 30;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
-    let places = run.latents(&args.places)?;
+    let places = place::latents(&run, &args.places)?;
     let points = |rows: &Tensor| {
         (0..args.places.len() as i64)
             .map(|i| Ok(Vec::<f64>::try_from(rows.get(i).to_kind(Kind::Double))?))
             .collect::<Result<Vec<_>>>()
     };
-    let is_sphere = run.vae.config().posterior.support() == Support::Sphere;
+    let is_sphere = run.vae().support() == Support::Sphere;
     let blend = match args.slerp || is_sphere {
         true => Blend::Spherical,
         false => Blend::Linear,
@@ -98,9 +98,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         .as_ref()
         .map(|known| path(known, Blend::Linear));
     let condition = condition.transpose()?;
-    let latents = latent::onto_support(&run.vae, &latents)?;
-    let images =
-        no_grad(|| picture::decoded(&run.vae, (&latents, condition.as_ref()), Pixels::Mean))?;
+    let latents = latent::onto_support(run.vae(), &latents)?;
+    let images = no_grad(|| {
+        picture::decoded_tiles(run.vae(), (&latents, condition.as_ref()), Pixels::Mean)
+    })?;
     if let Some(out) = &args.out {
         picture::save(&picture::grid(&images, steps, 2)?, out)?;
     }

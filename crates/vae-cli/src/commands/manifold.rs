@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::no_grad;
 use vae_view::picture;
 
-use super::{OutArgs, RunArgs};
+use super::{OutArgs, RunArgs, place};
 use crate::Done;
 
 /// Draw the latent plane: a grid over quantiles of the prior, decoded
@@ -41,12 +41,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let condition = condition.as_ref();
     let picture = match args.dims {
         Some(dims) => {
-            run.check_dims(&dims, picture::n_manifold_dims(&run.vae))?;
-            no_grad(|| picture::manifold_of(&run.vae, size, &dims, condition))?
+            place::check_dims(&run, &dims, picture::n_manifold_dims(run.vae()))?;
+            no_grad(|| picture::manifold_of(run.vae(), size, &dims, condition))?
         }
         None => {
-            let usage = run.checkpoint.state.latent_use.unwrap_or_default();
-            no_grad(|| picture::manifold(&run.vae, size, usage.ranking(), condition))?
+            let usage = run.latent_use().cloned().unwrap_or_default();
+            no_grad(|| picture::manifold(run.vae(), size, usage.ranking(), condition))?
         }
     };
     args.out.save(&picture)?;

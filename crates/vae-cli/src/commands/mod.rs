@@ -14,6 +14,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod interpolate;
+mod items_file;
 mod labels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;
@@ -31,16 +32,15 @@ pub(crate) mod traverse;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use image::DynamicImage;
 use serde_json::json;
-use tch::Tensor;
 use tracing::warn;
-use vae_data::{BadFile, Dataset, DatasetConfig, InputBatch, Inputs, Split, Splits};
-use vae_model::{Vae, WEIGHTS_FILE};
-use vae_run::{Checkpoint, OpenCheckpoint, RunDir};
+use vae_data::{BadFile, InputBatch, Inputs, Split};
+use vae_model::Vae;
+use vae_run::{Checkpoint, Session};
 use vae_view::picture;
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
@@ -70,63 +70,42 @@ pub(crate) struct RunArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Which {
-    /// That of the best validation number, by checkpoints.metric of its config
+    /// That of the best validation metric, by checkpoints.metric of its config
     Best,
     /// The newest
     Last,
 }
 
-/// A trained model and where it comes from.
-pub(crate) struct OpenRun {
-    pub(crate) run_dir: RunDir,
-    pub(crate) vae: Vae,
-    pub(crate) checkpoint: OpenCheckpoint,
-    /// What the model is told, whatever is known of an image.
-    condition: Option<String>,
+impl From<Which> for Checkpoint {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Best => Self::Best,
+            Which::Last => Self::Last,
+        }
+    }
 }
 
 impl RunArgs {
-    /// The model alone: of a run, of the folder of a checkpoint, or of a weights file.
+    /// The model alone.
     pub(crate) fn open_model(&self) -> Result<Vae> {
         ensure!(
             self.condition.is_none(),
-            "--condition: this command takes the model as it is, which is told a condition later"
+            "--condition: this command writes the model itself; its users pass the condition later"
         );
-        if self.run.is_file() || self.run.join(WEIGHTS_FILE).is_file() {
-            return Ok(Vae::load(&self.run, self.device.select()?)?);
-        }
-        Ok(self.open()?.vae)
+        Ok(self.open()?.into_vae())
     }
 
-    pub(crate) fn open(&self) -> Result<OpenRun> {
-        let (run_dir, checkpoint) = match (OpenCheckpoint::at(&self.run)?, self.checkpoint) {
-            (Some(found), None) => found,
-            (Some(_), Some(_)) => {
-                let run = self.run.display();
-                bail!("{run}: is a checkpoint itself: leave --checkpoint out")
-            }
-            (None, which) => {
-                let run_dir = RunDir::open(&self.run)?;
-                let which = match which {
-                    None | Some(Which::Best) => Checkpoint::Best,
-                    Some(Which::Last) => Checkpoint::Last,
-                };
-                let checkpoint = which.open(&run_dir)?;
-                (run_dir, checkpoint)
+    pub(crate) fn open(&self) -> Result<Session> {
+        let device = self.device.select()?;
+        let mut session = match self.checkpoint {
+            None => Session::open(&self.run, device)?,
+            Some(which) => {
+                Session::open_checkpoint(&self.run, which.into(), device).context("--checkpoint")?
             }
         };
-        let device = self.device.select()?;
-        let vae = Vae::load(&checkpoint.folder, device)?;
-        if let Some(condition) = &self.condition {
-            let parsed = vae.condition().parse(condition);
-            parsed.context("--condition")?;
-        }
-        Ok(OpenRun {
-            run_dir,
-            vae,
-            checkpoint,
-            condition: self.condition.clone(),
-        })
+        let condition = self.condition.as_deref();
+        session.set_condition(condition).context("--condition")?;
+        Ok(session)
     }
 }
 
@@ -144,118 +123,41 @@ pub(crate) struct InputArgs {
     attributes: Option<PathBuf>,
 }
 
-impl OpenRun {
-    /// The images of the run, with what the model is told of them.
-    pub(crate) fn splits(&self) -> Result<Splits> {
-        self.splits_of(&self.run_dir.config()?.dataset)
+impl InputArgs {
+    /// The images, prepared as the run's training images were.
+    pub(crate) fn open(&self, session: &Session) -> Result<Inputs> {
+        let attributes = self.attributes.as_deref();
+        Ok(session.inputs(&self.inputs, Split::Test, attributes)?)
     }
+}
 
-    /// The images of a data set, with what the model is told of them.
-    pub(crate) fn splits_of(&self, dataset: &DatasetConfig) -> Result<Splits> {
-        let Splits {
-            train,
-            validation,
-            test,
-            report,
-        } = dataset.load()?;
-        Ok(Splits {
-            train: self.conditioned(train),
-            validation: validation.map(|dataset| self.conditioned(dataset)),
-            test: self.conditioned(test),
-            report,
-        })
+/// What a table says of each image beside the model's numbers: its name first, then these.
+pub(crate) fn known_fields(inputs: &Inputs, fields: &[Field]) -> Vec<Field> {
+    let mut known = Vec::new();
+    if inputs.has_labels() {
+        known.push(Field::integer(LABEL_COLUMN));
     }
+    let names = inputs.attribute_names();
+    if !names.is_empty() {
+        known.push(Field::named(
+            "attributes",
+            names,
+            &[fields, &known].concat(),
+        ));
+    }
+    known
+}
 
-    /// Images with what the model is told of them: what is known, but for what `--condition` says.
-    pub(crate) fn conditioned(&self, dataset: Dataset) -> Dataset {
-        let dataset = dataset.with_condition(self.vae.condition());
-        match &self.condition {
-            Some(_) => dataset.change_condition(|row| self.tell(row)),
-            None => dataset,
-        }
+/// The values of [`known_fields`].
+pub(crate) fn known_values(inputs: &Inputs, batch: InputBatch) -> Vec<Values> {
+    let mut known = Vec::new();
+    if inputs.has_labels() {
+        known.push(Values::Integers(batch.labels));
     }
-
-    /// Writes what `--condition` says into what is known of an image.
-    fn tell(&self, row: &mut [f32]) {
-        if let Some(condition) = &self.condition {
-            // Cannot fail: it was read when the run was opened.
-            let _ = self.vae.condition().overwrite(row, condition);
-        }
+    if !inputs.attribute_names().is_empty() {
+        known.push(Values::Reals(batch.attributes));
     }
-
-    /// What the model is told of images of which nothing is known, `[1, D]`; none of a model without a
-    /// condition.
-    pub(crate) fn condition_alone(&self) -> Option<Tensor> {
-        let spec = self.vae.condition();
-        let mut row = spec.unknown();
-        self.tell(&mut row);
-        (!spec.is_empty()).then(|| Tensor::from_slice(&row).unsqueeze(0))
-    }
-
-    /// What the model is told of a batch's images, `[B, D]`; none of a model without a condition.
-    pub(crate) fn condition_of(&self, inputs: &Inputs, batch: &InputBatch) -> Option<Tensor> {
-        let mut rows = inputs.condition(batch, self.vae.condition())?;
-        rows.iter_mut().for_each(|row| self.tell(row));
-        Some(Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]))
-    }
-
-    /// What `--condition` says, or else the first example of what can be said, `[1, D]`.
-    pub(crate) fn condition_or_example(&self) -> Option<Tensor> {
-        if self.condition.is_some() {
-            return self.condition_alone();
-        }
-        let (_, row) = self.vae.condition().examples().into_iter().next()?;
-        Some(Tensor::from_slice(&row).unsqueeze(0))
-    }
-
-    /// The images of a command, through the transform of the run.
-    pub(crate) fn inputs(&self, args: &InputArgs) -> Result<Inputs> {
-        self.open_inputs(&args.inputs, Split::Test, args.attributes.as_deref())
-    }
-
-    /// What a table says of each image beside the model's numbers: its name first, then these.
-    pub(crate) fn known_fields(inputs: &Inputs, fields: &[Field]) -> Vec<Field> {
-        let mut known = Vec::new();
-        if inputs.has_labels() {
-            known.push(Field::integer(LABEL_COLUMN));
-        }
-        let names = inputs.attribute_names();
-        if !names.is_empty() {
-            known.push(Field::named(
-                "attributes",
-                names,
-                &[fields, &known].concat(),
-            ));
-        }
-        known
-    }
-
-    /// The values of [`Self::known_fields`].
-    pub(crate) fn known_values(inputs: &Inputs, batch: InputBatch) -> Vec<Values> {
-        let mut known = Vec::new();
-        if inputs.has_labels() {
-            known.push(Values::Integers(batch.labels));
-        }
-        if !inputs.attribute_names().is_empty() {
-            known.push(Values::Reals(batch.attributes));
-        }
-        known
-    }
-
-    /// The images of `paths`; without any, those of a split of the run.
-    pub(crate) fn open_inputs(
-        &self,
-        paths: &[PathBuf],
-        otherwise: Split,
-        attributes: Option<&Path>,
-    ) -> Result<Inputs> {
-        let dataset = self.run_dir.config()?.dataset;
-        let item = self.vae.item().clone();
-        Ok(match paths {
-            [] => Inputs::of_split(&dataset, item, otherwise, attributes)?,
-            paths => Inputs::open(&dataset, item, paths, attributes)?,
-        })
-    }
+    known
 }
 
 /// Lists the files that were left out.

@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::{Dataset, Split};
+use vae_run::Session;
 use vae_view::latent::{self, Codes};
 use vae_view::picture;
-
-use super::OpenRun;
 
 /// A point of latent space.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,146 +60,146 @@ impl FromStr for Place {
     }
 }
 
-impl OpenRun {
-    /// The latents of places.
-    pub(crate) fn latents(&self, places: &[Place]) -> Result<Places> {
-        let mut test = None;
-        let places = places
-            .iter()
-            .map(|place| self.latent(place, &mut test))
-            .collect::<Result<Vec<_>>>()?;
-        let latents: Vec<&Tensor> = places.iter().map(|place| &place.latents).collect();
-        let conditions: Option<Vec<&Tensor>> = places
-            .iter()
-            .map(|place| place.condition.as_ref())
-            .collect();
-        Ok(Places {
-            latents: Tensor::cat(&latents, 0),
-            condition: conditions.map(|conditions| Tensor::cat(&conditions, 0)),
-        })
-    }
+/// The latents of places.
+pub(crate) fn latents(session: &Session, places: &[Place]) -> Result<Places> {
+    let mut test = None;
+    let places = places
+        .iter()
+        .map(|place| latent_of(session, place, &mut test))
+        .collect::<Result<Vec<_>>>()?;
+    let latents: Vec<&Tensor> = places.iter().map(|place| &place.latents).collect();
+    let conditions: Option<Vec<&Tensor>> = places
+        .iter()
+        .map(|place| place.condition.as_ref())
+        .collect();
+    Ok(Places {
+        latents: Tensor::cat(&latents, 0),
+        condition: conditions.map(|conditions| Tensor::cat(&conditions, 0)),
+    })
+}
 
-    /// Of one place. `test` is loaded when it is first needed.
-    fn latent(&self, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
-        let latent_dims = self.vae.config().n_latents();
-        match place {
-            Place::Latent(numbers) => {
-                ensure!(
-                    numbers.len() as i64 == latent_dims,
-                    "z: has {} numbers, this model's latents have {latent_dims}",
-                    numbers.len()
-                );
-                let latent = Tensor::from_slice(numbers)
-                    .to_kind(Kind::Float)
-                    .unsqueeze(0);
-                Ok(Places {
-                    latents: latent::onto_support(&self.vae, &latent)?,
-                    condition: self.condition_alone(),
-                })
-            }
-            Place::Prior(seed) => {
-                let mut generator = picture::sample_generator(&self.vae, *seed);
-                let condition = self.condition_alone();
-                let latents = no_grad(|| match &condition {
-                    Some(condition) => self.vae.sample_latents_of(condition, &mut generator),
-                    None => Ok(self.vae.sample_latents(1, &mut generator)),
-                })?;
-                Ok(Places {
-                    latents: latents.to_device(Device::Cpu),
-                    condition,
-                })
-            }
-            Place::HeldOut(position) => {
-                let test = match test {
-                    Some(test) => test,
-                    none => none.insert(self.splits()?.test),
-                };
-                let n = test.len();
-                ensure!(
-                    *position < n,
-                    "test:{position}: there are {n} held-out images, the last one is test:{}",
-                    n - 1
-                );
-                let batch = test.batch(&[*position])?;
-                self.centers(batch.items, batch.condition)
-            }
-            Place::Image(path) => {
-                let inputs = self.open_inputs(std::slice::from_ref(path), Split::Test, None)?;
-                let batch = inputs.read(1)?;
-                let condition = self.condition_of(&inputs, &batch);
-                self.centers(batch.images, condition)
-            }
-        }
-    }
-
-    /// The latents that stand for images.
-    fn centers(&self, images: Tensor, condition: Option<Tensor>) -> Result<Places> {
-        const N_AT_A_TIME: i64 = 500;
-        let conditions = condition.as_ref().map(|known| known.split(N_AT_A_TIME, 0));
-        let mut conditions = conditions.into_iter().flatten();
-        let parts = images.split(N_AT_A_TIME, 0);
-        let parts = parts
-            .iter()
-            .map(|images| {
-                let condition = conditions.next();
-                let posterior = no_grad(|| self.vae.encode((images, condition.as_ref())))?;
-                Ok(no_grad(|| posterior.center()).to_device(Device::Cpu))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Places {
-            latents: Tensor::cat(&parts, 0),
-            condition,
-        })
-    }
-
-    /// The latents of places, or where none is given of the first `count` held-out images.
-    pub(crate) fn latents_or_held_out(&self, places: &[Place], count: usize) -> Result<Places> {
-        if places.is_empty() {
-            let test = self.splits()?.test;
-            let batch = test.batch(&(0..test.len().min(count)).collect::<Vec<_>>())?;
-            return self.centers(batch.items, batch.condition);
-        }
-        self.latents(places)
-    }
-
-    /// Every image of a data set, with a bar.
-    pub(crate) fn encode(&self, dataset: &Dataset, what: &str, seed: u64) -> Result<Codes> {
-        let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
-        let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
-        bar.set_message(what.to_owned());
-        let codes = latent::encode(&self.vae, dataset, seed, |n_done| {
-            bar.set_position(n_done as u64);
-        })
-        .with_context(|| format!("encoding the {what}"))?;
-        bar.finish_and_clear();
-        Ok(codes)
-    }
-
-    /// Checks the dimensions that `--dims` names.
-    pub(crate) fn check_dims(&self, dims: &[usize], most: usize) -> Result<()> {
-        let latent_dims = self.vae.config().n_latents() as usize;
-        if let Some(dim) = dims.iter().find(|&&dim| dim >= latent_dims) {
-            anyhow::bail!(
-                "--dims: no dimension {dim}, this model's are 0 to {}",
-                latent_dims - 1
+/// Of one place. `test` is loaded when it is first needed.
+fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
+    let latent_dims = session.vae().config().n_latents();
+    match place {
+        Place::Latent(numbers) => {
+            ensure!(
+                numbers.len() as i64 == latent_dims,
+                "z: has {} numbers, this model's latents have {latent_dims}",
+                numbers.len()
             );
+            let latent = Tensor::from_slice(numbers)
+                .to_kind(Kind::Float)
+                .unsqueeze(0);
+            Ok(Places {
+                latents: latent::onto_support(session.vae(), &latent)?,
+                condition: session.condition_alone(),
+            })
         }
-        ensure!(
-            dims.len() <= most,
-            "--dims: found {} dimensions, at most {most} can be shown",
-            dims.len()
-        );
-        let mut sorted = dims.to_vec();
-        sorted.sort_unstable();
-        sorted.dedup();
-        ensure!(
-            sorted.len() == dims.len(),
-            "--dims: a dimension comes twice"
-        );
-        Ok(())
+        Place::Prior(seed) => {
+            let mut generator = picture::sample_generator(session.vae(), *seed);
+            let condition = session.condition_alone();
+            let latents = no_grad(|| match &condition {
+                Some(condition) => session.vae().sample_latents_of(condition, &mut generator),
+                None => Ok(session.vae().sample_latents(1, &mut generator)),
+            })?;
+            Ok(Places {
+                latents: latents.to_device(Device::Cpu),
+                condition,
+            })
+        }
+        Place::HeldOut(position) => {
+            let test = match test {
+                Some(test) => test,
+                none => none.insert(session.splits()?.test),
+            };
+            let n = test.len();
+            ensure!(
+                *position < n,
+                "test:{position}: there are {n} held-out images, the last one is test:{}",
+                n - 1
+            );
+            let batch = test.batch(&[*position])?;
+            centers(session, batch.items, batch.condition)
+        }
+        Place::Image(path) => {
+            let inputs = session.inputs(std::slice::from_ref(path), Split::Test, None)?;
+            let batch = inputs.read(1)?;
+            let condition = session.condition_of(&inputs, &batch);
+            centers(session, batch.images, condition)
+        }
     }
 }
 
+/// The latents that stand for images.
+fn centers(session: &Session, images: Tensor, condition: Option<Tensor>) -> Result<Places> {
+    const N_AT_A_TIME: i64 = 500;
+    let conditions = condition.as_ref().map(|known| known.split(N_AT_A_TIME, 0));
+    let mut conditions = conditions.into_iter().flatten();
+    let parts = images.split(N_AT_A_TIME, 0);
+    let parts = parts
+        .iter()
+        .map(|images| {
+            let condition = conditions.next();
+            let posterior = no_grad(|| session.vae().encode((images, condition.as_ref())))?;
+            Ok(no_grad(|| posterior.center()).to_device(Device::Cpu))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Places {
+        latents: Tensor::cat(&parts, 0),
+        condition,
+    })
+}
+
+/// The latents of places, or where none is given of the first `count` held-out images.
+pub(crate) fn latents_or_held_out(
+    session: &Session,
+    places: &[Place],
+    count: usize,
+) -> Result<Places> {
+    if places.is_empty() {
+        let batch = session.first_test_images(count)?;
+        return centers(session, batch.items, batch.condition);
+    }
+    latents(session, places)
+}
+
+/// Every image of a data set, with a bar.
+pub(crate) fn encode(session: &Session, dataset: &Dataset, what: &str, seed: u64) -> Result<Codes> {
+    let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
+    let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
+    bar.set_message(what.to_owned());
+    let codes = latent::encode(session.vae(), dataset, seed, |n_done| {
+        bar.set_position(n_done as u64);
+    })
+    .with_context(|| format!("encoding the {what}"))?;
+    bar.finish_and_clear();
+    Ok(codes)
+}
+
+/// Checks the dimensions that `--dims` names.
+pub(crate) fn check_dims(session: &Session, dims: &[usize], most: usize) -> Result<()> {
+    let latent_dims = session.vae().config().n_latents() as usize;
+    if let Some(dim) = dims.iter().find(|&&dim| dim >= latent_dims) {
+        anyhow::bail!(
+            "--dims: no dimension {dim}, this model's are 0 to {}",
+            latent_dims - 1
+        );
+    }
+    ensure!(
+        dims.len() <= most,
+        "--dims: found {} dimensions, at most {most} can be shown",
+        dims.len()
+    );
+    let mut sorted = dims.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    ensure!(
+        sorted.len() == dims.len(),
+        "--dims: a dimension comes twice"
+    );
+    Ok(())
+}
 #[cfg(test)]
 mod tests {
     use super::*;

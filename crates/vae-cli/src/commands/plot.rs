@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
-use tch::{Kind, Tensor, no_grad};
-use vae_data::{Dataset, Splits};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::Dataset;
+use vae_run::Session;
 use vae_view::latent::plot::{Dimensions, Scatter, bars, percent};
 use vae_view::latent::{Pca, projector};
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
-use super::{OpenRun, RunArgs, labels, print_file};
+use super::{RunArgs, labels, place, print_file};
 use crate::Done;
 use crate::output::{self, out, say};
 
@@ -98,15 +99,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// The first held-out images.
-fn held_out(run: &OpenRun, limit: usize) -> Result<Dataset> {
-    let Splits { test, .. } = run.splits()?;
-    if limit >= test.len() {
-        return Ok(test);
-    }
-    Ok(test.subset(&(0..limit).collect::<Vec<_>>()))
-}
-
 /// The class of each image by its position among the names; a single one where none is known.
 struct Classes {
     names: Vec<String>,
@@ -148,22 +140,25 @@ impl Classes {
     }
 }
 
-fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
-    let latent_dims = run.vae.config().n_latents() as usize;
+fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
+    let latent_dims = run.vae().config().n_latents() as usize;
     ensure!(
         latent_dims >= 2,
         "one latent dimension is no plane; `vae plot RUN dimensions` shows it"
     );
     if let Some(dims) = &args.dims {
-        run.check_dims(dims, 2)?;
+        place::check_dims(&run, dims, 2)?;
         ensure!(
             dims.len() == 2,
             "--dims: two dimensions make a plane, found one"
         );
     }
-    let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
+    let dataset = run
+        .splits()?
+        .test
+        .truncated(args.limit.unwrap_or(10_000) as usize);
     let classes = Classes::of(&dataset, args.label.as_deref())?;
-    let centers = run.encode(&dataset, "held-out images", args.seed)?.centers;
+    let centers = place::encode(run, &dataset, "held-out images", args.seed)?.centers;
     let dims = match (&args.dims, latent_dims) {
         (Some(dims), _) => Some([dims[0], dims[1]]),
         (None, 2) => Some([0, 1]),
@@ -197,7 +192,7 @@ fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     let column = |i| Vec::<f64>::try_from(plane.select(1, i).contiguous());
     let points: Vec<(f64, f64)> = column(0)?.into_iter().zip(column(1)?).collect();
     let scatter = Scatter {
-        title: &format!("Latents of {}", run.run_dir.path().display()),
+        title: &format!("Latents of {}", run.run_dir()?.path().display()),
         subtitle: &format!("{} held-out images, {how}", points.len()),
         axes,
         points: &points,
@@ -213,30 +208,33 @@ fn scatter(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
 /// Panels of a picture.
 const N_PANELS: usize = 20;
 
-fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
-    let latent_dims = run.vae.config().n_latents() as usize;
+fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
+    let latent_dims = run.vae().config().n_latents() as usize;
     let dims = match &args.dims {
         Some(dims) => dims.clone(),
         None => {
-            let usage = run.checkpoint.state.latent_use.clone().unwrap_or_default();
+            let usage = run.latent_use().cloned().unwrap_or_default();
             let mut dims = picture::by_use(latent_dims, usage.ranking());
             dims.truncate(N_PANELS);
             dims
         }
     };
-    run.check_dims(&dims, 100)?;
-    let dataset = held_out(run, args.limit.unwrap_or(10_000) as usize)?;
-    let aggregate = run.encode(&dataset, "held-out images", args.seed)?.drawn;
-    let mut generator = picture::sample_generator(&run.vae, args.seed);
+    place::check_dims(&run, &dims, 100)?;
+    let dataset = run
+        .splits()?
+        .test
+        .truncated(args.limit.unwrap_or(10_000) as usize);
+    let aggregate = place::encode(run, &dataset, "held-out images", args.seed)?.drawn;
+    let mut generator = picture::sample_generator(run.vae(), args.seed);
     const N_OF_PRIOR: i64 = 100_000;
     let prior = no_grad(|| match dataset.condition() {
         Some(condition) => {
             let rows = Tensor::arange(N_OF_PRIOR, (Kind::Int64, tch::Device::Cpu));
             let rows = rows.remainder(condition.size()[0]);
             let condition = condition.index_select(0, &rows);
-            run.vae.sample_latents_of(&condition, &mut generator)
+            run.vae().sample_latents_of(&condition, &mut generator)
         }
-        None => Ok(run.vae.sample_latents(N_OF_PRIOR, &mut generator)),
+        None => Ok(run.vae().sample_latents(N_OF_PRIOR, &mut generator)),
     })?;
     let of_all = match dims.len() {
         n if n < latent_dims && args.dims.is_none() => {
@@ -245,7 +243,7 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
         _ => String::new(),
     };
     let dimensions = Dimensions {
-        title: &format!("Aggregate posterior of {}", run.run_dir.path().display()),
+        title: &format!("Aggregate posterior of {}", run.run_dir()?.path().display()),
         subtitle: &format!(
             "{of_all}latents drawn for {} held-out images",
             dataset.len()
@@ -257,10 +255,11 @@ fn dimensions(run: &OpenRun, args: &Args) -> Result<image::DynamicImage> {
     Ok(dimensions.draw()?)
 }
 
-fn kl(run: &OpenRun) -> Result<image::DynamicImage> {
-    let usage = run.checkpoint.state.latent_use.as_ref();
+fn kl(run: &Session) -> Result<image::DynamicImage> {
+    let usage = run.latent_use();
     let usage = usage.context("this checkpoint is from before the first evaluation")?;
-    let title = |what| format!("{what} of {}", run.run_dir.path().display());
+    let folder = run.run_dir()?.path().display();
+    let title = |what| format!("{what} of {folder}");
     let active = format!(
         "{} of {} dimensions in use",
         usage.active_units(),
@@ -285,22 +284,24 @@ fn kl(run: &OpenRun) -> Result<image::DynamicImage> {
     })
 }
 
-fn export(run: &OpenRun, args: &Args) -> Result<()> {
-    let shape = run.vae.image_shape();
-    let most = projector::most_thumbnails(shape.width as u32, shape.height as u32);
+fn export(run: &Session, args: &Args) -> Result<()> {
+    let item = run.vae().item();
+    let shape = run.vae().image_shape();
+    let nothing = [1, shape.channels, shape.height, shape.width];
+    let nothing = Tensor::zeros(nothing, (Kind::Float, Device::Cpu));
+    let (_, _, height, width) = tiles(item, &nothing)?.size4()?;
+    let most = projector::most_thumbnails(width as u32, height as u32);
     ensure!(
         most > 0,
-        "images of {}×{} are larger than the largest sprite",
-        shape.height,
-        shape.width
+        "images of {height}×{width} are larger than the largest sprite"
     );
     let limit = args.limit.map_or(2000, |limit| limit as usize);
     if limit > most {
         say!("note: only {most} images: TensorBoard takes no larger sprite");
     }
-    let dataset = held_out(run, limit.min(most))?;
-    let centers = run.encode(&dataset, "held-out images", args.seed)?.centers;
-    let images = dataset.first(dataset.len())?.to_kind(Kind::Float) / 255.0;
+    let dataset = run.splits()?.test.truncated(limit.min(most));
+    let centers = place::encode(run, &dataset, "held-out images", args.seed)?.centers;
+    let images = tiles(item, &as_decoded(item, &dataset.first(dataset.len())?))?;
     projector::export(
         &args.out,
         &centers,

@@ -1,6 +1,5 @@
 //! `vae runs`: the runs in a folder.
 
-use std::cmp::Ordering;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use clap::ValueEnum;
 use indicatif::BinaryBytes;
 use serde::Serialize;
 use vae_data::one_line;
-use vae_run::{Metric, Overview, Record, RunDir, RunError};
+use vae_run::{Metric, Overview, RunDir, RunError};
 
 use super::table;
 use crate::Done;
@@ -19,9 +18,10 @@ use crate::output::{out, say};
 
 /// List the runs in a folder
 ///
-/// The state of a run is running, finished, interrupted (Ctrl-C), failed, or stopped (killed: nobody
-/// trains it and it left no summary). What is no run is listed with what is wrong with it. The best
-/// elbo, in nats per image, or another number that `--metric` asks for, is that of validation images.
+/// The state of a run is running, finished, interrupted (Ctrl-C), failed, stopped (killed: no process trains it
+/// and it left no summary), or unknown (running or killed, on a file system without locks). A folder that is no
+/// run is listed with the reason. The best elbo, in nats per image, or another metric chosen with `--metric`, is
+/// measured on validation images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The folder that holds them, or one run
@@ -103,17 +103,8 @@ fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn best(run_dir: &RunDir, metric: &str) -> Result<Option<(u64, f64)>, RunError> {
     let ranking = Metric::from(metric).ranking(&run_dir.terms()?);
     let records = run_dir.records()?;
-    let best = records
-        .iter()
-        .filter(|record| record.split == Record::VALIDATION)
-        .filter_map(|record| Some((record.epoch, ranking.of(record)?)))
-        .reduce(
-            |best, next| match ranking.order(Some(next.1), Some(best.1)) {
-                Ordering::Greater => next,
-                _ => best,
-            },
-        );
-    Ok(best.filter(|(_, value)| value.is_finite()))
+    let best = ranking.best(&records);
+    Ok(best.and_then(|record| Some((record.epoch, ranking.of(record)?))))
 }
 
 fn look_at(path: PathBuf, metric: &str) -> Listed {

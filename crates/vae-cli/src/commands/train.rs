@@ -145,7 +145,10 @@ fn train(
     let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));
-    trainer.add(Curves::new(run_dir.clone()));
+    trainer.add(Curves::new(
+        run_dir.clone(),
+        config.checkpoints.metric.clone(),
+    ));
     trainer.add(Pictures::new(run_dir.clone()));
     if config.tensorboard {
         trainer.add(TensorBoard::new(run_dir.clone()));

@@ -5,7 +5,7 @@ use tch::no_grad;
 use vae_view::picture;
 
 use super::place::Place;
-use super::{OutArgs, RunArgs};
+use super::{OutArgs, RunArgs, place};
 use crate::Done;
 
 /// Draw what each latent dimension does: a row of images for each, around one image
@@ -59,11 +59,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.reach
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae.config().n_latents() as usize;
+    let latent_dims = run.vae().config().n_latents() as usize;
     let mut dims = match args.dims {
         Some(dims) => dims,
         None => {
-            let usage = run.checkpoint.state.latent_use.clone().unwrap_or_default();
+            let usage = run.latent_use().cloned().unwrap_or_default();
             let mut dims = picture::by_use(latent_dims, usage.ranking());
             let n_active = usage.active_units() as usize;
             // Of a model that uses none there is nothing better to show than all.
@@ -72,12 +72,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     };
     dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
-    run.check_dims(&dims, latent_dims)?;
-    let origin = run.latents(&[args.origin])?;
+    place::check_dims(&run, &dims, latent_dims)?;
+    let origin = place::latents(&run, &[args.origin])?;
     let (latent, condition) = (origin.latents.get(0), origin.condition);
     let origin = (&latent, condition.as_ref());
     let steps = args.steps as usize;
-    let picture = no_grad(|| picture::traversals(&run.vae, origin, &dims, steps, args.reach))?;
+    let picture = no_grad(|| picture::traversals(run.vae(), origin, &dims, steps, args.reach))?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -10,13 +10,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use tracing::warn;
+use vae_base::open_regular;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::entry::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
 use super::formats::unread_file;
 use super::names::normalized;
-use crate::{BadFile, DataError, UnreadFiles, regular_file};
+use crate::{BadFile, DataError, UnreadFiles};
 
 /// As many bytes of a beginning as tell what it is: a tar's name for itself ends at byte 262.
 const N_SNIFFED: u64 = 512;
@@ -300,7 +301,7 @@ fn open(path: &Path) -> Result<Archive, DataError> {
             path: path.to_owned(),
         });
     }
-    let file = regular_file::open(path).map_err(|source| io_error(path, source))?;
+    let file = open_regular(path).map_err(|source| io_error(path, source))?;
     ZipArchive::new(BufReader::new(file)).map_err(|error| DataError::Zip {
         path: path.to_owned(),
         reason: match beginning(path) {
@@ -313,7 +314,7 @@ fn open(path: &Path) -> Result<Archive, DataError> {
 /// The first bytes of a file.
 pub(crate) fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    regular_file::open(path)?
+    open_regular(path)?
         .take(N_SNIFFED)
         .read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use flate2::{Decompress, FlushDecompress, Status};
+use vae_base::open_regular;
 use walkdir::WalkDir;
 
 use super::archive;
 use super::entry::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
 use super::formats::{N_SNIFFED, unread_file};
-use crate::{BadFile, DataError, UnreadFiles, regular_file};
+use crate::{BadFile, DataError, UnreadFiles};
 
 /// The image files of a folder or zip, sorted by name (the order of their UTF-8 bytes).
 #[derive(Debug)]
@@ -193,7 +194,7 @@ fn folder_entry(
         .all(|part| part.to_str().is_some());
     let content = || {
         let mut bytes = Vec::new();
-        regular_file::open(file.path())
+        open_regular(file.path())
             .and_then(|file| file.take(N_SNIFFED as u64).read_to_end(&mut bytes))
             .map_err(|error| format!("cannot be read: {error}"))?;
         Ok::<_, String>(bytes)
@@ -272,7 +273,7 @@ impl FileReader {
     fn read_file(&mut self, path: &Path, max_bytes: u64) -> io::Result<()> {
         self.bytes.clear();
         // A file may have grown since it was listed.
-        regular_file::open(path)?
+        open_regular(path)?
             .take(max_bytes)
             .read_to_end(&mut self.bytes)?;
         Ok(())
@@ -283,8 +284,7 @@ impl FileReader {
         let file = match &mut self.zip {
             Some(file) => file,
             none => none.insert(
-                regular_file::open(zip)
-                    .map_err(|error| format!("the zip cannot be read: {error}"))?,
+                open_regular(zip).map_err(|error| format!("the zip cannot be read: {error}"))?,
             ),
         };
         let raw = match member.deflated {

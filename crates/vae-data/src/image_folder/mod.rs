@@ -9,6 +9,7 @@ pub(crate) mod archive;
 pub(crate) mod decode;
 pub(crate) mod entry;
 mod exif;
+mod file_images;
 pub(crate) mod files;
 mod formats;
 mod jpeg;
@@ -30,8 +31,9 @@ use tracing::warn;
 use vae_base::one_line;
 
 use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
-use crate::stored::{FileImages, Stored, StoredImages};
+use crate::stored::{ImageStore, StoredImages};
 use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
+use file_images::FileImages;
 use files::Files;
 use pack::{NotWritten, Pack};
 use source::Source;
@@ -370,7 +372,7 @@ impl ImageFolder {
         let bad = self.bad_files(stored.bad());
         let n_images = stored.names().len();
         let images = StoredImages {
-            stored: Arc::new(stored),
+            store: stored,
             ids: (0..n_images).collect(),
             random_flips: false,
         };
@@ -395,11 +397,11 @@ impl ImageFolder {
         }
     }
 
-    fn stored(&self) -> Result<Stored, DataError> {
+    fn stored(&self) -> Result<Arc<dyn ImageStore>, DataError> {
         let pack = if self.config.pack { self.pack()? } else { None };
-        let stored = match pack {
-            Some(pack) => Stored::Packed(pack),
-            None => self.decoded_once()?,
+        let stored: Arc<dyn ImageStore> = match pack {
+            Some(pack) => Arc::new(pack),
+            None => Arc::new(self.decoded_once()?),
         };
         self.check_bad(stored.bad())?;
         Ok(stored)
@@ -431,7 +433,7 @@ impl ImageFolder {
     }
 
     /// Without a pack: one pass over the files tells which are good.
-    fn decoded_once(&self) -> Result<Stored, DataError> {
+    fn decoded_once(&self) -> Result<FileImages, DataError> {
         let mut entries = self.source.files.entries().iter().enumerate();
         let (mut names, mut files, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         for chunk in self.source.decode_all(self.config.n_workers()) {
@@ -447,13 +449,13 @@ impl ImageFolder {
             }
             self.check_bad(&bad)?;
         }
-        Ok(Stored::Files(FileImages {
+        Ok(FileImages {
             source: Arc::clone(&self.source),
             n_workers: self.config.n_workers(),
             names,
             files,
             bad,
-        }))
+        })
     }
 
     fn check_bad(&self, undecodable: &[BadFile]) -> Result<(), DataError> {
@@ -489,7 +491,7 @@ impl ImageFolder {
             .map(|path| Partition::read(&path))
             .transpose()?;
         let attributes_file = config.attributes_file();
-        let stored = Arc::new(self.stored()?);
+        let stored = self.stored()?;
         let table = attributes_file.as_deref().map(Table::read).transpose()?;
         let attributes = table.as_ref().map(|table| table.attributes(stored.names()));
         if let Some(partition) = &partition {
@@ -548,7 +550,7 @@ impl ImageFolder {
         let dataset = |ids: Vec<usize>, random_flips| {
             let attributes = attributes.as_ref().map(|known| known.select(&ids));
             let images = StoredImages {
-                stored: Arc::clone(&stored),
+                store: Arc::clone(&stored),
                 ids,
                 random_flips,
             };

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Deref;
 use std::path::Path;
@@ -26,11 +27,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tracing::warn;
 use vae_base::files::{self, TemporaryName};
+use vae_base::open_regular;
 
 use super::source::{Chunk, Source};
 use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, ImageShape, regular_file};
+use crate::stored::{ImageStore, StoreReader};
+use crate::{BadFile, DataError, ImageShape};
 
 /// Of another format nothing is known but that it is another. 1 had the pixels of another JPEG decoder.
 const FORMAT: &str = "vae pack 2";
@@ -96,10 +99,17 @@ impl Deref for Bytes {
 
 impl Bytes {
     fn of(path: &Path) -> io::Result<Bytes> {
-        let file = regular_file::open(path)?;
         // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
         // place: it is replaced by renaming, which leaves this map the old file.
-        let refused = match unsafe { Mmap::map(&file) } {
+        Self::mapped_or_read(path, |file| unsafe { Mmap::map(file) })
+    }
+
+    fn mapped_or_read(
+        path: &Path,
+        map: impl FnOnce(&File) -> io::Result<Mmap>,
+    ) -> io::Result<Bytes> {
+        let file = open_regular(path)?;
+        let refused = match map(&file) {
             Ok(map) => return Ok(Bytes::Mapped(map)),
             Err(refused) => refused,
         };
@@ -248,17 +258,34 @@ impl Pack {
             }
         }
     }
+}
 
-    pub(crate) fn shape(&self) -> ImageShape {
+impl ImageStore for Pack {
+    fn shape(&self) -> ImageShape {
         self.shape
     }
 
-    pub(crate) fn names(&self) -> &[String] {
+    fn names(&self) -> &[String] {
         &self.names
     }
 
-    pub(crate) fn bad(&self) -> &[BadFile] {
+    fn n_workers(&self) -> usize {
+        1 // Copies faster than any model trains.
+    }
+
+    fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
+        Box::new(self)
+    }
+
+    fn bad(&self) -> &[BadFile] {
         &self.bad
+    }
+}
+
+impl StoreReader for Arc<Pack> {
+    fn read(&mut self, id: usize, out: &mut [u8]) -> Result<(), DataError> {
+        Pack::read(self, id, out);
+        Ok(())
     }
 }
 
@@ -398,4 +425,66 @@ fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{GrayImage, Luma};
+
+    use super::*;
+    use crate::image_folder::ImageSize;
+    use crate::image_folder::files::Files;
+    use crate::image_folder::transform::{Crop, Transform};
+
+    #[test]
+    fn a_pack_that_cannot_be_mapped_is_read_and_gives_the_same_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let photos = folder.path().join("photos");
+        std::fs::create_dir(&photos).unwrap();
+        for i in 0..3_u8 {
+            let image = GrayImage::from_fn(5, 4, |x, y| Luma([40 * i + 5 * x as u8 + y as u8]));
+            image.save(photos.join(format!("{i}.png"))).unwrap();
+        }
+        let (files, bad) = Files::scan(&photos).unwrap();
+        assert!(bad.is_empty());
+        let source = Arc::new(Source {
+            files: Arc::new(files),
+            transform: Transform {
+                crop: Crop::Fraction(1.0),
+                size: ImageSize {
+                    height: 4,
+                    width: 5,
+                },
+                grayscale: true,
+            },
+            max_pixels: 1 << 20,
+        });
+        let (path, key) = (folder.path().join("pack"), key(&source));
+        let written = write(&path, &source, &key, source.decode_all(1), |_| {
+            Ok::<(), ()>(())
+        });
+        assert!(written.unwrap().is_empty());
+
+        let shape = source.transform.shape();
+        let mapped = Pack::open(&path, &key, shape, 1).unwrap();
+        assert!(matches!(mapped.map, Bytes::Mapped(_)));
+        let refused = |_: &File| Err(io::Error::from(io::ErrorKind::Unsupported));
+        let bytes = Bytes::mapped_or_read(&path, refused).unwrap();
+        assert!(matches!(bytes, Bytes::InMemory(_)));
+        let read = Arc::new(Pack::parse(bytes, &key, shape).unwrap());
+        read.verify(2).unwrap();
+        assert_eq!(read.names(), mapped.names());
+        for i in 0..3 {
+            let (mut a, mut b) = ([0; 20], [0; 20]);
+            mapped.read(i, &mut a);
+            Pack::read(&read, i, &mut b);
+            assert_eq!(a, b);
+            assert_eq!(a[0], 40 * i as u8);
+        }
+        // A byte that is not the one that was written is found in memory too.
+        let mut damaged = std::fs::read(&path).unwrap();
+        damaged[HEADER_BYTES] ^= 1;
+        let damaged = Pack::parse(Bytes::InMemory(damaged), &key, shape).unwrap();
+        assert!(Arc::new(damaged).verify(1).is_err());
+    }
 }

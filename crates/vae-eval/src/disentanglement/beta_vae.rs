@@ -2,12 +2,12 @@
 
 use tch::Tensor;
 use vae_data::FactorSpace;
+use vae_view::latent::SoftmaxRegression;
 
 use super::chance::Chance;
 use super::{Encode, VOTES_AT_A_TIME, VoteCounts, varying};
 use crate::EvalError;
 use crate::probe::accuracy;
-use crate::softmax::SoftmaxRegression;
 
 /// The accuracy of a linear classifier (Higgins et al. 2017,
 /// <https://openreview.net/forum?id=Sy2fzU9gl>, §3): of pairs of images that have one factor in common, the
@@ -64,5 +64,5 @@ pub fn beta_vae_score(
     let (inputs, classes) = points(votes.train)?;
     let regression = SoftmaxRegression::fit(&inputs, &classes, factors.len() as i64)?;
     let (inputs, classes) = points(votes.test)?;
-    Ok(accuracy(&regression.classify(&inputs), &classes))
+    Ok(accuracy(&regression.classify(&inputs)?, &classes))
 }

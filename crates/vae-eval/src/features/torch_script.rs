@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_data::read_small;
+use vae_run::RunError;
 
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor};
@@ -35,7 +36,7 @@ impl TorchScript {
     /// No such file, or one that is no TorchScript.
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, EvalError> {
         let path = path.as_ref();
-        let bytes = read_small(path, LARGEST_MODULE).map_err(EvalError::io(path))?;
+        let bytes = read_small(path, LARGEST_MODULE).map_err(RunError::io(path))?;
         let problem = |problem: String| EvalError::File {
             path: path.to_owned(),
             problem,

@@ -1,27 +1,15 @@
 //! Plots as inline SVG, whose colors are the page's.
 
 use std::fmt::{self, Write};
+use std::ops::Range;
 
 use vae_model::Term;
-use vae_run::Record;
+use vae_view::curves::{self, Panel, value_range};
+use vae_view::ticks::{tick_step, ticks};
 
 use super::text::{Escaped, words};
 use crate::Figures;
 use crate::number::{number, with_decimals};
-
-/// A curve of one split.
-struct Curve {
-    /// The split's name, and the style's for it.
-    class: &'static str,
-    /// By epoch; gaps where there is no number.
-    points: Vec<(f64, f64)>,
-}
-
-/// A plot of a number by epoch.
-struct Panel {
-    title: String,
-    curves: [Curve; 2],
-}
 
 /// elbo, reconstruction and kl by epoch on both splits, and the terms that the objective has beside them,
 /// with a mark at the epoch that was measured.
@@ -50,51 +38,23 @@ pub(super) fn has_curves(figures: &Figures) -> bool {
     !panels(figures).is_empty()
 }
 
-/// Those with a curve of two points or more.
+/// The panels that have a curve of two points or more, without gaps.
 fn panels(figures: &Figures) -> Vec<Panel> {
-    let records = figures.records.as_slice();
-    let panel = |title: &str, value: &dyn Fn(&Record) -> Option<f64>| {
-        let curve = |split: &'static str| Curve {
-            class: split,
-            points: points(records, split, value),
-        };
-        let curves = [curve(Record::TRAIN), curve(Record::VALIDATION)];
-        let is_curve = curves.iter().any(|curve| curve.points.len() > 1);
-        let title = title.to_owned();
-        is_curve.then_some(Panel { title, curves })
-    };
-    let named = Record::named_terms(records, &figures.terms);
-    let named = named.iter().map(|term| {
-        let title = match &*term.unit {
-            Term::NATS => term.title(),
-            Term::NO_UNIT => format!("{}, no unit", term.title()),
-            unit => format!("{}, {unit}", term.title()),
-        };
-        panel(&title, &|record| record.named.get(&*term.name).copied())
-    });
-    [
-        panel("elbo", &|record| record.means.elbo),
-        panel("reconstruction", &|record| {
-            Some(record.means.reconstruction)
-        }),
-        panel("kl", &|record| record.means.kl),
-    ]
-    .into_iter()
-    .chain(named)
-    .flatten()
-    .collect()
+    let mut panels = curves::panels(&figures.records, &figures.terms);
+    for curve in panels.iter_mut().flat_map(|panel| &mut panel.curves) {
+        curve.points.retain(|(_, value)| value.is_finite());
+    }
+    panels.retain(|panel| panel.curves.iter().any(|curve| curve.points.len() > 1));
+    panels
 }
 
-fn points(
-    records: &[Record],
-    split: &str,
-    value: &dyn Fn(&Record) -> Option<f64>,
-) -> Vec<(f64, f64)> {
-    let of_split = records.iter().filter(|record| record.split == split);
-    of_split
-        .filter_map(|record| Some((record.epoch as f64, value(record)?)))
-        .filter(|(_, value)| value.is_finite())
-        .collect()
+/// The title with the unit, unless that is nats per image, which the key names.
+fn title(panel: &Panel) -> String {
+    match panel.unit.as_str() {
+        Term::NATS => panel.title.clone(),
+        Term::NO_UNIT => format!("{}, no unit", panel.title),
+        unit => format!("{}, {unit}", panel.title),
+    }
 }
 
 /// A place to draw in, in the SVG's own units.
@@ -103,8 +63,8 @@ struct Frame {
     height: f64,
     left: f64,
     bottom: f64,
-    x: (f64, f64),
-    y: (f64, f64),
+    x: Range<f64>,
+    y: Range<f64>,
 }
 
 impl Frame {
@@ -112,21 +72,21 @@ impl Frame {
     const RIGHT: f64 = 10.0;
 
     fn x(&self, value: f64) -> f64 {
-        let share = (value - self.x.0) / (self.x.1 - self.x.0);
+        let share = (value - self.x.start) / (self.x.end - self.x.start);
         self.left + share * (self.width - self.left - Self::RIGHT)
     }
 
     fn y(&self, value: f64) -> f64 {
-        let share = (value - self.y.0) / (self.y.1 - self.y.0);
+        let share = (value - self.y.start) / (self.y.end - self.y.start);
         self.height - self.bottom - share * (self.height - self.bottom - Self::TOP)
     }
 
     /// Lines across, with their numbers to the left.
     fn draw_grid(&self, page: &mut impl Write, n_ticks: usize) -> fmt::Result {
-        let step = tick_step(self.y.1 - self.y.0, n_ticks);
+        let step = tick_step(self.y.end - self.y.start, n_ticks);
         let decimals = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
         let right = self.width - Self::RIGHT;
-        for tick in ticks(self.y, step) {
+        for tick in ticks(&self.y, step) {
             let y = self.y(tick);
             let left = self.left;
             write!(
@@ -145,24 +105,24 @@ impl Frame {
 fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
     let all = || panel.curves.iter().flat_map(|curve| &curve.points);
     let (first, last) = range(all().map(|point| point.0));
-    let y = curves_range(panel);
     let frame = Frame {
         width: 360.0,
         height: 220.0,
         left: 52.0,
         bottom: 24.0,
-        x: (first, last.max(first + 1.0)),
-        y,
+        x: first..last.max(first + 1.0),
+        y: value_range(&panel.curves),
     };
-    let title = Escaped(&panel.title);
+    let title = title(panel);
+    let title = Escaped(&title);
     writeln!(
         page,
         "<figure class=\"panel\"><figcaption>{title}</figcaption>\
          <svg viewBox=\"0 0 360 220\" role=\"img\" aria-label=\"{title} by epoch on both splits\">"
     )?;
     frame.draw_grid(page, 5)?;
-    let step = tick_step(frame.x.1 - frame.x.0, 6).max(1.0);
-    for tick in ticks(frame.x, step) {
+    let step = tick_step(frame.x.end - frame.x.start, 6).max(1.0);
+    for tick in ticks(&frame.x, step) {
         let (x, y) = (frame.x(tick), frame.height - 6.0);
         write!(
             page,
@@ -170,7 +130,7 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
             number(tick)
         )?;
     }
-    if (frame.x.0..=frame.x.1).contains(&epoch) {
+    if (frame.x.start..=frame.x.end).contains(&epoch) {
         let x = frame.x(epoch);
         let (top, bottom) = (Frame::TOP, frame.height - frame.bottom);
         write!(
@@ -187,31 +147,13 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
          viewBox=\"0 {top} {width} {height}\">"
     )?;
     for curve in &panel.curves {
-        write!(page, "<polyline class=\"{}\" points=\"", curve.class)?;
+        write!(page, "<polyline class=\"{}\" points=\"", curve.name)?;
         for &(epoch, value) in &curve.points {
             write!(page, "{:.1},{:.1} ", frame.x(epoch), frame.y(value))?;
         }
         page.write_str("\"/>")?;
     }
     page.write_str("</svg>\n</svg></figure>\n")
-}
-
-/// From the lowest to the highest value of a panel. Where a run is long, what is left of a curve's first
-/// tenth of epochs is cut off, which would press the rest together.
-fn curves_range(panel: &Panel) -> (f64, f64) {
-    let settled = panel.curves.iter().flat_map(|curve| {
-        let n_skipped = match curve.points.len() {
-            n @ 10.. => n / 10,
-            _ => 0,
-        };
-        curve.points[n_skipped..].iter().map(|point| point.1)
-    });
-    let (low, high) = range(settled);
-    let room = match (high - low) * 0.06 {
-        room if room > 0.0 => room,
-        _ => low.abs().max(1.0) * 0.05,
-    };
-    (low - room, high + room)
 }
 
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
@@ -278,8 +220,8 @@ fn draw_bars(
         height: 220.0,
         left: 52.0,
         bottom: 40.0,
-        x: (0.0, n),
-        y: (low * 1.05, (high * 1.05).max(low + 1e-9)),
+        x: 0.0..n,
+        y: low * 1.05..(high * 1.05).max(low + 1e-9),
     };
     writeln!(
         page,
@@ -319,25 +261,6 @@ fn draw_bars(
     )
 }
 
-/// 1, 2 or 5 times a power of ten, about `n` of which are as long as the range.
-fn tick_step(length: f64, n: usize) -> f64 {
-    let wanted = length / n as f64;
-    let power = 10_f64.powf(wanted.log10().floor());
-    let factor = [1.0, 2.0, 5.0]
-        .into_iter()
-        .find(|factor| factor * power >= wanted * 0.999);
-    factor.unwrap_or(10.0) * power
-}
-
-fn ticks((low, high): (f64, f64), step: f64) -> Vec<f64> {
-    let (first, last) = ((low / step).ceil(), (high / step).floor());
-    let n = (last - first).clamp(0.0, 50.0) as usize;
-    (0..=n)
-        .map(|i| (first + i as f64) * step)
-        .filter(|tick| (low..=high).contains(tick))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,12 +282,5 @@ mod tests {
             assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
             assert!(!page.contains("height=\"-"), "{page}");
         }
-    }
-
-    #[test]
-    fn ticks_are_round() {
-        assert_eq!(tick_step(10.0, 5), 2.0);
-        assert_eq!(tick_step(0.9, 5), 0.2);
-        assert_eq!(ticks((-1.1, 1.1), 0.5), [-1.0, -0.5, 0.0, 0.5, 1.0]);
     }
 }

@@ -11,6 +11,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 
 use vae_model::write_whole;
+use vae_run::RunError;
 
 use crate::measure::value_and_error;
 use crate::number::number;
@@ -37,7 +38,7 @@ pub fn render(report: &Report, figures: &Figures, published: &[Comparison]) -> S
 /// The file system refuses.
 pub fn write_page(run: &Path, page: &str) -> Result<(), EvalError> {
     let path = run.join(PAGE_FILE);
-    write_whole(&path, page.as_bytes()).map_err(EvalError::io(&path))
+    Ok(write_whole(&path, page.as_bytes()).map_err(RunError::io(&path))?)
 }
 
 fn write_parts(

@@ -257,8 +257,14 @@ mod tests {
             has_missing,
             ..ItemSpec::new(ItemKind::Array, vec![2, 3])
         };
-        let root = nn::VarStore::new(1).root();
-        RealValues::build(&root, &item, density, scale, MeanActivation::Linear)
+        let variables = nn::VarStore::new(1);
+        RealValues::build(
+            &variables.root(),
+            &item,
+            density,
+            scale,
+            MeanActivation::Linear,
+        )
     }
 
     fn errors() -> (Tensor, Tensor) {

@@ -132,7 +132,8 @@ impl KlConfig {
         self.beta * self.beta_schedule.factor(step)
     }
 
-    /// A step at which the weight is `beta`.
+    /// A step at which the weight is the highest that training reaches: `beta`, or with a cyclic schedule whose
+    /// ramp is 1 the last step of the rise.
     pub(super) fn settled_step(&self) -> u64 {
         match &self.beta_schedule {
             BetaSchedule::Constant => 0,

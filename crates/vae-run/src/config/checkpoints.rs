@@ -38,7 +38,7 @@ impl Default for CheckpointsConfig {
 }
 
 impl CheckpointsConfig {
-    /// Refuses values that make no sense.
+    /// Refuses invalid values.
     ///
     /// # Errors
     /// 0 epochs, minutes that are not positive, 0 to keep.

@@ -30,7 +30,7 @@ impl Default for EarlyStoppingConfig {
 }
 
 impl EarlyStoppingConfig {
-    /// Refuses values that make no sense.
+    /// Refuses invalid values.
     ///
     /// # Errors
     /// A patience of 0, a negative improvement.

@@ -85,7 +85,7 @@ fn yes() -> bool {
 }
 
 impl RunConfig {
-    /// The same experiment, with defaults written out that depend on other keys.
+    /// The same experiment, with the defaults that depend on other keys written out.
     #[must_use]
     pub fn resolved(self) -> Self {
         Self {
@@ -94,19 +94,18 @@ impl RunConfig {
         }
     }
 
-    /// The images of the experiment, each with what the model is told of it.
+    /// The images of the experiment, each with its condition.
     ///
     /// # Errors
-    /// What [`DatasetConfig::load`] refuses; a condition that these images do not come with.
+    /// The errors of [`DatasetConfig::load`]; a condition that these images do not have.
     pub fn load(&self) -> Result<Splits, DataError> {
         self.conditioned(self.dataset.load()?)
     }
 
-    /// Images, each with what the model is told of it (`[model.condition]`); the columns are those of the
-    /// training images.
+    /// Images, each with its condition (`[model.condition]`), whose columns are resolved on the training images.
     ///
     /// # Errors
-    /// A condition that these images do not come with.
+    /// A condition that these images do not have.
     pub fn conditioned(&self, splits: Splits) -> Result<Splits, DataError> {
         let Some(condition) = &self.model.condition else {
             return Ok(splits);
@@ -116,7 +115,7 @@ impl RunConfig {
         Ok(splits.with_condition(&spec))
     }
 
-    /// What is done to the images of the data set before the model sees them, for its weights file.
+    /// How the images of the data set are cropped and resized for the model, for its weights file.
     #[must_use]
     pub fn framing(&self) -> Framing {
         let photos = self.dataset.image_folder.as_ref();
@@ -215,24 +214,24 @@ impl Default for PicturesConfig {
     }
 }
 
-/// Images on each side of the latent plane.
+/// The most images on each side of the latent plane.
 const LARGEST_MANIFOLD: usize = 100;
 
-/// Rows of traversals.
+/// The most rows of traversals.
 const MOST_TRAVERSALS: usize = 1000;
 
-/// Passes over the images.
+/// The most passes over the images.
 const MOST_EPOCHS: usize = 1_000_000_000;
 
-/// Images of a batch: more are in no data set.
+/// The most images of a batch, more than any data set has.
 const LARGEST_BATCH: usize = 1 << 24;
 
-/// Images of a picture.
+/// The most images of a picture.
 const MOST_PICTURES: usize = 10_000;
 
 impl RunConfig {
-    /// Every number that the run's records hold, with what it is: those of every run, then those that the
-    /// model and the objective have of their own.
+    /// The declarations of all numbers in the run's records: those of every run, then those of the model and of the
+    /// objective.
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
         let mut terms = Record::terms();
@@ -241,13 +240,13 @@ impl RunConfig {
         terms
     }
 
-    /// How a player beside the model is trained.
+    /// How a player other than the model is trained.
     #[must_use]
     pub fn player(&self, name: &str) -> PlayerConfig {
         self.players.get(name).cloned().unwrap_or_default()
     }
 
-    /// Refuses players that the objective does not have.
+    /// Refuses players that the objective does not use.
     fn check_players(&self) -> Result<(), RunError> {
         let known = self.objective.player_names();
         for (name, player) in &self.players {
@@ -270,7 +269,7 @@ impl RunConfig {
         metric.ranking(&self.terms())
     }
 
-    /// The metrics that choose something, each with its key.
+    /// The metrics by which something is chosen, each with its key.
     #[must_use]
     pub fn chosen_metrics(&self) -> Vec<(&'static str, &Metric)> {
         let mut chosen = vec![("checkpoints.metric", &self.checkpoints.metric)];
@@ -283,7 +282,7 @@ impl RunConfig {
         chosen
     }
 
-    /// Refuses what chooses by validation images where there are none.
+    /// Without validation images, refuses tables that need them.
     fn check_validation(&self) -> Result<(), RunError> {
         if !self.dataset.validation.is_some_and(HoldOut::is_none) {
             return Ok(());
@@ -304,7 +303,7 @@ impl RunConfig {
     /// Checks what can be checked without data or a model.
     ///
     /// # Errors
-    /// The first key whose value makes no sense.
+    /// The first key with an invalid value.
     pub fn check(&self) -> Result<(), RunError> {
         self.dataset.validate()?;
         self.model.check()?;

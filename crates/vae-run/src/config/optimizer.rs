@@ -167,91 +167,106 @@ impl Default for SgdConfig {
     }
 }
 
+/// The fields that all optimizers' tables have. They are repeated in the config types, because serde cannot flatten
+/// a table in which unknown keys are errors.
+struct Shared {
+    name: &'static str,
+    learning_rate: f64,
+    /// Decays of running means, each with its key.
+    decays: Vec<(&'static str, f64)>,
+    epsilon: Option<f64>,
+    weight_decay: f64,
+    decay_all: bool,
+}
+
 impl OptimizerConfig {
+    fn shared(&self) -> Shared {
+        match self {
+            Self::Adam(c) => Shared {
+                name: "adam",
+                learning_rate: c.learning_rate,
+                decays: vec![("beta1", c.beta1), ("beta2", c.beta2)],
+                epsilon: Some(c.epsilon),
+                weight_decay: c.weight_decay,
+                decay_all: c.decay_all,
+            },
+            Self::Adamw(c) => Shared {
+                name: "adamw",
+                learning_rate: c.learning_rate,
+                decays: vec![("beta1", c.beta1), ("beta2", c.beta2)],
+                epsilon: Some(c.epsilon),
+                weight_decay: c.weight_decay,
+                decay_all: c.decay_all,
+            },
+            Self::Rmsprop(c) => Shared {
+                name: "rmsprop",
+                learning_rate: c.learning_rate,
+                decays: vec![("alpha", c.alpha)],
+                epsilon: Some(c.epsilon),
+                weight_decay: c.weight_decay,
+                decay_all: c.decay_all,
+            },
+            Self::Sgd(c) => Shared {
+                name: "sgd",
+                learning_rate: c.learning_rate,
+                decays: vec![("momentum", c.momentum)],
+                epsilon: None,
+                weight_decay: c.weight_decay,
+                decay_all: c.decay_all,
+            },
+        }
+    }
+
     /// Refuses numbers outside their range.
     ///
     /// # Errors
-    /// A learning rate or ε that is not positive, a decay outside [0, 1), a negative weight decay,
-    /// Nesterov's look ahead without a momentum to look along.
+    /// A learning rate or ε that is not positive, a decay outside [0, 1), a negative weight decay, Nesterov's
+    /// momentum with momentum 0.
     pub fn check(&self) -> Result<(), RunError> {
+        let shared = self.shared();
+        let key = |name: &str| format!("optimizer.{}.{name}", shared.name);
+        range::positive(key("learning_rate"), shared.learning_rate)?;
+        if let Some(epsilon) = shared.epsilon {
+            range::positive(key("epsilon"), epsilon)?;
+        }
+        for (name, decay) in &shared.decays {
+            range::below_1(key(name), *decay)?;
+        }
+        range::at_least_0(key("weight_decay"), shared.weight_decay)?;
         match self {
-            Self::Adam(c) => {
-                range::positive("optimizer.adam.learning_rate", c.learning_rate)?;
-                range::positive("optimizer.adam.epsilon", c.epsilon)?;
-                range::below_1("optimizer.adam.beta1", c.beta1)?;
-                range::below_1("optimizer.adam.beta2", c.beta2)?;
-                range::at_least_0("optimizer.adam.weight_decay", c.weight_decay)
-            }
-            Self::Adamw(c) => {
-                range::positive("optimizer.adamw.learning_rate", c.learning_rate)?;
-                range::positive("optimizer.adamw.epsilon", c.epsilon)?;
-                range::below_1("optimizer.adamw.beta1", c.beta1)?;
-                range::below_1("optimizer.adamw.beta2", c.beta2)?;
-                range::at_least_0("optimizer.adamw.weight_decay", c.weight_decay)
-            }
-            Self::Rmsprop(c) => {
-                range::positive("optimizer.rmsprop.learning_rate", c.learning_rate)?;
-                range::positive("optimizer.rmsprop.epsilon", c.epsilon)?;
-                range::below_1("optimizer.rmsprop.alpha", c.alpha)?;
-                range::at_least_0("optimizer.rmsprop.weight_decay", c.weight_decay)
-            }
-            Self::Sgd(c) => {
-                range::positive("optimizer.sgd.learning_rate", c.learning_rate)?;
-                range::below_1("optimizer.sgd.momentum", c.momentum)?;
-                range::at_least_0("optimizer.sgd.weight_decay", c.weight_decay)?;
-                if c.nesterov && c.momentum == 0.0 {
-                    return Err(RunError::Config {
-                        key: "optimizer.sgd.nesterov".into(),
-                        problem: "found true with optimizer.sgd.momentum 0, a positive momentum \
-                                  is needed"
-                            .to_owned(),
-                    });
-                }
-                Ok(())
-            }
+            Self::Sgd(c) if c.nesterov && c.momentum == 0.0 => Err(RunError::config(
+                key("nesterov"),
+                "found true with optimizer.sgd.momentum 0, a positive momentum is needed",
+            )),
+            _ => Ok(()),
         }
     }
 
     /// Step size.
     #[must_use]
     pub fn learning_rate(&self) -> f64 {
-        match self {
-            Self::Adam(c) => c.learning_rate,
-            Self::Adamw(c) => c.learning_rate,
-            Self::Rmsprop(c) => c.learning_rate,
-            Self::Sgd(c) => c.learning_rate,
-        }
+        self.shared().learning_rate
     }
 
     /// λ.
     #[must_use]
     pub fn weight_decay(&self) -> f64 {
-        match self {
-            Self::Adam(c) => c.weight_decay,
-            Self::Adamw(c) => c.weight_decay,
-            Self::Rmsprop(c) => c.weight_decay,
-            Self::Sgd(c) => c.weight_decay,
-        }
+        self.shared().weight_decay
     }
 
     /// As [`AdamConfig::decay_all`].
     #[must_use]
     pub fn decay_all(&self) -> bool {
-        match self {
-            Self::Adam(c) => c.decay_all,
-            Self::Adamw(c) => c.decay_all,
-            Self::Rmsprop(c) => c.decay_all,
-            Self::Sgd(c) => c.decay_all,
-        }
+        self.shared().decay_all
     }
 
-    /// Whether it corrects its moments by how many steps they are made of.
+    /// Whether it corrects its moments for the number of steps.
     #[must_use]
     pub fn counts_steps(&self) -> bool {
         matches!(self, Self::Adam(_) | Self::Adamw(_))
     }
 
-    /// What is remembered of each variable.
+    /// The names of the moments that it keeps of each variable.
     #[must_use]
     pub fn moments(&self) -> &'static [&'static str] {
         match self {

@@ -1,4 +1,4 @@
-//! What trains the players beside the model (`[players.NAME]`).
+//! How players other than the model are trained (`[players.NAME]`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ impl Default for PlayerConfig {
 }
 
 impl PlayerConfig {
-    /// Refuses values that make no sense, by their keys below `players.NAME`.
+    /// Refuses invalid values, with their keys below `players.NAME`.
     pub(super) fn check(&self, name: &str) -> Result<(), RunError> {
         let refuse = |key: &str, problem: String| {
             Err(RunError::config(format!("players.{name}.{key}"), problem))

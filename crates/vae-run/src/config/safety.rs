@@ -1,4 +1,4 @@
-//! What to do when a loss or a gradient is no longer a number (`[safety]`).
+//! What to do when a loss or a gradient becomes NaN or infinite (`[safety]`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ impl Default for SafetyConfig {
 }
 
 impl SafetyConfig {
-    /// Refuses values that make no sense.
+    /// Refuses invalid values.
     ///
     /// # Errors
     /// A factor outside (0, 1].

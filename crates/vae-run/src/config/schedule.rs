@@ -138,7 +138,7 @@ impl Default for OneCycleConfig {
     }
 }
 
-/// When a plateau is a plateau; the defaults are those of PyTorch's `ReduceLROnPlateau`.
+/// When a metric has stopped improving; the defaults are those of PyTorch's `ReduceLROnPlateau`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlateauConfig {
@@ -221,7 +221,7 @@ impl Schedule {
         }
     }
 
-    /// The factor at a step, counted from 0, of a run of `n_steps`. That of a plateau comes on top.
+    /// The factor at a step, counted from 0, of a run of `n_steps`. A plateau's factor is multiplied in elsewhere.
     #[must_use]
     pub fn factor(&self, step: u64, n_steps: u64) -> f64 {
         let warm_up_steps = self.warm_up_steps();
@@ -236,7 +236,7 @@ impl Schedule {
             Self::Step(c) => c.factor.powf((step / c.every_steps as f64).floor()),
             Self::Exponential(c) => c.final_factor.powf((step / n_steps).min(1.0)),
             Self::OneCycle(c) => {
-                // As PyTorch counts: both ends of the fall are steps of their own.
+                // PyTorch's count: both ends of the fall are steps of their own.
                 let (peak, last) = ((c.rise * n_steps - 1.0).max(0.0), n_steps - 1.0);
                 if step < peak {
                     half_cosine(c.initial_factor, 1.0, step / peak)
@@ -268,7 +268,7 @@ impl Schedule {
     }
 }
 
-/// From `start` to `end`, flat at both; `part` is how far, and past 1 it stays at the end.
+/// From `start` to `end`, flat at both ends. `part` is the progress; past 1 the value stays `end`.
 fn half_cosine(start: f64, end: f64, part: f64) -> f64 {
     end + (start - end) * 0.5 * (1.0 + (PI * part.min(1.0)).cos())
 }

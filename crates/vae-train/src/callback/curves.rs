@@ -1,6 +1,6 @@
 //! `curves.png`: the learning curves so far.
 
-use vae_run::RunDir;
+use vae_run::{Metric, RunDir};
 use vae_view::{curves, picture};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
@@ -10,13 +10,14 @@ use crate::{Callback, Event, Fit, Flow, TrainError};
 #[derive(Debug)]
 pub struct Curves {
     run_dir: RunDir,
+    metric: Metric,
 }
 
 impl Curves {
-    /// Into a run's folder.
+    /// Into a run's folder, naming the best epoch by this metric.
     #[must_use]
-    pub fn new(run_dir: RunDir) -> Self {
-        Self { run_dir }
+    pub fn new(run_dir: RunDir, metric: Metric) -> Self {
+        Self { run_dir, metric }
     }
 }
 
@@ -29,7 +30,7 @@ impl Callback for Curves {
         if let Event::EpochEnd { .. } = event {
             let title = self.run_dir.path().display().to_string();
             let (records, terms) = (self.run_dir.records()?, self.run_dir.terms()?);
-            let drawn = curves::learning_curves(&title, &records, &terms)?;
+            let drawn = curves::learning_curves(&title, &records, &terms, &self.metric)?;
             picture::save(&drawn, &self.run_dir.curves_file())?;
         }
         Ok(Flow::Continue)

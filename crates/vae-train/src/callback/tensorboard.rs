@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use vae_run::{Record, RunDir};
+use vae_run::{Record, RunDir, RunError};
 use vae_view::ViewError;
 use vae_view::tensorboard::{Bins, EventsFile, Summary};
 
@@ -39,14 +39,14 @@ impl TensorBoard {
         let start = self.run_dir.picture_file(epoch, "");
         let start = start.file_stem().unwrap_or_default().to_string_lossy();
         let mut pictures = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(TrainError::io(&folder))? {
-            let path = entry.map_err(TrainError::io(&folder))?.path();
+        for entry in fs::read_dir(&folder).map_err(RunError::io(&folder))? {
+            let path = entry.map_err(RunError::io(&folder))?.path();
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();
             let name = file_name
                 .strip_prefix(&*start)
                 .and_then(|rest| rest.strip_suffix(".png"));
             if let Some(name) = name {
-                let png = fs::read(&path).map_err(TrainError::io(&path))?;
+                let png = fs::read(&path).map_err(RunError::io(&path))?;
                 let tag = format!("pictures/{name}");
                 let picture = Summary::picture(&tag, png).map_err(|source| ViewError::Picture {
                     path: path.clone(),

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::logistic::Logistic;
+use super::regression::LogisticRegression;
 use crate::ViewError;
 
 /// How a direction is found.
@@ -226,7 +226,8 @@ impl Known {
     fn normal(&self, method: Method) -> Result<Tensor, ViewError> {
         match method {
             Method::Linear => {
-                let classifier = Logistic::fit(&self.latents, &self.yes, &self.balanced_counts())?;
+                let classifier =
+                    LogisticRegression::fit(&self.latents, &self.yes, &self.balanced_counts())?;
                 Ok(classifier.normal)
             }
             Method::Mean => {
@@ -243,7 +244,7 @@ impl Known {
         }
         let places = |known: &Known| known.latents.mv(normal).unsqueeze(1); // [N, 1]
         let right = |counts: &Tensor| -> Result<Tensor, ViewError> {
-            let threshold = Logistic::fit(&places(self), &self.yes, counts)?;
+            let threshold = LogisticRegression::fit(&places(self), &self.yes, counts)?;
             let said = threshold.says_yes(&places(held_out));
             Ok(said.eq_tensor(&held_out.yes.gt(0.5)).to_kind(Kind::Double))
         };

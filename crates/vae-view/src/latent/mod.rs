@@ -6,15 +6,16 @@
 
 mod codes;
 mod direction;
-mod logistic;
 mod path;
 mod pca;
 pub mod plot;
 pub mod projector;
+mod regression;
 mod store;
 
 pub use codes::{Codes, encode, onto_support};
 pub use direction::{Accuracy, Direction, Labels, Learner, Method};
 pub use path::{Blend, path};
 pub use pca::Pca;
+pub use regression::SoftmaxRegression;
 pub use store::DirectionStore;

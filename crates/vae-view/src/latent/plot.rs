@@ -1,4 +1,4 @@
-//! Plots of latents, with the look of [`crate::curves`].
+//! Plots of latents.
 
 use std::ops::Range;
 
@@ -7,10 +7,11 @@ use plotters::prelude::*;
 use tch::{Kind, Tensor};
 
 use crate::ViewError;
-use crate::curves::{
-    Area, Axis, FAINT_INK, GRID, INK, PlotError, SCALE, TOO_HIGH, canvas, colors, decimal,
-    draw_key, font, px, tick_label, tick_step,
+use crate::chart::{
+    Area, Axes, Axis, Chart, FAINT_INK, GRID, INK, PlotError, SCALE, canvas, colors, draw_key,
+    font, px,
 };
+use crate::ticks::{decimal, tick_label, tick_step};
 
 /// Points on a plane, each of one class.
 #[derive(Debug)]
@@ -131,38 +132,22 @@ fn padded_range(values: impl Iterator<Item = f64>) -> Range<f64> {
     low - room..high + room
 }
 
-type Plane<'a, 'b> = ChartContext<'b, BitMapBackend<'a>, Cartesian2d<Axis, Axis>>;
-
 fn plane_chart<'a, 'b>(
     area: &'b Area<'a>,
     [x_range, y_range]: [Range<f64>; 2],
     [x_name, y_name]: &[String; 2],
-) -> Result<Plane<'a, 'b>, PlotError<'a>> {
+) -> Result<Chart<'a, 'b>, PlotError<'a>> {
     let step = |range: &Range<f64>, n| tick_step(range.end - range.start, n);
     let (x_step, y_step) = (step(&x_range, 10), step(&y_range, 8));
-    let mut chart = ChartBuilder::on(area)
-        .margin_top(px(4))
-        .margin_left(px(14))
-        .margin_right(px(30))
-        .margin_bottom(px(8))
-        .x_label_area_size(px(52))
-        .y_label_area_size(px(88))
-        .build_cartesian_2d(Axis::new(&x_range, x_step), Axis::new(&y_range, y_step))?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID.stroke_width(SCALE))
-        .axis_style(GRID.stroke_width(SCALE))
-        .x_label_style(font(17, false, FAINT_INK))
-        .y_label_style(font(17, false, FAINT_INK))
-        .y_label_offset(TOO_HIGH)
-        .axis_desc_style(font(17, false, FAINT_INK))
-        .x_desc(x_name.as_str())
-        .y_desc(y_name.as_str())
-        .x_label_formatter(&|&value| tick_label(value, x_step))
-        .y_label_formatter(&|&value| tick_label(value, y_step))
-        .draw()?;
-    Ok(chart)
+    let axes = Axes {
+        x: (Axis::new(&x_range, x_step), x_name),
+        y: (Axis::new(&y_range, y_step), y_name),
+        x_label: &|&value| tick_label(value, x_step),
+        y_label: &|&value| tick_label(value, y_step),
+        margin_top: 4,
+        has_x_mesh: true,
+    };
+    axes.draw(area)
 }
 
 /// Points in each of `cells` (across, up), row after row from the lowest, blurred by a few cells.
@@ -226,33 +211,19 @@ pub fn bars(
     let every = (dims.len().div_ceil(40)).max(1);
     let x_axis = Axis::new(&(-0.5..n - 0.5), every as f64);
     canvas(title, subtitle, |body| {
-        let mut chart = ChartBuilder::on(body)
-            .margin_top(px(4))
-            .margin_left(px(14))
-            .margin_right(px(30))
-            .margin_bottom(px(8))
-            .x_label_area_size(px(52))
-            .y_label_area_size(px(88))
-            .build_cartesian_2d(x_axis, Axis::new(&(lowest..highest), step))?;
         let name = |place: &f64| {
             let dim = dims.get(place.round() as usize);
             dim.map_or_else(String::new, usize::to_string)
         };
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID.stroke_width(SCALE))
-            .axis_style(GRID.stroke_width(SCALE))
-            .x_label_style(font(15, false, FAINT_INK))
-            .y_label_style(font(17, false, FAINT_INK))
-            .y_label_offset(TOO_HIGH)
-            .axis_desc_style(font(17, false, FAINT_INK))
-            .x_desc("latent dimension")
-            .y_desc(unit)
-            .x_label_formatter(&name)
-            .y_label_formatter(&|&value| tick_label(value, step))
-            .draw()?;
+        let axes = Axes {
+            x: (x_axis, "latent dimension"),
+            y: (Axis::new(&(lowest..highest), step), unit),
+            x_label: &name,
+            y_label: &|&value| tick_label(value, step),
+            margin_top: 4,
+            has_x_mesh: false,
+        };
+        let mut chart = axes.draw(body)?;
         let color = colors(1)[0];
         let bars = dims.iter().enumerate().map(|(place, &dim)| {
             let place = place as f64;

@@ -7,6 +7,7 @@ use std::path::Path;
 use image::DynamicImage;
 use tch::{Kind, Tensor};
 use vae_base::files::{self, TemporaryName};
+use vae_run::RunError;
 
 use crate::ViewError;
 use crate::picture;
@@ -34,7 +35,7 @@ pub fn export(
     images: &Tensor,
 ) -> Result<(), ViewError> {
     let parent = files::parent(folder);
-    let partial = PARTIAL.folder_in(parent).map_err(ViewError::io(parent))?;
+    let partial = PARTIAL.folder_in(parent).map_err(RunError::io(parent))?;
     let path = partial.path();
     write_lines(&path.join("tensors.tsv"), latents_lines(latents)?)?;
     write_lines(&path.join("metadata.tsv"), metadata_lines(columns))?;
@@ -48,7 +49,7 @@ pub fn export(
             let problem = "is there already; give a new folder with --out, or remove it";
             Err(ViewError::file(folder, problem))
         }
-        Err(error) => Err(ViewError::io(folder)(error)),
+        Err(error) => Err(RunError::io(folder)(error).into()),
         Ok(()) => {
             let _ = partial.keep(); // Under its new name.
             Ok(())
@@ -63,13 +64,13 @@ const PARTIAL: TemporaryName = TemporaryName {
 };
 
 fn write_lines(path: &Path, lines: impl Iterator<Item = String>) -> Result<(), ViewError> {
-    let io = || ViewError::io(path);
+    let io = || RunError::io(path);
     let mut file = BufWriter::new(File::create(path).map_err(io())?);
     for line in lines {
         file.write_all(line.as_bytes()).map_err(io())?;
         file.write_all(b"\n").map_err(io())?;
     }
-    file.flush().map_err(io())
+    Ok(file.flush().map_err(io())?)
 }
 
 fn latents_lines(latents: &Tensor) -> Result<impl Iterator<Item = String>, ViewError> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_model::{read_tensors, write_tensors};
-use vae_run::{OpenCheckpoint, RunDir};
+use vae_run::{OpenCheckpoint, RunDir, RunError};
 
 use super::Direction;
 use crate::ViewError;
@@ -164,13 +164,13 @@ fn lock(path: &Path) -> Result<File, ViewError> {
         .create(true)
         .truncate(false)
         .open(path)
-        .map_err(ViewError::io(path))?;
+        .map_err(RunError::io(path))?;
     match file.lock() {
         Err(error)
             if error.kind() != ErrorKind::Unsupported
                 && error.raw_os_error() != Some(libc::ENOLCK) =>
         {
-            Err(ViewError::io(path)(error))
+            Err(RunError::io(path)(error).into())
         }
         _ => Ok(file),
     }

@@ -1,0 +1,272 @@
+//! A trained model opened for use, together with the run that it comes from.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Tensor};
+use vae_base::ConditionError;
+use vae_data::loader::Batch;
+use vae_data::{Dataset, DatasetConfig, InputBatch, Inputs, Split, Splits};
+use vae_model::{Vae, WEIGHTS_FILE};
+
+use crate::{Checkpoint, LatentUse, OpenCheckpoint, RunDir, RunError};
+
+/// A trained model, its run and checkpoint, and the condition that replaces what is known of each image.
+///
+/// A session belongs to one thread at a time ([`Vae`] is `Send`, not `Sync`). A server opens one for each of
+/// its threads; with its own session and its own [`Generator`](vae_model::Generator) each thread computes
+/// the same results as it would alone.
+///
+/// ```
+/// use std::thread;
+///
+/// use tch::{Device, Tensor, no_grad};
+/// use vae_run::{RunError, Session};
+/// # use vae_model::{ImageShape, ModelConfig, Vae};
+///
+/// /// Answers requests, each with the seed of its images, on a thread of its own.
+/// fn worker(run: &str, seeds: &[u64]) -> Result<Vec<Tensor>, RunError> {
+///     let session = Session::open(run, Device::Cpu)?;
+///     let vae = session.vae();
+///     let answers = seeds.iter().map(|&seed| {
+///         let mut generator = vae.generator(seed);
+///         Ok(no_grad(|| vae.sample(4, &mut generator))?) // [4, C, H, W]
+///     });
+///     answers.collect()
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("weights.safetensors");
+/// # let shape = ImageShape { channels: 1, height: 8, width: 8 };
+/// # Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?.save(&file)?;
+/// # let run = file.to_str().ok_or("UTF-8")?;
+/// // `run` is the folder of a run, of one of its checkpoints, or a weights file.
+/// let answers = thread::scope(|scope| {
+///     let workers = [[1, 2], [3, 4]].map(|seeds| scope.spawn(move || worker(run, &seeds)));
+///     workers.map(|worker| worker.join().expect("no panic"))
+/// });
+/// for images in answers {
+///     assert_eq!(images?.len(), 2);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    vae: Vae,
+    run: Option<(RunDir, OpenCheckpoint)>,
+    condition: Option<String>,
+}
+
+impl Session {
+    /// Opens the best checkpoint of the run in folder `path`, the checkpoint in folder `path`, or the weights
+    /// file at `path`. A folder of weights that belongs to no run is opened like its weights file.
+    ///
+    /// # Errors
+    /// Nothing of these is at `path`; the run has no whole checkpoint; the weights are damaged.
+    pub fn open(path: impl AsRef<Path>, device: Device) -> Result<Self, RunError> {
+        let path = path.as_ref();
+        if path.is_file() || path.join(WEIGHTS_FILE).is_file() && !OpenCheckpoint::is_in_run(path) {
+            return Ok(Self {
+                path: path.to_owned(),
+                vae: Vae::load(path, device)?,
+                run: None,
+                condition: None,
+            });
+        }
+        match OpenCheckpoint::at(path)? {
+            Some((run_dir, checkpoint)) => Self::of(path, run_dir, checkpoint, device),
+            None => Self::open_checkpoint(path, Checkpoint::Best, device),
+        }
+    }
+
+    /// Opens this checkpoint of the run in folder `path`.
+    ///
+    /// # Errors
+    /// The folder is no run, or a checkpoint itself; the run has no such checkpoint that is whole.
+    pub fn open_checkpoint(
+        path: impl AsRef<Path>,
+        which: Checkpoint,
+        device: Device,
+    ) -> Result<Self, RunError> {
+        let path = path.as_ref();
+        if path.is_file() || path.join(WEIGHTS_FILE).is_file() {
+            let problem = "holds the weights of one checkpoint; the folder of a run is needed to choose \
+                           among its checkpoints";
+            return Err(RunError::run(path, problem));
+        }
+        let run_dir = RunDir::open(path)?;
+        let checkpoint = which.open(&run_dir)?;
+        Self::of(path, run_dir, checkpoint, device)
+    }
+
+    fn of(
+        path: &Path,
+        run_dir: RunDir,
+        checkpoint: OpenCheckpoint,
+        device: Device,
+    ) -> Result<Self, RunError> {
+        Ok(Self {
+            path: path.to_owned(),
+            vae: Vae::load(&checkpoint.folder, device)?,
+            run: Some((run_dir, checkpoint)),
+            condition: None,
+        })
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn vae(&self) -> &Vae {
+        &self.vae
+    }
+
+    /// The model alone.
+    #[must_use]
+    pub fn into_vae(self) -> Vae {
+        self.vae
+    }
+
+    /// The run.
+    ///
+    /// # Errors
+    /// The session was opened from weights that belong to no run.
+    pub fn run_dir(&self) -> Result<&RunDir, RunError> {
+        Ok(&self.run()?.0)
+    }
+
+    /// The checkpoint.
+    ///
+    /// # Errors
+    /// The session was opened from weights that belong to no run.
+    pub fn checkpoint(&self) -> Result<&OpenCheckpoint, RunError> {
+        Ok(&self.run()?.1)
+    }
+
+    fn run(&self) -> Result<&(RunDir, OpenCheckpoint), RunError> {
+        self.run.as_ref().ok_or_else(|| {
+            let problem = "weights that belong to no run; the folder of a run is needed here";
+            RunError::run(&self.path, problem)
+        })
+    }
+
+    /// How much each latent dimension was used at the checkpoint's last evaluation; none before the first,
+    /// and of weights that belong to no run.
+    #[must_use]
+    pub fn latent_use(&self) -> Option<&LatentUse> {
+        let (_, checkpoint) = self.run.as_ref()?;
+        checkpoint.state.latent_use.as_ref()
+    }
+
+    /// Sets the condition that replaces what is known of each image, written as
+    /// [`ConditionSpec::parse`](vae_base::ConditionSpec::parse) reads it: attributes that it does not name
+    /// keep their values. `None` leaves every image its own.
+    ///
+    /// # Errors
+    /// The model has no such class or attribute; the session keeps the condition it had.
+    pub fn set_condition(&mut self, condition: Option<&str>) -> Result<(), ConditionError> {
+        if let Some(condition) = condition {
+            self.vae.condition().parse(condition)?;
+        }
+        self.condition = condition.map(str::to_owned);
+        Ok(())
+    }
+
+    /// The images of the run, each with its condition.
+    ///
+    /// # Errors
+    /// The session has no run; as [`DatasetConfig::load`].
+    pub fn splits(&self) -> Result<Splits, RunError> {
+        self.splits_of(&self.run_dir()?.config()?.dataset)
+    }
+
+    /// The images of a data set, each with its condition.
+    ///
+    /// # Errors
+    /// As [`DatasetConfig::load`].
+    pub fn splits_of(&self, dataset: &DatasetConfig) -> Result<Splits, RunError> {
+        let splits = dataset.load()?;
+        Ok(Splits {
+            train: self.conditioned(splits.train),
+            validation: splits.validation.map(|dataset| self.conditioned(dataset)),
+            test: self.conditioned(splits.test),
+            report: splits.report,
+        })
+    }
+
+    /// The first `n` test images of the run, or all where there are fewer, each with its condition.
+    ///
+    /// # Errors
+    /// As [`Self::splits`]; an image can no longer be read.
+    pub fn first_test_images(&self, n: usize) -> Result<Batch, RunError> {
+        let test = self.splits()?.test;
+        Ok(test.batch(&(0..n.min(test.len())).collect::<Vec<_>>())?)
+    }
+
+    /// The images of a data set, each with its condition: what is known of the image, replaced by what
+    /// [`Self::set_condition`] names.
+    #[must_use]
+    pub fn conditioned(&self, dataset: Dataset) -> Dataset {
+        let dataset = dataset.with_condition(self.vae.condition());
+        match self.condition {
+            Some(_) => dataset.change_condition(|row| self.overwrite(row)),
+            None => dataset,
+        }
+    }
+
+    /// Replaces what the session's condition names.
+    fn overwrite(&self, row: &mut [f32]) {
+        if let Some(condition) = &self.condition {
+            // Cannot fail: `set_condition` parsed it.
+            let _ = self.vae.condition().overwrite(row, condition);
+        }
+    }
+
+    /// The condition of an image of which nothing is known, `[1, D]`; none if the model has no condition.
+    #[must_use]
+    pub fn condition_alone(&self) -> Option<Tensor> {
+        let spec = self.vae.condition();
+        let mut row = spec.unknown();
+        self.overwrite(&mut row);
+        (!spec.is_empty()).then(|| Tensor::from_slice(&row).unsqueeze(0))
+    }
+
+    /// The session's condition or, if none is set, the first of
+    /// [`ConditionSpec::examples`](vae_base::ConditionSpec::examples), `[1, D]`; none if the model has no
+    /// condition.
+    #[must_use]
+    pub fn condition_or_example(&self) -> Option<Tensor> {
+        if self.condition.is_some() {
+            return self.condition_alone();
+        }
+        let (_, row) = self.vae.condition().examples().into_iter().next()?;
+        Some(Tensor::from_slice(&row).unsqueeze(0))
+    }
+
+    /// The condition of a batch's images, `[B, D]`; none if the model has no condition.
+    #[must_use]
+    pub fn condition_of(&self, inputs: &Inputs, batch: &InputBatch) -> Option<Tensor> {
+        let mut rows = inputs.condition(batch, self.vae.condition())?;
+        rows.iter_mut().for_each(|row| self.overwrite(row));
+        Some(Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]))
+    }
+
+    /// The images of `paths`, prepared as the run's training images were; without paths those of this split
+    /// of the run. `attributes` is a table to join by file name.
+    ///
+    /// # Errors
+    /// The session has no run; as [`Inputs::open`] and [`Inputs::of_split`].
+    pub fn inputs(
+        &self,
+        paths: &[PathBuf],
+        otherwise: Split,
+        attributes: Option<&Path>,
+    ) -> Result<Inputs, RunError> {
+        let dataset = self.run_dir()?.config()?.dataset;
+        let item = self.vae.item().clone();
+        Ok(match paths {
+            [] => Inputs::of_split(&dataset, item, otherwise, attributes)?,
+            paths => Inputs::open(&dataset, item, paths, attributes)?,
+        })
+    }
+}

@@ -1,0 +1,221 @@
+//! What plots share: a picture with a title, axes, colors, and fonts of our own, since a bare container has
+//! none.
+
+use std::ops::Range;
+use std::sync::Once;
+
+use image::{DynamicImage, RgbImage, imageops};
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
+use plotters::coord::types::RangedCoordf64;
+use plotters::prelude::*;
+use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::ViewError;
+use crate::ticks::ticks;
+
+/// Size of a picture in pixels.
+pub(crate) const SIZE: (u32, u32) = (1400, 900);
+/// Drawn so many times larger, then averaged: the plotter's thick lines have no smooth edges.
+pub(crate) const SCALE: u32 = 2;
+
+pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
+pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
+pub(crate) const GRID: RGBColor = RGBColor(228, 231, 235);
+/// Okabe & Ito's colors, told apart with every kind of color vision; its yellow is too light here.
+pub(crate) const COLORS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(90, 90, 90),
+];
+
+const FAMILY: &str = "Inter";
+
+/// A picture with a title and a line below it, and the rest of it drawn by `draw_body`.
+pub(crate) fn canvas(
+    title: &str,
+    subtitle: &str,
+    draw_body: impl for<'a> FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
+) -> Result<DynamicImage, ViewError> {
+    register_fonts();
+    let (width, height) = (SIZE.0 * SCALE, SIZE.1 * SCALE);
+    let mut bytes = vec![0_u8; (width * height * 3) as usize];
+    {
+        let root = BitMapBackend::with_buffer(&mut bytes, (width, height)).into_drawing_area();
+        draw_all(&root, title, subtitle, draw_body)
+            .map_err(|error| ViewError::Plot(error.to_string()))?;
+    }
+    let large = RgbImage::from_raw(width, height, bytes)
+        .ok_or_else(|| ViewError::Plot("a buffer of the wrong size".to_owned()))?;
+    Ok(imageops::thumbnail(&large, SIZE.0, SIZE.1).into())
+}
+
+fn register_fonts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // A font that cannot be read shows as an error of the first text drawn with it.
+        let _ = register_font(
+            FAMILY,
+            FontStyle::Normal,
+            include_bytes!("../fonts/Inter-Regular.ttf"),
+        );
+        let _ = register_font(
+            FAMILY,
+            FontStyle::Bold,
+            include_bytes!("../fonts/Inter-SemiBold.ttf"),
+        );
+    });
+}
+
+pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+pub(crate) type PlotError<'a> =
+    DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
+
+/// The plotter centers the small text that much too high.
+pub(crate) const TOO_HIGH: i32 = px(3);
+
+/// Pixels of the picture, in those of the drawing.
+pub(crate) const fn px(pixels: u32) -> i32 {
+    (pixels * SCALE) as i32
+}
+
+pub(crate) fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static> {
+    let style = if bold {
+        FontStyle::Bold
+    } else {
+        FontStyle::Normal
+    };
+    (FAMILY, px(size), style).into_font().color(&color)
+}
+
+fn draw_all<'a>(
+    root: &Area<'a>,
+    title: &str,
+    subtitle: &str,
+    draw_body: impl FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
+) -> Result<(), PlotError<'a>> {
+    root.fill(&WHITE)?;
+    let (head, body) = root.split_vertically(px(84));
+    head.draw(&Text::new(
+        title.to_owned(),
+        (px(28), px(22)),
+        font(27, true, INK),
+    ))?;
+    head.draw(&Text::new(
+        subtitle.to_owned(),
+        (px(28), px(56)),
+        font(19, false, FAINT_INK),
+    ))?;
+    draw_body(&body)?;
+    root.present()
+}
+
+/// The axes of a chart.
+pub(crate) struct Axes<'a> {
+    pub(crate) x: (Axis, &'a str),
+    pub(crate) y: (Axis, &'a str),
+    /// How a number on the x-axis is written.
+    pub(crate) x_label: &'a dyn Fn(&f64) -> String,
+    pub(crate) y_label: &'a dyn Fn(&f64) -> String,
+    pub(crate) margin_top: u32,
+    /// Lines across the plot at the numbers of the x-axis.
+    pub(crate) has_x_mesh: bool,
+}
+
+pub(crate) type Chart<'a, 'b> = ChartContext<'b, BitMapBackend<'a>, Cartesian2d<Axis, Axis>>;
+
+impl Axes<'_> {
+    /// Draws them, to draw series over them.
+    pub(crate) fn draw<'a, 'b>(self, area: &'b Area<'a>) -> Result<Chart<'a, 'b>, PlotError<'a>> {
+        let ((x_axis, x_name), (y_axis, y_name)) = (self.x, self.y);
+        let mut chart = ChartBuilder::on(area)
+            .margin_top(px(self.margin_top))
+            .margin_left(px(14))
+            .margin_right(px(30))
+            .margin_bottom(px(8))
+            .x_label_area_size(px(52))
+            .y_label_area_size(px(88))
+            .build_cartesian_2d(x_axis, y_axis)?;
+        let mut mesh = chart.configure_mesh();
+        if !self.has_x_mesh {
+            mesh.disable_x_mesh();
+        }
+        mesh.light_line_style(TRANSPARENT)
+            .bold_line_style(GRID.stroke_width(SCALE))
+            .axis_style(GRID.stroke_width(SCALE))
+            .x_label_style(font(17, false, FAINT_INK))
+            .y_label_style(font(17, false, FAINT_INK))
+            .y_label_offset(TOO_HIGH)
+            .axis_desc_style(font(17, false, FAINT_INK))
+            .x_desc(x_name)
+            .y_desc(y_name)
+            .x_label_formatter(&self.x_label)
+            .y_label_formatter(&self.y_label)
+            .draw()?;
+        Ok(chart)
+    }
+}
+
+/// An axis with a line at every multiple of a step.
+pub(crate) struct Axis {
+    scale: RangedCoordf64,
+    ticks: Vec<f64>,
+}
+
+impl Axis {
+    pub(crate) fn new(range: &Range<f64>, step: f64) -> Self {
+        Self {
+            scale: range.clone().into(),
+            ticks: ticks(range, step),
+        }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        self.scale.map(value, limit)
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.ticks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.scale.range()
+    }
+}
+
+/// Different colors, evenly around the wheel where the palette has too few.
+pub(crate) fn colors(n: usize) -> Vec<RGBColor> {
+    if n <= COLORS.len() {
+        return COLORS.to_vec();
+    }
+    let hue = |i| HSLColor(f64::from(i) / n as f64, 0.75, 0.42).rgb();
+    (0..n as u32)
+        .map(hue)
+        .map(|(r, g, b)| RGBColor(r, g, b))
+        .collect()
+}
+
+pub(crate) fn draw_key<'a>(
+    area: &Area<'a>,
+    (x, y): (i32, i32),
+    name: &str,
+    color: RGBColor,
+    style: &TextStyle,
+) -> Result<(), PlotError<'a>> {
+    let middle = y + px(8);
+    let bar = [(x, middle - px(2)), (x + px(22), middle + px(2))];
+    area.draw(&Rectangle::new(bar, color.filled()))?;
+    let anchored = style.pos(Pos::new(HPos::Left, VPos::Center));
+    let place = (x + px(30), middle + TOO_HIGH);
+    area.draw(&Text::new(name.to_owned(), place, anchored))
+}
