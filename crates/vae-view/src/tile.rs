@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use vae_model::{ItemSpec, Standardization};
 
 use crate::ViewError;
-use crate::chart::{COLORS, GRID};
+use crate::chart::{COLORS, GRID, SCALE};
 
 /// Rows of pixels of a tile with curves.
 const HEIGHT: i64 = 64;
@@ -20,7 +20,7 @@ const MOST_CURVES: i64 = 6;
 const MOST_BARS: i64 = 32;
 
 /// What fits into a tile, in standard deviations from the mean.
-const REACH: f64 = 3.5;
+const REACH: f64 = 3.0;
 
 /// The items of a data set, as its batches have them, in the numbers that a model's items have: images in
 /// `[0, 1]`, arrays as they are. f32 `[N, C, H, W]` on the CPU.
@@ -36,8 +36,8 @@ pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
 /// Pictures of items `[N, C, H, W]`, as a model decodes them ([`as_decoded`] for those of a data set), in
 /// `[0, 1]` on the CPU.
 ///
-/// Images are their own pictures. Arrays `[C, H, W]` are shown as images from dark (3.5 standard deviations below
-/// the training data's mean) to light. Series `[C, T]` are curves, a color for each channel, on axes of 3.5 standard
+/// Images are their own pictures. Arrays `[C, H, W]` are shown as images from dark (3 standard deviations below
+/// the training data's mean) to light. Series `[C, T]` are curves, a color for each channel, on axes of 3 standard
 /// deviations around the mean, which is a gray line; of more than six channels a map with a row for each. Vectors
 /// are bars, or a curve of more than 32 values. Where the model has no statistics, those of these items are taken.
 /// Missing values are gaps.
@@ -71,13 +71,14 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
         .map(|i| {
             let values = Vec::<f32>::try_from(scaled.get(i).contiguous().view(-1))?;
             let channels: Vec<&[f32]> = values.chunks_exact(width.max(1) as usize).collect();
-            let size = (n_columns as u32, HEIGHT as u32);
+            let size = (n_columns as u32 * SCALE, HEIGHT as u32 * SCALE);
             let pixels = match has_bars {
                 true => drawn(size, |area| bars(area, size, channels[0])),
                 false => drawn(size, |area| curves(area, size, &channels)),
             }
             .map_err(|error| ViewError::Plot(error.to_string()))?;
-            Ok(Tensor::from_slice(&pixels).view([HEIGHT, n_columns, 3]))
+            let scale = i64::from(SCALE);
+            Ok(Tensor::from_slice(&pixels).view([scale * HEIGHT, scale * n_columns, 3]))
         })
         .collect::<Result<_, ViewError>>()?;
     if pictures.is_empty() {
@@ -85,10 +86,12 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
         return Ok(Tensor::zeros([0, 3, HEIGHT, n_columns], options));
     }
     let pixels = Tensor::stack(&pictures, 0).permute([0, 3, 1, 2]);
-    Ok(pixels.to_kind(Kind::Float) / 255.0)
+    let pixels = pixels.to_kind(Kind::Float) / 255.0;
+    let scale = [i64::from(SCALE); 2];
+    Ok(pixels.avg_pool2d(scale, scale, [0, 0], false, true, None))
 }
 
-/// (x − mean) / 3.5 standard deviations, NaN where a value is missing.
+/// (x − mean) / 3 standard deviations, NaN where a value is missing.
 fn scaled(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     let shape = item.statistics_shape();
     let (mean, std) = match &item.standardization {
@@ -138,7 +141,7 @@ fn row(value: f32, height: u32) -> i32 {
 fn curves(area: &Area, (width, height): (u32, u32), channels: &[&[f32]]) -> Drawn {
     let middle = row(0.0, height);
     let zero = vec![(0, middle), (width as i32 - 1, middle)];
-    area.draw(&PathElement::new(zero, GRID.stroke_width(1)))?;
+    area.draw(&PathElement::new(zero, GRID.stroke_width(SCALE)))?;
     for (values, color) in channels.iter().zip(COLORS) {
         let last = (values.len().max(2) - 1) as f32;
         let place = |step: usize, value: f32| {
@@ -161,8 +164,8 @@ fn curves(area: &Area, (width, height): (u32, u32), channels: &[&[f32]]) -> Draw
 fn line(area: &Area, points: Vec<(i32, i32)>, color: RGBColor) -> Drawn {
     match points[..] {
         [] => {}
-        [point] => area.draw(&Circle::new(point, 1, color.filled()))?,
-        _ => area.draw(&PathElement::new(points, color.stroke_width(1)))?,
+        [point] => area.draw(&Circle::new(point, SCALE, color.filled()))?,
+        _ => area.draw(&PathElement::new(points, color.stroke_width(SCALE)))?,
     }
     Ok(())
 }
@@ -177,16 +180,17 @@ fn bars(area: &Area, (width, height): (u32, u32), values: &[f32]) -> Drawn {
     {
         let [left, right] = [edge(i), edge(i + 1)];
         // A pixel between bars, where there is room.
-        let right = if right - left > 2 {
-            right - 2
+        let gap = if right - left > 3 * SCALE as i32 {
+            SCALE as i32
         } else {
-            right - 1
+            0
         };
+        let right = right - 1 - gap;
         let corners = [(left, row(value, height)), (right, middle)];
         area.draw(&Rectangle::new(corners, COLORS[0].filled()))?;
     }
     let zero = vec![(0, middle), (width as i32 - 1, middle)];
-    area.draw(&PathElement::new(zero, GRID.stroke_width(1)))?;
+    area.draw(&PathElement::new(zero, GRID.stroke_width(SCALE)))?;
     Ok(())
 }
 
@@ -227,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_series_is_a_curve_around_its_mean_with_gaps() {
-        // At the mean, then at the upper edge: 1 + 3.5·2.
+        // At the mean, then above the upper edge, 1 + 3·2.
         let mut values = vec![1_f32; 96];
         values[48..].fill(8.0);
         values[20..30].fill(f32::NAN);

@@ -83,6 +83,7 @@ pub(super) const ORDERS: &[Order] = &[
             "tensor_file",
             "preprocessing",
             "graph",
+            "units",
             "condition",
             "network",
             "likelihood",
