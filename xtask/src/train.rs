@@ -57,7 +57,11 @@ fn data_folder(config: &str) -> Option<PathBuf> {
     let folder = path("idx", "folder")
         .or_else(|| path("image_folder", "path")?.parent())
         .or_else(|| path("sprites", "file")?.parent())
-        .or_else(|| path("arrays", "train")?.parent());
+        .or_else(|| path("arrays", "train")?.parent())
+        .or_else(|| {
+            let file = dataset.get("arrays")?.get("train")?.get("file")?;
+            Path::new(file.as_str()?).parent()
+        });
     folder.map(Path::to_path_buf)
 }
 
@@ -83,6 +87,10 @@ mod tests {
             (
                 "[dataset.arrays]\ntrain = \"datasets/signals/train.npy\"\n",
                 "datasets/signals",
+            ),
+            (
+                "[dataset.arrays]\ntrain = { file = \"digits/mnist.npz\", array = \"x_train\" }\n",
+                "digits",
             ),
         ] {
             assert_eq!(data_folder(config), Some(PathBuf::from(folder)));

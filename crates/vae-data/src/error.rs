@@ -312,6 +312,13 @@ pub enum DataError {
         problem: String,
     },
 
+    /// A file of arrays is not there.
+    #[error("{}: no such file{} ({}correct the path)", path.display(), looked_in(path), fetch_hint_around(path))]
+    MissingArrays {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
     /// A file of arrays that is damaged or holds something else than was asked for.
     #[error("{}: {problem}", path.display())]
     ArrayFile {

@@ -802,7 +802,8 @@ impl ArraySource {
         prefix: String,
     ) -> Result<Option<ArraySource>, DataError> {
         let (file, array, range) = array_parts(path);
-        if !file.is_file() {
+        // Folders may hold images; of what is not there the reader of images says so.
+        if item.is_image() && !file.is_file() {
             return Ok(None);
         }
         let Some(names) = array_file::names(&file)? else {

@@ -930,6 +930,7 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
     numbers[40] = f32::NAN;
     workplace.put_f32("nan.npy", &[20, 3], &numbers);
     assert!(error("nan.npy").contains("1 missing values (NaN), the first in row 13, column 1"));
+    assert!(error("nowhere.npy").starts_with("nowhere.npy: no such file"));
     workplace.put("photo.jpg", b"\xff\xd8\xff");
     assert!(error("photo.jpg").contains("is no file of arrays"));
     let plain = npy_bytes("<f4", false, &[20, 3], &le_f32(&table()));

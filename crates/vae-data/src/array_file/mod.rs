@@ -82,7 +82,9 @@ impl Format {
 /// Opens a file and tells its kind.
 fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     let io = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => wrong(path, "no such file"),
+        std::io::ErrorKind::NotFound => DataError::MissingArrays {
+            path: path.to_owned(),
+        },
         _ => DataError::Io {
             path: path.to_owned(),
             source,

@@ -23,6 +23,8 @@ use crate::{DataError, Dataset, HoldOut, Splits};
 pub use layout::ArrayLayout;
 pub use statistics::{ValueStatistics, array_statistics};
 
+use statistics::standardization;
+
 pub(crate) use rows::{Rows, check_item};
 
 /// More rows are no data set that is held in memory.
@@ -345,60 +347,49 @@ impl ArraysConfig {
             }
         };
 
-        let labels = self.labels(n, &test)?;
+        let [labels, test_labels] = self.labels(n, &test)?;
         let column_names = train.reader.column_names().map(<[String]>::to_vec);
         let mut item = train.item.clone();
-        let mut read = Rows::new(path, train.reader, train.layout, item.clone()).read_splits(&[
-            &train_rows,
-            &validation_rows,
-            &test_rows,
-        ])?;
-        let test_items = match test {
-            None => read.pop(),
-            Some((source, opened)) => {
-                Rows::new(&source.file, opened.reader, opened.layout, opened.item)
-                    .read_splits(&[&test_file_rows])?
-                    .pop()
-            }
-        };
-        let (Some(test_items), [train_items, validation_items, ..]) = (test_items, &read[..])
-        else {
-            return Err(wrong(path, "no split of it was read".to_owned()));
-        };
+        let [train_items, validation_items, test_items] =
+            Rows::new(path, train.reader, train.layout, train.item).read_splits([
+                &train_rows,
+                &validation_rows,
+                &test_rows,
+            ])?;
         if !item.is_image() {
-            let found = statistics::statistics(train_items, &item);
+            let found = statistics::statistics(&train_items, &item);
+            let is_standardized = self.standardize;
             warn_of_constants(
                 path,
                 &found,
                 &item,
                 column_names.as_deref(),
-                self.standardize,
+                is_standardized,
             );
-            if self.standardize {
-                item.standardization = Some(statistics::standardization(&found));
-            }
+            item.standardization = is_standardized.then(|| standardization(&found));
         }
-        let of = |items: &Tensor, labels: &Option<Vec<i64>>, rows: &[usize]| {
+        let of = |items: Tensor, labels: &Option<Vec<i64>>, rows: &[usize]| {
             let labels = labels.as_ref().map(|labels| {
                 let labels: Vec<i64> = rows.iter().map(|&row| labels[row]).collect();
                 Tensor::from_slice(&labels)
             });
-            let dataset = Dataset::of_items(item.clone(), items.shallow_clone(), labels)?;
-            Ok(dataset.with_rows(rows))
+            let dataset = Dataset::of_items(item.clone(), items, labels)?;
+            Ok::<_, DataError>(dataset.with_rows(rows))
         };
-        let test = match &self.test {
-            Some(_) => of(&test_items, &labels[1], &test_file_rows),
-            None => of(&test_items, &labels[0], &test_rows),
+        let test = match test {
+            None => of(test_items, &labels, &test_rows)?,
+            Some((source, opened)) => {
+                let [items] = Rows::new(&source.file, opened.reader, opened.layout, opened.item)
+                    .read_splits([&test_file_rows])?;
+                of(items, &test_labels, &test_file_rows)?
+            }
         };
         let validation = match validation_rows.is_empty() {
             true => None,
-            false => Some(of(validation_items, &labels[0], &validation_rows)?),
+            false => Some(of(validation_items, &labels, &validation_rows)?),
         };
-        Ok(Splits::new(
-            of(train_items, &labels[0], &train_rows)?,
-            validation,
-            test?,
-        ))
+        let train = of(train_items, &labels, &train_rows)?;
+        Ok(Splits::new(train, validation, test))
     }
 
     /// Which of `n` rows are training, validation and test items.

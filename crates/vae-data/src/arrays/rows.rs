@@ -138,11 +138,14 @@ impl Rows {
         format!("row {row}, at {indices:?}")
     }
 
-    /// All rows are read, and those that each split has are kept: a tensor `[n, C, H, W]` for each.
+    /// Reads all rows, and keeps those of each split: a tensor `[n, C, H, W]` for each.
     ///
     /// # Errors
     /// A damaged file; infinite values; missing ones, where the items have none; no memory for so many.
-    pub(crate) fn read_splits(mut self, splits: &[&[usize]]) -> Result<Vec<Tensor>, DataError> {
+    pub(crate) fn read_splits<const N: usize>(
+        mut self,
+        splits: [&[usize]; N],
+    ) -> Result<[Tensor; N], DataError> {
         const NONE: u32 = u32::MAX;
         let n = self.reader.shape()[0];
         let kind = match self.item.is_image() {
@@ -150,16 +153,16 @@ impl Rows {
             false => Kind::Float,
         };
         let [channels, height, width] = self.item.map().sides();
-        let mut tensors = Vec::new();
+        let mut tensors = splits.map(|_| Tensor::new());
         // Of each row its split and its place there.
         let mut places = vec![(NONE, 0_u32); n];
-        for (split, rows) in splits.iter().enumerate() {
+        for (split, (rows, tensor)) in splits.iter().zip(&mut tensors).enumerate() {
             let size = [rows.len() as i64, channels, height, width];
-            let tensor = Tensor::f_empty(size, (kind, Device::Cpu));
-            tensors.push(tensor.map_err(|error| DataError::ArrayFile {
+            let empty = Tensor::f_empty(size, (kind, Device::Cpu));
+            *tensor = empty.map_err(|error| DataError::ArrayFile {
                 path: self.path.clone(),
                 problem: format!("no memory for {size:?} of {kind:?}: {error}"),
-            })?);
+            })?;
             for (place, &row) in rows.iter().enumerate() {
                 places[row] = (split as u32, place as u32);
             }
