@@ -2,6 +2,7 @@
 
 mod binarized_mnist;
 mod celeba;
+mod signals;
 mod sprites;
 
 use std::fs::{self, File};
@@ -34,6 +35,7 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
             celeba::NAME => Some(celeba::fetch as fn(&Workspace, Option<&Path>) -> Result<()>),
             binarized_mnist::NAME => Some(binarized_mnist::fetch as _),
             sprites::NAME => Some(sprites::fetch as _),
+            signals::NAME => Some(signals::fetch as _),
             _ => None,
         };
         if let Some(fetch) = special {
@@ -92,6 +94,12 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
             false => sprites::fetch(workspace, None),
         };
     }
+    if name == signals::NAME {
+        return match signals::is_complete(&folder) {
+            true => Ok(()),
+            false => signals::fetch(workspace, None),
+        };
+    }
     if !manifest.is_file() {
         return Ok(());
     }
@@ -141,7 +149,7 @@ fn known_names(workspace: &Workspace) -> Result<Vec<String>> {
         })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
-    names.push(sprites::NAME.to_owned());
+    names.extend([sprites::NAME, signals::NAME].map(str::to_owned));
     names.sort();
     Ok(names)
 }

@@ -68,9 +68,9 @@ enum Task {
     ///
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
-    /// are drawn here.
+    /// and the signals are computed here.
     FetchData {
-        /// Data sets to fetch: the names of the manifests in datasets/, or sprites.
+        /// Data sets to fetch: the names of the manifests in datasets/, sprites or signals.
         #[arg(default_value = "mnist")]
         names: Vec<String>,
         /// A file or folder that you already have, to take the files from (gzipped or not; for celeba

@@ -47,15 +47,20 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx files, or the one around its zip or folder of photos or its sprites. None for
-/// an invalid config, whose errors `vae train` reports.
+/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites or arrays. None for an
+/// invalid config, whose errors `vae train` reports.
 fn data_folder(config: &str) -> Option<PathBuf> {
     let config: toml::Table = toml::from_str(config).ok()?;
     let dataset = config.get("dataset")?;
     let path = |table, key| Some(Path::new(dataset.get(table)?.get(key)?.as_str()?));
     let folder = path("idx", "folder")
         .or_else(|| path("image_folder", "path")?.parent())
-        .or_else(|| path("sprites", "file")?.parent());
+        .or_else(|| path("sprites", "file")?.parent())
+        .or_else(|| path("arrays", "train")?.parent())
+        .or_else(|| {
+            let file = dataset.get("arrays")?.get("train")?.get("file")?;
+            Path::new(file.as_str()?).parent()
+        });
     folder.map(Path::to_path_buf)
 }
 
@@ -77,6 +82,14 @@ mod tests {
             (
                 "[dataset.sprites]\nfile = \"datasets/sprites/sprites.npz\"\n",
                 "datasets/sprites",
+            ),
+            (
+                "[dataset.arrays]\ntrain = \"datasets/signals/train.npy\"\n",
+                "datasets/signals",
+            ),
+            (
+                "[dataset.arrays]\ntrain = { file = \"digits/mnist.npz\", array = \"x_train\" }\n",
+                "digits",
             ),
         ] {
             assert_eq!(data_folder(config), Some(PathBuf::from(folder)));

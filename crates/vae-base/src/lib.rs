@@ -1,7 +1,7 @@
 //! What both data and models build on, without tensors and without libtorch.
 //!
 //! - [`derive_seed`]: derives every seed from (seed, counter, purpose);
-//! - [`ImageShape`]: the shape of one item;
+//! - [`ItemSpec`]: kind and shape of an item, [`ImageShape`]: that of an image, or of any item as maps;
 //! - [`ConditionSpec`]: what a model is conditioned on beside the item itself;
 //! - [`files`]: files that appear under their names only when they are whole;
 //! - [`read_small`], [`open_regular`]: reading whole files of a bounded size;
@@ -15,6 +15,7 @@ mod data_spec;
 mod dotted;
 pub mod files;
 mod image_shape;
+mod item_spec;
 pub mod memory;
 mod npy;
 pub mod seed;
@@ -26,6 +27,7 @@ pub use data_spec::DataSpec;
 pub use dotted::dotted;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
+pub use item_spec::{ItemKind, ItemSpec, Standardization};
 pub use npy::NpyHeader;
 pub use seed::derive_seed;
 pub use small_file::{open_regular, read_small, read_small_text};

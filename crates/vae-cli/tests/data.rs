@@ -104,6 +104,47 @@ fn stats_count_and_average() {
 }
 
 #[test]
+fn stats_of_arrays_are_those_of_each_column() {
+    let workplace = Workplace::new();
+    let header = vae_base::NpyHeader {
+        descr: "<f4".to_owned(),
+        fortran_order: false,
+        shape: vec![10, 2],
+    };
+    // 1 and 3 in turn beside what is missing in every second row.
+    let rows = (0..10).flat_map(|i| match i % 2 {
+        0 => [1.0_f32, 7.0],
+        _ => [3.0, f32::NAN],
+    });
+    let numbers: Vec<u8> = rows.flat_map(f32::to_le_bytes).collect();
+    let bytes = [header.to_bytes(128), numbers].concat();
+    fs::write(workplace.path("x.npy"), bytes).expect("written");
+    let config = "[dataset.arrays]\ntrain = 'x.npy'\nsplit = 'in_order'\n";
+    fs::write(workplace.path("x.toml"), config).expect("written");
+    let said = workplace.fails(&["data", "stats", "x.toml"], 1);
+    assert!(
+        said.contains("x.npy: has 5 missing values (NaN), the first in row 1, column 1"),
+        "{said}"
+    );
+
+    let set = "dataset.arrays.missing=ignore";
+    let stats = workplace.succeeds(&["data", "stats", "x.toml", "--set", set]);
+    let stats: Value = serde_json::from_str(&stats).expect("JSON");
+    assert_eq!(
+        (&stats["shape"], &stats["element"]),
+        (&"2".into(), &"f32".into())
+    );
+    let train = &stats["train"];
+    assert_eq!(train["items"], 8);
+    assert_eq!(train["mean"], serde_json::json!([2.0, 7.0]));
+    assert_eq!(train["standard_deviation"], serde_json::json!([1.0, 0.0]));
+    assert_eq!(train["min"], serde_json::json!([1.0, 7.0]));
+    assert_eq!(train["missing_share"], serde_json::json!([0.0, 0.5]));
+    // The last row alone.
+    assert_eq!(stats["test"]["mean"], serde_json::json!([3.0, null]));
+}
+
+#[test]
 fn files_of_other_formats_are_named() {
     let workplace = Workplace::new();
     for i in 0..6 {

@@ -114,6 +114,11 @@ fn zips() {
 }
 
 #[test]
+fn arrays_as_items() {
+    of("arrays", 3000);
+}
+
+#[test]
 fn images() {
     of("image", 3000);
 }

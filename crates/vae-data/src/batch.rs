@@ -1,11 +1,11 @@
-//! Some images of a data set.
+//! Some items of a data set.
 
 use tch::Tensor;
 
-/// Some images, and what is known of each.
+/// Some items, and what is known of each.
 #[derive(Debug)]
 pub struct Batch {
-    /// Bytes, u8 `[B, C, H, W]`.
+    /// Maps `[B, C, H, W]` of the kind's element type ([`ItemKind`](vae_base::ItemKind)): u8 of images.
     pub items: Tensor,
     /// What a model is told of each, f32 `[B, D]` on the same device; none where the data set has no
     /// condition ([`with_condition`](crate::Dataset::with_condition)).

@@ -12,12 +12,15 @@ use tracing::info;
 
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
 use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
+use vae_base::ItemSpec;
+
 use crate::{
-    Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits, SpritesConfig, idx,
+    ArraysConfig, Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits,
+    SpritesConfig, idx,
 };
 
-/// Which images to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`
-/// or `sprites`.
+/// Which images, or items of another kind, to train and evaluate on. Exactly one table names their source: `idx`,
+/// `image_folder`, `sprites` or `arrays`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -42,7 +45,7 @@ pub struct DatasetConfig {
     /// How many images are kept back from training for validation. Validation images choose the best
     /// checkpoint, when to stop early and when to lower the learning rate. A number of images (`5000`)
     /// or a share of them (`0.1`); with 0 all images are trained on and the last epoch counts as the
-    /// best. By default a folder's partition list decides; other folders and sprites keep back 0.1, and
+    /// best. By default a folder's partition list decides; other folders, sprites and arrays keep back 0.1, and
     /// idx files the last 10,000 training images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
@@ -73,6 +76,10 @@ pub struct DatasetConfig {
     /// The images are black-and-white shapes of known factors (dSprites).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sprites: Option<SpritesConfig>,
+
+    /// The items are rows of arrays or tables: vectors, series or images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrays: Option<ArraysConfig>,
 }
 
 /// The one table that names the images.
@@ -80,6 +87,7 @@ enum Source<'a> {
     Idx(&'a IdxConfig),
     ImageFolder(&'a ImageFolderConfig),
     Sprites(&'a SpritesConfig),
+    Arrays(&'a ArraysConfig),
 }
 
 /// Images and labels in idx files, the format of MNIST.
@@ -107,6 +115,7 @@ impl DatasetConfig {
             Source::Idx(_) => {}
             Source::ImageFolder(config) => config.check()?,
             Source::Sprites(config) => config.check()?,
+            Source::Arrays(config) => config.check(self.binarization.is_some())?,
         }
         self.validation.map_or(Ok(()), HoldOut::check)?;
         refuse_zero(TRAIN_LIMIT, self.train_limit)?;
@@ -125,7 +134,7 @@ impl DatasetConfig {
         }
     }
 
-    /// Reads idx files or sprites into memory, or a folder's images into their pack, and applies the limits and
+    /// Reads idx files, sprites or arrays into memory, or a folder's images into their pack, and applies the limits and
     /// the binarization. A limit beyond the number of images uses all of them and logs a warning.
     ///
     /// # Errors
@@ -139,22 +148,24 @@ impl DatasetConfig {
             Source::Idx(config) => config.load(&sizes),
             Source::ImageFolder(config) => ImageFolder::open(config)?.load(&sizes),
             Source::Sprites(config) => config.load(&sizes),
+            Source::Arrays(config) => config.load(&sizes, self.binarization.is_some()),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
 
-    /// The shape of its images: of photos what the config says, of idx files and sprites what the
-    /// header of the (training) images says.
+    /// Kind and shape of its items: of photos what the config says, of other files what the header of the
+    /// (training) file says. Statistics of arrays are those of the numbers, which are not read here.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
-    pub fn image_shape(&self) -> Result<ImageShape, DataError> {
+    pub fn item_spec(&self) -> Result<ItemSpec, DataError> {
         self.validate()?;
-        match self.source()? {
-            Source::Idx(config) => config.image_shape(),
-            Source::ImageFolder(config) => Ok(config.image_shape()),
-            Source::Sprites(config) => config.image_shape(),
-        }
+        Ok(match self.source()? {
+            Source::Idx(config) => config.image_shape()?.into(),
+            Source::ImageFolder(config) => config.image_shape().into(),
+            Source::Sprites(config) => config.image_shape()?.into(),
+            Source::Arrays(config) => config.item_spec(self.binarization.is_some())?,
+        })
     }
 
     /// Every image by its factors, of both splits and without limits, where the source knows its
@@ -172,6 +183,7 @@ impl DatasetConfig {
             self.idx.as_ref().map(Source::Idx),
             self.image_folder.as_ref().map(Source::ImageFolder),
             self.sprites.as_ref().map(Source::Sprites),
+            self.arrays.as_ref().map(Source::Arrays),
         ]
         .into_iter()
         .flatten();
@@ -436,7 +448,7 @@ mod tests {
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "dataset: no source of images, expected exactly one table: [dataset.idx], \
-             [dataset.image_folder] or [dataset.sprites]"
+             [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

@@ -1,22 +1,24 @@
-//! Images, in memory or on the disk, with what is known of each.
+//! Images and other items, in memory or on the disk, with what is known of each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
-use vae_base::ImageShape;
-
-use vae_base::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec};
+use vae_base::{
+    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
+};
 
 use crate::batch::Batch;
 use crate::bits::BitImages;
-use crate::stored::StoredImages;
+use crate::stored::{ImageStore, StoredImages};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
-/// N images as bytes, and what is known of each: a class label, a file name, attributes.
+/// N items of one kind and shape, most often images as bytes, and what is known of each: a class label, a file
+/// name, attributes.
 #[derive(Debug)]
 pub struct Dataset {
+    item: ItemSpec,
     images: Images,
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
@@ -24,11 +26,13 @@ pub struct Dataset {
     /// What a model is told of each image: its columns, and f32 [N, D] on the CPU.
     condition: Option<(Arc<ConditionSpec>, Tensor)>,
     binarization: Option<Binarization>,
+    /// Where in its file each item is, of rows of an array.
+    rows: Option<Vec<usize>>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Images {
-    /// u8 [N, C, H, W] on the CPU.
+    /// [N, C, H, W] on the CPU, u8 of images.
     Memory(Tensor),
     /// In a pack, or files, or a bit for each pixel.
     Stored(StoredImages),
@@ -40,48 +44,92 @@ impl Dataset {
     /// # Errors
     /// [`DataError::Layout`] where kind, number of dimensions, device or N is another.
     pub fn new(images: Tensor, labels: Option<Tensor>) -> Result<Dataset, DataError> {
-        let size = images.size();
-        let is_u8_nchw = images.kind() == Kind::Uint8
-            && size.len() == 4
-            && size[1..].iter().all(|&side| side > 0)
-            && images.device() == Device::Cpu;
-        if !is_u8_nchw {
-            return Err(DataError::Layout {
-                name: "images",
-                found: layout(&images),
-                wanted: "Uint8 [N, C, H, W] on Cpu, none of C, H, W 0".into(),
-            });
-        }
-        if let Some(labels) = &labels {
-            let is_i64_n = labels.kind() == Kind::Int64
-                && labels.size() == size[..1]
-                && labels.device() == Device::Cpu;
-            if !is_i64_n {
-                return Err(DataError::Layout {
-                    name: "labels",
-                    found: layout(labels),
-                    wanted: format!("Int64 [{}] on Cpu", size[0]),
-                });
+        let wanted = "Uint8 [N, C, H, W] on Cpu, none of C, H, W 0";
+        let shape = match images.size()[..] {
+            [_, ref shape @ ..] if shape.len() == 3 && shape.iter().all(|&side| side > 0) => {
+                shape.to_vec()
             }
+            _ => return Err(wrong_layout("images", &images, wanted)),
+        };
+        let item = ItemSpec::new(ItemKind::Image, shape);
+        check_layout("images", &images, Kind::Uint8, &images.size(), || {
+            wanted.to_owned()
+        })?;
+        check_labels(labels.as_ref(), images.size()[0])?;
+        Ok(Dataset::of(item, Images::Memory(images), labels))
+    }
+
+    /// A data set of items of any kind, as maps `[N, C, H, W]` ([`ItemSpec::map`]) of the kind's element type, and
+    /// labels i64 `[N]`, all on the CPU.
+    ///
+    /// ```
+    /// use tch::Tensor;
+    /// use vae_base::{ItemKind, ItemSpec};
+    /// use vae_data::Dataset;
+    ///
+    /// # fn main() -> Result<(), vae_data::DataError> {
+    /// // Two vectors of three numbers.
+    /// let items = Tensor::from_slice(&[0.5_f32, 1.0, -2.0, 0.0, 3.0, 4.5]).view([2, 1, 1, 3]);
+    /// let dataset = Dataset::of_items(ItemSpec::new(ItemKind::Array, vec![3]), items, None)?;
+    /// assert_eq!((dataset.len(), dataset.item().shape.len()), (2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DataError::Layout`] where element type, shape, device or N is another; [`DataError::Items`] where the
+    /// specification makes no sense, an array has infinite values (or NaN, and the specification does not say
+    /// that values may be missing), or a token is outside the vocabulary.
+    pub fn of_items(
+        item: ItemSpec,
+        items: Tensor,
+        labels: Option<Tensor>,
+    ) -> Result<Dataset, DataError> {
+        if let Some(problem) = item.problem() {
+            return Err(DataError::Items { problem });
         }
-        Ok(Dataset {
-            images: Images::Memory(images),
+        let kind = match item.kind.element() {
+            "f32" => Kind::Float,
+            "i16" => Kind::Int16,
+            "i64" => Kind::Int64,
+            _ => Kind::Uint8,
+        };
+        let sides = item.map().sides();
+        let n = items.size().first().copied().unwrap_or(0);
+        check_layout("items", &items, kind, &[&[n], &sides[..]].concat(), || {
+            let [channels, height, width] = sides;
+            format!("{kind:?} [N, {channels}, {height}, {width}] on Cpu")
+        })?;
+        check_labels(labels.as_ref(), n)?;
+        check_values(&item, &items)?;
+        Ok(Dataset::of(item, Images::Memory(items), labels))
+    }
+
+    fn of(item: ItemSpec, images: Images, labels: Option<Tensor>) -> Dataset {
+        Dataset {
+            item,
+            images,
             labels,
             attributes: None,
             factors: None,
             condition: None,
             binarization: None,
-        })
+            rows: None,
+        }
+    }
+
+    /// The same items, which are these rows of a file.
+    pub(crate) fn with_rows(self, rows: &[usize]) -> Dataset {
+        Dataset {
+            rows: Some(rows.to_vec()),
+            ..self
+        }
     }
 
     pub(crate) fn stored(images: StoredImages, attributes: Option<Attributes>) -> Dataset {
         Dataset {
-            images: Images::Stored(images),
-            labels: None,
             attributes,
-            factors: None,
-            condition: None,
-            binarization: None,
+            ..Dataset::of(images.store.shape().into(), Images::Stored(images), None)
         }
     }
 
@@ -91,25 +139,24 @@ impl Dataset {
         let labels: Vec<i64> = positions
             .map(|&position| factors.space().classes(position)[label] as i64)
             .collect();
+        let item = images.shape().into();
+        let images = Images::Stored(StoredImages {
+            ids: (0..labels.len()).collect(),
+            store: Arc::new(images),
+            random_flips: false,
+        });
         Dataset {
-            images: Images::Stored(StoredImages {
-                ids: (0..labels.len()).collect(),
-                store: Arc::new(images),
-                random_flips: false,
-            }),
-            labels: Some(Tensor::from_slice(&labels)),
-            attributes: None,
             factors: Some(factors),
-            condition: None,
-            binarization: None,
+            ..Dataset::of(item, images, Some(Tensor::from_slice(&labels)))
         }
     }
 
-    /// The same images, shown black and white from now on, or (`None`) as they are.
+    /// The same images, shown black and white from now on, or (`None`) as they are. Items that are no images
+    /// stay as they are.
     #[must_use]
     pub fn with_binarization(self, binarization: Option<Binarization>) -> Dataset {
         Dataset {
-            binarization,
+            binarization: binarization.filter(|_| self.item.is_image()),
             ..self
         }
     }
@@ -123,7 +170,7 @@ impl Dataset {
         &self.images
     }
 
-    /// The first `n` images, or all where there are fewer: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    /// The first `n` items, or all where there are fewer: `[n, C, H, W]` on the CPU, of images u8, 0 is black.
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -132,7 +179,7 @@ impl Dataset {
         self.select(&indices)
     }
 
-    /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    /// The items at these positions, in this order: `[n, C, H, W]` on the CPU, of images u8, 0 is black.
     /// Binarized ones are those of a sequential pass, the same at every call and in every run.
     ///
     /// # Errors
@@ -210,6 +257,7 @@ impl Dataset {
     pub fn subset(&self, positions: &[usize]) -> Dataset {
         let rows = || Tensor::from_slice(&positions.iter().map(|&i| i as i64).collect::<Vec<_>>());
         Dataset {
+            item: self.item.clone(),
             images: match &self.images {
                 Images::Memory(images) => Images::Memory(images.index_select(0, &rows())),
                 Images::Stored(images) => Images::Stored(StoredImages {
@@ -231,6 +279,10 @@ impl Dataset {
                 .as_ref()
                 .map(|(spec, known)| (Arc::clone(spec), known.index_select(0, &rows()))),
             binarization: self.binarization,
+            rows: self
+                .rows
+                .as_ref()
+                .map(|rows| positions.iter().map(|&i| rows[i]).collect()),
         }
     }
 
@@ -249,8 +301,16 @@ impl Dataset {
         }
     }
 
+    /// Which row of its file item `i` is, from 0; `None` for items that are no rows of an array or table.
+    ///
+    /// # Panics
+    /// If `i` is [`Dataset::len`] or more.
+    pub fn file_row(&self, i: usize) -> Option<usize> {
+        self.rows.as_ref().map(|rows| rows[i])
+    }
+
     /// A number by which to tell this data set from another: the CRC-32 of all file names and of the
-    /// bytes, before binarization, of 256 images (all, where there are fewer), spread evenly.
+    /// bytes, before binarization, of 256 items (all, where there are fewer), spread evenly.
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -263,9 +323,10 @@ impl Dataset {
         }
         let n_sampled = self.len().min(N_SAMPLED);
         let positions: Vec<usize> = (0..n_sampled).map(|i| i * self.len() / n_sampled).collect();
-        let images = self.select_stored(&positions)?.contiguous().view(-1);
-        let mut bytes = vec![0_u8; images.numel()];
-        images.copy_data(&mut bytes, images.numel());
+        let items = self.select_stored(&positions)?.contiguous().view(-1);
+        let items = items.view_dtype(Kind::Uint8);
+        let mut bytes = vec![0_u8; items.numel()];
+        items.copy_data(&mut bytes, items.numel());
         hasher.update(&bytes);
         Ok(hasher.finalize())
     }
@@ -285,7 +346,7 @@ impl Dataset {
     pub fn spec(&self) -> DataSpec {
         let condition = self.condition.as_ref();
         DataSpec {
-            image: self.shape(),
+            item: self.item.clone(),
             condition: condition.map_or_else(ConditionSpec::default, |(spec, _)| {
                 ConditionSpec::clone(spec)
             }),
@@ -428,19 +489,14 @@ impl Dataset {
         self.len() == 0
     }
 
-    /// The shape that all images share.
+    /// The shape that all items share in tensors: channels, rows and columns.
     pub fn shape(&self) -> ImageShape {
-        match &self.images {
-            Images::Memory(images) => {
-                let size = images.size();
-                ImageShape {
-                    channels: size[1],
-                    height: size[2],
-                    width: size[3],
-                }
-            }
-            Images::Stored(images) => images.store.shape(),
-        }
+        self.item.map()
+    }
+
+    /// Kind and shape of the items, and of arrays the statistics that standardize them.
+    pub fn item(&self) -> &ItemSpec {
+        &self.item
     }
 }
 
@@ -533,13 +589,64 @@ impl LoadReport {
     }
 }
 
-fn layout(tensor: &Tensor) -> String {
-    format!(
-        "{:?} {:?} on {:?}",
-        tensor.kind(),
-        tensor.size(),
-        tensor.device()
-    )
+/// Refuses another element type, shape or device.
+fn check_layout(
+    name: &'static str,
+    found: &Tensor,
+    kind: Kind,
+    size: &[i64],
+    wanted: impl FnOnce() -> String,
+) -> Result<(), DataError> {
+    let is_right = found.kind() == kind && found.size() == size && found.device() == Device::Cpu;
+    match is_right {
+        true => Ok(()),
+        false => Err(wrong_layout(name, found, wanted())),
+    }
+}
+
+fn check_labels(labels: Option<&Tensor>, n: i64) -> Result<(), DataError> {
+    labels.map_or(Ok(()), |labels| {
+        let wanted = || format!("Int64 [{n}] on Cpu");
+        check_layout("labels", labels, Kind::Int64, &[n], wanted)
+    })
+}
+
+/// Refuses values that items of this kind do not have.
+fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
+    // Some at a time: what is true of each takes a byte.
+    let count = |is_wrong: &dyn Fn(&Tensor) -> Tensor| -> i64 {
+        let parts = items.split(1 << 12, 0);
+        let counts = parts.iter().map(|part| is_wrong(part).sum(Kind::Int64));
+        counts.map(|count| count.int64_value(&[])).sum()
+    };
+    let problem = match item.kind {
+        ItemKind::Array => {
+            let (n_infinite, n_missing) = (count(&Tensor::isinf), count(&Tensor::isnan));
+            match (n_infinite, n_missing) {
+                (0, 0) => None,
+                (0, _) if item.has_missing => None,
+                (0, n) => Some(format!("found {n} values that are NaN, expected numbers")),
+                (n, _) => Some(format!("found {n} infinite values, expected numbers")),
+            }
+        }
+        ItemKind::Tokens { vocabulary } => {
+            match count(&|items| items.lt(0).logical_or(&items.ge(vocabulary))) {
+                0 => None,
+                n => Some(format!("found {n} tokens outside 0 to {}", vocabulary - 1)),
+            }
+        }
+        _ => None,
+    };
+    problem.map_or(Ok(()), |problem| Err(DataError::Items { problem }))
+}
+
+fn wrong_layout(name: &'static str, found: &Tensor, wanted: impl Into<String>) -> DataError {
+    let (kind, size, device) = (found.kind(), found.size(), found.device());
+    DataError::Layout {
+        name,
+        found: format!("{kind:?} {size:?} on {device:?}"),
+        wanted: wanted.into(),
+    }
 }
 
 #[cfg(test)]
@@ -588,5 +695,59 @@ mod tests {
         );
         let byte_labels = Some(bytes(&[5]));
         assert!(Dataset::new(bytes(&[5, 1, 2, 2]), byte_labels).is_err());
+    }
+
+    #[test]
+    fn items_of_every_kind_are_held_selected_and_told_apart() {
+        let of = |kind, shape: &[i64], items: Tensor| {
+            Dataset::of_items(ItemSpec::new(kind, shape.to_vec()), items, None)
+        };
+        let reals = Tensor::from_slice(&[0.5_f32, -1.0, 2.25, 4.0]).view([2, 1, 1, 2]);
+        let vectors = of(ItemKind::Array, &[2], reals.copy()).unwrap();
+        assert_eq!(vectors.item().shape, [2]);
+        assert_eq!(vectors.spec().item.kind, ItemKind::Array);
+        let one = vectors.subset(&[1, 0]).select(&[0]).unwrap();
+        assert_eq!(one, reals.narrow(0, 1, 1));
+        assert_eq!(vectors.batch(&[1]).unwrap().items, one);
+        // The CRC-32 of the little-endian bytes, as zlib has it: 0.5, -1, 2.25 and 4.
+        let bytes = [0.5_f32, -1.0, 2.25, 4.0].map(f32::to_le_bytes).concat();
+        assert_eq!(vectors.fingerprint().unwrap(), crc32fast::hash(&bytes));
+        let gray = vectors.with_binarization(Some(Binarization::Static));
+        assert_eq!(gray.binarization(), None);
+
+        let sound = Tensor::from_slice(&[1_i16, -2, 3]).view([1, 1, 1, 3]);
+        assert!(of(ItemKind::Sound { rate: 8000 }, &[1, 3], sound.copy()).is_ok());
+        assert!(of(ItemKind::Array, &[1, 3], sound).is_err());
+        let tokens = Tensor::from_slice(&[0_i64, 4, 2]).view([1, 1, 1, 3]);
+        assert!(of(ItemKind::Tokens { vocabulary: 5 }, &[3], tokens.copy()).is_ok());
+        let error = of(ItemKind::Tokens { vocabulary: 4 }, &[3], tokens).unwrap_err();
+        assert_eq!(error.to_string(), "items: found 1 tokens outside 0 to 3");
+    }
+
+    #[test]
+    fn an_array_with_other_values_or_another_shape_is_refused() {
+        let of = |has_missing, values: [f32; 2]| {
+            let item = ItemSpec {
+                has_missing,
+                ..ItemSpec::new(ItemKind::Array, vec![2])
+            };
+            let items = Tensor::from_slice(&values).view([1, 1, 1, 2]);
+            Dataset::of_items(item, items, None).map_err(|error| error.to_string())
+        };
+        assert!(of(true, [f32::NAN, 1.0]).is_ok());
+        let error = of(false, [f32::NAN, 1.0]).unwrap_err();
+        assert_eq!(
+            error,
+            "items: found 1 values that are NaN, expected numbers"
+        );
+        assert!(of(true, [f32::INFINITY, 1.0]).is_err());
+
+        let items = Tensor::zeros([4, 2], (Kind::Float, Device::Cpu));
+        let error =
+            Dataset::of_items(ItemSpec::new(ItemKind::Array, vec![2]), items, None).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "items are Float [4, 2] on Cpu, expected Float [N, 1, 1, 2] on Cpu"
+        );
     }
 }

@@ -43,13 +43,13 @@ impl fmt::Display for PackProblem {
 pub enum DataError {
     /// The config names no source of images.
     #[error(
-        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder] or [dataset.sprites]"
+        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
     )]
     NoSource,
 
     /// The config names more than one source of images.
     #[error(
-        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder] or [dataset.sprites]"
+        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
     )]
     TwoSources,
 
@@ -312,6 +312,22 @@ pub enum DataError {
         problem: String,
     },
 
+    /// A file of arrays is not there.
+    #[error("{}: no such file{} ({}correct the path)", path.display(), looked_in(path), fetch_hint_around(path))]
+    MissingArrays {
+        /// The path as configured.
+        path: PathBuf,
+    },
+
+    /// A file of arrays that is damaged or holds something else than was asked for.
+    #[error("{}: {problem}", path.display())]
+    ArrayFile {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        problem: String,
+    },
+
     /// A line of a partition or attribute list that is not understood.
     #[error("{}:{line}: {problem}", path.display())]
     Table {
@@ -378,10 +394,17 @@ pub enum DataError {
         problem: String,
     },
 
-    /// Tensors that are no data set, given to [`crate::Dataset::new`].
+    /// Items that are no data set, given to [`crate::Dataset::of_items`].
+    #[error("items: {problem}")]
+    Items {
+        /// What was found and what was expected.
+        problem: String,
+    },
+
+    /// Tensors that are no data set, given to [`crate::Dataset::new`] or [`crate::Dataset::of_items`].
     #[error("{name} are {found}, expected {wanted}")]
     Layout {
-        /// Which tensor: `images` or `labels`.
+        /// Which tensor: `images`, `items` or `labels`.
         name: &'static str,
         /// Its kind, shape and device.
         found: String,

@@ -1,4 +1,4 @@
-//! Images for a trained model, from wherever they are, as its training images were made.
+//! Images and other items for a trained model, from wherever they are, as its training items were made.
 
 use std::fs;
 use std::ops::Range;
@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
-use vae_base::ConditionSpec;
+use vae_base::{ConditionSpec, ItemSpec};
 
+use crate::array_file::{self, Names, read_labels};
+use crate::arrays::{ArraysConfig, Rows, check_item};
 use crate::binarization::Coins;
 use crate::config::{FOLDER_KEY, find_file, split_training_images};
 use crate::idx::{self, ImageReader};
@@ -50,7 +52,7 @@ pub struct Inputs {
     sources: Vec<InputSource>,
     table: Option<Table>,
     binarization: Option<Binarization>,
-    shape: ImageShape,
+    item: ItemSpec,
     n_workers: usize,
     /// Files that cannot be images whatever is in them.
     found_bad: Vec<BadFile>,
@@ -60,6 +62,7 @@ pub struct Inputs {
 enum InputSource {
     Files(FilesSource),
     Idx(IdxSource),
+    Arrays(ArraySource),
     Dataset(Dataset),
 }
 
@@ -77,6 +80,7 @@ impl InputSource {
                 let path = idx.path.display();
                 idx.range.clone().map(|i| format!("{path}#{i}")).collect()
             }
+            InputSource::Arrays(arrays) => arrays.range.clone().map(|i| arrays.name(i)).collect(),
             InputSource::Dataset(dataset) => {
                 let names = (0..dataset.len()).map(|i| dataset.file_name(i).unwrap_or_default());
                 names.map(str::to_owned).collect()
@@ -104,13 +108,28 @@ struct IdxSource {
     transform: Option<Transform>,
 }
 
-/// Some images.
+/// Some rows of a file of arrays.
+#[derive(Debug)]
+struct ArraySource {
+    path: PathBuf,
+    /// The array that was asked for.
+    array: Option<String>,
+    range: Range<usize>,
+    /// Of every row of the file.
+    labels: Option<Arc<[i64]>>,
+    config: ArraysConfig,
+    /// What comes before the number of a row in its name.
+    prefix: String,
+}
+
+/// Some images, or other items.
 #[derive(Debug)]
 pub struct InputBatch {
     /// A name for each: the path of its file, below the folder or in the zip where that was given; of
-    /// an image in an idx file the path of that file, `#` and its position there.
+    /// an image in an idx file the path of that file, `#` and its position there; of a row of an array its number,
+    /// from 0, and where several files were given, their paths and `#` before it.
     pub names: Vec<String>,
-    /// u8 `[B, C, H, W]` on the CPU.
+    /// Maps `[B, C, H, W]` on the CPU of the kind's element type: u8 of images.
     pub images: Tensor,
     /// The class of each, where it is known.
     pub labels: Vec<Option<i64>>,
@@ -124,7 +143,10 @@ pub struct InputBatch {
 impl Inputs {
     /// The images of `paths`: image files (JPEG, PNG, WebP, BMP), folders and zips of them, idx files
     /// (plain or gzipped; `FILE#7` and `FILE#100..200` are some of its images) and folders of idx
-    /// files, of which both splits are taken. `config` and `shape` are those of the run.
+    /// files, of which both splits are taken. `config` and `item` are those of the run.
+    ///
+    /// For a run of `[dataset.arrays]` they are files of arrays, read with the run's layout, columns and rule for
+    /// missing values: `FILE`, or of several arrays `FILE#NAME`; `FILE#7` and `FILE#100..200` are some of its rows.
     ///
     /// `attributes` is a table to join by file name. Without one the run's own is joined to images in
     /// the folder or zip that it belongs to, since names elsewhere may be equal by chance.
@@ -133,11 +155,12 @@ impl Inputs {
     /// A path that is not there or nothing of the above; a damaged header; a table that cannot be read.
     pub fn open(
         config: &DatasetConfig,
-        shape: ImageShape,
+        item: impl Into<ItemSpec>,
         paths: &[PathBuf],
         attributes: Option<&Path>,
     ) -> Result<Inputs, DataError> {
-        let mut inputs = Inputs::new(config, shape);
+        let mut inputs = Inputs::new(config, item.into());
+        let shape = inputs.item.map();
         let transform = transform(config, shape);
         let take_as_is = config.idx.is_some().then_some(shape);
         let max_pixels = match &config.image_folder {
@@ -164,6 +187,23 @@ impl Inputs {
             }
         };
         for path in paths {
+            if let Some(arrays) = &config.arrays {
+                let prefix = match paths {
+                    [_] => String::new(),
+                    _ => format!("{}#", path.display()),
+                };
+                if let Some(source) = ArraySource::open(arrays, &inputs.item, path, prefix)? {
+                    flush(&mut named, &mut inputs.sources);
+                    inputs.sources.push(InputSource::Arrays(source));
+                    continue;
+                }
+            }
+            if !inputs.item.is_image() {
+                return Err(wrong(
+                    path,
+                    "is no file of arrays (.npy, .npz, .safetensors or .parquet), as the items of this run are",
+                ));
+            }
             let found = match Found::at(path)? {
                 Found::Image(entry) => {
                     named.push(entry);
@@ -225,12 +265,13 @@ impl Inputs {
     /// As [`DatasetConfig::load`].
     pub fn of_split(
         config: &DatasetConfig,
-        shape: ImageShape,
+        item: impl Into<ItemSpec>,
         split: Split,
         attributes: Option<&Path>,
     ) -> Result<Inputs, DataError> {
         config.validate()?;
-        let mut inputs = Inputs::new(config, shape);
+        let mut inputs = Inputs::new(config, item.into());
+        let shape = inputs.item.map();
         let mut attributes_file = None;
         match &config.idx {
             Some(idx) => {
@@ -255,10 +296,16 @@ impl Inputs {
             None => {
                 let splits = config.load()?;
                 attributes_file = splits.report.attributes_file;
-                inputs.sources.push(InputSource::Dataset(match split {
+                let dataset = match split {
                     Split::Train => splits.train,
                     Split::Test => splits.test,
-                }));
+                };
+                if let Some(arrays) = &config.arrays {
+                    // A file may have been replaced since the run.
+                    let path = &arrays.train.file;
+                    check_item(path, dataset.item(), &inputs.item, "those of the model")?;
+                }
+                inputs.sources.push(InputSource::Dataset(dataset));
             }
         }
         inputs.table = match (attributes, attributes_file) {
@@ -269,12 +316,12 @@ impl Inputs {
         Ok(inputs)
     }
 
-    fn new(config: &DatasetConfig, shape: ImageShape) -> Inputs {
+    fn new(config: &DatasetConfig, item: ItemSpec) -> Inputs {
         Inputs {
             sources: Vec::new(),
             table: None,
             binarization: config.binarization,
-            shape,
+            item,
             n_workers: match &config.image_folder {
                 Some(folder) => folder.n_workers(),
                 None => n_cores(),
@@ -296,6 +343,7 @@ impl Inputs {
         let n_of = |source: &InputSource| match source {
             InputSource::Files(files) => files.source.files.entries().len(),
             InputSource::Idx(idx) => idx.range.len(),
+            InputSource::Arrays(arrays) => arrays.range.len(),
             InputSource::Dataset(dataset) => dataset.len(),
         };
         self.sources.iter().map(n_of).sum()
@@ -331,19 +379,18 @@ impl Inputs {
 
     /// Whether the class of any image is known.
     pub fn has_labels(&self) -> bool {
-        self.sources
-            .iter()
-            .any(|source| matches!(source, InputSource::Idx(idx) if idx.labels.is_some()))
+        let has_labels = |source: &InputSource| match source {
+            InputSource::Files(_) => false,
+            InputSource::Idx(idx) => idx.labels.is_some(),
+            InputSource::Arrays(arrays) => arrays.labels.is_some(),
+            InputSource::Dataset(dataset) => dataset.labels().is_some(),
+        };
+        self.sources.iter().any(has_labels)
     }
 
     /// A number of images at a time for which little memory is needed, at most 500.
     pub fn batch_size(&self) -> usize {
-        let ImageShape {
-            channels,
-            height,
-            width,
-        } = self.shape;
-        (BATCH_BYTES / (channels * height * width).max(1)).clamp(1, 500) as usize
+        (BATCH_BYTES / self.item.map().n_values().max(1)).clamp(1, 500) as usize
     }
 
     /// Reads them all in order, at most `batch_size` at a time, in memory that does not grow with
@@ -401,6 +448,7 @@ impl Inputs {
                 path => path.to_owned(),
             },
             Some(InputSource::Idx(idx)) => idx.path.clone(),
+            Some(InputSource::Arrays(arrays)) => arrays.path.clone(),
             Some(InputSource::Dataset(_)) | None => PathBuf::from("the run's images"),
         }
     }
@@ -517,6 +565,10 @@ impl Found {
 
 /// `FILE#7` and `FILE#100..200`, where there is such a file.
 fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
+    part_of_path(path).filter(|(file, _)| file.is_file())
+}
+
+fn part_of_path(path: &Path) -> Option<(PathBuf, Range<usize>)> {
     let (file, part) = path.to_str()?.rsplit_once('#')?;
     let file = PathBuf::from(file);
     let range = match part.split_once("..") {
@@ -526,7 +578,7 @@ fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
             start..start.checked_add(1)?
         }
     };
-    (file.is_file() && !range.is_empty()).then_some((file, range))
+    (!range.is_empty()).then_some((file, range))
 }
 
 impl IdxSource {
@@ -741,6 +793,108 @@ impl FilesSource {
     }
 }
 
+impl ArraySource {
+    /// None where the path is no file of arrays.
+    fn open(
+        config: &ArraysConfig,
+        item: &ItemSpec,
+        path: &Path,
+        prefix: String,
+    ) -> Result<Option<ArraySource>, DataError> {
+        let (file, array, range) = array_parts(path);
+        // Folders may hold images; of what is not there the reader of images says so.
+        if item.is_image() && !file.is_file() {
+            return Ok(None);
+        }
+        let Some(names) = array_file::names(&file)? else {
+            return Ok(None);
+        };
+        let (reader, _, found, labels) = config.open_input(&file, array.as_deref(), &names)?;
+        check_item(&file, &found, item, "those of the model")?;
+        let n = reader.shape()[0];
+        let range = range.unwrap_or(0..n);
+        if range.end > n {
+            let problem = format!("row {} was asked for, it holds {n} (from 0)", range.end - 1);
+            return Err(wrong(&file, problem));
+        }
+        let labels = match labels {
+            Some(name) => config.input_labels(read_labels(&file, &name, n)?),
+            None => None,
+        };
+        Ok(Some(ArraySource {
+            path: file,
+            array,
+            range,
+            labels: labels.map(Into::into),
+            config: config.clone(),
+            prefix,
+        }))
+    }
+
+    fn name(&self, row: usize) -> String {
+        format!("{}{row}", self.prefix)
+    }
+
+    fn batches(
+        &self,
+        batch_size: usize,
+        coins: Option<Coins>,
+    ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
+        let mut range = self.range.clone();
+        let mut rows = None;
+        std::iter::from_fn(move || {
+            (!range.is_empty()).then(|| {
+                let rows = match &mut rows {
+                    Some(rows) => rows,
+                    none => none.insert(self.rows()?),
+                };
+                let positions = range.start..range.end.min(range.start + batch_size);
+                range.start = positions.end;
+                let mut images = rows.read(positions.len())?;
+                if let Some(coins) = &coins {
+                    images = coins.binarized(&images, positions.clone().map(|i| i as u64));
+                }
+                let label = |i: usize| {
+                    let label = self.labels.as_ref().map(|labels| labels[i]);
+                    label.filter(|&label| label >= 0)
+                };
+                Ok(InputBatch {
+                    names: positions.clone().map(|i| self.name(i)).collect(),
+                    images,
+                    labels: positions.map(label).collect(),
+                    ..InputBatch::default()
+                })
+            })
+        })
+    }
+
+    /// The rows from the first one that is wanted.
+    fn rows(&self) -> Result<Rows, DataError> {
+        let names = array_file::names(&self.path)?.unwrap_or(Names::None);
+        let array = self.array.as_deref();
+        let (reader, layout, item, _) = self.config.open_input(&self.path, array, &names)?;
+        let mut rows = Rows::new(&self.path, reader, layout, item);
+        rows.skip(self.range.start)?;
+        Ok(rows)
+    }
+}
+
+/// `FILE`, `FILE#NAME`, `FILE#7`, `FILE#100..200` and `FILE#NAME#7`: the file, the array and its rows.
+fn array_parts(path: &Path) -> (PathBuf, Option<String>, Option<Range<usize>>) {
+    if path.is_file() {
+        return (path.to_owned(), None, None);
+    }
+    let (path, range) = match part_of_path(path) {
+        Some((path, range)) => (path, Some(range)),
+        None => (path.to_owned(), None),
+    };
+    let named = path.to_str().and_then(|path| path.rsplit_once('#'));
+    match named {
+        Some((file, name)) if !path.is_file() => (file.into(), Some(name.to_owned()), range),
+        _ => (path, None, range),
+    }
+}
+
 fn dataset_batches(
     dataset: &Dataset,
     batch_size: usize,
@@ -760,7 +914,10 @@ fn dataset_batches(
                 .clone()
                 .map(|i| match dataset.file_name(i) {
                     Some(name) => name.to_owned(),
-                    None => format!("#{i}"),
+                    None => match dataset.file_row(i) {
+                        Some(row) => row.to_string(),
+                        None => format!("#{i}"),
+                    },
                 })
                 .collect(),
             images,
@@ -805,8 +962,9 @@ impl<'a> InputBatches<'a> {
                 Box::new(files.batches(self.batch_size, self.inputs.n_workers, coins))
             }
             InputSource::Idx(idx) => {
-                Box::new(idx.batches(self.batch_size, self.inputs.shape, coins))
+                Box::new(idx.batches(self.batch_size, self.inputs.item.map(), coins))
             }
+            InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, coins)),
             InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
         }
     }

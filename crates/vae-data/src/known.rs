@@ -157,6 +157,9 @@ impl DatasetConfig {
             let is_dsprites = |name: &str| name.starts_with("dsprites");
             return Ok(by_name(&sprites.file, &is_dsprites, KnownDataset::DSprites));
         }
+        if let Some(arrays) = &self.arrays {
+            return Ok(unknown(&arrays.train.file));
+        }
         Ok(DatasetIdentity::default())
     }
 

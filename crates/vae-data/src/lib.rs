@@ -1,10 +1,10 @@
-//! Images for training a VAE, from files to batches of bytes on a device.
+//! Images, series and tables for training a VAE, from files to batches on a device.
 //!
 //! ```text
-//! DatasetConfig --load--> Splits { train, test } --Batches--> u8 [B, C, H, W] on the device
+//! DatasetConfig --load--> Splits { train, test } --Batches--> [B, C, H, W] on the device
 //! ```
 //!
-//! Pixels stay bytes (0 to 255) the whole way, because a byte crosses the bus at a quarter of the
+//! Arrays are f32 in their own unit; the model standardizes them. Pixels stay bytes (0 to 255) the whole way, because a byte crosses the bus at a quarter of the
 //! size of a float; the model's side turns them into f32 in [0, 1].
 //!
 //! Nothing here touches libtorch's random generator: an epoch's order is a function of the run's
@@ -26,6 +26,8 @@
 //! # }
 //! ```
 
+pub mod array_file;
+mod arrays;
 mod attributes;
 mod bad_files;
 mod batch;
@@ -49,6 +51,10 @@ mod sprites;
 mod stored;
 mod unread_files;
 
+pub use arrays::{
+    ArrayFileConfig, ArrayLayout, ArraysConfig, Missing, RowSplit, ValueStatistics,
+    array_statistics,
+};
 pub use attributes::Attributes;
 pub use bad_files::{BadFile, BadFiles};
 pub use binarization::Binarization;
@@ -62,4 +68,7 @@ pub use inputs::{InputBatch, InputBatches, Inputs, Split};
 pub use known::{DatasetIdentity, KnownDataset, RecognizedBy};
 pub use sprites::SpritesConfig;
 pub use unread_files::UnreadFiles;
-pub use vae_base::{ImageShape, derive_seed, one_line, open_regular, read_small, read_small_text};
+pub use vae_base::{
+    ImageShape, ItemKind, ItemSpec, derive_seed, one_line, open_regular, read_small,
+    read_small_text,
+};

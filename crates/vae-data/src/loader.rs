@@ -192,7 +192,7 @@ impl<'a> Batches<'a> {
                 coins.binarized(&batch, positions).to_device(self.device)
             }
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
-            None => batch.to_device_(self.device, Kind::Uint8, false, !is_copy),
+            None => batch.to_device_(self.device, images.kind(), false, !is_copy),
         }
     }
 
@@ -343,7 +343,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
 
-    use vae_base::ConditionSpec;
+    use vae_base::{ConditionSpec, ItemKind, ItemSpec};
 
     use super::*;
 
@@ -535,6 +535,26 @@ mod tests {
             (batch.size(), batch.kind()),
             (vec![2, 3, 2, 4], Kind::Uint8)
         );
+    }
+
+    #[test]
+    fn numbers_of_arrays_reach_the_batches_as_they_are() {
+        let item = ItemSpec {
+            has_missing: true,
+            ..ItemSpec::new(ItemKind::Array, vec![1, 2])
+        };
+        let values = [0.1_f32, -7e8, f32::NAN, 300.5, 1e-8, 2.0];
+        let items = Tensor::from_slice(&values).view([3, 1, 1, 2]);
+        let dataset = Dataset::of_items(item, items, None).unwrap();
+        for batch in Batches::shuffled(&dataset, 2, Device::Cpu, 1, 0) {
+            let batch = batch.unwrap();
+            assert_eq!(batch.items.kind(), Kind::Float);
+            for (i, &row) in batch.rows.iter().enumerate() {
+                let found = Vec::<f32>::try_from(batch.items.get(i as i64).view(-1)).unwrap();
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&found), bits(&values[2 * row..2 * row + 2]));
+            }
+        }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use vae_base::NpyHeader;
-use zip::ZipArchive;
 use zip::read::ZipFile;
+use zip::{CompressionMethod, ZipArchive};
 
 use crate::DataError;
 
@@ -15,7 +15,11 @@ use crate::DataError;
 pub(crate) struct Npz<'a> {
     path: &'a Path,
     archive: ZipArchive<BufReader<File>>,
+    wrong: Wrong,
 }
+
+/// What makes an error of the file's path and of what is wrong with it.
+type Wrong = fn(&Path, String) -> DataError;
 
 /// An array whose numbers are still to be read.
 pub(crate) struct Array<'a> {
@@ -25,43 +29,77 @@ pub(crate) struct Array<'a> {
     kind: String,
     shape: Vec<usize>,
     numbers: ZipFile<'a, BufReader<File>>,
+    wrong: Wrong,
 }
 
-fn wrong(path: &Path, problem: impl Into<String>) -> DataError {
-    DataError::Npz {
-        path: path.to_owned(),
-        problem: problem.into(),
-    }
+/// Where in the file an array is, header and numbers, and what the zip says of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) start: u64,
+    pub(crate) n_compressed: u64,
+    pub(crate) n_bytes: u64,
+    pub(crate) is_deflated: bool,
+    pub(crate) crc32: u32,
 }
+
+/// What numpy adds to the name of an array.
+const ENDING: &str = ".npy";
 
 impl<'a> Npz<'a> {
-    pub(crate) fn open(path: &'a Path) -> Result<Npz<'a>, DataError> {
-        let file = File::open(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => DataError::MissingSprites {
-                path: path.to_owned(),
-            },
-            _ => DataError::Io {
-                path: path.to_owned(),
-                source,
-            },
-        })?;
-        if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(DataError::NotAFile {
-                path: path.to_owned(),
-            });
-        }
+    /// `wrong` makes the errors.
+    pub(crate) fn new(path: &'a Path, file: File, wrong: Wrong) -> Result<Npz<'a>, DataError> {
         let archive = ZipArchive::new(BufReader::new(file))
             .map_err(|error| wrong(path, format!("is no .npz that can be read: {error}")))?;
-        Ok(Npz { path, archive })
+        Ok(Npz {
+            path,
+            archive,
+            wrong,
+        })
+    }
+
+    /// The names of its arrays.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> + use<> {
+        let names = self.archive.file_names().flatten();
+        let names = names.filter_map(|name| Some(name.strip_suffix(ENDING)?.to_owned()));
+        names.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Where the array of that name is.
+    pub(crate) fn place(&mut self, name: &str) -> Result<Place, DataError> {
+        let (path, wrong) = (self.path, self.wrong);
+        let index = self.archive.index_for_name(&format!("{name}{ENDING}"));
+        let damaged = |problem: &str| wrong(path, format!("{name} {problem}"));
+        let index = index.ok_or_else(|| damaged("is not there"))?;
+        let member = self
+            .archive
+            .by_index_raw(index)
+            .map_err(|error| damaged(&format!("is damaged: {error}")))?;
+        let method = member.compression();
+        let is_readable =
+            [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
+        if member.encrypted() || !is_readable {
+            return Err(damaged(
+                "is encrypted or compressed in another way than numpy does",
+            ));
+        }
+        Ok(Place {
+            start: member
+                .data_start()
+                .ok_or_else(|| damaged("is damaged: it has no place"))?,
+            n_compressed: member.compressed_size(),
+            n_bytes: member.size(),
+            is_deflated: method == CompressionMethod::Deflated,
+            crc32: member.crc32(),
+        })
     }
 
     /// The array of that name, its header read.
     pub(crate) fn array(&mut self, name: &'static str) -> Result<Array<'_>, DataError> {
-        let path = self.path;
+        let (path, wrong) = (self.path, self.wrong);
         let damaged = |error: &dyn std::fmt::Display| {
             wrong(path, format!("{name} is damaged or cut short: {error}"))
         };
-        let member = format!("{name}.npy");
+        let member = format!("{name}{ENDING}");
         if self.archive.index_for_name(&member).is_none() {
             let names: Vec<_> = self.archive.file_names().flatten().collect();
             let found = match names.is_empty() {
@@ -92,6 +130,7 @@ impl<'a> Npz<'a> {
             kind: header.descr,
             shape: header.shape,
             numbers,
+            wrong,
         })
     }
 }
@@ -139,6 +178,6 @@ impl Array<'_> {
     }
 
     pub(crate) fn wrong(&self, problem: String) -> DataError {
-        wrong(self.path, format!("{} {problem}", self.name))
+        (self.wrong)(self.path, format!("{} {problem}", self.name))
     }
 }

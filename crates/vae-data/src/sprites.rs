@@ -1,6 +1,8 @@
 //! `[dataset.sprites]`: black-and-white shapes of known factors, laid out as dSprites.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -73,7 +75,7 @@ impl SpritesConfig {
     }
 
     pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
-        let mut npz = Npz::open(&self.file)?;
+        let mut npz = open(&self.file)?;
         let space = read_space(npz.array("latents_classes")?)?;
         let n = space.n_positions();
         let order = shuffled_order(n, derive_seed(self.split_seed, 0, "sprites split"), 0);
@@ -121,7 +123,7 @@ impl SpritesConfig {
     /// # Errors
     /// A missing, unreadable or damaged file, or one that is laid out otherwise.
     pub fn grid(&self) -> Result<FactorGrid, DataError> {
-        let mut npz = Npz::open(&self.file)?;
+        let mut npz = open(&self.file)?;
         let space = read_space(npz.array("latents_classes")?)?;
         let positions: Vec<usize> = (0..space.n_positions()).collect();
         let images = read_images(npz.array("imgs")?, &space, &positions)?;
@@ -131,10 +133,31 @@ impl SpritesConfig {
 
     /// As the header of the images says.
     pub(crate) fn image_shape(&self) -> Result<ImageShape, DataError> {
-        let mut npz = Npz::open(&self.file)?;
+        let mut npz = open(&self.file)?;
         let images = npz.array("imgs")?;
         shape(&images, None)
     }
+}
+
+fn open(path: &Path) -> Result<Npz<'_>, DataError> {
+    let file = File::open(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => DataError::MissingSprites {
+            path: path.to_owned(),
+        },
+        _ => DataError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    })?;
+    if file.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(DataError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    Npz::new(path, file, |path, problem| DataError::Npz {
+        path: path.to_owned(),
+        problem,
+    })
 }
 
 /// Checks what is to be images, `n` of them where that is known.

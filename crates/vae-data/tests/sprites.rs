@@ -171,8 +171,8 @@ fn every_image_is_in_one_split_with_its_factors() {
     assert_eq!(space.sizes(), SIZES);
     assert_eq!(space.names()[3], "orientation");
     assert_eq!(
-        workplace.config("").image_shape().expect("a shape"),
-        splits.train.shape()
+        &workplace.config("").item_spec().expect("a shape"),
+        splits.train.item()
     );
 }
 
@@ -370,7 +370,9 @@ fn configs_are_checked() {
     let error = two.validate().expect_err("an error").to_string();
     assert!(error.contains("two sources of images"), "{error}");
     assert!(
-        error.ends_with("[dataset.idx], [dataset.image_folder] or [dataset.sprites]"),
+        error.ends_with(
+            "[dataset.idx], [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
+        ),
         "{error}"
     );
     let written = toml::to_string(&config(Path::new("a.npz"), "")).expect("text");

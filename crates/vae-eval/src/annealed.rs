@@ -72,7 +72,7 @@ pub fn annealed_bounds<'a>(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<AnnealedBounds, EvalError> {
-    if vae.config().posterior.support() != Support::Euclidean {
+    if vae.support() != Support::Euclidean {
         return Err(EvalError::Unmeasurable(
             "annealed importance sampling needs a Euclidean latent space, this model's is a sphere"
                 .to_owned(),

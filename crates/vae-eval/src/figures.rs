@@ -10,7 +10,7 @@ use vae_model::{Support, Term, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
 use crate::EvalError;
 
@@ -153,8 +153,8 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
                 let condition = conditions.next();
                 let made = vae.reconstruct((&originals, condition.as_ref()))?;
                 let missing = n as i64 - originals.size()[0];
-                let shown = (&originals / 255.0).to_kind(Kind::Float);
-                for images in [shown, made.to_device(Device::Cpu)] {
+                let shown = tiles(vae.item(), &as_decoded(vae.item(), &originals))?;
+                for images in [shown, tiles(vae.item(), &made)?] {
                     let [_, channels, height, width] = <[i64; 4]>::from(images.size4()?);
                     let blank = [missing, channels, height, width];
                     rows.push(images);
@@ -186,7 +186,7 @@ fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
 
 fn manifold(vae: &Vae, test: &Dataset, size: usize) -> Result<Picture, EvalError> {
     let picture = picture::manifold(vae, size, &[], first_condition(test).as_ref())?;
-    let how = match (vae.config().posterior.support(), vae.config().n_latents()) {
+    let how = match (vae.support(), vae.config().n_latents()) {
         (Support::Sphere, _) => {
             "The latent sphere as a map: longitude to the right, latitude upward."
         }
@@ -223,7 +223,7 @@ fn traversals(
     let origin = (&origin, condition.as_ref());
     let picture = picture::traversals(vae, origin, &dims, N_STEPS, 3.0)?;
     let names: Vec<String> = dims.iter().map(|dim| format!("z{dim}")).collect();
-    let reach = match vae.config().posterior.support() {
+    let reach = match vae.support() {
         Support::Sphere => "from −0.9 to 0.9, the others moved with it",
         Support::Codes => "through its levels",
         Support::Euclidean => {

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{ClosedKl, MmdConfig, ModelError, PriorConfig, Vae};
+use vae_model::{ClosedKl, MmdConfig, ModelError, Vae};
 use vae_run::LatentUse;
 use vae_view::ViewError;
 use vae_view::latent::{Codes, Labels, Learner, Method, encode};
@@ -228,7 +228,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
             // Their errors have opposite signs.
             gap.max(gap_of_each),
         );
-        if let PriorConfig::StandardNormal = vae.config().prior {
+        if vae.has_standard_normal_prior() {
             put(
                 nats(
                     "dimension_wise_kl",

@@ -52,7 +52,7 @@ fn findings(
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
     let mut findings = Findings::default();
-    if !vae.config().posterior.has_density() {
+    if !vae.has_density() {
         let reason = "a deterministic posterior has no density, so there is no elbo";
         findings
             .not_measured
@@ -83,8 +83,7 @@ fn findings(
         .lower_is_better()
         .protocol(bound.clone())
         .note(chance_alone(&bounds.sampling_error(k)));
-    let likelihood = &vae.config().likelihood;
-    let bits = likelihood.bits_per_dim(-nll.value, vae.image_shape());
+    let bits = vae.bits_per_dim(-nll.value);
     findings.measures.push(nll);
     if let Some(bits) = bits {
         let bits = Measure::new("bits_per_dim", "bits per dimension", bits)

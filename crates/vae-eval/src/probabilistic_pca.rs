@@ -19,8 +19,9 @@ use crate::EvalError;
 /// libtorch refuses.
 pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
     let config = vae.config();
-    if config.condition.is_some() {
-        return Ok(None); // It is one normal distribution per condition.
+    // With a condition it is one normal distribution per condition. A user's own parts may be anything.
+    if config.condition.is_some() || !vae.item().is_image() || !vae.own_parts().is_empty() {
+        return Ok(None);
     }
     let (NetworkConfig::Mlp(network), PriorConfig::StandardNormal) =
         (&config.network, &config.prior)
@@ -45,7 +46,7 @@ pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, Eval
     let variance = match sigma {
         ScaleConfig::Fixed(sigma) => Some(sigma * sigma),
         // The σ of evaluation is not below the rounding of a byte.
-        ScaleConfig::Learned => of("likelihood.variance")
+        ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => of("likelihood.variance")
             .map(|value| value.double_value(&[]).max(GaussianConfig::LEAST_VARIANCE)),
     };
     let (Some(loadings), Some(bias), Some(variance)) =

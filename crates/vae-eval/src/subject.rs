@@ -20,11 +20,14 @@ impl Subject {
         config: &RunConfig,
     ) -> Result<Self, EvalError> {
         let model = vae.config();
+        let own = vae.own_parts();
+        let name = |part: &str, of_config: String| own.get(part).cloned().unwrap_or(of_config);
+        let posterior = name("posterior", kind(&model.posterior));
         let parts = [
-            kind(&model.network),
-            format!("{} ({})", kind(&model.posterior), model.n_latents()),
-            kind(&model.prior),
-            kind(&model.likelihood),
+            name("network", kind(&model.network)),
+            format!("{posterior} ({})", model.n_latents()),
+            name("prior", kind(&model.prior)),
+            name("likelihood", kind(&model.likelihood)),
             format!(
                 "{} + {}",
                 kind(&config.objective.estimator),

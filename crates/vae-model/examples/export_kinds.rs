@@ -10,7 +10,9 @@ use std::fs;
 use std::path::Path;
 
 use tch::{Device, Kind, no_grad};
-use vae_model::{ImageShape, Mode, ModelConfig, Part, Vae, write_tensors};
+use vae_model::{
+    ImageShape, ItemKind, ItemSpec, Mode, ModelConfig, Part, Standardization, Vae, write_tensors,
+};
 
 /// Odd sizes, in which every rounding shows.
 const SHAPE: ImageShape = ImageShape {
@@ -80,25 +82,62 @@ fn main() -> Result<(), Box<dyn Error>> {
             let text = format!("latent_dims = 3\n{parts}\n{network}");
             let config: ModelConfig = toml::from_str(&text)?;
             let folder = Path::new(&folder).join(format!("{network_name}-{name}"));
-            export(&config, &folder)?;
+            export(&config, SHAPE.into(), &folder)?;
+        }
+    }
+    for (name, network) in [
+        (
+            "conv1d",
+            "network.conv1d = { channels = [4, 6], strides = [2, 3], kernel = 3, hidden = 8 }",
+        ),
+        ("mlp", "network.mlp.hidden = [9]"),
+    ] {
+        for has_missing in [false, true] {
+            let text = format!("latent_dims = 3\nlikelihood.student_t = {{}}\n{network}");
+            let missing = if has_missing { "-missing" } else { "" };
+            let folder = Path::new(&folder).join(format!("{name}-array{missing}"));
+            export(&toml::from_str(&text)?, series(has_missing), &folder)?;
         }
     }
     Ok(())
 }
 
-fn export(config: &ModelConfig, folder: &Path) -> Result<(), Box<dyn Error>> {
+/// Series of two channels in units of their own.
+fn series(has_missing: bool) -> ItemSpec {
+    ItemSpec {
+        standardization: Some(Standardization {
+            mean: vec![100.0, -3.0],
+            std: vec![20.0, 0.5],
+        }),
+        has_missing,
+        ..ItemSpec::new(ItemKind::Array, vec![2, 13])
+    }
+}
+
+fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(folder)?;
-    let vae = Vae::new(config, SHAPE, Device::Cpu, 1)?;
+    let shape = item.map();
+    let vae = Vae::new(config, item, Device::Cpu, 1)?;
     let mut generator = vae.generator(2);
     for (_, mut variable) in vae.trainable_variables() {
         let noise = generator.normal_like(&variable) * 0.1;
         let _ = no_grad(|| variable.g_add_(&noise)); // Norms and biases that are not 1 and 0.
     }
-    let size = [16, SHAPE.channels, SHAPE.height, SHAPE.width];
-    let bytes = generator.randint(256, size, (Kind::Uint8, Device::Cpu));
-    no_grad(|| vae.draw(&bytes, 1, Mode::Train, &mut generator))?; // Running averages that are not 0 and 1.
+    let size = [16, shape.channels, shape.height, shape.width];
+    let items = match vae.item().is_image() {
+        true => generator.randint(256, size, (Kind::Uint8, Device::Cpu)),
+        false => generator.normal(size, Device::Cpu) * 30.0,
+    };
+    if vae.item().has_missing {
+        let _ = items.select(3, 4).fill_(f64::NAN);
+    }
+    no_grad(|| vae.draw(&items, 1, Mode::Train, &mut generator))?; // Running averages that are not 0 and 1.
 
-    let images = bytes.narrow(0, 0, 5).to_kind(Kind::Float) / 255.0;
+    let first = items.narrow(0, 0, 5).to_kind(Kind::Float);
+    let images = match vae.item().is_image() {
+        true => first / 255.0,
+        false => first,
+    };
     let latents = generator.normal([7, config.n_latents()], Device::Cpu);
     let mut references = Vec::new();
     for (part, input) in [(Part::Encoder, images), (Part::Decoder, latents)] {

@@ -3,9 +3,11 @@
 
 use crate::config::{MOST_LATENTS, MOST_SIDE};
 use crate::objective::CODE_NLL;
+use crate::parts::{ModelView, OwnParts};
 use crate::{
-    DecoderPenalty, Estimator, ImageShape, ModelConfig, ModelError, NetworkConfig, Objective,
-    PosteriorConfig, PriorConfig, Regularizer, Support, Term,
+    DecoderPenalty, Estimator, ItemKind, ItemSpec, LikelihoodConfig, MeanActivation, ModelConfig,
+    ModelError, NetworkConfig, Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig,
+    Support, Term, Vae,
 };
 
 impl ModelConfig {
@@ -43,25 +45,132 @@ impl ModelConfig {
         if let Some(condition) = &self.condition {
             condition.check()?;
         }
+        OwnParts::default().view(self, None).check()
+    }
+}
+
+impl ModelView<'_> {
+    /// Refuses parts that do not fit each other. What an own part does not say is not checked.
+    pub(crate) fn check(self) -> Result<(), ModelError> {
         check_model(self)
     }
 
-    /// Refuses a latent map of another size than the encoder's last maps, for images of this shape.
-    pub(crate) fn check_image(&self, image: ImageShape) -> Result<(), ModelError> {
-        let Some([_, height, width]) = self.latent_shape else {
+    /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
+    pub(crate) fn check_objective(self, objective: &Objective) -> Result<(), ModelError> {
+        check_regularizer(self, &objective.regularizer)?;
+        check_estimator(self, objective)?;
+        check_decoder_penalty(self, objective)
+    }
+
+    /// Refuses items that the network or the likelihood is not for, and a latent map of another size than the
+    /// encoder's last maps.
+    pub(crate) fn check_item(self, item: &ItemSpec) -> Result<(), ModelError> {
+        match item.kind {
+            ItemKind::Image => check_image_model(self)?,
+            ItemKind::Array => check_array_model(self, item)?,
+            _ if self.likelihood.is_none() => {}
+            _ => {
+                return refuse(
+                    "model.likelihood",
+                    format!(
+                        "{} is no likelihood of sound or tokens; images and arrays have likelihoods here",
+                        self.likelihood_name
+                    ),
+                );
+            }
+        }
+        let image = item.map();
+        let (Some([_, height, width]), Some(network)) = (self.config.latent_shape, self.network)
+        else {
             return Ok(());
         };
-        let last = self.network.last_map([image.height, image.width]);
+        let last = network.last_map([image.height, image.width]);
         match last {
             Some(last) if last != [height, width] => refuse(
                 "model.latent_shape",
                 format!(
-                    "found a map of {height}×{width}, but for images of {image} the encoder ends in maps of {}×{}",
+                    "found a map of {height}×{width}, but for items of {image} the encoder ends in maps of {}×{}",
                     last[0], last[1]
                 ),
             ),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses what only arrays have.
+fn check_image_model(model: ModelView) -> Result<(), ModelError> {
+    if let Some(NetworkConfig::Conv1d(_)) = model.network {
+        return refuse(
+            "model.network.conv1d",
+            "it is for arrays [C, T] or [D], and these are images; conv or residual would fit"
+                .to_owned(),
+        );
+    }
+    match model.likelihood.and_then(LikelihoodConfig::of_real_values) {
+        Some((ScaleConfig::LearnedPerChannel, _)) => refuse(
+            &format!("model.likelihood.{}", model.likelihood_name),
+            "a scale for each channel is for arrays, and these are images; \"learned\" would fit"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what only images have.
+fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError> {
+    let likelihood = model.likelihood_name;
+    match model.likelihood.map(LikelihoodConfig::of_real_values) {
+        Some(None) => {
+            return refuse(
+                "model.likelihood",
+                format!(
+                    "{likelihood} is a distribution of pixels, and these items are arrays of real values; \
+                     gaussian, laplace or student_t would fit"
+                ),
+            );
+        }
+        Some(Some((_, MeanActivation::Tanh | MeanActivation::Sigmoid))) => {
+            return refuse(
+                &format!("model.likelihood.{likelihood}.mean"),
+                "real values have no limits; linear would fit".to_owned(),
+            );
+        }
+        None | Some(Some((_, MeanActivation::Linear))) => {}
+    }
+    if let Some(PriorConfig::Vamp(_)) = model.prior.config {
+        return refuse(
+            "model.prior.vamp",
+            "its pseudo-inputs are images, and these items are arrays; gaussian_mixture or real_nvp would fit"
+                .to_owned(),
+        );
+    }
+    match (model.network, item.map().height) {
+        (None | Some(NetworkConfig::Mlp(_)), _) | (Some(NetworkConfig::Conv1d(_)), 1) => Ok(()),
+        (Some(NetworkConfig::Conv1d(_)), _) => refuse(
+            "model.network.conv1d",
+            format!(
+                "it is for arrays [C, T] or [D], found items of {item}; conv or residual would fit"
+            ),
+        ),
+        (_, 1) => refuse(
+            "model.network",
+            format!(
+                "its convolutions are of images, found items of {item}; conv1d or mlp would fit"
+            ),
+        ),
+        _ => Ok(()),
+    }
+}
+
+impl Vae {
+    /// Refuses an objective whose values make no sense, or that does not fit this model with its own parts.
+    ///
+    /// # Errors
+    /// The first key that is wrong; what would fit.
+    pub fn check_objective(&self, objective: &Objective) -> Result<(), ModelError> {
+        objective.check_values()?;
+        self.view().check_objective(objective)
     }
 }
 
@@ -71,10 +180,15 @@ impl Objective {
     /// # Errors
     /// The first key that is wrong; what would fit.
     pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
+        self.check_values()?;
+        OwnParts::default().view(model, None).check_objective(self)
+    }
+
+    /// Refuses values that make no sense.
+    pub(crate) fn check_values(&self) -> Result<(), ModelError> {
         self.regularizer.check()?;
         self.estimator.check()?;
-        self.decoder_penalty.check()?;
-        check_objective(model, self)
+        self.decoder_penalty.check()
     }
 
     /// The named terms that [`Self::loss_and_terms`] gives for such a model.
@@ -87,12 +201,18 @@ impl Objective {
 }
 
 /// Refuses parts of a model that do not fit each other.
-fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
-    let (posterior, prior) = (&model.posterior, &model.prior);
-    if let Some(support) = prior.support()
-        && support != posterior.support()
+fn check_model(model: ModelView) -> Result<(), ModelError> {
+    let ModelView {
+        config,
+        posterior,
+        prior,
+        ..
+    } = model;
+    if let (Some(of_posterior), Some(of_prior)) = (posterior.traits, prior.traits)
+        && let Some(support) = of_prior.support
+        && support != of_posterior.support
     {
-        let fits = match posterior.support() {
+        let fits = match of_posterior.support {
             Support::Euclidean => "a prior on all of space, such as standard_normal",
             Support::Sphere => "hyperspherical_uniform or vamp",
             Support::Codes => "uniform_codes",
@@ -101,17 +221,24 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
             "model.prior",
             format!(
                 "{} is a distribution {}, but the posterior {} has its latents {}; {fits} would fit",
-                prior.name(),
+                prior.name,
                 place(support),
-                posterior.name(),
-                place(posterior.support()),
+                posterior.name,
+                place(of_posterior.support),
             ),
         );
     }
-    if model.latent_shape.is_some() {
+    if config.decoder_spectral_norm && model.network.is_none() {
+        return refuse(
+            "model.decoder_spectral_norm",
+            "it is for the layers of the networks of configs; an own network has to divide its own weights"
+                .to_owned(),
+        );
+    }
+    if config.latent_shape.is_some() {
         check_map(model)?;
     }
-    if let (PriorConfig::ConditionalGaussian, None) = (prior, &model.condition) {
+    if let (Some(PriorConfig::ConditionalGaussian), None) = (prior.config, &config.condition) {
         return refuse(
             "model.prior",
             "conditional_gaussian has a Gaussian for each condition, and the model has none; \
@@ -119,7 +246,7 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
                 .to_owned(),
         );
     }
-    if let (PriorConfig::Vamp(_), Some(_)) = (prior, &model.condition) {
+    if let (Some(PriorConfig::Vamp(_)), Some(_)) = (prior.config, &config.condition) {
         return refuse(
             "model.prior.vamp",
             "its pseudo-inputs go through the encoder, which in a model with a condition wants that of \
@@ -127,19 +254,19 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
                 .to_owned(),
         );
     }
-    if let PriorConfig::Vamp(_) = prior {
-        if !posterior.has_log_prob() {
+    if let Some(PriorConfig::Vamp(_)) = prior.config {
+        if posterior.traits.is_some_and(|traits| !traits.has_log_prob) {
             return refuse(
                 "model.prior.vamp",
                 format!(
                     "it is a mixture of posteriors and needs log q(z|x) at any z in closed form, which \
                      the posterior {} does not have; diagonal_gaussian, full_covariance or \
                      von_mises_fisher would fit",
-                    posterior.name()
+                    posterior.name
                 ),
             );
         }
-        if let NetworkConfig::ConvBatchNorm(_) = model.network {
+        if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
             return refuse(
                 "model.prior.vamp",
                 "its pseudo-inputs go through the encoder in a batch of their own, and the batch norm of \
@@ -152,27 +279,27 @@ fn check_model(model: &ModelConfig) -> Result<(), ModelError> {
 }
 
 /// Refuses a latent map for parts that know no places.
-fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
-    let posterior = &model.posterior;
-    if let NetworkConfig::Mlp(_) = model.network {
+fn check_map(model: ModelView) -> Result<(), ModelError> {
+    let posterior = model.posterior;
+    if let Some(NetworkConfig::Mlp(_)) = model.network {
         return refuse(
             "model.latent_shape",
             "the network mlp has no maps; conv, conv_batch_norm or residual would fit, or latent_dims"
                 .to_owned(),
         );
     }
-    if !posterior.is_per_latent() {
+    if posterior.traits.is_some_and(|traits| !traits.is_per_latent) {
         return refuse(
             "model.latent_shape",
             format!(
                 "the posterior {} takes numbers of the image as a whole; diagonal_gaussian, deterministic or \
                  finite_scalar would fit, or latent_dims",
-                posterior.name()
+                posterior.name
             ),
         );
     }
-    if let (PosteriorConfig::FiniteScalar(codes), Some([channels, ..])) =
-        (posterior, model.latent_shape)
+    if let (Some(PosteriorConfig::FiniteScalar(codes)), Some([channels, ..])) =
+        (posterior.config, model.config.latent_shape)
     {
         let n = codes.levels.len() as i64;
         if n != channels {
@@ -185,29 +312,23 @@ fn check_map(model: &ModelConfig) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Refuses an objective that does not fit the model, or whose parts do not fit each other.
-fn check_objective(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
-    check_regularizer(model, &objective.regularizer)?;
-    check_estimator(model, objective)?;
-    check_decoder_penalty(model, objective)
-}
-
-fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(), ModelError> {
+fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), ModelError> {
     let key = format!("objective.regularizer.{}", regularizer.name());
-    let posterior = &model.posterior;
+    let posterior = model.posterior;
+    let (Some(of_posterior), Some(of_prior)) = (posterior.traits, model.prior.traits) else {
+        return Ok(());
+    };
     let wants = |what: &str, fits: &str| {
         refuse(
             &key,
             format!(
                 "{what}, but the posterior is {} and the prior {}; {fits}",
-                posterior.name(),
-                model.prior.name()
+                posterior.name, model.prior.name
             ),
         )
     };
-    let is_gaussian = matches!(posterior, PosteriorConfig::DiagonalGaussian(_));
-    let is_factorized = is_gaussian && matches!(model.prior, PriorConfig::StandardNormal);
-    if !posterior.has_density() {
+    let is_factorized = of_posterior.is_diagonal_gaussian && of_prior.is_standard_normal;
+    if !of_posterior.has_density {
         let has_kl = match regularizer {
             Regularizer::None | Regularizer::LatentNorm(_) => false,
             Regularizer::Mmd(config) => config.kl_weight > 0.0,
@@ -220,7 +341,7 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
                 format!(
                     "the posterior {} has no density and so no kl; \"none\", latent_norm, or mmd with \
                      kl_weight = 0 would fit",
-                    posterior.name()
+                    posterior.name
                 ),
             ),
         };
@@ -238,7 +359,7 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
             "it takes latent dimensions that are independent given the image and in the prior",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
-        Regularizer::Factor(_) if posterior.support() != Support::Euclidean => wants(
+        Regularizer::Factor(_) if of_posterior.support != Support::Euclidean => wants(
             "its permuted latents would leave the sphere",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
@@ -247,18 +368,19 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
         Regularizer::PixelMean(config)
-            if config.probability_clip > 0.0 && !model.likelihood.has_logits() =>
+            if config.probability_clip > 0.0
+                && !model.likelihood.is_some_and(LikelihoodConfig::has_logits) =>
         {
             refuse(
                 &format!("{key}.probability_clip"),
                 format!(
                     "the likelihood {} has no probabilities that could be clipped; bernoulli or \
                      scaled_bernoulli would fit, or probability_clip = 0",
-                    model.likelihood.name()
+                    model.likelihood_name
                 ),
             )
         }
-        Regularizer::Dip(_) if !posterior.has_covariance() => wants(
+        Regularizer::Dip(_) if !of_posterior.has_covariance => wants(
             "it needs the posterior's mean and covariance in closed form",
             "diagonal_gaussian or full_covariance would fit, or the regularizer kl",
         ),
@@ -266,29 +388,32 @@ fn check_regularizer(model: &ModelConfig, regularizer: &Regularizer) -> Result<(
     }
 }
 
-fn check_estimator(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
-    let (estimator, posterior) = (&objective.estimator, &model.posterior);
+fn check_estimator(model: ModelView, objective: &Objective) -> Result<(), ModelError> {
+    let (estimator, posterior) = (&objective.estimator, model.posterior);
+    let Some(of_posterior) = posterior.traits else {
+        return Ok(());
+    };
     let key = format!("objective.estimator.{}", estimator.name());
-    if !posterior.has_density() && estimator.n_samples() > 1 {
+    if !of_posterior.has_density && estimator.n_samples() > 1 {
         return refuse(
             &key,
             format!(
                 "the posterior {} gives one latent for an image, however often it is asked; \
                  elbo with samples = 1 would fit",
-                posterior.name()
+                posterior.name
             ),
         );
     }
     if let Estimator::Elbo(_) = estimator {
         return Ok(());
     }
-    if !posterior.has_density() {
+    if !of_posterior.has_density {
         return refuse(
             &key,
             format!(
                 "importance weights need the density of q(z|x), and the posterior {} has none; elbo \
                  would fit",
-                posterior.name()
+                posterior.name
             ),
         );
     }
@@ -309,17 +434,17 @@ fn check_estimator(model: &ModelConfig, objective: &Objective) -> Result<(), Mod
             Estimator::Piwae(_) => "encoder and decoder follow different bounds",
             _ => "doubly reparameterized gradients follow z alone",
         };
-        if !posterior.has_log_prob() {
+        if !of_posterior.has_log_prob {
             return refuse(
                 &key,
                 format!(
                     "{why}, which needs log q(z|x) at any z in closed form, and the posterior {} has \
                      it only where it draws; diagonal_gaussian or full_covariance would fit",
-                    posterior.name()
+                    posterior.name
                 ),
             );
         }
-        if let NetworkConfig::ConvBatchNorm(_) = model.network {
+        if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
             return refuse(
                 &key,
                 format!(
@@ -332,7 +457,7 @@ fn check_estimator(model: &ModelConfig, objective: &Objective) -> Result<(), Mod
     Ok(())
 }
 
-fn check_decoder_penalty(model: &ModelConfig, objective: &Objective) -> Result<(), ModelError> {
+fn check_decoder_penalty(model: ModelView, objective: &Objective) -> Result<(), ModelError> {
     let DecoderPenalty::GradientPenalty(_) = objective.decoder_penalty else {
         return Ok(());
     };
@@ -347,7 +472,7 @@ fn check_decoder_penalty(model: &ModelConfig, objective: &Objective) -> Result<(
             ),
         );
     }
-    if let NetworkConfig::ConvBatchNorm(_) = model.network {
+    if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
         return refuse(
             key,
             "it is the gradient of each decoded image by its own latent, and the batch norm of the \

@@ -93,13 +93,7 @@ impl ModelConfig {
 
     /// Whether a learned prior is trained on codes that have no kl to train it by.
     pub(crate) fn fits_prior_to_codes(&self) -> bool {
-        let is_learned = !matches!(
-            self.prior,
-            PriorConfig::StandardNormal
-                | PriorConfig::HypersphericalUniform
-                | PriorConfig::UniformCodes
-        );
-        is_learned && !self.posterior.has_density()
+        self.prior.traits().is_learned && !self.posterior.has_density()
     }
 
     /// The same model, with the number of latent dimensions written out where it is not that of a map.

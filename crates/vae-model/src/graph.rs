@@ -37,7 +37,7 @@ pub(crate) enum Op {
         weight: Tensor,
         bias: Option<Tensor>,
     },
-    /// `weight` `[out, in, k, k]`.
+    /// `weight` `[out, in, rows, columns]`.
     Conv {
         weight: Tensor,
         bias: Option<Tensor>,
@@ -208,10 +208,10 @@ impl Op {
     /// The kind of layer, as in a table.
     pub(crate) fn kind(&self) -> String {
         let conv = |kind: &str, weight: &Tensor, stride: i64| {
-            let [_, _, kernel, _] = four(weight);
+            let [_, _, height, width] = four(weight);
             match stride {
-                1 => format!("{kind} {kernel}×{kernel}"),
-                _ => format!("{kind} {kernel}×{kernel}, stride {stride}"),
+                1 => format!("{kind} {height}×{width}"),
+                _ => format!("{kind} {height}×{width}, stride {stride}"),
             }
         };
         match self {

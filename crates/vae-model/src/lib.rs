@@ -58,9 +58,10 @@ mod likelihood;
 mod math;
 mod mode;
 mod network;
-mod nn;
+pub mod nn;
 mod objective;
 mod part;
+mod parts;
 mod posterior;
 mod preprocessing;
 mod prior;
@@ -69,6 +70,7 @@ mod sums;
 mod support;
 mod tensor_file;
 mod terms;
+mod units;
 mod vae;
 mod watch;
 mod weights;
@@ -81,11 +83,12 @@ pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,
+    StudentTConfig,
 };
 pub use mode::Mode;
 pub use network::{
-    ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network, NetworkConfig,
-    ResidualConfig, is_layer_weight,
+    Conv1dConfig, ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network,
+    NetworkConfig, ResidualConfig, is_layer_weight,
 };
 pub use objective::{
     AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
@@ -95,9 +98,10 @@ pub use objective::{
     Regularizer,
 };
 pub use part::Part;
+pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
     ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
-    NoiseScale, PlanarConfig, Posterior, PosteriorConfig,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
@@ -110,7 +114,8 @@ pub use tensor_file::{TensorFile, read_tensors};
 pub use terms::{Direction, Term, Terms};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
-    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, files, write_whole,
+    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
+    Standardization, files, write_whole,
 };
 pub use vae_torch::Generator;
 pub use watch::first_non_finite;

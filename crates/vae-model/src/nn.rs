@@ -1,5 +1,30 @@
 //! Where the variables of a model are kept: tch's stores and paths, which can also be asked for an
 //! outline alone, the names and shapes of all variables without their memory.
+//!
+//! A part of a user's own ([`Vae::builder`](crate::Vae::builder)) makes its variables under the [`Path`] that it
+//! gets. Whatever a path gives is trained, saved and counted with the rest of the model.
+//!
+//! ```
+//! use tch::Tensor;
+//! use vae_model::nn::{self, Init};
+//!
+//! /// x ↦ s·(W·x + b), s a number that is saved, but that no gradient changes.
+//! #[derive(Debug)]
+//! struct Scaled {
+//!     linear: tch::nn::Linear,
+//!     scale: Tensor,
+//! }
+//!
+//! impl Scaled {
+//!     fn new(path: &nn::Path, n_in: i64, n_out: i64) -> Self {
+//!         let weight = Init::Uniform { lo: -0.1, up: 0.1 };
+//!         Self {
+//!             linear: nn::linear(&(path / "linear"), n_in, n_out, weight, Init::Const(0.0)),
+//!             scale: path.ones_no_train("scale", &[1]),
+//!         }
+//!     }
+//! }
+//! ```
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut, Div};
@@ -27,13 +52,23 @@ enum Fresh {
 
 /// The first numbers of a variable.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Init {
+pub enum Init {
     /// All the same.
     Const(f64),
     /// Normal.
-    Randn { mean: f64, stdev: f64 },
+    Randn {
+        /// The mean.
+        mean: f64,
+        /// The standard deviation.
+        stdev: f64,
+    },
     /// Uniform from `lo` to `up`.
-    Uniform { lo: f64, up: f64 },
+    Uniform {
+        /// The lower end.
+        lo: f64,
+        /// The upper end.
+        up: f64,
+    },
 }
 
 impl Init {
@@ -132,14 +167,15 @@ impl DerefMut for VarStore {
 
 /// A place in the tree of a model's variables.
 #[derive(Clone, Debug)]
-pub(crate) struct Path<'a> {
+pub struct Path<'a> {
     inner: tch::nn::Path<'a>,
     fresh: &'a Fresh,
 }
 
 impl Path<'_> {
-    /// Whether only names and shapes are wanted: what is computed of fresh weights can be left out.
-    pub(crate) fn is_outline(&self) -> bool {
+    /// Whether only names and shapes are wanted: what is computed of fresh weights can be left out. Variables are
+    /// tensors of their shape then, all of whose numbers are one zero in memory.
+    pub fn is_outline(&self) -> bool {
         matches!(self.fresh, Fresh::Outlined(_))
     }
 
@@ -147,28 +183,30 @@ impl Path<'_> {
         self.inner.components()
     }
 
-    /// A trained variable.
-    pub(crate) fn var(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+    /// A trained variable, f32.
+    pub fn var(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         self.outlined(name, shape)
             .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, init), true))
     }
 
-    pub(crate) fn zeros(&self, name: &str, shape: &[i64]) -> Tensor {
+    /// A trained variable that starts at 0.
+    pub fn zeros(&self, name: &str, shape: &[i64]) -> Tensor {
         self.var(name, shape, Init::Const(0.0))
     }
 
-    pub(crate) fn ones(&self, name: &str, shape: &[i64]) -> Tensor {
+    /// A trained variable that starts at 1.
+    pub fn ones(&self, name: &str, shape: &[i64]) -> Tensor {
         self.var(name, shape, Init::Const(1.0))
     }
 
-    /// A variable that no gradient changes.
-    pub(crate) fn zeros_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+    /// A variable that no gradient changes, 0 at first.
+    pub fn zeros_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         self.outlined(name, shape)
             .unwrap_or_else(|| self.inner.zeros_no_train(name, shape))
     }
 
-    /// A variable that no gradient changes, drawn.
-    pub(crate) fn normal_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+    /// A variable that no gradient changes, standard normal at first.
+    pub fn normal_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         let normal = Init::Randn {
             mean: 0.0,
             stdev: 1.0,
@@ -177,14 +215,14 @@ impl Path<'_> {
             .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, normal), false))
     }
 
-    /// A variable that no gradient changes.
-    pub(crate) fn ones_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
+    /// A variable that no gradient changes, 1 at first.
+    pub fn ones_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         self.outlined(name, shape)
             .unwrap_or_else(|| self.inner.ones_no_train(name, shape))
     }
 
-    /// A tensor that is no variable, made by `make` where it is needed.
-    pub(crate) fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
+    /// A tensor that is no variable, made by `make` where more than names and shapes are wanted.
+    pub fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
         match self.fresh {
             Fresh::Outlined(_) => hollow(shape),
             Fresh::Drawn(_) => make(),
@@ -246,7 +284,7 @@ impl<'a, T: ToString> Div<T> for &Path<'a> {
 }
 
 /// A fully connected layer, `[in] → [out]`.
-pub(crate) fn linear(path: &Path, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Linear {
+pub fn linear(path: &Path, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Linear {
     // The order in which the two are drawn is part of what a seed gives.
     let bias = path.var("bias", &[n_out], bias);
     Linear {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use vae_base::ConditionSpec;
+use vae_base::{ConditionSpec, ItemSpec};
 
 use crate::ImageShape;
 
@@ -25,8 +25,12 @@ use crate::ImageShape;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Shape of the images.
+    /// Shape of the images, of other items as maps.
     pub image: ImageShape,
+    /// Kind and shape of items that are no images, with the statistics that standardize them. Exported encoders
+    /// take them in their own unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<ItemSpec>,
     /// What the channels are; null where they are neither one nor three.
     pub channels: Option<ChannelOrder>,
     /// Crop and resize; null where they are not known.

@@ -27,7 +27,7 @@ pub struct PartSummary {
 pub struct LayerSummary {
     /// The path of its variables, `encoder.conv.2`.
     pub name: String,
-    /// As in `convolution 3×3, stride 2`; none outside of encoder and decoder.
+    /// As in `convolution 3×3, stride 2`; none outside of encoder and decoder, and in a network of a user's own.
     pub kind: Option<String>,
     /// Shape of its output for one image; none outside of encoder and decoder.
     pub output: Option<Vec<i64>>,
@@ -60,28 +60,6 @@ impl Vae {
     #[must_use]
     pub fn summary(&self) -> Vec<PartSummary> {
         let variables = self.named_variables();
-        let network = |part: Part| {
-            let graph = self.network_graph(part);
-            let nodes = graph
-                .nodes
-                .iter()
-                .filter(|node| !node.name.is_empty() || matches!(node.op, Op::Upsample(_)));
-            let layers = nodes.map(|node| {
-                let (n_parameters, n_bytes) = match node.name.as_str() {
-                    "" => (0, 0),
-                    name => sizes(&variables, name),
-                };
-                LayerSummary {
-                    name: node.name.clone(),
-                    kind: Some(node.op.kind()),
-                    output: Some(node.output.shape.clone()),
-                    n_parameters,
-                    n_bytes,
-                    multiply_adds: Some(node.op.multiply_adds(&node.inputs[0], &node.output)),
-                }
-            });
-            part_of(part.name(), layers.collect())
-        };
         let other = |name: &'static str| {
             let mut paths: Vec<&str> = variables
                 .iter()
@@ -107,6 +85,30 @@ impl Vae {
                 }
             });
             part_of(name, layers.collect())
+        };
+        let network = |part: Part| {
+            let Some(graph) = self.network_graph(part) else {
+                return other(part.name());
+            };
+            let nodes = graph
+                .nodes
+                .iter()
+                .filter(|node| !node.name.is_empty() || matches!(node.op, Op::Upsample(_)));
+            let layers = nodes.map(|node| {
+                let (n_parameters, n_bytes) = match node.name.as_str() {
+                    "" => (0, 0),
+                    name => sizes(&variables, name),
+                };
+                LayerSummary {
+                    name: node.name.clone(),
+                    kind: Some(node.op.kind()),
+                    output: Some(node.output.shape.clone()),
+                    n_parameters,
+                    n_bytes,
+                    multiply_adds: Some(node.op.multiply_adds(&node.inputs[0], &node.output)),
+                }
+            });
+            part_of(part.name(), layers.collect())
         };
         vec![
             network(Part::Encoder),

@@ -1,25 +1,30 @@
 //! The variational autoencoder: its parts put together.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor};
-use vae_base::{ConditionSpec, DataSpec};
+use tch::{Device, Kind, Tensor, no_grad};
+use vae_base::{ConditionSpec, DataSpec, ItemKind, ItemSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
 use crate::graph::{Graph, Value};
-use crate::likelihood::GraphLikelihood;
-use crate::network::{GraphNetwork, NetworkShape};
 use crate::nn::{self, Outline};
 use crate::part::Part;
-use crate::posterior::PosteriorFamily;
+use crate::parts::{
+    LikelihoodPart, ModelView, NetworkPart, OwnParts, Parts, PosteriorPart, Traits, VaeBuilder,
+    listed,
+};
+use crate::posterior::PosteriorTraits;
+use crate::prior::PriorTraits;
 use crate::sums;
+use crate::units::Units;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
-    ModelError, Posterior, PosteriorConfig, Preprocessing, Prior, PriorContext, StateDictMap,
+    ChannelOrder, ClosedKl, Conditioned, FiniteScalarConfig, Framing, ImageShape, Latents, Mode,
+    ModelConfig, ModelError, Posterior, Preprocessing, Prior, PriorContext, StateDictMap, Support,
     Terms,
 };
 
@@ -44,12 +49,17 @@ pub struct Vae {
     /// Whether NaN and infinite weights were imported on purpose.
     allow_non_finite: bool,
     variables: nn::VarStore,
-    network: Box<dyn GraphNetwork>,
-    posterior: Box<dyn PosteriorFamily>,
+    network: NetworkPart,
+    posterior: PosteriorPart,
     prior: Box<dyn Prior>,
-    likelihood: Box<dyn GraphLikelihood>,
+    likelihood: LikelihoodPart,
+    /// Which of the parts are a user's own.
+    own: OwnParts,
+    traits: Traits,
     /// Factors on the columns of the condition, `[D]`.
     condition_scales: Tensor,
+    /// The unit of an array's values.
+    units: Units,
     fixed: Fixed,
 }
 
@@ -87,7 +97,8 @@ pub struct Draws {
     pub latents: Tensor,
     /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] makes images of them.
     pub params: Tensor,
-    /// The images x as the likelihood scales them, `[B, C, H, W]`.
+    /// The items x as the likelihood scales them, `[B, C, H, W]`: arrays standardized, NaN where a value is
+    /// missing.
     pub targets: Tensor,
     /// What the model was told of each image, f32 `[B, D]`, NaN where that is nothing; none of a model
     /// without a condition.
@@ -141,65 +152,21 @@ impl ElboTerms {
     }
 }
 
-/// What a model is built of.
-struct Parts {
-    network: Box<dyn GraphNetwork>,
-    posterior: Box<dyn PosteriorFamily>,
-    prior: Box<dyn Prior>,
-    likelihood: Box<dyn GraphLikelihood>,
-}
-
-impl Parts {
-    /// Builds a checked model's parts, their variables under the store's root.
-    fn build(config: &ModelConfig, data: &DataSpec, variables: &nn::VarStore) -> Self {
-        let image = data.image;
-        let n_features = condition::n_features(&data.condition);
-        let shape = NetworkShape {
-            image,
-            latent_dims: config.n_latents(),
-            latent_shape: config.latent_shape,
-            n_condition_features: n_features,
-            n_posterior_params: config.posterior.n_params(config.n_latents()),
-            n_likelihood_maps: config.likelihood.n_maps(image.channels),
-            initialization: config.initialization,
-            decoder_spectral_norm: config.decoder_spectral_norm,
-        };
-        let root = variables.root();
-        let (latent_dims, initialization) = (config.n_latents(), config.initialization);
-        let network = config.network.build(&root, shape);
-        let likelihood = config.likelihood.build(&(&root / "likelihood"), image);
-        let posterior = config
-            .posterior
-            .build(&(&root / "posterior"), latent_dims, initialization);
-        let prior = config.prior.build(
-            &(&root / "prior"),
-            latent_dims,
-            image,
-            n_features,
-            &config.posterior,
-            initialization,
-        );
-        Self {
-            network,
-            posterior,
-            prior,
-            likelihood,
-        }
-    }
-}
-
 /// Names and shapes of the variables of a model, of which nothing is allocated.
-fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError> {
+fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outline, ModelError> {
     config.check()?;
     condition::check_spec(config.condition.as_ref(), &data.condition)?;
-    let image = data.image;
-    if let Some(problem) = image.problem() {
-        return Err(ModelError::config("image shape", problem));
+    if let Some(problem) = data.item.problem() {
+        return Err(ModelError::config("shape of an item", problem));
     }
-    config.check_image(image)?;
+    own.check_sizes(config)?;
+    let view = own.view(config, None);
+    view.check()?;
+    view.check_item(&data.item)?;
     let variables = nn::VarStore::of_outline();
-    drop(Parts::build(config, data, &variables));
+    drop(Parts::build(config, data, own, &variables)?);
     let outline = variables.into_outline();
+    own.check_names(&outline)?;
     match outline.n_values() {
         Some(n) if n <= MOST_VALUES => Ok(outline),
         n => {
@@ -210,10 +177,71 @@ fn outline(config: &ModelConfig, data: &DataSpec) -> Result<Outline, ModelError>
             Err(ModelError::config(
                 "model",
                 format!(
-                    "for images of {image} it has {n} numbers{largest}; at most {MOST_VALUES} are possible"
+                    "for items of {} it has {n} numbers{largest}; at most {MOST_VALUES} are possible",
+                    data.item
                 ),
             ))
         }
+    }
+}
+
+impl VaeBuilder {
+    /// [`Vae::new`] with these parts in the place of the config's. A small batch goes through them, so that a part
+    /// that does not keep to its shapes is refused here.
+    ///
+    /// # Errors
+    /// As of [`Vae::new`]; parts that do not fit the others, by what they say or by the shapes that they give.
+    pub fn build(
+        &self,
+        config: &ModelConfig,
+        data: impl Into<DataSpec>,
+        device: Device,
+        seed: u64,
+    ) -> Result<Vae, ModelError> {
+        Vae::build(config, data.into(), &self.own, device, seed)
+    }
+
+    /// [`Vae::load`] of a model with parts of these names.
+    ///
+    /// # Errors
+    /// As of [`Vae::load`]; a model with parts of other names.
+    pub fn load(&self, path: impl AsRef<Path>, device: Device) -> Result<Vae, ModelError> {
+        let path = weights::file_in(path.as_ref());
+        sums::verify_if_listed(&path)?;
+        let (header, mut file) = weights::open(&path)?;
+        let names = self.own.names();
+        if header.own_parts != names {
+            let found = listed(&header.own_parts);
+            let problem = match names.is_empty() {
+                true => format!(
+                    "the model has own parts: {found}; Vae::builder with parts of these names loads it"
+                ),
+                false => format!(
+                    "the model's own parts are {found}, those of the builder {}",
+                    listed(&names)
+                ),
+            };
+            return Err(ModelError::weights(&path, problem));
+        }
+        let data = DataSpec {
+            item: header.data_item(&path)?,
+            condition: header.condition,
+        };
+        let outline = outline(&header.model, &data, &self.own).map_err(|error| {
+            ModelError::weights(&path, format!("the model that it says it is: {error}"))
+        })?;
+        weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
+        let tensors = file.read_all()?;
+        let non_finite = weights::non_finite(&tensors)?;
+        if !non_finite.is_empty() && !header.allow_non_finite {
+            let problem = format!("NaN or infinite weights: {}", non_finite.join(", "));
+            return Err(ModelError::weights(&path, problem));
+        }
+        let mut vae = self.build(&header.model, data, device, OVERWRITTEN)?;
+        weights::assign(&path, &tensors, &vae.variables)?;
+        vae.framing = header.framing;
+        vae.allow_non_finite = header.allow_non_finite;
+        Ok(vae)
     }
 }
 
@@ -229,8 +257,23 @@ impl Vae {
         device: Device,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        let data = data.into();
-        outline(config, &data)?;
+        Self::builder().build(config, data, device, seed)
+    }
+
+    /// For models of which some parts are a user's own.
+    #[must_use]
+    pub fn builder() -> VaeBuilder {
+        VaeBuilder::default()
+    }
+
+    fn build(
+        config: &ModelConfig,
+        data: DataSpec,
+        own: &OwnParts,
+        device: Device,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        let outline = outline(config, &data, own)?;
         // Drawn on the CPU, then moved.
         let mut variables = nn::VarStore::new(seed);
         let Parts {
@@ -238,13 +281,15 @@ impl Vae {
             posterior,
             prior,
             likelihood,
-        } = Parts::build(config, &data, &variables);
+        } = Parts::build(config, &data, own, &variables)?;
         variables.set_device(device);
-        let condition_scales = condition::scales(&data.condition).to_device(device);
-        Ok(Self {
+        let mut vae = Self {
             config: config.clone(),
+            own: own.clone(),
+            traits: Traits::of(config),
+            condition_scales: condition::scales(&data.condition).to_device(device),
+            units: Units::new(&data.item, device),
             data,
-            condition_scales,
             framing: None,
             allow_non_finite: false,
             variables,
@@ -253,7 +298,13 @@ impl Vae {
             prior,
             likelihood,
             fixed: Fixed::default(),
-        })
+        };
+        if !own.is_empty() {
+            vae.check_variables(&outline)?;
+            vae.traits = no_grad(|| vae.probe())?;
+            vae.view().check()?;
+        }
+        Ok(vae)
     }
 
     /// A trained model from the folder of a run (its best checkpoint), from that of a checkpoint, or
@@ -263,7 +314,8 @@ impl Vae {
     ///
     /// # Errors
     /// No such file, a damaged one, or one that another program wrote; NaN or infinite weights, unless they
-    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)).
+    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)); a model with parts of
+    /// a user's own, which [`VaeBuilder::load`] loads.
     ///
     /// ```
     /// use tch::Device;
@@ -281,28 +333,7 @@ impl Vae {
     /// # }
     /// ```
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, ModelError> {
-        let path = weights::file_in(path.as_ref());
-        sums::verify_if_listed(&path)?;
-        let (header, mut file) = weights::open(&path)?;
-        let data = DataSpec {
-            image: header.image,
-            condition: header.condition,
-        };
-        let outline = outline(&header.model, &data).map_err(|error| {
-            ModelError::weights(&path, format!("the model that it says it is: {error}"))
-        })?;
-        weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
-        let tensors = file.read_all()?;
-        let non_finite = weights::non_finite(&tensors)?;
-        if !non_finite.is_empty() && !header.allow_non_finite {
-            let problem = format!("NaN or infinite weights: {}", non_finite.join(", "));
-            return Err(ModelError::weights(&path, problem));
-        }
-        let mut vae = Self::new(&header.model, data, device, OVERWRITTEN)?;
-        weights::assign(&path, &tensors, &vae.variables)?;
-        vae.framing = header.framing;
-        vae.allow_non_finite = header.allow_non_finite;
-        Ok(vae)
+        Self::builder().load(path, device)
     }
 
     /// A model with weights from PyTorch: a `state_dict` saved as safetensors, of any floating-point
@@ -321,7 +352,7 @@ impl Vae {
         device: Device,
     ) -> Result<(Self, Vec<String>), ModelError> {
         let (path, data) = (path.as_ref(), data.into());
-        let outline = outline(config, &data)?;
+        let outline = outline(config, &data, &OwnParts::default())?;
         let (tensors, notes) = map.read(path, outline.shapes())?;
         let mut vae = Self::new(config, data, device, OVERWRITTEN)?;
         weights::assign(path, &tensors, &vae.variables)?;
@@ -335,11 +366,14 @@ impl Vae {
     /// # Errors
     /// The file system refuses.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ModelError> {
+        let is_image = self.data.item.is_image();
         let header = Header {
             model: self.config.clone(),
-            image: self.data.image,
+            image: is_image.then(|| self.data.item.map()),
+            item: (!is_image).then(|| self.data.item.clone()),
             condition: self.data.condition.clone(),
             framing: self.framing.clone(),
+            own_parts: self.own.names(),
             allow_non_finite: self.allow_non_finite,
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
@@ -349,10 +383,11 @@ impl Vae {
     #[must_use]
     pub fn preprocessing(&self) -> Preprocessing {
         Preprocessing {
-            image: self.data.image,
-            channels: ChannelOrder::of(self.data.image),
+            image: self.data.item.map(),
+            channels: ChannelOrder::of(self.data.item.map()),
             framing: self.framing.clone(),
             value_range: self.likelihood.value_range(),
+            item: (!self.data.item.is_image()).then(|| self.data.item.clone()),
             condition: self.data.condition.clone(),
         }
     }
@@ -362,16 +397,59 @@ impl Vae {
         self.framing = Some(framing);
     }
 
-    /// The model's parts.
+    /// The model's parts. What it says of those in [`Self::own_parts`] is not used.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The shape of the images that it knows.
+    /// The names of its parts that are a user's own, by what they are: `network`, `posterior`, `prior` or
+    /// `likelihood`.
+    #[must_use]
+    pub fn own_parts(&self) -> BTreeMap<String, String> {
+        self.own.names()
+    }
+
+    /// The space that its latents lie in.
+    #[must_use]
+    pub fn support(&self) -> Support {
+        self.traits.posterior.support
+    }
+
+    /// Whether q(z|x) has a density: without one there is no kl and no elbo.
+    #[must_use]
+    pub fn has_density(&self) -> bool {
+        self.traits.posterior.has_density
+    }
+
+    /// Whether p(z) = N(0, I).
+    #[must_use]
+    pub fn has_standard_normal_prior(&self) -> bool {
+        self.traits.prior.is_standard_normal
+    }
+
+    /// As of [`LikelihoodConfig::bits_per_dim`]; none of a likelihood of a user's own.
+    #[must_use]
+    pub fn bits_per_dim(&self, elbo: f64) -> Option<f64> {
+        let likelihood = self.view().likelihood?;
+        likelihood.bits_per_dim(elbo, self.image_shape())
+    }
+
+    /// What the checks see of it.
+    pub(crate) fn view(&self) -> ModelView<'_> {
+        self.own.view(&self.config, Some(self.traits))
+    }
+
+    /// Kind and shape of its items.
+    #[must_use]
+    pub fn item(&self) -> &ItemSpec {
+        &self.data.item
+    }
+
+    /// The shape of its items in tensors: that of its images, of other items as maps ([`ItemSpec::map`]).
     #[must_use]
     pub fn image_shape(&self) -> ImageShape {
-        self.data.image
+        self.data.item.map()
     }
 
     /// What it is told of an image beside its pixels; empty where that is nothing.
@@ -444,7 +522,7 @@ impl Vae {
         work()
     }
 
-    /// q(z|x) for bytes `[B, C, H, W]`, of a model with a condition together with that ([`Conditioned`]).
+    /// q(z|x) for items `[B, C, H, W]` (bytes of images, f32 of arrays), of a model with a condition together with that ([`Conditioned`]).
     ///
     /// # Errors
     /// Images of another shape or kind, or a condition that is not the model's.
@@ -456,7 +534,7 @@ impl Vae {
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
 
-    /// The mean images in `[0, 1]`, `[N, C, H, W]`, for latents `[N, Z]`, of a model with a condition
+    /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, of a model with a condition
     /// together with that ([`Conditioned`]).
     ///
     /// # Errors
@@ -464,11 +542,11 @@ impl Vae {
     pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
         let (latents, features) = self.checked_latents(latents.into())?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.mean_image(&params).contiguous())
+        Ok(self.mean_items(&params).contiguous())
     }
 
-    /// An image in `[0, 1]` drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the
-    /// noise of the pixels, which [`Self::decode`] leaves out.
+    /// An item drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the noise of the values,
+    /// which [`Self::decode`] leaves out.
     ///
     /// # Errors
     /// Latents of another shape.
@@ -479,16 +557,16 @@ impl Vae {
     ) -> Result<Tensor, ModelError> {
         let (latents, features) = self.checked_latents(latents.into())?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.sample(&params, generator).contiguous())
+        let sampled = self.likelihood.sample(&params, generator);
+        Ok(self.units.restored(sampled).contiguous())
     }
 
     /// How many different codes there are; none where latents are no codes.
     #[must_use]
     pub fn n_codes(&self) -> Option<i64> {
-        match &self.config.posterior {
-            PosteriorConfig::FiniteScalar(config) => Some(config.n_codes()),
-            _ => None,
-        }
+        self.own
+            .codes(&self.config)
+            .map(FiniteScalarConfig::n_codes)
     }
 
     /// The codes i64 `[N, n]` that latents `[N, Z]` stand for; none where latents are no codes.
@@ -497,10 +575,8 @@ impl Vae {
     /// Latents of another shape.
     pub fn codes(&self, latents: &Tensor) -> Result<Option<Tensor>, ModelError> {
         self.check_latents(latents)?;
-        Ok(match &self.config.posterior {
-            PosteriorConfig::FiniteScalar(config) => Some(config.codes(latents)),
-            _ => None,
-        })
+        let codes = self.own.codes(&self.config);
+        Ok(codes.map(|codes| codes.codes(latents)))
     }
 
     /// The levels nearest to latents `[N, Z]` of a model of codes; latents of other models as they are.
@@ -509,9 +585,9 @@ impl Vae {
     /// Latents of another shape.
     pub fn nearest_codes(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         self.check_latents(latents)?;
-        Ok(match &self.config.posterior {
-            PosteriorConfig::FiniteScalar(config) => config.nearest(latents),
-            _ => latents.shallow_clone(),
+        Ok(match self.own.codes(&self.config) {
+            Some(codes) => codes.nearest(latents),
+            None => latents.shallow_clone(),
         })
     }
 
@@ -661,7 +737,7 @@ impl Vae {
         draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
-    /// Encodes bytes `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
+    /// Encodes items `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
     /// model with a condition is not told that of some images (`condition.dropout`).
     ///
     /// # Errors
@@ -714,9 +790,37 @@ impl Vae {
         Ok((joint.log_px_z, joint.log_pz))
     }
 
-    /// The mean images of draws in `[0, 1]`, `[K, B, C, H, W]`.
+    /// How far the mean items of draws are from the items `[B, C, H, W]`, `[K, B, C, H, W]`: of images in
+    /// `[0, 1]`, of arrays in standard deviations, NaN where a value is missing.
+    pub fn errors(&self, draws: &Draws, items: &Tensor) -> Tensor {
+        if self.data.item.is_image() {
+            return self.mean_images(draws) - items.to_kind(Kind::Float) / 255.0;
+        }
+        let mean = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+        mean.unflatten(0, &draws.params.size()[..2]) - &draws.targets
+    }
+
+    /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: which values are
+    /// unusual. NaN where a value is missing; `None` of a likelihood whose values depend on each other.
+    ///
+    /// # Errors
+    /// Items of another shape or kind, or a condition that is not the model's.
+    pub fn value_scores<'a>(
+        &self,
+        items: impl Into<Conditioned<'a>>,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let (targets, features) = self.scaled(items.into())?;
+        let posterior = self.posterior(&targets, features.as_ref(), Mode::Evaluate);
+        let params = self.decoded(&posterior.center(), features.as_ref(), Mode::Evaluate);
+        let log_prob = self
+            .likelihood
+            .value_log_prob(&params.unsqueeze(0), &targets);
+        Ok(log_prob.map(|log_prob| -self.units.value_density(log_prob.squeeze_dim(0))))
+    }
+
+    /// The mean items of draws, `[K, B, C, H, W]`: images in `[0, 1]`, arrays in their own unit.
     pub fn mean_images(&self, draws: &Draws) -> Tensor {
-        let images = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+        let images = self.mean_items(&draws.params.flatten(0, 1));
         images.unflatten(0, &draws.params.size()[..2])
     }
 
@@ -724,7 +828,7 @@ impl Vae {
     /// posterior, which has no kl to train it by. The codes are constants to it, so that it is fitted to
     /// them and they not to it. None where there is nothing to fit.
     pub(crate) fn code_density_loss(&self, draws: &Draws) -> Option<Tensor> {
-        if !self.config.fits_prior_to_codes() {
+        if !self.traits.prior.is_learned || self.has_density() {
             return None;
         }
         let codes = draws.latents.detach().flatten(0, 1);
@@ -739,7 +843,8 @@ impl Vae {
 
     /// The same model on the CPU, with weights that no gradient changes.
     pub(crate) fn frozen(&self) -> Result<Self, ModelError> {
-        let mut frozen = Self::new(&self.config, self.data.clone(), Device::Cpu, OVERWRITTEN)?;
+        let data = self.data.clone();
+        let mut frozen = Self::build(&self.config, data, &self.own, Device::Cpu, OVERWRITTEN)?;
         frozen.variables.copy(&self.variables)?;
         frozen.variables.freeze();
         frozen.framing = self.framing.clone();
@@ -754,10 +859,10 @@ impl Vae {
     ) -> Result<(Vec<Value>, Vec<Value>), ModelError> {
         match part {
             Part::Encoder => {
-                let images = graph.input(&self.data.image.sides());
+                let images = graph.input(&self.data.item.map().sides());
                 let condition = self.condition_input(graph);
                 let [black, white] = self.likelihood.value_range();
-                let mut scaled = images.clone();
+                let mut scaled = self.units.standardized_graph(graph, &images);
                 if [black, white] != [0.0, 1.0] {
                     scaled = graph.with_number(&scaled, "Mul", white - black);
                     scaled = graph.with_number(&scaled, "Add", black);
@@ -765,11 +870,14 @@ impl Vae {
                 let features = condition.as_ref().map(|condition| {
                     condition::features_graph(graph, condition, &self.data.condition)
                 });
-                let params = self.network.encoder_graph(graph, scaled, features);
+                let params = self
+                    .network
+                    .encoder_graph(graph, scaled, features)
+                    .ok_or_else(|| self.not_in_onnx("network"))?;
                 let outputs = self.posterior.graph(graph, &params).ok_or_else(|| {
                     ModelError::export(format!(
                         "the posterior {} is not written for ONNX; TorchScript has it",
-                        self.config.posterior.name()
+                        self.view().posterior.name
                     ))
                 })?;
                 Ok((
@@ -783,37 +891,172 @@ impl Vae {
                 let features = condition.as_ref().map(|condition| {
                     condition::features_graph(graph, condition, &self.data.condition)
                 });
-                let params = self.network.decoder_graph(graph, latents.clone(), features);
+                let params = self
+                    .network
+                    .decoder_graph(graph, latents.clone(), features)
+                    .ok_or_else(|| self.not_in_onnx("network"))?;
                 let mean = self.likelihood.mean_graph(graph, &params).ok_or_else(|| {
-                    ModelError::export(
-                        "the mean image of likelihood.logistic_mixture is not written for ONNX; \
-                         TorchScript has it",
-                    )
+                    ModelError::export(format!(
+                        "the mean image of the likelihood {} is not written for ONNX; TorchScript \
+                         has it",
+                        self.view().likelihood_name
+                    ))
                 })?;
                 Ok((
                     [Some(latents), condition].into_iter().flatten().collect(),
-                    vec![mean],
+                    vec![self.units.restored_graph(graph, mean)],
                 ))
             }
         }
     }
 
-    /// The operations of the network alone.
-    pub(crate) fn network_graph(&self, part: Part) -> Graph {
+    /// Refuses an own part that makes two variables of one name, of which an outline knows one.
+    fn check_variables(&self, outline: &Outline) -> Result<(), ModelError> {
+        let variables = self.variables.variables();
+        match variables
+            .keys()
+            .find(|name| !outline.shapes().contains_key(*name))
+        {
+            Some(name) => Err(ModelError::config(
+                format!("own parts: {}", listed(&self.own_parts())),
+                format!("one of them makes the variable {name} only at times, or its name twice"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts two items through the parts: what they give has to have the shapes that the other parts want. Whether
+    /// the posterior has a density, and what else the checks ask, is what it gives.
+    fn probe(&self) -> Result<Traits, ModelError> {
+        const N: i64 = 2;
+        let own = self.own_parts();
+        // The name of the part that is to blame: of parts that are not own ones the shapes are right.
+        let fits = |part: &str, what: &str, found: &Tensor, wanted: &[i64]| {
+            if found.size() == wanted && found.is_floating_point() {
+                return Ok(());
+            }
+            let name = own.get(part).map_or("", String::as_str);
+            Err(ModelError::config(
+                format!("own {part} {name}"),
+                format!(
+                    "{what} gave {:?} {:?}, f32 {wanted:?} is needed",
+                    found.kind(),
+                    found.size()
+                ),
+            ))
+        };
+        let context = self.own.context(&self.config, &self.data);
+        let (n_latents, device) = (context.n_latents, self.device());
+        let image = self.data.item.map();
+        let maps = [N, image.channels, image.height, image.width];
+        let items = Tensor::zeros(maps, (kind_of(self.data.item.kind), device));
+        let condition = self.unknown(N);
+        let (targets, features) = self.scaled((&items, condition.as_ref()).into())?;
+        fits("likelihood", "scale", &targets, &maps)?;
+        let features = features.as_ref();
+        let params = self.posterior_params(&targets, features, Mode::Evaluate);
+        fits(
+            "network",
+            "encode",
+            &params,
+            &[N, context.n_posterior_params],
+        )?;
+        let posterior = self.posterior.distribution(&params);
+        fits("posterior", "center", &posterior.center(), &[N, n_latents])?;
+        let noise = Tensor::zeros([1, N, n_latents], (Kind::Float, device));
+        let Latents { latents, log_prob } = posterior.draw(&noise);
+        fits("posterior", "draw", &latents, &[1, N, n_latents])?;
+        if let Some(log_prob) = &log_prob {
+            fits("posterior", "log_prob of draw", log_prob, &[1, N])?;
+        }
+        match posterior.kl() {
+            Some(ClosedKl::PerDimension(kl)) => fits("posterior", "kl", &kl, &[N, n_latents])?,
+            Some(ClosedKl::Total(kl)) => fits("posterior", "kl", &kl, &[N])?,
+            None => {}
+        }
+        let at_latents = posterior.log_prob(&latents);
+        if let Some(log_prob) = &at_latents {
+            fits("posterior", "log_prob", log_prob, &[1, N])?;
+        }
+        let flat = latents.squeeze_dim(0); // [N, Z]
+        let params = self.decoded(&flat, features, Mode::Evaluate);
+        let n_maps = context.n_likelihood_maps;
+        fits(
+            "network",
+            "decode",
+            &params,
+            &[N, n_maps, image.height, image.width],
+        )?;
+        let log_px_z = self
+            .likelihood
+            .log_prob(&params.unsqueeze(0), &targets, Mode::Evaluate);
+        fits("likelihood", "log_prob", &log_px_z, &[1, N])?;
+        fits(
+            "likelihood",
+            "mean_image",
+            &self.likelihood.mean_image(&params),
+            &maps,
+        )?;
+        let (log_pz, sampled) = self.with_context(features, Mode::Evaluate, |context| {
+            let log_pz = self.prior.log_prob(&flat, context);
+            let mut generator = self.generator(OVERWRITTEN);
+            (
+                log_pz,
+                self.prior.sample(N, device, context, &mut generator),
+            )
+        });
+        fits("prior", "log_prob", &log_pz, &[N])?;
+        fits("prior", "sample", &sampled, &[N, n_latents])?;
+        let known = Traits::of(&self.config);
+        let posterior = match own.contains_key("posterior") {
+            false => known.posterior,
+            true => PosteriorTraits {
+                support: self.posterior.support(),
+                has_density: log_prob.is_some(),
+                has_log_prob: at_latents.is_some(),
+                has_covariance: posterior.covariance().is_some(),
+                is_per_latent: context.n_posterior_params % n_latents == 0,
+                is_diagonal_gaussian: posterior.as_diagonal_gaussian().is_some(),
+            },
+        };
+        let prior = match own.contains_key("prior") {
+            false => known.prior,
+            true => PriorTraits {
+                support: self.prior.support(),
+                is_standard_normal: self.prior.is_base()
+                    && self.prior.support() == Some(Support::Euclidean),
+                is_learned: self
+                    .trainable_variables()
+                    .iter()
+                    .any(|(name, _)| name.starts_with("prior.")),
+            },
+        };
+        Ok(Traits { posterior, prior })
+    }
+
+    fn not_in_onnx(&self, part: &str) -> ModelError {
+        ModelError::export(format!(
+            "the {part} {} is not written for ONNX; TorchScript has it",
+            self.own_parts().remove(part).unwrap_or_default()
+        ))
+    }
+
+    /// The operations of the network alone; none of a user's own, which cannot be asked.
+    pub(crate) fn network_graph(&self, part: Part) -> Option<Graph> {
         let mut graph = Graph::default();
         let n_features = condition::n_features(&self.data.condition);
         let features = (n_features > 0).then(|| graph.input(&[n_features]));
-        let _ = match part {
+        match part {
             Part::Encoder => {
-                let images = graph.input(&self.data.image.sides());
-                self.network.encoder_graph(&mut graph, images, features)
+                let images = graph.input(&self.data.item.map().sides());
+                self.network.encoder_graph(&mut graph, images, features)?;
             }
             Part::Decoder => {
                 let latents = graph.input(&[self.config.n_latents()]);
-                self.network.decoder_graph(&mut graph, latents, features)
+                self.network.decoder_graph(&mut graph, latents, features)?;
             }
-        };
-        graph
+        }
+        Some(graph)
     }
 
     /// The input of the condition, where there is one.
@@ -822,8 +1065,9 @@ impl Vae {
         (n_columns > 0).then(|| graph.input(&[n_columns]))
     }
 
-    /// q(z|x) for images f32 `[B, C, H, W]` in `[0, 1]`.
-    pub(crate) fn encode_zero_one(
+    /// q(z|x) for items f32 `[B, C, H, W]`, as exported encoders take them: images in `[0, 1]`, arrays in their
+    /// own unit.
+    pub(crate) fn encode_floats(
         &self,
         images: Conditioned,
     ) -> Result<Box<dyn Posterior>, ModelError> {
@@ -838,6 +1082,7 @@ impl Vae {
             true => images.shallow_clone(),
             false => images * (white - black) + black,
         };
+        let targets = self.units.standardized(targets);
         let features = condition.map(|condition| self.features(condition));
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
@@ -848,7 +1093,7 @@ impl Vae {
         self.check_condition(latents.condition, latents.tensor.size()[0])?;
         let features = latents.condition.map(|condition| self.features(condition));
         let params = self.decoded(latents.tensor, features.as_ref(), Mode::Evaluate);
-        Ok(self.likelihood.mean_image(&params).contiguous())
+        Ok(self.mean_items(&params).contiguous())
     }
 
     fn posterior(
@@ -863,7 +1108,8 @@ impl Vae {
 
     fn posterior_params(&self, targets: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         // Under autocast the network computes in half precision; densities need f32.
-        let params = self.network.encode(targets, features, mode);
+        let items = self.units.without_missing(targets);
+        let params = self.network.encode(&items, features, mode);
         let params = params.to_kind(Kind::Float); // [B, P]
         watch("posterior parameters", &params);
         params
@@ -893,6 +1139,11 @@ impl Vae {
         mode: Mode,
     ) -> Option<ClosedKl> {
         self.with_context(features, mode, |context| self.prior.kl(posterior, context))
+    }
+
+    /// The mean items of likelihood parameters, `[N, C, H, W]`.
+    fn mean_items(&self, params: &Tensor) -> Tensor {
+        self.units.restored(self.likelihood.mean_image(params))
     }
 
     /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
@@ -993,6 +1244,7 @@ impl Vae {
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
         let params = self.decoded(&flat, features, mode).unflatten(0, shape); // [K, B, …, H, W]
         let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
+        let log_px_z = self.units.density(log_px_z, targets);
         watch("likelihood log_prob", &log_px_z);
         Joint {
             params,
@@ -1076,25 +1328,46 @@ impl Vae {
         self.check_condition(condition, tensor.size()[0])?;
         let features = condition.map(|condition| self.features(condition));
         Ok((
-            self.likelihood.scale(&tensor.to_device(self.device())),
+            self.units
+                .standardized(self.likelihood.scale(&tensor.to_device(self.device()))),
             features,
         ))
     }
 
     fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
-        self.check_shape(images, Kind::Uint8)
+        self.check_shape(images, kind_of(self.data.item.kind))
     }
 
     fn check_shape(&self, images: &Tensor, kind: Kind) -> Result<(), ModelError> {
         let size = images.size();
-        let fits = size.len() == 4 && size[1..] == self.data.image.sides();
+        let fits = size.len() == 4 && size[1..] == self.data.item.map().sides();
         if !fits || images.kind() != kind {
             return Err(ModelError::Images {
                 found: format!("{:?} {size:?}", images.kind()),
-                kind: if kind == Kind::Float { "f32" } else { "u8" },
-                wanted: self.data.image,
+                kind: name_of(kind),
+                wanted: self.data.item.map(),
             });
         }
         Ok(())
+    }
+}
+
+/// The kind of tensors of items.
+fn kind_of(items: ItemKind) -> Kind {
+    match items {
+        ItemKind::Image => Kind::Uint8,
+        ItemKind::Sound { .. } => Kind::Int16,
+        ItemKind::Tokens { .. } => Kind::Int64,
+        _ => Kind::Float,
+    }
+}
+
+/// A kind of tensors of items, as Rust names it.
+fn name_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Uint8 => "u8",
+        Kind::Int16 => "i16",
+        Kind::Int64 => "i64",
+        _ => "f32",
     }
 }

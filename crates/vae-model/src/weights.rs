@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_base::ConditionSpec;
+use vae_base::{ConditionSpec, ItemSpec};
 
 use crate::tensor_file::OpenTensorFile;
 use crate::{Framing, ImageShape, ModelConfig, ModelError, nn, write_whole};
@@ -22,15 +22,37 @@ const HEADER_KEY: &str = "vae";
 #[serde(deny_unknown_fields)]
 pub(crate) struct Header {
     pub(crate) model: ModelConfig,
-    pub(crate) image: ImageShape,
+    /// The shape of its images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<ImageShape>,
+    /// Kind and shape of its items where they are no images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) item: Option<ItemSpec>,
     #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
     pub(crate) condition: ConditionSpec,
     /// None in files of before it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) framing: Option<Framing>,
+    /// The names of its parts that are a user's own, by what they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) own_parts: BTreeMap<String, String>,
     /// Whether NaN and infinite weights were imported on purpose. In other files they are an error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) allow_non_finite: bool,
+}
+
+impl Header {
+    /// Kind and shape of the model's items.
+    pub(crate) fn data_item(&self, path: &Path) -> Result<ItemSpec, ModelError> {
+        match (self.image, &self.item) {
+            (Some(image), None) => Ok(image.into()),
+            (None, Some(item)) => Ok(item.clone()),
+            _ => Err(ModelError::weights(
+                path,
+                "its metadata has to have one of `image` and `item`, the shape of the model's items",
+            )),
+        }
+    }
 }
 
 /// The best checkpoint's folder in that of a run.

@@ -25,7 +25,7 @@ const NETWORKS: [&str; 4] = [
 /// Three classes and one attribute.
 fn data() -> DataSpec {
     DataSpec {
-        image: SHAPE,
+        item: SHAPE.into(),
         condition: ConditionSpec {
             classes: ["a", "b", "c"].map(str::to_owned).to_vec(),
             attributes: vec![AttributeSpec {

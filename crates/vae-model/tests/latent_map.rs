@@ -139,7 +139,7 @@ fn a_map_knows_its_condition_at_every_place() {
         attributes: vec![],
     };
     let data = DataSpec {
-        image: SHAPE,
+        item: SHAPE.into(),
         condition: condition.clone(),
     };
     let parts = format!(

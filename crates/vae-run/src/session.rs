@@ -263,10 +263,10 @@ impl Session {
         attributes: Option<&Path>,
     ) -> Result<Inputs, RunError> {
         let dataset = self.run_dir()?.config()?.dataset;
-        let shape = self.vae.image_shape();
+        let item = self.vae.item().clone();
         Ok(match paths {
-            [] => Inputs::of_split(&dataset, shape, otherwise, attributes)?,
-            paths => Inputs::open(&dataset, shape, paths, attributes)?,
+            [] => Inputs::of_split(&dataset, item, otherwise, attributes)?,
+            paths => Inputs::open(&dataset, item, paths, attributes)?,
         })
     }
 }

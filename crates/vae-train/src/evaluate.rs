@@ -87,6 +87,7 @@ fn pass(
         let latent_dims = vae.config().n_latents();
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
+        let mut n_values = Tensor::zeros([], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
         let mut code_use = CodeUse::of(vae);
@@ -98,9 +99,11 @@ fn pass(
                 false => draw_and_lose(images)?,
             };
             totals.add(&draws.terms, &loss, None, &named);
-            let targets = batch.items.to_kind(Kind::Float) / 255.0;
-            let errors = vae.mean_images(&draws) - targets; // [K, B, C, H, W]
-            squared_errors += errors.square().sum(Kind::Double) / n_samples;
+            let errors = vae.errors(&draws, &batch.items); // [K, B, C, H, W], NaN where missing
+            let is_missing = draws.targets.isnan(); // [B, C, H, W]
+            let squares = errors.square().masked_fill(&is_missing, 0.0);
+            squared_errors += squares.sum(Kind::Double) / n_samples;
+            n_values += is_missing.logical_not().sum(Kind::Double);
             kl_sums = kl_sums
                 .zip(draws.kl_per_dimension)
                 .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
@@ -112,7 +115,6 @@ fn pass(
             square_sums += center.square().sum_dim_intlist(0, false, Kind::Double);
         }
         let n_images = dataset.len() as f64;
-        let n_values = vae.image_shape().n_values() as f64;
         let kl = kl_sums
             .map(|sums| Vec::<f64>::try_from(sums / n_images))
             .transpose()?;
@@ -130,7 +132,7 @@ fn pass(
                 center_variance: Vec::<f64>::try_from(variance)?,
                 n_images: dataset.len() as u64,
             },
-            mse: f64::try_from(squared_errors)? / (n_images * n_values),
+            mse: f64::try_from(squared_errors)? / f64::try_from(n_values)?,
         })
     })
 }

@@ -95,7 +95,7 @@ impl Snapshot {
 /// Refuses an invalid config, or one whose objective does not fit the model, which may have been made from another config.
 pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
     config.check()?;
-    config.objective.check(vae.config())?;
+    vae.check_objective(&config.objective)?;
     Ok(())
 }
 

@@ -351,12 +351,10 @@ impl<'a> Trainer<'a> {
     fn validation_record(&self, evaluation: &Evaluation, seconds: f64) -> Option<Record> {
         self.run.splits.validation.as_ref()?;
         let (vae, means) = (self.run.vae, evaluation.means);
-        let likelihood = &vae.config().likelihood;
-        let bits_per_dim = |elbo| likelihood.bits_per_dim(elbo, vae.image_shape());
         Some(Record {
             active_units: Some(evaluation.latent_use.active_units()),
             mse: Some(evaluation.mse),
-            bits_per_dim: means.elbo.and_then(bits_per_dim),
+            bits_per_dim: means.elbo.and_then(|elbo| vae.bits_per_dim(elbo)),
             images_per_s: self.evaluated().len() as f64 / seconds,
             seconds,
             named: evaluation.named.clone(),

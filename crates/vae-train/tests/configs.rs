@@ -4,9 +4,9 @@ mod common;
 
 use std::time::Instant;
 
-use common::{data_spec, shape};
+use common::{data_spec, item};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_model::{ImageShape, LikelihoodConfig, Mode, Vae};
+use vae_model::{ImageShape, ItemSpec, LikelihoodConfig, Mode, Vae};
 use vae_train::{Learner, RunConfig};
 
 /// Eight images that differ: white discs at different places on black.
@@ -31,6 +31,14 @@ fn discs(shape: ImageShape) -> Tensor {
     Tensor::from_slice(&bytes).view([8, channels, height, width])
 }
 
+/// Eight items that differ: [`discs`], of an array the same pattern as numbers from 0 to 1.
+fn eight(item: &ItemSpec) -> Tensor {
+    match item.is_image() {
+        true => discs(item.map()),
+        false => discs(item.map()).to_kind(Kind::Float) / 255.0,
+    }
+}
+
 /// Whether its pictures are to turn black, as its header says: every target is nearly 0.
 fn turns_black(config: &RunConfig) -> bool {
     match &config.model.likelihood {
@@ -39,14 +47,20 @@ fn turns_black(config: &RunConfig) -> bool {
     }
 }
 
-/// A fraction of it with sides of at most 32 pixels: the networks work at any size, and this is fast.
-fn small(shape: ImageShape) -> ImageShape {
+/// A fraction of it with sides of at most 32 pixels: the networks work at any size, and this is fast. Series stay as
+/// they are.
+fn small(item: &ItemSpec) -> ItemSpec {
+    if !item.is_image() {
+        return item.clone();
+    }
+    let shape = item.map();
     let small = |side: i64| side / ((side + 31) / 32);
     ImageShape {
         height: small(shape.height),
         width: small(shape.width),
         ..shape
     }
+    .into()
 }
 
 fn mean_square(errors: &Tensor) -> f64 {
@@ -171,10 +185,10 @@ fn every_config_builds_and_overfits_8_images() {
     for (path, config) in examples.into_iter().chain(models) {
         let name = path.file_stem().expect("a name").display();
         let begun = Instant::now();
-        let whole = shape(&config);
-        let vae =
-            Vae::new(&config.model, data_spec(&config, whole), Device::Cpu, 1).expect("a model");
-        let two = discs(whole).narrow(0, 0, 2);
+        let whole = item(&config);
+        let spec = data_spec(&config, whole.clone());
+        let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
+        let two = eight(&whole).narrow(0, 0, 2);
         let unknown = vae.unknown(2);
         let two = (&two, unknown.as_ref());
         let terms = no_grad(|| vae.draw(two, 1, Mode::Evaluate, &mut vae.generator(1)))
@@ -184,11 +198,14 @@ fn every_config_builds_and_overfits_8_images() {
         let value = value.sum(Kind::Double).double_value(&[]);
         assert!(value.is_finite(), "{name}: {value}");
 
-        let images = discs(small(whole));
-        let targets = images.to_kind(Kind::Float) / 255.0;
+        let images = eight(&small(&whole));
+        let targets = match whole.is_image() {
+            true => images.to_kind(Kind::Float) / 255.0,
+            false => images.shallow_clone(),
+        };
         // What a model does that ignores its latents: the mean image.
         let baseline = mean_square(&(&targets - targets.mean_dim(0, true, Kind::Float)));
-        let spec = data_spec(&config, small(whole));
+        let spec = data_spec(&config, small(&whole));
         let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
         vae.start_from(&images).expect("started");
         let unknown = vae.unknown(8);

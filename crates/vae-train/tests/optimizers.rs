@@ -278,7 +278,7 @@ fn in_every_config_the_matrices_and_kernels_of_layers_decay_and_nothing_else() {
     let mut configs = common::configs("configs");
     configs.extend(common::configs("configs/models"));
     for (path, config) in configs {
-        let spec = common::data_spec(&config, common::shape(&config));
+        let spec = common::data_spec(&config, common::item(&config));
         let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
         let variables = vae.trainable_variables();
         let before: Vec<Tensor> = variables.iter().map(|(_, w)| w.detach().copy()).collect();

@@ -379,7 +379,7 @@ fn no_data_set_is_opened_by_a_bad_config() {
         ),
     ] {
         let config: DatasetConfig = toml::from_str(text).expect(text);
-        for error in [config.load().err(), config.image_shape().err()] {
+        for error in [config.load().err(), config.item_spec().err()] {
             let error = error.expect(text).to_string();
             assert!(error.starts_with(key), "{text}: {error}");
         }

@@ -9,5 +9,7 @@ pub mod latent;
 pub mod picture;
 pub mod tensorboard;
 pub mod ticks;
+mod tile;
 
 pub use error::ViewError;
+pub use tile::{as_decoded, tiles};

@@ -6,10 +6,10 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{Conditioned, Generator, ModelError, PriorConfig, Support, Vae};
+use vae_model::{Conditioned, Generator, ModelError, Support, Vae};
 use vae_run::RunError;
 
-use crate::ViewError;
+use crate::{ViewError, as_decoded, tiles};
 
 /// The largest size in bytes of the f32 images that are decoded at once.
 const LARGEST_IMAGES: u128 = 1 << 32;
@@ -119,7 +119,7 @@ pub fn manifold_of(
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
     let latent_dims = vae.config().n_latents() as usize;
-    let latents = match vae.config().posterior.support() {
+    let latents = match vae.support() {
         Support::Sphere => globe_latents(size, latent_dims, dims),
         Support::Euclidean => plane_latents(&prior_quantiles(vae, size)?, dims),
         Support::Codes => {
@@ -127,14 +127,15 @@ pub fn manifold_of(
             vae.nearest_codes(&latents)?
         }
     };
-    let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
-    grid(&images, size, 0)
+    let images = decoded_tiles(vae, (&latents, condition), Pixels::Mean)?;
+    // Tiles of curves are white at their edges.
+    grid(&images, size, u32::from(!vae.item().is_image()))
 }
 
 /// The number of latent dimensions that [`manifold`] shows.
 #[must_use]
 pub fn n_manifold_dims(vae: &Vae) -> usize {
-    match vae.config().posterior.support() {
+    match vae.support() {
         Support::Euclidean | Support::Codes => 2,
         Support::Sphere => 3,
     }
@@ -183,7 +184,7 @@ struct Quantiles {
 
 fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, ViewError> {
     let levels = Tensor::linspace(0.05, 0.95, size as i64, (Kind::Double, Device::Cpu));
-    if matches!(vae.config().prior, PriorConfig::StandardNormal) {
+    if vae.has_standard_normal_prior() {
         let latent_dims = vae.config().n_latents();
         let line = levels.special_ndtri().to_kind(Kind::Float); // [size]
         return Ok(Quantiles {
@@ -273,11 +274,10 @@ pub fn traversals<'a>(
     let latent_dims = vae.config().n_latents();
     let n_steps = n_steps as i64;
     let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
-    let is_sphere = vae.config().posterior.support() == Support::Sphere;
-    let moments = match vae.config().prior {
-        PriorConfig::StandardNormal | PriorConfig::HypersphericalUniform => None,
-        _ if is_sphere => None,
-        _ => {
+    let is_sphere = vae.support() == Support::Sphere;
+    let moments = match is_sphere || vae.has_standard_normal_prior() {
+        true => None,
+        false => {
             let latents = prior_latents(vae);
             Some((
                 latents.mean_dim(0, false, Kind::Float),
@@ -309,7 +309,7 @@ pub fn traversals<'a>(
     let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
     let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
     let latents = vae.nearest_codes(&latents)?;
-    let images = decoded(vae, (&latents, condition), Pixels::Mean)?;
+    let images = decoded_tiles(vae, (&latents, condition), Pixels::Mean)?;
     grid(&images, n_steps as usize, 2)
 }
 
@@ -332,13 +332,13 @@ pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError
     if rows.is_empty() {
         let columns = (n as f64).sqrt().ceil() as usize;
         let latents = vae.sample_latents(n as i64, &mut sample_generator(vae, seed));
-        return grid(&decoded(vae, &latents, Pixels::Mean)?, columns, 2);
+        return grid(&decoded_tiles(vae, &latents, Pixels::Mean)?, columns, 2);
     }
     rows.truncate(MOST_EXAMPLES);
     let n_columns = n.div_ceil(rows.len()).clamp(1, 16);
     let conditions: Vec<Vec<f32>> = rows.into_iter().map(|(_, row)| row).collect();
     let (latents, conditions) = latents_of_rows(vae, &conditions, n_columns, seed)?;
-    let images = decoded(vae, (&latents, &conditions), Pixels::Mean)?;
+    let images = decoded_tiles(vae, (&latents, &conditions), Pixels::Mean)?;
     grid(&images, n_columns, 2)
 }
 
@@ -376,9 +376,9 @@ pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
     vae.generator(derive_seed(seed, 0, "sample picture"))
 }
 
-/// Images `[N, C, H, W]` in `[0, 1]` on the CPU for any number of latents `[N, Z]`. Apart from the images themselves
-/// the memory is bounded. For a model with a condition, the latents come with one each, `[N, D]`, or with one for
-/// all, `[1, D]`.
+/// Items `[N, C, H, W]` on the CPU (images in `[0, 1]`, arrays in their own unit) for any number of latents `[N, Z]`. Apart from
+/// the items themselves the memory is bounded. For a model with a condition, the latents come with one each, `[N, D]`, or with
+/// one for all, `[1, D]`.
 ///
 /// # Errors
 /// Latents of another shape; [`ViewError::TooManyImages`] if the images need more than 4 GiB; libtorch refuses.
@@ -411,7 +411,19 @@ pub fn decoded<'a>(
     })?)
 }
 
-/// Original images `[N, C, H, W]` (bytes), each above its reconstruction, at most 16 in a row.
+/// Pictures of the items decoded from latents `[N, Z]`, `[N, c, h, w]` in `[0, 1]` on the CPU ([`tiles`] of [`decoded`]).
+///
+/// # Errors
+/// Those of [`decoded`] and [`tiles`].
+pub fn decoded_tiles<'a>(
+    vae: &Vae,
+    latents: impl Into<Conditioned<'a>>,
+    pixels: Pixels,
+) -> Result<Tensor, ViewError> {
+    tiles(vae.item(), &decoded(vae, latents, pixels)?)
+}
+
+/// Originals `[N, C, H, W]` of a data set, each above its reconstruction, at most 16 in a row.
 ///
 /// # Errors
 /// Images of another shape than the model's.
@@ -421,9 +433,22 @@ pub fn reconstructions<'a>(
 ) -> Result<DynamicImage, ViewError> {
     let images = originals.into();
     let originals = images.tensor;
-    let reconstructed = in_chunks(images, |chunk| vae.reconstruct(chunk))?;
-    let originals = originals.to_device(Device::Cpu).to_kind(Kind::Float) / 255.0;
-    pairs(&originals, &reconstructed)
+    let reconstructed = reconstructed(vae, images)?;
+    let shown = |items: &Tensor| tiles(vae.item(), items);
+    let originals = as_decoded(vae.item(), originals);
+    pairs(&shown(&originals)?, &shown(&reconstructed)?)
+}
+
+/// What the model makes of items `[N, C, H, W]` of a data set, in bounded memory but for the items themselves: images
+/// in `[0, 1]`, arrays in their own unit, on the CPU.
+///
+/// # Errors
+/// Items of another shape than the model's.
+pub fn reconstructed<'a>(
+    vae: &Vae,
+    items: impl Into<Conditioned<'a>>,
+) -> Result<Tensor, ViewError> {
+    Ok(in_chunks(items.into(), |chunk| vae.reconstruct(chunk))?)
 }
 
 /// Each image of `above` over the corresponding one of `below`, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16

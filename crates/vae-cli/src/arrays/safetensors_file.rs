@@ -6,17 +6,16 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Take, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
+use vae_data::array_file::{ArrayReader, SafetensorsHeader, Wanted};
+use vae_data::open_regular;
 
-use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Number, Values, rewound, write_reals};
+use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Values, npy, rewound, write_reals};
 
 /// What tells that no label is known.
 const UNKNOWN_LABEL: i64 = -1;
-
-/// Bytes of the largest header that is read: a few tensors, and the names of their columns.
-const LARGEST_HEADER: u64 = 1 << 24;
 
 /// The header comes first and needs every length, so each field waits in a file of its own.
 #[derive(Debug)]
@@ -102,10 +101,7 @@ impl Writer {
 }
 
 pub(super) struct Reader {
-    file: BufReader<File>,
-    number: Number,
-    pub(super) width: usize,
-    pub(super) n_left: usize,
+    latents: npy::Reader,
     names: Option<Names>,
 }
 
@@ -113,90 +109,66 @@ type Names =
     serde_json::StreamDeserializer<'static, serde_json::de::IoRead<BufReader<Take<File>>>, String>;
 
 impl Reader {
-    pub(super) fn new(mut file: File, path: &Path) -> Result<Reader> {
-        let n_bytes = file.metadata()?.len();
-        let mut length = [0; 8];
-        file.read_exact(&mut length)
-            .context("no safetensors file")?;
-        let length = u64::from_le_bytes(length);
-        ensure!(
-            length <= LARGEST_HEADER.min(n_bytes.saturating_sub(8)),
-            "no safetensors file: a header of {length} bytes"
-        );
-        let mut header = vec![0; length as usize];
-        file.read_exact(&mut header)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header).context("no safetensors file: its header")?;
-        let tensors = metadata.tensors();
-        let (start, wanted) = (8 + length, metadata.data_len() as u64);
-        ensure!(
-            n_bytes - start == wanted,
-            "{} bytes of tensors, expected {wanted} by its header",
-            n_bytes - start
-        );
-        let number = |info: &TensorInfo| match info.dtype {
-            Dtype::BF16 => Some(Number::BF16),
-            Dtype::F16 => Some(Number::F16),
-            Dtype::F32 => Some(Number::F32),
-            Dtype::F64 => Some(Number::F64),
-            _ => None,
+    pub(super) fn new(file: File, path: &Path) -> Result<Reader> {
+        let header = SafetensorsHeader::read(file).map_err(|problem| anyhow!(problem))?;
+        let tensors = header.tensors().tensors();
+        let is_latents = |info: &TensorInfo| {
+            let floats = [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64];
+            info.shape.len() == 2 && floats.contains(&info.dtype)
         };
-        let is_latents = |info: &TensorInfo| info.shape.len() == 2 && number(info).is_some();
         let latents = match tensors.get(MEAN) {
-            Some(info) => *info,
+            Some(info) if is_latents(info) => MEAN,
+            Some(_) => bail!(no_latents()),
             None => {
-                let mut arrays = tensors.values().filter(|info| is_latents(info));
-                let first = arrays.next().with_context(no_latents)?;
+                let mut arrays = tensors.iter().filter(|(_, info)| is_latents(info));
+                let (first, _) = arrays.next().with_context(no_latents)?;
                 ensure!(arrays.next().is_none(), no_latents());
-                *first
+                first
             }
         };
-        let number = number(latents).with_context(no_latents)?;
-        let &[n_left, width] = latents.shape.as_slice() else {
-            return Err(anyhow!(no_latents()));
+        let wanted = Wanted {
+            array: Some(latents),
+            ..Wanted::default()
         };
         let names = match tensors.get(FILE_COLUMN) {
             Some(info) if info.dtype == Dtype::U8 => {
-                // A duplicated handle would share its place with the latents'.
-                let mut file = File::open(path)?;
+                // Another handle: a duplicated one would share its place with the latents'.
+                let mut file = open_regular(path)?;
                 let (from, to) = info.data_offsets;
-                file.seek(SeekFrom::Start(start + from as u64))?;
+                file.seek(SeekFrom::Start(header.start() + from as u64))?;
                 let names = BufReader::new(file.take((to - from) as u64));
                 Some(serde_json::Deserializer::from_reader(names).into_iter())
             }
             _ => None,
         };
-        file.seek(SeekFrom::Start(start + latents.data_offsets.0 as u64))?;
         Ok(Reader {
-            file: BufReader::new(file),
-            number,
-            width,
-            n_left,
+            latents: npy::Reader::new(ArrayReader::open(path, &wanted)?)?,
             names,
         })
     }
 
+    pub(super) fn width(&self) -> usize {
+        self.latents.width
+    }
+
+    pub(super) fn n_rows(&self) -> usize {
+        self.latents.n_left
+    }
+
     pub(super) fn read(&mut self, n: usize) -> Result<Latents> {
-        let n_rows = n.min(self.n_left);
-        let mut bytes = vec![0; n_rows * self.width * self.number.n_bytes()];
-        self.file.read_exact(&mut bytes)?;
-        self.n_left -= n_rows;
+        let latents = self.latents.read(n)?;
         let names = match &mut self.names {
             Some(names) => {
                 let names: Vec<String> = names
-                    .take(n_rows)
+                    .take(latents.n_rows)
                     .collect::<Result<_, _>>()
                     .context("its names")?;
-                ensure!(names.len() == n_rows, "fewer names than latents");
+                ensure!(names.len() == latents.n_rows, "fewer names than latents");
                 Some(names)
             }
             None => None,
         };
-        Ok(Latents {
-            names,
-            values: self.number.read(&bytes),
-            n_rows,
-        })
+        Ok(Latents { names, ..latents })
     }
 }
 

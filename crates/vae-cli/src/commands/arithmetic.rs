@@ -89,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Tensor::cat(&[known, last], 0)
     });
     let all = (&all, condition.as_ref());
-    let images = no_grad(|| picture::decoded(run.vae(), all, Pixels::Mean))?;
+    let images = no_grad(|| picture::decoded_tiles(run.vae(), all, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, places.len() + 1, 2)?)?;
     Ok(Done::Fully)

@@ -329,7 +329,7 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
     let changed = latent::onto_support(run.vae(), &(&latents + offset))?;
     let decoded = |latents: &Tensor| {
         let latents = (latents, condition.as_ref());
-        no_grad(|| picture::decoded(run.vae(), latents, Pixels::Mean))
+        no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))
     };
     let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
@@ -383,7 +383,7 @@ fn strip(run: &Session, args: &StripArgs) -> Result<()> {
         of_strip.repeat([offsets.len() as i64, 1])
     });
     let latents = (&latents, condition.as_ref());
-    let images = no_grad(|| picture::decoded(run.vae(), latents, Pixels::Mean))?;
+    let images = no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))?;
     args.out
         .save(&picture::grid(&images, args.steps as usize, 2)?)
 }

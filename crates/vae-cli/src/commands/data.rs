@@ -1,4 +1,4 @@
-//! `vae data`: the images of a config, their pack, and how fast they load.
+//! `vae data`: the images or other items of a config, their pack, and how fast they load.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::loader::Batches;
-use vae_data::{BadFiles, DataError, Dataset, Splits};
+use vae_data::{BadFiles, DataError, Dataset, Splits, ValueStatistics, array_statistics};
 use vae_run::RunConfig;
 
 use crate::output::{self, out, say};
@@ -32,7 +32,7 @@ enum Task {
     ///
     /// Prints the bad files, a line for each: name, tab, reason.
     Check(ConfigArgs),
-    /// Print as JSON: images in each split, their shape and mean, attributes, bad files
+    /// Print as JSON: items in each split, their shape and mean, attributes, bad files
     Stats(ConfigArgs),
     /// Measure images per second, decoded and from the pack
     Bench(BenchArgs),
@@ -154,10 +154,11 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
             .collect::<serde_json::Map<_, _>>()
     });
     let stats = json!({
-        "shape": train.shape().to_string(),
-        "train": pixels(train)?,
-        "validation": validation.as_ref().map(pixels).transpose()?,
-        "test": pixels(test)?,
+        "shape": train.item().to_string(),
+        "element": train.item().kind.element(),
+        "train": numbers(train)?,
+        "validation": validation.as_ref().map(numbers).transpose()?,
+        "test": numbers(test)?,
         "partition_file": report.partition_file,
         "images_in_no_split": report.n_unlisted,
         "attributes_file": report.attributes_file,
@@ -175,6 +176,32 @@ fn bad_files(bad: &BadFiles) -> Vec<Value> {
         .iter()
         .map(|file| json!({ "name": file.name, "reason": file.reason }))
         .collect()
+}
+
+/// Statistics of the values of a split.
+fn numbers(dataset: &Dataset) -> Result<Value> {
+    match array_statistics(dataset) {
+        Some(statistics) => Ok(values(dataset, &statistics)),
+        None => pixels(dataset),
+    }
+}
+
+/// The number of items, and for each channel (for vectors each value) the mean, the standard deviation, the range and the
+/// share of missing values. Null if every value is missing.
+fn values(dataset: &Dataset, statistics: &[ValueStatistics]) -> Value {
+    let each = |number: &dyn Fn(&ValueStatistics) -> f64| -> Vec<Option<f64>> {
+        let known = |s: &ValueStatistics| (s.n_missing < s.n).then(|| number(s));
+        statistics.iter().map(known).collect()
+    };
+    let missing = |s: &ValueStatistics| s.n_missing as f64 / s.n.max(1) as f64;
+    json!({
+        "items": dataset.len(),
+        "mean": each(&|s| s.mean),
+        "standard_deviation": each(&|s| s.std),
+        "min": each(&|s| s.min.into()),
+        "max": each(&|s| s.max.into()),
+        "missing_share": statistics.iter().map(missing).collect::<Vec<_>>(),
+    })
 }
 
 /// The number of images, and the mean and standard deviation of each channel's bytes.

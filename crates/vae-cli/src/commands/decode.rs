@@ -1,4 +1,4 @@
-//! `vae decode`: images from latents.
+//! `vae decode`: items from latents.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -10,9 +10,9 @@ use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use tracing::warn;
 use vae_run::Session;
-use vae_view::picture;
+use vae_view::{picture, tiles};
 
-use super::RunArgs;
+use super::{RunArgs, items_file};
 use crate::Done;
 use crate::arrays::{Latents, LatentsReader};
 use crate::output::{self, out};
@@ -21,10 +21,10 @@ use crate::progress::ImageCount;
 /// The number of latents that are decoded at once.
 const N_AT_A_TIME: usize = 250;
 
-/// The most images in one picture.
+/// The most items in one picture or array.
 const N_IN_PICTURE: usize = 10_000;
 
-/// Decode latents of a .parquet, .csv, .npy or .safetensors file: a PNG for each, or one grid of all
+/// Decode latents of a .parquet, .csv, .npy or .safetensors file: a PNG for each, one grid of all, or an array
 ///
 /// Reads the files of `vae encode`, or another table: the columns mean_0, mean_1, … or, if there are none, all numeric columns (an
 /// .npy or .safetensors array [N, Z]), as many as the model has latent dimensions. Images are named after the column `file` if
@@ -33,7 +33,8 @@ const N_IN_PICTURE: usize = 10_000;
 #[command(after_help = "Examples:
   vae decode runs/mnist latents.parquet --out images/       a PNG for each row
   vae decode runs/mnist latents.npy --out grid.png          all in one picture
-  vae decode runs/mnist latents.csv --out row.png --columns 20")]
+  vae decode runs/mnist latents.csv --out row.png --columns 20
+  vae decode runs/series latents.npy --out decoded.npy     the items themselves, for NumPy")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -42,8 +43,9 @@ pub(crate) struct Args {
     #[arg(value_name = "LATENTS")]
     latents: PathBuf,
 
-    /// A folder for a PNG of each latent, new or empty; or, ending in .png, one picture of all (at most 10,000)
-    #[arg(long, short, value_name = "DIR|FILE.png")]
+    /// A folder for a PNG of each latent, new or empty; or, ending in .png, one picture of all (at most 10,000); or, ending in
+    /// .npy, an array of the items
+    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy")]
     out: PathBuf,
 
     /// Images in a row of the picture [default: as many as there are rows]
@@ -70,8 +72,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let latent_dims = run.vae().config().n_latents() as usize;
     let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
     let mut count = ImageCount::new(latents.n_rows());
-    let n_images = match is_picture {
-        true => one_picture(&args, &run, &mut latents, &mut count)?,
+    let n_images = match is_picture || items_file::is_array(&args.out) {
+        true => one_file(&args, &run, &mut latents, &mut count)?,
         false => one_file_each(&args, &run, &mut latents, &mut count)?,
     };
     let images_per_s = count.finish();
@@ -87,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// Mean images in [0, 1], [n, C, H, W] on the CPU.
+/// Mean items [n, C, H, W] on the CPU, images in [0, 1].
 fn decoded(run: &Session, latents: &Latents) -> Result<Tensor> {
     let values = Tensor::from_slice(&latents.values).view([latents.n_rows as i64, -1]);
     let condition = run.condition_alone();
@@ -96,7 +98,8 @@ fn decoded(run: &Session, latents: &Latents) -> Result<Tensor> {
     Ok(no_grad(|| run.vae().decode(values))?.to_device(Device::Cpu))
 }
 
-fn one_picture(
+/// One picture, or one array.
+fn one_file(
     args: &Args,
     run: &Session,
     latents: &mut LatentsReader,
@@ -107,7 +110,7 @@ fn one_picture(
         n_images += rows.n_rows;
         ensure!(
             n_images <= N_IN_PICTURE && latents.n_rows().is_none_or(|n| n <= N_IN_PICTURE),
-            "{}: more than {N_IN_PICTURE} latents, too many for one picture; give a folder",
+            "{}: more than {N_IN_PICTURE} latents, too many for one file; give a folder",
             args.latents.display()
         );
         images.push(decoded(run, &rows)?);
@@ -118,10 +121,14 @@ fn one_picture(
         Some(columns) => columns as usize,
         None => (n_images as f64).sqrt().ceil() as usize,
     };
-    picture::save(
-        &picture::grid(&Tensor::cat(&images, 0), columns, 2)?,
-        &args.out,
-    )?;
+    let items = Tensor::cat(&images, 0);
+    match items_file::is_array(&args.out) {
+        true => items_file::save(run.vae().item(), &items, &args.out)?,
+        false => {
+            let tiles = tiles(run.vae().item(), &items)?;
+            picture::save(&picture::grid(&tiles, columns, 2)?, &args.out)?;
+        }
+    }
     Ok(n_images)
 }
 
@@ -153,7 +160,7 @@ fn one_file_each(
         .with_context(|| out.display().to_string())?;
     let (mut n_images, mut renamed) = (0, Vec::new());
     while let Some(rows) = latents.read(N_AT_A_TIME)? {
-        let images = decoded(run, &rows)?;
+        let images = tiles(run.vae().item(), &decoded(run, &rows)?)?;
         for i in 0..rows.n_rows {
             let row = n_images + i;
             let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;

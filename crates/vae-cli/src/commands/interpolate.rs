@@ -78,7 +78,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .map(|i| Ok(Vec::<f64>::try_from(rows.get(i).to_kind(Kind::Double))?))
             .collect::<Result<Vec<_>>>()
     };
-    let is_sphere = run.vae().config().posterior.support() == Support::Sphere;
+    let is_sphere = run.vae().support() == Support::Sphere;
     let blend = match args.slerp || is_sphere {
         true => Blend::Spherical,
         false => Blend::Linear,
@@ -98,8 +98,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         .map(|known| path(known, Blend::Linear));
     let condition = condition.transpose()?;
     let latents = latent::onto_support(run.vae(), &latents)?;
-    let images =
-        no_grad(|| picture::decoded(run.vae(), (&latents, condition.as_ref()), Pixels::Mean))?;
+    let images = no_grad(|| {
+        picture::decoded_tiles(run.vae(), (&latents, condition.as_ref()), Pixels::Mean)
+    })?;
     if let Some(out) = &args.out {
         picture::save(&picture::grid(&images, steps, 2)?, out)?;
     }

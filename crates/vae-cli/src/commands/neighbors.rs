@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_data::Split;
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
 use super::{RunArgs, picture_name, table, warn_of_bad};
 use crate::Done;
@@ -97,7 +97,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(path) = &args.out {
         let mut images = vec![query.images.get(0)];
         images.extend(nearest.iter().map(|near| near.image.shallow_clone()));
-        let images = Tensor::stack(&images, 0).to_kind(Kind::Float) / 255.0;
+        let item = run.vae().item();
+        let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
         picture::save(&picture::grid(&images, images.size()[0] as usize, 2)?, path)?;
     }
     if args.json {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_run::Session;
 use vae_view::latent::plot::{Dimensions, Scatter, bars, percent};
 use vae_view::latent::{Pca, projector};
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
 use super::{RunArgs, labels, place, print_file};
 use crate::Done;
@@ -284,13 +284,15 @@ fn kl(run: &Session) -> Result<image::DynamicImage> {
 }
 
 fn export(run: &Session, args: &Args) -> Result<()> {
+    let item = run.vae().item();
     let shape = run.vae().image_shape();
-    let most = projector::most_thumbnails(shape.width as u32, shape.height as u32);
+    let nothing = [1, shape.channels, shape.height, shape.width];
+    let nothing = Tensor::zeros(nothing, (Kind::Float, Device::Cpu));
+    let (_, _, height, width) = tiles(item, &nothing)?.size4()?;
+    let most = projector::most_thumbnails(width as u32, height as u32);
     ensure!(
         most > 0,
-        "images of {}×{} are larger than the largest sprite",
-        shape.height,
-        shape.width
+        "images of {height}×{width} are larger than the largest sprite"
     );
     let limit = args.limit.map_or(2000, |limit| limit as usize);
     if limit > most {
@@ -298,7 +300,7 @@ fn export(run: &Session, args: &Args) -> Result<()> {
     }
     let dataset = run.splits()?.test.truncated(limit.min(most));
     let centers = place::encode(run, &dataset, "held-out images", args.seed)?.centers;
-    let images = dataset.first(dataset.len())?.to_kind(Kind::Float) / 255.0;
+    let images = tiles(item, &as_decoded(item, &dataset.first(dataset.len())?))?;
     projector::export(
         &args.out,
         &centers,

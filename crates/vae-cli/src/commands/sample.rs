@@ -7,14 +7,15 @@ use std::str::FromStr;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
-use vae_model::PriorConfig;
 use vae_view::picture::{self, Pixels};
+use vae_view::tiles;
 
-use super::{RunArgs, picture_name};
+use super::RunArgs;
+use super::items_file::{self, picture_or_array_name};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw new images from the prior
+/// Draw new items from the prior
 ///
 /// A model with a condition gets a row for each class, or for both values of each attribute, or with --condition images of that. The
 /// images of a column are drawn with the same noise, so that they differ by the condition alone.
@@ -25,7 +26,8 @@ use crate::output::{self, out};
   vae sample runs/mnist --count 64 --seed 7 --out new.png
   vae sample runs/celeba --grid 3x8 --temperature 0.8 --out faces.png
   vae sample runs/celeba --count 1000 --each faces/
-  vae sample runs/conditional --condition 7 --out sevens.png"
+  vae sample runs/conditional --condition 7 --out sevens.png
+  vae sample runs/series --count 1000 --draw-pixels --out new.npy"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -47,12 +49,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Draw the pixels from p(x|z) too, instead of showing its mean
+    /// Draw the values (pixels) from p(x|z) too, instead of showing its mean
     #[arg(long)]
     draw_pixels: bool,
 
-    /// The PNG file to write
-    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
+    /// The picture to write, or the items themselves as an array [N, …] of float32 for NumPy
+    #[arg(long, short, value_name = "FILE.png|FILE.npy", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
     /// A folder for a PNG file of each image
@@ -107,7 +109,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
-    let is_normal = matches!(run.vae().config().prior, PriorConfig::StandardNormal);
+    let is_normal = run.vae().has_standard_normal_prior();
     ensure!(
         is_normal || temperature == 1.0,
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
@@ -131,7 +133,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             (count, count.div_ceil(n_rows))
         }
     };
-    let images = no_grad(|| -> Result<Tensor> {
+    let items = no_grad(|| -> Result<Tensor> {
         let mut generator = picture::sample_generator(run.vae(), args.seed);
         let (latents, condition) = match run.condition_alone() {
             None => (run.vae().sample_latents(count as i64, &mut generator), None),
@@ -161,11 +163,21 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut files = Vec::new();
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
-        picture::save(&picture::grid(&images, columns, 2)?, out)?;
+        match items_file::is_array(out) {
+            true => items_file::save(run.vae().item(), &items, out)?,
+            false => {
+                let tiles = tiles(run.vae().item(), &items)?;
+                picture::save(&picture::grid(&tiles, columns, 2)?, out)?;
+            }
+        }
         files.push(out.clone());
     }
     if let Some(folder) = &args.each {
-        files.extend(save_each(&images, folder, "sample")?);
+        files.extend(save_each(
+            &tiles(run.vae().item(), &items)?,
+            folder,
+            "sample",
+        )?);
     }
     if args.json {
         out!("{}", json!({ "pictures": files }));

@@ -1,32 +1,35 @@
-//! `vae score`: how unlikely each image is under the model.
+//! `vae score`: how unlikely each item, and each of its values, is under the model.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
 use vae_eval::image_bounds;
 use vae_model::{Conditioned, Generator, Mode, Vae};
-use vae_view::picture;
+use vae_view::{as_decoded, picture, tiles};
 
 use super::encode::numbers;
+use super::items_file;
 use super::{InputArgs, RunArgs, picture_name, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
 use crate::progress::ImageCount;
 
-/// Score images by how unlikely they are under the model, to a .csv, .parquet, .npy or .safetensors file
+/// Score items by how unlikely they are under the model, to a .csv, .parquet, .npy or .safetensors file
 ///
-/// The score is in nats; a higher one means an image less like those of training. It is −elbo with one latent drawn for each image,
+/// The score is in nats; a higher one means an item less like those of training. It is −elbo with one latent drawn for each item,
 /// with its two terms beside it (reconstruction, kl), or with --samples K the importance-weighted bound of −log p(x), which is
-/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term.
+/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term. --values writes the score of
+/// each value of an item: −log p(x|z) at the center of q(z|x), NaN if the value is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
   vae score runs/mnist photo.png --out score.csv --samples 500
-  vae score runs/celeba photos/ --out scores.parquet --picture worst.png --count 100")]
+  vae score runs/celeba photos/ --out scores.parquet --picture worst.png --count 100
+  vae score runs/series new.npy --out scores.csv --values by-value.npy")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -42,7 +45,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: Option<u32>,
 
-    /// Also a picture of the least likely images, in that order
+    /// Also an array [N, …] of float32: the score of each single value
+    #[arg(long, value_name = "FILE.npy")]
+    values: Option<PathBuf>,
+
+    /// Also a picture of the least likely items, in that order
     #[arg(long, value_name = "FILE.png", value_parser = picture_name())]
     picture: Option<PathBuf>,
 
@@ -112,8 +119,55 @@ impl Worst {
     }
 }
 
+/// Scores of single values, kept until they are written.
+struct ByValue {
+    path: PathBuf,
+    parts: Vec<Tensor>,
+    n_values: usize,
+}
+
+impl ByValue {
+    /// 4 GiB of f32.
+    const MOST_VALUES: usize = 1 << 30;
+
+    fn add(&mut self, vae: &Vae, items: Conditioned) -> Result<()> {
+        let path = self.path.display();
+        let scores = no_grad(|| vae.value_scores(items))?;
+        let scores = scores.with_context(|| {
+            format!(
+                "{path}: this model's likelihood does not score values by themselves; gaussian, laplace and \
+                 student_t of arrays do"
+            )
+        })?;
+        self.n_values += scores.numel();
+        ensure!(
+            self.n_values <= Self::MOST_VALUES,
+            "{path}: more than {} values; score fewer items at a time",
+            Self::MOST_VALUES
+        );
+        self.parts.push(scores.to_device(Device::Cpu));
+        Ok(())
+    }
+
+    fn write(&self, vae: &Vae) -> Result<()> {
+        items_file::save(vae.item(), &Tensor::cat(&self.parts, 0), &self.path)
+    }
+}
+
 pub(crate) fn run(args: Args) -> Result<Done> {
     Format::of(&args.out)?;
+    let mut by_value = args.values.clone().map(|path| ByValue {
+        path,
+        parts: Vec::new(),
+        n_values: 0,
+    });
+    if let Some(ByValue { path, .. }) = &by_value {
+        ensure!(
+            items_file::is_array(path),
+            "{}: ends in another way than .npy; --values is an array for NumPy",
+            path.display()
+        );
+    }
     let run = args.run.open()?;
     let inputs = args.inputs.open(&run)?;
     let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
@@ -127,7 +181,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     for batch in &mut batches {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
-        let images = (&batch.images, condition.as_ref()).into();
+        let images = Conditioned::from((&batch.images, condition.as_ref()));
+        if let Some(by_value) = &mut by_value {
+            by_value.add(run.vae(), images)?;
+        }
         let scores = scores(run.vae(), images, args.samples, &mut noise)?;
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -158,13 +215,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(writer) => writer.finish()?,
         None => 0, // No image is an error of the batches.
     };
+    if let Some(by_value) = &by_value {
+        by_value.write(run.vae())?;
+    }
     if let Some(path) = &args.picture {
         let images: Vec<&Tensor> = worst.kept.iter().map(|(.., image)| image).collect();
-        let images = Tensor::stack(&images, 0)
-            .to_device(Device::Cpu)
-            .to_kind(tch::Kind::Float);
+        let item = run.vae().item();
+        let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
         let columns = (worst.kept.len() as f64).sqrt().ceil() as usize;
-        picture::save(&picture::grid(&(images / 255.0), columns, 2)?, path)?;
+        picture::save(&picture::grid(&images, columns, 2)?, path)?;
     }
     let images_per_s = count.finish();
     warn_of_bad(batches.bad());
@@ -184,6 +243,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "n_samples": args.samples,
                 "n_bad_files": batches.bad().len(),
                 "images_per_s": images_per_s,
+                "values": args.values,
                 "picture": args.picture,
                 "least_likely": least_likely,
             })
@@ -191,7 +251,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     } else {
         say!("mean score {mean:.2} nats");
         output::print_path(&args.out);
-        if let Some(path) = &args.picture {
+        for path in [&args.values, &args.picture].into_iter().flatten() {
             output::print_path(path);
         }
     }

@@ -1,9 +1,9 @@
-//! `--shape`: the shape of an image.
+//! `--shape`: the shape of an image, or of another item.
 
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use vae_base::ImageShape;
+use vae_base::{ImageShape, ItemSpec};
 use vae_run::RunConfig;
 
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +25,11 @@ impl FromStr for Shape {
     }
 }
 
-/// The requested shape, or that of the config's images.
-pub(super) fn of(config: &RunConfig, asked: Option<Shape>) -> Result<ImageShape> {
+/// Images of the requested shape, or the config's items.
+pub(super) fn of(config: &RunConfig, asked: Option<Shape>) -> Result<ItemSpec> {
     if let Some(Shape(shape)) = asked {
-        return Ok(shape);
+        return Ok(shape.into());
     }
-    let shape = config.dataset.image_shape();
-    shape.context("the shape of the images is not known; give it with --shape CxHxW")
+    let item = config.dataset.item_spec();
+    item.context("the shape of the items is not known; give that of images with --shape CxHxW")
 }

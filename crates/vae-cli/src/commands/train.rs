@@ -175,11 +175,16 @@ fn train(
             .with_context(|| file.display().to_string())?;
     }
     say!(
-        "{}: {from}{} training and {} validation images of {}, {} parameters, {} ({} threads)",
+        "{}: {from}{} training and {} validation {} of {}, {} parameters, {} ({} threads)",
         run_dir.path().display(),
         splits.train.len(),
         n_validation(splits),
-        vae.image_shape(),
+        if vae.item().is_image() {
+            "images"
+        } else {
+            "items"
+        },
+        vae.item(),
         vae.n_parameters(),
         device_name(vae.device()),
         tch::get_num_threads(),

@@ -31,7 +31,7 @@ pub(crate) struct Target {
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 10] = [
     Target {
         name: "idx",
         read: read_idx,
@@ -66,6 +66,11 @@ pub(crate) const TARGETS: [Target; 9] = [
         name: "latents",
         read: read_latents,
         seeds: latents_seeds,
+    },
+    Target {
+        name: "arrays",
+        read: read_arrays,
+        seeds: arrays_seeds,
     },
     Target {
         name: "partition",
@@ -414,6 +419,41 @@ fn config_seeds() -> Vec<Vec<u8>> {
         toml::to_string(&config).expect("TOML").into_bytes()
     };
     files.iter().map(read).collect()
+}
+
+// Arrays as items.
+
+pub(crate) fn read_arrays(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("arrays", bytes);
+        let mut config: DatasetConfig =
+            toml::from_str("arrays = { train = 'x', missing = 'ignore' }").expect("a config");
+        if let Some(arrays) = &mut config.arrays {
+            arrays.train.file.clone_from(&path);
+        }
+        let Ok(splits) = config.load() else {
+            return false;
+        };
+        Inputs::open(&config, splits.train.item().clone(), &[path], None)
+            .and_then(|inputs| inputs.read(1000))
+            .is_ok()
+    })
+}
+
+fn arrays_seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vae-data/tests/arrays_of_python");
+    let files = [
+        "fortran.npy",
+        "transposed.npy",
+        "plain.npz",
+        "deflated.npz",
+        "one.safetensors",
+        "fixed.parquet",
+        "pandas.parquet",
+    ];
+    files
+        .map(|name| fs::read(folder.join(name)).expect("an array"))
+        .to_vec()
 }
 
 // Tables of latents, told apart by how they begin.

@@ -55,7 +55,7 @@ impl Vae {
         let input = input.into();
         match part {
             Part::Encoder => {
-                let posterior = self.encode_zero_one(input)?;
+                let posterior = self.encode_floats(input)?;
                 let log_var = posterior.log_var();
                 Ok([Some(posterior.center()), log_var]
                     .into_iter()

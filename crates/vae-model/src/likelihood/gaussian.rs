@@ -15,17 +15,18 @@ use super::{
 use crate::graph::{Graph, Value};
 use crate::{Mode, nn};
 
-/// Independent Gaussian pixels N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`.
+/// Independent Gaussian values N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`, arrays are
+/// standardized.
 ///
 /// With `sigma = 0.7071067811865476`, that is √½, the reconstruction is the squared error
 /// summed over the image's values, plus the constant ½ ln π for each.
 ///
-/// A density of continuous pixels: nats per image, no bits/dim.
+/// A density: nats per item, of an array in the data's own unit; no bits/dim.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GaussianConfig {
-    /// σ, the standard deviation of a pixel in [-1, 1]: a positive number, or learned. Default
-    /// `"learned"`.
+    /// σ, the standard deviation of a pixel in [-1, 1] or of a standardized value: a positive number, or
+    /// learned. Default `"learned"`.
     pub sigma: ScaleConfig,
     /// The function that turns the decoder's output into the mean. Default `"linear"`.
     pub mean: MeanActivation,
@@ -41,7 +42,10 @@ impl GaussianConfig {
             mean: self.mean,
             variance: match self.sigma {
                 ScaleConfig::Fixed(sigma) => MeanError::Fixed(sigma * sigma),
-                ScaleConfig::Learned => MeanError::learned(path, "variance", Self::LEAST_VARIANCE),
+                // One for each channel is of arrays, which are not built here.
+                ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => {
+                    MeanError::learned(path, "variance", &[], Self::LEAST_VARIANCE)
+                }
             },
         }
     }

@@ -13,15 +13,15 @@ use super::{
 use crate::graph::{Graph, Value};
 use crate::{Mode, nn};
 
-/// Independent Laplace pixels of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to
-/// `[-1, 1]`. It forgives a few large errors more than the Gaussian does.
+/// Independent Laplace values of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to
+/// `[-1, 1]`, arrays are standardized. It forgives a few large errors more than the Gaussian does.
 ///
-/// A density of continuous pixels: nats per image, no bits/dim.
+/// A density: nats per item, of an array in the data's own unit; no bits/dim.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LaplaceConfig {
-    /// b, the mean absolute deviation of a pixel in [-1, 1]: a positive number, or learned. Default
-    /// `"learned"`.
+    /// b, the mean absolute deviation of a pixel in [-1, 1] or of a standardized value: a positive number, or
+    /// learned. Default `"learned"`.
     pub scale: ScaleConfig,
     /// The function that turns the decoder's output into the mean. Default `"linear"`.
     pub mean: MeanActivation,
@@ -36,7 +36,10 @@ impl LaplaceConfig {
             mean: self.mean,
             scale: match self.scale {
                 ScaleConfig::Fixed(scale) => MeanError::Fixed(scale),
-                ScaleConfig::Learned => MeanError::learned(path, "scale", LEAST_SCALE),
+                // One for each channel is of arrays, which are not built here.
+                ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => {
+                    MeanError::learned(path, "scale", &[], LEAST_SCALE)
+                }
             },
         }
     }

@@ -1,4 +1,4 @@
-//! Likelihoods p(x|z): what the decoder's output says about the pixels, and how bytes are scaled.
+//! Likelihoods p(x|z): what the decoder's output says about an item's values, and how bytes are scaled.
 
 mod bernoulli;
 mod continuous_bernoulli;
@@ -6,8 +6,10 @@ mod discretized_logistic;
 mod gaussian;
 mod laplace;
 mod logistic_mixture;
+mod real_values;
 mod scale;
 mod scaled_bernoulli;
+mod student_t;
 
 use std::f64::consts::LN_2;
 use std::fmt::Debug;
@@ -23,13 +25,16 @@ pub use laplace::LaplaceConfig;
 pub use logistic_mixture::LogisticMixtureConfig;
 pub use scale::ScaleConfig;
 pub use scaled_bernoulli::ScaledBernoulliConfig;
+pub use student_t::StudentTConfig;
+
+use real_values::{Density, RealValues};
 
 use crate::graph::{Graph, Value};
-use crate::{ImageShape, Mode, ModelError, nn};
+use crate::{ImageShape, ItemSpec, Mode, ModelError, nn};
 
 /// p(x|z). The decoder's output is the parameters of this distribution.
 pub trait Likelihood: Debug + Send {
-    /// Bytes as the numbers that this distribution is about. f32, same shape.
+    /// Items as the numbers that this distribution is about: f32, same shape. Arrays are standardized beside it.
     fn scale(&self, images: &Tensor) -> Tensor;
 
     /// log p(x|z) in nats, summed over the image's values.
@@ -38,7 +43,15 @@ pub trait Likelihood: Debug + Send {
     /// `[B, C, H, W]` from [`Self::scale`] → `[K, B]`.
     fn log_prob(&self, params: &Tensor, targets: &Tensor, mode: Mode) -> Tensor;
 
-    /// The mean image in `[0, 1]`, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`.
+    /// log p(x|z) of each value in nats, `[K, B, C, H, W]`, as in evaluation, NaN where the value is missing;
+    /// `None` of a likelihood whose values depend on each other.
+    fn value_log_prob(&self, params: &Tensor, targets: &Tensor) -> Option<Tensor> {
+        let _ = (params, targets);
+        None
+    }
+
+    /// The mean item, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`: images in `[0, 1]`, arrays in the
+    /// numbers of [`Self::scale`].
     fn mean_image(&self, params: &Tensor) -> Tensor;
 
     /// Where [`Self::scale`] puts black and white.
@@ -46,8 +59,8 @@ pub trait Likelihood: Debug + Send {
         ZERO_ONE
     }
 
-    /// Images drawn from p(x|z), in `[0, 1]`, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`. Densities of
-    /// pixels without limits (Gaussian, Laplace) are clipped.
+    /// Items drawn from p(x|z), `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`, as in [`Self::mean_image`].
+    /// Densities of pixels without limits (Gaussian, Laplace) are clipped.
     fn sample(&self, params: &Tensor, generator: &mut Generator) -> Tensor;
 }
 
@@ -80,10 +93,12 @@ pub enum LikelihoodConfig {
     /// cross-entropy with the constant that makes it an honest density (Loaiza-Ganem & Cunningham
     /// 2019, <https://arxiv.org/abs/1907.06845>). Nats per image, no bits/dim.
     ContinuousBernoulli,
-    /// Gaussian pixels with one σ for all, which gives the squared error.
+    /// Gaussian values with one σ for all, which gives the squared error.
     Gaussian(GaussianConfig),
-    /// Laplace pixels with one scale for all, which gives the absolute error.
+    /// Laplace values with one scale for all, which gives the absolute error.
     Laplace(LaplaceConfig),
+    /// Values of Student's t distribution, with heavy tails.
+    StudentT(StudentTConfig),
     /// Probabilities of the 256 values of a byte from one logistic distribution.
     DiscretizedLogistic(DiscretizedLogisticConfig),
     /// Probabilities of the 256 values of a byte from a mixture of logistic distributions for each pixel,
@@ -98,6 +113,7 @@ impl LikelihoodConfig {
             Self::ScaledBernoulli(config) => config.check(),
             Self::Gaussian(config) => config.sigma.check("model.likelihood.gaussian.sigma"),
             Self::Laplace(config) => config.scale.check("model.likelihood.laplace.scale"),
+            Self::StudentT(config) => config.check(),
             Self::LogisticMixture(config) => config.check(),
         }
     }
@@ -110,15 +126,26 @@ impl LikelihoodConfig {
             | Self::ScaledBernoulli(_)
             | Self::ContinuousBernoulli
             | Self::Gaussian(_)
-            | Self::Laplace(_) => channels,
+            | Self::Laplace(_)
+            | Self::StudentT(_) => channels,
             Self::DiscretizedLogistic(config) => config.n_params() * channels,
             Self::LogisticMixture(config) => config.n_maps(channels),
         }
     }
 
     /// Builds a checked likelihood; what it learns are variables under `path`.
-    pub(crate) fn build(&self, path: &nn::Path, image: ImageShape) -> Box<dyn GraphLikelihood> {
+    pub(crate) fn build(&self, path: &nn::Path, item: &ItemSpec) -> Box<dyn GraphLikelihood> {
+        let image = item.map();
+        let on_reals =
+            |density, scale, mean| Box::new(RealValues::build(path, item, density, scale, mean));
         match self {
+            Self::Gaussian(config) if !item.is_image() => {
+                on_reals(Density::Gaussian, config.sigma, config.mean)
+            }
+            Self::Laplace(config) if !item.is_image() => {
+                on_reals(Density::Laplace, config.scale, config.mean)
+            }
+            Self::StudentT(config) => Box::new(config.build(path, item)),
             Self::Bernoulli => Box::new(bernoulli::Bernoulli),
             Self::ScaledBernoulli(config) => Box::new(config.build()),
             Self::ContinuousBernoulli => Box::new(continuous_bernoulli::ContinuousBernoulli),
@@ -143,8 +170,20 @@ impl LikelihoodConfig {
             Self::ContinuousBernoulli => "continuous_bernoulli",
             Self::Gaussian(_) => "gaussian",
             Self::Laplace(_) => "laplace",
+            Self::StudentT(_) => "student_t",
             Self::DiscretizedLogistic(_) => "discretized_logistic",
             Self::LogisticMixture(_) => "logistic_mixture",
+        }
+    }
+
+    /// The scale and the function of the mean of a density that arrays can have; `None` of one that is for
+    /// images alone.
+    pub(crate) fn of_real_values(&self) -> Option<(ScaleConfig, MeanActivation)> {
+        match self {
+            Self::Gaussian(config) => Some((config.sigma, config.mean)),
+            Self::Laplace(config) => Some((config.scale, config.mean)),
+            Self::StudentT(config) => Some((config.scale, config.mean)),
+            _ => None,
         }
     }
 
@@ -246,7 +285,7 @@ mod tests {
     };
 
     /// Means and scales so far from black and white that nothing is clipped.
-    fn all() -> [LikelihoodConfig; 8] {
+    fn all() -> [LikelihoodConfig; 9] {
         [
             LikelihoodConfig::Bernoulli,
             LikelihoodConfig::ScaledBernoulli(ScaledBernoulliConfig {
@@ -262,6 +301,10 @@ mod tests {
                 scale: ScaleConfig::Fixed(0.03),
                 ..Default::default()
             }),
+            LikelihoodConfig::StudentT(StudentTConfig {
+                scale: ScaleConfig::Fixed(0.03),
+                ..Default::default()
+            }),
             LikelihoodConfig::DiscretizedLogistic(DiscretizedLogisticConfig::default()),
             LikelihoodConfig::DiscretizedLogistic(DiscretizedLogisticConfig {
                 scale: LogisticScale::PerValue,
@@ -273,7 +316,7 @@ mod tests {
     /// A likelihood of one pixel of two channels, and parameters for it, `[1, L, 1, 1]`.
     fn built(config: &LikelihoodConfig) -> (Box<dyn GraphLikelihood>, Tensor) {
         let variables = nn::VarStore::new(1);
-        let likelihood = config.build(&variables.root(), TWO_CHANNELS);
+        let likelihood = config.build(&variables.root(), &TWO_CHANNELS.into());
         let params = match config {
             LikelihoodConfig::DiscretizedLogistic(_) => vec![-0.3_f32, 0.4, -3.0, -1.0],
             LikelihoodConfig::LogisticMixture(_) => vec![
@@ -379,7 +422,7 @@ mod tests {
             (laplace(ScaleConfig::Learned), 0.1),
         ] {
             let variables = nn::VarStore::new(1);
-            let likelihood = config.build(&variables.root(), shape);
+            let likelihood = config.build(&variables.root(), &shape.into());
             let targets = Tensor::full([1, 1, 1, 1], 0.1, (Kind::Float, Device::Cpu));
             let batch = params.narrow(0, 0, 1).unsqueeze(0);
             let _ = likelihood.log_prob(&batch, &targets, Mode::Train);
@@ -405,7 +448,7 @@ mod tests {
             (LikelihoodConfig::Laplace(LaplaceConfig::default()), laplace),
         ] {
             let variables = nn::VarStore::new(1);
-            let likelihood = config.build(&variables.root(), TWO_CHANNELS);
+            let likelihood = config.build(&variables.root(), &TWO_CHANNELS.into());
             // A decoder that makes no error at all.
             let params = Tensor::full([1, 3, 2, 1, 1], 0.25, (Kind::Float, Device::Cpu));
             let targets = params.squeeze_dim(0);

@@ -1,4 +1,4 @@
-//! The one scale of all pixels: fixed, or the best for what the decoder leaves unexplained.
+//! The scale of the values: fixed, or the best for what the decoder leaves unexplained.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,8 +6,8 @@ use tch::{Tensor, no_grad};
 
 use crate::{Mode, ModelError, nn};
 
-/// σ of the Gaussian or b of the Laplace distribution, the same for all pixels: `"learned"`, or a number in
-/// units of pixels in `[-1, 1]`.
+/// σ of the Gaussian, b of the Laplace or the scale of the t distribution: `"learned"`, or a number in units of
+/// pixels in `[-1, 1]`, of an array in units of its standardized values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     rename_all = "snake_case",
@@ -24,7 +24,10 @@ pub enum ScaleConfig {
     /// held-out image uses a density that was fixed before the image was seen.
     #[default]
     Learned,
-    /// A fixed number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte).
+    /// The same for each channel of an array by itself, of vectors for each value. The data's noise may differ
+    /// between them; but a channel that the latents can carry whole then draws all their attention.
+    LearnedPerChannel,
+    /// A fixed number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte) or of standardized values.
     #[serde(untagged)]
     Fixed(#[schemars(range(min = 1e-6, max = 1e6), example = 0.5)] f64),
 }
@@ -61,12 +64,12 @@ pub(super) enum MeanError {
 }
 
 impl MeanError {
-    /// A running average under `path`. It starts at 1, about the range of the pixels.
+    /// A running average of this shape under `path`. It starts at 1, about the range of the values.
     ///
     /// `floor` keeps a decoder that has learned its few images by heart from infinite densities.
-    pub(super) fn learned(path: &nn::Path, name: &str, floor: f64) -> Self {
+    pub(super) fn learned(path: &nn::Path, name: &str, shape: &[i64], floor: f64) -> Self {
         Self::Learned {
-            running: path.ones_no_train(name, &[]),
+            running: path.ones_no_train(name, shape),
             n_batches: path.zeros_no_train("n_batches", &[]),
             floor,
         }
@@ -102,6 +105,22 @@ impl MeanError {
         }
     }
 
+    /// [`Self::of`] where the batch's is worth computing only if it is needed.
+    pub(super) fn of_batch(&self, batch: impl FnOnce() -> Tensor, mode: Mode) -> Tensor {
+        match (self, mode) {
+            (Self::Learned { .. }, Mode::Train) => self.of(&batch(), mode),
+            _ => self.stored(),
+        }
+    }
+
+    /// The shape of the mean error: none of a single one.
+    pub(super) fn shape(&self) -> Vec<i64> {
+        match self {
+            Self::Fixed(_) => vec![],
+            Self::Learned { running, .. } => running.size(),
+        }
+    }
+
     /// The mean error that is known without a batch, a scalar: of a learned one the running average.
     pub(super) fn stored(&self) -> Tensor {
         match self {
@@ -118,7 +137,7 @@ mod tests {
     #[test]
     fn the_running_average_is_a_mean_then_an_exponential_one() {
         let variables = nn::VarStore::new(1);
-        let scale = MeanError::learned(&variables.root(), "variance", 1e-3);
+        let scale = MeanError::learned(&variables.root(), "variance", &[], 1e-3);
         let stored = || {
             scale
                 .of(&Tensor::from(7_f32), Mode::Evaluate)

@@ -115,7 +115,8 @@ impl Initialization {
             kernel,
             stride,
         } = sizes;
-        let area = kernel * kernel;
+        let [height, width] = kernel;
+        let area = height * width;
         let fans = Fans {
             torch_in: area * n_in,
             torch_out: area * then.outputs_of_one(n_out),
@@ -126,7 +127,7 @@ impl Initialization {
         Layer {
             name: name(&path),
             module: Conv {
-                weight: path.var("weight", &[n_out, n_in, kernel, kernel], ws_init),
+                weight: path.var("weight", &[n_out, n_in, height, width], ws_init),
                 bias,
                 stride,
             },
@@ -147,6 +148,7 @@ impl Initialization {
             kernel,
             stride,
         } = sizes;
+        let [kernel, _] = kernel; // 3×3
         let area = kernel * kernel;
         let fans = Fans {
             torch_in: area * n_out,
@@ -171,12 +173,12 @@ impl Initialization {
     }
 }
 
-/// Sizes of a convolution; the kernel's side is odd.
+/// Sizes of a convolution; the kernel's sides (rows, columns) are odd.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConvSizes {
     pub(super) n_in: i64,
     pub(super) n_out: i64,
-    pub(super) kernel: i64,
+    pub(super) kernel: [i64; 2],
     pub(super) stride: i64,
 }
 
@@ -186,7 +188,7 @@ impl ConvSizes {
         Self {
             n_in,
             n_out,
-            kernel: 3,
+            kernel: [3, 3],
             stride,
         }
     }
@@ -196,8 +198,18 @@ impl ConvSizes {
         Self {
             n_in,
             n_out,
-            kernel: 1,
+            kernel: [1, 1],
             stride: 1,
+        }
+    }
+
+    /// 1×`kernel`: along a map of one row.
+    pub(super) fn row(n_in: i64, n_out: i64, kernel: i64, stride: i64) -> Self {
+        Self {
+            n_in,
+            n_out,
+            kernel: [1, kernel],
+            stride,
         }
     }
 }
@@ -256,12 +268,12 @@ pub(super) struct Conv {
 
 impl nn::Module for Conv {
     fn forward(&self, maps: &Tensor) -> Tensor {
-        let padding = self.weight.size()[2] / 2;
+        let size = self.weight.size();
         maps.conv2d(
             &self.weight,
             self.bias.as_ref(),
             [self.stride; 2],
-            [padding; 2],
+            [size[2] / 2, size[3] / 2],
             [1; 2],
             1,
         )

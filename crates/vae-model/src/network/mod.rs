@@ -3,6 +3,7 @@
 
 mod bridge;
 mod conv;
+mod conv1d;
 mod conv_batch_norm;
 pub(crate) mod layers;
 mod mlp;
@@ -18,6 +19,7 @@ use tch::Tensor;
 
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
+pub use conv1d::Conv1dConfig;
 pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, Then};
 pub use mlp::MlpConfig;
@@ -215,6 +217,8 @@ pub enum NetworkConfig {
     ConvBatchNorm(ConvBatchNormConfig),
     /// Residual blocks with group norm.
     Residual(ResidualConfig),
+    /// Convolutions along time, for arrays `[C, T]`.
+    Conv1d(Conv1dConfig),
     /// Fully connected layers.
     Mlp(MlpConfig),
 }
@@ -231,6 +235,7 @@ impl NetworkConfig {
             Self::Conv(config) => config.check(),
             Self::ConvBatchNorm(config) => config.check(),
             Self::Residual(config) => config.check(),
+            Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
         }
     }
@@ -241,6 +246,7 @@ impl NetworkConfig {
             Self::Conv(config) => Some(config.last_map(size)),
             Self::ConvBatchNorm(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
+            Self::Conv1d(config) => Some(config.last_map(size)),
             Self::Mlp(_) => None,
         }
     }
@@ -251,6 +257,7 @@ impl NetworkConfig {
             Self::Conv(config) => conditioned(root, shape, config.build(root, shape)),
             Self::ConvBatchNorm(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
         }
     }

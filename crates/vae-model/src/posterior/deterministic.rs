@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Latents, Posterior, PosteriorFamily};
+use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 
 #[derive(Debug)]
@@ -14,7 +14,9 @@ impl PosteriorFamily for DeterministicFamily {
             code: params.shallow_clone(),
         })
     }
+}
 
+impl GraphFamily for DeterministicFamily {
     fn graph(&self, _: &mut Graph, params: &Value) -> Option<Vec<Value>> {
         Some(vec![params.clone()])
     }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
+use super::{ClosedKl, GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 use crate::math::{LN_2PI, diagonal_normal_log_prob, gaussian_kl, normal_log_prob};
 
@@ -40,7 +40,9 @@ impl PosteriorFamily for DiagonalGaussianFamily {
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
         Box::new(DiagonalGaussian::new(params, self.noise_scale))
     }
+}
 
+impl GraphFamily for DiagonalGaussianFamily {
     fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
         let latent_dims = params.shape[0] / 2;
         let mean = graph.narrow(params, 0, latent_dims);

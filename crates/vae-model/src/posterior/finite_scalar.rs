@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Latents, Posterior, PosteriorFamily};
+use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
-use crate::{Direction, ModelError, Term};
+use crate::{Direction, ModelError, Support, Term};
 
 /// Finite scalar quantization (FSQ, Mentzer et al. 2024, <https://arxiv.org/abs/2309.15505>): each latent is
 /// bounded and rounded to one of a few levels, and d of them together are a code, one of ∏ L_i. Gradients go
@@ -191,6 +191,12 @@ impl PosteriorFamily for FiniteScalarFamily {
         })
     }
 
+    fn support(&self) -> Support {
+        Support::Codes
+    }
+}
+
+impl GraphFamily for FiniteScalarFamily {
     fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
         // Each latent's numbers, in their order in the latents.
         let n_places = params.shape[0] / self.config.levels.len() as i64;

@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::diagonal_gaussian::bounded;
-use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
+use super::{ClosedKl, GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::math::LN_2PI;
 
 /// Entries of a Z×Z matrix below its diagonal.
@@ -26,6 +26,8 @@ impl PosteriorFamily for FullCovarianceFamily {
         Box::new(FullCovariance::new(params, self.latent_dims))
     }
 }
+
+impl GraphFamily for FullCovarianceFamily {}
 
 /// N(μ, L·Lᵀ) for each image of a batch, L lower triangular (Kingma & Welling 2019,
 /// <https://arxiv.org/abs/1906.02691>, §2.5.1).

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
-use super::{Latents, NoiseScale, Posterior, PosteriorFamily};
+use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
 use crate::network::layers::Then;
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
 use crate::watch::watch;
@@ -97,6 +97,8 @@ impl PosteriorFamily for IafFamily {
         Box::new(self.iaf(params))
     }
 }
+
+impl GraphFamily for IafFamily {}
 
 /// A diagonal Gaussian behind flows z ← σ⊙z + (1 − σ)⊙m, in which m and σ of a dimension depend on
 /// those before it and on the image (eq. 10, 13, 14). The order is reversed from flow to flow.
@@ -285,11 +287,11 @@ impl Made {
         let hidden = self.hidden.forward(&hidden).elu();
         // Under autocast the layers compute in half precision; densities need f32.
         let output = self.output.forward(&hidden).to_kind(Kind::Float); // […, B, 2·Z]
-        let mut halves = output.chunk(2, -1).into_iter();
-        match (halves.next(), halves.next()) {
-            (Some(mean), Some(gate)) => (mean, gate),
-            _ => unreachable!("the output has an even number of columns"),
-        }
+        let latent_dims = latents.size()[latents.dim() - 1];
+        (
+            output.narrow(-1, 0, latent_dims),
+            output.narrow(-1, latent_dims, latent_dims),
+        )
     }
 
     fn detach(&self) -> Self {

@@ -40,7 +40,7 @@ pub(super) struct Family {
     pub(super) config: PosteriorConfig,
     pub(super) latent_dims: i64,
     pub(super) variables: nn::VarStore,
-    pub(super) family: Box<dyn PosteriorFamily>,
+    pub(super) family: Box<dyn GraphFamily>,
 }
 
 impl Family {

@@ -91,15 +91,40 @@ pub enum ClosedKl {
 
 /// A family of posteriors: makes a distribution of the encoder's output. What it learns itself (the
 /// networks of a flow) are variables of the model.
-pub(crate) trait PosteriorFamily: Debug + Send {
-    /// The distribution that the encoder's output `[B, P]` parameterizes.
+pub trait PosteriorFamily: Debug + Send {
+    /// The distribution that the encoder's output f32 `[B, P]` parameterizes.
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior>;
 
+    /// The space that its latents lie in.
+    fn support(&self) -> Support {
+        Support::Euclidean
+    }
+}
+
+/// A family that may say how it computes.
+pub(crate) trait GraphFamily: PosteriorFamily {
     /// Its center and, where there are any, its log-variances, as operations; none where they are not
     /// written as such.
     fn graph(&self, _: &mut Graph, _: &Value) -> Option<Vec<Value>> {
         None
     }
+}
+
+/// What the checks ask of a posterior.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PosteriorTraits {
+    /// The space that its latents lie in.
+    pub(crate) support: Support,
+    /// Whether q(z|x) has a density: without one there is no kl and no elbo.
+    pub(crate) has_density: bool,
+    /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
+    pub(crate) has_log_prob: bool,
+    /// Whether its mean and covariance have a closed form.
+    pub(crate) has_covariance: bool,
+    /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
+    pub(crate) is_per_latent: bool,
+    /// Whether its dimensions are independent Gaussians.
+    pub(crate) is_diagonal_gaussian: bool,
 }
 
 /// q(z|x), the distribution of latents given an image, whose parameters come from the encoder (`posterior`
@@ -155,6 +180,18 @@ impl PosteriorConfig {
         Ok(())
     }
 
+    /// What the checks ask of it.
+    pub(crate) fn traits(&self) -> PosteriorTraits {
+        PosteriorTraits {
+            support: self.support(),
+            has_density: self.has_density(),
+            has_log_prob: self.has_log_prob(),
+            has_covariance: self.has_covariance(),
+            is_per_latent: self.is_per_latent(),
+            is_diagonal_gaussian: matches!(self, Self::DiagonalGaussian(_)),
+        }
+    }
+
     /// Numbers that the encoder gives for each image.
     #[must_use]
     pub fn n_params(&self, latent_dims: i64) -> i64 {
@@ -198,7 +235,7 @@ impl PosteriorConfig {
     }
 
     /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
-    pub(crate) fn is_per_latent(&self) -> bool {
+    fn is_per_latent(&self) -> bool {
         matches!(
             self,
             Self::DiagonalGaussian(_) | Self::Deterministic | Self::FiniteScalar(_)
@@ -206,7 +243,7 @@ impl PosteriorConfig {
     }
 
     /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
-    pub(crate) fn has_log_prob(&self) -> bool {
+    fn has_log_prob(&self) -> bool {
         matches!(
             self,
             Self::DiagonalGaussian(_) | Self::FullCovariance | Self::VonMisesFisher
@@ -214,7 +251,7 @@ impl PosteriorConfig {
     }
 
     /// Whether its mean and covariance have a closed form.
-    pub(crate) fn has_covariance(&self) -> bool {
+    fn has_covariance(&self) -> bool {
         matches!(self, Self::DiagonalGaussian(_) | Self::FullCovariance)
     }
 
@@ -224,7 +261,7 @@ impl PosteriorConfig {
         path: &nn::Path,
         latent_dims: i64,
         initialization: Initialization,
-    ) -> Box<dyn PosteriorFamily> {
+    ) -> Box<dyn GraphFamily> {
         match self {
             Self::DiagonalGaussian(config) => Box::new(diagonal_gaussian::DiagonalGaussianFamily {
                 noise_scale: config.noise_scale,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
-use super::{Latents, NoiseScale, Posterior, PosteriorFamily};
+use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
 use crate::network::LARGEST_DEPTH;
 
 /// Planar flows (Rezende & Mohamed 2015, <https://arxiv.org/abs/1505.05770>). log q(z|x) is known only for
@@ -41,6 +41,8 @@ impl PosteriorFamily for PlanarFamily {
         Box::new(Planar::new(params, self.latent_dims))
     }
 }
+
+impl GraphFamily for PlanarFamily {}
 
 /// A diagonal Gaussian behind flows z ← z + û·tanh(wᵀz + b), each image with its own (eq. 10).
 #[derive(Debug)]

@@ -5,7 +5,8 @@ use tch::{Kind, Tensor};
 
 use super::colatitude::{Colatitude, excess};
 use super::diagonal_gaussian::bounded_to;
-use super::{ClosedKl, Latents, Posterior, PosteriorFamily};
+use super::{ClosedKl, GraphFamily, Latents, Posterior, PosteriorFamily};
+use crate::Support;
 use crate::math::{ln_sphere_area, unit};
 
 /// The bound of κ: a standard deviation of 0.01 in each direction.
@@ -26,7 +27,13 @@ impl PosteriorFamily for VonMisesFisherFamily {
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
         Box::new(VonMisesFisher::new(params))
     }
+
+    fn support(&self) -> Support {
+        Support::Sphere
+    }
 }
+
+impl GraphFamily for VonMisesFisherFamily {}
 
 /// The density C(κ)·exp(κ·μᵀz) on the unit sphere in ℝ^Z, with respect to its area, for each image of a
 /// batch.

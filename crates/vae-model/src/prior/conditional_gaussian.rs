@@ -33,13 +33,13 @@ impl ConditionalGaussian {
         }
     }
 
-    /// Mean and log-variance, `[N, Z]` each.
-    fn params(&self, context: PriorContext) -> (Tensor, Tensor) {
-        let Some(features) = context.features else {
-            unreachable!("checked: this prior is of a model with a condition");
+    /// Mean and log-variance, `[N, Z]` each. Without a condition those that it starts with, `[1, Z]`.
+    fn params(&self, context: PriorContext, device: Device) -> (Tensor, Tensor) {
+        let params = match context.features {
+            // Under autocast the layer computes in half precision; densities need f32.
+            Some(features) => features.apply(&self.layer).to_kind(Kind::Float),
+            None => Tensor::zeros([1, 2 * self.latent_dims], (Kind::Float, device)),
         };
-        // Under autocast the layer computes in half precision; densities need f32.
-        let params = features.apply(&self.layer).to_kind(Kind::Float);
         let part = |i: i64| params.narrow(1, i * self.latent_dims, self.latent_dims);
         (part(0), part(1).clamp(-LARGEST_LOG_VAR, LARGEST_LOG_VAR))
     }
@@ -47,7 +47,7 @@ impl ConditionalGaussian {
 
 impl Prior for ConditionalGaussian {
     fn log_prob(&self, latents: &Tensor, context: PriorContext) -> Tensor {
-        let (mean, log_var) = self.params(context);
+        let (mean, log_var) = self.params(context, latents.device());
         diagonal_normal_log_prob(latents, &mean, &log_var)
     }
 
@@ -58,14 +58,14 @@ impl Prior for ConditionalGaussian {
         context: PriorContext,
         generator: &mut Generator,
     ) -> Tensor {
-        let (mean, log_var) = self.params(context);
+        let (mean, log_var) = self.params(context, device);
         mean + (log_var * 0.5).exp() * generator.normal([n, self.latent_dims], device)
     }
 
     /// KL(N(m, s²) ‖ N(μ, σ²)) = KL(N((m − μ)/σ, s²/σ²) ‖ N(0, 1)).
     fn kl(&self, posterior: &dyn Posterior, context: PriorContext) -> Option<ClosedKl> {
         let posterior = posterior.as_diagonal_gaussian()?;
-        let (mean, log_var) = self.params(context);
+        let (mean, log_var) = self.params(context, posterior.mean().device());
         let standardized = (posterior.mean() - mean) * (&log_var * -0.5).exp();
         let kl = gaussian_kl(&standardized, &(posterior.log_var() - log_var));
         Some(ClosedKl::PerDimension(kl))

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
+use crate::Support;
 use crate::math::{ln_sphere_area, unit};
 
 /// Uniform on the unit sphere in ℝ^Z.
@@ -14,6 +15,10 @@ pub(super) struct HypersphericalUniform {
 }
 
 impl Prior for HypersphericalUniform {
+    fn support(&self) -> Option<Support> {
+        Some(Support::Sphere)
+    }
+
     /// The density is one with respect to the sphere's area, as are those of posteriors there.
     fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         let log_density = -ln_sphere_area(self.latent_dims);

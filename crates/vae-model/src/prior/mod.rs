@@ -23,11 +23,16 @@ pub use vamp::VampConfig;
 use crate::network::check_sizes;
 use crate::posterior::check_sphere;
 use crate::{
-    ClosedKl, ImageShape, Initialization, ModelError, Posterior, PosteriorConfig, Support, nn,
+    ClosedKl, FiniteScalarConfig, ImageShape, Initialization, ModelError, Posterior, Support, nn,
 };
 
 /// p(z). What it learns are variables of the model, trained with the rest.
 pub trait Prior: Debug + Send {
+    /// The space that its latents lie in; none where that is the posterior's, whichever it is.
+    fn support(&self) -> Option<Support> {
+        Some(Support::Euclidean)
+    }
+
     /// log p(z) in nats, `[N]`, for latents `[N, Z]`.
     fn log_prob(&self, latents: &Tensor, context: PriorContext) -> Tensor;
 
@@ -84,7 +89,14 @@ pub struct PriorContext<'a> {
     pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
 }
 
-impl PriorContext<'_> {
+impl<'a> PriorContext<'a> {
+    /// What is known of the item of each latent, as the networks get it: f32 `[N, F]`; none of a model without a
+    /// condition.
+    #[must_use]
+    pub fn features(&self) -> Option<&'a Tensor> {
+        self.features
+    }
+
     /// What q(z|u) of the prior's own images u is made of, `[n, P]`: encoded once while no weight changes.
     fn own_params(&self, images: impl FnOnce() -> Tensor) -> Tensor {
         let Some(kept) = self.kept else {
@@ -94,6 +106,17 @@ impl PriorContext<'_> {
             .get_or_insert_with(|| no_grad(|| (self.params)(&images())))
             .shallow_clone()
     }
+}
+
+/// What the checks ask of a prior.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PriorTraits {
+    /// The space that its latents lie in; none where that is the posterior's, whichever it is.
+    pub(crate) support: Option<Support>,
+    /// Whether it is N(0, I).
+    pub(crate) is_standard_normal: bool,
+    /// Whether it has variables that are trained.
+    pub(crate) is_learned: bool,
 }
 
 /// p(z), the distribution of latents before an image is seen (`prior` or `[model.prior.…]` in a config
@@ -145,8 +168,20 @@ impl PriorConfig {
         }
     }
 
+    /// What the checks ask of it.
+    pub(crate) fn traits(&self) -> PriorTraits {
+        PriorTraits {
+            support: self.support(),
+            is_standard_normal: matches!(self, Self::StandardNormal),
+            is_learned: !matches!(
+                self,
+                Self::StandardNormal | Self::HypersphericalUniform | Self::UniformCodes
+            ),
+        }
+    }
+
     /// The space that its latents lie in; none where that is the posterior's, whichever it is.
-    pub(crate) fn support(&self) -> Option<Support> {
+    fn support(&self) -> Option<Support> {
         match self {
             Self::StandardNormal
             | Self::GaussianMixture(_)
@@ -158,17 +193,21 @@ impl PriorConfig {
         }
     }
 
-    /// Builds a checked prior; what it learns are variables under `path`.
+    /// Builds a checked prior; what it learns are variables under `path`. `codes` are those of the posterior, where
+    /// its latents are codes.
+    ///
+    /// # Errors
+    /// A prior of codes without any.
     pub(crate) fn build(
         &self,
         path: &nn::Path,
         latent_dims: i64,
         image: ImageShape,
         n_features: i64,
-        posterior: &PosteriorConfig,
+        codes: Option<&FiniteScalarConfig>,
         initialization: Initialization,
-    ) -> Box<dyn Prior> {
-        match self {
+    ) -> Result<Box<dyn Prior>, ModelError> {
+        Ok(match self {
             Self::StandardNormal => Box::new(standard_normal::StandardNormal { latent_dims }),
             Self::HypersphericalUniform => {
                 Box::new(hyperspherical_uniform::HypersphericalUniform { latent_dims })
@@ -176,12 +215,17 @@ impl PriorConfig {
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
             Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
-            Self::UniformCodes => match posterior {
-                PosteriorConfig::FiniteScalar(codes) => Box::new(uniform_codes::UniformCodes {
+            Self::UniformCodes => match codes {
+                Some(codes) => Box::new(uniform_codes::UniformCodes {
                     codes: codes.clone(),
                     latent_dims,
                 }),
-                _ => unreachable!("checked: this prior is of a posterior that gives codes"),
+                None => {
+                    return Err(ModelError::config(
+                        "model.prior",
+                        "uniform_codes is a distribution of the codes of the posterior finite_scalar",
+                    ));
+                }
             },
             Self::ConditionalGaussian => {
                 Box::new(conditional_gaussian::ConditionalGaussian::build(
@@ -191,7 +235,7 @@ impl PriorConfig {
                     initialization,
                 ))
             }
-        }
+        })
     }
 }
 

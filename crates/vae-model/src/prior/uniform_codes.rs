@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
-use crate::FiniteScalarConfig;
+use crate::{FiniteScalarConfig, Support};
 
 /// p(z) = K⁻ⁿ for n codes of K each: where the codes of images are not known, as little as can be said.
 #[derive(Debug)]
@@ -14,6 +14,10 @@ pub(super) struct UniformCodes {
 }
 
 impl Prior for UniformCodes {
+    fn support(&self) -> Option<Support> {
+        Some(Support::Codes)
+    }
+
     fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         let n_codes = self.latent_dims / self.codes.levels.len() as i64;
         let log_prob = -(n_codes as f64) * (self.codes.n_codes() as f64).ln();

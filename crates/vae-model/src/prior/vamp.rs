@@ -9,7 +9,7 @@ use super::{Prior, PriorContext, n_components};
 use crate::math::log_mean_exp;
 use crate::network::LARGEST_SIZE;
 use crate::nn::{self, Init};
-use crate::{ImageShape, ModelError};
+use crate::{ImageShape, ModelError, Support};
 
 /// p(z) = 1/n Σ_k q(z|u_k) with learned pseudo-inputs u_k (VampPrior, Tomczak & Welling 2018,
 /// <https://arxiv.org/abs/1705.07120>, eq. 9): the aggregate posterior, which is the best prior there
@@ -68,12 +68,21 @@ impl Vamp {
 }
 
 impl Prior for Vamp {
+    fn support(&self) -> Option<Support> {
+        None
+    }
+
     fn log_prob(&self, latents: &Tensor, context: PriorContext) -> Tensor {
         let posteriors = (context.distribution)(&context.own_params(|| self.pseudo_inputs()));
-        let Some(log_prob) = posteriors.log_prob(&latents.unsqueeze(1)) else {
-            unreachable!("checked: the posterior has a log_prob");
-        }; // [N, n]
-        log_mean_exp(&log_prob.tr())
+        match posteriors.log_prob(&latents.unsqueeze(1)) {
+            Some(log_prob) => log_mean_exp(&log_prob.tr()), // of [n, N]
+            // A posterior of the user's own that has it at times: the finite check names the place.
+            None => Tensor::full(
+                [latents.size()[0]],
+                f64::NAN,
+                (Kind::Float, latents.device()),
+            ),
+        }
     }
 
     fn sample(

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tch::Tensor;
 use vae_data::Dataset;
-use vae_model::{AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape};
+use vae_model::{
+    AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
+};
 use vae_train::RunConfig;
 
 pub const SHAPE: ImageShape = ImageShape {
@@ -46,10 +48,11 @@ pub fn configs(folder: &str) -> Vec<(PathBuf, RunConfig)> {
     configs
 }
 
-/// What a config's model has to know of its images, which are of this shape.
-pub fn data_spec(config: &RunConfig, image: ImageShape) -> DataSpec {
+/// What a config's model has to know of its items.
+pub fn data_spec(config: &RunConfig, item: impl Into<ItemSpec>) -> DataSpec {
+    let item = item.into();
     let Some(condition) = &config.model.condition else {
-        return image.into();
+        return item.into();
     };
     let attribute = |name: &String| AttributeSpec {
         name: name.clone(),
@@ -57,11 +60,19 @@ pub fn data_spec(config: &RunConfig, image: ImageShape) -> DataSpec {
     };
     let n_classes = if condition.classes { 10 } else { 0 };
     DataSpec {
-        image,
+        item,
         condition: ConditionSpec {
             classes: (0..n_classes).map(|class| class.to_string()).collect(),
             attributes: condition.attributes.iter().map(attribute).collect(),
         },
+    }
+}
+
+/// A config's items: images, or series as those of the signals.
+pub fn item(config: &RunConfig) -> ItemSpec {
+    match config.dataset.arrays {
+        Some(_) => ItemSpec::new(ItemKind::Array, vec![3, 128]),
+        None => shape(config).into(),
     }
 }
 

@@ -58,7 +58,7 @@ pub fn encode(
 /// # Errors
 /// A latent of length 0 cannot be projected onto a sphere.
 pub fn onto_support(vae: &Vae, latents: &Tensor) -> Result<Tensor, ViewError> {
-    match vae.config().posterior.support() {
+    match vae.support() {
         Support::Euclidean => return Ok(latents.shallow_clone()),
         Support::Codes => return Ok(vae.nearest_codes(latents)?),
         Support::Sphere => {}

@@ -1,0 +1,232 @@
+//! The kind and shape of the items of a data set.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ImageShape;
+
+/// The kind of an item's numbers, and so the element type of tensors of items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ItemKind {
+    /// Pixels `[C, H, W]` as u8, 0 is black.
+    Image,
+    /// Real numbers `[D]`, `[C, T]` or `[C, H, W]` as f32, in the data's own unit.
+    Array,
+    /// Sound `[C, T]` as i16, with so many samples a second.
+    Sound {
+        /// Samples a second.
+        rate: u32,
+    },
+    /// Tokens `[T]` as i64, each below the size of the vocabulary.
+    Tokens {
+        /// How many different tokens there are.
+        vocabulary: i64,
+    },
+}
+
+impl ItemKind {
+    /// The element type of tensors of such items, as Rust names it.
+    #[must_use]
+    pub fn element(self) -> &'static str {
+        match self {
+            Self::Image => "u8",
+            Self::Array => "f32",
+            Self::Sound { .. } => "i16",
+            Self::Tokens { .. } => "i64",
+        }
+    }
+}
+
+/// What an item is: its kind and its shape, and of an array the statistics that standardize it.
+///
+/// Tensors of items are maps `[B, C, H, W]` for every kind ([`Self::map`]): a series `[C, T]` is a map of one
+/// row, a vector `[D]` or a text `[T]` one row of one channel. Only what reads and writes files knows the item's
+/// own shape.
+///
+/// ```
+/// use vae_base::{ImageShape, ItemKind, ItemSpec};
+///
+/// let series = ItemSpec::new(ItemKind::Array, vec![3, 500]);
+/// assert_eq!(series.map(), ImageShape { channels: 3, height: 1, width: 500 });
+/// assert_eq!(series.to_string(), "3×500");
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemSpec {
+    /// What its numbers are.
+    pub kind: ItemKind,
+    /// The shape of one item.
+    pub shape: Vec<i64>,
+    /// Mean and standard deviation by which the model standardizes an array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standardization: Option<Standardization>,
+    /// Whether values of an array may be missing (NaN). They are left out of the likelihood.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_missing: bool,
+}
+
+/// Mean and standard deviation of the training data: of each channel of `[C, T]` or `[C, H, W]`, of each value of
+/// `[D]`. A model sees (x − mean) / standard deviation, and what it gives is in the data's own unit again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standardization {
+    /// In the data's unit.
+    pub mean: Vec<f64>,
+    /// In the data's unit, above 0.
+    pub std: Vec<f64>,
+}
+
+impl ItemSpec {
+    /// Items of a kind and shape, as they are: neither standardized nor with missing values.
+    #[must_use]
+    pub fn new(kind: ItemKind, shape: Vec<i64>) -> Self {
+        Self {
+            kind,
+            shape,
+            standardization: None,
+            has_missing: false,
+        }
+    }
+
+    /// Whether it is an image.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.kind == ItemKind::Image
+    }
+
+    /// The shape that it has in tensors: channels, rows and columns.
+    #[must_use]
+    pub fn map(&self) -> ImageShape {
+        let [channels, height, width] = match self.shape[..] {
+            [width] => [1, 1, width],
+            [channels, width] => [channels, 1, width],
+            [channels, height, width] => [channels, height, width],
+            _ => [0, 0, 0], // Refused by `problem`.
+        };
+        ImageShape {
+            channels,
+            height,
+            width,
+        }
+    }
+
+    /// The shape of `n` items in files: `[n, D]`, `[n, C, T]` or `[n, C, H, W]`.
+    #[must_use]
+    pub fn batch_shape(&self, n: i64) -> Vec<i64> {
+        [&[n], &self.shape[..]].concat()
+    }
+
+    /// Sizes of a tensor that goes with a map `[C, H, W]` and has one number for each mean and standard
+    /// deviation: `[C, 1, 1]`, of a vector `[1, 1, D]`.
+    #[must_use]
+    pub fn statistics_shape(&self) -> [i64; 3] {
+        match self.shape[..] {
+            [n] => [1, 1, n],
+            _ => [self.map().channels, 1, 1],
+        }
+    }
+
+    /// What is wrong with it: a shape that its kind does not have, or that no memory holds; statistics that do
+    /// not go with it.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let (fits, wanted) = match self.kind {
+            ItemKind::Image => (self.shape.len() == 3, "[C, H, W]"),
+            ItemKind::Array => (
+                (1..=3).contains(&self.shape.len()),
+                "[D], [C, T] or [C, H, W]",
+            ),
+            ItemKind::Sound { rate } => (self.shape.len() == 2 && rate > 0, "[C, T] and a rate"),
+            ItemKind::Tokens { vocabulary } => (
+                self.shape.len() == 1 && vocabulary > 0,
+                "[T] and a vocabulary",
+            ),
+        };
+        if !fits {
+            let (kind, shape) = (self.kind, &self.shape);
+            return Some(format!(
+                "found {kind:?} of shape {shape:?}, {wanted} is needed"
+            ));
+        }
+        self.map().problem().or_else(|| {
+            let Standardization { mean, std } = self.standardization.as_ref()?;
+            let n = self.statistics_shape().iter().product::<i64>() as usize;
+            let is_right = [mean, std].iter().all(|numbers| numbers.len() == n)
+                && mean.iter().all(|mean| mean.is_finite())
+                && std.iter().all(|std| std.is_finite() && *std > 0.0);
+            (!is_right).then(|| {
+                format!(
+                    "found {} means and {} standard deviations, {n} finite ones of each are needed, standard \
+                     deviations above 0",
+                    mean.len(),
+                    std.len()
+                )
+            })
+        })
+    }
+}
+
+impl From<ImageShape> for ItemSpec {
+    fn from(image: ImageShape) -> Self {
+        Self::new(ItemKind::Image, image.sides().to_vec())
+    }
+}
+
+impl fmt::Display for ItemSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sides: Vec<String> = self.shape.iter().map(i64::to_string).collect();
+        f.write_str(&sides.join("×"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_shapes() {
+        let problem = |kind, shape: &[i64]| ItemSpec::new(kind, shape.to_vec()).problem();
+        for (kind, shape) in [
+            (ItemKind::Image, &[1, 28, 28][..]),
+            (ItemKind::Array, &[8]),
+            (ItemKind::Array, &[2, 100]),
+            (ItemKind::Array, &[2, 10, 12]),
+            (ItemKind::Sound { rate: 16_000 }, &[2, 100]),
+            (ItemKind::Tokens { vocabulary: 50 }, &[100]),
+        ] {
+            assert_eq!(problem(kind, shape), None, "{kind:?} {shape:?}");
+        }
+        for (kind, shape) in [
+            (ItemKind::Image, &[28, 28][..]),
+            (ItemKind::Array, &[]),
+            (ItemKind::Array, &[0]),
+            (ItemKind::Array, &[1, 2, 3, 4]),
+            (ItemKind::Sound { rate: 0 }, &[2, 100]),
+            (ItemKind::Sound { rate: 8_000 }, &[100]),
+            (ItemKind::Tokens { vocabulary: 0 }, &[100]),
+            (ItemKind::Tokens { vocabulary: 9 }, &[1, 100]),
+        ] {
+            assert!(problem(kind, shape).is_some(), "{kind:?} {shape:?}");
+        }
+    }
+
+    #[test]
+    fn statistics_have_to_go_with_the_items() {
+        let spec = |shape: &[i64], std: Vec<f64>| ItemSpec {
+            standardization: Some(Standardization {
+                mean: vec![0.0; std.len()],
+                std,
+            }),
+            ..ItemSpec::new(ItemKind::Array, shape.to_vec())
+        };
+        assert_eq!(spec(&[3], vec![1.0; 3]).problem(), None);
+        assert_eq!(spec(&[2, 7], vec![1.0; 2]).problem(), None);
+        assert_eq!(spec(&[2, 7, 5], vec![1.0; 2]).problem(), None);
+        assert!(spec(&[2, 7], vec![1.0; 7]).problem().is_some());
+        assert!(spec(&[2, 7], vec![1.0, 0.0]).problem().is_some());
+        assert!(spec(&[2, 7], vec![1.0, f64::NAN]).problem().is_some());
+    }
+}
