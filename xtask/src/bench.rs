@@ -15,7 +15,7 @@ use crate::{cargo, libtorch};
 /// PyTorch's modes on a CPU; the best of them is the one to beat.
 const PEER_MODES: [&str; 2] = ["eager", "eager-cl"];
 
-/// What a turn of one program came to.
+/// The results of one program in one round.
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     /// Median over the turn's repetitions.

@@ -1,4 +1,4 @@
-//! Child processes: cargo with a clean environment, and what a failed one says.
+//! Child processes: cargo with a clean environment, and errors of processes that failed.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::libtorch::include;
 use crate::workspace::Workspace;
 
-/// A child process that ran and failed; it has already said why.
+/// A child process that ran and failed; it has already printed the reason.
 #[derive(Debug)]
 pub(crate) struct Failed {
     what: String,

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// A reader that keeps the SHA-256 and the number of bytes of what passed through it.
+/// A reader that computes the SHA-256 and the number of the bytes that pass through it.
 pub(crate) struct HashingReader<R> {
     inner: R,
     sha256: Sha256,
@@ -15,7 +15,7 @@ pub(crate) struct HashingReader<R> {
 }
 
 impl<R: Read> HashingReader<R> {
-    /// Watch what is read from `inner`.
+    /// Wraps `inner`.
     pub(crate) fn new(inner: R) -> Self {
         Self {
             inner,

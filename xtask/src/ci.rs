@@ -153,12 +153,12 @@ pub(crate) fn test(workspace: &Workspace, arguments: &[OsString]) -> Result<()> 
     Ok(())
 }
 
-/// What `train` builds, in the same profile. Built together with xtask, some of their common
-/// dependencies get further features, and `tch` and all above it would be compiled once more.
+/// The packages that `train` builds, in the same profile. Built together with xtask, some shared dependencies would get
+/// further features, and `tch` and everything above it would be compiled again.
 pub(crate) const ALL_BUT_XTASK: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 
-/// A cargo command on xtask, with the profile and flags of the alias in `.cargo/config.toml`, so
-/// that what `cargo xtask` compiled for itself is used again.
+/// A cargo command on xtask, with the profile and flags of the alias in `.cargo/config.toml`, so that existing build results
+/// of `cargo xtask` are reused.
 fn cargo_for_xtask(workspace: &Workspace, subcommand: &str) -> Command {
     let mut command = cargo(workspace);
     command.args([subcommand, "--package", "xtask"]);

@@ -16,7 +16,7 @@ use crate::progress;
 /// How long to wait for a connection, and for the next bytes of a body.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
-    /// Name look-up and connection, each.
+    /// For name look-up and for connecting, each.
     pub(crate) connect: Duration,
     /// The response's head, and any gap within its body.
     pub(crate) stall: Duration,
@@ -53,7 +53,7 @@ impl Client {
         }
     }
 
-    /// The body of `url` and its length if the server tells it.
+    /// The body of `url`, and its length if the server sends it.
     ///
     /// # Errors
     /// If the server cannot be reached or answers with anything but success. A body that ends early
@@ -72,11 +72,10 @@ impl Client {
         ))
     }
 
-    /// Download `url` to `destination`; what an earlier, interrupted call left in
-    /// `destination.partial` is continued.
+    /// Download `url` to `destination`, continuing a `destination.partial` that an interrupted call left.
     ///
     /// # Errors
-    /// If the download fails or ends early; what has arrived is kept for the next call.
+    /// If the download fails or ends early; the received bytes are kept for the next call.
     pub(crate) fn download(&self, url: &str, destination: &Path) -> Result<()> {
         let partial = partial_path(destination);
         let held = fs::metadata(&partial).map_or(0, |metadata| metadata.len());
@@ -139,13 +138,13 @@ impl Client {
     }
 }
 
-/// What the answer to a request for the bytes from `held` on means.
+/// The meaning of the answer to a request for the bytes from `held` on.
 enum Answer {
     /// The body holds the bytes from `start` to the end.
     Body { start: u64 },
     /// Nothing was missing.
     AlreadyWhole,
-    /// What is held cannot be a beginning of the file.
+    /// The bytes at hand cannot be a beginning of the file.
     StartOver,
 }
 
@@ -187,14 +186,14 @@ fn range_start(content_range: &str) -> Option<u64> {
         .ok()
 }
 
-/// Where `destination` is gathered until it is whole.
+/// The name of `destination` until it is complete.
 pub(crate) fn partial_path(destination: &Path) -> PathBuf {
     let mut name = destination.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     destination.with_file_name(name)
 }
 
-/// Open a file for writing from `start` on; what was behind that is dropped.
+/// Open a file for writing from `start` on; later content is removed.
 fn open_at(path: &Path, start: u64) -> io::Result<File> {
     let mut file = OpenOptions::new()
         .create(true)
@@ -206,8 +205,8 @@ fn open_at(path: &Path, start: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// A body that errs when nothing arrives for too long. The HTTP library only limits the whole body,
-/// whose duration nobody can know here.
+/// A body with an error if nothing arrives for too long. The HTTP library only limits the duration of the whole body, which is
+/// unknown here.
 struct StallGuard {
     chunks: Receiver<io::Result<Vec<u8>>>,
     stall: Duration,

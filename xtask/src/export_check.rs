@@ -13,7 +13,7 @@ use crate::{cargo, libtorch};
 
 const SCRIPT: &str = include_str!("export_check.py");
 
-/// What runs ONNX.
+/// The packages that run ONNX.
 const PACKAGES: [&str; 3] = ["numpy==2.4.6", "safetensors==0.8.0", "onnxruntime==1.32.0"];
 
 /// The torch of our libtorch, and of its own requirements those that its import needs.
@@ -27,8 +27,8 @@ const OF_TORCH: [&str; 6] = [
     "typing_extensions",
 ];
 
-/// What the wheel for Linux is linked to, gigabytes that nothing on the CPU calls: empty libraries stand
-/// for them.
+/// The libraries that the Linux wheel is linked with, gigabytes that nothing on the CPU calls: they are replaced by empty
+/// libraries.
 const CUDA_LIBRARIES: [&str; 13] = [
     "libcublas.so.13",
     "libcublasLt.so.13",
@@ -45,7 +45,7 @@ const CUDA_LIBRARIES: [&str; 13] = [
     "libnvshmem_host.so.3",
 ];
 
-/// Export a model of each kind, and compare what other runtimes compute of it.
+/// Export a model of each kind, and compare the outputs of other runtimes.
 ///
 /// # Errors
 /// If something cannot be fetched, or an output differs by more than 1e-4.

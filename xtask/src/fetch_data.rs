@@ -19,10 +19,10 @@ use crate::manifest::{DataFile, Manifest, Source};
 use crate::progress;
 use crate::workspace::Workspace;
 
-/// Fetch the data sets `names`, or take one from what the user has at `from`.
+/// Fetch the data sets `names`, or take one from the user's files at `from`.
 ///
 /// # Errors
-/// If a name has no manifest, every source of a file fails, or what is at `from` is not it.
+/// If a name has no manifest, every source of a file fails, or the files at `from` are not the right ones.
 pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>) -> Result<()> {
     ensure!(
         from.is_none() || names.len() == 1,
@@ -161,7 +161,7 @@ struct DataSet {
 }
 
 impl DataSet {
-    /// Fetch what is missing, from the first source that has it.
+    /// Fetch the missing files, each from the first source that has it.
     fn fetch(&self, client: &Client) -> Result<()> {
         let mut missing = self.missing();
         let mut failures = Vec::new();
@@ -192,7 +192,7 @@ impl DataSet {
         )
     }
 
-    /// The files that are not there, or not right; the latter are said and removed.
+    /// The files that are missing or wrong; wrong ones are reported and removed.
     fn missing(&self) -> Vec<&DataFile> {
         let missing = |file: &&DataFile| {
             let path = self.folder.join(&file.name);
@@ -358,10 +358,10 @@ impl DataSet {
     }
 }
 
-/// What is known of a file that was accepted.
+/// The facts about a file that was accepted.
 #[derive(Debug, PartialEq)]
 enum Verified {
-    /// Its SHA-256, or that of the gzipped form it came in, is the one expected.
+    /// Whether its SHA-256, or that of the gzipped file it came from, is the expected one.
     Checksum,
     /// Size and idx header are right; of the decompressed file no checksum is known.
     SizeAndHeader,
@@ -385,7 +385,7 @@ fn write_verified(file: &DataFile, content: impl Read, path: &Path) -> Result<Ve
         Box::new(whole)
     };
 
-    // One byte more than expected tells that there is more, however much a gzip stream holds.
+    // Reading one byte more than expected shows whether there is more, however much a gzip stream contains.
     let mut plain = HashingReader::new(plain.take(file.bytes + 1));
     let mut output =
         File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -471,7 +471,7 @@ fn check_idx_header(path: &Path, file: &DataFile) -> Result<()> {
     Ok(())
 }
 
-/// Length of the idx file that begins with `header`; `None` if it is none of unsigned bytes.
+/// The length of the idx file that begins with `header`; `None` if it does not hold unsigned bytes.
 fn idx_length(header: &[u8]) -> Option<u64> {
     let (magic, rest) = header.split_first_chunk::<4>()?;
     let [0, 0, 8, n_dimensions] = *magic else {
@@ -499,7 +499,7 @@ fn file_names(name: &str) -> Vec<String> {
     ]
 }
 
-/// The line of npm's output that says why it failed; it goes on with advice and a log's path.
+/// The line of npm's output with the reason; advice and the path of a log follow it.
 fn npm_reason(said: &str) -> &str {
     let mut errors = said
         .lines()
@@ -563,7 +563,7 @@ mod tests {
     }
 
     impl Fixture {
-        /// A data set of one file, of which the plain sum is known, with these sources.
+        /// A data set of one file with a known checksum and these sources.
         fn new(sources: Vec<Source>) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let file = DataFile {

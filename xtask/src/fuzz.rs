@@ -32,7 +32,7 @@ pub(crate) fn mutants(workspace: &Workspace, n: usize) -> Result<()> {
 /// Runs libFuzzer on each target, or on one of them, `minutes` in all.
 ///
 /// # Errors
-/// If the tools cannot be had; what the first target found that fails.
+/// If the tools are not available, or a target finds a failure.
 pub(crate) fn fuzz(workspace: &Workspace, minutes: f64, target: Option<&str>) -> Result<()> {
     ensure!(
         minutes > 0.0,
@@ -73,7 +73,7 @@ pub(crate) fn fuzz(workspace: &Workspace, minutes: f64, target: Option<&str>) ->
             fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         let mut command = cargo(workspace);
-        // Through rustup, whatever toolchain xtask was built with.
+        // Through rustup, independently of the toolchain that built xtask.
         command.env_remove("CARGO").env_remove("RUSTC");
         command.env("RUSTUP_TOOLCHAIN", "nightly");
         // cargo-fuzz's flags take the place of those in .cargo/libtorch.toml.

@@ -21,14 +21,14 @@ pub(crate) const VERSION: &str = "2.11.0";
 /// Put a libtorch in place and record it for cargo, or find that this is done already.
 ///
 /// # Errors
-/// If every source fails: one message with each one's reason and what can be done.
+/// If every source fails: one message with the reason of each and advice.
 pub(crate) fn install(workspace: &Workspace, cuda: bool, force: bool) -> Result<()> {
     ensure!(
         cfg!(unix),
         "cargo xtask libtorch knows Linux and macOS; here, unpack libtorch {VERSION} and set LIBTORCH"
     );
     let include = workspace.libtorch_include();
-    // A damaged include is no reason to give up: it is rewritten.
+    // A damaged include is rewritten.
     let recorded = include::recorded(&include).unwrap_or_default();
     let suits = |installation: &Installation| !cuda || installation.cuda;
     if !force {
@@ -54,7 +54,7 @@ pub(crate) fn install(workspace: &Workspace, cuda: bool, force: bool) -> Result<
     Ok(())
 }
 
-/// Install libtorch unless it is there; says nothing if it is.
+/// Install libtorch unless it is there; prints nothing if it is.
 ///
 /// # Errors
 /// As [`install`].
@@ -125,7 +125,7 @@ fn fetch(workspace: &Workspace, cuda: bool) -> Result<PathBuf> {
         Err(TryLockError::WouldBlock) => {
             bail!("another `cargo xtask libtorch` is at work in this workspace")
         }
-        // Some network file systems know no locks; better to go on than to stop there.
+        // Some network file systems have no locks; continuing is better than stopping there.
         Err(TryLockError::Error(_)) => {}
     }
 

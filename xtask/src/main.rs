@@ -55,18 +55,18 @@ enum Task {
     /// Takes the first that works: a libtorch folder in the variable LIBTORCH, the one already in
     /// this workspace, the torch of python3, the official archive, the same libraries taken out of
     /// the Python wheels (through pip). Afterwards plain `cargo run` and `cargo test` find it in
-    /// any shell, with no exported variable. Interrupted, it goes on where it stopped.
+    /// any shell, with no exported variable. An interrupted download is continued.
     Libtorch {
         /// Take the full set with CUDA (several gigabytes) instead of the CPU libraries.
         #[arg(long)]
         cuda: bool,
-        /// Fetch it again, whatever is there already.
+        /// Fetch it again, even if it is there already.
         #[arg(long)]
         force: bool,
     },
     /// Fetch data sets into datasets/NAME and check them.
     ///
-    /// What each consists of, its checksums and its sources are in datasets/NAME.toml. Files that
+    /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
     /// and the signals are computed here.
     FetchData {
@@ -105,7 +105,7 @@ enum Task {
     },
     /// Write docs/models.md, the table of published models, from configs/models/*.toml.
     Models {
-        /// Only say whether it is what would be written.
+        /// Only check whether the file is up to date.
         #[arg(long)]
         check: bool,
     },
@@ -113,7 +113,7 @@ enum Task {
     ///
     /// Both come from the types that read a config: `vae options`, which is built first.
     Options {
-        /// Only say whether they are what would be written.
+        /// Only check whether the files are up to date.
         #[arg(long)]
         check: bool,
     },
@@ -135,7 +135,7 @@ enum Task {
     },
     /// Open a run's report.html in Chromium: no message on the console, nothing from the network.
     ///
-    /// Leaves screenshots in target/report-check, light and dark, wide and narrow, to be looked at.
+    /// Writes screenshots to target/report-check, light and dark, wide and narrow, for inspection.
     ReportCheck {
         /// The folder of a run that `vae eval` wrote a report of, or the report itself.
         run: PathBuf,
@@ -153,11 +153,11 @@ enum Task {
         /// Only this one: the name of a file in fuzz/fuzz_targets.
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
-        /// Instead: so many mutants of each kind of file, always the same ones.
+        /// Instead: this many mutants of each kind of file, always the same ones.
         #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "target"])]
         mutants: Option<usize>,
     },
-    /// Kill, stop and starve runs of a small model, and see that none of them loses anything (Linux).
+    /// Kill, stop and starve runs of a small model, and check that none of them loses anything (Linux).
     ///
     /// Prints what was tried and what came of it, and writes the counts to docs/reliability.md. A kill
     /// takes about half a second.
@@ -205,7 +205,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            // A failed child has already said why; its exit code is passed on.
+            // A failed child has already printed the reason; its exit code is passed on.
             error
                 .downcast_ref::<Failed>()
                 .map_or(ExitCode::FAILURE, |failed| ExitCode::from(failed.code))

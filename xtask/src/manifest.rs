@@ -1,4 +1,4 @@
-//! Data set manifests, `datasets/NAME.toml`: what a data set consists of and where it is found.
+//! Data set manifests, `datasets/NAME.toml`: the files of a data set and where to find them.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
-    /// One sentence on what it shows.
+    /// A one-sentence description.
     pub(crate) description: String,
     /// Under which terms it may be used.
     pub(crate) license: String,

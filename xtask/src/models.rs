@@ -29,10 +29,10 @@ the config is read. This page is written by `cargo xtask models`.
 
 ";
 
-/// Write the page, or with `check` only compare it with what would be written.
+/// Write the page, or with `check` only compare it with the existing one.
 ///
 /// # Errors
-/// A config without its comment block, or that is no TOML; with `check`, a page that differs.
+/// A config without its comment block, or that is not TOML; with `check`, a page that differs.
 pub(crate) fn models(workspace: &Workspace, check: bool) -> Result<()> {
     let page = page(&workspace.root().join(FOLDER))?;
     let path = workspace.root().join(PAGE);
@@ -42,7 +42,7 @@ pub(crate) fn models(workspace: &Workspace, check: bool) -> Result<()> {
     let found = fs::read_to_string(&path).unwrap_or_default();
     ensure!(
         found == page,
-        "{PAGE} is not what {FOLDER}/*.toml say; `cargo xtask models` writes it anew"
+        "{PAGE} is out of date; `cargo xtask models` regenerates it"
     );
     Ok(())
 }

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::workspace::Workspace;
 use crate::{cargo, libtorch};
 
-/// What the crates choose the mutant in force by.
+/// The variable that selects the active mutant.
 const SWITCH: &str = include_str!("mutants/switch.rs");
 
 /// Where formulas are.
@@ -53,10 +53,10 @@ const LEFT_OUT: [&str; 3] = [
 /// The crates whose tests are run.
 const CRATES: [&str; 5] = ["vae-model", "vae-run", "vae-view", "vae-train", "vae-eval"];
 
-/// Rounds of leaving out what does not compile.
+/// Rounds of excluding mutants that do not compile.
 const MOST_ROUNDS: usize = 30;
 
-/// What is to be tried.
+/// The mutants to try.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Mutants to try, drawn by the seed from all there are; 0 tries all.
@@ -87,7 +87,7 @@ pub(crate) struct Options {
     /// Programs at a time.
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// Say what would be tried, and stop.
+    /// List the mutants that would be tried, and stop.
     #[arg(long)]
     list: bool,
 }
@@ -179,7 +179,7 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What git says.
+/// The output of git.
 fn git(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new("git");
     command.current_dir(workspace.root()).args(arguments);
@@ -228,7 +228,7 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
             files.insert(PathBuf::from(name), bytes);
         }
     }
-    // Files that are no longer there must not stay.
+    // Files that no longer exist must not stay.
     for old in all_files(&copy.join("crates"))? {
         let name = old.strip_prefix(copy)?;
         if !files.contains_key(name) && !name.ends_with("mutant_switch.rs") {
@@ -246,7 +246,7 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
             continue;
         }
         let is_root = |crate_name| name == Path::new("crates").join(crate_name).join("src/lib.rs");
-        // What is changed is written when it is known how.
+        // Changes are written only once all of them are known.
         let folder = match is_mutated(&name) || CRATES.iter().any(is_root) {
             true => &originals,
             false => copy,
@@ -370,7 +370,7 @@ fn compile(
     mutants: &mut Vec<Mutant>,
     options: &Options,
 ) -> Result<Vec<Program>> {
-    // What did not compile in this state of its file is known from run to run.
+    // Mutants that did not compile in this state of their file are remembered from run to run.
     let list = copy.join("not-compiling");
     let known = fs::read_to_string(&list).unwrap_or_default();
     let mut known: BTreeSet<String> = known.lines().map(String::from).collect();
@@ -394,7 +394,7 @@ fn compile(
         // One inside another that takes its place is not there.
         let written: BTreeSet<u32> = places.values().flatten().map(|place| place.0).collect();
         mutants.retain(|mutant| written.contains(&mutant.number));
-        // A look at the libraries is cheaper than a build, and finds nearly all.
+        // Checking the libraries is cheaper than a build, and finds nearly all.
         let mut errors = check(workspace, copy)?;
         if errors.is_empty() {
             let programs;
@@ -427,7 +427,7 @@ fn compile(
     bail!("after {MOST_ROUNDS} rounds there are still mutants that do not compile")
 }
 
-/// What the compiler has against the copy.
+/// The compiler's errors about the copy.
 struct Error {
     message: String,
     /// Those that it points at first are at the beginning.
@@ -453,7 +453,7 @@ fn culprits(error: &Error, places: &BTreeMap<String, Vec<(u32, Range<usize>)>>) 
     }
 }
 
-/// What the compiler has against the copy's libraries.
+/// The compiler's errors about the copy's libraries.
 fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
     let arguments = ["check", "--keep-going", "--lib"].map(String::from);
     let (_, errors) = messages(workspace, copy, &arguments)?;
@@ -491,7 +491,7 @@ fn build(
     Ok((programs, errors))
 }
 
-/// What cargo says of the copy: programs of tests, and errors.
+/// cargo's messages about the copy: test programs and errors.
 fn messages(
     workspace: &Workspace,
     copy: &Path,
@@ -661,7 +661,7 @@ fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<T
     Ok(tests)
 }
 
-/// Whether a program was content; none where it took too long and was ended.
+/// Whether a program succeeded; none if it took too long and was ended.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     let start = Instant::now();
     loop {
@@ -677,7 +677,7 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     }
 }
 
-/// What the tests say of a mutant.
+/// The tests' verdict on a mutant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// By a test that the commit of `--since` had.

@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use crate::workspace::Workspace;
 use crate::{cargo, libtorch};
 
-/// What is written, and the option of `vae options` that prints it.
+/// The files to write, each with the option of `vae options` that prints it.
 const FILES: [(&str, &str); 2] = [
     ("docs/config.md", "--markdown"),
     ("configs/schema.json", "--schema"),
 ];
 
-/// Write both, or with `check` only compare them with what would be written.
+/// Write both, or with `check` only compare them with the existing ones.
 ///
 /// # Errors
 /// If `vae` cannot be built; with `check`, a file that differs.
@@ -38,7 +38,7 @@ pub(crate) fn options(workspace: &Workspace, check: bool) -> Result<()> {
         match check {
             true => ensure!(
                 fs::read(&path).unwrap_or_default() == output.stdout,
-                "{file} is not what the types say; `cargo xtask options` writes it anew"
+                "{file} is out of date; `cargo xtask options` regenerates it"
             ),
             false => fs::write(&path, &output.stdout)
                 .with_context(|| format!("cannot write {}", path.display()))?,

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::workspace::Workspace;
 
-/// What the browser is called, by system.
+/// The names of the browser, by system.
 const BROWSERS: [&str; 4] = [
     "chromium",
     "chromium-browser",
@@ -21,7 +21,7 @@ const BROWSERS: [&str; 4] = [
 const WIDTHS: [u32; 2] = [1200, 400];
 const SCHEMES: [(&str, u32); 2] = [("dark", 0), ("light", 1)];
 
-/// Pages are a few thousand pixels high; what lies below a page is blank.
+/// The height of screenshots. Pages are a few thousand pixels high; the rest is blank.
 const HEIGHT: u32 = 9000;
 
 /// Opens a report on a wide and on a narrow screen, light and dark, and leaves screenshots in
@@ -126,7 +126,7 @@ fn frame_html(address: &str, width: u32) -> String {
     )
 }
 
-/// What a page, and not the browser for itself, asked the network for.
+/// The network requests of a page, without those of the browser itself.
 fn requests_of_the_page(log: &Value) -> Vec<String> {
     let events = log["events"].as_array().map_or(&[][..], Vec::as_slice);
     let requests = events.iter().filter_map(|event| {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What is at a path.
+/// The content at a path.
 #[derive(Clone, Default)]
 pub(crate) struct Resource {
     /// The whole content.

@@ -18,14 +18,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::Workspace;
 
-/// The text files that the rules look at, by their paths from the root, with `/` between folders.
+/// The text files that the rules check, by their paths from the root, with `/` between folders.
 type Tree = BTreeMap<String, String>;
 
 /// A broken rule.
 #[derive(Debug, PartialEq)]
 struct Finding {
     file: String,
-    /// 0 where it is no matter of a line.
+    /// The line, or 0 if the finding is not about a line.
     line: usize,
     /// What was found and what is allowed.
     problem: String,
@@ -50,7 +50,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks every rule and prints what breaks one.
+/// Checks every rule and prints the violations.
 ///
 /// # Errors
 /// A rule is broken; a file cannot be read or parsed.

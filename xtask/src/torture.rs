@@ -1,5 +1,5 @@
-//! `cargo xtask torture`: runs that are killed, stopped, left without space or rights, and have to come to
-//! the same end, bit for bit, as one that nothing happened to.
+//! `cargo xtask torture`: runs that are killed, stopped, or left without space or permissions must end the same, bit for bit,
+//! as undisturbed ones.
 
 mod bench;
 mod faults;
@@ -21,7 +21,7 @@ const PAGE: &str = "docs/reliability.md";
 /// Its title, where it is written first.
 const TITLE: &str = "Reliability: what was tried, and what happened";
 
-/// What `cargo xtask torture` takes.
+/// The arguments of `cargo xtask torture`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Kills (SIGKILL) at random moments, each followed by a resume.
@@ -47,14 +47,14 @@ pub(crate) struct Args {
     may_mount: bool,
 }
 
-/// What became of the trials of one fault.
+/// The results of the trials of one fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Count {
     fault: String,
     wanted: String,
     tried: u32,
     as_wanted: u32,
-    /// What was found instead, of the first few.
+    /// The first few unexpected results.
     failures: Vec<String>,
     /// Why there were no trials.
     not_tested: Option<String>,
@@ -72,7 +72,7 @@ impl Count {
         }
     }
 
-    /// Counts `n` trials that came out together.
+    /// Counts `n` trials with the same result.
     fn add(&mut self, n: u32, outcome: Result<()>) {
         self.tried += n;
         match outcome {
@@ -89,7 +89,7 @@ impl Count {
 /// Tries every fault, and prints and writes the counts.
 ///
 /// # Errors
-/// SIGINT is ignored; `vae` cannot be built; a trial did not end as wanted.
+/// SIGINT is ignored; `vae` cannot be built; a trial did not end as expected.
 pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     ensure!(
@@ -216,7 +216,7 @@ fn table(counts: &[Count]) -> String {
     text
 }
 
-/// A path for messages, without what is the same in all.
+/// A path for messages, without the part that all share.
 fn name(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())

@@ -152,7 +152,7 @@ mod tests {
         for (text, problem) in [
             (
                 "{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (7,), }",
-                "one kind of numbers",
+                "a single type of numbers",
             ),
             (
                 "{'descr': '<f8', 'fortran_order': False, 'shape': (-7,), }",

@@ -1,4 +1,4 @@
-//! Which device to compute on, and CUDA from a binary that was linked for the CPU.
+//! The device to compute on, and loading CUDA into a binary that was linked for the CPU.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use tch::{Cuda, Device};
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceChoice {
-    /// A GPU where there is one that works, else the CPU.
+    /// A GPU if there is a working one, else the CPU.
     Auto,
     Cpu,
     Cuda(usize),
@@ -33,14 +33,14 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// Has to come before the first tensor: libtorch remembers a missing CUDA for good.
+    /// Must be called before the first tensor: libtorch caches that CUDA is missing.
     pub(crate) fn select(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => cuda(index),
             Self::Auto if !nvidia_driver_is_there() => Ok(Device::Cpu),
             Self::Auto => Ok(cuda(0).unwrap_or_else(|error| {
-                say!("on the CPU, though there seems to be a GPU: {error:#}");
+                say!("using the CPU, although there seems to be a GPU: {error:#}");
                 Device::Cpu
             })),
         }
@@ -59,7 +59,7 @@ fn cuda(index: usize) -> Result<Device> {
         return Ok(Device::Cuda(index));
     }
     bail!(
-        "cuda:{index} was asked for, but the GPUs here end at cuda:{}",
+        "cuda:{index} was requested, but the last GPU is cuda:{}",
         n_devices - 1
     )
 }
@@ -68,20 +68,20 @@ pub(crate) fn nvidia_driver_is_there() -> bool {
     std::path::Path::new("/proc/driver/nvidia/version").exists()
 }
 
-/// Loads the CUDA half of libtorch, which registers itself with the CPU half. One binary thus
-/// serves both, and a run on the CPU does not pay for the other (0.15 s and 235 MB).
+/// Loads libtorch's CUDA library, which registers itself with the CPU library. So one binary serves both, and a run on the CPU
+/// does not pay for CUDA (0.15 s and 235 MB).
 #[cfg(target_os = "linux")]
 fn load_libtorch_cuda() -> Result<()> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-    // SAFETY: the library's initializers are libtorch's own; nothing of it is called from here.
+    // SAFETY: the library's initializers are libtorch's own; no function of it is called from here.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) }
         .context(
             "CUDA needs libtorch_cuda.so of libtorch 2.11.0, which could not be loaded. Run \
              `cargo xtask libtorch --cuda`, or put the `lib` folder of a CUDA libtorch (or of \
              Python's torch) on LD_LIBRARY_PATH",
         )?;
-    // It stays for the life of the process.
+    // The library stays loaded for the life of the process.
     std::mem::forget(library);
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! `vae`: train variational autoencoders and look at what they learned.
+//! `vae`: train variational autoencoders and explore what they learned.
 
-// They panic where nobody reads; see `output`.
+// They panic if stdout is closed; see `output`.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arrays;
@@ -25,7 +25,7 @@ use commands::{
 use output::say;
 use run_config::ConfigError;
 
-/// Train variational autoencoders and look at what they learned.
+/// Train variational autoencoders and explore what they learned.
 ///
 /// Messages go to stderr, results to stdout.
 #[derive(Debug, Parser)]
@@ -34,11 +34,11 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// CPU threads of libtorch [default: one for each core]
+    /// CPU threads of libtorch [default: one per core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     threads: Option<i32>,
 
-    /// Say more on stderr
+    /// More messages on stderr
     #[arg(long, short, global = true)]
     verbose: bool,
 }
@@ -71,15 +71,15 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// What a command came to, short of an error.
+/// How a command ended, if not with an error.
 enum Done {
     Fully,
     Interrupted,
-    /// Some of tch's functions panic where libtorch refuses; the hook has said why.
+    /// Some of tch's functions panic if libtorch refuses; the panic hook has printed the reason.
     Badly,
 }
 
-/// One line, like every error.
+/// Prints one line, as for every error.
 fn report_panic(info: &PanicHookInfo) {
     if vae_data::image_folder::is_decoding() || vae_data::array_file::is_reading() {
         return; // It costs a file, which is listed among the bad ones or named by an error.
@@ -91,28 +91,28 @@ fn report_panic(info: &PanicHookInfo) {
     );
 }
 
-/// What is said of a panic at a place in the source.
+/// The message for a panic at a place in the source.
 fn panic_line(message: &str, location: Option<String>) -> String {
-    // tch unwraps: libtorch's message comes quoted, its C++ stack after an escaped line end.
+    // tch unwraps: libtorch's message comes quoted, with its C++ stack after an escaped line end.
     let Some((_, quoted)) = message.split_once("Torch(\"") else {
         let line = message.lines().next().unwrap_or_default();
         let location = location.map_or(String::new(), |place| format!(" at {place}"));
         return format!(
-            "a mistake in this program{location}: {line} (please report it; RUST_BACKTRACE=1 tells more)"
+            "a bug in this program{location}: {line} (please report it; RUST_BACKTRACE=1 shows more)"
         );
     };
     let line = quoted.split("\\n").next().unwrap_or_default();
     let line = line.lines().next().unwrap_or_default();
-    // "can't allocate memory" of the CPU, "CUDA out of memory".
+    // The CPU's message is "can't allocate memory", the GPU's "CUDA out of memory".
     let advice = match line.to_ascii_lowercase().contains("memory") {
         true => "a smaller training.batch_size or network needs less memory; ",
         false => "",
     };
-    format!("libtorch refused: {line} ({advice}RUST_BACKTRACE=1 tells more)")
+    format!("libtorch refused: {line} ({advice}RUST_BACKTRACE=1 shows more)")
 }
 
 fn run(command: Command) -> anyhow::Result<Done> {
-    // RUST_BACKTRACE brings the whole message back.
+    // RUST_BACKTRACE restores the full message.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         panic::set_hook(Box::new(report_panic));
     }
@@ -160,10 +160,10 @@ fn main() -> ExitCode {
         .event_format(output::OneLine)
         .init();
     if let Some(threads) = cli.threads {
-        // Only before the first operation; loading CUDA later is not hurt by it.
+        // This must come before the first operation; CUDA may still be loaded later.
         tch::set_num_threads(threads);
     }
-    // What a training leaves is in its folder; of other commands stdout is the result.
+    // The results of training are in its folder; other commands have theirs on stdout.
     let prints_results = !matches!(cli.command, Command::Train(_));
     let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
     let unread = output::stdout_error();
@@ -178,7 +178,7 @@ fn main() -> ExitCode {
         Ok(Done::Badly) => ExitCode::FAILURE,
         Err(error) => {
             say!("error: {error:#}");
-            // As clap does: 2 where what was asked for makes no sense, 1 where it could not be done.
+            // Like clap: 2 for an invalid request, 1 for one that failed.
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }
     }
@@ -208,11 +208,11 @@ mod tests {
         let line = panic_line(&tch("mat1 and mat2 shapes cannot be multiplied"), place());
         assert_eq!(
             line,
-            "libtorch refused: mat1 and mat2 shapes cannot be multiplied (RUST_BACKTRACE=1 tells more)"
+            "libtorch refused: mat1 and mat2 shapes cannot be multiplied (RUST_BACKTRACE=1 shows more)"
         );
         let line = panic_line("failed printing to stdout: Broken pipe\nand more", place());
         assert!(
-            line.starts_with("a mistake in this program at src/a.rs:3:5: failed"),
+            line.starts_with("a bug in this program at src/a.rs:3:5: failed"),
             "{line}"
         );
         assert!(

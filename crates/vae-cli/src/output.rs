@@ -1,5 +1,5 @@
-//! Results on stdout and messages on stderr. Neither ends the program where nobody reads them, and a name
-//! with control characters in it cannot forge lines or move the terminal's cursor.
+//! Results on stdout and messages on stderr. A closed stream does not end the program, and a name with control characters
+//! cannot forge lines or move the terminal's cursor.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -13,11 +13,10 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 use vae_data::one_line;
 
-/// Why stdout took no more.
+/// The error that made stdout unusable.
 static STDOUT_FAILED: OnceLock<io::Error> = OnceLock::new();
 
-/// A line of results, as `println!` writes one. That stdout was not writable is told at the end
-/// ([`stdout_error`]).
+/// Prints a line of results, like `println!`. An error of stdout is reported at the end ([`stdout_error`]).
 macro_rules! out {
     () => {
         $crate::output::print(format_args!("\n"))
@@ -28,8 +27,7 @@ macro_rules! out {
 }
 pub(crate) use out;
 
-/// A line of messages, as `eprintln!` writes one, with control characters escaped. Where stderr takes
-/// nothing the program goes on.
+/// Prints a line of messages, like `eprintln!`, with control characters escaped. Errors of stderr are ignored.
 macro_rules! say {
     ($($message:tt)*) => {
         $crate::output::say_line(&format!($($message)*))
@@ -37,7 +35,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// What [`out!`] does, without the end of the line.
+/// The implementation of [`out!`], without the line end.
 pub(crate) fn print(text: fmt::Arguments) {
     if STDOUT_FAILED.get().is_some() {
         return;
@@ -47,7 +45,7 @@ pub(crate) fn print(text: fmt::Arguments) {
     }
 }
 
-/// A line with the name of a file. As `ls` does: escaped for people, as it is for programs.
+/// Prints a line with the name of a file. As in `ls`, it is escaped on a terminal and unchanged for programs.
 pub(crate) fn print_path(path: &Path) {
     match io::stdout().is_terminal() {
         true => out!("{}", one_line(&path.to_string_lossy())),
@@ -55,8 +53,8 @@ pub(crate) fn print_path(path: &Path) {
     }
 }
 
-/// Flushes stdout, and gives the error that kept results from it. That its reader went away, as `head`
-/// does, is none.
+/// Flushes stdout, and returns the error that kept results from it. A reader that closed the pipe, as `head` does, is not an
+/// error.
 pub(crate) fn stdout_error() -> Option<io::Error> {
     let flushed = io::stdout().flush();
     let failed = STDOUT_FAILED.get().map(|error| (error.kind(), error));
@@ -72,13 +70,13 @@ pub(crate) fn stdout_error() -> Option<io::Error> {
     (error.kind() != ErrorKind::BrokenPipe).then_some(error)
 }
 
-/// What [`say!`] does.
+/// The implementation of [`say!`].
 pub(crate) fn say_line(message: &str) {
     let line = one_line(message) + "\n";
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// The form of warnings: the level and the message, in one line.
+/// The format of warnings: level and message in one line.
 pub(crate) struct OneLine;
 
 impl<S, N> FormatEvent<S, N> for OneLine
@@ -109,7 +107,7 @@ where
     }
 }
 
-/// The text of an event, then its other fields.
+/// The message of an event, then its other fields.
 struct Message(String);
 
 impl Visit for Message {

@@ -9,20 +9,20 @@ use vae_data::one_line;
 use vae_run::Record;
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
 
-/// Where warnings go: stderr. On a terminal the bar's line is wiped first; it is drawn anew below.
+/// Writes warnings to stderr. On a terminal the bar's line is cleared first, and drawn again below.
 pub(crate) fn above_the_bar() -> Stderr {
     let mut stderr = io::stderr();
     if stderr.is_terminal() {
-        // A terminal that takes nothing will not show the warning either.
+        // A terminal that cannot be written to will not show the warning either.
         let _ = stderr.write_all(b"\r\x1b[2K");
     }
     stderr
 }
 
-/// How often the running means are read; on a GPU each reading waits for it.
+/// How often the running means are read; on a GPU reading them waits for the device.
 const REFRESH: Duration = Duration::from_millis(250);
 
-/// Shows how far training is.
+/// Shows the progress of training.
 pub(crate) struct Progress {
     bar: ProgressBar,
     last_refresh: Option<Instant>,
@@ -42,7 +42,7 @@ impl Progress {
         }
     }
 
-    /// A line above the bar, or just a line where there is no terminal.
+    /// A line above the bar, or a plain line without a terminal.
     fn line(&self, text: &str) {
         if self.bar.is_hidden() {
             say!("{text}");
@@ -115,7 +115,7 @@ impl Callback for Progress {
     }
 }
 
-/// `, total_correlation 1.2345` for each term that the objective has of its own.
+/// `, total_correlation 1.2345` for each named term.
 fn named(record: &Record) -> String {
     let named = record.named.iter();
     named
@@ -123,7 +123,7 @@ fn named(record: &Record) -> String {
         .collect()
 }
 
-/// Counts images that stream by: a bar with the time left on a terminal, their rate at the end.
+/// Counts images as they are processed: a bar with the time left on a terminal, their rate at the end.
 pub(crate) struct ImageCount {
     bar: ProgressBar,
     start: Instant,
@@ -131,7 +131,7 @@ pub(crate) struct ImageCount {
 }
 
 impl ImageCount {
-    /// `n_images` are expected, or nobody knows how many.
+    /// Expects `n_images`, if the number is known.
     pub(crate) fn new(n_images: Option<usize>) -> Self {
         let draw_target = ProgressDrawTarget::stderr();
         let bar = ProgressBar::with_draw_target(n_images.map(|n| n as u64), draw_target);
@@ -154,7 +154,7 @@ impl ImageCount {
         self.bar.set_position(self.n_done as u64);
     }
 
-    /// Says how many images there were, and gives their number in a second.
+    /// Prints the number of images, and returns the rate per second.
     pub(crate) fn finish(self) -> f64 {
         self.bar.finish_and_clear();
         let seconds = self.start.elapsed().as_secs_f64();

@@ -1,4 +1,4 @@
-//! Reading a config file, with `--set` on top, and errors that say where and what was meant.
+//! Reading a config file and `--set`, with errors that name the line and the likely meaning.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use vae_run::options::{Kind, Setting, is_one_of, settings};
 use vae_run::{RunConfig, read_config};
 
-/// What the user asked for makes no sense: exit code 2.
+/// An invalid request: exit code 2.
 #[derive(Debug)]
 pub(crate) struct ConfigError(String);
 
@@ -25,11 +25,11 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The config in a file, changed by `key=value` settings, not yet checked for sense.
+/// The config in a file, changed by `key=value` settings, not yet checked.
 pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     let text =
         read_config(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
-    // The file first, by itself: its errors then have a line.
+    // The file alone first, so that its errors have a line.
     let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     if settings.is_empty() {
         return Ok(RunConfig::resolved(config));
@@ -37,7 +37,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     let mut table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     let mut config = config;
     for setting in settings {
-        // One at a time, so that an error is that of the setting it names.
+        // One at a time, so that an error belongs to the setting that it names.
         let (key, text) = parse(setting)?;
         let with = |value: Value| -> Result<(Table, RunConfig)> {
             let mut changed = table.clone();
@@ -51,7 +51,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
         };
         let as_string = || Value::String(text.to_owned());
         (table, config) = match toml_value(text) {
-            // The key may want a string that looks like a number, a date or a truth value: a folder 2024.
+            // The key may take a string that looks like a number, a date or a truth value, such as a folder named 2024.
             Some(value) if !value.is_str() => {
                 with(value).or_else(|error| with(as_string()).map_err(|_| error))?
             }
@@ -61,7 +61,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     Ok(config.resolved())
 }
 
-/// The dotted key of a setting, and its value as it is written.
+/// The dotted key of a setting, and its value as written.
 fn parse(setting: &str) -> Result<(&str, &str)> {
     let (key, text) = setting
         .split_once('=')
@@ -69,13 +69,13 @@ fn parse(setting: &str) -> Result<(&str, &str)> {
     Ok((key.trim(), text.trim()))
 }
 
-/// A value as TOML has it; none where it is no TOML.
+/// A value parsed as TOML; none if it is not TOML.
 fn toml_value(text: &str) -> Option<Value> {
     let mut parsed = format!("value = {text}").parse::<Table>().ok()?;
     parsed.remove("value").filter(|_| parsed.is_empty())
 }
 
-/// The checks of [`RunConfig::check`], as errors of the config in `path`.
+/// Runs [`RunConfig::check`], with errors about the config in `path`.
 pub(crate) fn check(path: &Path, config: &RunConfig) -> Result<()> {
     config
         .check()
@@ -88,7 +88,7 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
         .and_then(|span| text.get(..span.start))
         .map(|before| format!(":{}", before.matches('\n').count() + 1))
         .unwrap_or_default();
-    // `key = value` around what the error points to.
+    // The `key = value` that the error points to.
     let entry = error.span().and_then(|span| {
         let before = text.get(..span.start)?.lines().next_back()?;
         let key = before.trim().trim_end_matches('=').trim_end();
@@ -101,7 +101,7 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     ))
 }
 
-/// The known name that a misspelled one is most like, if it is like one.
+/// The known name that is most similar to a misspelled one, if any is similar.
 pub(crate) fn nearest<'k>(found: &str, known: &[&'k str]) -> Option<&'k str> {
     let likeness = |name: &str| strsim::jaro_winkler(found, name);
     let nearest = known
@@ -110,15 +110,15 @@ pub(crate) fn nearest<'k>(found: &str, known: &[&'k str]) -> Option<&'k str> {
     nearest.copied().filter(|nearest| likeness(nearest) > 0.7)
 }
 
-/// Adds to serde's message about an unknown key the nearest known one, or the tables that have such a key,
-/// and to that about a name in the place of a table how it is written. `entry`: key and value.
+/// Extends serde's messages: for an unknown key by the nearest known one or by the tables that have such a key, for a name in
+/// place of a table by how to write it. `entry` is the key and value.
 fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
     let message = message.trim_end();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("invalid type: unit variant, expected newtype variant") {
         let table = entry.and_then(|(key, value)| table_of(key, value.trim_matches(['"', '\''])));
         let table = table.unwrap_or("optimizer.adam");
-        return format!("found a bare name where a table is wanted: [{table}] (it may be empty)");
+        return format!("found a bare name, expected a table: [{table}] (it may be empty)");
     }
     let Some((found, known)) = quoted.split_first() else {
         return message.to_owned();
@@ -143,7 +143,7 @@ fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
     )
 }
 
-/// The table of the alternative `value` of a key, or of one whose last part is `key`.
+/// The table of the alternative `value` of a key, or of a key whose last part is `key`.
 fn table_of(key: &str, value: &str) -> Option<&'static str> {
     let end = format!(".{key}");
     let is_meant = |setting: &&Setting| setting.key == key || setting.key.ends_with(&end);
@@ -187,12 +187,12 @@ fn apply(table: &mut Table, setting: &str, key: &str, value: Value) -> Result<()
         let entry = current
             .entry(part.to_owned())
             .or_insert_with(|| Value::Table(Table::new()));
-        // A bare name, as in `likelihood = "bernoulli"`, gives way to a table of another choice.
+        // A bare name, as in `likelihood = "bernoulli"`, is replaced by a table of another choice.
         if entry.is_str() && is_one_of(&path) {
             *entry = Value::Table(Table::new());
         }
         let Value::Table(inner) = entry else {
-            return Err(ConfigError(format!("--set {setting}: `{path}` is no table")).into());
+            return Err(ConfigError(format!("--set {setting}: `{path}` is not a table")).into());
         };
         current = inner;
     }
@@ -201,7 +201,7 @@ fn apply(table: &mut Table, setting: &str, key: &str, value: Value) -> Result<()
     Ok(())
 }
 
-/// Makes way for `key` in a table that holds one of several.
+/// Makes room for `key` in a table that holds one of several alternatives.
 fn keep_one(table: &mut Table, path: &str, key: &str) {
     if is_one_of(path) {
         table.retain(|other, _| other == key);
@@ -265,7 +265,7 @@ mod tests {
         let said = message(&format!("schedule = 'cosine'\n{MINIMAL}"), &[]);
         assert!(
             said.contains(
-                "experiment.toml:1: found a bare name where a table is wanted: [schedule.cosine]"
+                "experiment.toml:1: found a bare name, expected a table: [schedule.cosine]"
             ),
             "{said}"
         );
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_value_is_what_its_key_wants() {
-        // The names of folders that TOML takes for a number, a truth value, a date, a table.
+        // The names of folders that TOML would read as a number, a truth value, a date, a table.
         for folder in [
             "2024",
             "true",
@@ -368,7 +368,7 @@ mod tests {
         );
         let said = message(MINIMAL, &["training.epochs=many"]);
         assert!(said.contains("invalid type: string"), "{said}");
-        // A line end must not bring a second key in.
+        // A line end must not introduce a second key.
         let config = load_text(MINIMAL, &["dataset.idx.folder=1\nvalue2 = 2"]).unwrap();
         let folder = config.dataset.idx.unwrap().folder;
         assert_eq!(folder, Path::new("1\nvalue2 = 2"));

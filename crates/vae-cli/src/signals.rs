@@ -1,4 +1,4 @@
-//! Signals: those that ask the program to end, and those by which the system tells of refused writes.
+//! Signals: requests to end the program, and the signal for writes beyond a file size limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,22 +7,22 @@ use anyhow::{Context, Result};
 
 use crate::output::say;
 
-/// What shells report for a process ended by Ctrl-C.
+/// The exit code that shells use for Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// A write that `ulimit -f` forbids becomes an error of that write, as on a full disk. (One to a pipe
-/// that nobody reads is an error already: Rust ignores SIGPIPE.)
+/// Makes a write that `ulimit -f` forbids an error, as on a full disk. (A write to a closed pipe is an error already: Rust
+/// ignores SIGPIPE.)
 pub(crate) fn refused_writes_are_errors() {
     #[cfg(unix)]
-    // SAFETY: at the start of main, no other thread is there; ignoring is a valid action.
+    // SAFETY: at the start of main there is no other thread; ignoring is a valid action.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 
-/// A flag that Ctrl-C raises, SIGTERM and SIGHUP too; the second one of them exits at once.
+/// A flag that Ctrl-C, SIGTERM and SIGHUP raise; the second of them exits at once.
 ///
-/// A signal that is ignored already stays so: SIGHUP under `nohup`, SIGINT of a script's background job.
+/// A signal that is already ignored stays ignored: SIGHUP under `nohup`, SIGINT of a script's background job.
 pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
@@ -30,7 +30,7 @@ pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::Relaxed) {
             // `exit` would run destructors of libtorch's globals while its threads still compute.
-            // SAFETY: ends the process, whatever its threads do; files are whole at any moment.
+            // SAFETY: ends the process, whatever its threads do; files are complete at any moment.
             unsafe { libc::_exit(INTERRUPTED.into()) }
         }
         say!("stopping after this step; once more to exit at once");
@@ -45,11 +45,11 @@ pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Which of the signals that ask for an end are ignored.
+/// Which of the signals that request an end are ignored.
 #[cfg(unix)]
 fn ignored_signals() -> Vec<libc::c_int> {
     let is_ignored = |&signal: &libc::c_int| {
-        // SAFETY: all zero bytes are a valid sigaction; with no new action the old one is only read.
+        // SAFETY: all zero bytes are a valid sigaction; without a new action the old one is only read.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &mut action) == 0

@@ -192,7 +192,7 @@ fn decoded_images_are_named_and_encode_to_the_same_place() {
             &["decode", "run", &table, "--out", &out, "--device", "cpu"],
             1,
         );
-        assert!(said.contains("is there already"), "{said}");
+        assert!(said.contains("already exists"), "{said}");
     }
 }
 

@@ -141,7 +141,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_is_no_checkpoint() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("became"), "{said}");
     assert!(
-        said.contains("after 3 returns to an earlier state"),
+        said.contains("after 3 rollbacks to an earlier state"),
         "{said}"
     );
     let run = workplace.path("runs/small");

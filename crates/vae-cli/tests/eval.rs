@@ -232,7 +232,7 @@ fn what_cannot_be_measured_is_said() {
     let output = workplace.vae(&["compare", "run", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("eval.json: is no report of this version"),
+        stderr(&output).contains("eval.json: is not a report of this version"),
         "{}",
         stderr(&output)
     );

@@ -164,7 +164,7 @@ fn what_no_place_or_dimension_is_is_said() {
         ),
         (
             &["interpolate", "run", "test:20", "prior:1"],
-            "there are 20 held-out images, the last one is test:19",
+            "there are 20 test images, the last one is test:19",
         ),
         (
             &["interpolate", "run", "nowhere.png", "prior:1"],
@@ -181,7 +181,7 @@ fn what_no_place_or_dimension_is_is_said() {
         ),
         (
             &["traverse", "run", "--dims", "1,1"],
-            "a dimension comes twice",
+            "a dimension is repeated",
         ),
         (
             &["manifold", "run", "--dims", "0,1,2"],
@@ -197,11 +197,11 @@ fn what_no_place_or_dimension_is_is_said() {
         ),
         (
             &["plot", "run", "latents", "--dims", "0"],
-            "two dimensions make a plane",
+            "found one dimension, a plane needs two",
         ),
         (
             &["plot", "run", "latents", "--label", "Smiling"],
-            "there is none; there are class=0",
+            "not found; there are class=0",
         ),
     ] {
         let said = workplace.error(&[args, &["--out", "p.png"]].concat(), 1);
@@ -310,7 +310,7 @@ fn directions_of_classes_are_learned_kept_and_gone_along() {
     for (args, wanted) in [
         (
             &["learn", "Smiling"][..],
-            "attribute Smiling: there is none; there are class=0",
+            "attribute Smiling: not found; there are class=0",
         ),
         (&["learn", "digit=12"], "attribute class=12: "),
         (
@@ -476,5 +476,5 @@ fn plots_of_the_latent_space_are_written() {
     );
     assert_eq!(size(&workplace.path("projector/sprite.png")), (60, 48));
     let said = workplace.error(&["plot", "run", "projector", "--out", "projector"], 1);
-    assert!(said.contains("is there already"), "{said}");
+    assert!(said.contains("already exists"), "{said}");
 }

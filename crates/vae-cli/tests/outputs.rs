@@ -146,7 +146,7 @@ fn what_was_measured_is_printed_where_it_cannot_be_written() {
     );
     let lines: Vec<&str> = said.lines().collect();
     assert!(
-        lines[0].contains("the numbers will only be printed"),
+        lines[0].contains("the results will only be printed"),
         "{said}"
     );
     let last = lines.last().expect("a line");
@@ -161,7 +161,7 @@ fn what_was_measured_is_printed_where_it_cannot_be_written() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(stdout(&output).contains("class=5"), "{}", stdout(&output));
     assert!(
-        said.contains("what is found will only be printed"),
+        said.contains("the directions will only be printed"),
         "{said}"
     );
     assert!(
@@ -263,7 +263,7 @@ fn every_latent_becomes_a_file_whatever_its_name() {
         assert_eq!(size.expect("a picture"), (12, 12), "{name}");
     }
     assert!(
-        said.contains("row 1: the name a.png is taken or impossible; its image is a-1.png"),
+        said.contains("row 1: the name a.png is taken or not possible; its image is a-1.png"),
         "{said}"
     );
 }
@@ -599,7 +599,7 @@ fn a_second_ctrl_c_ends_at_once_and_does_not_crash() {
         training.signal(libc::SIGINT);
         let (code, signal, said) = training.end();
         assert_eq!((code, signal), (Some(130), None), "{said}");
-        n_at_once += usize::from(!said.contains("go on with"));
+        n_at_once += usize::from(!said.contains("resume with"));
     }
     assert!(n_at_once > 0, "no second signal came before the end");
 }
@@ -620,7 +620,7 @@ fn signals_that_are_ignored_at_the_start_stay_ignored() {
         training.signal(libc::SIGTERM);
         let (code, signal, said) = training.end();
         assert_eq!((code, signal), (Some(130), None), "{said}");
-        assert!(said.contains("go on with"), "{said}");
+        assert!(said.contains("resume with"), "{said}");
     }
     // Where it is not ignored, a hangup stops and saves.
     let mut training = Training::start(&workplace, &["small.toml", "--out", "run"], &[]);

@@ -1,4 +1,4 @@
-//! The aggregate posterior: what the latents of all images are like together.
+//! The aggregate posterior: the distribution of the latents of all images.
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
@@ -7,29 +7,29 @@ use vae_model::Vae;
 
 use crate::{EvalError, Progress};
 
-/// Densities of one latent z for each image, drawn from its q(z|x), in nats, f64 `[N]` on the CPU each.
+/// Log densities, in nats, of one latent z for each image, drawn from its q(z|x); f64 `[N]` on the CPU each.
 ///
-/// q(z) is the aggregate posterior of these images, 1/N Σ_j q(z|x_j), exactly: all N are summed, only z
-/// is by chance. As an estimate of the aggregate posterior of all images there are, log q(z) is too high in
-/// expectation, as z was drawn from one of the N, and without that one it is too low: the two are far apart
-/// where images have more to say of z than N images can show, ln N.
+/// q(z) is the aggregate posterior of these images, 1/N Σ_j q(z|x_j). The sum over all N is exact, and only z is random.
+/// As an estimate of the aggregate posterior of the whole population, log q(z) is too high in expectation, since z was
+/// drawn from one of the N, and without that image it is too low. The two are far apart if images carry more
+/// information about z than N images can show, ln N.
 #[derive(Debug)]
 pub struct AggregateDensities {
-    /// log q(z|x) of its own image.
+    /// log q(z|x) of the image itself.
     pub log_qz_x: Tensor,
     /// log q(z).
     pub log_qz: Tensor,
-    /// log of the mean of the others' q(z|x_j), 1/(N − 1) Σ_{j ≠ i} q(z|x_j).
+    /// The log of the mean of the other images' q(z|x_j), 1/(N − 1) Σ_{j ≠ i} q(z|x_j).
     pub log_qz_of_others: Tensor,
     /// log p(z).
     pub log_pz: Tensor,
-    /// Σ_j log q(z_j), each dimension's own marginal; only of a diagonal Gaussian posterior.
+    /// Σ_j log q(z_j) of the marginals of each dimension; only for a diagonal Gaussian posterior.
     pub log_qz_factorized: Option<Tensor>,
     /// The same without the image that z was drawn for.
     pub log_qz_factorized_of_others: Option<Tensor>,
 }
 
-/// log Σ exp over images, with each latent's own image and without it: f64 `[N]` or `[N, Z]`.
+/// log Σ exp over images, with and without each latent's own image: f64 `[N]` or `[N, Z]`.
 struct LogSums {
     all: Tensor,
     others: Tensor,
@@ -44,8 +44,8 @@ impl LogSums {
         }
     }
 
-    /// Adds the images of a batch, `[m, B]` or `[m, B, Z]`, to the m latents from `begin` on. `own` is where a
-    /// latent meets its own image, of the same shape or one that broadcasts to it.
+    /// Adds a batch of images, `[m, B]` or `[m, B, Z]`, for the m latents from `begin` on. `own` marks where a latent meets
+    /// its own image; its shape is the same or broadcasts.
     fn add(&mut self, begin: i64, log_prob: &Tensor, own: Option<&Tensor>) {
         let n = log_prob.size()[0];
         let sum = |log_prob: &Tensor| log_prob.to_kind(Kind::Double).logsumexp(1, false);
@@ -61,7 +61,7 @@ impl LogSums {
         }
     }
 
-    /// Logarithms of the means, each added up over its dimensions.
+    /// The logs of the means, summed over dimensions.
     fn means(self, n: i64) -> (Tensor, Tensor) {
         let log_mean = |sums: Tensor, n: i64| {
             let means = sums - (n as f64).ln();
@@ -74,11 +74,11 @@ impl LogSums {
     }
 }
 
-/// Values of densities that are computed at a time.
+/// The number of density values that are computed at once.
 const N_VALUES: i64 = 20_000_000;
 
-/// The densities of latents f64 `[N, Z]`, one drawn for each image of a data set. None where log q(z|x) has
-/// no closed form at any z (flows, deterministic posteriors).
+/// The log densities of latents f64 `[N, Z]`, one drawn for each image of a data set. None if log q(z|x) at any z has no
+/// closed form (flows, deterministic posteriors).
 ///
 /// # Errors
 /// Images of another shape than the model's.
@@ -109,7 +109,7 @@ pub fn aggregate_densities(
             own.push(log_prob.squeeze_dim(0).to_kind(Kind::Double));
             let n_at_a_time = (N_VALUES / (n_images * latent_dims)).max(1);
             let end = n_done + n_images;
-            // Their own latents between those before and behind them.
+            // The latents of the images before this batch, those of the batch, and those of the images after it.
             let chunks = [(0, n_done), (n_done, end), (end, n)];
             let chunks = chunks.into_iter().flat_map(|(begin, end)| {
                 let begins = (begin..end).step_by(n_at_a_time as usize);

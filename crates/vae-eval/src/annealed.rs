@@ -1,4 +1,4 @@
-//! The likelihood of images by annealed importance sampling, which needs no posterior.
+//! The likelihood of images by annealed importance sampling, which does not use the encoder.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad, with_grad};
@@ -11,15 +11,13 @@ use crate::{EvalError, Progress};
 /// Annealed importance sampling (Neal 2001, <https://arxiv.org/abs/physics/9803008>; of decoders: Wu et
 /// al. 2017, <https://arxiv.org/abs/1611.04273>).
 ///
-/// A chain starts at a latent from the prior and is led through the distributions
-/// p(z)·p(x|z)^β, β from 0 to 1 on Wu et al.'s sigmoid, by a transition of Hamiltonian Monte Carlo at
-/// each. Its weight, the product of the ratios of successive densities, has the mean p(x): of the chains'
-/// weights the logarithm of the mean is a bound as the importance-weighted one is, but one that knows
-/// nothing of the encoder.
+/// A chain starts at a latent from the prior and passes through the distributions p(z)·p(x|z)^β, with β from 0 to 1 on
+/// Wu et al.'s sigmoid, by one transition of Hamiltonian Monte Carlo at each. The expected weight of a chain, the product
+/// of the ratios of successive densities, is p(x). The log of the chains' mean weight is therefore a lower bound in
+/// expectation, like the importance-weighted one, but independent of the encoder.
 ///
-/// The step sizes come from chains run before, of their own noise, which adapt them at every β to an
-/// acceptance of 0.65; the chains that count then take them as they are, so that their weights stay
-/// unbiased.
+/// The step sizes at every β are adapted by preliminary chains with separate noise to an acceptance of 0.65, and then
+/// fixed, so that the weights of the final chains stay unbiased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnnealedSampling {
     /// Chains for each image.
@@ -40,34 +38,33 @@ impl Default for AnnealedSampling {
     }
 }
 
-/// What the chains say of each image, f64 `[B]` on the CPU each.
+/// Estimates from the chains of each image, f64 `[B]` on the CPU each.
 #[derive(Debug)]
 pub struct AnnealedBounds {
-    /// ln of the mean weight, a bound of log p(x) in nats: below the truth in expectation.
+    /// ln of the mean weight in nats, a lower bound of log p(x) in expectation.
     pub bound: Tensor,
-    /// (Σw)²/Σw² of the chains' weights.
+    /// The effective sample size (Σw)²/Σw² of the chains' weights.
     pub effective_sample_size: Tensor,
-    /// Share of the proposals that were accepted.
+    /// The share of proposals that were accepted.
     pub acceptance: Tensor,
 }
 
-/// Proposals that the step sizes are adapted to accept.
+/// The acceptance rate that the step sizes are adapted to.
 const ACCEPTANCE: f64 = 0.65;
 
-/// Leapfrog step at β = 0, where the density is mostly a normal one.
+/// The leapfrog step at β = 0, where the density is close to normal.
 const FIRST_STEP: f64 = 0.3;
 
-/// The steepness of the sigmoid on which β grows.
+/// The steepness of the sigmoid schedule of β.
 const STEEPNESS: f64 = 4.0;
 
-/// Chains for each image that the step sizes are adapted on.
+/// The number of preliminary chains for each image.
 const N_PILOTS: i64 = 4;
 
-/// Annealed importance sampling of each of the images, bytes `[B, C, H, W]`, in bounded memory. The noise
-/// depends on `seed` alone.
+/// Annealed importance sampling for images, bytes `[B, C, H, W]`, in bounded memory. The noise depends only on `seed`.
 ///
 /// # Errors
-/// Latents on a sphere, which these transitions would leave; images of another shape than the model's.
+/// Latents on a sphere, which the transitions would leave; images of another shape than the model's.
 pub fn annealed_bounds<'a>(
     vae: &Vae,
     images: impl Into<Conditioned<'a>>,
@@ -77,7 +74,7 @@ pub fn annealed_bounds<'a>(
 ) -> Result<AnnealedBounds, EvalError> {
     if vae.support() != Support::Euclidean {
         return Err(EvalError::Unmeasurable(
-            "annealed importance sampling moves through a flat latent space, this model's is a sphere"
+            "annealed importance sampling needs a Euclidean latent space, this model's is a sphere"
                 .to_owned(),
         ));
     }
@@ -147,17 +144,17 @@ struct Annealing<'a> {
 
 /// Leapfrog steps at each β, `[B]`.
 enum StepSizes<'a> {
-    /// To be found and kept here.
+    /// Adapted by these chains, and stored here.
     Adapted(&'a mut Vec<Tensor>),
     Given(&'a [Tensor]),
 }
 
-/// Where chains are.
+/// The state of the chains.
 struct State {
     latents: Tensor,  // [K, B, Z]
     log_pz: Tensor,   // [K, B]
     log_px_z: Tensor, // [K, B]
-    /// Of log p(z) + β·log p(x|z), [K, B, Z].
+    /// The gradient of log p(z) + β·log p(x|z), [K, B, Z].
     gradient: Tensor,
 }
 
@@ -168,7 +165,7 @@ impl State {
 }
 
 impl Annealing<'_> {
-    /// The step sizes at each β, `[B]`, by chains of their own.
+    /// Finds the step sizes at each β, `[B]`, by preliminary chains.
     fn adapt(&mut self, tell: &mut impl FnMut()) -> Result<Vec<Tensor>, EvalError> {
         let mut steps = Vec::new();
         let n_pilots = N_PILOTS.min(i64::from(self.sampling.n_chains));
@@ -225,8 +222,7 @@ impl Annealing<'_> {
         })
     }
 
-    /// One transition of Hamiltonian Monte Carlo that leaves p(z)·p(x|z)^β as it is; which chains
-    /// moved, `[K, B]`.
+    /// One transition of Hamiltonian Monte Carlo that leaves p(z)·p(x|z)^β invariant. Returns which chains moved, `[K, B]`.
     fn transition(
         &mut self,
         state: &mut State,
@@ -235,7 +231,7 @@ impl Annealing<'_> {
     ) -> Result<Tensor, EvalError> {
         let step = step_size.view([1, -1, 1]);
         let momentum = self.noise.normal_like(&state.latents);
-        // The gradient that the state has is of the β before.
+        // The gradient in the state is that of the previous β.
         *state = self.at(state.latents.shallow_clone(), beta)?;
         let kinetic =
             |momentum: &Tensor| momentum.square().sum_dim_intlist(-1, false, Kind::Float) * 0.5;

@@ -33,10 +33,9 @@ pub fn clustering_accuracy(clusters: &[i64], labels: &[i64]) -> f64 {
     n_right as f64 / clusters.len() as f64
 }
 
-/// What clusters and labels tell of each other: I(C; L) / ((H(C) + H(L)) / 2), from 0 where they are
-/// independent to 1 where one is the other by another name. As scikit-learn's
-/// `normalized_mutual_info_score`: 1 where all images are of one cluster and one label, or there are
-/// none.
+/// The normalized mutual information of clusters and labels, I(C; L) / ((H(C) + H(L)) / 2): 0 if they are independent, 1
+/// if they agree up to renaming. As in scikit-learn's `normalized_mutual_info_score`, it is 1 if all images are in one
+/// cluster and have one label, or if there are no images.
 ///
 /// # Panics
 /// If there are not as many clusters as labels, one of each for every image.
@@ -63,11 +62,11 @@ pub fn normalized_mutual_information(clusters: &[i64], labels: &[i64]) -> f64 {
         })
         .sum();
     let mean_entropy = (entropy(of_cluster) + entropy(of_label)) / 2.0;
-    // Only rounding leads out of the interval.
+    // Only rounding leaves the interval.
     (mutual_information / mean_entropy).clamp(0.0, 1.0)
 }
 
-/// In nats, of the distribution in proportion to these counts, none of which is 0.
+/// The entropy in nats of the distribution proportional to these counts, none of which is 0.
 fn entropy(counts: &[usize]) -> f64 {
     let total = counts.iter().sum::<usize>() as f64;
     counts
@@ -76,12 +75,12 @@ fn entropy(counts: &[usize]) -> f64 {
         .sum()
 }
 
-/// How many images there are of each cluster and label, which are numbered in the order of their names.
+/// The number of images of each cluster and label, numbered in the order of their names.
 #[derive(Debug)]
 struct Contingency {
     of_cluster: Vec<usize>,
     of_label: Vec<usize>,
-    /// By (cluster, label), where there are any.
+    /// The count of each (cluster, label) that occurs.
     of_both: BTreeMap<(usize, usize), usize>,
 }
 
@@ -106,7 +105,7 @@ impl Contingency {
     }
 }
 
-/// The number, from 0, of each name, and how often each number comes.
+/// The index of each name, and the count of each index.
 fn numbered(names: &[i64]) -> (Vec<usize>, Vec<usize>) {
     let mut numbers: BTreeMap<i64, usize> = names.iter().map(|&name| (name, 0)).collect();
     for (number, value) in numbers.values_mut().enumerate() {

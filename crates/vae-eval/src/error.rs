@@ -1,4 +1,4 @@
-//! What can go wrong in an evaluation.
+//! The errors of an evaluation.
 
 use std::path::PathBuf;
 
@@ -22,13 +22,13 @@ pub enum EvalError {
     /// The run, or a file that the file system refuses to read or write.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// Its pictures and latents.
+    /// Its pictures or latents.
     #[error(transparent)]
     View(#[from] ViewError),
     /// libtorch refused, out of memory for example.
     #[error("libtorch refused")]
     Torch(#[from] TchError),
-    /// A file that holds something else than it should.
+    /// A file with unexpected contents.
     #[error("{}: {problem}", path.display())]
     File {
         /// The file.
@@ -36,7 +36,7 @@ pub enum EvalError {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// What was asked for cannot be measured.
+    /// The requested measure does not exist for this model or data.
     #[error("{0}")]
     Unmeasurable(String),
 }

@@ -1,4 +1,4 @@
-//! What a report shows beside its numbers: learning curves and pictures.
+//! The figures of a report: learning curves and pictures.
 
 use std::io::Cursor;
 
@@ -14,31 +14,31 @@ use vae_view::{as_decoded, picture, tiles};
 
 use crate::EvalError;
 
-/// What [`crate::render`] shows beside the numbers.
+/// The figures that [`crate::render`] shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
     /// The run's metrics, for its learning curves.
     pub records: Vec<Record>,
-    /// What the numbers of the records are.
+    /// The declarations of the numbers in the records.
     pub terms: Vec<Term>,
-    /// In the order of a report.
+    /// The pictures in the order of a report.
     pub pictures: Vec<Picture>,
 }
 
 /// A picture of a report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
-    /// What it shows, in two or three words.
+    /// A title of two or three words.
     pub title: String,
-    /// How it was made and how to read it.
+    /// A caption: how it was made and how to read it.
     pub caption: String,
-    /// The same for those who do not see it.
+    /// The alternative text.
     pub alt: String,
-    /// A PNG file.
+    /// The PNG file.
     pub png: Vec<u8>,
-    /// In pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
 }
 
@@ -50,7 +50,7 @@ impl Picture {
         picture: &DynamicImage,
     ) -> Result<Self, EvalError> {
         let mut png = Cursor::new(Vec::new());
-        // A report is kept for long and made once.
+        // A report is written once and kept for long, so compression may be slow.
         PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
             .write_image(
                 picture.as_bytes(),
@@ -70,19 +70,18 @@ impl Picture {
     }
 }
 
-/// Images whose latents are drawn, and tell which dimensions are used most.
+/// The number of images that are encoded for the scatter plot and for finding the most used dimensions.
 const N_ENCODED: usize = 2000;
 
-/// Images that are not small in a row of the reconstructions.
+/// The number of large images in a row of reconstructions.
 const MOST_IN_A_ROW: usize = 8;
 
-/// Images in a row of the traversals.
+/// The number of images in a row of traversals.
 const N_STEPS: usize = 11;
 
-/// The learning curves of a run, and the pictures of a model of it: reconstructions of the first images
-/// of `test`, samples, the latent plane or traversals of the most used dimensions, and where the images
-/// lie in the latent space. Their sizes are the config's (`[pictures]`), up to some. What is drawn
-/// depends on `seed` alone.
+/// The learning curves of a run, and pictures of its model: reconstructions of the first images of `test`, samples, the latent
+/// plane or traversals of the most used dimensions, and a scatter plot of the latents. Their sizes follow the config
+/// (`[pictures]`) up to limits. All draws depend only on `seed`.
 ///
 /// # Errors
 /// Images of another shape than the model's; the run's files cannot be read.
@@ -93,7 +92,7 @@ pub fn figures(
     seed: u64,
 ) -> Result<Figures, EvalError> {
     let sizes = run_dir.config()?.pictures;
-    // Of large images fewer, lest the file grow beyond what is mailed.
+    // Fewer large images, so that the file stays small enough for mail.
     let (most_pairs, most_samples, most_rows) = match is_small(vae) {
         true => (32, 64, 10),
         false => (16, 36, 8),
@@ -132,7 +131,7 @@ pub fn figures(
     })
 }
 
-/// Whether many of the model's images fit a page.
+/// Whether the model's images are small enough for many on a page.
 fn is_small(vae: &Vae) -> bool {
     vae.image_shape().n_values() <= 64 * 64
 }
@@ -144,8 +143,7 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
     let n = images.size()[0];
     let picture = match is_small(vae) {
         true => picture::reconstructions(vae, (images, condition))?,
-        // Rows of half as many, each over its reconstructions: what is shrunk to a telephone's width
-        // should stay faces.
+        // Rows of half as many images, each above its reconstruction, so that faces are recognizable on a phone's screen.
         false => {
             let n = (n as usize).min(MOST_IN_A_ROW);
             let mut rows = Vec::new();
@@ -181,7 +179,7 @@ fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
     Picture::new(
         "Samples",
         format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),
-        format!("Grid of {n} images that the model made up"),
+        format!("Grid of {n} images sampled from the model"),
         &picture,
     )
 }
@@ -206,7 +204,7 @@ fn manifold(vae: &Vae, test: &Dataset, size: usize) -> Result<Picture, EvalError
     )
 }
 
-/// What is known of the first image, `[1, D]`.
+/// The condition of the first image, `[1, D]`.
 fn first_condition(test: &Dataset) -> Option<Tensor> {
     test.condition().map(|condition| condition.narrow(0, 0, 1))
 }
@@ -235,7 +233,7 @@ fn traversals(
     Picture::new(
         "Traversals",
         format!(
-            "Around the first held-out image. Each row changes one latent dimension {reach}; from the top \
+            "Traversals from the first held-out image. Each row changes one latent dimension {reach}; from the top \
              those whose posterior centers vary most: {}.",
             names.join(", ")
         ),
@@ -247,7 +245,7 @@ fn traversals(
     )
 }
 
-/// Where the images lie; none of a single latent dimension.
+/// A scatter plot of the latents; none with a single latent dimension.
 fn latents(vae: &Vae, images: &Dataset, centers: &Tensor) -> Result<Option<Picture>, EvalError> {
     let latent_dims = vae.config().n_latents();
     let (plane, axes, how) = match latent_dims {
@@ -297,17 +295,17 @@ fn latents(vae: &Vae, images: &Dataset, centers: &Tensor) -> Result<Option<Pictu
     .map(Some)
 }
 
-/// What the points of a scatter plot are colored by.
+/// How the points of a scatter plot are colored.
 struct Classes {
-    /// In words, where there is something.
+    /// The name of the coloring, if there is one.
     by: Option<String>,
     names: Vec<String>,
-    /// For each image its position among the names.
+    /// The index of each image's name.
     of: Vec<usize>,
 }
 
 impl Classes {
-    /// The images' labels, or else the yes-or-no attribute that the plane tells apart best.
+    /// The images' labels, or else the yes-or-no attribute that is best separated on the plane.
     fn of(images: &Dataset, plane: [&[f64]; 2]) -> Result<Self, EvalError> {
         if let Some(labels) = images.labels() {
             let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64).to_device(Device::Cpu))?;
@@ -325,7 +323,7 @@ impl Classes {
         Ok(match best {
             Some((name, is)) => Self {
                 by: Some(format!(
-                    "{name}, of all attributes the one that these axes tell best"
+                    "{name}, the attribute that is best separated on these axes"
                 )),
                 names: vec![format!("not {name}"), name],
                 of: is.into_iter().map(usize::from).collect(),
@@ -339,8 +337,8 @@ impl Classes {
     }
 }
 
-/// The attribute of yes and no, known of every image and of at least one in twenty, whose two groups
-/// lie farthest apart on the plane, by the share of the axes' variance that it explains.
+/// The yes-or-no attribute, known for every image and true of at least one in twenty, whose two groups are best separated on
+/// the plane, by the share of the axes' variance that it explains.
 fn best_attribute(images: &Dataset, plane: [&[f64]; 2]) -> Option<(String, Vec<bool>)> {
     let attributes = images.attributes()?;
     let mut best: Option<(f64, String, Vec<bool>)> = None;
@@ -364,7 +362,7 @@ fn best_attribute(images: &Dataset, plane: [&[f64]; 2]) -> Option<(String, Vec<b
     best.map(|(_, name, is)| (name, is))
 }
 
-/// The share of the variance of the values that lies between two groups, none of them empty.
+/// The share of the variance of the values between two groups, neither of them empty.
 fn explained(values: &[f64], is: &[bool]) -> f64 {
     let mean = |wanted: Option<bool>| {
         let chosen = values.iter().zip(is);

@@ -1,12 +1,12 @@
-//! How much an image differs from another: mean squared error, PSNR, SSIM, MS-SSIM.
+//! Similarity of two images: mean squared error, PSNR, SSIM, MS-SSIM.
 //!
-//! Images are `[N, C, H, W]` in `[0, 1]`, compared one by one; everything is computed in f64.
+//! Images are `[N, C, H, W]` in `[0, 1]` and compared in pairs; everything is computed in f64.
 
 use tch::{Kind, Tensor};
 
 use crate::EvalError;
 
-/// Sides of the Gaussian window, in pixels.
+/// Side of the Gaussian window in pixels.
 const WINDOW: i64 = 11;
 
 /// Standard deviation of the window, in pixels.
@@ -16,7 +16,7 @@ const SIGMA: f64 = 1.5;
 const C1: f64 = 0.01 * 0.01;
 const C2: f64 = 0.03 * 0.03;
 
-/// Exponents of the five scales, the finest first, by people who looked at images (Wang et al. 2003, §3.2).
+/// Exponents of the five scales, the finest first, from experiments with people (Wang et al. 2003, §3.2).
 const SCALE_WEIGHTS: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 
 /// Mean squared error over channels and pixels, f64 `[N]`.
@@ -30,8 +30,7 @@ pub fn mean_squared_error(a: &Tensor, b: &Tensor) -> Result<Tensor, EvalError> {
         .mean_dim([1, 2, 3].as_slice(), false, Kind::Double))
 }
 
-/// Peak signal-to-noise ratio in dB, f64 `[N]`: −10·log₁₀ of the mean squared error, infinite where the
-/// images are the same.
+/// Peak signal-to-noise ratio in dB, f64 `[N]`: −10·log₁₀ of the mean squared error, infinite for identical images.
 ///
 /// # Errors
 /// Images of different shapes.
@@ -39,8 +38,8 @@ pub fn peak_signal_to_noise_ratio(a: &Tensor, b: &Tensor) -> Result<Tensor, Eval
     Ok(mean_squared_error(a, b)?.log10() * -10.0)
 }
 
-/// Structural similarity (Wang et al. 2004), f64 `[N]`, 1 for the same image: means over the channels and
-/// over all places of an 11×11 Gaussian window of σ = 1.5 that lies wholly in the image.
+/// Structural similarity (Wang et al. 2004), f64 `[N]`, 1 for identical images: the mean over channels and over all
+/// positions of an 11×11 Gaussian window of σ = 1.5 inside the image.
 ///
 /// # Errors
 /// Images of different shapes, or smaller than the window.
@@ -51,11 +50,10 @@ pub fn structural_similarity(a: &Tensor, b: &Tensor) -> Result<Tensor, EvalError
     Ok(similarity.mean_dim(1, false, Kind::Double))
 }
 
-/// Structural similarity at several scales (Wang et al. 2003), f64 `[N]`: the product of the contrast and
-/// structure terms of each scale, and of the coarsest one's luminance term, to the powers of
-/// [`scale_weights`], for each channel; then the mean of the channels. Each scale halves the image before
-/// by means of 2×2 pixels; at odd sides the last ones are means of what is there, as in the authors'
-/// program. A negative term counts as 0, since it has no power.
+/// Multi-scale structural similarity (Wang et al. 2003), f64 `[N]`: for each channel the product of the contrast-structure
+/// terms of all scales and the luminance term of the coarsest one, to the powers of [`scale_weights`]; then the mean over
+/// channels. Each scale halves the image of the previous one by averaging 2×2 pixels. At odd sides the last average is over
+/// the pixels that exist, as in the authors' program. Negative terms count as 0, since their powers are undefined.
 ///
 /// # Errors
 /// Images of different shapes, or smaller than the window.
@@ -77,8 +75,8 @@ pub fn multiscale_structural_similarity(a: &Tensor, b: &Tensor) -> Result<Tensor
     Ok(product.mean_dim(1, false, Kind::Double))
 }
 
-/// At how many scales MS-SSIM looks at images of these sides: as often as they can be halved with room for
-/// the window, five times at most (from 161 pixels on), 0 where it has no room at all.
+/// The number of scales of MS-SSIM for images with these sides: as often as they can be halved with room for the window,
+/// at most five (from 161 pixels on), 0 if the window does not fit.
 #[must_use]
 pub fn n_scales(height: i64, width: i64) -> usize {
     let mut side = height.min(width);
@@ -90,8 +88,8 @@ pub fn n_scales(height: i64, width: i64) -> usize {
     n_scales
 }
 
-/// The exponents of so many scales, five at most, the finest first: the first of the paper's five, divided
-/// by their sum where they are fewer. (The five have the sum 1.0001 in the paper, and are left alone.)
+/// The exponents of this many scales (at most five), the finest first: the first of the paper's five, normalized if they are
+/// fewer. (In the paper the five have the sum 1.0001, which is kept.)
 #[must_use]
 pub fn scale_weights(n_scales: usize) -> Vec<f64> {
     let weights = &SCALE_WEIGHTS[..n_scales.min(SCALE_WEIGHTS.len())];
@@ -102,7 +100,7 @@ pub fn scale_weights(n_scales: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / total).collect()
 }
 
-/// Both in f64, if they can be compared.
+/// Both in f64, if they are comparable.
 fn pair(a: &Tensor, b: &Tensor) -> Result<[Tensor; 2], EvalError> {
     let (found, wanted) = (a.size(), b.size());
     if found != wanted || found.len() != 4 {
@@ -113,25 +111,25 @@ fn pair(a: &Tensor, b: &Tensor) -> Result<[Tensor; 2], EvalError> {
     Ok([a.to_kind(Kind::Double), b.to_kind(Kind::Double)])
 }
 
-/// [`n_scales`] of images `[N, C, H, W]`, 1 at least.
+/// [`n_scales`] of images `[N, C, H, W]`, at least 1.
 fn n_scales_of(images: &Tensor) -> Result<usize, EvalError> {
     let (_, _, height, width) = images.size4()?;
     match n_scales(height, width) {
         0 => Err(EvalError::Unmeasurable(format!(
-            "images of {height}×{width} pixels have no room for its window of {WINDOW}×{WINDOW}"
+            "images of {height}×{width} pixels are smaller than the window of {WINDOW}×{WINDOW}"
         ))),
         n_scales => Ok(n_scales),
     }
 }
 
-/// Terms of the structural similarity, means over the window's places, `[N, C]`.
+/// Terms of the structural similarity, averaged over the positions of the window, `[N, C]`.
 struct Comparison {
-    /// Of luminance, contrast and structure.
+    /// Luminance, contrast and structure.
     similarity: Tensor,
     contrast_and_structure: Tensor,
 }
 
-/// Of images f64 `[N, C, H, W]`, at one scale.
+/// The terms of images f64 `[N, C, H, W]` at one scale.
 fn compare(a: &Tensor, b: &Tensor) -> Comparison {
     let (mean_a, mean_b) = (windowed(a), windowed(b)); // [N, C, H − 10, W − 10]
     let (square_a, square_b, product) = (mean_a.square(), mean_b.square(), mean_a * mean_b);
@@ -146,15 +144,15 @@ fn compare(a: &Tensor, b: &Tensor) -> Comparison {
     }
 }
 
-/// Means under the window at each of its places. It is a product of two, and a matrix for each side
-/// is what libtorch multiplies fastest in f64.
+/// Weighted means under the window at each position. The window is separable, and a matrix product per side is the fastest
+/// way in f64.
 fn windowed(images: &Tensor) -> Tensor {
     let sides = images.size();
     let [rows, columns] = [sides[2], sides[3]].map(|side| window_matrix(side, images));
     rows.matmul(images).matmul(&columns.transpose(0, 1))
 }
 
-/// The window at each of its places along a side, `[side − 10, side]`.
+/// The window at each position along a side, `[side − 10, side]`.
 fn window_matrix(side: i64, like: &Tensor) -> Tensor {
     let centered = |i: i64| (i - WINDOW / 2) as f64 / SIGMA;
     let weights: Vec<f64> = (0..WINDOW)
@@ -173,7 +171,7 @@ fn window_matrix(side: i64, like: &Tensor) -> Tensor {
         .to_device(like.device())
 }
 
-/// Means of 2×2 pixels, and of what there is of them at odd sides.
+/// Averages of 2×2 pixels, at odd sides of those that exist.
 fn halved(images: &Tensor) -> Result<Tensor, EvalError> {
     Ok(images.f_avg_pool2d([2, 2], [2, 2], [0, 0], true, false, None)?)
 }

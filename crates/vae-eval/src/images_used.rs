@@ -1,4 +1,4 @@
-//! The images that numbers are of.
+//! The images that results were measured on.
 
 use std::fmt;
 
@@ -7,51 +7,51 @@ use serde_json::Value;
 use vae_data::{DatasetIdentity, KnownDataset};
 use vae_model::Crop;
 
-/// The images that a section is of. What has to agree for two numbers to compare.
+/// The images that a section was measured on. They must agree for two results to be comparable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImagesUsed {
-    /// Which data set.
+    /// The data set.
     pub dataset: DatasetIdentity,
-    /// [`vae_data::Dataset::fingerprint`] of the split: tells data sets apart that nobody knows.
+    /// [`vae_data::Dataset::fingerprint`] of the split, which distinguishes unknown data sets.
     pub fingerprint: u32,
-    /// Which of its images.
+    /// The split.
     pub split: SplitUsed,
-    /// Images that were measured: the first so many.
+    /// The number of images measured, from the start of the split.
     pub n_images: usize,
-    /// Images that the split has.
+    /// The number of images in the split.
     pub n_available: usize,
     /// Channels, height, width.
     pub shape: [i64; 3],
-    /// What their pixels are.
+    /// The kind of their pixels.
     pub pixels: Pixels,
-    /// What was cut out of a photo before it was resized.
+    /// The crop of a photo before it was resized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<Crop>,
-    /// What the model was trained on.
+    /// The images that the model was trained on.
     pub trained_on: TrainedOn,
 }
 
 /// The images that a model was trained on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainedOn {
-    /// Which data set.
+    /// The data set.
     pub dataset: DatasetIdentity,
-    /// How many.
+    /// The number of images.
     pub n_images: usize,
-    /// What their pixels are.
+    /// The kind of their pixels.
     pub pixels: Pixels,
 }
 
-/// Which images of a data set.
+/// The split of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitUsed {
-    /// Those that checkpoints and settings are chosen by.
+    /// The validation images, by which checkpoints and settings are chosen.
     Validation,
-    /// Those that nothing was chosen by.
+    /// The test images, by which nothing is chosen.
     #[default]
     Test,
-    /// Every one, those that were trained on among them.
+    /// All images, including those of training.
     All,
 }
 
@@ -66,17 +66,17 @@ impl fmt::Display for SplitUsed {
     }
 }
 
-/// What pixels are.
+/// The kind of an image's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pixels {
-    /// Bytes of one channel.
+    /// Gray bytes.
     Gray,
-    /// Bytes of several channels.
+    /// Color bytes.
     Color,
     /// Bytes that are all 0 or 255.
     BlackAndWhite,
-    /// Black and white, drawn anew at every visit; held-out images by one fixed draw.
+    /// Black and white, drawn anew at every visit; for evaluation by one fixed draw.
     Dynamic,
     /// Black and white, drawn once by this program.
     Static,
@@ -85,13 +85,13 @@ pub enum Pixels {
 }
 
 impl Pixels {
-    /// Whether they are all black or white.
+    /// Whether all pixels are black or white.
     #[must_use]
     pub fn are_binary(self) -> bool {
         !matches!(self, Self::Gray | Self::Color)
     }
 
-    /// In a sentence of its own: `dynamic binarization`.
+    /// A description for a sentence: `dynamic binarization`.
     pub(crate) fn in_words(self) -> &'static str {
         match self {
             Self::Gray => "gray pixels",
@@ -104,7 +104,7 @@ impl Pixels {
     }
 }
 
-/// In a list: `dynamic`.
+/// A short description for a list: `dynamic`.
 impl fmt::Display for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -118,7 +118,7 @@ impl fmt::Display for Pixels {
     }
 }
 
-/// A crop, for people.
+/// A crop as text.
 pub(crate) fn crop_in_words(crop: &Crop) -> String {
     match crop {
         Crop::Center { fraction } => format!("center, {fraction} of the shorter side"),
@@ -132,8 +132,8 @@ pub(crate) fn crop_in_words(crop: &Crop) -> String {
 }
 
 impl ImagesUsed {
-    /// The fields that tell which images these are, without what the model was trained on, and without what
-    /// says nothing more of a known data set: by what it is known, and the name of its folder.
+    /// The fields that identify the images, without those about training. For a known data set, how it was recognized and
+    /// the name of its folder are left out.
     pub(crate) fn identifying(&self) -> Value {
         let mut fields = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = fields.as_object_mut() {
@@ -149,7 +149,7 @@ impl ImagesUsed {
     }
 }
 
-/// In one line, as in `MNIST, first 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
+/// One line, such as `MNIST, first 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
 impl fmt::Display for ImagesUsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

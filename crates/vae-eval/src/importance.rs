@@ -7,43 +7,42 @@ use vae_model::{Conditioned, Generator, Mode, ModelError, Vae};
 
 use crate::{EvalError, Progress};
 
-/// What K latents from the posterior say of log p(x) of each image, f64 `[B]` on the CPU each.
+/// Estimates from K posterior samples of each image, f64 `[B]` on the CPU each.
 #[derive(Debug)]
 pub struct ImageBounds {
-    /// The importance-weighted bound ln 1/K Σ w of log p(x), nats (Burda et al. 2016,
-    /// <https://arxiv.org/abs/1509.00519>, eq. 8): below the truth in expectation, and the nearer the
-    /// larger K is.
+    /// The importance-weighted bound ln 1/K Σ w of log p(x) in nats (Burda et al. 2016,
+    /// <https://arxiv.org/abs/1509.00519>, eq. 8): a lower bound in expectation, tighter with larger K.
     pub bound: Tensor,
-    /// −E_q\[log p(x|z)\], nats: the mean of the K samples.
+    /// −E_q\[log p(x|z)\] in nats, the mean of the K samples.
     pub reconstruction: Tensor,
-    /// KL(q(z|x) ‖ p(z)), nats: in closed form where there is one.
+    /// KL(q(z|x) ‖ p(z)) in nats, in closed form if there is one.
     pub kl: Tensor,
-    /// (Σw)²/Σw²: as many samples are worth as much as equal weights.
+    /// The effective sample size (Σw)²/Σw²: the number of equally weighted samples with the same accuracy.
     pub effective_sample_size: Tensor,
 }
 
 impl ImageBounds {
-    /// The standard error of each bound by the chance of its samples, nats, `[B]`: the deviation of a
-    /// mean of weights in proportion to the mean, from the K weights themselves. It knows nothing of
-    /// weights that were never drawn, so that a small effective sample size makes it too small.
+    /// The standard error in nats of each bound due to sampling, `[B]`: the standard error of the mean weight relative to the
+    /// mean, estimated from the K weights. It ignores regions that were never sampled, so that it is too small if the
+    /// effective sample size is small.
     pub fn sampling_error(&self, n_samples: u32) -> Tensor {
         sampling_error(&self.effective_sample_size, n_samples)
     }
 }
 
-/// [`ImageBounds::sampling_error`] of bounds by any weights.
+/// [`ImageBounds::sampling_error`] for bounds from any weights.
 pub(crate) fn sampling_error(effective_sample_size: &Tensor, n_samples: u32) -> Tensor {
     let lost = effective_sample_size.reciprocal() - 1.0 / f64::from(n_samples);
     lost.clamp_min(0.0).sqrt()
 }
 
-/// Values of decoded images that are computed at a time.
+/// The number of decoded values that are computed at once.
 const N_VALUES_AT_A_TIME: i64 = 4000 * 28 * 28;
 
-/// Images at a time, where each has many samples.
+/// The number of images at once if each has many samples.
 const N_IMAGES: i64 = 16;
 
-/// [`image_bounds`] of every image of a data set, in bounded memory. The noise depends on `seed` alone.
+/// [`image_bounds`] of every image of a data set, in bounded memory. The noise depends only on `seed`.
 ///
 /// # Errors
 /// A deterministic posterior, which has no density; images of another shape than the model's.
@@ -76,13 +75,13 @@ pub fn dataset_bounds(
     })
 }
 
-/// Latents that are decoded at a time.
+/// The number of latents that are decoded at once.
 pub(crate) fn n_at_a_time(vae: &Vae) -> i64 {
     (N_VALUES_AT_A_TIME / vae.image_shape().n_values()).max(1)
 }
 
-/// The importance-weighted bound of each of the images, bytes `[B, C, H, W]` (of a model with a condition
-/// together with that), with `n_samples` latents from the posterior for each, some at a time.
+/// The importance-weighted bounds of images, bytes `[B, C, H, W]` (with their condition, if the model has one), from
+/// `n_samples` posterior samples for each image, drawn in chunks.
 ///
 /// # Errors
 /// A deterministic posterior, which has no density; images of another shape than the model's.

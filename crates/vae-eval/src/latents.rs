@@ -1,4 +1,4 @@
-//! What the latents carry.
+//! The information in the latents.
 
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
@@ -16,10 +16,10 @@ use crate::{
     normalized_mutual_information,
 };
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LatentOptions {
-    /// Probes learn from the first so many training images.
+    /// The number of training images for fitting the probes, from the start.
     pub n_probe_images: usize,
     /// k of the k-nearest-neighbor probe.
     pub n_neighbors: i64,
@@ -34,9 +34,9 @@ impl Default for LatentOptions {
     }
 }
 
-/// How many latent dimensions are in use, what the latents know of their image, how the aggregate
-/// posterior differs from the prior, what classes and attributes can be read off them, and what a mixture
-/// prior clusters. The model is in [`vae_model::Mode::Evaluate`]. What is drawn depends on `seed` alone.
+/// Measures how many latent dimensions are in use, the information of latents about their image, the difference between
+/// aggregate posterior and prior, how well classes and attributes can be predicted from latents, and the clusters of a
+/// mixture prior. The model is in [`vae_model::Mode::Evaluate`]. All draws depend only on `seed`.
 ///
 /// # Errors
 /// Images of another shape than the model's.
@@ -117,7 +117,7 @@ fn usage(
         );
     } else {
         let reason = format!(
-            "a variance over {} images says too little, at least {} are needed",
+            "a variance over {} images is too uncertain, at least {} are needed",
             test.len(),
             LatentUse::LEAST_IMAGES
         );
@@ -134,7 +134,7 @@ fn usage(
     Ok(())
 }
 
-/// The mean kl of each dimension, where it has a closed form.
+/// The mean kl of each dimension, if it has a closed form.
 fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalError> {
     let mut sum: Option<Tensor> = None;
     for batch in Batches::sequential(test, 500, vae.device()) {
@@ -157,12 +157,12 @@ fn kl_per_dimension(vae: &Vae, test: &Dataset) -> Result<Option<Vec<f64>>, EvalE
     Ok(mean.transpose()?)
 }
 
-/// The kl taken apart (Hoffman & Johnson 2016; Chen et al. 2018, <https://arxiv.org/abs/1802.04942>, eq. 2).
+/// The decomposition of the kl (Hoffman & Johnson 2016; Chen et al. 2018, <https://arxiv.org/abs/1802.04942>, eq. 2).
 ///
-/// N images cannot show more than ln N nats of information between an image and its latents. Where the model
-/// has more, log q(z) is that of the one image alone, and what is computed of it is the kl minus ln N: a
-/// number of N, not of the model. The estimate without the image that z was drawn for errs to the other
-/// side, so that the two tell how far off either may be ([`AggregateDensities`]).
+/// N images cannot show more than ln N nats of information between an image and its latents. If the model has more, the sum
+/// log q(z) is dominated by the image itself, and the result is the kl minus ln N, which depends on N and not on the model.
+/// The estimate without the image that z was drawn for errs in the other direction, so that the two bound each other's error
+/// ([`AggregateDensities`]).
 fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &mut Findings) {
     let AggregateDensities {
         log_qz_x,
@@ -187,20 +187,22 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
         .push(match is_known_within(gap, known.value) {
             true => known,
             false => known.at_least().note(format!(
-                "at most ln N = {ceiling:.2} nats can be seen of {n} images"
+                "{n} images can show at most ln N = {ceiling:.2} nats"
             )),
         });
     let mut put = |measure: Measure, gap: f64| {
         if is_known_within(gap, measure.value) {
             let measure = measure.lower_is_better().protocol(how());
             findings.measures.push(match gap >= 0.01 {
-                true => measure.note(format!("for the number of images up to {gap:.2} off")),
+                true => measure.note(format!(
+                    "up to {gap:.2} off because of the number of images"
+                )),
                 false => measure,
             });
             return;
         }
         let reason = format!(
-            "saturated: {n} images can show no more than ln N = {ceiling:.2} nats of what an image and its \
+            "saturated: {n} images can show at most ln N = {ceiling:.2} nats of the information that an image and its \
              latents have in common, and here there is more. What came out, {:.1} nats, is a number of N \
              and not of the model, which may have 0",
             measure.value
@@ -223,7 +225,7 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
                 "total correlation KL(q(z) ‖ Π q(z_j))",
                 &(log_qz - factorized),
             ),
-            // They err to opposite sides.
+            // Their errors have opposite signs.
             gap.max(gap_of_each),
         );
         if vae.has_standard_normal_prior() {
@@ -239,10 +241,10 @@ fn information(vae: &Vae, densities: &AggregateDensities, n: usize, findings: &m
     }
 }
 
-/// Whether two estimates that err to different sides, `gap` nats apart, know a number well enough to be
-/// reported: to half a nat or a tenth of it.
+/// Whether two estimates with errors of opposite sign, `gap` nats apart, are close enough to report the value: within half a
+/// nat or a tenth of it.
 fn is_known_within(gap: f64, value: f64) -> bool {
-    gap <= (0.1 * value.abs()).max(0.5) // Not where the gap is no number: of a single image.
+    gap <= (0.1 * value.abs()).max(0.5) // False for NaN, the gap of a single image.
 }
 
 /// MMD² between latents drawn from the aggregate posterior and from the prior.
@@ -253,10 +255,10 @@ fn discrepancy(
     seed: u64,
 ) -> Result<Measure, EvalError> {
     const N_REFERENCES: i64 = 10;
-    // All pairs and dimensions at once have to fit into memory.
+    // All pairs and dimensions have to fit into memory at once.
     let most = (60_000_000 / vae.config().n_latents() as u64).isqrt();
     let n = (drawn.size()[0]).min(most.min(2000) as i64);
-    // Of as many images as there are latents.
+    // As many images as there are latents.
     let condition = condition.map(|condition| condition.narrow(0, 0, n));
     let kernel = MmdConfig::default();
     let mut generator = vae.generator(derive_seed(seed, 0, "aggregate discrepancy"));
@@ -295,7 +297,7 @@ fn discrepancy(
     })
 }
 
-/// How well p(c|z) at each posterior's center sorts the images, where the prior has components c.
+/// How well argmax p(c|z) at each posterior's center clusters the images, if the prior has components c.
 fn clusters(
     vae: &Vae,
     test: &Dataset,
@@ -337,7 +339,7 @@ fn clusters(
     Ok(())
 }
 
-/// What can be read off the centers, by classifiers that learn from training images.
+/// How well classes and attributes can be predicted from the centers, by classifiers fitted on training images.
 fn probes(
     vae: &Vae,
     test: &Dataset,
@@ -349,8 +351,7 @@ fn probes(
 ) -> Result<(), EvalError> {
     let attributes = binary_attributes(train, test);
     if (test.labels().is_none() || train.labels().is_none()) && attributes.is_empty() {
-        let reason =
-            "nothing is known of these images beside their pixels: no labels, no attributes";
+        let reason = "these images have neither labels nor attributes";
         for name in ["linear_probe_accuracy", "knn_probe_accuracy"] {
             findings
                 .not_measured
@@ -439,7 +440,7 @@ impl Probes {
         ])
     }
 
-    /// Means over attributes; each one's numbers are lists.
+    /// Means over attributes; the results of each attribute are lists.
     fn attributes(
         &self,
         attributes: Vec<Labels>,
@@ -464,7 +465,7 @@ impl Probes {
             progress("probes of attributes", i + 1, n_attributes);
             let linear = match learner.learn(&labels, Method::Linear, &[]) {
                 Ok(direction) => direction.accuracy,
-                // All images or none have it among those that are learned from.
+                // All or none of the training images have it.
                 Err(ViewError::Attribute { .. }) => None,
                 Err(error) => return Err(error.into()),
             };
@@ -491,7 +492,7 @@ impl Probes {
         }
         let n = of_all.len();
         if n == 0 {
-            let reason = "no attribute has images of both kinds in both splits";
+            let reason = "no attribute has images with and without it in both splits";
             findings
                 .not_measured
                 .insert("linear_probe_attributes".to_owned(), reason.to_owned());
@@ -502,7 +503,7 @@ impl Probes {
         let nearest = ProbeClassifier::NearestNeighbors {
             k: self.n_neighbors,
         };
-        let commoner = format!("always the commoner answer: {:.4}", mean(4));
+        let commoner = format!("always the more frequent answer: {:.4}", mean(4));
         let of = |i: usize, name: &str, label: &str, classifier, balanced| {
             Measure::new(name, label, mean(i))
                 .higher_is_better()
@@ -544,7 +545,7 @@ impl Probes {
     }
 }
 
-/// Those attributes that are yes or no, by name.
+/// The names of the yes-or-no attributes.
 fn binary_attributes(train: &Dataset, test: &Dataset) -> Vec<Labels> {
     let answers = |dataset: &Dataset, name: &str| -> Option<Vec<Option<bool>>> {
         let values: Vec<Option<f32>> = dataset.attributes()?.column(name)?.collect();
@@ -568,7 +569,7 @@ fn binary_attributes(train: &Dataset, test: &Dataset) -> Vec<Labels> {
         .collect()
 }
 
-/// The known answers as classes 0 and 1, and whose they are.
+/// The known answers as classes 0 and 1, and the images that they belong to.
 fn known(answers: &[Option<bool>]) -> (Tensor, Tensor) {
     let (rows, classes): (Vec<i64>, Vec<i64>) = (0_i64..)
         .zip(answers)

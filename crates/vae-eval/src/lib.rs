@@ -1,7 +1,7 @@
-//! How good a variational autoencoder is, each number with the protocol that it depends on.
+//! Evaluation of variational autoencoders: each result comes with the protocol that it depends on.
 //!
-//! A [`Report`] has a [`Section`] for each [`Topic`], and a section its [`Measure`]s. What they are measured
-//! with is there by itself too: estimates of log p(x), distances of pictures, scores of latents.
+//! A [`Report`] has a [`Section`] for each [`Topic`], and a section has [`Measure`]s. The functions behind them can be
+//! used on their own: estimates of log p(x), distances between sets of images, scores of latents.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};

@@ -1,4 +1,4 @@
-//! How probable held-out images are.
+//! The likelihood of held-out images.
 
 use tch::{Kind, Tensor, no_grad};
 use vae_data::Dataset;
@@ -10,12 +10,12 @@ use crate::importance::{dataset_bounds, sampling_error};
 use crate::probabilistic_pca::exact_log_prob;
 use crate::{AnnealedProtocol, EvalError, Findings, Measure, Progress, Protocol};
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LikelihoodOptions {
-    /// K, importance samples for each image.
+    /// K, the number of importance samples for each image.
     pub n_samples: u32,
-    /// Annealed importance sampling of the first so many images, as a check.
+    /// Annealed importance sampling of this many images, as a check.
     pub annealed: Option<(usize, AnnealedSampling)>,
 }
 
@@ -28,12 +28,12 @@ impl Default for LikelihoodOptions {
     }
 }
 
-/// The elbo and its terms, the importance-weighted bound of log p(x), bits per dimension where the
-/// likelihood is of 8-bit pixels, and annealed importance sampling where it is asked for. The model is
-/// in [`vae_model::Mode::Evaluate`]. What is drawn depends on `seed` alone.
+/// Measures the elbo and its terms, the importance-weighted bound of log p(x), bits per dimension if the likelihood is of
+/// 8-bit pixels, and annealed importance sampling if requested. The model is in [`vae_model::Mode::Evaluate`]. All draws
+/// depend only on `seed`.
 ///
 /// # Errors
-/// Images of another shape than the model's; what [`annealed_bounds`] refuses.
+/// Images of another shape than the model's; the errors of [`annealed_bounds`].
 pub fn measure_likelihood(
     vae: &Vae,
     dataset: &Dataset,
@@ -119,7 +119,7 @@ fn findings(
     Ok(findings)
 }
 
-/// What the mean of bounds is uncertain by, given the images and each one's own error `[N]`.
+/// The uncertainty of the mean of bounds for these images, from the error of each one `[N]`.
 fn chance_alone(sampling_error: &Tensor) -> String {
     let sum = sampling_error.square().sum(Kind::Double).sqrt();
     let error = sum.double_value(&[]) / sampling_error.numel() as f64;
@@ -181,7 +181,7 @@ fn annealed_measures(
     ]
 }
 
-/// −log p(x) of every image, `[N]`, of a model that has it in closed form.
+/// −log p(x) of every image, `[N]`, if the model has a closed form of it.
 fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> {
     let mut of_batches = Vec::new();
     for images in Batches::sequential(dataset, 1000, vae.device()) {
@@ -193,7 +193,7 @@ fn exact_nll(vae: &Vae, dataset: &Dataset) -> Result<Option<Tensor>, EvalError> 
     Ok(Some(Tensor::f_cat(&of_batches, 0)?))
 }
 
-/// Whether this model's kl is computed, not sampled.
+/// Whether this model's kl has a closed form.
 fn kl_is_closed(vae: &Vae, dataset: &Dataset) -> Result<bool, EvalError> {
     let batch = dataset.batch(&[0])?;
     let condition = batch.condition.as_ref();
@@ -208,8 +208,7 @@ fn mean(values: &Tensor) -> f64 {
     values.mean(Kind::Double).double_value(&[])
 }
 
-/// The mean of a number of each image `[N]`, in nats, with its standard error, which a single image has
-/// none of.
+/// The mean over images of values `[N]` in nats, with its standard error, which a single image does not have.
 pub(crate) fn nats(name: &str, label: &str, values: &Tensor) -> Measure {
     let measure = Measure::new(name, label, mean(values)).unit("nats per image");
     match values.numel() {

@@ -1,4 +1,4 @@
-//! One number that was measured: its value, how it was come by, and how it is shown.
+//! A measured result: its value, how it was measured, and how it is displayed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,55 +10,55 @@ use vae_base::dotted;
 use crate::number::{number, with_decimals};
 use crate::{ImagesUsed, Protocol};
 
-/// One number, and how it was come by.
+/// A result and how it was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
-    /// In snake_case, the same in every report: `nll`, `fid_mnist_classifier`.
+    /// The name in snake_case, the same in every report: `nll`, `fid_mnist_classifier`.
     pub name: String,
-    /// What it is called by people: `negative log-likelihood`.
+    /// The name for display: `negative log-likelihood`.
     pub label: String,
-    /// The number.
+    /// The value.
     pub value: f64,
     /// Its standard error, in the same unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
-    /// Which side of the true value it is known to be on, where it is not the value itself.
+    /// The side of the value on which the true value lies, if the value is only a bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<Bound>,
-    /// `nats per image`, or empty for a pure number.
+    /// `nats per image`, or empty if it has no unit.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub unit: String,
-    /// Which way is good, where one is.
+    /// Which values are better, if any are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub better: Option<Better>,
-    /// What it depends on beside the images; none where nothing is known of it.
+    /// How it was measured, besides the images; none if that is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// What else was found with it: `7 of 10 components in use`. Of this run, not of how it was measured.
+    /// A further finding about this run, such as `7 of 10 components in use`. It is not part of the protocol.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// Which numbers are the good ones.
+/// Which values are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Better {
-    /// Small ones.
+    /// Lower ones.
     Lower,
-    /// Large ones.
+    /// Higher ones.
     Higher,
 }
 
-/// What is known of a number that could not be measured to the end.
+/// The relation of a bound to the true value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// The true value is this one or a higher one.
+    /// The true value is at least this one.
     AtLeast,
 }
 
 impl Measure {
-    /// A pure number of which nothing else is known yet.
+    /// A value without unit, error and protocol.
     #[must_use]
     pub fn new(name: &str, label: &str, value: f64) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Measure {
         }
     }
 
-    /// With its standard error.
+    /// Adds the standard error.
     #[must_use]
     pub fn error(self, error: f64) -> Self {
         Self {
@@ -83,7 +83,7 @@ impl Measure {
         }
     }
 
-    /// Of which only this much is known: the true value may be higher.
+    /// Marks the value as a lower bound of the true value.
     #[must_use]
     pub fn at_least(self) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Measure {
         }
     }
 
-    /// In this unit.
+    /// Sets the unit.
     #[must_use]
     pub fn unit(self, unit: &str) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Measure {
         }
     }
 
-    /// Of which less is better.
+    /// Marks lower values as better.
     #[must_use]
     pub fn lower_is_better(self) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl Measure {
         }
     }
 
-    /// Of which more is better.
+    /// Marks higher values as better.
     #[must_use]
     pub fn higher_is_better(self) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Measure {
         }
     }
 
-    /// With what else was found.
+    /// Adds a finding about this run.
     #[must_use]
     pub fn note(self, note: impl Into<String>) -> Self {
         Self {
@@ -128,7 +128,7 @@ impl Measure {
         }
     }
 
-    /// Which was come by this way.
+    /// Sets how it was measured.
     #[must_use]
     pub fn protocol(self, protocol: Protocol) -> Self {
         Self {
@@ -138,7 +138,7 @@ impl Measure {
     }
 }
 
-/// Rounded to what its error leaves to be known: `95.03 ± 0.27 nats per image`.
+/// Rounded according to its error: `95.03 ± 0.27 nats per image`.
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (value, error) = value_and_error(self);
@@ -155,7 +155,7 @@ impl fmt::Display for Measure {
 }
 
 impl Measure {
-    /// How it was come by, in words, with what its ± is; empty where nothing is known of it.
+    /// How it was measured and the meaning of its ±, as text; empty if unknown.
     #[must_use]
     pub fn how(&self) -> String {
         match (&self.protocol, self.error) {
@@ -166,9 +166,9 @@ impl Measure {
     }
 }
 
-/// The fields in which numbers of the same name differ by how they were come by, each with the value of
-/// every number: `protocol.n_samples` with 500 and 5000. None is left out: what the model is and what it was
-/// trained on are no fields of a number, and chance (the seed) is none.
+/// The fields in which results of the same name were measured differently, each with the value of every result:
+/// `protocol.n_samples` with 500 and 5000. The model and its training data are not fields of a result, and neither is
+/// the seed.
 #[must_use]
 pub fn differing_fields(numbers: &[(&Measure, &ImagesUsed)]) -> BTreeMap<String, Vec<Value>> {
     let all: Vec<BTreeMap<String, Value>> = numbers
@@ -193,8 +193,8 @@ pub fn differing_fields(numbers: &[(&Measure, &ImagesUsed)]) -> BTreeMap<String,
         .collect()
 }
 
-/// A measure's value, and its error where there is one: with two digits of the error, or as
-/// [`number`]. A bound begins with its sign.
+/// A measure's value and its error, if there is one, with two digits of the error; otherwise as [`number`]. A bound
+/// begins with its sign.
 pub(crate) fn value_and_error(measure: &Measure) -> (String, Option<String>) {
     let (value, error) = digits(measure);
     match measure.bound {
@@ -295,7 +295,7 @@ mod tests {
             changed(&|images| images.dataset.name = KnownDataset::Kmnist),
             ["images.dataset.name"]
         );
-        // The folder's name says nothing of a known data set, and all there is of an unknown one.
+        // The folder's name is ignored for a known data set, and identifies an unknown one.
         let folder = |images: &mut ImagesUsed| images.dataset.source = "digits".to_owned();
         assert!(changed(&folder).is_empty());
         let unknown = |source: &str| {

@@ -1,6 +1,6 @@
-//! Numbers as people write them.
+//! Formatting of numbers.
 
-/// With so many digits as its size asks for, and a real minus sign.
+/// A number with digits according to its magnitude and a true minus sign.
 pub(crate) fn number(value: f64) -> String {
     if value.is_nan() {
         return "not a number".to_owned();
@@ -34,7 +34,7 @@ pub(crate) fn with_decimals(value: f64, decimals: usize) -> String {
     text.replace('-', "\u{2212}")
 }
 
-/// `162,770`.
+/// An integer with thousands separators: `162,770`.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! How good reconstructions and samples look, in numbers.
+//! The quality of reconstructions and samples.
 
 use std::path::PathBuf;
 
@@ -20,18 +20,18 @@ use crate::{
     SetPixels, Statistic,
 };
 
-/// How pictures are measured.
+/// How reconstructions and samples are measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PictureOptions {
-    /// Images to draw from the model. By default as many as there are held-out ones, at most 10,000.
+    /// The number of images to sample from the model. By default as many as there are held-out images, at most 10,000.
     pub n_samples: Option<usize>,
-    /// Images at a time. The numbers do not depend on it. Where pixels are drawn it is 100.
+    /// Images at a time; the results do not depend on it. If pixels are drawn it is always 100.
     pub batch_size: usize,
-    /// TorchScript files, each an extractor of features ([`TorchScript`]).
+    /// TorchScript files, each a feature extractor ([`TorchScript`]).
     pub feature_files: Vec<PathBuf>,
-    /// What `cargo xtask classifier` writes ([`MnistClassifier`]).
+    /// The file written by `cargo xtask classifier` ([`MnistClassifier`]).
     pub classifier: PathBuf,
-    /// What the images are: only MNIST's are measured by the classifier of digits.
+    /// The data set: the digit classifier is only used for MNIST.
     pub dataset: KnownDataset,
 }
 
@@ -47,24 +47,22 @@ impl Default for PictureOptions {
     }
 }
 
-/// Images whose pixels are drawn at a time, by a seed of their own.
+/// The number of images whose pixels are drawn together, with a seed of their own.
 const N_DRAWN: usize = 100;
 
 const MAX_SAMPLES: usize = 10_000;
 
-/// Neighbors of precision and recall.
+/// k of precision and recall.
 const N_NEIGHBORS: usize = 3;
 
-/// Measures reconstructions of held-out images, by pixels, and samples, by features: Fréchet and kernel
-/// distance to the held-out images, precision and recall, for each extractor. `train` gives the distance
-/// that a perfect model would have.
+/// Measures reconstructions of held-out images by pixels, and samples by features: Fréchet and kernel distance to the
+/// held-out images, and precision and recall, for each extractor. `train` gives the distance of a perfect model.
 ///
-/// Reconstructions and samples are mean images. Where the data set is made black and white by chance, the
-/// pixels that features are made of are drawn, so that both sides are black and white.
+/// Reconstructions and samples are mean images. If the data set is binarized at random, the pixels for features are drawn, so
+/// that both sides are black and white.
 ///
 /// # Errors
-/// Images of another shape than the model's; a file of features that is none; a model whose images are no
-/// numbers.
+/// Images of another shape than the model's; an invalid feature file; a model whose images have NaN or infinite values.
 pub fn measure_pictures(
     vae: &Vae,
     test: &Dataset,
@@ -135,7 +133,7 @@ fn findings(
     };
     no_grad(|| -> Result<(), EvalError> {
         let mut generator = vae.generator(derive_seed(seed, 0, "latents of samples"));
-        // New images of what is known of the held-out ones, one after the other.
+        // New images for the conditions of the held-out images, in their order.
         let condition = test.condition().map(|condition| {
             let rows = Tensor::arange(n_samples as i64, (Kind::Int64, Device::Cpu));
             condition.index_select(0, &rows.remainder(n_real as i64))
@@ -194,19 +192,19 @@ fn findings(
     Ok(findings)
 }
 
-/// How many of the new images a classifier takes for what was asked for.
+/// The share of new images that a classifier assigns to the requested class.
 struct Recognized<'a> {
     extractors: &'a [Box<dyn FeatureExtractor>],
-    /// Of the model's condition.
+    /// The columns of the model's condition.
     n_classes: i64,
     n_asked: i64,
     n_right: i64,
-    /// The classifier, once one was found.
+    /// The classifier, once it was found.
     by: Option<Extractor>,
 }
 
 impl Recognized<'_> {
-    /// Adds images of these conditions; those of an unknown class are left out.
+    /// Adds images of these conditions; images of an unknown class are left out.
     fn add(&mut self, images: &Tensor, condition: &Tensor) -> Result<(), EvalError> {
         if self.n_classes == 0 {
             return Ok(());
@@ -248,11 +246,11 @@ impl Recognized<'_> {
     }
 }
 
-/// Makes the model's images that features are made of.
+/// Generates the model's images for features.
 struct Painter<'a> {
     vae: &'a Vae,
     seed: u64,
-    /// Whether pixels are drawn, or means of them.
+    /// Whether pixels are drawn or means.
     draws: bool,
 }
 
@@ -268,7 +266,7 @@ impl Painter<'_> {
         finite(self.vae.decode_sampled(latents, &mut generator)?)
     }
 
-    /// What it makes, for a protocol.
+    /// The kind of its pixels, for a protocol.
     fn pixels(&self) -> SetPixels {
         match self.draws {
             true => SetPixels::Drawn,
@@ -282,12 +280,11 @@ fn finite(images: Tensor) -> Result<Tensor, EvalError> {
         return Ok(images);
     }
     Err(EvalError::Unmeasurable(
-        "the model's images have pixels that are infinite or no numbers; did its training diverge?"
-            .to_owned(),
+        "the model's images have NaN or infinite pixels; did its training diverge?".to_owned(),
     ))
 }
 
-/// Those that know images of this shape.
+/// The extractors for images of this shape.
 fn extractors(
     vae: &Vae,
     test: &Dataset,
@@ -317,7 +314,7 @@ fn extractors(
             );
             leave_out("fid_mnist_classifier", reason, findings);
         }
-        // Its features are of digits: of other images of their size it would make a number all the same.
+        // Its features are of digits. For other images of the same size its results would be meaningless.
         other if test.shape().to_string() == "1×28×28" => {
             let found = match other {
                 KnownDataset::Unknown => "not known to be MNIST".to_owned(),
@@ -347,7 +344,7 @@ fn extractors(
         if is_taken {
             return Err(EvalError::File {
                 path: path.clone(),
-                problem: format!("would be called {name}, as another extractor is; rename it"),
+                problem: format!("would be named {name}, like another extractor; rename it"),
             });
         }
         extractors.push(Box::new(file));
@@ -439,7 +436,7 @@ impl PixelErrors {
         let n_scales = n_scales(shape.height, shape.width);
         if n_scales == 0 {
             for name in ["ssim", "ms_ssim"] {
-                let reason = format!("images of {shape} have no room for its window of 11×11");
+                let reason = format!("images of {shape} are smaller than the window of 11×11");
                 leave_out(name, reason, findings);
             }
             return;

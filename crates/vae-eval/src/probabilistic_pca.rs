@@ -1,4 +1,4 @@
-//! The one VAE whose likelihood is known: a linear decoder with Gaussian pixels.
+//! Probabilistic PCA: the VAE with a linear decoder and Gaussian pixels, whose likelihood has a closed form.
 
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
@@ -10,10 +10,10 @@ use vae_model::{
 
 use crate::EvalError;
 
-/// log p(x) in nats, f64 `[B]` on the CPU, for bytes `[B, C, H, W]`, of a model that is probabilistic
-/// PCA: with z ~ N(0, I) and x|z ~ N(W·z + b, σ²·I), x is N(b, W·Wᵀ + σ²·I) (Tipping & Bishop 1999,
-/// <https://doi.org/10.1111/1467-9868.00196>). None of any other model: the network has to be `mlp`
-/// without hidden layers, the prior standard normal, the likelihood Gaussian with a linear mean.
+/// log p(x) in nats, f64 `[B]` on the CPU, for bytes `[B, C, H, W]`, if the model is probabilistic PCA: with z ~ N(0, I)
+/// and x|z ~ N(W·z + b, σ²·I), x is N(b, W·Wᵀ + σ²·I) (Tipping & Bishop 1999,
+/// <https://doi.org/10.1111/1467-9868.00196>). None for other models: the network must be `mlp` without hidden layers,
+/// the prior standard normal, and the likelihood Gaussian with a linear mean.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -45,7 +45,7 @@ pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, Eval
     };
     let variance = match sigma {
         ScaleConfig::Fixed(sigma) => Some(sigma * sigma),
-        // What is evaluated is not below the rounding of a byte.
+        // The σ of evaluation is not below the rounding of a byte.
         ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => of("likelihood.variance")
             .map(|value| value.double_value(&[]).max(GaussianConfig::LEAST_VARIANCE)),
     };
@@ -59,7 +59,7 @@ pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, Eval
         let pixels = images.to_device(Device::Cpu).to_kind(Kind::Double) / 127.5 - 1.0;
         let residual = pixels.flatten(1, -1) - bias; // [B, D]
         let n_values = residual.size()[1] as f64;
-        // By Woodbury's identity everything is of size Z: M = σ²·I + Wᵀ·W.
+        // By Woodbury's identity all matrices are of size Z: M = σ²·I + Wᵀ·W.
         let gram = loadings.transpose(0, 1).matmul(&loadings);
         let small = gram + Tensor::eye(latent_dims, (Kind::Double, Device::Cpu)) * variance;
         let factor = small.f_linalg_cholesky(false)?; // L·Lᵀ = M

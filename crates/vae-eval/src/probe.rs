@@ -1,13 +1,13 @@
-//! What can be read off latents: classifiers that see nothing else.
+//! Probes: classifiers whose only inputs are latents.
 
 use tch::{Device, Kind, Tensor};
 use vae_view::latent::SoftmaxRegression;
 
 use crate::EvalError;
 
-/// Classes of latents by softmax regression with the penalty |weights|²/2.
+/// Classification of latents by softmax regression with the penalty |weights|²/2.
 ///
-/// Each dimension is standardized by the training latents; one in which they do not vary is left out.
+/// Each dimension is standardized by the training latents. Dimensions in which they do not vary are left out.
 #[derive(Debug)]
 pub struct LinearProbe {
     mean: Tensor,      // [Z]
@@ -16,15 +16,15 @@ pub struct LinearProbe {
 }
 
 impl LinearProbe {
-    /// Learns from latents `[N, Z]` and classes i64 `[N]` from 0 to `n_classes` − 1.
+    /// Fits it to latents `[N, Z]` and classes i64 `[N]` from 0 to `n_classes` − 1.
     ///
     /// # Errors
-    /// libtorch refuses, as it does where numbers are none.
+    /// libtorch refuses, as it does for NaN or infinite values.
     pub fn fit(latents: &Tensor, classes: &Tensor, n_classes: i64) -> Result<Self, EvalError> {
         let latents = latents.to_kind(Kind::Double);
         let mean = latents.f_mean_dim(0, false, Kind::Double)?;
         let deviation = latents.f_std_dim(0, false, false)?;
-        // Infinite: the standardized numbers are 0.
+        // Division by infinity makes the standardized values 0.
         let flat = deviation.le(1e-9);
         let deviation = deviation.f_masked_fill(&flat, f64::INFINITY)?;
         let standardized = (latents - &mean) / &deviation;
@@ -45,12 +45,11 @@ impl LinearProbe {
     }
 }
 
-/// The commonest class, i64 `[M]`, among the `k` nearest of latents `[N, Z]`, whose classes i64 `[N]` are
-/// known, to each of others `[M, Z]`; of equally common ones that with the nearer neighbors. Distances are
-/// Euclidean.
+/// The most frequent class, i64 `[M]`, among the `k` latents `[N, Z]`, with known classes i64 `[N]`, that are nearest to
+/// each of others `[M, Z]`. Among equally frequent classes the one with nearer neighbors wins. Distances are Euclidean.
 ///
 /// # Errors
-/// libtorch refuses, as it does where there is nothing to be near to.
+/// libtorch refuses, as it does if there are no latents.
 pub fn nearest_neighbor_classes(
     latents: &Tensor,
     classes: &Tensor,
@@ -60,7 +59,7 @@ pub fn nearest_neighbor_classes(
     const N_AT_A_TIME: i64 = 1000;
     let n_classes = classes.f_max()?.int64_value(&[]) + 1;
     let k = k.min(latents.size()[0]);
-    // Ranks break ties and nothing else: together they count less than one neighbor.
+    // Ranks only break ties: together they weigh less than one neighbor.
     let ranks = Tensor::arange(k, (Kind::Double, Device::Cpu));
     let votes: Tensor = (k as f64 - ranks) / (k * (k + 1)) as f64 + 1.0; // [k]
     let mut found = Vec::new();
@@ -78,13 +77,13 @@ pub fn nearest_neighbor_classes(
     Ok(Tensor::f_cat(&found, 0)?)
 }
 
-/// The share of equal numbers of two lists `[N]`.
+/// The share of equal entries of two lists `[N]`.
 pub(crate) fn accuracy(found: &Tensor, wanted: &Tensor) -> f64 {
     let right = found.eq_tensor(wanted).to_kind(Kind::Double);
     right.mean(Kind::Double).double_value(&[])
 }
 
-/// The mean over the classes of the share that is found: chance is one divided by their number.
+/// The mean over classes of their accuracies; chance is one divided by the number of classes.
 pub(crate) fn balanced_accuracy(found: &Tensor, wanted: &Tensor, n_classes: i64) -> f64 {
     let right = found.eq_tensor(wanted).to_kind(Kind::Double);
     let shares: Vec<f64> = (0..n_classes)
@@ -106,7 +105,7 @@ mod tests {
     fn clouds(n: i64) -> (Tensor, Tensor) {
         let classes = Tensor::arange(n, (Kind::Int64, Device::Cpu)).remainder(3);
         let corners = Tensor::from_slice2(&[[0.0, 0.0], [6.0, 6.0], [0.0, 6.0]]);
-        // Without chance: points of a lattice that fills the square evenly.
+        // Deterministic: points of a lattice that fills the square evenly.
         let i = Tensor::arange(n, (Kind::Double, Device::Cpu));
         let x = (&i * 0.754_877_666_246_692_7).frac() - 0.5;
         let y = (&i * 0.569_840_290_998_053_2).frac() - 0.5;

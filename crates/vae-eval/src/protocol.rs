@@ -1,154 +1,154 @@
-//! How a number was come by: fields, of which words are made only where they are shown.
+//! How results were measured, as fields that are formatted as text only for display.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vae_data::KnownDataset;
 
-/// How a number was measured, beside the images that it is of. Two numbers compare where their protocols and
-/// their [`ImagesUsed`](crate::ImagesUsed) are equal.
+/// How a result was measured, besides the images. Two results are comparable if their protocols and their
+/// [`ImagesUsed`](crate::ImagesUsed) are equal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// The mean of samples from q(z|x).
+    /// A mean over samples from q(z|x).
     PosteriorSamples {
-        /// K, samples for each image.
+        /// K, the number of samples for each image.
         n_samples: u32,
     },
     /// A closed form of q(z|x) and p(z).
     ClosedForm,
     /// The importance-weighted bound of log p(x) (Burda et al. 2016).
     ImportanceWeighted {
-        /// K, samples from q(z|x) for each image.
+        /// K, the number of samples from q(z|x) for each image.
         n_samples: u32,
-        /// Of the section's images only the first so many.
+        /// The number of images, from the start of the section's, if not all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         n_images: Option<usize>,
     },
-    /// The closed form of log p(x) that probabilistic PCA has.
+    /// The closed form of log p(x) of probabilistic PCA.
     ProbabilisticPca,
     /// (Σw)²/Σw² of an image's importance weights.
     EffectiveSampleSize {
-        /// K, weights of each image.
+        /// K, the number of weights of each image.
         n_samples: u32,
     },
     /// Annealed importance sampling.
     Annealed(AnnealedProtocol),
-    /// The annealed estimate of log p(x) minus the importance-weighted one, of the same images.
+    /// The annealed estimate of log p(x) minus the importance-weighted one on the same images.
     AnnealedGain {
-        /// The one.
+        /// The annealed estimate.
         annealed: AnnealedProtocol,
-        /// K of the other.
+        /// K of the importance-weighted estimate.
         n_samples: u32,
     },
-    /// The mean image of the posterior's center against the image, by pixels in [0, 1].
+    /// Mean squared error between the mean image at the posterior's center and the image, pixels in [0, 1].
     PixelError {
-        /// The images are black and white.
+        /// Whether the images are black and white.
         black_and_white: bool,
     },
-    /// The same in the mean of each image's ratio.
+    /// Peak signal-to-noise ratio of the same, the mean over images.
     SignalToNoise {
-        /// The images are black and white.
+        /// Whether the images are black and white.
         black_and_white: bool,
     },
-    /// The same by structural similarity.
+    /// Structural similarity of the same.
     StructuralSimilarity {
-        /// The images are black and white.
+        /// Whether the images are black and white.
         black_and_white: bool,
-        /// Pixels on a side of the Gaussian window.
+        /// Side of the Gaussian window in pixels.
         window: u32,
         /// Its σ in pixels.
         sigma: f64,
-        /// Weights of the scales; of one scale a single 1.
+        /// The weights of the scales; a single 1 if there is one scale.
         scale_weights: Vec<f64>,
     },
-    /// Sets of images by their features.
+    /// A comparison of two sets of images by features.
     Features(FeatureProtocol),
-    /// New images of given classes, and whether a classifier takes them for those.
+    /// New images of given classes, and the share that a classifier assigns to those classes.
     Recognized {
-        /// Which.
+        /// The classifier.
         classifier: Extractor,
-        /// New images.
+        /// The number of new images.
         n_samples: usize,
-        /// Whether pixels are drawn, or means of them.
+        /// Whether pixels are drawn or means.
         pixels: SetPixels,
     },
-    /// Counts the dimensions whose posterior center varies.
+    /// The number of dimensions in which the posterior's center varies.
     ActiveUnits {
-        /// Images that the variance is over.
+        /// The number of images that the variance is over.
         n_images: usize,
         /// The variance above which a dimension counts.
         threshold: f64,
     },
-    /// q(z) = 1/N Σ q(z|x) over N images, at one z drawn for each.
+    /// q(z) = 1/N Σ q(z|x) over N images, at one z drawn for each image.
     AggregatePosterior {
         /// N.
         n_images: usize,
     },
     /// MMD² between latents of images and of the prior, unbiased, by inverse multiquadratic kernels.
     Discrepancy {
-        /// Latents on either side.
+        /// The number of latents on either side.
         n_latents: i64,
-        /// Kernels have the widths 2·Z·s.
+        /// The kernels have the widths 2·Z·s.
         scales: Vec<f64>,
     },
-    /// Components of a mixture prior against labels: argmax p(c|z) at the posterior's center.
+    /// The components of a mixture prior as clusters, compared with labels: argmax p(c|z) at the posterior's center.
     Clusters {
-        /// Each cluster stands for a label: the best matching.
+        /// Whether clusters are matched to labels, each to one.
         matched: bool,
     },
-    /// A classifier of posterior centers.
+    /// A classifier on posterior centers.
     Probe {
-        /// Which.
+        /// The classifier.
         classifier: ProbeClassifier,
-        /// It learns from the first so many training images.
+        /// The number of training images that it is fitted on, from the start.
         n_train_images: usize,
-        /// Of how many yes-or-no attributes it is the mean; none of a label of classes.
+        /// The number of yes-or-no attributes in the mean; none for a label with classes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         n_attributes: Option<usize>,
-        /// The mean of the shares found of those with the attribute and those without.
+        /// Whether the balanced accuracy is reported.
         #[serde(default)]
         balanced: bool,
     },
-    /// A score of disentanglement.
+    /// A disentanglement score.
     Disentanglement {
-        /// How.
+        /// How it is computed.
         score: ScoreProtocol,
-        /// The factors whose combinations images are drawn from.
+        /// The factors from whose combinations images are drawn.
         factors: Vec<String>,
     },
 }
 
-/// How annealed importance sampling was done.
+/// The settings of annealed importance sampling.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnnealedProtocol {
-    /// Of the section's images the first so many.
+    /// The number of images, from the start of the section's.
     pub n_images: usize,
-    /// For each image.
+    /// Chains for each image.
     pub n_chains: u32,
-    /// Distributions between prior and posterior, on a sigmoid.
+    /// The number of distributions between prior and posterior, on a sigmoid schedule.
     pub n_temperatures: u32,
     /// Leapfrog steps of a Hamiltonian transition.
     pub n_leapfrog: u32,
 }
 
-/// Which sets of images were compared, by which features.
+/// The two sets of images and the features that are compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureProtocol {
-    /// What is computed of the two sets.
+    /// The statistic of the two sets.
     pub statistic: Statistic,
-    /// The one set.
+    /// The compared set.
     pub images: ImageSet,
-    /// How many of them.
+    /// The number of its images.
     pub n_images: usize,
-    /// What their pixels are.
+    /// The kind of its pixels.
     pub pixels: SetPixels,
-    /// Images of the section that they are compared with.
+    /// The number of the section's images that it is compared with.
     pub n_real: usize,
-    /// What features are made by.
+    /// The features.
     pub extractor: Extractor,
     /// D.
     pub n_features: usize,
@@ -162,71 +162,71 @@ pub enum Statistic {
     Frechet,
     /// MMD² with the kernel (xᵀy/D + 1)³, unbiased, the mean of subsets (Bińkowski et al. 2018).
     Kernel {
-        /// Pairs of subsets.
+        /// The number of pairs of subsets.
         n_subsets: usize,
-        /// Images in each.
+        /// The number of images in each subset.
         subset_size: usize,
     },
     /// Precision and recall (Kynkäänniemi et al. 2019).
     Neighbors {
-        /// Which nearest neighbor is the radius.
+        /// The nearest neighbor whose distance is the radius.
         k: usize,
     },
 }
 
-/// A set of images that is compared with held-out ones.
+/// A set of images that is compared with the held-out images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageSet {
-    /// Drawn from the model.
+    /// Samples from the model.
     Samples,
-    /// Of the held-out images.
+    /// Samples for the classes of the held-out images.
     Reconstructions,
-    /// The first training images.
+    /// The first training images, the distance of a perfect model.
     TrainingImages,
 }
 
-/// What the pixels of a set are.
+/// The kind of a set's pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SetPixels {
     /// Means of p(x|z).
     Means,
-    /// Drawn from p(x|z), as the held-out images are black and white.
+    /// Drawn from p(x|z), since the held-out images are black and white.
     Drawn,
-    /// As the data set has them.
+    /// Unchanged images of the data set.
     Given,
 }
 
-/// What features are made by.
+/// The source of features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Extractor {
-    /// The penultimate layer of a small classifier of digits.
+    /// The penultimate layer of a small digit classifier.
     MnistClassifier {
         /// The data set that it was trained on.
         trained_on: KnownDataset,
-        /// The share of its test images that it knows.
+        /// Its accuracy on the test images of that data set.
         test_accuracy: f64,
-        /// Of its initial weights and the order of the images.
+        /// The seed of its initial weights and of the order of the images.
         seed: u64,
-        /// Of its weights.
+        /// The SHA-256 of its weights.
         sha256: String,
     },
     /// Principal components of held-out images' pixels, not whitened.
     PixelPca {
-        /// The first so many.
+        /// The number of components, from the first.
         n_components: usize,
-        /// A number is the mean of a square of so many pixels on a side.
+        /// The side in pixels of the squares that are averaged.
         pooled: i64,
-        /// Images that they were found by.
+        /// The number of images that they are computed from.
         n_images: usize,
     },
-    /// A network that the user gave. What it was trained on is not known.
+    /// A network given by the user. Its training data is unknown.
     TorchScript {
-        /// Its file's name.
+        /// The name of its file.
         file: String,
-        /// Of the file.
+        /// The SHA-256 of the file.
         sha256: String,
     },
 }
@@ -237,90 +237,90 @@ pub enum Extractor {
 pub enum ProbeClassifier {
     /// Softmax regression with an L2 penalty on standardized dimensions.
     Softmax {
-        /// Its weight.
+        /// The weight of the penalty.
         l2: f64,
     },
     /// Logistic regression of each attribute.
     Logistic,
     /// The k nearest neighbors, Euclidean.
     NearestNeighbors {
-        /// How many.
+        /// k.
         k: i64,
     },
 }
 
-/// How a score of disentanglement is computed, of the centers of q(z|x).
+/// How a disentanglement score is computed from the centers of q(z|x).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ScoreProtocol {
     /// Mutual information in bins of equal width.
     Bins {
-        /// Images.
+        /// The number of images.
         n_images: usize,
-        /// Bins of a dimension.
+        /// The number of bins of a dimension.
         n_bins: usize,
     },
     /// Linear support vector machines on single dimensions.
     SupportVectors {
         /// The penalty C.
         c: f64,
-        /// Images that they learn from.
+        /// The number of images they are fitted on.
         n_train: usize,
-        /// Images that they are tested on.
+        /// The number of images they are tested on.
         n_test: usize,
     },
     /// The importances of dimensions to gradient-boosted trees.
     BoostedTrees {
-        /// Trees of a class.
+        /// The number of trees of a class.
         n_rounds: usize,
         /// Their depth.
         depth: usize,
-        /// Images that they learn from.
+        /// The number of images they are fitted on.
         n_train: usize,
-        /// Images that their accuracy is of; none of the importances.
+        /// The number of images of the accuracy; none for the importances.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         n_test: Option<usize>,
     },
-    /// A majority vote of the least varying dimension.
+    /// A majority vote by the least varying dimension.
     LeastVaryingVote {
-        /// Images that a dimension's variance is taken relative to.
+        /// The number of images by whose variance a dimension is normalized.
         n_images: usize,
-        /// Dimensions of a smaller standard deviation are left out.
+        /// Dimensions with a smaller standard deviation are left out.
         least_deviation: f64,
-        /// Votes learned from.
+        /// The number of votes for fitting.
         n_train: usize,
-        /// Votes tested on.
+        /// The number of votes for testing.
         n_test: usize,
-        /// Images of a vote.
+        /// The number of images of a vote.
         batch: usize,
     },
     /// Multinomial logistic regression on mean absolute differences.
     Differences {
-        /// Means learned from.
+        /// The number of means for fitting.
         n_train: usize,
-        /// Means tested on.
+        /// The number of means for testing.
         n_test: usize,
-        /// Pairs of images of a mean.
+        /// The number of pairs of images in a mean.
         batch: usize,
     },
 }
 
 impl Protocol {
-    /// What the ± of a measure is.
+    /// The meaning of the ± of a measure.
     pub(crate) fn error(&self) -> &'static str {
         match self {
             Self::Features(FeatureProtocol {
                 statistic: Statistic::Kernel { .. },
                 ..
             }) => "± is the subsets' standard deviation",
-            Self::Discrepancy { .. } => "± is what two samples of the prior differ by",
-            Self::AnnealedGain { .. } => "± over the images of their differences",
+            Self::Discrepancy { .. } => "± is the difference between two samples of the prior",
+            Self::AnnealedGain { .. } => "± over the images' differences",
             _ => "± over the images",
         }
     }
 }
 
-/// In words, as a table has them.
+/// The protocol as text, as in a table.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -341,7 +341,7 @@ impl fmt::Display for Protocol {
                 )
             }
             Self::ProbabilisticPca => {
-                f.write_str("the model is probabilistic PCA: a closed form of log p(x)")
+                f.write_str("the model is probabilistic PCA, which has a closed form of log p(x)")
             }
             Self::EffectiveSampleSize { n_samples } => write!(
                 f,
@@ -350,7 +350,7 @@ impl fmt::Display for Protocol {
             Self::Annealed(annealed) => annealed.fmt(f),
             Self::AnnealedGain { n_samples, .. } => write!(
                 f,
-                "both are below the truth in expectation: the higher one is nearer; K = {n_samples}"
+                "both are lower bounds in expectation: the higher one is tighter; K = {n_samples}"
             ),
             Self::PixelError { black_and_white } => reconstructions(f, *black_and_white),
             Self::SignalToNoise { black_and_white } => {
@@ -431,12 +431,10 @@ impl fmt::Display for Protocol {
                 }
                 write!(
                     f,
-                    ", on posterior centers, learned from the first {n_train_images} training images"
+                    ", on posterior centers, fitted on the first {n_train_images} training images"
                 )?;
                 match balanced {
-                    true => f.write_str(
-                        "; mean of the shares found of those with it and those without; chance is 0.5",
-                    ),
+                    true => f.write_str("; balanced accuracy, chance is 0.5"),
                     false => Ok(()),
                 }
             }
@@ -501,7 +499,7 @@ impl fmt::Display for FeatureProtocol {
         })?;
         write!(f, " against {n_real} held-out images")?;
         if *images == ImageSet::TrainingImages {
-            f.write_str(": what a perfect model would have")?;
+            f.write_str(": the result of a perfect model")?;
         }
         write!(f, "; {extractor}, D = {n_features}")?;
         match statistic {
@@ -586,7 +584,7 @@ impl fmt::Display for ScoreProtocol {
             }
             Self::SupportVectors { c, n_train, n_test } => write!(
                 f,
-                "linear support vector machines on single dimensions, C = {c}, learned from {n_train} images, \
+                "linear support vector machines on single dimensions, C = {c}, fitted on {n_train} images, \
                  tested on {n_test}"
             ),
             Self::BoostedTrees {
@@ -600,7 +598,7 @@ impl fmt::Display for ScoreProtocol {
                 }
                 write!(
                     f,
-                    "gradient-boosted trees, {n_rounds} rounds of depth {depth}, learned from {n_train} images"
+                    "gradient-boosted trees, {n_rounds} rounds of depth {depth}, fitted on {n_train} images"
                 )
             }
             Self::LeastVaryingVote {
@@ -612,7 +610,7 @@ impl fmt::Display for ScoreProtocol {
             } => write!(
                 f,
                 "majority vote of the least varying dimension, relative to its variance over {n_images} \
-                 images, those of a standard deviation below {least_deviation} left out, learned from \
+                 images, those of a standard deviation below {least_deviation} left out, fitted on \
                  {n_train}, tested on {n_test}, each of {batch} images"
             ),
             Self::Differences {
@@ -621,7 +619,7 @@ impl fmt::Display for ScoreProtocol {
                 batch,
             } => write!(
                 f,
-                "multinomial logistic regression on mean absolute differences, learned from {n_train}, tested \
+                "multinomial logistic regression on mean absolute differences, fitted on {n_train}, tested \
                  on {n_test}, each of {batch} pairs of images"
             ),
         }

@@ -1,6 +1,6 @@
-//! What others published, to stand beside a model's own numbers.
+//! Published results, for comparison with a model's own.
 //!
-//! A number of another protocol is no worse or better: a [`Comparison`] says in which fields they differ.
+//! Results of different protocols are not comparable: a [`Comparison`] lists the fields in which they differ.
 
 use std::fmt;
 
@@ -12,67 +12,67 @@ use crate::images_used::crop_in_words;
 use crate::number::grouped;
 use crate::{Extractor, ImagesUsed, Measure, Pixels, Protocol, Report, SplitUsed};
 
-/// One published number. Those known are in `published.toml`, each with its source.
+/// A published result. All known ones are in `published.toml`, each with its source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
-    /// Which data set.
+    /// The data set.
     pub dataset: KnownDataset,
-    /// Which of its images were measured. Default `test`.
+    /// The split that was measured. Default `test`.
     #[serde(default)]
     pub split: SplitUsed,
-    /// How many; by default all of the data set's usual test split.
+    /// The number of images; by default all of the data set's usual test split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_images: Option<usize>,
-    /// What their pixels are.
+    /// The kind of their pixels.
     pub pixels: Pixels,
-    /// As in [`Measure`]: `nll`, `fid_inception`.
+    /// The name of the measure, as in [`Measure`]: `nll`, `fid_inception`.
     pub measure: String,
-    /// The number, in the measure's unit.
+    /// The value, in the measure's unit.
     pub value: f64,
-    /// Decimals that the source gives it with.
+    /// The number of decimals in the source.
     #[serde(default = "two")]
     pub decimals: usize,
-    /// What the source gives with a ±.
+    /// The ± in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<f64>,
-    /// What was measured: `IWAE, k = 50, one stochastic layer`.
+    /// The model: `IWAE, k = 50, one stochastic layer`.
     pub model: String,
     /// How a likelihood was estimated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimator: Option<Estimator>,
-    /// K, importance samples for each image when it was measured.
+    /// K, the number of importance samples for each image in the evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_importance_samples: Option<u64>,
-    /// The features that images were compared by.
+    /// The features by which images were compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<PublishedFeatures>,
-    /// Images drawn from the model for that.
+    /// The number of images sampled from the model for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n_generated: Option<u64>,
-    /// Latent dimensions, of all layers.
+    /// The number of latent dimensions of all layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<u64>,
-    /// Pixels on a side.
+    /// Height and width in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<u64>,
-    /// What was cut out of the original image.
+    /// The crop of the original image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<Crop>,
-    /// Training images.
+    /// The number of training images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trained_on: Option<u64>,
-    /// What else it depends on.
+    /// Other conditions of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Authors and year of the paper.
     pub paper: String,
-    /// Where in the paper, as far as it is known: `Table 1`.
+    /// The place in the paper, if it is known: `Table 1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
     /// The paper.
     pub url: String,
-    /// The public page that the number was checked against, or `from memory`.
+    /// The public page that the value was checked against, or `from memory`.
     pub verified: String,
 }
 
@@ -80,11 +80,11 @@ pub struct Published {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Estimator {
-    /// By the elbo.
+    /// The elbo.
     Elbo,
-    /// By the importance-weighted bound of K samples.
+    /// The importance-weighted bound of K samples.
     ImportanceWeighted,
-    /// By annealed importance sampling.
+    /// Annealed importance sampling.
     Annealed,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for Estimator {
     }
 }
 
-/// Features that published distances are of.
+/// The features of published distances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PublishedFeatures {
@@ -107,7 +107,7 @@ pub enum PublishedFeatures {
 }
 
 impl Published {
-    /// Whether no public page was found that has the number, famous as it is.
+    /// Whether no public page with the value was found.
     #[must_use]
     pub fn is_from_memory(&self) -> bool {
         self.verified == "from memory"
@@ -118,12 +118,12 @@ fn two() -> usize {
     2
 }
 
-/// A published number beside a measured one.
+/// A published result beside a measured one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// The published number.
+    /// The published result.
     pub published: Published,
-    /// The fields of the two protocols, theirs and ours.
+    /// The fields of both protocols.
     pub fields: Vec<Field>,
 }
 
@@ -133,25 +133,25 @@ impl Comparison {
         self.fields.iter().filter(|field| field.agrees())
     }
 
-    /// The fields in which they do not, or are not known to.
+    /// The fields in which they differ, or may differ.
     pub fn differs(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| !field.agrees())
     }
 }
 
-/// A field of a published number's protocol and of ours. What a source does not tell is none.
+/// A field of the published protocol and of ours; none if the source does not state it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "field", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Field {
-    /// What pixels are.
+    /// The kind of pixels.
     Pixels {
         /// In the published protocol.
         theirs: Pixels,
         /// In ours.
         ours: Pixels,
     },
-    /// Which images were measured, and how many.
+    /// The split and the number of images.
     Images {
         /// In the published protocol.
         theirs: (SplitUsed, Option<usize>),
@@ -172,14 +172,14 @@ pub enum Field {
         /// In ours.
         ours: Option<u64>,
     },
-    /// What features are made by. Those of a user's file are never known to be the published ones.
+    /// The features. Those of a user's file never count as the published ones.
     Features {
         /// In the published protocol.
         theirs: Option<PublishedFeatures>,
         /// In ours.
         ours: Option<Extractor>,
     },
-    /// Images drawn from the model.
+    /// The number of images sampled from the model.
     GeneratedImages {
         /// In the published protocol.
         theirs: Option<u64>,
@@ -193,29 +193,28 @@ pub enum Field {
         /// In ours.
         ours: [i64; 2],
     },
-    /// What was cut out of the original image.
+    /// The crop of the original image.
     Crop {
         /// In the published protocol.
         theirs: Option<Crop>,
         /// In ours.
         ours: Option<Crop>,
     },
-    /// Training images.
+    /// The number of training images.
     TrainingImages {
         /// In the published protocol.
         theirs: u64,
         /// In ours.
         ours: u64,
     },
-    /// The data set and pixels that the model was trained on; there only where they are not those that it was
-    /// measured on.
+    /// The data set and pixels that the model was trained on, if they differ from those it was measured on.
     TrainedOn {
         /// In the published protocol.
         theirs: (KnownDataset, Pixels),
         /// In ours.
         ours: (String, Pixels),
     },
-    /// Latent dimensions: the model's own affair, and not counted among the differences of protocols.
+    /// The number of latent dimensions: a property of the model, which does not count as a difference of protocols.
     LatentDims {
         /// Of the published model.
         theirs: u64,
@@ -225,7 +224,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// Whether the two are known to be the same.
+    /// Whether both are known and equal.
     #[must_use]
     pub fn agrees(&self) -> bool {
         match self {
@@ -244,7 +243,7 @@ impl Field {
         }
     }
 
-    /// Theirs and ours in words.
+    /// Both sides as text.
     fn in_words(&self) -> (String, String) {
         fn or<T: fmt::Display>(value: Option<T>, unknown: &str) -> String {
             value.map_or(unknown.to_owned(), |value| value.to_string())
@@ -338,7 +337,7 @@ struct File {
     published: Vec<Published>,
 }
 
-/// The published numbers that this version knows.
+/// All published results that this version knows.
 #[must_use]
 pub fn published() -> Vec<Published> {
     let file: File = toml::from_str(include_str!("../published.toml"))
@@ -346,11 +345,11 @@ pub fn published() -> Vec<Published> {
     file.published
 }
 
-/// Published values of the same data set and measure, those first whose protocol agrees in most; of
-/// equal ones the nearest value.
+/// Published results of the same data set and measure, those with the most similar protocol first, and of equally similar
+/// ones that with the nearest value.
 ///
-/// Likelihoods of black-and-white pixels and of gray ones are of different things, and never stand
-/// beside each other. Of an unknown data set there are none.
+/// Likelihoods of black-and-white and of gray pixels measure different things, and are never compared. An unknown data set
+/// has no published results.
 #[must_use]
 pub fn neighbours(
     measure: &Measure,
@@ -395,7 +394,7 @@ pub fn comparisons(report: &Report) -> Vec<Comparison> {
 /// Measures that are log-probabilities of pixels.
 const LIKELIHOODS: [&str; 5] = ["nll", "elbo", "bits_per_dim", "reconstruction", "nll_exact"];
 
-/// In how many things the protocols differ. The size of the latent space is the model's own affair.
+/// The number of differences between the protocols. The size of the latent space is a property of the model.
 fn n_differences(comparison: &Comparison) -> usize {
     let differs = comparison.differs();
     differs
@@ -403,7 +402,7 @@ fn n_differences(comparison: &Comparison) -> usize {
         .count()
 }
 
-/// How far a protocol is away in what matters most: the pixels, then their number and the crop.
+/// The distance between protocols in what matters most: the pixels, then the image size and the crop.
 fn distance(comparison: &Comparison) -> usize {
     let drawn_once = [Pixels::Static, Pixels::Larochelle];
     let of = |field: &Field| match field {
@@ -445,7 +444,7 @@ fn compare(
     if estimator.is_some() || published.estimator.is_some() {
         let theirs = published.estimator;
         fields.push(match theirs.is_some() && theirs == estimator {
-            // K says the rest of two importance-weighted bounds.
+            // For two importance-weighted bounds, K is the remaining difference.
             true if samples.is_some() => Field::ImportanceSamples {
                 theirs: published.n_importance_samples,
                 ours: samples,
@@ -612,11 +611,11 @@ mod tests {
         }
         let found = neighbours(&nll(5000), &mnist(Pixels::Static), None);
         assert_eq!(found[0].published.pixels, Pixels::Larochelle);
-        // Densities of gray values are no probabilities of black and white.
+        // Densities of gray values are not probabilities of black and white.
         assert!(neighbours(&nll(500), &mnist(Pixels::Gray), None).is_empty());
     }
 
-    /// Whatever is changed of a protocol that agrees in every field is named.
+    /// Any change of a protocol that agrees in every field is named.
     #[test]
     fn a_changed_field_is_never_the_same_protocol() {
         let theirs = |images: &ImagesUsed, measure: &Measure| {
@@ -694,7 +693,7 @@ mod tests {
         };
         assert!(nvae(rectangle(40, 15, 148)));
         assert!(!nvae(rectangle(35, 15, 148)) && !nvae(rectangle(40, 15, 140)));
-        // About as large, but in the middle.
+        // About as large, but centered.
         assert!(!nvae(Some(Crop::Center { fraction: 0.8315 })) && !nvae(None));
     }
 

@@ -1,4 +1,4 @@
-//! `eval.json`: what was measured of a run, and how.
+//! `eval.json`: the results of an evaluation, with how they were measured.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -15,27 +15,27 @@ use crate::{EvalError, ImagesUsed};
 /// The file's name in a run's folder.
 pub const REPORT_FILE: &str = "eval.json";
 
-/// Everything that was measured of one checkpoint of a run.
+/// All results of one checkpoint of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Which model.
+    /// The model.
     pub subject: Subject,
-    /// By what they are about; a section that was not asked for is not there.
+    /// The sections by topic; topics that were not measured are missing.
     pub sections: BTreeMap<Topic, Section>,
 }
 
 /// The model that was measured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subject {
-    /// The folder of the run, as it was given.
+    /// The folder of the run, as given by the user.
     pub run: String,
     /// The name of the checkpoint's folder.
     pub checkpoint: String,
-    /// Whole epochs that it was trained for.
+    /// Complete epochs of training.
     pub epoch: u64,
     /// Optimizer steps.
     pub step: u64,
-    /// SHA-256 of the weights file: sections of other weights are never mixed.
+    /// SHA-256 of the weights file. Sections of different weights are never combined.
     pub weights_sha256: String,
     /// Whether the weights are exponential moving averages (`training.ema_decay`).
     pub averaged_weights: bool,
@@ -43,26 +43,26 @@ pub struct Subject {
     pub model: String,
     /// Z.
     pub latent_dims: i64,
-    /// Trained numbers.
+    /// The number of trainable parameters.
     pub n_parameters: usize,
 }
 
-/// What a section of numbers is about.
+/// The topic of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
-    /// How probable held-out images are.
+    /// The likelihood of held-out images.
     Likelihood,
-    /// How good reconstructions and samples look.
+    /// The quality of reconstructions and samples.
     Pictures,
-    /// What the latents carry.
+    /// The information in the latents.
     Latents,
-    /// Whether single latent dimensions are single factors of the images.
+    /// Whether single latent dimensions correspond to single factors of the images.
     Disentanglement,
 }
 
 impl Topic {
-    /// All of them, in the order of a report.
+    /// All topics, in the order of a report.
     pub const ALL: [Topic; 4] = [
         Topic::Likelihood,
         Topic::Pictures,
@@ -70,7 +70,7 @@ impl Topic {
         Topic::Disentanglement,
     ];
 
-    /// What it is called by people.
+    /// The name for display.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -82,33 +82,30 @@ impl Topic {
     }
 }
 
-/// Numbers of one topic, measured together.
+/// Results of one topic, measured together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Section {
-    /// The images that they are of.
+    /// The images that were measured.
     pub images: ImagesUsed,
-    /// The numbers.
+    /// The results.
     #[serde(flatten)]
     pub findings: Findings,
-    /// Seeds all that is drawn.
+    /// The seed of all draws.
     pub seed: u64,
-    /// Wall time.
+    /// Wall time in seconds.
     pub seconds: f64,
 }
 
 impl Section {
-    /// A section of what was found. A measure or a list that holds no finite number, which JSON has no word
-    /// for, is named among those that were not measured.
+    /// A section of findings. A measure or list with values that are not finite, which JSON cannot represent, is listed
+    /// among those that were not measured.
     #[must_use]
     pub fn new(images: ImagesUsed, mut findings: Findings, seed: u64, seconds: f64) -> Self {
         let not_measured = &mut findings.not_measured;
         findings.measures.retain(|measure| {
             let is_finite = measure.value.is_finite() && measure.error.is_none_or(f64::is_finite);
             if !is_finite {
-                not_measured.insert(
-                    measure.name.clone(),
-                    format!("came out as {}", measure.value),
-                );
+                not_measured.insert(measure.name.clone(), format!("is {}", measure.value));
             }
             is_finite
         });
@@ -128,38 +125,38 @@ impl Section {
     }
 }
 
-/// What a measurement comes to.
+/// The result of measuring a topic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
-    /// The numbers, in the order of a table.
+    /// The results, in the order of a table.
     pub measures: Vec<Measure>,
-    /// What is usual and could not be measured, by its name, and why.
+    /// Common measures that could not be measured, by name, each with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub not_measured: BTreeMap<String, String>,
-    /// Lists that belong to the numbers, by name, such as `kl_per_dimension`.
+    /// Lists that belong to the results, by name, such as `kl_per_dimension`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lists: BTreeMap<String, Vec<f64>>,
 }
 
 impl Findings {
-    /// The number of that name.
+    /// The measure with this name.
     #[must_use]
     pub fn measure(&self, name: &str) -> Option<&Measure> {
         self.measures.iter().find(|measure| measure.name == name)
     }
 }
 
-/// Is told of a measurement's progress: what is done, how many of how many.
+/// Called with the progress of a measurement: the current task, the number done, the total.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
 /// Bytes of the largest `eval.json`.
 const LARGEST_REPORT: u64 = 1 << 26;
 
 impl Report {
-    /// A run's report; none where it was not evaluated yet.
+    /// A run's report; none if it was not evaluated yet.
     ///
     /// # Errors
-    /// The file cannot be read, or is none of this version.
+    /// The file cannot be read, or is not a report of this version.
     pub fn read(run: &Path) -> Result<Option<Self>, EvalError> {
         let path = run.join(REPORT_FILE);
         let text = match read_small_text(&path, LARGEST_REPORT) {
@@ -168,7 +165,7 @@ impl Report {
         };
         let report = serde_json::from_str(&text).map_err(|error| EvalError::File {
             path,
-            problem: format!("is no report of this version ({error}); `vae eval` writes it anew"),
+            problem: format!("is not a report of this version ({error}); `vae eval` rewrites it"),
         })?;
         Ok(Some(report))
     }
@@ -184,7 +181,7 @@ impl Report {
         Ok(write_whole(&path, text.as_bytes()).map_err(RunError::io(&path))?)
     }
 
-    /// This report with the sections of an earlier one that it lacks, if that is of the same weights.
+    /// This report, completed by sections of an earlier one if that is of the same weights.
     #[must_use]
     pub fn with_sections_of(mut self, earlier: Report) -> Self {
         if earlier.subject.weights_sha256 == self.subject.weights_sha256 {
@@ -250,7 +247,7 @@ mod tests {
         let section = Section::new(images(), findings, 1, 2.0);
         let names: Vec<_> = section.findings.measures.iter().map(|m| &m.name).collect();
         assert_eq!(names, ["nll"]);
-        assert_eq!(section.findings.not_measured["psnr"], "came out as inf");
+        assert_eq!(section.findings.not_measured["psnr"], "is inf");
         assert_eq!(
             section.findings.not_measured["odd"],
             "has NaN among its numbers"
@@ -286,7 +283,7 @@ mod tests {
             .expect("a report");
         assert_eq!(read, report);
 
-        // Sections of the same weights are taken over, of others not.
+        // Sections of the same weights are kept, others are not.
         let bare = |weights| Report {
             subject: subject(weights),
             sections: BTreeMap::new(),

@@ -1,4 +1,4 @@
-//! What a report says of the model and of the images.
+//! What a report records about the model and the images.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use vae_run::{OpenCheckpoint, RunConfig, RunDir};
 use crate::{EvalError, ImagesUsed, Pixels, SplitUsed, Subject, TrainedOn};
 
 impl Subject {
-    /// Of a run's checkpoint.
+    /// The subject of a run's checkpoint.
     ///
     /// # Errors
     /// The weights file cannot be read.
@@ -48,7 +48,7 @@ impl Subject {
     }
 }
 
-/// The name of a part in a config: the variant's.
+/// The name of a part in a config: that of its variant.
 fn kind(part: &impl Serialize) -> String {
     match serde_json::to_value(part) {
         Ok(Value::String(name)) => name,
@@ -58,8 +58,8 @@ fn kind(part: &impl Serialize) -> String {
 }
 
 impl ImagesUsed {
-    /// The first `n_images` of a test split that a model which was trained with `config` is measured on.
-    /// `source` is the data set's table, the config's own or another one.
+    /// The first `n_images` of a split, to be measured on a model that was trained with `config`. `source` is the data
+    /// set's table: the config's own or another one.
     ///
     /// # Errors
     /// A file that can no longer be read.
@@ -93,11 +93,11 @@ impl ImagesUsed {
     }
 }
 
-/// What the pixels of a data set are.
+/// The kind of a data set's pixels.
 fn pixels(dataset: &Dataset, source: &DatasetConfig) -> Result<Pixels, EvalError> {
     const N_SEEN: usize = 200;
     if source.is_binarized_mnist() {
-        return Ok(Pixels::Larochelle); // Black and white already, whatever is drawn.
+        return Ok(Pixels::Larochelle); // Black and white already, so that binarization changes nothing.
     }
     match dataset.binarization() {
         Some(Binarization::Dynamic) => return Ok(Pixels::Dynamic),

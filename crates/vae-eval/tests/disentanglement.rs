@@ -363,13 +363,10 @@ fn numbers_that_are_none_are_refused() {
         error.to_string()
     };
     let diverged = refusal(vec![vec![1.0, f64::NAN]], vec![vec![0, 1]]);
-    assert!(
-        diverged.contains("has the training diverged?"),
-        "{diverged}"
-    );
+    assert!(diverged.contains("did the training diverge?"), "{diverged}");
     let lengths = refusal(vec![vec![1.0, 2.0]], vec![vec![0]]);
     assert_eq!(lengths, "latents or factors of 1 images, expected 2");
-    assert!(refusal(Vec::new(), Vec::new()).contains("of no image"));
+    assert!(refusal(Vec::new(), Vec::new()).contains("found no latents"));
 }
 
 /// Images whose left, middle and right thirds are as bright as the three factors.

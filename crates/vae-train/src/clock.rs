@@ -1,4 +1,4 @@
-//! Seconds of training, those before a resume included.
+//! The training time of a run in seconds, including the time before a resume.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ pub(crate) struct Clock {
     before: f64,
     epoch_since: Instant,
     epoch_before: f64,
-    /// In which training waited for images.
+    /// Seconds that training waited for images.
     pub(crate) epoch_waited: Duration,
 }
 
 impl Clock {
-    /// `before` and `epoch_before` are seconds of earlier processes.
+    /// `before` and `epoch_before` are the seconds of earlier processes.
     pub(crate) fn start(before: f64, epoch_before: f64) -> Self {
         let now = Instant::now();
         Self {
@@ -25,7 +25,7 @@ impl Clock {
         }
     }
 
-    /// The same seconds of earlier processes, counted from now.
+    /// The same seconds of earlier processes, counted from now on.
     pub(crate) fn restart(&mut self) {
         *self = Self::start(self.before, self.epoch_before);
     }

@@ -1,4 +1,4 @@
-//! Where processes that train one model together meet.
+//! Distributed training: averaging gradients over processes.
 
 use std::fmt::Debug;
 
@@ -6,24 +6,24 @@ use tch::Tensor;
 
 use crate::TrainError;
 
-/// A group of processes that train one model, each on its own share of every batch. Every player's gradients
-/// pass through it between the backward pass and clipping, so that all processes take the same step.
+/// A group of processes that train one model, each on its share of every batch. The gradients of every player pass through
+/// it between the backward pass and clipping, so that all processes take the same step.
 pub trait Collective: Debug {
-    /// Which of the processes this is, from 0.
+    /// The rank of this process, from 0.
     fn rank(&self) -> usize;
 
-    /// How many there are.
+    /// The number of processes.
     fn size(&self) -> usize;
 
-    /// Replaces each tensor, in place, by its mean over the processes. All of them call it with tensors of the
-    /// same shapes in the same order.
+    /// Replaces each tensor, in place, by its mean over the processes. All processes call it with tensors of the same shapes in
+    /// the same order.
     ///
     /// # Errors
     /// Another process cannot be reached.
     fn all_reduce(&self, gradients: &[Tensor]) -> Result<(), TrainError>;
 }
 
-/// One process.
+/// A single process.
 #[derive(Clone, Copy, Debug)]
 pub struct Alone;
 

@@ -1,4 +1,4 @@
-//! An average of the weights over the steps, which is often a better model than the last of them.
+//! An average of the weights over the steps, which is often a better model than the last weights.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::optimizer::assign_state;
 /// The exponential moving average of a model's weights (Polyak & Juditsky 1992; in this form
 /// Tarvainen & Valpola 2017, <https://arxiv.org/abs/1703.01780>).
 ///
-/// After step n: average ← d·average + (1 − d)·weight, with d = min(decay, (1 + n)/(10 + n)), so
-/// that the average does not cling to the first, random weights.
+/// After step n: average ← d·average + (1 − d)·weight, with d = min(decay, (1 + n)/(10 + n)), so that the random initial
+/// weights are soon forgotten.
 ///
-/// Only trained variables are averaged. The others (the statistics of batch normalization, which
-/// are running averages themselves) are the model's own with both sets of weights.
+/// Only trained variables are averaged. The statistics of batch normalization are running averages themselves, and are shared
+/// by both sets of weights.
 #[derive(Debug)]
 pub struct Ema {
     decay: f64,
@@ -31,8 +31,7 @@ struct Averaged {
 }
 
 impl Ema {
-    /// An average that starts at these variables, which share memory with the model's. `decay` is
-    /// in [0, 1).
+    /// An average that starts at these variables, which share memory with the model's. `decay` is in [0, 1).
     #[must_use]
     pub fn new(decay: f64, variables: Vec<(String, Tensor)>) -> Self {
         let variables = variables
@@ -51,13 +50,13 @@ impl Ema {
         }
     }
 
-    /// Takes in the weights after a step; `n_steps` counts it.
+    /// Updates the average after a step; `n_steps` is the number of steps done.
     ///
     /// # Errors
     /// libtorch refuses.
     ///
     /// # Panics
-    /// Between two [`swap`](Self::swap)s: the model's weights are the average then.
+    /// Between two [`swap`](Self::swap)s, when the model's weights are the average.
     pub fn update(&mut self, n_steps: u64) -> Result<(), TrainError> {
         assert!(!self.is_swapped, "the model has the averaged weights");
         let warm_up = (1.0 + n_steps as f64) / (10.0 + n_steps as f64);
@@ -68,8 +67,7 @@ impl Ema {
         })?)
     }
 
-    /// Exchanges the model's weights and the averaged ones, in place and bit for bit: a second call
-    /// takes the first one back.
+    /// Exchanges the model's weights and the averaged ones in place, bit for bit. A second call undoes the first.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -85,14 +83,14 @@ impl Ema {
         })
     }
 
-    /// Whether the model has the averaged weights.
+    /// Whether the model currently has the averaged weights.
     #[must_use]
     pub fn is_swapped(&self) -> bool {
         self.is_swapped
     }
 
-    /// The weights that the model does not have at the moment, by the names of their variables: the
-    /// averages, or between two [`swap`](Self::swap)s those that the optimizer changes. Shares memory.
+    /// The weights that the model does not currently have, by the names of their variables: the averages or, between two
+    /// [`swap`](Self::swap)s, those that the optimizer updates. Shares memory.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.variables
@@ -101,10 +99,10 @@ impl Ema {
             .collect()
     }
 
-    /// Continues from another's `state`, which was taken with the same number of swaps.
+    /// Restores a `state` that was taken after the same number of swaps.
     ///
     /// # Errors
-    /// A name, shape or kind that does not fit; nothing has changed then.
+    /// A name, shape or kind that does not match; nothing is changed then.
     pub fn load_state(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
         assign_state("averaged weights", self.state(), state)
     }

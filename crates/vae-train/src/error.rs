@@ -1,4 +1,4 @@
-//! What can go wrong in training.
+//! The errors of training.
 
 use std::error::Error;
 use std::io;
@@ -22,36 +22,36 @@ pub enum TrainError {
     /// The run's files, or its config.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// Its pictures.
+    /// Its pictures and curves.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// A number of training is none. [`crate::Trainer::fit`] deals with it as `[safety]` says.
+    /// A loss, gradient or weight is NaN or infinite. [`crate::Trainer::fit`] handles it according to `[safety]`.
     #[error("{problem} by step {step}")]
     NonFinite {
-        /// As in `the training loss became NaN`.
+        /// The problem, as in `the training loss became NaN`.
         problem: String,
         /// Optimizer steps since the start.
         step: u64,
     },
-    /// Returning to the last good state did not help.
+    /// Rolling back to the last good state did not help.
     #[error(
-        "{problem} by step {step}{origin}, after {n_rollbacks} returns to an earlier state, the \
+        "{problem} by step {step}{origin}, after {n_rollbacks} rollbacks to an earlier state, the \
          learning rate now {learning_rate:e}. Try a lower learning_rate of the optimizer, a longer \
          warm-up of the schedule or training.clip.norm. No checkpoint holds such numbers"
     )]
     GaveUp {
-        /// As in `the training loss became NaN`.
+        /// The problem, as in `the training loss became NaN`.
         problem: String,
         /// Optimizer steps since the start.
         step: u64,
-        /// Where it began, in parentheses, if the config asked for it; or empty.
+        /// Where it began, in parentheses; empty unless the config asks for it.
         origin: String,
-        /// How often the run had returned to an earlier state.
+        /// The number of rollbacks.
         n_rollbacks: usize,
-        /// The step size that was too large still.
+        /// The learning rate, which was still too large.
         learning_rate: f64,
     },
-    /// A callback's state in a checkpoint is not one that it knows.
+    /// A callback's state in a checkpoint is invalid.
     #[error("the checkpoint's state of the callback {name}: {problem}")]
     CallbackState {
         /// The callback.
@@ -59,10 +59,10 @@ pub enum TrainError {
         /// What was found.
         problem: String,
     },
-    /// A saved state that belongs to another run.
+    /// A saved state does not fit this run.
     #[error("state of the {owner}: {problem}")]
     State {
-        /// Whose state it is, `optimizer` for example.
+        /// What the state belongs to, such as `optimizer`.
         owner: &'static str,
         /// What was found and what was wanted.
         problem: String,
@@ -73,7 +73,7 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Whether a file could not be written because the disk is full, or a quota used up.
+    /// Whether a file could not be written because the disk is full or a quota is exhausted.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self);

@@ -1,4 +1,4 @@
-//! Evaluation on held-out images.
+//! Evaluation on validation images.
 
 use std::collections::BTreeMap;
 
@@ -13,26 +13,26 @@ use vae_run::{LatentUse, Means, RunConfig};
 use crate::learner::check;
 use crate::{Totals, TrainError};
 
-/// What a pass over images that are not trained on says.
+/// The results of a pass over images without training.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// Means over the images.
     pub means: Means,
-    /// What the objective and the model say beside that: means over the images, by name.
+    /// Further numbers of the objective and the model: means over the images, by name.
     pub named: BTreeMap<String, f64>,
     /// How much each latent dimension is used.
     pub latent_use: LatentUse,
-    /// Mean squared error of the mean images against the images, pixels from 0 to 1.
+    /// Mean squared error between the mean images and the images, pixels from 0 to 1.
     pub mse: f64,
 }
 
-/// One pass over the data set without gradients. The noise is the same every time, so that epochs
-/// differ by their weights alone. The loss is the objective's at `step`, with as many samples of z as it
-/// trains with; `n_train_images` is the size of the training set.
+/// One pass over the data set without gradients. The noise is the same every time, so that differences between epochs are due
+/// to the weights alone. The loss is the objective's at `step`, with as many samples of z as in training; `n_train_images` is
+/// the size of the training set.
 ///
 /// # Errors
-/// A config that makes no sense, or whose objective does not fit the model; images of another shape than
-/// the model's; libtorch refuses.
+/// An invalid config, or one whose objective does not fit the model; images of another shape than the model's; libtorch
+/// refuses.
 pub fn evaluate(
     vae: &Vae,
     config: &RunConfig,
@@ -44,8 +44,8 @@ pub fn evaluate(
     evaluate_against(vae, config, dataset, n_train_images, step, &[])
 }
 
-/// [`evaluate`] by a checked config, with the networks of the players beside the model: without them what they
-/// would say of it is not in the loss.
+/// [`evaluate`] with a checked config and the networks of the other players, without which their terms would be missing in
+/// the loss.
 pub(crate) fn evaluate_against(
     vae: &Vae,
     config: &RunConfig,
@@ -73,7 +73,7 @@ fn pass(
         n_images: n_train_images as u64,
     };
     let n_samples = objective.n_samples();
-    // As many decoded images at a time as the config has memory for.
+    // The config's batch size bounds the number of images that are decoded at once.
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
         let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;

@@ -1,4 +1,4 @@
-//! A run as its callbacks see it.
+//! The state of a run that callbacks see.
 
 use tch::Device;
 use vae_data::Splits;
@@ -8,19 +8,19 @@ use vae_run::{Controls, Position, Progress, RunConfig};
 
 use crate::TrainError;
 
-/// What a run works with, and how far it is; callbacks get it with every event.
+/// The model, data and position of a run; callbacks get it with every event.
 #[derive(Debug)]
 pub struct Fit<'a> {
-    /// The model in training. After an epoch and at the end it holds the weights to use (the averaged
-    /// ones, if there are any), after a step those that the optimizer changes.
+    /// The model in training. After an epoch and at the end it has the weights to be used (the averaged ones, if there are any),
+    /// after a step those that the optimizer updates.
     pub vae: &'a Vae,
     /// Its images.
     pub splits: &'a Splits,
     /// The whole experiment.
     pub config: &'a RunConfig,
-    /// How far it is, and what it came to so far.
+    /// The position and the results so far.
     pub progress: Progress,
-    /// What callbacks may turn.
+    /// Settings that callbacks may change.
     pub controls: Controls,
     pub(crate) save_requested: bool,
     pub(crate) last_checkpoint: Option<Position>,
@@ -31,53 +31,53 @@ pub struct Fit<'a> {
 pub enum Stop {
     /// All epochs are done.
     Finished,
-    /// The stop flag was raised (Ctrl-C).
+    /// The stop flag was raised (by Ctrl-C).
     Interrupted,
-    /// A callback asked for it.
+    /// A callback asked to stop.
     Callback,
 }
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Why it stopped, or what it failed of.
+    /// Why it stopped, or the error that ended it.
     pub ended: Result<Stop, TrainError>,
-    /// How far it came, and to what.
+    /// The position and the results.
     pub progress: Progress,
-    /// Seconds of the whole run, those before it was resumed included.
+    /// Seconds of the whole run, including those before a resume.
     pub seconds: f64,
-    /// Seconds of this process spent on anything but steps and evaluation: in callbacks, in writing
-    /// checkpoints, in looks at whether the numbers are numbers.
+    /// Seconds of this process spent on anything but steps and evaluation: in callbacks, writing checkpoints, and finite
+    /// checks.
     pub engine_seconds: f64,
 }
 
 impl Fit<'_> {
-    /// Has a checkpoint written after this event, when every callback has seen it: the states in it
-    /// are those of one moment. Does nothing where the run has no folder ([`crate::Trainer::save_to`]).
+    /// Requests a checkpoint after this event, once every callback has seen it, so that the states in it are of one moment. Does
+    /// nothing if the run has no folder ([`crate::Trainer::save_to`]).
     pub fn request_checkpoint(&mut self) {
         self.save_requested = true;
     }
 
-    /// Optimizer steps that were done when the epoch in progress began.
+    /// Optimizer steps done when the epoch in progress began.
     #[must_use]
     pub fn steps_before_epoch(&self) -> u64 {
         let batch_size = self.config.training.batch_size;
         self.progress.position.epochs * n_batches(self.splits.train.len(), batch_size) as u64
     }
 
-    /// Optimizer steps done of the epoch in progress.
+    /// Optimizer steps done in the epoch in progress.
     pub(crate) fn steps_of_epoch(&self) -> u64 {
         self.progress.position.steps - self.steps_before_epoch()
     }
 
-    /// Where the run was when its newest checkpoint was written.
+    /// The position of the newest checkpoint.
     #[must_use]
     pub fn last_checkpoint(&self) -> Option<Position> {
         self.last_checkpoint
     }
 }
 
-/// `cpu` or `cuda:0`.
+/// The name of a device: `cpu` or `cuda:0`.
 #[must_use]
 pub fn device_name(device: Device) -> String {
     match device {

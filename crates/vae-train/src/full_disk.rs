@@ -1,4 +1,4 @@
-//! Waiting for room on a full disk.
+//! Waiting for space on a full disk.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,30 +8,30 @@ use tracing::warn;
 
 use crate::TrainError;
 
-/// Between two tries to write to a full disk.
+/// The pause between two attempts to write to a full disk.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Tries again and again while what it needs to write does not fit on the disk.
+/// Repeats a write until it succeeds or fails for another reason than a full disk.
 pub(crate) fn while_disk_is_full<T>(
     stop: &AtomicBool,
     mut write: impl FnMut() -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
-    let mut told = false;
+    let mut warned = false;
     loop {
         match write() {
             Err(error) if error.is_disk_full() && !stop.load(Ordering::Relaxed) => {
-                if !told {
+                if !warned {
                     warn!(
-                        "{error}: no space left on the disk. Paused: free some, and the run goes on \
+                        "{error}: no space left on the disk. Paused: free some space, and the run continues \
                          by itself (Ctrl-C gives up; the checkpoints so far are whole)"
                     );
-                    told = true;
+                    warned = true;
                 }
                 thread::sleep(PAUSE);
             }
             result => {
-                if told && result.is_ok() {
-                    warn!("there is space again: going on");
+                if warned && result.is_ok() {
+                    warn!("there is space again: continuing");
                 }
                 return result;
             }

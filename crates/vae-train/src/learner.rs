@@ -1,4 +1,4 @@
-//! What training changes: the weights, the optimizer's moments, the averaged weights.
+//! The state that training changes: the weights, the optimizer's moments, the averaged weights.
 
 use std::collections::BTreeMap;
 use std::slice;
@@ -13,33 +13,33 @@ use crate::collective::Alone;
 use crate::player::{self, Player, PlayerSnapshot, Training};
 use crate::{Collective, TrainError, autocast, check_precision};
 
-/// A model with what it takes to train it.
+/// A model with everything needed to train it.
 #[derive(Debug)]
 pub struct Learner<'a> {
     vae: &'a Vae,
     config: &'a RunConfig,
     n_train_images: u64,
-    /// Optimizer steps of the whole run.
+    /// The number of optimizer steps of the whole run.
     n_steps: u64,
     model: Player,
-    /// Those beside the model, in the order of `networks`.
+    /// The players other than the model, in the order of `networks`.
     players: Vec<Player>,
-    /// On the learning rates of the players beside the model, which have schedules of their own.
+    /// A factor on the learning rates of the other players, which have schedules of their own.
     learning_rate_scale: f64,
     networks: Vec<PlayerNetwork>,
     collective: Box<dyn Collective>,
 }
 
-/// What a step was computed from, before its change of the weights.
+/// The results of a step, computed before its update of the weights.
 #[derive(Debug)]
 pub struct StepOutput {
     /// The ELBO's terms for each image.
     pub terms: ElboTerms,
-    /// The scalar that was minimized.
+    /// The scalar loss.
     pub loss: Tensor,
     /// Norm of its gradient, before clipping.
     pub gradient_norm: Tensor,
-    /// What the objective and the model say beside that: scalars, means over the images.
+    /// Further numbers of the objective and the model: scalars, means over the images.
     pub named: Terms,
 }
 
@@ -47,7 +47,7 @@ pub struct StepOutput {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     model: PlayerSnapshot,
-    /// Those beside the model, by their names.
+    /// Those of the other players, by name.
     players: BTreeMap<String, PlayerSnapshot>,
 }
 
@@ -56,14 +56,14 @@ impl Snapshot {
         self.model.optimizer_steps
     }
 
-    /// Steps of the optimizers of the players beside the model.
+    /// The numbers of steps of the other players' optimizers.
     pub(crate) fn player_steps(&self) -> BTreeMap<String, u64> {
         let steps =
             |(name, player): (&String, &PlayerSnapshot)| (name.clone(), player.optimizer_steps);
         self.players.iter().map(steps).collect()
     }
 
-    /// Its tensors, under names that begin with `prefix`.
+    /// Its tensors, with names that begin with `prefix`.
     pub(crate) fn named_tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let mut tensors = self.model.named_tensors(prefix);
         for (name, player) in &self.players {
@@ -72,7 +72,7 @@ impl Snapshot {
         tensors
     }
 
-    /// The snapshot whose [`Self::named_tensors`] are among these; they are taken out.
+    /// Restores a snapshot from its [`Self::named_tensors`], which are removed from the list.
     pub(crate) fn from_named_tensors(
         tensors: &mut BTreeMap<String, Tensor>,
         prefix: &str,
@@ -92,8 +92,7 @@ impl Snapshot {
     }
 }
 
-/// Refuses a config that makes no sense, or whose objective does not fit the model: it need not be the
-/// one that the model was made of.
+/// Refuses an invalid config, or one whose objective does not fit the model, which may have been made from another config.
 pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
     config.check()?;
     vae.check_objective(&config.objective)?;
@@ -101,12 +100,11 @@ pub(crate) fn check(vae: &Vae, config: &RunConfig) -> Result<(), TrainError> {
 }
 
 impl<'a> Learner<'a> {
-    /// At the start: no moments yet, the averaged weights are the weights. `n_train_images` is the size
-    /// of the data set, which some objectives estimate the aggregate posterior with.
+    /// A learner at the start: without moments, and with averaged weights equal to the weights. `n_train_images` is the size of
+    /// the data set, by which some objectives estimate the aggregate posterior.
     ///
     /// # Errors
-    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
-    /// model's device does not have.
+    /// An invalid config, or one whose objective does not fit the model; a precision that the model's device does not support.
     pub fn new(
         vae: &'a Vae,
         config: &'a RunConfig,
@@ -151,9 +149,9 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// Draws latents for each image `[B, C, H, W]` (bytes; of a model with a condition together with that), as
-    /// many as the objective wants, and changes the weights to lower the loss. `step` counts from 0; the noise depends on (seed, step) alone. The objective's schedule
-    /// stands at `objective_step`.
+    /// Draws latents for each image `[B, C, H, W]` (bytes, with their condition if the model has one), as many as the objective
+    /// needs, and updates the weights to reduce the loss. `step` counts from 0, and the noise depends only on (seed, step). The
+    /// objective's schedule is evaluated at `objective_step`.
     ///
     /// # Errors
     /// Images of another shape than the model's; libtorch refuses.
@@ -203,7 +201,7 @@ impl<'a> Learner<'a> {
                     &mut noise,
                 )
             })?;
-            // A mean over the part counts as many images as it has: the sum is the whole's mean.
+            // A part's mean is weighted by its number of images, so that the sum is the mean over the whole batch.
             let share = part.size()[0] as f64 / n_images as f64;
             let losses = objective.losses(&draws, context, &self.networks, &mut noise)?;
             named.add_part(&draws.named, share);
@@ -250,22 +248,22 @@ impl<'a> Learner<'a> {
         self.model.optimizer.learning_rate()
     }
 
-    /// Multiplies the model's learning rate of the config for the steps to come.
+    /// Multiplies the model's learning rate of the config in the following steps.
     pub fn set_learning_rate_factor(&mut self, factor: f64) {
         self.model.optimizer.set_learning_rate_factor(factor);
     }
 
-    /// Multiplies the learning rates of the players beside the model, on top of their schedules.
+    /// Multiplies the learning rates of the other players, in addition to their schedules.
     pub(crate) fn set_learning_rate_scale(&mut self, scale: f64) {
         self.learning_rate_scale = scale;
     }
 
-    /// Where the gradients of several processes meet; without a call there is one process.
+    /// Sets how gradients are averaged over processes. By default there is a single process.
     pub fn set_collective(&mut self, collective: impl Collective + 'static) {
         self.collective = Box::new(collective);
     }
 
-    /// The networks of the players beside the model.
+    /// The networks of the other players.
     pub(crate) fn networks(&self) -> &[PlayerNetwork] {
         &self.networks
     }
@@ -274,21 +272,21 @@ impl<'a> Learner<'a> {
         std::iter::once(&mut self.model).chain(&mut self.players)
     }
 
-    /// Gives the model the weights to use: the averaged ones, if there are any. So with the other players.
+    /// Gives all players the weights to be used: the averaged ones, if there are any.
     pub(crate) fn use_averaged(&mut self) -> Result<(), TrainError> {
         self.all_players().try_for_each(Player::use_averaged)
     }
 
-    /// Gives the model back the weights that the optimizer changes. So with the other players.
+    /// Gives all players the weights that the optimizer updates.
     pub(crate) fn use_raw(&mut self) -> Result<(), TrainError> {
         self.all_players().try_for_each(Player::use_raw)
     }
 
-    /// The tensors of a checkpoint; to be called while the averaged weights are in use.
+    /// The tensors of a checkpoint. The averaged weights must be in use.
     pub(crate) fn checkpoint_tensors(&self) -> CheckpointTensors<'a> {
         CheckpointTensors {
             vae: self.vae,
-            // While the averaged ones are in use this is the raw ones.
+            // While the averaged weights are in use, this is the raw ones.
             raw_weights: self.model.ema_state(),
             optimizer: self.model.optimizer.state(),
             players: self
@@ -304,20 +302,20 @@ impl<'a> Learner<'a> {
         self.model.optimizer.n_steps()
     }
 
-    /// Steps of the optimizers of the players beside the model.
+    /// The numbers of steps of the other players' optimizers.
     pub(crate) fn player_steps(&self) -> BTreeMap<String, u64> {
         let steps = |player: &Player| (player.name.clone(), player.optimizer.n_steps());
         self.players.iter().map(steps).collect()
     }
 
-    /// Takes up what a checkpoint left; the model has its weights already.
+    /// Restores the state of a checkpoint, from which the model was already loaded.
     pub(crate) fn resume(&mut self, checkpoint: &OpenCheckpoint) -> Result<(), TrainError> {
         let state = &checkpoint.state.resume;
         let raw = || {
             checkpoint.raw_weights()?.ok_or_else(|| {
                 RunError::run(
                     &checkpoint.folder,
-                    "holds no raw weights beside the averaged",
+                    "has averaged weights without the raw ones",
                 )
             })
         };
@@ -349,7 +347,7 @@ impl<'a> Learner<'a> {
         Ok(())
     }
 
-    /// Every variable of every player; the names of those beside the model begin with the player's.
+    /// Every variable of every player; the names of the other players' variables begin with the player's name.
     fn named_variables(&self) -> Vec<(String, Tensor)> {
         let mut variables = self.vae.named_variables();
         for player in &self.players {
@@ -361,7 +359,7 @@ impl<'a> Learner<'a> {
         variables
     }
 
-    /// Whether every weight is a number. Waits for the device.
+    /// Whether every weight is finite. Waits for the device.
     pub(crate) fn is_finite(&self) -> bool {
         let mut sum = Tensor::zeros([], (Kind::Double, Device::Cpu));
         for (_, variable) in self.named_variables() {
@@ -370,7 +368,7 @@ impl<'a> Learner<'a> {
         f64::try_from(sum).is_ok_and(f64::is_finite)
     }
 
-    /// The first variable, by name, whose gradient is not finite.
+    /// The first variable, by name, with a gradient that is not finite.
     pub(crate) fn non_finite_gradient(&self) -> Option<String> {
         self.named_variables()
             .into_iter()
@@ -449,7 +447,7 @@ mod tests {
             let output = learner.step(&images, step, step).expect("a step");
 
             let mut noise = by_hand.generator(derive_seed(4, step, "training noise"));
-            // Parts of two images, two and one: each normalized by itself, every image of the same weight.
+            // Parts of two images and one: each is a mean, weighted by its number of images.
             let losses: Vec<Tensor> = [(0, 2), (2, 2), (4, 1)]
                 .into_iter()
                 .map(|(first, n)| {
@@ -494,7 +492,7 @@ mod tests {
                 assert_close(&format!("average of {name}"), &average, &averages[&name]);
             }
         }
-        // Statistics of the training batches, no others.
+        // Statistics of the training batches only.
         let statistics: BTreeMap<_, _> = vae.named_variables().into_iter().collect();
         let mean = &statistics["encoder.norm.0.running_mean"];
         assert!(mean.abs().max().double_value(&[]) > 1e-3);
@@ -519,8 +517,8 @@ mod tests {
         let warm_up = "objective.regularizer.kl.beta_schedule.warm_up.steps = 10";
         let [loss, reconstruction, kl] = loss_and_terms(warm_up, 4, 3);
         assert!((loss - reconstruction - 0.3 * kl).abs() < 1e-5 * loss);
-        // −ln(N·B) stands once in log q(z) and for each of the two dimensions in Σ log q(z_j): the total
-        // correlation of N images is by ln 10 above that of 10·N.
+        // −ln(N·B) occurs once in log q(z), and once for each of the two dimensions in Σ log q(z_j): the total correlation with N
+        // images is ln 10 above that with 10·N.
         let beta_tc = "objective.regularizer.beta_tc = { alpha = 0.0, beta = 1.0, gamma = 0.0 }";
         let [of_40, _, _] = loss_and_terms(beta_tc, 40, 0);
         let [of_400, _, _] = loss_and_terms(beta_tc, 400, 0);
@@ -530,7 +528,7 @@ mod tests {
         );
     }
 
-    /// A model and its discriminator, with everything that a player may have.
+    /// A model and its discriminator, with all features of a player.
     const FACTOR: &str = "
         seed = 4
         dataset.idx.folder = 'unused'
@@ -580,7 +578,7 @@ mod tests {
         }
         assert_eq!(learner.player_steps()["discriminator"], 2);
 
-        // By way of a checkpoint's tensors.
+        // Through a checkpoint's tensors.
         let snapshot = learner.snapshot();
         let mut tensors = snapshot.named_tensors("0/").into_iter().collect();
         let (steps, players) = (snapshot.optimizer_steps(), snapshot.player_steps());
@@ -617,7 +615,7 @@ mod tests {
         assert!(!learner.is_finite());
         learner.step(&images, 8, 8).expect("a step");
         let name = learner.non_finite_gradient().expect("one");
-        // The model's loss hears of it by the density ratio.
+        // The density ratio is part of the model's loss.
         assert!(
             name.starts_with("encoder.") || name.starts_with("discriminator."),
             "{name}"
@@ -642,7 +640,7 @@ mod tests {
                 .map(|g| g.square().sum(Kind::Double).double_value(&[]));
             squares.sum::<f64>().sqrt()
         };
-        // Of two parts, each by other noise, the gradient is the mean: about as large, not twice.
+        // For two parts with different noise, the gradient is the mean: about as large, not twice as large.
         let (whole, halves) = (
             norm_of_discriminator(&config, &images(8)),
             norm_of_discriminator(&parts, &images(8)),

@@ -1,8 +1,8 @@
-//! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s are what happens
-//! around it, a [`RunDir`] is what it leaves.
+//! Training of variational autoencoders: [`Trainer`] is the loop, [`Callback`]s react to its events, and a [`RunDir`] holds
+//! the results.
 //!
-//! The archive of runs (`vae_run`) and what draws them (`vae_view`) are crates of their own below this one;
-//! what a program that trains needs of them is named here too.
+//! The archive of runs (`vae_run`) and the visualization (`vae_view`) are separate crates, which this one builds on. What a
+//! training program needs of them is re-exported here.
 
 mod callback;
 mod clock;

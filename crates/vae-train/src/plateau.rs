@@ -1,9 +1,9 @@
-//! A learning rate that falls when the validation loss no longer does.
+//! A learning rate that drops when the validation loss stops improving.
 
 use serde::{Deserialize, Serialize};
 use vae_run::{PlateauConfig, ThresholdMode};
 
-/// How the validation loss has gone, and the factor that follows from it. What a resumed run needs.
+/// The history of the validation loss and the resulting factor; saved to resume a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlateauState {
     /// The factor on the learning rate, 1 at the start.
@@ -12,7 +12,7 @@ pub struct PlateauState {
     best: Option<f64>,
     /// Evaluations without progress since the last progress or drop.
     n_without_progress: u64,
-    /// Evaluations that are still not counted.
+    /// Evaluations of the cooldown that remain.
     cooldown: u64,
 }
 
@@ -28,14 +28,14 @@ impl Default for PlateauState {
 }
 
 impl PlateauState {
-    /// The factor for the steps to come.
+    /// The factor for the following steps.
     #[must_use]
     pub fn factor(&self) -> f64 {
         self.factor
     }
 
-    /// Takes in the validation loss (lower is better) of an evaluation, and gives the factor for the
-    /// steps to come.
+    /// Updates the history with the validation loss of an evaluation (lower is better), and returns the factor for the following
+    /// steps.
     pub fn observe(&mut self, config: &PlateauConfig, loss: f64) -> f64 {
         let is_progress = self.best.is_none_or(|best| {
             let unit = match config.threshold_mode {
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(state.observe(&config, -100.5), 1.0);
         assert_eq!(state.clone().observe(&config, -102.0), 1.0);
         assert_eq!(state.observe(&config, -99.5), 0.1);
-        // A loss that is no number is no progress either.
+        // A NaN loss is not progress either.
         assert_eq!(state.observe(&config, f64::NAN), 0.1);
         assert!((state.observe(&config, f64::NAN) - 0.01).abs() < 1e-15);
     }

@@ -1,4 +1,4 @@
-//! Players: sets of variables that are trained by losses of their own.
+//! Players: sets of variables, each trained by a loss of its own.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +7,32 @@ use vae_run::{ClipConfig, OptimizerConfig, RunError, Schedule};
 
 use crate::{Collective, Ema, Optimizer, TrainError};
 
-/// Variables that are trained by a loss of their own, with everything that takes. The model is a run's first
-/// player, and mostly its only one.
+/// Variables that are trained by a loss of their own, with their optimizer and settings. The model is a run's first player,
+/// and usually the only one.
 #[derive(Debug)]
 pub(crate) struct Player {
     pub(crate) name: String,
-    /// Everything that makes it up by name, also what no gradient changes. Shares memory with the network's.
+    /// All of its variables by name, including those without gradients. Shares memory with the network's.
     variables: Vec<(String, Tensor)>,
     pub(crate) optimizer: Optimizer,
     clip: ClipConfig,
     ema: Option<Ema>,
-    /// A function of the run's steps; the model's is turned by the run's callbacks.
+    /// A schedule over the run's steps; the model's is applied by the run's callbacks instead.
     pub(crate) schedule: Schedule,
     every: u64,
 }
 
-/// What a player is trained with.
+/// How a player is trained.
 pub(crate) struct Training<'a> {
     pub(crate) optimizer: &'a OptimizerConfig,
     pub(crate) schedule: &'a Schedule,
     pub(crate) clip: &'a ClipConfig,
     pub(crate) ema_decay: Option<f64>,
-    /// Steps from one of its updates to the next.
+    /// The number of steps between two of its updates.
     pub(crate) every: u64,
 }
 
-/// Copies of everything of a player that a step changes.
+/// Copies of everything in a player that a step changes.
 #[derive(Debug)]
 pub(crate) struct PlayerSnapshot {
     weights: Vec<(String, Tensor)>,
@@ -41,13 +41,13 @@ pub(crate) struct PlayerSnapshot {
     ema: Option<BTreeMap<String, Tensor>>,
 }
 
-// How the names of a snapshot's tensors begin.
+// The prefixes of the names of a snapshot's tensors.
 const WEIGHTS: &str = "weights/";
 const OPTIMIZER: &str = "optimizer/";
 const EMA: &str = "average/";
 
 impl PlayerSnapshot {
-    /// Its tensors, under names that begin with `prefix`.
+    /// Its tensors, with names that begin with `prefix`.
     pub(crate) fn named_tensors(&self, prefix: &str) -> Vec<(String, Tensor)> {
         let weights = self
             .weights
@@ -69,7 +69,7 @@ impl PlayerSnapshot {
             .collect()
     }
 
-    /// The snapshot whose [`Self::named_tensors`] are among these; they are taken out.
+    /// Restores a snapshot from its [`Self::named_tensors`], which are removed from the list.
     pub(crate) fn from_named_tensors(
         tensors: &mut BTreeMap<String, Tensor>,
         prefix: &str,
@@ -96,7 +96,7 @@ impl PlayerSnapshot {
 }
 
 impl Player {
-    /// At the start: no moments yet, the averaged weights are the weights.
+    /// A player at the start: without moments, and with averaged weights equal to the weights.
     pub(crate) fn new(name: &str, variables: Vec<(String, Tensor)>, training: &Training) -> Self {
         let shared = || -> Vec<(String, Tensor)> {
             let share = |(name, value): &(String, Tensor)| (name.clone(), value.shallow_clone());
@@ -113,13 +113,12 @@ impl Player {
         }
     }
 
-    /// Whether it takes part in step number `step`, counted from 0.
+    /// Whether it is updated in step number `step`, counted from 0.
     pub(crate) fn is_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.every)
     }
 
-    /// Adds the gradients of its loss, a scalar, to those that are there. No gradient reaches `others`,
-    /// whatever the loss was computed from.
+    /// Accumulates the gradients of its loss, a scalar. The variables of `others` get no gradient, whatever the loss depends on.
     pub(crate) fn backward(&mut self, loss: &Tensor, others: &[&[Self]]) -> Result<(), TrainError> {
         let others: Vec<&Tensor> = others
             .iter()
@@ -139,8 +138,7 @@ impl Player {
         done
     }
 
-    /// Lets the gradients meet those of other processes, clips them and goes a step. Gives their norm of
-    /// before clipping.
+    /// Averages the gradients with those of other processes, clips them, and takes a step. Returns their norm before clipping.
     pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<Tensor, TrainError> {
         if collective.size() > 1 {
             collective.all_reduce(&self.optimizer.gradients())?;
@@ -160,7 +158,7 @@ impl Player {
         }
     }
 
-    /// Gives its network back the weights that the optimizer changes.
+    /// Gives its network the weights that the optimizer updates.
     pub(crate) fn use_raw(&mut self) -> Result<(), TrainError> {
         match &mut self.ema {
             Some(ema) if ema.is_swapped() => ema.swap(),
@@ -173,8 +171,7 @@ impl Player {
         self.ema.as_ref().map(Ema::state)
     }
 
-    /// Takes up the optimizer's state, and of a player with averaged weights, which its network has, the raw
-    /// ones.
+    /// Restores the optimizer's state and, if the network has averaged weights, the raw ones.
     pub(crate) fn resume(
         &mut self,
         optimizer_steps: u64,
@@ -184,7 +181,7 @@ impl Player {
         self.optimizer.load_state(optimizer_steps, optimizer)?;
         if let Some(ema) = &mut self.ema {
             let raw = raw()?;
-            // The network has the averaged ones, as when the checkpoint was written.
+            // The network has the averaged weights, as it did when the checkpoint was written.
             ema.swap()?;
             ema.load_state(&raw)?;
             ema.swap()?;
@@ -222,8 +219,7 @@ impl Player {
         Ok(())
     }
 
-    /// Everything of it that a checkpoint keeps, for a player beside the model; to be called while averaged
-    /// weights are in use.
+    /// Everything that a checkpoint stores of a player other than the model. The averaged weights must be in use.
     pub(crate) fn checkpoint_tensors(&self) -> Vec<(String, Tensor)> {
         let prefix = prefix(&self.name);
         let part = |part: &'static str, tensors: Vec<(String, Tensor)>| {
@@ -240,7 +236,7 @@ impl Player {
             .collect()
     }
 
-    /// Takes up what [`Self::checkpoint_tensors`] gave, and takes it out of `tensors`.
+    /// Restores the result of [`Self::checkpoint_tensors`], which is removed from `tensors`.
     pub(crate) fn resume_beside(
         &mut self,
         tensors: &mut BTreeMap<String, Tensor>,
@@ -254,20 +250,20 @@ impl Player {
         crate::optimizer::assign_state("player", weights.collect(), &found)?;
         let raw = saved.ema.unwrap_or_default();
         if let Some(ema) = &mut self.ema {
-            // It began at the fresh weights; those of the checkpoint are the averaged ones.
+            // The average began at the fresh weights; those in the checkpoint are the averaged ones.
             let averaged = found.into_iter().filter(|(name, _)| raw.contains_key(name));
             ema.load_state(&averaged.collect())?;
         }
         self.resume(optimizer_steps, &saved.optimizer, || Ok(raw))
     }
 
-    /// The variables by name; of a player beside the model the name begins with its own.
+    /// The variables by name. For players other than the model the name begins with the player's.
     pub(crate) fn variables(&self) -> &[(String, Tensor)] {
         &self.variables
     }
 }
 
-/// How the names of a player's tensors begin in checkpoints.
+/// The prefix of the names of a player's tensors in checkpoints.
 pub(crate) fn prefix(name: &str) -> String {
     format!("players/{name}/")
 }
@@ -283,7 +279,7 @@ mod tests {
         Tensor::from_slice(values).set_requires_grad(true)
     }
 
-    /// Plain gradient descent with a rate of 1.
+    /// Plain gradient descent with a learning rate of 1.
     fn player(name: &str, variable: &Tensor, clip: &str) -> Player {
         let optimizer = toml::from_str("sgd.learning_rate = 1.0").expect("an optimizer");
         let training = Training {
@@ -317,7 +313,7 @@ mod tests {
         assert_eq!(due, [0, 3, 6]);
     }
 
-    /// Another process whose gradients are three times as large: the mean of both is twice ours.
+    /// Another process with gradients three times as large: the mean of both is twice ours.
     #[derive(Debug)]
     struct WithAnother;
 
@@ -340,7 +336,7 @@ mod tests {
 
     #[test]
     fn gradients_of_several_processes_meet_before_they_are_clipped() {
-        // A gradient of (3, 4), doubled (6, 8) of norm 10, clipped to a norm of 5 it is (3, 4) again.
+        // The gradient (3, 4) doubled is (6, 8) with norm 10; clipped to norm 5 it is (3, 4) again.
         for (collective, clip, norm, wanted) in [
             (&Alone as &dyn Collective, "", 5.0, [-3_f32, -4.0]),
             (&WithAnother, "", 10.0, [-6.0, -8.0]),

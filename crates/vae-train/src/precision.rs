@@ -1,11 +1,11 @@
-//! In which kind of numbers the networks compute.
+//! The number format that the networks compute in.
 
 use tch::{Device, Kind};
 use vae_run::{Precision, RunError};
 
 use vae_torch::Autocast;
 
-/// Refuses a precision that the device cannot compute, or only slower than f32.
+/// Refuses a precision that the device does not support, or only more slowly than f32.
 ///
 /// # Errors
 /// bf16 on a device without instructions for it.
@@ -32,12 +32,11 @@ pub fn check_precision(precision: Precision, device: Device) -> Result<(), RunEr
     }
 }
 
-/// Runs `body`, a forward pass, with the networks' operations on `device` in this precision. What
-/// comes out of them is bf16 then: cast it before sums and logarithms. The backward pass needs no
-/// autocast, it follows the forward one.
+/// Runs `body`, a forward pass, with the networks' operations on `device` in this precision. Their outputs are then bf16 and
+/// must be cast before sums and logarithms. The backward pass needs no autocast, since it follows the forward pass.
 ///
 /// # Panics
-/// bf16 on a device that [`check_precision`] refuses for its kind.
+/// With bf16 on a device type that [`check_precision`] refuses.
 pub fn autocast<R>(precision: Precision, device: Device, body: impl FnOnce() -> R) -> R {
     let _restored_on_drop =
         (precision != Precision::F32).then(|| Autocast::enter(device, Kind::BFloat16));

@@ -1,4 +1,4 @@
-//! The states that a run returns to when a number is NaN or infinite.
+//! The states that a run rolls back to when a number is NaN or infinite.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use crate::learner::Snapshot;
 use crate::steps::Steps;
 use crate::{Fit, Totals, TrainError};
 
-/// A state to return to.
+/// A state to roll back to.
 #[derive(Debug)]
 struct Good {
-    /// A run that returned here failed again before the next finite check.
+    /// Whether a run that rolled back to here failed again before the next finite check.
     failed: bool,
     position: Position,
     controls: Controls,
@@ -28,16 +28,16 @@ struct Good {
 /// The states at the last two finite checks, and the steps since.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
-    /// The older one first.
+    /// The older state first.
     good: Vec<Good>,
-    /// What every step since the older of them was done with.
+    /// The settings of every step since the older of them.
     history: BTreeMap<u64, StepControls>,
-    /// The numbers are NaN or infinite and there is no state to return to.
+    /// Whether numbers are NaN or infinite and there is no state to roll back to.
     is_ruined: bool,
 }
 
 impl Recovery {
-    /// Takes up what a checkpoint has of it, where this config keeps states at all.
+    /// Restores the states of a checkpoint, if this config keeps any.
     pub(crate) fn resume(
         &mut self,
         config: &RunConfig,
@@ -55,21 +55,21 @@ impl Recovery {
         self.good.is_empty()
     }
 
-    /// Whether the run is at numbers that no checkpoint may hold.
+    /// Whether the run is in a state that no checkpoint may hold.
     pub(crate) fn is_ruined(&self) -> bool {
         self.is_ruined
     }
 
-    /// Notes what step number `step` is done with.
+    /// Records the settings of step number `step`.
     pub(crate) fn note(&mut self, step: u64, controls: StepControls) {
         self.history.insert(step, controls);
     }
 
-    /// Stores this state as the one to return to, after its numbers were checked. The one before is kept
-    /// too: the last update of the weights is not in any loss yet, and may be a ruin that is still finite.
+    /// Stores this state, whose numbers were checked, as the one to roll back to. The previous one is kept too: the last update
+    /// of the weights has not entered a loss yet, and may be harmful although it is finite.
     pub(crate) fn remember(&mut self, run: &Fit, steps: &Steps) {
         let position = run.progress.position;
-        // The last check of an epoch may fall on a step that was checked already.
+        // The last check of an epoch may be at a step that was already checked.
         let is_there = self
             .good
             .last()
@@ -90,8 +90,7 @@ impl Recovery {
         self.history = self.history.split_off(&self.good[0].position.steps);
     }
 
-    /// Returns to the last good state with a lower learning rate, or gives up. `problem` was noticed after
-    /// `step` steps.
+    /// Rolls back to the last good state with a lower learning rate, or gives up. `problem` was detected after `step` steps.
     pub(crate) fn recover<'a>(
         &mut self,
         run: &mut Fit<'a>,
@@ -132,9 +131,9 @@ impl Recovery {
         Ok(())
     }
 
-    /// Takes out the state to return to after a failure that was noticed after `step` steps.
+    /// Removes and returns the state to roll back to after a failure that was detected after `step` steps.
     fn take_newest(&mut self, step: u64) -> Option<Good> {
-        // A state from which the run failed at once, or failed twice, is no good one.
+        // A state from which the run failed at once, or failed twice, is not good.
         if self.good.len() > 1
             && let Some(newest) = self.good.last()
             && (newest.failed || newest.position.steps == step)
@@ -144,8 +143,8 @@ impl Recovery {
         self.good.pop()
     }
 
-    /// Goes through the steps since the good state once more, and back again: the first layer, or
-    /// failing that the first gradient, that is not finite.
+    /// Repeats the steps since the good state and then rolls back again, to find the first layer, or else the first gradient,
+    /// that is not finite.
     fn find_origin<'a>(
         &self,
         good: &Good,
@@ -175,11 +174,11 @@ impl Recovery {
         }
         good.restore(run, steps)?;
         Ok(origin.unwrap_or_else(|| {
-            "in these steps every layer's output and every gradient is finite by itself".to_owned()
+            "in these steps the outputs of all layers and all gradients are finite".to_owned()
         }))
     }
 
-    /// For a checkpoint at this position; none where a run that is resumed there has the same states anyway.
+    /// The states for a checkpoint at this position; none if a run that is resumed there has the same states anyway.
     pub(crate) fn saved(&self, present: Position) -> Option<SavedRecovery> {
         match &self.good[..] {
             [] => return None,
@@ -208,7 +207,7 @@ impl Recovery {
 }
 
 impl Good {
-    /// Takes the run back here.
+    /// Restores this state of the run.
     fn restore(&self, run: &mut Fit, steps: &mut Steps) -> Result<(), TrainError> {
         steps.learner.restore(&self.learner)?;
         run.progress.position = self.position;
@@ -218,7 +217,7 @@ impl Good {
     }
 }
 
-/// Whether a failure is answered by a return, or needs one to find where it began.
+/// Whether a state is needed: to roll back after a failure, or to find where it began.
 fn keeps_states(config: &RunConfig) -> bool {
     config.safety.max_rollbacks > 0 || config.safety.find_layer
 }
@@ -234,7 +233,7 @@ fn give_up(
         problem,
         step,
         origin: origin.map_or_else(
-            || " (safety.find_layer = true would tell where it begins)".to_owned(),
+            || " (safety.find_layer = true would find where it begins)".to_owned(),
             |origin| format!(" ({origin})"),
         ),
         n_rollbacks: run.progress.incidents.len(),

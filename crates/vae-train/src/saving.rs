@@ -1,4 +1,4 @@
-//! Writing the checkpoints of a run, and going on from one.
+//! Writing the checkpoints of a run, and resuming from one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -17,18 +17,18 @@ use crate::recovery::Recovery;
 use crate::steps::Steps;
 use crate::{Fit, TrainError};
 
-/// Where a run's checkpoints go, and by what they are known to belong to its images.
+/// Where a run's checkpoints are written, and the fingerprints of its images.
 pub(crate) struct Saving {
     run_dir: Option<RunDir>,
-    /// Training and validation images.
+    /// The training and validation images.
     n_images: [usize; 2],
     fingerprints: [Option<u32>; 2],
-    /// The number of the checkpoint that was written last, or that the run was resumed from.
+    /// The sequence number of the newest checkpoint, or of the one that the run was resumed from.
     newest: u64,
 }
 
 impl Saving {
-    /// Nowhere yet.
+    /// Without a folder.
     ///
     /// # Errors
     /// Images that can no longer be read.
@@ -49,10 +49,10 @@ impl Saving {
         self.run_dir = Some(run_dir);
     }
 
-    /// Goes on after a checkpoint.
+    /// Continues after a checkpoint.
     ///
     /// # Errors
-    /// It was written with other images.
+    /// The checkpoint was written with other images.
     pub(crate) fn resume(&mut self, checkpoint: &OpenCheckpoint) -> Result<(), RunError> {
         let state = &checkpoint.state.resume;
         let wanted = [state.n_train_images, state.n_validation_images];
@@ -83,8 +83,8 @@ impl Saving {
         }
     }
 
-    /// Writes a checkpoint, the model holding the weights to use, where the run has a folder. While a disk is
-    /// full, tries again.
+    /// Writes a checkpoint if the run has a folder. The model must have the weights to be used. On a full disk it waits for
+    /// space.
     pub(crate) fn write(
         &mut self,
         run: &mut Fit,
@@ -98,7 +98,7 @@ impl Saving {
             return Ok(());
         };
         let position = run.progress.position;
-        // A run that failed amid an epoch was not checked since: no ruin becomes a checkpoint.
+        // A run that failed within an epoch was not checked since, so its state must not become a checkpoint.
         steps.check_weights(position.steps)?;
         let [n_train_images, n_validation_images] = self.n_images;
         let state =

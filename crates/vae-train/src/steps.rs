@@ -1,4 +1,4 @@
-//! The steps of a run: what makes them, and the sums over the epoch in progress.
+//! The steps of a run, and the sums over the epoch in progress.
 
 use vae_data::loader::{Batch, Batches};
 use vae_run::{Means, StepControls};
@@ -6,14 +6,14 @@ use vae_run::{Means, StepControls};
 use crate::learner::StepOutput;
 use crate::{Fit, Learner, Totals, TrainError};
 
-/// What makes a run's steps, and the sums over the epoch in progress.
+/// Runs the steps, and keeps the sums over the epoch in progress.
 pub(crate) struct Steps<'a> {
     pub(crate) learner: Learner<'a>,
     pub(crate) totals: Totals,
 }
 
 impl<'a> Steps<'a> {
-    /// Those of the epoch in progress, from its first on.
+    /// The sums of the epoch in progress, from its first step on.
     pub(crate) fn batches(run: &Fit<'a>) -> Batches<'a> {
         let Fit {
             vae,
@@ -44,7 +44,7 @@ impl<'a> Steps<'a> {
         self.learner.step(items, step, controls.objective_step)
     }
 
-    /// Fails on NaN or infinity in the sums of the epoch so far or in a weight.
+    /// Fails if a sum of the epoch so far or a weight is NaN or infinite.
     pub(crate) fn check_numbers(&self, step: u64) -> Result<(), TrainError> {
         check_means(
             &self.totals.means(),
@@ -66,7 +66,7 @@ impl<'a> Steps<'a> {
     }
 }
 
-/// Fails on means that are NaN or infinite.
+/// Fails if a mean is NaN or infinite.
 pub(crate) fn check_means(
     means: &Means,
     gradient_norm: Option<f64>,

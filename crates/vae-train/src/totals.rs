@@ -1,4 +1,4 @@
-//! Sums over images while an epoch runs.
+//! Sums over the images of an epoch in progress.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +6,26 @@ use tch::{Device, Kind, Tensor};
 use vae_model::{ElboTerms, Term, Terms};
 use vae_run::{Means, SavedTerm, SavedTotals};
 
-/// Sums over the images seen so far. They stay on the device, so that adding a batch does not wait
-/// for it; reading the [`Means`] does.
+/// Sums over the images so far. They stay on the device, so that adding a batch does not wait for it; reading the [`Means`]
+/// does.
 #[derive(Debug)]
 pub struct Totals {
     /// reconstruction, kl, loss, gradient norm, then the named terms; f64 `[4 + n_terms]`.
     sums: Tensor,
     n_images: i64,
-    /// Every batch so far had a kl.
+    /// Whether every batch so far had a kl.
     has_kl: bool,
     terms: Vec<Counted>,
 }
 
-/// A named term, and the images of the batches that had it.
+/// A named term, and the number of images in the batches that had it.
 #[derive(Debug)]
 struct Counted {
     term: Term,
     n_images: i64,
 }
 
-/// Sums before those of the named terms.
+/// The number of sums before those of the named terms.
 const N_FIXED: usize = 4;
 
 impl Totals {
@@ -38,8 +38,7 @@ impl Totals {
         }
     }
 
-    /// Adds a batch; its loss, a mean, and its gradient's norm count once for each image, and so do the
-    /// named terms.
+    /// Adds a batch. Its loss (a mean), the norm of its gradient and the named terms are weighted by its number of images.
     pub(crate) fn add(
         &mut self,
         terms: &ElboTerms,
@@ -74,7 +73,7 @@ impl Totals {
         self.has_kl &= terms.kl.is_some();
     }
 
-    /// Begins sums of the terms that are new.
+    /// Appends sums for new terms.
     fn make_room(&mut self, named: &Terms) {
         let n_before = self.terms.len();
         for (term, _) in named.iter() {
@@ -92,13 +91,13 @@ impl Totals {
         }
     }
 
-    /// Mean norm of the gradient of a step, before clipping; NaN before the first image.
+    /// The mean norm of a step's gradient before clipping; NaN before the first image.
     #[must_use]
     pub fn gradient_norm(&self) -> f64 {
         self.sums.double_value(&[3]) / self.n_images as f64
     }
 
-    /// Image-weighted means of the named terms, each over the batches that had it, by name.
+    /// Means of the named terms over the images of the batches that had them, by name.
     #[must_use]
     pub fn named_means(&self) -> BTreeMap<String, f64> {
         let mean = |(i, counted): (usize, &Counted)| {
@@ -137,7 +136,7 @@ impl Totals {
         }
     }
 
-    /// Image-weighted means; NaN before the first image.
+    /// Means over images; NaN before the first image.
     #[must_use]
     pub fn means(&self) -> Means {
         let mean = |i| self.sums.double_value(&[i]) / self.n_images as f64;
@@ -212,7 +211,7 @@ mod tests {
         for totals in [&mut totals, &mut restored] {
             batch(totals, 1, &[(&scalar, &[8.0])]);
             batch(totals, 2, &[]);
-            // (3·4 + 1·8)/4 and 9/3: the batches without it do not count.
+            // (3·4 + 1·8)/4 and 9/3: batches without the term do not count.
             let wanted = [("of_images".to_owned(), 3.0), ("scalar".to_owned(), 5.0)];
             assert_eq!(totals.named_means(), BTreeMap::from(wanted));
             assert_eq!(totals.means().loss, 2.0);

@@ -20,23 +20,23 @@ use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
 use crate::{Collective, Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError};
 
-/// Trains a model as a config says. See [`Trainer::fit`].
+/// Trains a model according to a config. See [`Trainer::fit`].
 pub struct Trainer<'a> {
     run: Fit<'a>,
     steps: Steps<'a>,
     callbacks: Callbacks<'a>,
     recovery: Recovery,
     saving: Saving,
-    /// Where no images are kept back for validation: training images that say which latents are in use,
-    /// and choose nothing.
+    /// Training images by which the use of the latents is measured if there are no validation images; nothing is chosen by
+    /// them.
     instead_of_validation: Option<Dataset>,
-    /// The callbacks' states before the end of an epoch that not all of them could be told of.
+    /// The callbacks' states before the end of an epoch of which not all could be notified.
     undelivered: Option<BTreeMap<String, Value>>,
     clock: Clock,
     engine_seconds: f64,
 }
 
-/// The run before an epoch's end, for one that not every callback could be told of.
+/// The state of the run before the end of an epoch, in case not every callback can be notified of it.
 struct BeforeEpochEnd {
     progress: Progress,
     totals: Totals,
@@ -45,18 +45,18 @@ struct BeforeEpochEnd {
     epoch_seconds: f64,
 }
 
-/// Training images that are evaluated where none are kept back for validation.
+/// The number of training images that are evaluated if there are no validation images.
 const N_INSTEAD_OF_VALIDATION: usize = 1000;
 
-/// Steps between two checks of whether the numbers are finite; each waits for the device.
+/// The number of steps between two finite checks, each of which waits for the device.
 const STEPS_BETWEEN_CHECKS: u64 = 50;
 
 impl<'a> Trainer<'a> {
-    /// A run from its first step, without a folder.
+    /// A run at its first step, without a folder.
     ///
     /// # Errors
-    /// A config that makes no sense, or whose objective does not fit the model; a precision that the
-    /// model's device does not have; images that can no longer be read.
+    /// An invalid config, or one whose objective does not fit the model; a precision that the model's device does not support;
+    /// images that can no longer be read.
     pub fn new(
         vae: &'a Vae,
         splits: &'a Splits,
@@ -99,24 +99,24 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Adds a callback; they are called in the order in which they were added.
+    /// Adds a callback. Callbacks are called in the order in which they were added.
     pub fn add(&mut self, callback: impl Callback + 'a) {
         self.callbacks.add(callback);
     }
 
-    /// Where the gradients of several processes meet, between the backward pass and clipping; without a call
-    /// there is one process.
+    /// Sets how gradients are averaged over processes, between the backward pass and clipping. By default there is a single
+    /// process.
     pub fn set_collective(&mut self, collective: impl Collective + 'static) {
         self.steps.learner.set_collective(collective);
     }
 
-    /// Where checkpoints go that callbacks ask for ([`Fit::request_checkpoint`]).
+    /// Sets the run in which the checkpoints that callbacks request are written ([`Fit::request_checkpoint`]).
     pub fn save_to(&mut self, run_dir: RunDir) {
         self.saving.save_to(run_dir);
     }
 
-    /// Goes on where a checkpoint was written. The model must have been loaded from it, and every
-    /// callback added: their states are restored by their names.
+    /// Resumes from a checkpoint. The model must have been loaded from it, and every callback must have been added: their states
+    /// are restored by name.
     ///
     /// # Errors
     /// The checkpoint does not fit the data set or the optimizer.
@@ -128,7 +128,7 @@ impl<'a> Trainer<'a> {
         self.steps.totals = Totals::restore(state.totals, self.run.vae.device());
         self.recovery.resume(config, &checkpoint)?;
         if config.checkpoints.metric != checkpoint.state.config.checkpoints.metric {
-            // Of another metric another epoch is the best.
+            // By another metric, another epoch is the best.
             progress.best = progress.last_validation.clone();
         }
         self.run.last_checkpoint = Some(progress.position);
@@ -137,17 +137,17 @@ impl<'a> Trainer<'a> {
         self.callbacks.restore(&state.callbacks)
     }
 
-    /// Trains until all epochs are done, a callback asks to stop, or `stop` is raised, which ends the
-    /// run after the step in progress.
+    /// Trains until all epochs are done, a callback asks to stop, or `stop` is raised, which ends the run after the step in
+    /// progress.
     ///
-    /// Each epoch visits every training image once, in an order that depends on (seed, epoch) alone;
-    /// the noise of a step depends on (seed, step) alone. After each epoch the validation images are
-    /// evaluated, in f32 and with the averaged weights, if there are any. Test images are not looked at.
+    /// Each epoch visits every training image once, in an order that depends only on (seed, epoch). The noise of a step depends
+    /// only on (seed, step). After each epoch the model is evaluated on the validation images, in f32 and with the averaged weights
+    /// if there are any. Test images are not used.
     ///
-    /// A loss or gradient that is not finite is dealt with as `[safety]` of the config says. While a
-    /// disk is full the run pauses: whatever could not be written is tried again.
+    /// A loss or gradient that is not finite is handled according to `[safety]` of the config. While a disk is full the run is
+    /// paused and repeats the failed write.
     ///
-    /// The outcome holds the error of a run that failed.
+    /// If the run fails, the outcome contains the error.
     pub fn fit(mut self, stop: &AtomicBool) -> Outcome {
         self.clock.restart();
         let ended = self.epochs(stop);
@@ -157,11 +157,11 @@ impl<'a> Trainer<'a> {
             seconds: self.clock.seconds(),
             engine_seconds: self.engine_seconds,
         };
-        // Also after a failure: what is logged and saved is from before it, since a step whose numbers
-        // are NaN or infinite never gets this far.
-        let told = self.tell(&Event::FitEnd { outcome: &outcome }, stop);
+        // Also after a failure: what is logged and saved is from before it, since a step with NaN or infinite numbers never gets this
+        // far.
+        let notified = self.notify(&Event::FitEnd { outcome: &outcome }, stop);
         outcome.engine_seconds = self.engine_seconds;
-        match told {
+        match notified {
             Err(error) if outcome.ended.is_ok() => outcome.ended = Err(error),
             _ => {}
         }
@@ -169,8 +169,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
-        let mut asked = self.tell(&Event::FitStart, stop)?;
-        // A run that was stopped inside an epoch has the states of before.
+        let mut asked = self.notify(&Event::FitStart, stop)?;
+        // A run that was stopped within an epoch has the states of before.
         if self.recovery.is_empty() {
             self.recovery.remember(&self.run, &self.steps);
         }
@@ -191,7 +191,7 @@ impl<'a> Trainer<'a> {
         Ok(asked.unwrap_or(Stop::Finished))
     }
 
-    /// The steps of an epoch that are still to do; a reason to stop amid it.
+    /// The remaining steps of an epoch; returns the reason to stop within it, if any.
     fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let mut batches = Steps::batches(&self.run);
         let n_done = self.run.steps_of_epoch() as usize;
@@ -220,7 +220,7 @@ impl<'a> Trainer<'a> {
             if n_steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
                 self.check()?;
             }
-            let asked = self.tell_of_step(stop)?;
+            let asked = self.notify_of_step(stop)?;
             let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
             if let Some(reason) = asked.or(interrupted) {
                 self.steps.check_numbers(n_steps)?;
@@ -233,7 +233,7 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// Evaluation, and what follows from it.
+    /// Evaluates the model, and notifies the callbacks.
     fn finish_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let train_seconds = self.clock.epoch_seconds();
         let start = Instant::now();
@@ -245,7 +245,7 @@ impl<'a> Trainer<'a> {
             progress: self.run.progress.clone(),
             totals: std::mem::replace(&mut self.steps.totals, totals),
             callbacks: self.callbacks.states(),
-            // The evaluation has shown this state to be good; what was told of the epoch stays so.
+            // The evaluation has shown this state to be good. Callbacks have been notified of the epoch, so no rollback crosses this point.
             recovery: std::mem::take(&mut self.recovery),
             epoch_seconds: train_seconds,
         };
@@ -280,18 +280,18 @@ impl<'a> Trainer<'a> {
             latent_use: &evaluation.latent_use,
             is_best,
         };
-        let told = self.deliver(&event, stop);
-        if told.is_err() {
+        let notified = self.deliver(&event, stop);
+        if notified.is_err() {
             self.return_before(before);
-            return told;
+            return notified;
         }
         let saved = self.save_model(stop);
         self.clock.start_epoch();
         self.recovery.remember(&self.run, &self.steps);
-        saved.and(told)
+        saved.and(notified)
     }
 
-    /// The images that say how good the model is after an epoch.
+    /// The images on which the model is evaluated after an epoch.
     fn evaluated(&self) -> &Dataset {
         let Splits {
             train, validation, ..
@@ -300,7 +300,7 @@ impl<'a> Trainer<'a> {
         validation.as_ref().or(instead).unwrap_or(train)
     }
 
-    /// Evaluates with the weights to use.
+    /// Evaluates with the weights to be used.
     fn evaluate(&mut self) -> Result<Evaluation, TrainError> {
         self.steps.learner.use_averaged()?;
         let Fit {
@@ -347,7 +347,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// None where no images are kept back for validation.
+    /// The validation record; none without validation images.
     fn validation_record(&self, evaluation: &Evaluation, seconds: f64) -> Option<Record> {
         self.run.splits.validation.as_ref()?;
         let (vae, means) = (self.run.vae, evaluation.means);
@@ -362,8 +362,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Takes back an epoch's end that not every callback could be told of: a run that is resumed finishes the
-    /// epoch once more and tells all of them.
+    /// Undoes the end of an epoch of which not every callback could be notified. A run that is resumed finishes the epoch again
+    /// and notifies all callbacks.
     fn return_before(&mut self, before: BeforeEpochEnd) {
         self.run.progress = before.progress;
         self.steps.totals = before.totals;
@@ -372,7 +372,7 @@ impl<'a> Trainer<'a> {
         self.clock.resume_epoch(before.epoch_seconds);
     }
 
-    /// Fails on NaN or infinity. Otherwise stores this state as the one to return to.
+    /// Fails on NaN or infinity. Otherwise stores this state as the one to roll back to.
     fn check(&mut self) -> Result<(), TrainError> {
         let start = Instant::now();
         self.steps.check_numbers(self.run.progress.position.steps)?;
@@ -381,9 +381,9 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Returns to the last good state, or gives up. Where checkpoints hold steps that are undone now, writes
-    /// the state returned to. It takes the place of those, which are deleted when it is whole. From any older
-    /// one a resumed run would come to the same failure and return in the same way.
+    /// Rolls back to the last good state, or gives up. If checkpoints hold steps that are now undone, writes a checkpoint of the
+    /// restored state, which replaces them once it is complete. A run resumed from an older checkpoint would fail and roll back in
+    /// the same way.
     fn recover(&mut self, problem: String, step: u64, stop: &AtomicBool) -> Result<(), TrainError> {
         self.undelivered = None;
         self.recovery
@@ -395,34 +395,33 @@ impl<'a> Trainer<'a> {
         self.save_model(stop)
     }
 
-    /// Gives an event to every callback, the model holding the weights to use; then writes the checkpoint
-    /// that one of them asked for.
-    fn tell(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
-        let told = self.deliver(event, stop);
-        // The end of a run is the last chance to save.
-        let saved = match told.is_ok() || matches!(event, Event::FitEnd { .. }) {
+    /// Notifies every callback of an event, with the weights to be used; then writes the checkpoint that one of them requested.
+    fn notify(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+        let notified = self.deliver(event, stop);
+        // The end of a run is the last opportunity to save.
+        let saved = match notified.is_ok() || matches!(event, Event::FitEnd { .. }) {
             true => self.save_model(stop),
             false => Ok(()),
         };
-        told.and_then(|asked| saved.map(|()| asked))
+        notified.and_then(|asked| saved.map(|()| asked))
     }
 
-    /// Gives an event to every callback, the model holding the weights to use.
+    /// Notifies every callback of an event, with the weights to be used.
     fn deliver(&mut self, event: &Event, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         self.steps.learner.use_averaged()?;
         let start = Instant::now();
-        let asked = self.callbacks.tell(&mut self.run, event, stop);
+        let asked = self.callbacks.notify(&mut self.run, event, stop);
         self.engine_seconds += start.elapsed().as_secs_f64();
         self.steps.learner.use_raw()?;
         asked
     }
 
-    /// The same after a step, the model keeping the weights that the optimizer changes.
-    fn tell_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
+    /// Notifies every callback of a step, with the weights that the optimizer updates.
+    fn notify_of_step(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let start = Instant::now();
         let totals = &self.steps.totals;
         let event = Event::StepEnd { totals };
-        let asked = self.callbacks.tell(&mut self.run, &event, stop);
+        let asked = self.callbacks.notify(&mut self.run, &event, stop);
         self.engine_seconds += start.elapsed().as_secs_f64();
         if self.run.save_requested {
             self.steps.check_numbers(self.run.progress.position.steps)?;
@@ -431,7 +430,7 @@ impl<'a> Trainer<'a> {
         asked
     }
 
-    /// Writes the checkpoint that a callback asked for, if one did, with the weights to use.
+    /// Writes the checkpoint that a callback requested, if any, with the weights to be used.
     fn save_model(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
         if !std::mem::take(&mut self.run.save_requested) {
             return Ok(());

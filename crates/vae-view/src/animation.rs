@@ -1,4 +1,4 @@
-//! Moving pictures.
+//! Animations.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +10,11 @@ use vae_run::RunError;
 
 use crate::ViewError;
 
-/// Writes frames of one size as an endless moving picture: a GIF (256 colors for each frame) where the
-/// file is called so, or an APNG (every color) where it is called `.png` or `.apng`. The file appears
-/// under its name only when it is whole.
+/// Writes frames of one size as an endless animation: a GIF (256 colors per frame) if the name ends in `.gif`, an
+/// APNG (all colors) if it ends in `.png` or `.apng`. The file appears under its name only when it is whole.
 ///
 /// # Errors
-/// Another ending; no frames, or of different sizes; the file system refuses.
+/// Another ending; no frames, or frames of different sizes; the file system refuses.
 pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(), ViewError> {
     let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
     let bytes = match ending.as_ref().and_then(|ending| ending.to_str()) {
@@ -27,7 +26,7 @@ pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(),
             apng(frames, delay).map_err(|error| ViewError::file(path, error.to_string()))?
         }
         _ => {
-            let problem = "a moving picture ends in .gif, .png or .apng";
+            let problem = "an animation's name ends in .gif, .png or .apng";
             return Err(ViewError::file(path, problem));
         }
     };

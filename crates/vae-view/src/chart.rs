@@ -1,5 +1,5 @@
-//! What plots share: a picture with a title, axes, colors, and fonts of our own, since a bare container has
-//! none.
+//! The parts that plots share: the canvas with its title, axes, colors, and embedded fonts, since a bare container
+//! has none.
 
 use std::ops::Range;
 use std::sync::Once;
@@ -17,13 +17,14 @@ use crate::ticks::ticks;
 
 /// Size of a picture in pixels.
 pub(crate) const SIZE: (u32, u32) = (1400, 900);
-/// Drawn so many times larger, then averaged: the plotter's thick lines have no smooth edges.
+/// The factor by which plots are drawn larger and then averaged, since the plotter does not antialias thick lines.
 pub(crate) const SCALE: u32 = 2;
 
 pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
 pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
 pub(crate) const GRID: RGBColor = RGBColor(228, 231, 235);
-/// Okabe & Ito's colors, told apart with every kind of color vision; its yellow is too light here.
+/// Okabe & Ito's colors, which can be distinguished with every kind of color vision; without its yellow, which is
+/// too light here.
 pub(crate) const COLORS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -36,7 +37,7 @@ pub(crate) const COLORS: [RGBColor; 7] = [
 
 const FAMILY: &str = "Inter";
 
-/// A picture with a title and a line below it, and the rest of it drawn by `draw_body`.
+/// A picture with a title and a subtitle, whose body is drawn by `draw_body`.
 pub(crate) fn canvas(
     title: &str,
     subtitle: &str,
@@ -58,7 +59,7 @@ pub(crate) fn canvas(
 fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // A font that cannot be read shows as an error of the first text drawn with it.
+        // An unreadable font shows as an error when text is first drawn with it.
         let _ = register_font(
             FAMILY,
             FontStyle::Normal,
@@ -76,10 +77,10 @@ pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
 pub(crate) type PlotError<'a> =
     DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
 
-/// The plotter centers the small text that much too high.
+/// The number of pixels by which the plotter centers small text too high.
 pub(crate) const TOO_HIGH: i32 = px(3);
 
-/// Pixels of the picture, in those of the drawing.
+/// Pixels of the picture, as pixels of the larger drawing.
 pub(crate) const fn px(pixels: u32) -> i32 {
     (pixels * SCALE) as i32
 }
@@ -119,18 +120,18 @@ fn draw_all<'a>(
 pub(crate) struct Axes<'a> {
     pub(crate) x: (Axis, &'a str),
     pub(crate) y: (Axis, &'a str),
-    /// How a number on the x-axis is written.
+    /// Formats a number on the x-axis.
     pub(crate) x_label: &'a dyn Fn(&f64) -> String,
     pub(crate) y_label: &'a dyn Fn(&f64) -> String,
     pub(crate) margin_top: u32,
-    /// Lines across the plot at the numbers of the x-axis.
+    /// Whether there are vertical lines at the ticks of the x-axis.
     pub(crate) has_x_mesh: bool,
 }
 
 pub(crate) type Chart<'a, 'b> = ChartContext<'b, BitMapBackend<'a>, Cartesian2d<Axis, Axis>>;
 
 impl Axes<'_> {
-    /// Draws them, to draw series over them.
+    /// Draws the axes and returns the chart to draw series on.
     pub(crate) fn draw<'a, 'b>(self, area: &'b Area<'a>) -> Result<Chart<'a, 'b>, PlotError<'a>> {
         let ((x_axis, x_name), (y_axis, y_name)) = (self.x, self.y);
         let mut chart = ChartBuilder::on(area)
@@ -161,7 +162,7 @@ impl Axes<'_> {
     }
 }
 
-/// An axis with a line at every multiple of a step.
+/// An axis with a tick at every multiple of a step.
 pub(crate) struct Axis {
     scale: RangedCoordf64,
     ticks: Vec<f64>,
@@ -193,7 +194,7 @@ impl Ranged for Axis {
     }
 }
 
-/// Different colors, evenly around the wheel where the palette has too few.
+/// Distinct colors; evenly spaced hues if the palette has too few.
 pub(crate) fn colors(n: usize) -> Vec<RGBColor> {
     if n <= COLORS.len() {
         return COLORS.to_vec();

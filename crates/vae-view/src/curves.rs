@@ -15,7 +15,7 @@ use crate::ticks::{decimal, tick_label, tick_step};
 /// Curves over one pair of axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
-    /// What is drawn, such as `total correlation`.
+    /// The name of the quantity, such as `total correlation`.
     pub title: String,
     /// Its unit; empty if it has none.
     pub unit: String,
@@ -88,7 +88,7 @@ pub fn learning_curves(
     draw(title, &subtitle, &panels, shape)
 }
 
-/// As in `best epoch 7, by validation loss 101.20; elbo −104.31 nats per image`.
+/// A text such as `best epoch 7, by validation loss 101.20; elbo −104.31 nats per image`.
 fn best_epoch(records: &[Record], terms: &[Term], metric: &Metric) -> String {
     let best = metric.ranking(terms).best(records);
     let Some((best, value)) = best.and_then(|best| Some((best, metric.of(best)?))) else {
@@ -191,13 +191,13 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let mut chart = axes.draw(area)?;
     for (curve, color) in panel.curves.iter().zip(colors(panel.curves.len())) {
         let style = color.stroke_width(5 * SCALE / 2);
-        // Segment by segment: the plotter's joints shoot out of sharp corners.
+        // Segment by segment, since the plotter's joints overshoot at sharp corners.
         let segments = curve
             .points
             .windows(2)
             .filter_map(|pair| clip(pair[0], pair[1], &y_range));
         chart.draw_series(segments.map(|segment| PathElement::new(segment, style)))?;
-        // Between gaps, and while there are few, epochs are points.
+        // Isolated epochs, and all epochs while there are few, are drawn as points.
         let marks = marked(&curve.points)
             .into_iter()
             .filter(|(_, value)| y_range.contains(value))
@@ -213,7 +213,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     draw_legend(area, panel)
 }
 
-/// The curves' names: beside the title where there is one, else in the lower right corner.
+/// The names of the curves: beside the title if there is one, else in the lower right corner.
 fn draw_legend<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let names: Vec<_> = panel
         .curves
@@ -276,7 +276,7 @@ pub fn value_range(curves: &[Curve]) -> Range<f64> {
     let (low, high) = (late[trimmed], late[late.len() - 1 - trimmed]);
     let reach = 4.0 * (high - low).max(low.abs().max(high.abs()) * 1e-6);
     let (low, high) = (lowest.max(low - reach), highest.min(high + reach));
-    // Room at the edges; a constant gets some too.
+    // Room at the edges, also for a constant.
     let room = match (high - low) * 0.06 {
         0.0 if low == 0.0 => 1.0,
         0.0 => low.abs() * 0.1,
@@ -285,7 +285,7 @@ pub fn value_range(curves: &[Curve]) -> Range<f64> {
     low - room..high + room
 }
 
-/// The part of a line inside a range of values; none where an end is no number.
+/// The part of a line segment inside a range of values; none if an end is not finite.
 fn clip(start: (f64, f64), end: (f64, f64), range: &Range<f64>) -> Option<[(f64, f64); 2]> {
     if !start.1.is_finite() || !end.1.is_finite() {
         return None;
@@ -299,14 +299,14 @@ fn clip(start: (f64, f64), end: (f64, f64), range: &Range<f64>) -> Option<[(f64,
         if value == point.1 {
             return point;
         }
-        // Halves, so that the difference of two huge values stays finite.
+        // Halved, so that the difference of two huge values stays finite.
         let along = (value / 2.0 - start.1 / 2.0) / (end.1 / 2.0 - start.1 / 2.0);
         (start.0 + along * (end.0 - start.0), value)
     };
     Some([cut(start), cut(end)])
 }
 
-/// Points that get a mark: all while there are few, later those that no line touches.
+/// The points that are drawn as marks: all if there are few, else those without a line.
 fn marked(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let finite = |i: usize| points.get(i).is_some_and(|(_, value)| value.is_finite());
     (0..points.len())
@@ -364,14 +364,14 @@ mod tests {
         // Later half: -3 and -2, so 4 nats below it; with 6 % of 5 nats as room.
         let values = [-1e6, -90.0, -3.5, -3.0, -2.0, -2.0];
         close(&value_range(&[curve(&values)]), -7.3, -1.7);
-        // All of them where they are near, and while there are few.
+        // The full range if the values are close, and while there are few.
         close(
             &value_range(&[curve(&[0.0, 0.5, 1.0, 0.6, 0.9, 0.8])]),
             -0.06,
             1.06,
         );
         close(&value_range(&[curve(&[-100.0, 0.0])]), -106.0, 6.0);
-        // A stray value late in the run, as long as it is one of many.
+        // An outlier late in the run, if there are enough other values.
         let stray = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1e30, 1.0, 0.0, 1.0];
         close(&value_range(&[curve(&stray)]), -0.3, 5.3);
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with a picture, or with what is learned of latents.
+//! The errors of drawing, and of analyses of latents.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub enum ViewError {
     /// The run, or a file that the file system refuses to read or write.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// An attribute that no direction can be learned of, or of which none is known.
+    /// An attribute that is unknown, or for which no direction can be learned.
     #[error("attribute {name}: {problem}")]
     Attribute {
         /// The attribute.
@@ -28,13 +28,13 @@ pub enum ViewError {
         /// What was found and what was wanted.
         problem: String,
     },
-    /// A latent for a sphere that points nowhere, or latents that are all the same.
+    /// A latent of length 0 on a sphere, or latents that are all equal.
     #[error(
-        "latents of length 0 have no direction: on a sphere they have no place, and where all images have \
-         the same latent (nothing is encoded), nothing can be learned of them"
+        "latents of length 0 have no direction: they cannot be placed on a sphere, and if all images have \
+         the same latent (nothing is encoded), nothing can be learned from them"
     )]
     NoDirection,
-    /// A file or folder that is not what it should be, or that no file can be written to.
+    /// A file or folder with unexpected contents or an unsuitable name.
     #[error("{path}: {problem}")]
     File {
         /// The file or folder.
@@ -50,7 +50,7 @@ pub enum ViewError {
         /// The reason.
         source: image::ImageError,
     },
-    /// A picture that would be larger than memory or its format allow.
+    /// A picture that is larger than memory or its format allows.
     #[error("a picture of {width} × {height} pixels is too large; ask for fewer images")]
     PictureSize {
         /// Pixels from left to right.
@@ -58,12 +58,12 @@ pub enum ViewError {
         /// Pixels from top to bottom.
         height: u64,
     },
-    /// More images than are made at once.
+    /// More images than are decoded at once.
     #[error("{n_images} images of {shape} need more than 4 GiB of memory; ask for fewer")]
     TooManyImages {
-        /// Images.
+        /// The number of images.
         n_images: i64,
-        /// The shape of each.
+        /// The shape of each image.
         shape: ImageShape,
     },
     /// A plot could not be drawn.

@@ -1,5 +1,5 @@
-//! How a variational autoencoder and its training look: pictures of images and latents, learning curves,
-//! moving pictures, event files for TensorBoard, and what can be learned of a latent space.
+//! Visualization of variational autoencoders and their training: pictures of images and latents, learning curves,
+//! animations, event files for TensorBoard, and analyses of the latent space.
 
 pub mod animation;
 mod chart;

@@ -11,17 +11,17 @@ use vae_run::RunError;
 
 use crate::{ViewError, as_decoded, tiles};
 
-/// Bytes of the images, in f32, that are made at once.
+/// The largest size in bytes of the f32 images that are decoded at once.
 const LARGEST_IMAGES: u128 = 1 << 32;
 
-/// Bytes of the largest picture.
+/// The largest size of a picture in bytes.
 const LARGEST_PICTURE: u128 = 1 << 31;
 
-/// Puts images `[N, C, H, W]` in `[0, 1]` side by side, row by row, `gap` white pixels between
-/// them. One channel gives a gray picture; of more, the first three are red, green and blue.
+/// Arranges images `[N, C, H, W]` in `[0, 1]` in rows, `gap` white pixels apart. One channel gives a gray picture.
+/// With more channels the first three are red, green and blue.
 ///
 /// # Errors
-/// [`ViewError::PictureSize`] where the picture would be larger than 2 GiB; libtorch refuses.
+/// [`ViewError::PictureSize`] if the picture would be larger than 2 GiB; libtorch refuses.
 pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, ViewError> {
     let (n_images, channels, height, width) = images.size4()?;
     let n_images = n_images as usize;
@@ -84,13 +84,13 @@ pub fn grid(images: &Tensor, columns: usize, gap: u32) -> Result<DynamicImage, V
     Ok(picture)
 }
 
-/// The latent space as one picture, `size` images on a side, along the latent dimensions that are used
-/// most (`usage` has a number for each).
+/// The latent space as one picture with `size` images on a side, along the most used latent dimensions (`usage` has
+/// a score for each).
 ///
-/// Of two dimensions or more the plane of two: at the prior's quantiles from 0.05 to 0.95 (the other
-/// dimensions at their medians), to the right the first of the two grows, upward the second. With one
-/// latent dimension, a strip. Of latents on a sphere a map of the world of three dimensions, longitude to
-/// the right and latitude upward; on a circle, a strip.
+/// With two dimensions or more it is the plane of two, at the prior's quantiles from 0.05 to 0.95: the first grows to
+/// the right and the second upward, and the other dimensions are at their medians. With one dimension it is a strip.
+/// On a sphere it is a world map of three dimensions, longitude to the right and latitude upward; on a circle a
+/// strip.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -132,7 +132,7 @@ pub fn manifold_of(
     grid(&images, size, u32::from(!vae.item().is_image()))
 }
 
-/// How many latent dimensions a [`manifold`] shows.
+/// The number of latent dimensions that [`manifold`] shows.
 #[must_use]
 pub fn n_manifold_dims(vae: &Vae) -> usize {
     match vae.support() {
@@ -141,13 +141,13 @@ pub fn n_manifold_dims(vae: &Vae) -> usize {
     }
 }
 
-/// Whether [`manifold`] shows all of the latent space.
+/// Whether [`manifold`] shows the whole latent space.
 #[must_use]
 pub fn has_whole_manifold(vae: &Vae) -> bool {
     vae.config().n_latents() as usize <= n_manifold_dims(vae)
 }
 
-/// The (at most) `n` dimensions of largest use, in ascending order; the first ones where none is known.
+/// The (at most) `n` most used dimensions in ascending order; the first ones if no usage is known.
 fn most_used(n: usize, latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     let mut dims = by_use(latent_dims, usage);
     dims.truncate(n);
@@ -155,7 +155,7 @@ fn most_used(n: usize, latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     dims
 }
 
-/// All dimensions, that of largest use first; in their own order where none is known.
+/// All dimensions, the most used first; in ascending order if no usage is known.
 #[must_use]
 pub fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     let mut dims: Vec<usize> = (0..latent_dims).collect();
@@ -164,17 +164,17 @@ pub fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
     dims
 }
 
-/// Latents from the prior that stand for it where its quantiles and moments have no closed form.
+/// The number of latents from which a prior's quantiles and moments are estimated if they have no closed form.
 const N_PRIOR_LATENTS: i64 = 10_000;
 
-/// Latents that stand for the prior, the same ones every time, f32 `[N, Z]` on the CPU.
+/// A sample of latents from the prior, the same at every call, f32 `[N, Z]` on the CPU.
 pub fn prior_latents(vae: &Vae) -> Tensor {
     let seed = derive_seed(0, 0, "latents that stand for the prior");
     let latents = vae.sample_latents(N_PRIOR_LATENTS, &mut vae.generator(seed));
     latents.to_device(Device::Cpu)
 }
 
-/// What of a prior a plane is drawn by.
+/// The quantiles of a prior by which a plane is drawn.
 struct Quantiles {
     /// `size` quantiles of each dimension from 0.05 to 0.95, `[size, Z]`.
     lines: Tensor,
@@ -201,7 +201,7 @@ fn prior_quantiles(vae: &Vae, size: usize) -> Result<Quantiles, ViewError> {
     })
 }
 
-/// Latents `[N, Z]` of the plane's images, row by row from the top left.
+/// The latents `[N, Z]` of the plane's images, row by row from the top left.
 fn plane_latents(quantiles: &Quantiles, dims: &[usize]) -> Tensor {
     let line = |dim: usize| quantiles.lines.select(1, dim as i64); // [size]
     let across = line(dims[0]);
@@ -224,7 +224,7 @@ fn plane_latents(quantiles: &Quantiles, dims: &[usize]) -> Tensor {
     latents.flatten(0, 1)
 }
 
-/// Latents `[N, Z]` of the map of a sphere, row by row from the top left: longitudes from −180° on, and
+/// The latents `[N, Z]` of the world map of a sphere, row by row from the top left: longitudes from −180° on,
 /// latitudes from 80° to −80°.
 fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
     let (n_columns, n_rows) = (size, if dims.len() < 3 { 1 } else { size });
@@ -249,11 +249,11 @@ fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
     Tensor::from_slice(&latents).view([-1, latent_dims as i64])
 }
 
-/// A row for each of some latent dimensions: the `n_steps` images of −3 to 3 standard deviations of the
-/// prior around its mean in that dimension (times `reach`/3), the others as in `origin` `[Z]`. On a
-/// sphere, of −0.9 to 0.9, the others moved with it. A latent of an image is a good origin: of many
-/// dimensions the point 0 is far from all that the decoder was trained on. Of a model with a condition that
-/// comes with the origin, `[1, D]`.
+/// A row for each of some latent dimensions, with `n_steps` images from −3 to 3 standard deviations of the prior
+/// around its mean in that dimension (times `reach`/3). The other dimensions stay as in `origin` `[Z]`. On a sphere the
+/// dimension goes from −0.9 to 0.9 and the others are scaled. The latent of an image is a good origin: in many
+/// dimensions the point 0 is far from everything the decoder was trained on. For a model with a condition, the
+/// condition `[1, D]` comes with the origin.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -313,7 +313,7 @@ pub fn traversals<'a>(
     grid(&images, n_steps as usize, 2)
 }
 
-/// What is shown of p(x|z).
+/// How p(x|z) is shown.
 #[derive(Debug)]
 pub enum Pixels<'a> {
     /// Its mean image.
@@ -322,8 +322,8 @@ pub enum Pixels<'a> {
     Drawn(&'a mut Generator),
 }
 
-/// `n` new images from the prior; the same seed gives the same latents for every model of as many
-/// dimensions. Of a model with a condition a row of them for each class, or both sides of each attribute.
+/// `n` new images from the prior. The same seed gives the same latents for every model with the same number of
+/// dimensions. A model with a condition gets a row for each class, or for each value of each attribute.
 ///
 /// # Errors
 /// libtorch refuses.
@@ -342,12 +342,11 @@ pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError
     grid(&images, n_columns, 2)
 }
 
-/// Rows of a picture of samples, one for each condition.
+/// The most rows of a picture of samples, one for each condition.
 const MOST_EXAMPLES: usize = 16;
 
-/// For each condition a row of `n` latents from the prior, and their conditions, `[rows·n, Z]` and
-/// `[rows·n, D]`: those of a column are drawn with the same noise, so that their images differ by the
-/// condition alone.
+/// A row of `n` latents from the prior for each condition, and their conditions: `[rows·n, Z]` and `[rows·n, D]`. The
+/// latents of a column are drawn with the same noise, so that their images differ by the condition alone.
 ///
 /// # Errors
 /// A condition that is not the model's.
@@ -371,19 +370,18 @@ pub fn latents_of_rows(
     Ok((Tensor::cat(&latents, 0), Tensor::cat(&conditions, 0)))
 }
 
-/// Of what new images are drawn from the prior, their latents and then their pixels.
+/// The generator for new images from the prior: first their latents are drawn from it, then their pixels.
 #[must_use]
 pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
     vae.generator(derive_seed(seed, 0, "sample picture"))
 }
 
-/// Items `[N, C, H, W]` on the CPU, images in `[0, 1]`, arrays in their own unit, for any number of latents `[N, Z]`, in bounded memory but
-/// for the images themselves. Of a model with a condition that comes with the latents, `[N, D]`, or one for
-/// all of them, `[1, D]`.
+/// Items `[N, C, H, W]` on the CPU (images in `[0, 1]`, arrays in their own unit) for any number of latents `[N, Z]`. Apart from the items themselves
+/// the memory is bounded. For a model with a condition, the latents come with one each, `[N, D]`, or with one for
+/// all, `[1, D]`.
 ///
 /// # Errors
-/// Latents of another shape; [`ViewError::TooManyImages`] where they need more than 4 GiB; libtorch
-/// refuses.
+/// Latents of another shape; [`ViewError::TooManyImages`] if the images need more than 4 GiB; libtorch refuses.
 pub fn decoded<'a>(
     vae: &Vae,
     latents: impl Into<Conditioned<'a>>,
@@ -401,7 +399,7 @@ pub fn decoded<'a>(
     if numbers.iter().map(|&n| n as u128).product::<u128>() > LARGEST_IMAGES / 4 {
         return Err(ViewError::TooManyImages { n_images, shape });
     }
-    // One for all of them.
+    // One condition for all.
     let condition = condition.map(|condition| match condition.size().as_slice() {
         [1, n_columns] => condition.expand([n_images, *n_columns], false),
         _ => condition.shallow_clone(),
@@ -453,11 +451,11 @@ pub fn reconstructed<'a>(
     Ok(in_chunks(items.into(), |chunk| vae.reconstruct(chunk))?)
 }
 
-/// Each of the images `above` over that `below` it, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16
+/// Each image of `above` over the corresponding one of `below`, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16
 /// in a row.
 ///
 /// # Errors
-/// libtorch refuses, as it does where the two differ in shape.
+/// libtorch refuses, as it does if the two differ in shape.
 pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> {
     let n_images = above.size4()?.0;
     let columns = n_images.clamp(1, 16);
@@ -477,8 +475,7 @@ pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> 
     grid(&Tensor::f_cat(&rows, 0)?, columns as usize, 2)
 }
 
-/// Applies a model to the rows of `input`, so many at a time that the memory for it stays small. The
-/// result is on the CPU.
+/// Applies a model to the rows of `input` in chunks that need little memory. The result is on the CPU.
 fn in_chunks(
     input: Conditioned,
     mut model: impl FnMut(Conditioned) -> Result<Tensor, ModelError>,
@@ -498,13 +495,13 @@ fn in_chunks(
     Ok(Tensor::cat(&parts, 0))
 }
 
-/// Refuses the name of a picture whose ending promises another format than PNG.
+/// Refuses a picture's name whose ending belongs to another format than PNG.
 ///
 /// # Errors
-/// Says which ending is wanted.
+/// The ending is wrong; the message names the right one.
 pub fn check_name(path: &Path) -> Result<(), ViewError> {
     match path.extension() {
-        None => Ok(()), // As `/dev/stdout`.
+        None => Ok(()), // Such as `/dev/stdout`.
         Some(ending) if ImageFormat::from_extension(ending) == Some(ImageFormat::Png) => Ok(()),
         Some(ending) => {
             let ending = ending.to_string_lossy();
@@ -515,7 +512,7 @@ pub fn check_name(path: &Path) -> Result<(), ViewError> {
     }
 }
 
-/// A picture as the bytes of a PNG file. `path` is where it is going to, for errors.
+/// A picture as the bytes of a PNG file. `path` is its destination, for error messages.
 ///
 /// # Errors
 /// A picture without pixels.
@@ -533,7 +530,7 @@ pub fn png(picture: &DynamicImage, path: &Path) -> Result<Vec<u8>, ViewError> {
 /// Writes a picture as PNG; it appears under its name only when it is whole.
 ///
 /// # Errors
-/// The name of another format ([`check_name`]); the file system refuses.
+/// The name belongs to another format ([`check_name`]); the file system refuses.
 pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), ViewError> {
     check_name(path)?;
     Ok(write_whole(path, &png(picture, path)?).map_err(RunError::io(path))?)
@@ -570,7 +567,7 @@ mod tests {
 
     #[test]
     fn a_picture_beyond_all_memory_is_an_error() {
-        // 2^20 images of 2^20 × 1 pixels, all of them views of one number.
+        // 2^20 images of 2^20 × 1 pixels, all of them views of one value.
         let pixel = Tensor::zeros([1, 1, 1, 1], (Kind::Float, Device::Cpu));
         let images = pixel.expand([1 << 20, 1, 1, 1 << 20], false);
         let error = grid(&images, 1 << 20, 2).unwrap_err();
@@ -645,7 +642,7 @@ mod tests {
 
     #[test]
     fn a_learned_prior_is_shown_at_its_own_quantiles() {
-        // One component that nobody has moved is the standard normal: its quantiles, up to chance.
+        // One untrained component is the standard normal: its quantiles, up to chance.
         let prior = "prior.gaussian_mixture = { components = 1, initial_spread = 0.0 }";
         let vae = Vae::new(&linear(2, prior), DOT, Device::Cpu, 1).expect("a model");
         let found = prior_quantiles(&vae, 3).expect("quantiles");

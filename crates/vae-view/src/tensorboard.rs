@@ -1,7 +1,7 @@
 //! TensorBoard's event files: TFRecords of protobuf `Event`s.
 //!
-//! The messages follow `event.proto`, `summary.proto` and `histogram.proto` of TensorFlow 2, with
-//! the fields that are written here.
+//! The messages follow `event.proto`, `summary.proto` and `histogram.proto` of TensorFlow 2, restricted to the fields
+//! that are written here.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Cursor, ErrorKind};
@@ -16,7 +16,7 @@ use vae_run::RunError;
 
 use crate::ViewError;
 
-/// An events file that this process appends to.
+/// An event file that this process appends to.
 #[derive(Debug)]
 pub struct EventsFile {
     path: PathBuf,
@@ -24,11 +24,11 @@ pub struct EventsFile {
 }
 
 impl EventsFile {
-    /// Starts a file after those in `folder`, for a run that goes on after `step`.
+    /// Starts a file after those in `folder`, for a run that continues after `step`.
     ///
-    /// It says so with a `SessionLog` of status START at the step that comes next: TensorBoard
-    /// forgets what earlier files say of that step and later ones. The files are numbered,
-    /// because TensorBoard reads them in the order of their names.
+    /// It begins with a `SessionLog` of status START at the next step, which makes TensorBoard discard what earlier files
+    /// contain of that step and later ones. The files are numbered, because TensorBoard reads them in the order of their
+    /// names.
     ///
     /// # Errors
     /// The file system refuses.
@@ -49,13 +49,13 @@ impl EventsFile {
         });
         let written = events.write(&[(0, version), (step + 1, start)]);
         if written.is_err() {
-            let _ = fs::remove_file(&events.path); // On a full disk it is tried again.
+            let _ = fs::remove_file(&events.path); // On a full disk the caller tries again.
         }
         written?;
         Ok(events)
     }
 
-    /// Appends what is known at a step.
+    /// Appends the summaries of a step.
     ///
     /// # Errors
     /// The file system refuses.
@@ -65,7 +65,7 @@ impl EventsFile {
         self.write(&[(step, summary)])
     }
 
-    /// One write for all, so that a reader meets whole events; nothing is held back.
+    /// Writes all events at once and unbuffered, so that a reader sees only whole events.
     fn write(&mut self, events: &[(u64, message::What)]) -> Result<(), ViewError> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let wall_time = now.unwrap_or_default().as_secs_f64();
@@ -90,16 +90,16 @@ impl EventsFile {
 pub struct Summary(message::Value);
 
 impl Summary {
-    /// A number; tags with the same part before the slash stand together.
+    /// A number. TensorBoard groups tags with the same part before the slash.
     #[must_use]
     pub fn scalar(tag: &str, value: f64) -> Self {
         Self::new(tag, message::Kind::Scalar(value as f32))
     }
 
-    /// A PNG file's bytes.
+    /// A picture, given as the bytes of a PNG file.
     ///
     /// # Errors
-    /// They are no PNG.
+    /// The bytes are not a PNG file.
     pub fn picture(tag: &str, png: Vec<u8>) -> ImageResult<Self> {
         let decoder = PngDecoder::new(Cursor::new(&png))?;
         let (width, height) = decoder.dimensions();
@@ -112,7 +112,7 @@ impl Summary {
         Ok(Self::new(tag, message::Kind::Image(image)))
     }
 
-    /// How often values occur.
+    /// A histogram.
     #[must_use]
     pub fn histogram(tag: &str, bins: &Bins) -> Self {
         Self::new(tag, message::Kind::Histogram(bins.0.clone()))
@@ -132,12 +132,12 @@ impl Summary {
     }
 }
 
-/// How often values occur: thirty bins of one width from the least to the largest.
+/// A histogram of thirty bins of equal width from the smallest to the largest value.
 #[derive(Clone, Debug)]
 pub struct Bins(message::Histogram);
 
 impl Bins {
-    /// Counts the values that are numbers.
+    /// Counts the finite values.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
         const N_BINS: usize = 30;
@@ -165,7 +165,7 @@ impl Bins {
     }
 }
 
-/// A TFRecord: length, its checksum, the bytes, their checksum.
+/// A TFRecord: the length, its checksum, the bytes, their checksum.
 fn framed(bytes: &[u8]) -> Vec<u8> {
     let length = (bytes.len() as u64).to_le_bytes();
     let mut record = Vec::with_capacity(bytes.len() + 16);
@@ -176,7 +176,7 @@ fn framed(bytes: &[u8]) -> Vec<u8> {
     record
 }
 
-/// CRC-32C, masked because files of records may themselves become records (TensorFlow's
+/// CRC-32C, masked because files of records may themselves be stored in records (TensorFlow's
 /// `core/lib/hash/crc32c.h`).
 fn masked_crc(bytes: &[u8]) -> u32 {
     const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);

@@ -23,7 +23,7 @@ pub fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
         .collect()
 }
 
-/// As many digits as tell neighbors apart.
+/// A tick's label with enough digits to distinguish it from its neighbors.
 pub(crate) fn tick_label(value: f64, step: f64) -> String {
     let large = value.abs().max(step);
     if value == 0.0 {
@@ -36,7 +36,7 @@ pub(crate) fn tick_label(value: f64, step: f64) -> String {
     }
 }
 
-/// With a real minus sign; scientific where it would be long.
+/// A number with a true minus sign; in scientific notation if it would be long.
 pub(crate) fn decimal(value: f64, decimals: usize) -> String {
     let text = if value.abs() >= 1e7 {
         format!("{value:.3e}")

@@ -20,7 +20,7 @@ use crate::workspace::Workspace;
 /// The data set's name.
 pub(super) const NAME: &str = "celeba";
 
-/// The file without which there is no data set; lists may be missing.
+/// The file without which there is no data set; the lists are optional.
 pub(super) const PHOTOS: &str = "img_align_celeba.zip";
 
 /// `datasets/celeba.toml`.
@@ -137,7 +137,7 @@ fn find(folder: &Path, file: &CelebaFile) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Fetch what is missing from the addresses in the manifest.
+/// Fetch missing files from the addresses in the manifest.
 fn download(manifest: &Manifest, folder: &Path, client: &Client) -> Result<()> {
     let mut failures = Vec::new();
     for file in &manifest.files {
@@ -211,7 +211,7 @@ fn open_zip(path: &Path) -> Result<ZipArchive<BufReader<File>>> {
         .with_context(|| format!("{} is no zip, or a damaged one", path.display()))
 }
 
-/// The content of the member called `name`, in whatever folder of the zip.
+/// The content of the member called `name`, in any folder of the zip.
 fn member(path: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     let mut archive = open_zip(path)?;
     let found = archive

@@ -117,7 +117,7 @@ fn draw(shape: Shape, scale: f64, orientation: f64) -> Vec<u8> {
     pixels
 }
 
-/// The picture of `sprite` moved `right` and `down` by so many pixels.
+/// The picture of `sprite` moved by `right` and `down` pixels.
 fn moved(sprite: &[u8], right: usize, down: usize, picture: &mut [u8]) {
     picture.fill(0);
     let n_rows = SIDE - down;
@@ -273,7 +273,7 @@ fn n_bytes() -> u64 {
 /// same layout.
 ///
 /// # Errors
-/// The file system refuses, or what is at `from` is not laid out so.
+/// The file system refuses, or the file at `from` has another layout.
 pub(super) fn fetch(workspace: &Workspace, from: Option<&Path>) -> Result<()> {
     eprintln!(
         "{NAME}: {N} pictures of {SIDE}×{SIDE}: a square, an ellipse or a heart, of which all is known (drawn here)"
@@ -297,7 +297,7 @@ fn put(path: &Path, from: Option<&Path>) -> Result<()> {
         fs::rename(&partial, path).with_context(|| format!("cannot rename {}", partial.display()))
     });
     if written.is_err() {
-        // What failed is said; a file that cannot be removed is written over next time.
+        // The failure is reported; a file that cannot be removed is overwritten next time.
         let _ = fs::remove_file(&partial);
     }
     written
@@ -351,7 +351,7 @@ mod tests {
         for step in [SIZES[3], SIZES[2] * SIZES[3]] {
             assert!(all.iter().zip(&all[step..]).all(|(a, b)| a.3 != b.3));
         }
-        // A square looks the same after a quarter of a turn, so that small ones are alike at others too.
+        // A square is symmetric under a quarter turn, so that small ones coincide at other angles too.
         let hearts = &all[2 * SIZES[2] * SIZES[3]..];
         let distinct: HashSet<&[u8]> = hearts.iter().map(|sprite| &sprite.3[..]).collect();
         assert_eq!(distinct.len(), SIZES[2] * (SIZES[3] - 1));

@@ -1,4 +1,4 @@
-//! `.cargo/libtorch.toml`: the cargo configuration that tells every build where libtorch is.
+//! `.cargo/libtorch.toml`: the cargo configuration with the path of libtorch for every build.
 //!
 //! `.cargo/config.toml` includes it when it exists. It sets LIBTORCH for the build script of
 //! `torch-sys` and the run-time library path of everything linked, doc tests included.
@@ -36,7 +36,7 @@ struct Build {
     rustdocflags: Vec<String>,
 }
 
-/// The libtorch folder that the include names; `None` where there is no include.
+/// The libtorch folder in the include; `None` if there is no include.
 ///
 /// # Errors
 /// If the file cannot be read or has another form.
@@ -51,7 +51,7 @@ pub(crate) fn recorded(path: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(PathBuf::from(include.env.libtorch.value)))
 }
 
-/// Record `libtorch` in the include, unless it already says just that.
+/// Record `libtorch` in the include, unless it is recorded already.
 ///
 /// # Errors
 /// If the path has a character that cannot be passed on, or the file cannot be written.
@@ -81,7 +81,7 @@ fn render(libtorch: &Path) -> Result<String> {
     let folder = libtorch
         .to_str()
         .with_context(|| format!("{} is not UTF-8", libtorch.display()))?;
-    // The compiler driver splits what follows -Wl at commas, and knows no way to quote one.
+    // The compiler driver splits the argument of -Wl at commas, which cannot be quoted.
     ensure!(
         !folder.contains(','),
         "{folder}: the path has a comma, which the linker cannot be told"

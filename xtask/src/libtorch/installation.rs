@@ -29,7 +29,7 @@ impl Installation {
     /// Inspect `folder`, by names, sizes and recorded version: a matter of milliseconds.
     ///
     /// # Errors
-    /// Says what is missing or of another version.
+    /// Names what is missing or of another version.
     pub(crate) fn inspect(folder: &Path) -> Result<Self> {
         let folder =
             fs::canonicalize(folder).with_context(|| format!("no folder {}", folder.display()))?;
@@ -116,7 +116,7 @@ fn version_in_header(text: &str) -> Option<String> {
 /// The torch of `python3`, found without importing it (which would take seconds).
 ///
 /// # Errors
-/// If there is none, or it is no whole libtorch of the right version.
+/// If there is none, or it is not a complete libtorch of the right version.
 pub(crate) fn of_python() -> Result<Installation> {
     let script = "import importlib.util as u; s = u.find_spec('torch'); \
                   print(s.submodule_search_locations[0] if s else '')";

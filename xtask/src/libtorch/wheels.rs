@@ -1,4 +1,4 @@
-//! The Python wheels that hold libtorch: which they are, how pip gets them, what is taken out.
+//! The Python wheels that contain libtorch: their names, how pip downloads them, and which files are used.
 //!
 //! A wheel is a zip archive; nothing of it is installed and no Python runs later. The wheels for
 //! Linux are built with CUDA, on both architectures. Their CPU half works alone, given the two small
@@ -76,7 +76,7 @@ fn in_cpu_layout(name: &str) -> Option<PathBuf> {
     needed.then(|| Path::new("lib").join(library))
 }
 
-/// Python's own libraries, and the CUDA half with what loads it.
+/// Python's own libraries, and the CUDA libraries with their loader.
 const LINUX_UNNEEDED: &[&str] = &[
     "libtorch",
     "libtorch_cuda",

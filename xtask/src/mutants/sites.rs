@@ -16,13 +16,13 @@ const SWITCH: &str = "crate::mutant_switch";
 pub(super) struct Site {
     /// Bytes of the file.
     range: Range<usize>,
-    /// What takes its place.
+    /// The replacement.
     template: Vec<Piece>,
     /// Line in the file, from 1.
     pub(super) line: usize,
-    /// The function that it is in.
+    /// The function that contains it.
     pub(super) function: String,
-    /// What the change does.
+    /// The description of the change.
     pub(super) what: String,
 }
 
@@ -260,7 +260,7 @@ impl Finder<'_> {
             "exp" => "square",
             _ => "",
         };
-        // Those that may be left out: what they give is of the type of what they get.
+        // Calls that may be removed: their result has the type of their argument.
         let dropped = matches!(
             &name[..],
             "abs" | "square" | "sqrt" | "ln" | "log" | "detach" | "reciprocal"
@@ -301,7 +301,7 @@ impl Finder<'_> {
         self.add(node.span(), template, &change);
     }
 
-    /// The two arguments of a call change places where they look alike.
+    /// Swaps the two arguments of a call if they look alike.
     fn swapped(&mut self, node: &impl Spanned, before: Range<usize>, arguments: [&Expr; 2]) {
         if !arguments.iter().all(|argument| is_simple(argument)) {
             return;

@@ -88,7 +88,7 @@ pub fn flip(n: u32, condition: bool) -> bool {
     condition != is(n)
 }
 
-/// What can stand where a method's result stood that has the type of its subject.
+/// Replacements for a method's result that have the type of its receiver.
 pub trait Same {
     type Own;
     fn own(&self) -> Self::Own;

@@ -19,7 +19,7 @@ pub(super) const FLOORS: &[&[&str]] = &[
     &["vae-cli"],
 ];
 
-/// These build where there is no libtorch: they know no tensor, and none of the crates that do.
+/// These build without libtorch: they use neither tensors nor crates that do.
 const WITHOUT_TENSORS: &[&str] = &["vae-base", "xtask"];
 
 pub(super) fn check(tree: &Tree, floors: &[&[&str]]) -> Vec<Finding> {
@@ -102,8 +102,7 @@ fn line_of(text: &str, dependency: &str) -> usize {
     text.lines().position(is_it).map_or(0, |index| index + 1)
 }
 
-/// No source speaks of a crate above its own: what is said of it there goes out of date, and what leans on it has
-/// its place there.
+/// No source mentions a crate above its own: such statements become outdated, and belong to the crate above.
 pub(super) fn check_mentions(sources: &[Source], floors: &[&[&str]]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {

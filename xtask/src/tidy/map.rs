@@ -1,5 +1,4 @@
-//! The code map of ARCHITECTURE.md names every module of every crate (but for `error.rs`, which each has), and
-//! none that is not there.
+//! The code map of ARCHITECTURE.md names every module of every crate (except `error.rs`, which all have), and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -15,7 +15,7 @@ pub(super) struct Order {
     pub(super) upward: &'static [(&'static str, &'static str)],
 }
 
-/// What may know which. lib.rs and main.rs know everything.
+/// The orders of all crates. lib.rs and main.rs may use every module.
 pub(super) const ORDERS: &[Order] = &[
     Order {
         krate: "vae-base",

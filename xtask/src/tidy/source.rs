@@ -19,11 +19,11 @@ pub(super) struct Source {
     pub(super) module: Vec<String>,
     /// Paths that begin at the crate, absolute in it (without `crate`), with their lines.
     pub(super) paths: Vec<(Vec<String>, usize)>,
-    /// What the names stand for that `use` brings into each module of the file.
+    /// The meanings of the names that `use` brings into each module of the file.
     imports: BTreeMap<Vec<String>, BTreeMap<String, Import>>,
     /// Every name in the code, with its line; of macros with a `!` behind.
     pub(super) names: Vec<(String, usize)>,
-    /// The text, for what is said in comments.
+    /// The text, for checks of comments.
     pub(super) text: String,
     /// Modules below that are compiled for tests alone, where they are files of their own.
     test_modules: Vec<Vec<String>>,
@@ -32,7 +32,7 @@ pub(super) struct Source {
 /// Reads every Rust file of a tree but those that are compiled for tests alone.
 ///
 /// # Errors
-/// One is no Rust.
+/// A file is not valid Rust.
 pub(super) fn parse(tree: &Tree) -> Result<Vec<Source>> {
     let files = tree.iter().filter(|(path, _)| path.ends_with(".rs"));
     let sources: Vec<Source> = files
@@ -86,7 +86,7 @@ fn source(path: &str, text: &str) -> Result<Source> {
     Ok(reader.source)
 }
 
-/// What a name stands for that `use` brings into a module.
+/// The meaning of a name that `use` brings into a module.
 pub(super) enum Import {
     /// A path that is absolute in the crate.
     Own(Vec<String>),
@@ -101,7 +101,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// A path as it is written, absolute in the crate; none of another crate's or of a local name.
+    /// A path as written, made absolute in the crate; none for another crate or a local name.
     fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let mut segments = path.iter().map(String::as_str).peekable();
         let mut module = self.inside.clone();
@@ -178,7 +178,7 @@ impl Reader {
         imports.or_default().insert(name, import);
     }
 
-    /// What a macro is given is no syntax tree: names and paths are picked out of its tokens.
+    /// Arguments of macros are not parsed as syntax: names and paths are picked from the tokens.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut i = 0;
@@ -292,7 +292,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
-/// Which module of a crate a path leads to, whatever `use` it goes through.
+/// The module of a crate that a path leads to, through any `use`.
 pub(super) struct Resolver<'a> {
     modules: BTreeSet<&'a [String]>,
     imports: BTreeMap<&'a [String], &'a BTreeMap<String, Import>>,

@@ -1,5 +1,5 @@
-//! Names that belong to few places: what changes state of the whole process, what writes to the terminal, what
-//! reads or writes files past the careful functions of `vae-base`.
+//! Names that are restricted to few places: those that change the state of the whole process, write to the terminal, or read
+//! and write files without the functions of `vae-base`.
 
 use super::Finding;
 use super::source::Source;
@@ -8,7 +8,7 @@ use super::source::Source;
 pub(super) struct Rule {
     /// As in the code, of a macro with a `!`; with `::` the last two parts of a path.
     names: &'static [&'static str],
-    /// The rule, as it is told to the one who broke it.
+    /// The rule, as printed for a violation.
     rule: &'static str,
     /// Files, or folders with a `/` at the end, with how often the names are there at most, and why.
     allowed: &'static [(&'static str, usize, &'static str)],

@@ -112,7 +112,7 @@ impl Bench {
         Duration::from_secs_f64(most * self.random())
     }
 
-    /// `vae train`, which begins the run or goes on with it.
+    /// `vae train`, which starts the run or resumes it.
     pub(super) fn train(
         &self,
         run: &Path,
@@ -141,7 +141,7 @@ impl Bench {
         command
     }
 
-    /// Lets a run go on to the end of a later epoch, and compares it with one that nothing happened to.
+    /// Lets a run continue to the end of a later epoch, and compares it with an undisturbed one.
     pub(super) fn ends_as_an_undisturbed_one(&self, run: &Path, settings: &Settings) -> Result<()> {
         let epochs = newest_epoch(run)? + 2;
         succeed(&mut self.train(run, settings, epochs, true)).context("the last resume")?;
@@ -173,7 +173,7 @@ fn images(n: usize) -> Vec<u8> {
 pub(super) struct Process {
     child: Child,
     said: BufReader<ChildStderr>,
-    /// What it said so far.
+    /// Its output so far.
     text: String,
 }
 
@@ -229,7 +229,7 @@ impl Process {
         Ok(self.child.kill()?)
     }
 
-    /// How it ended, and all that it said.
+    /// How it ended, and its output.
     pub(super) fn end(mut self) -> Result<(ExitStatus, String)> {
         let mut rest = Vec::new();
         self.said.read_to_end(&mut rest)?;
@@ -274,7 +274,7 @@ fn newest_epoch(run: &Path) -> Result<u64> {
     Ok(names.iter().filter_map(epoch).max().unwrap_or(0))
 }
 
-/// The lines of `metrics.jsonl` without what a clock measured.
+/// The lines of `metrics.jsonl` without measured times.
 fn metrics(run: &Path) -> Result<Vec<BTreeMap<String, Value>>> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).context("metrics.jsonl")?;
     text.lines()
@@ -287,7 +287,7 @@ fn metrics(run: &Path) -> Result<Vec<BTreeMap<String, Value>>> {
         .collect()
 }
 
-/// Whether two runs came to the same: metrics digit for digit, pictures, weights and moments bit for bit.
+/// Whether two runs have the same results: metrics digit for digit, pictures, weights and moments bit for bit.
 fn compare(run: &Path, straight: &Path) -> Result<()> {
     let (found, wanted) = (metrics(run)?, metrics(straight)?);
     for (i, (found, wanted)) in found.iter().zip(&wanted).enumerate() {

@@ -22,7 +22,7 @@ const KILLS_OF_A_RUN: u32 = 25;
 /// Seconds of training before a fault, at most.
 const LONGEST: f64 = 0.15;
 
-/// What a training says when its first step comes next.
+/// The message of a training whose first step is next.
 const BEGINS: &str = "training and";
 
 /// How far the trials are: a bar on a terminal, else a line now and then.
@@ -134,7 +134,7 @@ fn killed(
     Ok(())
 }
 
-/// SIGINT and SIGTERM once: it saves, and goes on exactly.
+/// SIGINT and SIGTERM once: it saves, and can be resumed exactly.
 pub(super) fn stops(bench: &Bench, n: u32) -> Result<Count> {
     let wanted = "saved, exit code 130; after `--resume` the same bits";
     Ok(trials(
@@ -213,7 +213,7 @@ const READ_ONLY: (&str, &str) = (
     "`sample` works, `train --resume` is an error in one line, nothing changes",
 );
 
-/// The faults of [`on_disks_of_their_own`], where there can be none.
+/// The faults of [`on_disks_of_their_own`], if there are no such disks.
 pub(super) fn untested_disks() -> Vec<Count> {
     let why = "this system lets nobody mount one";
     let untested = |(fault, wanted)| Count {

@@ -11,9 +11,9 @@ use crate::Done;
 
 /// Add and subtract images in latent space
 ///
-/// The picture has what the model makes of each image in the order of the expression, and at its end the
-/// result. Between a sign and a name there is a space: `a-b.jpg` is one file. Instead of a file there may
-/// be test:N (a held-out image), z:0.1,-2,… (a latent) or prior:SEED.
+/// The picture shows the reconstruction of each image in the order of the expression, and at its end the result. There must be a
+/// space between a sign and a name: `a-b.jpg` is one file. Instead of a file, test:N (a test image), z:0.1,-2,… (a latent) or
+/// prior:SEED are possible.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae arithmetic runs/celeba \"glasses.jpg - without.jpg + me.jpg\" --out me-with-glasses.png
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     out: OutArgs,
 }
 
-/// Places with signs.
+/// Points with signs.
 #[derive(Clone, Debug, PartialEq)]
 struct Expression(Vec<(f64, Place)>);
 
@@ -41,7 +41,7 @@ impl std::str::FromStr for Expression {
         let text = text.trim();
         let mut terms = Vec::new();
         let (mut sign, mut words) = (1.0, Vec::new());
-        // A sign is a word of its own; file names may hold spaces.
+        // A sign is a word of its own, since file names may contain spaces.
         let mut finish = |sign: f64, words: &mut Vec<&str>| -> Result<(), String> {
             let name = words.join(" ");
             if name.trim().is_empty() {
@@ -83,7 +83,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let sum = (&terms * signs).sum_dim_intlist(0, true, terms.kind());
     let sum = latent::onto_support(run.vae(), &sum)?;
     let all = Tensor::cat(&[&terms, &sum], 0);
-    // The sum is told what the last image is told, which is the one that is changed.
+    // The result gets the condition of the last image, which is the one that is changed.
     let condition = condition.map(|known| {
         let last = known.narrow(0, known.size()[0] - 1, 1);
         Tensor::cat(&[known, last], 0)

@@ -1,4 +1,4 @@
-//! `vae attribute`: directions in latent space in which an attribute grows.
+//! `vae attribute`: attribute directions in latent space.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,12 +19,11 @@ use super::{OutArgs, RunArgs, labels, picture_name, place, table};
 use crate::Done;
 use crate::output::{self, out, say};
 
-/// Find directions in which an attribute grows, and go along them
+/// Find attribute directions in latent space, and move images along them
 ///
-/// A direction is learned from the latents of the training images and kept in the run; a step of 1 along
-/// it is one standard deviation of those latents. Attributes are the columns of the data set's table
-/// (CelebA's list, or a CSV with file names and 0/1 or -1/1), and the classes of an idx data set: class=3,
-/// or digit=3.
+/// A direction is learned from the latents of the training images and stored in the run; a step of 1 along it is one standard
+/// deviation of those latents. Attributes are the columns of the data set's table (CelebA's list, or a CSV with file names and 0/1
+/// or -1/1), and the classes of an idx data set: class=3, or digit=3.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae attribute runs/celeba learn Smiling Male Eyeglasses
@@ -48,32 +47,29 @@ enum Action {
     Strip(StripArgs),
 }
 
-/// Learn directions on the training images, and measure them on held-out ones
+/// Learn directions on the training images, and measure them on held-out images
 ///
-/// Prints for each attribute how well the place along its direction tells held-out images with it from
-/// those without: the share told right, the share if all were said to be of the commoner class
-/// (baseline), and the mean of the shares of both classes where both count alike (balanced, chance 50 %).
+/// Prints for each attribute how well the position along its direction predicts it on held-out images: the accuracy, the accuracy
+/// of always predicting the more frequent class (baseline), and the balanced accuracy (chance 50 %).
 #[derive(Debug, clap::Args)]
 struct LearnArgs {
     /// Which attributes
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<String>,
 
-    /// All that the table or the classes have
+    /// All attributes of the table, or all classes
     #[arg(long, conflicts_with = "names")]
     all: bool,
 
-    /// The table: CelebA's list, a CSV or a TSV file [default: that of the run's config, or the one found
-    /// beside its images]
+    /// The table: CelebA's list, a CSV or a TSV file [default: that of the run's config, or the one found beside its images]
     #[arg(long, value_name = "FILE")]
     attributes: Option<PathBuf>,
 
-    /// Leave these attributes' directions alone (Gram–Schmidt)
+    /// Keep the scores of these attributes unchanged (Gram–Schmidt)
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     orthogonal_to: Vec<String>,
 
-    /// From the difference of the classes' means, or from the normal of a logistic regression in which
-    /// both count alike
+    /// The method: the difference of the classes' means, or the normal of a logistic regression with balanced classes
     #[arg(long, value_enum, default_value_t = MethodArg::Linear)]
     method: MethodArg,
 
@@ -92,13 +88,13 @@ enum MethodArg {
     Linear,
 }
 
-/// Change images: so many steps along each direction
+/// Change images by steps along directions
 ///
-/// The picture has what the model makes of each image, and below it the changed one.
+/// The picture shows the reconstruction of each image, and below it the changed one.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])))]
 struct ApplyArgs {
-    /// As in Smiling=+2,Eyeglasses=-1
+    /// For example Smiling=+2,Eyeglasses=-1
     #[arg(value_name = "CHANGES")]
     changes: Changes,
 
@@ -125,8 +121,7 @@ struct ApplyArgs {
 
 /// Draw images along directions, from less to more of the attribute
 ///
-/// A row for each attribute and image: from −3 to 3 steps, what the model makes of the image itself in
-/// the middle.
+/// A row for each attribute and image: from −3 to 3 steps, with the reconstruction in the middle.
 #[derive(Debug, clap::Args)]
 struct StripArgs {
     /// Which attributes
@@ -145,7 +140,7 @@ struct StripArgs {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=101))]
     steps: u32,
 
-    /// How far to both sides
+    /// The largest number of steps in both directions
     #[arg(
         long,
         value_name = "STEPS",
@@ -158,7 +153,7 @@ struct StripArgs {
     out: OutArgs,
 }
 
-/// Attributes, with commas between them.
+/// Attributes, separated by commas.
 #[derive(Clone, Debug, PartialEq)]
 struct Names(Vec<String>);
 
@@ -175,7 +170,7 @@ impl FromStr for Names {
     }
 }
 
-/// Steps along each of some directions.
+/// Numbers of steps along directions.
 #[derive(Clone, Debug, PartialEq)]
 struct Changes(Vec<(String, f64)>);
 
@@ -184,7 +179,7 @@ impl FromStr for Changes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let change = |part: &str| {
-            // The last sign: `class=3=+2`.
+            // The last equals sign: `class=3=+2`.
             let (name, steps) = part.trim().rsplit_once('=')?;
             let steps = steps
                 .trim()
@@ -213,7 +208,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// The data set of a run, with another table than its own, and not too many training images.
+/// The data set of a run, with another table if given, and a limited number of training images.
 fn load(run: &Session, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Splits> {
     let mut config: DatasetConfig = run.run_dir()?.config()?.dataset;
     if let Some(table) = table {
@@ -243,9 +238,9 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
     };
     ensure!(
         !names.is_empty(),
-        "--all: nothing is known of these images; a table comes with --attributes FILE"
+        "--all: these images have no attributes; give a table with --attributes FILE"
     );
-    // Every mistake in a name before the work.
+    // All mistakes in names are reported before the work.
     let all_labels = |names: &[String]| -> Result<Vec<Labels>> {
         names
             .iter()
@@ -256,7 +251,7 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
     DirectionStore::open(run.run_dir()?)?; // A damaged one, before the work.
     if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
-        warn!("{error:#}: what is found will only be printed");
+        warn!("{error:#}: the directions will only be printed");
     }
     let train = place::encode(run, &splits.train, "training images", 0)?;
     let held_out = place::encode(run, &splits.test, "held-out images", 0)?;
@@ -267,7 +262,7 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
     };
     let mut directions = Vec::new();
     for labels in &wanted {
-        // With --all, an attribute among those of --orthogonal-to is left as it is.
+        // With --all, attributes in --orthogonal-to are skipped.
         let others = others.iter().filter(|o| !args.all || o.name != labels.name);
         let others: Vec<&Labels> = others.collect();
         match learner.learn(labels, method, &others) {
@@ -277,7 +272,7 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
         }
     }
     let kept = DirectionStore::add(run.run_dir()?, &directions, run.checkpoint()?);
-    // Printed also where it could not be kept.
+    // Printed even if they cannot be stored.
     if args.json {
         let file = kept.as_ref().ok().map(DirectionStore::path);
         let report = json!({ "file": file, "attributes": directions });
@@ -313,7 +308,7 @@ fn print_accuracy(directions: &[Direction]) {
     table::print(1, &header, rows.collect());
 }
 
-/// What `steps` along each direction add to a latent, f32 `[Z]`.
+/// The sum of `steps` along each direction, f32 `[Z]`.
 fn offset(run: &Session, store: &DirectionStore, changes: &[(String, f64)]) -> Result<Tensor> {
     let latent_dims = run.vae().config().n_latents();
     let zeros = Tensor::zeros([latent_dims], (Kind::Double, tch::Device::Cpu));

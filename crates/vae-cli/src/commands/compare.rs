@@ -18,12 +18,12 @@ use super::{picture_name, table};
 use crate::Done;
 use crate::output::{self, out, say};
 
-/// Compare runs: metrics side by side, what `vae eval` found, and the config keys in which they differ
+/// Compare runs: metrics, results of `vae eval`, and the config keys in which they differ
 ///
-/// Metrics are those of validation images, in nats per image: at the best epoch and at the last one. The best
-/// epoch goes by --metric or, without it, by checkpoints.metric of each run's config. Named terms of an objective have columns of their own, with an arrow in the direction that is better.
-/// Metrics compare only between runs on the same images with the same likelihood. Results of `vae eval` that
-/// were measured by different protocols are marked.
+/// Metrics are measured on validation images, in nats per image, at the best epoch and at the last one. The best epoch is chosen by
+/// --metric or, without it, by checkpoints.metric of each run's config. Named terms of an objective have columns of their own, with
+/// an arrow in the direction that is better. Metrics are comparable only between runs on the same images with the same likelihood.
+/// Results of `vae eval` that were measured by different protocols are marked.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   vae compare runs/mnist runs/mnist-2 --out elbo.png")]
@@ -51,13 +51,13 @@ struct Compared {
     name: String,
     run_dir: RunDir,
     overview: Overview,
-    /// What the numbers of its records are.
+    /// The declarations of the numbers in its records.
     terms: Vec<Term>,
-    /// By which its best epoch is chosen.
+    /// The metric by which its best epoch is chosen.
     metric: Metric,
     /// The config's values by their dotted keys.
     settings: BTreeMap<String, Value>,
-    /// Of `vae eval`, if it was evaluated.
+    /// The results of `vae eval`, if it was evaluated.
     report: Option<Report>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let decides =
         |key: &&String| key.starts_with("dataset.") || key.starts_with("model.likelihood");
     if let Some(key) = differences.iter().find(decides) {
-        say!("note: the runs differ in {key}; their elbos may not compare");
+        say!("note: the runs differ in {key}; their metrics may not be comparable");
     }
     if let Some(out) = &args.out {
         let records = runs
@@ -103,7 +103,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// The metric that all runs are compared by, or elbo where they differ in it.
+/// The metric that all runs share, or elbo if they differ in it.
 fn shared_metric(runs: &[Compared]) -> Metric {
     let mut metrics = runs.iter().map(|run| &run.metric);
     match metrics.next() {
@@ -152,7 +152,7 @@ fn open(path: &Path, metric: Option<&str>) -> Result<Compared> {
     })
 }
 
-/// The keys whose values are not the same in all runs.
+/// The keys whose values differ between the runs.
 fn differences(runs: &[Compared]) -> Vec<String> {
     let keys: BTreeSet<&String> = runs.iter().flat_map(|run| run.settings.keys()).collect();
     let differs = |key: &&&String| {
@@ -230,7 +230,7 @@ fn print_metrics(runs: &[Compared]) {
     table::print(1, &header, rows);
 }
 
-/// Its name, and the way that is better.
+/// The name, and an arrow in the better direction.
 fn column_title(term: &Term) -> String {
     let arrow = match term.better {
         Direction::Higher => " ↑",
@@ -240,10 +240,10 @@ fn column_title(term: &Term) -> String {
     format!("{}{arrow}", term.name)
 }
 
-/// As many runs beside each other as fit 100 columns, mostly.
+/// The number of runs in a table that usually fits into 100 columns.
 const RUNS_IN_A_ROW: usize = 4;
 
-/// What `vae eval` found of the runs, a row for each number.
+/// The results of `vae eval`, one in each row.
 fn print_evaluations(runs: &[Compared]) {
     let evaluated: Vec<&Compared> = runs.iter().filter(|run| run.report.is_some()).collect();
     for runs in evaluated.chunks(RUNS_IN_A_ROW) {
@@ -259,7 +259,7 @@ fn print_evaluations(runs: &[Compared]) {
         }
         table::print(1, &header, rows);
         if !protocols.differences.is_empty() {
-            out!("{MARK} by another protocol in one run than in another:");
+            out!("{MARK} measured by different protocols:");
         }
         for (difference, labels) in &protocols.differences {
             out!("  {difference} ({})", labels.join(", "));
@@ -267,10 +267,10 @@ fn print_evaluations(runs: &[Compared]) {
     }
 }
 
-/// Marks numbers that do not compare.
+/// Marks results that are not comparable.
 const MARK: char = '*';
 
-/// In what the protocols of numbers differ, and of which numbers.
+/// The differences between protocols, each with the measures that it concerns.
 #[derive(Default)]
 struct Protocols {
     /// `protocol.n_samples: 100, 5000` with the labels of those measures.
@@ -278,8 +278,7 @@ struct Protocols {
 }
 
 impl Protocols {
-    /// Whether the numbers of one measure were all come by in the same way; if not, in what they differ is
-    /// kept.
+    /// Whether the results of a measure have the same protocol. If not, the differences are recorded.
     fn compare(&mut self, label: &str, numbers: &[(&Measure, &ImagesUsed)]) -> bool {
         let fields = differing_fields(numbers);
         for (field, values) in &fields {
@@ -292,7 +291,7 @@ impl Protocols {
     }
 }
 
-/// A field's value.
+/// A field's value as text.
 fn in_words(value: &serde_json::Value) -> String {
     match value {
         serde_json::Value::String(text) => text.clone(),
@@ -301,7 +300,7 @@ fn in_words(value: &serde_json::Value) -> String {
     }
 }
 
-/// The images of a topic and then every number that any of the reports has of it.
+/// The images of a topic, then all measures that any of the reports has.
 fn evaluation_rows(
     reports: &[&Report],
     topic: Topic,

@@ -1,4 +1,4 @@
-//! `vae completions`: what a shell completes.
+//! `vae completions`: shell completions.
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use crate::Done;
 use crate::output;
 
-/// Print what a shell completes of these commands
+/// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae completions bash > ~/.local/share/bash-completion/completions/vae

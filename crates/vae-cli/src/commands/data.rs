@@ -1,4 +1,4 @@
-//! `vae data`: what a config's images or other items are, their pack, and how fast they load.
+//! `vae data`: the items of a config, their pack, and how fast they load.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use crate::output::{self, out, say};
 use crate::run_config::ConfigError;
 use crate::{Done, run_config};
 
-/// Look at a config's images: pack them, check them, count them, time them
+/// Inspect a config's images: pack, check, count or time them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -26,15 +26,15 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Task {
-    /// Decode every image of a folder or zip into its pack, unless a right one is there
+    /// Decode every image of a folder or zip into its pack, unless it is up to date
     Pack(ConfigArgs),
-    /// Check every byte of the pack against the files; exit 1 if it is not the right one
+    /// Check every byte of the pack against the files; exit 1 if it is not up to date
     ///
     /// Prints the bad files, a line for each: name, tab, reason.
     Check(ConfigArgs),
     /// Print as JSON: items in each split, their shape and mean, attributes, bad files
     Stats(ConfigArgs),
-    /// Measure images per second, decoded anew and from the pack
+    /// Measure images per second, decoded and from the pack
     Bench(BenchArgs),
 }
 
@@ -53,11 +53,11 @@ struct BenchArgs {
     #[command(flatten)]
     config: ConfigArgs,
 
-    /// Threads that decode [default: one for each core]
+    /// Threads that decode [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 
-    /// Images in a pass; where there are fewer, they come again
+    /// Images in a pass; if there are fewer, they are repeated
     #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     images: u32,
 
@@ -65,7 +65,7 @@ struct BenchArgs {
     #[arg(long, default_value_t = 3)]
     reps: u32,
 
-    /// Seconds that a repetition lasts at least: as many passes as it takes
+    /// The shortest duration of a repetition in seconds; passes are repeated until it is reached
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 }
@@ -89,7 +89,7 @@ impl ConfigArgs {
     fn image_folder(&self) -> Result<ImageFolderConfig> {
         self.load()?.dataset.image_folder.ok_or_else(|| {
             let path = self.config.display();
-            ConfigError::new(format!("{path}: [dataset.image_folder] is wanted here")).into()
+            ConfigError::new(format!("{path}: this command needs [dataset.image_folder]")).into()
         })
     }
 }
@@ -123,7 +123,7 @@ fn check(args: &ConfigArgs) -> Result<Done> {
     }
     let (images, bad) = folder.images()?;
     say!(
-        "{} is right: {} images of {}, {} bad files",
+        "{} is up to date: {} images of {}, {} bad files",
         folder.pack_file().display(),
         images.len(),
         images.shape(),
@@ -204,7 +204,7 @@ fn values(dataset: &Dataset, statistics: &[ValueStatistics]) -> Value {
     })
 }
 
-/// Number of images, mean and standard deviation of each channel's bytes.
+/// The number of images, and the mean and standard deviation of each channel's bytes.
 fn pixels(dataset: &Dataset) -> Result<Value> {
     let double = (Kind::Double, Device::Cpu);
     let channels = dataset.shape().channels;

@@ -1,4 +1,4 @@
-//! `vae decode`: items of latents.
+//! `vae decode`: items from latents.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -18,7 +18,7 @@ use crate::arrays::{Latents, LatentsReader};
 use crate::output::{self, out};
 use crate::progress::ImageCount;
 
-/// Latents decoded at a time.
+/// The number of latents that are decoded at once.
 const N_AT_A_TIME: usize = 250;
 
 /// Items that one picture or array holds at most.
@@ -26,10 +26,9 @@ const N_IN_PICTURE: usize = 10_000;
 
 /// Decode latents of a .parquet, .csv, .npy or .safetensors file: a PNG for each, one grid of all, or an array
 ///
-/// Reads what `vae encode` writes, or another table: the columns mean_0, mean_1, … or, where there are
-/// none, every column of numbers (an .npy or .safetensors array [N, Z]), as many as the model has latent
-/// dimensions. Images are named by the column `file` where there is one, or by their row; where two have
-/// one name, or a file cannot have it, the row's number is added.
+/// Reads the files of `vae encode`, or another table: the columns mean_0, mean_1, … or, if there are none, all numeric columns (an
+/// .npy or .safetensors array [N, Z]), as many as the model has latent dimensions. Images are named after the column `file` if
+/// there is one, else after their row; if two have the same name, or a file cannot have it, the row number is added.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae decode runs/mnist latents.parquet --out images/       a PNG for each row
@@ -49,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy")]
     out: PathBuf,
 
-    /// Images in a row of the picture [default: as many as rows]
+    /// Images in a row of the picture [default: as many as there are rows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     columns: Option<u32>,
 
@@ -140,7 +139,7 @@ fn one_file_each(
     count: &mut ImageCount,
 ) -> Result<usize> {
     let out = args.out.as_path();
-    let is_taken = || format!("{}: is there already; give a new folder", out.display());
+    let is_taken = || format!("{}: already exists; give a new folder", out.display());
     match fs::read_dir(out) {
         Ok(mut entries) => ensure!(entries.next().is_none(), is_taken()),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -153,7 +152,7 @@ fn one_file_each(
     fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let mut builder = tempfile::Builder::new();
     builder.prefix(".images-");
-    // Temporary folders are private by default; what stays is an ordinary one under the umask.
+    // Temporary folders are private by default; the final one gets the ordinary mode under the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
     let partial = builder
@@ -185,8 +184,8 @@ fn one_file_each(
     Ok(n_images)
 }
 
-/// Writes the image of a row below `folder` under a name that no image has yet, and gives that name: the
-/// one asked for where the file system takes it, else one with the row's number.
+/// Writes the image of a row below `folder` under an unused name, and returns it: the requested one if the file system accepts it,
+/// else one with the row number.
 fn write_new(folder: &Path, asked: Option<&str>, row: usize, png: &[u8]) -> io::Result<PathBuf> {
     let asked = asked.and_then(safe_name);
     let beside = asked.as_ref().map(|name| {
@@ -211,10 +210,10 @@ fn write_new(folder: &Path, asked: Option<&str>, row: usize, png: &[u8]) -> io::
     Err(ErrorKind::AlreadyExists.into()) // There are more numbers than files.
 }
 
-/// Whether another name may do: this one is taken, also as a folder or in other letters, or too long, or
-/// one that the file system does not take.
+/// Whether another name may work: this one is taken (also by a folder, or in other letter case), too long, or refused by the file
+/// system.
 fn is_of_the_name(error: &io::Error) -> bool {
-    // EILSEQ, of file systems that want UTF-8 or no control characters, has no kind.
+    // EILSEQ, from file systems that require UTF-8 or forbid control characters, has no error kind.
     matches!(
         error.kind(),
         ErrorKind::AlreadyExists
@@ -225,7 +224,7 @@ fn is_of_the_name(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(libc::EILSEQ)
 }
 
-/// Says which images could not have the names of their latents.
+/// Warns about images that could not be named after their latents.
 fn warn_of_renamed(renamed: &[(usize, String, PathBuf)]) {
     const N_LISTED: usize = 10;
     for (row, asked, name) in renamed.iter().take(N_LISTED) {
@@ -234,7 +233,7 @@ fn warn_of_renamed(renamed: &[(usize, String, PathBuf)]) {
             None => asked.clone(),
         };
         let name = name.display();
-        warn!("row {row}: the name {asked} is taken or impossible; its image is {name}");
+        warn!("row {row}: the name {asked} is taken or not possible; its image is {name}");
     }
     if renamed.len() > N_LISTED {
         let n = renamed.len() - N_LISTED;
@@ -242,8 +241,8 @@ fn warn_of_renamed(renamed: &[(usize, String, PathBuf)]) {
     }
 }
 
-/// The path of an image below the folder: that of its file, without what would lead out of it, as PNG.
-/// None where nothing is left.
+/// The path of an image below the folder: that of its file with the ending .png, without parts that would lead out of the folder.
+/// None if nothing remains.
 fn safe_name(file: &str) -> Option<PathBuf> {
     let parts = Path::new(file)
         .components()

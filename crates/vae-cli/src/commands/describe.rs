@@ -13,10 +13,10 @@ use super::table;
 use crate::output::{self, out};
 use crate::{Done, run_config};
 
-/// Print a config with every default filled in, and its model layer by layer
+/// Print a config with all defaults, and its model layer by layer
 ///
-/// The layers, their output shapes, parameters, bytes and multiply-adds for one image are comments
-/// below the config: all of it is a config file still.
+/// The layers, their output shapes, parameters, bytes and multiply-adds for one image are comments below the config, so that the
+/// output is a valid config file.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae describe configs/mnist.toml
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "json")]
     config: bool,
 
-    /// Shape of the images, C×H×W, where the data set is not at hand
+    /// Shape of the images, C×H×W, if the data set is not at hand
     #[arg(long)]
     shape: Option<Shape>,
 
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What there is to print.
+/// What is printed.
 struct Described {
     config: Option<RunConfig>,
     model: ModelConfig,
@@ -186,7 +186,7 @@ fn layers(parts: &[PartSummary], preprocessing: &Preprocessing) -> String {
     )
 }
 
-/// Thousands apart: 1,234,567.
+/// A number with thousands separators: 1,234,567.
 fn grouped(n: i64) -> String {
     let digits = n.to_string();
     let mut text = String::new();

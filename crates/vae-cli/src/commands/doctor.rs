@@ -1,4 +1,4 @@
-//! `vae doctor`: what this machine has for it, and what to do about what is wrong.
+//! `vae doctor`: checks this machine, with advice.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use crate::Done;
 use crate::device::{self, DeviceChoice};
 use crate::output::out;
 
-/// Say which libtorch, devices and instructions are there, and what to do about what is wrong
+/// Check libtorch, devices and processor instructions, with advice about problems
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print JSON instead
@@ -35,7 +35,7 @@ struct Report {
     advice: Vec<String>,
 }
 
-/// What tch 0.24 is made for.
+/// The version that tch 0.24 requires.
 const WANTED_LIBTORCH: &str = "2.11.0";
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -74,11 +74,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 fn examine() -> Report {
     let mut advice = Vec::new();
-    // Before the first tensor, as for any command.
+    // Before the first tensor, as in every command.
     let cuda = DeviceChoice::Cuda(0).select();
     if let (Err(error), true) = (&cuda, device::nvidia_driver_is_there()) {
         advice.push(format!(
-            "There is a GPU driver, but no use of it: {error:#}"
+            "There is a GPU driver, but it cannot be used: {error:#}"
         ));
     }
     let config = libtorch_config();
@@ -88,7 +88,7 @@ fn examine() -> Report {
         .filter(|found| !found.starts_with(WANTED_LIBTORCH))
     {
         advice.push(format!(
-            "libtorch is {found}, {WANTED_LIBTORCH} is wanted: `cargo xtask libtorch` fetches it"
+            "libtorch is {found}, {WANTED_LIBTORCH} is needed: `cargo xtask libtorch` fetches it"
         ));
     }
     let cpu_capability = between(&config, "CPU capability usage: ", &['\n']);
@@ -124,13 +124,13 @@ fn examine() -> Report {
     }
 }
 
-/// What follows `start` in a text, up to one of `ends`.
+/// The part of a text after `start`, up to one of `ends`.
 fn between(text: &str, start: &str, ends: &[char]) -> Option<String> {
     let (_, rest) = text.split_once(start)?;
     Some(rest.split(ends).next()?.trim().to_owned())
 }
 
-/// The path of a library of this process, where the system tells it.
+/// The path of a library of this process, if the system reports it.
 fn loaded_file(name: &str) -> Option<String> {
     let maps = fs::read_to_string("/proc/self/maps").ok()?;
     let line = maps.lines().find(|line| line.contains(name))?;

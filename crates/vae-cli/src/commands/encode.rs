@@ -12,12 +12,11 @@ use crate::arrays::{FILE_COLUMN, Field, Format, MEAN, TableWriter, Values};
 use crate::output::{self, out, say};
 use crate::progress::ImageCount;
 
-/// Encode images: their latents, to a .parquet, .csv, .npy or .safetensors file
+/// Encode images: write their latents to a .parquet, .csv, .npy or .safetensors file
 ///
-/// A row for each image, in order: the file's name, the mean of q(z|x) in columns mean_0, mean_1, … (or
-/// the point that takes its place: the mean direction on a sphere, the flow of the base's mean),
-/// log_var_0, … where the posterior has them, the label of a digit, the attributes of a table. An .npy
-/// file has the means alone, [N, Z]. docs/arrays.md has every column.
+/// A row for each image, in order: the name of its file, the center of q(z|x) in columns mean_0, mean_1, … (the mean, on a sphere
+/// the mean direction, for a flow the image of the base's mean), log_var_0, … if the posterior has them, the label of a digit, the
+/// attributes of a table. An .npy file has only the centers, [N, Z]. docs/arrays.md describes every column.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae encode runs/mnist --out latents.parquet                        the held-out images
@@ -31,7 +30,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: InputArgs,
 
-    /// The file to write; its ending says what: .parquet, .csv, .npy or .safetensors
+    /// The file to write; its ending selects the format: .parquet, .csv, .npy or .safetensors
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
@@ -95,14 +94,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     } else {
         if format.is_bare() {
-            say!("only the means are in an .npy file; the others have names and more");
+            say!("an .npy file contains only the means; the other formats have names and more");
         }
         output::print_path(&args.out);
     }
     Ok(Done::Fully)
 }
 
-/// The numbers of a tensor, row after row.
+/// The values of a tensor, row by row.
 pub(super) fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
     let tensor = tensor.to_device(Device::Cpu).to_kind(tch::Kind::Float);
     Ok(Vec::<f32>::try_from(tensor.contiguous().view(-1))?)

@@ -1,4 +1,4 @@
-//! `vae eval`: how good a model is, each number with its protocol.
+//! `vae eval`: the evaluation of a model, each result with its protocol.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,15 +22,14 @@ use super::{RunArgs, table};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Say how good a model is on held-out images: a table here, eval.json and report.html in the run
+/// Evaluate a model on held-out images: prints a table, writes eval.json and report.html to the run
 ///
-/// likelihood: elbo and its terms; the negative log-likelihood as the importance-weighted bound of K
-/// samples for each image (Burda et al. 2016). pictures: reconstructions and samples against the images.
-/// latents: what the latent dimensions carry, how the aggregate posterior differs from the prior, what
-/// can be read off the latents, what a mixture prior clusters. disentanglement: whether single dimensions
-/// are single factors, of a run on sprites.
+/// likelihood: elbo and its terms; the negative log-likelihood as the importance-weighted bound of K samples for each image (Burda
+/// et al. 2016). pictures: reconstructions and samples compared with the images. latents: the information in the latent dimensions,
+/// the difference between aggregate posterior and prior, how well classes and attributes are predicted from the latents, the clusters
+/// of a mixture prior. disentanglement: whether single dimensions correspond to single factors, for a run on sprites.
 ///
-/// Sections that are not asked for stay in the report as they are, if they are of the same weights.
+/// Sections that are not requested stay in the report unchanged if they are of the same weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae eval runs/mnist
@@ -43,11 +42,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Only these sections [default: all that there are for the run's images]
+    /// Only these sections [default: all that apply to the run's images]
     #[arg(long, value_enum, value_name = "SECTION", value_delimiter = ',')]
     only: Vec<TopicChoice>,
 
-    /// K, importance samples for each image
+    /// K, the number of importance samples for each image
     #[arg(long, value_name = "K", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: u32,
 
@@ -55,23 +54,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     annealed: Option<u32>,
 
-    /// Its chains for each image
+    /// Its number of chains for each image
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     chains: u32,
 
-    /// Its distributions between prior and posterior
+    /// Its number of distributions between prior and posterior
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     temperatures: u32,
 
-    /// A TorchScript file that makes features of images, for Fréchet distance and the like (docs/features.md)
+    /// A TorchScript file that extracts features of images, for Fréchet distance and similar measures (docs/features.md)
     #[arg(long, value_name = "FILE")]
     features: Vec<PathBuf>,
 
-    /// Images to draw from the model for them [default: as many as held-out ones, at most 10000]
+    /// Images to sample from the model for them [default: as many as there are held-out images, at most 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
     generated: Option<u32>,
 
-    /// Which images: test, or validation to choose between recipes without a look at the test images
+    /// The split: test, or validation to choose between recipes without using the test images
     #[arg(long, value_enum, default_value_t = SplitChoice::Test, conflicts_with = "data")]
     split: SplitChoice,
 
@@ -79,7 +78,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
-    /// How held-out images become black and white [default: as the run's]
+    /// The pixels of the held-out images [default: as in the run]
     #[arg(long, value_enum)]
     binarization: Option<BinarizationChoice>,
 
@@ -87,7 +86,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 
-    /// The same seed gives the same numbers
+    /// The same seed gives the same results
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
@@ -132,11 +131,11 @@ impl From<TopicChoice> for Topic {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum BinarizationChoice {
-    /// Bytes as they are
+    /// Unchanged bytes
     Gray,
-    /// Drawn, as for a run that draws anew in every epoch
+    /// One draw, as for a run that draws anew in every epoch
     Dynamic,
-    /// Drawn once for all, by a fixed seed
+    /// Drawn once, by a fixed seed
     Static,
 }
 
@@ -150,12 +149,12 @@ impl BinarizationChoice {
     }
 }
 
-/// What an evaluation looks at.
+/// The model and the images of an evaluation.
 struct Material {
     run: Session,
-    /// Training images, with pixels as the held-out ones have them.
+    /// Training images, with the same kind of pixels as the held-out images.
     train: Dataset,
-    /// Those held-out images that are measured.
+    /// The held-out images that are measured.
     test: Dataset,
     images: ImagesUsed,
 }
@@ -174,7 +173,7 @@ impl Material {
             ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
         };
         let test = test.truncated(n_images);
-        // Probes and distances compare the two: pixels have to be of the same kind.
+        // Probes and distances compare the two, so that their pixels must be of the same kind.
         let train = train.with_binarization(source.binarization);
         Ok(Self {
             run,
@@ -185,7 +184,7 @@ impl Material {
     }
 }
 
-/// The table that held-out images are from, the run's training images, and the held-out ones.
+/// The data set table of the held-out images, the run's training images, and the held-out images.
 fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, Dataset)> {
     let own = config.dataset.load()?;
     let mut source = config.dataset.clone();
@@ -196,14 +195,14 @@ fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, 
         None => match args.split {
             SplitChoice::Test => own.test,
             SplitChoice::Validation => own.validation.context(
-                "--split validation: this run kept no images back for validation (dataset.validation)",
+                "--split validation: this run has no validation images (dataset.validation)",
             )?,
         }
         .with_binarization(source.binarization),
         Some(folder) => {
             if source.idx.is_none() {
                 bail!(
-                    "--data: takes a folder of idx files, and this run's images are no idx files"
+                    "--data: takes a folder of idx files, but this run's images are not idx files"
                 );
             }
             source.idx = Some(IdxConfig {
@@ -246,7 +245,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
-        warn!("{error:#}: the numbers will only be printed");
+        warn!("{error:#}: the results will only be printed");
     }
     let (mut measured, mut kept) = (Vec::new(), Ok(()));
     let outcome = topics.into_iter().try_for_each(|topic| -> Result<()> {
@@ -263,11 +262,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let section = Section::new(images, findings, args.seed, seconds);
         report.sections.insert(topic, section);
         measured.push(topic);
-        // Each at once: the next may take an hour, and be interrupted.
+        // Each section is written at once: the next may take an hour, and be interrupted.
         kept = report.write(folder);
         Ok(())
     });
-    // Printed whatever comes after: an error must not cost hours of work.
+    // Printed in any case: an error must not cost hours of work.
     if !measured.is_empty() {
         match args.json {
             true => out!("{}", serde_json::to_string_pretty(&report)?),
@@ -284,7 +283,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// What is found of a topic, and on which images; none where the run's images have no such numbers.
+/// The results of a topic and the images used; none if it does not apply to the run's images.
 fn measure(
     topic: Topic,
     material: &Material,
@@ -334,7 +333,7 @@ fn measure(
             let Some(grid) = material.run.run_dir()?.config()?.dataset.factor_grid()? else {
                 return Ok(None);
             };
-            // Factors are drawn from the whole grid, whichever split an image is in.
+            // Factors are drawn from the whole grid, regardless of the split of an image.
             images.split = SplitUsed::All;
             images.n_available = grid.space().n_positions();
             images.n_images = images.n_available;
@@ -346,7 +345,7 @@ fn measure(
     Ok(Some((findings, images)))
 }
 
-/// The sections that were just measured.
+/// Prints the sections that were just measured.
 fn print(report: &Report, topics: &[Topic]) {
     for topic in topics {
         let Some(section) = report.sections.get(topic) else {

@@ -12,11 +12,10 @@ use super::RunArgs;
 use crate::Done;
 use crate::output::{self, out};
 
-/// Write a trained model for other programs: PyTorch, onnxruntime, whatever reads safetensors
+/// Export a trained model for other programs: PyTorch, onnxruntime, or readers of safetensors
 ///
-/// The encoder takes images f32 [N, C, H, W] in [0, 1] and gives mean and, where the posterior has
-/// them, log-variance; the decoder takes latents f32 [N, Z] and gives mean images in [0, 1]. How
-/// pictures become such images is in preprocessing.json.
+/// The encoder maps images f32 [N, C, H, W] in [0, 1] to the mean and, if the posterior has it, the log-variance; the decoder maps
+/// latents f32 [N, Z] to mean images in [0, 1]. preprocessing.json describes how to prepare pictures as such images.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae export runs/mnist --format onnx --out exported          encoder.onnx, decoder.onnx, preprocessing.json
@@ -26,11 +25,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// What to write
+    /// The format
     #[arg(long, value_enum)]
     format: Format,
 
-    /// Which half
+    /// The part of the model
     #[arg(long, value_enum, default_value_t = Parts::Both)]
     part: Parts,
 
@@ -45,7 +44,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// The weights; `Vae::load` reads those of the whole model
+    /// The weights; `Vae::load` reads the file of a whole model
     Safetensors,
     /// For PyTorch 2 and libtorch, in Python, C++ or Rust
     Torchscript,
@@ -80,7 +79,7 @@ impl Parts {
     }
 }
 
-/// What preprocessing is called beside exported files.
+/// The name of the preprocessing file beside exported files.
 const PREPROCESSING_FILE: &str = "preprocessing.json";
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -95,7 +94,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.out.display()
         );
     }
-    // All is computed before the first file appears.
+    // Everything is computed before the first file is written.
     let mut files: Vec<(PathBuf, Content)> = Vec::new();
     if whole {
         let file = match is_file {
@@ -118,7 +117,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     }
     let preprocessing = match is_file {
-        // Several exports may lie side by side.
+        // Several exports may share a folder.
         true => args.out.with_extension(PREPROCESSING_FILE),
         false => args.out.join(PREPROCESSING_FILE),
     };
@@ -148,7 +147,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 enum Content {
     /// A weights file.
     Whole,
-    /// The tensors of one half.
+    /// The tensors of one part.
     Weights(Part),
     Bytes(Vec<u8>),
 }

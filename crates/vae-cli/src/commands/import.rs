@@ -1,4 +1,4 @@
-//! `vae import`: weights that PyTorch trained.
+//! `vae import`: weights trained with PyTorch.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,11 +15,11 @@ use crate::Done;
 use crate::output::{self, out};
 use crate::run_config::{self, ConfigError};
 
-/// Make a weights folder of a PyTorch state_dict that was saved as safetensors
+/// Convert a PyTorch state_dict that was saved as safetensors to a weights folder
 ///
-/// The config says what the model is; every name and shape has to fit. A prefix that all names share
-/// (`model.`, `module.`, `_orig_mod.`, `state_dict.`) is taken off. The folder holds weights.safetensors,
-/// which `vae export`, `vae describe` and `Vae::load` take.
+/// The config defines the model; all names and shapes have to match. A prefix that all names share (`model.`, `module.`,
+/// `_orig_mod.`, `state_dict.`) is removed. The folder holds weights.safetensors, which `vae export`, `vae describe` and `Vae::load`
+/// accept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae import --config configs/mnist.toml --print-map > names.toml      then edit the left side
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "print_map")]
     state: Option<PathBuf>,
 
-    /// A config file whose model it is
+    /// The config file of the model
     #[arg(long)]
     config: PathBuf,
 
@@ -38,16 +38,16 @@ pub(crate) struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 
-    /// Shape of the images, C×H×W, where the config's data set is not at hand
+    /// Shape of the images, C×H×W, if the config's data set is not at hand
     #[arg(long)]
     shape: Option<Shape>,
 
-    /// A TOML file of lines "PyTorch's name" = "our name"; names that it does not list are the same.
-    /// The name "" leaves a tensor out, and so does a line drop = ["fc.weight", "ema.*"]
+    /// A TOML file of lines "PyTorch's name" = "our name"; tensors that it does not list have the same name. The name "" excludes a
+    /// tensor, and so does a line drop = ["fc.weight", "ema.*"]
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
-    /// Take NaN and infinite weights as they are, with a warning
+    /// Import NaN and infinite weights, with a warning
     #[arg(long)]
     allow_non_finite: bool,
 
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     )]
     out: Option<PathBuf>,
 
-    /// Only print a map of all our names to themselves, with their shapes, to be edited
+    /// Only print a map of our names to themselves, with their shapes, to be edited
     #[arg(long)]
     print_map: bool,
 }
@@ -76,7 +76,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         return Ok(Done::Fully);
     }
     let (Some(state), Some(out)) = (&args.state, &args.out) else {
-        anyhow::bail!("no state_dict, or no --out"); // clap does not let it come to this.
+        anyhow::bail!("no state_dict, or no --out"); // clap prevents this.
     };
     let mut map = match &args.map {
         Some(path) => read_map(path)?,
@@ -95,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// Bytes of the largest map of names.
+/// The largest map of names in bytes.
 const LARGEST_MAP: u64 = 1 << 24;
 
 fn read_map(path: &Path) -> Result<StateDictMap> {
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(map.names["fc.bias"], "");
         assert_eq!(map.drop, ["ema.*"]);
         assert!(!map.allow_non_finite);
-        // A tensor may be called so.
+        // A tensor may have this name.
         let map = parse_map("drop = \"encoder.0.bias\"").expect("a map");
         assert_eq!(map.names["drop"], "encoder.0.bias");
         for wrong in ["fc.weight = \"a\"", "a = [\"b\"]", "a = 1", "[a]\nb = 2"] {

@@ -1,4 +1,4 @@
-//! `vae interpolate`: the way from one image to another.
+//! `vae interpolate`: the path from one image to another.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,12 +17,11 @@ use super::{RunArgs, picture_name, place};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw the way from one image or latent to another, or through many
+/// Draw the path between images or latents
 ///
-/// A PLACE is an image file, test:N (a held-out image, from 0 on), z:0.1,-2,… (a latent) or prior:SEED
-/// (one drawn from the prior). A row of the picture is the stretch from one place to the next; the moving
-/// picture goes there and back. On a sphere (posterior = "von_mises_fisher") the way is always along a
-/// great circle.
+/// A PLACE is an image file, test:N (a test image, from 0 on), z:0.1,-2,… (a latent) or prior:SEED (drawn from the prior). Each row of
+/// the picture is the path from one place to the next; the animation goes back and forth. On a sphere (posterior =
+/// "von_mises_fisher") the path is always along great circles.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "gif"])),
@@ -35,11 +34,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Where it goes through, two places or more
+    /// The places along the path, at least two
     #[arg(value_name = "PLACE", required = true, num_args = 2..)]
     places: Vec<Place>,
 
-    /// Images of each stretch, both ends among them
+    /// Images between two places, both included
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=1000))]
     steps: u32,
 
@@ -51,15 +50,15 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
-    /// A moving picture: .gif, or with all colors .png or .apng
+    /// An animation: .gif, or with all colors .png or .apng
     #[arg(long, value_name = "FILE")]
     gif: Option<PathBuf>,
 
-    /// Milliseconds of each image of the moving picture
+    /// Milliseconds per image of the animation
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=60_000))]
     delay: u32,
 
-    /// The moving picture so many times larger
+    /// Enlarge the animation by this factor
     #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     enlarge: u32,
 
@@ -68,7 +67,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Pixels of all images of a moving picture together, there and back.
+/// The most pixels of all images of an animation, back and forth.
 const LARGEST_MOVING: i64 = 1 << 30;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -92,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             .to_kind(Kind::Float))
     };
     let latents = path(&places.latents, blend)?;
-    // What the model is told changes on the way, too.
+    // The condition is interpolated, too.
     let condition = places
         .condition
         .as_ref()
@@ -106,7 +105,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         picture::save(&picture::grid(&images, steps, 2)?, out)?;
     }
     if let Some(gif) = &args.gif {
-        // Where stretches meet, an image is there twice.
+        // The image between two stretches appears only once.
         let there = (0..images.size()[0]).filter(|i| *i == 0 || i % steps as i64 != 0);
         let there: Vec<i64> = there.collect();
         let back = there

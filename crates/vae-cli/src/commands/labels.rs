@@ -1,11 +1,11 @@
-//! Yes or no for each image of a data set: an attribute of its table, or one of its classes.
+//! Yes-or-no labels of the images of a data set: an attribute of its table, or one of its classes.
 
 use anyhow::{Result, bail};
 use tch::Kind;
 use vae_data::{Dataset, Splits};
 use vae_view::latent::Labels;
 
-/// The name under which an attribute is known: `digit=3` is `class=3`.
+/// The canonical name of an attribute: `digit=3` is `class=3`.
 pub(super) fn canonical(name: &str) -> String {
     let class = ["digit=", "label="]
         .iter()
@@ -55,17 +55,17 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str) -> Result<Vec<Option<bool
     let known = names(dataset)?;
     match known.is_empty() {
         true => bail!(
-            "attribute {name}: nothing is known of these images beside their pixels; a table with a \
+            "attribute {name}: these images have neither attributes nor classes; a table with a \
              column of file names and one of 0 and 1 comes with --attributes FILE"
         ),
         false => bail!(
-            "attribute {name}: there is none; there are {}",
+            "attribute {name}: not found; there are {}",
             known.join(", ")
         ),
     }
 }
 
-/// Everything that [`yes_or_no`] has an answer to.
+/// All names that [`yes_or_no`] accepts.
 pub(super) fn names(dataset: &Dataset) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     if let Some(attributes) = dataset.attributes() {
@@ -97,7 +97,7 @@ mod tests {
         let error = yes_or_no(&dataset, "Smiling").unwrap_err().to_string();
         assert_eq!(
             error,
-            "attribute Smiling: there is none; there are class=0, class=7"
+            "attribute Smiling: not found; there are class=0, class=7"
         );
     }
 }

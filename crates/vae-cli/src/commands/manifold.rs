@@ -9,10 +9,9 @@ use crate::Done;
 
 /// Draw the latent plane: a grid over quantiles of the prior, decoded
 ///
-/// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second.
-/// A model of more than two latent dimensions shows the two that it uses most, or those of --dims; the
-/// others are at their medians. Latents on a sphere are shown as a map of the world. A model with a condition
-/// is told --condition, or else the first class (attribute).
+/// Quantiles go from 0.05 to 0.95, to the right in the first dimension and upward in the second. A model with more than two latent
+/// dimensions shows the two most used ones, or those of --dims, with the others at their medians. Latents on a sphere are shown as a
+/// world map. A model with a condition uses --condition, or else the first class or attribute.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae manifold runs/mnist --size 25 --out plane.png
@@ -26,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=200))]
     size: u32,
 
-    /// Along these dimensions, from 0 on: at most two, or three of a sphere
+    /// These dimensions, from 0 on: at most two, or three on a sphere
     #[arg(long, value_name = "I,J", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
 

@@ -1,4 +1,4 @@
-//! The subcommands, one file each, and what several of them share.
+//! The subcommands, one file each, and what they share.
 
 pub(crate) mod arithmetic;
 pub(crate) mod attribute;
@@ -47,14 +47,14 @@ use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
 use crate::output::{self, out};
 
-/// What every command on a run takes.
+/// The arguments of every command on a run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
     /// The folder of a run, or of one of its checkpoints
     #[arg(value_name = "RUN")]
     run: PathBuf,
 
-    /// Which of the run's checkpoints [default: best]
+    /// Which checkpoint of the run [default: best]
     #[arg(long, value_enum, global = true)]
     checkpoint: Option<Which>,
 
@@ -62,15 +62,14 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "auto", global = true)]
     device: DeviceChoice,
 
-    /// Of a model with a condition: what it is told, as in 7 or Smiling=1,Male=0 [default: what is known of
-    /// each image]
+    /// For a model with a condition: the condition, such as 7 or Smiling=1,Male=0 [default: what is known of each image]
     #[arg(long, value_name = "CONDITION", global = true)]
     condition: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Which {
-    /// That of the best validation metric, by checkpoints.metric of its config
+    /// The one with the best validation metric, by checkpoints.metric of its config
     Best,
     /// The newest
     Last,
@@ -109,29 +108,29 @@ impl RunArgs {
     }
 }
 
-/// The images that a command is to look at.
+/// The images of a command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InputArgs {
-    /// Images: files (JPEG, PNG, WebP, BMP), folders or zips of them, idx files (FILE#7 or
-    /// FILE#100..200 for some of its images) or folders of those [default: the run's held-out images]
+    /// Images: files (JPEG, PNG, WebP, BMP), folders or zips of them, idx files (FILE#7 or FILE#100..200 for some of its images) or
+    /// folders of those [default: the run's test images]
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 
-    /// A table of attributes to join by file name: CelebA's list, a CSV or a TSV file [default: the
-    /// run's own, for images in its folder or zip]
+    /// A table of attributes to join by file name: CelebA's list, a CSV or a TSV file [default: the run's own, for images in its folder or
+    /// zip]
     #[arg(long, value_name = "FILE")]
     attributes: Option<PathBuf>,
 }
 
 impl InputArgs {
-    /// The images, prepared as the run's training images were.
+    /// Opens the images, prepared like the run's training images.
     pub(crate) fn open(&self, session: &Session) -> Result<Inputs> {
         let attributes = self.attributes.as_deref();
         Ok(session.inputs(&self.inputs, Split::Test, attributes)?)
     }
 }
 
-/// What a table says of each image beside the model's numbers: its name first, then these.
+/// The fields for what is known of each image, to follow `fields` in a table.
 pub(crate) fn known_fields(inputs: &Inputs, fields: &[Field]) -> Vec<Field> {
     let mut known = Vec::new();
     if inputs.has_labels() {
@@ -160,7 +159,7 @@ pub(crate) fn known_values(inputs: &Inputs, batch: InputBatch) -> Vec<Values> {
     known
 }
 
-/// Lists the files that were left out.
+/// Warns about files that were left out.
 pub(crate) fn warn_of_bad(bad: &[BadFile]) {
     const N_LISTED: usize = 10;
     for file in bad.iter().take(N_LISTED) {
@@ -171,12 +170,12 @@ pub(crate) fn warn_of_bad(bad: &[BadFile]) {
     }
 }
 
-/// The parser of a picture's name, before anything is computed for it.
+/// Parses the name of a picture, before anything is computed for it.
 fn picture_name() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| picture::check_name(&path).map(|()| path))
 }
 
-/// Where a picture goes, and how that is said.
+/// The destination of a picture, and how it is reported.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OutArgs {
     /// The PNG file to write

@@ -1,4 +1,4 @@
-//! `vae neighbors`: which images are near one in latent space.
+//! `vae neighbors`: the nearest images in latent space.
 
 use std::path::PathBuf;
 
@@ -16,8 +16,8 @@ use crate::progress::ImageCount;
 
 /// Find the images nearest to one in latent space
 ///
-/// Nearest by the Euclidean distance of the centers of q(z|x). The picture shows the image itself first,
-/// then its neighbors from the nearest on. An image that is among those searched is its own nearest one.
+/// Distances are Euclidean, between the centers of q(z|x). The picture shows the image itself first, then its neighbors in order of
+/// distance. An image that is among those searched is its own nearest neighbor.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae neighbors runs/mnist datasets/mnist/t10k-images-idx3-ubyte.gz#7 --out near.png

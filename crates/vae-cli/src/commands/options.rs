@@ -1,4 +1,4 @@
-//! `vae options`: what may be in a config.
+//! `vae options`: the options of a config.
 
 mod page;
 
@@ -12,7 +12,7 @@ use crate::run_config::{ConfigError, nearest};
 
 /// List the keys of a config, or explain one
 ///
-/// The same as docs/config.md, which is made of it.
+/// The same text as docs/config.md, which is generated from it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae options
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(value_name = "KEY")]
     key: Option<String>,
 
-    /// Print a JSON schema of config files, which editors complete and check them by
+    /// Print a JSON schema of config files, by which editors complete and check them
     #[arg(long, conflicts_with_all = ["key", "markdown"])]
     schema: bool,
 
@@ -65,14 +65,14 @@ fn schema() -> Result<String> {
     Ok(serde_json::to_string_pretty(&options::schema())? + "\n")
 }
 
-/// The setting of this key, or all whose last parts it is.
+/// The setting with this key, or all settings whose key ends with it.
 fn matches<'s>(all: &'s Setting, key: &str) -> Vec<&'s Setting> {
     if let Some(setting) = all.find(key) {
         return vec![setting];
     }
     let end = format!(".{key}");
     let mut found: Vec<&Setting> = all.all().filter(|s| s.key.ends_with(&end)).collect();
-    // A value among alternatives has the key of the whole.
+    // A value among alternatives has the key of the whole setting.
     found.dedup_by_key(|setting| &setting.key);
     found
 }
@@ -88,11 +88,11 @@ fn unknown(all: &Setting, key: &str) -> ConfigError {
     ))
 }
 
-/// A setting and all below it, but for the alternatives that are only names.
+/// A setting and all below it, except alternatives that are only names.
 fn keys(setting: &Setting) -> impl Iterator<Item = &Setting> {
     let mut before = None;
     setting.all().filter(move |setting| {
-        // A value among alternatives has the key of the whole.
+        // A value among alternatives has the key of the whole setting.
         let is_new = before.replace(&setting.key) != Some(&setting.key);
         is_key(setting) && is_new
     })
@@ -102,7 +102,7 @@ fn is_key(setting: &Setting) -> bool {
     !matches!(setting.kind, Kind::Name)
 }
 
-/// A line for each.
+/// One line for each setting.
 fn list<'s>(settings: impl Iterator<Item = &'s Setting>) {
     let rows = settings.map(|setting| {
         let key = match setting.kind {
@@ -114,7 +114,7 @@ fn list<'s>(settings: impl Iterator<Item = &'s Setting>) {
     table::print(3, &["key", "default", "meaning"], rows.collect());
 }
 
-/// The default, or that there is none.
+/// The default, or a note that there is none.
 fn value(setting: &Setting) -> String {
     match (&setting.kind, &setting.default) {
         (Kind::Table(_), _) => String::new(),
@@ -153,7 +153,7 @@ fn explain(setting: &Setting) {
         out!("\nDefault: {}", shown(default));
     }
     if setting.is_required {
-        out!("\nIt has to be there.");
+        out!("\nIt is required.");
     }
     if options::may_change_on_resume(&setting.key) {
         out!("\nIt may be changed when a run is resumed.");
@@ -163,8 +163,7 @@ fn explain(setting: &Setting) {
     }
 }
 
-/// What is to be read about a setting: what its type says; where that is nothing, or it is one of several
-/// alternatives of one type, what the key means.
+/// The description of a setting: that of its type; if the type has none, or several alternatives share it, that of the key.
 fn texts(setting: &Setting) -> impl Iterator<Item = &str> {
     let shows_meaning = setting.details.is_empty() || options::is_one_of(setting.parent());
     let meaning = shows_meaning.then_some(setting.meaning.as_str());
@@ -172,7 +171,7 @@ fn texts(setting: &Setting) -> impl Iterator<Item = &str> {
     texts.filter(|text| !text.is_empty())
 }
 
-/// An alternative as a config has it.
+/// An alternative as written in a config.
 fn written(setting: &Setting, alternative: &Setting) -> String {
     match &alternative.kind {
         Kind::Value(kind) => format!("{} = {kind}", setting.name()),
@@ -181,11 +180,11 @@ fn written(setting: &Setting, alternative: &Setting) -> String {
     }
 }
 
-/// Of a text in Markdown.
+/// The first sentence of a text in Markdown.
 fn first_sentence(text: &str) -> &str {
     let paragraph = text.split("\n\n").next().unwrap_or_default();
     let mut ends = paragraph.match_indices(". ").map(|(at, _)| at + 1);
-    // Not that of an abbreviation, nor within parentheses.
+    // Not a point in an abbreviation or in parentheses.
     let end = ends.find(|&end| {
         let sentence = &paragraph[..end];
         sentence.matches('(').count() == sentence.matches(')').count()
@@ -196,7 +195,7 @@ fn first_sentence(text: &str) -> &str {
     end.map_or(paragraph, |end| &paragraph[..end])
 }
 
-/// Markdown without its marks.
+/// Markdown as plain text.
 fn plain(text: &str) -> String {
     text.replace(['`', '\\'], "").replace(['<', '>'], "")
 }
@@ -228,10 +227,10 @@ mod tests {
             ("docs/config.md", page::page(all)),
             ("configs/schema.json", schema().unwrap()),
         ] {
-            // Not assert_eq: it would print both.
+            // Not assert_eq, which would print both.
             assert!(
                 written_down(path) == wanted,
-                "{path} is not what the types say; `cargo xtask options` writes it anew"
+                "{path} is out of date; `cargo xtask options` regenerates it"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Points of latent space, as they are given on the command line.
+//! Points of latent space, as given on the command line.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -14,21 +14,21 @@ use vae_view::picture;
 /// A point of latent space.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
-    /// `z:0.1,-2,…`: itself.
+    /// `z:0.1,-2,…`: a latent.
     Latent(Vec<f64>),
-    /// `prior:7`: drawn from the prior with this seed.
+    /// `prior:7`: a draw from the prior with this seed.
     Prior(u64),
-    /// `test:3`: that of a held-out image, by its position from 0 on.
+    /// `test:3`: the latent of a test image, by its position from 0 on.
     HeldOut(usize),
-    /// That of an image in a file.
+    /// The latent of an image in a file.
     Image(PathBuf),
 }
 
-/// Latents, and what the model is told of each.
+/// Latents, each with its condition.
 pub(crate) struct Places {
     /// f32 `[N, Z]` on the CPU.
     pub(crate) latents: Tensor,
-    /// `[N, D]` on the CPU; none of a model without a condition.
+    /// `[N, D]` on the CPU; none for a model without a condition.
     pub(crate) condition: Option<Tensor>,
 }
 
@@ -39,7 +39,9 @@ impl FromStr for Place {
         if let Some(numbers) = text.strip_prefix("z:") {
             let number = |word: &str| match word.trim().parse::<f64>() {
                 Ok(number) if number.is_finite() => Ok(number),
-                _ => Err(format!("`{word}` is no number, as in z:0.1,-2")),
+                _ => Err(format!(
+                    "`{word}` is not a number; expected z:0.1,-2 for example"
+                )),
             };
             let numbers = numbers.split(',').map(number).collect::<Result<_, _>>();
             return Ok(Self::Latent(numbers?));
@@ -78,7 +80,7 @@ pub(crate) fn latents(session: &Session, places: &[Place]) -> Result<Places> {
     })
 }
 
-/// Of one place. `test` is loaded when it is first needed.
+/// The latent of one place. `test` is loaded when it is first needed.
 fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
     let latent_dims = session.vae().config().n_latents();
     match place {
@@ -116,7 +118,7 @@ fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Re
             let n = test.len();
             ensure!(
                 *position < n,
-                "test:{position}: there are {n} held-out images, the last one is test:{}",
+                "test:{position}: there are {n} test images, the last one is test:{}",
                 n - 1
             );
             let batch = test.batch(&[*position])?;
@@ -131,7 +133,7 @@ fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Re
     }
 }
 
-/// The latents that stand for images.
+/// The posterior centers of images.
 fn centers(session: &Session, images: Tensor, condition: Option<Tensor>) -> Result<Places> {
     const N_AT_A_TIME: i64 = 500;
     let conditions = condition.as_ref().map(|known| known.split(N_AT_A_TIME, 0));
@@ -151,7 +153,7 @@ fn centers(session: &Session, images: Tensor, condition: Option<Tensor>) -> Resu
     })
 }
 
-/// The latents of places, or where none is given of the first `count` held-out images.
+/// The latents of places or, without any, of the first `count` test images.
 pub(crate) fn latents_or_held_out(
     session: &Session,
     places: &[Place],
@@ -164,7 +166,7 @@ pub(crate) fn latents_or_held_out(
     latents(session, places)
 }
 
-/// Every image of a data set, with a bar.
+/// Encodes every image of a data set, with a progress bar.
 pub(crate) fn encode(session: &Session, dataset: &Dataset, what: &str, seed: u64) -> Result<Codes> {
     let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
     let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
@@ -196,7 +198,7 @@ pub(crate) fn check_dims(session: &Session, dims: &[usize], most: usize) -> Resu
     sorted.dedup();
     ensure!(
         sorted.len() == dims.len(),
-        "--dims: a dimension comes twice"
+        "--dims: a dimension is repeated"
     );
     Ok(())
 }

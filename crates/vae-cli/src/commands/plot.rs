@@ -1,4 +1,4 @@
-//! `vae plot`: what the latent space looks like.
+//! `vae plot`: plots of the latent space.
 
 use std::path::{Path, PathBuf};
 
@@ -18,11 +18,9 @@ use crate::output::{self, out, say};
 
 /// Plot the latents of held-out images
 ///
-/// latents: a point for each image, colored by class, on the plane of a 2-D model, of --dims, or of the
-/// two principal components. dimensions: for each of the most used dimensions, where the images are
-/// (latents drawn from their posteriors, together the aggregate posterior) against the prior. kl: how
-/// many nats each dimension carries. projector: a folder for TensorBoard's projector, with vectors,
-/// metadata and thumbnails.
+/// latents: a point for each image, colored by class, in the plane of a 2-D model, of --dims, or of the two principal components.
+/// dimensions: for each of the most used dimensions, the distribution of the images' latents (the aggregate posterior) and the prior.
+/// kl: the kl of each dimension in nats. projector: a folder for TensorBoard's projector, with vectors, metadata and thumbnails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae plot runs/mnist latents --out latents.png
@@ -39,7 +37,7 @@ pub(crate) struct Args {
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
 
-    /// The PNG file to write; of the projector, a new folder
+    /// The PNG file to write; for the projector, a new folder
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
@@ -51,15 +49,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     label: Option<String>,
 
-    /// How densely the latents lie, instead of points
+    /// The density of the latents, instead of points
     #[arg(long)]
     density: bool,
 
-    /// These dimensions, from 0 on: two of latents, any number of dimensions
+    /// These dimensions, from 0 on: two for latents, any number for dimensions
     #[arg(long, value_name = "I,J", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
 
-    /// Of the latents that are drawn: the same seed gives the same picture
+    /// Seed of the latents that are drawn: the same seed gives the same picture
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
@@ -99,7 +97,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// The class of each image by its position among the names; a single one where none is known.
+/// The class of each image as an index into the names; a single class if none is known.
 struct Classes {
     names: Vec<String>,
     of: Vec<usize>,
@@ -144,13 +142,13 @@ fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
     let latent_dims = run.vae().config().n_latents() as usize;
     ensure!(
         latent_dims >= 2,
-        "one latent dimension is no plane; `vae plot RUN dimensions` shows it"
+        "one latent dimension does not span a plane; `vae plot RUN dimensions` shows it"
     );
     if let Some(dims) = &args.dims {
-        place::check_dims(&run, dims, 2)?;
+        place::check_dims(run, dims, 2)?;
         ensure!(
             dims.len() == 2,
-            "--dims: two dimensions make a plane, found one"
+            "--dims: found one dimension, a plane needs two"
         );
     }
     let dataset = run
@@ -205,7 +203,7 @@ fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
     })
 }
 
-/// Panels of a picture.
+/// The most panels in a picture.
 const N_PANELS: usize = 20;
 
 fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
@@ -219,7 +217,7 @@ fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
             dims
         }
     };
-    place::check_dims(&run, &dims, 100)?;
+    place::check_dims(run, &dims, 100)?;
     let dataset = run
         .splits()?
         .test
@@ -257,7 +255,7 @@ fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
 
 fn kl(run: &Session) -> Result<image::DynamicImage> {
     let usage = run.latent_use();
-    let usage = usage.context("this checkpoint is from before the first evaluation")?;
+    let usage = usage.context("this checkpoint was written before the first evaluation")?;
     let folder = run.run_dir()?.path().display();
     let title = |what| format!("{what} of {folder}");
     let active = format!(
@@ -272,8 +270,9 @@ fn kl(run: &Session) -> Result<image::DynamicImage> {
             bars(&title("KL"), &subtitle, "nats per image", kl)?
         }
         None => {
-            let subtitle =
-                format!("{active}; the kl of this posterior and prior is known as a whole only");
+            let subtitle = format!(
+                "{active}; the kl of this posterior and prior has no closed form per dimension"
+            );
             bars(
                 &title("Use"),
                 &subtitle,
@@ -297,7 +296,7 @@ fn export(run: &Session, args: &Args) -> Result<()> {
     );
     let limit = args.limit.map_or(2000, |limit| limit as usize);
     if limit > most {
-        say!("note: only {most} images: TensorBoard takes no larger sprite");
+        say!("note: only {most} images, TensorBoard's limit for a sprite");
     }
     let dataset = run.splits()?.test.truncated(limit.min(most));
     let centers = place::encode(run, &dataset, "held-out images", args.seed)?.centers;
@@ -311,7 +310,7 @@ fn export(run: &Session, args: &Args) -> Result<()> {
     .with_context(|| format!("the projector's folder {}", Path::new(&args.out).display()))
 }
 
-/// What TensorBoard is to know of each image: its class, its file, its attributes.
+/// The metadata of each image for TensorBoard: its class, its file, its attributes.
 fn metadata(dataset: &Dataset, label: Option<&str>) -> Result<Vec<(String, Vec<String>)>> {
     let mut columns = Vec::new();
     if label.is_some() || dataset.labels().is_some() {

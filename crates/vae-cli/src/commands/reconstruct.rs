@@ -1,4 +1,4 @@
-//! `vae reconstruct`: items above what the model makes of them.
+//! `vae reconstruct`: items above their reconstructions.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use super::{RunArgs, print_file};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw items, each above its reconstruction: held-out ones, or files
+/// Draw items, each above its reconstruction
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae reconstruct runs/mnist --out pairs.png
@@ -24,11 +24,11 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Images: files, folders or zips of them, idx files [default: the run's held-out images]
+    /// Images: files, folders or zips of them, idx files [default: the run's test images]
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 
-    /// How many held-out images, from the start of the split
+    /// How many test images, from the start of the split
     #[arg(long, default_value_t = 32, conflicts_with = "inputs", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
 

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = Order::Start)]
     sort: Order,
 
-    /// The number of the validation images whose best epoch is shown, by its name in metrics.jsonl
+    /// The validation metric whose best epoch is shown, by its name in metrics.jsonl
     #[arg(long, value_name = "NAME", default_value = "elbo")]
     metric: String,
 
@@ -58,7 +58,7 @@ struct Listed {
     size_bytes: u64,
     #[serde(flatten)]
     overview: Option<Overview>,
-    /// The epoch of the best value of the metric that was asked for.
+    /// The epoch and value of the requested metric at its best.
     #[serde(skip)]
     best: Option<(u64, f64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +99,7 @@ fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.filter(visible).collect())
 }
 
-/// The epoch in which a metric was best on validation images, and its value.
+/// The epoch in which a validation metric was best, and its value.
 fn best(run_dir: &RunDir, metric: &str) -> Result<Option<(u64, f64)>, RunError> {
     let ranking = Metric::from(metric).ranking(&run_dir.terms()?);
     let records = run_dir.records()?;
@@ -136,8 +136,7 @@ fn look_at(path: PathBuf, metric: &str) -> Listed {
     }
 }
 
-/// Bytes of the files below a folder. What cannot be read, or goes while it is read, counts nothing;
-/// links are not followed.
+/// The size in bytes of the files below a folder. Files that cannot be read or vanish meanwhile count as 0; links are not followed.
 fn size(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {

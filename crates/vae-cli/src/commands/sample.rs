@@ -15,10 +15,10 @@ use super::items_file::{self, picture_or_array_name};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw new items: latents from the prior, decoded
+/// Draw new items from the prior
 ///
-/// Of a model with a condition a row for each class, or for both sides of each attribute, or with --condition
-/// images of that; in a column the same noise, so that its images differ by the condition alone.
+/// A model with a condition gets a row for each class, or for both values of each attribute, or with --condition images of that. The
+/// images of a column are drawn with the same noise, so that they differ by the condition alone.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])),
@@ -33,15 +33,15 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// How many [default: as many as the grid holds, or 64; of a model with a condition 8 in each row]
+    /// How many [default: as many as the grid holds, or 64; with a condition 8 in each row]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: Option<u32>,
 
-    /// The shape of the picture [default: as near a square as may be]
+    /// Rows and columns of the picture [default: nearly square]
     #[arg(long, value_name = "ROWSxCOLUMNS")]
     grid: Option<Grid>,
 
-    /// Latents so many times as far from 0: below 1 images are more ordinary and less different
+    /// Scale latents by this factor: below 1 images are more typical and less diverse
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
 
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Draw the values (pixels) too, from p(x|z), instead of showing its mean
+    /// Draw the values (pixels) from p(x|z) too, instead of showing its mean
     #[arg(long)]
     draw_pixels: bool,
 
@@ -66,7 +66,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Images in a row, where there is one for each condition.
+/// The number of images in a row, if there is a row for each condition.
 const IN_A_ROW: usize = 8;
 
 /// Rows and columns of images.
@@ -115,7 +115,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
          a shape of its own"
     );
-    // A row of images for each; none where all are told the same, or nothing.
+    // A row of images for each condition; none if all have the same condition, or the model has none.
     let rows: Vec<Vec<f32>> = match args.run.condition {
         Some(_) => Vec::new(),
         None => {
@@ -189,7 +189,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// Writes each of the images `[N, C, H, W]` to a file of its own, `NAME-0001.png` and so on.
+/// Writes each of the images `[N, C, H, W]` to its own file, `NAME-0001.png` and so on.
 pub(super) fn save_each(images: &Tensor, folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     (0..images.size()[0])

@@ -1,4 +1,4 @@
-//! `vae score`: how unlikely the model finds each item, and each of its values.
+//! `vae score`: how unlikely each item is under the model, and each of its values.
 
 use std::path::PathBuf;
 
@@ -18,13 +18,12 @@ use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
 use crate::progress::ImageCount;
 
-/// Score items: how unlikely the model finds each, to a .csv, .parquet, .npy or .safetensors file
+/// Score items by how unlikely they are under the model, to a .csv, .parquet, .npy or .safetensors file
 ///
-/// The score is in nats, and the higher, the less the item is like those of training: −elbo with one
-/// latent drawn for each item, its two terms beside it (reconstruction, kl), or with --samples K the
-/// importance-weighted bound of −log p(x), which is nearer to the truth. A model with a deterministic
-/// posterior has no elbo: its score is the reconstruction term. --values writes which values of an item are
-/// unlikely: −log p(x|z) of each at the center of q(z|x), NaN where a value is missing.
+/// The score is in nats; a higher one means an item less like those of training. It is −elbo with one latent drawn for each item,
+/// with its two terms beside it (reconstruction, kl), or with --samples K the importance-weighted bound of −log p(x), which is
+/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term. --values writes which
+/// values of an item are unlikely: −log p(x|z) of each at the center of q(z|x), NaN where a value is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
@@ -38,19 +37,19 @@ pub(crate) struct Args {
     #[command(flatten)]
     inputs: InputArgs,
 
-    /// The file to write; its ending says what: .csv, .parquet, .npy (the scores alone) or .safetensors
+    /// The file to write; its ending selects the format: .csv, .parquet, .npy (only the scores) or .safetensors
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
-    /// K, importance samples for each image, instead of the elbo
+    /// K, the number of importance samples for each image, instead of the elbo
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: Option<u32>,
 
-    /// Also an array [N, …] of float32: the score of each value by itself
+    /// Also an array [N, …] of float32: the score of each value
     #[arg(long, value_name = "FILE.npy")]
     values: Option<PathBuf>,
 
-    /// Also a picture of the least likely items, the least likely one first
+    /// Also a picture of the least likely items, in that order
     #[arg(long, value_name = "FILE.png", value_parser = picture_name())]
     picture: Option<PathBuf>,
 
@@ -67,10 +66,10 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What is said of each image of a batch, `[B]` each.
+/// The scores of each image of a batch, `[B]` each.
 struct Scores {
     score: Vec<f32>,
-    /// Of the elbo, where that is the score: reconstruction and kl.
+    /// If the score is the elbo, its terms: reconstruction and kl.
     terms: Vec<(&'static str, Vec<f32>)>,
 }
 
@@ -101,7 +100,7 @@ fn scores(
     })
 }
 
-/// Images of the highest scores so far.
+/// The images with the highest scores so far.
 struct Worst {
     most: usize,
     /// Highest first; of equal ones the first.

@@ -25,11 +25,11 @@ impl FromStr for Shape {
     }
 }
 
-/// Images of the shape that was asked for, or the config's items.
+/// Images of the requested shape, or the config's items.
 pub(super) fn of(config: &RunConfig, asked: Option<Shape>) -> Result<ItemSpec> {
     if let Some(Shape(shape)) = asked {
         return Ok(shape.into());
     }
     let item = config.dataset.item_spec();
-    item.context("the shape of the items is not known; --shape CxHxW says that of images")
+    item.context("the shape of the items is not known; give that of images with --shape CxHxW")
 }

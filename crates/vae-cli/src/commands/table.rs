@@ -5,13 +5,13 @@ use vae_data::one_line;
 
 use crate::output::out;
 
-/// Columns two spaces apart: the first `n_left` to the left, numbers after them to the right. Control
-/// characters in them, of names for example, are escaped.
+/// Prints columns two spaces apart, the first `n_left` left-aligned and the others right-aligned. Control characters, for example in
+/// names, are escaped.
 pub(super) fn print(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) {
     out!("{}", text(n_left, header, rows));
 }
 
-/// What [`print()`] prints.
+/// The output of [`print()`].
 pub(super) fn text(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table
@@ -30,7 +30,7 @@ pub(super) fn text(n_left: usize, header: &[&str], rows: Vec<Vec<String>>) -> St
     table.trim_fmt()
 }
 
-/// What is not known.
+/// An unknown value.
 pub(super) const UNKNOWN: &str = "-";
 
 /// Hours, minutes and seconds.

@@ -1,4 +1,4 @@
-//! `vae train`: from a config to a run directory.
+//! `vae train`: from a config to a run folder.
 
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,11 @@ use crate::output::{self, out, say};
 use crate::progress::Progress;
 use crate::{Done, run_config, signals};
 
-/// Train a model as a config file says, or go on with a run
+/// Train a model according to a config file, or resume a run
 ///
-/// Leaves a run directory: the resolved config, metrics.jsonl, pictures of every epoch, checkpoints,
-/// summary.json. Ctrl-C stops after the step in progress and saves. A run that was stopped, in
-/// whatever way, goes on with --resume as if nothing had happened.
+/// Writes a run folder: the resolved config, metrics.jsonl, pictures of every epoch, checkpoints, summary.json. Ctrl-C stops after the
+/// step in progress and saves. A run that was stopped in any way can be resumed with --resume, and ends with the same results as an
+/// uninterrupted one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae train configs/mnist.toml
@@ -39,8 +39,8 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "resume")]
     config: Option<PathBuf>,
 
-    /// Go on with the run in this folder where its newest checkpoint was written. Its own config
-    /// holds, unless a config file is given; only what does not change the steps may differ
+    /// Resume the run in this folder from its newest checkpoint. Its own config is used, unless a config file is given; only options that
+    /// do not change the steps may differ
     #[arg(long, value_name = "RUN", conflicts_with = "out")]
     resume: Option<PathBuf>,
 
@@ -52,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     epochs: Option<u64>,
 
-    /// Only the first N training images, N/5 validation and N/5 test ones, for a quick look
+    /// Only the first N training images, N/5 validation and N/5 test images, for a quick run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
@@ -60,12 +60,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
-    /// The run directory [default: runs/ and the name of the config, numbered where that is taken]
+    /// The run folder [default: runs/ and the name of the config, numbered if it exists]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// After a loss or gradient that is no number, name the first layer where it appears
-    /// (safety.find_layer)
+    /// After a NaN or infinite loss or gradient, name the first layer in which it occurs (safety.find_layer)
     #[arg(long)]
     find_layer: bool,
 
@@ -79,7 +78,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    // Locked before anything is read of it: another process may be changing it.
+    // Locked before anything in it is read: another process may be changing it.
     let resumed = match &args.resume {
         Some(path) => {
             let run_dir = RunDir::open(path)?;
@@ -91,14 +90,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let config_file = match (&args.config, &resumed) {
         (Some(file), _) => file.clone(),
         (None, Some((run_dir, _))) => run_dir.config_file(),
-        (None, None) => bail!("no config"), // clap does not let it come to this.
+        (None, None) => bail!("no config"), // clap prevents this.
     };
     let config = resolve(&args, &config_file)?;
     let device = args.device.select()?;
     check_precision(config.training.precision, device)?;
     match resumed {
         Some((run_dir, lock)) => {
-            // Without a checkpoint it was stopped before its first: the start is the place to go on.
+            // A run without a checkpoint was stopped before its first one, so it starts again.
             let checkpoint = match Checkpoint::any(&run_dir)? {
                 true => Some(Checkpoint::Last.open(&run_dir)?),
                 false => None,
@@ -132,7 +131,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
 }
 
-/// Trains in a folder that this process has the lock of.
+/// Trains in a folder whose lock this process holds.
 fn train(
     args: &Args,
     run_dir: &RunDir,
@@ -167,7 +166,7 @@ fn train(
         }
         None => String::new(),
     };
-    // Only now is it certain that the run goes on.
+    // Only now is it certain that the run continues.
     run_dir.reopen(config)?;
     let bad_files = &splits.report.bad_files;
     if !bad_files.is_empty() {
@@ -210,13 +209,13 @@ fn n_validation(splits: &Splits) -> usize {
     splits.validation.as_ref().map_or(0, Dataset::len)
 }
 
-/// Says where going on is not what the run would have been without the stop.
+/// Warns if the resumed run will differ from an uninterrupted one.
 fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: Device) {
     let (before, threads_before) = (&state.resume.device, state.resume.threads);
     let (now, threads) = (device_name(device), tch::get_num_threads());
     if (now.as_str(), threads) != (before.as_str(), threads_before) {
         warn!(
-            "the run was computed on {before} with {threads_before} threads, it goes on on {now} with \
+            "the run was computed on {before} with {threads_before} threads and continues on {now} with \
              {threads}: the numbers will not be those of an uninterrupted run to the last digit"
         );
     }
@@ -229,7 +228,7 @@ fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: De
     }
 }
 
-/// The config of the command: the file, `--set`, then the other options.
+/// The config of the command: the file, then `--set`, then the other options.
 fn resolve(args: &Args, file: &Path) -> Result<RunConfig> {
     let mut config = run_config::load(file, &args.settings)?;
     if let Some(epochs) = args.epochs {
@@ -296,7 +295,7 @@ fn finish(
     report(&summary, ended, args.json)
 }
 
-/// `runs/mnist` for `configs/mnist.toml`, or the first of `runs/mnist-2`, `-3`, … that is free.
+/// `runs/mnist` for `configs/mnist.toml`, or the first of `runs/mnist-2`, `-3`, … that does not exist.
 fn free_folder(config: &Path) -> PathBuf {
     let name = config.file_stem().map_or_else(
         || "run".to_owned(),
@@ -327,7 +326,7 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
         say!("weights: {}", best.display());
     }
     if ended == Stop::Interrupted {
-        say!("go on with: vae train --resume {}", summary.run.display());
+        say!("resume with: vae train --resume {}", summary.run.display());
     }
     if as_json {
         out!("{}", serde_json::to_string_pretty(summary)?);

@@ -1,4 +1,4 @@
-//! `vae traverse`: what each latent dimension does.
+//! `vae traverse`: the effect of each latent dimension.
 
 use anyhow::{Result, ensure};
 use tch::no_grad;
@@ -8,12 +8,11 @@ use super::place::Place;
 use super::{OutArgs, RunArgs, place};
 use crate::Done;
 
-/// Draw what each latent dimension does: a row of images for each, around one image
+/// Draw the effect of each latent dimension on an image
 ///
-/// A row goes from −3 to 3 standard deviations of the prior in one dimension, the others staying where
-/// the image is (on a sphere from −0.9 to 0.9, the others moved with it). Without --dims there is a row
-/// for each dimension that is in use (the variance of its posterior means is above 0.01), the most used
-/// one first.
+/// Each row goes from −3 to 3 standard deviations of the prior in one dimension, with the others as in the image (on a sphere from
+/// −0.9 to 0.9, with the others scaled). Without --dims there is a row for each dimension in use (a variance of posterior means above
+/// 0.01), the most used first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae traverse runs/mnist-cyclic --out dimensions.png
@@ -23,7 +22,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Around which image: a file, test:N (a held-out image), z:0.1,-2,… or prior:SEED
+    /// The image: a file, test:N (a test image), z:0.1,-2,… or prior:SEED
     #[arg(value_name = "IMAGE", default_value = "test:0")]
     origin: Place,
 
@@ -31,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "I,J", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
 
-    /// At most so many rows
+    /// The most rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
 
@@ -39,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u32).range(2..=101))]
     steps: u32,
 
-    /// How far, in standard deviations of the prior
+    /// The range, in standard deviations of the prior
     #[arg(
         long,
         value_name = "STD",
@@ -66,7 +65,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let usage = run.latent_use().cloned().unwrap_or_default();
             let mut dims = picture::by_use(latent_dims, usage.ranking());
             let n_active = usage.active_units() as usize;
-            // Of a model that uses none there is nothing better to show than all.
+            // If the model uses none, all are shown.
             dims.retain(|&dim| n_active == 0 || usage.is_active(dim));
             dims
         }

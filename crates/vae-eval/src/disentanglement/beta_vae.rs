@@ -9,10 +9,9 @@ use super::{Encode, VOTES_AT_A_TIME, VoteCounts, varying};
 use crate::EvalError;
 use crate::probe::accuracy;
 
-/// The accuracy of a linear classifier (Higgins et al. 2017,
-/// <https://openreview.net/forum?id=Sy2fzU9gl>, §3): of pairs of images that have one factor in common, the
-/// mean of |z − z'| over `votes.batch` pairs tells which factor. From 0 to 1; chance is 1/F. NaN without a
-/// factor that varies.
+/// The accuracy of a linear classifier (Higgins et al. 2017, <https://openreview.net/forum?id=Sy2fzU9gl>, §3) that predicts
+/// the factor that pairs of images have in common from the mean of |z − z'| over `votes.batch` pairs. From 0 to 1; chance is
+/// 1/F. NaN if no factor varies.
 ///
 /// As in disentanglement_lib the classifier is multinomial logistic regression with the penalty |w|²/2.
 ///

@@ -1,36 +1,34 @@
-//! Gradient-boosted trees for classification (Friedman 2001), as scikit-learn's
-//! `GradientBoostingClassifier` with its defaults has them, but that splits are sought between bins of
-//! equally many values instead of between all values.
+//! Gradient-boosted trees for classification (Friedman 2001), like scikit-learn's `GradientBoostingClassifier` with its
+//! defaults, except that splits are only considered between bins with equally many values.
 
-/// Trees of each class.
+/// The number of trees of each class.
 pub(super) const N_ROUNDS: usize = 100;
 
-/// What a tree's answer is multiplied with.
+/// The factor on a tree's output, the learning rate.
 const LEARNING_RATE: f64 = 0.1;
 
-/// Questions on the way to a leaf.
+/// The depth of a tree.
 pub(super) const DEPTH: usize = 3;
 
-/// Bins of a feature, at most.
+/// The largest number of bins of a feature.
 const MAX_BINS: usize = 255;
 
 /// A classifier of vectors.
 #[derive(Debug)]
 pub(super) struct BoostedTrees {
-    /// Log-probabilities to start from, one for each class.
+    /// The initial log-probability of each class.
     prior: Vec<f64>,
-    /// For each class its trees.
+    /// The trees of each class.
     trees: Vec<Vec<Tree>>,
-    /// What each feature's splits took from the squared errors, summing to 1; all 0 where there was no
-    /// split.
+    /// The reduction of the squared error by each feature's splits, normalized to the sum 1; all 0 without splits.
     pub(super) importances: Vec<f64>,
 }
 
-/// Questions and answers, from the root; a node's are behind it.
+/// The nodes, from the root; the children of a node come after it.
 #[derive(Debug)]
 enum Tree {
     Leaf(f64),
-    /// Is the feature at most the threshold?
+    /// A split: whether the feature is at most the threshold.
     Split {
         feature: usize,
         threshold: f64,
@@ -51,7 +49,7 @@ impl Tree {
     }
 }
 
-/// A feature in bins: values of bin b are at most `thresholds[b]` and above the one before.
+/// A binned feature: the values of bin b are at most `thresholds[b]` and above the previous threshold.
 struct Binned {
     bins: Vec<u8>,
     thresholds: Vec<f64>,
@@ -65,7 +63,7 @@ impl Binned {
             .filter_map(|i| {
                 let at = i * sorted.len() / MAX_BINS;
                 let below = *sorted.get(at.checked_sub(1)?)?;
-                // Amid the gap above it, where there is one.
+                // In the middle of the gap above it, if there is one.
                 let above = sorted[at..].iter().find(|value| **value > below)?;
                 Some(below + (above - below) / 2.0)
             })
@@ -83,7 +81,7 @@ impl Binned {
 }
 
 impl BoostedTrees {
-    /// Learns `classes` (below `n_classes`) from features `[D][N]`.
+    /// Fits `classes` (below `n_classes`) to features `[D][N]`.
     pub(super) fn fit(features: &[Vec<f64>], classes: &[usize], n_classes: usize) -> Self {
         let n = classes.len();
         let binned: Vec<Binned> = features.iter().map(|values| Binned::new(values)).collect();
@@ -91,7 +89,7 @@ impl BoostedTrees {
         for &class in classes {
             counts[class] += 1;
         }
-        // A class that is not there gets no tree and is never the most probable.
+        // A class without examples gets no tree and is never the most probable.
         let prior: Vec<f64> = counts
             .iter()
             .map(|&count| (count as f64 / n as f64).ln())
@@ -143,7 +141,7 @@ impl BoostedTrees {
         }
     }
 
-    /// The share of the features `[D][N]` whose most probable class is the right one.
+    /// The accuracy of the most probable classes on features `[D][N]`.
     pub(super) fn accuracy(&self, features: &[Vec<f64>], classes: &[usize]) -> f64 {
         let n_right = (0..classes.len()).filter(|&i| {
             let value = |feature: usize| features[feature][i];
@@ -158,14 +156,14 @@ impl BoostedTrees {
     }
 }
 
-/// A tree in the making.
+/// A tree under construction.
 struct Growing<'a> {
     binned: &'a [Binned],
-    /// What is to be predicted, `[N]`.
+    /// The targets, `[N]`.
     residuals: &'a [f64],
-    /// (K − 1)/K of a leaf's Newton step.
+    /// The factor (K − 1)/K of a leaf's Newton step.
     newton: f64,
-    /// Of the class, `[N]`: get the leaves' answers.
+    /// The scores of the class, `[N]`, to which the leaves' outputs are added.
     scores: &'a mut [f64],
     importances: &'a mut [f64],
 }
@@ -189,7 +187,7 @@ impl Growing<'_> {
         }
     }
 
-    /// What it takes from the sum of squared errors, the feature, and the last bin of the lower side.
+    /// The reduction of the sum of squared errors, the feature, and the last bin of the lower side.
     fn best_split(&self, images: &[u32]) -> Option<(f64, usize, u8)> {
         let n = images.len() as f64;
         let sum: f64 = images.iter().map(|&i| self.residuals[i as usize]).sum();

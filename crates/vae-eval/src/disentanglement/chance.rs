@@ -1,10 +1,10 @@
-//! What is drawn.
+//! Random draws.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use vae_data::derive_seed;
 
-/// Numbers that follow from a seed and a purpose alone.
+/// Random numbers that depend only on a seed and a purpose.
 #[derive(Debug)]
 pub(super) struct Chance(ChaCha8Rng);
 
@@ -15,7 +15,7 @@ impl Chance {
         Self(ChaCha8Rng::from_seed(key))
     }
 
-    /// One of 0 to `n` − 1. Not quite even: a number's probability is off by less than n/2^64 of it.
+    /// A number from 0 to `n` − 1. Not exactly uniform: relative to 1/n, a probability is off by less than n/2^64.
     pub(super) fn below(&mut self, n: usize) -> usize {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }

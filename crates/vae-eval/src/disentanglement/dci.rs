@@ -3,24 +3,23 @@
 use super::LabeledLatents;
 use super::boosting::BoostedTrees;
 
-/// The three numbers of Eastwood & Williams 2018 (<https://openreview.net/forum?id=By-7dz-AZ>), each from
-/// 0 to 1.
+/// The three scores of Eastwood & Williams 2018 (<https://openreview.net/forum?id=By-7dz-AZ>), each from 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dci {
-    /// Whether each latent dimension is important for one factor alone.
+    /// Disentanglement: whether each latent dimension is important for only one factor.
     pub disentanglement: f64,
-    /// Whether each factor needs one latent dimension alone.
+    /// Completeness: whether each factor depends on only one latent dimension.
     pub completeness: f64,
-    /// The accuracy with which the factors are classified, mean over factors.
+    /// Informativeness: the mean accuracy of the factors' classifiers.
     pub informativeness: f64,
-    /// Of each latent dimension for each factor, `[Z][F]`; those for a factor sum to 1.
+    /// The importance of each latent dimension for each factor, `[Z][F]`; those of a factor sum to 1.
     pub importances: Vec<Vec<f64>>,
 }
 
-/// By gradient-boosted trees, a classifier for each factor, as in disentanglement_lib: 100 rounds of trees of
-/// depth 3, learning rate 0.1; their importances are what the splits by a latent dimension take from
-/// the squared errors. Splits lie between 255 bins of equally many values. Learned from `train`, the
-/// accuracy is of `test`. `progress` is told the number of factors done.
+/// Fits gradient-boosted trees for each factor, as in disentanglement_lib: 100 rounds of trees of depth 3, learning rate
+/// 0.1. Importances are the reductions of the squared error by splits on a latent dimension, and splits lie between 255 bins
+/// with equally many values. The trees are fitted on `train`; the accuracy is measured on `test`. `progress` is called with
+/// the number of factors done.
 #[must_use]
 pub fn dci(train: &LabeledLatents, test: &LabeledLatents, mut progress: impl FnMut(usize)) -> Dci {
     let n_factors = train.factors().len();
@@ -45,14 +44,14 @@ pub fn dci(train: &LabeledLatents, test: &LabeledLatents, mut progress: impl FnM
     }
 }
 
-/// Of importances `[Z][F]`: 1 less the entropy of each row, to the base of their number, weighted by what
-/// the row is of the whole.
+/// From importances `[Z][F]`: 1 minus the entropy of each row, to the base of the number of factors, weighted by the row's
+/// share of the total.
 #[must_use]
 pub fn dci_disentanglement(importances: &[Vec<f64>]) -> f64 {
     weighted_certainty(importances)
 }
 
-/// As [`dci_disentanglement`], of the columns.
+/// Like [`dci_disentanglement`], for the columns.
 #[must_use]
 pub fn dci_completeness(importances: &[Vec<f64>]) -> f64 {
     let n_factors = importances.first().map_or(0, Vec::len);
@@ -62,7 +61,7 @@ pub fn dci_completeness(importances: &[Vec<f64>]) -> f64 {
     weighted_certainty(&columns)
 }
 
-/// disentanglement_lib's, whose small constants keep logarithms finite.
+/// disentanglement_lib's entropy, whose small constants keep logarithms finite.
 fn weighted_certainty(rows: &[Vec<f64>]) -> f64 {
     const SMALL: f64 = 1e-11;
     let total: f64 = rows.iter().flatten().sum();
@@ -72,7 +71,7 @@ fn weighted_certainty(rows: &[Vec<f64>]) -> f64 {
     let certainty = |row: &Vec<f64>| {
         let sum: f64 = row.iter().map(|importance| importance + SMALL).sum();
         let shares = row.iter().map(|importance| (importance + SMALL) / sum);
-        // One share alone is certain.
+        // A single share has no uncertainty.
         let base = (row.len() as f64).ln();
         match row.len() {
             1 => 1.0,

@@ -6,16 +6,14 @@ use super::chance::Chance;
 use super::{Encode, VOTES_AT_A_TIME, VoteCounts, varying};
 use crate::EvalError;
 
-/// Latent dimensions of a smaller standard deviation are taken to carry nothing, as in
-/// disentanglement_lib.
+/// Latent dimensions with a smaller standard deviation count as unused, as in disentanglement_lib.
 pub(super) const LEAST_DEVIATION: f64 = 0.05;
 
-/// The accuracy of a majority vote (Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, §4): of images that
-/// have one factor in common, the latent dimension that varies least, relative to its variance over all
-/// images, tells which factor. From 0 to 1; chance is 1/F. 0 where no dimension varies. NaN without a
-/// factor that varies.
+/// The accuracy of a majority vote (Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, §4) that predicts the factor that
+/// images have in common from the latent dimension that varies least, relative to its variance over all images. From 0 to
+/// 1; chance is 1/F. 0 if no dimension varies. NaN if no factor varies.
 ///
-/// Variances are of `n_images` images of the grid; each vote is of `votes.batch` images.
+/// Variances are computed over `n_images` images of the grid, and each vote from `votes.batch` images.
 ///
 /// # Errors
 /// Those of the encoder.
@@ -70,7 +68,7 @@ pub fn factor_vae_score(
     };
     let (train, test) = (counts(votes.train)?, counts(votes.test)?);
     let n_right = train.iter().zip(&test).map(|(train, test)| {
-        // The first of equals, as argmax.
+        // The first of equal ones, as in argmax.
         let most = train.iter().max();
         let guess = train.iter().position(|count| Some(count) == most);
         guess.map_or(0, |guess| test[guess])
@@ -78,7 +76,7 @@ pub fn factor_vae_score(
     Ok(n_right.sum::<usize>() as f64 / votes.test as f64)
 }
 
-/// Of each column of latents, with n − 1.
+/// The variance of each column of latents, with n − 1.
 fn variances(rows: &[Vec<f64>]) -> Vec<f64> {
     let n = rows.len() as f64;
     let n_dims = rows.first().map_or(0, Vec::len);

@@ -2,9 +2,10 @@
 
 use super::MutualInformation;
 
-/// How much more the latent dimension that tells most of a factor tells of it than the next one, relative
-/// to the factor's entropy; the mean over factors (Chen et al. 2018, <https://arxiv.org/abs/1802.04942>,
-/// eq. 6). From 0 to 1. A single latent dimension is compared with none at all. NaN without factors.
+/// For each factor, the mutual information with its most informative latent dimension minus that with the second most
+/// informative one, relative to the factor's entropy; the mean over factors (Chen et al. 2018,
+/// <https://arxiv.org/abs/1802.04942>, eq. 6). From 0 to 1. With a single latent dimension, the second one counts as 0. NaN
+/// without factors.
 #[must_use]
 pub fn mutual_information_gap(information: &MutualInformation) -> f64 {
     let entropies = &information.factor_entropies;

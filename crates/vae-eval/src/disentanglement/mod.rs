@@ -1,9 +1,9 @@
-//! Whether single latent dimensions are single factors of the images, where these are known.
+//! Disentanglement: whether single latent dimensions correspond to single factors of the images, if these are known.
 //!
-//! Every score is a function of plain numbers, latents and factors of images, or of an encoder of grid
-//! positions; [`measure_disentanglement`] brings a model and its images to them. Definitions and counts
-//! are those of disentanglement_lib (Locatello et al. 2019, <https://arxiv.org/abs/1811.12359>), so that
-//! numbers compare with the literature's.
+//! Every score is a function of plain numbers (latents and factors of images) or of an encoder of grid positions, which
+//! [`measure_disentanglement`] provides for a model and its images. Definitions and sample sizes are those of
+//! disentanglement_lib (Locatello et al. 2019, <https://arxiv.org/abs/1811.12359>), so that results are comparable with the
+//! literature.
 
 mod beta_vae;
 mod boosting;
@@ -30,10 +30,10 @@ pub use modularity::modularity;
 pub use mutual_information::MutualInformation;
 pub use sap::separated_attribute_predictability;
 
-/// Gives the latents of the images at these positions of a grid, `[n][Z]`.
+/// Returns the latents of the images at these positions of a grid, `[n][Z]`.
 pub type Encode<'a> = dyn FnMut(&[usize]) -> Result<Vec<Vec<f64>>, EvalError> + 'a;
 
-/// Latents of N images, and which of its values each factor had.
+/// The latents of N images and the values of their factors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LabeledLatents {
     latents: Vec<Vec<f64>>,
@@ -44,14 +44,14 @@ impl LabeledLatents {
     /// `latents` are `[Z][N]`, `factors` `[F][N]`.
     ///
     /// # Errors
-    /// No image, columns of different lengths, or a latent that is no number.
+    /// No image, columns of different lengths, or NaN or infinite latents.
     pub fn new(latents: Vec<Vec<f64>>, factors: Vec<Vec<usize>>) -> Result<Self, EvalError> {
         let wrong = |problem: String| Err(EvalError::Unmeasurable(problem));
         let n = latents.first().map_or(0, Vec::len);
         let lengths = latents.iter().map(Vec::len);
         let mut lengths = lengths.chain(factors.iter().map(Vec::len));
         if n == 0 {
-            return wrong("latents of no image, expected some".to_owned());
+            return wrong("found no latents, expected those of at least one image".to_owned());
         }
         if let Some(other) = lengths.find(|&length| length != n) {
             return wrong(format!(
@@ -59,9 +59,7 @@ impl LabeledLatents {
             ));
         }
         if latents.iter().flatten().any(|latent| !latent.is_finite()) {
-            return wrong(
-                "a latent is infinite or no number; has the training diverged?".to_owned(),
-            );
+            return wrong("found NaN or infinite latents; did the training diverge?".to_owned());
         }
         Ok(Self { latents, factors })
     }
@@ -79,33 +77,32 @@ impl LabeledLatents {
     }
 }
 
-/// How many votes, or points, a score that fixes a factor is of.
+/// The number of votes, or points, of a score that fixes a factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoteCounts {
-    /// To learn from.
+    /// Votes for fitting.
     pub train: usize,
-    /// To be right or wrong about.
+    /// Votes for testing.
     pub test: usize,
-    /// Images, or pairs of images, of each.
+    /// The number of images, or pairs of images, of each vote.
     pub batch: usize,
 }
 
-/// Votes whose images are encoded together.
+/// The number of votes whose images are encoded together.
 const VOTES_AT_A_TIME: usize = 16;
 
-/// How much is done to measure disentanglement. The defaults are disentanglement_lib's.
+/// The sample sizes of disentanglement scores. The defaults are disentanglement_lib's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DisentanglementOptions {
-    /// Images that MIG, modularity, SAP and DCI learn from, and that variances are of. Default 10,000.
+    /// Images for fitting MIG, modularity, SAP and DCI, and for variances. Default 10,000.
     pub n_train: usize,
-    /// Images that SAP and DCI have their accuracies from. Default 5,000.
+    /// Images for the accuracies of SAP and DCI. Default 5,000.
     pub n_test: usize,
     /// Bins of a latent dimension for MIG and modularity. Default 20.
     pub n_bins: usize,
-    /// Of the FactorVAE and the β-VAE score. Default 10,000, 5,000 and 64, which see most of dSprites'
-    /// images.
+    /// Votes of the FactorVAE and β-VAE scores. Default 10,000, 5,000 and 64, which use most of dSprites' images.
     pub votes: VoteCounts,
-    /// Images encoded at a time. Changes no number. Default 256.
+    /// Images that are encoded at once; the results do not depend on it. Default 256.
     pub batch_size: usize,
 }
 
@@ -126,7 +123,7 @@ impl Default for DisentanglementOptions {
 }
 
 impl DisentanglementOptions {
-    /// A tenth of the votes, for a quick look.
+    /// A tenth of the votes, for a quick estimate.
     #[must_use]
     pub fn quick() -> Self {
         Self {
@@ -175,16 +172,14 @@ fn varying(space: &FactorSpace) -> Vec<usize> {
         .collect()
 }
 
-/// Every score of the centers of a model's posteriors. Images are drawn from the whole grid, which training
-/// images are among. Factors of one value are left out. Everything that is drawn follows from `seed`.
+/// All scores of the centers of a model's posteriors. Images are drawn from the whole grid, which includes training images.
+/// Factors with one value are left out. All draws depend only on `seed`.
 ///
-/// Beside the numbers there are the lists `mutual_information`, nats of each latent dimension and factor, row
-/// by row, with `mutual_information_shape` (Z, F), and of the same shape `dci_importances` and
-/// `sap_accuracies`.
+/// The lists are `mutual_information`, in nats of each latent dimension and factor, row by row, with
+/// `mutual_information_shape` (Z, F), and of the same shape `dci_importances` and `sap_accuracies`.
 ///
 /// # Errors
-/// Options that make no sense; images of another shape than the model's; latents that are no numbers; a
-/// file that can no longer be read.
+/// Invalid options; images of another shape than the model's; NaN or infinite latents; a file that can no longer be read.
 pub fn measure_disentanglement(
     vae: &Vae,
     grid: &FactorGrid,
@@ -349,7 +344,7 @@ pub fn measure_disentanglement(
     Ok(findings)
 }
 
-/// `[N][Z]` to `[Z][N]`.
+/// Transposes `[N][Z]` to `[Z][N]`.
 fn columns(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let n_columns = rows.first().map_or(0, Vec::len);
     (0..n_columns)
@@ -357,13 +352,13 @@ fn columns(rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
         .collect()
 }
 
-/// A model's centers of images of a grid. None is encoded twice.
+/// A model's posterior centers of the images of a grid, each encoded only once.
 struct GridEncoder<'a> {
     vae: &'a Vae,
     grid: &'a FactorGrid,
     batch_size: usize,
     n_dims: usize,
-    /// Of each position, `[N, Z]`, where it is known.
+    /// The center of each position, `[N, Z]`, if it is known.
     centers: Vec<f32>,
     is_known: Vec<bool>,
 }
@@ -382,7 +377,7 @@ impl<'a> GridEncoder<'a> {
         }
     }
 
-    /// `done` is told how many images of those that were not known are.
+    /// `done` is called with the number of images that were newly encoded.
     fn encode(
         &mut self,
         positions: &[usize],

@@ -2,10 +2,9 @@
 
 use super::MutualInformation;
 
-/// Whether each latent dimension tells of one factor alone: 1 − Σ_{k ≠ best} I(z; v_k)² /
-/// (I(z; v_best)² (F − 1)), the mean over latent dimensions (Ridgeway & Mozer 2018,
-/// <https://arxiv.org/abs/1802.05312>, eq. 2). From 0 to 1. As in disentanglement_lib, a dimension that
-/// tells of no factor counts 0. NaN with fewer than two factors.
+/// Whether each latent dimension is informative about only one factor: 1 − Σ_{k ≠ best} I(z; v_k)² / (I(z; v_best)² (F − 1)),
+/// the mean over latent dimensions (Ridgeway & Mozer 2018, <https://arxiv.org/abs/1802.05312>, eq. 2). From 0 to 1. As in
+/// disentanglement_lib, an uninformative dimension counts as 0. NaN with fewer than two factors.
 #[must_use]
 pub fn modularity(information: &MutualInformation) -> f64 {
     let of_latent = |row: &Vec<f64>| {

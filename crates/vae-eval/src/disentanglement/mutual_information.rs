@@ -1,9 +1,9 @@
-//! What each latent dimension tells of each factor, after discretization.
+//! The mutual information of each latent dimension and each factor, after discretization.
 
 use super::LabeledLatents;
 
-/// I(z_j; v_k) in nats of latents in bins of equal width and factors, and the factors' entropies, as
-/// disentanglement_lib has them (Locatello et al. 2019, <https://arxiv.org/abs/1811.12359>).
+/// I(z_j; v_k) in nats, with latents in bins of equal width, and the factors' entropies, as in disentanglement_lib (Locatello
+/// et al. 2019, <https://arxiv.org/abs/1811.12359>).
 #[derive(Clone, Debug, PartialEq)]
 pub struct MutualInformation {
     /// `[Z][F]`.
@@ -35,8 +35,8 @@ impl MutualInformation {
     }
 }
 
-/// The bin of each value. As `numpy.histogram` places its edges: the largest value is in the last bin, and
-/// a bin has its lower edge. Equal values are all in one.
+/// The bin of each value, with the edges of `numpy.histogram`: a bin contains its lower edge, and the largest value is in the
+/// last bin. If all values are equal, they are in the same bin.
 pub(super) fn bins(values: &[f64], n_bins: usize) -> Vec<usize> {
     let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -56,7 +56,7 @@ pub(super) fn bins(values: &[f64], n_bins: usize) -> Vec<usize> {
         .collect()
 }
 
-/// I(A; B) in nats of two lists of small numbers.
+/// I(A; B) in nats of two lists of small integers.
 fn mutual_information(a: &[usize], b: &[usize]) -> f64 {
     let size = |numbers: &[usize]| numbers.iter().max().map_or(0, |&largest| largest + 1);
     let (n_a, n_b) = (size(a), size(b));
@@ -80,7 +80,7 @@ fn mutual_information(a: &[usize], b: &[usize]) -> f64 {
             count as f64 / n * (count as f64 * n / independent).ln()
         })
         .sum();
-    sum.max(0.0) // Only rounding leads below.
+    sum.max(0.0) // Only rounding makes it negative.
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
         let (a, b) = ([0, 0, 1, 1], [0, 1, 0, 1]);
         assert_eq!(mutual_information(&a, &b), 0.0);
         assert!((mutual_information(&a, &a) - 2_f64.ln()).abs() < 1e-15);
-        // One of four values known half.
+        // Four values, of which half of the information is known.
         let four = [0, 1, 2, 3];
         assert!((mutual_information(&a, &four) - 2_f64.ln()).abs() < 1e-15);
     }

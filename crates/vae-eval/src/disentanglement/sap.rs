@@ -2,16 +2,16 @@
 
 use super::LabeledLatents;
 
-/// Strength of the losses beside the penalty, as in disentanglement_lib.
+/// C, the weight of the losses relative to the penalty, as in disentanglement_lib.
 pub(super) const C: f64 = 0.01;
 
-/// How much better a factor is classified from the best single latent dimension than from the next best:
-/// the mean over factors (Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, §3), and the accuracies,
-/// `[Z][F]`. From 0 to 1. A single latent dimension is compared with none at all. NaN without factors.
+/// The accuracy with which a factor is classified from the best single latent dimension minus that from the second best one,
+/// the mean over factors (Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, §3), and the accuracies, `[Z][F]`. From 0 to
+/// 1. With a single latent dimension, the second one counts as 0. NaN without factors.
 ///
-/// The classifiers are disentanglement_lib's: linear support vector machines, one value against the others,
-/// with a squared hinge, C = 0.01, and each value's losses weighted by its rarity; here solved to the end
-/// by Newton's method. Learned from `train`, their accuracy is of `test`.
+/// The classifiers are those of disentanglement_lib: linear support vector machines, one value against the others, with a
+/// squared hinge loss, C = 0.01, and losses weighted by inverse frequency; here solved to convergence by Newton's method. They
+/// are fitted on `train`; the accuracy is measured on `test`.
 #[must_use]
 pub fn separated_attribute_predictability(
     train: &LabeledLatents,
@@ -35,7 +35,7 @@ pub fn separated_attribute_predictability(
     (gaps.sum::<f64>() / n_factors as f64, accuracies)
 }
 
-/// A line for each value of a factor: the highest at a latent is the guess.
+/// A line for each value of a factor; the prediction at a latent is the value with the highest line.
 struct Classifier {
     /// Class, slope, intercept.
     lines: Vec<(usize, f64, f64)>,
@@ -52,7 +52,7 @@ impl Classifier {
         let present = counts.iter().enumerate().filter(|(_, count)| **count > 0);
         let lines = present.map(|(class, &count)| {
             let is_yes: Vec<bool> = classes.iter().map(|&other| other == class).collect();
-            // Two values are one question, in which both sides are weighted.
+            // Two values need a single classifier, with weights for both sides.
             let weight_of_no = match n_classes {
                 2 => weight(classes.len() - count),
                 _ => 1.0,
@@ -69,7 +69,7 @@ impl Classifier {
     fn guess(&self, latent: f64) -> Option<usize> {
         let height = |line: &(usize, f64, f64)| line.1 * latent + line.2;
         let first = self.lines.first()?;
-        // The first of equals, as argmax.
+        // The first of equal ones, as in argmax.
         let best = self.lines.iter().fold(first, |best, line| {
             if height(line) > height(best) {
                 line
@@ -89,8 +89,8 @@ impl Classifier {
     }
 }
 
-/// Minimizes (w² + b²)/2 + Σ C_i max(0, 1 − y_i (w x_i + b))², y_i = ±1, by Newton's method: two unknowns,
-/// strictly convex, of which the minimum is reached after a few steps.
+/// Minimizes (w² + b²)/2 + Σ C_i max(0, 1 − y_i (w x_i + b))², y_i = ±1, by Newton's method. With two unknowns and strict
+/// convexity it converges after a few steps.
 fn fit_line(latents: &[f64], is_yes: &[bool], c_yes: f64, c_no: f64) -> (f64, f64) {
     let samples = || {
         let samples = latents.iter().zip(is_yes);
@@ -127,7 +127,7 @@ fn fit_line(latents: &[f64], is_yes: &[bool], c_yes: f64, c_no: f64) -> (f64, f6
         let determinant = ww * bb - wb * wb;
         let step_w = (bb * of_w - wb * of_b) / determinant;
         let step_b = (ww * of_b - wb * of_w) / determinant;
-        // Far from the minimum a whole step may overshoot.
+        // Far from the minimum a full step may overshoot.
         let mut share = 1.0;
         let better = loop {
             let next = (w - share * step_w, b - share * step_b);

@@ -15,10 +15,10 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Of features `[N, D]`.
+    /// The moments of features `[N, D]`.
     ///
     /// # Errors
-    /// Fewer than two images have no covariance.
+    /// Fewer than two images, which have no covariance.
     pub fn of(features: &Tensor) -> Result<Self, EvalError> {
         let (n, _) = features.size2()?;
         if n < 2 {
@@ -33,7 +33,7 @@ impl Moments {
         Ok(Self { mean, covariance })
     }
 
-    /// Of a Gaussian: mean `[D]`, covariance `[D, D]`.
+    /// The moments of a Gaussian: mean `[D]`, covariance `[D, D]`.
     ///
     /// # Errors
     /// Other shapes.
@@ -52,11 +52,11 @@ impl Moments {
 }
 
 /// The squared Fréchet distance of the Gaussians with these moments (Heusel et al. 2017,
-/// <https://arxiv.org/abs/1706.08500>, eq. 6), |μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), which is called FID
-/// where the features are Inception's. Covariances may be singular.
+/// <https://arxiv.org/abs/1706.08500>, eq. 6), |μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), called FID if the features are
+/// Inception's. Covariances may be singular.
 ///
 /// # Errors
-/// Moments of different D; libtorch refuses, as it does where numbers are none.
+/// Moments of different D; libtorch refuses, as it does for NaN or infinite values.
 pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64, EvalError> {
     let (found, wanted) = (a.mean.size(), b.mean.size());
     if found != wanted {
@@ -64,7 +64,7 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64, EvalError> {
             "features {found:?} and {wanted:?} are of different extractors"
         )));
     }
-    // Σ₁Σ₂ has the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric: no root of a general matrix.
+    // Σ₁Σ₂ has the eigenvalues of the symmetric Σ₁^½ Σ₂ Σ₁^½, so that no root of an asymmetric matrix is needed.
     let (variances, axes) = a.covariance.f_linalg_eigh("L")?;
     let root = (&axes * non_negative(&variances).sqrt()).matmul(&axes.transpose(0, 1));
     let product = root.matmul(&b.covariance).matmul(&root);
@@ -78,7 +78,7 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64, EvalError> {
     Ok(distance.max(0.0))
 }
 
-/// Eigenvalues without those that are 0 but for rounding, whose roots would be far from 0.
+/// Eigenvalues, with those set to 0 that are 0 up to rounding, whose roots would not be small.
 fn non_negative(eigenvalues: &Tensor) -> Tensor {
     let n = eigenvalues.numel() as f64;
     let tolerance = eigenvalues.abs().max() * (n * f64::EPSILON);

@@ -7,27 +7,26 @@ use vae_data::loader::shuffled_order;
 use super::{check_pair, on_cpu};
 use crate::EvalError;
 
-/// The kernel distance as it is reported: of many subsets.
+/// The kernel distance as it is usually reported: over many subsets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KernelDistance {
-    /// Mean of the subsets' distances.
+    /// The mean distance over the subsets.
     pub mean: f64,
-    /// Their standard deviation.
+    /// The standard deviation over the subsets.
     pub deviation: f64,
-    /// Images of each set in a subset.
+    /// The number of images of each set in a subset.
     pub subset_size: usize,
-    /// Subsets.
+    /// The number of subsets.
     pub n_subsets: usize,
 }
 
-/// Subsets, and images in each where there are enough, of the paper's authors' program.
+/// The number of subsets and of images in each, if there are enough, as in the authors' program.
 const N_SUBSETS: usize = 100;
 const SUBSET_SIZE: usize = 1000;
 
 /// The squared kernel distance of two sets of features (Bińkowski et al. 2018,
-/// <https://arxiv.org/abs/1801.01401>, §4), which is called KID where the features are Inception's: an
-/// unbiased estimate of the squared maximum mean discrepancy with the kernel (xᵀy/D + 1)³. It may be
-/// negative.
+/// <https://arxiv.org/abs/1801.01401>, §4), called KID if the features are Inception's: an unbiased estimate of the
+/// squared maximum mean discrepancy with the kernel (xᵀy/D + 1)³. It may be negative.
 ///
 /// # Errors
 /// Features of different D; a set of fewer than two images.
@@ -56,8 +55,8 @@ pub fn kernel_distance(a: &Tensor, b: &Tensor) -> Result<f64, EvalError> {
     )?)
 }
 
-/// The mean of [`kernel_distance`] over 100 subsets of 1000 images of both sets, or of half of the smaller
-/// set where that is less, since subsets have to differ. `seed` decides which images are in them.
+/// The mean of [`kernel_distance`] over 100 subsets of 1000 images of both sets, or of half the smaller set if that is
+/// less, since subsets have to differ. The subsets depend on `seed`.
 ///
 /// # Errors
 /// Features of different D; a set of fewer than four images.

@@ -1,4 +1,4 @@
-//! Features of digits: what a small classifier of MNIST sees in an image.
+//! Features of digits: the activations of a small classifier of MNIST.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::{EvalError, Extractor, Progress};
 /// The metadata key of its file; its value is [`ClassifierFacts`] as JSON.
 const KEY: &str = "mnist_classifier";
 
-/// Passes over the training images, the last one at a tenth of the learning rate.
+/// The number of passes over the training images, the last at a tenth of the learning rate.
 const N_EPOCHS: u64 = 3;
 
 const BATCH_SIZE: usize = 100;
@@ -25,23 +25,23 @@ const LEARNING_RATE: f64 = 1e-3;
 /// The width of the penultimate layer.
 const N_FEATURES: i64 = 128;
 
-/// How a classifier came to be, as its file says.
+/// How a classifier was trained, as recorded in its file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClassifierFacts {
-    /// The data set that it was trained on. Files of earlier versions do not say: they were made of MNIST.
+    /// The data set that it was trained on. Files of earlier versions lack it; they were trained on MNIST.
     #[serde(default = "mnist")]
     pub trained_on: KnownDataset,
-    /// Of the initial weights and the order of the images.
+    /// The seed of the initial weights and of the order of the images.
     pub seed: u64,
-    /// The share of MNIST's test images that it knows.
+    /// The accuracy on MNIST's test images.
     pub test_accuracy: f64,
-    /// Of the weights: the f32 numbers of all tensors, little-endian, in the order of their names.
+    /// SHA-256 of the weights: the f32 values of all tensors, little-endian, in the order of their names.
     pub weights_sha256: String,
 }
 
 fn kaiming_bound(fan_in: i64) -> f64 {
-    // As tch computes it, to the last bit.
+    // Computed as in tch, to the last bit.
     3_f64.sqrt() * (2_f64.sqrt() / (fan_in as f64).sqrt())
 }
 
@@ -49,11 +49,11 @@ fn mnist() -> KnownDataset {
     KnownDataset::Mnist
 }
 
-/// A small convolutional network that tells digits apart, images `[N, 1, 28, 28]`; its penultimate layer
-/// are the features. `cargo xtask classifier` trains one.
+/// A small convolutional classifier of digits, images `[N, 1, 28, 28]`, whose penultimate layer gives the features.
+/// `cargo xtask classifier` trains one.
 ///
-/// Two 5×5 and 3×3 convolutions of 16 and 32 channels, each followed by a rectifier and 2×2 maxima, a layer
-/// of 128 rectified units, and one unit for each digit.
+/// It has two convolutions, 5×5 with 16 channels and 3×3 with 32, each followed by a ReLU and 2×2 max pooling, a layer
+/// of 128 ReLUs, and one output for each digit.
 #[derive(Debug)]
 pub struct MnistClassifier {
     variables: nn::VarStore,
@@ -65,7 +65,7 @@ pub struct MnistClassifier {
 }
 
 impl MnistClassifier {
-    /// With weights of zeros, for others to take their place.
+    /// With zero weights, to be overwritten.
     fn new(device: Device) -> Self {
         let variables = nn::VarStore::new(device);
         let root = variables.root();
@@ -93,9 +93,8 @@ impl MnistClassifier {
         }
     }
 
-    /// With fresh weights: uniform in ±√(6/fan_in) (He et al. 2015, <https://arxiv.org/abs/1502.01852>), the
-    /// biases 0 in convolutions and uniform in ±1/√fan_in elsewhere. The same seed gives the same ones on
-    /// every device.
+    /// With fresh weights, uniform in ±√(6/fan_in) (He et al. 2015, <https://arxiv.org/abs/1502.01852>). Biases are 0 in
+    /// convolutions and uniform in ±1/√fan_in elsewhere. The same seed gives the same weights on every device.
     fn fresh(seed: u64, device: Device) -> Self {
         let classifier = Self::new(device);
         let mut generator = Generator::cpu(seed);
@@ -103,7 +102,7 @@ impl MnistClassifier {
             let drawn = generator.uniform([-bound, bound], variable.size(), Device::Cpu);
             no_grad(|| variable.shallow_clone().copy_(&drawn));
         };
-        // The order is part of what a seed gives.
+        // The result of a seed depends on this order.
         for layer in [&classifier.first, &classifier.second] {
             let fan_in: i64 = layer.ws.size()[1..].iter().product();
             draw(&layer.ws, kaiming_bound(fan_in));
@@ -118,11 +117,11 @@ impl MnistClassifier {
         classifier
     }
 
-    /// Trains one on MNIST's images and labels, three times over all of them, and measures it by the test
-    /// images. `trained_on` says what these images are. On a CPU a seed gives the same weights with the same number of threads.
+    /// Trains a classifier in three passes over MNIST's training images and measures its accuracy on the test images.
+    /// `trained_on` describes these images. On a CPU a seed gives the same weights with the same number of threads.
     ///
     /// # Errors
-    /// Images of another shape than 1×28×28, without labels, or with other ones than 0 to 9.
+    /// Images that are not 1×28×28, without labels, or with labels other than 0 to 9.
     pub fn train(
         train: &Dataset,
         test: &Dataset,
@@ -171,7 +170,7 @@ impl MnistClassifier {
     /// Reads a file of [`Self::save`].
     ///
     /// # Errors
-    /// No such file, a damaged one, or one that holds something else.
+    /// The file does not exist, is damaged, or is not a classifier.
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let file = read_tensors(path)?;
@@ -180,9 +179,9 @@ impl MnistClassifier {
             problem: format!("{problem}; `cargo xtask classifier` makes one"),
         };
         let facts = file.metadata.get(KEY);
-        let facts = facts.ok_or_else(|| problem("holds something else than a classifier"))?;
+        let facts = facts.ok_or_else(|| problem("is not a classifier"))?;
         let facts: ClassifierFacts = serde_json::from_str(facts)
-            .map_err(|error| problem(&format!("is no classifier of this version ({error})")))?;
+            .map_err(|error| problem(&format!("is not a classifier of this version ({error})")))?;
         let mut classifier = Self::new(device);
         let variables = classifier.named_variables();
         let fits = variables.len() == file.tensors.len()
@@ -192,7 +191,9 @@ impl MnistClassifier {
             });
         let tensors: Vec<_> = file.tensors.into_iter().collect();
         if !fits || sha256(&tensors)? != facts.weights_sha256 {
-            return Err(problem("is a damaged classifier: its weights are others"));
+            return Err(problem(
+                "is a damaged classifier: the checksum of its weights differs",
+            ));
         }
         classifier.variables.freeze();
         for ((_, mut variable), (_, tensor)) in variables.into_iter().zip(tensors) {
@@ -216,13 +217,13 @@ impl MnistClassifier {
         )?)
     }
 
-    /// How it came to be.
+    /// How it was trained.
     #[must_use]
     pub fn facts(&self) -> &ClassifierFacts {
         &self.facts
     }
 
-    /// By name, sorted.
+    /// The weights, sorted by name.
     fn named_variables(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
@@ -282,7 +283,7 @@ impl FeatureExtractor for MnistClassifier {
     }
 }
 
-/// The labels, if these are images of digits with labels.
+/// The labels, if these are labeled images of digits.
 fn digits(dataset: &Dataset) -> Result<&Tensor, EvalError> {
     let shape = dataset.shape().to_string();
     if shape != "1×28×28" || dataset.is_empty() {
@@ -303,7 +304,7 @@ fn digits(dataset: &Dataset) -> Result<&Tensor, EvalError> {
     Ok(labels)
 }
 
-/// Of the numbers of all tensors.
+/// SHA-256 of the values of all tensors.
 fn sha256(tensors: &[(String, Tensor)]) -> Result<String, EvalError> {
     let mut hasher = Sha256::new();
     for (_, tensor) in tensors {

@@ -1,7 +1,7 @@
-//! Features of images, and how far apart two sets of them are.
+//! Features of images, and distances between sets of features.
 //!
-//! A set is f64 `[N, D]` on the CPU, one row for each image. Numbers of different extractors do not
-//! compare, so each has a name, which goes into every measure's.
+//! A set is f64 `[N, D]` on the CPU, one row for each image. Results of different extractors are not comparable, so each
+//! extractor has a name, which is part of the names of its measures.
 
 mod frechet;
 mod kernel_distance;
@@ -21,22 +21,22 @@ pub use torch_script::TorchScript;
 
 use crate::{EvalError, Extractor};
 
-/// Makes features of images.
+/// Extracts features of images.
 pub trait FeatureExtractor {
-    /// In snake_case, as it is in a measure's name: `mnist_classifier`.
+    /// The name in snake_case, as in a measure's name: `mnist_classifier`.
     fn name(&self) -> &str;
 
-    /// What its features are, and whose, for a measure's protocol.
+    /// The description of the extractor in a measure's protocol.
     fn about(&self) -> Extractor;
 
-    /// Features f64 `[N, D]` on the CPU of images f32 `[N, C, H, W]` in `[0, 1]`, those of an image
-    /// independent of the others.
+    /// Features f64 `[N, D]` on the CPU of images f32 `[N, C, H, W]` in `[0, 1]`. Those of an image do not depend on the
+    /// other images.
     ///
     /// # Errors
-    /// Images of a shape that it knows not.
+    /// Images of a shape that it does not support.
     fn features(&self, images: &Tensor) -> Result<Tensor, EvalError>;
 
-    /// The classes i64 `[N]` that it takes images for, where it is a classifier of the data set's classes.
+    /// The predicted classes i64 `[N]`, if it is a classifier of the data set's classes.
     ///
     /// # Errors
     /// As [`Self::features`].
@@ -46,7 +46,7 @@ pub trait FeatureExtractor {
     }
 }
 
-/// Both are sets of features of the same D, or else the error says what they are.
+/// Checks that both are sets of features with the same D.
 fn check_pair(a: &Tensor, b: &Tensor) -> Result<(), EvalError> {
     let (found, wanted) = (a.size(), b.size());
     let fits = |size: &[i64]| size.len() == 2;
@@ -58,7 +58,7 @@ fn check_pair(a: &Tensor, b: &Tensor) -> Result<(), EvalError> {
     )))
 }
 
-/// f64 on the CPU, where sums of many features keep their digits.
+/// f64 on the CPU, in which sums over many features are precise.
 fn on_cpu(features: &Tensor) -> Tensor {
     features.to_device(Device::Cpu).to_kind(Kind::Double)
 }

@@ -1,4 +1,4 @@
-//! Features without a network: where an image lies along the axes in which images differ most.
+//! Features without a network: principal components of pixels.
 
 use tch::{Device, Kind, Tensor};
 use vae_data::Dataset;
@@ -8,32 +8,32 @@ use vae_view::latent::Pca;
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor};
 
-/// Principal axes that are features.
+/// The number of principal components.
 const N_COMPONENTS: usize = 64;
 
-/// Numbers of an image from which axes are found in a second or so.
+/// The number of values per image with which fitting takes about a second.
 const MAX_NUMBERS: i64 = 1024;
 
-/// Images by which axes are found.
+/// The number of images that are fitted.
 const MAX_IMAGES: usize = 10_000;
 
-/// The first 64 principal components of the pixels of real images, not whitened. It sees blur and colors,
-/// and knows nothing of what is in an image.
+/// The first 64 principal components of the pixels of real images, not whitened. They measure blur and colors, not the
+/// content of an image.
 #[derive(Debug)]
 pub struct PixelPca {
     pca: Pca,
-    /// Sides of the squares that one number is the mean of, in pixels.
+    /// The side in pixels of the squares that are averaged.
     pooled: i64,
     n_images: usize,
     n_components: usize,
 }
 
 impl PixelPca {
-    /// Finds the axes of a data set's first 10,000 images, the means of squares of pixels where an image
-    /// would have more than 1024 numbers.
+    /// Fits the components to a data set's first 10,000 images. If an image has more than 1024 values, squares of pixels are
+    /// averaged.
     ///
     /// # Errors
-    /// No images, or fewer than two; an image that can no longer be read.
+    /// Fewer than two images; an image that can no longer be read.
     pub fn fit(images: &Dataset, batch_size: usize) -> Result<Self, EvalError> {
         let shape = images.shape();
         let n_numbers = |pooled: i64| {
@@ -86,7 +86,7 @@ impl FeatureExtractor for PixelPca {
     }
 }
 
-/// Images `[N, C, H, W]` as rows of numbers, f32 `[N, C·H'·W']`.
+/// Images `[N, C, H, W]` as rows of values, f32 `[N, C·H'·W']`.
 fn flat(images: &Tensor, pooled: i64) -> Result<Tensor, EvalError> {
     let sides = [pooled, pooled];
     let images = images.f_avg_pool2d(sides, sides, [0, 0], true, false, None)?;

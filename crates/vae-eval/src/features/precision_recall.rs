@@ -1,4 +1,4 @@
-//! Whether samples look real, and whether all that is real is among them.
+//! Precision and recall: whether samples look real, and whether they cover all real images.
 
 use tch::{Kind, Tensor};
 
@@ -14,15 +14,15 @@ pub struct PrecisionRecall {
     pub recall: f64,
 }
 
-/// Rows of distances that are in memory at a time.
+/// The number of rows of distances in memory at once.
 const N_AT_A_TIME: i64 = 500;
 
-/// Improved precision and recall (Kynkäänniemi et al. 2019, <https://arxiv.org/abs/1904.06991>, eq. 1 and 2)
-/// of features `[N, D]`: an image lies among those of a set if, for one of them, it is no further away
-/// than that one's `k`-th nearest neighbor in the set. The paper has `k` = 3.
+/// Improved precision and recall (Kynkäänniemi et al. 2019, <https://arxiv.org/abs/1904.06991>, eq. 1 and 2) of features
+/// `[N, D]`. An image counts as covered by a set if its distance to some point of the set is at most the distance of that
+/// point to its own `k`-th nearest neighbor in the set. The paper uses `k` = 3.
 ///
 /// # Errors
-/// Features of different D; sets of no more than `k` images.
+/// Features of different D; sets of at most `k` images.
 pub fn precision_recall(
     real: &Tensor,
     generated: &Tensor,
@@ -36,7 +36,7 @@ pub fn precision_recall(
         )));
     }
     let (real, generated) = (on_cpu(real), on_cpu(generated));
-    // Distances are differences of squares here, which are exacter the smaller the numbers are.
+    // Distances are computed as differences of squares, which are more precise for small values.
     let center = real.mean_dim(0, true, Kind::Double);
     let (real, generated) = (real - &center, generated - center);
     Ok(PrecisionRecall {
@@ -45,9 +45,9 @@ pub fn precision_recall(
     })
 }
 
-/// The share of points that lie in a ball around one of a set's, which reaches to its `k`-th neighbor.
+/// The share of points that lie in the ball of some point of the set, whose radius is the distance to its `k`-th neighbor.
 fn share_among(points: &Tensor, set: &Tensor, k: usize) -> Result<f64, EvalError> {
-    // The nearest one of the set is the point itself, at a distance of 0.
+    // The nearest point of the set is the point itself, at distance 0.
     let radii = blocks(set)
         .map(|block| {
             let (radii, _) = squared_distances(&block, set).kthvalue(k as i64 + 1, 1, false);
@@ -67,7 +67,7 @@ fn blocks(points: &Tensor) -> impl Iterator<Item = Tensor> {
     points.split(N_AT_A_TIME, 0).into_iter()
 }
 
-/// `[N, D]` and `[M, D]` to `[N, M]`.
+/// Distances between `[N, D]` and `[M, D]`, `[N, M]`.
 fn squared_distances(a: &Tensor, b: &Tensor) -> Tensor {
     let squares = |x: &Tensor| x.square().sum_dim_intlist(1, true, Kind::Double);
     let products = a.matmul(&b.transpose(0, 1));

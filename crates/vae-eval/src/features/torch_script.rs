@@ -1,4 +1,4 @@
-//! Features of a network that the user gives as TorchScript.
+//! Features of a network given by the user as TorchScript.
 
 use std::path::{Path, PathBuf};
 
@@ -10,30 +10,30 @@ use vae_run::RunError;
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor};
 
-/// More features than this are an unfinished network: their covariance alone would fill the memory.
+/// The largest number of features. More suggests an unfinished network; their covariance alone would fill the memory.
 const MAX_FEATURES: i64 = 8192;
 
-/// A TorchScript file: f32 `[N, 3, H, W]` in `[0, 1]` to features `[N, D]` or `[N, D, 1, 1]`. What else its
-/// network needs, other sides or another range, it does itself. docs/features.md makes one of Inception.
+/// A TorchScript file: f32 `[N, 3, H, W]` in `[0, 1]` to features `[N, D]` or `[N, D, 1, 1]`. Resizing and rescaling for
+/// its network are its own task. docs/features.md explains how to make one from Inception.
 #[derive(Debug)]
 pub struct TorchScript {
     path: PathBuf,
-    /// Of the file's name.
+    /// Derived from the name of the file.
     name: String,
-    /// Of the file.
+    /// SHA-256 of the file.
     sha256: String,
     module: CModule,
     device: Device,
 }
 
-/// Bytes of the largest module.
+/// The largest size of a module in bytes.
 const LARGEST_MODULE: u64 = 1 << 34;
 
 impl TorchScript {
-    /// Reads a file. Its name without the ending, in snake_case, is the extractor's.
+    /// Reads a file. The extractor is named after the file, without its ending and in snake_case.
     ///
     /// # Errors
-    /// No such file, or one that is no TorchScript.
+    /// The file does not exist or is not TorchScript.
     pub fn load(path: impl AsRef<Path>, device: Device) -> Result<Self, EvalError> {
         let path = path.as_ref();
         let bytes = read_small(path, LARGEST_MODULE).map_err(RunError::io(path))?;
@@ -45,7 +45,7 @@ impl TorchScript {
             let reason = error.to_string();
             let reason = reason.lines().next().unwrap_or_default().to_owned();
             problem(format!(
-                "is no TorchScript file, as `torch.jit.save` writes it ({reason})"
+                "is not a TorchScript file as written by `torch.jit.save` ({reason})"
             ))
         })?;
         module.f_set_eval()?;
@@ -66,7 +66,7 @@ impl TorchScript {
         }
     }
 
-    /// The module's features, or what is wrong with them.
+    /// The module's features, or an error about them.
     fn checked(&self, features: &Tensor, n_images: i64) -> Result<Tensor, EvalError> {
         let (size, kind) = (features.size(), features.kind());
         let n_features = match size[..] {
@@ -89,9 +89,9 @@ impl TorchScript {
         }
         let features = on_cpu(features).view([n_images, n_features]);
         if i64::try_from(features.isfinite().all())? == 0 {
-            return Err(self.problem(
-                "makes features that are infinite or no numbers of images in [0, 1]".to_owned(),
-            ));
+            return Err(
+                self.problem("makes NaN or infinite features of images in [0, 1]".to_owned())
+            );
         }
         Ok(features)
     }
@@ -127,19 +127,19 @@ impl FeatureExtractor for TorchScript {
             .to_kind(Kind::Float)
             .contiguous();
         let features = no_grad(|| self.module.forward_ts(&[images])).map_err(|error| {
-            // The last line of libtorch's account of the script is the reason.
+            // The reason is in the last line of libtorch's message.
             let account = error.to_string();
             let mut lines = account.lines().rev().map(str::trim);
             let reason = lines.find(|line| !line.is_empty()).unwrap_or_default();
             self.problem(format!(
-                "makes no tensor of images f32 [{n_images}, 3, {height}, {width}]: {reason}"
+                "fails on images f32 [{n_images}, 3, {height}, {width}]: {reason}"
             ))
         })?;
         self.checked(&features, n_images)
     }
 }
 
-/// `Inception v3.ts` is `inception_v3`.
+/// The name in snake_case: `Inception v3.ts` gives `inception_v3`.
 fn snake_case(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let letter = |c: char| match c.is_alphanumeric() {

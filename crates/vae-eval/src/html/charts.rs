@@ -1,4 +1,4 @@
-//! Plots as inline SVG, whose colors are the page's.
+//! Charts as inline SVG, colored by the page's style.
 
 use std::fmt::{self, Write};
 use std::ops::Range;
@@ -11,9 +11,8 @@ use super::text::{Escaped, words};
 use crate::Figures;
 use crate::number::{number, with_decimals};
 
-/// elbo, reconstruction and kl by epoch on both splits, and the terms that the objective has beside them,
-/// with a mark at the epoch that was measured.
-/// Nothing where there are fewer than two epochs.
+/// elbo, reconstruction, kl and the objective's named terms by epoch on both splits, with a mark at the measured epoch.
+/// Nothing if there are fewer than two epochs.
 pub(super) fn learning_curves(page: &mut impl Write, figures: &Figures, epoch: u64) -> fmt::Result {
     let panels = panels(figures);
     if panels.is_empty() {
@@ -38,7 +37,7 @@ pub(super) fn has_curves(figures: &Figures) -> bool {
     !panels(figures).is_empty()
 }
 
-/// The panels that have a curve of two points or more, without gaps.
+/// The panels that have a curve with at least two points, without gaps.
 fn panels(figures: &Figures) -> Vec<Panel> {
     let mut panels = curves::panels(&figures.records, &figures.terms);
     for curve in panels.iter_mut().flat_map(|panel| &mut panel.curves) {
@@ -48,7 +47,7 @@ fn panels(figures: &Figures) -> Vec<Panel> {
     panels
 }
 
-/// The title with the unit, unless that is nats per image, which the key names.
+/// The title with the unit, except nats per image, which the key names.
 fn title(panel: &Panel) -> String {
     match panel.unit.as_str() {
         Term::NATS => panel.title.clone(),
@@ -57,7 +56,7 @@ fn title(panel: &Panel) -> String {
     }
 }
 
-/// A place to draw in, in the SVG's own units.
+/// A coordinate system in the units of the SVG.
 struct Frame {
     width: f64,
     height: f64,
@@ -138,7 +137,7 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
             "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{bottom}\"/>"
         )?;
     }
-    // What lies outside is cut off by a picture in the picture.
+    // A nested SVG clips whatever lies outside of the plot.
     let (top, width) = (Frame::TOP, frame.width);
     let height = frame.height - frame.bottom - top;
     write!(
@@ -162,10 +161,10 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     })
 }
 
-/// More values than that are no bars any more.
+/// The largest number of values that are drawn as bars.
 const MOST_BARS: usize = 512;
 
-/// A list of numbers as bars: of latent dimensions the largest first, others in their own order.
+/// A bar chart of a list: latent dimensions in descending order, others in their own order.
 pub(super) fn bars(page: &mut impl Write, name: &str, values: &[f64]) -> fmt::Result {
     let title = words(name);
     let finite: Vec<(usize, f64)> = values
@@ -229,9 +228,9 @@ fn draw_bars(
         Escaped(title)
     )?;
     frame.draw_grid(page, 5)?;
-    // Names while there is room for them, those of three digits being wide.
+    // Labels while there is room; those of three digits are wide.
     let every = bars.len().div_ceil(if bars.len() > 100 { 22 } else { 32 });
-    // Few bars stay slim.
+    // Few bars stay narrow.
     let slot = frame.x(1.0) - frame.x(0.0);
     let width = (slot * 0.78).min(48.0);
     for (place, (i, value)) in bars.iter().enumerate() {

@@ -19,7 +19,7 @@ pub(super) fn pictures(page: &mut impl Write, pictures: &[Picture]) -> fmt::Resu
             width,
             height,
         } = picture;
-        // Small images are shown larger than they are.
+        // Small images are enlarged.
         let shown = if *width < 500 { width * 2 } else { *width };
         write!(
             page,

@@ -1,4 +1,4 @@
-//! The lists that belong to a section's numbers: bars, or tables of those that belong together.
+//! The lists of a section: bar charts, or tables for lists that belong together.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -7,8 +7,8 @@ use super::charts;
 use super::text::{Escaped, words};
 use crate::number::number;
 
-/// Lists are bars; those named `GROUP.ROW` are one table for each group, and those of as many values as
-/// a `…_shape` of rows and columns says are tables of that shape.
+/// Lists are drawn as bars. Lists named `GROUP.ROW` become one table per group, and lists whose length is the product of a
+/// `…_shape` list become tables of that shape.
 pub(super) fn lists(page: &mut impl Write, lists: &BTreeMap<String, Vec<f64>>) -> fmt::Result {
     let shape = lists.iter().find_map(|(name, list)| match list[..] {
         [rows, columns] if name.ends_with("_shape") => Some((rows as usize, columns as usize)),
@@ -36,10 +36,10 @@ pub(super) fn lists(page: &mut impl Write, lists: &BTreeMap<String, Vec<f64>>) -
     Ok(())
 }
 
-/// More rows than that are folded away.
+/// Tables with more rows are folded.
 const N_SHOWN: usize = 12;
 
-/// A row of numbers for each name, the darker the larger.
+/// A row of values for each name, darker for larger values.
 fn table(page: &mut impl Write, name: &str, rows: &[(String, &[f64])]) -> fmt::Result {
     let columns = match name {
         "attribute_probe" => vec![
@@ -47,7 +47,7 @@ fn table(page: &mut impl Write, name: &str, rows: &[(String, &[f64])]) -> fmt::R
             "its balanced accuracy",
             "nearest neighbors",
             "their balanced accuracy",
-            "always the commoner",
+            "always the more frequent",
         ],
         _ => Vec::new(),
     };

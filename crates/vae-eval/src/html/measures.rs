@@ -1,4 +1,4 @@
-//! The sections of numbers.
+//! The sections of results.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -11,24 +11,24 @@ use crate::number::with_decimals;
 use crate::published::{Comparison, Field};
 use crate::{Better, ImagesUsed, Measure, Section, Topic};
 
-/// A topic's name as the page's reader knows it, and what its numbers say.
+/// The title and description of a topic for the reader of the page.
 pub(super) fn heading(topic: Topic) -> (&'static str, &'static str, &'static str) {
     match topic {
         Topic::Likelihood => (
             "likelihood",
             "Likelihood",
-            "How probable held-out images are.",
+            "The likelihood of held-out images.",
         ),
         Topic::Pictures => (
             "pictures",
             "Pictures",
-            "How good reconstructions and samples look.",
+            "The quality of reconstructions and samples.",
         ),
-        Topic::Latents => ("latents", "Latents", "What the latents carry."),
+        Topic::Latents => ("latents", "Latents", "The information in the latents."),
         Topic::Disentanglement => (
             "disentanglement",
             "Disentanglement",
-            "Whether single latent dimensions are single factors of the images.",
+            "Whether single latent dimensions correspond to single factors of the images.",
         ),
     }
 }
@@ -57,7 +57,7 @@ pub(super) fn section(
     page.write_str("</section>\n")
 }
 
-/// The images that the numbers are of, and what else the whole section shares.
+/// The images that were measured, and what else all results of the section share.
 fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
     let ImagesUsed {
         dataset,
@@ -143,7 +143,7 @@ fn table(page: &mut impl Write, measures: &[Measure]) -> fmt::Result {
     page.write_str("</tbody>\n</table>\n")
 }
 
-/// Which way is good.
+/// An arrow in the direction that is better.
 pub(super) fn arrow(better: Option<Better>) -> &'static str {
     match better {
         Some(Better::Lower) => "<abbr class=\"way\" title=\"lower is better\">↓</abbr>",
@@ -168,10 +168,10 @@ fn not_measured(page: &mut impl Write, reasons: &BTreeMap<String, String>) -> fm
     page.write_str("</dl>\n")
 }
 
-/// Published values that are shown at once; the rest unfolds.
+/// The number of published values that are not folded.
 const N_SHOWN: usize = 8;
 
-/// The published values of a measure beside the model's own.
+/// Published values of a measure beside the model's own.
 fn comparison(page: &mut impl Write, measure: &Measure, published: &[Comparison]) -> fmt::Result {
     let of_measure: Vec<&Comparison> = published
         .iter()
@@ -222,7 +222,7 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
         page.write_str("</td><td class=\"differs\">")?;
         let (same, differs) = (list(comparison.same()), list(comparison.differs()));
         match differs.is_empty() {
-            true => page.write_str("nothing that is known")?,
+            true => page.write_str("no known difference")?,
             false => write!(page, "{}", Escaped(differs))?,
         }
         if !same.is_empty() {
@@ -249,16 +249,16 @@ fn published_table(page: &mut impl Write, comparisons: &[&Comparison]) -> fmt::R
     page.write_str("</tbody>\n</table>\n")
 }
 
-/// Fields in words.
+/// Fields as text.
 fn list<'a>(fields: impl Iterator<Item = &'a Field>) -> String {
     let words: Vec<String> = fields.map(ToString::to_string).collect();
     words.join("; ")
 }
 
-/// The numbers by which a model is known, at most six, in the order of a report.
+/// The headline results, at most six, in the order of a report.
 pub(super) fn headlines<'a>(sections: &BTreeMap<Topic, &'a Section>) -> Vec<&'a Measure> {
     type Wanted = (Topic, &'static [fn(&str) -> bool]);
-    // Of each row one number: the first that there is.
+    // The first of each row that exists.
     let rows: [Wanted; 8] = [
         (
             Topic::Likelihood,
@@ -303,11 +303,11 @@ pub(super) fn headlines<'a>(sections: &BTreeMap<Topic, &'a Section>) -> Vec<&'a 
     found
 }
 
-/// A headline's name: short, for those that everybody knows by theirs.
+/// The short name of a headline.
 pub(super) fn short_label(measure: &Measure) -> String {
     match measure.name.as_str() {
         "nll" | "elbo" | "mse" | "ssim" | "mig" => measure.name.to_uppercase(),
-        // Short enough for one line, as the others are.
+        // Short enough for one line, like the others.
         "active_units" | "linear_probe_accuracy" | "cluster_accuracy" => words(&measure.name),
         name if name.starts_with("fid") => words(&name.replacen("fid", "FID", 1)),
         _ => measure.label.clone(),

@@ -1,4 +1,4 @@
-//! `report.html`: a report as one page that needs nothing else, neither the network nor a script.
+//! `report.html`: a report as a self-contained page without network access or scripts.
 
 mod charts;
 mod figures;
@@ -22,9 +22,8 @@ use text::{Escaped, count};
 /// The file's name in a run's folder.
 pub const PAGE_FILE: &str = "report.html";
 
-/// The page: who was measured, the headline numbers, a section for each topic, learning curves and
-/// pictures. `published` stand beside the measures that they compare with, as
-/// [`crate::comparisons`] gives them.
+/// The page: the model, the headline results, a section for each topic, learning curves and pictures. `published` results are
+/// shown beside the measures that they are compared with ([`crate::comparisons`]).
 #[must_use]
 pub fn render(report: &Report, figures: &Figures, published: &[Comparison]) -> String {
     let mut page = String::new();
@@ -70,7 +69,7 @@ fn write_parts(
     )
 }
 
-/// Everything up to the model's own numbers. The policy forbids the page to load or run anything.
+/// Everything before the results. The content security policy forbids the page to load or run anything.
 fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
     let Subject {
         run,

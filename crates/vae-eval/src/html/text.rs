@@ -1,10 +1,10 @@
-//! Text for a page: escaped, and numbers as people write them.
+//! Text for a page: escaping, and formatting of names and numbers.
 
 use std::fmt::{self, Display, Formatter, Write};
 
 use crate::number::grouped;
 
-/// Text that may hold anything, safe between tags and in quoted attributes.
+/// Arbitrary text, escaped so that it is safe between tags and in quoted attributes.
 pub(super) struct Escaped<T>(pub(super) T);
 
 impl<T: Display> Display for Escaped<T> {
@@ -19,7 +19,7 @@ impl<T: Display> Display for Escaped<T> {
                         '>' => self.0.write_str("&gt;")?,
                         '"' => self.0.write_str("&quot;")?,
                         '\'' => self.0.write_str("&#39;")?,
-                        // HTML has no place for them, escaped or not.
+                        // HTML cannot represent them, escaped or not.
                         c if c.is_control() && !matches!(c, '\n' | '\t') => {
                             self.0.write_char('\u{fffd}')?;
                         }
@@ -38,7 +38,7 @@ pub(super) fn count(n: usize) -> String {
     grouped(n as u64)
 }
 
-/// `kl_per_dimension` as people write it.
+/// A name with spaces: `kl per dimension`.
 pub(super) fn words(name: &str) -> String {
     name.replace('_', " ")
 }

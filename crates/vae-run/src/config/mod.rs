@@ -391,7 +391,7 @@ mod tests {
             ),
             (
                 "schedule.plateau.metric = 'seconds'",
-                "found \"seconds\", of which no direction",
+                "found \"seconds\", which has no better direction",
             ),
             (
                 "checkpoints.metric = 'elbow'",

@@ -6,17 +6,17 @@ use vae_run::{CheckpointsConfig, Position};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Asks for a checkpoint after every so many epochs and after the best so far, inside an epoch when so many minutes have
-/// passed since the last, and at the end, whatever ended the run.
+/// Requests a checkpoint after every given number of epochs and after the best one so far, within an epoch when a given number
+/// of minutes has passed since the last, and at the end of the run in any case.
 #[derive(Debug)]
 pub struct Checkpoints {
     config: CheckpointsConfig,
-    /// The last request, or the start.
+    /// The time of the last request, or of the start.
     since: Option<Instant>,
 }
 
 impl Checkpoints {
-    /// As the config says.
+    /// Follows the config.
     #[must_use]
     pub fn new(config: &CheckpointsConfig) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Noticing that latent dimensions carry nothing.
+//! Detection of posterior collapse.
 
 use serde_json::{Value, json};
 use tracing::warn;
@@ -7,15 +7,14 @@ use vae_run::{LatentUse, RunConfig};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Says in words, after an epoch, when posterior collapse has set in: the posterior of a latent
-/// dimension is the prior whatever the image, and the decoder ignores it. Says it again, without the
-/// advice, only when the number of dimensions in use has changed.
+/// Warns after an epoch if posterior collapse has occurred: the posterior of a latent dimension equals the prior for every image,
+/// and the decoder ignores it. The warning is repeated, without the advice, only if the number of dimensions in use changes.
 #[derive(Debug, Default)]
 pub struct CollapseWatch {
     told: Option<u64>,
 }
 
-/// What is to be said of so many dimensions in use, and what to try. Nothing of too few images to know.
+/// The warning for this many dimensions in use, with advice; none if there are too few images to tell.
 fn report(latent_use: &LatentUse, config: &RunConfig) -> Option<(String, String)> {
     let active_units = latent_use.active_units();
     let n = latent_use.center_variance.len() as u64;
@@ -60,7 +59,7 @@ fn advice(config: &RunConfig, active_units: u64) -> String {
         return advice + "a lower learning rate, or a decoder that explains less by itself";
     }
     let mut advice =
-        "The others say nothing of the image, which is harmless where the data need no more"
+        "The others carry no information about the image, which is harmless if the data need no more"
             .to_owned();
     if let Some(list) = list {
         advice += &format!(". To have more of them in use, try {list}");
@@ -68,14 +67,13 @@ fn advice(config: &RunConfig, active_units: u64) -> String {
     let mut fewer = config.clone();
     fewer.model.latent_dims = i64::try_from(active_units).ok();
     if fewer.check().is_ok() {
-        advice += "; fewer model.latent_dims do the same";
+        advice += "; fewer model.latent_dims would be enough";
     }
     advice
 }
 
-/// Changes that may bring latent dimensions into use and that this very config takes: of its own regularizer,
-/// and none that the check of configs refuses beside its other parts. Each in words, with its key, and the
-/// config with that change.
+/// Changes of the config that may bring latent dimensions into use: settings of its own regularizer that are valid together with
+/// its other parts. Each is a text that names the key, and the config with that change.
 fn remedies(config: &RunConfig) -> Vec<(String, RunConfig)> {
     let regularizer = &config.objective.regularizer;
     let mut candidates: Vec<(&str, String, Regularizer)> = Vec::new();
@@ -236,7 +234,7 @@ mod tests {
 
     #[test]
     fn few_images_have_no_word_of_collapse() {
-        // Of one image every variance is 0.
+        // With one image every variance is 0.
         for (n_images, is_said) in [(0, false), (1, false), (9, false), (10, true)] {
             let latent_use = LatentUse {
                 kl: Some(vec![0.0, 0.0]),
@@ -266,7 +264,7 @@ mod tests {
         configs
     }
 
-    /// Every value of a config by its dotted key, tables among them.
+    /// Every value of a config by its dotted key, including tables.
     fn values(config: &RunConfig) -> BTreeMap<String, Value> {
         fn flatten(table: Table, prefix: &str, values: &mut BTreeMap<String, Value>) {
             for (key, value) in table {
@@ -283,7 +281,7 @@ mod tests {
         values
     }
 
-    /// Keys that a text names.
+    /// The keys that occur in a text.
     fn keys(text: &str) -> Vec<&str> {
         let words = text.split([' ', ',', ';']);
         words
@@ -306,7 +304,7 @@ mod tests {
                 };
                 let changed = values(config);
                 assert_ne!(own.get(*key), changed.get(*key), "{name}: {key}");
-                // Nothing beside it changes.
+                // Nothing else changes.
                 for (other, value) in &changed {
                     let is_about = other.starts_with(key) || key.starts_with(other.as_str());
                     assert!(is_about || own.get(other) == Some(value), "{name}: {other}");
@@ -329,16 +327,16 @@ mod tests {
         for key in ["kl.beta_schedule", "kl.free_bits", "kl.beta"] {
             assert!(keys(&plain).iter().any(|k| k.ends_with(key)), "{plain}");
         }
-        // Weights of importance go with a plain kl only.
+        // Importance weights need a plain kl.
         let weighted = advice("[objective.estimator.iwae]\nsamples = 5");
         assert!(keys(&weighted).is_empty(), "{weighted}");
-        // A flow's kl is not known for each dimension.
+        // A flow's kl is not known per dimension.
         let flow = advice("[model.posterior.iaf]");
         assert!(
             !flow.contains("free_bits") && flow.contains("kl.beta"),
             "{flow}"
         );
-        // Another regularizer has settings of its own.
+        // Another regularizer has other settings.
         let capacity = advice("[objective.regularizer.capacity]");
         assert_eq!(
             keys(&capacity),

@@ -14,7 +14,7 @@ pub struct Curves {
 }
 
 impl Curves {
-    /// Into a run's folder, naming the best epoch by this metric.
+    /// Draws into a run's folder, and names the best epoch by this metric.
     #[must_use]
     pub fn new(run_dir: RunDir, metric: Metric) -> Self {
         Self { run_dir, metric }

@@ -1,4 +1,4 @@
-//! Stopping when a validation number no longer gets better.
+//! Stopping when a validation metric no longer improves.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use vae_run::{EarlyStoppingConfig, Metric, Ranking};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Asks to stop when a validation number has not improved for so many epochs.
+/// Asks to stop when a validation metric has not improved for a given number of epochs.
 #[derive(Debug)]
 pub struct EarlyStopping {
     config: EarlyStoppingConfig,
@@ -22,7 +22,7 @@ struct Progress {
 }
 
 impl EarlyStopping {
-    /// As the config says.
+    /// Follows the config.
     #[must_use]
     pub fn new(config: &EarlyStoppingConfig) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl EarlyStopping {
         }
     }
 
-    /// Takes up an epoch's value; whether the patience is at its end.
+    /// Updates with an epoch's value. Returns whether the patience is exhausted.
     fn observe(&mut self, ranking: &Ranking, value: f64) -> bool {
         let Self { config, progress } = self;
         let improved = progress
@@ -58,7 +58,7 @@ impl Callback for EarlyStopping {
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
         let stops = match event {
-            // A resumed run may have stopped before, and not been told to be more patient.
+            // The run may have stopped here before, and was resumed with the same patience.
             Event::FitStart => self.progress.epochs_without >= self.config.patience_epochs,
             Event::EpochEnd {
                 validation: Some(record),
@@ -74,9 +74,9 @@ impl Callback for EarlyStopping {
             return Ok(Flow::Continue);
         }
         tracing::warn!(
-            "stopping early: for {} epochs the validation {} has not become better",
-            self.progress.epochs_without,
+            "stopping early: the validation {} has not improved for {} epochs",
             self.config.metric.name(),
+            self.progress.epochs_without,
         );
         Ok(Flow::Stop)
     }
@@ -87,7 +87,7 @@ impl Callback for EarlyStopping {
 
     fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
         let progress: Progress = super::parse_state(self.name(), state)?;
-        // Another metric's best says nothing of this one.
+        // The best value of another metric is not comparable.
         if progress.metric == self.config.metric {
             self.progress = progress;
         }

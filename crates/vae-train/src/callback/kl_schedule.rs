@@ -2,8 +2,8 @@
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Moves the objective's schedule (β or the capacity) along with the optimizer's steps. Every run
-/// has one, as its second callback; a callback after it may hold the schedule back.
+/// Advances the objective's schedule (β or the capacity) with the optimizer's steps. Every run has this as its second callback; a
+/// later callback may override it.
 #[derive(Debug)]
 pub struct KlSchedule;
 

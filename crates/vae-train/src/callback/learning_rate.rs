@@ -5,7 +5,7 @@ use vae_run::Schedule;
 
 use crate::{Callback, Event, Fit, Flow, PlateauState, TrainError};
 
-/// Turns the learning rate as the config's `schedule` says. Every run has one, as its first callback.
+/// Sets the learning rate according to the config's `schedule`. Every run has this as its first callback.
 #[derive(Debug)]
 pub struct LearningRate {
     schedule: Schedule,
@@ -14,7 +14,7 @@ pub struct LearningRate {
 }
 
 impl LearningRate {
-    /// For a run of `n_steps`.
+    /// The schedule of a run of `n_steps`.
     #[must_use]
     pub fn new(schedule: &Schedule, n_steps: u64) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Callback for LearningRate {
             } = event
         {
             let ranking = run.config.ranking(&config.metric);
-            // A plateau is of a number that should fall.
+            // A plateau expects a value that should fall.
             let value = ranking.of(record).map(|value| ranking.falling(value));
             self.plateau.observe(config, value.unwrap_or(f64::NAN));
         }

@@ -6,8 +6,8 @@ use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Appends each epoch's records to the run's `metrics.jsonl`.
 ///
-/// Where a run goes on at a checkpoint, the lines of what was done after it are taken away first:
-/// those epochs are done once more, and each has to be there once.
+/// When a run is resumed at a checkpoint, the lines of later epochs are removed: those epochs are repeated, and each must appear
+/// once.
 #[derive(Debug)]
 pub struct MetricsLog {
     run_dir: RunDir,

@@ -1,4 +1,4 @@
-//! Callbacks: what happens around training.
+//! Callbacks, which react to the events of training.
 
 pub(crate) mod checkpoints;
 pub(crate) mod collapse_watch;
@@ -21,7 +21,7 @@ use vae_run::{LatentUse, Record};
 use crate::full_disk::while_disk_is_full;
 use crate::{Fit, Outcome, Stop, Totals, TrainError};
 
-/// Something that happens around training. Callbacks are called in the order of their list.
+/// Reacts to the events of training. Callbacks are called in the order of their list.
 ///
 /// ```
 /// use serde_json::{Value, json};
@@ -50,7 +50,7 @@ use crate::{Fit, Outcome, Stop, Totals, TrainError};
 ///         Ok(Flow::Stop)
 ///     }
 ///
-///     // What a resumed run has to know of the epochs before.
+///     // What a resumed run needs to know about earlier epochs.
 ///     fn state(&self) -> Value {
 ///         json!(self.epochs)
 ///     }
@@ -67,50 +67,50 @@ use crate::{Fit, Outcome, Stop, Totals, TrainError};
 /// # Ok::<(), TrainError>(())
 /// ```
 ///
-/// `crates/vae-train/examples/callback.rs` is a whole program around it.
+/// `crates/vae-train/examples/callback.rs` is a complete program.
 pub trait Callback {
-    /// The name of its state in checkpoints, different from that of every other in the list.
+    /// The name of its state in checkpoints, unique in the list.
     fn name(&self) -> &'static str;
 
-    /// Reacts to an event, and says whether training goes on.
+    /// Handles an event, and returns whether training continues.
     ///
-    /// When a number is none the run returns to an earlier step (`[safety]` of the config): the steps
-    /// since are told once more, and what the callback remembers of them is its own to mend.
+    /// When a number is NaN or infinite, the run rolls back to an earlier step (`[safety]` of the config). The steps since are then
+    /// repeated, and the callback must correct what it has recorded of them.
     ///
     /// # Errors
-    /// Whatever should end the run. A full disk only makes it pause: the event is given again, so
-    /// what was written in part has to be taken back before the error is returned.
+    /// Any error ends the run, except a full disk, which only pauses it: the event is repeated, so that a partial write must be
+    /// undone before the error is returned.
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError>;
 
-    /// What it has to know when the run is resumed; checkpoints keep it. By default nothing.
+    /// The state to be saved in checkpoints for resuming the run. By default none.
     fn state(&self) -> Value {
         Value::Null
     }
 
-    /// Takes up what [`Self::state`] gave; called before the first event.
+    /// Restores the result of [`Self::state`]; called before the first event.
     ///
     /// # Errors
-    /// A state that it did not write.
+    /// A state that this callback did not write.
     fn restore(&mut self, state: &Value) -> Result<(), TrainError> {
         let _ = state;
         Ok(())
     }
 }
 
-/// Whether training goes on.
+/// Whether training continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// It does.
+    /// It continues.
     Continue,
     /// It ends after this event.
     Stop,
 }
 
-/// What a callback is told.
+/// An event of training.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Before the first step, also of a resumed run.
+    /// Before the first step of a new or resumed run.
     FitStart,
     /// After an optimizer step.
     StepEnd {
@@ -119,18 +119,16 @@ pub enum Event<'a> {
     },
     /// After an epoch's evaluation.
     EpochEnd {
-        /// Means while training.
+        /// Means during training.
         train: &'a Record,
-        /// Means on validation images, where there are any.
+        /// Means on the validation images, if there are any.
         validation: Option<&'a Record>,
-        /// How much each latent dimension is used: on validation images, or without any on some training
-        /// images.
+        /// How much each latent dimension is used on the validation images or, without any, on some training images.
         latent_use: &'a LatentUse,
-        /// No earlier epoch is as good, by `checkpoints.metric` of the config; without validation images
-        /// always.
+        /// Whether this is the best epoch so far by `checkpoints.metric` of the config; always true without validation images.
         is_best: bool,
     },
-    /// After the last step, whatever ended the run.
+    /// After the last step, however the run ended.
     FitEnd {
         /// How it ended.
         outcome: &'a Outcome,
@@ -146,13 +144,12 @@ impl<'a> Callbacks<'a> {
         self.0.push(Box::new(callback));
     }
 
-    /// Gives an event to all of them. The run stops if one asks for that. While a disk is full, the one
-    /// that could not write is given the event again.
+    /// Notifies all callbacks of an event. The run stops if one asks for it. If a callback cannot write because the disk is full, the
+    /// event is repeated for it.
     ///
-    /// After an error at the end of a step or of the run the others are still told: the step is done and in
-    /// their states, and one that comes after may save what others could not. An epoch's end is taken back
-    /// as a whole.
-    pub(crate) fn tell(
+    /// After an error at the end of a step or of the run, the other callbacks are still notified: the step is done and part of their
+    /// states, and a later callback may save what others could not. The end of an epoch is undone as a whole.
+    pub(crate) fn notify(
         &mut self,
         run: &mut Fit,
         event: &Event,
@@ -172,7 +169,7 @@ impl<'a> Callbacks<'a> {
         asked
     }
 
-    /// The states of those that have one, by their names.
+    /// The states of the callbacks that have one, by name.
     pub(crate) fn states(&self) -> BTreeMap<String, Value> {
         self.0
             .iter()
@@ -191,7 +188,7 @@ impl<'a> Callbacks<'a> {
     }
 }
 
-/// A callback's state, which it wrote itself.
+/// Parses a callback's own state.
 fn parse_state<T: DeserializeOwned>(name: &str, state: &Value) -> Result<T, TrainError> {
     T::deserialize(state).map_err(|error| TrainError::CallbackState {
         name: name.to_owned(),

@@ -9,16 +9,15 @@ use vae_view::picture;
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Draws the latents, samples and reconstructions after every epoch, into `pictures/`: of a model of
-/// at most two latent dimensions the plane of them (on a sphere, of three a map), of one with more a
-/// traversal of the most used.
+/// Draws the latent space, samples and reconstructions after every epoch into `pictures/`. For a model with at most two latent
+/// dimensions (on a sphere, three) the latent space is drawn as a plane (a map), else as traversals of the most used dimensions.
 #[derive(Debug)]
 pub struct Pictures {
     run_dir: RunDir,
 }
 
 impl Pictures {
-    /// Into a run's `pictures/`.
+    /// Draws into a run's `pictures/`.
     #[must_use]
     pub fn new(run_dir: RunDir) -> Self {
         Self { run_dir }
@@ -36,7 +35,7 @@ impl Pictures {
 
     fn draw(&self, run: &Fit, usage: &[f64]) -> Result<(), TrainError> {
         let sizes = &run.config.pictures;
-        // Test images stay unseen: people choose by pictures, too.
+        // Not test images: people choose models by pictures, too.
         let Splits {
             train, validation, ..
         } = run.splits;

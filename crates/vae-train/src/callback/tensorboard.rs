@@ -10,12 +10,11 @@ use vae_view::tensorboard::{Bins, EventsFile, Summary};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the
-/// number of optimizer steps done. It takes the pictures that lie in `pictures/`, so it comes after
-/// [`Pictures`](crate::Pictures) in the list of callbacks.
+/// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the number of optimizer steps done.
+/// It reads the pictures in `pictures/`, so it comes after [`Pictures`](crate::Pictures) in the list of callbacks.
 ///
-/// Every run of the program writes a file of its own, and TensorBoard forgets what the files
-/// before it say of later steps: a resumed run shows each step once.
+/// Every process writes a file of its own, and TensorBoard discards what earlier files contain about later steps: a resumed run
+/// shows each step once.
 #[derive(Debug)]
 pub struct TensorBoard {
     run_dir: RunDir,
@@ -23,7 +22,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Into a run's `events/`.
+    /// Writes into a run's `events/`.
     #[must_use]
     pub fn new(run_dir: RunDir) -> Self {
         Self {
@@ -32,10 +31,10 @@ impl TensorBoard {
         }
     }
 
-    /// The pictures of an epoch, by their names in the file names.
+    /// The pictures of an epoch, by the names in their file names.
     fn pictures(&self, epoch: u64) -> Result<Vec<Summary>, TrainError> {
         let folder = self.run_dir.pictures();
-        // Of `epoch-0003-.png` what stands before the name.
+        // The part of `epoch-0003-.png` before the name.
         let start = self.run_dir.picture_file(epoch, "");
         let start = start.file_stem().unwrap_or_default().to_string_lossy();
         let mut pictures = Vec::new();
@@ -69,7 +68,7 @@ impl Callback for TensorBoard {
         let step = run.progress.position.steps;
         match event {
             Event::FitStart => {
-                // Inside an epoch there is nothing but the end of this one, which is told once more.
+                // Within an epoch the only event is its end, which is repeated on resume.
                 let step = run.steps_before_epoch();
                 self.file = Some(EventsFile::create(&self.run_dir.events(), step)?);
             }
@@ -97,7 +96,7 @@ impl Callback for TensorBoard {
     }
 }
 
-/// Every number that a record says of its split, as `elbo/validation`.
+/// Every number in a record with its tag, such as `elbo/validation`.
 fn scalars(record: &Record) -> Vec<Summary> {
     let Ok(Value::Object(numbers)) = serde_json::to_value(record) else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Optimizers of our own: tch's cannot give their moments out, which exact resume needs.
+//! Optimizers. tch's own do not expose their moments, which an exact resume needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,11 @@ use vae_torch::{AdamStep, Update};
 
 use crate::TrainError;
 
-/// What the numbers of steps of the variables are called in a state.
+/// The prefix of the variables' step counts in a state.
 const STEPS: &str = "steps";
 
-/// An optimizer at work on a model's variables: [`zero_grad`](Self::zero_grad), any number of
-/// [`backward`](Self::backward), [`step`](Self::step).
+/// An optimizer of a model's variables: [`zero_grad`](Self::zero_grad), any number of [`backward`](Self::backward),
+/// [`step`](Self::step).
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -30,22 +30,22 @@ struct Variable {
     decays: bool,
     /// In the order of [`OptimizerConfig::moments`].
     moments: Vec<Tensor>,
-    /// Adam's count of the steps in which a gradient reached this variable, by which it corrects the
-    /// moments: a scalar on the device. Exact in f32 up to 2²⁴ steps; by then the corrections are 1.
+    /// The number of steps in which this variable had a gradient, by which Adam corrects its moments: a scalar on the device. It is
+    /// exact in f32 up to 2²⁴ steps; by then the corrections are 1.
     n_steps: Option<Tensor>,
 }
 
-/// What a step says of itself.
+/// The report of a step.
 #[derive(Debug)]
 pub struct StepReport {
-    /// The Euclidean norm of all gradients together before clipping: a scalar on the device, so
-    /// that nobody waits for it who does not want to know it.
+    /// The Euclidean norm of all gradients together before clipping. It is a scalar on the device, so that only who reads it waits
+    /// for the device.
     pub gradient_norm: Tensor,
 }
 
 impl Optimizer {
-    /// For these variables by name, which share memory with the model's and are all on one device.
-    /// Those that need no gradient are left alone.
+    /// An optimizer of these named variables, which share memory with the model's and are all on one device. Variables that need
+    /// no gradient are ignored.
     #[must_use]
     pub fn new(config: &OptimizerConfig, variables: Vec<(String, Tensor)>) -> Self {
         let variables: Vec<_> = variables
@@ -76,31 +76,31 @@ impl Optimizer {
         }
     }
 
-    /// The step size of the next step.
+    /// The learning rate of the next step.
     #[must_use]
     pub fn learning_rate(&self) -> f64 {
         self.learning_rate
     }
 
-    /// The step size of the steps to come, as a factor on the config's.
+    /// Sets the learning rate of the following steps, as a factor on the config's.
     pub fn set_learning_rate_factor(&mut self, factor: f64) {
         self.learning_rate = self.config.learning_rate() * factor;
     }
 
-    /// Steps done.
+    /// The number of steps done.
     #[must_use]
     pub fn n_steps(&self) -> u64 {
         self.n_steps
     }
 
-    /// Drops the gradients of before.
+    /// Drops the gradients.
     pub fn zero_grad(&mut self) {
         let values: Vec<_> = self.variables.iter().map(|v| &v.value).collect();
         vae_torch::forget_gradients(&values);
     }
 
-    /// Adds the gradients of `loss`, a scalar, to those that are there. Several calls accumulate:
-    /// with n batches in a step each loss is the caller's to divide by n.
+    /// Adds the gradients of `loss`, a scalar, to the existing ones. Several calls accumulate: with n batches in a step, the caller
+    /// divides each loss by n.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -108,16 +108,16 @@ impl Optimizer {
         Ok(loss.f_backward()?)
     }
 
-    /// The gradients of the variables that a loss has reached since [`zero_grad`](Self::zero_grad), in the
-    /// order of the variables. They share memory with those that the next step takes.
+    /// The gradients of the variables that a loss has reached since [`zero_grad`](Self::zero_grad), in the order of the variables.
+    /// They share memory with those that the next step uses.
     #[must_use]
     pub fn gradients(&self) -> Vec<Tensor> {
         let gradients = self.variables.iter().map(|variable| variable.value.grad());
         gradients.filter(Tensor::defined).collect()
     }
 
-    /// Clips the gradients and goes one step downhill. Variables that no loss has reached since
-    /// [`zero_grad`](Self::zero_grad) stay as they are, with their moments.
+    /// Clips the gradients and takes a step. Variables that no loss has reached since [`zero_grad`](Self::zero_grad), and their
+    /// moments, are unchanged.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -200,9 +200,8 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Everything that a continued run needs besides [`n_steps`](Self::n_steps): what is remembered
-    /// of each variable, named `mean.encoder.conv.0.weight` for example, and of Adam its number of steps,
-    /// `steps.encoder.conv.0.weight`. Shares memory.
+    /// Everything that resuming needs besides [`n_steps`](Self::n_steps): the moments of each variable, with names such as
+    /// `mean.encoder.conv.0.weight`, and for Adam its step counts, `steps.encoder.conv.0.weight`. Shares memory.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let names = self.config.moments();
@@ -219,11 +218,11 @@ impl Optimizer {
             .collect()
     }
 
-    /// Continues where another of the same config and variables was: its `n_steps` and `state`. A state
-    /// without numbers of steps is of a version that counted the same for all variables.
+    /// Restores the `n_steps` and `state` of an optimizer with the same config and variables. A state without step counts is from a
+    /// version in which all variables had the same count.
     ///
     /// # Errors
-    /// A name, shape or kind that does not fit; nothing has changed then.
+    /// A name, shape or kind that does not match; nothing is changed then.
     pub fn load_state(
         &mut self,
         n_steps: u64,
@@ -246,10 +245,10 @@ impl Optimizer {
     }
 }
 
-/// Copies `state` into the tensors `wanted` of the same names, or refuses before it copies any.
+/// Copies `state` into the tensors `wanted` of the same names; checks all of them before copying any.
 ///
 /// # Errors
-/// A name, shape or kind that does not fit. `owner` says whose state it is.
+/// A name, shape or kind that does not match. `owner` names what the state belongs to.
 pub(crate) fn assign_state(
     owner: &'static str,
     wanted: Vec<(String, Tensor)>,
@@ -279,15 +278,14 @@ pub(crate) fn assign_state(
     })
 }
 
-/// Clips in place and gives the norm of before, if there are gradients at all.
+/// Clips in place and returns the norm before, if there are any gradients.
 fn clip_gradients(gradients: &[&Tensor], clip: &ClipConfig) -> Result<Option<Tensor>, TrainError> {
     if gradients.is_empty() {
         return Ok(None);
     }
     let norm = vae_torch::norm(gradients)?;
     if let Some(bound) = clip.norm {
-        // A factor of 1 where the norm is small enough: to find out would mean to wait for it. The
-        // 1e-6 is PyTorch's.
+        // The factor is 1 if the norm is small enough; branching on it would wait for the device. The 1e-6 is PyTorch's.
         let factor = (bound / (&norm + 1e-6)).f_clamp_max(1.0)?;
         vae_torch::scale(gradients, &factor)?;
     }

@@ -1,4 +1,4 @@
-//! Where the images of a data set lie.
+//! The latents of the images of a data set.
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
@@ -7,18 +7,17 @@ use vae_model::{Support, Vae};
 
 use crate::ViewError;
 
-/// Latents of N images, in their order.
+/// The latents of N images, in their order.
 #[derive(Debug)]
 pub struct Codes {
-    /// The latent that stands for each image, f64 `[N, Z]` on the CPU.
+    /// The center of each image's posterior, f64 `[N, Z]` on the CPU.
     pub centers: Tensor,
-    /// One latent drawn from q(z|x) of each: together they are the aggregate posterior. f64 `[N, Z]` on
-    /// the CPU.
+    /// One latent drawn from q(z|x) of each image, f64 `[N, Z]` on the CPU: a sample of the aggregate posterior.
     pub drawn: Tensor,
 }
 
-/// Encodes every image of a data set. `seed` decides what is drawn, the centers are without chance.
-/// `progress` is told the number of images done.
+/// Encodes every image of a data set. The draws depend on `seed`, the centers do not. `progress` is called with the
+/// number of images done.
 ///
 /// # Errors
 /// Images of another shape than the model's.
@@ -53,11 +52,11 @@ pub fn encode(
     })
 }
 
-/// Brings latents `[N, Z]` back to where the model's lie: on a sphere to length 1, of codes to the nearest
-/// ones. Elsewhere they stay as they are.
+/// Projects latents `[N, Z]` onto the support of the model's posterior: to length 1 on a sphere, to the nearest codes.
+/// Elsewhere they are unchanged.
 ///
 /// # Errors
-/// A latent of length 0 has no place on a sphere.
+/// A latent of length 0 cannot be projected onto a sphere.
 pub fn onto_support(vae: &Vae, latents: &Tensor) -> Result<Tensor, ViewError> {
     match vae.support() {
         Support::Euclidean => return Ok(latents.shallow_clone()),

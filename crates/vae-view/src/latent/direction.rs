@@ -1,12 +1,12 @@
-//! Directions in which an attribute grows.
+//! Attribute directions.
 //!
-//! All is done in whitened latents x: with the training latents' covariance Σ = R·Rᵀ, z − mean = R·x. There
-//! a dimension that the model does not use counts for nothing, however small its numbers are, and an
-//! attribute's normal u is a filter for it: it weighs down what goes along with the attribute by chance. The
-//! direction in z is R·u = Σ·w, w being the normal in z: the way in which images lie that score higher,
-//! all else as it comes (Haufe et al. 2014, <https://doi.org/10.1016/j.neuroimage.2013.10.067>). Going along
-//! w itself hardly changes an image, since it points where latents vary least. Of unit vectors at a right
-//! angle in x, a step along one leaves the score of the other as it is.
+//! Everything is computed in whitened latents x: with the covariance Σ = R·Rᵀ of the training latents,
+//! z − mean = R·x. There, dimensions that the model does not use have no weight, however small their values are. The
+//! unit normal u of an attribute's classifier is a filter: it suppresses whatever correlates with the attribute by
+//! chance. The direction in z is the pattern R·u = Σ·w, where w is the normal in z: how images with a higher score
+//! differ (Haufe et al. 2014, <https://doi.org/10.1016/j.neuroimage.2013.10.067>). A step along w itself hardly
+//! changes an image, since w points where latents vary least. If two normals are orthogonal in x, a step along the
+//! direction of one leaves the score of the other unchanged.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -14,14 +14,14 @@ use tch::{Kind, Tensor};
 use super::regression::LogisticRegression;
 use crate::ViewError;
 
-/// How a direction is found.
+/// The method by which a direction is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
-    /// From the mean of the images without the attribute to the mean of those with it. As a classifier, it
-    /// is Fisher's discriminant.
+    /// From the mean of the images without the attribute to the mean of those with it. Its classifier is Fisher's
+    /// discriminant.
     Mean,
-    /// From the normal of a logistic regression in which both classes count alike.
+    /// The normal of a logistic regression in which both classes have the same weight.
     Linear,
 }
 
@@ -36,7 +36,7 @@ impl Method {
     }
 }
 
-/// Which images have an attribute; none where that is not known.
+/// Which images have an attribute; none if that is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
     /// The attribute.
@@ -54,29 +54,29 @@ pub struct Direction {
     pub name: String,
     /// How it was found.
     pub method: Method,
-    /// The attributes whose directions it leaves alone.
+    /// The attributes whose scores a step leaves unchanged.
     pub orthogonal_to: Vec<String>,
-    /// What a step of 1 adds to a latent, `[Z]`.
+    /// The change of a latent in a step of 1, `[Z]`.
     #[serde(skip)]
     pub step: Vec<f64>,
-    /// Training images of which the attribute is known.
+    /// The number of training images for which the attribute is known.
     pub n_train_images: usize,
-    /// How well it tells held-out images apart; none where there are none of one of the classes.
+    /// How well it classifies held-out images; none if one of the classes has no held-out image.
     pub accuracy: Option<Accuracy>,
 }
 
-/// How well the place along a direction tells held-out images with an attribute from those without: by
-/// one threshold, which is a logistic regression's on the training images.
+/// How well the position along a direction predicts an attribute of held-out images, by a threshold that a logistic
+/// regression finds on the training images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// Held-out images of which the attribute is known.
+    /// The number of held-out images for which the attribute is known.
     pub n_images: usize,
-    /// The share of them that is told right.
+    /// The share of them that is classified correctly.
     pub accuracy: f64,
-    /// The share that would be, if all were said to be of the class that is commoner in training.
+    /// The share that would be correct if all were predicted to be of the class that is more frequent in training.
     pub baseline: f64,
-    /// The mean of the shares of both classes that are told right, by a threshold for which both count
-    /// alike; chance is ½.
+    /// The balanced accuracy: the mean of both classes' accuracies, by a threshold with the same weight on both classes.
+    /// Chance is ½.
     pub balanced: f64,
 }
 
@@ -88,14 +88,14 @@ pub struct Learner {
     held_out: Tensor, // likewise, by the training latents' mean and covariance
 }
 
-/// Variances below this share of the largest are none.
+/// Variances below this share of the largest count as zero.
 const NO_VARIANCE: f64 = 1e-9;
 
 impl Learner {
     /// From latents `[N, Z]` of training images and of held-out images.
     ///
     /// # Errors
-    /// Training latents that are all the same; libtorch refuses.
+    /// Training latents that are all equal; libtorch refuses.
     pub fn new(train: &Tensor, held_out: &Tensor) -> Result<Self, ViewError> {
         let train = train.to_kind(Kind::Double);
         let mean = train.f_mean_dim(0, false, Kind::Double)?;
@@ -122,11 +122,10 @@ impl Learner {
         })
     }
 
-    /// The direction of an attribute, at a right angle to those of others by the same method.
+    /// The direction of an attribute, orthogonal (in whitened latents) to those of other attributes by the same method.
     ///
     /// # Errors
-    /// An attribute that all training images have or that none has; one of which nothing is left at a
-    /// right angle to the others.
+    /// An attribute that all or none of the training images have; one whose direction is a combination of the others'.
     pub fn learn(
         &self,
         labels: &Labels,
@@ -151,7 +150,7 @@ impl Learner {
                 return Err(ViewError::attribute(&other.name, problem));
             }
             let rest = without(&known.normal(method)?, &basis);
-            // Of two with the same direction the second adds nothing.
+            // A second attribute with the same direction adds nothing.
             basis.extend(unit(&rest));
         }
         normal = without(&normal, &basis);
@@ -178,7 +177,7 @@ impl Learner {
     }
 }
 
-/// Latents of which an attribute is known.
+/// The latents for which an attribute is known.
 struct Known {
     latents: Tensor, // [N, D]
     yes: Tensor,     // [N], 1 or 0
@@ -201,12 +200,12 @@ impl Known {
         self.yes.numel()
     }
 
-    /// How many have it.
+    /// How many images have the attribute.
     fn n_yes(&self) -> f64 {
         self.yes.sum(Kind::Double).double_value(&[])
     }
 
-    /// As in `none`, where a class has no image.
+    /// Why a class has no image, for a message; none if both classes have images.
     fn missing_class(&self) -> Option<&'static str> {
         match self.n_yes() {
             0.0 => Some("none"),
@@ -215,14 +214,14 @@ impl Known {
         }
     }
 
-    /// What each image counts, so that both classes count half.
+    /// The weights of the images, by which each class has half of the total.
     fn balanced_counts(&self) -> Tensor {
         let (n, n_yes) = (self.n_images() as f64, self.n_yes());
         let (yes, no) = (0.5 * n / n_yes, 0.5 * n / (n - n_yes));
         &self.yes * yes + (1.0 - &self.yes) * no
     }
 
-    /// `[D]`, of any length.
+    /// The normal `[D]`, of any length.
     fn normal(&self, method: Method) -> Result<Tensor, ViewError> {
         match method {
             Method::Linear => {
@@ -245,7 +244,7 @@ impl Known {
         let places = |known: &Known| known.latents.mv(normal).unsqueeze(1); // [N, 1]
         let right = |counts: &Tensor| -> Result<Tensor, ViewError> {
             let threshold = LogisticRegression::fit(&places(self), &self.yes, counts)?;
-            let said = threshold.says_yes(&places(held_out));
+            let said = threshold.predicts_yes(&places(held_out));
             Ok(said.eq_tensor(&held_out.yes.gt(0.5)).to_kind(Kind::Double))
         };
         let (n, n_yes) = (held_out.n_images() as f64, held_out.n_yes());
@@ -273,7 +272,7 @@ impl Known {
     }
 }
 
-/// What of a vector is at a right angle to an orthonormal basis (Gram–Schmidt).
+/// The part of a vector that is orthogonal to an orthonormal basis (Gram–Schmidt).
 fn without(vector: &Tensor, basis: &[Tensor]) -> Tensor {
     let length = length(vector).max(f64::MIN_POSITIVE);
     basis
@@ -281,7 +280,7 @@ fn without(vector: &Tensor, basis: &[Tensor]) -> Tensor {
         .fold(vector / length, |rest, axis| &rest - axis * rest.dot(axis))
 }
 
-/// A vector with length 1; none where it is too short to have a direction.
+/// The vector scaled to length 1; none if it is too short to have a direction.
 fn unit(vector: &Tensor) -> Option<Tensor> {
     let length = length(vector);
     (length > 1e-6).then(|| vector / length)
@@ -300,8 +299,8 @@ mod tests {
 
     const N: i64 = 4000;
 
-    /// Two Gaussian classes of two dimensions with the same covariance L·Lᵀ and means ±mu: with
-    /// antithetic noise, so that the class means are exact.
+    /// Two two-dimensional Gaussian classes with the same covariance L·Lᵀ and means ±mu. The noise is antithetic, so that
+    /// the class means are exact.
     fn classes(mu: [f64; 2], l: [[f64; 2]; 2]) -> (Tensor, Vec<Option<bool>>) {
         let half = Generator::cpu(7).normal([N / 2, 2], Device::Cpu);
         let half = half.to_kind(Kind::Double);
@@ -350,7 +349,7 @@ mod tests {
                 cosine(&normal, &Tensor::from_slice(&[2.0, -1.0])) > 0.98,
                 "{normal}"
             );
-            // It is right for Φ(√(muᵀΣ⁻¹mu)) = Φ(√0.5) = 0.7602 of each class.
+            // Its accuracy for each class is Φ(√(muᵀΣ⁻¹mu)) = Φ(√0.5) = 0.7602.
             let found = found.accuracy.expect("held-out images");
             assert!((found.accuracy - 0.7602).abs() < 0.02, "{found:?}");
             assert!((found.balanced - 0.7602).abs() < 0.02, "{found:?}");
@@ -366,12 +365,12 @@ mod tests {
         let found = learner
             .learn(&labels("A", &known), Method::Mean, &[])
             .expect("a direction");
-        // Along the first axis: the variance is that inside the classes, 4, and 1 between them.
+        // Along the first axis the variance is 4 within the classes plus 1 between them.
         let wanted = latents.select(1, 0).std(false).double_value(&[]);
         assert!((found.step[0] - wanted).abs() < 1e-6 && (wanted - 5_f64.sqrt()).abs() < 0.1);
         assert!(found.step[1].abs() < 1e-6);
 
-        // A dimension that is not used, and one that is a copy of another, do no harm.
+        // An unused dimension and a copy of another one do no harm.
         let columns = [
             latents.select(1, 0),
             latents.select(1, 1),

@@ -1,8 +1,6 @@
-//! What a trained model's latent space is like: where images lie in it, paths through it, directions in
-//! which an attribute grows, and its principal axes.
+//! Analyses of a trained model's latent space: the latents of images, paths, attribute directions and principal axes.
 //!
-//! Latents are f64 on the CPU here: all of a data set's are few numbers, and a classifier's normal is
-//! solved for.
+//! Latents are f64 on the CPU here: those of a whole data set are small, and fitting classifiers needs the precision.
 
 mod codes;
 mod direction;

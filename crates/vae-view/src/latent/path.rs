@@ -2,19 +2,19 @@
 
 use std::f64::consts::PI;
 
-/// How one latent becomes another.
+/// How to interpolate between two latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blend {
-    /// On the straight line.
+    /// Along the straight line.
     Linear,
-    /// Along the great circle through both directions, the length from one to the other (slerp; Shoemake
-    /// 1985, for latents White 2016, <https://arxiv.org/abs/1609.04468>, §2): of many Gaussian dimensions
-    /// the middle of a straight line is nearer to 0 than any latent of an image.
+    /// Along the great circle through both directions, with interpolated length (slerp; Shoemake 1985, for latents White
+    /// 2016, <https://arxiv.org/abs/1609.04468>, §2). In many Gaussian dimensions the middle of a straight line is nearer
+    /// to 0 than the latent of any image.
     Spherical,
 }
 
 impl Blend {
-    /// The latent that is the share `t` of the way from `a` to `b`.
+    /// The latent at the share `t` of the way from `a` to `b`.
     fn at(self, a: &[f64], b: &[f64], t: f64) -> Vec<f64> {
         match self {
             Self::Linear => combine(a, 1.0 - t, b, t),
@@ -23,8 +23,8 @@ impl Blend {
     }
 }
 
-/// The latents of a path through `points`, `n_steps` (at least 2) for each stretch from one point to the
-/// next, both ends among them.
+/// The latents of a path through `points`, with `n_steps` (at least 2) on each stretch between two points, both ends
+/// included.
 ///
 /// # Panics
 /// If points have different numbers of dimensions.
@@ -38,7 +38,7 @@ pub fn path(points: &[Vec<f64>], n_steps: usize, blend: Blend) -> Vec<Vec<f64>> 
         .collect()
 }
 
-/// sin((1 − t)ω)/sin ω · a + sin(tω)/sin ω · b, ω being the angle between a and b.
+/// sin((1 − t)ω)/sin ω · a + sin(tω)/sin ω · b, where ω is the angle between a and b.
 fn slerp(a: &[f64], b: &[f64], t: f64) -> Vec<f64> {
     let (length_a, length_b) = (norm(a), norm(b));
     if length_a == 0.0 || length_b == 0.0 {
@@ -53,16 +53,16 @@ fn slerp(a: &[f64], b: &[f64], t: f64) -> Vec<f64> {
     if cos > 0.0 {
         return combine(a, 1.0 - t, b, t);
     }
-    // Opposite ends: every great circle leads there. The one through the axis that is farthest from both.
+    // Opposite points: every great circle connects them. Take the one through the axis that is farthest from both.
     let Some(side) = perpendicular(a) else {
-        return combine(a, 1.0 - t, b, t); // One dimension has no other way.
+        return combine(a, 1.0 - t, b, t); // In one dimension there is no great circle.
     };
     let length = (1.0 - t) * length_a + t * length_b;
     let (sin, cos) = (PI * t).sin_cos();
     combine(a, cos * length / length_a, &side, sin * length)
 }
 
-/// The unit vector nearest to the first of the axes that `a` has least of, at a right angle to `a`.
+/// The unit vector orthogonal to `a` that is nearest to the axis in which `a` is smallest.
 fn perpendicular(a: &[f64]) -> Option<Vec<f64>> {
     let least = (0..a.len()).min_by(|&i, &j| a[i].abs().total_cmp(&a[j].abs()))?;
     let share = a[least] / dot(a, a);

@@ -9,23 +9,25 @@ use crate::ViewError;
 pub struct Pca {
     /// Mean of the latents, `[Z]`.
     mean: Tensor,
-    /// Orthonormal, the one of largest variance first, `[k, Z]`; each with its largest entry positive.
+    /// The orthonormal components `[k, Z]`, those of largest variance first; the largest entry of each is positive.
     components: Tensor,
-    /// Share of the whole variance that lies along each.
+    /// The share of the total variance along each component.
     pub explained: Vec<f64>,
 }
 
 impl Pca {
-    /// The `k` first components (all, where there are fewer dimensions) of latents `[N, Z]`: singular
-    /// vectors of their covariance.
+    /// The first `k` components (all, if there are fewer dimensions) of latents `[N, Z]`: singular vectors of their
+    /// covariance.
     ///
     /// # Errors
-    /// No latents; libtorch refuses, as it does where numbers are none.
+    /// No latents; libtorch refuses, as it does for NaN or infinite values.
     pub fn fit(latents: &Tensor, k: usize) -> Result<Self, ViewError> {
         let latents = latents.to_kind(Kind::Double);
         let (n, dims) = latents.size2()?;
         if n == 0 {
-            return Err(ViewError::Plot("no latents to find axes of".to_owned()));
+            return Err(ViewError::Plot(
+                "no latents to compute principal components of".to_owned(),
+            ));
         }
         let mean = latents.mean_dim(0, false, Kind::Double);
         let centered = latents - &mean;

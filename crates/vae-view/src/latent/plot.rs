@@ -13,20 +13,20 @@ use crate::chart::{
 };
 use crate::ticks::{decimal, tick_label, tick_step};
 
-/// Points on a plane, each of one class.
+/// A scatter plot with classes.
 #[derive(Debug)]
 pub struct Scatter<'a> {
     /// The title.
     pub title: &'a str,
     /// A line below it.
     pub subtitle: &'a str,
-    /// What the axes are.
+    /// The names of the axes.
     pub axes: [String; 2],
-    /// The places.
+    /// The coordinates of the points.
     pub points: &'a [(f64, f64)],
-    /// The class of each point, by its position in `classes`.
+    /// The class of each point, an index into `classes`.
     pub class_of: &'a [usize],
-    /// Names of the classes, for the legend; of a single class there is none.
+    /// The names of the classes, for the legend; a single class has no legend.
     pub classes: &'a [String],
 }
 
@@ -40,7 +40,7 @@ impl Scatter<'_> {
     /// The plotter refuses.
     pub fn draw(&self) -> Result<DynamicImage, ViewError> {
         let palette = colors(self.classes.len());
-        // Many points are small, and let others shine through.
+        // If there are many points, they are small and translucent.
         let (radius, opacity) = match self.points.len() {
             0..=1000 => (px(4), 0.8),
             1001..=4000 => (px(3), 0.65),
@@ -62,7 +62,7 @@ impl Scatter<'_> {
         })
     }
 
-    /// How densely the points lie, all classes together: the darker the more, in steps of the root.
+    /// The density of the points of all classes: the darker the denser, on a square-root scale.
     ///
     /// # Errors
     /// The plotter refuses.
@@ -90,7 +90,7 @@ impl Scatter<'_> {
         })
     }
 
-    /// Draws the legend to the right where there is more than one class, and gives what is left of it.
+    /// Draws the legend at the right if there is more than one class, and returns the remaining area.
     fn beside_legend<'b>(
         &self,
         body: &Area<'b>,
@@ -116,7 +116,7 @@ impl Scatter<'_> {
     }
 }
 
-/// From the lowest to the highest finite value, with some room.
+/// The range of the finite values, with a margin.
 fn padded_range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let finite = values.filter(|value| value.is_finite());
     let (low, high) = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
@@ -150,7 +150,7 @@ fn plane_chart<'a, 'b>(
     axes.draw(area)
 }
 
-/// Points in each of `cells` (across, up), row after row from the lowest, blurred by a few cells.
+/// The number of points in each of `cells` (across, up), row by row from the bottom, blurred over a few cells.
 fn smoothed_histogram(
     points: &[(f64, f64)],
     ranges: &[Range<f64>; 2],
@@ -167,7 +167,7 @@ fn smoothed_histogram(
     {
         counts[cell(y, &ranges[1], up) * across + cell(x, &ranges[0], across)] += 1.0;
     }
-    // Of few points the blur is wider.
+    // With few points the blur is wider.
     let deviation = (8.0 / (points.len().max(1) as f64).powf(1.0 / 6.0)).clamp(1.2, 4.0);
     let reach = (3.0 * deviation).ceil() as isize;
     let kernel: Vec<f64> = (-reach..=reach)
@@ -191,7 +191,7 @@ fn smoothed_histogram(
     blurred(&blurred(&counts, across, 1), up, across)
 }
 
-/// A bar for each latent dimension, the largest first: how much it is used.
+/// A bar chart of the usage of the latent dimensions, the largest first.
 ///
 /// # Errors
 /// The plotter refuses.
@@ -207,7 +207,7 @@ pub fn bars(
     let highest = values.iter().copied().fold(0.0, f64::max).max(1e-9) * 1.05;
     let lowest = values.iter().copied().fold(0.0, f64::min) * 1.05;
     let step = tick_step(highest - lowest, 8);
-    // Every dimension by name while there is room for it.
+    // Every dimension is labeled while there is room.
     let every = (dims.len().div_ceil(40)).max(1);
     let x_axis = Axis::new(&(-0.5..n - 0.5), every as f64);
     canvas(title, subtitle, |body| {
@@ -250,13 +250,12 @@ pub struct Dimensions<'a> {
     pub prior: &'a Tensor,
 }
 
-/// Bars of a histogram.
+/// The number of bins of a histogram.
 const N_BINS: usize = 60;
 
 impl Dimensions<'_> {
-    /// A panel for each dimension: a histogram of what the encoder makes of images, and the prior's as a
-    /// line. Where they differ, samples of the prior decode to what training never saw, or images go
-    /// where the prior never draws.
+    /// A panel for each dimension: a histogram of the latents of images, and the prior's as a line. Where the two differ,
+    /// samples from the prior decode to images unlike any in training, or images lie where the prior never draws.
     ///
     /// # Errors
     /// The plotter refuses.
@@ -330,7 +329,7 @@ impl Dimensions<'_> {
     }
 }
 
-/// The values below which 0.2 % and 99.8 % lie.
+/// The quantiles 0.002 and 0.998.
 fn quantiles(values: &[f64]) -> Vec<f64> {
     let mut values: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
     values.sort_by(f64::total_cmp);
@@ -353,7 +352,7 @@ fn histogram(values: &[f64], range: &Range<f64>) -> Vec<f64> {
     density
 }
 
-/// A share as percent, for titles.
+/// A share as a percentage, for titles.
 #[must_use]
 pub fn percent(share: f64) -> String {
     format!("{} %", decimal(100.0 * share, 1))

@@ -12,22 +12,22 @@ use vae_run::RunError;
 use crate::ViewError;
 use crate::picture;
 
-/// Pixels on a side of the largest sprite that TensorBoard takes.
+/// The longest side in pixels of a sprite that TensorBoard accepts.
 pub const LARGEST_SPRITE: u32 = 8192;
 
-/// How many thumbnails of `width` × `height` pixels a sprite has room for.
+/// The number of thumbnails of `width` × `height` pixels that fit into a sprite.
 #[must_use]
 pub fn most_thumbnails(width: u32, height: u32) -> usize {
     let side = LARGEST_SPRITE / width.max(height).max(1);
     (side as usize).pow(2)
 }
 
-/// Writes `tensors.tsv`, `metadata.tsv`, `sprite.png` and `projector_config.pbtxt` to a new folder, which
-/// appears under its name when all of them are whole. `latents` are `[N, Z]`, `images` `[N, C, H, W]` in
-/// `[0, 1]`; `columns` are named texts, one for each image.
+/// Writes `tensors.tsv`, `metadata.tsv`, `sprite.png` and `projector_config.pbtxt` to a new folder, which appears
+/// under its name when all of them are complete. `latents` are `[N, Z]`, `images` `[N, C, H, W]` in `[0, 1]`;
+/// `columns` are named texts, one for each image.
 ///
 /// # Errors
-/// The folder exists and holds something; the file system refuses.
+/// The folder exists and is not empty; the file system refuses.
 pub fn export(
     folder: &Path,
     latents: &Tensor,
@@ -46,18 +46,18 @@ pub fn export(
     write_lines(&path.join("projector_config.pbtxt"), [config].into_iter())?;
     match files::rename_folder(path, folder) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let problem = "is there already; give a new folder with --out, or remove it";
+            let problem = "already exists; give a new folder with --out, or remove it";
             Err(ViewError::file(folder, problem))
         }
         Err(error) => Err(RunError::io(folder)(error).into()),
         Ok(()) => {
-            let _ = partial.keep(); // Under its new name.
+            let _ = partial.keep(); // It was renamed.
             Ok(())
         }
     }
 }
 
-/// The folder until it is whole.
+/// The name of the folder until it is complete.
 const PARTIAL: TemporaryName = TemporaryName {
     prefix: ".projector-",
     suffix: "",
@@ -88,7 +88,7 @@ fn latents_lines(latents: &Tensor) -> Result<impl Iterator<Item = String>, ViewE
     Ok(rows.into_iter())
 }
 
-/// TensorBoard takes a single column without a header, several with one.
+/// TensorBoard expects a header only if there are several columns.
 fn metadata_lines(columns: &[(String, Vec<String>)]) -> impl Iterator<Item = String> {
     let n_rows = columns
         .iter()
@@ -109,7 +109,7 @@ fn metadata_lines(columns: &[(String, Vec<String>)]) -> impl Iterator<Item = Str
     header.into_iter().chain((0..n_rows).map(row))
 }
 
-/// Thumbnails row by row, as many rows as columns.
+/// The thumbnails in a square grid, row by row.
 fn sprite(images: &Tensor) -> Result<DynamicImage, ViewError> {
     let n_images = images.size4()?.0;
     let side = (n_images as f64).sqrt().ceil() as usize;
@@ -154,11 +154,11 @@ mod tests {
         let size = image::image_dimensions(folder.join("sprite.png")).expect("a picture");
         assert_eq!(size, (12, 8));
 
-        // What is there is left as it is, and nothing half-written beside it.
+        // Existing files are unchanged, and no partial ones are left beside them.
         let error = export(&folder, &latents, &columns[..1], &images)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("is there already"), "{error}");
+        assert!(error.contains("already exists"), "{error}");
         assert_eq!(fs::read_dir(parent.path()).expect("a folder").count(), 1);
         assert_eq!(metadata_lines(&columns[..1]).next().as_deref(), Some("7"));
         assert_eq!(most_thumbnails(64, 64), 128 * 128);

@@ -81,8 +81,8 @@ impl LogisticRegression {
         })
     }
 
-    /// Whether it says yes, `[N]`, to inputs `[N, D]`.
-    pub(super) fn says_yes(&self, inputs: &Tensor) -> Tensor {
+    /// The predictions, `[N]`, for inputs `[N, D]`: true is yes.
+    pub(super) fn predicts_yes(&self, inputs: &Tensor) -> Tensor {
         (inputs.mv(&self.normal) + self.intercept).gt(0.0)
     }
 }
@@ -93,10 +93,10 @@ pub struct SoftmaxRegression {
     weights: Tensor, // [D + 1, C], the intercepts last
 }
 
-/// Steps at most; a few hundred are usual.
+/// The largest number of steps; a few hundred are typical.
 const MAX_STEPS: usize = 3000;
 
-/// The gradient, relative to the number of inputs, at which the minimum is taken to be reached.
+/// The gradient, relative to the number of inputs, at which the fit has converged.
 const TOLERANCE: f64 = 1e-7;
 
 impl SoftmaxRegression {
@@ -129,7 +129,7 @@ impl SoftmaxRegression {
             }
             let moved = &ahead - slope.cholesky_solve(&factor, false);
             let step = &moved - &weights;
-            // Going uphill: start the acceleration anew (O'Donoghue & Candès 2015).
+            // If the step goes uphill, the acceleration is restarted (O'Donoghue & Candès 2015).
             let uphill = (&slope * &step).sum(Kind::Double).double_value(&[]) > 0.0;
             let next = match uphill {
                 true => 1.0,
@@ -173,7 +173,7 @@ mod tests {
         let gradient = inputs.transpose(0, 1).mv(&residual) + &fitted.normal * PENALTY;
         assert!(gradient.abs().max().double_value(&[]) < 1e-5, "{gradient}");
         assert!(residual.sum(Kind::Double).double_value(&[]).abs() < 1e-5);
-        assert_eq!(fitted.says_yes(&inputs), yes.gt(0.5));
+        assert_eq!(fitted.predicts_yes(&inputs), yes.gt(0.5));
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
             let penalized = weights.narrow(0, 0, 3).square().sum(Kind::Double) * (PENALTY / 2.0);
             (losses + penalized).double_value(&[])
         };
-        // Finite differences of a loss that the fit's own code has no part in.
+        // Finite differences of a loss that is computed independently of the fit.
         for i in 0..4 {
             for j in 0..3 {
                 let shifted = |by: f64| {

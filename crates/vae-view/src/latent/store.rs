@@ -1,4 +1,4 @@
-//! The directions that a run knows: `attributes.safetensors` in its folder.
+//! The attribute directions stored in a run: `attributes.safetensors` in its folder.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -18,7 +18,7 @@ const FILE: &str = "attributes.safetensors";
 /// Its one metadata entry, a list of [`Stored`] as JSON.
 const KEY: &str = "attributes";
 
-/// Directions by their attributes' names, each with the checkpoint that it belongs to.
+/// Directions by the names of their attributes, each with the checkpoint that it belongs to.
 #[derive(Debug)]
 pub struct DirectionStore {
     path: PathBuf,
@@ -35,7 +35,7 @@ struct Stored {
 }
 
 impl DirectionStore {
-    /// What a run has learned so far, which may be nothing.
+    /// The directions stored in a run; none are stored at first.
     ///
     /// # Errors
     /// A file that is damaged, or that another program wrote.
@@ -51,7 +51,7 @@ impl DirectionStore {
                 ))
             })?;
             let stored: Vec<Stored> = serde_json::from_str(json)
-                .map_err(|error| wrong(format!("not what this version knows: {error}")))?;
+                .map_err(|error| wrong(format!("not written by this version: {error}")))?;
             for mut stored in stored {
                 let name = stored.direction.name.clone();
                 let step = file.tensors.get(&name);
@@ -72,15 +72,14 @@ impl DirectionStore {
         Ok(Self { path, directions })
     }
 
-    /// The file, which is there once [`Self::add`] has written it.
+    /// The path of the file, which exists once [`Self::add`] has written it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds directions that were learned from a checkpoint's latents to those of a run, in place of older
-    /// ones of the same attributes, and gives all. Another process that does the same meanwhile waits, so
-    /// that neither loses what the other adds.
+    /// Adds directions learned from a checkpoint's latents to those of a run, replacing older ones of the same attributes,
+    /// and returns all. A concurrent process that does the same waits, so that no direction is lost.
     ///
     /// # Errors
     /// The checkpoint or the file cannot be read, or the file system refuses to write it.
@@ -118,8 +117,8 @@ impl DirectionStore {
     /// The direction of an attribute, for use with a checkpoint.
     ///
     /// # Errors
-    /// The attribute was not learned, or from another checkpoint: directions of other weights mean
-    /// nothing.
+    /// The attribute was not learned, or it was learned from another checkpoint: directions are meaningless with other
+    /// weights.
     pub fn get(&self, name: &str, checkpoint: &OpenCheckpoint) -> Result<&Direction, ViewError> {
         let Some(stored) = self.directions.get(name) else {
             let known: Vec<&str> = self.directions.keys().map(String::as_str).collect();
@@ -134,7 +133,7 @@ impl DirectionStore {
         };
         if stored.weights != checkpoint.weights_digest()? {
             let problem = format!(
-                "its direction was learned from the checkpoint {}, not from {}, whose latents are others; \
+                "its direction was learned from the checkpoint {}, not from {}, whose latents differ; \
                  `attribute RUN learn {name}` with the same --checkpoint finds it anew",
                 stored.checkpoint,
                 checkpoint.name()
@@ -156,8 +155,7 @@ impl DirectionStore {
     }
 }
 
-/// Waits for the lock of a file and holds it until it is dropped. Where the file system has no locks, it
-/// keeps nobody out.
+/// Waits for the lock of a file and holds it until it is dropped. On a file system without locks it excludes nobody.
 fn lock(path: &Path) -> Result<File, ViewError> {
     let file = OpenOptions::new()
         .write(true)
