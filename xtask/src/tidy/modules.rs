@@ -84,6 +84,7 @@ pub(super) const ORDERS: &[Order] = &[
             "condition",
             "network",
             "likelihood",
+            "topology",
             "posterior",
             "prior",
             "config",
