@@ -69,6 +69,10 @@ const PARTS: [(&str, &str); 15] = [
         "posterior = 'von_mises_fisher'\nprior = 'hyperspherical_uniform'",
     ),
     ("spectral_norm", "decoder_spectral_norm = true"),
+    (
+        "ladder",
+        "topology.ladder = { levels = [1, 2], hidden = 5 }",
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -5,9 +5,9 @@ use crate::config::{MOST_LATENTS, MOST_SIDE};
 use crate::objective::CODE_NLL;
 use crate::parts::{ModelView, OwnParts};
 use crate::{
-    DecoderPenalty, Estimator, ItemKind, ItemSpec, LikelihoodConfig, MeanActivation, ModelConfig,
-    ModelError, NetworkConfig, Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig,
-    Support, Term, Vae,
+    DecoderPenalty, DiagonalGaussianConfig, Estimator, ItemKind, ItemSpec, LikelihoodConfig,
+    MeanActivation, ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PosteriorConfig,
+    PriorConfig, Regularizer, ScaleConfig, Support, Term, Vae,
 };
 
 impl ModelConfig {
@@ -37,6 +37,18 @@ impl ModelConfig {
             let found = self.n_latents();
             let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
             return Err(ModelError::config("model.latent_dims", problem));
+        }
+        self.topology.check()?;
+        if let Some(ladder) = self.topology.ladder()
+            && let Some(latent_dims) = self.latent_dims.filter(|&n| n != ladder.n_latents())
+        {
+            return Err(ModelError::config(
+                "model.latent_dims",
+                format!(
+                    "found {latent_dims}, but the levels of topology.ladder have {} together; leave it out",
+                    ladder.n_latents()
+                ),
+            ));
         }
         self.posterior.check(self.n_latents())?;
         self.prior.check(self.n_latents())?;
@@ -208,6 +220,9 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         prior,
         ..
     } = model;
+    if !config.topology.is_flat() {
+        check_ladder(model)?;
+    }
     if let (Some(of_posterior), Some(of_prior)) = (posterior.traits, prior.traits)
         && let Some(support) = of_prior.support
         && support != of_posterior.support
@@ -276,6 +291,53 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// Refuses a ladder of parts that it is not made of.
+fn check_ladder(model: ModelView) -> Result<(), ModelError> {
+    let key = "model.topology.ladder";
+    let (config, posterior, prior) = (model.config, model.posterior.config, model.prior.config);
+    if config.latent_shape.is_some() {
+        return refuse(
+            key,
+            "its levels are lists of latents, without places; latent_shape has to be left out"
+                .to_owned(),
+        );
+    }
+    match posterior {
+        Some(PosteriorConfig::DiagonalGaussian(DiagonalGaussianConfig {
+            noise_scale: NoiseScale::StandardDeviation,
+        })) => {}
+        Some(PosteriorConfig::DiagonalGaussian(_)) => {
+            return refuse(
+                "model.posterior.diagonal_gaussian.noise_scale",
+                "a ladder weighs estimates by their variances, which a tutorial's mistake has not; \
+                 standard_deviation would fit"
+                    .to_owned(),
+            );
+        }
+        _ => {
+            return refuse(
+                key,
+                format!(
+                    "it weighs a Gaussian estimate of each latent, and the posterior is {}; \
+                     diagonal_gaussian would fit",
+                    posterior.map_or(model.posterior.name, |config| config.name())
+                ),
+            );
+        }
+    }
+    match prior {
+        Some(PriorConfig::StandardNormal | PriorConfig::ConditionalGaussian) => Ok(()),
+        _ => refuse(
+            key,
+            format!(
+                "the prior of its top level has to be a Gaussian, whose kl has a closed form, and the prior \
+                 is {}; standard_normal or conditional_gaussian would fit",
+                prior.map_or(model.prior.name, |config| config.name())
+            ),
+        ),
+    }
 }
 
 /// Refuses a latent map for parts that know no places.
@@ -427,6 +489,14 @@ fn check_estimator(model: ModelView, objective: &Objective) -> Result<(), ModelE
                  estimator elbo",
                 objective.regularizer.name()
             ),
+        );
+    }
+    if matches!(estimator, Estimator::Piwae(_)) && !model.config.topology.is_flat() {
+        return refuse(
+            &key,
+            "encoder and decoder follow different bounds, and the networks between the levels of a ladder are \
+             of both; iwae or ciwae would fit"
+                .to_owned(),
         );
     }
     if estimator.takes_gradients_apart() {

@@ -1,13 +1,15 @@
 //! The model's part of a config file: which parts it is composed of.
 
+use std::ops::Range;
+
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::posterior::CODE_TERMS;
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
-    Term,
+    ConditionConfig, Direction, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
+    PriorConfig, Term, TopologyConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -25,7 +27,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// By default 2, or the size of `latent_shape`.
+    /// By default 2, or the size of `latent_shape` or of all levels of `topology`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<i64>,
@@ -37,7 +39,13 @@ pub struct ModelConfig {
         deserialize_with = "three_numbers"
     )]
     pub latent_shape: Option<[i64; 3]>,
-    /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
+    /// How the latents hang together: in one group, or in levels that are drawn one given the other. Default
+    /// `"flat"`.
+    #[serde(skip_serializing_if = "TopologyConfig::is_flat")]
+    #[schemars(extend("default" = "flat"))]
+    pub topology: TopologyConfig,
+    /// p(z), the distribution of latents before an image is seen; in a ladder that of the top level. Default
+    /// `"standard_normal"`.
     pub prior: PriorConfig,
     /// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means
     /// and how the reconstruction is measured. Default `"bernoulli"`.
@@ -49,7 +57,8 @@ pub struct ModelConfig {
     /// regularized autoencoder RAE-SN does (Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>). No
     /// linear map then increases a distance, and no k×k convolution more than k-fold. Default false.
     pub decoder_spectral_norm: bool,
-    /// q(z|x), the distribution of latents given an image, from the encoder. Default `diagonal_gaussian`.
+    /// q(z|x), the distribution of latents given an image, from the encoder; in a ladder the encoder's estimate of
+    /// each level. Default `diagonal_gaussian`.
     pub posterior: PosteriorConfig,
     /// The layers of encoder and decoder. The default sizes of `conv` make the small MNIST network.
     /// Default `conv`.
@@ -79,12 +88,25 @@ fn three_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[i
         .map_err(|_| Error::invalid_length(n, wanted))
 }
 
+/// The kl of a ladder's level, counted from the lowest.
+pub(crate) fn level_kl(level: usize) -> Term {
+    Term {
+        name: format!("kl_{level}").into(),
+        unit: Term::NATS.into(),
+        better: Direction::Lower,
+    }
+}
+
 impl ModelConfig {
     /// The named terms that such a model says beside the ELBO's: of the draws of a step
     /// ([`Draws::named`](crate::Draws::named)), or of all images of an evaluation
     /// ([`CodeUse`](crate::CodeUse)).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
+        if let Some(ladder) = self.topology.ladder() {
+            let levels = 1..=ladder.levels.len();
+            return levels.rev().map(level_kl).collect();
+        }
         match &self.posterior {
             PosteriorConfig::FiniteScalar(_) => CODE_TERMS.to_vec(),
             _ => vec![],
@@ -96,22 +118,41 @@ impl ModelConfig {
         self.prior.traits().is_learned && !self.posterior.has_density()
     }
 
-    /// The same model, with the number of latent dimensions written out where it is not that of a map.
+    /// The same model, with the number of latent dimensions written out where it is not that of a map or of levels.
     #[must_use]
     pub fn resolved(self) -> Self {
-        let latent_dims = self.latent_shape.is_none().then(|| self.n_latents());
+        let is_said_elsewhere = self.latent_shape.is_some() || !self.topology.is_flat();
+        let latent_dims = (!is_said_elsewhere).then(|| self.n_latents());
         Self {
             latent_dims,
             ..self
         }
     }
 
-    /// Z, the number of latent dimensions, of a map all of them.
+    /// Z, the number of latent dimensions, of a map or of levels all of them.
     #[must_use]
     pub fn n_latents(&self) -> i64 {
-        match self.latent_shape {
-            Some(shape) => shape.iter().product(),
-            None => self.latent_dims.unwrap_or(2),
+        match (self.latent_shape, self.topology.ladder()) {
+            (Some(shape), _) => shape.iter().product(),
+            (None, Some(ladder)) => ladder.n_latents(),
+            (None, None) => self.latent_dims.unwrap_or(2),
         }
+    }
+
+    /// The groups that its latents are in, by name, as ranges of a latent vector: `z` alone, or the levels of a ladder
+    /// from the top down, as `z2` and `z1`.
+    #[must_use]
+    pub fn latent_groups(&self) -> Vec<(String, Range<usize>)> {
+        let Some(ladder) = self.topology.ladder() else {
+            return vec![("z".to_owned(), 0..self.n_latents() as usize)];
+        };
+        let n_levels = ladder.levels.len();
+        let levels = ladder.levels.iter().enumerate();
+        let groups = levels.scan(0, |start, (i, &n)| {
+            let range = *start..*start + n as usize;
+            *start = range.end;
+            Some((format!("z{}", n_levels - i), range))
+        });
+        groups.collect()
     }
 }

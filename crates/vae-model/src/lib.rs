@@ -70,6 +70,7 @@ mod sums;
 mod support;
 mod tensor_file;
 mod terms;
+mod topology;
 mod units;
 mod vae;
 mod watch;
@@ -100,8 +101,8 @@ pub use objective::{
 pub use part::Part;
 pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
-    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Ladder,
+    Latents, NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
@@ -112,6 +113,7 @@ pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;
 pub use tensor_file::{TensorFile, read_tensors};
 pub use terms::{Direction, Term, Terms};
+pub use topology::{LadderConfig, TopologyConfig};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,

@@ -9,6 +9,7 @@ use vae_base::{ConditionSpec, DataSpec, ItemKind, ItemSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
+use crate::config::level_kl;
 use crate::graph::{Graph, Value};
 use crate::nn::{self, Outline};
 use crate::part::Part;
@@ -109,7 +110,8 @@ pub struct Draws {
     pub log_pz: Tensor,
     /// log q(z|x) in nats, `[K, B]`; none of a deterministic posterior.
     pub log_qz_x: Option<Tensor>,
-    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, where it is known in closed form.
+    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, where it is known in closed form; in a ladder
+    /// given the level above, as a mean of the K samples.
     pub kl_per_dimension: Option<Tensor>,
     /// The terms of the ELBO, as means of the K samples; the kl in closed form where there is one.
     pub terms: ElboTerms,
@@ -1194,7 +1196,21 @@ impl Vae {
             log_pz,
         } = self.joint(targets, features, &latents, mode);
 
-        let (kl, kl_per_dimension) = match self.kl_to_prior(&*posterior, features, mode) {
+        let mut named = Terms::default();
+        let by_level = self.with_context(features, mode, |context| {
+            self.prior.kl_by_level(&*posterior, &latents, context)
+        });
+        let closed = match by_level {
+            Some(levels) => {
+                for (i, kl) in levels.iter().enumerate() {
+                    let kl = kl.sum_dim_intlist(-1, false, Kind::Float); // [B]
+                    named.push(level_kl(levels.len() - i), &kl);
+                }
+                Some(ClosedKl::PerDimension(Tensor::cat(&levels, -1)))
+            }
+            None => self.kl_to_prior(&*posterior, features, mode),
+        };
+        let (kl, kl_per_dimension) = match closed {
             Some(ClosedKl::PerDimension(kl)) => {
                 (Some(kl.sum_dim_intlist(-1, false, Kind::Float)), Some(kl))
             }
@@ -1221,7 +1237,7 @@ impl Vae {
             log_qz_x,
             kl_per_dimension,
             terms,
-            named: Terms::default(),
+            named,
         }
     }
 

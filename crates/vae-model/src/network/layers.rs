@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::ops::GraphLayer;
-use crate::graph::{EPSILON, Op};
+use crate::graph::{EPSILON, Graph, Op, Value};
 use crate::nn::{self, Init};
 use crate::watch::watch;
 
@@ -255,6 +255,58 @@ impl<M: nn::Module> nn::Module for Layer<M> {
         let output = self.module.forward(input);
         watch(&self.name, &output);
         output
+    }
+}
+
+/// x ↦ W·x + b, shown to the watcher: a layer that distributions hold, which may be constants to gradients.
+#[derive(Debug)]
+pub(crate) struct Affine {
+    pub(crate) name: String,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Affine {
+    pub(crate) fn new(layer: Layer<nn::Linear>) -> Self {
+        let (name, linear) = layer.into_parts();
+        Self {
+            name,
+            weight: linear.ws,
+            bias: linear.bs,
+        }
+    }
+
+    pub(crate) fn forward(&self, input: &Tensor) -> Tensor {
+        let output = input.linear(&self.weight, self.bias.as_ref());
+        watch(&self.name, &output);
+        output
+    }
+
+    /// What [`Self::forward`] computes.
+    pub(crate) fn graph(&self, graph: &mut Graph, input: &Value) -> Value {
+        let op = Op::Linear {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+        };
+        graph.push(&self.name, op, &[input])
+    }
+
+    /// The same variables.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        self.with(Tensor::shallow_clone)
+    }
+
+    /// A constant to gradients.
+    pub(crate) fn detach(&self) -> Self {
+        self.with(Tensor::detach)
+    }
+
+    fn with(&self, of: impl Fn(&Tensor) -> Tensor) -> Self {
+        Self {
+            name: self.name.clone(),
+            weight: of(&self.weight),
+            bias: self.bias.as_ref().map(of),
+        }
     }
 }
 

@@ -75,6 +75,15 @@ impl DiagonalGaussian {
         }
     }
 
+    /// N(mean, diag(exp(log_var))), both `[B, Z]`.
+    pub(super) fn of(mean: &Tensor, log_var: &Tensor) -> Self {
+        Self {
+            mean: mean.shallow_clone(),
+            declared_log_var: log_var.shallow_clone(),
+            noise_scale: NoiseScale::StandardDeviation,
+        }
+    }
+
     /// Means `[B, Z]`.
     pub fn mean(&self) -> &Tensor {
         &self.mean
@@ -179,7 +188,7 @@ pub(super) fn bounded_to(bound: f64, x: &Tensor) -> Tensor {
 }
 
 /// [`bounded`] as operations: with the square four times over, for a power need not be exact.
-fn bounded_graph(graph: &mut Graph, x: &Value) -> Value {
+pub(super) fn bounded_graph(graph: &mut Graph, x: &Value) -> Value {
     let x = graph.clamp(x, -100.0 * LOG_VAR_BOUND, 100.0 * LOG_VAR_BOUND);
     let mut power = graph.with_number(&x, "Div", LOG_VAR_BOUND);
     for _ in 0..4 {

@@ -9,9 +9,8 @@ use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
-use crate::network::layers::Then;
+use crate::network::layers::{Affine, Then};
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
-use crate::watch::watch;
 use crate::{Initialization, ModelError, nn};
 
 /// Inverse autoregressive flows (Kingma et al. 2016, <https://arxiv.org/abs/1606.04934>). log q(z|x) is
@@ -300,30 +299,6 @@ impl Made {
             latents: self.latents.detach(),
             hidden: self.hidden.detach(),
             output: self.output.detach(),
-        }
-    }
-}
-
-/// x ↦ W·x + b, shown to the watcher.
-#[derive(Debug)]
-struct Affine {
-    name: String,
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Affine {
-    fn forward(&self, input: &Tensor) -> Tensor {
-        let output = input.linear(&self.weight, self.bias.as_ref());
-        watch(&self.name, &output);
-        output
-    }
-
-    fn detach(&self) -> Self {
-        Self {
-            name: self.name.clone(),
-            weight: self.weight.detach(),
-            bias: self.bias.as_ref().map(Tensor::detach),
         }
     }
 }

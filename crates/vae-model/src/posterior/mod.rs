@@ -6,6 +6,7 @@ mod diagonal_gaussian;
 mod finite_scalar;
 mod full_covariance;
 mod iaf;
+mod ladder;
 #[cfg(test)]
 mod laws;
 mod planar;
@@ -21,6 +22,8 @@ pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale
 pub(crate) use finite_scalar::CODE_TERMS;
 pub use finite_scalar::FiniteScalarConfig;
 pub use iaf::IafConfig;
+pub use ladder::Ladder;
+pub(crate) use ladder::LadderFamily;
 pub use planar::PlanarConfig;
 
 use crate::graph::{Graph, Value};
@@ -67,6 +70,11 @@ pub trait Posterior: Debug {
 
     /// Itself, if its dimensions are independent Gaussians.
     fn as_diagonal_gaussian(&self) -> Option<&DiagonalGaussian> {
+        None
+    }
+
+    /// Itself, if its latents are in levels that a ladder made.
+    fn as_ladder(&self) -> Option<&Ladder> {
         None
     }
 }

@@ -3,6 +3,7 @@
 mod conditional_gaussian;
 mod gaussian_mixture;
 mod hyperspherical_uniform;
+mod ladder;
 mod real_nvp;
 mod standard_normal;
 mod uniform_codes;
@@ -17,6 +18,7 @@ use tch::{Device, Tensor, no_grad};
 use vae_torch::Generator;
 
 pub use gaussian_mixture::GaussianMixtureConfig;
+pub(crate) use ladder::LadderPrior;
 pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
@@ -55,6 +57,19 @@ pub trait Prior: Debug + Send {
     fn kl(&self, posterior: &dyn Posterior, context: PriorContext) -> Option<ClosedKl> {
         let _ = context;
         posterior.kl().filter(|_| self.is_base())
+    }
+
+    /// The kl of each level of latents, from the top one down, in nats, `[B, Z_i]` for each of its latents: given the
+    /// level above in closed form, of which drawn latents `[K, B, Z]` say the mean. None of latents without
+    /// levels.
+    fn kl_by_level(
+        &self,
+        posterior: &dyn Posterior,
+        latents: &Tensor,
+        context: PriorContext,
+    ) -> Option<Vec<Tensor>> {
+        let _ = (posterior, latents, context);
+        None
     }
 
     /// log p(c|z) of each component c, `[N, n_components]`, for latents `[N, Z]`; none where the prior
