@@ -292,7 +292,11 @@ fn what_cannot_be_encoded_is_one_error_and_leaves_no_file() {
         "--out",
         "y.csv",
     ];
-    assert!(workplace.error(&args, 1).contains("is a checkpoint itself"));
+    assert!(
+        workplace
+            .error(&args, 1)
+            .contains("holds the weights of one checkpoint")
+    );
 }
 
 #[test]
