@@ -644,7 +644,7 @@ fn labels_are_an_array_a_column_or_a_file() {
     let error = workplace.error("train = { file = '{}/x.npy', labels = 'nowhere' }");
     assert_eq!(
         error,
-        "x.npy: it has no array nowhere, and there is no file of that name"
+        "x.npy: has no array nowhere, and there is no file of that name"
     );
 }
 

@@ -351,7 +351,7 @@ pub(crate) fn read_labels(path: &Path, name: &str, n: usize) -> Result<Labels, D
         true => (of_file(path, Some(name))?, format!("{name} ")),
         false if Path::new(name).exists() => (of_file(name.as_ref(), None)?, String::new()),
         false => {
-            let problem = format!("it has no array {name}, and there is no file of that name");
+            let problem = format!("has no array {name}, and there is no file of that name");
             return Err(wrong(path, problem));
         }
     };
