@@ -36,7 +36,7 @@ const NETWORKS: [(&str, &str); 4] = [
     ),
 ];
 
-const PARTS: [(&str, &str); 15] = [
+const PARTS: [(&str, &str); 16] = [
     ("bernoulli", ""),
     (
         "continuous_bernoulli",
