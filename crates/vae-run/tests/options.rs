@@ -46,6 +46,8 @@ fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
             Value::Array(types) => types.iter().any(|name| has_type(value, name)),
             name => has_type(value, name),
         },
+        "not" => !is_valid(root, argument, value),
+        "multipleOf" => value.as_f64().is_none_or(|x| x % number(argument) == 0.0),
         "const" => value == argument,
         "enum" => choices(argument).contains(value),
         "minimum" => value.as_f64().is_none_or(|x| x >= number(argument)),
@@ -329,7 +331,9 @@ fn every_example_is_a_config() {
             key if key.starts_with("dataset.image_folder.") => {
                 "[dataset.image_folder]\npath = 'photos'\n"
             }
+            "dataset.arrays.train" => "",
             "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
+            key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
             // Its source is beside it.
             key if key.starts_with("dataset.binarization") => DATASET,
             key if key.starts_with("dataset.") => "",

@@ -73,6 +73,7 @@ pub struct ArraysConfig {
     /// The columns of `.parquet` files that make up the items, in this order: numbers, or lists of numbers of one
     /// length. By default all numeric columns except the labels and an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub columns: Option<Vec<String>>,
 
     /// Standardize the model's input to (x − mean) / standard deviation, per channel (for vectors per value), with

@@ -29,7 +29,7 @@ pub struct Conv1dConfig {
     #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub strides: Vec<i64>,
     /// Steps that a convolution sees, an odd number. Default 5.
-    #[schemars(range(min = 1, max = MOST_STEPS))]
+    #[schemars(range(min = 1, max = MOST_STEPS), extend("not" = {"multipleOf": 2}))]
     pub kernel: i64,
     /// Width of the fully connected layer between the convolutions and the posterior's parameters.
     /// Default 128.

@@ -324,6 +324,57 @@ mod tests {
         assert!(found > 20.0 * error, "there is something to find: {found}");
     }
 
+    /// What the operations of a graph give for an input `[N, …]`.
+    fn evaluated(graph: &Graph, input: &Value, values: &Tensor, output: &Value) -> Tensor {
+        let mut known = std::collections::BTreeMap::from([(input.id, values.shallow_clone())]);
+        for (value, constant) in &graph.constants {
+            known.insert(value.id, constant.shallow_clone());
+        }
+        for node in &graph.nodes {
+            let of = |i: usize| &known[&node.inputs[i].id];
+            let result = match &node.op {
+                Op::Linear { weight, bias } => of(0).linear(weight, bias.as_ref()),
+                Op::Activation(crate::graph::Activation::Relu) => of(0).relu(),
+                Op::Narrow { start, length } => of(0).narrow(1, *start, *length),
+                Op::Concat => {
+                    let all: Vec<&Tensor> = node.inputs.iter().map(|v| &known[&v.id]).collect();
+                    Tensor::cat(&all, 1)
+                }
+                Op::Elementwise("Sub") => of(0) - of(1),
+                Op::Elementwise("Add") => of(0) + of(1),
+                Op::Elementwise("Mul") => of(0) * of(1),
+                Op::Elementwise("Div") => of(0) / of(1),
+                Op::Elementwise("Pow") => of(0).pow(of(1)),
+                Op::Elementwise("Sigmoid") => of(0).sigmoid(),
+                Op::Elementwise("Clip") => of(0).clamp_tensor(Some(of(1)), Some(of(2))),
+                op => panic!("{op:?}"),
+            };
+            known.insert(node.output.id, result);
+        }
+        known.remove(&output.id).expect("an output")
+    }
+
+    #[test]
+    fn its_graph_computes_the_center() {
+        for levels in [&[2, 1][..], &[1, 3, 2]] {
+            let n: i64 = levels.iter().sum();
+            let (_variables, top_down) = top_down(levels, None);
+            let params = params(4, n) * 3.0;
+            let family = LadderFamily { top_down };
+            let center = family.distribution(&params).center();
+            let mut graph = Graph::default();
+            let input = graph.input(&[2 * n]);
+            let output = family
+                .graph(&mut graph, &input)
+                .expect("operations")
+                .remove(0);
+            assert_eq!(output.shape, [n]);
+            let found = evaluated(&graph, &input, &params, &output);
+            assert!(largest(&(found - &center)) < 1e-5);
+            assert!(largest(&center) > 0.1);
+        }
+    }
+
     #[test]
     fn a_detached_one_is_a_constant_but_for_the_latents() {
         let (variables, top_down) = top_down(&[1, 2], None);
