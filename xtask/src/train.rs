@@ -47,8 +47,8 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites or arrays. None for
-/// an invalid config, whose errors `vae train` reports.
+/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites or arrays. None for an
+/// invalid config, whose errors `vae train` reports.
 fn data_folder(config: &str) -> Option<PathBuf> {
     let config: toml::Table = toml::from_str(config).ok()?;
     let dataset = config.get("dataset")?;

@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn derived_seeds_never_change() {
-        // From tests/reference_order.py, beside the loader. Other values would break resuming every earlier run.
+        // From the Python program that computes the reference orders of training. Other values would break resuming every
+        // earlier run.
         assert_eq!(derive_seed(0, 0, "order"), 0x9070_08a1_af18_93b3);
         assert_eq!(derive_seed(0, 1, "order"), 0x1c85_4929_7ed0_8104);
         assert_eq!(derive_seed(1, 0, "order"), 0xd56f_8991_fad6_c99e);

@@ -239,7 +239,7 @@ fn tables_of_other_programs_are_decoded_and_wrong_ones_named() {
         let is_named = said.contains(&format!("{name}: is ")) && said.contains(" no ");
         assert!(is_named, "{said}");
     }
-    assert!(fails("latents.txt").contains("ends in none of .csv, .npy"));
+    assert!(fails("latents.txt").contains("its name must end in .csv, .npy"));
     assert!(fails("nowhere.npy").contains("nowhere.npy"));
 
     succeeds(&workplace, &["encode", "run", "--out", "a.npy"]);
@@ -269,7 +269,7 @@ fn what_cannot_be_encoded_is_one_error_and_leaves_no_file() {
     let said = fails(&["mixed/good.png", "mixed/bad.jpg"], "x.csv");
     assert!(said.contains("mixed/bad.jpg: is a broken JPEG"), "{said}");
     assert!(fails(&["none.png"], "x.csv").contains("none.png: cannot be read"));
-    assert!(fails(&[], "x.txt").contains("x.txt: ends in none of"));
+    assert!(fails(&[], "x.txt").contains("x.txt: its name must end in"));
     assert!(fails(&[], "nowhere/x.csv").contains("nowhere"));
     let leftovers = fs::read_dir(workplace.path("")).expect("a folder");
     let hidden = |name: &str| name.starts_with(".tmp");

@@ -331,3 +331,49 @@ fn what_an_objective_logs_of_its_own_stands_beside_the_others_with_the_way_that_
     assert_eq!(lines[1][..5], ["a", "stopped", "2/10", "1.5000", "2"]);
     assert_eq!(lines[2][..5], ["b", "stopped", "1/10", "-", "-"]);
 }
+
+#[test]
+fn the_best_epoch_is_that_of_the_runs_own_metric_or_of_the_one_asked_for() {
+    let workplace = Workplace::new();
+    for name in ["a", "b"] {
+        // By the elbo the second epoch is best, by the mean squared error the third.
+        let run_dir = workplace.run(
+            name,
+            "checkpoints.metric = 'mse'",
+            "killed",
+            &[-20.0, -12.0, -13.0],
+        );
+        let mut records = run_dir.records().expect("records");
+        for (record, mse) in records.iter_mut().zip([0.3, 0.2, 0.1]) {
+            record.mse = Some(mse);
+        }
+        fs::remove_file(run_dir.metrics_file()).expect("removed");
+        run_dir.append_records(records.iter()).expect("written");
+    }
+    let compare = ["compare", "runs/a", "runs/b", "--out", "curves.png"];
+    let with = |metric| [&compare[..], &["--metric", metric]].concat();
+    let best = |args: &[&str]| {
+        let found = workplace.json(args);
+        [0, 1].map(|i| {
+            found["runs"][i]["best"]["epoch"]
+                .as_u64()
+                .expect("an epoch")
+        })
+    };
+    assert_eq!(best(&compare), [3, 3]);
+    let picture = || fs::read(workplace.path("curves.png")).expect("a picture");
+    let by_mse = picture();
+    assert_eq!(best(&with("elbo")), [2, 2]);
+    assert_ne!(picture(), by_mse, "another metric has other curves");
+    assert_eq!(best(&with("mse")), [3, 3]);
+    assert_eq!(picture(), by_mse);
+    assert_eq!(
+        workplace.json(&["runs", "--sort", "name"])[0]["best"]["epoch"],
+        3
+    );
+    let said = workplace.error(&with("accuracy"));
+    assert!(
+        said.contains("--metric accuracy: no run has logged it"),
+        "{said}"
+    );
+}

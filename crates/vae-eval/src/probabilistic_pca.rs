@@ -19,7 +19,7 @@ use crate::EvalError;
 /// libtorch refuses.
 pub fn exact_log_prob(vae: &Vae, images: &Tensor) -> Result<Option<Tensor>, EvalError> {
     let config = vae.config();
-    // With a condition there is one normal distribution for each; own parts can be anything.
+    // With a condition it is one normal distribution per condition. A user's own parts may be anything.
     if config.condition.is_some() || !vae.item().is_image() || !vae.own_parts().is_empty() {
         return Ok(None);
     }

@@ -376,9 +376,9 @@ pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
     vae.generator(derive_seed(seed, 0, "sample picture"))
 }
 
-/// Items `[N, C, H, W]` on the CPU (images in `[0, 1]`, arrays in their own unit) for any number of latents `[N, Z]`. Apart from the items themselves
-/// the memory is bounded. For a model with a condition, the latents come with one each, `[N, D]`, or with one for
-/// all, `[1, D]`.
+/// Items `[N, C, H, W]` on the CPU (images in `[0, 1]`, arrays in their own unit) for any number of latents `[N, Z]`. Apart from
+/// the items themselves the memory is bounded. For a model with a condition, the latents come with one each, `[N, D]`, or with
+/// one for all, `[1, D]`.
 ///
 /// # Errors
 /// Latents of another shape; [`ViewError::TooManyImages`] if the images need more than 4 GiB; libtorch refuses.
@@ -411,7 +411,7 @@ pub fn decoded<'a>(
     })?)
 }
 
-/// Pictures of what latents `[N, Z]` decode to, `[N, c, h, w]` in `[0, 1]` on the CPU ([`tiles`] of [`decoded`]).
+/// Pictures of the items decoded from latents `[N, Z]`, `[N, c, h, w]` in `[0, 1]` on the CPU ([`tiles`] of [`decoded`]).
 ///
 /// # Errors
 /// Those of [`decoded`] and [`tiles`].

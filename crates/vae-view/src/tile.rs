@@ -1,4 +1,4 @@
-//! What an item of a grid of pictures looks like: an image as it is, a series as curves, a table's row as bars.
+//! Items as tiles of a grid: images unchanged, series as curves, vectors as bars.
 
 use plotters::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -7,23 +7,23 @@ use vae_model::{ItemSpec, Standardization};
 use crate::ViewError;
 use crate::chart::{COLORS, GRID, SCALE};
 
-/// Rows of pixels of a tile with curves.
+/// The height in pixels of a tile with curves.
 const HEIGHT: i64 = 64;
 
-/// The least and most columns of pixels of a tile with curves.
+/// The smallest and largest width in pixels of a tile with curves.
 const WIDTHS: [i64; 2] = [96, 192];
 
-/// Channels that are drawn as curves over each other; more become a map of colors.
+/// The most channels that are drawn as curves; more become a color map.
 const MOST_CURVES: i64 = 6;
 
-/// Values of a vector that are drawn as bars; more become a curve.
+/// The most values of a vector that are drawn as bars; more become a curve.
 const MOST_BARS: i64 = 32;
 
-/// What fits into a tile, in standard deviations from the mean.
+/// The range of a tile, in standard deviations from the mean.
 const REACH: f64 = 3.0;
 
-/// The items of a data set, as its batches have them, in the numbers that a model's items have: images in
-/// `[0, 1]`, arrays as they are. f32 `[N, C, H, W]` on the CPU.
+/// The items of a data set's batches in the units of decoded items: images in `[0, 1]`, arrays unchanged. f32
+/// `[N, C, H, W]` on the CPU.
 #[must_use]
 pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
     let items = items.to_device(Device::Cpu).to_kind(Kind::Float);
@@ -33,14 +33,13 @@ pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
     }
 }
 
-/// Pictures of items `[N, C, H, W]`, as a model decodes them ([`as_decoded`] for those of a data set), in
-/// `[0, 1]` on the CPU.
+/// Pictures of items `[N, C, H, W]` as a model decodes them ([`as_decoded`] converts those of a data set), in `[0, 1]` on the
+/// CPU.
 ///
-/// Images are their own pictures. Arrays `[C, H, W]` are shown as images from dark (3 standard deviations below
-/// the training data's mean) to light. Series `[C, T]` are curves, a color for each channel, on axes of 3 standard
-/// deviations around the mean, which is a gray line; of more than six channels a map with a row for each. Vectors
-/// are bars, or a curve of more than 32 values. Where the model has no statistics, those of these items are taken.
-/// Missing values are gaps.
+/// Images are unchanged. Arrays `[C, H, W]` are shown as images from dark (3 standard deviations below the training data's
+/// mean) to light. Series `[C, T]` are curves, one color per channel, on axes of 3 standard deviations around the mean, which
+/// is a gray line; with more than six channels they are a color map with a row for each. Vectors are bars, or a curve if they
+/// have more than 32 values. If the model has no statistics, those of these items are used. Missing values are gaps.
 ///
 /// # Errors
 /// Items of another shape; the plotter refuses.
@@ -91,7 +90,7 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     Ok(pixels.avg_pool2d(scale, scale, [0, 0], false, true, None))
 }
 
-/// (x − mean) / 3 standard deviations, NaN where a value is missing.
+/// (x − mean) / 3 standard deviations, NaN for missing values.
 fn scaled(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     let shape = item.statistics_shape();
     let (mean, std) = match &item.standardization {
@@ -100,7 +99,7 @@ fn scaled(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
             (tensor(mean), tensor(std))
         }
         None => {
-            // Over items and what else shares a statistic, without what is missing.
+            // Over the items and everything else that shares a statistic, without missing values.
             let mut dims = vec![0];
             dims.extend((0..3).filter(|&i| shape[i] == 1).map(|i| i as i64 + 1));
             let values = items.to_kind(Kind::Double);
@@ -118,7 +117,7 @@ fn scaled(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
 type Area<'a> = DrawingArea<BitMapBackend<'a>, plotters::coord::Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// RGB bytes of a white tile that something is drawn on.
+/// The RGB bytes of a white tile.
 fn drawn(
     (width, height): (u32, u32),
     draw: impl FnOnce(&Area) -> Drawn,
@@ -132,7 +131,7 @@ fn drawn(
     Ok(pixels)
 }
 
-/// The row of pixels of a value of −1 … 1; what lies further out is at the edge.
+/// The row of pixels for a value in −1 … 1; values outside are drawn at the edge.
 fn row(value: f32, height: u32) -> i32 {
     let last = (height - 1) as f32;
     ((0.5 - 0.5 * value.clamp(-1.0, 1.0)) * last).round() as i32
@@ -148,7 +147,7 @@ fn curves(area: &Area, (width, height): (u32, u32), channels: &[&[f32]]) -> Draw
             let column = step as f32 / last * (width - 1) as f32;
             (column.round() as i32, row(value, height))
         };
-        // A missing value ends one part of the curve, and another begins behind it.
+        // A missing value ends one part of the curve, and another begins after it.
         let mut part = Vec::new();
         for (step, &value) in values.iter().enumerate() {
             match value.is_nan() {
@@ -179,7 +178,7 @@ fn bars(area: &Area, (width, height): (u32, u32), values: &[f32]) -> Drawn {
         .filter(|(_, value)| !value.is_nan())
     {
         let [left, right] = [edge(i), edge(i + 1)];
-        // A pixel between bars, where there is room.
+        // One pixel between bars, if there is room.
         let gap = if right - left > 3 * SCALE as i32 {
             SCALE as i32
         } else {
@@ -210,7 +209,7 @@ mod tests {
         }
     }
 
-    /// Whether a pixel of the first tile is no gray.
+    /// Whether a pixel of the first tile is not gray.
     fn is_colored(tiles: &Tensor, y: i64, x: i64) -> bool {
         let pixel = tiles.get(0).select(1, y).select(1, x);
         (pixel.max() - pixel.min()).double_value(&[]) > 0.2
@@ -255,7 +254,7 @@ mod tests {
         let shown = tiles(&item(&[12, 100], 12), &many).expect("a picture");
         assert_eq!(shown.size(), [2, 1, 48, 100]);
         assert_eq!(shown.min().double_value(&[]), 1.0);
-        // Without statistics of the model those of the items.
+        // If the model has no statistics, those of the items.
         let bare = ItemSpec::new(ItemKind::Array, vec![3, 5, 5]);
         let random = Tensor::arange(75, (Kind::Float, Device::Cpu)).view([1, 3, 5, 5]);
         let shown = tiles(&bare, &random).expect("a picture");

@@ -1,5 +1,5 @@
-//! CSV: a header, then a line for each image. An unknown number is an empty field. Read with commas,
-//! semicolons (and then decimal commas) or tabs between the columns.
+//! CSV: a header, then a line for each image. An unknown number is an empty field. Files to read may have commas, semicolons (and
+//! then decimal commas) or tabs between the columns.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -51,13 +51,13 @@ impl Writer {
     }
 }
 
-/// Bytes of the longest line, with what is read ahead of it.
+/// The longest line in bytes, including the read-ahead.
 const LONGEST_LINE: usize = 1 << 24;
 
-/// A file that refuses to be read on where a line does not end.
+/// A reader with an error if a line is too long.
 struct Lines {
     file: File,
-    /// Bytes that may still be read before the line must have ended.
+    /// The number of bytes that may still be read before the line must end.
     left: usize,
 }
 
@@ -107,7 +107,7 @@ impl Reader {
             .all(|name| number(name, has_decimal_comma).is_some())
         {
             return Err(anyhow!(
-                "its first line are numbers, expected a header: file, mean_0, mean_1 and so on"
+                "its first line consists of numbers, expected a header: file, mean_0, mean_1 and so on"
             ));
         }
         Ok(Reader {
@@ -154,7 +154,7 @@ impl Reader {
     }
 }
 
-/// What separates the columns: what the first line has most of.
+/// The separator of the columns: the one that is most frequent in the first line.
 fn delimiter(start: &[u8]) -> u8 {
     let header = start
         .split(|&byte| byte == b'\n')
@@ -187,7 +187,7 @@ mod tests {
     fn a_line_without_end_is_not_read_into_memory() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"mean_0,mean_1\n1,2\n\"").unwrap();
-        // A hole of zero bytes takes no place on the disk.
+        // A hole of zero bytes takes no space on the disk.
         file.set_len(1 << 36).unwrap();
         file.rewind().unwrap();
         let mut reader = Reader::new(file).unwrap();

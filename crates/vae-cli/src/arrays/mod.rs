@@ -1,5 +1,5 @@
-//! Tables of numbers for each image, in files that other programs read: CSV, Parquet, npy and
-//! safetensors, by the file's ending. Written and read some rows at a time, whatever their number.
+//! Tables with a row of numbers for each image, as CSV, Parquet, npy or safetensors, according to the file's ending. They are
+//! written and read in chunks of rows.
 
 mod csv_file;
 mod npy;
@@ -25,7 +25,7 @@ pub(crate) const LABEL_COLUMN: &str = "label";
 /// The columns of a latent: `mean_0`, `mean_1`, …
 pub(crate) const MEAN: &str = "mean";
 
-/// A kind of file.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Csv,
@@ -35,7 +35,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The kind of file by its ending.
+    /// The format according to the file's ending.
     pub(crate) fn of(path: &Path) -> Result<Format> {
         let ending = path.extension().and_then(|ending| ending.to_str());
         match ending.map(str::to_ascii_lowercase).as_deref() {
@@ -44,22 +44,22 @@ impl Format {
             Some("parquet") => Ok(Self::Parquet),
             Some("safetensors") => Ok(Self::Safetensors),
             _ => bail!(
-                "{}: ends in none of .csv, .npy, .parquet and .safetensors, which say what to write",
+                "{}: its name must end in .csv, .npy, .parquet or .safetensors, which selects the format",
                 path.display()
             ),
         }
     }
 
-    /// Whether it holds one array of numbers and nothing beside it.
+    /// Whether it contains only one array of numbers.
     pub(crate) fn is_bare(self) -> bool {
         self == Self::Npy
     }
 }
 
-/// What a table has of each image.
+/// A field of a table: one number or several for each image.
 #[derive(Clone, Debug)]
 pub(crate) struct Field {
-    /// Its name where the file has one for the whole of it.
+    /// The name, if the format has one for the whole field.
     pub(crate) name: String,
     pub(crate) kind: FieldKind,
 }
@@ -67,9 +67,9 @@ pub(crate) struct Field {
 #[derive(Clone, Debug)]
 pub(crate) enum FieldKind {
     Text,
-    /// A whole number that may be unknown.
+    /// An integer that may be unknown.
     Integer,
-    /// A number in each of these columns; NaN is unknown.
+    /// A number in each of these columns; NaN means unknown.
     Reals(Vec<String>),
 }
 
@@ -103,7 +103,7 @@ impl Field {
         }
     }
 
-    /// Columns with names of their own, changed where one of `others` has it already.
+    /// Columns with names of their own, which are changed if one of `others` has the same.
     pub(crate) fn named(name: &str, columns: &[String], others: &[Field]) -> Field {
         let taken = |column: &str| {
             others.iter().any(|field| match &field.kind {
@@ -121,22 +121,22 @@ impl Field {
         }
     }
 
-    /// Whether it is one number, not an array of them.
+    /// Whether it is a single number.
     fn is_scalar(&self) -> bool {
         matches!(&self.kind, FieldKind::Reals(columns) if columns[..] == [self.name.clone()])
     }
 }
 
-/// Some rows of a field.
+/// Values of a field for some rows.
 #[derive(Debug)]
 pub(crate) enum Values {
     Text(Vec<String>),
     Integers(Vec<Option<i64>>),
-    /// Row after row.
+    /// Row by row.
     Reals(Vec<f32>),
 }
 
-/// Writes a table; it appears under its name only when it is whole.
+/// Writes a table. The file appears under its name only when it is whole.
 #[derive(Debug)]
 pub(crate) struct TableWriter {
     partial: Partial,
@@ -178,7 +178,7 @@ impl TableWriter {
         })
     }
 
-    /// Appends as many rows as each of `values` has, one for each field.
+    /// Appends rows; `values` has an entry for each field, all with the same number of rows.
     pub(crate) fn write(&mut self, values: Vec<Values>) -> Result<()> {
         let n_rows = check(&self.fields, &values)?;
         self.n_rows += n_rows;
@@ -192,7 +192,7 @@ impl TableWriter {
         written.with_context(|| self.partial.context())
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its final name.
     pub(crate) fn finish(self) -> Result<usize> {
         let context = self.partial.context();
         let finished = match self.kind {
@@ -208,7 +208,7 @@ impl TableWriter {
     }
 }
 
-/// The number of rows, which is that of every field.
+/// The number of rows, which all fields share.
 fn check(fields: &[Field], values: &[Values]) -> Result<usize> {
     ensure!(fields.len() == values.len(), "a value for each field");
     let mut n_rows = None;
@@ -224,11 +224,11 @@ fn check(fields: &[Field], values: &[Values]) -> Result<usize> {
     Ok(n_rows.unwrap_or(0))
 }
 
-/// A file under another name until it is whole.
+/// A file with another name until it is complete.
 #[derive(Debug)]
 struct Partial {
     file: NamedTempFile,
-    /// Where a link points to, not the link.
+    /// The target of a link, which is replaced instead of the link.
     path: PathBuf,
 }
 
@@ -238,12 +238,12 @@ impl Partial {
         let name = path.display();
         ensure!(
             !target.exists() || target.is_file(),
-            "{name}: is there already, and no file"
+            "{name}: already exists, and is not a file"
         );
         let folder = folder_of(&target);
         fs::metadata(folder).with_context(|| format!("{name}: {}", folder.display()))?;
         let mut builder = tempfile::Builder::new();
-        // Temporary files are private by default; what stays is an ordinary file under the umask.
+        // Temporary files are private by default. The final one gets the ordinary mode under the umask.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder
@@ -279,29 +279,28 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Little-endian, as every format here has them.
+/// Little-endian bytes, as in every format here.
 fn write_reals(to: &mut impl Write, reals: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * reals.len());
     bytes.extend(reals.iter().flat_map(|real| real.to_le_bytes()));
     to.write_all(&bytes)
 }
 
-/// Some latents of a file.
+/// Some of a file's latents.
 #[derive(Debug)]
 pub(crate) struct Latents {
-    /// A name for each, where the file has them.
+    /// A name for each, if the file has names.
     pub(crate) names: Option<Vec<String>>,
-    /// Row after row.
+    /// Row by row.
     pub(crate) values: Vec<f32>,
     pub(crate) n_rows: usize,
 }
 
-/// Reads the latents of a file, some at a time: `mean` of what `vae encode` wrote, or the columns of
-/// numbers of another.
+/// Reads the latents of a file in chunks: the `mean` of `vae encode`'s files, or the numeric columns of others.
 pub(crate) struct LatentsReader {
     path: PathBuf,
     width: usize,
-    /// None where only the end of the file tells.
+    /// None if the number of rows is only known at the end of the file.
     n_rows: Option<usize>,
     kind: Reader,
 }
@@ -322,7 +321,7 @@ impl fmt::Debug for LatentsReader {
 }
 
 impl LatentsReader {
-    /// Reads the header. `latent_dims` is the width that the latents must have.
+    /// Reads the header. `latent_dims` is the required number of latent dimensions.
     pub(crate) fn open(path: &Path, latent_dims: usize) -> Result<LatentsReader> {
         let name = || path.display().to_string();
         let format = Format::of(path)?;
@@ -334,7 +333,7 @@ impl LatentsReader {
                 (Reader::Csv(reader), width, None)
             }
             Format::Npy => {
-                // Its errors have the file's name.
+                // Its errors name the file.
                 let array = ArrayReader::open(path, &Wanted::default())?;
                 let reader = npy::Reader::new(array).with_context(name)?;
                 let (width, n_rows) = (reader.width, reader.n_left);
@@ -368,7 +367,7 @@ impl LatentsReader {
         self.n_rows
     }
 
-    /// At most `n` of the rows that follow; none at the end.
+    /// The next `n` rows or fewer; none at the end.
     pub(crate) fn read(&mut self, n: usize) -> Result<Option<Latents>> {
         let rows = match &mut self.kind {
             Reader::Csv(reader) => reader.read(n),
@@ -391,8 +390,7 @@ impl LatentsReader {
     }
 }
 
-/// Which columns of a table are the latents: `mean_0`, `mean_1`, … where they are there, else all but
-/// names, labels and an index without a name.
+/// The columns of the latents: `mean_0`, `mean_1`, … if they exist, else all but names, labels and an unnamed index.
 fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
     let find = |name: String| header.iter().position(|column| *column == name);
     let means: Vec<usize> = (0..).map_while(|i| find(format!("{MEAN}_{i}"))).collect();
@@ -410,7 +408,7 @@ fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
     Ok(others)
 }
 
-/// Moves to the start, so that what was spooled can be read.
+/// Seeks to the start, so that spooled data can be read.
 fn rewound(mut file: File) -> io::Result<File> {
     file.rewind()?;
     Ok(file)
@@ -505,7 +503,7 @@ mod tests {
         let utf16 = "\u{feff}a,b\n".encode_utf16().flat_map(u16::to_le_bytes);
         fs::write(&path, utf16.collect::<Vec<u8>>()).unwrap();
         assert!(read_all(&path).unwrap_err().contains("is UTF-16"));
-        // Many lines are no long one.
+        // Many short lines are not one long line.
         fs::write(&path, format!("a,b\n{}", "1.0,2.0\n".repeat(2_200_000))).unwrap();
         assert_eq!(read_all(&path).unwrap().0.len(), 4_400_000);
     }
@@ -525,7 +523,7 @@ mod tests {
     #[test]
     fn a_damaged_table_is_an_error_and_never_a_panic() {
         let folder = tempfile::tempdir().unwrap();
-        // Numbers of a fixed sequence: Marsaglia's xorshift.
+        // A fixed pseudorandom sequence: Marsaglia's xorshift.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut random = |below: usize| {
             state ^= state << 13;

@@ -1,4 +1,4 @@
-//! NumPy's npy, version 1.0: one array, written as float32. What else is known of the images is left out.
+//! NumPy's npy, version 1.0: one array, written as float32, without anything else that is known of the images.
 //!
 //! <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>
 
@@ -11,15 +11,15 @@ use vae_data::array_file::ArrayReader;
 
 use super::{Field, FieldKind, Latents, Values, write_reals};
 
-/// Bytes before the numbers: room for any number of rows, and a multiple of 64.
+/// The length of the header: a multiple of 64 with room for any number of rows.
 const N_HEADER: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Writer {
     file: BufWriter<File>,
-    /// Which of the fields is written: the first of numbers.
+    /// The index of the field that is written: the first one with numbers.
     field: usize,
-    /// None of a field of one number.
+    /// None for a field with a single number.
     width: Option<usize>,
 }
 
@@ -61,14 +61,14 @@ impl Writer {
 #[derive(Debug)]
 pub(super) struct Reader {
     array: ArrayReader,
-    /// Rows of the array that make one latent: all of an array of one axis, which is one latent by itself.
+    /// The number of rows of the array that make one latent: all rows if the array has one axis, which is then a single latent.
     rows_of_latent: usize,
     pub(super) width: usize,
     pub(super) n_left: usize,
 }
 
 impl Reader {
-    /// Of the array with the latents, a row each.
+    /// Reads the array with the latents, one in each row.
     pub(super) fn new(array: ArrayReader) -> Result<Reader> {
         let (n_left, width, rows_of_latent) = match *array.shape() {
             [n_rows, width] => (n_rows, width, 1),

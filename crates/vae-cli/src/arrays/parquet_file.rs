@@ -1,4 +1,4 @@
-//! Parquet: a column for each number. Written in groups of rows, read column by column within a group.
+//! Parquet: a column for each number, written in groups of rows and read column by column within a group.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -14,12 +14,12 @@ use vae_data::array_file::{ParquetColumn, ParquetReader};
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, Values, latent_columns};
 
-/// Numbers in a group of rows: what is held in memory until the group is written.
+/// The number of values in a group of rows, which are held in memory until the group is written.
 const GROUP_NUMBERS: usize = 1 << 20;
 
 pub(super) struct Writer {
     file: SerializedFileWriter<BufWriter<File>>,
-    /// Rows that wait for their group.
+    /// Rows of the current group.
     pending: Vec<Values>,
     n_pending: usize,
     rows_in_group: usize,
@@ -64,7 +64,7 @@ impl Writer {
         let schema = Type::group_type_builder("images")
             .with_fields(columns)
             .build()?;
-        // Neither names nor latents come twice.
+        // Neither names nor latents are repeated.
         let properties = WriterProperties::builder()
             .set_dictionary_enabled(false)
             .build();
@@ -151,7 +151,7 @@ impl Writer {
     pub(super) fn finish(mut self: Box<Self>, fields: &[Field]) -> Result<()> {
         self.write_group(fields)?;
         self.file.finish()?;
-        // Written out by finish, and by the buffer's own flush.
+        // Both finish and the buffer's own flush write it.
         std::io::Write::flush(self.file.inner_mut())?;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! safetensors: a tensor for each field. Unknown labels are −1; names are bytes of JSON, a line for
-//! each; the names of a field's columns, where they are its own, are in the metadata.
+//! safetensors: a tensor for each field. Unknown labels are −1. Names are JSON bytes, a line for each. If the columns of a field
+//! have names of their own, these are in the metadata.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,10 +14,10 @@ use vae_data::open_regular;
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Values, npy, rewound, write_reals};
 
-/// What tells that no label is known.
+/// The value of an unknown label.
 const UNKNOWN_LABEL: i64 = -1;
 
-/// The header comes first and needs every length, so each field waits in a file of its own.
+/// The header comes first and needs every length, so each field is collected in a separate file.
 #[derive(Debug)]
 pub(super) struct Writer {
     file: BufWriter<File>,
@@ -132,7 +132,7 @@ impl Reader {
         };
         let names = match tensors.get(FILE_COLUMN) {
             Some(info) if info.dtype == Dtype::U8 => {
-                // Another handle: a duplicated one would share its place with the latents'.
+                // Another handle: a duplicated one would share its position with the latents'.
                 let mut file = open_regular(path)?;
                 let (from, to) = info.data_offsets;
                 file.seek(SeekFrom::Start(header.start() + from as u64))?;

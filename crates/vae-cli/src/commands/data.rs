@@ -1,4 +1,4 @@
-//! `vae data`: the items of a config, their pack, and how fast they load.
+//! `vae data`: the images or other items of a config, their pack, and how fast they load.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -178,7 +178,7 @@ fn bad_files(bad: &BadFiles) -> Vec<Value> {
         .collect()
 }
 
-/// What is known of the numbers of a split.
+/// Statistics of the values of a split.
 fn numbers(dataset: &Dataset) -> Result<Value> {
     match array_statistics(dataset) {
         Some(statistics) => Ok(values(dataset, &statistics)),
@@ -186,8 +186,8 @@ fn numbers(dataset: &Dataset) -> Result<Value> {
     }
 }
 
-/// Number of items; of each channel, or of vectors of each value, the mean, the standard deviation, the range and the
-/// share that is missing. Null where every value is missing.
+/// The number of items, and for each channel (for vectors each value) the mean, the standard deviation, the range and the
+/// share of missing values. Null if every value is missing.
 fn values(dataset: &Dataset, statistics: &[ValueStatistics]) -> Value {
     let each = |number: &dyn Fn(&ValueStatistics) -> f64| -> Vec<Option<f64>> {
         let known = |s: &ValueStatistics| (s.n_missing < s.n).then(|| number(s));

@@ -21,7 +21,7 @@ use crate::progress::ImageCount;
 /// The number of latents that are decoded at once.
 const N_AT_A_TIME: usize = 250;
 
-/// Items that one picture or array holds at most.
+/// The most items in one picture or array.
 const N_IN_PICTURE: usize = 10_000;
 
 /// Decode latents of a .parquet, .csv, .npy or .safetensors file: a PNG for each, one grid of all, or an array
@@ -43,8 +43,8 @@ pub(crate) struct Args {
     #[arg(value_name = "LATENTS")]
     latents: PathBuf,
 
-    /// A folder for a PNG of each latent, new or empty; or, ending in .png, one picture of all (at
-    /// most 10,000); or, ending in .npy, an array of the items
+    /// A folder for a PNG of each latent, new or empty; or, ending in .png, one picture of all (at most 10,000); or, ending in
+    /// .npy, an array of the items
     #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy")]
     out: PathBuf,
 

@@ -1,4 +1,4 @@
-//! Items as arrays in .npy files, for other programs.
+//! Arrays of items in .npy files, for other programs.
 
 use std::path::{Path, PathBuf};
 
@@ -9,13 +9,13 @@ use vae_base::{NpyHeader, write_whole};
 use vae_model::ItemSpec;
 use vae_view::picture;
 
-/// Whether a file's name asks for an array.
+/// Whether a file name is that of an array.
 pub(super) fn is_array(path: &Path) -> bool {
     path.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("npy"))
 }
 
-/// The parser of the name of a picture or an array, before anything is computed for it.
+/// Parses the name of a picture or an array, before anything is computed for it.
 pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match is_array(&path) {
         true => Ok(path),
@@ -26,7 +26,7 @@ pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> 
 /// Writes items `[N, C, H, W]` as float32 in their own shape (`[N, D]`, `[N, C, T]` or `[N, C, H, W]`); images are
 /// in `[0, 1]`. The file appears under its name only when it is whole.
 pub(super) fn save(item: &ItemSpec, items: &Tensor, path: &Path) -> Result<()> {
-    /// A multiple of 64 with room for any shape.
+    /// The length of the header: a multiple of 64 with room for any shape.
     const N_HEADER: usize = 128;
     let n = items.size()[0];
     let header = NpyHeader {

@@ -1,4 +1,4 @@
-//! `vae score`: how unlikely each item is under the model, and each of its values.
+//! `vae score`: how unlikely each item, and each of its values, is under the model.
 
 use std::path::PathBuf;
 
@@ -22,8 +22,8 @@ use crate::progress::ImageCount;
 ///
 /// The score is in nats; a higher one means an item less like those of training. It is −elbo with one latent drawn for each item,
 /// with its two terms beside it (reconstruction, kl), or with --samples K the importance-weighted bound of −log p(x), which is
-/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term. --values writes which
-/// values of an item are unlikely: −log p(x|z) of each at the center of q(z|x), NaN where a value is missing.
+/// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term. --values writes the score of
+/// each value of an item: −log p(x|z) at the center of q(z|x), NaN if the value is missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     samples: Option<u32>,
 
-    /// Also an array [N, …] of float32: the score of each value
+    /// Also an array [N, …] of float32: the score of each single value
     #[arg(long, value_name = "FILE.npy")]
     values: Option<PathBuf>,
 
