@@ -134,7 +134,7 @@ fn a_condition_that_is_not_the_models_is_refused() {
     assert!(
         error
             .to_string()
-            .contains("there is none, wanted are classes = true"),
+            .contains("found none, expected classes = true"),
         "{error}"
     );
     assert!(Vae::new(&config, data(), Device::Cpu, 1).is_err());
@@ -151,7 +151,7 @@ fn parts_that_cannot_be_told_a_condition_are_refused() {
         ("condition.classes = false", "model.condition: it is empty"),
         (
             "condition.attributes = ['A', 'B', 'A']",
-            "A stands there twice",
+            "A is listed twice",
         ),
         (
             "condition = { classes = true, dropout = 1.0 }",
@@ -167,7 +167,7 @@ fn parts_that_cannot_be_told_a_condition_are_refused() {
         ),
         (
             "prior.vamp = {}\ncondition.classes = true",
-            "wants that of each",
+            "needs that of each",
         ),
     ] {
         let found = check(text).expect_err(text);

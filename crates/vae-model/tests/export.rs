@@ -209,7 +209,7 @@ fn weights_of_pytorch_come_in_by_their_names() {
     let error = import(&names).expect_err("a name is missing").to_string();
     assert!(error.contains("encoder.0.bias [20] is missing"), "{error}");
     assert!(
-        error.contains("model.fc1.bias [20] is left over"),
+        error.contains("model.fc1.bias [20] is unexpected"),
         "{error}"
     );
     names.insert("model.fc1.bias".to_owned(), "encoder.0.weight".to_owned());

@@ -168,8 +168,8 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         built.expect_err(text).to_string()
     };
     for (text, message) in [
-        (format!("latent_shape = [3, 7, 5]\n{}", NETWORKS[0]), "the encoder ends in maps of 6×5"),
-        ("latent_shape = [3, 6, 5]\nnetwork.mlp = {}".to_owned(), "the network mlp has no maps"),
+        (format!("latent_shape = [3, 7, 5]\n{}", NETWORKS[0]), "the encoder's last maps are 6×5"),
+        ("latent_shape = [3, 6, 5]\nnetwork.mlp = {}".to_owned(), "the network mlp has no feature maps"),
         (format!("latent_shape = [3, 6, 5]\nlatent_dims = 2\n{}", NETWORKS[0]), "3·6·5 = 90"),
         (format!("latent_shape = [3, 0, 5]\n{}", NETWORKS[0]), "found 0"),
         (
@@ -193,7 +193,7 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         ),
         (
             "latent_dims = 8\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [1, 5]".to_owned(),
-            "numbers from 2 to 1024",
+            "expected numbers from 2 to 1024",
         ),
         (
             "latent_dims = 8\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = []".to_owned(),
@@ -201,7 +201,7 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         ),
         (
             "latent_dims = 9\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [4, 4]".to_owned(),
-            "no whole number of codes",
+            "do not divide into codes",
         ),
         (
             "latent_dims = 12\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [1000, 1000, 1000]"

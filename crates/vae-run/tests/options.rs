@@ -195,7 +195,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 18] = [
+const OF_SEVERAL_KEYS: [&str; 17] = [
     "one for each is needed",
     "the encoder's in reverse",
     "does not divide",
@@ -205,14 +205,13 @@ const OF_SEVERAL_KEYS: [&str; 18] = [
     "looks at validation images",
     "would fit",
     "a positive momentum",
-    "without a kl nothing keeps",
     "no source of images",
     "has no players beside the model",
     "they make more than",
-    "are no whole number of codes",
+    "do not divide into codes",
     "but latent_shape has",
     "model.latent_dims: found",
-    "it is empty; classes = true",
+    "it is empty; set classes = true",
     "has a Gaussian for each condition",
 ];
 

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
-use crate::network::layers::{Affine, Then};
+use crate::network::layers::{Affine, NextActivation};
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
 use crate::{Initialization, ModelError, nn};
 
@@ -186,9 +186,9 @@ impl MadeVariables {
             .map(|unit| unit * n_latents / hidden) // 0 … Z − 1, each as often
             .collect();
         let twice = [orders, orders].concat(); // m, then s
-        let linear = |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, then: Then| {
+        let linear = |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, next: NextActivation| {
             let mask = path.constant(&shape, mask);
-            MaskedLinear::new(path / name, mask, initialization, then)
+            MaskedLinear::new(path / name, mask, initialization, next)
         };
         let everything = || Tensor::ones([hidden, context], (Kind::Float, tch::Device::Cpu));
         Self {
@@ -196,20 +196,20 @@ impl MadeVariables {
                 "latents",
                 [hidden, n_latents],
                 &|| mask(&degrees, orders, |to, from| to >= from),
-                Then::Relu,
+                NextActivation::Relu,
             ),
-            context: linear("context", [hidden, context], &everything, Then::Relu),
+            context: linear("context", [hidden, context], &everything, NextActivation::Relu),
             hidden: linear(
                 "hidden",
                 [hidden, hidden],
                 &|| mask(&degrees, &degrees, |to, from| to >= from),
-                Then::Relu,
+                NextActivation::Relu,
             ),
             output: linear(
                 "output",
                 [2 * n_latents, hidden],
                 &|| mask(&twice, &degrees, |to, from| to > from),
-                Then::Output { n_params: 2 },
+                NextActivation::Output { n_params: 2 },
             ),
         }
     }
@@ -246,9 +246,9 @@ struct MaskedLinear {
 }
 
 impl MaskedLinear {
-    fn new(path: nn::Path, mask: Tensor, initialization: Initialization, then: Then) -> Self {
+    fn new(path: nn::Path, mask: Tensor, initialization: Initialization, next: NextActivation) -> Self {
         let (n_out, n_in) = mask.size2().expect("a mask is a matrix");
-        let (name, linear) = initialization.linear(path, n_in, n_out, then).into_parts();
+        let (name, linear) = initialization.linear(path, n_in, n_out, next).into_parts();
         Self {
             name,
             linear,

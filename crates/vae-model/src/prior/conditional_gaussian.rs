@@ -5,7 +5,7 @@ use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::{diagonal_normal_log_prob, gaussian_kl};
-use crate::network::{Layer, Then};
+use crate::network::{Layer, NextActivation};
 use crate::{ClosedKl, Initialization, Posterior, nn};
 
 /// p(z|c) = N(μ(c), diag σ²(c)), the mean and the log-variance affine in what is known of the item (the
@@ -28,7 +28,7 @@ impl ConditionalGaussian {
         initialization: Initialization,
     ) -> Self {
         Self {
-            layer: initialization.linear(path / "layer", n_features, 2 * latent_dims, Then::Sum),
+            layer: initialization.linear(path / "layer", n_features, 2 * latent_dims, NextActivation::Sum),
             latent_dims,
         }
     }

@@ -7,7 +7,7 @@ use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::standard_normal_log_prob;
-use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, Layer, Then, check_depth, check_sizes};
+use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, Layer, NextActivation, check_depth, check_sizes};
 use crate::{Initialization, ModelError, nn};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
@@ -135,10 +135,10 @@ impl Coupling {
         let n_changed = changed.len() as i64;
         let n_kept = kept.len() as i64;
         let layers = [
-            initialization.linear(&path / 0, n_kept, hidden, Then::Relu),
-            initialization.linear(&path / 1, hidden, hidden, Then::Relu),
+            initialization.linear(&path / 0, n_kept, hidden, NextActivation::Relu),
+            initialization.linear(&path / 1, hidden, hidden, NextActivation::Relu),
             // Zero: a fresh coupling is the identity.
-            initialization.linear(&path / 2, hidden, 2 * n_changed, Then::Sum),
+            initialization.linear(&path / 2, hidden, 2 * n_changed, NextActivation::Sum),
         ];
         Self {
             order: [kept, changed].concat(),
