@@ -197,7 +197,7 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         ),
         (
             "latent_dims = 8\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = []".to_owned(),
-            "a code has at least one",
+            "found none, expected at least one",
         ),
         (
             "latent_dims = 9\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [4, 4]".to_owned(),
