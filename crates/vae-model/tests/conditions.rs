@@ -115,14 +115,14 @@ fn a_condition_that_is_not_the_models_is_refused() {
     let message = |images: Conditioned| vae.encode(images).expect_err("refused").to_string();
     assert_eq!(
         message((&images).into()),
-        "condition: found none; f32 [2, 4] is needed, NaN where it is unknown"
+        "condition: found none; expected f32 [2, 4], NaN where unknown"
     );
     for wrong in [
         condition.narrow(0, 0, 1),
         condition.narrow(1, 0, 3),
         condition.to_kind(Kind::Double),
     ] {
-        assert!(message((&images, &wrong).into()).contains("f32 [2, 4] is needed"));
+        assert!(message((&images, &wrong).into()).contains("expected f32 [2, 4]"));
     }
     let text = "latent_dims = 3\nnetwork.mlp.hidden = [20]";
     let config: ModelConfig = toml::from_str(text).expect("a model");

@@ -336,7 +336,7 @@ fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
     );
     let altered = replace(&whole, br#"\"latent_dims\":3"#, br#"\"latent_dims\":4"#);
     fs::write(&path, altered).expect("written");
-    assert!(refused("another model").contains("is needed"));
+    assert!(refused("another model").contains("expected"));
 }
 
 /// The file with the model's own header (JSON in JSON) changed, its length corrected.
