@@ -300,8 +300,7 @@ fn check_ladder(model: ModelView) -> Result<(), ModelError> {
     if config.latent_shape.is_some() {
         return refuse(
             key,
-            "its levels are vectors, not maps; latent_shape has to be left out"
-                .to_owned(),
+            "its levels are vectors, not maps; latent_shape has to be left out".to_owned(),
         );
     }
     match posterior {

@@ -99,7 +99,10 @@ fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>, ModelError> {
         .read_to_string(&mut text)
         .map_err(ModelError::io(&path))?;
     parse_sums(&text).ok_or_else(|| {
-        ModelError::weights(&path, "damaged: expected lines of a SHA-256 sum and a file name")
+        ModelError::weights(
+            &path,
+            "damaged: expected lines of a SHA-256 sum and a file name",
+        )
     })
 }
 

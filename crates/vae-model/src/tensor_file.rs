@@ -338,7 +338,10 @@ mod tests {
             ),
         ] {
             let message = with(entry);
-            assert!(message.contains("not a complete safetensors file"), "{message}");
+            assert!(
+                message.contains("not a complete safetensors file"),
+                "{message}"
+            );
             assert!(message.contains(wanted), "{message}");
         }
     }

@@ -228,9 +228,8 @@ impl VaeBuilder {
             item: header.data_item(&path)?,
             condition: header.condition,
         };
-        let outline = outline(&header.model, &data, &self.own).map_err(|error| {
-            ModelError::weights(&path, format!("its model config: {error}"))
-        })?;
+        let outline = outline(&header.model, &data, &self.own)
+            .map_err(|error| ModelError::weights(&path, format!("its model config: {error}")))?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
         let non_finite = weights::non_finite(&tensors)?;
@@ -916,7 +915,9 @@ impl Vae {
         {
             Some(name) => Err(ModelError::config(
                 format!("own parts: {}", listed(&self.own_parts())),
-                format!("one of them does not always make the variable {name}, or makes two of that name"),
+                format!(
+                    "one of them does not always make the variable {name}, or makes two of that name"
+                ),
             )),
             None => Ok(()),
         }

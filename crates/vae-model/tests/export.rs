@@ -1,4 +1,4 @@
-//! Models for other programs, and weights from them.
+//! Models for other programs, and weights from other programs.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -204,7 +204,7 @@ fn weights_of_pytorch_come_in_by_their_names() {
         assert!(a.equal(&b), "{name}");
     }
 
-    // A name left out is both missing and left over.
+    // A wrong name is reported as both missing and unexpected.
     names.remove("model.fc1.bias");
     let error = import(&names).expect_err("a name is missing").to_string();
     assert!(error.contains("encoder.0.bias [20] is missing"), "{error}");

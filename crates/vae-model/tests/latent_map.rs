@@ -47,7 +47,7 @@ fn largest(tensor: &Tensor) -> f64 {
 
 #[test]
 fn a_place_sees_its_part_of_the_image_and_makes_it() {
-    // Without norms, which see the whole image.
+    // Without norms, because they depend on the whole image.
     let vae = model(NETWORKS[0]);
     let (before, after) = (images(1), images(1));
     let _ = after.narrow(2, 0, 3).narrow(3, 0, 3).fill_(255); // The upper left corner.
@@ -70,7 +70,7 @@ fn a_place_sees_its_part_of_the_image_and_makes_it() {
 fn every_network_learns_with_every_posterior_and_exports() {
     for network in NETWORKS {
         for posterior in POSTERIORS {
-            // With weights so large that not all codes begin at the middle levels.
+            // Weights large enough that the codes do not all start at the middle levels.
             let parts = format!("initialization = 'kaiming'\n{posterior}\n{network}");
             let vae = model(&parts);
             let objective: Objective = match vae.config().posterior.has_density() {
@@ -92,7 +92,7 @@ fn every_network_learns_with_every_posterior_and_exports() {
             loss.expect("a loss").backward();
             for (name, variable) in vae.trainable_variables() {
                 let gradient = variable.grad();
-                // A fresh residual block is the identity: what is inside has no gradient yet.
+                // An untrained residual block is the identity, so its inner layers have no gradient yet.
                 let is_inside = name.contains(".block.");
                 let reached = is_inside || gradient.defined() && largest(&gradient) > 0.0;
                 assert!(reached, "{parts}: {name}");

@@ -35,7 +35,8 @@ impl ToPosterior {
             return Self::Map(init.conv(path / "posterior", sizes, next));
         }
         let n_features = channels * height * width;
-        let hidden_layer = hidden.map(|n| init.linear(path / "hidden", n_features, n, NextActivation::Relu));
+        let hidden_layer =
+            hidden.map(|n| init.linear(path / "hidden", n_features, n, NextActivation::Relu));
         let n_in = hidden.unwrap_or(n_features);
         Self::Flat {
             hidden: hidden_layer,
@@ -75,7 +76,12 @@ pub(super) enum FromLatents {
 
 impl FromLatents {
     /// To maps `[C, H, W]`, which `next` follows.
-    pub(super) fn build(path: &nn::Path, shape: NetworkShape, maps: [i64; 3], next: NextActivation) -> Self {
+    pub(super) fn build(
+        path: &nn::Path,
+        shape: NetworkShape,
+        maps: [i64; 3],
+        next: NextActivation,
+    ) -> Self {
         let layers = shape.decoder_layers();
         if shape.latent_shape.is_some() {
             let sizes = ConvSizes::three(shape.decoder_inputs(), maps[0], 1);

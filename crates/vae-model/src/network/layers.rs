@@ -41,6 +41,9 @@ pub(crate) enum NextActivation {
     Output { n_params: i64 },
 }
 
+/// The name of [`NextActivation`] in `topology.rs`.
+pub(crate) use self::NextActivation as Then;
+
 /// The numbers of inputs and outputs that a layer's weight connects. For a transposed convolution `torch.nn.init` swaps
 /// the two, unlike the papers.
 struct Fans {
@@ -108,7 +111,12 @@ impl Initialization {
     }
 
     /// A convolution whose padding turns n pixels into ⌈n/stride⌉.
-    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, next: NextActivation) -> Layer<Conv> {
+    pub(super) fn conv(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        next: NextActivation,
+    ) -> Layer<Conv> {
         let ConvSizes {
             n_in,
             n_out,

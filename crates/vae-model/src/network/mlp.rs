@@ -86,11 +86,19 @@ impl Layered for Mlp {
 }
 
 /// Makes a layer for each pair of neighboring widths: `layer` gets its index, its widths and what follows it.
-fn layers<L>(widths: &[i64], output: NextActivation, layer: impl Fn(usize, [i64; 2], NextActivation) -> L) -> Vec<L> {
+fn layers<L>(
+    widths: &[i64],
+    output: NextActivation,
+    layer: impl Fn(usize, [i64; 2], NextActivation) -> L,
+) -> Vec<L> {
     let n_layers = widths.len() - 1;
     (0..n_layers)
         .map(|i| {
-            let next = if i + 1 < n_layers { NextActivation::Relu } else { output };
+            let next = if i + 1 < n_layers {
+                NextActivation::Relu
+            } else {
+                output
+            };
             layer(i, [widths[i], widths[i + 1]], next)
         })
         .collect()

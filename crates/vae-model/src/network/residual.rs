@@ -226,7 +226,10 @@ impl<C> Block<C> {
             (norm, conv(path / "conv" / i, conv_sizes, next))
         };
         Self {
-            layers: [layer(0, NextActivation::Relu), layer(1, NextActivation::Sum)],
+            layers: [
+                layer(0, NextActivation::Relu),
+                layer(1, NextActivation::Sum),
+            ],
         }
     }
 }

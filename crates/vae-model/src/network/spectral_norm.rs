@@ -33,7 +33,12 @@ impl DecoderLayers {
         DecoderLayer { layer, norm }
     }
 
-    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, next: NextActivation) -> DecoderLayer<Conv> {
+    pub(super) fn conv(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        next: NextActivation,
+    ) -> DecoderLayer<Conv> {
         let init = self.initialization;
         let layer = init.conv(path.clone(), sizes, self.started(next));
         let norm = self.norm(&path, &layer.module.weight, 0);

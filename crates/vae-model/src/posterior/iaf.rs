@@ -86,7 +86,9 @@ impl IafFamily {
         let networks = self.networks.iter();
         Iaf {
             base_params: params.narrow(1, 0, context_start),
-            networks: networks.map(|network| network.with_context(&context)).collect(),
+            networks: networks
+                .map(|network| network.with_context(&context))
+                .collect(),
         }
     }
 }
@@ -186,10 +188,11 @@ impl MadeVariables {
             .map(|unit| unit * n_latents / hidden) // 0 … Z − 1, equally often
             .collect();
         let twice = [orders, orders].concat(); // m, then s
-        let linear = |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, next: NextActivation| {
-            let mask = path.constant(&shape, mask);
-            MaskedLinear::new(path / name, mask, initialization, next)
-        };
+        let linear =
+            |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, next: NextActivation| {
+                let mask = path.constant(&shape, mask);
+                MaskedLinear::new(path / name, mask, initialization, next)
+            };
         let everything = || Tensor::ones([hidden, context], (Kind::Float, tch::Device::Cpu));
         Self {
             latents: linear(
@@ -198,7 +201,12 @@ impl MadeVariables {
                 &|| mask(&degrees, orders, |to, from| to >= from),
                 NextActivation::Relu,
             ),
-            context: linear("context", [hidden, context], &everything, NextActivation::Relu),
+            context: linear(
+                "context",
+                [hidden, context],
+                &everything,
+                NextActivation::Relu,
+            ),
             hidden: linear(
                 "hidden",
                 [hidden, hidden],
@@ -246,7 +254,12 @@ struct MaskedLinear {
 }
 
 impl MaskedLinear {
-    fn new(path: nn::Path, mask: Tensor, initialization: Initialization, next: NextActivation) -> Self {
+    fn new(
+        path: nn::Path,
+        mask: Tensor,
+        initialization: Initialization,
+        next: NextActivation,
+    ) -> Self {
         let (n_out, n_in) = mask.size2().expect("a mask is a matrix");
         let (name, linear) = initialization.linear(path, n_in, n_out, next).into_parts();
         Self {

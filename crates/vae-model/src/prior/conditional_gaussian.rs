@@ -28,7 +28,12 @@ impl ConditionalGaussian {
         initialization: Initialization,
     ) -> Self {
         Self {
-            layer: initialization.linear(path / "layer", n_features, 2 * latent_dims, NextActivation::Sum),
+            layer: initialization.linear(
+                path / "layer",
+                n_features,
+                2 * latent_dims,
+                NextActivation::Sum,
+            ),
             latent_dims,
         }
     }

@@ -7,7 +7,9 @@ use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::standard_normal_log_prob;
-use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, Layer, NextActivation, check_depth, check_sizes};
+use crate::network::{
+    LARGEST_DEPTH, LARGEST_SIZE, Layer, NextActivation, check_depth, check_sizes,
+};
 use crate::{Initialization, ModelError, nn};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
