@@ -18,7 +18,7 @@ impl ModelConfig {
     pub fn check(&self) -> Result<(), ModelError> {
         if let Some(shape) = self.latent_shape {
             if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
-                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                let problem = format!("found {side}, expected numbers from 1 to {MOST_SIDE}");
                 return Err(ModelError::config("model.latent_shape", problem));
             }
             let n: i64 = shape.iter().product();
@@ -35,7 +35,7 @@ impl ModelConfig {
         }
         if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
             let found = self.n_latents();
-            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            let problem = format!("found {found}, expected a number from 1 to {MOST_LATENTS}");
             return Err(ModelError::config("model.latent_dims", problem));
         }
         self.topology.check()?;

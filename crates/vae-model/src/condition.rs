@@ -63,7 +63,7 @@ impl ConditionConfig {
             return Err(ModelError::config(
                 "model.condition.dropout",
                 format!(
-                    "found {}, a number from 0 to less than 1 is needed",
+                    "found {}, expected a number from 0 to less than 1",
                     self.dropout
                 ),
             ));

@@ -196,7 +196,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
 const OF_SEVERAL_KEYS: [&str; 17] = [
-    "one for each is needed",
+    "expected one for each",
     "the encoder's in reverse",
     "does not divide",
     "more than black",

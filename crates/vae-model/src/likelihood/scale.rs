@@ -11,7 +11,7 @@ use crate::{Mode, ModelError, nn};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     rename_all = "snake_case",
-    expecting = "a positive number or \"learned\""
+    expecting = "expected a positive number or \"learned\""
 )]
 pub enum ScaleConfig {
     /// In each training step the value with the maximum likelihood for the batch, which has a closed form: σ² is the

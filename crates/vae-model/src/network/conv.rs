@@ -67,7 +67,7 @@ impl ConvConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key("channels"),
-                "found none, at least one convolution is needed",
+                "found none, expected at least one convolution",
             ));
         }
         for (name, strides, channels) in [
@@ -82,7 +82,7 @@ impl ConvConfig {
                 return Err(ModelError::config(
                     key(name),
                     format!(
-                        "found {} strides for {} layers, one for each is needed",
+                        "found {} strides for {} layers, expected one for each",
                         strides.len(),
                         channels.len()
                     ),

@@ -63,20 +63,20 @@ impl Conv1dConfig {
         if n == 0 {
             return refuse(
                 "channels",
-                "found none, at least one convolution is needed".to_owned(),
+                "found none, expected at least one convolution".to_owned(),
             );
         }
         if n != n_strides {
             return refuse(
                 "strides",
-                format!("found {n_strides} strides for {n} layers, one for each is needed"),
+                format!("found {n_strides} strides for {n} layers, expected one for each"),
             );
         }
         let kernel = self.kernel;
         if !(1..=MOST_STEPS).contains(&kernel) || kernel % 2 == 0 {
             return refuse(
                 "kernel",
-                format!("found {kernel}, an odd number from 1 to {MOST_STEPS} is needed"),
+                format!("found {kernel}, expected an odd number from 1 to {MOST_STEPS}"),
             );
         }
         Ok(())

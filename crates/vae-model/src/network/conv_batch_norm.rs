@@ -40,7 +40,7 @@ impl ConvBatchNormConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key,
-                "found none, at least one convolution is needed",
+                "found none, expected at least one convolution",
             ));
         }
         Ok(())

@@ -295,7 +295,7 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
     {
         Some(size) => Err(ModelError::config(
             key,
-            format!("found {size}, a number from 1 to {LARGEST_SIZE} is needed"),
+            format!("found {size}, expected a number from 1 to {LARGEST_SIZE}"),
         )),
         None => Ok(()),
     }
@@ -308,7 +308,7 @@ pub(crate) fn check_depth(key: &str, n: i64) -> Result<(), ModelError> {
     }
     Err(ModelError::config(
         key,
-        format!("found {n}, a number from 1 to {LARGEST_DEPTH} is needed"),
+        format!("found {n}, expected a number from 1 to {LARGEST_DEPTH}"),
     ))
 }
 

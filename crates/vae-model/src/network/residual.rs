@@ -57,7 +57,7 @@ impl ResidualConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key("channels"),
-                "found none, at least one stage is needed",
+                "found none, expected at least one stage",
             ));
         }
         match self.channels.iter().find(|&n| n % self.group_size != 0) {

@@ -115,7 +115,7 @@ struct SpectralNorm {
     left: Tensor,
 }
 
-/// Iterations for a fresh weight, as many as in PyTorch's `spectral_norm`.
+/// Iterations for an initial weight, as many as in PyTorch's `spectral_norm`.
 const FIRST_ITERATIONS: usize = 15;
 
 /// Prevents a division by zero for a weight of zeros.

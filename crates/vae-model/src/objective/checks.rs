@@ -39,7 +39,7 @@ pub(super) fn n_samples(key: &str, n: impl Into<u64>) -> Result<(), ModelError> 
     } else {
         Err(ModelError::config(
             key,
-            format!("found {n}, a number from 1 to {MOST_SAMPLES} is needed"),
+            format!("found {n}, expected a number from 1 to {MOST_SAMPLES}"),
         ))
     }
 }

@@ -141,7 +141,7 @@ impl Estimator {
                 } else {
                     Err(ModelError::config(
                         key("beta"),
-                        format!("found {}, a number from 0 to 1 is needed", config.beta),
+                        format!("found {}, expected a number from 0 to 1", config.beta),
                     ))
                 }
             }

@@ -163,7 +163,7 @@ impl BetaSchedule {
                 } else {
                     Err(ModelError::config(
                         format!("{key}.ramp"),
-                        format!("found {}, a number in (0, 1] is needed", config.ramp),
+                        format!("found {}, expected a number in (0, 1]", config.ramp),
                     ))
                 }
             }

@@ -68,10 +68,7 @@ impl MmdConfig {
         at_least_0("objective.regularizer.mmd.weight", self.weight)?;
         let key = "objective.regularizer.mmd.scales";
         if self.scales.is_empty() {
-            return Err(ModelError::config(
-                key,
-                "found none, at least one is needed",
-            ));
+            return Err(ModelError::config(key, "found none, expected at least one"));
         }
         if self.scales.len() > MOST_SCALES {
             let n = self.scales.len();

@@ -52,7 +52,7 @@ impl PixelMeanConfig {
         }
         Err(ModelError::config(
             "objective.regularizer.pixel_mean.probability_clip",
-            format!("found {clip}, a number from 0 to less than 0.5 is needed"),
+            format!("found {clip}, expected a number from 0 to less than 0.5"),
         ))
     }
 
