@@ -1,5 +1,5 @@
-//! Variational autoencoders from parts: a network, a posterior, a prior and a likelihood make a
-//! [`Vae`]; an [`Objective`] says what is optimized.
+//! Variational autoencoders made of parts: a network, a posterior, a prior and a likelihood make a [`Vae`]; an
+//! [`Objective`] defines what training minimizes.
 //!
 //! A VAE is an encoder q(z|x), a prior p(z) and a decoder p(x|z). Training maximizes
 //!
@@ -12,9 +12,8 @@
 //! Welling 2014, <https://arxiv.org/abs/1312.6114>).
 //!
 //! # Shapes
-//! `B` images, `C` channels, `H`×`W` pixels, `K` samples of z for each image, `Z` latent
-//! dimensions. Images are bytes (u8, 0…255) of shape `[B, C, H, W]`; what a byte means is the
-//! business of the likelihood, which scales it.
+//! `B` images, `C` channels, `H`×`W` pixels, `K` samples of z for each image, `Z` latent dimensions. Images are bytes
+//! (u8, 0…255) of shape `[B, C, H, W]`; the likelihood scales them.
 //!
 //! # Example
 //! ```
@@ -26,7 +25,7 @@
 //! let shape = ImageShape { channels: 1, height: 28, width: 28 };
 //! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 //!
-//! let mut generator = vae.generator(2); // All that is drawn from it follows from the seed.
+//! let mut generator = vae.generator(2); // Everything drawn from it follows from the seed.
 //! let images = generator.randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let posterior = vae.encode(&images)?;
 //! assert_eq!(posterior.center().size(), [8, 2]);

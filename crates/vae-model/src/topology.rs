@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::graph::{Activation, Graph, Op, Value};
-use crate::network::layers::{Affine, Then};
+use crate::network::layers::{Affine, NextActivation};
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_sizes};
 use crate::{Initialization, ModelError, nn};
 
@@ -123,12 +123,12 @@ impl TopDown {
     ) -> Self {
         let networks = config.levels.windows(2).enumerate().map(|(i, sizes)| {
             let path = path / format!("level_{}", config.levels.len() - 1 - i);
-            let linear = |name: &str, n_in: i64, n_out: i64, then: Then| {
-                Affine::new(initialization.linear(&path / name, n_in, n_out, then))
+            let linear = |name: &str, n_in: i64, n_out: i64, next: NextActivation| {
+                Affine::new(initialization.linear(&path / name, n_in, n_out, next))
             };
             LevelNetwork {
-                hidden: linear("hidden", sizes[0], config.hidden, Then::Relu),
-                output: linear("output", config.hidden, 2 * sizes[1], Then::Sum),
+                hidden: linear("hidden", sizes[0], config.hidden, NextActivation::Relu),
+                output: linear("output", config.hidden, 2 * sizes[1], NextActivation::Sum),
             }
         });
         Self {

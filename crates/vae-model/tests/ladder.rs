@@ -20,7 +20,7 @@ fn config(extra: &str) -> ModelConfig {
     toml::from_str(&text).expect("a model")
 }
 
-/// Weights between the levels that are not the zeros of a fresh ladder.
+/// Sets the weights between the levels, which are zero in an untrained ladder.
 fn model(extra: &str) -> Vae {
     let vae = Vae::new(&config(extra), SHAPE, Device::Cpu, 1).expect("a model");
     let mut generator = Generator::cpu(5);
@@ -54,7 +54,7 @@ fn the_kl_of_the_levels_sums_to_the_kl_and_that_is_the_mean_ratio_of_the_densiti
     let kl = draws.terms.kl.as_ref().expect("a kl");
     assert_eq!(kl.size(), [2]);
     assert!(largest(&(kl - (&top + &below))) < 1e-4);
-    // The top level is a Gaussian against the standard normal, whatever is below.
+    // The top level is a Gaussian against the standard normal, independent of the lower levels.
     let per_dimension = draws
         .kl_per_dimension
         .as_ref()
@@ -73,7 +73,7 @@ fn the_kl_of_the_levels_sums_to_the_kl_and_that_is_the_mean_ratio_of_the_densiti
             .double_value(&[])
             < 0.0
     );
-    // The mean of the log-weights is the elbo; the log of their mean a tighter bound.
+    // The mean of the log-weights is the elbo; the log of their mean is a tighter bound.
     let log_weights = draws.log_weights().expect("a density");
     let elbo = draws.terms.elbo().expect("an elbo");
     let error = log_weights.std_dim([0_i64].as_slice(), true, false) / (n_samples as f64).sqrt();
@@ -116,10 +116,10 @@ fn what_it_logs_and_its_groups_are_declared() {
             .iter()
             .all(|term| { (&*term.unit, term.better) == (Term::NATS, Direction::Lower) })
     );
-    // A resolved config is one that can be read again.
+    // A resolved config can be read again.
     let resolved = config.clone().resolved();
     assert_eq!(resolved, config);
-    // A flat model's config says nothing of levels: weights files stay what they were.
+    // A flat model's config does not mention levels, so that weights files stay the same.
     let json = serde_json::to_string(&flat).expect("JSON");
     assert!(!json.contains("topology"), "{json}");
 }
@@ -200,7 +200,7 @@ fn doubly_reparameterized_gradients_have_the_mean_of_the_plain_ones() {
     let bound = (error.square() + other_error.square()).sqrt() * 6.0;
     let excess = (&plain - &doubly).abs() - &bound;
     assert!(excess.max().double_value(&[]) < 1e-6, "{plain} {doubly}");
-    // Its length is no chance.
+    // The gradient is significantly different from 0, so that the comparison means something.
     let signal = plain.norm().double_value(&[]) / error.norm().double_value(&[]);
     assert!(signal > 3.0, "there is something to compare: {signal}");
 }

@@ -204,8 +204,8 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 18] = [
-    "one for each is needed",
+const OF_SEVERAL_KEYS: [&str; 17] = [
+    "expected one for each",
     "the encoder's in reverse",
     "does not divide",
     "more than black",
@@ -214,14 +214,13 @@ const OF_SEVERAL_KEYS: [&str; 18] = [
     "looks at validation images",
     "would fit",
     "a positive momentum",
-    "without a kl nothing keeps",
     "no source of images",
     "has no players beside the model",
     "they make more than",
-    "are no whole number of codes",
+    "do not divide into codes",
     "but latent_shape has",
     "model.latent_dims: found",
-    "it is empty; classes = true",
+    "it is empty; set classes = true",
     "has a Gaussian for each condition",
 ];
 
