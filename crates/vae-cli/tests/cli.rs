@@ -248,7 +248,7 @@ fn an_output_folder_that_cannot_be_written_or_is_taken_is_named() {
     let said = workplace.error(&["sample", run, "--out", "nowhere/picture.png"], 1);
     assert!(said.contains("nowhere/picture.png"), "{said}");
     let said = workplace.error(&["sample", "data", "--out", "picture.png"], 1);
-    assert!(said.contains("data: no run"), "{said}");
+    assert!(said.contains("data: not a run"), "{said}");
 }
 
 #[test]

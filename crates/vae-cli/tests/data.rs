@@ -266,7 +266,7 @@ fn too_many_bad_files_end_a_command_in_one_line() {
     let idx = "[dataset.idx]\nfolder = 'x'\n";
     fs::write(workplace.path("idx.toml"), idx).expect("written");
     let said = workplace.fails(&["data", "pack", "idx.toml"], 2);
-    assert!(said.contains("[dataset.image_folder] is wanted"), "{said}");
+    assert!(said.contains("needs [dataset.image_folder]"), "{said}");
 }
 
 #[test]

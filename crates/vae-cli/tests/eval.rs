@@ -269,7 +269,7 @@ fn evaluated_runs_stand_side_by_side() {
     };
     assert!(line("negative log-likelihood *").contains('±'), "{said}");
     assert!(line("kl ").contains("nats per image"), "{said}");
-    assert!(said.contains("another protocol"), "{said}");
+    assert!(said.contains("different protocols"), "{said}");
     let difference = "protocol.n_samples: 3, 4 (elbo, reconstruction, negative log-likelihood, effective \
                       sample size)";
     assert!(said.contains(difference), "{said}");

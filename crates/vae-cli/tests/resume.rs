@@ -266,7 +266,7 @@ fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
     let output = workplace.vae(&[&resume[..], &["--epochs", "2"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let said = workplace.error(&["train", "--resume", "data"], 1);
-    assert!(said.contains("data: no run"), "{said}");
+    assert!(said.contains("data: not a run"), "{said}");
 }
 
 #[test]

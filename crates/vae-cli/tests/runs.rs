@@ -155,7 +155,7 @@ fn every_run_is_listed_with_its_state() {
     assert!(lines[..8].iter().all(|line| line.len() <= 100), "{table}");
     assert_eq!(lines[8], "runs/c: the disk is full");
     assert!(lines[9].contains("runs/f/summary.json: state: found \"asleep\""));
-    assert!(lines[10].contains("runs/g: no run"), "{table}");
+    assert!(lines[10].contains("runs/g: not a run"), "{table}");
     assert_eq!(lines.len(), 11, "{table}");
 
     let listed = workplace.json(&["runs"]);
@@ -174,7 +174,7 @@ fn every_run_is_listed_with_its_state() {
         of("g")["problem"]
             .as_str()
             .expect("text")
-            .contains("no run")
+            .contains("not a run")
     );
 
     drop(lock);

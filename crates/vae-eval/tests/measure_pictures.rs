@@ -343,16 +343,16 @@ fn what_cannot_be_measured_is_an_error() {
         feature_files: vec![one.clone(), one],
         ..options(9)
     };
-    assert!(refused(&twice).contains("would be called gray"));
+    assert!(refused(&twice).contains("would be named gray"));
     let built_in = PictureOptions {
         feature_files: vec![grayness(folder.path(), "pixel_pca.ts")],
         ..options(9)
     };
-    assert!(refused(&built_in).contains("would be called pixel_pca"));
+    assert!(refused(&built_in).contains("would be named pixel_pca"));
 
     let (_, mut weights) = vae.named_variables().remove(0);
     let _ = no_grad(|| weights.fill_(f64::NAN));
-    assert!(refused(&options(9)).contains("no numbers"));
+    assert!(refused(&options(9)).contains("NaN or infinite pixels"));
 
     let smaller = dataset(
         9,
