@@ -108,7 +108,11 @@ fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
             "makes [1, 3] of 2 images",
         ),
         ("integers", |x| mean_color(x).to_kind(Kind::Int64), "Int64"),
-        ("nan", |x| mean_color(x) * f64::NAN, "NaN or infinite features"),
+        (
+            "nan",
+            |x| mean_color(x) * f64::NAN,
+            "NaN or infinite features",
+        ),
         (
             "flattened",
             |x| x.repeat([1, 50, 1, 1]).flatten(1, -1),
