@@ -66,7 +66,7 @@ impl Workplace {
 fn a_pack_is_made_checked_and_made_again() {
     let workplace = Workplace::new();
     let said = workplace.fails(&["data", "check", "photos.toml"], 1);
-    assert!(said.contains(".pack.safetensors is not there"), "{said}");
+    assert!(said.contains(".pack.safetensors does not exist"), "{said}");
     let pack = workplace.succeeds(&["data", "pack", "photos.toml"]);
     let pack = workplace.path(pack.trim_end());
     assert_eq!(

@@ -1,7 +1,6 @@
-//! What is known of each image beside its pixels: named numbers.
+//! Named numbers of each image, in addition to its pixels.
 
-/// Named numbers for each image of a [`crate::Dataset`], as CelebA's 40 attributes (1: it has it, −1:
-/// it has it not).
+/// Named numbers for each image of a [`crate::Dataset`], such as CelebA's 40 attributes (1: present, −1: absent).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attributes {
     names: Vec<String>,
@@ -10,7 +9,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// `values` has a row for each image and in it a number for each name; NaN is an unknown one.
+    /// `values` has one row per image and one number per name; NaN marks an unknown value.
     pub(crate) fn new(names: Vec<String>, values: Vec<f32>) -> Attributes {
         debug_assert!(!names.is_empty() && values.len().is_multiple_of(names.len()));
         Attributes { names, values }
@@ -21,22 +20,22 @@ impl Attributes {
         &self.names
     }
 
-    /// The value of the attribute `name` for every image, in the data set's order: `None` for an
-    /// image without a row. `None` instead of the iterator where there is no such attribute.
+    /// The value of the attribute `name` for every image, in the data set's order; an item is `None` for an image
+    /// without a row. Returns `None` if there is no such attribute.
     pub fn column(&self, name: &str) -> Option<impl Iterator<Item = Option<f32>>> {
         let column = self.names.iter().position(|known| known == name)?;
         let rows = self.values.chunks_exact(self.names.len());
         Some(rows.map(move |row| Some(row[column]).filter(|value| !value.is_nan())))
     }
 
-    /// How many images have no row.
+    /// The number of images without a row.
     pub fn n_missing(&self) -> usize {
         let rows = self.values.chunks_exact(self.names.len());
         rows.filter(|row| row.iter().all(|value| value.is_nan()))
             .count()
     }
 
-    /// Those of the images at `rows`, in that order.
+    /// The attributes of the images at `rows`, in that order.
     pub(crate) fn select(&self, rows: &[usize]) -> Attributes {
         let n = self.names.len();
         let values = rows

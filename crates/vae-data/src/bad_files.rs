@@ -1,4 +1,4 @@
-//! Files that are no usable images, and why.
+//! Files that cannot be used as images, and the reasons.
 
 use std::fmt::Write;
 
@@ -7,8 +7,7 @@ use vae_base::one_line;
 /// A file that was skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFile {
-    /// Its path below the folder or in the zip, with `/` between folders; `�` for each byte sequence
-    /// that is not UTF-8.
+    /// Its path in the folder or zip, with `/` between folders; `�` for each byte sequence that is not UTF-8.
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
@@ -21,13 +20,13 @@ pub struct BadFiles {
 }
 
 impl BadFiles {
-    /// Sorts them by name.
+    /// Sorts the files by name.
     pub fn new(mut files: Vec<BadFile>) -> BadFiles {
         files.sort_by(|a, b| a.name.cmp(&b.name));
         BadFiles { files }
     }
 
-    /// Every one of them.
+    /// All files, sorted by name.
     pub fn files(&self) -> &[BadFile] {
         &self.files
     }
@@ -42,8 +41,8 @@ impl BadFiles {
         self.files.is_empty()
     }
 
-    /// The text of a run's `bad-files.txt`: a line for each file, its name and the reason with a tab
-    /// between; control characters are escaped, so that a line stays a line.
+    /// The text of a run's `bad-files.txt`: one line per file, with its name, a tab and the reason. Control
+    /// characters are escaped, so that each file takes one line.
     ///
     /// ```
     /// use vae_data::{BadFile, BadFiles};

@@ -1,15 +1,15 @@
-//! Some items of a data set.
+//! A batch of items of a data set.
 
 use tch::Tensor;
 
-/// Some items, and what is known of each.
+/// A batch of items with their conditions.
 #[derive(Debug)]
 pub struct Batch {
-    /// Maps `[B, C, H, W]` of the kind's element type ([`ItemKind`](vae_base::ItemKind)): u8 of images.
+    /// Maps `[B, C, H, W]` of the element type of their kind ([`ItemKind`](vae_base::ItemKind)): u8 for images.
     pub items: Tensor,
-    /// What a model is told of each, f32 `[B, D]` on the same device; none where the data set has no
-    /// condition ([`with_condition`](crate::Dataset::with_condition)).
+    /// The condition of each item, f32 `[B, D]` on the same device; `None` if the data set has no condition
+    /// ([`with_condition`](crate::Dataset::with_condition)).
     pub condition: Option<Tensor>,
-    /// Where in the data set each of them is.
+    /// The position of each item in the data set.
     pub rows: Vec<usize>,
 }

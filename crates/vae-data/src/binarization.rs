@@ -1,4 +1,4 @@
-//! Black-and-white pictures drawn from gray ones.
+//! Black-and-white images drawn from gray ones.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -8,71 +8,70 @@ use tch::{Kind, Tensor};
 
 use crate::derive_seed;
 
-/// How bytes become 0 or 255, which a Bernoulli likelihood takes for pixels of 0 and 1
-/// (`dataset.binarization` in a config).
+/// How bytes become 0 or 255, which a Bernoulli likelihood reads as pixels of 0 and 1 (`dataset.binarization` in a
+/// config).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Binarization {
-    /// Each time an image is used, byte p becomes 255 with probability p / 255, else 0, each channel by
-    /// itself (Salakhutdinov & Murray 2008, and §5 of Burda et al. 2016). Every training epoch draws
-    /// anew; evaluations always draw the same, in every run.
+    /// Each time an image is used, each byte p becomes 255 with probability p / 255 and 0 otherwise, independently
+    /// for each channel (Salakhutdinov & Murray 2008; Burda et al. 2016, §5). Every training epoch draws anew;
+    /// evaluations use the same draw in every run.
     Dynamic,
-    /// Every image is drawn once, byte p becoming 255 with probability p / 255, and looks the same in
-    /// every epoch and run. The model can then overfit to the draw, as with Larochelle's binarized MNIST
-    /// (whose own draw is a different one).
+    /// Every image is drawn once: each byte p becomes 255 with probability p / 255. The result is the same in every
+    /// epoch and run. The model can then overfit to the draw, as with Larochelle's binarized MNIST (which is a
+    /// different draw).
     Static,
 }
 
 impl Binarization {
-    /// The coins of a training epoch.
-    pub(crate) fn coins_of_epoch(self, seed: u64, epoch: u64) -> Coins {
+    /// The random draws of a training epoch.
+    pub(crate) fn draws_of_epoch(self, seed: u64, epoch: u64) -> PixelDraws {
         match self {
-            Binarization::Dynamic => Coins::new(derive_seed(seed, epoch, "binarization")),
-            Binarization::Static => self.fixed_coins(),
+            Binarization::Dynamic => PixelDraws::new(derive_seed(seed, epoch, "binarization")),
+            Binarization::Static => self.fixed_draws(),
         }
     }
 
-    /// The coins of every other pass, and of pictures: the same in every run, so that their
-    /// evaluations compare.
-    pub(crate) fn fixed_coins(self) -> Coins {
-        Coins::new(derive_seed(0, 0, "fixed binarization"))
+    /// The random draws of every other pass and of plots: the same in every run, so that evaluations can be compared.
+    pub(crate) fn fixed_draws(self) -> PixelDraws {
+        PixelDraws::new(derive_seed(0, 0, "fixed binarization"))
     }
 }
 
 /// The random draws of one pass over a data set.
 ///
-/// Those of an image depend on the pass and on its position in the data set alone. Fixed for all time,
-/// since a resumed run goes on amid an epoch: a ChaCha8 stream whose 256-bit key is the seed of the
-/// pass as 8 little-endian bytes and then zeros, and whose nonce is the position, gives bytes. Each
-/// pixel takes the next of them that is not 255, a uniform number from 0 to 254, and is white where its
-/// own byte p is greater: p of 255 numbers make it so.
+/// The draws of an image depend only on the pass and on the image's position in the data set. The algorithm must
+/// never change, because a resumed run continues in the middle of an epoch: random bytes come from a ChaCha8 stream
+/// whose 256-bit key is the seed of the pass as 8 little-endian bytes followed by zeros, and whose nonce is the
+/// position. Each pixel takes the next of these bytes that is not 255, a uniform number from 0 to 254, and becomes
+/// white if its own byte p is greater, which is true for p of the 255 numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Coins(ChaCha8Rng);
+pub(crate) struct PixelDraws(ChaCha8Rng);
 
-impl Coins {
-    fn new(pass_seed: u64) -> Coins {
+impl PixelDraws {
+    fn new(pass_seed: u64) -> PixelDraws {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&pass_seed.to_le_bytes());
-        Coins(ChaCha8Rng::from_seed(key))
+        PixelDraws(ChaCha8Rng::from_seed(key))
     }
 
-    /// Makes every byte of the image at this position 0 or 255.
+    /// Sets every byte of the image at this position to 0 or 255.
     pub(crate) fn binarize(&self, position: u64, image: &mut [u8]) {
         let mut rng = self.0.clone();
         rng.set_stream(position);
-        // Whole blocks of ChaCha: four is what the generator makes at once.
-        let mut coins = [0; 256];
-        let mut n_used = coins.len();
+        // Whole ChaCha blocks: the generator makes four at once.
+        let mut draws = [0; 256];
+        let mut n_used = draws.len();
         let mut draw = || loop {
-            if n_used == coins.len() {
-                rng.fill_bytes(&mut coins);
+            if n_used == draws.len() {
+                rng.fill_bytes(&mut draws);
                 n_used = 0;
             }
-            let coin = coins[n_used];
+            let draw = draws[n_used];
             n_used += 1;
-            if coin < 255 {
-                return coin;
+            if draw < 255 {
+                return draw;
             }
         };
         for byte in image {
@@ -80,7 +79,7 @@ impl Coins {
         }
     }
 
-    /// A binarized copy of images u8 [B, C, H, W] on the CPU, which are at these B positions.
+    /// A binarized copy of the images u8 [B, C, H, W] on the CPU that are at these B positions.
     pub(crate) fn binarized(
         &self,
         images: &Tensor,
@@ -101,38 +100,38 @@ impl Coins {
 mod tests {
     use super::*;
 
-    fn training(seed: u64, epoch: u64) -> Coins {
-        Binarization::Dynamic.coins_of_epoch(seed, epoch)
+    fn training(seed: u64, epoch: u64) -> PixelDraws {
+        Binarization::Dynamic.draws_of_epoch(seed, epoch)
     }
 
-    fn binarized(coins: &Coins, position: u64, mut image: Vec<u8>) -> Vec<u8> {
-        coins.binarize(position, &mut image);
+    fn binarized(draws: &PixelDraws, position: u64, mut image: Vec<u8>) -> Vec<u8> {
+        draws.binarize(position, &mut image);
         image
     }
 
     #[test]
-    fn coins_never_change() {
-        // From tests/reference_order.py. Others would break the resuming of every earlier run.
+    fn draws_never_change() {
+        // From tests/reference_order.py. Other values would break resuming every earlier run.
         let cases = [
             (training(0, 0), 0, "1100001010110101", 1_041_029),
             (training(0, 0), 1, "1100100001100000", 1_002_954),
             (training(7, 3), 59_999, "0000110000001100", 940_748),
             (
-                Binarization::Dynamic.fixed_coins(),
+                Binarization::Dynamic.fixed_draws(),
                 0,
                 "0001000011101010",
                 1_015_098,
             ),
         ];
-        for (coins, position, wanted_few, wanted_sum) in cases {
-            let few: String = binarized(&coins, position, vec![128; 16])
+        for (draws, position, wanted_few, wanted_sum) in cases {
+            let few: String = binarized(&draws, position, vec![128; 16])
                 .iter()
                 .map(|&byte| if byte == 255 { '1' } else { '0' })
                 .collect();
             assert_eq!(few, wanted_few);
-            // Long enough for coins that are drawn again.
+            // Long enough to contain redrawn bytes.
             let many = (0..2000).map(|i| (i % 256) as u8).collect();
-            let white = binarized(&coins, position, many)
+            let white = binarized(&draws, position, many)
                 .into_iter()
                 .enumerate()
                 .filter(|&(_, byte)| byte == 255);
@@ -141,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn static_coins_are_the_fixed_ones_in_every_epoch_and_run() {
+    fn static_draws_are_the_fixed_ones_in_every_epoch_and_run() {
         let image = vec![128; 2000];
-        let of = |coins: &Coins| binarized(coins, 3, image.clone());
-        let fixed = of(&Binarization::Dynamic.fixed_coins());
+        let of = |draws: &PixelDraws| binarized(draws, 3, image.clone());
+        let fixed = of(&Binarization::Dynamic.fixed_draws());
         for (seed, epoch) in [(0, 0), (0, 5), (9, 1)] {
-            assert_eq!(of(&Binarization::Static.coins_of_epoch(seed, epoch)), fixed);
+            assert_eq!(of(&Binarization::Static.draws_of_epoch(seed, epoch)), fixed);
         }
         assert_ne!(of(&training(0, 0)), fixed);
     }
@@ -160,7 +159,7 @@ mod tests {
             let n_black = image.iter().filter(|&&byte| byte == 0).count();
             assert_eq!(n_white + n_black, N);
             let share = f64::from(p) / 255.0;
-            // 0 for bytes 0 and 255, which never change. Small enough to tell 254/255 from 254/256.
+            // 0 for the bytes 0 and 255, which never change. Small enough to tell 254/255 from 254/256.
             let deviation = (N as f64 * share * (1.0 - share)).sqrt();
             let excess = n_white as f64 - N as f64 * share;
             assert!(excess.abs() <= 5.0 * deviation, "{p}: {n_white} of {N}");
@@ -168,9 +167,9 @@ mod tests {
     }
 
     #[test]
-    fn coins_of_other_images_epochs_and_runs_are_independent() {
+    fn draws_of_other_images_epochs_and_runs_are_independent() {
         const N: usize = 100_000;
-        let of = |coins: &Coins, position| binarized(coins, position, vec![128; N]);
+        let of = |draws: &PixelDraws, position| binarized(draws, position, vec![128; N]);
         let share = 128.0 / 255.0;
         let equal = share * share + (1.0 - share) * (1.0 - share);
         let deviation = (N as f64 * equal * (1.0 - equal)).sqrt();
@@ -180,7 +179,7 @@ mod tests {
             of(&training(1, 1), 1),
             of(&training(1, 2), 0),
             of(&training(2, 1), 0),
-            of(&Binarization::Dynamic.fixed_coins(), 0),
+            of(&Binarization::Dynamic.fixed_draws(), 0),
         ] {
             let n_equal = one.iter().zip(&other).filter(|(a, b)| a == b).count();
             let excess = n_equal as f64 - N as f64 * equal;

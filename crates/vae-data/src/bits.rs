@@ -1,17 +1,17 @@
-//! Black-and-white images, a bit for each pixel.
+//! Black-and-white images stored as one bit per pixel.
 
 use std::sync::Arc;
 
 use crate::stored::{ImageStore, StoreReader};
 use crate::{BadFile, DataError, ImageShape};
 
-/// N images `[C, H, W]` of pixels 0 and 255.
+/// N images `[C, H, W]` of the pixel values 0 and 255.
 #[derive(Debug)]
 pub(crate) struct BitImages {
     shape: ImageShape,
-    /// Of one image.
+    /// Bytes of one image.
     n_bytes: usize,
-    /// Image after image; of each byte the lowest bit is the first pixel.
+    /// Image after image; the lowest bit of each byte is the first pixel.
     bits: Vec<u8>,
 }
 
@@ -26,7 +26,7 @@ impl BitImages {
         }
     }
 
-    /// Makes a black image one of these pixels, white where they are not 0.
+    /// Stores the pixels of image `i`, which must be black before: pixels other than 0 become white.
     pub(crate) fn set(&mut self, i: usize, pixels: &[u8]) {
         let bytes = self.bits[i * self.n_bytes..].iter_mut();
         for (byte, pixels) in bytes.zip(pixels.chunks(8)) {
@@ -36,7 +36,7 @@ impl BitImages {
         }
     }
 
-    /// Writes image `i`, [C, H, W], to `out`.
+    /// Writes image `i` [C, H, W] to `out`.
     pub(crate) fn read(&self, i: usize, out: &mut [u8]) {
         let bytes = &self.bits[i * self.n_bytes..];
         for (pixels, byte) in out.chunks_mut(8).zip(bytes) {
@@ -61,7 +61,7 @@ impl ImageStore for BitImages {
     }
 
     fn n_workers(&self) -> usize {
-        1 // Copies faster than any model trains.
+        1 // One thread already reads faster than any model trains.
     }
 
     fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
@@ -87,7 +87,7 @@ mod tests {
             height: 3,
             width: 7,
         };
-        // 21 pixels are no whole bytes.
+        // 21 pixels do not fill whole bytes.
         let pixels =
             |i: usize| -> Vec<u8> { (0..21).map(|p| u8::from((p * p + i) % 5 < 2)).collect() };
         let mut images = BitImages::black(shape, 4);

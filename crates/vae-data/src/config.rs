@@ -1,4 +1,4 @@
-//! The `[dataset]` table of a config: which images, and how many of them.
+//! The `[dataset]` table of a config: the source of the images and how many are used.
 
 use std::fs;
 use std::io;
@@ -19,8 +19,8 @@ use crate::{
     SpritesConfig, idx,
 };
 
-/// Which images, or items of another kind, to train and evaluate on. Exactly one table names their source: `idx`,
-/// `image_folder`, `sprites` or `arrays`.
+/// The images, or other items, to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`,
+/// `sprites` or `arrays`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -37,31 +37,30 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// Use only the first so many training images. By default, or where there are fewer, all.
+    /// Use at most this number of training images, the first ones. By default all are used.
     #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_limit: Option<usize>,
 
-    /// How many images are kept back from training for validation. Validation images choose the best
-    /// checkpoint, when to stop early and when to lower the learning rate. A number of images (`5000`)
-    /// or a share of them (`0.1`); with 0 all images are trained on and the last epoch counts as the
-    /// best. By default a folder's partition list decides; other folders, sprites and arrays keep back 0.1, and
-    /// idx files the last 10,000 training images, or a sixth of them if there are fewer than 60,000.
+    /// How many images are held out from training for validation. Validation images choose the best checkpoint, when
+    /// to stop early and when to lower the learning rate. Give a number of images (`5000`) or a fraction of them
+    /// (`0.1`). With 0 all images are trained on and the last epoch counts as the best. By default a folder's
+    /// partition list decides; other folders, sprites and arrays hold out 0.1, and idx files the last 10,000 training
+    /// images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
 
-    /// Use only the first so many validation images. By default, or where there are fewer, all.
+    /// Use at most this number of validation images, the first ones. By default all are used.
     #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_limit: Option<usize>,
 
-    /// Use only the first so many test images. By default, or where there are fewer, all.
+    /// Use at most this number of test images, the first ones. By default all are used.
     #[schemars(range(min = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_limit: Option<usize>,
 
-    /// Make every image black and white, in training and evaluation. By default pixels stay gray or
-    /// colored.
+    /// Make every image black and white, in training and evaluation. By default pixels stay gray or colored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub binarization: Option<Binarization>,
 
@@ -73,7 +72,7 @@ pub struct DatasetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_folder: Option<ImageFolderConfig>,
 
-    /// The images are black-and-white shapes of known factors (dSprites).
+    /// The images are black-and-white shapes with known factors (dSprites).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sprites: Option<SpritesConfig>,
 
@@ -82,7 +81,7 @@ pub struct DatasetConfig {
     pub arrays: Option<ArraysConfig>,
 }
 
-/// The one table that names the images.
+/// The one table that names the source of the images.
 enum Source<'a> {
     Idx(&'a IdxConfig),
     ImageFolder(&'a ImageFolderConfig),
@@ -94,22 +93,20 @@ enum Source<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IdxConfig {
-    /// The folder that holds `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are
-    /// labels, `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`; relative to the current
-    /// folder. Each may be spelled with `.idx` for `-idx` and be gzipped (`.gz`); where several
-    /// spellings are there, the plain file and the `-idx` spelling come first. A file may lie in a
-    /// folder of its own name.
+    /// The folder with `train-images-idx3-ubyte`, `t10k-images-idx3-ubyte` and, if there are labels,
+    /// `train-labels-idx1-ubyte` and `t10k-labels-idx1-ubyte`; relative to the current folder. Each name may have
+    /// `.idx` in place of `-idx` and may end in `.gz` (gzipped). If several spellings exist, plain files and the
+    /// `-idx` spelling are preferred. A file may lie in a folder of its own name.
     #[schemars(example = &"datasets/mnist", extend("x-resume" = true))]
     pub folder: PathBuf,
 }
 
 impl DatasetConfig {
-    /// Checks what can be checked without opening a file.
+    /// Checks everything that can be checked without opening a file.
     ///
     /// # Errors
     /// [`DataError::NoSource`] without a source table, [`DataError::TwoSources`] with several,
-    /// [`DataError::ZeroLimit`] for a limit of 0, [`DataError::Config`] for a value that makes no
-    /// sense.
+    /// [`DataError::ZeroLimit`] for a limit of 0, [`DataError::Config`] for an invalid value.
     pub fn validate(&self) -> Result<(), DataError> {
         match self.source()? {
             Source::Idx(_) => {}
@@ -134,13 +131,12 @@ impl DatasetConfig {
         }
     }
 
-    /// Reads idx files, sprites or arrays into memory, or a folder's images into their pack, and applies the limits and
-    /// the binarization. A limit beyond the number of images uses all of them and logs a warning.
+    /// Reads idx files, sprites or arrays into memory, or a folder's images into their pack. Then applies the limits
+    /// and the binarization. A limit larger than the number of images uses all of them and logs a warning.
     ///
     /// # Errors
-    /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file; images and
-    /// labels that differ in number; splits whose images differ in shape; too many bad files; a
-    /// split without images.
+    /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file; different numbers of images and
+    /// labels; different image shapes in the splits; too many bad files; a split without images.
     pub fn load(&self) -> Result<Splits, DataError> {
         self.validate()?;
         let sizes = self.sizes();
@@ -153,8 +149,8 @@ impl DatasetConfig {
         Ok(splits.with_binarization(self.binarization))
     }
 
-    /// Kind and shape of its items: of photos what the config says, of other files what the header of the
-    /// (training) file says. Statistics of arrays are those of the numbers, which are not read here.
+    /// Kind and shape of the items: for photos from the config, for other files from the header of the (training)
+    /// file. For arrays it has no statistics, because the numbers are not read here.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
@@ -168,8 +164,7 @@ impl DatasetConfig {
         })
     }
 
-    /// Every image by its factors, of both splits and without limits, where the source knows its
-    /// factors.
+    /// Every image by its factors, from all splits and without limits; `None` if the source has no known factors.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
@@ -202,7 +197,7 @@ fn refuse_zero(key: &'static str, limit: Option<usize>) -> Result<(), DataError>
     }
 }
 
-/// The key that errors about the folder point to.
+/// The key that errors about the folder name.
 pub(crate) const FOLDER_KEY: &str = "dataset.idx.folder";
 
 impl IdxConfig {
@@ -282,7 +277,7 @@ impl IdxConfig {
         }
     }
 
-    /// `prefix` is `train` or `t10k`, the names that MNIST's files gave to training and test.
+    /// `prefix` is `train` or `t10k`, MNIST's names of the training and test files.
     fn read_split(&self, prefix: &str) -> Result<IdxSplit, DataError> {
         let path = self.images_file(prefix)?;
         let images = idx::read_images(&path)?;
@@ -316,7 +311,7 @@ impl IdxConfig {
     }
 }
 
-/// A file of images, with their labels.
+/// A file of images with their labels.
 struct IdxSplit {
     path: PathBuf,
     images: idx::IdxImages,
@@ -328,7 +323,7 @@ impl IdxSplit {
         self.images.n_images
     }
 
-    /// Some of them. Copied, so that a small part keeps little memory.
+    /// The images in `range`. Copied, so that a small part does not keep the whole file in memory.
     fn dataset(&self, range: Range<usize>) -> Result<Dataset, DataError> {
         let idx::IdxImages { height, width, .. } = self.images;
         let n_bytes = height * width;
@@ -342,8 +337,8 @@ impl IdxSplit {
     }
 }
 
-/// Which of the images in a training file are trained on, and which are kept back: the last 10,000, or
-/// a sixth of fewer than 60,000, unless the config says otherwise.
+/// Which images of a training file are trained on, and which are held out: the last 10,000, or a sixth of them if
+/// there are fewer than 60,000, unless the config says otherwise.
 pub(crate) fn split_training_images(
     n_images: usize,
     validation: Option<HoldOut>,
@@ -354,8 +349,8 @@ pub(crate) fn split_training_images(
     Ok([0..n_trained_on, n_trained_on..n_images])
 }
 
-/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that is in `folder`, or in a folder
-/// of that name in it, as the data sets of Kaggle are unpacked.
+/// The first spelling of `name` (for example `train-images-idx3-ubyte`) that exists in `folder`, or in a subfolder of
+/// that name, which is how Kaggle's data sets are unpacked.
 pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, DataError> {
     let is_folder = |path: &Path| match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.is_dir())),
@@ -389,7 +384,7 @@ pub(crate) fn find_file(folder: &Path, name: &str) -> Result<Option<PathBuf>, Da
             }
         }
     }
-    // An empty folder in place of the file: what opens it says so.
+    // An empty folder in place of the file: opening it gives a clear error.
     Ok(folders.into_iter().next())
 }
 

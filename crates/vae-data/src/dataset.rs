@@ -1,4 +1,4 @@
-//! Images and other items, in memory or on the disk, with what is known of each.
+//! Images and other items, in memory or on disk, with their labels, names and attributes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::bits::BitImages;
 use crate::stored::{ImageStore, StoredImages};
 use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
-/// N items of one kind and shape, most often images as bytes, and what is known of each: a class label, a file
-/// name, attributes.
+/// N items of one kind and shape, most often images as bytes, with their class labels, file names and attributes, if
+/// known.
 #[derive(Debug)]
 pub struct Dataset {
     item: ItemSpec,
@@ -23,18 +23,18 @@ pub struct Dataset {
     labels: Option<Tensor>,
     attributes: Option<Attributes>,
     factors: Option<Factors>,
-    /// What a model is told of each image: its columns, and f32 [N, D] on the CPU.
+    /// The condition of each item: its columns, and their values f32 [N, D] on the CPU.
     condition: Option<(Arc<ConditionSpec>, Tensor)>,
     binarization: Option<Binarization>,
-    /// Where in its file each item is, of rows of an array.
+    /// The row of each item in its file, for items that are rows of an array.
     rows: Option<Vec<usize>>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Images {
-    /// [N, C, H, W] on the CPU, u8 of images.
+    /// [N, C, H, W] on the CPU, u8 for images.
     Memory(Tensor),
-    /// In a pack, or files, or a bit for each pixel.
+    /// In a pack, in files, or as one bit per pixel.
     Stored(StoredImages),
 }
 
@@ -42,9 +42,9 @@ impl Dataset {
     /// A data set of tensors: images u8 `[N, C, H, W]` and labels i64 `[N]`, both on the CPU.
     ///
     /// # Errors
-    /// [`DataError::Layout`] where kind, number of dimensions, device or N is another.
+    /// [`DataError::Layout`] if the element type, the number of dimensions, the device or N differs.
     pub fn new(images: Tensor, labels: Option<Tensor>) -> Result<Dataset, DataError> {
-        let wanted = "Uint8 [N, C, H, W] on Cpu, none of C, H, W 0";
+        let wanted = "Uint8 [N, C, H, W] on Cpu with C, H and W of at least 1";
         let shape = match images.size()[..] {
             [_, ref shape @ ..] if shape.len() == 3 && shape.iter().all(|&side| side > 0) => {
                 shape.to_vec()
@@ -59,8 +59,8 @@ impl Dataset {
         Ok(Dataset::of(item, Images::Memory(images), labels))
     }
 
-    /// A data set of items of any kind, as maps `[N, C, H, W]` ([`ItemSpec::map`]) of the kind's element type, and
-    /// labels i64 `[N]`, all on the CPU.
+    /// A data set of items of any kind, as maps `[N, C, H, W]` ([`ItemSpec::map`]) of the element type of their kind,
+    /// and labels i64 `[N]`, all on the CPU.
     ///
     /// ```
     /// use tch::Tensor;
@@ -77,9 +77,9 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// [`DataError::Layout`] where element type, shape, device or N is another; [`DataError::Items`] where the
-    /// specification makes no sense, an array has infinite values (or NaN, and the specification does not say
-    /// that values may be missing), or a token is outside the vocabulary.
+    /// [`DataError::Layout`] if the element type, the shape, the device or N differs; [`DataError::Items`] if the
+    /// specification is invalid, an array contains infinite values (or NaN, unless the specification allows missing
+    /// values), or a token is outside the vocabulary.
     pub fn of_items(
         item: ItemSpec,
         items: Tensor,
@@ -118,7 +118,7 @@ impl Dataset {
         }
     }
 
-    /// The same items, which are these rows of a file.
+    /// The same items with their row numbers in a file.
     pub(crate) fn with_rows(self, rows: &[usize]) -> Dataset {
         Dataset {
             rows: Some(rows.to_vec()),
@@ -133,7 +133,7 @@ impl Dataset {
         }
     }
 
-    /// Images of known factors; the values of the factor `label` are their labels.
+    /// Images with known factors; the values of the factor `label` are their labels.
     pub(crate) fn of_factors(images: BitImages, factors: Factors, label: usize) -> Dataset {
         let positions = factors.positions().iter();
         let labels: Vec<i64> = positions
@@ -151,8 +151,7 @@ impl Dataset {
         }
     }
 
-    /// The same images, shown black and white from now on, or (`None`) as they are. Items that are no images
-    /// stay as they are.
+    /// The same images with this binarization, or (`None`) with none. Items other than images are unchanged.
     #[must_use]
     pub fn with_binarization(self, binarization: Option<Binarization>) -> Dataset {
         Dataset {
@@ -161,7 +160,7 @@ impl Dataset {
         }
     }
 
-    /// How the bytes become 0 or 255, if they do.
+    /// How the bytes become 0 or 255; `None` if they are used as they are.
     pub fn binarization(&self) -> Option<Binarization> {
         self.binarization
     }
@@ -170,7 +169,7 @@ impl Dataset {
         &self.images
     }
 
-    /// The first `n` items, or all where there are fewer: `[n, C, H, W]` on the CPU, of images u8, 0 is black.
+    /// The first `n` items, or all if there are fewer: `[n, C, H, W]` on the CPU. Images are u8, with 0 for black.
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -179,11 +178,11 @@ impl Dataset {
         self.select(&indices)
     }
 
-    /// The items at these positions, in this order: `[n, C, H, W]` on the CPU, of images u8, 0 is black.
-    /// Binarized ones are those of a sequential pass, the same at every call and in every run.
+    /// The items at these positions, in this order: `[n, C, H, W]` on the CPU. Images are u8, with 0 for black.
+    /// Binarized images are those of a sequential pass, the same at every call and in every run.
     ///
     /// # Errors
-    /// A file can no longer be decoded (of a data set without a pack).
+    /// A file of a data set without a pack can no longer be decoded.
     ///
     /// # Panics
     /// If a position is [`Dataset::len`] or more.
@@ -192,14 +191,13 @@ impl Dataset {
         Ok(match self.binarization {
             Some(binarization) => {
                 let positions = positions.iter().map(|&i| i as u64);
-                binarization.fixed_coins().binarized(&images, positions)
+                binarization.fixed_draws().binarized(&images, positions)
             }
             None => images,
         })
     }
 
-    /// The images at these positions with what is known of each, on the CPU; the images as
-    /// [`Dataset::select`] gives them.
+    /// The images at these positions with their conditions, on the CPU. The images are those of [`Dataset::select`].
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -242,14 +240,14 @@ impl Dataset {
         }
     }
 
-    /// The data set of the first `n` images, or of all where there are fewer.
+    /// The data set of the first `n` images, or of all if there are fewer.
     #[must_use]
     pub fn truncated(&self, n: usize) -> Dataset {
         self.subset(&(0..n.min(self.len())).collect::<Vec<_>>())
     }
 
-    /// The data set of the images at these positions, in this order; a position may come more than
-    /// once. What chance does to an image (flips, binarization) goes by its position in the new one.
+    /// The data set of the images at these positions, in this order; a position may occur more than once. Random
+    /// flips and binarization depend on an image's position in the new data set.
     ///
     /// # Panics
     /// If a position is [`Dataset::len`] or more.
@@ -286,9 +284,8 @@ impl Dataset {
         }
     }
 
-    /// The name of the file that image `i` came from: its path below the folder or in the zip, with
-    /// `/` between folders. `None` for images that came from no file of their own.
-    ///
+    /// The name of the file of image `i`: its path in the folder or zip, with `/` between folders. `None` if images
+    /// do not have their own files.
     /// # Panics
     /// If `i` is [`Dataset::len`] or more.
     pub fn file_name(&self, i: usize) -> Option<&str> {
@@ -301,7 +298,7 @@ impl Dataset {
         }
     }
 
-    /// Which row of its file item `i` is, from 0; `None` for items that are no rows of an array or table.
+    /// The row of item `i` in its file, from 0; `None` if the items are not rows of an array or table.
     ///
     /// # Panics
     /// If `i` is [`Dataset::len`] or more.
@@ -309,8 +306,8 @@ impl Dataset {
         self.rows.as_ref().map(|rows| rows[i])
     }
 
-    /// A number by which to tell this data set from another: the CRC-32 of all file names and of the
-    /// bytes, before binarization, of 256 items (all, where there are fewer), spread evenly.
+    /// A checksum that identifies the data set: the CRC-32 of all file names and of the bytes, before binarization,
+    /// of 256 evenly spaced items (all, if there are fewer).
     ///
     /// # Errors
     /// As [`Dataset::select`].
@@ -336,13 +333,13 @@ impl Dataset {
         self.attributes.as_ref()
     }
 
-    /// What each image is said to be to a model with a condition, f32 `[N, D]` on the CPU
-    /// ([`ConditionSpec`]); NaN is unknown.
+    /// The condition of each image for a conditional model, f32 `[N, D]` on the CPU ([`ConditionSpec`]); NaN marks an
+    /// unknown value.
     pub fn condition(&self) -> Option<&Tensor> {
         self.condition.as_ref().map(|(_, known)| known)
     }
 
-    /// What a model has to know of these images.
+    /// The properties of these images that a model depends on.
     pub fn spec(&self) -> DataSpec {
         let condition = self.condition.as_ref();
         DataSpec {
@@ -353,11 +350,11 @@ impl Dataset {
         }
     }
 
-    /// The columns of a condition on these (training) images: a column for each class, if `classes` are
-    /// wanted, and one for each of the `attributes`.
+    /// The columns of a condition on these (training) images: one for each class, if `classes` is true, and one for
+    /// each of the `attributes`.
     ///
     /// # Errors
-    /// There are no classes, or no such attribute, or no value of it is known.
+    /// There are no classes, there is no such attribute, or none of its values is known.
     pub fn condition_spec(
         &self,
         classes: bool,
@@ -372,7 +369,7 @@ impl Dataset {
             (true, None) => {
                 return Err(refuse(
                     "model.condition.classes",
-                    "these images come without classes; attributes = [\u{2026}] takes columns of a table"
+                    "these images have no classes; attributes = [\u{2026}] takes columns of a table"
                         .to_owned(),
                 ));
             }
@@ -385,7 +382,7 @@ impl Dataset {
             let Some(column) = column else {
                 let known = self.attributes.as_ref().map_or(&[][..], Attributes::names);
                 let there_are = match known.is_empty() {
-                    true => "these images come without a table of attributes \
+                    true => "these images have no table of attributes \
                              (dataset.image_folder.attributes names one)"
                         .to_owned(),
                     false => format!("there are {}", known.join(", ")),
@@ -403,7 +400,7 @@ impl Dataset {
                 }),
                 None => Err(refuse(
                     "model.condition.attributes",
-                    format!("of the attribute {name} no training image has a known value"),
+                    format!("no training image has a known value of the attribute {name}"),
                 )),
             }
         });
@@ -413,8 +410,8 @@ impl Dataset {
         })
     }
 
-    /// The same images, each with what is known of it in the columns of a condition. Classes and
-    /// attributes that this data set does not have are unknown.
+    /// The same images with the values of a condition's columns. Classes and attributes that this data set does not
+    /// have are unknown.
     #[must_use]
     pub fn with_condition(self, spec: &ConditionSpec) -> Dataset {
         if spec.is_empty() {
@@ -448,7 +445,7 @@ impl Dataset {
         }
     }
 
-    /// The same images, of which a model is told something else: `change` gets each one's row.
+    /// The same images with changed conditions: `change` is called with the row of each image.
     #[must_use]
     pub fn change_condition(self, mut change: impl FnMut(&mut [f32])) -> Dataset {
         let condition = self.condition.as_ref().map(|(spec, known)| {
@@ -465,17 +462,17 @@ impl Dataset {
         Dataset { condition, ..self }
     }
 
-    /// What each image was made of.
+    /// The known factors of each image.
     pub fn factors(&self) -> Option<&Factors> {
         self.factors.as_ref()
     }
 
-    /// The class of every image: i64 `[N]` on the CPU.
+    /// The class of each image: i64 `[N]` on the CPU.
     pub fn labels(&self) -> Option<&Tensor> {
         self.labels.as_ref()
     }
 
-    /// N, the number of images.
+    /// N, the number of items.
     pub fn len(&self) -> usize {
         match &self.images {
             // A size is never negative.
@@ -484,39 +481,39 @@ impl Dataset {
         }
     }
 
-    /// Whether there is no image.
+    /// Whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The shape that all items share in tensors: channels, rows and columns.
+    /// The shape of an item as a tensor: channels, rows and columns.
     pub fn shape(&self) -> ImageShape {
         self.item.map()
     }
 
-    /// Kind and shape of the items, and of arrays the statistics that standardize them.
+    /// Kind and shape of the items; for arrays also the statistics that standardize them.
     pub fn item(&self) -> &ItemSpec {
         &self.item
     }
 }
 
-/// The images that the model learns from, those it is chosen by, and those it is measured on.
+/// Training, validation and test images.
 #[derive(Debug)]
 pub struct Splits {
     /// Training images.
     pub train: Dataset,
-    /// Images that are neither trained on nor part of the reported numbers: whatever chooses (the best
-    /// checkpoint, early stopping, a recipe) looks at these. None where the config keeps none back.
+    /// Images that are neither trained on nor part of the reported results. All choices (the best checkpoint, early
+    /// stopping, a recipe) use these. `None` if the config holds none out.
     pub validation: Option<Dataset>,
-    /// Images that a finished model is measured on, once; never trained on nor chosen by. Same shape as
+    /// Images on which a finished model is measured once; never used for training or choices. They have the shape of
     /// the training images.
     pub test: Dataset,
-    /// What was found on the way.
+    /// What loading found: skipped files, lists and tables.
     pub report: LoadReport,
 }
 
 impl Splits {
-    /// Images about which there is nothing else to say.
+    /// Splits with an empty report.
     pub fn new(train: Dataset, validation: Option<Dataset>, test: Dataset) -> Splits {
         Splits {
             train,
@@ -526,7 +523,7 @@ impl Splits {
         }
     }
 
-    /// All of them with what a model is told of each image ([`Dataset::with_condition`]).
+    /// All splits with conditions ([`Dataset::with_condition`]).
     #[must_use]
     pub fn with_condition(self, spec: &ConditionSpec) -> Splits {
         let of = |dataset: Dataset| dataset.with_condition(spec);
@@ -538,7 +535,7 @@ impl Splits {
         }
     }
 
-    /// All of them with the same binarization.
+    /// All splits with the same binarization.
     pub(crate) fn with_binarization(self, binarization: Option<Binarization>) -> Splits {
         let of = |dataset: Dataset| dataset.with_binarization(binarization);
         Splits {
@@ -550,37 +547,37 @@ impl Splits {
     }
 }
 
-/// What loading a data set came upon.
+/// What loading a data set found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
     /// Files that were skipped.
     pub bad_files: BadFiles,
-    /// Image files of formats that are not read.
+    /// Image files of unsupported formats.
     pub unread_files: UnreadFiles,
-    /// The list that says which image is in which split. Without one, the hash of its name does.
+    /// The list that assigns images to splits. Without one, the hash of its name decides an image's split.
     pub partition_file: Option<PathBuf>,
-    /// How many good images are not in that list, and so in no split.
+    /// The number of good images that are missing in that list, and therefore in no split.
     pub n_unlisted: usize,
     /// The table of attributes.
     pub attributes_file: Option<PathBuf>,
-    /// How many good images have no row in it.
+    /// The number of good images without a row in that table.
     pub n_without_attributes: usize,
 }
 
 impl LoadReport {
-    /// Logs what the user should know of the images in `path`.
+    /// Logs what the user should know about the images in `path`.
     pub(crate) fn warn(&self, path: &Path) {
         let path = path.display();
         if !self.bad_files.is_empty() {
             let n_bad = self.bad_files.len();
-            warn!("{path}: {n_bad} files are no usable images and skipped");
+            warn!("{path}: {n_bad} files are not usable images and are skipped");
         }
         if !self.unread_files.is_empty() {
             warn!("{path}: {}", self.unread_files);
         }
         if let (Some(file), 1..) = (&self.partition_file, self.n_unlisted) {
             let (n, file) = (self.n_unlisted, file.display());
-            warn!("{path}: {n} images are not in {file} and so not used");
+            warn!("{path}: {n} images are not in {file} and are not used");
         }
         if let (Some(file), 1..) = (&self.attributes_file, self.n_without_attributes) {
             let (n, file) = (self.n_without_attributes, file.display());
@@ -589,7 +586,7 @@ impl LoadReport {
     }
 }
 
-/// Refuses another element type, shape or device.
+/// Fails on another element type, shape or device.
 fn check_layout(
     name: &'static str,
     found: &Tensor,
@@ -611,9 +608,9 @@ fn check_labels(labels: Option<&Tensor>, n: i64) -> Result<(), DataError> {
     })
 }
 
-/// Refuses values that items of this kind do not have.
+/// Fails on values that items of this kind cannot have.
 fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
-    // Some at a time: what is true of each takes a byte.
+    // In parts, because the mask of each comparison takes a byte per value.
     let count = |is_wrong: &dyn Fn(&Tensor) -> Tensor| -> i64 {
         let parts = items.split(1 << 12, 0);
         let counts = parts.iter().map(|part| is_wrong(part).sum(Kind::Int64));
@@ -625,8 +622,10 @@ fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
             match (n_infinite, n_missing) {
                 (0, 0) => None,
                 (0, _) if item.has_missing => None,
-                (0, n) => Some(format!("found {n} values that are NaN, expected numbers")),
-                (n, _) => Some(format!("found {n} infinite values, expected numbers")),
+                (0, n) => Some(format!("found {n} NaN values, expected finite numbers")),
+                (n, _) => Some(format!(
+                    "found {n} infinite values, expected finite numbers"
+                )),
             }
         }
         ItemKind::Tokens { vocabulary } => {
@@ -671,7 +670,7 @@ mod tests {
             let images = Tensor::from_slice(&pixels).view([2, 1, 1, 2]);
             Dataset::new(images, None).unwrap().fingerprint().unwrap()
         };
-        // The CRC-32 of the bytes 1, 2, 3, 4, as zlib has it.
+        // The CRC-32 of the bytes 1, 2, 3, 4, computed with zlib.
         assert_eq!(fingerprint([1, 2, 3, 4]), 0xb63c_fbcd);
         assert_ne!(fingerprint([1, 2, 3, 5]), 0xb63c_fbcd);
     }
@@ -682,7 +681,7 @@ mod tests {
         let error = Dataset::new(floats, None).unwrap_err().to_string();
         assert_eq!(
             error,
-            "images are Float [5, 1, 2, 2] on Cpu, expected Uint8 [N, C, H, W] on Cpu, none of C, H, W 0"
+            "images are Float [5, 1, 2, 2] on Cpu, expected Uint8 [N, C, H, W] on Cpu with C, H and W of at least 1"
         );
         assert!(Dataset::new(bytes(&[5, 2, 2]), None).is_err());
         assert!(Dataset::new(bytes(&[5, 1, 0, 2]), None).is_err());
@@ -709,7 +708,7 @@ mod tests {
         let one = vectors.subset(&[1, 0]).select(&[0]).unwrap();
         assert_eq!(one, reals.narrow(0, 1, 1));
         assert_eq!(vectors.batch(&[1]).unwrap().items, one);
-        // The CRC-32 of the little-endian bytes, as zlib has it: 0.5, -1, 2.25 and 4.
+        // The CRC-32 of the little-endian bytes, computed with zlib: 0.5, -1, 2.25 and 4.
         let bytes = [0.5_f32, -1.0, 2.25, 4.0].map(f32::to_le_bytes).concat();
         assert_eq!(vectors.fingerprint().unwrap(), crc32fast::hash(&bytes));
         let gray = vectors.with_binarization(Some(Binarization::Static));
@@ -736,10 +735,7 @@ mod tests {
         };
         assert!(of(true, [f32::NAN, 1.0]).is_ok());
         let error = of(false, [f32::NAN, 1.0]).unwrap_err();
-        assert_eq!(
-            error,
-            "items: found 1 values that are NaN, expected numbers"
-        );
+        assert_eq!(error, "items: found 1 NaN values, expected finite numbers");
         assert!(of(true, [f32::INFINITY, 1.0]).is_err());
 
         let items = Tensor::zeros([4, 2], (Kind::Float, Device::Cpu));

@@ -1,4 +1,4 @@
-//! What can be wrong with a data set: each error says where, what was found, what was wanted and the
+//! Everything that can be wrong with a data set. Each error says where, what was found, what was expected and the
 //! likely fix.
 
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{ImageShape, UnreadFiles};
 
-/// Why there is no pack to use.
+/// Why a pack cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PackProblem {
@@ -24,7 +24,7 @@ pub enum PackProblem {
 impl fmt::Display for PackProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            PackProblem::Missing => f.write_str("is not there"),
+            PackProblem::Missing => f.write_str("does not exist"),
             PackProblem::Outdated => {
                 f.write_str("was made from other files or with another transform")
             }
@@ -53,7 +53,7 @@ pub enum DataError {
     )]
     TwoSources,
 
-    /// A value in the config makes no sense.
+    /// A value in the config is invalid.
     #[error("{key}: {problem}")]
     Config {
         /// The full key, for example `dataset.image_folder.image_size`.
@@ -69,10 +69,10 @@ pub enum DataError {
         key: &'static str,
     },
 
-    /// The configured folder is not there.
+    /// The configured folder does not exist.
     #[error(
         "{}: no such folder{} ({}correct {key})",
-        folder.display(), looked_in(folder), fetch_hint(folder)
+        folder.display(), current_folder_hint(folder), fetch_hint(folder)
     )]
     MissingFolder {
         /// The folder as configured.
@@ -90,7 +90,7 @@ pub enum DataError {
         key: &'static str,
     },
 
-    /// A file that the data set cannot do without is not in its folder.
+    /// A required file is missing in its folder.
     #[error(
         "{}: holds no {file} or {file}.gz ({}correct {key})",
         folder.display(), fetch_hint(folder)
@@ -104,7 +104,7 @@ pub enum DataError {
         key: &'static str,
     },
 
-    /// A folder, pipe or device where a file is needed.
+    /// A folder, pipe or device in place of a file.
     #[error("{}: is not a regular file", path.display())]
     NotAFile {
         /// The path that was opened.
@@ -129,7 +129,7 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// Too few bytes for even the header.
+    /// The file is shorter than its header.
     #[error("{}: {found} bytes, expected a header of {wanted} bytes (interrupted download? fetch it again)", path.display())]
     ShortHeader {
         /// The file.
@@ -140,7 +140,7 @@ pub enum DataError {
         wanted: usize,
     },
 
-    /// The first four bytes are not those of the wanted kind of file.
+    /// The first four bytes are not the magic number of the expected format.
     #[error("{}: magic number {found:#010x}, expected {wanted:#010x} ({hint})", path.display())]
     Magic {
         /// The file.
@@ -153,7 +153,7 @@ pub enum DataError {
         hint: &'static str,
     },
 
-    /// A count or size in the header is 0 or larger than any image this crate takes.
+    /// A count or size in the header is 0 or larger than this crate supports.
     #[error("{}: {name} {found} in the header, expected 1 to {largest} (damaged file?)", path.display())]
     Dimension {
         /// The file.
@@ -166,18 +166,18 @@ pub enum DataError {
         largest: u32,
     },
 
-    /// The header promises more bytes than this crate loads into memory.
-    #[error("{}: the header promises {found} bytes, expected at most {largest} (damaged file?)", path.display())]
+    /// The header declares more bytes than this crate loads into memory.
+    #[error("{}: the header declares {found} bytes, expected at most {largest} (damaged file?)", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// The number of bytes that the header promises.
+        /// The number of bytes that the header declares.
         found: u64,
         /// The largest accepted number of bytes.
         largest: u64,
     },
 
-    /// The file ends before what its header promises.
+    /// The file is shorter than its header declares.
     #[error(
         "{}: {found} bytes, expected {wanted} by its header (interrupted download? fetch it again)",
         path.display()
@@ -191,7 +191,7 @@ pub enum DataError {
         wanted: u64,
     },
 
-    /// The file goes on after what its header promises.
+    /// The file is longer than its header declares.
     #[error("{}: more bytes than the {wanted} by its header (damaged file? fetch it again)", path.display())]
     TooLong {
         /// The file.
@@ -200,7 +200,7 @@ pub enum DataError {
         wanted: u64,
     },
 
-    /// As many labels as images are needed.
+    /// The numbers of images and labels differ.
     #[error(
         "{}: {n_labels} labels, expected {n_images} as in {} (files of two different data sets?)",
         labels.display(), images.display()
@@ -216,7 +216,7 @@ pub enum DataError {
         n_labels: usize,
     },
 
-    /// One model serves both splits, so their images have one shape.
+    /// The images of the two splits differ in shape, but one model needs one shape.
     #[error("{}: test images are {test}, expected {train} as the training images are (files of two different data sets?)", folder.display())]
     SplitShape {
         /// The folder of both files.
@@ -227,17 +227,17 @@ pub enum DataError {
         test: ImageShape,
     },
 
-    /// The configured folder or zip of images is not there.
+    /// The configured folder or zip of images does not exist.
     #[error(
         "{}: no such folder or zip{} ({}correct dataset.image_folder.path)",
-        path.display(), looked_in(path), fetch_hint_around(path)
+        path.display(), current_folder_hint(path), fetch_hint_around(path)
     )]
     MissingImages {
         /// The path as configured.
         path: PathBuf,
     },
 
-    /// A folder or zip without any image.
+    /// A folder or zip without images.
     #[error(
         "{}: holds no JPEG, PNG, WebP or BMP{} (correct dataset.image_folder.path)",
         path.display(), unread_hint(unread)
@@ -245,11 +245,11 @@ pub enum DataError {
     NoImages {
         /// The path as configured.
         path: PathBuf,
-        /// The images that it holds in other formats.
+        /// The images of unsupported formats that it holds.
         unread: UnreadFiles,
     },
 
-    /// A file in place of the folder that is no zip, or a damaged one.
+    /// The path is neither a folder nor a readable zip.
     #[error("{}: is neither a folder nor a zip that can be read: {reason}", path.display())]
     Zip {
         /// The file.
@@ -258,9 +258,9 @@ pub enum DataError {
         reason: String,
     },
 
-    /// So many files are bad that the folder is probably not the one that was meant.
+    /// So many files are bad that the path is probably wrong.
     #[error(
-        "{}: at least {n_bad} of {n_files} files are no usable images, expected at most a share of \
+        "{}: at least {n_bad} of {n_files} files are not usable images, expected at most a share of \
          {max_fraction} (dataset.image_folder.max_bad_fraction). The first: {}",
         path.display(), first.join("; ")
     )]
@@ -273,7 +273,7 @@ pub enum DataError {
         n_files: usize,
         /// The config's limit.
         max_fraction: f64,
-        /// The first ten: name and reason.
+        /// Name and reason of the first ten.
         first: Vec<String>,
     },
 
@@ -292,19 +292,19 @@ pub enum DataError {
         n_images: usize,
     },
 
-    /// The configured file of sprites is not there.
+    /// The configured file of sprites does not exist.
     #[error(
         "{}: no such file{} (run `cargo xtask fetch-data sprites`, which makes \
          datasets/sprites/sprites.npz, or correct dataset.sprites.file)",
-        path.display(), looked_in(path)
+        path.display(), current_folder_hint(path)
     )]
     MissingSprites {
         /// The path as configured.
         path: PathBuf,
     },
 
-    /// A file of sprites that is damaged or holds something else.
-    #[error("{}: {problem} (interrupted download or another file? `cargo xtask fetch-data sprites` makes a right one)", path.display())]
+    /// A file of sprites that is damaged or has another layout.
+    #[error("{}: {problem} (interrupted download or another file? `cargo xtask fetch-data sprites` makes a correct one)", path.display())]
     Npz {
         /// The file.
         path: PathBuf,
@@ -312,14 +312,14 @@ pub enum DataError {
         problem: String,
     },
 
-    /// A file of arrays is not there.
-    #[error("{}: no such file{} ({}correct the path)", path.display(), looked_in(path), fetch_hint_around(path))]
+    /// A file of arrays does not exist.
+    #[error("{}: no such file{} ({}correct the path)", path.display(), current_folder_hint(path), fetch_hint_around(path))]
     MissingArrays {
         /// The path as configured.
         path: PathBuf,
     },
 
-    /// A file of arrays that is damaged or holds something else than was asked for.
+    /// A file of arrays that is damaged or does not hold the requested arrays.
     #[error("{}: {problem}", path.display())]
     ArrayFile {
         /// The file.
@@ -328,7 +328,7 @@ pub enum DataError {
         problem: String,
     },
 
-    /// A line of a partition or attribute list that is not understood.
+    /// A line of a partition or attribute list that cannot be parsed.
     #[error("{}:{line}: {problem}", path.display())]
     Table {
         /// The list.
@@ -339,7 +339,7 @@ pub enum DataError {
         problem: String,
     },
 
-    /// A partition or attribute list that is no text, or too long.
+    /// A partition or attribute list that is not text or too long.
     #[error("{} {problem}", path.display())]
     List {
         /// The list.
@@ -348,7 +348,7 @@ pub enum DataError {
         problem: String,
     },
 
-    /// A partition or attribute list of other images.
+    /// A partition or attribute list that belongs to other images.
     #[error(
         "{}: has none of the {n_images} images (it has {listed:?}, the first image is {image:?}; a \
          list of other images?)",
@@ -365,7 +365,7 @@ pub enum DataError {
         image: String,
     },
 
-    /// A pack that was asked for cannot be made or used.
+    /// The requested pack cannot be made or used.
     #[error("{} {problem}", path.display())]
     Pack {
         /// The pack's file.
@@ -374,7 +374,7 @@ pub enum DataError {
         problem: PackProblem,
     },
 
-    /// A file that was a good image when the data set was loaded is no longer.
+    /// A file that was a good image when the data set was loaded can no longer be decoded.
     #[error("{}: {name} {reason}; it was a good image before (changed while in use?)", path.display())]
     Changed {
         /// The folder or zip.
@@ -394,26 +394,26 @@ pub enum DataError {
         problem: String,
     },
 
-    /// Items that are no data set, given to [`crate::Dataset::of_items`].
+    /// Invalid items, passed to [`crate::Dataset::of_items`].
     #[error("items: {problem}")]
     Items {
         /// What was found and what was expected.
         problem: String,
     },
 
-    /// Tensors that are no data set, given to [`crate::Dataset::new`] or [`crate::Dataset::of_items`].
+    /// Tensors of a wrong layout, passed to [`crate::Dataset::new`] or [`crate::Dataset::of_items`].
     #[error("{name} are {found}, expected {wanted}")]
     Layout {
         /// Which tensor: `images`, `items` or `labels`.
         name: &'static str,
-        /// Its kind, shape and device.
+        /// Its element type, shape and device.
         found: String,
-        /// The layout that was wanted.
+        /// The expected layout.
         wanted: String,
     },
 }
 
-/// What to run for the folders that `cargo xtask fetch-data` fills: those in `datasets/`.
+/// The command for folders that `cargo xtask fetch-data` fills: those in `datasets/`.
 fn fetch_hint(folder: &Path) -> String {
     let parent = folder.parent().and_then(Path::file_name);
     match (parent, folder.file_name()) {
@@ -427,12 +427,12 @@ fn fetch_hint(folder: &Path) -> String {
     }
 }
 
-/// As [`fetch_hint`], for a folder or zip inside of such a folder.
+/// As [`fetch_hint`], for a folder or zip inside such a folder.
 fn fetch_hint_around(path: &Path) -> String {
     path.parent().map(fetch_hint).unwrap_or_default()
 }
 
-/// Why a folder of photos may hold none that is read.
+/// Names the unsupported formats in a folder without supported images.
 fn unread_hint(unread: &UnreadFiles) -> String {
     match unread.is_empty() {
         true => String::new(),
@@ -440,8 +440,8 @@ fn unread_hint(unread: &UnreadFiles) -> String {
     }
 }
 
-/// The current folder, where a relative path was looked for.
-fn looked_in(folder: &Path) -> String {
+/// The current folder, in which a relative path was searched.
+fn current_folder_hint(folder: &Path) -> String {
     match std::env::current_dir() {
         Ok(current) if folder.is_relative() => format!(" in {}", current.display()),
         _ => String::new(),

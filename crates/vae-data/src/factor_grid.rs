@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::factors::FactorSpace;
 use crate::{DataError, Dataset};
 
-/// An image for every combination of factors: what disentanglement is measured with.
+/// An image for every combination of factors, for metrics of disentanglement.
 #[derive(Debug)]
 pub struct FactorGrid {
     space: FactorSpace,
@@ -13,10 +13,10 @@ pub struct FactorGrid {
 }
 
 impl FactorGrid {
-    /// The images of all combinations, by their position.
+    /// The images of all combinations, ordered by position.
     ///
     /// # Errors
-    /// [`DataError::Layout`] where there are not as many images as combinations.
+    /// [`DataError::Layout`] if the numbers of images and combinations differ.
     pub fn new(space: FactorSpace, images: Dataset) -> Result<FactorGrid, DataError> {
         if images.len() != space.n_positions() {
             return Err(DataError::Layout {
@@ -31,12 +31,12 @@ impl FactorGrid {
         Ok(FactorGrid { space, images })
     }
 
-    /// Its factors.
+    /// The factors.
     pub fn space(&self) -> &FactorSpace {
         &self.space
     }
 
-    /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, 0 is black.
+    /// The images at these positions, in this order: u8 `[n, C, H, W]` on the CPU, with 0 for black.
     ///
     /// # Errors
     /// As [`Dataset::select`].

@@ -1,7 +1,7 @@
-//! Images that were made of known factors: every combination of their values is one image.
+//! Images with known factors: one image for every combination of their values.
 
-/// Factors and how many values each can have. The combinations are numbered, the last factor fastest:
-/// the number of one is its position.
+/// Factors with their numbers of values. The combinations are numbered with the last factor fastest; the number of a
+/// combination is its position.
 ///
 /// ```
 /// use vae_data::FactorSpace;
@@ -18,7 +18,7 @@ pub struct FactorSpace {
 }
 
 impl FactorSpace {
-    /// Factors by their names, each with its number of values.
+    /// Creates a space from each factor's name and number of values.
     ///
     /// # Panics
     /// If a factor has no value.
@@ -37,17 +37,17 @@ impl FactorSpace {
         &self.names
     }
 
-    /// How many values each factor has.
+    /// The number of values of each factor.
     pub fn sizes(&self) -> &[usize] {
         &self.sizes
     }
 
-    /// How many combinations there are.
+    /// The number of combinations.
     pub fn n_positions(&self) -> usize {
         self.sizes.iter().product()
     }
 
-    /// Which of its values each factor has at a position.
+    /// The index of each factor's value at a position.
     pub fn classes(&self, position: usize) -> Vec<usize> {
         let mut rest = position;
         let mut classes = vec![0; self.sizes.len()];
@@ -58,7 +58,7 @@ impl FactorSpace {
         classes
     }
 
-    /// Where the image of these values is.
+    /// The position of the image with these factor values.
     pub fn position(&self, classes: &[usize]) -> usize {
         let digits = classes.iter().zip(&self.sizes);
         digits.fold(0, |position, (class, size)| position * size + class)
@@ -69,7 +69,7 @@ impl FactorSpace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Factors {
     space: FactorSpace,
-    /// Of each image.
+    /// The position of each image among all combinations.
     positions: Vec<usize>,
 }
 
@@ -78,17 +78,17 @@ impl Factors {
         Factors { space, positions }
     }
 
-    /// Which factors there are.
+    /// The factors and their numbers of values.
     pub fn space(&self) -> &FactorSpace {
         &self.space
     }
 
-    /// Where each image is among all combinations.
+    /// The position of each image among all combinations.
     pub fn positions(&self) -> &[usize] {
         &self.positions
     }
 
-    /// Those of the images at `rows`, in that order.
+    /// The factors of the images at `rows`, in that order.
     pub(crate) fn select(&self, rows: &[usize]) -> Factors {
         Factors {
             space: self.space.clone(),

@@ -1,4 +1,4 @@
-//! `dataset.validation`: how many training images are kept back to choose by.
+//! `dataset.validation`: how many training images are held out for validation.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use crate::DataError;
 /// The key in a config.
 pub(crate) const VALIDATION_KEY: &str = "dataset.validation";
 
-/// How many images are kept back from training, to choose by: the best checkpoint, when to stop, when
-/// to lower the learning rate.
+/// How many images are held out from training. They choose the best checkpoint, when to stop and when to lower the
+/// learning rate.
 ///
 /// ```
 /// use vae_data::HoldOut;
@@ -27,21 +27,21 @@ pub(crate) const VALIDATION_KEY: &str = "dataset.validation";
 pub enum HoldOut {
     /// This number of images; 0 for none.
     Count(usize),
-    /// This share of the images.
+    /// This fraction of the images.
     Fraction(#[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))] f64),
 }
 
 impl HoldOut {
-    /// Whether nothing is kept back.
+    /// Whether no images are held out.
     #[must_use]
     pub fn is_none(self) -> bool {
         matches!(self, Self::Count(0)) || self == Self::Fraction(0.0)
     }
 
-    /// Of `n` images so many are kept back.
+    /// The number of images to hold out from `n`.
     ///
     /// # Errors
-    /// None would be left to train on.
+    /// No images would be left to train on.
     pub(crate) fn of(self, n: usize) -> Result<usize, DataError> {
         let count = match self {
             Self::Count(count) => count,

@@ -4,9 +4,8 @@
 //! height, width) and then the pixels, one byte each, image after image and row after row. A label
 //! file is two u32 (magic number 0x00000801, number of labels) and then the labels, one byte each.
 //!
-//! A file's header is a claim, not a fact: every field is checked, a plain file's real length is
-//! compared before anything is allocated for it, and a gzip file's buffer grows with the bytes that
-//! really decode.
+//! A file's header cannot be trusted: every field is checked, a plain file's length is compared before memory is
+//! allocated for it, and a gzip file's buffer grows with the bytes that are actually decoded.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek};
@@ -26,7 +25,7 @@ const IMAGES_MAGIC: u32 = 0x0000_0803;
 const LABELS_MAGIC: u32 = 0x0000_0801;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// A gzip file's buffer starts at this size and at most doubles from there.
+/// The initial size of a gzip file's buffer, which at most doubles each time.
 const FIRST_GROWTH: usize = 64 * 1024;
 
 /// The images of one file.
@@ -42,11 +41,11 @@ pub struct IdxImages {
     pub pixels: Vec<u8>,
 }
 
-/// Reads a file of images (`idx3-ubyte`), plain or gzipped: its content decides, not its name.
+/// Reads a file of images (`idx3-ubyte`), plain or gzipped: detected by content, not by name.
 ///
 /// # Errors
-/// A file that cannot be read, a damaged gzip stream, another magic number, a count or side of 0, a
-/// side above [`MAX_SIDE`], more than [`MAX_BYTES`], or a length other than the header's.
+/// A file that cannot be read, a damaged gzip stream, another magic number, a count or side of 0, a side above
+/// [`MAX_SIDE`], more than [`MAX_BYTES`], or a length that differs from the header's.
 pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
     let mut content = Content::open(path)?;
     let [n_images, height, width] = content.read_images_header()?;
@@ -59,25 +58,25 @@ pub fn read_images(path: &Path) -> Result<IdxImages, DataError> {
     })
 }
 
-/// Below 2^32 · 2^12 · 2^12, so that it cannot overflow.
+/// Below 2^32 · 2^12 · 2^12, so it cannot overflow.
 fn n_pixels(n_images: u32, height: u32, width: u32) -> u64 {
     u64::from(n_images) * u64::from(height) * u64::from(width)
 }
 
-/// Reads a file of images some at a time, in memory that does not grow with the file.
+/// Reads a file of images in parts, with constant memory.
 #[derive(Debug)]
 pub(crate) struct ImageReader {
     content: Content,
     pub(crate) n_images: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
-    /// Bytes of the whole file by its header.
+    /// Bytes of the whole file according to its header.
     n_bytes: u64,
     n_left: usize,
 }
 
 impl ImageReader {
-    /// Reads the header; of a plain file the length is checked too.
+    /// Reads the header; also checks the length of a plain file.
     pub(crate) fn open(path: &Path) -> Result<ImageReader, DataError> {
         let mut content = Content::open(path)?;
         let [n_images, height, width] = content.read_images_header()?;
@@ -93,7 +92,7 @@ impl ImageReader {
         })
     }
 
-    /// The pixels of the next `n` images, fewer where the file ends.
+    /// The pixels of the next `n` images; fewer at the end of the file.
     pub(crate) fn read(&mut self, n: usize) -> Result<Vec<u8>, DataError> {
         let n = n.min(self.n_left);
         let n_wanted = n * self.height * self.width;
@@ -109,7 +108,7 @@ impl ImageReader {
     }
 }
 
-/// Reads the header alone: height and width of the images.
+/// Reads only the header: height and width of the images.
 ///
 /// # Errors
 /// As [`read_images`], where they apply.
@@ -123,7 +122,7 @@ pub(crate) fn read_images_header(path: &Path) -> Result<[u32; 3], DataError> {
     Content::open(path)?.read_images_header()
 }
 
-/// Reads a file of labels (`idx1-ubyte`), plain or gzipped: its content decides, not its name.
+/// Reads a file of labels (`idx1-ubyte`), plain or gzipped: detected by content, not by name.
 ///
 /// # Errors
 /// As [`read_images`], where they apply.
@@ -134,11 +133,10 @@ pub fn read_labels(path: &Path) -> Result<Vec<u8>, DataError> {
     content.read_rest(n_labels.into())
 }
 
-/// Compares the numbers of images and labels by the two files' headers, before anything else of them is
-/// read.
+/// Compares the numbers of images and labels in the two files' headers, without reading the rest.
 ///
 /// # Errors
-/// [`DataError::LabelCount`] where they differ; as [`read_images`], where they apply to headers.
+/// [`DataError::LabelCount`] if they differ; those of [`read_images`] that apply to headers.
 pub fn check_counts(images: &Path, labels: &Path) -> Result<(), DataError> {
     let reader = ImageReader::open(images)?;
     let [n_labels] = Content::open(labels)?.read_header(LABELS_MAGIC)?;
@@ -170,12 +168,12 @@ fn check_dimension(
     })
 }
 
-/// A file's bytes, decompressed where it is gzipped.
+/// A file's bytes, decompressed if it is gzipped.
 #[derive(Debug)]
 struct Content {
     path: PathBuf,
     bytes: Bytes,
-    /// Bytes handed out so far.
+    /// Number of bytes read so far.
     position: u64,
 }
 
@@ -194,7 +192,7 @@ impl Content {
             path: path.to_owned(),
             source,
         };
-        // Asked before opening: to open a pipe would wait for its writer.
+        // Checked before opening, because opening a pipe would wait for its writer.
         let metadata = fs::metadata(path).map_err(io_error)?;
         if !metadata.is_file() {
             return Err(DataError::NotAFile {
@@ -235,7 +233,7 @@ impl Content {
                     .fold(0, |number, &byte| number << 8 | u32::from(byte))
             })
             .collect();
-        // The magic number first: a wrong kind of file is the better explanation of a short one.
+        // The magic number is checked first: the wrong kind of file explains a short file best.
         if let Some(&found) = words.first().filter(|&&found| found != magic) {
             return Err(DataError::Magic {
                 path: self.path.to_owned(),
@@ -262,7 +260,7 @@ impl Content {
         Ok(header)
     }
 
-    /// The `n_bytes` that the header promises, and nothing after them.
+    /// The `n_bytes` that the header declares. Fails if more bytes follow.
     fn read_rest(mut self, n_bytes: u64) -> Result<Vec<u8>, DataError> {
         let wanted = self.position + n_bytes;
         let n_bytes = match usize::try_from(n_bytes) {
@@ -284,7 +282,7 @@ impl Content {
         Ok(rest)
     }
 
-    /// Checks a plain file's length before anything is allocated for it.
+    /// Checks a plain file's length before memory is allocated for it.
     fn check_length(&self, wanted: u64) -> Result<(), DataError> {
         match self.bytes {
             Bytes::Plain { length, .. } if length < wanted => Err(DataError::TooShort {
@@ -297,16 +295,16 @@ impl Content {
         }
     }
 
-    /// Checks that nothing follows.
+    /// Checks that no bytes follow.
     fn check_end(&mut self, wanted: u64) -> Result<(), DataError> {
-        // Asking for one more byte also lets the gzip decoder compare its checksum.
+        // Reading one more byte also makes the gzip decoder compare its checksum.
         match self.read_up_to(1)?.is_empty() {
             true => Ok(()),
             false => Err(self.too_long(wanted)),
         }
     }
 
-    /// All that there is was read.
+    /// The error for a file that ended too early; all of it has been read.
     fn too_short(&self, wanted: u64) -> DataError {
         DataError::TooShort {
             path: self.path.clone(),
@@ -322,7 +320,7 @@ impl Content {
         }
     }
 
-    /// The next `n_bytes`, or fewer where the content ends.
+    /// The next `n_bytes`; fewer at the end of the content.
     fn read_up_to(&mut self, n_bytes: usize) -> Result<Vec<u8>, DataError> {
         let path = &self.path;
         let bytes = match &mut self.bytes {
@@ -344,8 +342,8 @@ impl Content {
     }
 }
 
-/// Reads up to `n_bytes` into a buffer that starts with room for `first_growth` bytes and, whenever
-/// they have all arrived, doubles: memory follows the bytes that are there, never the promise.
+/// Reads up to `n_bytes` into a buffer that starts with room for `first_growth` bytes and doubles each time it is
+/// full: the memory depends on the bytes that are present, not on the header.
 fn read_growing(
     reader: &mut impl Read,
     n_bytes: usize,
@@ -362,7 +360,7 @@ fn read_growing(
     Ok(bytes)
 }
 
-/// What a file that starts with `found` probably is.
+/// The likely type of a file that starts with `found`.
 fn magic_hint(found: u32) -> &'static str {
     match found.to_be_bytes() {
         [0, 0, 8, 1] => "this is a file of labels, not of images",

@@ -1,4 +1,4 @@
-//! Images and other items for a trained model, from wherever they are, as its training items were made.
+//! Images and other items as input of a trained model, preprocessed like its training items.
 
 use std::fs;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use vae_base::{ConditionSpec, ItemSpec};
 
 use crate::array_file::{self, Names, read_labels};
 use crate::arrays::{ArraysConfig, Rows, check_item};
-use crate::binarization::Coins;
+use crate::binarization::PixelDraws;
 use crate::config::{FOLDER_KEY, find_file, split_training_images};
 use crate::idx::{self, ImageReader};
 use crate::image_folder::archive;
@@ -27,26 +27,26 @@ use crate::loader::Batches;
 use crate::pipeline::Pipeline;
 use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape};
 
-/// The two files of images in a folder as MNIST comes.
+/// The two image files in a folder in MNIST's layout.
 const IDX_SPLITS: [&str; 2] = ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"];
 
 /// Bytes of the images in a batch of [`Inputs::batch_size`].
 const BATCH_BYTES: i64 = 1 << 22;
 
-/// Which of a run's own images.
+/// A split of a run's own images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// Those it was trained on, never mirrored.
+    /// The images it was trained on, without random flips.
     Train,
-    /// Those that had no part in it.
+    /// The images held out for the final measurement.
     Test,
 }
 
-/// Images that a trained model is to look at, listed but not yet read.
+/// Images for a trained model, listed but not yet read.
 ///
-/// What is done to each is what the run's config did to its training images: crop, size, grayscale,
-/// EXIF rotation, and the fixed draw of its binarization. Where the config names idx files, which are
-/// taken as they are, images of another size are cropped to the model's proportions and resized.
+/// Each image is preprocessed as the run's config says: crop, size, grayscale, EXIF rotation, and the fixed draw of
+/// its binarization. If the config names idx files, which have no transform, images of another size are cropped to
+/// the model's proportions and resized.
 #[derive(Debug)]
 pub struct Inputs {
     sources: Vec<InputSource>,
@@ -54,7 +54,7 @@ pub struct Inputs {
     binarization: Option<Binarization>,
     item: ItemSpec,
     n_workers: usize,
-    /// Files that cannot be images whatever is in them.
+    /// Files that were found to be bad without reading them.
     found_bad: Vec<BadFile>,
 }
 
@@ -67,7 +67,7 @@ enum InputSource {
 }
 
 impl InputSource {
-    /// Of every image, those included that turn out to be bad.
+    /// The names of all images, including those that turn out to be bad.
     fn names(&self) -> Vec<String> {
         match self {
             InputSource::Files(files) => {
@@ -92,9 +92,9 @@ impl InputSource {
 #[derive(Clone, Debug)]
 struct FilesSource {
     source: Arc<Source>,
-    /// What comes before the names.
+    /// The prefix of the names.
     prefix: String,
-    /// Named one by one: a bad one is an error.
+    /// Whether the files were named individually, so that a bad one is an error.
     is_named: bool,
 }
 
@@ -104,7 +104,7 @@ struct IdxSource {
     path: PathBuf,
     range: Range<usize>,
     labels: Option<Arc<[u8]>>,
-    /// None where the images are taken as they are.
+    /// `None` if the images are used as they are.
     transform: Option<Transform>,
 }
 
@@ -112,47 +112,47 @@ struct IdxSource {
 #[derive(Debug)]
 struct ArraySource {
     path: PathBuf,
-    /// The array that was asked for.
+    /// The requested array.
     array: Option<String>,
     range: Range<usize>,
-    /// Of every row of the file.
+    /// The label of every row of the file.
     labels: Option<Arc<[i64]>>,
     config: ArraysConfig,
-    /// What comes before the number of a row in its name.
+    /// The prefix of a row's number in its name.
     prefix: String,
 }
 
-/// Some images, or other items.
+/// A batch of images or other items.
 #[derive(Debug)]
 pub struct InputBatch {
-    /// A name for each: the path of its file, below the folder or in the zip where that was given; of
-    /// an image in an idx file the path of that file, `#` and its position there; of a row of an array its number,
-    /// from 0, and where several files were given, their paths and `#` before it.
+    /// The name of each item. For an image file: its path, in the folder or zip if one was given. For an image in an
+    /// idx file: the file's path, `#` and the position. For a row of an array: its number, from 0; if several files
+    /// were given, their paths and `#` precede it.
     pub names: Vec<String>,
-    /// Maps `[B, C, H, W]` on the CPU of the kind's element type: u8 of images.
+    /// Maps `[B, C, H, W]` on the CPU of the element type of their kind: u8 for images.
     pub images: Tensor,
-    /// The class of each, where it is known.
+    /// The class of each item, if known.
     pub labels: Vec<Option<i64>>,
-    /// `[B, A]`, image after image: a number for each of [`Inputs::attribute_names`], NaN where it is
-    /// unknown.
+    /// `[B, A]`, image after image: a number for each of [`Inputs::attribute_names`], with NaN for unknown ones.
     pub attributes: Vec<f32>,
-    /// Files between these that are no usable images.
+    /// Files among these that cannot be used as images.
     bad: Vec<BadFile>,
 }
 
 impl Inputs {
-    /// The images of `paths`: image files (JPEG, PNG, WebP, BMP), folders and zips of them, idx files
-    /// (plain or gzipped; `FILE#7` and `FILE#100..200` are some of its images) and folders of idx
-    /// files, of which both splits are taken. `config` and `item` are those of the run.
+    /// The images of `paths`: image files (JPEG, PNG, WebP, BMP), folders and zips of them, idx files (plain or
+    /// gzipped; `FILE#7` and `FILE#100..200` select some of their images) and folders of idx files, from which both
+    /// splits are taken. `config` and `item` are those of the run.
     ///
-    /// For a run of `[dataset.arrays]` they are files of arrays, read with the run's layout, columns and rule for
-    /// missing values: `FILE`, or of several arrays `FILE#NAME`; `FILE#7` and `FILE#100..200` are some of its rows.
+    /// For a run of `[dataset.arrays]`, `paths` are files of arrays, read with the run's layout, columns and rule for
+    /// missing values: `FILE`, or `FILE#NAME` if the file has several arrays; `FILE#7` and `FILE#100..200` select
+    /// rows.
     ///
-    /// `attributes` is a table to join by file name. Without one the run's own is joined to images in
-    /// the folder or zip that it belongs to, since names elsewhere may be equal by chance.
+    /// `attributes` is a table that is joined by file name. Without one, the run's own table is joined to images in
+    /// the folder or zip that it belongs to; elsewhere equal names may be a coincidence.
     ///
     /// # Errors
-    /// A path that is not there or nothing of the above; a damaged header; a table that cannot be read.
+    /// A path that does not exist or is none of the above; a damaged header; a table that cannot be read.
     pub fn open(
         config: &DatasetConfig,
         item: impl Into<ItemSpec>,
@@ -175,7 +175,7 @@ impl Inputs {
                 max_pixels,
             })
         };
-        // Image files in a row are one source, so that they share batches.
+        // Consecutive image files are one source, so that they share batches.
         let mut named = Vec::new();
         let flush = |named: &mut Vec<Entry>, sources: &mut Vec<InputSource>| {
             if !named.is_empty() {
@@ -201,7 +201,7 @@ impl Inputs {
             if !inputs.item.is_image() {
                 return Err(wrong(
                     path,
-                    "is no file of arrays (.npy, .npz, .safetensors or .parquet), as the items of this run are",
+                    "is not a file of arrays (.npy, .npz, .safetensors or .parquet), which this run expects",
                 ));
             }
             let found = match Found::at(path)? {
@@ -258,8 +258,8 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// The images that the run was trained on, or those it is measured on, with its limits.
-    /// `attributes` is a table to use instead of the run's own.
+    /// The images of one of the run's splits, with its limits. `attributes` is a table to use instead of the run's
+    /// own.
     ///
     /// # Errors
     /// As [`DatasetConfig::load`].
@@ -301,7 +301,7 @@ impl Inputs {
                     Split::Test => splits.test,
                 };
                 if let Some(arrays) = &config.arrays {
-                    // A file may have been replaced since the run.
+                    // The file may have been replaced since the run.
                     let path = &arrays.train.file;
                     check_item(path, dataset.item(), &inputs.item, "those of the model")?;
                 }
@@ -330,7 +330,7 @@ impl Inputs {
         }
     }
 
-    /// The table of attributes that was asked for: of these images, or it is an error.
+    /// Reads the requested table of attributes. Fails if it does not belong to these images.
     fn read_table(&self, file: &Path) -> Result<Table, DataError> {
         let table = Table::read(file)?;
         let names: Vec<String> = self.sources.iter().flat_map(InputSource::names).collect();
@@ -338,7 +338,7 @@ impl Inputs {
         Ok(table)
     }
 
-    /// How many images there are, those included that turn out to be bad.
+    /// The number of images, including those that turn out to be bad.
     pub fn n_images(&self) -> usize {
         let n_of = |source: &InputSource| match source {
             InputSource::Files(files) => files.source.files.entries().len(),
@@ -349,13 +349,13 @@ impl Inputs {
         self.sources.iter().map(n_of).sum()
     }
 
-    /// The names of the numbers that a table knows of each image; empty without a table.
+    /// The names of the table's attributes; empty without a table.
     pub fn attribute_names(&self) -> &[String] {
         self.table.as_ref().map_or(&[], |table| &table.names)
     }
 
-    /// What a model with a condition is told of each image of a batch, f32 `[B, D]`: its class and its
-    /// attributes, where they are known. None where the model is told nothing.
+    /// The condition of each image of a batch, f32 `[B, D]`: its class and its attributes, where known. `None` if
+    /// `spec` has no columns.
     pub fn condition(&self, batch: &InputBatch, spec: &ConditionSpec) -> Option<Vec<Vec<f32>>> {
         if spec.is_empty() {
             return None;
@@ -377,7 +377,7 @@ impl Inputs {
         Some((0..batch.names.len()).map(row).collect())
     }
 
-    /// Whether the class of any image is known.
+    /// Whether the class of at least one image is known.
     pub fn has_labels(&self) -> bool {
         let has_labels = |source: &InputSource| match source {
             InputSource::Files(_) => false,
@@ -388,17 +388,17 @@ impl Inputs {
         self.sources.iter().any(has_labels)
     }
 
-    /// A number of images at a time for which little memory is needed, at most 500.
+    /// A batch size that needs little memory, at most 500.
     pub fn batch_size(&self) -> usize {
         (BATCH_BYTES / self.item.map().n_values().max(1)).clamp(1, 500) as usize
     }
 
-    /// Reads them all in order, at most `batch_size` at a time, in memory that does not grow with
-    /// their number (but the list of a folder's files does). Bad files of a folder or zip are left out;
-    /// [`InputBatches::bad`] has them.
+    /// Reads all images in order, at most `batch_size` at a time. Except for a folder's list of files, the memory
+    /// does not depend on the number of images. Bad files of a folder or zip are left out; [`InputBatches::bad`]
+    /// returns them.
     ///
-    /// An item is an error, and the last one, where a file that was named itself is bad, an idx file
-    /// is damaged, or no image at all was good.
+    /// An item is an error, and the last one, if a file that was named individually is bad, an idx file is damaged,
+    /// or no image at all was good.
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -418,8 +418,8 @@ impl Inputs {
     /// All images in one batch.
     ///
     /// # Errors
-    /// As the items of [`Inputs::batches`]; more than `most` images, which is what the caller has
-    /// memory for.
+    /// Those of the items of [`Inputs::batches`]; more than `most` images, the number for which the caller has
+    /// memory.
     pub fn read(&self, most: usize) -> Result<InputBatch, DataError> {
         let n = self.n_images();
         if n > most {
@@ -467,8 +467,8 @@ impl Default for InputBatch {
     }
 }
 
-/// What is done to image files: the config's transform, or where it has none, the largest centered
-/// rectangle of the model's proportions.
+/// The transform of image files: the config's, or, if it has none, the largest centered rectangle with the model's
+/// proportions.
 fn transform(config: &DatasetConfig, shape: ImageShape) -> Transform {
     match &config.image_folder {
         Some(folder) => folder.transform(),
@@ -483,7 +483,7 @@ fn transform(config: &DatasetConfig, shape: ImageShape) -> Transform {
     }
 }
 
-/// The run's own table, where every path is in the folder or zip that it belongs to.
+/// The run's own table, if every path is in the folder or zip that it belongs to.
 fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>, DataError> {
     let Some(folder) = &config.image_folder else {
         return Ok(None);
@@ -495,8 +495,11 @@ fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>,
     if !paths.iter().all(is_own) {
         return Ok(None);
     }
-    if !text::may_be_there(&file) {
-        warn!("{}: not there, so no attributes are known", file.display());
+    if !text::may_exist(&file) {
+        warn!(
+            "{}: no such file, so no attributes are known",
+            file.display()
+        );
         return Ok(None);
     }
     Table::read(&file).map(Some)
@@ -509,13 +512,13 @@ fn wrong(path: &Path, problem: impl Into<String>) -> DataError {
     }
 }
 
-/// What a path is, by its content.
+/// The type of a path, by its content.
 enum Found {
-    /// An image file, or what is to be told as none by its decoder.
+    /// An image file, or a file that its decoder will report as bad.
     Image(Entry),
     /// A folder or zip of image files.
     Files,
-    /// Idx files, each with the part of it that is meant.
+    /// Idx files, each with the selected range.
     Idx(Vec<(PathBuf, Option<Range<usize>>)>),
 }
 
@@ -547,7 +550,7 @@ impl Found {
             .map_err(|error| wrong(path, format!("cannot be read: {error}")))?;
         match beginning[..] {
             _ if archive::is_zip(path, &beginning) => Ok(Found::Files),
-            // Gzipped or plain; a file of labels is told as such where it is opened.
+            // Gzipped or plain; opening it reports a file of labels.
             [0x1f, 0x8b, ..] | [0, 0, 8, _, ..] => Ok(Found::Idx(vec![(path.to_owned(), None)])),
             _ => match (archive::archive_kind(&beginning), path.to_str()) {
                 (Some(what), _) => {
@@ -563,7 +566,7 @@ impl Found {
     }
 }
 
-/// `FILE#7` and `FILE#100..200`, where there is such a file.
+/// Parses `FILE#7` and `FILE#100..200`, if such a file exists.
 fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
     part_of_path(path).filter(|(file, _)| file.is_file())
 }
@@ -582,7 +585,7 @@ fn part_of_path(path: &Path) -> Option<(PathBuf, Range<usize>)> {
 }
 
 impl IdxSource {
-    /// `take_as_is` is the shape of images that are not transformed.
+    /// `take_as_is` is the shape of images that need no transform.
     fn open(
         path: &Path,
         range: Option<Range<usize>>,
@@ -594,7 +597,7 @@ impl IdxSource {
         let range = range.unwrap_or(all.clone());
         if range.end > all.end {
             let problem = format!(
-                "image {} was asked for, it holds {} (from 0)",
+                "image {} was requested, but it holds {} (counted from 0)",
                 range.end - 1,
                 all.end
             );
@@ -624,7 +627,7 @@ impl IdxSource {
         &self,
         batch_size: usize,
         shape: ImageShape,
-        coins: Option<Coins>,
+        draws: Option<PixelDraws>,
     ) -> impl Iterator<Item = Result<InputBatch, DataError>> + use<> {
         let mut range = self.range.clone();
         let (path, labels) = (self.path.clone(), self.labels.clone());
@@ -642,9 +645,9 @@ impl IdxSource {
                 pixels = transformed(transformer, reader, &pixels, shape, &path)?;
             }
             let n_bytes = pixels.len() / positions.len().max(1);
-            if let Some(coins) = &coins {
+            if let Some(draws) = &draws {
                 for (position, image) in positions.clone().zip(pixels.chunks_exact_mut(n_bytes)) {
-                    coins.binarize(position as u64, image);
+                    draws.binarize(position as u64, image);
                 }
             }
             let path = path.display();
@@ -657,12 +660,12 @@ impl IdxSource {
                 ..InputBatch::default()
             })
         };
-        // A gzip stream has one order: one thread, ahead of the model.
+        // A gzip stream can only be read in order: one thread reads ahead of the model.
         let n_jobs = self.range.len().div_ceil(batch_size);
         let mut worker = Some(move |_| read());
         Pipeline::start(0..n_jobs, 1, move || {
             let mut worker = worker.take();
-            // One worker was asked for: it is there.
+            // Only one worker is started, so the reader is present.
             move |job| match &mut worker {
                 Some(read) => read(job),
                 None => Ok(InputBatch::default()),
@@ -671,7 +674,7 @@ impl IdxSource {
     }
 }
 
-/// A reader whose next image is number `n`.
+/// A reader that continues with image number `n`.
 fn skipped(path: &Path, n: usize) -> Result<ImageReader, DataError> {
     let mut reader = ImageReader::open(path)?;
     let mut n_left = n;
@@ -683,7 +686,7 @@ fn skipped(path: &Path, n: usize) -> Result<ImageReader, DataError> {
     Ok(reader)
 }
 
-/// Gray images through the transform, as those of files.
+/// Applies the transform to gray images.
 fn transformed(
     transformer: &mut Transformer,
     reader: &ImageReader,
@@ -706,7 +709,7 @@ fn transformed(
             height: reader.height as u32,
             pixels: &rgb,
         };
-        // The same for every image of the file: its size.
+        // The problem is the same for every image of the file: its size.
         transformer
             .apply(image, out)
             .map_err(|reason| wrong(path, format!("each image {reason}")))?;
@@ -714,7 +717,7 @@ fn transformed(
     Ok(out)
 }
 
-/// The labels beside a file of images that is called as MNIST's are.
+/// The labels next to a file of images in MNIST's naming scheme.
 fn labels_file(images: &Path) -> Result<Option<PathBuf>, DataError> {
     let Some(name) = images.file_name().and_then(|name| name.to_str()) else {
         return Ok(None);
@@ -727,7 +730,7 @@ fn labels_file(images: &Path) -> Result<Option<PathBuf>, DataError> {
     let labels = format!("{prefix}-labels-idx1-ubyte");
     match find_file(folder, &labels)? {
         Some(file) => Ok(Some(file)),
-        // Where each file has a folder of its own name.
+        // If each file has a folder of its own name.
         None if folder
             .file_name()
             .and_then(|folder| folder.to_str())
@@ -755,12 +758,12 @@ impl FilesSource {
         &self,
         batch_size: usize,
         n_workers: usize,
-        coins: Option<Coins>,
+        draws: Option<PixelDraws>,
     ) -> impl Iterator<Item = Result<InputBatch, DataError>> + use<> {
         let n_files = self.source.files.entries().len();
         let shape = self.source.transform.shape();
         Pipeline::start(0..n_files.div_ceil(batch_size), n_workers, || {
-            let (this, coins) = (self.clone(), coins.clone());
+            let (this, draws) = (self.clone(), draws.clone());
             let mut reader = SourceReader::new(Arc::clone(&this.source));
             let n_bytes = this.source.transform.n_bytes();
             move |job| {
@@ -773,8 +776,8 @@ impl FilesSource {
                     pixels.resize(start + n_bytes, 0);
                     match reader.read(file, &mut pixels[start..]) {
                         Ok(()) => {
-                            if let Some(coins) = &coins {
-                                coins.binarize(file as u64, &mut pixels[start..]);
+                            if let Some(draws) = &draws {
+                                draws.binarize(file as u64, &mut pixels[start..]);
                             }
                             batch.names.push(name);
                         }
@@ -794,7 +797,7 @@ impl FilesSource {
 }
 
 impl ArraySource {
-    /// None where the path is no file of arrays.
+    /// `None` if the path is not a file of arrays.
     fn open(
         config: &ArraysConfig,
         item: &ItemSpec,
@@ -802,7 +805,7 @@ impl ArraySource {
         prefix: String,
     ) -> Result<Option<ArraySource>, DataError> {
         let (file, array, range) = array_parts(path);
-        // Folders may hold images; of what is not there the reader of images says so.
+        // Folders may hold images; for a missing path the reader of images makes the error.
         if item.is_image() && !file.is_file() {
             return Ok(None);
         }
@@ -814,7 +817,10 @@ impl ArraySource {
         let n = reader.shape()[0];
         let range = range.unwrap_or(0..n);
         if range.end > n {
-            let problem = format!("row {} was asked for, it holds {n} (from 0)", range.end - 1);
+            let problem = format!(
+                "row {} was requested, but it holds {n} (counted from 0)",
+                range.end - 1
+            );
             return Err(wrong(&file, problem));
         }
         let labels = match labels {
@@ -838,7 +844,7 @@ impl ArraySource {
     fn batches(
         &self,
         batch_size: usize,
-        coins: Option<Coins>,
+        draws: Option<PixelDraws>,
     ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
         let mut range = self.range.clone();
         let mut rows = None;
@@ -851,8 +857,8 @@ impl ArraySource {
                 let positions = range.start..range.end.min(range.start + batch_size);
                 range.start = positions.end;
                 let mut images = rows.read(positions.len())?;
-                if let Some(coins) = &coins {
-                    images = coins.binarized(&images, positions.clone().map(|i| i as u64));
+                if let Some(draws) = &draws {
+                    images = draws.binarized(&images, positions.clone().map(|i| i as u64));
                 }
                 let label = |i: usize| {
                     let label = self.labels.as_ref().map(|labels| labels[i]);
@@ -868,7 +874,7 @@ impl ArraySource {
         })
     }
 
-    /// The rows from the first one that is wanted.
+    /// The rows from the first selected one on.
     fn rows(&self) -> Result<Rows, DataError> {
         let names = array_file::names(&self.path)?.unwrap_or(Names::None);
         let array = self.array.as_deref();
@@ -879,7 +885,7 @@ impl ArraySource {
     }
 }
 
-/// `FILE`, `FILE#NAME`, `FILE#7`, `FILE#100..200` and `FILE#NAME#7`: the file, the array and its rows.
+/// Parses `FILE`, `FILE#NAME`, `FILE#7`, `FILE#100..200` and `FILE#NAME#7` into file, array and rows.
 fn array_parts(path: &Path) -> (PathBuf, Option<String>, Option<Range<usize>>) {
     if path.is_file() {
         return (path.to_owned(), None, None);
@@ -929,7 +935,7 @@ fn dataset_batches(
 
 type Current<'a> = Box<dyn Iterator<Item = Result<InputBatch, DataError>> + 'a>;
 
-/// The images of [`Inputs`], some at a time, read ahead by threads.
+/// The batches of [`Inputs`], read ahead by threads.
 pub struct InputBatches<'a> {
     inputs: &'a Inputs,
     batch_size: usize,
@@ -950,21 +956,21 @@ impl std::fmt::Debug for InputBatches<'_> {
 }
 
 impl<'a> InputBatches<'a> {
-    /// The files that were left out so far, and why.
+    /// The files that were skipped so far, with reasons.
     pub fn bad(&self) -> &[BadFile] {
         &self.bad
     }
 
     fn start(&self, source: &'a InputSource) -> Current<'a> {
-        let coins = self.inputs.binarization.map(Binarization::fixed_coins);
+        let draws = self.inputs.binarization.map(Binarization::fixed_draws);
         match source {
             InputSource::Files(files) => {
-                Box::new(files.batches(self.batch_size, self.inputs.n_workers, coins))
+                Box::new(files.batches(self.batch_size, self.inputs.n_workers, draws))
             }
             InputSource::Idx(idx) => {
-                Box::new(idx.batches(self.batch_size, self.inputs.item.map(), coins))
+                Box::new(idx.batches(self.batch_size, self.inputs.item.map(), draws))
             }
-            InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, coins)),
+            InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, draws)),
             InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
         }
     }

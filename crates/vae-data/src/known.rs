@@ -1,4 +1,4 @@
-//! Which public data set a config's images are.
+//! Recognizes public data sets from a config.
 
 use std::fmt;
 use std::fs::File;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{IdxConfig, find_file};
 use crate::{DataError, DatasetConfig, idx};
 
-/// A public data set that numbers are published of.
+/// A public data set with published results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum KnownDataset {
@@ -27,20 +27,20 @@ pub enum KnownDataset {
     Kmnist,
     /// Faces, aligned.
     CelebA,
-    /// Shapes of known factors.
+    /// Shapes with known factors.
     #[serde(rename = "dSprites")]
     DSprites,
     /// Small photos of ten classes.
     #[serde(rename = "CIFAR-10")]
     Cifar10,
-    /// None of these, as far as is known.
+    /// Any other data set.
     #[default]
     #[serde(rename = "unknown")]
     Unknown,
 }
 
 impl KnownDataset {
-    /// Images of its usual test split, where it has one.
+    /// Number of images in its standard test split, if it has one.
     #[must_use]
     pub fn n_test_images(self) -> Option<usize> {
         match self {
@@ -51,7 +51,7 @@ impl KnownDataset {
     }
 }
 
-/// As people write it.
+/// The usual spelling.
 impl fmt::Display for KnownDataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -66,29 +66,29 @@ impl fmt::Display for KnownDataset {
     }
 }
 
-/// By what a data set is known.
+/// How a data set was recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecognizedBy {
     /// The SHA-256 of its file of test images.
     Digest,
-    /// The name of its folder or file, and the number and size of the images where they are fixed.
+    /// The name of its folder or file, and the number and size of the images if these are fixed.
     Name,
 }
 
-/// Which data set images are of.
+/// The data set that a config's images belong to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetIdentity {
     /// The public data set.
     pub name: KnownDataset,
-    /// By what it is known; none of an unknown one.
+    /// How it was recognized; `None` for an unknown one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recognized_by: Option<RecognizedBy>,
     /// The name of the folder, the zip or the file, without its ending.
     pub source: String,
 }
 
-/// The public name, or else the folder's.
+/// The public name; for an unknown data set the folder's name.
 impl fmt::Display for DatasetIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name {
@@ -98,8 +98,7 @@ impl fmt::Display for DatasetIdentity {
     }
 }
 
-/// SHA-256 of files of test images, of their content and of the gzip files that are published of them. Those
-/// of `datasets/*.toml`.
+/// SHA-256 of files of test images: of their content and of the published gzip files, from `datasets/*.toml`.
 const DIGESTS: [(&str, KnownDataset); 3] = [
     (
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -115,8 +114,8 @@ const DIGESTS: [(&str, KnownDataset); 3] = [
     ),
 ];
 
-/// Folders of idx files by their names in lowercase, without `-` and `_`. MNIST itself is not among them: the
-/// digest of its test images is known, so that a folder of another content cannot be it.
+/// Folders of idx files by their names in lowercase, without `-` and `_`. MNIST is not among them: it is recognized
+/// by the digest of its test images, so that a folder with other content is not taken for it.
 const FOLDERS: [(&str, KnownDataset); 3] = [
     ("fashionmnist", KnownDataset::FashionMnist),
     ("kmnist", KnownDataset::Kmnist),
@@ -126,7 +125,7 @@ const FOLDERS: [(&str, KnownDataset); 3] = [
 const BINARIZED_MNIST: &str = "binarizedmnist";
 
 impl DatasetConfig {
-    /// Which data set its images are of.
+    /// The data set that the images belong to.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -163,8 +162,8 @@ impl DatasetConfig {
         Ok(DatasetIdentity::default())
     }
 
-    /// Whether its images are the digits that Larochelle & Murray (2011) made black and white, as
-    /// `cargo xtask fetch-data binarized-mnist` calls them.
+    /// Whether the images are MNIST as binarized by Larochelle & Murray (2011), in the folder that `cargo xtask
+    /// fetch-data binarized-mnist` creates.
     #[must_use]
     pub fn is_binarized_mnist(&self) -> bool {
         let folder = self.idx.as_ref().map(|idx| plain(&stem(&idx.folder)));
@@ -207,14 +206,14 @@ impl IdxConfig {
     }
 }
 
-/// `fashionmnist` of `Fashion_MNIST`.
+/// For example `fashionmnist` for `Fashion_MNIST`.
 fn plain(name: &str) -> String {
     let kept = name.chars().filter(|c| !matches!(c, '-' | '_'));
     kept.flat_map(char::to_lowercase).collect()
 }
 
 fn stem(path: &Path) -> String {
-    // A path such as `.` has a name only once it is resolved.
+    // A path such as `.` has a name only after it is resolved.
     let resolved = match path.file_stem() {
         Some(_) => None,
         None => path.canonicalize().ok(),
@@ -226,7 +225,7 @@ fn stem(path: &Path) -> String {
         .into_owned()
 }
 
-/// Of a file as it is, and of what it holds where it is gzipped.
+/// The digest of the file, and of its content if it is gzipped.
 fn digests(path: &Path) -> io::Result<Vec<String>> {
     let of = |mut reader: Box<dyn Read>| -> io::Result<String> {
         let mut hasher = Sha256::new();
@@ -249,7 +248,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder of this name with one file of test images, all black.
+    /// A folder of this name with a file of test images, all black.
     fn folder(parent: &Path, name: &str, n_images: u32) -> DatasetConfig {
         let folder = parent.join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -289,7 +288,7 @@ mod tests {
             named("binarized-mnist", 10_000),
             by_name(KnownDataset::Mnist)
         );
-        // The digest of MNIST's test images is known, and these are others.
+        // MNIST is recognized by the digest of its test images, and these differ.
         assert_eq!(named("mnist", 10_000), unknown);
         assert_eq!(named("kmnist", 9_999), unknown);
         assert_eq!(named("letters", 10_000), unknown);
@@ -356,7 +355,7 @@ mod tests {
         assert_eq!(digests(&path).unwrap(), [abc]);
     }
 
-    /// Where the files are (`cargo xtask fetch-data mnist`).
+    /// Needs the downloaded files (`cargo xtask fetch-data mnist`).
     #[test]
     fn mnist_itself_is_known_whatever_its_folder_is_called() {
         let mnist = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/mnist");

@@ -4,12 +4,12 @@
 //! DatasetConfig --load--> Splits { train, test } --Batches--> [B, C, H, W] on the device
 //! ```
 //!
-//! Arrays are f32 in their own unit; the model standardizes them. Pixels stay bytes (0 to 255) the whole way, because a byte crosses the bus at a quarter of the
-//! size of a float; the model's side turns them into f32 in [0, 1].
+//! Arrays are f32 in their own unit; the model standardizes them. Pixels stay bytes (0 to 255) until they reach the
+//! device, because a byte is a quarter of the size of a float to transfer; the model converts them to f32 in [0, 1].
 //!
-//! Nothing here touches libtorch's random generator: an epoch's order is a function of the run's
-//! seed and the epoch alone ([`loader::shuffled_order`]), and so is what chance does to its images
-//! (flips, [`Binarization`]), so a resumed run sees what an uninterrupted one would have seen.
+//! This crate never uses libtorch's random generator. The order of an epoch depends only on the run's seed and the
+//! epoch ([`loader::shuffled_order`]), and so do random flips and [`Binarization`]. A resumed run therefore sees the
+//! same batches as an uninterrupted one.
 //!
 //! ```
 //! use tch::{Device, Kind, Tensor};

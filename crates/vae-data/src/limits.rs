@@ -6,15 +6,15 @@ use tracing::warn;
 
 use crate::HoldOut;
 
-/// The sizes of the splits, as a config asks for them.
+/// The sizes of the splits as given in a config.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sizes {
     pub(crate) validation: Option<HoldOut>,
-    /// Of the training, validation and test images only the first so many.
+    /// The largest number of images of each split.
     pub(crate) limits: Limits,
 }
 
-/// Of each split only the first so many images.
+/// The largest number of images of each split; the first ones are used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) train: Option<usize>,
@@ -22,7 +22,7 @@ pub(crate) struct Limits {
     pub(crate) test: Option<usize>,
 }
 
-/// How many of `n` images are used under a limit, which is given under `key`.
+/// The number of images used out of `n` under a limit that was given under `key`.
 pub(crate) fn n_within(limit: Option<usize>, n: usize, key: &str, of: &Path) -> usize {
     match limit {
         Some(limit) if limit > n => {

@@ -1,4 +1,4 @@
-//! In which order an epoch visits the images, and the batches it makes of them.
+//! The order of the images in an epoch, and its batches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use vae_base::seed::flips;
 
 pub use crate::batch::Batch;
 
-use crate::binarization::Coins;
+use crate::binarization::PixelDraws;
 use crate::dataset::Images;
 use crate::pipeline::Pipeline;
 use crate::stored::{StoreReader, StoredImages, mirror};
@@ -19,11 +19,10 @@ use crate::{Binarization, DataError, Dataset, ImageShape};
 
 /// The image indices 0 to `n_images` − 1, shuffled for `epoch` of the run with this `seed`.
 ///
-/// Fixed for all time, on every platform, since a run resumed amid an epoch continues in this order:
-/// a ChaCha8 stream whose 256-bit key is [`derive_seed`]`(seed, epoch, "order")` as 8 little-endian
-/// bytes and then zeros (nonce 0) gives u64 numbers; for i from `n_images` − 1 down to 1, index i
-/// changes places with an index drawn uniformly from 0 to i (Fisher & Yates; bounded without bias as
-/// in Lemire 2019).
+/// The algorithm must never change, on any platform, because a run resumed in the middle of an epoch continues in
+/// this order: a ChaCha8 stream whose 256-bit key is [`derive_seed`]`(seed, epoch, "order")` as 8 little-endian bytes
+/// followed by zeros (nonce 0) gives u64 numbers; for i from `n_images` − 1 down to 1, index i is swapped with an
+/// index drawn uniformly from 0 to i (Fisher & Yates; bounded without bias as in Lemire 2019).
 ///
 /// ```
 /// let mut order = vae_data::loader::shuffled_order(5, 1, 0);
@@ -44,8 +43,8 @@ pub fn shuffled_order(n_images: usize, seed: u64, epoch: u64) -> Vec<i64> {
     order
 }
 
-/// A uniform number below `bound` (> 0) from uniform u64 numbers: Lemire 2019, algorithm 5. The high
-/// half of draw · bound is that number; the few draws whose low half would make it biased are redrawn.
+/// A uniform number below `bound` (> 0) from uniform u64 numbers: Lemire 2019, algorithm 5. The number is the high
+/// half of draw · bound; the few draws whose low half would cause a bias are redrawn.
 fn uniform_below(bound: u64, mut draw: impl FnMut() -> u64) -> u64 {
     let lowest_fair = bound.wrapping_neg() % bound;
     loop {
@@ -56,7 +55,7 @@ fn uniform_below(bound: u64, mut draw: impl FnMut() -> u64) -> u64 {
     }
 }
 
-/// How many batches `n_images` make, the partial last one included.
+/// The number of batches of `n_images`, including the last, smaller one.
 ///
 /// # Panics
 /// If `batch_size` is 0.
@@ -64,27 +63,26 @@ pub fn n_batches(n_images: usize, batch_size: usize) -> usize {
     n_images.div_ceil(batch_size)
 }
 
-/// One pass over a data set: [`Batch`]es on a device, every image exactly once, the
-/// last batch smaller where the number of images is no multiple of the batch size.
+/// One pass over a data set: [`Batch`]es on a device, with every image exactly once. The last batch is smaller if the
+/// batch size does not divide the number of images.
 ///
-/// Each batch is a copy. Images in memory are copied when they are asked for; those of a pack or of
-/// files by threads that keep eight batches ready, or one each where there are more of them, and end
-/// with this iterator. To go on amid an epoch use [`Iterator::skip`]: passing over batches costs
-/// nothing, whatever their number, and the batches that follow are those of the whole pass, down to
-/// which images are mirrored and which pixels chance made white.
+/// Each batch is a copy. Images in memory are copied on request. Images of a pack or of files are read ahead by
+/// threads, which keep eight batches ready (with more threads, one each) and end with this iterator. Use
+/// [`Iterator::skip`] to continue in the middle of an epoch: skipping batches costs nothing, and the batches that
+/// follow are those of the whole pass, including their random flips and binarization.
 ///
-/// An item is an error where a file can no longer be decoded (of a data set without a pack).
+/// An item is an error if a file of a data set without a pack can no longer be decoded.
 #[derive(Debug)]
 pub struct Batches<'a> {
     dataset: &'a Dataset,
     order: Order,
-    /// Where the data set is binarized.
-    coins: Option<Coins>,
+    /// The random draws of the binarization, if the data set is binarized.
+    draws: Option<PixelDraws>,
     batch_size: usize,
     device: Device,
     /// Index of the next batch.
     next: usize,
-    /// Where the images are stored, from the first batch on.
+    /// The threads that read stored images, started with the first batch.
     pipeline: Option<Pipeline<Result<Tensor, DataError>>>,
     waited: Duration,
 }
@@ -94,13 +92,13 @@ enum Order {
     Sequential,
     Shuffled {
         order: Vec<i64>,
-        /// Which of the images are seen mirrored follows from it, if any are to be.
+        /// Determines which images are mirrored, if the data set has random flips.
         flip_seed: u64,
     },
 }
 
 impl Order {
-    /// The position in the data set of the image that comes as number `i`.
+    /// The position in the data set of the `i`-th image of this order.
     fn position(&self, i: usize) -> usize {
         match self {
             Order::Sequential => i,
@@ -110,18 +108,18 @@ impl Order {
 }
 
 impl<'a> Batches<'a> {
-    /// Every image in the data set's own order, for evaluation. A binarized data set gives the same
-    /// in every such pass, whatever the run.
+    /// Every image in the data set's own order, for evaluation. A binarized data set gives the same images in every
+    /// such pass of every run.
     ///
     /// # Panics
     /// If `batch_size` is 0.
     pub fn sequential(dataset: &'a Dataset, batch_size: usize, device: Device) -> Batches<'a> {
-        let coins = dataset.binarization().map(Binarization::fixed_coins);
-        Batches::new(dataset, Order::Sequential, coins, batch_size, device)
+        let draws = dataset.binarization().map(Binarization::fixed_draws);
+        Batches::new(dataset, Order::Sequential, draws, batch_size, device)
     }
 
-    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. What chance does to
-    /// an image, random flips and binarization, depends on (`seed`, `epoch`, image) alone.
+    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. Random flips and binarization of an
+    /// image depend only on (`seed`, `epoch`, image).
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -136,16 +134,16 @@ impl<'a> Batches<'a> {
             order: shuffled_order(dataset.len(), seed, epoch),
             flip_seed: derive_seed(seed, epoch, "flip"),
         };
-        let coins = dataset
+        let draws = dataset
             .binarization()
-            .map(|binarization| binarization.coins_of_epoch(seed, epoch));
-        Batches::new(dataset, order, coins, batch_size, device)
+            .map(|binarization| binarization.draws_of_epoch(seed, epoch));
+        Batches::new(dataset, order, draws, batch_size, device)
     }
 
     fn new(
         dataset: &'a Dataset,
         order: Order,
-        coins: Option<Coins>,
+        draws: Option<PixelDraws>,
         batch_size: usize,
         device: Device,
     ) -> Batches<'a> {
@@ -153,7 +151,7 @@ impl<'a> Batches<'a> {
         Batches {
             dataset,
             order,
-            coins,
+            draws,
             batch_size,
             device,
             next: 0,
@@ -162,8 +160,7 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// How long [`Iterator::next`] has taken so far, all calls together: the time in which nothing
-    /// was trained for want of data.
+    /// The total time of all calls of [`Iterator::next`] so far: the time in which training waited for data.
     pub fn waited(&self) -> Duration {
         self.waited
     }
@@ -186,17 +183,17 @@ impl<'a> Batches<'a> {
                 (images.index_select(0, &positions), true)
             }
         };
-        match &self.coins {
-            Some(coins) => {
+        match &self.draws {
+            Some(draws) => {
                 let positions = (start..end).map(|i| self.order.position(i) as u64);
-                coins.binarized(&batch, positions).to_device(self.device)
+                draws.binarized(&batch, positions).to_device(self.device)
             }
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
             None => batch.to_device_(self.device, images.kind(), false, !is_copy),
         }
     }
 
-    /// Threads that bring the batches from `self.next` on.
+    /// Starts the threads that read the batches from `self.next` on.
     fn start(&self, images: &StoredImages) -> Pipeline<Result<Tensor, DataError>> {
         let (jobs, n_workers) = (self.next..self.n_batches(), images.store.n_workers());
         let visits: Arc<[Visit]> = (0..images.ids.len())
@@ -218,12 +215,12 @@ impl<'a> Batches<'a> {
         let (shape, batch_size, device) = (self.dataset.shape(), self.batch_size, self.device);
         Pipeline::start(jobs, n_workers, || {
             let mut reader = Arc::clone(&images.store).reader();
-            let (visits, coins) = (Arc::clone(&visits), self.coins.clone());
+            let (visits, draws) = (Arc::clone(&visits), self.draws.clone());
             let mut bytes = Vec::new();
             move |batch| {
                 let (start, end) = bounds(batch, batch_size, visits.len());
                 let visits = &visits[start..end];
-                read_batch(&mut *reader, visits, coins.as_ref(), shape, &mut bytes)
+                read_batch(&mut *reader, visits, draws.as_ref(), shape, &mut bytes)
                     .map(|batch| batch.to_device(device))
             }
         })
@@ -233,19 +230,19 @@ impl<'a> Batches<'a> {
 /// One image of a pass.
 #[derive(Clone, Copy, Debug)]
 struct Visit {
-    /// Which of the stored images.
+    /// Its index in the store.
     id: usize,
-    /// Where it is in the data set.
+    /// Its position in the data set.
     position: u64,
-    /// Whether it is seen mirrored.
+    /// Whether it is mirrored.
     flip: bool,
 }
 
-/// Reads images through `bytes`, a buffer that is used again and again, into u8 [B, C, H, W].
+/// Reads images into u8 [B, C, H, W]; `bytes` is a reused buffer.
 fn read_batch(
     reader: &mut dyn StoreReader,
     visits: &[Visit],
-    coins: Option<&Coins>,
+    draws: Option<&PixelDraws>,
     shape: ImageShape,
     bytes: &mut Vec<u8>,
 ) -> Result<Tensor, DataError> {
@@ -257,8 +254,8 @@ fn read_batch(
         if visit.flip {
             mirror(image, width);
         }
-        if let Some(coins) = coins {
-            coins.binarize(visit.position, image);
+        if let Some(draws) = draws {
+            draws.binarize(visit.position, image);
         }
     }
     let size = [
@@ -270,14 +267,14 @@ fn read_batch(
     Ok(Tensor::from_data_size(bytes, &size, Kind::Uint8))
 }
 
-/// The images of a batch: from the first to before the second.
+/// The range of a batch's images: its first and the one after its last.
 fn bounds(batch: usize, batch_size: usize, n_images: usize) -> (usize, usize) {
     let start = batch * batch_size;
     (start, n_images.min(start.saturating_add(batch_size)))
 }
 
 impl Batches<'_> {
-    /// The images of a batch, with what is known of each.
+    /// A batch of these items with their conditions and positions.
     fn complete(&self, batch: usize, items: Tensor) -> Batch {
         let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
         let rows: Vec<usize> = (start..end).map(|i| self.order.position(i)).collect();
@@ -320,11 +317,11 @@ impl Iterator for Batches<'_> {
         batch.map(|items| items.map(|items| self.complete(number, items)))
     }
 
-    /// Passes over `n` batches without touching an image, and so does [`Iterator::skip`], built on it.
+    /// Skips `n` batches without reading an image. [`Iterator::skip`] uses it.
     fn nth(&mut self, n: usize) -> Option<Result<Batch, DataError>> {
         if n > 0 {
             self.next += n.min(self.n_left());
-            self.pipeline = None; // Its next batch is another one; `next` starts it anew.
+            self.pipeline = None; // It would return another batch; `next` starts a new one.
         }
         self.next()
     }
@@ -347,7 +344,7 @@ mod tests {
 
     use super::*;
 
-    /// Images of one pixel whose value is their index.
+    /// Images of one pixel whose value is the image's index.
     fn numbered(n_images: u8) -> Dataset {
         let pixels: Vec<u8> = (0..n_images).collect();
         let images = Tensor::from_slice(&pixels).view([n_images.into(), 1, 1, 1]);
@@ -406,7 +403,7 @@ mod tests {
 
     #[test]
     fn orders_never_change() {
-        // From tests/reference_order.py. Other values break the resuming of every earlier run.
+        // From tests/reference_order.py. Other values would break resuming every earlier run.
         assert_eq!(
             shuffled_order(12, 0, 0),
             [7, 4, 1, 3, 0, 5, 11, 9, 10, 2, 6, 8]
@@ -448,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_draw_that_would_bias_is_redrawn() {
-        // 2^64 = 3 · 6148914691236517205 + 1: of the 2^64 draws, one must go, and it is 0.
+        // 2^64 = 3 · 6148914691236517205 + 1: one of the 2^64 draws must be rejected, and it is 0.
         let mut draws = [0, u64::MAX].into_iter();
         assert_eq!(uniform_below(3, || draws.next().unwrap()), 2);
         let mut draws = [1, u64::MAX].into_iter();
@@ -458,7 +455,7 @@ mod tests {
     #[test]
     fn skipped_images_are_never_touched() {
         let dataset = numbered(2);
-        // Image 99 is not there: to decode the batch that holds it would panic.
+        // Image 99 does not exist: decoding the batch that contains it would panic.
         let order = Order::Shuffled {
             order: vec![99, 1],
             flip_seed: 0,
@@ -475,7 +472,7 @@ mod tests {
             attributes: vec![],
         };
         let pixels = Tensor::from_slice(&[0_u8, 1, 2, 3, 4]).view([5, 1, 1, 1]);
-        // Of class 7 the model knows nothing.
+        // Class 7 is unknown to the model.
         let labels = Tensor::from_slice(&[0_i64, 2, 1, 7, 0]);
         let dataset = Dataset::new(pixels, Some(labels)).unwrap();
         let dataset = dataset.with_condition(&spec).subset(&[4, 3, 2, 1, 0]);
@@ -499,15 +496,15 @@ mod tests {
     }
 
     #[test]
-    fn an_image_gets_the_coins_of_its_position() {
+    fn an_image_gets_the_draws_of_its_position() {
         let images = Tensor::full([9, 1, 4, 5], 128, (Kind::Uint8, Device::Cpu));
         let dataset = Dataset::new(images, None).unwrap();
         let dataset = dataset.with_binarization(Some(Binarization::Dynamic));
         let order = shuffled_order(9, 3, 2);
-        let coins = Binarization::Dynamic.coins_of_epoch(3, 2);
+        let draws = Binarization::Dynamic.draws_of_epoch(3, 2);
         for (i, batch) in Batches::shuffled(&dataset, 1, Device::Cpu, 3, 2).enumerate() {
             let mut wanted = [128; 20];
-            coins.binarize(order[i] as u64, &mut wanted);
+            draws.binarize(order[i] as u64, &mut wanted);
             assert_eq!(numbers(batch), wanted.map(i64::from));
         }
     }

@@ -1,4 +1,4 @@
-//! numpy's archives: a zip of arrays, each with a header that says its kind and shape.
+//! numpy's archives: a zip of arrays, each with a header that holds its element type and shape.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -18,21 +18,21 @@ pub(crate) struct Npz<'a> {
     wrong: Wrong,
 }
 
-/// What makes an error of the file's path and of what is wrong with it.
+/// Makes an error from the file's path and the problem.
 type Wrong = fn(&Path, String) -> DataError;
 
-/// An array whose numbers are still to be read.
+/// An array whose header has been read, but not its numbers.
 pub(crate) struct Array<'a> {
     path: &'a Path,
     name: &'static str,
-    /// As numpy writes it: `|u1` bytes, `<i8` 64-bit integers.
+    /// numpy's name of the element type: `|u1` for bytes, `<i8` for 64-bit integers.
     kind: String,
     shape: Vec<usize>,
     numbers: ZipFile<'a, BufReader<File>>,
     wrong: Wrong,
 }
 
-/// Where in the file an array is, header and numbers, and what the zip says of it.
+/// The location of an array in the file, header and numbers, with its entry in the zip.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) start: u64,
@@ -42,14 +42,14 @@ pub(crate) struct Place {
     pub(crate) crc32: u32,
 }
 
-/// What numpy adds to the name of an array.
+/// The ending that numpy adds to the name of an array.
 const ENDING: &str = ".npy";
 
 impl<'a> Npz<'a> {
-    /// `wrong` makes the errors.
+    /// Opens an archive; `wrong` makes its errors.
     pub(crate) fn new(path: &'a Path, file: File, wrong: Wrong) -> Result<Npz<'a>, DataError> {
         let archive = ZipArchive::new(BufReader::new(file))
-            .map_err(|error| wrong(path, format!("is no .npz that can be read: {error}")))?;
+            .map_err(|error| wrong(path, format!("is not a readable .npz: {error}")))?;
         Ok(Npz {
             path,
             archive,
@@ -57,19 +57,19 @@ impl<'a> Npz<'a> {
         })
     }
 
-    /// The names of its arrays.
+    /// The names of the arrays.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> + use<> {
         let names = self.archive.file_names().flatten();
         let names = names.filter_map(|name| Some(name.strip_suffix(ENDING)?.to_owned()));
         names.collect::<Vec<_>>().into_iter()
     }
 
-    /// Where the array of that name is.
+    /// The location of the array with this name.
     pub(crate) fn place(&mut self, name: &str) -> Result<Place, DataError> {
         let (path, wrong) = (self.path, self.wrong);
         let index = self.archive.index_for_name(&format!("{name}{ENDING}"));
         let damaged = |problem: &str| wrong(path, format!("{name} {problem}"));
-        let index = index.ok_or_else(|| damaged("is not there"))?;
+        let index = index.ok_or_else(|| damaged("is missing"))?;
         let member = self
             .archive
             .by_index_raw(index)
@@ -93,7 +93,7 @@ impl<'a> Npz<'a> {
         })
     }
 
-    /// The array of that name, its header read.
+    /// The array with this name, after reading its header.
     pub(crate) fn array(&mut self, name: &'static str) -> Result<Array<'_>, DataError> {
         let (path, wrong) = (self.path, self.wrong);
         let damaged = |error: &dyn std::fmt::Display| {
@@ -108,7 +108,7 @@ impl<'a> Npz<'a> {
             };
             return Err(wrong(
                 path,
-                format!("holds no array {name}, only {found}; expected a file as dSprites'"),
+                format!("holds no array {name}, only {found}; expected the layout of dSprites"),
             ));
         }
         let mut numbers = self
@@ -120,8 +120,7 @@ impl<'a> Npz<'a> {
             _ => damaged(&error),
         })?;
         if header.fortran_order {
-            let problem =
-                "lies column after column, expected row after row (numpy.ascontiguousarray)";
+            let problem = "is stored in Fortran order, expected C order (numpy.ascontiguousarray)";
             return Err(wrong(path, format!("{name} {problem}")));
         }
         Ok(Array {
@@ -140,7 +139,7 @@ impl Array<'_> {
         &self.shape
     }
 
-    /// Refuses another kind, number of dimensions, or length along one that is given.
+    /// Fails on another element type, number of dimensions, or (where given) length of a dimension.
     pub(crate) fn expect(&self, kind: &str, shape: &[Option<usize>]) -> Result<(), DataError> {
         let mut lengths = self.shape.iter().zip(shape);
         let is_right = self.kind == kind
@@ -168,11 +167,11 @@ impl Array<'_> {
             .map_err(|error| self.wrong(format!("is damaged or cut short: {error}")))
     }
 
-    /// Reads to the end, where the zip's checksum is compared, and refuses more numbers.
+    /// Reads to the end, where the zip's checksum is compared. Fails if numbers are left.
     pub(crate) fn finish(mut self) -> Result<(), DataError> {
         match self.numbers.read(&mut [0]) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(self.wrong("goes on after what its header promises".to_owned())),
+            Ok(_) => Err(self.wrong("is longer than its header declares".to_owned())),
             Err(error) => Err(self.wrong(format!("is damaged: {error}"))),
         }
     }

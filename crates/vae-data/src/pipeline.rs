@@ -1,18 +1,18 @@
-//! Numbered jobs on worker threads: results in order, at most a few of them ahead.
+//! Numbered jobs on worker threads. Results arrive in order, and few are computed ahead.
 
 use std::ops::Range;
 use std::panic;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// How many finished results are kept ready, by all workers together; each keeps at least one, and has
-/// another in its hands.
+/// The number of finished results kept ready by all workers together. Each worker keeps at least one ready and works
+/// on another.
 const N_READY: usize = 8;
 
 /// The results of jobs, in order, computed ahead by threads.
 ///
-/// Worker w of n takes the jobs w, w + n, w + 2n, …, so that nothing has to be agreed upon between
-/// them. Dropping the pipeline ends the threads after the job in their hands.
+/// Worker w of n takes the jobs w, w + n, w + 2n, …, so that the workers need no coordination. Dropping the pipeline
+/// ends the threads after their current jobs.
 #[derive(Debug)]
 pub(crate) struct Pipeline<T> {
     workers: Vec<Worker<T>>,
@@ -22,14 +22,14 @@ pub(crate) struct Pipeline<T> {
 
 #[derive(Debug)]
 struct Worker<T> {
-    /// `None` once nobody wants more.
+    /// `None` after the receiver was dropped.
     results: Option<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Pipeline<T> {
-    /// Starts at most `n_workers` threads on `jobs`. `worker` makes each of them a function from a
-    /// job to its result, which may own buffers.
+    /// Starts at most `n_workers` threads on `jobs`. `worker` creates for each thread a function from a job to its
+    /// result, which may own buffers.
     pub(crate) fn start<W>(
         jobs: Range<usize>,
         n_workers: usize,
@@ -65,7 +65,7 @@ fn send_all<T>(
 ) {
     for job in jobs {
         if sender.send(work(job)).is_err() {
-            return; // Nobody wants more.
+            return; // The receiver was dropped.
         }
     }
 }
@@ -74,7 +74,7 @@ impl<T> Iterator for Pipeline<T> {
     type Item = T;
 
     /// # Panics
-    /// With the panic of a worker.
+    /// If a worker panicked, with the same payload.
     fn next(&mut self) -> Option<T> {
         self.jobs.next()?;
         let n_workers = self.workers.len();
@@ -102,7 +102,7 @@ impl<T> Drop for Pipeline<T> {
         }
         for worker in &mut self.workers {
             if let Some(thread) = worker.thread.take() {
-                // Its panic, if any, was somebody else's to hear: nobody asked for this result.
+                // A panic here concerns a result that was never requested.
                 let _ = thread.join();
             }
         }
@@ -137,8 +137,8 @@ mod tests {
             }
         });
         assert_eq!(pipeline.next(), Some(0));
-        drop(pipeline); // Joins the threads: `done` cannot change any more.
-        // The one taken, those ready, and one in the hands of each worker.
+        drop(pipeline); // Joins the threads: `done` no longer changes.
+        // The one taken, those ready, and one in progress per worker.
         assert!(done.load(Ordering::SeqCst) <= 1 + N_READY + 2);
     }
 

@@ -1,4 +1,4 @@
-//! `[dataset.sprites]`: black-and-white shapes of known factors, laid out as dSprites.
+//! `[dataset.sprites]`: black-and-white shapes with known factors, in the layout of dSprites.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use crate::loader::shuffled_order;
 use crate::npz::{Array, Npz};
 use crate::{DataError, Dataset, HoldOut, ImageShape, Splits, derive_seed};
 
-/// What the columns of `latents_classes` are, as dSprites has them (Matthey et al. 2017).
+/// The columns of `latents_classes` in dSprites (Matthey et al. 2017).
 const FACTORS: [&str; 6] = [
     "color",
     "shape",
@@ -28,19 +28,17 @@ const FACTORS: [&str; 6] = [
 /// The factor whose values are the labels of the images.
 const LABEL: usize = 1;
 
-/// Sprites (`[dataset.sprites]`): those that `cargo xtask fetch-data sprites` draws, or dSprites itself,
-/// whose file is `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`.
+/// Sprites (`[dataset.sprites]`): those drawn by `cargo xtask fetch-data sprites`, or dSprites itself, whose file is
+/// `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz`.
 ///
-/// The file holds `imgs`, bytes 0 or 1 `[N, H, W]`, and `latents_classes`, i64 `[N, 6]`: the index of the
-/// value of color, shape, scale, orientation, position x and position y, every combination once, the
-/// last factor fastest. Images become bytes 0 and 255 (in memory a bit for each pixel), and the shapes
-/// are their labels.
+/// The file holds `imgs`, bytes 0 or 1 `[N, H, W]`, and `latents_classes`, i64 `[N, 6]`: the index of the value of
+/// color, shape, scale, orientation, position x and position y, with every combination once and the last factor
+/// fastest. Pixels become bytes 0 and 255 (stored as one bit each), and the shape is the label.
 ///
-/// Splits are drawn from all combinations in the order `shuffled_order(N, s, 0)`, where s is
-/// `derive_seed(split_seed, 0, "sprites split")`: the first `test_fraction` are the test images, those
-/// after them the validation images (`dataset.validation`, by default a tenth of all) and the others the
-/// training images. All keep that order, so that the first so many (`train_limit`) are spread over all
-/// combinations as well.
+/// Splits are drawn from all combinations in the order `shuffled_order(N, s, 0)`, where s is `derive_seed(split_seed,
+/// 0, "sprites split")`: the first `test_fraction` are test images, the next ones validation images
+/// (`dataset.validation`, by default a tenth of all) and the rest training images. Each split keeps that order, so
+/// that a limited number of images (`train_limit`) is also spread over all combinations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpritesConfig {
@@ -48,12 +46,12 @@ pub struct SpritesConfig {
     #[schemars(example = &"datasets/sprites/sprites.npz", extend("x-resume" = true))]
     pub file: PathBuf,
 
-    /// Share of the images that are test images. Default 0.1.
+    /// Fraction of the images that are test images. Default 0.1.
     #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     #[serde(default = "default_test_fraction")]
     pub test_fraction: f64,
 
-    /// Seed of the division into training, validation and test images. Default 0.
+    /// Seed of the random division into training, validation and test images. Default 0.
     #[serde(default)]
     pub split_seed: u64,
 }
@@ -117,11 +115,10 @@ impl SpritesConfig {
         ))
     }
 
-    /// Every image, by its factors, all splits together: an eighth of a byte for each pixel, 377 MB of
-    /// dSprites'.
+    /// Every image by its factors, from all splits: one bit per pixel, 377 MB for dSprites.
     ///
     /// # Errors
-    /// A missing, unreadable or damaged file, or one that is laid out otherwise.
+    /// A missing, unreadable or damaged file, or one with another layout.
     pub fn grid(&self) -> Result<FactorGrid, DataError> {
         let mut npz = open(&self.file)?;
         let space = read_space(npz.array("latents_classes")?)?;
@@ -131,7 +128,7 @@ impl SpritesConfig {
         FactorGrid::new(space, images)
     }
 
-    /// As the header of the images says.
+    /// The shape from the header of the images.
     pub(crate) fn image_shape(&self) -> Result<ImageShape, DataError> {
         let mut npz = open(&self.file)?;
         let images = npz.array("imgs")?;
@@ -160,7 +157,7 @@ fn open(path: &Path) -> Result<Npz<'_>, DataError> {
     })
 }
 
-/// Checks what is to be images, `n` of them where that is known.
+/// Checks the layout of the images; `n` is their number, if known.
 fn shape(images: &Array, n: Option<usize>) -> Result<ImageShape, DataError> {
     /// 8 GiB in memory.
     const MOST_PIXELS: usize = 1 << 36;
@@ -183,9 +180,9 @@ fn shape(images: &Array, n: Option<usize>) -> Result<ImageShape, DataError> {
     })
 }
 
-/// The factors whose every combination `classes` has once and in order.
+/// The factors, if `classes` has every combination once and in order.
 fn read_space(mut classes: Array) -> Result<FactorSpace, DataError> {
-    /// Rows of a file of our own or of dSprites are 737,280.
+    /// The file of `fetch-data sprites` and dSprites have 737,280 rows.
     const MOST: usize = 1 << 23;
     classes.expect("<i8", &[None, Some(FACTORS.len())])?;
     let n = classes.shape()[0];
@@ -203,7 +200,7 @@ fn read_space(mut classes: Array) -> Result<FactorSpace, DataError> {
         };
         rows.push(class);
     }
-    // The last row has the last value of each factor.
+    // The last row holds the last value of each factor.
     let sizes = rows[rows.len() - FACTORS.len()..]
         .iter()
         .map(|&last| last + 1);

@@ -1,23 +1,23 @@
-//! Images that are not a tensor, such as those of a pack or of files that are decoded in every epoch.
+//! Images that are not in a tensor, such as those of a pack or of files decoded in every epoch.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::{BadFile, DataError, ImageShape};
 
-/// Some of the images of a store, in the order of a data set.
+/// Images of a store, in the order of a data set.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredImages {
     pub(crate) store: Arc<dyn ImageStore>,
-    /// Which of them, by their position in the store.
+    /// Their indices in the store.
     pub(crate) ids: Vec<usize>,
-    /// Whether training sees each of them mirrored in half of the epochs.
+    /// Whether training mirrors each of them in half of the epochs.
     pub(crate) random_flips: bool,
 }
 
-/// Images of one shape that are read one by one.
+/// Images of one shape that are read individually.
 pub(crate) trait ImageStore: Debug + Send + Sync {
-    /// The name of each image; empty if they have none.
+    /// The name of each image; empty if they have no names.
     fn names(&self) -> &[String];
 
     /// The files that could not be decoded.
@@ -25,10 +25,10 @@ pub(crate) trait ImageStore: Debug + Send + Sync {
 
     fn shape(&self) -> ImageShape;
 
-    /// How many threads are worth using.
+    /// The number of threads that are worth using.
     fn n_workers(&self) -> usize;
 
-    /// Access for one thread.
+    /// A reader for one thread.
     fn reader(self: Arc<Self>) -> Box<dyn StoreReader>;
 }
 
@@ -41,7 +41,7 @@ pub(crate) trait StoreReader: Send {
     fn read(&mut self, id: usize, out: &mut [u8]) -> Result<(), DataError>;
 }
 
-/// Mirrors each row of `width` pixels: left becomes right.
+/// Mirrors each row of `width` pixels horizontally.
 pub(crate) fn mirror(image: &mut [u8], width: usize) {
     for row in image.chunks_exact_mut(width) {
         row.reverse();

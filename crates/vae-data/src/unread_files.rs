@@ -1,9 +1,9 @@
-//! Image files of formats that are not read.
+//! Image files of unsupported formats.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How many image files there are of each format that is not read, as HEIC.
+/// The number of image files of each unsupported format, such as HEIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnreadFiles {
     n_files: BTreeMap<&'static str, usize>,
@@ -15,19 +15,19 @@ impl UnreadFiles {
         *self.n_files.entry(format).or_default() += 1;
     }
 
-    /// Each format and the number of its files, by the formats' names.
+    /// Each format with its number of files, ordered by name.
     pub fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> + '_ {
         self.n_files.iter().map(|(format, n)| (*format, *n))
     }
 
-    /// Whether there is no such file.
+    /// Whether there are no such files.
     pub fn is_empty(&self) -> bool {
         self.n_files.is_empty()
     }
 }
 
 impl fmt::Display for UnreadFiles {
-    /// As in `1 GIF and 6 HEIC files are not read: convert them to JPEG or PNG`.
+    /// For example `1 GIF and 6 HEIC files are not read: convert them to JPEG or PNG`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts: Vec<String> = self
             .counts()

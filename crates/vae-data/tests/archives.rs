@@ -1,4 +1,4 @@
-//! Zips, lists and idx folders as they are in the world; each is made here.
+//! Zips, lists and idx folders as they are found in practice; the tests create them.
 
 mod common;
 
@@ -19,7 +19,7 @@ const SHAPE: ImageShape = ImageShape {
     width: 8,
 };
 
-/// Of one color.
+/// A photo of one color.
 fn photo(red: u8) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     let image = RgbImage::from_pixel(8, 8, image::Rgb([red, 100, 50]));
@@ -30,13 +30,13 @@ fn photo(red: u8) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A zip of these members, which are stored and deflated in turns.
+/// A zip of these members, alternately stored and deflated.
 fn zip_of<'a>(members: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (i, (name, content)) in members.into_iter().enumerate() {
         let options = SimpleFileOptions::default()
             .compression_method([Stored, Deflated][i % 2])
-            // Fields of zip64.
+            // Some with fields of zip64.
             .large_file(i % 3 == 0);
         zip.start_file(name, options).expect("started");
         zip.write_all(&content).expect("written");
@@ -53,7 +53,7 @@ fn listed(zip: &[u8]) -> Vec<usize> {
         .collect()
 }
 
-/// Writes other bytes in place of `old` wherever it stands.
+/// Replaces every occurrence of `old`.
 fn replace(zip: &mut [u8], old: &[u8], new: &[u8]) {
     assert_eq!(old.len(), new.len());
     let mut n_found = 0;
@@ -82,7 +82,7 @@ fn names(dataset: &Dataset) -> Vec<&str> {
         .collect()
 }
 
-/// Every image that `vae encode PATH` sees.
+/// The names of the images that `vae encode PATH` reads.
 fn inputs(path: &Path) -> Result<Vec<String>, DataError> {
     let inputs = Inputs::open(&config(path, ""), SHAPE, &[path.to_owned()], None)?;
     Ok(inputs.read(1000)?.names)
@@ -152,7 +152,7 @@ fn names_that_are_not_utf8_are_of_code_page_437() {
     ]);
     replace(&mut zip, b"_x_.png", b"_\x84_.png");
     let path = put(folder.path(), "photos.zip", &zip);
-    // As a Mac spells it: a, and two dots above.
+    // As macOS spells it: a and a combining diaeresis.
     put(
         folder.path(),
         "list_eval_partition.txt",
@@ -176,7 +176,7 @@ fn what_is_no_zip_is_said_to_be_what_it_is() {
         ),
         (
             b"version https://git-lfs.github.com/spec/v1\noid 1".to_vec(),
-            "it is a text that begins \"version https://git-lfs.github.com/spec/v1\" (fetch the file \
+            "it is a text file that begins \"version https://git-lfs.github.com/spec/v1\" (fetch the file \
              itself)"
                 .to_owned(),
         ),
@@ -203,7 +203,7 @@ fn what_is_no_zip_is_said_to_be_what_it_is() {
     ] {
         assert!(error.to_string().ends_with(again), "{error}");
     }
-    // Under a name that is no zip's, an archive is still told from an image.
+    // Without a zip's extension an archive is still distinguished from an image.
     let path = put(folder.path(), "photos", b"Rar!\x1a\x07\x01\0");
     let error = inputs(&path).unwrap_err().to_string();
     assert!(
@@ -219,14 +219,14 @@ fn a_zip_within_a_zip_is_named() {
     let outer = zip_of([("x/inner.zip", inner()), ("readme.txt", b"hello".to_vec())]);
     let path = put(folder.path(), "outer.zip", &outer);
     let wanted =
-        "it holds no image, but x/inner.zip in it is a zip (unpack it, and give what was in it)";
+        "it holds no image, but x/inner.zip in it is a zip (unpack it, and give its content)";
     for error in [
         config(&path, "").load().unwrap_err(),
         inputs(&path).unwrap_err(),
     ] {
         assert!(error.to_string().ends_with(wanted), "{error}");
     }
-    // Beside images it does not matter.
+    // Next to images it is ignored.
     let outer = zip_of([
         ("inner.zip", inner()),
         ("b.png", photo(2)),
@@ -246,7 +246,7 @@ fn a_program_that_unpacks_itself_is_a_zip_for_every_command() {
             .map(|&name| (name, photo(name.as_bytes()[0]))),
     );
     for program in [&b"MZ a program of some bytes"[..], b"#!/bin/sh\nexit\n"] {
-        // Offsets from the start of the zip; a program may also have those of the whole file.
+        // Offsets count from the start of the zip; in other programs they count from the start of the file.
         let path = put(folder.path(), "photos.exe", &[program, &zip].concat());
         assert_eq!(inputs(&path).expect("images"), members);
         let splits = load(&path, "split.test_fraction = 0.5");
@@ -264,7 +264,7 @@ fn members_that_cannot_be_read_say_why() {
         ("good.png", photo(3)),
     ]);
     let headers = listed(&zip);
-    // The method stands 10 bytes into a header of the directory, the size 24.
+    // The method is at byte 10 of a directory header, the size at byte 24.
     zip[headers[0] + 10] = 14;
     zip[headers[2] + 10] = 14;
     zip[headers[1] + 24..][..4].copy_from_slice(&700_000_000_u32.to_le_bytes());
@@ -291,7 +291,7 @@ fn members_that_share_bytes_are_one_image() {
     let members = file_names.iter().map(|name| (name.as_str(), photo(9)));
     let mut zip = zip_of(members);
     let headers = listed(&zip);
-    // 42 bytes into a header of the directory stands where the member is: all are where number 6 is.
+    // Byte 42 of a directory header holds the member's position: all get that of number 6.
     let place: [u8; 4] = zip[headers[6] + 42..][..4].try_into().expect("four bytes");
     for header in headers {
         zip[header + 42..][..4].copy_from_slice(&place);
@@ -309,8 +309,7 @@ fn members_that_share_bytes_are_one_image() {
     );
 }
 
-/// A folder with a zip and a folder of 4 images `a.png` to `d.png`, and the list of two of them as
-/// Kaggle has it.
+/// A folder with a zip and a folder of the 4 images `a.png` to `d.png`, and a list of two of them in Kaggle's layout.
 fn kaggle() -> (TempDir, Vec<(&'static str, Vec<u8>)>) {
     let images = ["a.png", "b.png", "c.png", "d.png"].map(|name| (name, photo(name.as_bytes()[0])));
     (TempDir::new().expect("a folder"), images.to_vec())
@@ -345,7 +344,7 @@ fn check_kaggle(path: &Path, list: &Path, attributes: &Path) {
         .expect("attributes")
         .column("Smiling");
     assert_eq!(smiling.expect("a column").collect::<Vec<_>>(), [Some(-1.0)]);
-    // The run's own table belongs to its images wherever it is found.
+    // The run's own table belongs to its images, wherever the table was found.
     let own = Inputs::open(&config(path, ""), SHAPE, &[path.to_owned()], None).expect("inputs");
     assert_eq!(own.attribute_names(), ["Smiling"]);
 }
@@ -448,7 +447,7 @@ const DIGITS: ImageShape = ImageShape {
     width: 3,
 };
 
-/// MNIST's four files, of 6 and 4 images.
+/// MNIST's four files, with 6 and 4 images.
 fn mnist() -> [(&'static str, Vec<u8>); 4] {
     let labels = |n: u8| label_file(&(0..n).collect::<Vec<u8>>());
     let images = |n: u8| {
@@ -492,7 +491,7 @@ fn mnist_is_found_however_kaggle_unpacks_it() {
                 _ => content,
             };
             fs::write(path, content).expect("written");
-            // An empty folder of the other spelling, as of an archive that was not unpacked to the end.
+            // An empty folder with the other spelling, as after an interrupted unpacking.
             fs::create_dir_all(folder.path().join(format!("{name}.gz"))).expect("created");
         }
         let config = idx_config(folder.path());
@@ -509,7 +508,7 @@ fn mnist_is_found_however_kaggle_unpacks_it() {
 
 #[test]
 fn labels_of_other_images_are_told_before_the_images_are_read() {
-    // A stream that ends early is not even noticed.
+    // With a limit, the end of a gzip stream is not even read.
     let cut = |name: &str, content: Vec<u8>| match name.contains("images") {
         true => {
             let content = gzip(&content);

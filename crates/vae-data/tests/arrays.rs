@@ -1,4 +1,4 @@
-//! `[dataset.arrays]`: files that were written here, and a few of NumPy's and pandas' own.
+//! `[dataset.arrays]`: files written by these tests, and some written by NumPy and pandas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -31,7 +31,7 @@ fn le_f32(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
-/// 20 rows of three columns, all different: 0, 0.5, 1, …
+/// 20 rows of three columns, all values different: 0, 0.5, 1, …
 fn table() -> Vec<f32> {
     (0..60_u8).map(|i| f32::from(i) / 2.0).collect()
 }
@@ -68,7 +68,7 @@ impl Workplace {
         zip.finish().expect("finished");
     }
 
-    /// Columns a, b, c of f32 that may be null, an integer label, a text and an index of pandas'.
+    /// Nullable f32 columns a, b and c, an integer label, a text and a pandas index.
     fn parquet(&self, name: &str, rows: &[[Option<f32>; 3]]) {
         let schema = "message table {
             optional float a; optional double b; optional float c;
@@ -79,7 +79,7 @@ impl Workplace {
         let mut writer =
             SerializedFileWriter::new(file, schema, Arc::new(WriterProperties::default()))
                 .expect("a writer");
-        // Two groups, so that reading goes on over their border.
+        // Two row groups, so that a read crosses their boundary.
         let mut row = 0;
         for part in rows.chunks(rows.len().div_ceil(2)) {
             let mut group = writer.next_row_group().expect("a group");
@@ -139,7 +139,7 @@ impl Workplace {
         writer.close().expect("closed");
     }
 
-    /// Columns of the same number in three rows.
+    /// Three rows; each column holds its number in all of them.
     fn plain_parquet(&self, name: &str, columns: &[(&str, f32)]) {
         let fields = columns
             .iter()
@@ -161,7 +161,7 @@ impl Workplace {
         writer.close().expect("closed");
     }
 
-    /// The config of `[dataset.arrays]`, with `{}` for the folder.
+    /// The config of `[dataset.arrays]`; `{}` in `text` is replaced by the folder.
     fn config(&self, text: &str) -> DatasetConfig {
         let folder = self.0.path().display().to_string();
         let text = text.replace("{}", &folder);
@@ -187,7 +187,7 @@ fn labels(dataset: &Dataset) -> Vec<i64> {
     Vec::try_from(dataset.labels().expect("labels")).expect("numbers")
 }
 
-/// All rows, by their first value.
+/// All rows, sorted by their first value.
 fn sorted(splits: &Splits) -> Vec<Vec<f32>> {
     let parts = [
         Some(&splits.train),
@@ -284,7 +284,7 @@ fn every_format_gives_the_same_items() {
         );
         assert_eq!(described.standardization, None);
     }
-    // Without its labels the column of classes is a column of numbers as any other; the index is none.
+    // If it is not named as the labels, the column of classes is an ordinary column. The index is left out.
     let four = workplace.load("train = '{}/x.parquet'");
     assert_eq!(four.train.item().shape, [4]);
     let turned = workplace.load("train = '{}/x.parquet'\ncolumns = ['c', 'a']");
@@ -333,7 +333,7 @@ fn every_type_of_number_becomes_f32() {
 #[test]
 fn the_axes_are_what_the_layout_says() {
     let workplace = Workplace::new();
-    // Two axes of time and channels: item i has 100 i + 10 t + c.
+    // Two axes, time and channels: item i has the values 100 i + 10 t + c.
     let numbers: Vec<f32> = (0..4 * 3 * 2)
         .map(|i| (100 * (i / 6) + 10 * (i % 6 / 2) + i % 2) as f32)
         .collect();
@@ -402,7 +402,7 @@ fn bytes_of_images_are_images_as_keras_keeps_mnist() {
         pixels(3)
     );
 
-    // The whole machinery of images is there for them.
+    // Everything that works for images works for them.
     let mut config = workplace.config(text);
     config.binarization = Some(vae_data::Binarization::Static);
     let black = config
@@ -414,7 +414,7 @@ fn bytes_of_images_are_images_as_keras_keeps_mnist() {
     let black = Vec::<u8>::try_from(black.view(-1)).expect("bytes");
     assert!(black.iter().all(|byte| [0, 255].contains(byte)));
 
-    // Colors last.
+    // Channels last.
     workplace.put(
         "cifar.npy",
         npy_bytes("|u1", false, &[2, 8, 8, 3], &vec![7; 384]),
@@ -431,7 +431,7 @@ fn bytes_of_images_are_images_as_keras_keeps_mnist() {
 #[test]
 fn statistics_are_those_of_the_training_items_alone() {
     let workplace = Workplace::new();
-    // In order: 8 for training, 1 for validation, 1 for test. The last two would change everything.
+    // In order: 8 for training, 1 for validation, 1 for testing. The last two would change every statistic.
     let mut numbers = vec![1.0_f32, 10.0, 3.0, 10.0];
     numbers.extend([
         1.0, 10.0, 3.0, 10.0, 1.0, 10.0, 3.0, 10.0, 1.0, 10.0, 3.0, 10.0,
@@ -445,14 +445,14 @@ fn statistics_are_those_of_the_training_items_alone() {
         .standardization
         .clone()
         .expect("statistics");
-    // 1 and 3 in turn; the second column is constant.
+    // 1 and 3 alternate; the second column is constant.
     assert_eq!((found.mean, found.std), (vec![2.0, 10.0], vec![1.0, 1.0]));
     assert_eq!(splits.test.item(), splits.train.item());
     assert_eq!(values(&splits.test), [-1e9, 1e9]);
     let raw = workplace.load("train = '{}/x.npy'\nsplit = 'in_order'\nstandardize = false");
     assert_eq!(raw.train.item().standardization, None);
 
-    // Of series one mean for each channel: 0 and 2 around 1; 5 and 9 around 7.
+    // For series one mean per channel: 0 and 2 around 1; 5 and 9 around 7.
     let series = [0.0_f32, 2.0, 5.0, 9.0].repeat(4);
     workplace.put_f32("s.npy", &[4, 2, 2], &series);
     let splits = workplace.load("train = '{}/s.npy'");
@@ -546,7 +546,7 @@ fn splits_are_disjoint_and_always_the_same() {
     let all: BTreeSet<u32> = random.concat().iter().map(|&x| x as u32).collect();
     assert!(all.into_iter().eq(0..100));
     assert_eq!(parts(&workplace.load("train = '{}/x.npy'")), random);
-    // shuffled_order(100, derive_seed(0, 0, "arrays split"), 0): another one would change the test items of every run.
+    // shuffled_order(100, derive_seed(0, 0, "arrays split"), 0): another order would change every run's test items.
     let order =
         vae_data::loader::shuffled_order(100, vae_data::derive_seed(0, 0, "arrays split"), 0);
     let order: Vec<f32> = order.into_iter().map(|row| row as f32).collect();
@@ -570,7 +570,7 @@ fn splits_are_disjoint_and_always_the_same() {
     config.validation = Some(vae_data::HoldOut::Count(90));
     assert!(config.load().is_err());
 
-    // Validation rows are those of the training file also where the test items have their own.
+    // Validation rows come from the training file even if there is a test file.
     workplace.put_f32("test.npy", &[2, 1], &[7.0, 8.0]);
     let splits = workplace.load("train = '{}/x.npy'\ntest = '{}/test.npy'");
     assert_eq!([splits.train.len(), splits.test.len()], [90, 2]);
@@ -644,7 +644,7 @@ fn labels_are_an_array_a_column_or_a_file() {
     let error = workplace.error("train = { file = '{}/x.npy', labels = 'nowhere' }");
     assert_eq!(
         error,
-        "x.npy: no array of it is called nowhere, nor is a file"
+        "x.npy: has no array nowhere, and there is no file of that name"
     );
 }
 
@@ -661,7 +661,7 @@ fn a_column_of_lists_is_as_many_columns() {
         let mut column = group.next_column().expect("ok").expect("a column");
         let n: usize = lengths.iter().sum();
         let values: Vec<f32> = (1..n).map(|i| i as f32).collect();
-        // The first number of all is null.
+        // The very first number is null.
         let defined: Vec<i16> = (0..n).map(|i| if i == 0 { 2 } else { 3 }).collect();
         let repeated: Vec<i16> = lengths
             .iter()
@@ -691,7 +691,7 @@ fn a_column_of_lists_is_as_many_columns() {
         error.contains("1 missing values (NaN), the first in row 0, column embedding[0]"),
         "{error}"
     );
-    // The columns of the training file are those of the test file, too.
+    // The columns of the training file must exist in the test file, too.
     let text = "train = '{}/x.parquet'\ntest = '{}/x.parquet'\nmissing = 'ignore'";
     assert_eq!(workplace.load(text).test.len(), 3);
     write(&[2, 3, 1]);
@@ -718,7 +718,7 @@ fn what_is_asked_for_and_not_there_is_named() {
         ("train = '{}/none.npy'", "none.npy: no such file"),
         (
             "train = '{}/x.csv'",
-            "x.csv: is no .npy, .npz, .safetensors or .parquet file",
+            "x.csv: is not a .npy, .npz, .safetensors or .parquet file",
         ),
         (
             "train = '{}/x.npz'",
@@ -801,7 +801,7 @@ fn a_config_survives_being_written_and_read() {
     }
 }
 
-/// What a header claims is compared with what is there, before memory is taken.
+/// The header's sizes are compared with the file before memory is allocated.
 #[test]
 fn hostile_headers_are_errors() {
     let workplace = Workplace::new();
@@ -851,7 +851,7 @@ fn hostile_headers_are_errors() {
         r#"{"x":{"dtype":"F32","shape":[2,1],"data_offsets":[8,0]}}"#,
         8,
     );
-    // Cut at every fifth byte, each file is an error and no panic.
+    // Each file, cut at every fifth byte, is an error and does not panic.
     let plain = npy_bytes("<f4", false, &[20, 3], &le_f32(&table()));
     workplace.npz(
         "whole.npz",
@@ -881,7 +881,7 @@ fn a_damaged_member_of_a_zip_is_found_by_its_checksum() {
     bytes[place] ^= 1;
     workplace.put("x.npz", bytes);
     let error = workplace.error("train = '{}/x.npz'");
-    assert!(error.contains("another checksum"), "{error}");
+    assert!(error.contains("wrong checksum"), "{error}");
 }
 
 #[test]
@@ -913,14 +913,14 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
         .expect("read");
     assert_eq!(some.names, ["17", "18"]);
     assert_eq!(some.images.double_value(&[0, 0, 0, 0]), 25.5);
-    assert!(error("x.npy#20").contains("row 20 was asked for, it holds 20"));
+    assert!(error("x.npy#20").contains("row 20 was requested, but it holds 20"));
     let two = [workplace.path("x.npy#0"), workplace.path("x.npy#5")];
     let two = Inputs::open(&config, item.clone(), &two, None).expect("inputs");
     assert_eq!(two.n_images(), 2);
     let names = two.read(9).expect("read").names;
     assert!(names[1].ends_with("x.npy#5#5"), "{names:?}");
 
-    // Other files, of another number of columns, or with what the run refused.
+    // Other files with another number of columns, or with values that the run refused.
     workplace.put_f32("two.npy", &[10, 2], &table()[..20]);
     assert_eq!(
         error("two.npy"),
@@ -932,7 +932,7 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
     assert!(error("nan.npy").contains("1 missing values (NaN), the first in row 13, column 1"));
     assert!(error("nowhere.npy").starts_with("nowhere.npy: no such file"));
     workplace.put("photo.jpg", b"\xff\xd8\xff");
-    assert!(error("photo.jpg").contains("is no file of arrays"));
+    assert!(error("photo.jpg").contains("is not a file of arrays"));
     let plain = npy_bytes("<f4", false, &[20, 3], &le_f32(&table()));
     let arrays = [("a", plain.clone()), ("b", plain)];
     workplace.npz("x.npz", zip::CompressionMethod::Deflated, &arrays);
@@ -947,7 +947,7 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
         ["3", "4"]
     );
 
-    // A table is read by the names of the training file's columns.
+    // A table is read by the column names of the training file.
     workplace.plain_parquet("train.parquet", &[("a", 1.0), ("b", 2.0)]);
     workplace.plain_parquet("new.parquet", &[("c", 3.0), ("b", 2.0), ("a", 1.0)]);
     let trained = workplace.config("train = '{}/train.parquet'");
@@ -1037,7 +1037,7 @@ fn files_of_numpy_pandas_and_pyarrow_are_read() {
         (vec![0, 1, 2], 59.0)
     );
 
-    // Numbers, booleans, integers that may be missing and lists; neither text, nor times, nor the index.
+    // Numbers, booleans, nullable integers and lists; no text, times or index.
     let frame = load("train = { file = '{}/pandas.parquet', labels = 'kind' }\nmissing = 'ignore'");
     assert_eq!(frame.train.item().shape, [7]);
     let first = values(&frame.train);

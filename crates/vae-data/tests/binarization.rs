@@ -30,7 +30,7 @@ fn images(batches: Batches) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The images of a training epoch, by their position in the data set.
+/// The images of a training epoch, ordered by position in the data set.
 fn epoch(dataset: &Dataset, batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<u8>> {
     let pass = Batches::shuffled(dataset, batch_size, Device::Cpu, seed, epoch);
     let mut found = vec![Vec::new(); dataset.len()];
@@ -45,11 +45,15 @@ fn order(dataset: &Dataset, seed: u64, epoch: u64) -> Vec<usize> {
     order.into_iter().map(|image| image as usize).collect()
 }
 
-/// What must hold wherever the images are.
+/// The laws that hold for every kind of storage.
 fn check_laws(plain: &Dataset, binarized: &Dataset) {
     let first = epoch(binarized, 7, 1, 1);
     assert_eq!(epoch(binarized, 7, 1, 1), first);
-    assert_eq!(epoch(binarized, 32, 1, 1), first, "whatever the batches");
+    assert_eq!(
+        epoch(binarized, 32, 1, 1),
+        first,
+        "the batch size has no effect"
+    );
     assert_ne!(epoch(binarized, 7, 1, 2), first);
     assert_ne!(epoch(binarized, 7, 2, 1), first);
 
@@ -96,7 +100,7 @@ fn check_laws(plain: &Dataset, binarized: &Dataset) {
 #[test]
 fn images_in_memory_follow_the_laws() {
     check_laws(&gray(20), &gray(20).with_binarization(DYNAMIC));
-    // Of more channels, and not contiguous.
+    // Several channels, and not contiguous.
     let color = || {
         let images = gray(60).first(60).expect("images").view([3, 20, 4, 5]);
         Dataset::new(images.transpose(0, 1), None).expect("a data set")
@@ -152,7 +156,7 @@ fn images_of_packs_and_files_follow_the_laws_and_are_the_same() {
         let n_equal = seen.iter().zip(&unflipped).filter(|(a, b)| a == b).count();
         assert!(
             0 < n_equal && n_equal < seen.len(),
-            "{n_equal}: those that are not mirrored keep their coins"
+            "{n_equal}: images that are not mirrored keep their draws"
         );
     }
 }

@@ -94,7 +94,7 @@ fn the_fixture_loads_as_it_was_written() {
 fn mnist_is_what_its_authors_published() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/mnist");
     if !folder.exists() {
-        // Not through `eprintln!`, which the test harness hides when a test passes.
+        // Not `eprintln!`, which the test harness hides when a test passes.
         let note = "note: datasets/mnist is not there (`cargo xtask fetch-data mnist` fetches it): \
                     checking the fixture in its place\n";
         std::io::stderr().write_all(note.as_bytes()).unwrap();
@@ -180,7 +180,7 @@ fn the_last_training_images_are_for_validation() {
         assert_eq!(Tensor::cat(&images, 0), all);
         assert_eq!(first_labels(kept_back.labels(), n as i64), labels[12 - n..]);
     }
-    // A limit is of the images that are trained on: those for validation stay apart.
+    // A limit applies to the images that are trained on; the validation images stay separate.
     let config = DatasetConfig {
         train_limit: Some(11),
         validation_limit: Some(1),
@@ -213,7 +213,7 @@ fn a_missing_folder_says_how_to_fetch_it() {
         "FOLDER/datasets/kmnist: no such folder \
          (run `cargo xtask fetch-data kmnist`, or correct dataset.idx.folder)"
     );
-    // Nothing fetches the folders that are elsewhere.
+    // `fetch-data` fills only folders in `datasets`.
     let error = config(folder.path().join("mine"));
     assert_eq!(
         message(folder.path(), &error),
@@ -269,7 +269,7 @@ fn images_and_labels_that_differ_in_number_are_refused() {
         "FOLDER/train-labels-idx1-ubyte: 2 labels, expected 3 as in \
          FOLDER/train-images-idx3-ubyte (files of two different data sets?)"
     );
-    // Also where a limit would hide it.
+    // Even if a limit would hide it.
     let limited = DatasetConfig {
         train_limit: Some(1),
         ..config(folder.path())

@@ -1,4 +1,4 @@
-//! Reading idx files: what was written comes back, and whatever is wrong is named.
+//! Reading idx files: what was written is read back, and errors name the problem.
 
 mod common;
 
@@ -12,7 +12,7 @@ use vae_data::idx::{IdxImages, read_images, read_labels};
 
 use crate::common::{gzip, image_file, label_file, put};
 
-/// The message for a file of these bytes, without the folder in front of its name.
+/// The message for a file with these bytes, without the folder before its name.
 fn message<T: std::fmt::Debug>(
     read: impl Fn(&Path) -> Result<T, DataError>,
     content: &[u8],
@@ -166,7 +166,7 @@ fn impossible_dimensions_are_refused() {
     // (2^32 − 1) · 2^24 + 16 bytes.
     assert_eq!(
         message(u32::MAX, 4096, 4096),
-        "file: the header promises 72057594021150736 bytes, expected at most 17179869184 \
+        "file: the header declares 72057594021150736 bytes, expected at most 17179869184 \
          (damaged file?)"
     );
 }

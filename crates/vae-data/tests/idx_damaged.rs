@@ -1,5 +1,5 @@
-//! Thousands of damaged idx files: each gives the data that its bytes describe or an error, and none
-//! makes the reader allocate more than a small file deserves.
+//! Thousands of damaged idx files: each gives the data that its bytes describe or an error, and none makes the reader
+//! allocate much more than a small file needs.
 
 mod common;
 
@@ -31,17 +31,17 @@ fn count(change: isize) {
     });
 }
 
-// SAFETY: each call is passed on unchanged; counting neither allocates nor panics.
+// SAFETY: each call is forwarded unchanged; counting neither allocates nor panics.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller keeps `alloc`'s contract.
+        // SAFETY: the caller upholds `alloc`'s contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: the caller keeps `dealloc`'s contract.
+        // SAFETY: the caller upholds `dealloc`'s contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// The result of `read` and the most bytes that it held at once.
+/// The result of `read`, and the peak of the bytes allocated by it.
 fn with_peak<T>(read: impl FnOnce() -> T) -> (T, usize) {
     let before = LIVE.get();
     PEAK.set(before);
@@ -57,10 +57,10 @@ fn with_peak<T>(read: impl FnOnce() -> T) -> (T, usize) {
     (result, (PEAK.get() - before) as usize)
 }
 
-/// A buffer to start with, the decompressor's state, and room for the few bytes of these files.
+/// The initial buffer, the decompressor's state, and room for the few bytes of these files.
 const PEAK_OF_A_SMALL_FILE: usize = 256 * 1024;
 
-/// What is in a file of these bytes by the format's definition: an independent, trusting reader.
+/// The content of a file with these bytes by the format's definition: an independent reader without checks.
 fn definition(bytes: &[u8], magic: u32, n_words: usize) -> Option<(Vec<u32>, Vec<u8>)> {
     let mut content = bytes.to_vec();
     if bytes.starts_with(&[0x1f, 0x8b]) {
@@ -78,7 +78,7 @@ fn definition(bytes: &[u8], magic: u32, n_words: usize) -> Option<(Vec<u32>, Vec
     is_right.then(|| (words, rest.to_vec()))
 }
 
-/// Reads `bytes` as images and as labels; says whether either was accepted.
+/// Reads `bytes` as images and as labels; returns whether either was accepted.
 fn check(folder: &Path, bytes: &[u8]) -> bool {
     let path = put(folder, "damaged", bytes);
     let (images, images_peak) = with_peak(|| read_images(&path).ok());
@@ -140,7 +140,7 @@ fn each_flipped_bit_gives_an_error_or_what_the_bytes_say() {
             let mut damaged = file.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let is_accepted = check(folder.path(), &damaged);
-            // The checksum lets no other data pass, only a flip in gzip's own notes (time, system).
+            // The checksum accepts no other data; only flips in gzip's metadata (time, system) pass.
             if is_gzip && is_accepted {
                 let read =
                     definition(&damaged, 0x803, 4).or_else(|| definition(&damaged, 0x801, 2));
@@ -237,17 +237,17 @@ fn files_with_several_wrong_bytes_give_an_error_or_what_the_bytes_say() {
 #[test]
 fn memory_follows_the_bytes_that_decode_not_those_promised() {
     let folder = TempDir::new().unwrap();
-    // 3 GB promised; 1 MB decodes, from a file of about 1 kB.
+    // The header declares 3 GB; 1 MB is decoded, from a file of about 1 kB.
     let n_bytes = 1_000_000;
     let bomb = gzip(&image_file(3000, 1000, 1000, &vec![0; n_bytes]));
     assert!(bomb.len() < 2000);
     let path = put(folder.path(), "bomb", &bomb);
     let (result, peak) = with_peak(|| read_images(&path));
     assert!(result.is_err());
-    // A buffer at most twice the data, and the half that it grew from while it is copied.
+    // A buffer of at most twice the data, and the previous one of half that size while it is copied.
     assert!(peak < 3 * n_bytes + PEAK_OF_A_SMALL_FILE, "{peak} bytes");
 
-    // 100 bytes promised; the reader stops at the first byte too many.
+    // The header declares 100 bytes; the reader stops at the first excess byte.
     let path = put(
         folder.path(),
         "overfull",

@@ -1,4 +1,4 @@
-//! Folders and zips of photos, from files to batches; the photos are made here.
+//! Folders and zips of photos, from files to batches; the tests create the photos.
 
 use std::fs::{self, File};
 use std::io::{Cursor, Write};
@@ -15,7 +15,7 @@ use zip::write::SimpleFileOptions;
 
 const SIDE: i64 = 16;
 
-/// A scratch folder with `photos/`, beside which packs are written.
+/// A temporary folder with `photos/`, next to which packs are written.
 struct Workplace {
     folder: TempDir,
 }
@@ -41,7 +41,7 @@ impl Workplace {
         fs::write(path, content).expect("written");
     }
 
-    /// A config of `photos/` with more lines.
+    /// A config of `photos/` with additional lines.
     fn config(&self, more: &str) -> DatasetConfig {
         config(&self.photos(), more)
     }
@@ -50,7 +50,7 @@ impl Workplace {
         self.config(more).load().expect("a data set")
     }
 
-    /// The files beside `photos/`.
+    /// The files next to `photos/`.
     fn beside(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.folder.path()).expect("a folder");
         let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -73,7 +73,7 @@ fn photo_name(i: usize) -> String {
     format!("{}/{i:03}.jpg", i % 3)
 }
 
-/// Brighter to the right; each with its own color and size.
+/// Brighter to the right; each photo has its own color and size.
 fn photo(i: usize) -> RgbImage {
     let size = 20 + i as u32 % 7;
     RgbImage::from_fn(size + 4, size, |x, _| {
@@ -97,7 +97,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).expect("a fixture")
 }
 
-/// A true PNG of `side`² white pixels of one bit.
+/// A valid PNG of `side`² white pixels of one bit.
 fn white_png(side: u32) -> Vec<u8> {
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut chunk = |kind: &[u8], data: &[u8]| {
@@ -152,7 +152,7 @@ fn passes(batches: Batches) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Every image of every split, in the order of the names.
+/// Every image of all splits, ordered by name.
 fn all_images(config: &DatasetConfig) -> (Vec<String>, Vec<u8>) {
     let (dataset, _) = open(config).images().expect("images");
     let names = file_names(&dataset)
@@ -188,7 +188,7 @@ fn exactly_the_bad_files_are_reported() {
             "one pixel.png",
             "is too small: 1×1 pixels after the crop would be enlarged more than 4 times to 16×16",
         ),
-        ("text.jpg", "is no JPEG, PNG, WebP or BMP that can be read"),
+        ("text.jpg", "is not a readable JPEG, PNG, WebP or BMP"),
         ("truncated.jpg", "is a JPEG cut short: it has no end marker"),
         (
             "without its end.jpg",
@@ -210,10 +210,10 @@ fn exactly_the_bad_files_are_reported() {
         "max_bad_fraction = 0.05\npack = false",
     ] {
         let config = workplace.config(more);
-        // The second time from the pack, which remembers.
+        // The second time from the pack, which stores the bad files.
         for _ in 0..2 {
             let (dataset, bad) = open(&config).images().expect("images");
-            assert_eq!(dataset.len(), 204, "200 and the four good ones beside them");
+            assert_eq!(dataset.len(), 204, "200 and the four other good ones");
             let found: Vec<_> = bad.files().iter().collect();
             let (links, found): (Vec<_>, Vec<_>) =
                 found.into_iter().partition(|file| file.name == "loop/back");
@@ -253,7 +253,7 @@ fn exactly_the_bad_files_are_reported() {
     );
 }
 
-/// A HEIC file's beginning, with nothing behind it.
+/// The beginning of a HEIC file, without content.
 const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
 
 #[test]
@@ -264,7 +264,7 @@ fn images_in_formats_that_are_not_read_are_counted_and_named() {
     workplace.put("no extension", HEIC);
     workplace.put("scan.tif", b"II*\0\x08\0\0\0");
     workplace.put("notes.txt", b"not meant to be an image");
-    // Named as an image that is read, it is a bad file.
+    // With the name of a supported image it is a bad file.
     workplace.put("renamed.jpg", HEIC);
     let splits = workplace.load("max_bad_fraction = 0.05");
     let n_validation = splits.validation.as_ref().map_or(0, Dataset::len);
@@ -301,10 +301,10 @@ fn pictures_of_runs_and_systems_are_never_data() {
     workplace.put("runs/tiny/config.toml", b"seed = 0");
     workplace.put("runs/tiny/metrics.jsonl", b"");
     workplace.put("runs/tiny/curves.png", &picture);
-    // Another program's folder with a file of that name is as good as any.
+    // Another program's folder with a file of that name is not a run.
     workplace.put("camera/config.toml", b"");
     workplace.put("camera/1.jpg", &picture);
-    // A pack within the folder, as of another config whose folder lies in this one.
+    // A pack in the folder, for another config whose folder is inside this one.
     let inner = config(&workplace.photos().join("0"), "");
     assert_eq!(all_images(&inner).0.len(), 4);
     assert!(open(&inner).pack_file().starts_with(workplace.photos()));
@@ -360,7 +360,7 @@ fn pipes_devices_and_the_running_system_are_no_photos() {
          pipe.jpg\tis not a regular file\n\
          system\tbelongs to the running system\n"
     );
-    // The pack took the pipe's place.
+    // The pack replaced the pipe.
     assert_eq!(open(&config).check_pack(), Ok(()));
 
     let zip = workplace.folder.path().join("photos.zip");
@@ -396,7 +396,7 @@ fn a_zip_is_read_in_place_and_gives_what_its_folder_gives() {
         zip.write_all(&good).expect("written");
     }
     zip.finish().expect("finished");
-    // `list.txt` begins like an image, and so is one.
+    // `list.txt` begins like an image and therefore counts as one.
     let mut archive = fs::read(&path).expect("bytes");
     let find = |archive: &[u8], what: &[u8]| -> Vec<usize> {
         let windows = archive.windows(what.len()).enumerate();
@@ -405,8 +405,8 @@ fn a_zip_is_read_in_place_and_gives_what_its_folder_gives() {
             .map(|(at, _)| at)
             .collect()
     };
-    // The name stands 30 bytes into the local header and 46 into the central one; the first of the
-    // flags, encryption, 6 and 8 bytes into them.
+    // The name is at byte 30 of the local header and byte 46 of the central one; the first flag, encryption, at bytes
+    // 6 and 8.
     let [local, central] = find(&archive, b"secret.jpg")[..] else {
         panic!("two headers")
     };
@@ -475,7 +475,7 @@ fn every_kind_of_file_shows_the_same_scene() {
         for i in 1..dataset.len() {
             let other = bytes(dataset.select(&[i]).expect("an image"));
             let largest = first.iter().zip(&other).map(|(a, b)| a.abs_diff(*b)).max();
-            // What JPEG loses at the edges of the blue corner.
+            // JPEG loses detail at the edges of the blue corner.
             assert!(
                 largest < Some(12),
                 "{:?}: {largest:?}",
@@ -535,7 +535,7 @@ fn a_pack_is_written_once_and_anew_where_it_no_longer_holds() {
     assert_eq!(written, unchanged, "the second use reads it");
     assert_eq!(all_images(&workplace.config("pack = false")), fresh);
 
-    // The promised format, by a reader that knows nothing of it.
+    // The documented format, parsed without this crate's reader.
     let content = fs::read(&pack).expect("bytes");
     let tensors = safetensors::SafeTensors::deserialize(&content).expect("safetensors");
     let images = tensors.tensor("images").expect("images");
@@ -549,7 +549,10 @@ fn a_pack_is_written_once_and_anew_where_it_no_longer_holds() {
     type Damage = fn(Vec<u8>) -> Vec<u8>;
     let damages: [(Damage, &str); 5] = [
         (|bytes| bytes[..bytes.len() - 1].to_vec(), "cut by one byte"),
-        (|bytes| bytes[..5000].to_vec(), "cut amid the images"),
+        (
+            |bytes| bytes[..5000].to_vec(),
+            "cut in the middle of the images",
+        ),
         (|_| Vec::new(), "emptied"),
         (
             |mut bytes| {
@@ -579,7 +582,7 @@ fn a_pack_is_written_once_and_anew_where_it_no_longer_holds() {
         assert_eq!(folder.check_pack(), Ok(()), "{what}");
     }
 
-    // Another transform has a file of its own; other files outdate it.
+    // Another transform has its own file; other files make it outdated.
     all_images(&workplace.config("crop_fraction = 0.5"));
     assert_eq!(workplace.beside().len(), 2);
     assert_eq!(folder.check_pack(), Ok(()));
@@ -594,7 +597,7 @@ fn a_pack_that_cannot_be_written_is_done_without() {
     let workplace = Workplace::new(5);
     let config = workplace.config("");
     let folder = open(&config);
-    // No file takes a folder's name, whoever asks (root may write anywhere else).
+    // A file cannot replace a folder, even for root, who may write anywhere else.
     fs::create_dir_all(folder.pack_file().join("in the way")).expect("created");
     let decoded = all_images(&config);
     assert_eq!(decoded, all_images(&workplace.config("pack = false")));
@@ -622,7 +625,7 @@ fn the_test_split_is_never_trained_on() {
     assert_eq!(together, wanted, "every image is in exactly one split");
     assert!(parts.iter().all(|part| part.len() > 5), "{parts:?}");
 
-    // What training sees, by its pixels: images of the training split, no others.
+    // The images seen in training, compared by their pixels, are exactly those of the training split.
     let names: std::collections::HashMap<Vec<u8>, &str> = (0..splits.train.len())
         .map(|i| {
             (
@@ -640,7 +643,7 @@ fn the_test_split_is_never_trained_on() {
         }
     }
 
-    // More files, no image changes sides.
+    // Adding files does not move an image to another split.
     for i in 60..90 {
         workplace.put(&photo_name(i), &jpeg(&photo(i)));
     }
@@ -655,7 +658,7 @@ fn the_test_split_is_never_trained_on() {
 #[test]
 fn a_partition_list_beside_the_images_decides() {
     let workplace = Workplace::new(6);
-    // 5 is in no split: it may be anybody's test image.
+    // 005 is in no split: it may be a test image.
     let list = "000.jpg 0\n001.jpg 2\n002.jpg 1\n003.jpg 0\n004.jpg 2\n";
     let path = workplace.folder.path().join("list_eval_partition.txt");
     fs::write(&path, list).expect("written");
@@ -675,7 +678,7 @@ fn a_partition_list_beside_the_images_decides() {
     let splits = limited.load().expect("a data set");
     assert_eq!((splits.train.len(), splits.test.len()), (1, 2));
 
-    // Without validation they are trained on; another share of them is the list's business.
+    // With 0 they are trained on; any other value conflicts with the list.
     let with = |validation| DatasetConfig {
         validation: Some(validation),
         ..workplace.config("")
@@ -689,7 +692,7 @@ fn a_partition_list_beside_the_images_decides() {
         error.contains("list_eval_partition.txt says which images are for validation"),
         "{error}"
     );
-    // A list that knows two splits only: some of the training images.
+    // A list with only two splits: validation images are taken from the training images.
     fs::write(&path, list.replace("002.jpg 1", "002.jpg 0")).expect("written");
     let splits = with(HoldOut::Count(2)).load().expect("a data set");
     assert_eq!(file_names(&splits.test), ["1/001.jpg", "1/004.jpg"]);
@@ -753,7 +756,7 @@ fn batches_are_the_same_from_pack_and_files_and_from_any_place() {
                 .collect();
             assert_eq!(rest, whole[k..], "from batch {k}");
         }
-        // Amid a pass, with batches already under way.
+        // In the middle of a pass, while batches are being read.
         let mut pass = pass(&packed.train);
         let first = bytes(pass.next().expect("a batch").expect("an image").items);
         let fourth = bytes(pass.nth(2).expect("a batch").expect("an image").items);
@@ -807,7 +810,11 @@ fn flips_mirror_and_depend_on_epoch_and_image_alone() {
         (n_flipped - n / 2.0).abs() < 5.0 * (n / 4.0).sqrt(),
         "{n_flipped} of {n}"
     );
-    assert_eq!(flipped(&with, 1, 1, 32), first, "whatever the batches");
+    assert_eq!(
+        flipped(&with, 1, 1, 32),
+        first,
+        "the batch size has no effect"
+    );
     assert_ne!(flipped(&with, 1, 2, 7), first);
     assert_ne!(flipped(&with, 2, 1, 7), first);
     let without = workplace.load("");
@@ -871,7 +878,7 @@ fn configs_that_make_no_sense_are_refused() {
         ),
         (
             "crop_fraction = 0.5\ncrop = { top = 0, left = 0, height = 9, width = 9 }",
-            "dataset.image_folder.crop: found beside crop_fraction, expected one of the two",
+            "dataset.image_folder.crop: found together with crop_fraction, expected one of the two",
         ),
     ] {
         let error = workplace.config(more).validate().unwrap_err();

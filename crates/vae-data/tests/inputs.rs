@@ -1,4 +1,4 @@
-//! Images for a trained model, of every kind, against what training makes of the same files.
+//! Images for a trained model, of every source, compared with what training makes of the same files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -125,7 +125,7 @@ fn an_idx_file_gives_the_images_of_the_split_whole_or_in_part_plain_or_gzipped()
         assert!(held_out.has_labels());
         let both = open(&config, GRAY, &[folder.path()]);
         assert_eq!(both.n_images(), 40);
-        // Without the five that are kept back for validation.
+        // Without the five that are held out for validation.
         assert_eq!(splits.train.len(), 25);
         let train = splits.train.first(25).expect("images");
         assert_eq!(read(&both).images.narrow(0, 0, 25), train);
@@ -204,7 +204,7 @@ fn photos_are_those_of_training_from_folder_zip_and_one_by_one() {
     assert_eq!(names[1], format!("{}/0.png", zip_path.display()));
     assert_eq!(names[7], two.display().to_string());
 
-    // The split without its pack is the same, too.
+    // The split without its pack is the same.
     let held_out = Inputs::of_split(&config, COLOR, Split::Train, None).expect("inputs");
     check(&read(&held_out), "");
 }
@@ -214,7 +214,7 @@ fn a_photo_for_a_model_of_digits_and_digits_for_one_of_photos() {
     let folder = tempfile::tempdir().expect("a folder");
     let digits = idx_folder(folder.path());
     let photos = photos(folder.path());
-    // A gray picture of the model's own size comes through as it is.
+    // A gray image of the model's size is unchanged.
     let bytes: Vec<u8> = (0..12).map(|i| i * 20).collect();
     let picture = folder.path().join("digit.png");
     image::GrayImage::from_raw(4, 3, bytes.clone())
@@ -281,7 +281,7 @@ fn bad_files_are_skipped_in_a_folder_and_an_error_where_named() {
     assert!(
         error(&text)
             .to_string()
-            .contains("notes.txt: is no JPEG, PNG, WebP or BMP")
+            .contains("notes.txt: is not a readable JPEG, PNG, WebP or BMP")
     );
     idx_folder(folder.path());
     let labels = folder.path().join("train-labels-idx1-ubyte");
@@ -289,7 +289,7 @@ fn bad_files_are_skipped_in_a_folder_and_an_error_where_named() {
     let beyond = folder.path().join("t10k-images-idx3-ubyte#10");
     let said = error(&beyond).to_string();
     assert!(
-        said.contains("image 10 was asked for, it holds 10"),
+        said.contains("image 10 was requested, but it holds 10"),
         "{said}"
     );
 }
@@ -309,7 +309,7 @@ fn attributes_are_joined_by_file_name() {
     assert_eq!(rows[2..4], [30.0, 1.0]);
     assert_eq!(rows[8..10], [50.0, 0.0]);
 
-    // The run's own table is for its own folder alone.
+    // The run's own table applies only to its own folder.
     let list = folder.path().join("list_attr_celeba.txt");
     fs::write(&list, "1\nSmiling\n1.png -1\n").expect("written");
     let own = open(&config, COLOR, &[&path]);

@@ -1,4 +1,4 @@
-//! Sprites: what is read of a file, how it is split, and what is said of wrong ones.
+//! Sprites: how a file is read and split, and the errors for invalid files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,7 +17,7 @@ const N: usize = 48;
 const HEIGHT: usize = 3;
 const WIDTH: usize = 5;
 
-/// Pixels of an image: the bits of its number and a frame that tells rows from columns.
+/// Pixels of an image: the bits of its number, and a frame that distinguishes rows from columns.
 fn pixels(image: usize) -> Vec<u8> {
     (0..HEIGHT * WIDTH)
         .map(|i| {
@@ -100,7 +100,7 @@ impl Workplace {
         config(&self.path(), more)
     }
 
-    /// What is said of the file, without its path and the fix that is offered.
+    /// The error about the file, without its path and the suggested fix.
     fn problem(&self) -> String {
         let error = self.config("").load().expect_err("an error").to_string();
         let path = format!("{}: ", self.path().display());
@@ -123,7 +123,7 @@ fn bytes(images: &Tensor) -> Vec<u8> {
     Vec::try_from(images.flatten(0, -1)).expect("bytes")
 }
 
-/// The bytes that the image of a position should have.
+/// The expected bytes of the image at a position.
 fn wanted(position: usize) -> Vec<u8> {
     pixels(position).iter().map(|pixel| pixel * 255).collect()
 }
@@ -154,7 +154,7 @@ fn every_image_is_in_one_split_with_its_factors() {
     let splits = workplace.config("").load().expect("splits");
     let validation = splits.validation.as_ref().expect("a validation split");
     let of_all = [&splits.train, validation, &splits.test];
-    // A quarter for the test, a tenth for validation.
+    // A quarter for testing, a tenth for validation.
     assert_eq!(of_all.map(Dataset::len), [32, 4, 12]);
     for split in of_all {
         assert_is_right(split);
@@ -254,10 +254,7 @@ fn a_truncated_file_is_refused() {
     for n in [0, 10, whole.len() / 2, whole.len() - 1] {
         fs::write(workplace.path(), &whole[..n]).expect("written");
         let problem = workplace.problem();
-        assert!(
-            problem.starts_with("is no .npz that can be read: "),
-            "{problem}"
-        );
+        assert!(problem.starts_with("is not a readable .npz: "), "{problem}");
     }
 }
 
@@ -294,11 +291,11 @@ fn what_is_laid_out_otherwise_is_refused() {
 
     assert_eq!(
         problem(&[("imgs.npy", images())]),
-        "holds no array latents_classes, only imgs.npy; expected a file as dSprites'"
+        "holds no array latents_classes, only imgs.npy; expected the layout of dSprites"
     );
     assert_eq!(
         problem(&[("latents_classes.npy", table())]),
-        "holds no array imgs, only latents_classes.npy; expected a file as dSprites'"
+        "holds no array imgs, only latents_classes.npy; expected the layout of dSprites"
     );
     assert_eq!(
         with_images(array("<f4", "48, 3, 5", &[0; 48 * 15 * 4])),
@@ -324,7 +321,7 @@ fn what_is_laid_out_otherwise_is_refused() {
     );
     assert_eq!(
         with_images(array("|u1", "48, 3, 5", &[0; 48 * 15 + 1])),
-        "imgs goes on after what its header promises"
+        "imgs is longer than its header declares"
     );
     assert_eq!(
         with_images(array("|u1", "48, 3, 5", &[255; 48 * 15])),

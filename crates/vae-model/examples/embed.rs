@@ -30,7 +30,7 @@ fn main() -> Result<(), ModelError> {
     Ok(())
 }
 
-/// That of the run, checkpoint or weights file that is named, or a fresh one.
+/// The model of the run, checkpoint or weights file in the first argument; without one, an untrained model.
 fn model() -> Result<Vae, ModelError> {
     match std::env::args().nth(1) {
         Some(path) => Vae::load(path, Device::Cpu),

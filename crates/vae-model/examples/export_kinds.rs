@@ -1,5 +1,5 @@
-//! Exports a small model of each kind into a folder, with inputs and outputs to compare with: what
-//! `cargo xtask export-check` runs in Python.
+//! Exports a small model of each kind into a folder, with inputs and expected outputs. `cargo xtask export-check` runs
+//! the exports in Python.
 //!
 //! ```sh
 //! cargo run --release -p vae-model --example export_kinds -- FOLDER
@@ -14,7 +14,7 @@ use vae_model::{
     ImageShape, ItemKind, ItemSpec, Mode, ModelConfig, Part, Standardization, Vae, write_tensors,
 };
 
-/// Odd sizes, in which every rounding shows.
+/// Odd sizes, which show every rounding of sizes.
 const SHAPE: ImageShape = ImageShape {
     channels: 3,
     height: 13,
@@ -38,7 +38,7 @@ const NETWORKS: [(&str, &str); 4] = [
     ),
 ];
 
-const PARTS: [(&str, &str); 15] = [
+const PARTS: [(&str, &str); 16] = [
     ("bernoulli", ""),
     (
         "continuous_bernoulli",
@@ -69,13 +69,17 @@ const PARTS: [(&str, &str); 15] = [
         "posterior = 'von_mises_fisher'\nprior = 'hyperspherical_uniform'",
     ),
     ("spectral_norm", "decoder_spectral_norm = true"),
+    (
+        "ladder",
+        "topology.ladder = { levels = [1, 2], hidden = 5 }",
+    ),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let folder = std::env::args().nth(1).ok_or("a folder is wanted")?;
+    let folder = std::env::args().nth(1).ok_or("expected a folder")?;
     for (network_name, network) in NETWORKS {
         for (name, parts) in PARTS {
-            // Every network with the usual parts, every part with one network.
+            // Every network with the usual parts, and every part with one network.
             if network_name != "conv" && !["bernoulli", "spectral_norm"].contains(&name) {
                 continue;
             }
@@ -102,7 +106,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Series of two channels in units of their own.
+/// Series of two channels with different units.
 fn series(has_missing: bool) -> ItemSpec {
     ItemSpec {
         standardization: Some(Standardization {
@@ -121,7 +125,7 @@ fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<(), Box
     let mut generator = vae.generator(2);
     for (_, mut variable) in vae.trainable_variables() {
         let noise = generator.normal_like(&variable) * 0.1;
-        let _ = no_grad(|| variable.g_add_(&noise)); // Norms and biases that are not 1 and 0.
+        let _ = no_grad(|| variable.g_add_(&noise)); // So that norms and biases are not 1 and 0.
     }
     let size = [16, shape.channels, shape.height, shape.width];
     let items = match vae.item().is_image() {
@@ -131,7 +135,7 @@ fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<(), Box
     if vae.item().has_missing {
         let _ = items.select(3, 4).fill_(f64::NAN);
     }
-    no_grad(|| vae.draw(&items, 1, Mode::Train, &mut generator))?; // Running averages that are not 0 and 1.
+    no_grad(|| vae.draw(&items, 1, Mode::Train, &mut generator))?; // So that running averages are not 0 and 1.
 
     let first = items.narrow(0, 0, 5).to_kind(Kind::Float);
     let images = match vae.item().is_image() {

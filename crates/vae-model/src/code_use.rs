@@ -1,11 +1,11 @@
-//! Which codes a model uses, counted over many images.
+//! Counts which codes a model uses over many images.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::posterior::CODE_TERMS;
 use crate::{ModelError, Posterior, Term, Vae};
 
-/// How often each code came, over the images that were added.
+/// How often each code occurred in the images added so far.
 #[derive(Debug)]
 pub struct CodeUse {
     /// i64 `[n_codes]`.
@@ -13,11 +13,11 @@ pub struct CodeUse {
 }
 
 impl CodeUse {
-    /// What is said of them: how many different codes came, and the exponential of the entropy of their
-    /// frequencies, as many codes as would be in use if all came equally often.
+    /// The reported numbers: how many different codes occurred, and the perplexity, exp of the entropy of their
+    /// frequencies, which is the number of codes in use if all are equally frequent.
     pub const TERMS: [Term; 2] = CODE_TERMS;
 
-    /// Nothing counted yet; none of a model whose latents are no codes.
+    /// An empty count; `None` if the model's latents are not codes.
     #[must_use]
     pub fn of(vae: &Vae) -> Option<Self> {
         let n_codes = vae.n_codes()?;

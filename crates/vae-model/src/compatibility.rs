@@ -1,24 +1,24 @@
-//! The checks of whole configs, and which parts go together: every refusal in one place, so that a config is
+//! Checks of whole configs, and of which parts fit together. All refusals are in this module, so that a bad config is
 //! refused when it is read.
 
 use crate::config::{MOST_LATENTS, MOST_SIDE};
 use crate::objective::CODE_NLL;
 use crate::parts::{ModelView, OwnParts};
 use crate::{
-    DecoderPenalty, Estimator, ItemKind, ItemSpec, LikelihoodConfig, MeanActivation, ModelConfig,
-    ModelError, NetworkConfig, Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig,
-    Support, Term, Vae,
+    DecoderPenalty, DiagonalGaussianConfig, Estimator, ItemKind, ItemSpec, LikelihoodConfig,
+    MeanActivation, ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PosteriorConfig,
+    PriorConfig, Regularizer, ScaleConfig, Support, Term, Vae,
 };
 
 impl ModelConfig {
-    /// Checks what can be checked before the images are known.
+    /// Checks everything that does not depend on the data.
     ///
     /// # Errors
-    /// The first key whose value no model can be built from; parts that do not fit each other.
+    /// The first key with an invalid value; parts that do not fit together.
     pub fn check(&self) -> Result<(), ModelError> {
         if let Some(shape) = self.latent_shape {
             if let Some(side) = shape.iter().find(|&side| !(1..=MOST_SIDE).contains(side)) {
-                let problem = format!("found {side}, numbers from 1 to {MOST_SIDE} are needed");
+                let problem = format!("found {side}, expected numbers from 1 to {MOST_SIDE}");
                 return Err(ModelError::config("model.latent_shape", problem));
             }
             let n: i64 = shape.iter().product();
@@ -35,8 +35,20 @@ impl ModelConfig {
         }
         if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
             let found = self.n_latents();
-            let problem = format!("found {found}, a number from 1 to {MOST_LATENTS} is needed");
+            let problem = format!("found {found}, expected a number from 1 to {MOST_LATENTS}");
             return Err(ModelError::config("model.latent_dims", problem));
+        }
+        self.topology.check()?;
+        if let Some(ladder) = self.topology.ladder()
+            && let Some(latent_dims) = self.latent_dims.filter(|&n| n != ladder.n_latents())
+        {
+            return Err(ModelError::config(
+                "model.latent_dims",
+                format!(
+                    "found {latent_dims}, but the levels of topology.ladder have {} together; leave it out",
+                    ladder.n_latents()
+                ),
+            ));
         }
         self.posterior.check(self.n_latents())?;
         self.prior.check(self.n_latents())?;
@@ -50,20 +62,20 @@ impl ModelConfig {
 }
 
 impl ModelView<'_> {
-    /// Refuses parts that do not fit each other. What an own part does not say is not checked.
+    /// Refuses parts that do not fit together. What a custom part does not declare is not checked.
     pub(crate) fn check(self) -> Result<(), ModelError> {
         check_model(self)
     }
 
-    /// Refuses an objective that does not fit the model, or whose parts do not fit each other.
+    /// Refuses an objective that does not fit the model, or whose parts do not fit together.
     pub(crate) fn check_objective(self, objective: &Objective) -> Result<(), ModelError> {
         check_regularizer(self, &objective.regularizer)?;
         check_estimator(self, objective)?;
         check_decoder_penalty(self, objective)
     }
 
-    /// Refuses items that the network or the likelihood is not for, and a latent map of another size than the
-    /// encoder's last maps.
+    /// Refuses items that the network or the likelihood does not support, and a latent map whose size differs from that
+    /// of the encoder's last maps.
     pub(crate) fn check_item(self, item: &ItemSpec) -> Result<(), ModelError> {
         match item.kind {
             ItemKind::Image => check_image_model(self)?,
@@ -73,7 +85,7 @@ impl ModelView<'_> {
                 return refuse(
                     "model.likelihood",
                     format!(
-                        "{} is no likelihood of sound or tokens; images and arrays have likelihoods here",
+                        "{} does not support sound or tokens; the likelihoods here are for images and arrays",
                         self.likelihood_name
                     ),
                 );
@@ -89,7 +101,7 @@ impl ModelView<'_> {
             Some(last) if last != [height, width] => refuse(
                 "model.latent_shape",
                 format!(
-                    "found a map of {height}×{width}, but for items of {image} the encoder ends in maps of {}×{}",
+                    "found a map of {height}×{width}, but for items of {image} the encoder's last maps are {}×{}",
                     last[0], last[1]
                 ),
             ),
@@ -98,7 +110,7 @@ impl ModelView<'_> {
     }
 }
 
-/// Refuses what only arrays have.
+/// Refuses options that exist for arrays only.
 fn check_image_model(model: ModelView) -> Result<(), ModelError> {
     if let Some(NetworkConfig::Conv1d(_)) = model.network {
         return refuse(
@@ -117,7 +129,7 @@ fn check_image_model(model: ModelView) -> Result<(), ModelError> {
     }
 }
 
-/// Refuses what only images have.
+/// Refuses options that exist for images only.
 fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError> {
     let likelihood = model.likelihood_name;
     match model.likelihood.map(LikelihoodConfig::of_real_values) {
@@ -133,7 +145,7 @@ fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
         Some(Some((_, MeanActivation::Tanh | MeanActivation::Sigmoid))) => {
             return refuse(
                 &format!("model.likelihood.{likelihood}.mean"),
-                "real values have no limits; linear would fit".to_owned(),
+                "real values are unbounded; linear would fit".to_owned(),
             );
         }
         None | Some(Some((_, MeanActivation::Linear))) => {}
@@ -156,7 +168,7 @@ fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
         (_, 1) => refuse(
             "model.network",
             format!(
-                "its convolutions are of images, found items of {item}; conv1d or mlp would fit"
+                "its convolutions are two-dimensional, found items of {item}; conv1d or mlp would fit"
             ),
         ),
         _ => Ok(()),
@@ -164,10 +176,10 @@ fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
 }
 
 impl Vae {
-    /// Refuses an objective whose values make no sense, or that does not fit this model with its own parts.
+    /// Refuses an objective with invalid values, or one that does not fit this model and its custom parts.
     ///
     /// # Errors
-    /// The first key that is wrong; what would fit.
+    /// The first invalid key, and what would fit.
     pub fn check_objective(&self, objective: &Objective) -> Result<(), ModelError> {
         objective.check_values()?;
         self.view().check_objective(objective)
@@ -175,23 +187,23 @@ impl Vae {
 }
 
 impl Objective {
-    /// Refuses values that make no sense, and parts that do not fit each other or the model.
+    /// Refuses invalid values, and parts that do not fit each other or the model.
     ///
     /// # Errors
-    /// The first key that is wrong; what would fit.
+    /// The first invalid key, and what would fit.
     pub fn check(&self, model: &ModelConfig) -> Result<(), ModelError> {
         self.check_values()?;
         OwnParts::default().view(model, None).check_objective(self)
     }
 
-    /// Refuses values that make no sense.
+    /// Refuses invalid values.
     pub(crate) fn check_values(&self) -> Result<(), ModelError> {
         self.regularizer.check()?;
         self.estimator.check()?;
         self.decoder_penalty.check()
     }
 
-    /// The named terms that [`Self::loss_and_terms`] gives for such a model.
+    /// Declares the named terms that [`Self::loss_and_terms`] returns for such a model.
     #[must_use]
     pub fn terms(&self, model: &ModelConfig) -> Vec<Term> {
         let mut terms = self.own_terms();
@@ -200,7 +212,7 @@ impl Objective {
     }
 }
 
-/// Refuses parts of a model that do not fit each other.
+/// Refuses parts of a model that do not fit together.
 fn check_model(model: ModelView) -> Result<(), ModelError> {
     let ModelView {
         config,
@@ -208,6 +220,9 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         prior,
         ..
     } = model;
+    if !config.topology.is_flat() {
+        check_ladder(model)?;
+    }
     if let (Some(of_posterior), Some(of_prior)) = (posterior.traits, prior.traits)
         && let Some(support) = of_prior.support
         && support != of_posterior.support
@@ -231,7 +246,7 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
     if config.decoder_spectral_norm && model.network.is_none() {
         return refuse(
             "model.decoder_spectral_norm",
-            "it is for the layers of the networks of configs; an own network has to divide its own weights"
+            "it applies to the built-in networks; a custom network has to normalize its own weights"
                 .to_owned(),
         );
     }
@@ -249,7 +264,7 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
     if let (Some(PriorConfig::Vamp(_)), Some(_)) = (prior.config, &config.condition) {
         return refuse(
             "model.prior.vamp",
-            "its pseudo-inputs go through the encoder, which in a model with a condition wants that of \
+            "its pseudo-inputs go through the encoder, which in a model with a condition needs that of \
              each; standard_normal or conditional_gaussian would fit"
                 .to_owned(),
         );
@@ -278,13 +293,59 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Refuses a latent map for parts that know no places.
+/// Refuses parts that a ladder does not support.
+fn check_ladder(model: ModelView) -> Result<(), ModelError> {
+    let key = "model.topology.ladder";
+    let (config, posterior, prior) = (model.config, model.posterior.config, model.prior.config);
+    if config.latent_shape.is_some() {
+        return refuse(
+            key,
+            "its levels are vectors, not maps; latent_shape has to be left out".to_owned(),
+        );
+    }
+    match posterior {
+        Some(PosteriorConfig::DiagonalGaussian(DiagonalGaussianConfig {
+            noise_scale: NoiseScale::StandardDeviation,
+        })) => {}
+        Some(PosteriorConfig::DiagonalGaussian(_)) => {
+            return refuse(
+                "model.posterior.diagonal_gaussian.noise_scale",
+                "a ladder weighs estimates by their variances, which a tutorial's mistake has not; \
+                 standard_deviation would fit"
+                    .to_owned(),
+            );
+        }
+        _ => {
+            return refuse(
+                key,
+                format!(
+                    "it weighs a Gaussian estimate of each latent, and the posterior is {}; \
+                     diagonal_gaussian would fit",
+                    posterior.map_or(model.posterior.name, |config| config.name())
+                ),
+            );
+        }
+    }
+    match prior {
+        Some(PriorConfig::StandardNormal | PriorConfig::ConditionalGaussian) => Ok(()),
+        _ => refuse(
+            key,
+            format!(
+                "the prior of its top level has to be a Gaussian, whose kl has a closed form, and the prior \
+                 is {}; standard_normal or conditional_gaussian would fit",
+                prior.map_or(model.prior.name, |config| config.name())
+            ),
+        ),
+    }
+}
+
+/// Refuses a latent map for parts that do not support maps.
 fn check_map(model: ModelView) -> Result<(), ModelError> {
     let posterior = model.posterior;
     if let Some(NetworkConfig::Mlp(_)) = model.network {
         return refuse(
             "model.latent_shape",
-            "the network mlp has no maps; conv, conv_batch_norm or residual would fit, or latent_dims"
+            "the network mlp has no feature maps; conv, conv_batch_norm or residual would fit, or latent_dims"
                 .to_owned(),
         );
     }
@@ -292,7 +353,7 @@ fn check_map(model: ModelView) -> Result<(), ModelError> {
         return refuse(
             "model.latent_shape",
             format!(
-                "the posterior {} takes numbers of the image as a whole; diagonal_gaussian, deterministic or \
+                "the posterior {} has parameters that belong to no single latent; diagonal_gaussian, deterministic or \
                  finite_scalar would fit, or latent_dims",
                 posterior.name
             ),
@@ -348,15 +409,15 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
     }
     match regularizer {
         Regularizer::None | Regularizer::LatentNorm(_) => wants(
-            "without a kl nothing keeps the noise of a posterior from shrinking to none",
-            "the posterior deterministic says that it has none, and kl keeps it",
+            "without a kl the posterior's noise would shrink to 0",
+            "the posterior deterministic, which has no noise, would fit, or the regularizer kl",
         ),
         Regularizer::Kl(config) if config.free_bits > 0.0 && !is_factorized => wants(
             "free_bits needs the kl of each latent dimension",
             "diagonal_gaussian with standard_normal would fit, or free_bits = 0",
         ),
         Regularizer::BetaTc(_) if !is_factorized => wants(
-            "it takes latent dimensions that are independent given the image and in the prior",
+            "it needs latent dimensions that are independent in the posterior and in the prior",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
         Regularizer::Factor(_) if of_posterior.support != Support::Euclidean => wants(
@@ -364,7 +425,7 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
         Regularizer::PixelMean(_) if !is_factorized => wants(
-            "it is a formula for a Gaussian's mean and variance against a standard normal",
+            "its formula compares a diagonal Gaussian with a standard normal",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
         ),
         Regularizer::PixelMean(config)
@@ -374,7 +435,7 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
             refuse(
                 &format!("{key}.probability_clip"),
                 format!(
-                    "the likelihood {} has no probabilities that could be clipped; bernoulli or \
+                    "the likelihood {} has no logits whose probabilities could be clipped; bernoulli or \
                      scaled_bernoulli would fit, or probability_clip = 0",
                     model.likelihood_name
                 ),
@@ -427,6 +488,14 @@ fn check_estimator(model: ModelView, objective: &Objective) -> Result<(), ModelE
                  estimator elbo",
                 objective.regularizer.name()
             ),
+        );
+    }
+    if matches!(estimator, Estimator::Piwae(_)) && !model.config.topology.is_flat() {
+        return refuse(
+            &key,
+            "encoder and decoder follow different bounds, and the networks between the levels of a ladder are \
+             of both; iwae or ciwae would fit"
+                .to_owned(),
         );
     }
     if estimator.takes_gradients_apart() {

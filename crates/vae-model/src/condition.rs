@@ -1,5 +1,5 @@
-//! `[model.condition]`: models that are told the class or the attributes of an item, p(x|z, c) and
-//! q(z|x, c) (conditional VAE, Sohn et al. 2015,
+//! `[model.condition]`: models with the class or the attributes of an item as a further input, p(x|z, c) and q(z|x, c)
+//! (conditional VAE, Sohn et al. 2015,
 //! <https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models>).
 
 use schemars::JsonSchema;
@@ -10,11 +10,11 @@ use vae_base::ConditionSpec;
 use crate::ModelError;
 use crate::graph::{Graph, Op, Value};
 
-/// An example for the reference.
+/// The example in docs/config.md.
 const EXAMPLE_ATTRIBUTES: [&str; 1] = ["Smiling"];
 
-/// What the model gets of each item besides the item itself: its class, attributes, or both. Encoder and
-/// decoder get it, and so does the prior `conditional_gaussian`.
+/// What the model gets of each item besides the item itself: its class, attributes, or both. The encoder, the decoder
+/// and the prior `conditional_gaussian` get it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConditionConfig {
@@ -24,8 +24,8 @@ pub struct ConditionConfig {
     /// Default `[]`.
     #[schemars(example = EXAMPLE_ATTRIBUTES)]
     pub attributes: Vec<String>,
-    /// The share of the training items whose condition is hidden from the model, chosen at random in each
-    /// step, so that it learns what "unknown" is. Default 0.1.
+    /// The share of the training items whose condition is hidden from the model, chosen at random in each step, so that
+    /// the model learns to handle unknown conditions. Default 0.1.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub dropout: f64,
 }
@@ -45,7 +45,7 @@ impl ConditionConfig {
         if !self.classes && self.attributes.is_empty() {
             return Err(ModelError::config(
                 "model.condition",
-                "it is empty; classes = true or attributes = [\"NAME\"] says what the model is told",
+                "it is empty; set classes = true or attributes = [\"NAME\"]",
             ));
         }
         if let Some(name) = self
@@ -56,14 +56,14 @@ impl ConditionConfig {
         {
             return Err(ModelError::config(
                 "model.condition.attributes",
-                format!("{name} stands there twice"),
+                format!("{name} is listed twice"),
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(ModelError::config(
                 "model.condition.dropout",
                 format!(
-                    "found {}, a number from 0 to less than 1 is needed",
+                    "found {}, expected a number from 0 to less than 1",
                     self.dropout
                 ),
             ));
@@ -72,7 +72,7 @@ impl ConditionConfig {
     }
 }
 
-/// Refuses a condition that is not the one which the config asks for.
+/// Refuses a condition that differs from the one in the config.
 pub(crate) fn check_spec(
     config: Option<&ConditionConfig>,
     spec: &ConditionSpec,
@@ -92,19 +92,19 @@ pub(crate) fn check_spec(
     Err(ModelError::config(
         "model.condition",
         format!(
-            "the data set was resolved with another condition: there is {there_is}, wanted are \
+            "the data set was resolved with another condition: found {there_is}, expected \
              classes = {classes}, attributes = {attributes:?}"
         ),
     ))
 }
 
-/// Numbers that a network gets for D columns: each value, and whether it is unknown.
+/// Number of values that a network gets for the D columns: each column's value, and whether it is unknown.
 pub(crate) fn n_features(spec: &ConditionSpec) -> i64 {
     2 * spec.n_columns() as i64
 }
 
-/// What a network gets of a condition `[N, D]`: the values, those that are unknown (NaN) as 0, and for
-/// each whether it is unknown, `[N, 2·D]`. What "unknown" means is in the weights that follow.
+/// The network's input for a condition `[N, D]`: the values, with 0 in place of unknown ones (NaN), then for each
+/// whether it is unknown, `[N, 2·D]`. The weights of the next layer learn what "unknown" means.
 pub(crate) fn features(condition: &Tensor, scales: &Tensor) -> Tensor {
     let unknown = condition.isnan();
     let values = condition.masked_fill(&unknown, 0.0);
@@ -112,9 +112,10 @@ pub(crate) fn features(condition: &Tensor, scales: &Tensor) -> Tensor {
     Tensor::cat(&[values, unknown.to_kind(Kind::Float)], 1)
 }
 
-/// Factors on the columns, `[D]`: C classes, of which one is 1, become √C, as long as C latents of the prior.
-/// Otherwise a network hears a class less than its latents, and these learn to say it instead. Made once: of a
-/// tensor made of numbers while it is recorded, a trace holds the memory alone.
+/// Factors on the columns, `[D]`. The one-hot columns of C classes are multiplied by √C, which gives them the length of
+/// C latents of the prior. Otherwise a network attends to the class less than to its latents, and the latents learn to
+/// encode the class instead. Made once, when the model is built: a tensor made from numbers during a trace would be
+/// uninitialized memory in it.
 pub(crate) fn scales(spec: &ConditionSpec) -> Tensor {
     let n_classes = spec.classes.len();
     let mut scales = vec![(n_classes as f32).sqrt(); n_classes];
@@ -133,7 +134,7 @@ pub(crate) fn features_graph(graph: &mut Graph, condition: &Value, spec: &Condit
     graph.push("", Op::Concat, &[&values, &unknown])
 }
 
-/// Items or latents, and what a model with a condition is told of each of them.
+/// Items or latents, together with their condition in a model that has one.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -147,10 +148,10 @@ pub(crate) fn features_graph(graph: &mut Graph, condition: &Value, spec: &Condit
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Conditioned<'a> {
-    /// Items, or latents.
+    /// Items or latents.
     pub tensor: &'a Tensor,
-    /// What is known of each, f32 `[N, D]` in the columns of the model's [`ConditionSpec`]; NaN is unknown.
-    /// None for models without a condition.
+    /// The condition of each, f32 `[N, D]` in the columns of the model's [`ConditionSpec`]; NaN is unknown. `None` for
+    /// models without a condition.
     pub condition: Option<&'a Tensor>,
 }
 
@@ -204,7 +205,7 @@ mod tests {
             features(&condition, &scales(&spec)),
             Tensor::from_slice2(&wanted)
         );
-        // Four classes: their own is 2.
+        // Four classes have the factor √4 = 2.
         spec.classes = ["0", "1", "2", "3"].map(str::to_owned).to_vec();
         spec.attributes.clear();
         let second = Tensor::from_slice2(&[[0_f32, 1.0, 0.0, 0.0]]);

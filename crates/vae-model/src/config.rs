@@ -1,4 +1,6 @@
-//! The model's part of a config file: which parts it is composed of.
+//! The `[model]` table of a config file: the parts of a model.
+
+use std::ops::Range;
 
 use schemars::JsonSchema;
 use serde::de::Error;
@@ -6,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::posterior::CODE_TERMS;
 use crate::{
-    ConditionConfig, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig, PriorConfig,
-    Term,
+    ConditionConfig, Direction, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
+    PriorConfig, Term, TopologyConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -25,50 +27,55 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// By default 2, or the size of `latent_shape`.
+    /// By default 2, or the size of `latent_shape` or of all levels of `topology`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<i64>,
-    /// Channels, rows and columns of latents that are a map, in which each place sees its part of the image.
-    /// For convolutional networks, whose last maps must have that size. By default latents have no places.
+    /// Channels, rows and columns of latents that are a map, in which each place encodes its part of the image. For
+    /// convolutional networks, whose last maps must have that size. By default latents are a vector.
     #[schemars(inner(range(min = 1, max = MOST_SIDE)), example = EXAMPLE_SHAPE)]
     #[serde(
         skip_serializing_if = "Option::is_none",
         deserialize_with = "three_numbers"
     )]
     pub latent_shape: Option<[i64; 3]>,
-    /// p(z), the distribution of latents before an image is seen. Default `"standard_normal"`.
+    /// The dependence between latents: a single group, or levels that are drawn one given the other. Default `"flat"`.
+    #[serde(skip_serializing_if = "TopologyConfig::is_flat")]
+    #[schemars(extend("default" = "flat"))]
+    pub topology: TopologyConfig,
+    /// p(z), the distribution of latents before an image is seen; in a ladder that of the top level. Default
+    /// `"standard_normal"`.
     pub prior: PriorConfig,
     /// p(x|z), the distribution of an image's pixels given its latents: what the decoder's output means
     /// and how the reconstruction is measured. Default `"bernoulli"`.
     pub likelihood: LikelihoodConfig,
     /// How the initial weights are drawn. Default `"pytorch"`.
     pub initialization: Initialization,
-    /// Divide every weight of the decoder's linear maps and convolutions by its largest singular value as
-    /// a matrix (spectral norm, Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8), as the
-    /// regularized autoencoder RAE-SN does (Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>). No
-    /// linear map then increases a distance, and no k×k convolution more than k-fold. Default false.
+    /// Divide every weight of the decoder's linear maps and convolutions by its largest singular value as a matrix
+    /// (spectral norm, Miyato et al. 2018, <https://arxiv.org/abs/1802.05957>, eq. 8), as the regularized autoencoder
+    /// RAE-SN does (Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>). No linear map then increases a distance,
+    /// and no k×k convolution increases one more than k-fold. Default false.
     pub decoder_spectral_norm: bool,
-    /// q(z|x), the distribution of latents given an image, from the encoder. Default `diagonal_gaussian`.
+    /// q(z|x), the distribution of latents given an image, from the encoder; in a ladder the encoder's estimate of
+    /// each level. Default `diagonal_gaussian`.
     pub posterior: PosteriorConfig,
     /// The layers of encoder and decoder. The default sizes of `conv` make the small MNIST network.
     /// Default `conv`.
     pub network: NetworkConfig,
-    /// What the model gets of each item besides the item itself. Without the table nothing: an
-    /// unconditional model.
+    /// What the model gets of each item besides the item itself. Without this table the model is unconditional.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<ConditionConfig>,
 }
 
-/// An example for the reference.
+/// The example in docs/config.md.
 const EXAMPLE_SHAPE: [i64; 3] = [4, 7, 7];
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
-/// Channels, rows or columns of a latent map.
+/// The largest side of a latent map, and its largest number of channels.
 pub(crate) const MOST_SIDE: i64 = 1 << 12;
 
-/// Exactly three: of a longer array serde would read the first ones and say nothing.
+/// Exactly three numbers: serde would silently drop the rest of a longer array.
 fn three_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[i64; 3]>, D::Error> {
     let numbers = Vec::<i64>::deserialize(deserializer)?;
     let n = numbers.len();
@@ -79,39 +86,70 @@ fn three_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[i
         .map_err(|_| Error::invalid_length(n, wanted))
 }
 
+/// The kl of one level of a ladder, counted from the lowest.
+pub(crate) fn level_kl(level: usize) -> Term {
+    Term {
+        name: format!("kl_{level}").into(),
+        unit: Term::NATS.into(),
+        better: Direction::Lower,
+    }
+}
+
 impl ModelConfig {
-    /// The named terms that such a model says beside the ELBO's: of the draws of a step
-    /// ([`Draws::named`](crate::Draws::named)), or of all images of an evaluation
-    /// ([`CodeUse`](crate::CodeUse)).
+    /// The declarations of the named terms of such a model besides those of the ELBO: from the draws of a step
+    /// ([`Draws::named`](crate::Draws::named)), or from all images of an evaluation ([`CodeUse`](crate::CodeUse)).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
+        if let Some(ladder) = self.topology.ladder() {
+            let levels = 1..=ladder.levels.len();
+            return levels.rev().map(level_kl).collect();
+        }
         match &self.posterior {
             PosteriorConfig::FiniteScalar(_) => CODE_TERMS.to_vec(),
             _ => vec![],
         }
     }
 
-    /// Whether a learned prior is trained on codes that have no kl to train it by.
+    /// Whether a learned prior is trained on the codes directly, because there is no kl to train it.
     pub(crate) fn fits_prior_to_codes(&self) -> bool {
         self.prior.traits().is_learned && !self.posterior.has_density()
     }
 
-    /// The same model, with the number of latent dimensions written out where it is not that of a map.
+    /// The same config, with `latent_dims` written out unless a map or levels determine it.
     #[must_use]
     pub fn resolved(self) -> Self {
-        let latent_dims = self.latent_shape.is_none().then(|| self.n_latents());
+        let is_said_elsewhere = self.latent_shape.is_some() || !self.topology.is_flat();
+        let latent_dims = (!is_said_elsewhere).then(|| self.n_latents());
         Self {
             latent_dims,
             ..self
         }
     }
 
-    /// Z, the number of latent dimensions, of a map all of them.
+    /// Z, the number of latent dimensions: those of the whole map, or of all levels.
     #[must_use]
     pub fn n_latents(&self) -> i64 {
-        match self.latent_shape {
-            Some(shape) => shape.iter().product(),
-            None => self.latent_dims.unwrap_or(2),
+        match (self.latent_shape, self.topology.ladder()) {
+            (Some(shape), _) => shape.iter().product(),
+            (None, Some(ladder)) => ladder.n_latents(),
+            (None, None) => self.latent_dims.unwrap_or(2),
         }
+    }
+
+    /// The groups of latents by name, as ranges of a latent vector: `z` alone, or the levels of a ladder from the top
+    /// down, as `z2` and `z1`.
+    #[must_use]
+    pub fn latent_groups(&self) -> Vec<(String, Range<usize>)> {
+        let Some(ladder) = self.topology.ladder() else {
+            return vec![("z".to_owned(), 0..self.n_latents() as usize)];
+        };
+        let n_levels = ladder.levels.len();
+        let levels = ladder.levels.iter().enumerate();
+        let groups = levels.scan(0, |start, (i, &n)| {
+            let range = *start..*start + n as usize;
+            *start = range.end;
+            Some((format!("z{}", n_levels - i), range))
+        });
+        groups.collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a model: its config, its inputs, its weights file.
+//! Errors of models: in configs, inputs and weights files.
 
 use std::path::PathBuf;
 
@@ -6,37 +6,37 @@ use thiserror::Error;
 
 use crate::ImageShape;
 
-/// An error of this crate. Users' configs, images and files give one of these; nothing panics.
+/// An error of this crate. Invalid configs, images and files return one; nothing panics.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A config value that no model can be built from.
+    /// A config value that the model cannot be built with.
     #[error("{key}: {problem}")]
     Config {
         /// The key in the config, as in `model.network.conv.strides`.
         key: String,
-        /// What was found and what was wanted.
+        /// What was found and what was expected.
         problem: String,
     },
-    /// Images of another shape or kind than the model was built for.
+    /// Images whose shape or kind differs from the model's.
     #[error("images are {found}, this model wants {kind} [B, C, H, W] with C×H×W = {wanted}")]
     Images {
         /// Kind and shape of the given tensor.
         found: String,
-        /// The kind that was wanted: bytes, or f32 by an exported part.
+        /// The expected kind: bytes, or f32 for an exported part.
         kind: &'static str,
         /// The shape of the model's images.
         wanted: ImageShape,
     },
-    /// A condition where the model has none, none where it has one, or one of another shape.
+    /// A condition for a model without one, a missing condition, or one of a wrong shape.
     #[error("condition: found {found}; {wanted}")]
     Condition {
         /// Kind and shape of the given tensor.
         found: String,
-        /// What the model wants.
+        /// What the model expects.
         wanted: String,
     },
-    /// Latents of another shape than the model's.
+    /// Latents whose shape differs from the model's.
     #[error("latents have shape {found:?}, this model wants [B, {latent_dims}]")]
     Latents {
         /// Shape of the given tensor.
@@ -46,14 +46,14 @@ pub enum ModelError {
     },
     /// A model that has no elbo.
     #[error(
-        "a deterministic posterior has no density, and so this model no elbo; its reconstruction is in \
+        "a deterministic posterior has no density, so this model has no elbo; its reconstruction is in \
          the terms of its draws"
     )]
     NoElbo,
-    /// A model that cannot be exported so.
+    /// A model that cannot be exported in this format.
     #[error("{problem}")]
     Export {
-        /// What cannot be, and what can.
+        /// What is not supported, and what is.
         problem: String,
     },
     /// A weights file that is damaged, or belongs to another model.
@@ -61,7 +61,7 @@ pub enum ModelError {
     Weights {
         /// The file.
         path: PathBuf,
-        /// What was found and what was wanted.
+        /// What was found and what was expected.
         problem: String,
     },
     /// The file system refused.
@@ -69,7 +69,7 @@ pub enum ModelError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The reason the system gives.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// libtorch refused, out of memory for example.
@@ -104,7 +104,7 @@ impl ModelError {
     }
 }
 
-/// What is said of a file may quote it: without control characters, and not without end.
+/// Messages may quote the contents of a file: escapes control characters and limits the length.
 fn shown(problem: &str) -> String {
     const MOST_CHARS: usize = 4000;
     let mut shown = String::with_capacity(problem.len().min(MOST_CHARS));

@@ -1,12 +1,12 @@
-//! What a model computes in evaluation, one operation after the other: for `vae describe` and ONNX.
+//! A model's operations in evaluation, in order: for `vae describe` and ONNX.
 
 use tch::Tensor;
 
-/// The operations of an encoder or decoder, in the order in which they are computed.
+/// The operations of an encoder or decoder, in the order of computation.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
-    /// Numbers that operations take beside the values before them.
+    /// Tensors that operations take besides earlier values.
     pub(crate) constants: Vec<(Value, Tensor)>,
     n_values: usize,
 }
@@ -21,7 +21,7 @@ pub(crate) struct Node {
     pub(crate) output: Value,
 }
 
-/// What an operation takes or gives.
+/// An input or output of an operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Value {
     pub(crate) id: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Value {
     pub(crate) shape: Vec<i64>,
 }
 
-/// Sides of a kernel are odd, paddings half of them.
+/// A layer or operation. A kernel's sides are odd, and its padding is half of them.
 #[derive(Debug)]
 pub(crate) enum Op {
     /// `weight` `[out, in]`.
@@ -50,7 +50,7 @@ pub(crate) enum Op {
         stride: i64,
         output_padding: [i64; 2],
     },
-    /// By the running averages.
+    /// With the running averages.
     BatchNorm {
         weight: Tensor,
         bias: Tensor,
@@ -68,18 +68,18 @@ pub(crate) enum Op {
     Maps([i64; 3]),
     /// Nearest neighbors, to `[H, W]`.
     Upsample([i64; 2]),
-    /// A part of the first dimension after the batch.
+    /// A range of the first dimension after the batch.
     Narrow {
         start: i64,
         length: i64,
     },
-    /// One behind the other in the first dimension after the batch.
+    /// Concatenation in the first dimension after the batch.
     Concat,
-    /// Elementwise, by its name in ONNX; inputs broadcast.
+    /// An elementwise operation, by its ONNX name; inputs broadcast.
     Elementwise(&'static str),
 }
 
-/// What is applied to each number by itself.
+/// An elementwise activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Activation {
     Relu,
@@ -88,11 +88,11 @@ pub(crate) enum Activation {
     Silu,
 }
 
-/// ε of all norms.
+/// ε of all norm layers.
 pub(crate) const EPSILON: f64 = 1e-5;
 
 impl Graph {
-    /// A value that comes from outside.
+    /// An input of the graph.
     pub(crate) fn input(&mut self, shape: &[i64]) -> Value {
         self.n_values += 1;
         Value {
@@ -105,14 +105,14 @@ impl Graph {
         self.n_values
     }
 
-    /// A tensor that broadcasts with values, its shape without the batch.
+    /// A constant that broadcasts with values; its shape has no batch dimension.
     pub(crate) fn constant(&mut self, tensor: Tensor) -> Value {
         let value = self.input(&tensor.size());
         self.constants.push((value.clone(), tensor));
         value
     }
 
-    /// A number.
+    /// A constant scalar.
     pub(crate) fn number(&mut self, number: f64) -> Value {
         self.constant(Tensor::from(number as f32))
     }
@@ -129,12 +129,12 @@ impl Graph {
         output
     }
 
-    /// An elementwise operation by its name in ONNX.
+    /// An elementwise operation, by its ONNX name.
     pub(crate) fn elementwise(&mut self, op: &'static str, inputs: &[&Value]) -> Value {
         self.push("", Op::Elementwise(op), inputs)
     }
 
-    /// An elementwise operation of a value and a number.
+    /// An elementwise operation of a value and a scalar.
     pub(crate) fn with_number(&mut self, value: &Value, op: &'static str, number: f64) -> Value {
         let number = self.number(number);
         self.elementwise(op, &[value, &number])
@@ -193,8 +193,8 @@ impl Op {
         }
     }
 
-    /// Multiplications of a pair of numbers whose sums make the output, for one image: what costs
-    /// time. Norms and what is elementwise count nothing.
+    /// The number of multiply-adds for one image, which determine the time. Norms and elementwise operations are not
+    /// counted.
     pub(crate) fn multiply_adds(&self, input: &Value, output: &Value) -> i64 {
         let n_pixels = |value: &Value| value.shape[1..].iter().product::<i64>();
         match self {
@@ -205,7 +205,7 @@ impl Op {
         }
     }
 
-    /// The kind of layer, as in a table.
+    /// The kind of layer, as tables show it.
     pub(crate) fn kind(&self) -> String {
         let conv = |kind: &str, weight: &Tensor, stride: i64| {
             let [_, _, height, width] = four(weight);

@@ -1,4 +1,4 @@
-//! Weights that PyTorch trained: the names of a `state_dict` and those of a model.
+//! Imports PyTorch weights: maps the names of a `state_dict` to those of a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,27 +9,27 @@ use crate::ModelError;
 use crate::tensor_file::OpenTensorFile;
 use crate::weights;
 
-/// How the tensors of a PyTorch `state_dict` become a model's.
+/// How the tensors of a PyTorch `state_dict` map to a model's variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateDictMap {
-    /// Our names ([`Vae::named_variables`](crate::Vae::named_variables)) by PyTorch's. Names that are not
-    /// in it are the same, up to a prefix that they share. A tensor of the name `""` is left out.
+    /// The names here ([`Vae::named_variables`](crate::Vae::named_variables)) by PyTorch's names. Names without an
+    /// entry are the same, except for a common prefix. A tensor mapped to `""` is left out.
     pub names: BTreeMap<String, String>,
-    /// PyTorch's names of tensors to leave out; `ema.*` is all that begin with `ema.`.
+    /// PyTorch's names of tensors to leave out; `ema.*` matches all names that start with `ema.`.
     pub drop: Vec<String>,
-    /// Whether NaN and infinite weights are imported too. By default they are an error.
+    /// Whether NaN and infinite weights are imported, too. By default they are an error.
     pub allow_non_finite: bool,
 }
 
 /// Parts of names that PyTorch's wrappers add: DataParallel, `torch.compile`, FSDP.
 const WRAPPERS: [&str; 3] = ["module", "_orig_mod", "_fsdp_wrapped_module"];
 
-/// A batch norm's counter, which no model here has.
+/// A counter of batch norms, which no model here has.
 const COUNTER: &str = "num_batches_tracked";
 
 impl StateDictMap {
-    /// Reads the tensors that are a model's `variables` (shapes by name), under their names there, and says
-    /// what was done to PyTorch's.
+    /// Reads the tensors of a model's `variables` (shapes by name) under the names here. Also returns notes on what was
+    /// done to PyTorch's names.
     pub(crate) fn read(
         &self,
         path: &Path,
@@ -39,7 +39,7 @@ impl StateDictMap {
         let shapes = file.shapes();
         let absent = self.names.keys().find(|&name| !shapes.contains_key(name));
         if let Some(name) = absent {
-            let problem = format!("{name}, of the map of names, is not in it");
+            let problem = format!("it has no tensor {name}, which the map of names lists");
             return Err(ModelError::weights(path, problem));
         }
         let Resolved { ours, mut notes } = self.resolve(path, shapes.keys(), variables)?;
@@ -47,7 +47,7 @@ impl StateDictMap {
         let mut found = BTreeMap::new();
         for (theirs, ours) in &ours {
             if found.insert(ours.clone(), shapes[theirs].clone()).is_some() {
-                let problem = format!("two tensors are mapped to {ours}, {theirs} is one of them");
+                let problem = format!("two tensors are mapped to {ours}; one of them is {theirs}");
                 return Err(ModelError::weights(path, problem));
             }
         }
@@ -77,7 +77,7 @@ impl StateDictMap {
         Ok((tensors, notes))
     }
 
-    /// Our names of those tensors that are not left out.
+    /// The names here of all tensors that are not left out.
     fn resolve<'a>(
         &self,
         path: &Path,
@@ -101,7 +101,7 @@ impl StateDictMap {
                 others.push((name, unwrapped(name)));
             }
         }
-        // What is left may be the same names behind a prefix: `model.` of a trainer's module.
+        // The rest may be the same names with a prefix, such as `model.` of a trainer's module.
         let mut prefixes: BTreeMap<&str, usize> = BTreeMap::new();
         for (_, name) in &others {
             if let Some(prefix) = prefix_of(name, is_target) {
@@ -115,7 +115,7 @@ impl StateDictMap {
             return Err(ModelError::weights(
                 path,
                 format!(
-                    "its tensors under `{}` and under `{}` fit equally well; leave one out by a line of \
+                    "its tensors under `{}` and under `{}` match equally well; leave one out by a line of \
                      the map, drop = [\"{}*\"]",
                     called(prefix),
                     called(other),
@@ -148,12 +148,12 @@ impl StateDictMap {
                 .chain(wrappers.iter().map(|wrapper| format!("{wrapper}.")))
                 .collect();
             notes.push(format!(
-                "`{}` was taken off {n_stripped} names",
+                "removed `{}` from {n_stripped} names",
                 parts.join("`, `")
             ));
         }
         if !dropped.is_empty() {
-            notes.push(format!("left out, as the map says: {}", dropped.join(", ")));
+            notes.push(format!("left out as in the map: {}", dropped.join(", ")));
         }
         Ok(Resolved {
             ours: resolved,
@@ -163,13 +163,13 @@ impl StateDictMap {
 }
 
 struct Resolved {
-    /// Our names by theirs.
+    /// The names here by PyTorch's names.
     ours: BTreeMap<String, String>,
-    /// What was done, for people.
+    /// Notes for the user on what was done.
     notes: Vec<String>,
 }
 
-/// Whether a name is the pattern, or begins like one that ends in `*`.
+/// Whether a name matches a pattern, which may end in `*`.
 fn fits(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -177,13 +177,13 @@ fn fits(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// A name without the parts that wrappers add.
+/// A name without the parts added by wrappers.
 fn unwrapped(name: &str) -> String {
     let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
     parts.collect::<Vec<_>>().join(".")
 }
 
-/// The shortest prefix, up to a dot, or none, behind which a name is a target.
+/// The shortest prefix, empty or ending in a dot, whose removal gives a target.
 fn prefix_of(name: &str, is_target: impl Fn(&str) -> bool) -> Option<&str> {
     let ends = name.match_indices('.').map(|(dot, _)| dot + 1);
     let mut starts = std::iter::once(0).chain(ends);
@@ -200,7 +200,7 @@ fn called(prefix: &str) -> &str {
     }
 }
 
-/// Adds what to write into the map, where names do not fit at all.
+/// Adds a hint for the map if names do not match.
 fn hint(
     error: ModelError,
     found: &BTreeMap<String, Vec<i64>>,
@@ -213,11 +213,11 @@ fn hint(
     let missing = wanted.keys().find(|&name| !found.contains_key(name));
     let advice = match (left_over, missing) {
         (Some(theirs), Some(_)) => format!(
-            "; a line of the map says what a tensor is called here: \"{theirs}\" = \"OUR NAME\" \
-             (--print-map lists ours), \"{theirs}\" = \"\" leaves it out"
+            "; a line of the map gives a tensor its name here: \"{theirs}\" = \"NAME\" \
+             (--print-map lists the names here), \"{theirs}\" = \"\" leaves it out"
         ),
         (Some(theirs), None) => {
-            format!("; a line of the map, \"{theirs}\" = \"\", leaves out what is not needed")
+            format!("; a line of the map, \"{theirs}\" = \"\", leaves it out")
         }
         _ => String::new(),
     };
@@ -238,7 +238,7 @@ mod tests {
 
     type Read = Result<(BTreeMap<String, Tensor>, Vec<String>), String>;
 
-    /// Reads a file with tensors of these names and lengths.
+    /// Reads a file of tensors with these names and lengths.
     fn read(map: &StateDictMap, tensors: &[(&str, i64)]) -> Read {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.safetensors");
@@ -288,9 +288,9 @@ mod tests {
                 read(&StateDictMap::default(), &[(first, 2), (second, 3)]).expect(first);
             assert_eq!(tensors["decoder.0.bias"].size(), [2]);
             assert_eq!(tensors["encoder.0.bias"].size(), [3]);
-            assert_eq!(notes, [format!("{said} was taken off 2 names")]);
+            assert_eq!(notes, [format!("removed {said} from 2 names")]);
         }
-        // Behind a prefix the map is still in force.
+        // The map applies to names with a prefix, too.
         let map = StateDictMap {
             names: [("model.fc.b".into(), "encoder.0.bias".into())].into(),
             ..Default::default()
@@ -319,8 +319,8 @@ mod tests {
         assert_eq!(
             notes,
             [
-                "`net.` was taken off 2 names",
-                "left out, as the map says: ema.decoder.0.bias, ema.encoder.0.bias"
+                "removed `net.` from 2 names",
+                "left out as in the map: ema.decoder.0.bias, ema.encoder.0.bias"
             ]
         );
     }
@@ -333,7 +333,7 @@ mod tests {
             ("fc.weight", 4),
         ];
         let message = read(&StateDictMap::default(), &tensors).expect_err("left over");
-        assert!(message.contains("fc.weight [4] is left over"), "{message}");
+        assert!(message.contains("fc.weight [4] is unexpected"), "{message}");
         assert!(message.contains("\"fc.weight\" = \"\""), "{message}");
         let maps = [
             StateDictMap {
@@ -348,7 +348,7 @@ mod tests {
         for map in maps {
             let (read, notes) = read(&map, &tensors).expect("left out");
             assert_eq!(read.len(), 2);
-            assert_eq!(notes, ["left out, as the map says: fc.weight"]);
+            assert_eq!(notes, ["left out as in the map: fc.weight"]);
         }
     }
 

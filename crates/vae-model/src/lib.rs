@@ -1,5 +1,5 @@
-//! Variational autoencoders from parts: a network, a posterior, a prior and a likelihood make a
-//! [`Vae`]; an [`Objective`] says what is optimized.
+//! Variational autoencoders made of parts: a network, a posterior, a prior and a likelihood make a [`Vae`]; an
+//! [`Objective`] defines what training minimizes.
 //!
 //! A VAE is an encoder q(z|x), a prior p(z) and a decoder p(x|z). Training maximizes
 //!
@@ -12,9 +12,8 @@
 //! Welling 2014, <https://arxiv.org/abs/1312.6114>).
 //!
 //! # Shapes
-//! `B` images, `C` channels, `H`×`W` pixels, `K` samples of z for each image, `Z` latent
-//! dimensions. Images are bytes (u8, 0…255) of shape `[B, C, H, W]`; what a byte means is the
-//! business of the likelihood, which scales it.
+//! `B` images, `C` channels, `H`×`W` pixels, `K` samples of z for each image, `Z` latent dimensions. Images are bytes
+//! (u8, 0…255) of shape `[B, C, H, W]`; the likelihood scales them.
 //!
 //! # Example
 //! ```
@@ -26,7 +25,7 @@
 //! let shape = ImageShape { channels: 1, height: 28, width: 28 };
 //! let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
 //!
-//! let mut generator = vae.generator(2); // All that is drawn from it follows from the seed.
+//! let mut generator = vae.generator(2); // Everything drawn from it follows from the seed.
 //! let images = generator.randint(256, [8, 1, 28, 28], (Kind::Uint8, Device::Cpu));
 //! let posterior = vae.encode(&images)?;
 //! assert_eq!(posterior.center().size(), [8, 2]);
@@ -70,6 +69,7 @@ mod sums;
 mod support;
 mod tensor_file;
 mod terms;
+mod topology;
 mod units;
 mod vae;
 mod watch;
@@ -100,8 +100,8 @@ pub use objective::{
 pub use part::Part;
 pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Latents,
-    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
+    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Ladder,
+    Latents, NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
@@ -112,6 +112,7 @@ pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;
 pub use tensor_file::{TensorFile, read_tensors};
 pub use terms::{Direction, Term, Terms};
+pub use topology::{LadderConfig, TopologyConfig};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,

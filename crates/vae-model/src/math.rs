@@ -1,4 +1,4 @@
-//! Densities and sums that several parts share.
+//! Densities and sums that several modules use.
 
 use std::f64::consts::{LN_2, TAU};
 
@@ -12,8 +12,8 @@ pub(crate) fn normal_log_prob(x: &Tensor, mean: &Tensor, log_var: &Tensor) -> Te
     ((x - mean).square() * (-log_var).exp() + log_var + LN_2PI) * -0.5
 }
 
-/// ln N(z; mean, diag(e^log_var)) in nats, summed over the last dimension; the three broadcast. What does
-/// not depend on z is summed by itself, which halves the work where z is compared with many Gaussians.
+/// ln N(z; mean, diag(e^log_var)) in nats, summed over the last dimension; the three broadcast. The terms without z are
+/// summed separately, which halves the work if z is compared with many Gaussians.
 pub(crate) fn diagonal_normal_log_prob(z: &Tensor, mean: &Tensor, log_var: &Tensor) -> Tensor {
     let sum = |values: &Tensor| values.sum_dim_intlist(-1, false, Kind::Float);
     let squares = ((z - mean) * (log_var * -0.5).exp()).square();
@@ -35,8 +35,8 @@ pub(crate) fn log_mean_exp(values: &Tensor) -> Tensor {
     values.logsumexp(0, false) - (values.size()[0] as f64).ln()
 }
 
-/// ln of the area of the unit sphere in ℝ^n, 2·π^(n/2) / Γ(n/2): the number of two points for n = 1,
-/// the circle's length for n = 2. By the recurrence area(n) = area(n − 2)·2π/(n − 2).
+/// ln of the area of the unit sphere in ℝ^n, 2·π^(n/2) / Γ(n/2): two points for n = 1, the circumference of the circle
+/// for n = 2. By the recurrence area(n) = area(n − 2)·2π/(n − 2).
 pub(crate) fn ln_sphere_area(n: i64) -> f64 {
     let (smallest, ln_area) = match n % 2 {
         1 => (1, LN_2),
@@ -46,11 +46,11 @@ pub(crate) fn ln_sphere_area(n: i64) -> f64 {
     steps.fold(ln_area, |ln_area, n| ln_area + (TAU / n as f64).ln())
 }
 
-/// Vectors `[…, Z]` at length 1. Those with no coordinate beyond `least` lose their direction to the
-/// first axis, so that the zero vector has a direction too, and gradients do not exceed 2/`least`.
+/// Vectors `[…, Z]` normalized to length 1. If no coordinate exceeds `least`, the direction is bent to the first axis,
+/// so that the zero vector has a direction, too, and gradients stay below 2/`least`.
 pub(crate) fn unit(vectors: &Tensor, least: f64) -> Tensor {
-    // By the largest coordinate first: no square overflows or vanishes. A constant, for the result does
-    // not depend on it.
+    // Divides by the largest coordinate first, so that no square overflows or underflows. It is detached, because the
+    // result does not depend on it.
     let size = vectors.detach().abs().amax(-1, true);
     let scaled = vectors / size.clamp_min(least);
     let first_axis = Tensor::eye_m(
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn areas_of_spheres_are_those_of_geometry() {
-        // Two points, 2π, 4π, 2π², and 8π²/3 of the sphere in ℝ⁵.
+        // Two points, 2π, 4π, 2π², and 8π²/3 for the sphere in ℝ⁵.
         let areas = [2.0, 2.0 * PI, 4.0 * PI, 2.0 * PI * PI, 8.0 * PI * PI / 3.0];
         for (n, area) in (1..).zip(areas) {
             assert!((ln_sphere_area(n) - area.ln()).abs() < 1e-14, "n = {n}");
@@ -85,7 +85,7 @@ mod tests {
         let units = unit(&vectors, 1e-3);
         let wanted = Tensor::from_slice2(&[[0.6_f32, -0.8], [0.6, -0.8], [0.6, -0.8], [1.0, 0.0]]);
         assert!((&units - wanted).abs().max().double_value(&[]) < 1e-6);
-        // d(unit)/dv = (I − u·uᵀ)/‖v‖: of the first vector's first unit coordinate (0.64, 0.48)/5.
+        // d(unit)/dv = (I − u·uᵀ)/‖v‖; for the first vector's first unit coordinate (0.64, 0.48)/5.
         units.select(1, 0).sum(Kind::Float).backward();
         let gradient = vectors.grad();
         assert!((gradient.double_value(&[0, 0]) - 0.128).abs() < 1e-6);

@@ -1,14 +1,14 @@
-//! Where the variables of a model are kept: tch's stores and paths, which can also be asked for an
-//! outline alone, the names and shapes of all variables without their memory.
+//! Where the variables of a model are kept: tch's stores and paths, extended by an outline, which records the names and
+//! shapes of all variables without allocating them.
 //!
-//! A part of a user's own ([`Vae::builder`](crate::Vae::builder)) makes its variables under the [`Path`] that it
-//! gets. Whatever a path gives is trained, saved and counted with the rest of the model.
+//! A custom part ([`Vae::builder`](crate::Vae::builder)) creates its variables under the [`Path`] that it gets. All
+//! variables of a path are trained, saved and counted with the rest of the model.
 //!
 //! ```
 //! use tch::Tensor;
 //! use vae_model::nn::{self, Init};
 //!
-//! /// x ↦ s·(W·x + b), s a number that is saved, but that no gradient changes.
+//! x ↦ s·(W·x + b), where s is saved but not trained.
 //! #[derive(Debug)]
 //! struct Scaled {
 //!     linear: tch::nn::Linear,
@@ -41,19 +41,19 @@ pub(crate) struct VarStore {
     fresh: Fresh,
 }
 
-/// What is made of a variable that is asked for.
+/// How variables are created.
 #[derive(Debug)]
 enum Fresh {
-    /// A tensor whose first numbers are drawn.
+    /// With initial values from this generator.
     Drawn(Mutex<Generator>),
-    /// A note of its name and shape.
+    /// As a record of their names and shapes only.
     Outlined(Mutex<Outline>),
 }
 
-/// The first numbers of a variable.
+/// The initial values of a variable.
 #[derive(Clone, Copy, Debug)]
 pub enum Init {
-    /// All the same.
+    /// One value everywhere.
     Const(f64),
     /// Normal.
     Randn {
@@ -91,7 +91,7 @@ impl Outline {
         &self.0
     }
 
-    /// The numbers in all variables together; none if there are more than an i64 counts.
+    /// The number of values in all variables; `None` if it exceeds an i64.
     pub(crate) fn n_values(&self) -> Option<i64> {
         self.0
             .values()
@@ -99,7 +99,7 @@ impl Outline {
             .try_fold(0_i64, |sum, n| sum.checked_add(n?))
     }
 
-    /// The variable of most numbers.
+    /// The variable with the most values.
     pub(crate) fn largest(&self) -> Option<(&str, &[i64])> {
         let size = |shape: &[i64]| n_values(shape).unwrap_or(i64::MAX);
         let largest = self.0.iter().max_by_key(|(_, shape)| size(shape));
@@ -112,7 +112,7 @@ fn n_values(shape: &[i64]) -> Option<i64> {
 }
 
 impl VarStore {
-    /// A store on the CPU. All that is drawn for fresh variables follows from the seed.
+    /// A store on the CPU. All initial values follow from the seed.
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             inner: tch::nn::VarStore::new(Device::Cpu),
@@ -120,8 +120,8 @@ impl VarStore {
         }
     }
 
-    /// A store that notes the shapes of variables and gives tensors of such shapes in their place, all of
-    /// whose numbers are one zero in memory: sizes that no memory holds cost nothing.
+    /// A store that only records the shapes of variables. The tensors it returns have these shapes, but all their
+    /// values share one zero in memory, so that models too large for any memory cost nothing.
     pub(crate) fn of_outline() -> Self {
         Self {
             inner: tch::nn::VarStore::new(Device::Cpu),
@@ -136,7 +136,7 @@ impl VarStore {
         }
     }
 
-    /// What was noted; of another store nothing.
+    /// The recorded shapes; empty for a store of real variables.
     pub(crate) fn into_outline(self) -> Outline {
         match self.fresh {
             Fresh::Outlined(outline) => {
@@ -165,7 +165,7 @@ impl DerefMut for VarStore {
     }
 }
 
-/// A place in the tree of a model's variables.
+/// A node in the tree of a model's variables.
 #[derive(Clone, Debug)]
 pub struct Path<'a> {
     inner: tch::nn::Path<'a>,
@@ -173,8 +173,8 @@ pub struct Path<'a> {
 }
 
 impl Path<'_> {
-    /// Whether only names and shapes are wanted: what is computed of fresh weights can be left out. Variables are
-    /// tensors of their shape then, all of whose numbers are one zero in memory.
+    /// Whether only names and shapes are recorded, so that work on the initial weights can be skipped. Variables then
+    /// have their shape, but all their values share one zero in memory.
     pub fn is_outline(&self) -> bool {
         matches!(self.fresh, Fresh::Outlined(_))
     }
@@ -189,23 +189,23 @@ impl Path<'_> {
             .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, init), true))
     }
 
-    /// A trained variable that starts at 0.
+    /// A trained variable, initially 0.
     pub fn zeros(&self, name: &str, shape: &[i64]) -> Tensor {
         self.var(name, shape, Init::Const(0.0))
     }
 
-    /// A trained variable that starts at 1.
+    /// A trained variable, initially 1.
     pub fn ones(&self, name: &str, shape: &[i64]) -> Tensor {
         self.var(name, shape, Init::Const(1.0))
     }
 
-    /// A variable that no gradient changes, 0 at first.
+    /// A variable that is not trained, initially 0.
     pub fn zeros_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         self.outlined(name, shape)
             .unwrap_or_else(|| self.inner.zeros_no_train(name, shape))
     }
 
-    /// A variable that no gradient changes, standard normal at first.
+    /// A variable that is not trained, initially standard normal.
     pub fn normal_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         let normal = Init::Randn {
             mean: 0.0,
@@ -215,13 +215,13 @@ impl Path<'_> {
             .unwrap_or_else(|| self.inner.add(name, self.drawn(shape, normal), false))
     }
 
-    /// A variable that no gradient changes, 1 at first.
+    /// A variable that is not trained, initially 1.
     pub fn ones_no_train(&self, name: &str, shape: &[i64]) -> Tensor {
         self.outlined(name, shape)
             .unwrap_or_else(|| self.inner.ones_no_train(name, shape))
     }
 
-    /// A tensor that is no variable, made by `make` where more than names and shapes are wanted.
+    /// A tensor that is not a variable. `make` is called unless only names and shapes are recorded.
     pub fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
         match self.fresh {
             Fresh::Outlined(_) => hollow(shape),
@@ -250,8 +250,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A tensor of that shape with one number in memory. Where no tensor has such a shape, because it would
-/// have more numbers than an i64 counts, one of as many dimensions.
+/// A tensor of this shape with one value in memory. If the shape has more values than an i64 counts, the result has
+/// only its number of dimensions.
 fn hollow(shape: &[i64]) -> Tensor {
     let zero = Tensor::zeros([], (Kind::Float, Device::Cpu));
     let expanded = match n_values(shape) {
@@ -285,7 +285,7 @@ impl<'a, T: ToString> Div<T> for &Path<'a> {
 
 /// A fully connected layer, `[in] → [out]`.
 pub fn linear(path: &Path, n_in: i64, n_out: i64, weight: Init, bias: Init) -> Linear {
-    // The order in which the two are drawn is part of what a seed gives.
+    // The order of the two draws determines which weights follow from a seed.
     let bias = path.var("bias", &[n_out], bias);
     Linear {
         ws: path.var("weight", &[n_out, n_in], weight),

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// From images f32 `[N, C, H, W]` in `[0, 1]` to `mean` `[N, Z]` and, of a posterior with
-    /// log-variances, `log_var` `[N, Z]`.
+    /// From images f32 `[N, C, H, W]` in `[0, 1]` to `mean` `[N, Z]` and, for a posterior with log-variances, `log_var`
+    /// `[N, Z]`.
     Encoder,
     /// From latents f32 `[N, Z]` to mean images `[N, C, H, W]` in `[0, 1]`.
     Decoder,
 }
 
 impl Part {
-    /// Both.
+    /// Both halves.
     pub const ALL: [Self; 2] = [Self::Encoder, Self::Decoder];
 
     /// `encoder` or `decoder`.
@@ -26,7 +26,7 @@ impl Part {
         }
     }
 
-    /// The names of its inputs: the second one is of a model with a condition.
+    /// The names of its inputs; the second one exists for a model with a condition.
     pub(crate) fn inputs(self) -> [&'static str; 2] {
         match self {
             Self::Encoder => ["images", "condition"],

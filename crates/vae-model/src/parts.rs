@@ -11,11 +11,13 @@ use crate::condition;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, LARGEST_SIZE, NetworkShape};
-use crate::posterior::{GraphFamily, PosteriorTraits};
-use crate::prior::PriorTraits;
+use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits};
+use crate::prior::{LadderPrior, PriorTraits};
+use crate::topology::TopDown;
 use crate::{
-    FiniteScalarConfig, Likelihood, LikelihoodConfig, ModelConfig, ModelError, Network,
-    NetworkConfig, PosteriorConfig, PosteriorFamily, Prior, PriorConfig, nn,
+    FiniteScalarConfig, LadderConfig, Likelihood, LikelihoodConfig, ModelConfig, ModelError,
+    Network, NetworkConfig, PosteriorConfig, PosteriorFamily, Prior, PriorConfig, TopologyConfig,
+    nn,
 };
 
 /// What a part has to fit between.
@@ -191,6 +193,7 @@ impl OwnParts {
         config: &'a ModelConfig,
         traits: Option<Traits>,
     ) -> ModelView<'a> {
+        let in_ladder = config.topology.ladder().map(|_| "of a ladder");
         let posterior = match &self.posterior {
             Some(own) => PartView {
                 config: None,
@@ -199,8 +202,8 @@ impl OwnParts {
             },
             None => PartView {
                 config: Some(&config.posterior),
-                name: config.posterior.name(),
-                traits: Some(config.posterior.traits()),
+                name: in_ladder.unwrap_or_else(|| config.posterior.name()),
+                traits: Some(Traits::of(config).posterior),
             },
         };
         let prior = match &self.prior {
@@ -211,8 +214,8 @@ impl OwnParts {
             },
             None => PartView {
                 config: Some(&config.prior),
-                name: config.prior.name(),
-                traits: Some(config.prior.traits()),
+                name: in_ladder.unwrap_or_else(|| config.prior.name()),
+                traits: Some(Traits::of(config).prior),
             },
         };
         let own_likelihood = self.likelihood.as_ref().map(|own| own.name.as_str());
@@ -237,9 +240,22 @@ pub(crate) struct Traits {
 impl Traits {
     /// Of a model without own parts.
     pub(crate) fn of(config: &ModelConfig) -> Self {
-        Self {
-            posterior: config.posterior.traits(),
-            prior: config.prior.traits(),
+        let (posterior, prior) = (config.posterior.traits(), config.prior.traits());
+        match config.topology {
+            TopologyConfig::Flat => Self { posterior, prior },
+            TopologyConfig::Ladder(_) => Self {
+                posterior: PosteriorTraits {
+                    has_covariance: false,
+                    is_per_latent: false,
+                    is_diagonal_gaussian: false,
+                    ..posterior
+                },
+                prior: PriorTraits {
+                    is_standard_normal: false,
+                    is_learned: true,
+                    ..prior
+                },
+            },
         }
     }
 }
@@ -531,6 +547,16 @@ impl Parts {
             Some(own) => LikelihoodPart::Own(own.build(&path, &context)),
             None => LikelihoodPart::Known(config.likelihood.build(&path, &data.item)),
         };
+        if let Some(ladder) = config.topology.ladder() {
+            // Without own posteriors and priors; the checks say so.
+            let (posterior, prior) = build_ladder(config, ladder, &context, &(&root / "prior"))?;
+            return Ok(Self {
+                network,
+                posterior: PosteriorPart::Known(Box::new(posterior)),
+                prior: Box::new(prior),
+                likelihood,
+            });
+        }
         let path = &root / "posterior";
         let posterior = match &own.posterior {
             Some(own) => PosteriorPart::Own(own.build(&path, &context)),
@@ -557,6 +583,31 @@ impl Parts {
             likelihood,
         })
     }
+}
+
+/// Posterior and prior of a ladder, which share the networks from level to level.
+fn build_ladder(
+    config: &ModelConfig,
+    ladder: &LadderConfig,
+    context: &PartContext,
+    path: &nn::Path,
+) -> Result<(LadderFamily, LadderPrior), ModelError> {
+    let top_down = TopDown::build(path, ladder, config.initialization);
+    let family = LadderFamily {
+        top_down: top_down.shallow_clone(),
+    };
+    let prior = LadderPrior {
+        top: config.prior.build(
+            &(path / "top"),
+            ladder.levels[0],
+            context.item.map(),
+            context.n_condition_features,
+            None,
+            config.initialization,
+        )?,
+        top_down,
+    };
+    Ok((family, prior))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What was done to images before a model saw them: written into its weights file, never guessed.
+//! How images were prepared for a model. It is stored in the weights file, never guessed.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use vae_base::{ConditionSpec, ItemSpec};
 
 use crate::ImageShape;
 
-/// How a picture becomes the numbers that the network sees.
+/// How an item becomes the values that the network sees.
 ///
 /// ```
 /// use tch::Device;
@@ -25,31 +25,31 @@ use crate::ImageShape;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Shape of the images, of other items as maps.
+    /// Shape of the images, or of other items as maps.
     pub image: ImageShape,
-    /// Kind and shape of items that are no images, with the statistics that standardize them. Exported encoders
-    /// take them in their own unit.
+    /// Kind and shape of items other than images, with the statistics that standardize them. Exported encoders take
+    /// such items in the data's own unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<ItemSpec>,
-    /// What the channels are; null where they are neither one nor three.
+    /// Meaning of the channels; null unless there are one or three.
     pub channels: Option<ChannelOrder>,
-    /// Crop and resize; null where they are not known.
+    /// Crop and resize; null if unknown.
     pub framing: Option<Framing>,
-    /// What byte 0 and byte 255 are to the network. Exported encoders take `[0, 1]` and scale it
+    /// The values that byte 0 and byte 255 have in the network. Exported encoders take `[0, 1]` and scale it
     /// themselves.
     pub value_range: [f64; 2],
-    /// The columns of a model's condition, an input of its own; left out where there is none.
+    /// The columns of a model's condition, which is a second input; left out for models without a condition.
     #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
     pub condition: ConditionSpec,
 }
 
-/// What the channels of an image are.
+/// The meaning of an image's channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelOrder {
-    /// One: brightness, 0.299 red + 0.587 green + 0.114 blue of a color image.
+    /// One channel: brightness, 0.299 red + 0.587 green + 0.114 blue of a color image.
     Gray,
-    /// Three: red, green, blue.
+    /// Three channels: red, green, blue.
     Rgb,
 }
 
@@ -63,36 +63,36 @@ impl ChannelOrder {
     }
 }
 
-/// What was done to the images of a data set, in this order.
+/// The preparation of a data set's images, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Framing {
-    /// The part that is seen; null: all of it.
+    /// The part of the image that is kept; null for all of it.
     pub crop: Option<Crop>,
-    /// How it is resized; null: images have their size already.
+    /// How the image is resized; null if images have the right size already.
     pub resize: Option<Resize>,
-    /// Whether bytes are made 0 or 255.
+    /// Whether each byte is set to 0 or 255.
     pub binarized: bool,
 }
 
-/// The part of an image that is seen.
+/// The part of an image that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Crop {
-    /// The largest centered rectangle with the proportions of the model's images.
+    /// The largest centered rectangle with the aspect ratio of the model's images.
     Center {
         /// Factor on its sides, at most 1.
         fraction: f64,
     },
-    /// Always this rectangle, in pixels of the upright image.
+    /// A fixed rectangle, in pixels of the upright image.
     Rectangle {
         /// Rows above it.
         top: u32,
         /// Columns to its left.
         left: u32,
-        /// Its rows.
+        /// Its height in rows.
         height: u32,
-        /// Its columns.
+        /// Its width in columns.
         width: u32,
     },
 }
@@ -101,6 +101,6 @@ pub enum Crop {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resize {
-    /// The triangle filter, antialiased: `Image.resize(…, BILINEAR)` of Pillow.
+    /// The triangle filter with antialiasing, as in Pillow's `Image.resize(…, BILINEAR)`.
     BilinearAntialiased,
 }

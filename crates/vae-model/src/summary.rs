@@ -1,4 +1,4 @@
-//! What a model consists of: its layers, their outputs, sizes and costs.
+//! Summaries of a model: its layers with their outputs, sizes and costs.
 
 use serde::Serialize;
 use tch::Tensor;
@@ -12,13 +12,13 @@ use crate::part::Part;
 pub struct PartSummary {
     /// `encoder`, `posterior`, `prior`, `decoder` or `likelihood`.
     pub name: &'static str,
-    /// Those of a network in the order in which they compute.
+    /// The layers; those of a network in the order of computation.
     pub layers: Vec<LayerSummary>,
-    /// Numbers that are trained.
+    /// Number of trained values.
     pub n_parameters: usize,
-    /// Of all that is saved of it, in f32.
+    /// Size of everything that is saved, in f32.
     pub n_bytes: usize,
-    /// Of the layers of a network, for one image.
+    /// Multiply-adds of a network's layers, for one image.
     pub multiply_adds: i64,
 }
 
@@ -27,21 +27,20 @@ pub struct PartSummary {
 pub struct LayerSummary {
     /// The path of its variables, `encoder.conv.2`.
     pub name: String,
-    /// As in `convolution 3×3, stride 2`; none outside of encoder and decoder, and in a network of a user's own.
+    /// As in `convolution 3×3, stride 2`; `None` outside the encoder and decoder, and for custom networks.
     pub kind: Option<String>,
-    /// Shape of its output for one image; none outside of encoder and decoder.
+    /// Shape of its output for one image; `None` outside the encoder and decoder.
     pub output: Option<Vec<i64>>,
-    /// Numbers that are trained.
+    /// Number of trained values.
     pub n_parameters: usize,
-    /// Of all that is saved of it, in f32.
+    /// Size of everything that is saved, in f32.
     pub n_bytes: usize,
-    /// For one image; those of norms and activations are not counted. None outside of encoder and
-    /// decoder.
+    /// Multiply-adds for one image, without norms and activations. `None` outside the encoder and decoder.
     pub multiply_adds: Option<i64>,
 }
 
 impl Vae {
-    /// Its parts, layer by layer.
+    /// The model's parts, layer by layer.
     ///
     /// ```
     /// use tch::Device;
@@ -130,7 +129,7 @@ fn part_of(name: &'static str, layers: Vec<LayerSummary>) -> PartSummary {
     }
 }
 
-/// Parameters and bytes of the layer with that path.
+/// Number of parameters and bytes of the layer with this path.
 fn sizes(variables: &[(String, Tensor)], path: &str) -> (usize, usize) {
     let prefix = format!("{path}.");
     sums(

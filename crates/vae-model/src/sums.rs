@@ -1,4 +1,4 @@
-//! SHA-256 sums of the files in a folder, as `sha256sum -c` reads them.
+//! SHA-256 sums of the files in a folder, in the format of `sha256sum -c`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,13 +13,13 @@ use crate::write_whole;
 /// The name of the file of sums in the folder of a checkpoint.
 pub const SUMS_FILE: &str = "SHA256SUMS";
 
-/// More is no list of a checkpoint's files.
+/// A larger file is not a list of a checkpoint's files.
 const LARGEST_SUMS_FILE: u64 = 1 << 16;
 
 /// The SHA-256 of a file's contents, in hexadecimal digits.
 ///
 /// # Errors
-/// No regular file, or it cannot be read.
+/// The file is not regular, or cannot be read.
 pub fn sha256(file: &Path) -> Result<String, ModelError> {
     let mut reader = open_regular(file)?;
     let mut hasher = Sha256::new();
@@ -47,8 +47,7 @@ pub fn write_sums(folder: &Path, names: &[&str]) -> Result<(), ModelError> {
 /// Checks every file of a folder that its [`SUMS_FILE`] lists.
 ///
 /// # Errors
-/// There is no such list, or it lacks one of the `required` names; a file's contents are others than
-/// those that were written.
+/// The list is missing or lacks one of the `required` names; the contents of a file do not match its sum.
 pub fn verify_sums(folder: &Path, required: &[&str]) -> Result<(), ModelError> {
     let sums = read_sums(folder)?;
     for (name, wanted) in &sums {
@@ -87,11 +86,11 @@ fn verify(file: &Path, wanted: &str) -> Result<(), ModelError> {
     }
     Err(ModelError::weights(
         file,
-        "damaged: its contents are not those that were written (SHA-256)",
+        "damaged: its contents do not match its SHA-256 sum",
     ))
 }
 
-/// Sums by the names of files, which lie in the folder itself.
+/// Reads the sums by file name. Names with a path are refused.
 fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>, ModelError> {
     let path = folder.join(SUMS_FILE);
     let mut text = String::new();
@@ -100,7 +99,10 @@ fn read_sums(folder: &Path) -> Result<BTreeMap<String, String>, ModelError> {
         .read_to_string(&mut text)
         .map_err(ModelError::io(&path))?;
     parse_sums(&text).ok_or_else(|| {
-        ModelError::weights(&path, "damaged: not lines of a SHA-256 and a file's name")
+        ModelError::weights(
+            &path,
+            "damaged: expected lines of a SHA-256 sum and a file name",
+        )
     })
 }
 
@@ -115,7 +117,7 @@ fn parse_sums(text: &str) -> Option<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Opens a file that has an end: no device, no pipe, whose opening or reading may last forever.
+/// Opens a regular file. Opening or reading a device or pipe might block forever.
 pub(crate) fn open_regular(path: &Path) -> Result<File, ModelError> {
     vae_base::open_regular(path).map_err(ModelError::io(path))
 }
@@ -151,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("a");
         fs::write(&file, b"abc").expect("written");
-        // FIPS 180-4's own example.
+        // The example of FIPS 180-4.
         assert_eq!(
             sha256(&file).expect("a sum"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

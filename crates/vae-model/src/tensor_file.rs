@@ -1,5 +1,5 @@
-//! Reading safetensors files: the header first, whose claims are checked against the file's length before
-//! a tensor is allocated.
+//! Reads safetensors files. The header comes first; its sizes are checked against the file's length before any tensor
+//! is allocated.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,10 +15,10 @@ use tch::{Kind, Tensor};
 use crate::ModelError;
 use crate::sums::open_regular;
 
-/// The JSON of 100,000 tensors has about as many bytes.
+/// About the size of the JSON of 100,000 tensors.
 const LARGEST_HEADER: u64 = 1 << 24;
 
-/// More dimensions than a convolution of videos has.
+/// More dimensions than the kernel of a 3D convolution has.
 const MOST_DIMENSIONS: usize = 8;
 
 /// Named tensors and text entries, as [`write_tensors`](crate::write_tensors) writes them.
@@ -33,7 +33,7 @@ pub struct TensorFile {
 /// Reads a safetensors file. Tensors of another floating-point kind (f16, bf16, f64) become f32.
 ///
 /// # Errors
-/// No such file, a damaged one, or tensors that are not floating-point numbers.
+/// The file does not exist, is damaged, or has tensors that are not floating-point numbers.
 pub fn read_tensors(path: &Path) -> Result<TensorFile, ModelError> {
     let mut file = OpenTensorFile::open(path)?;
     let tensors = file.read_all()?;
@@ -43,20 +43,20 @@ pub fn read_tensors(path: &Path) -> Result<TensorFile, ModelError> {
     })
 }
 
-/// A safetensors file of which the header was read: what it claims is what its length has room for.
+/// A safetensors file whose header was read and agrees with the file's length.
 #[derive(Debug)]
 pub(crate) struct OpenTensorFile {
     path: PathBuf,
-    /// Stands at the first tensor's first byte.
+    /// Positioned at the first byte of the first tensor.
     reader: BufReader<File>,
     pub(crate) metadata: HashMap<String, String>,
-    /// By their places in the file, one behind the other.
+    /// In the order of their data, which is contiguous.
     tensors: Vec<(String, TensorInfo)>,
 }
 
 impl OpenTensorFile {
     /// # Errors
-    /// No such file; no header, or one whose tensors are not exactly the rest of the file.
+    /// The file does not exist; the header is missing, or its tensors do not fill the rest of the file exactly.
     pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
         let file = open_regular(path)?;
         let n_bytes = file.metadata().map_err(ModelError::io(path))?.len();
@@ -64,7 +64,7 @@ impl OpenTensorFile {
         let damaged = |problem: &str| {
             ModelError::weights(
                 path,
-                format!("no whole safetensors file ({problem}); was it cut short?"),
+                format!("not a complete safetensors file ({problem}); was it cut short?"),
             )
         };
         if let Some(problem) = of_another_format(&mut reader, path)? {
@@ -80,7 +80,7 @@ impl OpenTensorFile {
         let length = u64::from_le_bytes(length);
         if length > LARGEST_HEADER.min(n_bytes - 8) {
             return Err(damaged(&format!(
-                "a header of {length} bytes in a file of {n_bytes}; at most {LARGEST_HEADER} are read"
+                "a header of {length} bytes in a file of {n_bytes}; expected at most {LARGEST_HEADER}"
             )));
         }
         let mut json = vec![0; length as usize];
@@ -135,7 +135,7 @@ impl OpenTensorFile {
                 Dtype::F64 => Kind::Double,
                 other => {
                     let problem = format!(
-                        "{name} is {other:?}, a floating-point kind (F32, F16, BF16, F64) is needed"
+                        "{name} is {other:?}, expected floating-point values (F32, F16, BF16, F64)"
                     );
                     return Err(ModelError::weights(&**path, problem));
                 }
@@ -159,7 +159,7 @@ fn shape(info: &TensorInfo) -> Vec<i64> {
     info.shape.iter().map(|&n| n as i64).collect()
 }
 
-/// What the file is, where its first bytes are those of PyTorch's own format.
+/// Describes the file if its first bytes are those of PyTorch's own format.
 fn of_another_format(
     reader: &mut BufReader<File>,
     path: &Path,
@@ -167,7 +167,7 @@ fn of_another_format(
     use std::io::BufRead;
     let start = reader.fill_buf().map_err(ModelError::io(path))?;
     let is_zip = start.starts_with(b"PK\x03\x04");
-    // As before 2020. The same bytes may be the length of a safetensors header, which begins with a {.
+    // The format of before 2020. The same bytes may be the length of a safetensors header; those files go on with a {.
     let is_pickle =
         matches!(start, [0x80, 2..=5, ..]) && start.get(8).is_some_and(|&byte| byte != b'{');
     Ok((is_zip || is_pickle).then(|| {
@@ -185,7 +185,7 @@ fn of_another_format(
 
 type Header = (HashMap<String, String>, Vec<(String, TensorInfo)>);
 
-/// Text entries, and tensors by their places among the `n_bytes` behind the header.
+/// The text entries, and the tensors in the order of their data in the `n_bytes` after the header.
 fn parse_header(json: &[u8], n_bytes: u64) -> Result<Header, String> {
     let Entries {
         metadata,
@@ -198,7 +198,7 @@ fn parse_header(json: &[u8], n_bytes: u64) -> Result<Header, String> {
     {
         let n = info.shape.len();
         return Err(format!(
-            "{name} has {n} dimensions, at most {MOST_DIMENSIONS} are possible"
+            "{name} has {n} dimensions, expected at most {MOST_DIMENSIONS}"
         ));
     }
     if let Some((name, info)) = tensors
@@ -207,7 +207,7 @@ fn parse_header(json: &[u8], n_bytes: u64) -> Result<Header, String> {
     {
         return Err(format!("{name} has the shape {:?}", info.shape));
     }
-    // Checks that they lie one behind the other, each as long as its shape says.
+    // Checks that their data is contiguous and fits their shapes.
     let checked = Metadata::new(None, tensors.clone()).map_err(|error| error.to_string())?;
     let claimed = checked.data_len() as u64;
     if claimed != n_bytes {
@@ -218,7 +218,7 @@ fn parse_header(json: &[u8], n_bytes: u64) -> Result<Header, String> {
     Ok((metadata, tensors))
 }
 
-/// The JSON object of a header. Unlike safetensors' own reading it refuses a name that comes twice.
+/// The JSON object of a header. Unlike the safetensors library, it refuses duplicate names.
 #[derive(Debug, Default)]
 struct Entries {
     metadata: HashMap<String, String>,
@@ -241,7 +241,7 @@ impl<'de> Deserialize<'de> for Entries {
                 let mut entries = Entries::default();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("{name} is in it twice")));
+                        return Err(A::Error::custom(format!("{name} is listed twice")));
                     }
                     if name == "__metadata__" {
                         entries.metadata = map.next_value()?;
@@ -281,7 +281,7 @@ mod tests {
                 format!(r#"{{"a":{{"dtype":"{kind}","shape":[1],"data_offsets":[0,{n}]}}}}"#);
             read(&header, data)
         };
-        // 1.5 as IEEE 754 writes it in each kind.
+        // 1.5 in the IEEE 754 encoding of each kind.
         for (kind, data) in [
             ("F16", vec![0x00, 0x3e]),
             ("BF16", vec![0xc0, 0x3f]),
@@ -338,7 +338,10 @@ mod tests {
             ),
         ] {
             let message = with(entry);
-            assert!(message.contains("no whole safetensors file"), "{message}");
+            assert!(
+                message.contains("not a complete safetensors file"),
+                "{message}"
+            );
             assert!(message.contains(wanted), "{message}");
         }
     }

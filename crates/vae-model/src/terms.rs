@@ -1,33 +1,33 @@
-//! Named numbers that an objective, or a part of the model, says of a step beside the ELBO's own: how they
-//! are declared, and their values.
+//! Declarations and values of named terms: numbers that an objective, or a part of the model, logs for a step besides
+//! those of the ELBO.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// What a named number is. Whoever reads logs needs no other list: a run's folder holds the terms of the run
-/// (`terms.json`).
+/// The declaration of a named number. A run's folder contains the declarations of all its terms (`terms.json`), so that
+/// readers of logs need no other list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Term {
     /// Its key in `metrics.jsonl`, lower case with underscores.
     pub name: Cow<'static, str>,
-    /// What it is measured in, as `nats per image`; empty where it has no unit.
+    /// Its unit, as in `nats per image`; empty without a unit.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub unit: Cow<'static, str>,
-    /// Which values are better.
+    /// Whether larger or smaller values are better.
     pub better: Direction,
 }
 
-/// Which values of a number are better.
+/// Whether larger or smaller values of a number are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Large ones.
+    /// Larger values are better.
     Higher,
-    /// Small ones.
+    /// Smaller values are better.
     Lower,
-    /// It describes; epochs are not compared by it.
+    /// Neither: the number is descriptive, and epochs are not compared by it.
     Neither,
 }
 
@@ -37,7 +37,7 @@ impl Term {
     /// For numbers without a unit.
     pub const NO_UNIT: &str = "";
 
-    /// A declaration.
+    /// Declares a number.
     #[must_use]
     pub const fn new(name: &'static str, unit: &'static str, better: Direction) -> Self {
         Self {
@@ -47,20 +47,20 @@ impl Term {
         }
     }
 
-    /// The name as people write it: `total correlation`.
+    /// The name for display: `total correlation`.
     #[must_use]
     pub fn title(&self) -> String {
         self.name.replace('_', " ")
     }
 }
 
-/// Values of named terms, in the order in which they were given. Each is a number for each image, `[B]`, or
-/// a scalar, the mean over the batch. No gradient flows through them.
+/// Values of named terms, in the order in which they were added. Each is a value for each image, `[B]`, or a scalar,
+/// the mean over the batch. All are detached.
 #[derive(Debug, Default)]
 pub struct Terms(Vec<(Term, Tensor)>);
 
 impl Terms {
-    /// Adds a value, cut from its graph.
+    /// Adds a value, detached.
     pub fn push(&mut self, term: Term, value: &Tensor) {
         self.0.push((term, value.detach()));
     }
@@ -82,7 +82,7 @@ impl Terms {
         named.find_map(|(term, value)| (term.name == name).then_some(value))
     }
 
-    /// Adds the means of a part of the batch, which is `share` of its images: with all parts added, each
+    /// Adds the means of a part of the batch, whose share of its images is `share`. After all parts are added, each
     /// value is the mean over the batch.
     pub fn add_part(&mut self, part: &Self, share: f64) {
         for (term, value) in part.iter() {

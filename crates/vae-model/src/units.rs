@@ -1,31 +1,31 @@
-//! The unit of an array's values: standardized for the model, in the data's own unit outside of it.
+//! Units of an array's values: standardized in the model, the data's own unit outside.
 
 use tch::{Device, Kind, Tensor};
 use vae_base::{ItemSpec, Standardization};
 
 use crate::graph::{Graph, Op, Value};
 
-/// How the values of items are standardized, and which of them may be missing. Images are left as they are:
-/// their scale is the likelihood's.
+/// How the values of items are standardized, and whether values may be missing. Images are left as they are, because
+/// the likelihood scales them.
 #[derive(Debug)]
 pub(crate) struct Units {
     statistics: Option<Statistics>,
     has_missing: bool,
 }
 
-/// Each of a shape that broadcasts with items `[B, C, H, W]`. Made when the model is built: a tensor made from
-/// numbers during a trace would be uninitialized memory in it.
+/// Each has a shape that broadcasts with items `[B, C, H, W]`. Made when the model is built: a tensor made from numbers
+/// during a trace would be uninitialized memory in it.
 #[derive(Debug)]
 struct Statistics {
     mean: Tensor,
     std: Tensor,
     log_std: Tensor,
-    /// The log of the standard deviations' product over all values of an item.
+    /// The log of the product of the standard deviations of all values of an item.
     log_volume: f64,
 }
 
 impl Units {
-    /// Those of a checked spec, on a device.
+    /// The statistics of a checked spec, on a device.
     pub(crate) fn new(item: &ItemSpec, device: Device) -> Self {
         let statistics = item.standardization.as_ref().map(|standardization| {
             let Standardization { mean, std } = standardization;
@@ -57,7 +57,7 @@ impl Units {
         }
     }
 
-    /// Standardized values `[…, C, H, W]` in the data's own unit.
+    /// Standardized values `[…, C, H, W]`, converted to the data's own unit.
     pub(crate) fn restored(&self, values: Tensor) -> Tensor {
         match &self.statistics {
             Some(Statistics { mean, std, .. }) => values * std + mean,
@@ -65,8 +65,8 @@ impl Units {
         }
     }
 
-    /// What the encoder sees of standardized items: 0, the mean, where a value is missing (Mattei & Frellsen
-    /// 2019, <https://arxiv.org/abs/1812.02633>).
+    /// The encoder's input for standardized items: 0, the mean, in place of missing values (Mattei & Frellsen 2019,
+    /// <https://arxiv.org/abs/1812.02633>).
     pub(crate) fn without_missing(&self, targets: &Tensor) -> Tensor {
         match self.has_missing {
             true => targets.masked_fill(&targets.isnan(), 0.0),
@@ -74,8 +74,8 @@ impl Units {
         }
     }
 
-    /// A density of standardized values in nats, `[K, B]`, as the density in the data's own unit: less the
-    /// log of the standard deviation of each value that is observed in the targets `[B, C, H, W]`.
+    /// Converts a log-density of standardized values in nats, `[K, B]`, to the data's own unit: subtracts the log of
+    /// the standard deviation of each value that is observed in the targets `[B, C, H, W]`.
     pub(crate) fn density(&self, log_prob: Tensor, targets: &Tensor) -> Tensor {
         match (&self.statistics, self.has_missing) {
             (None, _) => log_prob,
@@ -92,7 +92,7 @@ impl Units {
         }
     }
 
-    /// [`Self::density`] for densities of single values, `[…, C, H, W]`.
+    /// [`Self::density`] for the log-densities of single values, `[…, C, H, W]`.
     pub(crate) fn value_density(&self, log_prob: Tensor) -> Tensor {
         match &self.statistics {
             Some(Statistics { log_std, .. }) => log_prob - log_std,
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_density_is_that_of_the_data_in_their_unit() {
-        // ln(2³·½³) = 0: each channel has three values.
+        // ln(2³·½³) = 0, as each channel has three values.
         let targets = Tensor::zeros([1, 2, 1, 3], (Kind::Float, Device::Cpu));
         let log_prob = || Tensor::zeros([1, 1], (Kind::Float, Device::Cpu));
         let all = units(false).density(log_prob(), &targets);

@@ -1,4 +1,4 @@
-//! The variational autoencoder: its parts put together.
+//! The variational autoencoder, built from its parts.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,6 +9,7 @@ use vae_base::{ConditionSpec, DataSpec, ItemKind, ItemSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
+use crate::config::level_kl;
 use crate::graph::{Graph, Value};
 use crate::nn::{self, Outline};
 use crate::part::Part;
@@ -28,19 +29,19 @@ use crate::{
     Terms,
 };
 
-/// The most numbers that a model may have, 8 GB of f32: more is a slip of the hand.
+/// The largest number of values in a model, 8 GB of f32. More is surely a mistake.
 const MOST_VALUES: i64 = 1 << 31;
 
-/// The seed of weights that others take the place of.
+/// The seed of weights that are overwritten later.
 const OVERWRITTEN: u64 = 0;
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
-/// [`Self::draw`] and [`Self::draw_with_noise`] are told their [`Mode`]; every other method evaluates.
+/// [`Self::draw`] and [`Self::draw_with_noise`] have a [`Mode`] argument; all other methods evaluate.
 ///
-/// What is random is drawn from the [`Generator`] that is passed ([`Self::generator`] makes one), never from
-/// libtorch's global one, and nothing else is shared: models on several threads do not change each other's
-/// numbers. One model is for one thread at a time ([`Send`], not [`Sync`]).
+/// Random numbers come from the [`Generator`] that is passed ([`Self::generator`] makes one), never from libtorch's
+/// global one. Models share nothing else: models on several threads do not affect each other's numbers. Use one model
+/// in one thread at a time ([`Send`], not [`Sync`]).
 #[derive(Debug)]
 pub struct Vae {
     config: ModelConfig,
@@ -53,7 +54,7 @@ pub struct Vae {
     posterior: PosteriorPart,
     prior: Box<dyn Prior>,
     likelihood: LikelihoodPart,
-    /// Which of the parts are a user's own.
+    /// The custom parts.
     own: OwnParts,
     traits: Traits,
     /// Factors on the columns of the condition, `[D]`.
@@ -63,16 +64,16 @@ pub struct Vae {
     fixed: Fixed,
 }
 
-/// What is known while no weight changes ([`Vae::with_fixed_weights`]).
+/// Values that are cached while no weight changes ([`Vae::with_fixed_weights`]).
 #[derive(Debug, Default)]
 struct Fixed {
-    /// Calls that are in progress, one inside the other.
+    /// Number of nested calls in progress.
     n_calls: Cell<usize>,
-    /// What q(z|u) of the prior's own images u is made of, `[n, P]`, once it was asked for.
+    /// The parameters of q(z|u) of the prior's pseudo-inputs u, `[n, P]`, once computed.
     prior_params: RefCell<Option<Tensor>>,
 }
 
-/// Ends a call also where it panics.
+/// Ends a call, even if it panics.
 struct FixedCall<'a>(&'a Fixed);
 
 impl Drop for FixedCall<'_> {
@@ -88,39 +89,38 @@ impl Drop for FixedCall<'_> {
     }
 }
 
-/// K samples of z for each of B images, and what they say: the material of every objective.
+/// K samples of z for each of B images, and the terms computed from them: the input of every objective.
 #[derive(Debug)]
 pub struct Draws {
     /// q(z|x).
     pub posterior: Box<dyn Posterior>,
     /// z `[K, B, Z]`.
     pub latents: Tensor,
-    /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] makes images of them.
+    /// Parameters of p(x|z), `[K, B, …, H, W]`; [`Vae::mean_images`] converts them to images.
     pub params: Tensor,
-    /// The items x as the likelihood scales them, `[B, C, H, W]`: arrays standardized, NaN where a value is
-    /// missing.
+    /// The items x as the likelihood scales them, `[B, C, H, W]`: arrays are standardized, with NaN for missing values.
     pub targets: Tensor,
-    /// What the model was told of each image, f32 `[B, D]`, NaN where that is nothing; none of a model
-    /// without a condition.
+    /// The condition of each image as the model got it, f32 `[B, D]`, NaN where unknown; `None` for a model without a
+    /// condition.
     pub condition: Option<Tensor>,
     /// log p(x|z) in nats, `[K, B]`.
     pub log_px_z: Tensor,
     /// log p(z) in nats, `[K, B]`.
     pub log_pz: Tensor,
-    /// log q(z|x) in nats, `[K, B]`; none of a deterministic posterior.
+    /// log q(z|x) in nats, `[K, B]`; `None` for a deterministic posterior.
     pub log_qz_x: Option<Tensor>,
-    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, where it is known in closed form.
+    /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, if it has a closed form. In a ladder it is given
+    /// the level above, averaged over the K samples.
     pub kl_per_dimension: Option<Tensor>,
-    /// The terms of the ELBO, as means of the K samples; the kl in closed form where there is one.
+    /// The terms of the ELBO, averaged over the K samples; the kl in closed form if there is one.
     pub terms: ElboTerms,
-    /// What a part of the model says of these draws beside that, for logs: those of
-    /// [`ModelConfig::terms`].
+    /// Further values of these draws for logs: those of [`ModelConfig::terms`].
     pub named: Terms,
 }
 
 impl Draws {
-    /// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`: the importance weights of log p(x).
-    /// None of a deterministic posterior.
+    /// log w = log p(x|z) + log p(z) − log q(z|x) in nats, `[K, B]`: the importance weights of log p(x). `None` for a
+    /// deterministic posterior.
     #[must_use]
     pub fn log_weights(&self) -> Option<Tensor> {
         let log_qz_x = self.log_qz_x.as_ref()?;
@@ -140,19 +140,19 @@ struct Joint {
 pub struct ElboTerms {
     /// −E_q\[log p(x|z)\], `[B]`.
     pub reconstruction: Tensor,
-    /// KL(q(z|x) ‖ p(z)), `[B]`; none of a deterministic posterior.
+    /// KL(q(z|x) ‖ p(z)), `[B]`; `None` for a deterministic posterior.
     pub kl: Option<Tensor>,
 }
 
 impl ElboTerms {
-    /// −(reconstruction + kl), a lower bound of log p(x), `[B]`; none of a deterministic posterior.
+    /// −(reconstruction + kl), a lower bound of log p(x), `[B]`; `None` for a deterministic posterior.
     #[must_use]
     pub fn elbo(&self) -> Option<Tensor> {
         self.kl.as_ref().map(|kl| -(&self.reconstruction + kl))
     }
 }
 
-/// Names and shapes of the variables of a model, of which nothing is allocated.
+/// Names and shapes of a model's variables, without allocating them.
 fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outline, ModelError> {
     config.check()?;
     condition::check_spec(config.condition.as_ref(), &data.condition)?;
@@ -177,7 +177,7 @@ fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outl
             Err(ModelError::config(
                 "model",
                 format!(
-                    "for items of {} it has {n} numbers{largest}; at most {MOST_VALUES} are possible",
+                    "for items of {} it has {n} values{largest}; expected at most {MOST_VALUES}",
                     data.item
                 ),
             ))
@@ -186,11 +186,12 @@ fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outl
 }
 
 impl VaeBuilder {
-    /// [`Vae::new`] with these parts in the place of the config's. A small batch goes through them, so that a part
-    /// that does not keep to its shapes is refused here.
+    /// [`Vae::new`] with these custom parts instead of the config's. A small batch is run through the model, to refuse
+    /// a custom part whose outputs have wrong shapes.
     ///
     /// # Errors
-    /// As of [`Vae::new`]; parts that do not fit the others, by what they say or by the shapes that they give.
+    /// As for [`Vae::new`]; custom parts that do not fit the others, by their declarations or by the shapes of their
+    /// outputs.
     pub fn build(
         &self,
         config: &ModelConfig,
@@ -201,10 +202,10 @@ impl VaeBuilder {
         Vae::build(config, data.into(), &self.own, device, seed)
     }
 
-    /// [`Vae::load`] of a model with parts of these names.
+    /// [`Vae::load`] for a model with custom parts of these names.
     ///
     /// # Errors
-    /// As of [`Vae::load`]; a model with parts of other names.
+    /// As for [`Vae::load`]; a model with parts of other names.
     pub fn load(&self, path: impl AsRef<Path>, device: Device) -> Result<Vae, ModelError> {
         let path = weights::file_in(path.as_ref());
         sums::verify_if_listed(&path)?;
@@ -227,9 +228,8 @@ impl VaeBuilder {
             item: header.data_item(&path)?,
             condition: header.condition,
         };
-        let outline = outline(&header.model, &data, &self.own).map_err(|error| {
-            ModelError::weights(&path, format!("the model that it says it is: {error}"))
-        })?;
+        let outline = outline(&header.model, &data, &self.own)
+            .map_err(|error| ModelError::weights(&path, format!("its model config: {error}")))?;
         weights::check(&path, &file.shapes(), outline.shapes(), |_| String::new())?;
         let tensors = file.read_all()?;
         let non_finite = weights::non_finite(&tensors)?;
@@ -246,11 +246,11 @@ impl VaeBuilder {
 }
 
 impl Vae {
-    /// A model with fresh weights, for images of an [`ImageShape`] or, with a condition, for data of a
-    /// [`DataSpec`]. The same seed gives the same weights, on every device.
+    /// A model with fresh weights, for images of an [`ImageShape`] or, with a condition, for data of a [`DataSpec`].
+    /// The same seed gives the same weights on every device.
     ///
     /// # Errors
-    /// A config that no model can be built from; another condition than the config's.
+    /// A config that the model cannot be built from; a condition that differs from the config's.
     pub fn new(
         config: &ModelConfig,
         data: impl Into<DataSpec>,
@@ -260,7 +260,7 @@ impl Vae {
         Self::builder().build(config, data, device, seed)
     }
 
-    /// For models of which some parts are a user's own.
+    /// For models with custom parts.
     #[must_use]
     pub fn builder() -> VaeBuilder {
         VaeBuilder::default()
@@ -307,15 +307,14 @@ impl Vae {
         Ok(vae)
     }
 
-    /// A trained model from the folder of a run (its best checkpoint), from that of a checkpoint, or
-    /// from a weights file. The file knows its model, no config is needed. What it claims of the model is
-    /// compared with the tensors that it holds before anything is allocated, and its contents with the
-    /// SHA-256 in the file of sums beside it, where there is one.
+    /// A trained model from the folder of a run (its best checkpoint), from the folder of a checkpoint, or from a
+    /// weights file. The file contains the model's config. Before anything is allocated, its config is compared with
+    /// its tensors, and its contents with the SHA-256 sum in the file of sums beside it, if there is one.
     ///
     /// # Errors
-    /// No such file, a damaged one, or one that another program wrote; NaN or infinite weights, unless they
-    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)); a model with parts of
-    /// a user's own, which [`VaeBuilder::load`] loads.
+    /// The file does not exist, is damaged, or was written by another program; NaN or infinite weights, unless they
+    /// were imported on purpose ([`StateDictMap::allow_non_finite`](crate::StateDictMap)); a model with custom parts,
+    /// which [`VaeBuilder::load`] loads.
     ///
     /// ```
     /// use tch::Device;
@@ -336,14 +335,13 @@ impl Vae {
         Self::builder().load(path, device)
     }
 
-    /// A model with weights from PyTorch: a `state_dict` saved as safetensors, of any floating-point
-    /// kind. `map` says which of its tensors are which of ours ([`Self::named_variables`]). The counters of
-    /// PyTorch's batch norms (`num_batches_tracked`) are left out. The second value is what was done to the
-    /// names, for people.
+    /// A model with weights from PyTorch: a `state_dict` saved as safetensors, of any floating-point kind. `map` maps
+    /// its tensors to the variables here ([`Self::named_variables`]). The counters of PyTorch's batch norms
+    /// (`num_batches_tracked`) are left out. The second value has notes for the user on what was done to the names.
     ///
     /// # Errors
-    /// A config that no model can be built from; a damaged file; names that are missing or left over,
-    /// shapes that differ, all of them listed; NaN or infinite weights, unless the map allows them.
+    /// A config that the model cannot be built from; a damaged file; missing or unexpected names and differing shapes,
+    /// all of which are listed; NaN or infinite weights, unless the map allows them.
     pub fn import(
         config: &ModelConfig,
         data: impl Into<DataSpec>,
@@ -360,8 +358,8 @@ impl Vae {
         Ok((vae, notes))
     }
 
-    /// Writes the weights, and what is needed to rebuild the model, to a safetensors file. It
-    /// appears under its name only when it is whole.
+    /// Writes the weights, and what is needed to rebuild the model, to a safetensors file. The file appears under its
+    /// name only when it is complete.
     ///
     /// # Errors
     /// The file system refuses.
@@ -379,7 +377,7 @@ impl Vae {
         weights::save(path.as_ref(), &header, &self.named_variables())
     }
 
-    /// What is done to an image before the network sees it; saved with the weights.
+    /// How an image becomes the values that the network sees; saved with the weights.
     #[must_use]
     pub fn preprocessing(&self) -> Preprocessing {
         Preprocessing {
@@ -392,19 +390,18 @@ impl Vae {
         }
     }
 
-    /// Says how the images that it is trained on are cropped and resized.
+    /// Sets how the training images are cropped and resized.
     pub fn set_framing(&mut self, framing: Framing) {
         self.framing = Some(framing);
     }
 
-    /// The model's parts. What it says of those in [`Self::own_parts`] is not used.
+    /// The model's config. What it contains for parts in [`Self::own_parts`] is not used.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The names of its parts that are a user's own, by what they are: `network`, `posterior`, `prior` or
-    /// `likelihood`.
+    /// The names of the custom parts by their role: `network`, `posterior`, `prior` or `likelihood`.
     #[must_use]
     pub fn own_parts(&self) -> BTreeMap<String, String> {
         self.own.names()
@@ -416,7 +413,7 @@ impl Vae {
         self.traits.posterior.support
     }
 
-    /// Whether q(z|x) has a density: without one there is no kl and no elbo.
+    /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
         self.traits.posterior.has_density
@@ -428,14 +425,14 @@ impl Vae {
         self.traits.prior.is_standard_normal
     }
 
-    /// As of [`LikelihoodConfig::bits_per_dim`]; none of a likelihood of a user's own.
+    /// As [`LikelihoodConfig::bits_per_dim`]; `None` for a custom likelihood.
     #[must_use]
     pub fn bits_per_dim(&self, elbo: f64) -> Option<f64> {
         let likelihood = self.view().likelihood?;
         likelihood.bits_per_dim(elbo, self.image_shape())
     }
 
-    /// What the checks see of it.
+    /// The view of the model that the checks use.
     pub(crate) fn view(&self) -> ModelView<'_> {
         self.own.view(&self.config, Some(self.traits))
     }
@@ -446,35 +443,35 @@ impl Vae {
         &self.data.item
     }
 
-    /// The shape of its items in tensors: that of its images, of other items as maps ([`ItemSpec::map`]).
+    /// The shape of its items in tensors: of images as they are, of other items as maps ([`ItemSpec::map`]).
     #[must_use]
     pub fn image_shape(&self) -> ImageShape {
         self.data.item.map()
     }
 
-    /// What it is told of an image beside its pixels; empty where that is nothing.
+    /// The columns of the condition; empty for a model without a condition.
     #[must_use]
     pub fn condition(&self) -> &ConditionSpec {
         &self.data.condition
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     #[must_use]
     pub fn device(&self) -> Device {
         self.variables.device()
     }
 
-    /// A generator of noise on the model's device. All that is drawn from it follows from the seed.
+    /// A generator of noise on the model's device. Everything drawn from it follows from the seed.
     ///
     /// # Panics
-    /// If libtorch has no generators for the device that the model is on.
+    /// If libtorch has no generator for the model's device.
     #[must_use]
     pub fn generator(&self, seed: u64) -> Generator {
         Generator::new(seed, self.device()).expect("the model is on a device that computes")
     }
 
-    /// Everything that makes up the trained model by name, sorted: weights, and what else training
-    /// leaves behind (running averages). They share memory with the model's.
+    /// Everything that makes up the trained model by name, sorted: weights, and other results of training (running
+    /// averages). They share memory with the model.
     #[must_use]
     pub fn named_variables(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
@@ -482,7 +479,7 @@ impl Vae {
         named
     }
 
-    /// The weights, those of [`Self::named_variables`] that gradients change.
+    /// The weights: those of [`Self::named_variables`] that are trained.
     #[must_use]
     pub fn trainable_variables(&self) -> Vec<(String, Tensor)> {
         let mut named = self.named_variables();
@@ -490,21 +487,21 @@ impl Vae {
         named
     }
 
-    /// How many numbers are trained.
+    /// Number of trained values.
     #[must_use]
     pub fn n_parameters(&self) -> usize {
         let variables = self.trainable_variables();
         variables.iter().map(|(_, weights)| weights.numel()).sum()
     }
 
-    /// Training images that [`Self::start_from`] can make use of; 0 where no part starts from any.
+    /// Number of training images that [`Self::start_from`] uses; 0 if no part needs any.
     #[must_use]
     pub fn n_start_images(&self) -> usize {
         self.prior.n_start_images()
     }
 
-    /// Lets the parts that can make use of it start from training images, bytes `[B, C, H, W]`:
-    /// VampPrior's pseudo-inputs. To be called once, before the first step.
+    /// Initializes VampPrior's pseudo-inputs from training images, bytes `[B, C, H, W]`. To be called once, before the
+    /// first step.
     ///
     /// # Errors
     /// Images of another shape or kind.
@@ -514,18 +511,19 @@ impl Vae {
         Ok(())
     }
 
-    /// Does work in which no weight changes: VampPrior's pseudo-inputs are then encoded once, not at every
-    /// call that evaluates. They are constants to gradients there.
+    /// Runs `work` during which no weight changes, so that VampPrior's pseudo-inputs are encoded once, not in every
+    /// evaluation. They are then detached.
     pub fn with_fixed_weights<T>(&self, work: impl FnOnce() -> T) -> T {
         self.fixed.n_calls.set(self.fixed.n_calls.get() + 1);
         let _call = FixedCall(&self.fixed);
         work()
     }
 
-    /// q(z|x) for items `[B, C, H, W]` (bytes of images, f32 of arrays), of a model with a condition together with that ([`Conditioned`]).
+    /// q(z|x) for items `[B, C, H, W]` (bytes of images, f32 of arrays), with their condition in a model that has one
+    /// ([`Conditioned`]).
     ///
     /// # Errors
-    /// Images of another shape or kind, or a condition that is not the model's.
+    /// Items of another shape or kind, or a condition that does not fit the model.
     pub fn encode<'a>(
         &self,
         images: impl Into<Conditioned<'a>>,
@@ -534,19 +532,19 @@ impl Vae {
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
 
-    /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, of a model with a condition
-    /// together with that ([`Conditioned`]).
+    /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, with their
+    /// condition in a model that has one ([`Conditioned`]).
     ///
     /// # Errors
-    /// Latents of another shape, or a condition that is not the model's.
+    /// Latents of another shape, or a condition that does not fit the model.
     pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
         let (latents, features) = self.checked_latents(latents.into())?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         Ok(self.mean_items(&params).contiguous())
     }
 
-    /// An item drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: with the noise of the values,
-    /// which [`Self::decode`] leaves out.
+    /// An item drawn from p(x|z) for each of the latents `[N, Z]`, `[N, C, H, W]`: includes the noise of the values,
+    /// unlike [`Self::decode`].
     ///
     /// # Errors
     /// Latents of another shape.
@@ -561,7 +559,7 @@ impl Vae {
         Ok(self.units.restored(sampled).contiguous())
     }
 
-    /// How many different codes there are; none where latents are no codes.
+    /// The number of different codes; `None` if latents are not codes.
     #[must_use]
     pub fn n_codes(&self) -> Option<i64> {
         self.own
@@ -569,7 +567,7 @@ impl Vae {
             .map(FiniteScalarConfig::n_codes)
     }
 
-    /// The codes i64 `[N, n]` that latents `[N, Z]` stand for; none where latents are no codes.
+    /// The codes i64 `[N, n]` of latents `[N, Z]`; `None` if latents are not codes.
     ///
     /// # Errors
     /// Latents of another shape.
@@ -579,7 +577,7 @@ impl Vae {
         Ok(codes.map(|codes| codes.codes(latents)))
     }
 
-    /// The levels nearest to latents `[N, Z]` of a model of codes; latents of other models as they are.
+    /// The nearest levels to latents `[N, Z]` if they are codes; the unchanged latents in other models.
     ///
     /// # Errors
     /// Latents of another shape.
@@ -591,7 +589,7 @@ impl Vae {
         })
     }
 
-    /// `n` latents drawn from the prior, `[n, Z]`: in a model with a condition those of unknown items.
+    /// `n` latents drawn from the prior, `[n, Z]`; in a model with a condition, for items with unknown condition.
     pub fn sample_latents(&self, n: i64, generator: &mut Generator) -> Tensor {
         let unknown = self.unknown(n);
         self.latents_of(n, unknown.as_ref(), generator)
@@ -600,7 +598,7 @@ impl Vae {
     /// A latent drawn from the prior for each of n conditions `[n, D]`, `[n, Z]`.
     ///
     /// # Errors
-    /// A condition that is not the model's.
+    /// A condition that does not fit the model.
     pub fn sample_latents_of(
         &self,
         condition: &Tensor,
@@ -611,7 +609,7 @@ impl Vae {
         Ok(self.latents_of(n, Some(condition), generator))
     }
 
-    /// `n` latents drawn from the prior, of a condition that was checked.
+    /// `n` latents drawn from the prior, for a checked condition.
     pub(crate) fn latents_of(
         &self,
         n: i64,
@@ -624,7 +622,7 @@ impl Vae {
         })
     }
 
-    /// What is known of items of which nothing is known, `[n, D]`; none of a model without a condition.
+    /// The condition of `n` items with every column unknown, `[n, D]`; `None` for a model without a condition.
     #[must_use]
     pub fn unknown(&self, n: i64) -> Option<Tensor> {
         let n_columns = self.data.condition.n_columns() as i64;
@@ -646,7 +644,7 @@ impl Vae {
     /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let mut generator = vae.generator(7);
     /// let images = vae.sample(3, &mut generator)?;
-    /// assert_ne!(vae.sample(3, &mut generator)?, images); // It goes on where it ended.
+    /// assert_ne!(vae.sample(3, &mut generator)?, images); // Continues where it ended.
     /// assert_eq!(vae.sample(3, &mut vae.generator(7))?, images);
     /// # Ok(())
     /// # }
@@ -656,12 +654,11 @@ impl Vae {
         self.decode((&latents, self.unknown(n).as_ref()))
     }
 
-    /// KL(q(z|x) ‖ p(z)) of one of this model's posteriors, where it has a closed form: where the prior is
-    /// the base distribution of the posterior's space, or a Gaussian as the posterior is. `condition`
-    /// `[B, D]` is that of the posterior's items.
+    /// KL(q(z|x) ‖ p(z)) of one of this model's posteriors, if it has a closed form: the prior is the base distribution
+    /// of the posterior's space, or both are Gaussians. `condition` `[B, D]` is that of the posterior's items.
     ///
     /// # Errors
-    /// A condition that is not the model's.
+    /// A condition that does not fit the model.
     pub fn closed_kl(
         &self,
         posterior: &dyn Posterior,
@@ -672,10 +669,10 @@ impl Vae {
         Ok(self.kl_to_prior(posterior, features.as_ref(), Mode::Evaluate))
     }
 
-    /// log p(z) in nats, `[N]`, for latents `[N, Z]`, of a model with a condition together with that.
+    /// log p(z) in nats, `[N]`, for latents `[N, Z]`, with their condition in a model that has one.
     ///
     /// # Errors
-    /// Latents of another shape, or a condition that is not the model's.
+    /// Latents of another shape, or a condition that does not fit the model.
     pub fn prior_log_prob<'a>(
         &self,
         latents: impl Into<Conditioned<'a>>,
@@ -688,8 +685,8 @@ impl Vae {
         )
     }
 
-    /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: to which
-    /// cluster an image belongs. None where the prior has no components.
+    /// log p(c|z) of each component c of the prior, `[N, n_components]`, for latents `[N, Z]`: the clusters of the
+    /// images. `None` if the prior has no components.
     ///
     /// # Errors
     /// Latents of another shape.
@@ -697,7 +694,7 @@ impl Vae {
         Ok(self.prior.log_assignment(&self.latents_here(latents)?))
     }
 
-    /// What the model makes of images: the mean image of the posterior's center, in `[0, 1]`.
+    /// The reconstructions of images: the mean image for the posterior's center, in `[0, 1]`.
     ///
     /// # Errors
     /// Images of another shape or kind.
@@ -737,11 +734,11 @@ impl Vae {
         draws.terms.elbo().ok_or(ModelError::NoElbo)
     }
 
-    /// Encodes items `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training a
-    /// model with a condition is not told that of some images (`condition.dropout`).
+    /// Encodes items `[B, C, H, W]`, draws `n_samples` latents for each and decodes them. In training, a model with a
+    /// condition does not get that of some images (`condition.dropout`).
     ///
     /// # Errors
-    /// Images of another shape or kind, or a condition that is not the model's.
+    /// Items of another shape or kind, or a condition that does not fit the model.
     pub fn draw<'a>(
         &self,
         images: impl Into<Conditioned<'a>>,
@@ -774,8 +771,8 @@ impl Vae {
         Ok(self.draws(&targets, images.condition, features.as_ref(), noise, mode))
     }
 
-    /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each,
-    /// `[K, B, Z]`, which gradients may reach. Together they are log p(x, z), whatever the encoder.
+    /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each, `[K, B, Z]`,
+    /// which may require gradients. Their sum is log p(x, z), which does not depend on the encoder.
     ///
     /// # Errors
     /// Images of another shape or kind, or latents that do not fit them.
@@ -790,8 +787,8 @@ impl Vae {
         Ok((joint.log_px_z, joint.log_pz))
     }
 
-    /// How far the mean items of draws are from the items `[B, C, H, W]`, `[K, B, C, H, W]`: of images in
-    /// `[0, 1]`, of arrays in standard deviations, NaN where a value is missing.
+    /// The differences between the mean items of draws and the items `[B, C, H, W]`, `[K, B, C, H, W]`: for images in
+    /// `[0, 1]`, for arrays in standard deviations, NaN for missing values.
     pub fn errors(&self, draws: &Draws, items: &Tensor) -> Tensor {
         if self.data.item.is_image() {
             return self.mean_images(draws) - items.to_kind(Kind::Float) / 255.0;
@@ -800,11 +797,11 @@ impl Vae {
         mean.unflatten(0, &draws.params.size()[..2]) - &draws.targets
     }
 
-    /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: which values are
-    /// unusual. NaN where a value is missing; `None` of a likelihood whose values depend on each other.
+    /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: large for unusual values,
+    /// NaN for missing ones. `None` for a likelihood whose values depend on each other.
     ///
     /// # Errors
-    /// Items of another shape or kind, or a condition that is not the model's.
+    /// Items of another shape or kind, or a condition that does not fit the model.
     pub fn value_scores<'a>(
         &self,
         items: impl Into<Conditioned<'a>>,
@@ -824,9 +821,8 @@ impl Vae {
         images.unflatten(0, &draws.params.size()[..2])
     }
 
-    /// −log p(z) of the codes, a scalar: how a learned prior gets to know the codes of a deterministic
-    /// posterior, which has no kl to train it by. The codes are constants to it, so that it is fitted to
-    /// them and they not to it. None where there is nothing to fit.
+    /// −log p(z) of the codes, a scalar: trains a learned prior on the codes of a deterministic posterior, which has no
+    /// kl. The codes are detached: only the prior is trained. `None` if there is nothing to fit.
     pub(crate) fn code_density_loss(&self, draws: &Draws) -> Option<Tensor> {
         if !self.traits.prior.is_learned || self.has_density() {
             return None;
@@ -841,7 +837,7 @@ impl Vae {
         Some(-log_pz.mean(Kind::Float))
     }
 
-    /// The same model on the CPU, with weights that no gradient changes.
+    /// The same model on the CPU, with weights that do not require gradients.
     pub(crate) fn frozen(&self) -> Result<Self, ModelError> {
         let data = self.data.clone();
         let mut frozen = Self::build(&self.config, data, &self.own, Device::Cpu, OVERWRITTEN)?;
@@ -851,7 +847,7 @@ impl Vae {
         Ok(frozen)
     }
 
-    /// What [`Self::run_part`] computes, as operations: the inputs and the outputs.
+    /// The operations of [`Self::run_part`]: inputs and outputs.
     pub(crate) fn part_graph(
         &self,
         graph: &mut Graph,
@@ -876,7 +872,7 @@ impl Vae {
                     .ok_or_else(|| self.not_in_onnx("network"))?;
                 let outputs = self.posterior.graph(graph, &params).ok_or_else(|| {
                     ModelError::export(format!(
-                        "the posterior {} is not written for ONNX; TorchScript has it",
+                        "the posterior {} has no ONNX export; TorchScript supports it",
                         self.view().posterior.name
                     ))
                 })?;
@@ -897,8 +893,8 @@ impl Vae {
                     .ok_or_else(|| self.not_in_onnx("network"))?;
                 let mean = self.likelihood.mean_graph(graph, &params).ok_or_else(|| {
                     ModelError::export(format!(
-                        "the mean image of the likelihood {} is not written for ONNX; TorchScript \
-                         has it",
+                        "the mean image of the likelihood {} has no ONNX export; TorchScript \
+                         supports it",
                         self.view().likelihood_name
                     ))
                 })?;
@@ -910,7 +906,7 @@ impl Vae {
         }
     }
 
-    /// Refuses an own part that makes two variables of one name, of which an outline knows one.
+    /// Refuses a custom part that makes two variables of the same name, because the outline has only one of them.
     fn check_variables(&self, outline: &Outline) -> Result<(), ModelError> {
         let variables = self.variables.variables();
         match variables
@@ -919,18 +915,20 @@ impl Vae {
         {
             Some(name) => Err(ModelError::config(
                 format!("own parts: {}", listed(&self.own_parts())),
-                format!("one of them makes the variable {name} only at times, or its name twice"),
+                format!(
+                    "one of them does not always make the variable {name}, or makes two of that name"
+                ),
             )),
             None => Ok(()),
         }
     }
 
-    /// Puts two items through the parts: what they give has to have the shapes that the other parts want. Whether
-    /// the posterior has a density, and what else the checks ask, is what it gives.
+    /// Runs two items through the parts and checks the shapes of all outputs. Returns the properties that the checks
+    /// use, such as whether the posterior has a density.
     fn probe(&self) -> Result<Traits, ModelError> {
         const N: i64 = 2;
         let own = self.own_parts();
-        // The name of the part that is to blame: of parts that are not own ones the shapes are right.
+        // An error names the part, which must be a custom one: the built-in parts have the right shapes.
         let fits = |part: &str, what: &str, found: &Tensor, wanted: &[i64]| {
             if found.size() == wanted && found.is_floating_point() {
                 return Ok(());
@@ -939,7 +937,7 @@ impl Vae {
             Err(ModelError::config(
                 format!("own {part} {name}"),
                 format!(
-                    "{what} gave {:?} {:?}, f32 {wanted:?} is needed",
+                    "{what} gave {:?} {:?}, expected f32 {wanted:?}",
                     found.kind(),
                     found.size()
                 ),
@@ -1036,12 +1034,12 @@ impl Vae {
 
     fn not_in_onnx(&self, part: &str) -> ModelError {
         ModelError::export(format!(
-            "the {part} {} is not written for ONNX; TorchScript has it",
+            "the {part} {} has no ONNX export; TorchScript supports it",
             self.own_parts().remove(part).unwrap_or_default()
         ))
     }
 
-    /// The operations of the network alone; none of a user's own, which cannot be asked.
+    /// The operations of the network alone; `None` for a custom network, which has no graph.
     pub(crate) fn network_graph(&self, part: Part) -> Option<Graph> {
         let mut graph = Graph::default();
         let n_features = condition::n_features(&self.data.condition);
@@ -1059,14 +1057,14 @@ impl Vae {
         Some(graph)
     }
 
-    /// The input of the condition, where there is one.
+    /// The input of the condition; `None` for a model without a condition.
     fn condition_input(&self, graph: &mut Graph) -> Option<Value> {
         let n_columns = self.data.condition.n_columns() as i64;
         (n_columns > 0).then(|| graph.input(&[n_columns]))
     }
 
-    /// q(z|x) for items f32 `[B, C, H, W]`, as exported encoders take them: images in `[0, 1]`, arrays in their
-    /// own unit.
+    /// q(z|x) for items f32 `[B, C, H, W]`, in the format of exported encoders: images in `[0, 1]`, arrays in their own
+    /// unit.
     pub(crate) fn encode_floats(
         &self,
         images: Conditioned,
@@ -1115,7 +1113,7 @@ impl Vae {
         params
     }
 
-    /// What the prior may want to know beside the latents, whose features these are.
+    /// Calls `work` with the context of the prior, for latents with these features.
     fn with_context<T>(
         &self,
         features: Option<&Tensor>,
@@ -1125,7 +1123,7 @@ impl Vae {
         let is_fixed = mode == Mode::Evaluate && self.fixed.n_calls.get() > 0;
         work(PriorContext {
             features,
-            // Checked: such priors are of models without a condition.
+            // Priors with pseudo-inputs are refused for models with a condition.
             params: &|images| self.posterior_params(&self.likelihood.scale(images), None, mode),
             distribution: &|params| self.posterior.distribution(params),
             kept: is_fixed.then_some(&self.fixed.prior_params),
@@ -1152,12 +1150,12 @@ impl Vae {
         params.to_kind(Kind::Float)
     }
 
-    /// What the networks get of a condition `[N, D]`, on the model's device.
+    /// The networks' input for a condition `[N, D]`, on the model's device.
     fn features(&self, condition: &Tensor) -> Tensor {
         condition::features(&condition.to_device(self.device()), &self.condition_scales)
     }
 
-    /// A training batch's condition, some of its rows unknown; none where every row stays as it is.
+    /// A training batch's condition with some rows made unknown; `None` if no row changes.
     fn dropped(
         &self,
         condition: Option<&Tensor>,
@@ -1194,7 +1192,21 @@ impl Vae {
             log_pz,
         } = self.joint(targets, features, &latents, mode);
 
-        let (kl, kl_per_dimension) = match self.kl_to_prior(&*posterior, features, mode) {
+        let mut named = Terms::default();
+        let by_level = self.with_context(features, mode, |context| {
+            self.prior.kl_by_level(&*posterior, &latents, context)
+        });
+        let closed = match by_level {
+            Some(levels) => {
+                for (i, kl) in levels.iter().enumerate() {
+                    let kl = kl.sum_dim_intlist(-1, false, Kind::Float); // [B]
+                    named.push(level_kl(levels.len() - i), &kl);
+                }
+                Some(ClosedKl::PerDimension(Tensor::cat(&levels, -1)))
+            }
+            None => self.kl_to_prior(&*posterior, features, mode),
+        };
+        let (kl, kl_per_dimension) = match closed {
             Some(ClosedKl::PerDimension(kl)) => {
                 (Some(kl.sum_dim_intlist(-1, false, Kind::Float)), Some(kl))
             }
@@ -1221,11 +1233,11 @@ impl Vae {
             log_qz_x,
             kl_per_dimension,
             terms,
-            named: Terms::default(),
+            named,
         }
     }
 
-    /// What p(x, z) is made of, for latents `[K, B, Z]`.
+    /// The factors of p(x, z), for latents `[K, B, Z]`.
     fn joint(
         &self,
         targets: &Tensor,
@@ -1270,7 +1282,7 @@ impl Vae {
         Ok(latents.to_device(self.device()).to_kind(Kind::Float))
     }
 
-    /// Checks that of each of `n` items or latents is said what the model wants to be told.
+    /// Checks that the condition of `n` items or latents has the model's columns.
     pub(crate) fn check_condition(
         &self,
         condition: Option<&Tensor>,
@@ -1291,7 +1303,7 @@ impl Vae {
                 ),
                 wanted: match n_columns {
                     0 => "this model has none".to_owned(),
-                    _ => format!("f32 [{n}, {n_columns}] is needed, NaN where it is unknown"),
+                    _ => format!("expected f32 [{n}, {n_columns}], NaN where unknown"),
                 },
             }),
         }

@@ -1,4 +1,4 @@
-//! Finding the layer where numbers stop being numbers.
+//! The finite check: finds the layer whose output first has NaN or infinite values.
 
 use std::cell::{Cell, RefCell};
 
@@ -9,12 +9,11 @@ thread_local! {
     static FIRST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`, in which every layer of this thread's networks, the posterior and the likelihood check
-/// their outputs. Gives the result of `f` and the name of the first output with a NaN or an infinity
-/// in it: the path of a layer's variables (`encoder.conv.2`), or what it is
-/// (`posterior log_var`, `likelihood log_prob`).
+/// Runs `f` with the finite check on: every layer of this thread's networks, the posterior and the likelihood check
+/// their outputs. Returns the result of `f` and the name of the first output with a NaN or infinite value: the path of
+/// a layer's variables (`encoder.conv.2`), or a description (`posterior log_var`, `likelihood log_prob`).
 ///
-/// Each check waits for the device. Outside of `f` a layer reads one thread-local bool.
+/// Each check waits for the device. Without the check a layer reads only one thread-local bool.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -43,7 +42,7 @@ pub fn first_non_finite<T>(f: impl FnOnce() -> T) -> (T, Option<String>) {
     (value, found)
 }
 
-/// What was there before; comes back also when `f` panics.
+/// The state of an outer check. It is restored even if `f` panics.
 struct Outer {
     watching: bool,
     first: Option<String>,
@@ -57,7 +56,7 @@ impl Drop for Outer {
     }
 }
 
-/// Shows an output to the watcher, if there is one.
+/// Checks an output, if the finite check is on.
 pub(crate) fn watch(name: &str, output: &Tensor) {
     if WATCHING.get() {
         FIRST.with_borrow_mut(|first| {

@@ -17,23 +17,23 @@ pub const WEIGHTS_FILE: &str = "weights.safetensors";
 /// The one metadata key of a weights file; its value is [`Header`] as JSON.
 const HEADER_KEY: &str = "vae";
 
-/// What a weights file says of its model.
+/// The description of the model in a weights file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Header {
     pub(crate) model: ModelConfig,
-    /// The shape of its images.
+    /// The shape of the model's images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<ImageShape>,
-    /// Kind and shape of its items where they are no images.
+    /// Kind and shape of items other than images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) item: Option<ItemSpec>,
     #[serde(default, skip_serializing_if = "ConditionSpec::is_empty")]
     pub(crate) condition: ConditionSpec,
-    /// None in files of before it was known.
+    /// `None` if unknown when the file was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) framing: Option<Framing>,
-    /// The names of its parts that are a user's own, by what they are.
+    /// The names of custom parts, by their role in the model.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) own_parts: BTreeMap<String, String>,
     /// Whether NaN and infinite weights were imported on purpose. In other files they are an error.
@@ -55,10 +55,10 @@ impl Header {
     }
 }
 
-/// The best checkpoint's folder in that of a run.
+/// The folder of the best checkpoint within a run.
 const BEST: &str = "checkpoints/best";
 
-/// The weights file itself, or the one in the folder of a checkpoint or run.
+/// The weights file for a path, which may be that file, or the folder of a checkpoint or run.
 pub(crate) fn file_in(path: &Path) -> PathBuf {
     let best = path.join(BEST).join(WEIGHTS_FILE);
     if best.is_file() {
@@ -80,8 +80,8 @@ pub(crate) fn save(
     write_tensors(path, tensors, &[(HEADER_KEY, &header)])
 }
 
-/// Writes named tensors as f32, and text entries beside them, to a safetensors file. It appears
-/// under its name only when it is whole.
+/// Writes named tensors as f32, together with text entries, to a safetensors file. The file appears under its name only
+/// when it is complete.
 ///
 /// # Errors
 /// The file system refuses.
@@ -110,7 +110,7 @@ pub fn write_tensors(
         .iter()
         .map(|&(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    // An empty table makes safetensors write a header that it cannot read.
+    // With an empty table, safetensors writes a header that it cannot read.
     let metadata = (!metadata.is_empty()).then_some(metadata);
     let file = safetensors::serialize(views, metadata).map_err(refused)?;
     write_whole(path, &file).map_err(ModelError::io(path))
@@ -127,33 +127,33 @@ pub(crate) fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>, ModelError> {
     Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
 }
 
-/// A weights file whose header was read, and what that says of its model.
+/// Opens a weights file: its description of the model, and the file itself.
 pub(crate) fn open(path: &Path) -> Result<(Header, OpenTensorFile), ModelError> {
     let file = OpenTensorFile::open(path)?;
     let json = file.metadata.get(HEADER_KEY).ok_or_else(|| {
         ModelError::weights(
             path,
-            "its metadata has no `vae` entry; this program did not write it",
+            "its metadata has no `vae` entry, so this program did not write it",
         )
     })?;
     let header = serde_json::from_str(json).map_err(|error| {
         ModelError::weights(
             path,
-            format!("its model config is not one this version knows: {error}"),
+            format!("this version cannot read its model config: {error}"),
         )
     })?;
     Ok((header, file))
 }
 
-/// Lists what keeps a file's tensors from being the variables of a model: names that are missing or left
-/// over, shapes that differ. `source` says where a tensor of that name came from, or nothing.
+/// Checks that a file's tensors are the variables of a model. The error lists the names that are missing or unexpected
+/// and the shapes that differ. `source` returns where a tensor of that name came from, or an empty string.
 pub(crate) fn check(
     path: &Path,
     found: &BTreeMap<String, Vec<i64>>,
     wanted: &BTreeMap<String, Vec<i64>>,
     source: impl Fn(&str) -> String,
 ) -> Result<(), ModelError> {
-    /// More lines are no help.
+    /// A longer list would not help.
     const MOST_PROBLEMS: usize = 20;
     let mut problems = Vec::new();
     for (name, wanted) in wanted {
@@ -161,14 +161,14 @@ pub(crate) fn check(
         match found.get(name) {
             None => problems.push(format!("{name} {wanted:?}{source} is missing")),
             Some(found) if found != wanted => problems.push(format!(
-                "{name}{source} has shape {found:?}, {wanted:?} is needed"
+                "{name}{source} has shape {found:?}, expected {wanted:?}"
             )),
             Some(_) => {}
         }
     }
     for (name, shape) in found.iter().filter(|(name, _)| !wanted.contains_key(*name)) {
         let source = source(name);
-        problems.push(format!("{name} {shape:?}{source} is left over"));
+        problems.push(format!("{name} {shape:?}{source} is unexpected"));
     }
     if problems.is_empty() {
         return Ok(());
@@ -182,7 +182,7 @@ pub(crate) fn check(
     Err(ModelError::weights(path, text))
 }
 
-/// Names of the tensors with NaN or infinite values, and how many of how many values these are.
+/// The tensors with NaN or infinite values, as text: the name, and how many of its values are affected.
 pub(crate) fn non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<String>, ModelError> {
     let mut names = Vec::new();
     for (name, tensor) in tensors {
@@ -195,7 +195,7 @@ pub(crate) fn non_finite(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<Strin
     Ok(names)
 }
 
-/// Copies loaded tensors into a model's variables, whose names and shapes were checked.
+/// Copies loaded tensors into a model's variables. Names and shapes must have been checked.
 pub(crate) fn assign(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,

@@ -48,7 +48,7 @@ fn a_model_in_another_unit_gives_the_same_items_and_the_density_of_its_unit() {
         let parts = format!("likelihood.{likelihood} = {{}}\n{CONV}");
         let vae = model(series(false), &parts);
         let raw = ItemSpec::new(ItemKind::Array, vec![2, 12]);
-        let standardized = model(raw, &parts); // The same weights, by the seed.
+        let standardized = model(raw, &parts); // The same weights, from the same seed.
         let x = items(3);
         let mean = Tensor::from_slice(&[100_f32, -3.0]).view([2, 1, 1]);
         let std = Tensor::from_slice(&[20_f32, 0.5]).view([2, 1, 1]);
@@ -107,7 +107,7 @@ fn scores_of_values_add_up_to_the_reconstruction_at_the_center() {
 
 #[test]
 fn gaussian_density_is_the_closed_form_in_the_datas_unit() {
-    // σ = ½ of a standard deviation: N(mean, 10²) of the first channel, N(mean, ¼²) of the second.
+    // σ = ½ of a standard deviation: N(mean, 10²) in the first channel, N(mean, ¼²) in the second.
     let parts = format!("likelihood.gaussian.sigma = 0.5\n{CONV}");
     let vae = model(series(false), &parts);
     let x = items(2);
@@ -242,7 +242,7 @@ fn what_does_not_go_with_arrays_is_refused_with_what_would() {
         (
             ItemSpec::new(ItemKind::Sound { rate: 8000 }, vec![1, 64]),
             format!("likelihood.gaussian = {{}}\n{mlp}"),
-            "no likelihood of sound",
+            "does not support sound",
         ),
     ] {
         let error = Vae::new(&config(&parts), item, Device::Cpu, 1)
@@ -250,7 +250,7 @@ fn what_does_not_go_with_arrays_is_refused_with_what_would() {
             .to_string();
         assert!(error.contains(wanted), "{parts}: {error}");
     }
-    // Maps of real values go with the networks of images.
+    // Maps of real values work with the networks for images.
     for parts in [
         "likelihood.gaussian = {}",
         "likelihood.student_t.scale = 'learned_per_channel'",

@@ -1,4 +1,4 @@
-//! Models that are told the class or attributes of an item.
+//! Models with the class or attributes of an item as their condition.
 
 use std::io::Cursor;
 
@@ -22,7 +22,7 @@ const NETWORKS: [&str; 4] = [
     "network.residual = { channels = [8, 12], group_size = 4 }",
 ];
 
-/// Three classes and one attribute.
+/// A condition with three classes and one attribute.
 fn data() -> DataSpec {
     DataSpec {
         item: SHAPE.into(),
@@ -82,7 +82,7 @@ fn encoder_and_decoder_know_the_condition_each_image_its_own() {
                     );
                 }
             }
-            // By itself and among others an item is the same.
+            // An item has the same result alone and in a batch.
             let one = rows(&["b,Smiling=1"]);
             let alone = vae
                 .decode((&latents.narrow(0, 0, 1), &one))
@@ -93,7 +93,7 @@ fn encoder_and_decoder_know_the_condition_each_image_its_own() {
                 .expect("q")
                 .center();
             assert!(largest(&(alone.get(0) - centers.get(1))) < 1e-5);
-            // K samples of each image have its condition.
+            // K samples of each image have that image's condition.
             let noise = Tensor::zeros([2, 4, 3], (Kind::Float, Device::Cpu));
             let draws = vae
                 .draw_with_noise((&images, &condition), &noise, Mode::Evaluate)
@@ -115,26 +115,26 @@ fn a_condition_that_is_not_the_models_is_refused() {
     let message = |images: Conditioned| vae.encode(images).expect_err("refused").to_string();
     assert_eq!(
         message((&images).into()),
-        "condition: found none; f32 [2, 4] is needed, NaN where it is unknown"
+        "condition: found none; expected f32 [2, 4], NaN where unknown"
     );
     for wrong in [
         condition.narrow(0, 0, 1),
         condition.narrow(1, 0, 3),
         condition.to_kind(Kind::Double),
     ] {
-        assert!(message((&images, &wrong).into()).contains("f32 [2, 4] is needed"));
+        assert!(message((&images, &wrong).into()).contains("expected f32 [2, 4]"));
     }
     let text = "latent_dims = 3\nnetwork.mlp.hidden = [20]";
     let config: ModelConfig = toml::from_str(text).expect("a model");
     let plain = Vae::new(&config, SHAPE, Device::Cpu, 1).expect("a model");
     let error = plain.encode((&images, &condition)).expect_err("refused");
     assert!(matches!(error, ModelError::Condition { .. }), "{error}");
-    // A model of a config, and data that come with something else.
+    // A model of a config, and data with another condition.
     let error = Vae::new(vae.config(), SHAPE, Device::Cpu, 1).expect_err("refused");
     assert!(
         error
             .to_string()
-            .contains("there is none, wanted are classes = true"),
+            .contains("found none, expected classes = true"),
         "{error}"
     );
     assert!(Vae::new(&config, data(), Device::Cpu, 1).is_err());
@@ -151,7 +151,7 @@ fn parts_that_cannot_be_told_a_condition_are_refused() {
         ("condition.classes = false", "model.condition: it is empty"),
         (
             "condition.attributes = ['A', 'B', 'A']",
-            "A stands there twice",
+            "A is listed twice",
         ),
         (
             "condition = { classes = true, dropout = 1.0 }",
@@ -167,7 +167,7 @@ fn parts_that_cannot_be_told_a_condition_are_refused() {
         ),
         (
             "prior.vamp = {}\ncondition.classes = true",
-            "wants that of each",
+            "needs that of each",
         ),
     ] {
         let found = check(text).expect_err(text);
@@ -228,7 +228,7 @@ fn dropout_hides_the_condition_of_its_share_of_the_images_in_training_alone() {
 #[test]
 fn the_kl_to_a_conditional_prior_is_that_of_its_samples() {
     let vae = model("network.mlp.hidden = []\nprior = 'conditional_gaussian'");
-    // Weights of a prior that is no standard normal.
+    // Weights that make the prior differ from the standard normal.
     for (name, mut variable) in vae.named_variables() {
         if name.starts_with("prior.") {
             let values = Tensor::arange(variable.numel() as i64, (Kind::Float, Device::Cpu));
@@ -259,7 +259,7 @@ fn the_kl_to_a_conditional_prior_is_that_of_its_samples() {
         };
         let closed = closed.sum_dim_intlist(-1, false, Kind::Float);
         assert!(largest(&(closed - &kl)) < 1e-4);
-        // Conditions have different priors.
+        // Different conditions have different priors.
         let latents = Tensor::zeros([3, 3], (Kind::Float, Device::Cpu));
         let log_prob = vae
             .prior_log_prob((&latents, &condition))
@@ -270,7 +270,7 @@ fn the_kl_to_a_conditional_prior_is_that_of_its_samples() {
             .expect("latents");
         let mean = drawn.mean_dim(0, false, Kind::Double);
         let one = vae.prior_log_prob((&drawn, &rows(&["a,Smiling=1"]).repeat([20_000, 1])));
-        // −E log p = entropy: of a Gaussian ½·Σ(ln σ² + ln 2πe), which its samples' spread gives too.
+        // −E log p is the entropy: for a Gaussian ½·Σ(ln σ² + ln 2πe), which the spread of its samples gives, too.
         let entropy = -one.expect("a density").mean(Kind::Double).double_value(&[]);
         let variances = drawn.var_dim([0_i64].as_slice(), true, false).log();
         let wanted = 0.5

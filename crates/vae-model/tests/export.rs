@@ -1,4 +1,4 @@
-//! Models for other programs, and weights from them.
+//! Models for other programs, and weights from other programs.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -204,12 +204,12 @@ fn weights_of_pytorch_come_in_by_their_names() {
         assert!(a.equal(&b), "{name}");
     }
 
-    // A name left out is both missing and left over.
+    // A wrong name is reported as both missing and unexpected.
     names.remove("model.fc1.bias");
     let error = import(&names).expect_err("a name is missing").to_string();
     assert!(error.contains("encoder.0.bias [20] is missing"), "{error}");
     assert!(
-        error.contains("model.fc1.bias [20] is left over"),
+        error.contains("model.fc1.bias [20] is unexpected"),
         "{error}"
     );
     names.insert("model.fc1.bias".to_owned(), "encoder.0.weight".to_owned());

@@ -1,5 +1,5 @@
-//! The networks, the ELBO and its gradients against PyTorch's numbers for fixed weights and inputs
-//! (`tests/golden/networks.py` made them).
+//! Compares the networks, the ELBO and its gradients with PyTorch's results for fixed weights and inputs, which
+//! `tests/golden/networks.py` computed.
 
 mod common;
 
@@ -59,7 +59,7 @@ fn assert_close(what: &str, found: &Tensor, wanted: &[f64], tolerance: f64) {
     }
 }
 
-/// The density of which the squared error is the logarithm, up to ½ ln π for each value.
+/// The density whose log is the squared error, up to ½ ln π for each value.
 fn squared_error() -> LikelihoodConfig {
     LikelihoodConfig::Gaussian(GaussianConfig {
         sigma: ScaleConfig::Fixed(0.5_f64.sqrt()),
@@ -67,11 +67,11 @@ fn squared_error() -> LikelihoodConfig {
     })
 }
 
-/// Relative, of the norm of a variable's gradient.
+/// Relative tolerance for the norm of a variable's gradient.
 const GRADIENT_TOLERANCE: f64 = 2e-4;
 
-/// How far rounding moves the gradients: the largest relative change of a variable's gradient norm when
-/// the noise changes in its last digits. Batch norms of three images magnify that a thousandfold.
+/// The effect of rounding on the gradients: the largest relative change of a variable's gradient norm if the last
+/// digits of the noise change. Batch norms over three images magnify rounding a thousandfold.
 fn sensitivity(vae: &Vae, images: &Tensor, noise: &Tensor) -> f64 {
     let norms = |factor: f64| -> Vec<f64> {
         let variables = vae.trainable_variables();
@@ -131,10 +131,10 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
     let latent_dims = config.n_latents();
     let noise =
         common::wave((batch * latent_dims) as usize, 0.3, 1.2).view([1, batch, latent_dims]);
-    // PyTorch's numbers come from one processor, these from another: they may differ by as much as
-    // rounding moves either, and no less can be asked for.
+    // PyTorch's numbers were computed on another processor, so they may differ by the effect of rounding on either
+    // side. The tolerance cannot be smaller.
     let slack = (sensitivity(&vae, &images, &noise) * 2.0 / GRADIENT_TOLERANCE).max(1.0);
-    common::fill(&vae); // Also the running averages, as they were.
+    common::fill(&vae); // Also resets the running averages.
     let draws = vae
         .draw_with_noise(&images, &noise, Mode::Train)
         .expect("draws");
@@ -180,7 +180,7 @@ fn check(case: &Case, config: &ModelConfig, shape: ImageShape) {
             &[case.gradient_norms[&name]],
             GRADIENT_TOLERANCE * slack,
         );
-        // Single entries of a sum of thousands of terms: relative to the largest shown.
+        // Single entries are sums of thousands of terms; the tolerance is relative to the largest one.
         assert_close(
             &format!("∂{name}"),
             &gradient,

@@ -47,7 +47,7 @@ fn largest(tensor: &Tensor) -> f64 {
 
 #[test]
 fn a_place_sees_its_part_of_the_image_and_makes_it() {
-    // Without norms, which see the whole image.
+    // Without norms, because they depend on the whole image.
     let vae = model(NETWORKS[0]);
     let (before, after) = (images(1), images(1));
     let _ = after.narrow(2, 0, 3).narrow(3, 0, 3).fill_(255); // The upper left corner.
@@ -70,7 +70,7 @@ fn a_place_sees_its_part_of_the_image_and_makes_it() {
 fn every_network_learns_with_every_posterior_and_exports() {
     for network in NETWORKS {
         for posterior in POSTERIORS {
-            // With weights so large that not all codes begin at the middle levels.
+            // Weights large enough that the codes do not all start at the middle levels.
             let parts = format!("initialization = 'kaiming'\n{posterior}\n{network}");
             let vae = model(&parts);
             let objective: Objective = match vae.config().posterior.has_density() {
@@ -92,7 +92,7 @@ fn every_network_learns_with_every_posterior_and_exports() {
             loss.expect("a loss").backward();
             for (name, variable) in vae.trainable_variables() {
                 let gradient = variable.grad();
-                // A fresh residual block is the identity: what is inside has no gradient yet.
+                // An untrained residual block is the identity, so its inner layers have no gradient yet.
                 let is_inside = name.contains(".block.");
                 let reached = is_inside || gradient.defined() && largest(&gradient) > 0.0;
                 assert!(reached, "{parts}: {name}");
@@ -168,8 +168,8 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         built.expect_err(text).to_string()
     };
     for (text, message) in [
-        (format!("latent_shape = [3, 7, 5]\n{}", NETWORKS[0]), "the encoder ends in maps of 6×5"),
-        ("latent_shape = [3, 6, 5]\nnetwork.mlp = {}".to_owned(), "the network mlp has no maps"),
+        (format!("latent_shape = [3, 7, 5]\n{}", NETWORKS[0]), "the encoder's last maps are 6×5"),
+        ("latent_shape = [3, 6, 5]\nnetwork.mlp = {}".to_owned(), "the network mlp has no feature maps"),
         (format!("latent_shape = [3, 6, 5]\nlatent_dims = 2\n{}", NETWORKS[0]), "3·6·5 = 90"),
         (format!("latent_shape = [3, 0, 5]\n{}", NETWORKS[0]), "found 0"),
         (
@@ -193,15 +193,15 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         ),
         (
             "latent_dims = 8\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [1, 5]".to_owned(),
-            "numbers from 2 to 1024",
+            "expected numbers from 2 to 1024",
         ),
         (
             "latent_dims = 8\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = []".to_owned(),
-            "a code has at least one",
+            "found none, expected at least one",
         ),
         (
             "latent_dims = 9\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [4, 4]".to_owned(),
-            "no whole number of codes",
+            "do not divide into codes",
         ),
         (
             "latent_dims = 12\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [1000, 1000, 1000]"

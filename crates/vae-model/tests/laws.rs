@@ -110,7 +110,8 @@ fn small_likelihoods() -> Vec<ModelConfig> {
     .collect()
 }
 
-/// A model with weights from a formula: tests run at the same time, and share libtorch's generator.
+/// A model with weights from a formula. Tests run in parallel and share libtorch's generator, so random weights would
+/// not be reproducible.
 fn fixed(config: &ModelConfig) -> Vae {
     let vae = Vae::new(config, SHAPE, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
@@ -222,8 +223,8 @@ fn k_samples_are_the_mean_of_single_ones() {
 
 #[test]
 fn fresh_weights_fill_the_documented_interval() {
-    // The hidden layer of the encoder has 12544 inputs and 32 outputs; the transposed convolution
-    // has 64 input and 32 output channels, 9 weights each, of which a stride of 2 uses a quarter.
+    // The hidden layer of the encoder has 12544 inputs and 32 outputs. The transposed convolution has 64 input and 32
+    // output channels with 9 weights each, of which a stride of 2 uses a quarter.
     let cases = [
         (
             Initialization::Pytorch,
@@ -286,7 +287,7 @@ fn a_saved_model_is_the_same_model() {
     let folder = tempfile::tempdir().expect("a folder");
     for config in small_networks().into_iter().chain(small_likelihoods()) {
         let vae = fixed(&config);
-        // Leaves traces in what is not trained, too.
+        // Also changes variables that are not trained.
         vae.draw_with_noise(&images(3), &noise(1, 3), Mode::Train)
             .expect("draws");
         vae.save(folder.path().join(WEIGHTS_FILE)).expect("saved");
@@ -336,10 +337,10 @@ fn a_damaged_or_foreign_weights_file_is_refused_with_its_name() {
     );
     let altered = replace(&whole, br#"\"latent_dims\":3"#, br#"\"latent_dims\":4"#);
     fs::write(&path, altered).expect("written");
-    assert!(refused("another model").contains("is needed"));
+    assert!(refused("another model").contains("expected"));
 }
 
-/// The file with the model's own header (JSON in JSON) changed, its length corrected.
+/// The file with a change in the model's header (JSON in JSON) and a corrected length.
 fn with_model(whole: &[u8], from: &str, to: &str) -> Vec<u8> {
     let behind = 8 + length_of(whole);
     let [from, to] = [from, to].map(|text| text.replace('"', "\\\""));
@@ -352,8 +353,8 @@ fn length_of(whole: &[u8]) -> usize {
     u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize
 }
 
-/// A small model of each network, posterior, prior and likelihood that has sizes of its own, and each of
-/// these sizes in its header.
+/// Small models with each network, posterior, prior and likelihood that has sizes, and all of these sizes in their
+/// headers.
 fn claims() -> Vec<(ModelConfig, Vec<&'static str>)> {
     let with = |text: &str| -> ModelConfig { toml::from_str(text).expect("a model") };
     vec![
@@ -432,7 +433,7 @@ fn sizes_that_a_header_claims_and_the_file_does_not_hold_are_refused() {
                 fs::write(&path, with_model(&whole, size, &claimed)).expect("written");
                 let before = peak_memory();
                 let error = Vae::load(&path, Device::Cpu).expect_err(&claimed);
-                // Of the 6 GB and more that some of these models would take.
+                // Some of these models would need 6 GB and more.
                 assert!(peak_memory() - before < 200 << 20, "{claimed}");
                 let message = error.to_string();
                 assert!(message.contains(WEIGHTS_FILE), "{claimed}: {message}");
@@ -444,7 +445,7 @@ fn sizes_that_a_header_claims_and_the_file_does_not_hold_are_refused() {
     }
 }
 
-/// The most memory that this process has held so far, in bytes; 0 where the system does not tell.
+/// The peak memory of this process in bytes; 0 if the system does not report it.
 fn peak_memory() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -501,7 +502,7 @@ fn weights_that_are_not_those_of_the_sums_beside_them_are_refused() {
     vae_model::write_sums(folder.path(), &[WEIGHTS_FILE]).expect("written");
     Vae::load(folder.path(), Device::Cpu).expect("whole");
     Vae::load(&path, Device::Cpu).expect("whole");
-    // One bit of one weight: a whole safetensors file still.
+    // After one bit of one weight changes, it is still a complete safetensors file.
     let mut bytes = fs::read(&path).expect("bytes");
     *bytes.last_mut().expect("a weight") ^= 1;
     fs::write(&path, bytes).expect("written");
@@ -511,7 +512,7 @@ fn weights_that_are_not_those_of_the_sums_beside_them_are_refused() {
             .to_string();
         assert!(message.contains("SHA-256"), "{message}");
     }
-    // A list that does not know the file says nothing of it.
+    // A list without the file does not verify it.
     fs::write(folder.path().join("other"), "").expect("written");
     vae_model::write_sums(folder.path(), &["other"]).expect("written");
     Vae::load(folder.path(), Device::Cpu).expect("a model");
@@ -591,7 +592,7 @@ fn snapshot(vae: &Vae) -> Vec<(String, Tensor)> {
     vae.named_variables().into_iter().map(copy).collect()
 }
 
-/// The names of variables that differ.
+/// The names of variables with different values.
 fn changed(before: &[(String, Tensor)], after: &[(String, Tensor)]) -> Vec<String> {
     let pairs = before.iter().zip(after);
     pairs
@@ -646,8 +647,8 @@ fn what_is_not_trained_is_named_and_not_counted() {
     wanted.extend(["likelihood.n_batches", "likelihood.variance"].map(String::from));
     assert_eq!(others, wanted);
     assert!(trained.is_sorted());
-    // Encoder on 1×9×7: convolutions 27 + 108, norms 6 + 8, 4·3·2 features to 6 numbers. Decoder: 3
-    // latents to 24 features, convolutions 108 + 81, norms 6 + 6, 27 + 1 for the likelihood.
+    // Encoder on 1×9×7: convolutions 27 + 108, norms 6 + 8, 4·3·2 features to 6 values. Decoder: 3 latents to 24
+    // features, convolutions 108 + 81, norms 6 + 6, 27 + 1 for the likelihood.
     assert_eq!(vae.n_parameters(), 135 + 14 + 150 + 96 + 189 + 12 + 28);
 
     let before = snapshot(&vae);
@@ -658,7 +659,7 @@ fn what_is_not_trained_is_named_and_not_counted() {
 
 #[test]
 fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
-    // 2×2 pixels end at 1×1: one image is one value for each channel there, without a variance.
+    // 2×2 pixels are reduced to 1×1, where one image has a single value for each channel and so no variance.
     let shape = ImageShape {
         channels: 1,
         height: 2,
@@ -677,7 +678,7 @@ fn batch_norm_takes_a_batch_of_one_value_for_what_it_is() {
         .draw_with_noise(&image, &noise(1, 1), Mode::Train)
         .expect("draws");
     let after = snapshot(&vae);
-    // The decoder's map has 2×2 values, which do have one.
+    // The decoder's map has 2×2 values, which have a variance.
     assert_eq!(
         changed(&before, &after),
         ["decoder.norm.0.running_mean", "decoder.norm.0.running_var"]
@@ -718,7 +719,7 @@ fn the_learned_scale_is_the_best_one() {
         let draw = || vae.draw_with_noise(&images(6), &noise(2, 6), Mode::Train);
         let draws = match mode {
             Mode::Train => draw().expect("draws"),
-            // The first batch is all that the running average has seen.
+            // The running average has seen the first batch only.
             Mode::Evaluate => {
                 draw().expect("draws");
                 vae.draw_with_noise(&images(6), &noise(2, 6), Mode::Evaluate)
@@ -736,7 +737,7 @@ fn the_learned_scale_is_the_best_one() {
         let learned = reconstruction(&family(ScaleConfig::Learned), Mode::Train);
         let evaluated = reconstruction(&family(ScaleConfig::Learned), Mode::Evaluate);
         assert!((learned - evaluated).abs() < 1e-5 * learned.abs());
-        // A golden-section search over the logarithm of a fixed scale.
+        // Golden-section search for the log of a fixed scale.
         let at = |log_scale: f64| {
             reconstruction(&family(ScaleConfig::Fixed(log_scale.exp())), Mode::Train)
         };
@@ -777,14 +778,14 @@ fn the_first_layer_that_is_not_finite_is_named() {
             .expect("a weight");
         let _ = no_grad(|| weight.1.flatten(0, -1).get(0).fill_(f64::NAN));
         assert_eq!(first_non_finite(draw).1.as_deref(), Some(name));
-        // A watcher inside another one keeps nothing from it.
+        // An inner finite check does not hide anything from an outer one.
         let ((_, inner), outer) = first_non_finite(|| first_non_finite(draw));
         assert_eq!(
             (inner.as_deref(), outer.as_deref()),
             (Some(name), Some(name))
         );
     }
-    // Finite logits of which one pixel has probability 0 in f32: only the sum over pixels tells.
+    // Finite logits, but one pixel has probability 0 in f32: only the sum over pixels is infinite.
     let vae = fixed(&small_mlp());
     for (name, variable) in vae.named_variables() {
         if name == "decoder.1.bias" {
@@ -809,7 +810,7 @@ fn faces_of_any_size_go_in_and_come_out() {
             blocks: 1,
             group_size: 2,
         }),
-        // As the tutorials', only thinner.
+        // Like the tutorials' network, with fewer channels.
         NetworkConfig::Conv(ConvConfig {
             channels: vec![2, 4, 4, 4],
             ..Default::default()
@@ -844,7 +845,7 @@ fn faces_of_any_size_go_in_and_come_out() {
 
 #[test]
 fn a_fresh_residual_block_is_the_identity() {
-    // One stage: image → convolution → block → norm. With more blocks, the same numbers.
+    // One stage: image → convolution → block → norm. More blocks do not change the values.
     let config = |blocks| ModelConfig {
         network: NetworkConfig::Residual(ResidualConfig {
             channels: vec![4],
@@ -951,7 +952,7 @@ fn only_a_probability_of_bytes_has_bits_per_dim() {
         height: 2,
         width: 2,
     };
-    // Uniform bytes: 12 values of 8 bits each, 96·ln 2 nats.
+    // Uniform bytes: 12 values with 8 bits each, 96·ln 2 nats.
     let logistic = LikelihoodConfig::DiscretizedLogistic(DiscretizedLogisticConfig::default());
     let bits = logistic.bits_per_dim(-96.0 * 2_f64.ln(), shape);
     assert!((bits.expect("bits") - 8.0).abs() < 1e-12);

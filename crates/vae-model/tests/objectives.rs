@@ -1,4 +1,4 @@
-//! Every objective on terms that one can add up by hand, and what its gradient does.
+//! Every objective, with its gradient, on terms that can be added by hand.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ fn model() -> ModelConfig {
     }
 }
 
-/// Two images, reconstruction 10 and 20, kl 0.1 + 2 and 0.3 + 4; also the leaf of the kl.
+/// Two images with reconstruction 10 and 20, kl 0.1 + 2 and 0.3 + 4; and the leaf tensor of the kl.
 fn draws(vae: &Vae) -> (Draws, Tensor) {
     let noise = Tensor::zeros([1, 2, 2], (Kind::Float, Device::Cpu));
     let images = Tensor::zeros([2, 1, 2, 3], (Kind::Uint8, Device::Cpu));
@@ -38,7 +38,7 @@ fn draws(vae: &Vae) -> (Draws, Tensor) {
     (draws, kl)
 }
 
-/// The loss, and its gradient to each image's kl in each dimension.
+/// The loss, and its gradient with respect to each image's kl in each dimension.
 fn loss_and_gradient(objective: &Objective, step: u64) -> (f64, Vec<f64>) {
     let vae = Vae::new(&model(), SHAPE, Device::Cpu, 1).expect("a model");
     let (draws, kl) = draws(&vae);
@@ -94,7 +94,7 @@ fn free_bits_cost_nothing_and_pull_at_nothing() {
     // The dimensions' means are 0.2 and 3: 15 + 2·(0.5 + 3), and the first is below its 0.5 nats.
     let objective = kl(2.0, 0.5, BetaSchedule::Constant);
     assert_loss(&objective, 0, 22.0, [0.0, 1.0, 0.0, 1.0]);
-    // The mean over the batch counts: 0.2 is above 0.15, though an image is below.
+    // The mean over the batch counts: 0.2 is above 0.15, although one image is below.
     let objective = kl(2.0, 0.15, BetaSchedule::Constant);
     assert_loss(&objective, 0, 21.4, [1.0; 4]);
 }
@@ -180,7 +180,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
     refused(capacity, "objective.regularizer.capacity.gamma: found inf");
 }
 
-/// Keras' cross-entropy: probabilities are clipped to [ε, 1 − ε], and beyond there is no gradient.
+/// Keras' cross-entropy: probabilities are clipped to [ε, 1 − ε], and clipped ones have no gradient.
 #[test]
 fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
     let objective = |probability_clip: f64| {
@@ -195,7 +195,7 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
         step: 0,
         n_images: 2,
     };
-    // With ε = 0.1 the logits that count are those within ±ln 9 = ±2.197.
+    // With ε = 0.1, logits within ±ln 9 = ±2.197 are not clipped.
     let values = [
         3_f32, 3.0, -3.0, -3.0, 0.0, 1.0, 30.0, -30.0, 2.0, -2.0, 2.3, -1.0,
     ];
@@ -218,7 +218,7 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
     let (found, logits) = loss(&values, 0.1);
     found.backward();
     let gradient = Vec::<f32>::try_from(logits.grad().flatten(0, -1)).expect("numbers");
-    // By hand, of each pixel: −t·ln p − (1 − t)·ln(1 − p) with p in [0.1, 0.9].
+    // By hand, for each pixel: −t·ln p − (1 − t)·ln(1 − p) with p in [0.1, 0.9].
     let mut wanted = 0.0;
     for (i, (&logit, &target)) in values.iter().zip(&targets).enumerate() {
         let (logit, target) = (f64::from(logit), f64::from(target));
@@ -237,7 +237,7 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
         }
     }
     assert!((found.double_value(&[]) - wanted / 12.0).abs() < 1e-6);
-    // Finite differences say the same of each logit, none of which is at the edge of the clip.
+    // Finite differences give the same for each logit; none is at the limit of the clip.
     for i in 0..values.len() {
         let at = |step: f32| {
             let mut values = values;
@@ -251,19 +251,19 @@ fn clipped_pixels_cost_what_the_clip_allows_and_pull_at_nothing() {
             "pixel {i}: {slope} {gradient}"
         );
     }
-    // Keras' own: at most ln 1e7 = 16.1 nats a pixel. Without a clip the two far ones cost 30 each.
+    // Keras' own ε: at most ln 1e7 = 16.1 nats a pixel. Without a clip the two distant logits cost 30 each.
     let far = [-30_f32; 12];
     let all = f64::from(targets.iter().sum::<f32>());
     let (keras, logits) = loss(&far, 1e-7);
     keras.backward();
     assert!((keras.double_value(&[]) - all * 1e7_f64.ln() / 12.0).abs() < 1e-4);
     assert_eq!(logits.grad().abs().max().double_value(&[]), 0.0);
-    // What is logged knows no clip, and without one it is the loss: 15 nats of six pixels.
+    // The logged reconstruction has no clip. Without a clip it equals the loss: 15 nats for six pixels.
     let (unclipped, _) = loss(&far, 0.0);
     assert!((unclipped.double_value(&[]) - 15.0 / 6.0).abs() < 1e-6);
 }
 
-/// The loss of the two images, and the named terms beside it.
+/// The loss of the two images, and the named terms.
 fn loss_and_terms(toml: &str, model: &ModelConfig) -> (f64, BTreeMap<String, f64>) {
     let objective: Objective = toml::from_str(toml).expect(toml);
     let vae = Vae::new(model, SHAPE, Device::Cpu, 1).expect("a model");

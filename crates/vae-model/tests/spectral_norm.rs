@@ -17,7 +17,7 @@ const SHAPE: ImageShape = ImageShape {
 
 const VECTOR: &str = "left_singular_vector";
 
-/// Each network, with all that a decoder of it can have.
+/// Each network, with all kinds of layers that its decoder can have.
 fn configs() -> Vec<ModelConfig> {
     [
         "network.mlp.hidden = [10]",
@@ -33,7 +33,7 @@ fn configs() -> Vec<ModelConfig> {
     .collect()
 }
 
-/// A model with weights from a formula, after so many passes of training without a change of them.
+/// A model with weights from a formula, after this many training passes with unchanged weights.
 fn after_passes(config: &ModelConfig, n_passes: usize) -> Vae {
     let vae = Vae::new(config, SHAPE, Device::Cpu, 1).expect("a model");
     common::fill(&vae);
@@ -135,7 +135,7 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
             assert!((vector.norm().double_value(&[]) - 1.0).abs() < 1e-5);
             let found = matrix.tr().matmul(&vector).norm().double_value(&[]);
             let wanted = largest_singular_value(&matrix);
-            // Of fewer iterations than two equal singular values would take, so not to the last digit.
+            // Two nearly equal singular values converge slowly, so the last digits may differ.
             assert!(
                 found <= wanted * 1.000_01 && found > 0.9 * wanted,
                 "{name}: {found} {wanted}"
@@ -148,7 +148,7 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
     for config in configs() {
         let vae = after_passes(&config, 3);
-        // Evaluation holds the singular vectors fixed.
+        // In evaluation the singular vectors do not change.
         let loss = || -elbo(&vae, Mode::Evaluate).sum(Kind::Float);
         gradients::assert_gradients_are_slopes(&vae, &loss, &format!("{config:?}"));
         let rounding = 2e-7 * loss().double_value(&[]).abs();
@@ -164,7 +164,7 @@ fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
     }
 }
 
-/// The dense matrix of a linear map of maps `[1, C, H, W]`: a row for each value that goes in.
+/// The dense matrix of a linear map on maps `[1, C, H, W]`, with a row for each input value.
 fn dense(map: impl Fn(&Tensor) -> Tensor, size: [i64; 3]) -> Tensor {
     let n = size.iter().product();
     let basis = Tensor::eye(n, (Kind::Float, Device::Cpu)).view([n, size[0], size[1], size[2]]);

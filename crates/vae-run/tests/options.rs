@@ -7,6 +7,19 @@ use serde_json::{Map, Value, json};
 use vae_run::RunConfig;
 use vae_run::options::{Kind, Setting, schema, settings};
 
+/// Whether a value has the type of a schema.
+fn has_type(value: &Value, name: &Value) -> bool {
+    match name.as_str().expect("a type") {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "number" => value.is_number(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("type {other}"),
+    }
+}
+
 /// Whether a value is valid by a JSON schema (draft 7) of the words that ours has.
 fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
     let valid = |schema: &Value| is_valid(root, schema, value);
@@ -29,15 +42,12 @@ fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
                 .count()
                 == 1
         }
-        "type" => match argument.as_str().expect("a type") {
-            "object" => value.is_object(),
-            "array" => value.is_array(),
-            "string" => value.is_string(),
-            "boolean" => value.is_boolean(),
-            "number" => value.is_number(),
-            "integer" => value.is_i64() || value.is_u64(),
-            other => panic!("type {other}"),
+        "type" => match argument {
+            Value::Array(types) => types.iter().any(|name| has_type(value, name)),
+            name => has_type(value, name),
         },
+        "not" => !is_valid(root, argument, value),
+        "multipleOf" => value.as_f64().is_none_or(|x| x % number(argument) == 0.0),
         "const" => value == argument,
         "enum" => choices(argument).contains(value),
         "minimum" => value.as_f64().is_none_or(|x| x >= number(argument)),
@@ -62,9 +72,8 @@ fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
             })
         }
         "required" => {
-            let keys = choices(argument);
-            keys.iter()
-                .all(|key| value.get(key.as_str().expect("a key")).is_some())
+            let has = |key: &Value| value.get(key.as_str().expect("a key")).is_some();
+            !value.is_object() || choices(argument).iter().all(has)
         }
         "additionalProperties" => {
             let known = |key: &String| schema["properties"].get(key).is_some();
@@ -195,8 +204,8 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// What checks say of keys that do not fit each other: a schema sees one at a time.
-const OF_SEVERAL_KEYS: [&str; 18] = [
-    "one for each is needed",
+const OF_SEVERAL_KEYS: [&str; 17] = [
+    "expected one for each",
     "the encoder's in reverse",
     "does not divide",
     "more than black",
@@ -205,14 +214,13 @@ const OF_SEVERAL_KEYS: [&str; 18] = [
     "looks at validation images",
     "would fit",
     "a positive momentum",
-    "without a kl nothing keeps",
     "no source of images",
     "has no players beside the model",
     "they make more than",
-    "are no whole number of codes",
+    "do not divide into codes",
     "but latent_shape has",
     "model.latent_dims: found",
-    "it is empty; classes = true",
+    "it is empty; set classes = true",
     "has a Gaussian for each condition",
 ];
 
@@ -322,6 +330,9 @@ fn every_example_is_a_config() {
             key if key.starts_with("dataset.image_folder.") => {
                 "[dataset.image_folder]\npath = 'photos'\n"
             }
+            "dataset.arrays.train" => "",
+            "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
+            key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
             // Its source is beside it.
             key if key.starts_with("dataset.binarization") => DATASET,
             key if key.starts_with("dataset.") => "",
@@ -361,6 +372,8 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.image_folder.pack",
             "dataset.image_folder.workers",
             "dataset.sprites.file",
+            "dataset.arrays.train.file",
+            "dataset.arrays.test.file",
             "training.epochs",
             "pictures",
             "tensorboard",

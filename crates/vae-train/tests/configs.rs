@@ -31,12 +31,20 @@ fn discs(shape: ImageShape) -> Tensor {
     Tensor::from_slice(&bytes).view([8, channels, height, width])
 }
 
-/// Eight items that differ: [`discs`], of an array the same pattern as numbers from 0 to 1.
+/// Eight items that differ: [`discs`], or as series waves of eight frequencies, each channel later than the last.
 fn eight(item: &ItemSpec) -> Tensor {
-    match item.is_image() {
-        true => discs(item.map()),
-        false => discs(item.map()).to_kind(Kind::Float) / 255.0,
+    if item.is_image() {
+        return discs(item.map());
     }
+    let [channels, height, width] = item.map().sides();
+    let values: Vec<f32> = (0..8 * channels * width)
+        .map(|i| {
+            let (wave, channel, step) = (i / width / channels, i / width % channels, i % width);
+            let turns = (1 + wave) as f32 * step as f32 / width as f32;
+            (std::f32::consts::TAU * turns - 0.5 * channel as f32).sin()
+        })
+        .collect();
+    Tensor::from_slice(&values).view([8, channels, height, width])
 }
 
 /// Whether its pictures are to turn black, as its header says: every target is nearly 0.

@@ -337,7 +337,7 @@ fn what_a_model_says_of_itself_is_what_its_own_parts_say() {
             .expect_err("own parts are not in ONNX")
             .to_string();
         assert!(
-            refused.contains("network affine is not written for ONNX"),
+            refused.contains("network affine has no ONNX export"),
             "{refused}"
         );
         assert!(vae.to_torchscript(part).is_ok());
@@ -406,7 +406,7 @@ fn parts_that_do_not_keep_to_their_shapes_are_refused_by_name() {
     };
     let refused = refusal(Vae::builder().prior("wrong", |_, _| Wrong { n: 4 }));
     assert!(
-        refused.contains("own prior wrong: log_prob gave Float [2, 4], f32 [2] is needed"),
+        refused.contains("own prior wrong: log_prob gave Float [2, 4], expected f32 [2]"),
         "{refused}"
     );
     // The latents' map is by one too wide.

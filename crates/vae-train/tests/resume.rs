@@ -193,6 +193,8 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
         BATCH_NORM,
         FACTOR,
+        // Levels, the kl of one of which chooses.
+        "[model.topology.ladder]\nlevels = [1, 2]\nhidden = 4\n[checkpoints]\nmetric = 'kl_2'\n",
         // Terms of its own, one of which chooses.
         "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];

@@ -50,7 +50,7 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     }
     let scaled = scaled(item, &items)?; // [N, C, H, W], −1 … 1 within the reach
     let (n, channels, height, width) = scaled.size4()?;
-    let shades = || scaled.nan_to_num(-1.0, None, None) * 0.5 + 0.5;
+    let shades = || scaled.nan_to_num(-1.0, None, None).clamp(-1.0, 1.0) * 0.5 + 0.5;
     if height > 1 {
         return Ok(shades());
     }

@@ -87,6 +87,7 @@ pub(super) const ORDERS: &[Order] = &[
             "condition",
             "network",
             "likelihood",
+            "topology",
             "posterior",
             "prior",
             "config",

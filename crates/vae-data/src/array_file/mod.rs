@@ -1,7 +1,6 @@
-//! Arrays in the files that people have in Python: npy, npz, safetensors and Parquet, known by their first bytes.
+//! Arrays in the file formats of Python: npy, npz, safetensors and Parquet, detected by their first bytes.
 //!
-//! The header is read first, and what it claims is compared with the length of the file; the numbers are read
-//! some rows at a time.
+//! The header is read first and compared with the length of the file; the numbers are read in chunks of rows.
 
 mod number;
 mod numpy;
@@ -24,21 +23,21 @@ pub use safetensors::Header as SafetensorsHeader;
 
 use numpy::Numbers;
 
-/// Bytes read at a time, as far as whole rows allow.
+/// Bytes per read, rounded to whole rows.
 const CHUNK_BYTES: usize = 1 << 22;
 
-/// Which numbers of a file are meant.
+/// The requested arrays or columns of a file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted<'a> {
-    /// The name of the array in an npz or safetensors file; none where it is the only one.
+    /// The name of the array in an npz or safetensors file; `None` for the only one.
     pub array: Option<&'a str>,
-    /// The columns of a Parquet file, in this order; none for all that are numbers.
+    /// The columns of a Parquet file, in this order; `None` for all numeric columns.
     pub columns: Option<&'a [String]>,
-    /// The array or column of labels, which is none of the items.
+    /// The array or column of labels, which is not part of the items.
     pub labels: Option<&'a str>,
 }
 
-/// An array `[N, …]` of which the header was read.
+/// An array `[N, …]` whose header was read.
 pub struct ArrayReader {
     path: PathBuf,
     number: Number,
@@ -53,7 +52,7 @@ enum Source {
     Parquet(Box<ParquetReader>),
 }
 
-/// The kind of a file of arrays.
+/// The format of a file of arrays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Npy,
@@ -63,7 +62,7 @@ enum Format {
 }
 
 impl Format {
-    /// By the first bytes of a file of `n_bytes`; none of another kind.
+    /// Detects the format from the first bytes of a file of `n_bytes`; `None` for any other format.
     fn of(beginning: &[u8], n_bytes: u64) -> Option<Format> {
         match beginning {
             [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => Some(Self::Npy),
@@ -79,7 +78,7 @@ impl Format {
     }
 }
 
-/// Opens a file and tells its kind.
+/// Opens a file and detects its format.
 fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     let io = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => DataError::MissingArrays {
@@ -100,10 +99,10 @@ fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     Ok((file, Format::of(&beginning, n_bytes)))
 }
 
-/// What a file of arrays has names for.
+/// What the names in a file of arrays refer to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Names {
-    /// Of one array without a name.
+    /// A single array without a name.
     None,
     Arrays(Vec<String>),
     Columns(Vec<String>),
@@ -118,8 +117,7 @@ impl Names {
     }
 }
 
-/// The names in a file, where its first bytes are those of a file of arrays, of a zip where its members are;
-/// otherwise none.
+/// The names in a file; `None` if its first bytes (for a zip its members) are not those of a file of arrays.
 pub(crate) fn names(path: &Path) -> Result<Option<Names>, DataError> {
     let (file, format) = open(path)?;
     let damaged = |problem| wrong(path, problem);
@@ -151,7 +149,7 @@ impl ArrayReader {
     /// Reads the header.
     ///
     /// # Errors
-    /// No such file; one of another kind or damaged; no such array or column; an array without numbers.
+    /// No such file; a file of another format or a damaged one; no such array or column; an array without numbers.
     pub fn open(path: &Path, wanted: &Wanted) -> Result<ArrayReader, DataError> {
         let (file, format) = open(path)?;
         let n_bytes = file.metadata().map_or(0, |metadata| metadata.len());
@@ -166,7 +164,7 @@ impl ArrayReader {
             None => {
                 return Err(wrong(
                     path,
-                    "is no .npy, .npz, .safetensors or .parquet file by its first bytes (convert it, as with \
+                    "is not a .npy, .npz, .safetensors or .parquet file by its first bytes (convert it, as with \
                      numpy.save)",
                 ));
             }
@@ -182,7 +180,7 @@ impl ArrayReader {
                 refuse_columns()?;
                 if let Some(array) = wanted.array {
                     let problem =
-                        format!("holds one array without a name, but {array} was asked for");
+                        format!("holds one array without a name, but {array} was requested");
                     return Err(wrong(path, problem));
                 }
                 Numbers::of_npy(BufReader::new(file), n_bytes).map_err(|error| wrong(path, error))
@@ -192,7 +190,7 @@ impl ArrayReader {
                 let mut npz = Npz::new(path, file, wrong)?;
                 let name = chosen(path, npz.names(), wanted)?;
                 let place = npz.place(&name)?;
-                // Another handle: the archive keeps its own.
+                // A second handle, because the archive keeps its own.
                 let file = open_regular(path).map_err(|source| DataError::Io {
                     path: path.to_owned(),
                     source,
@@ -251,19 +249,19 @@ impl ArrayReader {
         })
     }
 
-    /// The type of its numbers; of a Parquet file always f32.
+    /// The type of the numbers; always f32 for a Parquet file.
     #[must_use]
     pub fn number(&self) -> Number {
         self.number
     }
 
-    /// `[N, …]`, each at least 1.
+    /// `[N, …]`, each dimension at least 1.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// The names of the columns of a Parquet file; one of lists comes once for each of its numbers.
+    /// The names of the columns of a Parquet file; a column of lists appears once for each of its numbers.
     pub(crate) fn column_names(&self) -> Option<&[String]> {
         self.column_names.as_deref()
     }
@@ -272,15 +270,15 @@ impl ArrayReader {
         self.shape[1..].iter().product::<usize>() * self.number.n_bytes()
     }
 
-    /// How many rows are worth reading at a time.
+    /// The number of rows to read at a time.
     pub(crate) fn chunk_rows(&self) -> usize {
         (CHUNK_BYTES / self.n_row_bytes()).max(1)
     }
 
-    /// The numbers of the next `n` rows or of those that are left, little-endian, row after row.
+    /// The numbers of the next `n` rows (fewer at the end), little-endian, row after row.
     ///
     /// # Errors
-    /// The file ends early, is damaged, or was changed since it was opened.
+    /// The file ends early, is damaged, or was changed after it was opened.
     pub fn read(&mut self, n: usize) -> Result<Vec<u8>, DataError> {
         let n = n.min(self.n_left);
         let read = match &mut self.source {
@@ -294,7 +292,7 @@ impl ArrayReader {
         read.map_err(|problem| wrong(&self.path, problem))
     }
 
-    /// Passes over `n` rows, or those that are left.
+    /// Skips `n` rows, or all that are left.
     pub(crate) fn skip(&mut self, n: usize) -> Result<(), DataError> {
         let mut n_left = n.min(self.n_left);
         while n_left > 0 {
@@ -319,16 +317,16 @@ impl fmt::Debug for ArrayReader {
 /// The class of every row: integers, or text, whose classes are numbered later.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Labels {
-    /// −1 is unknown.
+    /// −1 means unknown.
     Numbers(Vec<i64>),
-    /// None is unknown.
+    /// `None` means unknown.
     Texts(Vec<Option<String>>),
 }
 
-/// The labels of a file with arrays: its array or column of that name, or else a file of that name.
+/// The labels for a file of arrays: its array or column of that name, or else the file of that name.
 ///
 /// # Errors
-/// Neither is there; it is no list of integers, or not one for each of `n` rows.
+/// Neither exists; it is not a list of integers, or its length is not `n`.
 pub(crate) fn read_labels(path: &Path, name: &str, n: usize) -> Result<Labels, DataError> {
     let (file, format) = open(path)?;
     let of_file = |path: &Path, array| {
@@ -353,7 +351,7 @@ pub(crate) fn read_labels(path: &Path, name: &str, n: usize) -> Result<Labels, D
         true => (of_file(path, Some(name))?, format!("{name} ")),
         false if Path::new(name).exists() => (of_file(name.as_ref(), None)?, String::new()),
         false => {
-            let problem = format!("no array of it is called {name}, nor is a file");
+            let problem = format!("has no array {name}, and there is no file of that name");
             return Err(wrong(path, problem));
         }
     };
@@ -420,7 +418,7 @@ fn parquet_labels(path: &Path, file: File, name: &str, n: usize) -> Result<Label
     Ok(Labels::Numbers(labels.collect::<Result<_, _>>()?))
 }
 
-/// The name that was asked for, or that of the only array beside the labels.
+/// The requested name, or that of the only array other than the labels.
 fn chosen(
     path: &Path,
     names: impl Iterator<Item = String>,
@@ -450,7 +448,7 @@ fn chosen(
     }
 }
 
-/// Which columns of a Parquet file are the items.
+/// Chooses the columns of a Parquet file that make the items.
 fn choose(columns: &[ParquetColumn], wanted: &Wanted) -> Result<Vec<usize>, String> {
     let Some(names) = wanted.columns else {
         let is_index = |name: &str| {

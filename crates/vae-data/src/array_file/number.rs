@@ -6,25 +6,25 @@ use safetensors::Dtype;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Number {
-    /// A byte, 0 or 1.
+    /// One byte, 0 or 1.
     Bool,
-    /// A byte.
+    /// 8 bits, unsigned.
     U8,
-    /// 8 bits with a sign.
+    /// 8 bits, signed.
     I8,
-    /// 16 bits.
+    /// 16 bits, unsigned.
     U16,
-    /// 16 bits with a sign.
+    /// 16 bits, signed.
     I16,
-    /// 32 bits.
+    /// 32 bits, unsigned.
     U32,
-    /// 32 bits with a sign.
+    /// 32 bits, signed.
     I32,
-    /// 64 bits.
+    /// 64 bits, unsigned.
     U64,
-    /// 64 bits with a sign.
+    /// 64 bits, signed.
     I64,
-    /// The upper half of an F32.
+    /// bfloat16: the upper half of an F32.
     BF16,
     /// IEEE 754 binary16.
     F16,
@@ -34,7 +34,7 @@ pub enum Number {
     F64,
 }
 
-/// Each as NumPy writes its type behind the byte order, and as people call it.
+/// Each type with NumPy's code (without the byte order) and its usual name.
 const NAMES: [(Number, &str, &str); 13] = [
     (Number::Bool, "b1", "bool"),
     (Number::U8, "u1", "uint8"),
@@ -45,7 +45,7 @@ const NAMES: [(Number, &str, &str); 13] = [
     (Number::I32, "i4", "int32"),
     (Number::U64, "u8", "uint64"),
     (Number::I64, "i8", "int64"),
-    // NumPy itself has none.
+    // NumPy itself does not have it.
     (Number::BF16, "", "bfloat16"),
     (Number::F16, "f2", "float16"),
     (Number::F32, "f4", "float32"),
@@ -53,7 +53,7 @@ const NAMES: [(Number, &str, &str); 13] = [
 ];
 
 impl Number {
-    /// Bytes of one number.
+    /// Bytes per number.
     #[must_use]
     pub fn n_bytes(self) -> usize {
         match self {
@@ -64,20 +64,20 @@ impl Number {
         }
     }
 
-    /// As NumPy calls it: `float32`.
+    /// NumPy's name, for example `float32`.
     #[must_use]
     pub fn name(self) -> &'static str {
         let mut names = NAMES.iter().filter(|(number, ..)| *number == self);
         names.next().map_or("", |(.., name)| name)
     }
 
-    /// Whether it is what pixels are stored as.
+    /// Whether it is the type of pixels.
     #[must_use]
     pub fn is_byte(self) -> bool {
         self == Self::U8
     }
 
-    /// Of NumPy's `descr`, such as `<f4`, and whether the bytes are in big-endian order.
+    /// Parses NumPy's `descr`, such as `<f4`; also returns whether the bytes are in big-endian order.
     pub(crate) fn of_numpy(descr: &str) -> Option<(Self, bool)> {
         let kind = descr.strip_prefix(['<', '>', '|', '='])?;
         let mut known = NAMES.iter().filter(|(_, name, _)| *name == kind);
@@ -104,7 +104,7 @@ impl Number {
         })
     }
 
-    /// Little-endian numbers as f32, the nearest one; infinite where f32 has none so large.
+    /// Converts little-endian numbers to the nearest f32; values beyond the range of f32 become infinite.
     #[must_use]
     pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -129,8 +129,8 @@ impl Number {
         }
     }
 
-    /// Little-endian integers as i64, or floats that are whole numbers; NaN is none of them. The first that is
-    /// no such number is the error.
+    /// Converts little-endian integers, or floats with integer values, to i64. The error is the first number that is
+    /// not an integer, such as NaN.
     pub(crate) fn to_i64(self, bytes: &[u8]) -> Result<Vec<i64>, f64> {
         fn each<const N: usize>(
             bytes: &[u8],
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn every_type_is_known_by_numpys_name_and_has_its_value() {
-        // 7 or 1 as each type has it.
+        // 7 or 1 in each type.
         for (descr, bytes, value) in [
             ("|b1", vec![1], 1.0),
             ("|u1", vec![7], 7.0),

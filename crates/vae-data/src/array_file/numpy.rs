@@ -1,4 +1,4 @@
-//! The numbers of one array as they lie in a file: row after row, or column after column.
+//! The numbers of one array in a file, in C or Fortran order.
 
 use std::fmt;
 use std::fs::File;
@@ -10,25 +10,25 @@ use vae_base::NpyHeader;
 use super::number::Number;
 use crate::npz::Place;
 
-/// Bytes that a byte of deflate's can give: 258 of two bits.
+/// The largest compression ratio of deflate: 258 bytes from two bits.
 const MAX_RATIO: u64 = 1032;
 
 trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
 
-/// An array whose numbers are still to be read.
+/// An array whose header has been read, but not its numbers.
 pub(super) struct Numbers {
     pub(super) number: Number,
     pub(super) shape: Vec<usize>,
     is_big_endian: bool,
-    place: Lies,
+    place: Storage,
 }
 
-enum Lies {
-    /// The next row is what the reader gives next.
-    RowAfterRow(Box<dyn Read + Send>),
-    /// In Fortran's order, which pandas and transposed arrays have: the first index is the fastest.
-    ColumnAfterColumn {
+enum Storage {
+    /// C order: the reader is at the next row.
+    COrder(Box<dyn Read + Send>),
+    /// Fortran order, which pandas and transposed arrays have: the first index varies fastest.
+    FortranOrder {
         file: Box<dyn ReadSeek>,
         /// Where the numbers begin.
         start: u64,
@@ -56,11 +56,11 @@ impl Numbers {
             number,
             shape,
             is_big_endian: false,
-            place: Lies::RowAfterRow(Box::new(from)),
+            place: Storage::COrder(Box::new(from)),
         }
     }
 
-    /// Of a `.npy` file of `n_bytes`.
+    /// The numbers of a `.npy` file of `n_bytes`.
     pub(super) fn of_npy(mut file: BufReader<File>, n_bytes: u64) -> Result<Numbers, String> {
         let (number, is_big_endian, header) = header(&mut file)?;
         let start = file.stream_position().map_err(unreadable)?;
@@ -69,8 +69,8 @@ impl Numbers {
             number,
             is_big_endian,
             place: match header.fortran_order {
-                false => Lies::RowAfterRow(Box::new(file)),
-                true => Lies::ColumnAfterColumn {
+                false => Storage::COrder(Box::new(file)),
+                true => Storage::FortranOrder {
                     file: Box::new(file),
                     start,
                     next_row: 0,
@@ -80,7 +80,7 @@ impl Numbers {
         })
     }
 
-    /// Of a member of a `.npz` file.
+    /// The numbers of a member of a `.npz` file.
     pub(super) fn of_member(mut file: File, place: &Place) -> Result<Numbers, String> {
         let most = match place.is_deflated {
             true => place.n_compressed.saturating_mul(MAX_RATIO),
@@ -106,11 +106,11 @@ impl Numbers {
             number,
             is_big_endian,
             place: match header.fortran_order {
-                false => Lies::RowAfterRow(Box::new(bytes)),
+                false => Storage::COrder(Box::new(bytes)),
                 true => {
                     let mut all = Vec::new();
                     bytes.read_to_end(&mut all).map_err(unreadable)?;
-                    Lies::ColumnAfterColumn {
+                    Storage::FortranOrder {
                         file: Box::new(Cursor::new(all)),
                         start: 0,
                         next_row: 0,
@@ -127,8 +127,8 @@ impl Numbers {
         let n_bytes = self.number.n_bytes();
         let mut bytes = vec![0; n * width * n_bytes];
         match &mut self.place {
-            Lies::RowAfterRow(from) => from.read_exact(&mut bytes).map_err(unreadable)?,
-            Lies::ColumnAfterColumn {
+            Storage::COrder(from) => from.read_exact(&mut bytes).map_err(unreadable)?,
+            Storage::FortranOrder {
                 file,
                 start,
                 next_row,
@@ -154,10 +154,10 @@ impl Numbers {
     }
 }
 
-/// Where the number is in Fortran's order that is number `j` in C's, both of one row.
+/// The Fortran-order index within a row of the number whose C-order index is `j`.
 fn fortran_index(j: usize, sides: &[usize]) -> usize {
     let (mut rest, mut index, mut stride) = (j, 0, sides.iter().product::<usize>());
-    // From the last index, the fastest in C's order, to the first, the fastest in Fortran's.
+    // From the last index, the fastest in C order, to the first, the fastest in Fortran order.
     for &side in sides.iter().rev() {
         stride /= side;
         index += rest % side * stride;
@@ -183,7 +183,7 @@ fn header(from: &mut impl Read) -> Result<(Number, bool, NpyHeader), String> {
     Ok((number, is_big_endian, header))
 }
 
-/// Refuses a header that claims another number of bytes than there are.
+/// Fails if the header declares another number of bytes than the file holds.
 fn check_length(header: &NpyHeader, number: Number, found: u64) -> Result<(), String> {
     let n_bytes = number.n_bytes() as u64;
     let wanted = header.shape.iter().try_fold(n_bytes, |product, &side| {
@@ -206,7 +206,7 @@ fn unreadable(error: io::Error) -> String {
     }
 }
 
-/// A member of a zip, whose checksum is compared behind its last byte.
+/// A member of a zip, whose checksum is compared after its last byte.
 struct Counted<R> {
     from: R,
     n_left: u64,
@@ -234,7 +234,7 @@ impl<R: Read> Read for Counted<R> {
         if n_read > 0 && self.n_left == 0 && self.hasher.clone().finalize() != self.crc32 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "another checksum than the zip says (a damaged file)",
+                "wrong checksum (a damaged file)",
             ));
         }
         Ok(n_read)
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn fortrans_order_has_the_first_index_fastest() {
-        // Of [2, 3]: C's order 00 01 02 10 11 12, Fortran's 00 10 01 11 02 12.
+        // Of [2, 3]: C order 00 01 02 10 11 12, Fortran order 00 10 01 11 02 12.
         let places: Vec<usize> = (0..6).map(|j| fortran_index(j, &[2, 3])).collect();
         assert_eq!(places, [0, 2, 4, 1, 3, 5]);
         assert_eq!(fortran_index(3, &[7]), 3);
@@ -262,7 +262,7 @@ mod tests {
                 number: Number::U8,
                 shape: vec![3, 2],
                 is_big_endian: false,
-                place: Lies::ColumnAfterColumn {
+                place: Storage::FortranOrder {
                     file: Box::new(Cursor::new(vec![9, 1, 3, 5, 2, 4, 6])),
                     start: 1,
                     next_row: 0,
@@ -281,7 +281,7 @@ mod tests {
     fn a_member_with_another_checksum_is_refused_at_its_end() {
         let bytes = |crc32| Counted::new(&b"abc"[..], 3, crc32);
         let mut all = Vec::new();
-        // CRC-32 of "abc", as zlib has it.
+        // CRC-32 of "abc", computed with zlib.
         assert!(bytes(0x3524_41c2).read_to_end(&mut all).is_ok());
         assert!(bytes(0x3524_41c3).read_to_end(&mut all).is_err());
     }

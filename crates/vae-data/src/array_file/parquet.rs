@@ -1,4 +1,4 @@
-//! Parquet: columns of numbers, or of lists of numbers, read some rows at a time within a group of rows.
+//! Parquet: columns of numbers or of lists of numbers, read in chunks of rows within a row group.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,14 +23,14 @@ thread_local! {
     static READING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is in the parquet crate, whose panics are caught and make an error: a panic hook
-/// need not tell the user of them.
+/// Whether this thread is in the parquet crate. Its panics are caught and become errors, so a panic hook need not
+/// report them.
 #[must_use]
 pub fn is_reading() -> bool {
     READING.get()
 }
 
-/// The parquet crate asserts what damaged files do not keep.
+/// The parquet crate panics on some damaged files; this turns such a panic into an error.
 fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     READING.set(true);
     let result = panic::catch_unwind(AssertUnwindSafe(read));
@@ -39,19 +39,19 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 fn damaged(error: ParquetError) -> String {
-    format!("is damaged, or no parquet file: {error}")
+    format!("is damaged, or not a parquet file: {error}")
 }
 
-/// A column as the file's schema has it.
+/// A column as described by the file's schema.
 #[derive(Clone, Debug)]
 pub struct ParquetColumn {
-    /// Its name; of a list without what Parquet adds, of a member of a struct with dots.
+    /// Its name; without Parquet's own parts for a list, with dots for a member of a struct.
     pub name: String,
-    /// Why it is no column of numbers, nor of lists of them; none where it is.
+    /// Why it is not a column of numbers or of lists of numbers; `None` if it is.
     pub problem: Option<String>,
-    /// Whether each row has a list.
+    /// Whether each row holds a list.
     pub is_list: bool,
-    /// Whether it is text.
+    /// Whether it holds text.
     pub is_text: bool,
 }
 
@@ -59,10 +59,10 @@ pub struct ParquetColumn {
 pub struct ParquetReader {
     file: SerializedFileReader<File>,
     columns: Vec<Chosen>,
-    /// A column of text.
+    /// The column of text.
     text: Option<usize>,
     next_group: usize,
-    /// The columns of the group in progress, and which of its rows are left.
+    /// The columns of the current row group, and its remaining rows.
     group: Option<Group>,
 }
 
@@ -71,21 +71,21 @@ pub struct ParquetReader {
 struct Chosen {
     index: usize,
     name: String,
-    /// Numbers of each row.
+    /// Numbers per row.
     width: usize,
     is_list: bool,
     is_unsigned: bool,
     levels: Levels,
 }
 
-/// How Parquet says what is there.
+/// The definition levels, by which Parquet marks missing values.
 #[derive(Clone, Copy, Debug)]
 struct Levels {
-    /// The definition level of a number that is there.
+    /// The definition level of a number that is present.
     present: i16,
-    /// The level of a number of a list that is null, where one can be.
+    /// The level of a null number in a list, if the schema allows it.
     null_in_list: Option<i16>,
-    /// The level of an empty list; lower is a list that is null as a whole.
+    /// The level of an empty list; a lower level marks a list that is null.
     empty_list: i16,
 }
 
@@ -98,11 +98,11 @@ struct Group {
 /// Some rows of a file.
 #[derive(Debug)]
 pub struct ParquetRows {
-    /// Row after row, in the order of the chosen columns; NaN is missing (null).
+    /// Row after row, in the order of the chosen columns; NaN marks a missing (null) number.
     pub numbers: Vec<f32>,
-    /// The column of text, where one was asked for and is there; none is missing (null).
+    /// The column of text, if it was requested and exists; `None` marks a missing (null) value.
     pub texts: Option<Vec<Option<String>>>,
-    /// How many there are: fewer than were asked for at the end.
+    /// The number of rows: at the end of the file fewer than requested.
     pub n_rows: usize,
 }
 
@@ -115,11 +115,11 @@ impl fmt::Debug for ParquetReader {
 }
 
 impl ParquetReader {
-    /// Reads the header. `choose` says which of the columns are read, by their positions; the column `text` is read
-    /// beside them where there is one and it is text.
+    /// Reads the header. `choose` returns the positions of the columns to read. The column `text` is read too, if it
+    /// exists and holds text.
     ///
     /// # Errors
-    /// Damaged or no Parquet file; what `choose` refuses; a column that is not of numbers.
+    /// A file that is damaged or not Parquet; an error of `choose`; a column that does not hold numbers.
     pub fn open(
         file: File,
         text: Option<&str>,
@@ -196,19 +196,19 @@ impl ParquetReader {
         Ok(reader)
     }
 
-    /// Numbers in a row.
+    /// Numbers per row.
     #[must_use]
     pub fn width(&self) -> usize {
         self.columns.iter().map(|column| column.width).sum()
     }
 
-    /// Rows, as the header says.
+    /// Number of rows according to the header.
     #[must_use]
     pub fn n_rows(&self) -> usize {
         usize::try_from(self.file.metadata().file_metadata().num_rows()).unwrap_or(0)
     }
 
-    /// The name of each number of a row: that of its column, of a list with the position in it.
+    /// The name of each number of a row: that of its column, for a list with the position in it.
     #[must_use]
     pub fn column_names(&self) -> Vec<String> {
         let names = self.columns.iter().flat_map(|column| {
@@ -220,7 +220,7 @@ impl ParquetReader {
         names.collect()
     }
 
-    /// At most `n` of the rows that follow; fewer at the end.
+    /// The next `n` rows; fewer at the end.
     ///
     /// # Errors
     /// A damaged file; lists of different lengths.
@@ -293,7 +293,7 @@ impl ParquetReader {
         })
     }
 
-    /// How many numbers the first list of a column has.
+    /// The number of values in the first list of a column.
     fn first_length(&self, chosen: &Chosen) -> Result<usize, String> {
         for i in 0..self.file.num_row_groups() {
             let group = self.file.get_row_group(i).map_err(damaged)?;
@@ -324,7 +324,7 @@ impl ParquetReader {
     }
 }
 
-/// The length of a group's first list; none where all are null.
+/// The length of a group's first list; `None` if all are null.
 fn first_list<T: DataType>(
     column: &mut ColumnReaderImpl<T>,
     levels: Levels,
@@ -343,8 +343,8 @@ fn first_list<T: DataType>(
     }
 }
 
-/// Refuses a column that does not lie in the file. The crate takes its place as given, and panics or
-/// allocates by it.
+/// Fails on a column that does not lie in the file. The parquet crate does not check this, and would panic or
+/// allocate too much.
 fn check_place(column: &ColumnChunkMetaData, n_bytes: u64) -> Result<(), String> {
     let start = column
         .dictionary_page_offset()
@@ -364,7 +364,7 @@ fn check_place(column: &ColumnChunkMetaData, n_bytes: u64) -> Result<(), String>
 fn described(column: &ColumnDescriptor) -> ParquetColumn {
     let parts = column.path().parts();
     let is_list = column.max_rep_level() == 1;
-    // `embedding.list.element` and `embedding.bag.array_element` are lists `embedding`.
+    // `embedding.list.element` and `embedding.bag.array_element` are both the list `embedding`.
     let n_added = match parts {
         [_, .., list, _] if is_list && ["list", "bag", "array"].contains(&&**list) => 2,
         _ => 0,
@@ -372,21 +372,21 @@ fn described(column: &ColumnDescriptor) -> ParquetColumn {
     let name = parts[..parts.len() - n_added].join(".");
     ParquetColumn {
         name,
-        problem: no_numbers(column).err(),
+        problem: check_numeric(column).err(),
         is_list,
         is_text: column.physical_type() == Physical::BYTE_ARRAY && !is_list,
     }
 }
 
-/// Refuses what is neither a column of numbers nor one of lists of them.
-fn no_numbers(column: &ColumnDescriptor) -> Result<(), String> {
+/// Fails on anything but a column of numbers or of lists of numbers.
+fn check_numeric(column: &ColumnDescriptor) -> Result<(), String> {
     if column.max_rep_level() > 1 {
         return Err("has lists of lists, expected numbers or lists of numbers".to_owned());
     }
     let logical = column.logical_type_ref();
     let is_number = match column.physical_type() {
         Physical::FLOAT | Physical::DOUBLE | Physical::BOOLEAN => true,
-        // Not days, cents or nanoseconds.
+        // Dates, decimals and times are stored as integers, too, and are refused.
         Physical::INT32 | Physical::INT64 => {
             use ConvertedType as Kind;
             let kinds = [
@@ -421,7 +421,7 @@ fn no_numbers(column: &ColumnDescriptor) -> Result<(), String> {
     }
 }
 
-/// The next `n` values of a column; none is missing (null).
+/// The next `n` values of a column; `None` marks a missing (null) value.
 fn values<T: DataType>(
     column: &mut ColumnReaderImpl<T>,
     n: usize,
@@ -453,7 +453,7 @@ fn values<T: DataType>(
     }
 }
 
-/// The next `n` rows of a column of numbers or lists, row after row; NaN is missing.
+/// The next `n` rows of a column of numbers or lists, row after row; NaN marks a missing value.
 fn rows<T: DataType>(
     column: &mut ColumnReaderImpl<T>,
     chosen: &Chosen,

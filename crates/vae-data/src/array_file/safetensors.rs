@@ -1,4 +1,4 @@
-//! safetensors: a header of JSON, and tensors behind it.
+//! safetensors: a JSON header followed by tensors.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -8,10 +8,10 @@ use safetensors::tensor::Metadata;
 use super::number::Number;
 use super::numpy::Numbers;
 
-/// The JSON of 100,000 tensors has about as many bytes.
+/// About the size of the JSON of 100,000 tensors.
 const LARGEST_HEADER: u64 = 1 << 24;
 
-/// What the header of a safetensors file says, compared with the length of the file.
+/// The header of a safetensors file, compared with the length of the file.
 #[derive(Debug)]
 pub struct Header {
     file: File,
@@ -21,10 +21,10 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header of a file that stands at its beginning.
+    /// Reads the header of a file that is at its start.
     ///
     /// # Errors
-    /// No safetensors file, or one whose tensors are not exactly what the header says.
+    /// The file is not safetensors, or its tensors do not match the header.
     pub fn read(mut file: File) -> Result<Header, String> {
         let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
         let n_bytes = file.metadata().map_err(unreadable)?.len();
@@ -33,13 +33,13 @@ impl Header {
         let length = u64::from_le_bytes(length);
         if length > LARGEST_HEADER.min(n_bytes.saturating_sub(8)) {
             return Err(format!(
-                "is no whole safetensors file: a header of {length} bytes"
+                "is not a complete safetensors file: a header of {length} bytes"
             ));
         }
         let mut json = vec![0; length as usize];
         file.read_exact(&mut json).map_err(unreadable)?;
         let tensors: Metadata = serde_json::from_slice(&json)
-            .map_err(|error| format!("is no whole safetensors file: {error}"))?;
+            .map_err(|error| format!("is not a complete safetensors file: {error}"))?;
         let (found, wanted) = (n_bytes - 8 - length, tensors.data_len() as u64);
         if found != wanted {
             return Err(format!(
@@ -53,13 +53,13 @@ impl Header {
         })
     }
 
-    /// Kind, shape and place of each tensor; places are counted from [`Self::start`].
+    /// Element type, shape and position of each tensor; positions are relative to [`Self::start`].
     #[must_use]
     pub fn tensors(&self) -> &Metadata {
         &self.tensors
     }
 
-    /// Where in the file the tensors begin.
+    /// The offset in the file at which the tensors begin.
     #[must_use]
     pub fn start(&self) -> u64 {
         self.start
@@ -75,7 +75,7 @@ impl Header {
     /// The numbers of a tensor.
     pub(super) fn numbers(mut self, name: &str) -> Result<Numbers, String> {
         let Some(info) = self.tensors.info(name) else {
-            return Err("is not there".to_owned());
+            return Err("is missing".to_owned());
         };
         let Some(number) = Number::of_safetensors(info.dtype) else {
             return Err(format!(

@@ -1,11 +1,11 @@
-//! `dataset.arrays.layout`: which axis of an array is which.
+//! `dataset.arrays.layout`: the meaning of an array's axes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// What the axes of an array are, in their order in the file: N rows of an item each, C channels, T steps of time,
-/// H rows and W columns of an image, D values of a vector.
+/// The axes of an array, in their order in the file: N rows with one item each, C channels, T time steps, H rows and
+/// W columns of an image, D values of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub enum ArrayLayout {
@@ -18,22 +18,22 @@ pub enum ArrayLayout {
     /// `[N, C, T]`: series of several channels.
     #[serde(rename = "n_c_t")]
     Nct,
-    /// `[N, T, C]`: series of several channels, as Keras has them.
+    /// `[N, T, C]`: series of several channels, as in Keras.
     #[serde(rename = "n_t_c")]
     Ntc,
     /// `[N, H, W]`: images of one channel, as in Keras' `mnist.npz`.
     #[serde(rename = "n_h_w")]
     Nhw,
-    /// `[N, C, H, W]`: images, as PyTorch has them.
+    /// `[N, C, H, W]`: images, as in PyTorch.
     #[serde(rename = "n_c_h_w")]
     Nchw,
-    /// `[N, H, W, C]`: images, as Keras, NumPy and image libraries have them.
+    /// `[N, H, W, C]`: images, as in Keras, NumPy and image libraries.
     #[serde(rename = "n_h_w_c")]
     Nhwc,
 }
 
 impl ArrayLayout {
-    /// That of an array of so many axes, where the config has none.
+    /// The default layout of an array with this number of axes.
     pub(super) fn of_axes(n_axes: usize) -> Option<ArrayLayout> {
         match n_axes {
             2 => Some(Self::Nd),
@@ -43,7 +43,7 @@ impl ArrayLayout {
         }
     }
 
-    /// As a config has it.
+    /// The name in a config.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Nd => "n_d",
@@ -60,13 +60,13 @@ impl ArrayLayout {
         self.name().split('_').count()
     }
 
-    /// Whether bytes that are laid out so are pixels.
+    /// Whether bytes in this layout are pixels.
     pub(super) fn is_of_images(self) -> bool {
         matches!(self, Self::Nhw | Self::Nchw | Self::Nhwc)
     }
 
-    /// The shape of an item: `[D]`, `[C, T]` or `[C, H, W]`. `sides` are those of a row of the array, as many as
-    /// the layout has.
+    /// The shape of an item: `[D]`, `[C, T]` or `[C, H, W]`. `sides` is the shape of a row of the array; it has as
+    /// many axes as the layout.
     pub(super) fn item_shape(self, sides: &[usize]) -> Vec<i64> {
         let sides: Vec<i64> = sides.iter().map(|&side| side as i64).collect();
         match (self, &sides[..]) {
@@ -77,7 +77,7 @@ impl ArrayLayout {
         }
     }
 
-    /// Rows of an array as maps `[n, C, H, W]`.
+    /// Converts rows of an array to maps `[n, C, H, W]`.
     pub(super) fn maps(self, rows: &Tensor) -> Tensor {
         match self {
             Self::Nd | Self::Nt => rows.unsqueeze(1).unsqueeze(1),

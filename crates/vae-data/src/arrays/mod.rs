@@ -27,23 +27,23 @@ use statistics::standardization;
 
 pub(crate) use rows::{Rows, check_item};
 
-/// More rows are no data set that is held in memory.
+/// The largest number of rows; more would not fit in memory.
 const MOST_ROWS: usize = 1 << 28;
 
-/// Labels count classes from 0.
+/// The largest number of classes. Labels count classes from 0.
 const MOST_CLASSES: i64 = 1 << 16;
 
-/// How many columns a warning names.
+/// The largest number of columns that a warning names.
 const N_NAMED: usize = 10;
 
-/// Items that are rows of an array or table (`[dataset.arrays]`), in a `.npy`, `.npz`, `.safetensors` or `.parquet` file:
-/// vectors `[N, D]`, series `[N, C, T]`, images `[N, C, H, W]`.
+/// Items that are rows of an array or table (`[dataset.arrays]`), in a `.npy`, `.npz`, `.safetensors` or `.parquet`
+/// file: vectors `[N, D]`, series `[N, C, T]`, images `[N, C, H, W]`.
 ///
-/// Bytes (`uint8`) that are laid out as images are images, with black 0 and white 255. Everything else becomes f32, in
-/// its own unit: integers and floats of any size, and booleans. What no f32 holds is infinite, and refused.
+/// Bytes (`uint8`) in a layout of images are images, with 0 for black and 255 for white. Integers, floats and
+/// booleans of any size otherwise become f32, in their own unit. Values beyond the range of f32 are an error.
 ///
-/// Without a `test` file the test items are rows of `train`. Those for validation (`dataset.validation`, by
-/// default a tenth) always are.
+/// Without a `test` file the test items are rows of `train`. The validation items (`dataset.validation`, by default a
+/// tenth) are always rows of `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArraysConfig {
@@ -51,36 +51,38 @@ pub struct ArraysConfig {
     #[schemars(example = &"train.npy")]
     pub train: ArrayFileConfig,
 
-    /// The file of test items: a path, or a table as for `train`. By default some rows of `train` are kept for that.
+    /// The file of test items: a path, or a table as for `train`. By default some rows of `train` are held out for
+    /// testing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ArrayFileConfig>,
 
-    /// Share of the rows of `train` that are test items where there is no `test` file. Default 0.1.
+    /// Fraction of the rows of `train` that are test items if there is no `test` file. Default 0.1.
     #[schemars(extend("exclusiveMinimum" = 0.0, "exclusiveMaximum" = 1.0))]
     #[serde(default = "default_test_fraction")]
     pub test_fraction: f64,
 
-    /// Which rows of `train` are kept for validation and test. Default `"random"`.
+    /// Which rows of `train` are held out for validation and testing. Default `"random"`.
     #[serde(default)]
     pub split: RowSplit,
 
-    /// What the axes of the arrays are. By default `[N, D]`, `[N, C, T]` or `[N, C, H, W]` by their number; for bytes of
-    /// three axes, or with the colors last, it has to be given.
+    /// The meaning of the arrays' axes. By default the number of axes decides: `[N, D]`, `[N, C, T]` or `[N, C, H,
+    /// W]`. Required for bytes with three axes and for images with the channels last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<ArrayLayout>,
 
-    /// The columns of `.parquet` files that are the items, in this order: numbers, or lists of numbers of one length. By
-    /// default all columns of numbers but the labels and an index.
+    /// The columns of `.parquet` files that make up the items, in this order: numbers, or lists of numbers of one
+    /// length. By default all numeric columns except the labels and an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     pub columns: Option<Vec<String>>,
 
-    /// Show the model (x − mean) / standard deviation: of each channel, of vectors of each value, over the training
-    /// items. The two are saved with the weights, and what the model gives is in the data's own unit again. Images are
-    /// left as they are. Default true.
+    /// Standardize the model's input to (x − mean) / standard deviation, per channel (for vectors per value), with
+    /// the statistics of the training items. The statistics are saved with the weights, and the model's output is
+    /// converted back to the data's own unit. Images are never standardized. Default true.
     #[serde(default = "yes")]
     pub standardize: bool,
 
-    /// What to do about missing values (NaN, in Parquet files also null). Default `"refuse"`.
+    /// How to treat missing values (NaN; in Parquet files also null). Default `"refuse"`.
     #[serde(default)]
     pub missing: Missing,
 }
@@ -93,7 +95,7 @@ fn yes() -> bool {
     true
 }
 
-/// A file, and what of it is meant. In a config a path alone is its `file`.
+/// A file and the part of it to use. In a config a path alone is its `file`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(extend("type" = ["object", "string"]))]
 pub struct ArrayFileConfig {
@@ -101,12 +103,12 @@ pub struct ArrayFileConfig {
     #[schemars(example = &"mnist.npz", extend("x-resume" = true))]
     pub file: PathBuf,
 
-    /// The name of the array in a `.npz` or `.safetensors` file. By default the only one that is there.
+    /// The name of the array in a `.npz` or `.safetensors` file. By default the only array in the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub array: Option<String>,
 
-    /// Where the class of each row is: an array of the same file or a column of the same table, or else a file of
-    /// its own. Integers from 0, −1 for unknown; text of a table is numbered in sorted order. By default
+    /// The class of each row: the name of an array in the same file or of a column of the same table, or the path of
+    /// another file. Integers from 0, with −1 for unknown; text in a table is numbered in sorted order. By default
     /// classes are unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<String>,
@@ -156,34 +158,33 @@ impl<'de> Deserialize<'de> for ArrayFileConfig {
     }
 }
 
-/// Which rows are kept for validation and test.
+/// Which rows are held out for validation and testing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RowSplit {
-    /// Any, by one fixed order of so many rows, whatever the seed of the run: `shuffled_order(N, s, 0)`, where s is
-    /// `derive_seed(0, 0, "arrays split")`. Its first rows are the test items, the next ones those for
-    /// validation.
+    /// Random rows, in an order that depends only on the number of rows, not on the run's seed: `shuffled_order(N, s,
+    /// 0)`, where s is `derive_seed(0, 0, "arrays split")`. The first rows in that order are the test items, the next
+    /// ones the validation items.
     #[default]
     Random,
-    /// The last ones: rows for training, then those for validation, then the test items. For data in the order of
-    /// time.
+    /// The last rows: training items come first, then validation items, then test items. For data ordered by time.
     InOrder,
 }
 
-/// What is done about missing values.
+/// How missing values are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Missing {
-    /// Refuse the data; the error says where the first one is.
+    /// Stop with an error that names the position of the first one.
     #[default]
     Refuse,
     /// Leave them out of the likelihood and of the statistics.
     Ignore,
 }
 
-/// What the files hold, by their headers.
+/// The contents of the files according to their headers.
 struct Opened {
     reader: ArrayReader,
     layout: ArrayLayout,
@@ -192,7 +193,7 @@ struct Opened {
 }
 
 impl ArraysConfig {
-    /// Checks what can be checked without opening a file.
+    /// Checks everything that can be checked without opening a file.
     pub(crate) fn check(&self, is_binarized: bool) -> Result<(), DataError> {
         let found = self.test_fraction;
         if !(found > 0.0 && found < 1.0) {
@@ -215,7 +216,7 @@ impl ArraysConfig {
         }
     }
 
-    /// Kind and shape of the items, as the header of the training file says; without statistics.
+    /// Kind and shape of the items, from the header of the training file; without statistics.
     pub(crate) fn item_spec(&self, is_binarized: bool) -> Result<ItemSpec, DataError> {
         let item = self.open(&self.train, self.columns.as_deref())?.item;
         if !item.is_image() {
@@ -261,7 +262,7 @@ impl ArraysConfig {
         }
     }
 
-    /// The layout of the config, or that of arrays of so many axes.
+    /// The layout in the config, or the default for the array's number of axes.
     fn layout_of(&self, path: &Path, reader: &ArrayReader) -> Result<ArrayLayout, DataError> {
         let shape = reader.shape();
         if let Some(layout) = self.layout {
@@ -286,7 +287,7 @@ impl ArraysConfig {
                 ),
             ));
         };
-        // Taken for channels, rows and columns of pixels would give a model of something else without a word.
+        // A wrong layout would silently treat channels, rows or columns as each other.
         let likely = match *shape {
             [_, _, _] if reader.number().is_byte() => Some(("n_h_w", "n_c_t", "series")),
             [_, first, _, 1 | 3 | 4] if first > 4 => Some(("n_h_w_c", "n_c_h_w", "channels first")),
@@ -311,7 +312,7 @@ impl ArraysConfig {
         if !train.item.is_image() {
             refuse_binarization(is_binarized)?;
         }
-        // Those of the training file, in its order.
+        // The test file's columns must be those of the training file, in its order.
         let columns = columns_of(&train.reader);
         let test = self.test.as_ref().map(|source| {
             let opened = self.open(source, columns.as_deref())?;
@@ -359,7 +360,7 @@ impl ArraysConfig {
         if !item.is_image() {
             let found = statistics::statistics(&train_items, &item);
             let is_standardized = self.standardize;
-            warn_of_constants(
+            warn_about_constants(
                 path,
                 &found,
                 &item,
@@ -410,7 +411,7 @@ impl ArraysConfig {
         };
         let n_others = n - n_test;
         let n_validation = match validation {
-            // Of all rows, as the test items are.
+            // A fraction of all rows, as for the test items.
             Some(HoldOut::Fraction(fraction)) => {
                 HoldOut::Count((n as f64 * fraction).round() as usize).of(n_others)?
             }
@@ -473,8 +474,8 @@ impl ArraysConfig {
         ])
     }
 
-    /// Labels of another file as numbers of the classes that were trained on; −1 of others. None where text would
-    /// have to be numbered and the training file is no longer there.
+    /// Converts labels of another file to the numbers of the classes seen in training; −1 for other labels. `None` if
+    /// text would have to be numbered and the training file no longer exists.
     pub(crate) fn input_labels(&self, labels: Labels) -> Option<Vec<i64>> {
         let texts = match labels {
             Labels::Numbers(numbers) => return Some(numbers),
@@ -491,8 +492,8 @@ impl ArraysConfig {
         Some(texts.into_iter().map(number).collect())
     }
 
-    /// What of another file is meant by the columns and arrays of this config, for a trained model. `array` is the one
-    /// that was asked for, where several are there.
+    /// Opens another file for a trained model, with the columns and arrays of this config. `array` is the requested
+    /// array, for files with several.
     pub(crate) fn open_input(
         &self,
         path: &Path,
@@ -513,7 +514,7 @@ impl ArraysConfig {
         known.dedup();
         let array = match (array, &known[..]) {
             (Some(array), _) => Some(array.to_owned()),
-            // Of several the reader's error says which there are.
+            // If there are several, the reader's error lists them.
             (None, [only]) => Some(only.clone()),
             (None, _) => None,
         };
@@ -534,7 +535,7 @@ impl ArraysConfig {
         Ok((reader, layout, item, labels))
     }
 
-    /// The columns of the training file, where it is a table and still there.
+    /// The columns of the training file, if it is a table and still exists.
     fn training_columns(&self) -> Option<Vec<String>> {
         let train = self.open(&self.train, None);
         train.ok().and_then(|train| columns_of(&train.reader))
@@ -546,14 +547,14 @@ fn refuse_binarization(is_binarized: bool) -> Result<(), DataError> {
         false => Ok(()),
         true => Err(DataError::Config {
             key: "dataset.binarization",
-            problem: "makes pixels black or white, but the items of [dataset.arrays] are no images (bytes laid \
-                      out as images are); remove it"
+            problem: "makes pixels black or white, but the items of [dataset.arrays] are not images (bytes in \
+                      a layout of images); remove it"
                 .to_owned(),
         }),
     }
 }
 
-/// The columns of a table that are its items: one of lists has a name for each of its numbers.
+/// The columns of a table that make up its items; a column of lists has a name for each of its numbers.
 fn columns_of(reader: &ArrayReader) -> Option<Vec<String>> {
     let mut columns: Vec<String> = reader
         .column_names()?
@@ -567,7 +568,7 @@ fn columns_of(reader: &ArrayReader) -> Option<Vec<String>> {
     Some(columns)
 }
 
-/// The texts of labels, sorted; none of numbers.
+/// The distinct texts among labels, sorted; empty for numbers.
 fn classes_of(labels: &Labels) -> Vec<String> {
     let texts = match labels {
         Labels::Texts(texts) => &texts[..],
@@ -577,7 +578,7 @@ fn classes_of(labels: &Labels) -> Vec<String> {
     classes.into_iter().cloned().collect()
 }
 
-/// Labels as numbers of classes.
+/// Converts labels to numbers of classes.
 fn numbers_of(path: &Path, labels: Labels, classes: &[String]) -> Result<Vec<i64>, DataError> {
     let numbers: Vec<i64> = match labels {
         Labels::Numbers(numbers) => numbers,
@@ -590,7 +591,9 @@ fn numbers_of(path: &Path, labels: Labels, classes: &[String]) -> Result<Vec<i64
                 place.map(|place| place as i64).map_err(|_| {
                     wrong(
                         path,
-                        format!("has the label {text:?}, which no row of the training file has"),
+                        format!(
+                            "has the label {text:?}, which does not occur in the training file"
+                        ),
                     )
                 })
             };
@@ -612,8 +615,8 @@ fn numbers_of(path: &Path, labels: Labels, classes: &[String]) -> Result<Vec<i64
     }
 }
 
-/// Names the values that are the same in every training item, or never there.
-fn warn_of_constants(
+/// Warns about values that are the same in every training item or always missing.
+fn warn_about_constants(
     path: &Path,
     found: &[ValueStatistics],
     item: &ItemSpec,
@@ -640,7 +643,7 @@ fn warn_of_constants(
         false => String::new(),
     };
     let divided = match is_standardized {
-        true => ": taken with a standard deviation of 1",
+        true => ": standardized with a standard deviation of 1",
         false => "",
     };
     warn!(

@@ -1,4 +1,4 @@
-//! Rows of an array as items, with their values checked.
+//! Rows of an array as items, with checked values.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(crate) struct Rows {
     n_wholly_missing: usize,
 }
 
-/// Values of a kind: how many, and where the first is.
+/// The number of values of a kind, and the position of the first.
 #[derive(Debug, Default)]
 struct Found {
     n: usize,
@@ -38,7 +38,7 @@ impl Found {
 }
 
 impl Rows {
-    /// `item` is what the reader's rows are in this layout.
+    /// `item` describes the reader's rows in this layout.
     pub(crate) fn new(
         path: &Path,
         reader: ArrayReader,
@@ -57,8 +57,8 @@ impl Rows {
         }
     }
 
-    /// The items of the next `n` rows, or of those that are left: `[n, C, H, W]`. What is wrong with their values is
-    /// counted, not yet refused.
+    /// The items of the next `n` rows (fewer at the end): `[n, C, H, W]`. Invalid values are counted here and
+    /// reported later.
     fn next(&mut self, n: usize) -> Result<Tensor, DataError> {
         let shape = self.reader.shape();
         let n = n.min(shape[0] - self.n_read);
@@ -94,7 +94,7 @@ impl Rows {
         }
     }
 
-    /// Refuses the infinite and missing values among those that were read.
+    /// Fails if the values read so far include infinite or forbidden missing ones.
     fn refuse(&self) -> Result<(), DataError> {
         let refused = |problem: String| {
             Err(DataError::ArrayFile {
@@ -120,7 +120,7 @@ impl Rows {
         }
     }
 
-    /// `row 3, column height`, both counted from 0; in more than two dimensions `row 3, at [0, 5]`.
+    /// `row 3, column height`, both counted from 0; for more than two dimensions `row 3, at [0, 5]`.
     fn place(&self, (row, place): (usize, usize)) -> String {
         if let Some(names) = self.reader.column_names() {
             return format!("row {row}, column {}", names[place]);
@@ -138,10 +138,10 @@ impl Rows {
         format!("row {row}, at {indices:?}")
     }
 
-    /// Reads all rows, and keeps those of each split: a tensor `[n, C, H, W]` for each.
+    /// Reads all rows and collects those of each split in a tensor `[n, C, H, W]`.
     ///
     /// # Errors
-    /// A damaged file; infinite values; missing ones, where the items have none; no memory for so many.
+    /// A damaged file; infinite values; missing values, unless the items allow them; not enough memory.
     pub(crate) fn read_splits<const N: usize>(
         mut self,
         splits: [&[usize]; N],
@@ -154,14 +154,14 @@ impl Rows {
         };
         let [channels, height, width] = self.item.map().sides();
         let mut tensors = splits.map(|_| Tensor::new());
-        // Of each row its split and its place there.
+        // For each row its split and its position there.
         let mut places = vec![(NONE, 0_u32); n];
         for (split, (rows, tensor)) in splits.iter().zip(&mut tensors).enumerate() {
             let size = [rows.len() as i64, channels, height, width];
             let empty = Tensor::f_empty(size, (kind, Device::Cpu));
             *tensor = empty.map_err(|error| DataError::ArrayFile {
                 path: self.path.clone(),
-                problem: format!("no memory for {size:?} of {kind:?}: {error}"),
+                problem: format!("not enough memory for {size:?} of {kind:?}: {error}"),
             })?;
             for (place, &row) in rows.iter().enumerate() {
                 places[row] = (split as u32, place as u32);
@@ -187,24 +187,24 @@ impl Rows {
         if self.n_wholly_missing > 0 {
             let n_missing = self.n_wholly_missing;
             warn!(
-                "{}: {n_missing} of {n} items are missing as a whole",
+                "{}: {n_missing} of {n} items have only missing values",
                 self.path.display()
             );
         }
         Ok(tensors)
     }
 
-    /// The next `n` items, or those that are left, their values checked.
+    /// The next `n` items (fewer at the end), with checked values.
     ///
     /// # Errors
-    /// A damaged file; infinite values; missing ones, where the items have none.
+    /// A damaged file; infinite values; missing values, unless the items allow them.
     pub(crate) fn read(&mut self, n: usize) -> Result<Tensor, DataError> {
         let items = self.next(n)?;
         self.refuse()?;
         Ok(items)
     }
 
-    /// Passes over rows.
+    /// Skips rows.
     pub(crate) fn skip(&mut self, n: usize) -> Result<(), DataError> {
         self.reader.skip(n)?;
         self.n_read += n;
@@ -212,7 +212,7 @@ impl Rows {
     }
 }
 
-/// Refuses items of another kind or shape than those of `whom`.
+/// Fails if the kind or shape of the items differs from that of `whom`.
 pub(crate) fn check_item(
     path: &Path,
     found: &ItemSpec,

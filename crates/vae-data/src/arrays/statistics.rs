@@ -1,4 +1,4 @@
-//! Mean, standard deviation and range of arrays: of each channel, of vectors of each value.
+//! Mean, standard deviation and range of arrays, per channel (for vectors per value).
 
 use tch::Tensor;
 use vae_base::{ItemKind, ItemSpec, Standardization};
@@ -6,24 +6,24 @@ use vae_base::{ItemKind, ItemSpec, Standardization};
 use crate::Dataset;
 use crate::dataset::Images;
 
-/// Numbers held at a time beside the data.
+/// Numbers converted at a time.
 const CHUNK_NUMBERS: usize = 1 << 20;
 
-/// What is known of the numbers of a channel, or of one value of vectors, in all items. Without an observed number
-/// the mean is 0, the standard deviation too, and the range is empty.
+/// Statistics over all items of the numbers of one channel, or of one value of vectors. If no number is observed,
+/// mean and standard deviation are 0 and the range is empty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ValueStatistics {
-    /// How many numbers there are, missing ones included.
+    /// Number of values, including missing ones.
     pub n: u64,
-    /// How many of them are missing (NaN).
+    /// Number of missing values (NaN).
     pub n_missing: u64,
-    /// Mean of the observed ones.
+    /// Mean of the observed values.
     pub mean: f64,
-    /// Their standard deviation, of n and not n − 1.
+    /// Standard deviation of the observed values, with n (not n − 1) in the denominator.
     pub std: f64,
-    /// The smallest one; infinite where there is none.
+    /// The smallest observed value; infinity if there is none.
     pub min: f32,
-    /// The largest one; −infinite where there is none.
+    /// The largest observed value; −infinity if there is none.
     pub max: f32,
 }
 
@@ -37,14 +37,15 @@ impl ValueStatistics {
         max: f32::NEG_INFINITY,
     };
 
-    /// Whether all observed numbers are equal, so that nothing is to be divided by.
+    /// Whether all observed values are equal, so that the standard deviation cannot be divided by.
     pub(super) fn is_constant(&self) -> bool {
         // A model divides in f32.
         self.min >= self.max || self.std < f64::from(f32::MIN_POSITIVE)
     }
 }
 
-/// Statistics of a data set of arrays, as many as [`ItemSpec::statistics_shape`] has; none of items of another kind.
+/// Statistics of a data set of arrays, one per element of [`ItemSpec::statistics_shape`]; `None` for items of another
+/// kind.
 #[must_use]
 pub fn array_statistics(dataset: &Dataset) -> Option<Vec<ValueStatistics>> {
     match (dataset.item().kind, dataset.images()) {
@@ -53,8 +54,8 @@ pub fn array_statistics(dataset: &Dataset) -> Option<Vec<ValueStatistics>> {
     }
 }
 
-/// Of arrays f32 `[N, C, H, W]`, as many as [`ItemSpec::statistics_shape`] has. Summed in f64, number after number, so
-/// that they are the same on every machine.
+/// Statistics of arrays f32 `[N, C, H, W]`, one per element of [`ItemSpec::statistics_shape`]. Summed sequentially in
+/// f64, so that they are the same on every machine.
 pub(crate) fn statistics(items: &Tensor, item: &ItemSpec) -> Vec<ValueStatistics> {
     let n_statistics = item.statistics_shape().iter().product::<i64>() as usize;
     let n_values = item.map().n_values() as usize;
@@ -77,7 +78,7 @@ pub(crate) fn statistics(items: &Tensor, item: &ItemSpec) -> Vec<ValueStatistics
     for s in &mut all {
         s.mean /= n_observed(s);
     }
-    // Squares of deviations, since those of the numbers would lose what is small beside the mean.
+    // Two passes: a sum of plain squares would lose small deviations from a large mean.
     for_each_item(items, n_values, |values| {
         for (values, s) in values.chunks_exact(n_each).zip(&mut all) {
             let observed = values.iter().filter(|value| !value.is_nan());
@@ -103,8 +104,8 @@ fn for_each_item(items: &Tensor, n_values: usize, mut each: impl FnMut(&[f32])) 
     }
 }
 
-/// Mean and standard deviation to standardize by. Where all observed numbers are equal, or there is none, the
-/// standard deviation is 1.
+/// Mean and standard deviation for standardization. The standard deviation is 1 if all observed values are equal or
+/// none is observed.
 pub(super) fn standardization(statistics: &[ValueStatistics]) -> Standardization {
     Standardization {
         mean: statistics.iter().map(|s| s.mean).collect(),

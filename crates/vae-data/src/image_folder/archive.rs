@@ -1,7 +1,7 @@
-//! Which image files a zip holds, and where their bytes are; and what else a file might be.
+//! The image files of a zip and the locations of their bytes, and the detection of other archives.
 //!
-//! A zip's directory is a claim: members that share bytes or promise more than their compressed bytes
-//! can hold are bad files before anything is decompressed.
+//! A zip's directory cannot be trusted: members that share bytes, or declare more bytes than their compressed bytes
+//! can hold, count as bad files before anything is decompressed.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -19,21 +19,21 @@ use super::formats::unread_file;
 use super::names::normalized;
 use crate::{BadFile, DataError, UnreadFiles};
 
-/// As many bytes of a beginning as tell what it is: a tar's name for itself ends at byte 262.
+/// Enough first bytes of a file to detect its format: a tar's signature ends at byte 262.
 const N_SNIFFED: u64 = 512;
 
-/// Bytes that a byte of deflate's can give: 258 of two bits.
+/// The largest compression ratio of deflate: 258 bytes from two bits.
 const MAX_RATIO: u64 = 1032;
 
 type Archive = ZipArchive<BufReader<File>>;
 
 /// A member of a zip.
 struct Found {
-    /// As images are named.
+    /// Its normalized path.
     name: String,
-    /// Where the zip's directory has it.
+    /// Its position in the zip's directory.
     listed_at: u64,
-    /// Its header and its compressed bytes.
+    /// The range of its header and compressed bytes.
     place: Range<u64>,
     kind: Kind,
 }
@@ -41,15 +41,14 @@ struct Found {
 enum Kind {
     Image(Entry),
     Bad(String),
-    /// An image in a format that is not read.
+    /// An image in an unsupported format.
     Unread(&'static str),
-    /// Another archive, and what it is.
+    /// Another archive, and its format.
     Archive(&'static str),
     Other,
 }
 
-/// The images of a zip and what in it cannot be one, in no order. Counts those in formats that are not
-/// read.
+/// The images of a zip and its bad files, unordered. Counts the images in unsupported formats.
 pub(super) fn scan(
     path: &Path,
     unread: &mut UnreadFiles,
@@ -61,7 +60,7 @@ pub(super) fn scan(
         let Some(found) = member(&mut archive, i) else {
             continue;
         };
-        // As when it is unpacked: the last of a name is what stays.
+        // As in unpacking, the last member of a name replaces the others.
         match members.get(&found.name) {
             Some(other) => {
                 has_equal_names = true;
@@ -83,7 +82,7 @@ pub(super) fn scan(
     leave_out_runs(&mut members);
     let mut members: Vec<Found> = members.into_values().collect();
     members.sort_unstable_by_key(|found| (found.place.start, found.listed_at));
-    refuse_overlaps(&mut members);
+    mark_overlaps(&mut members);
 
     let (mut entries, mut bad, mut archives) = (Vec::new(), Vec::new(), Vec::new());
     for Found { name, kind, .. } in members {
@@ -105,8 +104,8 @@ pub(super) fn scan(
             return Err(DataError::Zip {
                 path: path.to_owned(),
                 reason: format!(
-                    "it holds no image, but {name} in it is {what}{others} (unpack it, and give what \
-                     was in it)"
+                    "it holds no image, but {name} in it is {what}{others} (unpack it, and give its \
+                     content)"
                 ),
             });
         }
@@ -118,7 +117,7 @@ pub(super) fn scan(
     Ok((entries, bad))
 }
 
-/// The folders of runs, by what is in them, as in a folder of photos: their pictures are made.
+/// Leaves out the folders of runs, detected by their files as in a folder of photos: their images are generated.
 fn leave_out_runs(members: &mut HashMap<String, Found>) {
     let is_mark = |rest: &str| {
         ["metrics.jsonl", "run.lock"].contains(&rest) || rest.starts_with("checkpoints/")
@@ -148,9 +147,9 @@ fn leave_out_runs(members: &mut HashMap<String, Found>) {
     }
 }
 
-/// Members whose bytes belong to another one too: so a few kilobytes become any number of images.
-/// `members` are sorted by place.
-fn refuse_overlaps(members: &mut [Found]) {
+/// Marks members that share bytes with another one as bad: a few kilobytes could otherwise become any number of
+/// images. `members` are sorted by location.
+fn mark_overlaps(members: &mut [Found]) {
     let (mut end, mut owner) = (0, String::new());
     for found in members {
         if found.place.start < end && matches!(found.kind, Kind::Image(_)) {
@@ -165,10 +164,10 @@ fn refuse_overlaps(members: &mut [Found]) {
     }
 }
 
-/// Member `i`; `None` for a folder or what is hidden.
+/// Member `i`; `None` for a folder or a hidden file.
 fn member(archive: &mut Archive, i: usize) -> Option<Found> {
     let data = archive.by_index_data(i).ok()?;
-    // A Mac writes UTF-8 without the flag that says so; what is not UTF-8 is of code page 437.
+    // macOS writes UTF-8 without setting the flag for it; names that are not UTF-8 use code page 437.
     let raw_name = match str::from_utf8(data.name_raw()) {
         Ok(name) => name.to_owned(),
         Err(_) => match data.name() {
@@ -177,7 +176,7 @@ fn member(archive: &mut Archive, i: usize) -> Option<Found> {
         },
     };
     let name = normalized(&raw_name);
-    // `..` begins with a dot, too, but what leaves the archive is never silently passed over.
+    // `..` begins with a dot too, but a path that leaves the archive must be reported.
     let is_hidden = |part: &str| part != ".." && is_hidden(part.as_ref());
     if raw_name.ends_with(['/', '\\']) || name.is_empty() || name.split('/').any(is_hidden) {
         return None;
@@ -206,7 +205,7 @@ fn member(archive: &mut Archive, i: usize) -> Option<Found> {
     })
 }
 
-/// What the zip's headers say of a member.
+/// A member according to the zip's headers.
 struct Listed {
     entry: Entry,
     end: u64,
@@ -214,7 +213,7 @@ struct Listed {
     method: CompressionMethod,
 }
 
-/// `None` of what is no file.
+/// `None` if the member is not a file.
 fn entry(archive: &mut Archive, i: usize, name: &str) -> Result<Option<Listed>, String> {
     let member = archive
         .by_index_raw(i)
@@ -251,7 +250,7 @@ fn kind(archive: &mut Archive, i: usize, listed: Listed) -> Kind {
     let is_named = has_image_name(&entry.name);
     let readable = [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
     if encrypted || !readable {
-        // Its content is unknown: a text among encrypted images stays out of the list by its name.
+        // The content is unknown, so the name decides: a text file among encrypted images is not listed.
         return match is_named {
             false => Kind::Other,
             true if encrypted => Kind::Bad("is encrypted".to_owned()),
@@ -292,10 +291,10 @@ fn kind(archive: &mut Archive, i: usize, listed: Listed) -> Kind {
     Kind::Image(entry)
 }
 
-/// Opens a zip, data before and after it allowed.
+/// Opens a zip; data before and after it are allowed.
 fn open(path: &Path) -> Result<Archive, DataError> {
     let metadata = fs::metadata(path).map_err(|source| io_error(path, source))?;
-    // Asked before opening: to open a pipe would wait for its writer.
+    // Checked before opening, because opening a pipe would wait for its writer.
     if !metadata.is_file() {
         return Err(DataError::NotAFile {
             path: path.to_owned(),
@@ -320,8 +319,8 @@ pub(crate) fn beginning(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the file is meant as a zip: by its beginning, by its name, or by the directory at its end
-/// (a program that unpacks itself begins as one). `beginning` is that of the file at `path`.
+/// Whether the file is a zip: by its first bytes, its name, or the directory at its end (for self-extracting
+/// programs). `beginning` holds the first bytes of the file at `path`.
 pub(crate) fn is_zip(path: &Path, beginning: &[u8]) -> bool {
     let is_named = path
         .extension()
@@ -330,13 +329,13 @@ pub(crate) fn is_zip(path: &Path, beginning: &[u8]) -> bool {
 }
 
 fn begins_as_zip(beginning: &[u8]) -> bool {
-    // A member, an empty zip, a part of several.
+    // A member, an empty zip, a part of a split zip.
     [b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"]
         .iter()
         .any(|magic| beginning.starts_with(*magic))
 }
 
-/// The kind of archive that begins so.
+/// The format of an archive with these first bytes.
 pub(crate) fn archive_kind(beginning: &[u8]) -> Option<&'static str> {
     match beginning {
         _ if begins_as_zip(beginning) => Some("a zip"),
@@ -374,15 +373,14 @@ fn why_no_zip(beginning: &[u8], error: &ZipError) -> String {
         None if is_text => {
             let line = text.lines().next().unwrap_or_default();
             let start: String = line.chars().take(60).collect();
-            format!("it is a text that begins {start:?} (fetch the file itself)")
+            format!("it is a text file that begins {start:?} (fetch the file itself)")
         }
         None => format!("{error} ({AGAIN})"),
     }
 }
 
-/// The members that are called `name`, whatever their folders, the least deep first: their paths as
-/// images are named.
-pub(super) fn members_called(path: &Path, name: &str) -> Result<Vec<String>, DataError> {
+/// The members with the file name `name` in any folder, the least nested first, as normalized paths.
+pub(super) fn members_named(path: &Path, name: &str) -> Result<Vec<String>, DataError> {
     let archive = open(path)?;
     let names = archive.file_names_raw().filter_map(|raw| {
         let member = normalized(str::from_utf8(raw).ok()?);
@@ -395,7 +393,7 @@ pub(super) fn members_called(path: &Path, name: &str) -> Result<Vec<String>, Dat
     Ok(names)
 }
 
-/// The content of the member called `name`, of at most `most` bytes.
+/// The content of the member `name`, if it has at most `most` bytes.
 pub(super) fn read_member(path: &Path, name: &str, most: u64) -> Result<Vec<u8>, DataError> {
     let mut archive = open(path)?;
     let wrong = |problem: String| DataError::List {

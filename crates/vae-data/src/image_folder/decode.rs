@@ -1,4 +1,4 @@
-//! From a file's bytes to upright RGB pixels.
+//! Decodes a file's bytes to upright RGB pixels.
 
 use std::cell::Cell;
 use std::io::Cursor;
@@ -11,31 +11,31 @@ use super::exif;
 use super::formats::{read_format, unread_format};
 use super::jpeg::Jpeg;
 
-/// The most bytes of a decoded pixel: four channels of 16 bits.
+/// The largest number of bytes of a decoded pixel: four channels of 16 bits.
 pub(crate) const MAX_BYTES_PER_PIXEL: u64 = 8;
 
-/// Bytes beside the pixels: headers, profiles, thumbnails.
+/// Allowance for bytes other than pixels: headers, profiles, thumbnails.
 pub(crate) const MAX_BYTES_BESIDE: u64 = 1 << 24;
 
 thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is in an image decoder, whose panics are caught and make a bad file: a panic
-/// hook need not tell the user of them.
+/// Whether this thread is in an image decoder. Its panics are caught and make the file a bad one, so a panic hook
+/// need not report them.
 #[must_use]
 pub fn is_decoding() -> bool {
     DECODING.get()
 }
 
-/// Decodes images into a buffer that is used again and again.
+/// Decodes images into a reused buffer.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     max_pixels: u64,
     pixels: Vec<u8>,
 }
 
-/// An upright image: H·W·3 bytes, red, green and blue of one pixel after the other, row by row.
+/// An upright image: H·W·3 bytes, RGB pixel after pixel, row by row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rgb<'a> {
     pub(crate) width: u32,
@@ -44,7 +44,7 @@ pub(crate) struct Rgb<'a> {
 }
 
 impl Decoder {
-    /// Refuses images of more than `max_pixels` before anything is allocated for them.
+    /// Creates a decoder that refuses images of more than `max_pixels` before it allocates memory for them.
     pub(crate) fn new(max_pixels: u64) -> Decoder {
         Decoder {
             max_pixels,
@@ -52,15 +52,15 @@ impl Decoder {
         }
     }
 
-    /// Decodes JPEG, PNG, WebP or BMP: the content decides. Gray becomes three equal channels, 16
-    /// bits become 8, transparency shows white behind it, EXIF rotations are applied.
+    /// Decodes JPEG, PNG, WebP or BMP, detected by content. Gray becomes three equal channels, 16 bits become 8,
+    /// transparent pixels are blended with white, EXIF rotations are applied.
     pub(crate) fn decode(&mut self, file: &[u8]) -> Result<Rgb<'_>, String> {
-        // A decoder's own bug must cost a file, not the run.
+        // A bug in a decoder must cost one file, not the run.
         DECODING.set(true);
         let decoded = panic::catch_unwind(AssertUnwindSafe(|| match read_format(file) {
             _ if is_jpeg(file) => self.decode_jpeg(file),
             Some(format) => self.decode_other(file, format),
-            None => Err(no_image(file)),
+            None => Err(decode_problem(file)),
         }));
         DECODING.set(false);
         let (width, height) = decoded.unwrap_or_else(|_| Err("its decoder panicked".to_owned()))?;
@@ -93,19 +93,19 @@ impl Decoder {
             Some(orientation) => {
                 let pixels = std::mem::take(&mut self.pixels);
                 let image = RgbImage::from_raw(width, height, pixels)
-                    .ok_or("is a broken JPEG: its size is not that of its pixels")?;
+                    .ok_or("is a broken JPEG: its size differs from that of its pixels")?;
                 Ok(self.keep_upright(image.into(), orientation))
             }
         }
     }
 
-    /// `format` is named, never guessed: which formats the `image` crate knows depends on what other
-    /// crates of the program ask it for.
+    /// `format` is given explicitly: the formats that the `image` crate detects depend on the features that other
+    /// crates of the program enable.
     fn decode_other(&mut self, file: &[u8], format: ImageFormat) -> Result<(u32, u32), String> {
         let broken = |error: ImageError| format!("is broken: {error}");
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::no_limits();
-        // What a profile unpacks to counts, too.
+        // A decompressed profile counts, too.
         limits.max_alloc = Some(MAX_BYTES_BESIDE);
         reader.limits(limits.clone());
         let mut decoder = reader.into_decoder().map_err(broken)?;
@@ -114,12 +114,12 @@ impl Decoder {
         let pixels = self.max_pixels.saturating_mul(MAX_BYTES_PER_PIXEL);
         limits.max_alloc = Some(pixels.saturating_add(MAX_BYTES_BESIDE));
         decoder.set_limits(limits).map_err(broken)?;
-        // An unreadable EXIF chunk is no reason to lose the image.
+        // An image with unreadable EXIF data is still used.
         let exif = decoder.exif_metadata().ok().flatten();
         let orientation = exif.and_then(|exif| exif::orientation(&exif));
         let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
         if format == ImageFormat::Bmp && is_invisible(&image) {
-            // Programs that write no alpha leave zeros where the header has a place for it.
+            // Some programs leave an unused alpha channel at zero.
             image = image.into_rgb8().into();
         }
         Ok(self.keep_upright(image, orientation.unwrap_or(Orientation::NoTransforms)))
@@ -141,17 +141,17 @@ fn is_jpeg(file: &[u8]) -> bool {
     file.starts_with(&[0xff, 0xd8])
 }
 
-/// Why content that begins as no format that is read cannot be decoded.
-fn no_image(file: &[u8]) -> String {
+/// The reason why content of an unsupported format cannot be decoded.
+fn decode_problem(file: &[u8]) -> String {
     match unread_format(file) {
         Some(format) => {
             format!("is in the format {format}, which is not read: convert it to JPEG or PNG")
         }
-        None => "is no JPEG, PNG, WebP or BMP that can be read".to_owned(),
+        None => "is not a readable JPEG, PNG, WebP or BMP".to_owned(),
     }
 }
 
-/// Whether there is an alpha channel, of zeros alone.
+/// Whether there is an alpha channel and all of it is zero.
 fn is_invisible(image: &DynamicImage) -> bool {
     match image.as_rgba8() {
         Some(image) => image.pixels().all(|pixel| pixel.0[3] == 0),
@@ -224,7 +224,7 @@ mod tests {
         );
         assert_eq!(
             Decoder::new(100).decode(b"P6 1 1 255 abc").unwrap_err(),
-            "is no JPEG, PNG, WebP or BMP that can be read"
+            "is not a readable JPEG, PNG, WebP or BMP"
         );
     }
 

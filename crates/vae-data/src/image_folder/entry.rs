@@ -1,4 +1,4 @@
-//! One image file, and by which name or content it is taken for one.
+//! An image file, and its detection by name or content.
 
 use std::io;
 use std::path::Path;
@@ -6,11 +6,12 @@ use std::path::Path;
 use super::formats::read_format;
 use crate::DataError;
 
-/// Names that end so are meant to be images; other files are images if they begin like one.
+/// Files with these extensions are expected to be images; other files are images if their first bytes are those of
+/// one.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
 
-/// Folders that systems and devices keep beside what is the user's: recycle bins, thumbnails, archives'
-/// second copies, what a check of the disk found.
+/// Folders created by systems and devices: recycle bins, thumbnails, metadata in archives, files recovered by disk
+/// checks.
 const SYSTEM_FOLDERS: [&str; 7] = [
     "$RECYCLE.BIN",
     "@eaDir",
@@ -24,14 +25,14 @@ const SYSTEM_FOLDERS: [&str; 7] = [
 /// One image file.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Path below the folder or in the zip, with `/` between folders.
+    /// Path in the folder or zip, with `/` between folders.
     pub(crate) name: String,
-    /// Size in bytes, in a zip after decompression.
+    /// Size in bytes, for a zip member after decompression.
     pub(crate) n_bytes: u64,
-    /// Changes with the content: in a zip the CRC-32, else the time of the last change in
-    /// nanoseconds since 1970.
+    /// Changes with the content: for a zip member the CRC-32, otherwise the modification time in nanoseconds since
+    /// 1970.
     pub(crate) stamp: u64,
-    /// Where a zip holds it.
+    /// Its location in a zip.
     pub(super) member: Option<Member>,
 }
 
@@ -44,7 +45,7 @@ pub(super) struct Member {
 }
 
 impl Entry {
-    /// A file of its own, for [`super::files::Files::named`].
+    /// A single file, for [`super::files::Files::named`].
     pub(crate) fn named(name: String, n_bytes: u64) -> Entry {
         Entry {
             name,
@@ -55,8 +56,7 @@ impl Entry {
     }
 }
 
-/// As `.DS_Store`, the `._name` files beside every file of an archive made on a Mac, and
-/// [`SYSTEM_FOLDERS`].
+/// For example `.DS_Store`, the `._name` files that macOS adds to archives, and [`SYSTEM_FOLDERS`].
 pub(super) fn is_hidden(name: &std::ffi::OsStr) -> bool {
     let is_system = SYSTEM_FOLDERS
         .iter()
@@ -73,7 +73,7 @@ pub(super) fn has_image_name(name: &str) -> bool {
     })
 }
 
-/// Whether content that begins so is JPEG, PNG, WebP or BMP.
+/// Whether content with these first bytes is JPEG, PNG, WebP or BMP.
 pub(crate) fn is_image(beginning: &[u8]) -> bool {
     read_format(beginning).is_some()
 }

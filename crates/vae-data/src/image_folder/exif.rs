@@ -1,20 +1,20 @@
-//! The orientation that Exif data tell.
+//! The orientation in Exif data.
 
 use image::metadata::Orientation;
 
-/// What stands before the data in a JPEG's segment; the sixth byte is 0, or what a bug left there.
+/// The prefix of Exif data in a JPEG segment; the sixth byte is 0 in the standard, but not in every file.
 const PREFIX: &[u8] = b"Exif\0";
 
 /// TIFF's tag of the orientation.
 const ORIENTATION: u32 = 0x0112;
 
-/// Bytes of an entry of a directory: tag, type, number of values, value.
+/// Bytes of a directory entry: tag, type, number of values, value.
 const ENTRY_BYTES: usize = 12;
 
-/// The orientation in the main image's directory of a block of Exif data, with or without a JPEG's
-/// prefix. `None` where it tells none that there is.
+/// The orientation in the main image's directory of Exif data, with or without a JPEG's prefix. `None` if there is no
+/// valid one.
 ///
-/// The standard wants a 16-bit value; 8 and 32 bits, which some programs write, are read, too.
+/// The standard requires a 16-bit value; 8 and 32 bits, which some programs write, are accepted, too.
 pub(crate) fn orientation(exif: &[u8]) -> Option<Orientation> {
     let tiff = tiff(exif).unwrap_or(exif);
     let little_endian = match tiff.get(..4)? {
@@ -22,7 +22,7 @@ pub(crate) fn orientation(exif: &[u8]) -> Option<Orientation> {
         b"MM\0*" => false,
         _ => return None,
     };
-    // The number of `n` bytes at `at`.
+    // The number stored in the `n` bytes at `at`.
     let number = |at: usize, n: usize| {
         let bytes = tiff.get(at..at.checked_add(n)?)?;
         let append = |number: u32, byte: &u8| number << 8 | u32::from(*byte);
@@ -48,7 +48,7 @@ pub(crate) fn orientation(exif: &[u8]) -> Option<Orientation> {
     Orientation::from_exif(u8::try_from(value).ok()?)
 }
 
-/// The data of a JPEG's segment of Exif data.
+/// The Exif data in a JPEG segment, without the prefix.
 pub(crate) fn tiff(segment: &[u8]) -> Option<&[u8]> {
     segment.strip_prefix(PREFIX)?.get(1..)
 }
@@ -106,7 +106,7 @@ mod tests {
         for n in 0..whole.len() - 2 {
             assert_eq!(orientation(&whole[..n]), None, "cut to {n} bytes");
         }
-        // A directory at the end of what 32 bits can tell.
+        // A directory at the largest 32-bit offset.
         assert_eq!(orientation(b"MM\0*\xff\xff\xff\xff\0\x01"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Photos without a pack, decoded whenever one is asked for.
+//! Photos without a pack, decoded each time they are used.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub(crate) struct FileImages {
     pub(crate) source: Arc<Source>,
     pub(crate) n_workers: usize,
     pub(crate) names: Vec<String>,
-    /// Which of the source's files each image is.
+    /// The index in the source of each image's file.
     pub(crate) files: Vec<usize>,
     pub(crate) bad: Vec<BadFile>,
 }

@@ -1,4 +1,4 @@
-//! Which image files a folder or zip holds, and their bytes.
+//! The image files of a folder or zip, and their bytes.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -25,8 +25,8 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Finds the images in `path`, and what is there but cannot be one. Opens no file whose name
-    /// says that it is an image.
+    /// Finds the images in `path`, and bad files that need not be read. Files whose names have an image's extension
+    /// are not opened.
     pub(crate) fn scan(path: &Path) -> Result<(Files, Vec<BadFile>), DataError> {
         let metadata = fs::metadata(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => DataError::MissingImages {
@@ -50,7 +50,7 @@ impl Files {
         Ok((files, bad))
     }
 
-    /// Files that were named one by one.
+    /// Files that were named individually.
     pub(crate) fn named(entries: Vec<Entry>) -> Files {
         Files {
             path: PathBuf::new(),
@@ -59,7 +59,7 @@ impl Files {
         }
     }
 
-    /// The images that are there in formats that are not read.
+    /// The images in unsupported formats.
     pub(crate) fn unread(&self) -> &UnreadFiles {
         &self.unread
     }
@@ -124,14 +124,13 @@ fn scan_folder(folder: &Path, unread: &mut UnreadFiles) -> (Vec<Entry>, Vec<BadF
     (entries, bad)
 }
 
-/// Whether a folder is that of a run: its pictures are made, not given.
+/// Whether a folder is that of a run: its images are generated and must not become training data.
 fn is_run(folder: &Path) -> bool {
     let has = |name| folder.join(name).exists();
     has("config.toml") && (has("checkpoints") || has("metrics.jsonl") || has("run.lock"))
 }
 
-/// The files that are windows into the running system, of which some never end and some make their
-/// reader wait.
+/// Pseudo-files of the running system, such as those in /proc: some never end, and some block their reader.
 struct SystemFiles {
     devices: Vec<u64>,
 }
@@ -140,7 +139,7 @@ impl SystemFiles {
     fn find() -> SystemFiles {
         let device = |path: &str| device(fs::metadata(path).ok()?);
         let others = ["/proc", "/sys"].into_iter().filter_map(device);
-        // A folder of such a name that is an ordinary one is on the root's device.
+        // An ordinary folder with such a name is on the root's device.
         let root = device("/");
         SystemFiles {
             devices: others.filter(|other| Some(*other) != root).collect(),
@@ -148,7 +147,7 @@ impl SystemFiles {
     }
 
     fn has(&self, file: &walkdir::DirEntry) -> bool {
-        // An ordinary file is on its folder's device, whatever a link leads to.
+        // An ordinary file is on its folder's device, unless it was reached through a link.
         let may_be_elsewhere = file.file_type().is_dir() || file.path_is_symlink();
         may_be_elsewhere
             && file
@@ -159,7 +158,7 @@ impl SystemFiles {
     }
 }
 
-/// The number of the file system that a file is on.
+/// The number of the file system that contains a file.
 #[cfg(unix)]
 fn device(metadata: fs::Metadata) -> Option<u64> {
     Some(std::os::unix::fs::MetadataExt::dev(&metadata))
@@ -185,7 +184,7 @@ fn folder_entry(
     name: &str,
     unread: &mut UnreadFiles,
 ) -> Result<Option<Entry>, String> {
-    // Only the name below the folder must be UTF-8: its own path may be anything.
+    // Only the path in the folder must be UTF-8, not the folder's own path.
     let is_utf8 = file
         .path()
         .iter()
@@ -227,11 +226,11 @@ fn folder_entry(
     }))
 }
 
-/// Reads files into a buffer that is used again and again.
+/// Reads files into a reused buffer.
 #[derive(Debug)]
 pub(crate) struct FileReader {
     files: Arc<Files>,
-    /// The zip, once it is needed.
+    /// The zip, opened on first use.
     zip: Option<File>,
     compressed: Vec<u8>,
     inflate: Decompress,
@@ -249,7 +248,7 @@ impl FileReader {
         }
     }
 
-    /// The content of file `i`, or why it cannot be had.
+    /// The content of file `i`, or the reason why it cannot be read.
     pub(crate) fn read(&mut self, i: usize, max_bytes: u64) -> Result<&[u8], String> {
         let files = Arc::clone(&self.files);
         let entry = &files.entries[i];
@@ -272,7 +271,7 @@ impl FileReader {
 
     fn read_file(&mut self, path: &Path, max_bytes: u64) -> io::Result<()> {
         self.bytes.clear();
-        // A file may have grown since it was listed.
+        // The file may have grown since it was listed.
         open_regular(path)?
             .take(max_bytes)
             .read_to_end(&mut self.bytes)?;
@@ -294,7 +293,7 @@ impl FileReader {
         raw.clear();
         let n_read = file
             .seek(SeekFrom::Start(member.start))
-            // What is read bounds the buffer, not what the archive promises.
+            // The buffer grows with the bytes that are read, not with the declared size.
             .and_then(|_| file.take(member.n_compressed).read_to_end(raw))
             .map_err(|error| corrupt(error.to_string()))?;
         if n_read as u64 != member.n_compressed {
@@ -303,7 +302,7 @@ impl FileReader {
         if member.deflated {
             self.inflate.reset(false);
             self.bytes.clear();
-            // One byte more than promised tells that there is more.
+            // One byte more than declared, to detect excess data.
             self.bytes.reserve(entry.n_bytes as usize + 1);
             let status = self
                 .inflate

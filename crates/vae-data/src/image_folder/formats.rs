@@ -1,11 +1,11 @@
-//! Which format an image file has: those that are read, and those that are only known.
+//! The formats of image files: supported ones, and others that are only recognized.
 
 use image::ImageFormat;
 
-/// As many bytes of a file's beginning as tell its format.
+/// Enough first bytes of a file to detect its format.
 pub(crate) const N_SNIFFED: usize = 12;
 
-/// The formats that are not read, by the endings of their files' names.
+/// The unsupported formats with their file extensions.
 const UNREAD_EXTENSIONS: [(&str, &[&str]); 10] = [
     ("HEIC", &["heic", "heif", "hif"]),
     ("AVIF", &["avif", "avifs"]),
@@ -25,20 +25,20 @@ const UNREAD_EXTENSIONS: [(&str, &[&str]); 10] = [
     ("PNM", &["pbm", "pgm", "ppm", "pnm"]),
 ];
 
-/// The format of content that begins so, of the four that are read.
+/// The supported format of content with these first bytes.
 pub(crate) fn read_format(beginning: &[u8]) -> Option<ImageFormat> {
     let is_webp = beginning.starts_with(b"RIFF") && beginning.get(8..12) == Some(b"WEBP");
     match beginning {
         [0xff, 0xd8, 0xff, ..] => Some(ImageFormat::Jpeg),
         _ if beginning.starts_with(b"\x89PNG\r\n\x1a\n") => Some(ImageFormat::Png),
         _ if is_webp => Some(ImageFormat::WebP),
-        // Two letters begin many a text; the four bytes are 0 in every bitmap.
+        // Many texts begin with `BM`, but these four bytes are 0 in every bitmap.
         [b'B', b'M', ..] if beginning.get(6..10) == Some(&[0; 4]) => Some(ImageFormat::Bmp),
         _ => None,
     }
 }
 
-/// The format of content that begins so, of those that are not read.
+/// The unsupported format of content with these first bytes.
 pub(crate) fn unread_format(beginning: &[u8]) -> Option<&'static str> {
     let starts_with = |bytes: &[u8]| beginning.starts_with(bytes);
     if beginning.get(4..8) == Some(b"ftyp") {
@@ -48,7 +48,7 @@ pub(crate) fn unread_format(beginning: &[u8]) -> Option<&'static str> {
             }
             b"avif" | b"avis" => Some("AVIF"),
             b"crx " => Some("RAW"),
-            // Films have such a beginning, too.
+            // Videos have such a beginning, too.
             _ => None,
         };
     }
@@ -69,8 +69,7 @@ pub(crate) fn unread_format(beginning: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The format of a file that is no image that is read: by its name, or else by its beginning. Most
-/// RAW formats begin as TIFF does.
+/// The unsupported format of a file, by its name or else by its first bytes. Most RAW formats begin like TIFF.
 pub(crate) fn unread_file(name: &str, beginning: &[u8]) -> Option<&'static str> {
     let (_, extension) = name.rsplit_once('.').unwrap_or_default();
     let by_name = UNREAD_EXTENSIONS.iter().find(|(_, endings)| {

@@ -1,7 +1,7 @@
-//! JPEG by libjpeg-turbo's code, the decoder of nearly every other program.
+//! JPEG decoding with libjpeg-turbo, which nearly every other program uses.
 //!
-//! Its errors unwind through C that was compiled for that (the feature `unwinding`), with a payload
-//! of our own and past the panic hook.
+//! libjpeg's errors unwind through its C code, which is compiled for that (the feature `unwinding`), with our own
+//! payload and without calling the panic hook.
 
 use std::array;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
@@ -22,23 +22,23 @@ use mozjpeg_sys::{
 
 use super::exif;
 
-/// Scans of a file. The usual progressive ones have ten, and one for each coefficient of each color would
-/// be 192; each is a pass over all coefficients, so that thousands of empty ones take minutes.
+/// The largest number of scans of a file. Typical progressive files have ten, and one for each coefficient of each
+/// color would be 192. Each scan is a pass over all coefficients, so that thousands of empty ones would take minutes.
 const MAX_SCANS: c_int = 200;
 
-/// Rows of pixels asked for at a time: as many as the largest sampling factor gives at once.
+/// Rows of pixels read at a time: as many as the largest sampling factor produces at once.
 const ROWS_AT_ONCE: usize = 4;
 
-/// The segments that Exif data are in.
+/// The segments that contain Exif data.
 const APP1: c_int = 0xe1;
 
 /// A segment's largest length.
 const LONGEST_SEGMENT: c_uint = 0xffff;
 
-/// `JMSG_LENGTH_MAX`: a message and the 0 behind it.
+/// `JMSG_LENGTH_MAX`: a message and its terminating 0.
 const MESSAGE_BYTES: usize = 200;
 
-/// What libjpeg warns of where nothing of the picture is missing.
+/// libjpeg's warnings that do not mean missing or damaged image data.
 const HARMLESS: [c_int; 5] = [
     JWRN_ADOBE_XFORM as c_int,
     JWRN_BOGUS_PROGRESSION as c_int,
@@ -49,9 +49,9 @@ const HARMLESS: [c_int; 5] = [
 
 /// A JPEG whose headers were read.
 pub(crate) struct Jpeg<'a> {
-    /// Of a [`State`] in a box of its own: libjpeg's structs point to each other.
+    /// Points to a boxed [`State`], which must not move: libjpeg's structs point to each other.
     state: *mut State,
-    /// libjpeg reads it, too.
+    /// libjpeg reads from it, too.
     file: PhantomData<&'a [u8]>,
 }
 
@@ -61,13 +61,13 @@ struct State {
     progress: jpeg_progress_mgr,
 }
 
-/// What libjpeg's callbacks unwind with: what is wrong with the file.
+/// The payload with which libjpeg's callbacks unwind: the problem with the file.
 struct Fault(String);
 
 impl Drop for Jpeg<'_> {
     fn drop(&mut self) {
-        // SAFETY: the pointer is a box's, given up here alone. A decoder that was not created is all
-        // zeros, which libjpeg leaves alone.
+        // SAFETY: the pointer comes from a box and is released only here. A decoder that was not created is all
+        // zeros, which libjpeg ignores.
         unsafe {
             let mut state = Box::from_raw(self.state);
             jpeg_destroy_decompress(&mut state.decoder);
@@ -79,15 +79,15 @@ impl<'a> Jpeg<'a> {
     /// Reads the headers of `file`.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The problem with the headers.
     pub(crate) fn open(file: &'a [u8]) -> Result<Jpeg<'a>, String> {
-        // SAFETY: plain C structs, in which zeros are null pointers, no callback, false.
+        // SAFETY: plain C structs, in which zeros are null pointers, absent callbacks and false.
         let state = Box::into_raw(Box::new(unsafe { mem::zeroed::<State>() }));
         let jpeg = Jpeg {
             state,
             file: PhantomData,
         };
-        // SAFETY: the state stays where it is until `jpeg` is dropped, and the file outlives that.
+        // SAFETY: the state does not move until `jpeg` is dropped, and the file outlives it.
         caught(|| unsafe {
             let (decoder, errors) = (&raw mut (*state).decoder, &raw mut (*state).errors);
             (*decoder).common.err = jpeg_std_error(&mut *errors);
@@ -106,7 +106,7 @@ impl<'a> Jpeg<'a> {
     }
 
     fn decoder(&self) -> &jpeg_decompress_struct {
-        // SAFETY: it lives as long as `self`, and nothing changes it meanwhile.
+        // SAFETY: it lives as long as `self` and is not changed meanwhile.
         unsafe { &(*self.state).decoder }
     }
 
@@ -115,7 +115,7 @@ impl<'a> Jpeg<'a> {
         (self.decoder().image_width, self.decoder().image_height)
     }
 
-    /// That of the first block of Exif data that has one.
+    /// The orientation in the first block of Exif data that has one.
     pub(crate) fn orientation(&self) -> Option<Orientation> {
         let mut next = self.decoder().marker_list;
         while !next.is_null() {
@@ -133,10 +133,10 @@ impl<'a> Jpeg<'a> {
         None
     }
 
-    /// Writes the RGB pixels, H·W·3 bytes, in place of what `pixels` held.
+    /// Replaces the content of `pixels` by the RGB pixels, H·W·3 bytes.
     ///
     /// # Errors
-    /// What is wrong with the file; a part of the picture that is not there, or is damaged.
+    /// The problem with the file; a missing or damaged part of the image.
     pub(crate) fn decode(self, pixels: &mut Vec<u8>) -> Result<(), String> {
         let (width, height) = self.size();
         let (width, height) = (width as usize, height as usize);
@@ -148,7 +148,7 @@ impl<'a> Jpeg<'a> {
                 true => J_COLOR_SPACE::JCS_CMYK,
                 false => J_COLOR_SPACE::JCS_RGB,
             };
-            // Reads all scans where there are more than one.
+            // Reads all scans if there are several.
             jpeg_start_decompress(decoder);
         })?;
         self.check_scans()?;
@@ -159,7 +159,7 @@ impl<'a> Jpeg<'a> {
         let mut n_rows = 0;
         while n_rows < height {
             let start = rows.as_mut_ptr();
-            // SAFETY: the pointers are those of whole rows within `rows`.
+            // SAFETY: the pointers are those of whole rows in `rows`.
             let row = |i: usize| unsafe { start.add(i * n_channels * width) };
             let mut pointers: [*mut u8; ROWS_AT_ONCE] = array::from_fn(row);
             let most = (height - n_rows).min(ROWS_AT_ONCE);
@@ -170,7 +170,7 @@ impl<'a> Jpeg<'a> {
                 n_read = jpeg_read_scanlines(decoder, pointers.as_mut_ptr(), most as c_uint);
             })?;
             if n_read == 0 {
-                return Err(cut_short("its image data end early"));
+                return Err(cut_short("its image data ends early"));
             }
             let read = &rows[..n_read as usize * n_channels * width];
             match has_black {
@@ -179,21 +179,21 @@ impl<'a> Jpeg<'a> {
             }
             n_rows += n_read as usize;
         }
-        // Reads on to the end marker.
+        // Reads up to the end marker.
         // SAFETY: as in `open`.
         caught(|| unsafe {
             jpeg_finish_decompress(&mut (*self.state).decoder);
         })
     }
 
-    /// Every component must be in a scan: one that is not would be gray.
+    /// Checks that every component is in a scan; one that is not would be decoded as gray.
     fn check_scans(&self) -> Result<(), String> {
         let decoder = self.decoder();
-        // SAFETY: libjpeg's arrays: of as many components, and of 64 numbers for each of those.
+        // SAFETY: libjpeg's arrays have one entry per component, and 64 numbers for each.
         let is_missing = |i: usize| unsafe {
             let component: &jpeg_component_info = &*decoder.comp_info.add(i);
             let bits = decoder.coef_bits.cast::<c_int>();
-            // A progressive file's coefficient 0 is known to so many bits, -1 if not at all.
+            // In a progressive file the number of known bits of coefficient 0; -1 if it is unknown.
             component.quant_table.is_null() || (!bits.is_null() && *bits.add(64 * i) < 0)
         };
         match (0..decoder.num_components as usize).any(is_missing) {
@@ -203,9 +203,9 @@ impl<'a> Jpeg<'a> {
     }
 }
 
-/// Runs what calls libjpeg, and gives the fault that it ended with.
+/// Runs code that calls libjpeg, and returns the fault if it ended with one.
 fn caught(call: impl FnOnce()) -> Result<(), String> {
-    // After a fault, the decoder is only destroyed.
+    // After a fault the decoder is only destroyed.
     match panic::catch_unwind(AssertUnwindSafe(call)) {
         Ok(()) => Ok(()),
         Err(payload) => match payload.downcast::<Fault>() {
@@ -223,27 +223,27 @@ fn cut_short(what: &str) -> String {
     format!("is a JPEG cut short: {what}")
 }
 
-/// The RGB of a pixel of cyan, magenta, yellow and black, all inverted as Adobe writes them: the
-/// fraction of white that color and black leave.
+/// The RGB of a pixel of cyan, magenta, yellow and black, all inverted as Adobe writes them: the fraction of white
+/// that color and black leave.
 fn without_black(pixel: &[u8]) -> [u8; 3] {
     let black = u32::from(pixel[3]);
     [pixel[0], pixel[1], pixel[2]].map(|color| {
-        // Pillow's rounding: what is taken away from `black` is rounded to the nearest.
+        // Pillow's rounding: the amount subtracted from `black` is rounded to the nearest integer.
         let taken = (255 - u32::from(color)) * black + 128;
         (black - (((taken >> 8) + taken) >> 8)) as u8
     })
 }
 
-/// libjpeg cannot go on.
+/// Called by libjpeg on fatal errors.
 unsafe extern "C-unwind" fn error_exit(decoder: &mut jpeg_common_struct) {
-    // SAFETY: libjpeg calls this with a decoder of ours.
+    // SAFETY: libjpeg calls this with our decoder.
     let message = unsafe { message(decoder) };
     fail(format!("is a broken JPEG: {message}"));
 }
 
-/// libjpeg would go on.
+/// Called by libjpeg on warnings, after which it would continue.
 unsafe extern "C-unwind" fn emit_message(decoder: &mut jpeg_common_struct, level: c_int) {
-    // SAFETY: a part of the state that the decoder is in.
+    // SAFETY: a part of the state that contains the decoder.
     let code = unsafe { (*decoder.err).msg_code };
     if level >= 0 || HARMLESS.contains(&code) {
         return;
@@ -251,31 +251,31 @@ unsafe extern "C-unwind" fn emit_message(decoder: &mut jpeg_common_struct, level
     if code == JWRN_JPEG_EOF as c_int {
         fail(cut_short("it has no end marker"));
     } else if code == JWRN_HIT_MARKER as c_int {
-        fail(cut_short("its image data end early"));
+        fail(cut_short("its image data ends early"));
     }
-    // SAFETY: as this function.
+    // SAFETY: same as for this function.
     unsafe { error_exit(decoder) }
 }
 
-/// Called between the parts of a file of several scans.
+/// Called between the parts of a file with several scans.
 unsafe extern "C-unwind" fn check_n_scans(decoder: &mut jpeg_common_struct) {
     let state = decoder.client_data.cast::<State>();
-    // SAFETY: the state that the decoder is in.
+    // SAFETY: the state that contains the decoder.
     let n_scans = unsafe { (*state).decoder.input_scan_number };
     if n_scans > MAX_SCANS {
         fail(format!("is a broken JPEG: more than {MAX_SCANS} scans"));
     }
 }
 
-/// libjpeg's own words.
+/// libjpeg's own message.
 ///
 /// # Safety
-/// `decoder` is one that was created.
+/// `decoder` must have been created.
 unsafe fn message(decoder: &mut jpeg_common_struct) -> String {
-    /// As C has it: a buffer of [`MESSAGE_BYTES`].
+    /// The C signature, with a buffer of [`MESSAGE_BYTES`].
     type Format = unsafe extern "C-unwind" fn(*mut jpeg_common_struct, *mut c_char);
     let mut buffer = [0; MESSAGE_BYTES];
-    // SAFETY: the callback is libjpeg's own, which ends the text with 0.
+    // SAFETY: the callback is libjpeg's own, which terminates the text with 0.
     unsafe {
         let Some(format) = (*decoder.err).format_message else {
             return "no reason".to_owned();
@@ -303,7 +303,7 @@ mod tests {
         Bad { bad: String },
     }
 
-    /// tests/photos/odd/make.py made the files, and asked Pillow for their pixels.
+    /// tests/photos/odd/make.py made the files and the expected pixels with Pillow.
     #[test]
     fn odd_files_have_the_pixels_that_pillow_reads_and_damaged_ones_are_bad() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/photos/odd");

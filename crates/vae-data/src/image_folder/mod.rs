@@ -47,13 +47,13 @@ pub use split::{PARTITION_FILE, SplitConfig};
 pub use table::ATTRIBUTES_FILE;
 pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 
-/// A folder of photos, or a zip of them that is read in place (`[dataset.image_folder]`).
+/// A folder of photos, or a zip of them, which is read without unpacking (`[dataset.image_folder]`).
 ///
-/// JPEG, PNG, WebP and BMP are read, recognized by their content. Gray, transparent, 16-bit and CMYK images
-/// become 8-bit RGB, and EXIF rotations are applied. Folders are searched to any depth, and links are
-/// followed; names that begin with a dot, recycle bins and the like, and the folders of runs are skipped.
-/// A file is ignored if neither its extension nor its first bytes are those of an image; other files that
-/// are not images count as bad. Images in other formats, such as HEIC, are counted separately.
+/// JPEG, PNG, WebP and BMP are supported and recognized by their content. Gray, transparent, 16-bit and CMYK images
+/// become 8-bit RGB, and EXIF rotations are applied. Folders are searched recursively, and links are followed. Names
+/// that begin with a dot, system folders such as recycle bins, and the folders of runs are skipped. A file is ignored
+/// if neither its extension nor its first bytes are those of an image; other files that are not images count as bad.
+/// Images in unsupported formats, such as HEIC, are counted separately.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -76,71 +76,68 @@ pub struct ImageFolderConfig {
     #[schemars(example = &"photos", extend("x-resume" = true))]
     pub path: PathBuf,
 
-    /// Size of the centered crop, relative to the largest centered rectangle with the proportions of
-    /// `image_size`: 1 is all of that rectangle (for a square image size, the photo's shorter side),
-    /// 148/178 is usual for CelebA. Default 1.
+    /// Size of the centered crop, relative to the largest centered rectangle with the proportions of `image_size`. 1
+    /// uses all of that rectangle (for a square image size, the photo's shorter side); 148/178 is usual for CelebA.
+    /// Default 1.
     #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     #[serde(default = "whole")]
     pub crop_fraction: f64,
 
-    /// Cut this rectangle out of every image instead of a centered crop. Not together with
-    /// `crop_fraction`.
+    /// Crop this rectangle from every image instead of a centered one. Cannot be combined with `crop_fraction`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<CropRect>,
 
-    /// Size in pixels that the crop is resized to, with antialiasing: one number for a square, or
-    /// `[height, width]`. Default 64.
+    /// Size in pixels that the crop is resized to, with antialiasing: one number for a square, or `[height, width]`.
+    /// Default 64.
     #[serde(default = "default_size")]
     pub image_size: ImageSize,
 
-    /// Make the images gray: one channel, the brightness, instead of three. Default false.
+    /// Convert the images to gray: one channel, the brightness, instead of three. Default false.
     #[serde(default)]
     pub grayscale: bool,
 
-    /// Mirror each training image left to right in half of the epochs, by chance. Default false.
+    /// Mirror training images left to right, each at random in half of the epochs. Default false.
     #[serde(default)]
     pub random_flip: bool,
 
-    /// Keep the decoded images in a file beside `path` (a pack), so that photos are decoded only once.
-    /// Default true.
+    /// Store the decoded images in a file next to `path` (a pack), so that photos are decoded only once. Default
+    /// true.
     #[schemars(extend("x-resume" = true))]
     #[serde(default = "yes")]
     pub pack: bool,
 
-    /// Stop with an error if more than this share of the files cannot be decoded. Default 0.01.
+    /// Stop with an error if more than this fraction of the files cannot be decoded. Default 0.01.
     #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default = "default_bad_fraction")]
     pub max_bad_fraction: f64,
 
-    /// Images of more pixels count as bad files, because each pixel takes 3 bytes of memory.
-    /// Default 100,000,000.
+    /// Images with more pixels count as bad files, because each pixel takes 3 bytes of memory. Default 100,000,000.
     #[schemars(range(min = 1))]
     #[serde(default = "default_max_pixels")]
     pub max_pixels: u64,
 
-    /// Threads that read and decode images. By default one for each core.
+    /// Number of threads that read and decode images. By default one per core.
     #[schemars(range(min = 1, max = 1024), extend("x-resume" = true))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
 
-    /// A file that lists which image is for training (0), validation (1) and testing (2). Images that are
-    /// not in the list are not used. By default `list_eval_partition.txt` or `.csv` in the folder or zip
-    /// or beside it, if there is one; otherwise `split` and `dataset.validation` decide.
+    /// A list that assigns each image to training (0), validation (1) or testing (2). Images that are not in the list
+    /// are not used. By default `list_eval_partition.txt` or `.csv` in the folder or zip or next to it, if there is
+    /// one; otherwise `split` and `dataset.validation` decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<PathBuf>,
 
-    /// A table of attributes of the images: CelebA's list, or a CSV or TSV file with a column of file
-    /// names. By default `list_attr_celeba.txt` or `.csv` in the folder or zip or beside it, if there is
-    /// one.
+    /// A table of attributes of the images: CelebA's list, or a CSV or TSV file with a column of file names. By
+    /// default `list_attr_celeba.txt` or `.csv` in the folder or zip or next to it, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<PathBuf>,
 
-    /// Which images are test images where there is no partition list.
+    /// Which images are test images if there is no partition list.
     #[serde(default)]
     pub split: SplitConfig,
 }
 
-/// Of images without a list of splits.
+/// The default for images without a partition list.
 const DEFAULT_VALIDATION: HoldOut = HoldOut::Fraction(0.1);
 
 fn whole() -> f64 {
@@ -162,7 +159,7 @@ fn default_bad_fraction() -> f64 {
     0.01
 }
 
-/// Threads that decode where nothing else is configured.
+/// The default number of decoding threads.
 pub(crate) fn n_cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -177,7 +174,7 @@ impl ImageFolderConfig {
         self.split.check()?;
         let wrong = |key, problem| Err(DataError::Config { key, problem });
         if self.crop.is_some() && self.crop_fraction != whole() {
-            let problem = "found beside crop_fraction, expected one of the two".to_owned();
+            let problem = "found together with crop_fraction, expected one of the two".to_owned();
             return wrong("dataset.image_folder.crop", problem);
         }
         if !(0.0..=1.0).contains(&self.max_bad_fraction) {
@@ -236,8 +233,8 @@ impl ImageFolderConfig {
         self.list(self.attributes.as_deref(), &ATTRIBUTES_FILES)
     }
 
-    /// The file `configured`, or the first called one of `names` that lies with the images: in the folder,
-    /// beside the folder or zip, where CelebA's publishers put it, or in the zip.
+    /// The file `configured`, or the first file with one of `names`: in the folder, next to the folder or zip, where
+    /// CelebA's publishers put it, or in the zip.
     fn list(&self, configured: Option<&Path>, names: &[&str]) -> Option<PathBuf> {
         let with_images = || {
             let parent = self.path.parent().unwrap_or(Path::new(""));
@@ -249,7 +246,7 @@ impl ImageFolderConfig {
                 if above.and_then(Path::file_name) == name {
                     folders.extend(around.next().map(Path::to_owned));
                 }
-                // `Img` of the publishers, beside `Eval` and `Anno`.
+                // The publishers have `Img` next to `Eval` and `Anno`.
                 let above = above.and_then(Path::parent);
                 folders.extend(
                     above
@@ -262,8 +259,8 @@ impl ImageFolderConfig {
                 .flat_map(|folder| names.iter().map(|name| folder.join(name)));
             let in_zip = || {
                 let members = names.iter().flat_map(|name| {
-                    // What is no zip is told where its images are listed.
-                    archive::members_called(&self.path, name).unwrap_or_default()
+                    // A file that is not a zip is reported when its images are listed.
+                    archive::members_named(&self.path, name).unwrap_or_default()
                 });
                 members.map(|member| self.path.join(member)).next()
             };
@@ -278,7 +275,7 @@ impl ImageFolderConfig {
 pub struct ImageFolder {
     config: ImageFolderConfig,
     source: Arc<Source>,
-    /// Those that cannot be images whatever is in them.
+    /// Files that were found to be bad without reading them.
     found_bad: Vec<BadFile>,
 }
 
@@ -286,8 +283,8 @@ impl ImageFolder {
     /// Lists the files.
     ///
     /// # Errors
-    /// A config that makes no sense; a folder or zip that is not there, cannot be read, or holds
-    /// neither an image nor a bad file.
+    /// An invalid config; a folder or zip that does not exist, cannot be read, or holds neither an image nor a bad
+    /// file.
     pub fn open(config: &ImageFolderConfig) -> Result<ImageFolder, DataError> {
         config.check()?;
         let (files, found_bad) = Files::scan(&config.path)?;
@@ -308,13 +305,13 @@ impl ImageFolder {
         })
     }
 
-    /// How many files there are, good and bad.
+    /// The number of files, good and bad.
     pub fn n_files(&self) -> usize {
         self.source.files.entries().len() + self.found_bad.len()
     }
 
-    /// The pack's file: beside the folder or zip, named after it, the images' shape and the first
-    /// digits of the transform's SHA-256, so that configs with other transforms keep their own.
+    /// The pack's file: next to the folder or zip, and named after it, the images' shape and the first digits of the
+    /// transform's SHA-256, so that each transform has its own pack.
     pub fn pack_file(&self) -> PathBuf {
         use sha2::{Digest, Sha256};
         let transform = Sha256::digest(pack::transform_json(&self.source));
@@ -326,7 +323,7 @@ impl ImageFolder {
             shape.width,
             &pack::hex(&transform)[..8]
         );
-        // A path such as `.` or `faces/..` has a name only once it is resolved.
+        // A path such as `.` or `faces/..` has a name only after it is resolved.
         let path = std::path::absolute(&self.config.path)
             .and_then(|path| match self.config.path.file_name() {
                 Some(_) => Ok(path),
@@ -341,15 +338,15 @@ impl ImageFolder {
         }
     }
 
-    /// Checks every byte of the pack, and that it is the one of these files and this transform.
+    /// Checks every byte of the pack, and that it belongs to these files and this transform.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem with the pack.
     pub fn check_pack(&self) -> Result<(), PackProblem> {
         self.open_pack().map(|_| ())
     }
 
-    /// Decodes every file and writes the pack, whether one is there or not. Gives the bad files.
+    /// Decodes every file and writes the pack, replacing an existing one. Returns the bad files.
     ///
     /// # Errors
     /// More bad files than the config allows; the file system refuses.
@@ -363,7 +360,7 @@ impl ImageFolder {
         }
     }
 
-    /// Every good image, in the order of the names: from the pack where the config has one.
+    /// Every good image, ordered by name; from the pack if the config uses one.
     ///
     /// # Errors
     /// More bad files than the config allows.
@@ -385,7 +382,7 @@ impl ImageFolder {
         Pack::open(&self.pack_file(), &key, shape, self.config.n_workers())
     }
 
-    /// The outer error is the files', the inner one the pack's alone.
+    /// The outer error concerns the files, the inner one only the pack.
     fn try_write_pack(&self) -> Result<Result<BadFiles, PackProblem>, DataError> {
         let chunks = self.source.decode_all(self.config.n_workers());
         let key = pack::key(&self.source);
@@ -407,15 +404,14 @@ impl ImageFolder {
         Ok(stored)
     }
 
-    /// The pack, written first where there is none to use. `None`, with a warning, where it cannot be
-    /// written.
+    /// The pack, which is written first if there is no valid one. `None`, with a warning, if it cannot be written.
     fn pack(&self) -> Result<Option<Pack>, DataError> {
         let file = self.pack_file();
         pack::PARTIAL.remove_abandoned(vae_base::files::parent(&file));
         match self.open_pack() {
             Ok(pack) => return Ok(Some(pack)),
             Err(PackProblem::Missing) => {}
-            Err(problem) => warn!("{} {problem}: it is made anew", file.display()),
+            Err(problem) => warn!("{} {problem}: it is made again", file.display()),
         }
         let problem = match self.try_write_pack()? {
             Ok(_) => match self.open_pack() {
@@ -425,14 +421,14 @@ impl ImageFolder {
             Err(problem) => problem,
         };
         warn!(
-            "{} {problem}: the images are decoded in every epoch (pack = false says that this is \
-             meant)",
+            "{} {problem}: the images are decoded in every epoch (pack = false removes this \
+             warning)",
             file.display()
         );
         Ok(None)
     }
 
-    /// Without a pack: one pass over the files tells which are good.
+    /// Without a pack: one pass over the files finds the good ones.
     fn decoded_once(&self) -> Result<FileImages, DataError> {
         let mut entries = self.source.files.entries().iter().enumerate();
         let (mut names, mut files, mut bad) = (Vec::new(), Vec::new(), Vec::new());
@@ -483,7 +479,7 @@ impl ImageFolder {
         BadFiles::new([&self.found_bad, undecodable].concat())
     }
 
-    /// Splits the good images, and tells what was found on the way.
+    /// Splits the good images, and reports what was found.
     pub(crate) fn load(&self, sizes: &Sizes) -> Result<Splits, DataError> {
         let config = &self.config;
         let partition = config

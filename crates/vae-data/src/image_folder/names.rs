@@ -1,4 +1,4 @@
-//! Images by their names, as archives and lists spell them.
+//! Looking up images by name, with the spellings of archives and lists.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,8 +8,8 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::DataError;
 
-/// A path as images are named: `/` between folders (not `\`, as some programs for Windows write), no
-/// `.` and no root before it.
+/// A path in the form of image names: `/` between folders (not `\`, which some Windows programs write), without `.`
+/// and without a leading root.
 pub(crate) fn normalized(path: &str) -> String {
     let parts: Vec<&str> = path
         .split(['/', '\\'])
@@ -18,7 +18,7 @@ pub(crate) fn normalized(path: &str) -> String {
     parts.join("/")
 }
 
-/// One spelling of a name: normalized, and composed (Unicode NFC: a Mac writes ä as a and two dots).
+/// A unique spelling of a name: normalized and composed (Unicode NFC; macOS writes ä as a and a combining mark).
 fn key(name: &str) -> String {
     let name = normalized(name);
     match is_nfc_quick(name.chars()) {
@@ -27,7 +27,7 @@ fn key(name: &str) -> String {
     }
 }
 
-/// What a list says of each image.
+/// The entries of a list by image name.
 #[derive(Debug)]
 pub(crate) struct ByName<T> {
     rows: HashMap<String, T>,
@@ -35,7 +35,7 @@ pub(crate) struct ByName<T> {
 }
 
 impl<T> Default for ByName<T> {
-    /// Nothing of none.
+    /// An empty list.
     fn default() -> Self {
         ByName {
             rows: HashMap::new(),
@@ -45,7 +45,7 @@ impl<T> Default for ByName<T> {
 }
 
 impl<T> ByName<T> {
-    /// Gives what was there under the same name.
+    /// Inserts an entry and returns the previous one with that name.
     pub(crate) fn insert(&mut self, name: &str, row: T) -> Option<T> {
         if self.rows.is_empty() {
             name.clone_into(&mut self.first);
@@ -53,7 +53,7 @@ impl<T> ByName<T> {
         self.rows.insert(key(name), row)
     }
 
-    /// Of the image whose path is a name in the list, or ends so: the longest that is there.
+    /// The entry of an image: its name in the list is the image's path or the end of it; the longest match wins.
     pub(crate) fn get(&self, image: &str) -> Option<&T> {
         let image = key(image);
         let mut name = image.as_str();
@@ -71,10 +71,10 @@ impl<T> ByName<T> {
         &self.first
     }
 
-    /// Warns where fewer than half of `images` are in the list, which is the file at `path`.
+    /// Warns if fewer than half of `images` are in the list, which is the file at `path`.
     ///
     /// # Errors
-    /// None of them is.
+    /// None of the images is in the list.
     pub(crate) fn check(&self, path: &Path, images: &[String]) -> Result<(), DataError> {
         let unknown: Vec<&String> = images
             .iter()

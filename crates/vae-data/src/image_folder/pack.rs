@@ -1,6 +1,6 @@
-//! The pack: every image decoded and resized once, in one file that is mapped into memory.
+//! The pack: all images, decoded and resized once, in one file that is mapped into memory.
 //!
-//! A safetensors file, so that Python reads it too, of three tensors in this order:
+//! It is a safetensors file, which Python reads too, with three tensors in this order:
 //!
 //! | name | kind and shape | what |
 //! | --- | --- | --- |
@@ -35,26 +35,26 @@ use crate::pipeline::Pipeline;
 use crate::stored::{ImageStore, StoreReader};
 use crate::{BadFile, DataError, ImageShape};
 
-/// Of another format nothing is known but that it is another. 1 had the pixels of another JPEG decoder.
+/// Packs of other formats count as outdated. Format 1 had the pixels of another JPEG decoder.
 const FORMAT: &str = "vae pack 2";
 
-/// Where the images begin: at a page of their own.
+/// Where the images begin: at the start of a page.
 const HEADER_BYTES: usize = 4096;
 
-/// What stays free on the disk beside a new pack.
+/// Bytes that must stay free on the disk when a pack is written.
 const SPARE_BYTES: u64 = 64 << 20;
 
-/// Mapped pages count as this process's memory: after so many bytes they are handed back. They stay
-/// in the system's cache, from which they come again at the price of a page fault.
+/// Mapped pages count as this process's memory, so they are released after this number of bytes. They stay in the
+/// system's cache, from which reading them again costs only a page fault.
 const MAPPED_BYTES: usize = 256 << 20;
 
-/// What the system maps around each address that is touched (Linux: its `fault_around_bytes`).
+/// Bytes that the system maps around each accessed address (Linux: `fault_around_bytes`).
 const BYTES_AROUND: usize = 64 << 10;
 
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
 
-/// A file that says which images, made in which way, hold in a pack.
+/// Identifies the files and the transform from which a pack is made.
 pub(crate) fn key(source: &Source) -> String {
     let mut hash = Sha256::new();
     let mut put =
@@ -69,7 +69,7 @@ pub(crate) fn key(source: &Source) -> String {
     hex(&hash.finalize())
 }
 
-/// The transform as it is written in the metadata.
+/// The transform as written to the metadata.
 pub(crate) fn transform_json(source: &Source) -> String {
     json!(source.transform).to_string()
 }
@@ -82,7 +82,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 #[derive(Debug)]
 enum Bytes {
     Mapped(Mmap),
-    /// Where the file system refuses to map files, as some FUSE ones do.
+    /// For file systems that cannot map files, such as some FUSE ones.
     InMemory(Vec<u8>),
 }
 
@@ -99,8 +99,8 @@ impl Deref for Bytes {
 
 impl Bytes {
     fn of(path: &Path) -> io::Result<Bytes> {
-        // SAFETY: the map is read as bytes, of which every value is valid. Nobody changes a pack in
-        // place: it is replaced by renaming, which leaves this map the old file.
+        // SAFETY: the map is read as bytes, of which every value is valid. A pack is never changed in place: it is
+        // replaced by renaming, and this map keeps the old file.
         Self::mapped_or_read(path, |file| unsafe { Mmap::map(file) })
     }
 
@@ -127,17 +127,17 @@ impl Bytes {
     }
 }
 
-/// A pack that was found to be the right one.
+/// A pack that passed all checks.
 #[derive(Debug)]
 pub(crate) struct Pack {
     map: Bytes,
     shape: ImageShape,
     n_images: usize,
-    /// Of one image.
+    /// Bytes of one image.
     n_bytes: usize,
     names: Vec<String>,
     bad: Vec<BadFile>,
-    /// Since the pages were handed back.
+    /// Number of images read since the pages were last released.
     n_touched: AtomicUsize,
 }
 
@@ -157,7 +157,7 @@ impl Pack {
         let pack = Pack::parse(map, key, shape)?;
         let pack = Arc::new(pack);
         pack.verify(n_workers)?;
-        // The threads that held the others have ended with their pipeline.
+        // The threads that held the other references have ended with their pipeline.
         Arc::into_inner(pack).ok_or_else(|| PackProblem::Refused("is still in use".to_owned()))
     }
 
@@ -183,15 +183,15 @@ impl Pack {
             && offset(&map, &images) == HEADER_BYTES
             && offset(&map, &crcs) == HEADER_BYTES + n_images * n_bytes;
         if !is_right {
-            return Err(damaged(&"its tensors have other shapes"));
+            return Err(damaged(&"its tensors have wrong shapes"));
         }
         if value("files_crc32") != Some(&format!("{:08x}", crc32fast::hash(files.data()))) {
-            return Err(damaged(&"the list of its files has another checksum"));
+            return Err(damaged(&"the list of its files has a wrong checksum"));
         }
         let list: FileList =
             serde_json::from_slice(files.data()).map_err(|error| damaged(&error))?;
         if list.names.len() != n_images {
-            return Err(damaged(&"the list of its files has another length"));
+            return Err(damaged(&"the list of its files has a wrong length"));
         }
         let bad = list.bad.into_iter();
         Ok(Pack {
@@ -219,7 +219,7 @@ impl Pack {
         .next();
         match altered {
             Some(i) => Err(PackProblem::Damaged(format!(
-                "the image of {} has another checksum",
+                "the image of {} has a wrong checksum",
                 self.names[i]
             ))),
             None => Ok(()),
@@ -238,13 +238,13 @@ impl Pack {
         &self.map[HEADER_BYTES + i * self.n_bytes..][..self.n_bytes]
     }
 
-    /// Writes image `i`, [C, H, W], to `out`.
+    /// Writes image `i` [C, H, W] to `out`.
     pub(crate) fn read(&self, i: usize, out: &mut [u8]) {
         out.copy_from_slice(self.image(i));
         self.touched();
     }
 
-    /// Counts one more image as mapped.
+    /// Counts one more image as mapped, and releases the pages if there are too many.
     fn touched(&self) {
         let n_bytes = self.n_bytes + BYTES_AROUND;
         let before = self.n_touched.fetch_add(n_bytes, Ordering::Relaxed);
@@ -252,8 +252,8 @@ impl Pack {
             self.n_touched.store(0, Ordering::Relaxed);
             #[cfg(unix)]
             if let Bytes::Mapped(map) = &self.map {
-                // SAFETY: the map is a shared one of a file and never written to, so that the next
-                // access finds the same bytes. A system that refuses keeps the pages.
+                // SAFETY: the map is shared, of a file, and never written to, so the next access finds the same
+                // bytes. If the system refuses, the pages stay mapped.
                 let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
             }
         }
@@ -270,7 +270,7 @@ impl ImageStore for Pack {
     }
 
     fn n_workers(&self) -> usize {
-        1 // Copies faster than any model trains.
+        1 // One thread already reads faster than any model trains.
     }
 
     fn reader(self: Arc<Self>) -> Box<dyn StoreReader> {
@@ -310,7 +310,7 @@ struct FileList {
 pub(crate) enum NotWritten<E> {
     /// The file system refuses.
     Refused(PackProblem),
-    /// Whoever looked on wanted no more.
+    /// The observer stopped it.
     Stopped(E),
 }
 
@@ -320,14 +320,14 @@ impl<E> From<io::Error> for NotWritten<E> {
     }
 }
 
-/// Writes a pack of the images in `chunks`, which appears under its name only when it is whole and on
-/// the disk, and gives the bad files. `look_on` is told all of them so far after every chunk.
+/// Writes a pack of the images in `chunks`, and returns the bad files. The file gets its name only after it is
+/// complete and on the disk. `on_chunk` is called after every chunk with the bad files so far.
 pub(crate) fn write<E>(
     path: &Path,
     source: &Source,
     key: &str,
     chunks: Pipeline<Chunk>,
-    mut look_on: impl FnMut(&[BadFile]) -> Result<(), E>,
+    mut on_chunk: impl FnMut(&[BadFile]) -> Result<(), E>,
 ) -> Result<Vec<BadFile>, NotWritten<E>> {
     let entries = source.files.entries();
     let folder = files::parent(path);
@@ -362,7 +362,7 @@ pub(crate) fn write<E>(
                 }),
             }
         }
-        look_on(&bad).map_err(NotWritten::Stopped)?;
+        on_chunk(&bad).map_err(NotWritten::Stopped)?;
     }
     let pair = |file: &BadFile| (file.name.clone(), file.reason.clone());
     list.bad = bad.iter().map(pair).collect();
@@ -406,7 +406,7 @@ fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Resu
     Ok(bytes)
 }
 
-/// A pack until it is whole.
+/// The name of a pack until it is complete.
 pub(super) const PARTIAL: TemporaryName = TemporaryName {
     prefix: ".pack-",
     suffix: ".partial",
@@ -414,7 +414,7 @@ pub(super) const PARTIAL: TemporaryName = TemporaryName {
 
 fn check_space(folder: &Path, n_bytes: u64) -> Result<(), PackProblem> {
     let Ok(free) = fs4::available_space(folder) else {
-        return Ok(()); // Unknown: the write itself will tell.
+        return Ok(()); // Unknown; a full disk shows when the pack is written.
     };
     let wanted = n_bytes + SPARE_BYTES;
     if free < wanted {
@@ -481,7 +481,7 @@ mod tests {
             assert_eq!(a, b);
             assert_eq!(a[0], 40 * i as u8);
         }
-        // A byte that is not the one that was written is found in memory too.
+        // A changed byte is detected in memory, too.
         let mut damaged = std::fs::read(&path).unwrap();
         damaged[HEADER_BYTES] ^= 1;
         let damaged = Pack::parse(Bytes::InMemory(damaged), &key, shape).unwrap();

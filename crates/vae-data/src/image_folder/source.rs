@@ -1,4 +1,4 @@
-//! Every file of a folder or zip, decoded and transformed.
+//! The files of a folder or zip, decoded and transformed.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::pipeline::Pipeline;
 /// Images in a job of [`Source::decode_all`].
 const CHUNK: usize = 32;
 
-/// The files, and what is done to each of them.
+/// The files and their transform.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) files: Arc<Files>,
@@ -23,7 +23,7 @@ pub(crate) struct Source {
 pub(crate) struct Chunk {
     /// [n, C, H, W] bytes of the n good files.
     pub(crate) pixels: Vec<u8>,
-    /// For each file the CRC-32 of its pixels, or what is wrong with it.
+    /// For each file the CRC-32 of its pixels, or the problem with it.
     pub(crate) files: Vec<Result<u32, String>>,
 }
 
@@ -56,7 +56,7 @@ impl Source {
     }
 }
 
-/// One thread's reader, decoder and transformer, whose buffers are used again and again.
+/// One thread's reader, decoder and transformer, with reused buffers.
 #[derive(Debug)]
 pub(crate) struct SourceReader {
     max_bytes: u64,
@@ -69,7 +69,7 @@ impl SourceReader {
     pub(crate) fn new(source: Arc<Source>) -> SourceReader {
         let max_pixels = source.max_pixels;
         SourceReader {
-            // An uncompressed format is as large as its pixels; a larger file is none of them.
+            // Uncompressed files are as large as their pixels; a larger file is not an image within the limit.
             max_bytes: max_pixels
                 .saturating_mul(MAX_BYTES_PER_PIXEL)
                 .saturating_add(MAX_BYTES_BESIDE),
@@ -79,7 +79,7 @@ impl SourceReader {
         }
     }
 
-    /// Writes the pixels of file `i` to `out`, [C, H, W], or says what is wrong with the file.
+    /// Writes the pixels of file `i` to `out` [C, H, W], or returns the problem with the file.
     pub(crate) fn read(&mut self, i: usize, out: &mut [u8]) -> Result<(), String> {
         let file = self.files.read(i, self.max_bytes)?;
         let image = self.decoder.decode(file)?;

@@ -1,4 +1,4 @@
-//! Which images are trained on, and which are held out.
+//! Division of images into training, validation and test images.
 
 use std::path::{Path, PathBuf};
 
@@ -14,30 +14,28 @@ use super::text;
 use crate::hold_out::VALIDATION_KEY;
 use crate::{DataError, HoldOut};
 
-/// The official name of CelebA's list, found automatically beside the images.
+/// The official name of CelebA's list, found automatically next to the images.
 pub const PARTITION_FILE: &str = "list_eval_partition.txt";
 
-/// That, and its name at Kaggle.
+/// The official name, and the one at Kaggle.
 pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
 
-/// A split by a hash of the file name (`[dataset.image_folder.split]`), for images without a partition
-/// list.
+/// A split by a hash of the file name (`[dataset.image_folder.split]`), for images without a partition list.
 ///
-/// What a file is used for does not change when other files are added or removed: u is the first eight
-/// bytes, big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), over 2^64.
-/// The file is a test image if u < `test_fraction`, a validation image if u is below `test_fraction` +
-/// `dataset.validation` (if that is a number of images: one of that many with the lowest u among those
-/// that are not test images), and otherwise a training image. The name is the path below the folder or in
-/// the zip, with `/` between folders.
+/// The assignment of a file does not change when other files are added or removed. u is the first eight bytes,
+/// big-endian, of SHA-256(seed as eight little-endian bytes, then the name in UTF-8), divided by 2^64. The file is a
+/// test image if u < `test_fraction`, a validation image if u is below `test_fraction` + `dataset.validation` (if
+/// that is a number n of images: if it is among the n lowest u of the other images), and otherwise a training image.
+/// The name is the path in the folder or zip, with `/` between folders.
 ///
-/// If there are so few images that a split would get none, it gets the one with the lowest u.
+/// If there are so few images that a split would be empty, it gets the one with the lowest u.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitConfig {
-    /// Share of the images that are test images. Default 0.1.
+    /// Fraction of the images that are test images. Default 0.1.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub test_fraction: f64,
-    /// Seed of the division into training, validation and test images. Default 0.
+    /// Seed of the random division into training, validation and test images. Default 0.
     pub seed: u64,
 }
 
@@ -50,7 +48,7 @@ impl Default for SplitConfig {
     }
 }
 
-/// What an image is for.
+/// The split of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Train,
@@ -70,10 +68,10 @@ impl SplitConfig {
         })
     }
 
-    /// What each of the images with these names is for.
+    /// The split of each of the images with these names.
     ///
     /// # Errors
-    /// As many validation images as there are images, or more.
+    /// At least as many validation images as there are images.
     pub(crate) fn parts<S: AsRef<str>>(
         &self,
         names: &[S],
@@ -104,7 +102,7 @@ impl SplitConfig {
         Ok(parts)
     }
 
-    /// Where a name lies, from 0 to 1.
+    /// The hash of a name, as a number from 0 to 1.
     fn u(&self, name: &str) -> f64 {
         let hash = Sha256::new()
             .chain_update(self.seed.to_le_bytes())
@@ -117,10 +115,10 @@ impl SplitConfig {
     }
 }
 
-/// Names of a partition's column in a list with a header; where none of them is there, it is the last.
+/// Names of the partition's column in a list with a header; without one of them it is the last column.
 const PART_COLUMNS: [&str; 6] = ["partition", "split", "set", "subset", "part", "fold"];
 
-/// An official partition: for each image its name and 0 (train), 1 (validation) or 2 (test).
+/// An official partition: each image's name with 0 (train), 1 (validation) or 2 (test).
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) path: PathBuf,
@@ -139,8 +137,8 @@ impl Part {
 }
 
 impl Partition {
-    /// Reads a line for each image, name and part apart by spaces, tabs, a comma or a semicolon, or a
-    /// list of columns with a header (comma, semicolon, tab).
+    /// Reads one line per image, with name and split separated by spaces, tabs, a comma or a semicolon, or a table
+    /// with a header (separated by commas, semicolons or tabs).
     pub(crate) fn read(path: &Path) -> Result<Partition, DataError> {
         let text = text::read(path)?;
         let mut partition = Partition {
@@ -170,12 +168,12 @@ impl Partition {
         Ok(partition)
     }
 
-    /// What each of the images with these names is for; none where the list does not say. Where
-    /// `validation` is 0 those for validation are trained on, and where the list has none of them, they are
-    /// taken from the training images as `validation` says.
+    /// The split of each of the images with these names; `None` if the list does not contain it. If `validation` is
+    /// 0, the list's validation images are trained on. If the list has no validation images, they are taken from the
+    /// training images according to `validation`.
     ///
     /// # Errors
-    /// `validation` says how many, and the list does too.
+    /// Both `validation` and the list determine the validation images.
     pub(crate) fn parts<S: AsRef<str>>(
         &self,
         names: &[S],
@@ -198,8 +196,8 @@ impl Partition {
                 return Err(DataError::Config {
                     key: VALIDATION_KEY,
                     problem: format!(
-                        "found {validation}, but {} says which images are for validation: leave the key \
-                         out, or say 0 to train on them too (validation_limit takes fewer)",
+                        "found {validation}, but {} says which images are for validation: remove the key \
+                         or set it to 0 to train on them too (validation_limit uses fewer of them)",
                         self.path.display()
                     ),
                 });
@@ -244,7 +242,7 @@ impl Partition {
         Ok(())
     }
 
-    /// `found` are `name` and `part` as they stand in the list.
+    /// `found` is the text of `name` and `part` in the list.
     fn insert(&mut self, name: &str, part: &str, line: u64, found: &str) -> Result<(), DataError> {
         let wrong = |problem| {
             Err(DataError::Table {
@@ -266,21 +264,21 @@ impl Partition {
         }
     }
 
-    /// By the whole path, or by its end, as CelebA's list has the files' own names.
+    /// Looked up by the whole path or by its end, because CelebA's list contains file names without folders.
     fn part(&self, name: &str) -> Option<Part> {
         self.parts.get(name).copied()
     }
 
-    /// Warns where the list has fewer than half of the images.
+    /// Warns if the list contains fewer than half of the images.
     ///
     /// # Errors
-    /// It has none of them.
+    /// It contains none of them.
     pub(crate) fn check(&self, images: &[String]) -> Result<(), DataError> {
         self.parts.check(&self.path, images)
     }
 }
 
-/// What is before the last separator of a line, and what after it.
+/// The parts of a line before and after its last separator.
 fn name_and_part(line: &str) -> (&str, &str) {
     const SEPARATORS: [char; 4] = [' ', '\t', ',', ';'];
     let line = line.trim_matches(SEPARATORS);
@@ -326,7 +324,7 @@ mod tests {
         ];
         let parts = |validation| split.parts(&names, validation).unwrap();
         use Part::{Test, Train, Validation};
-        let by_share = parts(HoldOut::Fraction(0.1)); // Below 0.5.
+        let by_share = parts(HoldOut::Fraction(0.1)); // u below 0.5.
         assert_eq!(by_share, [Train, Test, Train, Validation]);
         let by_count = parts(HoldOut::Count(2));
         assert_eq!(by_count, [Validation, Test, Train, Validation]);
@@ -358,7 +356,7 @@ mod tests {
                 assert!(parts.contains(&part), "{n} images: {parts:?}");
             }
         }
-        // Nothing is taken from the training images where nothing is asked for.
+        // No images are taken from the training images if none are requested.
         let names = ["a", "b", "c"];
         let split = SplitConfig {
             test_fraction: 0.0,
@@ -402,7 +400,7 @@ mod tests {
         assert_eq!(partition.part("c.jpg"), Some(Part::Test));
         assert_eq!(partition.part("d.jpg"), None);
 
-        // As Kaggle, Excel, PowerShell, pandas and people write the same list.
+        // The same list as written by Kaggle, Excel, PowerShell, pandas and by hand.
         let utf16: Vec<u8> = "\u{feff}image_id,partition\r\nx/a.jpg,2\r\nb c.jpg,0\r\n"
             .encode_utf16()
             .flat_map(u16::to_le_bytes)

@@ -10,17 +10,17 @@ use super::names::ByName;
 use super::text;
 use crate::{Attributes, DataError};
 
-/// The official name of CelebA's list, found automatically beside the images.
+/// The official name of CelebA's list, found automatically next to the images.
 pub const ATTRIBUTES_FILE: &str = "list_attr_celeba.txt";
 
-/// That, and its name at Kaggle.
+/// The official name, and the one at Kaggle.
 pub(super) const ATTRIBUTES_FILES: [&str; 2] = [ATTRIBUTES_FILE, "list_attr_celeba.csv"];
 
-/// Names of the column with the file names; where none of them is there, it is the first column of
-/// names of images, else the first.
+/// Names of the column with the file names. Without one of them it is the first column of image names, or else the
+/// first column.
 const FILE_COLUMNS: [&str; 6] = ["file", "file_name", "filename", "image", "image_id", "path"];
 
-/// What stands for an unknown value, in lower case: those of pandas and R among them.
+/// Spellings of an unknown value in lower case, including those of pandas and R.
 const UNKNOWN: [&str; 10] = [
     "", "?", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "none", "null",
 ];
@@ -33,10 +33,10 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Reads CelebA's own form (the number of images, the attributes' names, then a line for each
-    /// image), or a table with a header, by the separator in it: comma, semicolon (then a number may
-    /// have a decimal comma) or tab. A column that holds anything but numbers, true, false, yes, no
-    /// and unknown values is left out with a warning, an index as pandas writes it without.
+    /// Reads CelebA's own format (the number of images, the attributes' names, then one line per image), or a table
+    /// with a header. The separator is detected from the header: comma, semicolon (numbers may then have a decimal
+    /// comma) or tab. A column with anything but numbers, true, false, yes, no and unknown values is left out with a
+    /// warning; an index written by pandas is left out without one.
     pub(crate) fn read(path: &Path) -> Result<Table, DataError> {
         let text = text::read(path)?;
         let first = text.lines().next().unwrap_or_default().trim();
@@ -46,27 +46,27 @@ impl Table {
         }?;
         let mut names = HashSet::new();
         if let Some(name) = table.names.iter().find(|name| !names.insert(*name)) {
-            let problem = format!("two attributes are called {name:?}, expected one of each name");
+            let problem = format!("two attributes are named {name:?}, expected different names");
             return Err(wrong(path, 1, problem));
         }
         Ok(table)
     }
 
-    /// A number for each name of an image called so, or whose path ends so; NaN for what is unknown.
+    /// The numbers of an image whose path is a name in the table or ends with one; NaN for unknown values.
     pub(crate) fn row(&self, image: &str) -> impl Iterator<Item = f32> {
         let row = self.rows.get(image);
         (0..self.names.len()).map(move |i| row.map_or(f32::NAN, |row| row[i]))
     }
 
-    /// Warns where it, read from `path`, has fewer than half of the images.
+    /// Warns if the table, read from `path`, contains fewer than half of the images.
     ///
     /// # Errors
-    /// It has none of them.
+    /// It contains none of them.
     pub(crate) fn check(&self, path: &Path, images: &[String]) -> Result<(), DataError> {
         self.rows.check(path, images)
     }
 
-    /// Of the images called `images`.
+    /// The attributes of the images with these names.
     pub(crate) fn attributes(&self, images: &[String]) -> Attributes {
         let values = images.iter().flat_map(|image| self.row(image)).collect();
         Attributes::new(self.names.clone(), values)
@@ -127,7 +127,7 @@ impl<'a> Csv<'a> {
         })
     }
 
-    /// The rows that follow, each with its line.
+    /// The remaining rows, each with its line number.
     pub(super) fn records(
         &mut self,
     ) -> impl Iterator<Item = Result<(csv::StringRecord, u64), DataError>> {
@@ -140,7 +140,7 @@ impl<'a> Csv<'a> {
     }
 }
 
-/// Which column has the file names; `row` is the first one below the header.
+/// The column with the file names; `row` is the first one below the header.
 pub(super) fn file_column(header: &csv::StringRecord, row: &csv::StringRecord) -> usize {
     let is_known = |name: &str| {
         FILE_COLUMNS
@@ -156,7 +156,7 @@ pub(super) fn file_column(header: &csv::StringRecord, row: &csv::StringRecord) -
         .unwrap_or(0)
 }
 
-/// Whether the first column may be the index of a table as pandas writes it: without a name.
+/// Whether the first column may be an index written by pandas, which has no name.
 fn has_index(header: &csv::StringRecord) -> bool {
     header
         .get(0)
@@ -168,10 +168,10 @@ fn csv_error(path: &Path, error: &csv::Error) -> DataError {
     wrong(path, line, error.to_string())
 }
 
-/// What separates the columns of a header: what is in it most often.
+/// The separator of a header's columns: the most frequent candidate in it.
 pub(super) fn delimiter(header: &str) -> Option<u8> {
     let count = |delimiter: u8| {
-        // Between quotes a separator is part of a name.
+        // A separator in quotes is part of a name.
         let outside = header.split('"').step_by(2);
         outside
             .flat_map(str::bytes)
@@ -187,10 +187,10 @@ pub(super) fn delimiter(header: &str) -> Option<u8> {
 fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
     let mut csv = Csv::new(path, text)?;
     let (header, has_decimal_comma) = (csv.header.clone(), csv.has_decimal_comma);
-    // A column is a number's as long as no row says otherwise.
+    // A column counts as numeric until a row contradicts it.
     let mut is_number = vec![true; header.len()];
     let mut is_empty = vec![true; header.len()];
-    // Of what may be an index: its numbers, as long as they are different ones.
+    // The numbers in a possible index column, as long as they are distinct.
     let mut index = has_index(&header).then(HashSet::new);
     let (mut rows, mut names) = (ByName::default(), None);
     for record in csv.records() {
@@ -215,7 +215,7 @@ fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
     let names = names.unwrap_or(0);
     let (kept, left_out): (Vec<usize>, Vec<usize>) = (0..header.len())
         .filter(|&column| column != names && !(column == 0 && index.is_some()))
-        // Where each line ends with a separator.
+        // Without the empty column that a separator at the end of each line makes.
         .filter(|&column| !(header[column].is_empty() && is_empty[column]))
         .partition(|&column| is_number[column]);
     let names_of = |columns: &[usize]| -> Vec<String> {
@@ -226,7 +226,7 @@ fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
         columns.iter().map(name).collect()
     };
     if kept.is_empty() {
-        let problem = "expected a header, and columns of numbers beside the file names".to_owned();
+        let problem = "expected a header, and columns of numbers besides the file names".to_owned();
         return Err(wrong(path, 1, problem));
     }
     if !left_out.is_empty() {
@@ -245,7 +245,7 @@ fn read_csv(path: &Path, text: &str) -> Result<Table, DataError> {
     })
 }
 
-/// A number, 1 for true and yes, 0 for false and no, NaN for what is unknown.
+/// A number; 1 for true and yes, 0 for false and no, NaN for unknown values.
 fn number(text: &str, has_decimal_comma: bool) -> Option<f32> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" => Some(1.0),
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn an_index_is_no_attribute() {
         for (text, names) in [
-            // pandas.DataFrame.to_csv, of a whole table and of some rows of one.
+            // Written by pandas.DataFrame.to_csv, for a whole table and for some of its rows.
             (
                 ",image_id,Smiling\n0,a.jpg,1\n1,b.jpg,0\n",
                 &["Smiling"][..],
@@ -318,7 +318,7 @@ mod tests {
             ),
             // The names are the index.
             (",Smiling\na.jpg,1\nb.jpg,0\n", &["Smiling"]),
-            // No index: a number that has none, or that comes twice.
+            // Not an index: a value that is not a number, or occurs twice.
             (
                 "id,face,Smiling\n0,a.jpg,1\n1,b.jpg,0\n",
                 &["id", "Smiling"],
@@ -362,7 +362,7 @@ mod tests {
             assert_eq!(attributes.names(), ["x"], "{text}");
             assert_eq!(column(&attributes, "x"), [Some(1.5), Some(-2.0)]);
         }
-        // With a comma between columns it cannot stand in a number, and no attribute is infinite.
+        // Commas between columns exclude decimal commas, and attributes are finite.
         let attributes = read("file,x,y,z\na.jpg,\"1,5\",1,inf\nb.jpg,2,3,4\n").unwrap();
         assert_eq!(attributes.names(), ["y"]);
     }
@@ -381,19 +381,19 @@ mod tests {
             ("2\n", "FOLDER/list:2: expected the attributes' names"),
             (
                 "file,Male,Young,Male\na.jpg,1,1,0\n",
-                "FOLDER/list:1: two attributes are called \"Male\", expected one of each name",
+                "FOLDER/list:1: two attributes are named \"Male\", expected different names",
             ),
             (
                 "1\nMale Male\na.jpg 1 1\n",
-                "FOLDER/list:1: two attributes are called \"Male\", expected one of each name",
+                "FOLDER/list:1: two attributes are named \"Male\", expected different names",
             ),
             (
                 "",
-                "FOLDER/list:1: expected a header, and columns of numbers beside the file names",
+                "FOLDER/list:1: expected a header, and columns of numbers besides the file names",
             ),
             (
                 "file,who\na.jpg,X\n",
-                "FOLDER/list:1: expected a header, and columns of numbers beside the file names",
+                "FOLDER/list:1: expected a header, and columns of numbers besides the file names",
             ),
         ] {
             assert_eq!(read(text).unwrap_err(), message);

@@ -1,4 +1,4 @@
-//! Lists and tables as text, however a program saved them.
+//! Lists and tables as text, in the encodings of common programs.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -9,11 +9,11 @@ use super::entry::io_error;
 use super::names::normalized;
 use crate::DataError;
 
-/// The longest list that is read: 20 times CelebA's attributes.
+/// The size of the longest list that is read: 20 times that of CelebA's attributes.
 const MAX_BYTES: u64 = 1 << 29;
 
-/// The text of a list, without a byte-order mark, its lines ended by `\n`: UTF-8, or UTF-16 with its
-/// mark. `ZIP/NAME` is a member of a zip.
+/// The text of a list in UTF-8, or in UTF-16 with a byte-order mark. The mark is removed, and lines end with `\n`.
+/// `ZIP/NAME` is a member of a zip.
 pub(crate) fn read(path: &Path) -> Result<String, DataError> {
     decode(read_bytes(path)?).map_err(|problem| DataError::List {
         path: path.to_owned(),
@@ -21,8 +21,8 @@ pub(crate) fn read(path: &Path) -> Result<String, DataError> {
     })
 }
 
-/// Whether there is a file, or a zip that may have it as a member.
-pub(crate) fn may_be_there(path: &Path) -> bool {
+/// Whether the file exists, or a zip that may contain it as a member.
+pub(crate) fn may_exist(path: &Path) -> bool {
     path.is_file() || zip_of(path).is_some()
 }
 
@@ -52,7 +52,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(DataError::List {
             path: path.to_owned(),
-            problem: format!("has more than {MAX_BYTES} bytes: no list of images?"),
+            problem: format!("has more than {MAX_BYTES} bytes: not a list of images?"),
         });
     }
     Ok(bytes)
@@ -78,16 +78,19 @@ fn decode(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 fn utf8(bytes: Vec<u8>) -> Result<String, String> {
-    // UTF-16 of Latin letters is valid UTF-8.
+    // UTF-16 of Latin letters is valid UTF-8 with NUL bytes.
     if bytes.contains(&0) {
         return Err(
-            "has NUL bytes: is no text, or UTF-16 without its mark (save it as UTF-8)".into(),
+            "has NUL bytes: not text, or UTF-16 without a byte-order mark (save it as UTF-8)"
+                .into(),
         );
     }
     String::from_utf8(bytes).map_err(|error| {
         let start = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + start.iter().filter(|&&byte| byte == b'\n').count();
-        format!("is not UTF-8 in line {line}: no list, or in another encoding (save it as UTF-8)")
+        format!(
+            "is not UTF-8 in line {line}: not a list, or in another encoding (save it as UTF-8)"
+        )
     })
 }
 
@@ -119,11 +122,11 @@ mod tests {
         for (bytes, message) in [
             (
                 &b"a.jpg 0\n\xe4.jpg 0\n"[..],
-                "is not UTF-8 in line 2: no list, or in another encoding (save it as UTF-8)",
+                "is not UTF-8 in line 2: not a list, or in another encoding (save it as UTF-8)",
             ),
             (
                 b"a\0.\0j\0p\0g\0",
-                "has NUL bytes: is no text, or UTF-16 without its mark (save it as UTF-8)",
+                "has NUL bytes: not text, or UTF-16 without a byte-order mark (save it as UTF-8)",
             ),
             (
                 b"\xff\xfe\x00\xd8a\0",

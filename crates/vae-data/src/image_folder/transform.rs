@@ -1,4 +1,4 @@
-//! Crop, resize and channels: from an image of any size to the bytes that a model sees.
+//! Crop, resize and channels: from an image of any size to the bytes of the model's input.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,8 +14,8 @@ use serde_json::json;
 use super::decode::Rgb;
 use crate::{DataError, ImageShape};
 
-/// The most that an image may be enlarged, as a factor of its sides: what is smaller is no photo of
-/// that size but a smear, and counts as a bad file.
+/// The largest factor by which an image's sides may be enlarged. Smaller images would become blurred and count as bad
+/// files.
 pub const MAX_ENLARGEMENT: u32 = 4;
 
 /// The largest accepted side of the resized images, in pixels.
@@ -39,7 +39,7 @@ pub struct CropRect {
     pub width: u32,
 }
 
-/// Height and width of the images that a model sees, in pixels.
+/// Height and width of the model's images, in pixels.
 ///
 /// Written as one number for a square, or as `[height, width]`.
 ///
@@ -130,7 +130,7 @@ impl<'de> Deserialize<'de> for ImageSize {
     }
 }
 
-/// What is done to every image: crop, then antialiased resize, then gray if asked for.
+/// The transform of every image: crop, then antialiased resize, then optionally gray.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Transform {
     pub(crate) crop: Crop,
@@ -138,14 +138,14 @@ pub(crate) struct Transform {
     pub(crate) grayscale: bool,
 }
 
-/// Which part of an image is seen.
+/// The part of an image that is used.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Crop {
-    /// The largest centered rectangle with the proportions of the resized images, its sides times
-    /// this number.
+    /// The largest centered rectangle with the proportions of the resized images, with its sides multiplied by this
+    /// number.
     Fraction(f64),
-    /// Always this one.
+    /// The same rectangle in every image.
     Rect(CropRect),
 }
 
@@ -191,9 +191,10 @@ impl Transform {
         Ok(())
     }
 
-    /// The part of an image of this size that is seen.
+    /// The part of an image of this size that is used.
     ///
-    /// The fraction's rectangle is rounded to whole pixels; an odd number of pixels around it leaves
+    /// The fraction's rectangle is rounded to whole pixels; of an odd number of pixels around it the extra one is
+    /// below and on the right.
     /// one more below and on the right.
     fn cut(&self, height: u32, width: u32) -> Result<CropRect, String> {
         let rect = match self.crop {
@@ -202,7 +203,7 @@ impl Transform {
                 let (goal_height, goal_width) =
                     (f64::from(self.size.height), f64::from(self.size.width));
                 let scale = (f64::from(height) / goal_height).min(f64::from(width) / goal_width);
-                // At least one pixel, at most all of them, whatever the rounding.
+                // Clamped, because rounding could give no pixels or too many.
                 let side =
                     |goal: f64, all: u32| ((fraction * scale * goal).round() as u32).clamp(1, all);
                 let (cut_height, cut_width) = (side(goal_height, height), side(goal_width, width));
@@ -235,7 +236,7 @@ impl Transform {
     }
 }
 
-/// Applies a [`Transform`], with buffers that are used again and again.
+/// Applies a [`Transform`], with reused buffers.
 #[derive(Debug)]
 pub(crate) struct Transformer {
     transform: Transform,
@@ -259,16 +260,16 @@ impl Transformer {
         let cut = self.transform.cut(image.height, image.width)?;
         let ImageSize { height, width } = self.transform.size;
         let cannot = |error: &dyn fmt::Display| format!("cannot be resized: {error}");
-        // Typed: the other kinds of pixels would cost a minute of compilation each time.
+        // Typed, because supporting the other pixel types would add a minute to each compilation.
         let from = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, image.pixels)
             .map_err(|error| cannot(&error))?;
-        // A view, not `ResizeOptions::crop`, whose filter reaches beyond the crop's edges.
+        // A view instead of `ResizeOptions::crop`, whose filter reads pixels beyond the crop's edges.
         let from = TypedCroppedImage::from_ref(&from, cut.left, cut.top, cut.width, cut.height)
             .map_err(|error| cannot(&error))?;
         let mut to = TypedImage::<U8x3>::from_buffer(width, height, &mut self.resized)
             .map_err(|error| cannot(&error))?;
-        // The triangle filter, as wide as the pixels that it makes one of: antialiased, and the same
-        // as Pillow's and torchvision's bilinear.
+        // The triangle filter, scaled to the reduction: antialiased, and the same as Pillow's and torchvision's
+        // bilinear filter.
         let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
         self.resizer
             .resize_typed(&from, &mut to, &options)
@@ -322,7 +323,7 @@ mod tests {
         let faces = transform(Crop::Fraction(148.0 / 178.0), 64, 64);
         assert_eq!(cut(&faces, 218, 178), [35, 15, 148, 148]);
         assert_eq!(cut(&faces, 109, 89), [17, 7, 74, 74]);
-        // In the proportions of the goal: 3 : 2 in 100×100 is 100×67.
+        // In the target's proportions: 3 : 2 in 100×100 is 100×67.
         let tall = transform(Crop::Fraction(1.0), 90, 60);
         assert_eq!(cut(&tall, 100, 100), [0, 16, 100, 67]);
         assert_eq!(cut(&tall, 90, 60), [0, 0, 90, 60]);

@@ -1,19 +1,19 @@
 //! Valid idx files to write and to damage.
 
-#![allow(dead_code)] // Each test binary uses a part of these.
+#![allow(dead_code)] // Each test binary uses some of these.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
 
-/// An image file whose header holds these numbers, true or not.
+/// An image file whose header holds these numbers, whether they match the pixels or not.
 pub(crate) fn image_file(n_images: u32, height: u32, width: u32, pixels: &[u8]) -> Vec<u8> {
     let header = [0x803, n_images, height, width].map(u32::to_be_bytes);
     [header.as_flattened(), pixels].concat()
 }
 
-/// A label file with a true header.
+/// A label file with a correct header.
 pub(crate) fn label_file(labels: &[u8]) -> Vec<u8> {
     let header = [0x801, labels.len() as u32].map(u32::to_be_bytes);
     [header.as_flattened(), labels].concat()

@@ -20,7 +20,7 @@ pub(super) struct Model {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSet {
-    /// Empty: ONNX's own.
+    /// Empty for ONNX's own operators.
     #[prost(string, tag = "1")]
     pub(super) domain: String,
     #[prost(int64, tag = "2")]
@@ -135,7 +135,7 @@ pub(super) struct Dimension {
 pub(super) enum Side {
     #[prost(int64, tag = "1")]
     Value(i64),
-    /// Any, the same wherever it has this name.
+    /// A symbolic size, the same wherever this name appears.
     #[prost(string, tag = "2")]
     Any(String),
 }

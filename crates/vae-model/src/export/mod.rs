@@ -1,4 +1,4 @@
-//! A model for other runtimes: deterministic, and complete with what its input has to be.
+//! Models for other runtimes: deterministic, and with the description of their inputs.
 
 mod message;
 mod onnx;
@@ -10,10 +10,10 @@ use crate::part::Part;
 use crate::{Conditioned, ModelError, Preprocessing, Vae};
 
 impl Vae {
-    /// One half as TorchScript, the bytes of a `.pt` file: traced, so that libtorch computes the same
-    /// operations again, at any batch size. The encoder's outputs are stacked, `[2, N, Z]` or, without
-    /// log-variances, `[1, N, Z]`: Python unpacks `mean, log_var = encoder(images)`. Of a model with a
-    /// condition both halves have a second input, f32 `[N, D]` with NaN where it is unknown.
+    /// One half as TorchScript, the bytes of a `.pt` file. It is traced, so that libtorch runs the same operations, at
+    /// any batch size. The encoder's outputs are stacked, `[2, N, Z]` or, without log-variances, `[1, N, Z]`: Python
+    /// unpacks `mean, log_var = encoder(images)`. In a model with a condition both halves have it as a second input,
+    /// f32 `[N, D]` with NaN where it is unknown.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -21,11 +21,11 @@ impl Vae {
         torchscript::trace(self, part)
     }
 
-    /// One half as ONNX (opset 17), the bytes of an `.onnx` file, its [`Preprocessing`] as JSON in the
-    /// metadata entry `preprocessing`.
+    /// One half as ONNX (opset 17), the bytes of an `.onnx` file. Its metadata entry `preprocessing` has the model's
+    /// [`Preprocessing`] as JSON.
     ///
     /// # Errors
-    /// A posterior or likelihood that is not written for ONNX; TorchScript has them all.
+    /// A posterior or likelihood without an ONNX export; TorchScript supports all of them.
     ///
     /// ```
     /// use tch::Device;
@@ -35,7 +35,7 @@ impl Vae {
     /// let shape = ImageShape { channels: 1, height: 28, width: 28 };
     /// let vae = Vae::new(&ModelConfig::default(), shape, Device::Cpu, 1)?;
     /// let file = vae.to_onnx(Part::Decoder)?;
-    /// assert!(file.len() > 4 * 56_385); // Its parameters have four bytes each.
+    /// assert!(file.len() > 4 * 56_385); // Four bytes for each parameter.
     /// # Ok(())
     /// # }
     /// ```
@@ -43,7 +43,7 @@ impl Vae {
         onnx::model(self, part)
     }
 
-    /// What an exported half computes of the same input: `[mean, log_var]`, `[mean]` or `[images]`.
+    /// The outputs of an exported half for the same input: `[mean, log_var]`, `[mean]` or `[images]`.
     ///
     /// # Errors
     /// An input of another shape or kind.

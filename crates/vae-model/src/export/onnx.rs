@@ -1,4 +1,4 @@
-//! ONNX, from the operations of a [`Graph`].
+//! Writes the operations of a [`Graph`] as ONNX.
 
 use prost::Message;
 use tch::Tensor;
@@ -13,9 +13,9 @@ use crate::part::Part;
 use crate::weights::f32_bytes;
 use crate::{ModelError, Vae};
 
-/// Every runtime since 2022 has it; nothing here needs a later one.
+/// Supported by every runtime since 2022; no later operator is needed.
 const OPSET: i64 = 17;
-/// The file format that goes with it.
+/// The file format version that belongs to it.
 const IR_VERSION: i64 = 8;
 
 pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
@@ -39,7 +39,7 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     }
     let mut output_infos = Vec::new();
     for (value, name) in outputs.iter().zip(names) {
-        // A value may be the input of further operations too: it keeps its name.
+        // A later operation may use the value too, so it keeps its name.
         writer.push(
             "Identity",
             &[writer.name(value)],
@@ -74,7 +74,7 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     };
     if model.encoded_len() > i32::MAX as usize {
         return Err(ModelError::export(
-            "an ONNX file of more than 2 GiB is not possible; TorchScript is",
+            "ONNX files are limited to 2 GiB; TorchScript files are not",
         ));
     }
     Ok(model.encode_to_vec())
@@ -99,7 +99,7 @@ fn value_info(name: &str, value: &Value) -> ValueInfo {
 struct Writer {
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
-    /// Of each value of the graph.
+    /// The name of each value of the graph.
     names: Vec<Option<String>>,
 }
 
@@ -119,7 +119,7 @@ impl Writer {
         });
     }
 
-    /// An initializer of f32.
+    /// Adds an f32 initializer.
     fn tensor(&mut self, name: String, tensor: &Tensor) -> Result<String, ModelError> {
         self.initializers.push(TensorProto {
             dims: tensor.size(),
@@ -140,7 +140,7 @@ impl Writer {
         name
     }
 
-    /// Input, weight and bias of a layer.
+    /// The input, weight and bias of a layer.
     fn with_weights(
         &mut self,
         node: &Node,
@@ -204,8 +204,8 @@ impl Writer {
                 bias,
                 n_groups,
             } => {
-                // ONNX's own group norm came late and wrong: a norm of each group as if it were a
-                // channel, then the scale and offset of each channel.
+                // ONNX's own group norm was added late and with an error. Instead: an instance norm of each group, then
+                // the scale and offset of each channel.
                 let groups = self.integers(within("groups.shape"), &[0, *n_groups, -1]);
                 self.push("Reshape", &[input, groups], within("groups"), vec![]);
                 let options = (tch::Kind::Float, tch::Device::Cpu);
@@ -239,12 +239,12 @@ impl Writer {
             }
             Op::Flatten => self.push("Flatten", &[input], output, vec![int("axis", 1)]),
             Op::Maps(shape) => {
-                // 0: the batch's size, as it is.
+                // 0 keeps the batch size.
                 let shape = self.integers(within("shape"), &[&[0], &shape[..]].concat());
                 self.push("Reshape", &[input, shape], output, vec![]);
             }
             Op::Upsample(size) => {
-                // Rows, then columns, by their numbers: `Resize` rounds odd factors in its own way.
+                // Gathers rows, then columns, by index: `Resize` rounds odd factors in a different way.
                 let (from, within_rows) = (&node.inputs[0].shape, within("rows"));
                 let rows = self.integers(within("row"), &nearest(from[1], size[0]));
                 let columns = self.integers(within("column"), &nearest(from[2], size[1]));
@@ -282,7 +282,7 @@ impl Writer {
     }
 }
 
-/// Which of `from` pixels each of `to` shows, as libtorch computes it.
+/// The source pixel, of `from`, for each of `to` pixels, as libtorch computes it.
 fn nearest(from: i64, to: i64) -> Vec<i64> {
     let scale = from as f32 / to as f32;
     (0..to)

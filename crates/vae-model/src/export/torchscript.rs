@@ -1,4 +1,4 @@
-//! TorchScript, by tracing.
+//! Exports TorchScript by tracing.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use tch::{CModule, Device, Kind, Tensor, no_grad};
 use crate::part::Part;
 use crate::{ImageShape, ModelError, Vae};
 
-/// Traced with two, so that nothing takes a dimension of 1 for one to broadcast.
+/// The batch size during tracing. With 1 the trace could record a broadcast.
 const TRACED_BATCH: i64 = 2;
 
-/// What an archive holds beside the weights, with room to spare.
+/// Upper limit for the size of an archive without its weights.
 const BYTES_OF_CODE: usize = 1 << 20;
 
-/// A tensor's bytes in an archive, with the name and the padding of its entry.
+/// Size of a tensor in an archive, with the name and padding of its entry.
 fn n_bytes((_, tensor): &(String, Tensor)) -> usize {
     4 * tensor.numel() + 512
 }
 
 pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
-    let vae = vae.frozen()?; // What a gradient could change cannot be a constant of a trace.
+    let vae = vae.frozen()?; // A trace cannot hold constants that require gradients.
     let options = (Kind::Float, Device::Cpu);
     let input = match part {
         Part::Encoder => {
@@ -59,10 +59,10 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
         let path = path.to_owned();
         move |source| ModelError::Io { path, source }
     };
-    // The file's name becomes that of the archive, which must not begin with a dot.
+    // The archive gets the file's name, which must not begin with a dot.
     let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
     let file = folder.path().join(format!("{}.pt", part.name()));
-    // libtorch's writer aborts the process where the disk is full: whether there is room is found out first.
+    // libtorch's writer aborts the process when the disk is full, so the free space is checked first.
     let n_bytes = BYTES_OF_CODE + vae.named_variables().iter().map(n_bytes).sum::<usize>();
     std::fs::write(&file, vec![0; n_bytes]).map_err(io(&file))?;
     module.save(&file)?;

@@ -31,7 +31,7 @@ impl Likelihood for Bernoulli {
     }
 
     fn sample(&self, logits: &Tensor, generator: &mut Generator) -> Tensor {
-        // libtorch's own function fails on the NaN of a model that has diverged.
+        // libtorch's own function fails on NaN, which a diverged model produces.
         let is_white = generator.uniform_like(logits).lt_tensor(&logits.sigmoid());
         is_white.to_kind(Kind::Float)
     }
@@ -58,7 +58,7 @@ mod tests {
         };
         // Logits 0 and ln 3 (p = ½ and ¾), targets 1 and 0: ln ½ + ln ¼.
         assert!((log_prob(&[0.0, 3_f32.ln()]) - 0.125_f64.ln()).abs() < 1e-6);
-        // Far logits stay finite: the log of a sigmoid would not.
+        // Stays finite for distant logits, unlike the log of a sigmoid.
         assert!((log_prob(&[-200.0, 200.0]) + 400.0).abs() < 1e-3);
     }
 }

@@ -1,4 +1,4 @@
-//! `likelihood = "continuous_bernoulli"`: the cross-entropy as an honest density.
+//! `likelihood = "continuous_bernoulli"`: the cross-entropy, normalized to a density.
 
 use tch::Tensor;
 use vae_torch::Generator;
@@ -18,8 +18,8 @@ use crate::graph::{Graph, Value};
 #[derive(Debug)]
 pub(super) struct ContinuousBernoulli;
 
-/// Up to this |η| the closed forms, whose gradients are differences of large numbers near η = 0, give
-/// way to their Taylor series: there the first term left out is below 1e-8.
+/// Up to this |η| Taylor series replace the closed forms, whose gradients are differences of large numbers near η = 0.
+/// The first term that the series omit is below 1e-8 there.
 const SERIES_UP_TO: f64 = 0.5;
 
 impl Likelihood for ContinuousBernoulli {
@@ -31,7 +31,7 @@ impl Likelihood for ContinuousBernoulli {
         sum_over_values(&(logits * targets - log_normalizer(logits)))
     }
 
-    /// The means A′(η), which are not λ: a pixel that is all but black has mean 1/|η|.
+    /// The means A′(η). They differ from λ: an almost black pixel has the mean 1/|η|.
     fn mean_image(&self, logits: &Tensor) -> Tensor {
         mean(logits)
     }
@@ -67,7 +67,7 @@ impl GraphLikelihood for ContinuousBernoulli {
     }
 }
 
-/// |η| where the closed forms hold, and η where the series do. The other one stays at the limit, so
+/// |η| for the closed forms, and η for the series. Where a form does not apply, its argument stays at the limit, so
 /// that its value and gradient are finite.
 fn far_and_near(logits: &Tensor) -> (Tensor, Tensor) {
     let far = logits.abs().clamp_min(SERIES_UP_TO);
@@ -96,16 +96,16 @@ fn mean(logits: &Tensor) -> Tensor {
     series.where_self(&logits.abs().lt(SERIES_UP_TO), &closed) + 0.5
 }
 
-/// The x of which P(X ≤ x) is `probabilities`, elementwise.
+/// The quantile function: x with P(X ≤ x) = `probabilities`, elementwise.
 fn quantile(probabilities: &Tensor, logits: &Tensor) -> Tensor {
-    // Of η = −a it is ln(1 + u·(exp(−a) − 1))/(−a); of η = a, by symmetry, 1 minus that of 1 − u.
-    // Below the least rate the density is uniform to the last digit of f32.
+    // For η = −a the quantile is ln(1 + u·(exp(−a) − 1))/(−a); for η = a it is 1 minus that of 1 − u, by symmetry.
+    // Below the smallest rate the density is uniform in f32.
     let rate = logits.abs().clamp_min(1e-6);
     let rises = logits.gt(0.0);
     let below: Tensor = 1.0 - probabilities;
     let probabilities = below.where_self(&rises, probabilities);
     let falling = (probabilities * (-&rate).expm1()).log1p() / -rate;
-    // At u = 1 the quantile of a steep fall is ∞.
+    // At u = 1 the quantile of a steeply falling density is ∞.
     let falling = falling.clamp(0.0, 1.0);
     let rising: Tensor = 1.0 - &falling;
     rising.where_self(&rises, &falling)
@@ -122,7 +122,7 @@ mod tests {
         500.0,
     ];
 
-    /// ∫f over `[0, 1]` by Simpson's rule: abscissas and weights, f64 `[n]`.
+    /// ∫f over `[0, 1]` by Simpson's rule: nodes and weights, f64 `[n]`.
     fn simpson() -> (Tensor, Tensor) {
         const N: i64 = 40_000;
         let index = Tensor::arange(N + 1, (Kind::Double, Device::Cpu));
@@ -147,7 +147,7 @@ mod tests {
                 (found - wanted).abs() < 1e-8,
                 "{logit}: {found} vs {wanted}"
             );
-            // What is computed in training.
+            // The f32 function that training uses.
             let in_f32 = Tensor::from(logit as f32);
             let error = log_normalizer(&in_f32) - log_normalizer(&in_f64);
             assert!(error.double_value(&[]).abs() < 1e-6 * (1.0 + logit.abs()));
@@ -207,7 +207,7 @@ mod tests {
         for logit in LOGITS {
             let x = quantile(&probabilities, &Tensor::from(logit as f32));
             let x = x.to_kind(Kind::Double);
-            // Where exp η is beyond f64, the mirror image: 1 − P is P of 1 − x and −η.
+            // Where exp η overflows f64, use symmetry: 1 − P is P for 1 − x and −η.
             let found: Tensor = match logit {
                 0.0 => x,
                 _ if logit < 0.0 => (x * logit).expm1() / logit.exp_m1(),

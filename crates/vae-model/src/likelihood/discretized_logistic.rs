@@ -12,27 +12,26 @@ use super::{
 use crate::graph::{Graph, Value};
 use crate::{Mode, nn};
 
-/// Each byte's probability is the mass that a logistic distribution puts on its bin (Kingma et al.
-/// 2016, <https://arxiv.org/abs/1606.04934>, App. C.2; Salimans et al. 2017,
-/// <https://arxiv.org/abs/1701.05517>, §2.1). Bytes are scaled to `[-1, 1]`; bins are 2/255 wide, and
-/// those of 0 and 255 reach to infinity, so that the 256 probabilities sum to 1. The elbo is one of
-/// the 8-bit images themselves, and has bits/dim.
+/// Each byte's probability is the mass of a logistic distribution in its bin (Kingma et al. 2016,
+/// <https://arxiv.org/abs/1606.04934>, App. C.2; Salimans et al. 2017, <https://arxiv.org/abs/1701.05517>, §2.1). Bytes
+/// are scaled to `[-1, 1]`. Bins are 2/255 wide, and those of 0 and 255 reach to infinity, so that the 256
+/// probabilities sum to 1. The elbo is that of the 8-bit images, so that bits/dim are defined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiscretizedLogisticConfig {
-    /// Whether each channel has one trained scale or the decoder gives one for each value. Default
+    /// Whether each channel has a single trained scale, or the decoder gives a scale for each value. Default
     /// `"per_channel"`.
     pub scale: LogisticScale,
 }
 
-/// Where the scale of the logistic distribution comes from. Its logarithm is kept within ±7.
+/// The source of the logistic distribution's scale. Its logarithm is clamped to ±7.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogisticScale {
     /// One trained number for each channel of the image.
     #[default]
     PerChannel,
-    /// The decoder, for each value of the image: it gives the locations of all channels, then
+    /// A scale from the decoder for each value of the image. The decoder gives the locations of all channels, then
     /// their log-scales.
     PerValue,
 }
@@ -40,10 +39,10 @@ pub enum LogisticScale {
 /// Half the width of a bin.
 const HALF_BIN: f64 = 1.0 / 255.0;
 
-/// Narrower is a mass in one bin, wider a uniform distribution, and f32 would end.
+/// Narrower distributions have all mass in one bin, wider ones are uniform; f32 would not suffice for either.
 pub(super) const LARGEST_LOG_SCALE: f64 = 7.0;
 
-/// A standard deviation of s·π/√3 = ½, about that of pixels.
+/// The initial scale s: a standard deviation s·π/√3 of ½, about that of pixels.
 const FIRST_LOG_SCALE: f64 = -1.29;
 
 impl DiscretizedLogisticConfig {
@@ -72,7 +71,7 @@ impl DiscretizedLogisticConfig {
 #[derive(Debug)]
 pub(super) struct DiscretizedLogistic {
     channels: i64,
-    /// `[C, 1, 1]`, or from the decoder.
+    /// `[C, 1, 1]`; `None` if the decoder gives it.
     log_scale: Option<Tensor>,
 }
 
@@ -142,12 +141,11 @@ impl GraphLikelihood for DiscretizedLogistic {
     }
 }
 
-/// ln(F(upper) − F(lower)) elementwise for the bins of `targets` in `[-1, 1]`, F the logistic
-/// distribution function.
+/// ln(F(upper) − F(lower)) elementwise for the bins of `targets` in `[-1, 1]`, where F is the logistic distribution
+/// function.
 ///
-/// With a and b the bin's ends in units of the scale, σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)): three
-/// factors whose logarithms are exact in f32, wherever the bin lies. In an open bin the factor of the
-/// open end and the last one are 1.
+/// With a and b the bin's ends in units of the scale, σ(a) − σ(b) = σ(a)·σ(−b)·(1 − exp(b − a)): three factors whose
+/// logarithms are exact in f32 for every bin. In an open bin the factor of the open end and the last factor are 1.
 pub(super) fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) -> Tensor {
     let per_scale = (-log_scale).exp();
     let centered = targets - location;
@@ -162,12 +160,12 @@ pub(super) fn log_mass(location: &Tensor, log_scale: &Tensor, targets: &Tensor) 
         + zero.where_self(&is_first.logical_or(&is_last), &width)
 }
 
-/// The mean of a logistic variable X that is clipped to `[-1, 1]`, elementwise.
+/// The mean of a logistic variable X clipped to `[-1, 1]`, elementwise.
 ///
 /// E\[clip X\] = −1 + ∫P(X > t)dt over `[-1, 1]` = −1 + s·(softplus((μ + 1)/s) − softplus((μ − 1)/s)).
-/// With softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima make up clip(μ), which leaves no
-/// difference of large numbers. The mean of the 256 values differs by the rounding to a byte: less
-/// than half a step of one, and next to nothing where s is a step or more.
+/// With softplus(x) = max(x, 0) + ln(1 + exp(−|x|)) the two maxima add up to clip(μ), which avoids a difference of
+/// large numbers. The mean of the 256 values differs from it by rounding: by less than half a step of a byte, and by
+/// almost nothing if s is at least a step.
 pub(super) fn clipped_mean(location: &Tensor, log_scale: &Tensor) -> Tensor {
     let scale = log_scale.exp();
     let tail = |end: f64| (-(location - end).abs() / &scale).exp().log1p();
@@ -183,9 +181,9 @@ pub(super) fn sample_bytes(
     bytes_at(&generator.uniform_like(location), location, log_scale)
 }
 
-/// The quantiles of `probabilities`: the byte in whose bin the logistic variable's quantile lies.
+/// The quantiles of `probabilities`: the byte whose bin contains the logistic variable's quantile.
 fn bytes_at(probabilities: &Tensor, location: &Tensor, log_scale: &Tensor) -> Tensor {
-    // At probability 0, which uniform noise can be, −∞: black.
+    // −∞, that is black, for the probability 0, which uniform noise may have.
     let noise = probabilities.log() - (-probabilities).log1p();
     let value = location + noise * log_scale.exp();
     ((value + 1.0) * 127.5).round().clamp(0.0, 255.0)
@@ -220,8 +218,8 @@ mod tests {
 
     #[test]
     fn log_mass_is_the_logarithm_of_the_difference_in_f64() {
-        // Far out f64 too loses the difference of two numbers near 1: by symmetry, take it at the
-        // other end.
+        // In the tails f64 loses the difference of two numbers near 1, too; by symmetry it can be computed in the other
+        // tail.
         let sigma = |x: f64| 1.0 / (1.0 + (-x).exp());
         let (location, log_scale) = (0.3_f64, -2.5_f64);
         let bytes = Tensor::arange(256, (Kind::Uint8, Device::Cpu));
@@ -275,7 +273,7 @@ mod tests {
     fn the_clipped_mean_is_that_of_the_256_values() {
         let targets = to_minus_one_one(&Tensor::arange(256, (Kind::Uint8, Device::Cpu)));
         for location in [-1e6, -30.0, -1.1, -1.0, -0.3, 0.0, 0.77, 0.9987, 4.0, 1e6] {
-            // From a step of a byte on (ln 2/255 = −4.85) rounding evens out.
+            // For scales from a step of a byte on (ln 2/255 = −4.85) rounding averages out.
             for (log_scale, tolerance) in [
                 (-7.0, HALF_BIN + 1e-5),
                 (-4.8, 1e-4),
@@ -300,8 +298,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_bytes_with_their_probabilities() {
-        // Among n evenly spaced quantiles a byte of probability p comes n·p times, give or take one
-        // for each end of its bin.
+        // Among n evenly spaced quantiles a byte of probability p occurs n·p times, ±1 for each end of its bin.
         const N: i64 = 100_000;
         let options = (Kind::Float, Device::Cpu);
         let quantiles = (Tensor::arange(N, options) + 0.5) / N as f64;

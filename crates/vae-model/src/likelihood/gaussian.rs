@@ -1,4 +1,4 @@
-//! `likelihood.gaussian`: the squared error as an honest density.
+//! `likelihood.gaussian`: the squared error, normalized to a density.
 
 use std::f64::consts::PI;
 
@@ -15,13 +15,12 @@ use super::{
 use crate::graph::{Graph, Value};
 use crate::{Mode, nn};
 
-/// Independent Gaussian values N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`, arrays are
-/// standardized.
+/// Independent Gaussian values N(mean, σ²) with one σ for all; bytes are scaled to `[-1, 1]`, arrays are standardized.
 ///
 /// With `sigma = 0.7071067811865476`, that is √½, the reconstruction is the squared error
 /// summed over the image's values, plus the constant ½ ln π for each.
 ///
-/// A density: nats per item, of an array in the data's own unit; no bits/dim.
+/// A density: nats per item, for arrays in the data's own unit; no bits/dim.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GaussianConfig {
@@ -33,8 +32,8 @@ pub struct GaussianConfig {
 }
 
 impl GaussianConfig {
-    /// A learned σ² is taken for no less: that of a byte's rounding, uniform in a step of 2/255, which no
-    /// decoder can explain.
+    /// The minimum of a learned σ²: the variance of a byte's rounding, uniform in a step of 2/255, which no decoder can
+    /// explain.
     pub const LEAST_VARIANCE: f64 = (2.0 / 255.0) * (2.0 / 255.0) / 12.0;
 
     pub(super) fn build(&self, path: &nn::Path) -> Gaussian {
@@ -42,7 +41,7 @@ impl GaussianConfig {
             mean: self.mean,
             variance: match self.sigma {
                 ScaleConfig::Fixed(sigma) => MeanError::Fixed(sigma * sigma),
-                // One for each channel is of arrays, which are not built here.
+                // A scale for each channel is for arrays, which are built elsewhere.
                 ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => {
                     MeanError::learned(path, "variance", &[], Self::LEAST_VARIANCE)
                 }
@@ -126,7 +125,7 @@ mod tests {
         for (found, wanted) in scaled.iter().zip([-1.0, -0.6, 1.0]) {
             assert!((found - wanted).abs() < 1e-6, "{found} vs {wanted}");
         }
-        // tanh(½ ln 3) = ½ and σ(ln 3) = ¾, as pixels of [0, 1]; what is past white is white.
+        // tanh(½ ln 3) = ½ and σ(ln 3) = ¾, as pixels in [0, 1]; values above white are clipped.
         let half_ln_3 = 0.5 * 3_f64.ln();
         for (mean, param, wanted) in [
             (MeanActivation::Linear, -0.5, 0.25),

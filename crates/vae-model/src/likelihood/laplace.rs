@@ -1,4 +1,4 @@
-//! `likelihood.laplace`: the absolute error as an honest density.
+//! `likelihood.laplace`: the absolute error, normalized to a density.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,10 +13,10 @@ use super::{
 use crate::graph::{Graph, Value};
 use crate::{Mode, nn};
 
-/// Independent Laplace values of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to
-/// `[-1, 1]`, arrays are standardized. It forgives a few large errors more than the Gaussian does.
+/// Independent Laplace values of density exp(−|x − m|/b) / 2b, with one b for all; bytes are scaled to `[-1, 1]`,
+/// arrays are standardized. A few large errors cost less than with the Gaussian.
 ///
-/// A density: nats per item, of an array in the data's own unit; no bits/dim.
+/// A density: nats per item, for arrays in the data's own unit; no bits/dim.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LaplaceConfig {
@@ -27,7 +27,7 @@ pub struct LaplaceConfig {
     pub mean: MeanActivation,
 }
 
-/// Mean absolute value of a byte's rounding, uniform in a step of 2/255: what no decoder can explain.
+/// Mean absolute value of a byte's rounding, uniform in a step of 2/255, which no decoder can explain.
 const LEAST_SCALE: f64 = (2.0 / 255.0) / 4.0;
 
 impl LaplaceConfig {
@@ -36,7 +36,7 @@ impl LaplaceConfig {
             mean: self.mean,
             scale: match self.scale {
                 ScaleConfig::Fixed(scale) => MeanError::Fixed(scale),
-                // One for each channel is of arrays, which are not built here.
+                // A scale for each channel is for arrays, which are built elsewhere.
                 ScaleConfig::Learned | ScaleConfig::LearnedPerChannel => {
                     MeanError::learned(path, "scale", &[], LEAST_SCALE)
                 }
@@ -75,7 +75,7 @@ impl Likelihood for Laplace {
 
     fn sample(&self, params: &Tensor, generator: &mut Generator) -> Tensor {
         let mean = self.mean.apply(params);
-        // The difference of two exponential numbers is Laplace distributed.
+        // The difference of two exponential variables is Laplace distributed.
         let mut exponential = || generator.exponential_like(&mean);
         let noise = (exponential() - exponential()) * self.scale.stored();
         to_zero_one(&(mean + noise))

@@ -14,17 +14,17 @@ use crate::{Mode, ModelError};
 /// A mixture of discretized logistic distributions for each pixel (PixelCNN++, Salimans et al. 2017,
 /// <https://arxiv.org/abs/1701.05517>, §2.1 and 2.2), bytes scaled to `[-1, 1]`.
 ///
-/// p(x|z) of a pixel is Σₘ πₘ·Πc P(x_c | m, x₁…x_{c−1}): its channels share the component, whose location
-/// in a channel is linear in the true values of the channels before, μ_c + Σ_{j<c} tanh(a_cj)·x_j. The
-/// elbo is one of the 8-bit images themselves, and has bits/dim.
+/// p(x|z) of a pixel is Σₘ πₘ·Πc P(x_c | m, x₁…x_{c−1}). Its channels share the component. The component's location in
+/// a channel is linear in the true values of the preceding channels, μ_c + Σ_{j<c} tanh(a_cj)·x_j. The elbo is that of
+/// the 8-bit images, so that bits/dim are defined.
 ///
-/// For C channels the decoder gives `components`·(1 + 2C + C(C−1)/2) maps, 10 for each component of
-/// RGB, 3 of gray: the logits of π; the locations of each component, channel by channel; their
-/// log-scales, kept within ±7; their coefficients a₂₁, a₃₁, a₃₂, ….
+/// For C channels the decoder gives `components`·(1 + 2C + C(C−1)/2) maps, that is 10 for each component for RGB and 3
+/// for gray: the logits of π; the locations of each component, channel by channel; their log-scales, clamped to ±7;
+/// their coefficients a₂₁, a₃₁, a₃₂, ….
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogisticMixtureConfig {
-    /// Number of distributions that are mixed for each pixel. Default 5.
+    /// Number of distributions in the mixture of each pixel. Default 5.
     #[schemars(range(min = 1, max = MOST_COMPONENTS))]
     pub components: i64,
 }
@@ -35,10 +35,10 @@ impl Default for LogisticMixtureConfig {
     }
 }
 
-/// More is a slip of the hand: every one costs as much memory and time as a discretized logistic.
+/// More are surely a mistake: each costs as much memory and time as a discretized logistic.
 const MOST_COMPONENTS: i64 = 100;
 
-/// Coefficients between the channels of one component.
+/// Number of coefficients between the channels of one component.
 fn n_pairs(channels: i64) -> i64 {
     channels * (channels - 1) / 2
 }
@@ -51,7 +51,7 @@ impl LogisticMixtureConfig {
         }
         Err(ModelError::config(
             "model.likelihood.logistic_mixture.components",
-            format!("found {found}, a number from 1 to {MOST_COMPONENTS} is needed"),
+            format!("found {found}, expected a number from 1 to {MOST_COMPONENTS}"),
         ))
     }
 
@@ -73,7 +73,7 @@ pub(super) struct LogisticMixture {
     channels: i64,
 }
 
-/// Parameters of M components, or of the one that was drawn.
+/// Parameters of M components, or of the single drawn one.
 struct Components {
     /// `[…, M, C, H, W]`.
     location: Tensor,
@@ -84,7 +84,7 @@ struct Components {
 }
 
 impl Components {
-    /// The locations of a channel, given the values in `[-1, 1]` of those before it: `[…, M, H, W]`.
+    /// The locations of a channel, given the values in `[-1, 1]` of the preceding ones: `[…, M, H, W]`.
     fn location(&self, channel: usize, earlier: &[Tensor]) -> Tensor {
         let first = channel * channel.saturating_sub(1) / 2;
         let own = self.location.select(-3, channel as i64);
@@ -100,7 +100,7 @@ impl Components {
         self.log_scale.select(-3, channel as i64)
     }
 
-    /// Of each pixel the component of `index` `[N, 1, H, W]`.
+    /// For each pixel the component of `index` `[N, 1, H, W]`.
     fn of(&self, index: &Tensor) -> Self {
         let index = index.unsqueeze(2); // [N, 1, 1, H, W]
         let pick = |maps: &Tensor| {
@@ -117,7 +117,7 @@ impl Components {
 }
 
 impl LogisticMixture {
-    /// The logits of the mixture weights, `[…, M, H, W]`, and what they weigh, from `[…, L, H, W]`.
+    /// The logits of the mixture weights, `[…, M, H, W]`, and the components, from `[…, L, H, W]`.
     fn split(&self, params: &Tensor) -> (Tensor, Components) {
         let n_components = self.components;
         let mut start = n_components;
@@ -164,9 +164,9 @@ impl Likelihood for LogisticMixture {
         )
     }
 
-    /// The mixture's mean: exact in the first channel. In the later ones each component's channel is at
-    /// its mean given the means of the component's channels before, which is exact but for the clipping
-    /// of values to `[-1, 1]`.
+    /// The mixture's mean. It is exact in the first channel. In later ones each component's channel is at its mean
+    /// given the means of the component's preceding channels, which is exact except for the clipping of values to `[-1,
+    /// 1]`.
     fn mean_image(&self, params: &Tensor) -> Tensor {
         let (logits, components) = self.split(params);
         let weights = logits.softmax(-3, Kind::Float); // [N, M, H, W]
@@ -182,7 +182,7 @@ impl Likelihood for LogisticMixture {
 
     fn sample(&self, params: &Tensor, generator: &mut Generator) -> Tensor {
         let (logits, components) = self.split(params);
-        // Of waiting times with rates π the shortest is m's with probability πₘ.
+        // Exponential race: with rates π, component m has the shortest waiting time with probability πₘ.
         let waiting = generator.exponential_like(&logits);
         let index = (logits - waiting.log()).argmax(1, true); // [N, 1, H, W]
         let component = components.of(&index);
@@ -198,7 +198,7 @@ impl Likelihood for LogisticMixture {
     }
 }
 
-// Its mean has no description as operations: a mixture over channels that depend on each other.
+// The mean has no graph, because it is a mixture over channels that depend on each other.
 impl GraphLikelihood for LogisticMixture {}
 
 #[cfg(test)]
@@ -217,8 +217,7 @@ mod tests {
         Tensor::from_slice(params).view([1, 1, -1, 1, 1])
     }
 
-    /// The probabilities of every value of one pixel, f64 `[256]` or `[256·256]`, the first channel
-    /// outermost.
+    /// The probabilities of all values of one pixel, f64 `[256]` or `[256·256]`, the first channel outermost.
     fn probabilities(mixture: &LogisticMixture, params: &Tensor) -> Tensor {
         let bytes = Tensor::arange(256, (Kind::Uint8, Device::Cpu));
         let images = match mixture.channels {
@@ -230,7 +229,7 @@ mod tests {
         log_prob.squeeze_dim(0).to_kind(Kind::Double).exp()
     }
 
-    // Two components at different places; the logits are ln 3 and 0, weights ¾ and ¼.
+    // Two components with different locations; the logits are ln 3 and 0, the weights ¾ and ¼.
     const GRAY: [f32; 6] = [1.098_612_3, 0.0, -0.4, 0.9, -2.0, -3.0];
 
     /// Two channels: locations, log-scales by component, and a coefficient each.
@@ -302,7 +301,7 @@ mod tests {
         let images = Tensor::arange(3 * 4 * 5, (Kind::Uint8, Device::Cpu)) * 4;
         let targets = logistic.scale(&images.view([3, 1, 4, 5]));
         let found = mixture(1, 1).log_prob(&params, &targets, Mode::Train);
-        // The first map is the logit of a certain component.
+        // The first map is the logit of the only component.
         let params = params.narrow(2, 1, 2);
         let wanted = logistic.log_prob(&params, &targets, Mode::Train);
         assert_eq!(found.size(), [2, 3]);
@@ -321,7 +320,7 @@ mod tests {
         let params = Tensor::arange(20, options).cos().view([1, 1, 20, 1, 1]);
         let bytes = Tensor::from_slice(&[120_u8, 0, 255]).view([1, 3, 1, 1]);
         let targets = mixture.scale(&bytes).to_kind(Kind::Double);
-        // In f64, which `log_prob` only leaves where it sums: one pixel has no sum.
+        // In f64. `log_prob` leaves f64 only when it sums, and one pixel has no sum.
         let log_prob = |params: &Tensor| mixture.log_prob_of_pixels(params, &targets);
         let leaf = params.copy().set_requires_grad(true);
         log_prob(&leaf).sum(Kind::Double).backward();
@@ -365,7 +364,7 @@ mod tests {
                 let marginal = probabilities.sum_dim_intlist(others, false, Kind::Double);
                 let wanted = marginal.dot(&values).double_value(&[]);
                 let found = mean.double_value(&[0, channel, 0, 0]);
-                // The second channel's is an approximation, here by less than a tenth of a gray level.
+                // The second channel's mean is approximate, here within a tenth of a gray level.
                 let tolerance = [1e-5, 4e-4][channel as usize];
                 assert!((found - wanted).abs() < tolerance, "{found} vs {wanted}");
             }
@@ -378,14 +377,14 @@ mod tests {
         for (channels, params) in [(1, &GRAY[..]), (2, &TWO_CHANNELS)] {
             let mixture = mixture(2, channels);
             let params = pixel(params);
-            // As many pixels as samples, of one image.
+            // One image with as many pixels as samples.
             let params_of_all = params.squeeze_dim(0).expand([1, -1, 1, N], false);
             let images = mixture.sample(&params_of_all, &mut Generator::cpu(1));
             assert_eq!(images.size(), [1, channels, 1, N]);
             let bytes = (images.squeeze() * 255.0).view([channels, N]);
             assert!((&bytes - bytes.round()).abs().max().double_value(&[]) < 1e-4);
             let bytes = bytes.round().to_kind(Kind::Int64);
-            // Of two channels, blocks of 16 × 16 values.
+            // For two channels, blocks of 16 × 16 values.
             let (cells, probabilities) = match channels {
                 1 => (bytes.get(0), probabilities(&mixture, &params)),
                 _ => {
@@ -397,7 +396,7 @@ mod tests {
             };
             let counts = cells.bincount::<Tensor>(None, 256);
             let wanted = probabilities * N as f64;
-            // Six standard errors of a count, and a few for the rarest, which are no normal numbers.
+            // Six standard errors of a count, and a few more for the rarest, whose counts are not normal.
             let allowed = wanted.sqrt() * 6.0 + 6.0;
             let worst = ((counts - wanted).abs() / allowed).max().double_value(&[]);
             assert!(worst < 1.0, "{channels} channels: {worst}");

@@ -1,4 +1,4 @@
-//! Likelihoods p(x|z): what the decoder's output says about an item's values, and how bytes are scaled.
+//! Likelihoods p(x|z): the distribution of an item's values from the decoder's output, and the scaling of bytes.
 
 mod bernoulli;
 mod continuous_bernoulli;
@@ -32,41 +32,41 @@ use real_values::{Density, RealValues};
 use crate::graph::{Graph, Value};
 use crate::{ImageShape, ItemSpec, Mode, ModelError, nn};
 
-/// p(x|z). The decoder's output is the parameters of this distribution.
+/// p(x|z), whose parameters are the decoder's output.
 pub trait Likelihood: Debug + Send {
-    /// Items as the numbers that this distribution is about: f32, same shape. Arrays are standardized beside it.
+    /// Items as the values of this distribution: f32, same shape. Arrays are standardized elsewhere.
     fn scale(&self, images: &Tensor) -> Tensor;
 
-    /// log p(x|z) in nats, summed over the image's values.
+    /// log p(x|z) in nats, summed over the item's values.
     ///
-    /// `params` f32 `[K, B, L, H, W]` from the decoder, L of [`LikelihoodConfig::n_maps`], `targets`
-    /// `[B, C, H, W]` from [`Self::scale`] → `[K, B]`.
+    /// `params` f32 `[K, B, L, H, W]` from the decoder, with L from [`LikelihoodConfig::n_maps`], and `targets` `[B, C,
+    /// H, W]` from [`Self::scale`] → `[K, B]`.
     fn log_prob(&self, params: &Tensor, targets: &Tensor, mode: Mode) -> Tensor;
 
-    /// log p(x|z) of each value in nats, `[K, B, C, H, W]`, as in evaluation, NaN where the value is missing;
-    /// `None` of a likelihood whose values depend on each other.
+    /// log p(x|z) of each value in nats, `[K, B, C, H, W]`, in evaluation, NaN for missing values; `None` for a
+    /// likelihood whose values depend on each other.
     fn value_log_prob(&self, params: &Tensor, targets: &Tensor) -> Option<Tensor> {
         let _ = (params, targets);
         None
     }
 
-    /// The mean item, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`: images in `[0, 1]`, arrays in the
-    /// numbers of [`Self::scale`].
+    /// The mean item, `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`: images in `[0, 1]`, arrays in the unit of
+    /// [`Self::scale`].
     fn mean_image(&self, params: &Tensor) -> Tensor;
 
-    /// Where [`Self::scale`] puts black and white.
+    /// The values of black and white after [`Self::scale`].
     fn value_range(&self) -> [f64; 2] {
         ZERO_ONE
     }
 
-    /// Items drawn from p(x|z), `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`, as in [`Self::mean_image`].
-    /// Densities of pixels without limits (Gaussian, Laplace) are clipped.
+    /// Items drawn from p(x|z), `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`, in the unit of [`Self::mean_image`].
+    /// Unbounded densities of pixels (Gaussian, Laplace) are clipped.
     fn sample(&self, params: &Tensor, generator: &mut Generator) -> Tensor;
 }
 
-/// A likelihood that may say how it computes.
+/// A likelihood that may describe its computation as a graph.
 pub(crate) trait GraphLikelihood: Likelihood {
-    /// What [`Likelihood::mean_image`] computes; none where it is not written as operations.
+    /// The operations of [`Likelihood::mean_image`]; `None` if it has no graph.
     fn mean_graph(&self, _: &mut Graph, _: &Value) -> Option<Value> {
         None
     }
@@ -83,15 +83,15 @@ const MINUS_ONE_ONE: [f64; 2] = [-1.0, 1.0];
 pub enum LikelihoodConfig {
     /// Independent Bernoulli pixels, parameterized by logits; bytes are scaled to `[0, 1]`.
     ///
-    /// On gray pixels the cross-entropy is the usual convention (Kingma & Welling 2014, App. C),
-    /// not a density of the 8-bit image, so bits/dim is not defined for it.
+    /// On gray pixels the cross-entropy is the usual convention (Kingma & Welling 2014, App. C), not a density of the
+    /// 8-bit image, so bits/dim is not defined for it.
     #[default]
     Bernoulli,
-    /// The same cross-entropy, of bytes that are scaled to another range.
+    /// The cross-entropy of `bernoulli` for bytes scaled to another range.
     ScaledBernoulli(ScaledBernoulliConfig),
-    /// Independent pixels in `[0, 1]` of density C(λ)·λˣ·(1 − λ)¹⁻ˣ, parameterized by logits: the
-    /// cross-entropy with the constant that makes it an honest density (Loaiza-Ganem & Cunningham
-    /// 2019, <https://arxiv.org/abs/1907.06845>). Nats per image, no bits/dim.
+    /// Independent pixels in `[0, 1]` of density C(λ)·λˣ·(1 − λ)¹⁻ˣ, parameterized by logits: the cross-entropy with
+    /// the constant that normalizes it to a density (Loaiza-Ganem & Cunningham 2019,
+    /// <https://arxiv.org/abs/1907.06845>). Nats per image, no bits/dim.
     ContinuousBernoulli,
     /// Gaussian values with one σ for all, which gives the squared error.
     Gaussian(GaussianConfig),
@@ -118,7 +118,7 @@ impl LikelihoodConfig {
         }
     }
 
-    /// Maps that the decoder gives for an image of so many channels: numbers for each pixel.
+    /// Maps that the decoder gives for an image with this number of channels: values for each pixel.
     #[must_use]
     pub fn n_maps(&self, channels: i64) -> i64 {
         match self {
@@ -133,7 +133,7 @@ impl LikelihoodConfig {
         }
     }
 
-    /// Builds a checked likelihood; what it learns are variables under `path`.
+    /// Builds a likelihood from a checked config, with its variables under `path`.
     pub(crate) fn build(&self, path: &nn::Path, item: &ItemSpec) -> Box<dyn GraphLikelihood> {
         let image = item.map();
         let on_reals =
@@ -156,8 +156,7 @@ impl LikelihoodConfig {
         }
     }
 
-    /// Whether the decoder gives a logit for each value, whose cross-entropy with the image is the
-    /// reconstruction.
+    /// Whether the decoder gives a logit for each value, and the reconstruction is the cross-entropy.
     pub(crate) fn has_logits(&self) -> bool {
         matches!(self, Self::Bernoulli | Self::ScaledBernoulli(_))
     }
@@ -176,8 +175,8 @@ impl LikelihoodConfig {
         }
     }
 
-    /// The scale and the function of the mean of a density that arrays can have; `None` of one that is for
-    /// images alone.
+    /// The scale and the activation of the mean, for a density that arrays can have; `None` for likelihoods of images
+    /// only.
     pub(crate) fn of_real_values(&self) -> Option<(ScaleConfig, MeanActivation)> {
         match self {
             Self::Gaussian(config) => Some((config.sigma, config.mean)),
@@ -187,7 +186,7 @@ impl LikelihoodConfig {
         }
     }
 
-    /// Whether p(x|z) is a probability of 8-bit values, so that there are bits/dim.
+    /// Whether p(x|z) is a probability of 8-bit values, so that bits/dim are defined.
     #[must_use]
     pub fn has_bits_per_dim(&self) -> bool {
         matches!(
@@ -196,13 +195,12 @@ impl LikelihoodConfig {
         )
     }
 
-    /// −elbo / (ln 2 · C·H·W), an upper bound of the bits that a value of the 8-bit image takes, for
-    /// an `elbo` in nats per image.
+    /// −elbo / (ln 2 · C·H·W), an upper bound of the bits per value of the 8-bit image, for an `elbo` in nats per
+    /// image.
     ///
-    /// None where p(x|z) is no probability of bytes: a Bernoulli's cross-entropy on gray pixels is no
-    /// density of them at all, and the densities of continuous pixels (Gaussian, Laplace, continuous
-    /// Bernoulli) change with the unit in which a pixel is measured and have no upper limit on
-    /// pixels that are in truth discrete.
+    /// `None` if p(x|z) is not a probability of bytes. A Bernoulli's cross-entropy on gray pixels is not a density.
+    /// Densities of continuous pixels (Gaussian, Laplace, continuous Bernoulli) change with the unit of a pixel, and
+    /// are unbounded for pixels that are in fact discrete.
     #[must_use]
     pub fn bits_per_dim(&self, elbo: f64, image: ImageShape) -> Option<f64> {
         self.has_bits_per_dim()
@@ -214,7 +212,7 @@ impl LikelihoodConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MeanActivation {
-    /// None: black and white can be reached, and the gradient of the squared error is not reduced.
+    /// No function: the mean can reach black and white, and the gradient of the squared error is not reduced.
     #[default]
     Linear,
     /// tanh, into `(-1, 1)`.
@@ -254,7 +252,7 @@ fn bytes_to_zero_one(images: &Tensor) -> Tensor {
     images.to_kind(Kind::Float) / 255.0
 }
 
-/// Numbers of `[-1, 1]` to `[0, 1]`; what lies outside goes to the nearest end.
+/// Maps values in `[-1, 1]` to `[0, 1]` and clips values outside.
 fn to_zero_one(values: &Tensor) -> Tensor {
     ((values + 1.0) * 0.5).clamp(0.0, 1.0)
 }
@@ -284,7 +282,7 @@ mod tests {
         width: 1,
     };
 
-    /// Means and scales so far from black and white that nothing is clipped.
+    /// Means and scales that are far enough from black and white to avoid clipping.
     fn all() -> [LikelihoodConfig; 9] {
         [
             LikelihoodConfig::Bernoulli,
@@ -386,7 +384,7 @@ mod tests {
             let images = images.view([N, 2]).to_kind(Kind::Double);
             let found = images.mean_dim(0, false, Kind::Double);
             let standard_error = images.std_dim(0, true, false) / (N as f64).sqrt();
-            // Six standard errors, and what clipping is worth in a mixture's second channel.
+            // Six standard errors, and the error by clipping in a mixture's second channel.
             let worst = ((found - mean).abs() / (standard_error * 6.0 + 1e-4)).max();
             assert!(worst.double_value(&[]) < 1.0, "{config:?}");
         }
@@ -400,7 +398,7 @@ mod tests {
             channels: 1,
             ..TWO_CHANNELS
         };
-        // Learned from one batch, the scale is its mean error: σ² = 0.01 and b = 0.1.
+        // The scale learned from a single batch is its mean error: σ² = 0.01 and b = 0.1.
         let gaussian = |sigma| {
             LikelihoodConfig::Gaussian(GaussianConfig {
                 sigma,
@@ -413,7 +411,7 @@ mod tests {
                 ..Default::default()
             })
         };
-        // E|x|: σ·√(2/π) of the Gaussian, b of the Laplace; its standard deviation is of that size.
+        // E|x|: σ·√(2/π) for the Gaussian, b for the Laplace; its standard deviation is of similar size.
         let of_gaussian = 0.1 * (2.0 / std::f64::consts::PI).sqrt();
         for (config, wanted) in [
             (gaussian(ScaleConfig::Fixed(0.1)), of_gaussian),
@@ -428,7 +426,7 @@ mod tests {
             let _ = likelihood.log_prob(&batch, &targets, Mode::Train);
             let values = likelihood.sample(&params, &mut Generator::cpu(1)) * 2.0 - 1.0;
             let found = values.abs().mean(Kind::Double).double_value(&[]);
-            // Six standard errors; of Laplace noise e⁻¹⁰ of the values are clipped.
+            // Six standard errors; clipping affects e⁻¹⁰ of the Laplace noise.
             let allowed = 6.0 * wanted / (N as f64).sqrt() + 1e-5;
             assert!((found - wanted).abs() < allowed, "{config:?}: {found}");
         }
@@ -436,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_learned_scale_is_no_smaller_than_a_bytes_rounding() {
-        // A step of a byte is 2/255: its rounding has the variance step²/12 and the mean size step/4.
+        // A step of a byte is 2/255: its rounding has the variance step²/12 and the mean absolute value step/4.
         let step: f64 = 2.0 / 255.0;
         let gaussian = -0.5 * (2.0 * std::f64::consts::PI * step * step / 12.0).ln();
         let laplace = -(2.0 * step / 4.0).ln();
@@ -449,7 +447,7 @@ mod tests {
         ] {
             let variables = nn::VarStore::new(1);
             let likelihood = config.build(&variables.root(), &TWO_CHANNELS.into());
-            // A decoder that makes no error at all.
+            // A decoder without any error.
             let params = Tensor::full([1, 3, 2, 1, 1], 0.25, (Kind::Float, Device::Cpu));
             let targets = params.squeeze_dim(0);
             for mode in [Mode::Train, Mode::Evaluate] {

@@ -1,5 +1,5 @@
-//! Densities of real values, each by itself: what the likelihoods `gaussian`, `laplace` and `student_t` are on
-//! arrays, and `student_t` on images.
+//! Independent densities of real values: the likelihoods `gaussian`, `laplace` and `student_t` on arrays, and
+//! `student_t` on images.
 
 use std::f64::consts::PI;
 
@@ -23,7 +23,7 @@ pub(super) enum Density {
     StudentT { degrees_of_freedom: f64 },
 }
 
-/// Where the values lie.
+/// The range of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Domain {
     /// Bytes, scaled to `[-1, 1]`.
@@ -32,18 +32,18 @@ enum Domain {
     Reals { has_missing: bool },
 }
 
-/// Independent values whose density depends on the distance from the decoder's output.
+/// Independent values whose density depends on the difference from the decoder's output.
 #[derive(Debug)]
 pub(super) struct RealValues {
     density: Density,
     mean: MeanActivation,
-    /// The square of σ, b or the t distribution's scale.
+    /// The square of σ, of b, or of the t distribution's scale.
     square: MeanError,
     domain: Domain,
 }
 
-/// The least scale of a standardized value: a thousandth of its standard deviation. It keeps a value that is
-/// always the same from an infinite density.
+/// The minimum scale of a standardized value: a thousandth of its standard deviation. It prevents an infinite density
+/// for constant values.
 const LEAST_SCALE: f64 = 1e-3;
 
 impl RealValues {
@@ -74,8 +74,8 @@ impl RealValues {
         }
     }
 
-    /// Distances from the mean, 0 where a value is missing, `[K, B, C, H, W]`, and 1 for each value that is
-    /// observed, `[B, C, H, W]`, where some may be missing.
+    /// Differences from the mean, 0 for missing values, `[K, B, C, H, W]`. If values may be missing, also a mask that
+    /// is 1 for each observed value, `[B, C, H, W]`.
     fn errors(&self, params: &Tensor, targets: &Tensor) -> (Tensor, Option<Tensor>) {
         let mean = self.mean.apply(params);
         match self.domain {
@@ -89,7 +89,7 @@ impl RealValues {
         }
     }
 
-    /// The square of the scale of highest likelihood for the errors of a batch.
+    /// The square of the scale with the maximum likelihood for the errors of a batch.
     fn best_square(&self, errors: &Tensor, observed: Option<&Tensor>) -> Tensor {
         let errors = errors.detach();
         let mean = |values: Tensor| self.mean_over_items(&values, observed);
@@ -99,8 +99,8 @@ impl RealValues {
             Density::StudentT {
                 degrees_of_freedom: nu,
             } => {
-                // The fixed point s² = E[(ν + 1)·e² / (ν + e²/s²)], by expectation maximization (Liu & Rubin
-                // 1995): from the variance it falls to the maximum.
+                // The fixed point s² = E[(ν + 1)·e² / (ν + e²/s²)], by expectation maximization (Liu & Rubin 1995).
+                // Starting from the variance it decreases to the maximum.
                 let square = errors.square();
                 let mut scale = mean(square.shallow_clone()).clamp_min(LEAST_SCALE * LEAST_SCALE);
                 for _ in 0..N_ITERATIONS {
@@ -112,10 +112,10 @@ impl RealValues {
         }
     }
 
-    /// The mean over samples, items and, of one scale for each channel, the values that share it.
+    /// The mean over samples, items and all values that share a scale.
     fn mean_over_items(&self, values: &Tensor, observed: Option<&Tensor>) -> Tensor {
         let shape = self.square.shape();
-        // Sizes of 1 in [C, 1, 1] or [1, 1, D]; everything of a single scale.
+        // The dimensions of size 1 in [C, 1, 1] or [1, 1, D]; all dimensions for a single scale.
         let mut dims = vec![0, 1];
         dims.extend(
             (0..3)
@@ -139,7 +139,7 @@ impl RealValues {
         }
     }
 
-    /// log p in nats of each error, for the square of the scale.
+    /// log p in nats of each error, given the square of the scale.
     fn log_density(&self, errors: &Tensor, square: &Tensor) -> Tensor {
         match self.density {
             Density::Gaussian => (errors.square() / square + (square * (2.0 * PI)).log()) * -0.5,
@@ -166,8 +166,8 @@ impl RealValues {
     }
 }
 
-/// Iterations for the scale of a t distribution. Each leaves about a fraction 2/(ν + 3) of the distance to the
-/// maximum.
+/// Iterations for the scale of a t distribution. Each reduces the distance to the maximum to about the fraction 2/(ν +
+/// 3).
 const N_ITERATIONS: usize = 12;
 
 /// ln Γ(x) for x > 0.
@@ -214,11 +214,11 @@ impl Likelihood for RealValues {
         let mean = self.mean.apply(params);
         let noise = match self.density {
             Density::Gaussian => generator.normal_like(&mean),
-            // The difference of two exponential numbers is Laplace distributed.
+            // The difference of two exponential variables is Laplace distributed.
             Density::Laplace => {
                 generator.exponential_like(&mean) - generator.exponential_like(&mean)
             }
-            // A normal over the root of χ²/ν, and χ² is twice a gamma of ν/2.
+            // A normal variable divided by √(χ²/ν); χ² is twice a gamma variable with shape ν/2.
             Density::StudentT {
                 degrees_of_freedom: nu,
             } => {
@@ -279,10 +279,10 @@ mod tests {
     #[test]
     fn log_prob_is_the_closed_form() {
         let (params, targets) = errors();
-        // Of the sum of |e| = 3.8, of e² = 5.34, of six values with scale ½.
+        // From the sum of |e| = 3.8 and of e² = 5.34, for six values with scale ½.
         let gaussian = -0.5 * 5.34 / 0.25 - 6.0 * (0.5 * (2.0 * PI).sqrt()).ln();
         let laplace = -3.8 / 0.5 - 6.0 * 1_f64.ln();
-        // t of three degrees of freedom: 2 / (π·√3·s·(1 + e²/3s²)²).
+        // t with three degrees of freedom: 2 / (π·√3·s·(1 + e²/3s²)²).
         let t = |e: f64| (2.0 / (PI * 3_f64.sqrt() * 0.5 * (1.0 + e * e / 0.75).powi(2))).ln();
         let student_t: f64 = [0.5, 1.0, 0.0, 2.0, 0.0, 0.3].map(t).iter().sum();
         for (density, wanted) in [
@@ -320,7 +320,7 @@ mod tests {
             for other in [0.95, 1.05] {
                 assert!(found > of_fixed(scale * other), "{density:?} {other}");
             }
-            // Each channel's own is better than one for both.
+            // A scale for each channel is better than one for both.
             let per_channel = likelihood(density, ScaleConfig::LearnedPerChannel, false);
             let better = per_channel.log_prob(&params, &targets, Mode::Train);
             assert!(better.double_value(&[0, 0]) > found, "{density:?}");
@@ -343,7 +343,7 @@ mod tests {
             found.sum(Kind::Float).backward();
             assert_eq!(params.grad().double_value(&[0, 0, 0, 0, 1]), 0.0);
             assert!(params.grad().double_value(&[0, 0, 0, 0, 0]).abs() > 0.1);
-            // The learned scale is that of the values that are there.
+            // The learned scale uses the observed values only.
             let square = likelihood(density, ScaleConfig::Learned, true);
             let _ = square.log_prob(&params, &nan, Mode::Train);
             if density == Density::Gaussian {
@@ -357,7 +357,7 @@ mod tests {
     fn noise_has_the_scale_of_the_density() {
         const N: i64 = 100_000;
         let params = Tensor::zeros([N, 1, 1, 3], (Kind::Float, Device::Cpu));
-        // E|x| of scale ½: σ·√(2/π), b, and of t with three degrees of freedom 2√3/π·s.
+        // E|x| for scale ½: σ·√(2/π), b, and 2√3/π·s for t with three degrees of freedom.
         for (density, wanted) in [
             (Density::Gaussian, 0.5 * (2.0 / PI).sqrt()),
             (Density::Laplace, 0.5),

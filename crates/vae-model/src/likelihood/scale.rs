@@ -1,4 +1,4 @@
-//! The scale of the values: fixed, or the best for what the decoder leaves unexplained.
+//! The scale of the values: fixed, or the one with the maximum likelihood.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,33 +6,32 @@ use tch::{Tensor, no_grad};
 
 use crate::{Mode, ModelError, nn};
 
-/// σ of the Gaussian, b of the Laplace or the scale of the t distribution: `"learned"`, or a number in units of
-/// pixels in `[-1, 1]`, of an array in units of its standardized values.
+/// σ of the Gaussian, b of the Laplace or the scale of the t distribution: `"learned"`, or a number in units of pixels
+/// in `[-1, 1]`, for arrays in units of their standardized values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     rename_all = "snake_case",
-    expecting = "a positive number or \"learned\" is needed"
+    expecting = "expected a positive number or \"learned\""
 )]
 pub enum ScaleConfig {
-    /// In each training step the value of highest likelihood for the batch, which has a closed form:
-    /// σ² is the mean squared error, b the mean absolute error (σ-VAE, Rybkin et al. 2021,
-    /// <https://arxiv.org/abs/2006.13202>, §3.2). No weight of the kl has to be searched for: the better
-    /// the decoder, the more each further error costs.
+    /// In each training step the value with the maximum likelihood for the batch, which has a closed form: σ² is the
+    /// mean squared error, b the mean absolute error (σ-VAE, Rybkin et al. 2021, <https://arxiv.org/abs/2006.13202>,
+    /// §3.2). The kl then needs no tuned weight: the better the decoder, the more each further error costs.
     ///
-    /// Evaluation uses a running average of the training batches' σ² or b: the plain mean of the first 20
-    /// batches; then each new batch counts 1/20. It is saved with the weights, so that the elbo of a
-    /// held-out image uses a density that was fixed before the image was seen.
+    /// Evaluation uses a running average of σ² or b over the training batches: the plain mean of the first 20 batches,
+    /// after which each new batch has the weight 1/20. It is saved with the weights, so that the elbo of a held-out
+    /// image uses a density that does not depend on that image.
     #[default]
     Learned,
-    /// The same for each channel of an array by itself, of vectors for each value. The data's noise may differ
-    /// between them; but a channel that the latents can carry whole then draws all their attention.
+    /// A learned scale for each channel of an array, or for each value of a vector. The data's noise may differ between
+    /// channels; but a channel that the latents can encode exactly then dominates the loss.
     LearnedPerChannel,
     /// A fixed number, in units of pixels in `[-1, 1]` (2/255 is one step of a byte) or of standardized values.
     #[serde(untagged)]
     Fixed(#[schemars(range(min = 1e-6, max = 1e6), example = 0.5)] f64),
 }
 
-/// Pixels are in `[-1, 1]`. The squares, and squared errors over them, are f32.
+/// Pixels are in `[-1, 1]`. Squares, and squared errors divided by them, must fit into f32.
 const FIXED_SCALES: std::ops::RangeInclusive<f64> = 1e-6..=1e6;
 
 impl ScaleConfig {
@@ -40,19 +39,18 @@ impl ScaleConfig {
         match self {
             Self::Fixed(scale) if !FIXED_SCALES.contains(&scale) => Err(ModelError::config(
                 key,
-                format!("found {scale:?}, a number from 1e-6 to 1e6 is needed"),
+                format!("found {scale:?}, expected a number from 1e-6 to 1e6"),
             )),
             _ => Ok(()),
         }
     }
 }
 
-/// How many batches the running average reaches back. A few, to keep up with the first steps' steep
-/// descent; of 20 batches with 64 faces each, σ² is known to about 1 %, which costs a face of
-/// 12,288 values less than a nat.
+/// Number of batches in the running average. It is small, to keep up with the steep descent of the first steps. From 20
+/// batches of 64 faces, σ² is known to about 1 %, which costs a face of 12,288 values less than a nat.
 const N_BATCHES: f64 = 20.0;
 
-/// A mean error (squared or absolute) of all pixels, and the least it is taken for.
+/// A mean error (squared or absolute) of all values, with a minimum.
 #[derive(Debug)]
 pub(super) enum MeanError {
     Fixed(f64),
@@ -64,9 +62,9 @@ pub(super) enum MeanError {
 }
 
 impl MeanError {
-    /// A running average of this shape under `path`. It starts at 1, about the range of the values.
+    /// A running average of this shape under `path`, initially 1, about the range of the values.
     ///
-    /// `floor` keeps a decoder that has learned its few images by heart from infinite densities.
+    /// `floor` prevents infinite densities of a decoder that has memorized a few images.
     pub(super) fn learned(path: &nn::Path, name: &str, shape: &[i64], floor: f64) -> Self {
         Self::Learned {
             running: path.ones_no_train(name, shape),
@@ -75,10 +73,10 @@ impl MeanError {
         }
     }
 
-    /// The mean error to build the density with, a scalar, given that of a batch.
+    /// The mean error for the density, a scalar, given that of a batch.
     ///
-    /// It carries no gradient. It needs none: at the batch's best scale the loss, a mean over images,
-    /// is flat in it.
+    /// It is detached. Its gradient would be 0: at the batch's optimal scale the derivative of the loss, a mean over
+    /// images, is 0.
     pub(super) fn of(&self, batch: &Tensor, mode: Mode) -> Tensor {
         let batch = batch.detach();
         match (self, mode) {
@@ -93,7 +91,7 @@ impl MeanError {
             ) => {
                 no_grad(|| {
                     let mut n_batches = n_batches.shallow_clone();
-                    // No further than the reach: f32 stops counting at 2²⁴.
+                    // Up to this number only: f32 cannot count beyond 2²⁴.
                     let _ = n_batches.g_add_scalar_(1.0).clamp_max_(N_BATCHES);
                     let _ = running
                         .shallow_clone()
@@ -105,7 +103,7 @@ impl MeanError {
         }
     }
 
-    /// [`Self::of`] where the batch's is worth computing only if it is needed.
+    /// [`Self::of`] that computes the batch's error only if needed.
     pub(super) fn of_batch(&self, batch: impl FnOnce() -> Tensor, mode: Mode) -> Tensor {
         match (self, mode) {
             (Self::Learned { .. }, Mode::Train) => self.of(&batch(), mode),
@@ -113,7 +111,7 @@ impl MeanError {
         }
     }
 
-    /// The shape of the mean error: none of a single one.
+    /// The shape of the mean error: empty for a scalar.
     pub(super) fn shape(&self) -> Vec<i64> {
         match self {
             Self::Fixed(_) => vec![],
@@ -121,7 +119,7 @@ impl MeanError {
         }
     }
 
-    /// The mean error that is known without a batch, a scalar: of a learned one the running average.
+    /// The mean error without a batch, a scalar: for a learned one the running average.
     pub(super) fn stored(&self) -> Tensor {
         match self {
             Self::Fixed(value) => Tensor::from(*value as f32),
@@ -153,7 +151,7 @@ mod tests {
             let _ = scale.of(&Tensor::from(5_f32), Mode::Train);
         }
         assert!((stored() - 5.0).abs() < 1e-5);
-        // The twenty-first and the next count one in twenty each.
+        // From the twenty-first batch on, each has the weight one twentieth.
         for _ in 0..2 {
             let _ = scale.of(&Tensor::from(105_f32), Mode::Train);
         }

@@ -1,4 +1,4 @@
-//! `likelihood.scaled_bernoulli`: the cross-entropy of pixels on a scale of one's own.
+//! `likelihood.scaled_bernoulli`: the cross-entropy of pixels with a chosen scale.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,20 +9,19 @@ use super::{GraphLikelihood, Likelihood, bernoulli::Bernoulli, bytes_to_zero_one
 use crate::graph::{Graph, Value};
 use crate::{Mode, ModelError};
 
-/// The cross-entropy of `bernoulli`, of bytes that are scaled to `[black, white]`. With the defaults it is
-/// that likelihood.
+/// The cross-entropy of `bernoulli` for bytes scaled to `[black, white]`. With the defaults it equals that likelihood.
 ///
-/// Other values reproduce programs that scale twice: with `white = 0.00392156862745098`, 1/255, every target
-/// is nearly 0, and after a while so is every pixel. The mean image is the one that such a program shows,
-/// the logistic function without undoing the scaling. Targets outside of `[0, 1]` are not probabilities,
-/// and what is then logged as the reconstruction is a loss and not a likelihood.
+/// Other values reproduce programs that scale twice: with `white = 0.00392156862745098`, 1/255, all targets are nearly
+/// 0, and after some training all pixels are too. The mean image is the one that such a program shows, the logistic
+/// function without undoing the scaling. Targets outside `[0, 1]` are not probabilities; the value logged as the
+/// reconstruction is then only a loss, not a likelihood.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaledBernoulliConfig {
-    /// The target that the byte 0 becomes. Less than `white`. Default 0.
+    /// The target for the byte 0. Less than `white`. Default 0.
     #[schemars(range(min = -1.0, max = 1.0))]
     pub black: f64,
-    /// The target that the byte 255 becomes. More than `black`. Default 1.
+    /// The target for the byte 255. More than `black`. Default 1.
     #[schemars(range(min = -1.0, max = 1.0))]
     pub white: f64,
 }
@@ -42,7 +41,7 @@ impl ScaledBernoulliConfig {
         for (name, value) in [("black", black), ("white", white)] {
             if !(-1.0..=1.0).contains(&value) {
                 let key = format!("model.likelihood.scaled_bernoulli.{name}");
-                let problem = format!("found {value}, a number from -1 to 1 is needed");
+                let problem = format!("found {value}, expected a number from -1 to 1");
                 return Err(ModelError::config(key, problem));
             }
         }
@@ -51,7 +50,7 @@ impl ScaledBernoulliConfig {
         }
         Err(ModelError::config(
             "model.likelihood.scaled_bernoulli.white",
-            format!("found {white}, more than black = {black} is needed"),
+            format!("found {white}, expected more than black = {black}"),
         ))
     }
 

@@ -9,17 +9,17 @@ use super::{MeanActivation, ScaleConfig};
 use crate::{ModelError, nn};
 
 /// Independent values of Student's t distribution around the decoder's output (Takahashi et al. 2018,
-/// <https://www.ijcai.org/proceedings/2018/374>): a few values that lie far out cost little, so that they do not
-/// bend the model. Arrays are standardized, bytes are scaled to `[-1, 1]`.
+/// <https://www.ijcai.org/proceedings/2018/374>). Outliers cost little, so that a few of them do not distort the model.
+/// Arrays are standardized, bytes are scaled to `[-1, 1]`.
 ///
 /// A density: nats per item, no bits/dim.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StudentTConfig {
-    /// ν, degrees of freedom: fewer give heavier tails, many the Gaussian. Default 5.
+    /// ν, the degrees of freedom: few give heavy tails, many approach the Gaussian. Default 5.
     #[schemars(range(min = LEAST, max = MOST))]
     pub degrees_of_freedom: f64,
-    /// The scale of the distribution, that is σ for large ν. Default `"learned"`.
+    /// The scale of the distribution, which is σ for large ν. Default `"learned"`.
     pub scale: ScaleConfig,
     /// The function that turns the decoder's output into the center. Default `"linear"`.
     pub mean: MeanActivation,
@@ -45,7 +45,7 @@ impl StudentTConfig {
         if (LEAST..=MOST).contains(&nu) {
             return Ok(());
         }
-        let problem = format!("found {nu:?}, a number from {LEAST} to {MOST} is needed");
+        let problem = format!("found {nu:?}, expected a number from {LEAST} to {MOST}");
         Err(ModelError::config(
             "model.likelihood.student_t.degrees_of_freedom",
             problem,

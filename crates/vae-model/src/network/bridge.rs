@@ -1,7 +1,7 @@
-//! Between a convolutional network's maps and the latents: numbers of the whole image, or a map of their own.
+//! The layers between a convolutional network's maps and the latents, which are a vector or a map themselves.
 
 use super::NetworkShape;
-use super::layers::{Conv, ConvSizes, Layer, Then};
+use super::layers::{Conv, ConvSizes, Layer, NextActivation};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
 use crate::nn;
@@ -9,18 +9,17 @@ use crate::nn;
 /// From an encoder's last maps to the posterior's parameters `[B, P]`.
 #[derive(Debug)]
 pub(super) enum ToPosterior {
-    /// Every parameter from every value of the maps, or where there is one, from a hidden layer.
+    /// For a vector of latents: fully connected, with an optional hidden layer in between.
     Flat {
         hidden: Option<Layer<nn::Linear>>,
         posterior: Layer<nn::Linear>,
     },
-    /// Each place's parameters from what is around it, the channels of one parameter after those of the
-    /// other.
+    /// For a map of latents: a convolution. The channels of one parameter precede those of the next.
     Map(Layer<Conv>),
 }
 
 impl ToPosterior {
-    /// Of maps `[C, H, W]`. `hidden` is the width of a layer in between, if there is one.
+    /// For maps `[C, H, W]`. `hidden` is the width of the optional layer in between.
     pub(super) fn build(
         path: &nn::Path,
         shape: NetworkShape,
@@ -29,18 +28,19 @@ impl ToPosterior {
     ) -> Self {
         let init = shape.initialization;
         let n_params = shape.n_posterior_params / shape.latent_dims;
-        let then = Then::Output { n_params };
+        let next = NextActivation::Output { n_params };
         if let Some([latent_channels, ..]) = shape.latent_shape {
             let n_out = n_params * latent_channels;
             let sizes = ConvSizes::three(channels, n_out, 1);
-            return Self::Map(init.conv(path / "posterior", sizes, then));
+            return Self::Map(init.conv(path / "posterior", sizes, next));
         }
         let n_features = channels * height * width;
-        let hidden_layer = hidden.map(|n| init.linear(path / "hidden", n_features, n, Then::Relu));
+        let hidden_layer =
+            hidden.map(|n| init.linear(path / "hidden", n_features, n, NextActivation::Relu));
         let n_in = hidden.unwrap_or(n_features);
         Self::Flat {
             hidden: hidden_layer,
-            posterior: init.linear(path / "posterior", n_in, shape.n_posterior_params, then),
+            posterior: init.linear(path / "posterior", n_in, shape.n_posterior_params, next),
         }
     }
 
@@ -65,31 +65,36 @@ impl ToPosterior {
 /// From latents to a decoder's first maps.
 #[derive(Debug)]
 pub(super) enum FromLatents {
-    /// Latents `[N, Z]`.
+    /// For latents `[N, Z]`.
     Flat {
         layer: DecoderLayer<nn::Linear>,
         maps: [i64; 3],
     },
-    /// Latents `[N, C, h, w]`, at the size of the maps already.
+    /// For latents `[N, C, h, w]`, which have the size of the maps already.
     Map(DecoderLayer<Conv>),
 }
 
 impl FromLatents {
-    /// To maps `[C, H, W]`; `then` follows it.
-    pub(super) fn build(path: &nn::Path, shape: NetworkShape, maps: [i64; 3], then: Then) -> Self {
+    /// To maps `[C, H, W]`, which `next` follows.
+    pub(super) fn build(
+        path: &nn::Path,
+        shape: NetworkShape,
+        maps: [i64; 3],
+        next: NextActivation,
+    ) -> Self {
         let layers = shape.decoder_layers();
         if shape.latent_shape.is_some() {
             let sizes = ConvSizes::three(shape.decoder_inputs(), maps[0], 1);
-            return Self::Map(layers.conv(path / "hidden", sizes, then));
+            return Self::Map(layers.conv(path / "hidden", sizes, next));
         }
         let n_features = maps.iter().product();
         Self::Flat {
-            layer: layers.linear(path / "hidden", shape.decoder_inputs(), n_features, then),
+            layer: layers.linear(path / "hidden", shape.decoder_inputs(), n_features, next),
             maps,
         }
     }
 
-    /// What `activation` makes of the maps, if there is one.
+    /// Applies the layers and then `activation`, if there is one.
     pub(super) fn apply<O: Ops>(
         &self,
         ops: &mut O,

@@ -1,10 +1,10 @@
-//! `network.conv`: the small convolutional network of the Keras tutorials, at any size.
+//! `network.conv`: the small convolutional network of the Keras tutorials, for any image size.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{FromLatents, ToPosterior};
-use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
+use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
@@ -67,7 +67,7 @@ impl ConvConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key("channels"),
-                "found none, at least one convolution is needed",
+                "found none, expected at least one convolution",
             ));
         }
         for (name, strides, channels) in [
@@ -82,7 +82,7 @@ impl ConvConfig {
                 return Err(ModelError::config(
                     key(name),
                     format!(
-                        "found {} strides for {} layers, one for each is needed",
+                        "found {} strides for {} layers, expected one for each",
                         strides.len(),
                         channels.len()
                     ),
@@ -128,13 +128,13 @@ impl ConvConfig {
         let mut convolutions = Vec::new();
         let mut n_channels = shape.encoder_channels();
         let mut size = [shape.image.height, shape.image.width];
-        // Sizes before each convolution that shrinks the image: where the decoder has to arrive.
+        // Sizes before each strided convolution: the decoder has to return to them.
         let mut sizes_before_shrinking = Vec::new();
         for (i, (&n_out, &stride)) in self.channels.iter().zip(&self.strides).enumerate() {
             convolutions.push(init.conv(
                 &path / "conv" / i,
                 ConvSizes::three(n_channels, n_out, stride),
-                Then::Relu,
+                NextActivation::Relu,
             ));
             if stride > 1 {
                 sizes_before_shrinking.push(size);
@@ -150,7 +150,7 @@ impl ConvConfig {
 
         let path = root / "decoder";
         let init = shape.decoder_layers();
-        let latents = FromLatents::build(&path, shape, last_map, Then::Relu);
+        let latents = FromLatents::build(&path, shape, last_map, NextActivation::Relu);
         let mut convolutions = Vec::new();
         for (i, (&n_out, &stride)) in self
             .decoder_channels
@@ -167,7 +167,7 @@ impl ConvConfig {
                 path,
                 ConvSizes::three(n_channels, n_out, stride),
                 [size, target],
-                Then::Relu,
+                NextActivation::Relu,
             ));
             size = target;
             n_channels = n_out;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{FromLatents, ToPosterior};
-use super::layers::{Conv, ConvSizes, Layer, Then, shrunk};
+use super::layers::{Conv, ConvSizes, Layer, NextActivation, shrunk};
 use super::ops::{Activation, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
@@ -12,11 +12,10 @@ use crate::{ModelError, nn};
 
 /// For arrays `[C, T]`, or `[D]` as one channel.
 ///
-/// Encoder: convolutions along time with ReLU, a fully connected layer with ReLU, the posterior's parameters.
-/// Decoder: a fully connected layer with ReLU, then for each of the encoder's convolutions, in reverse, the
-/// series stretched to its length (nearest neighbors) and a convolution with ReLU; a convolution to the
-/// likelihood's parameters. Stretching before convolving leaves no checkerboard (Odena et al. 2016,
-/// <https://distill.pub/2016/deconv-checkerboard>).
+/// Encoder: convolutions along time with ReLU, a fully connected layer with ReLU, the posterior's parameters. Decoder:
+/// a fully connected layer with ReLU, then for each of the encoder's convolutions, in reverse, nearest-neighbor
+/// upsampling to its input length and a convolution with ReLU; a convolution to the likelihood's parameters. Upsampling
+/// before convolving avoids checkerboard artifacts (Odena et al. 2016, <https://distill.pub/2016/deconv-checkerboard>).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Conv1dConfig {
@@ -28,8 +27,8 @@ pub struct Conv1dConfig {
     /// Default `[2, 2, 2]`.
     #[schemars(length(max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub strides: Vec<i64>,
-    /// Steps that a convolution sees, an odd number. Default 5.
-    #[schemars(range(min = 1, max = MOST_STEPS))]
+    /// Time steps under a convolution's kernel, an odd number. Default 5.
+    #[schemars(range(min = 1, max = MOST_STEPS), extend("not" = {"multipleOf": 2}))]
     pub kernel: i64,
     /// Width of the fully connected layer between the convolutions and the posterior's parameters.
     /// Default 128.
@@ -37,7 +36,7 @@ pub struct Conv1dConfig {
     pub hidden: i64,
 }
 
-/// A kernel that is longer is a slip of the hand.
+/// The longest kernel; longer ones are surely mistakes.
 const MOST_STEPS: i64 = 1023;
 
 impl Default for Conv1dConfig {
@@ -64,20 +63,20 @@ impl Conv1dConfig {
         if n == 0 {
             return refuse(
                 "channels",
-                "found none, at least one convolution is needed".to_owned(),
+                "found none, expected at least one convolution".to_owned(),
             );
         }
         if n != n_strides {
             return refuse(
                 "strides",
-                format!("found {n_strides} strides for {n} layers, one for each is needed"),
+                format!("found {n_strides} strides for {n} layers, expected one for each"),
             );
         }
         let kernel = self.kernel;
         if !(1..=MOST_STEPS).contains(&kernel) || kernel % 2 == 0 {
             return refuse(
                 "kernel",
-                format!("found {kernel}, an odd number from 1 to {MOST_STEPS} is needed"),
+                format!("found {kernel}, expected an odd number from 1 to {MOST_STEPS}"),
             );
         }
         Ok(())
@@ -99,7 +98,7 @@ impl Conv1dConfig {
         for (i, (&n_out, &stride)) in self.channels.iter().zip(&self.strides).enumerate() {
             let (n_in, size) = (widths[i], sizes[i]);
             let conv = ConvSizes::row(n_in, n_out, self.kernel, stride);
-            convolutions.push(init.conv(&path / "conv" / i, conv, Then::Relu));
+            convolutions.push(init.conv(&path / "conv" / i, conv, NextActivation::Relu));
             widths.push(n_out);
             sizes.push(shrunk(size, stride));
         }
@@ -112,12 +111,12 @@ impl Conv1dConfig {
 
         let path = root / "decoder";
         let layers = shape.decoder_layers();
-        let latents = FromLatents::build(&path, shape, last_map, Then::Relu);
+        let latents = FromLatents::build(&path, shape, last_map, NextActivation::Relu);
         let mut convolutions = Vec::new();
         for i in (0..n).rev() {
             let n_out = if i == 0 { widths[1] } else { widths[i] };
             let conv = ConvSizes::row(widths[i + 1], n_out, self.kernel, 1);
-            let layer = layers.conv(&path / "conv" / (n - 1 - i), conv, Then::Relu);
+            let layer = layers.conv(&path / "conv" / (n - 1 - i), conv, NextActivation::Relu);
             convolutions.push((sizes[i], layer));
         }
         let output = ConvSizes::row(widths[1], shape.n_likelihood_maps, self.kernel, 1);
@@ -148,7 +147,7 @@ struct Encoder {
 #[derive(Debug)]
 struct Decoder {
     latents: FromLatents,
-    /// Each with the size that the series is stretched to before it.
+    /// Each with the length that the series is upsampled to before it.
     convolutions: Vec<([i64; 2], DecoderLayer<Conv>)>,
     likelihood: DecoderLayer<Conv>,
 }

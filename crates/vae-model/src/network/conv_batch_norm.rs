@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{FromLatents, ToPosterior};
-use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, Then, shrunk};
+use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
@@ -13,10 +13,9 @@ use crate::{ModelError, nn};
 
 /// The default sizes are for faces of 64×64 pixels.
 ///
-/// Encoder: for each of `channels` a 3×3 convolution of stride 2, batch norm and leaky ReLU (slope
-/// 0.01), then the posterior's parameters. Decoder: a fully connected layer up to the encoder's last
-/// map, the mirror image with transposed convolutions, a 3×3 convolution to the likelihood's
-/// parameters.
+/// Encoder: for each of `channels` a 3×3 convolution of stride 2, batch norm and leaky ReLU (slope 0.01), then the
+/// posterior's parameters. Decoder: a fully connected layer up to the encoder's last map, the encoder's layers mirrored
+/// as transposed convolutions, a 3×3 convolution to the likelihood's parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConvBatchNormConfig {
@@ -41,7 +40,7 @@ impl ConvBatchNormConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key,
-                "found none, at least one convolution is needed",
+                "found none, expected at least one convolution",
             ));
         }
         Ok(())
@@ -63,7 +62,7 @@ impl ConvBatchNormConfig {
         for (i, &n_out) in self.channels.iter().enumerate() {
             let conv_sizes = ConvSizes::three(n_channels, n_out, STRIDE);
             down.push(Stage {
-                convolution: init.conv(&path / "conv" / i, conv_sizes, Then::BatchNorm),
+                convolution: init.conv(&path / "conv" / i, conv_sizes, NextActivation::BatchNorm),
                 norm: BatchNorm::new(&(&path / "norm" / i), n_out),
             });
             sizes.push(shrunk(sizes[i], STRIDE));
@@ -75,9 +74,10 @@ impl ConvBatchNormConfig {
 
         let path = root / "decoder";
         let init = shape.decoder_layers();
-        let latents = FromLatents::build(&path, shape, last_map, Then::Linear);
+        let latents = FromLatents::build(&path, shape, last_map, NextActivation::Linear);
         let mut up = Vec::new();
-        // The encoder's channels in reverse, the last map at the image's size as deep as the first.
+        // The encoder's channels in reverse; the last map, at the image's size, has as many channels as the one before
+        // it.
         let (first, rest) = (self.channels[0], &self.channels[..self.channels.len() - 1]);
         for (i, &n_out) in rest.iter().rev().chain([&first]).enumerate() {
             let from = self.channels.len() - i;
@@ -87,7 +87,7 @@ impl ConvBatchNormConfig {
                     &path / "conv" / i,
                     conv_sizes,
                     [sizes[from], sizes[from - 1]],
-                    Then::BatchNorm,
+                    NextActivation::BatchNorm,
                 ),
                 norm: BatchNorm::new(&(&path / "norm" / i), n_out),
             });

@@ -1,11 +1,11 @@
-//! How fresh weights are drawn, and the layers that are drawn so.
+//! Initialization of weights, and the layers that use it.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::ops::GraphLayer;
-use crate::graph::{EPSILON, Op};
+use crate::graph::{EPSILON, Graph, Op, Value};
 use crate::nn::{self, Init};
 use crate::watch::watch;
 
@@ -19,40 +19,40 @@ pub enum Initialization {
     Pytorch,
     /// Weights Glorot uniform, ±√(6 / (fan_in + fan_out)), biases zero: the defaults of Keras.
     Keras,
-    /// Weights uniform in ±√(6 / fan_in) before a ReLU and ±1/√fan_in elsewhere, biases zero (He et
-    /// al. 2015, <https://arxiv.org/abs/1502.01852>). The difference between two images then reaches the
-    /// latents at its full size; with PyTorch's defaults it shrinks by about √6 in every layer.
+    /// Weights uniform in ±√(6 / fan_in) before a ReLU and ±1/√fan_in elsewhere, biases zero (He et al. 2015,
+    /// <https://arxiv.org/abs/1502.01852>). The difference between two images then reaches the latents at its full
+    /// size; with PyTorch's defaults every layer shrinks it by about √6.
     Kaiming,
 }
 
-/// What follows a layer.
+/// What follows a layer. The initialization of its weights depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// A ReLU, or what comes close to one: leaky, SiLU.
+pub(crate) enum NextActivation {
+    /// A ReLU or a similar activation (leaky ReLU, SiLU).
     Relu,
-    /// A batch norm and then a ReLU: the layer has no bias, for the norm would take it out again.
+    /// A batch norm and then a ReLU. The layer has no bias, because the norm would cancel it.
     BatchNorm,
-    /// The end of a residual block, added to what went around it: weights and biases are zero, so that
-    /// a fresh block is the identity (Goyal et al. 2017, <https://arxiv.org/abs/1706.02677>, §5.1).
+    /// The sum at the end of a residual block. Weights and biases are zero, so that the block is initially the identity
+    /// (Goyal et al. 2017, <https://arxiv.org/abs/1706.02677>, §5.1).
     Sum,
-    /// Nothing, and what follows is another linear map.
+    /// No activation: another linear map follows.
     Linear,
-    /// Nothing: the outputs are this many parameters for each value of a distribution.
+    /// No activation: the outputs are this many parameters for each value of a distribution.
     Output { n_params: i64 },
 }
 
-/// How many inputs and outputs one weight's layer connects. For a transposed convolution
-/// `torch.nn.init` counts the other way round than is meant by the papers.
+/// The numbers of inputs and outputs that a layer's weight connects. For a transposed convolution `torch.nn.init` swaps
+/// the two, unlike the papers.
 struct Fans {
     torch_in: i64,
     torch_out: i64,
-    /// Terms in the sum that makes one output.
+    /// Number of terms in the sum that makes one output.
     terms: f64,
 }
 
-impl Then {
-    /// The outputs of one of the layers that stand side by side in one: Keras has a layer for the
-    /// mean and another for the log-variance.
+impl NextActivation {
+    /// The outputs of one of the layers that are joined in this one: Keras has separate layers for the mean and the
+    /// log-variance.
     fn outputs_of_one(self, n_out: i64) -> i64 {
         match self {
             Self::Output { n_params } => n_out / n_params,
@@ -63,13 +63,13 @@ impl Then {
 
 impl Initialization {
     /// Initial weights and biases of a layer.
-    fn draw(self, fans: &Fans, then: Then) -> (Init, Init) {
+    fn draw(self, fans: &Fans, next: NextActivation) -> (Init, Init) {
         let uniform = |bound: f64| Init::Uniform {
             lo: -bound,
             up: bound,
         };
-        match (self, then) {
-            (_, Then::Sum) => (Init::Const(0.0), Init::Const(0.0)),
+        match (self, next) {
+            (_, NextActivation::Sum) => (Init::Const(0.0), Init::Const(0.0)),
             (Self::Pytorch, _) => {
                 let bound = uniform(1.0 / (fans.torch_in as f64).sqrt());
                 (bound, bound)
@@ -78,10 +78,10 @@ impl Initialization {
                 let bound = (6.0 / (fans.torch_in + fans.torch_out) as f64).sqrt();
                 (uniform(bound), Init::Const(0.0))
             }
-            (Self::Kaiming, Then::Relu | Then::BatchNorm) => {
+            (Self::Kaiming, NextActivation::Relu | NextActivation::BatchNorm) => {
                 (uniform((6.0 / fans.terms).sqrt()), Init::Const(0.0))
             }
-            (Self::Kaiming, Then::Linear | Then::Output { .. }) => {
+            (Self::Kaiming, NextActivation::Linear | NextActivation::Output { .. }) => {
                 (uniform((1.0 / fans.terms).sqrt()), Init::Const(0.0))
             }
         }
@@ -93,14 +93,14 @@ impl Initialization {
         path: nn::Path,
         n_in: i64,
         n_out: i64,
-        then: Then,
+        next: NextActivation,
     ) -> Layer<nn::Linear> {
         let fans = Fans {
             torch_in: n_in,
-            torch_out: then.outputs_of_one(n_out),
+            torch_out: next.outputs_of_one(n_out),
             terms: n_in as f64,
         };
-        let (ws_init, bs_init) = self.draw(&fans, then);
+        let (ws_init, bs_init) = self.draw(&fans, next);
         Layer {
             name: name(&path),
             module: nn::linear(&path, n_in, n_out, ws_init, bs_init),
@@ -108,7 +108,12 @@ impl Initialization {
     }
 
     /// A convolution whose padding turns n pixels into ⌈n/stride⌉.
-    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> Layer<Conv> {
+    pub(super) fn conv(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        next: NextActivation,
+    ) -> Layer<Conv> {
         let ConvSizes {
             n_in,
             n_out,
@@ -119,11 +124,11 @@ impl Initialization {
         let area = height * width;
         let fans = Fans {
             torch_in: area * n_in,
-            torch_out: area * then.outputs_of_one(n_out),
+            torch_out: area * next.outputs_of_one(n_out),
             terms: (area * n_in) as f64,
         };
-        let (ws_init, bs_init) = self.draw(&fans, then);
-        let bias = (then != Then::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
+        let (ws_init, bs_init) = self.draw(&fans, next);
+        let bias = (next != NextActivation::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
         Layer {
             name: name(&path),
             module: Conv {
@@ -140,7 +145,7 @@ impl Initialization {
         path: nn::Path,
         sizes: ConvSizes,
         [from, to]: [[i64; 2]; 2],
-        then: Then,
+        next: NextActivation,
     ) -> Layer<ConvTranspose> {
         let ConvSizes {
             n_in,
@@ -153,11 +158,11 @@ impl Initialization {
         let fans = Fans {
             torch_in: area * n_out,
             torch_out: area * n_in,
-            // Between the strides' gaps an output pixel meets only so many of the weights.
+            // With a stride, each output pixel meets only a part of the weights.
             terms: (area * n_in) as f64 / (stride * stride) as f64,
         };
-        let (ws_init, bs_init) = self.draw(&fans, then);
-        let bias = (then != Then::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
+        let (ws_init, bs_init) = self.draw(&fans, next);
+        let bias = (next != NextActivation::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
         let padding = kernel / 2;
         Layer {
             name: name(&path),
@@ -203,7 +208,7 @@ impl ConvSizes {
         }
     }
 
-    /// 1×`kernel`: along a map of one row.
+    /// 1×`kernel`: along a map with one row.
     pub(super) fn row(n_in: i64, n_out: i64, kernel: i64, stride: i64) -> Self {
         Self {
             n_in,
@@ -214,14 +219,14 @@ impl ConvSizes {
     }
 }
 
-/// The name of the layer whose variables are under `path`: `encoder.conv.2`.
+/// The name of the layer with variables under `path`: `encoder.conv.2`.
 fn name(path: &nn::Path) -> String {
     path.components().collect::<Vec<_>>().join(".")
 }
 
-/// Whether a variable of a model, by its name, is the matrix or kernel of a layer: what weight decay is
-/// for. Biases, the scales of norms, and what priors and likelihoods learn themselves (means,
-/// log-variances, scales, weights of components, pseudo-inputs) are not.
+/// Whether a variable, by its name, is the matrix or kernel of a layer: weight decay is for these only. Biases, the
+/// scales of norms, and the parameters of priors and likelihoods (means, log-variances, scales, weights of components,
+/// pseudo-inputs) are not.
 ///
 /// ```
 /// use vae_model::is_layer_weight;
@@ -236,7 +241,7 @@ pub fn is_layer_weight(name: &str) -> bool {
     path.next() == Some("weight") && !path.any(|part| part == "norm")
 }
 
-/// A layer that shows its outputs to the watcher.
+/// A layer with a name, whose outputs go through the finite check ([`crate::first_non_finite`]).
 #[derive(Debug)]
 pub(crate) struct Layer<M> {
     name: String,
@@ -244,7 +249,7 @@ pub(crate) struct Layer<M> {
 }
 
 impl<M> Layer<M> {
-    /// Its name and what it computes, for those who use its variables in another way.
+    /// Its name and its module, for code that uses the variables in another way.
     pub(crate) fn into_parts(self) -> (String, M) {
         (self.name, self.module)
     }
@@ -258,7 +263,59 @@ impl<M: nn::Module> nn::Module for Layer<M> {
     }
 }
 
-/// A convolution. tch's own does not tell its stride.
+/// x ↦ W·x + b with the finite check. Distributions hold it, and can detach it.
+#[derive(Debug)]
+pub(crate) struct Affine {
+    pub(crate) name: String,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Affine {
+    pub(crate) fn new(layer: Layer<nn::Linear>) -> Self {
+        let (name, linear) = layer.into_parts();
+        Self {
+            name,
+            weight: linear.ws,
+            bias: linear.bs,
+        }
+    }
+
+    pub(crate) fn forward(&self, input: &Tensor) -> Tensor {
+        let output = input.linear(&self.weight, self.bias.as_ref());
+        watch(&self.name, &output);
+        output
+    }
+
+    /// [`Self::forward`] as operations.
+    pub(crate) fn graph(&self, graph: &mut Graph, input: &Value) -> Value {
+        let op = Op::Linear {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+        };
+        graph.push(&self.name, op, &[input])
+    }
+
+    /// The same variables.
+    pub(crate) fn shallow_clone(&self) -> Self {
+        self.with(Tensor::shallow_clone)
+    }
+
+    /// The same layer, detached.
+    pub(crate) fn detach(&self) -> Self {
+        self.with(Tensor::detach)
+    }
+
+    fn with(&self, of: impl Fn(&Tensor) -> Tensor) -> Self {
+        Self {
+            name: self.name.clone(),
+            weight: of(&self.weight),
+            bias: self.bias.as_ref().map(of),
+        }
+    }
+}
+
+/// A convolution. tch's own does not expose its stride.
 #[derive(Debug)]
 pub(super) struct Conv {
     pub(super) weight: Tensor,
@@ -280,7 +337,7 @@ impl nn::Module for Conv {
     }
 }
 
-/// What a layer computes, with its own weight or another in its place.
+/// The operation of a layer, with its own weight or a given one.
 pub(super) trait ToOp {
     fn to_op(&self, weight: Option<Tensor>) -> Op;
 }
@@ -325,7 +382,7 @@ impl<M: nn::Module + ToOp> GraphLayer for Layer<M> {
     }
 }
 
-/// A transposed convolution. tch's own knows only square output paddings.
+/// A transposed convolution. tch's own supports only square output paddings.
 #[derive(Debug)]
 pub(super) struct ConvTranspose {
     pub(super) weight: Tensor,
@@ -349,13 +406,11 @@ impl nn::Module for ConvTranspose {
     }
 }
 
-/// Batch norm (Ioffe & Szegedy 2015, <https://arxiv.org/abs/1502.03167>) of maps `[B, C, H, W]`, with
-/// PyTorch's numbers: ε = 1e-5, running averages that take in a tenth of each batch's mean and
-/// unbiased variance.
+/// Batch norm (Ioffe & Szegedy 2015, <https://arxiv.org/abs/1502.03167>) of maps `[B, C, H, W]`, with PyTorch's
+/// constants: ε = 1e-5, and running averages with a momentum of 0.1 for each batch's mean and unbiased variance.
 ///
-/// A batch with a single value in each channel (one image at 1×1 pixels) has no variance. PyTorch
-/// refuses it; here it is normalized by the running averages and leaves them alone, so that an epoch
-/// may end with a batch of one image.
+/// A batch with a single value in each channel (one image at 1×1 pixels) has no variance. PyTorch refuses it. Here it
+/// is normalized by the running averages and does not change them, so that an epoch may end with a batch of one image.
 #[derive(Debug)]
 pub(super) struct BatchNorm {
     name: String,
@@ -410,8 +465,8 @@ impl GraphLayer for BatchNorm {
     }
 }
 
-/// Group norm (Wu & He 2018, <https://arxiv.org/abs/1803.08494>) with ε = 1e-5: each image by itself,
-/// the same in training and evaluation. `group_size` divides `channels`.
+/// Group norm (Wu & He 2018, <https://arxiv.org/abs/1803.08494>) with ε = 1e-5. It normalizes each image separately, in
+/// the same way in training and evaluation. `group_size` divides `channels`.
 pub(super) fn group_norm(path: nn::Path, group_size: i64, channels: i64) -> Layer<GroupNorm> {
     Layer {
         name: name(&path),
@@ -452,7 +507,7 @@ impl ToOp for GroupNorm {
     }
 }
 
-/// Pixels of a side after a stride: ⌈n/stride⌉ of each.
+/// The size after a stride: ⌈n/stride⌉ pixels for each side of n.
 pub(super) fn shrunk(size: [i64; 2], stride: i64) -> [i64; 2] {
     size.map(|pixels| (pixels - 1) / stride + 1)
 }

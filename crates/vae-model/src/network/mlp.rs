@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Layer, Then};
+use super::layers::{Layer, NextActivation};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
@@ -40,18 +40,18 @@ impl MlpConfig {
         decoder_widths[0] = shape.n_likelihood_maps * height * width;
         decoder_widths.push(shape.decoder_inputs());
         decoder_widths.reverse();
-        let to_posterior = Then::Output {
+        let to_posterior = NextActivation::Output {
             n_params: shape.n_posterior_params / shape.latent_dims,
         };
         let to_likelihood = shape.to_likelihood();
         let (init, decoder_layers) = (shape.initialization, shape.decoder_layers());
         let (encoder, decoder) = (root / "encoder", root / "decoder");
         Mlp {
-            encoder: layers(&encoder_widths, to_posterior, |i, [n_in, n_out], then| {
-                init.linear(&encoder / i, n_in, n_out, then)
+            encoder: layers(&encoder_widths, to_posterior, |i, [n_in, n_out], next| {
+                init.linear(&encoder / i, n_in, n_out, next)
             }),
-            decoder: layers(&decoder_widths, to_likelihood, |i, [n_in, n_out], then| {
-                decoder_layers.linear(&decoder / i, n_in, n_out, then)
+            decoder: layers(&decoder_widths, to_likelihood, |i, [n_in, n_out], next| {
+                decoder_layers.linear(&decoder / i, n_in, n_out, next)
             }),
             output: ImageShape {
                 channels: shape.n_likelihood_maps,
@@ -85,18 +85,26 @@ impl Layered for Mlp {
     }
 }
 
-/// A layer for each two neighboring widths, made by `layer` of its number, its widths and what follows.
-fn layers<L>(widths: &[i64], output: Then, layer: impl Fn(usize, [i64; 2], Then) -> L) -> Vec<L> {
+/// Makes a layer for each pair of neighboring widths: `layer` gets its index, its widths and what follows it.
+fn layers<L>(
+    widths: &[i64],
+    output: NextActivation,
+    layer: impl Fn(usize, [i64; 2], NextActivation) -> L,
+) -> Vec<L> {
     let n_layers = widths.len() - 1;
     (0..n_layers)
         .map(|i| {
-            let then = if i + 1 < n_layers { Then::Relu } else { output };
-            layer(i, [widths[i], widths[i + 1]], then)
+            let next = if i + 1 < n_layers {
+                NextActivation::Relu
+            } else {
+                output
+            };
+            layer(i, [widths[i], widths[i + 1]], next)
         })
         .collect()
 }
 
-/// The layers with ReLU between them, none after the last.
+/// Applies the layers with ReLU between them and none after the last.
 fn apply<O: Ops>(layers: &[impl GraphLayer], ops: &mut O, input: O::Value) -> O::Value {
     let mut hidden = input;
     for (i, layer) in layers.iter().enumerate() {

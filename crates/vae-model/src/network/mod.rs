@@ -1,5 +1,5 @@
-//! Networks: the trainable maps from images to posterior parameters and from latents to
-//! likelihood parameters. They know nothing of distributions.
+//! Networks: the trainable maps from images to posterior parameters and from latents to likelihood parameters. They do
+//! not depend on the distributions.
 
 mod bridge;
 mod conv;
@@ -21,7 +21,7 @@ pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
 pub use conv1d::Conv1dConfig;
 pub use layers::{Initialization, is_layer_weight};
-pub(crate) use layers::{Layer, Then};
+pub(crate) use layers::{Layer, NextActivation};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
@@ -33,8 +33,8 @@ use crate::{ImageShape, Mode, ModelError, nn};
 
 /// An encoder and a decoder. Under autocast the outputs may be in half precision.
 ///
-/// Of a model with a condition both get its features, `[N, F]` beside N items or latents: numbers, with
-/// those that are unknown 0 and marked (`condition.rs`).
+/// In a model with a condition both also get its features, `[N, F]` for N items or latents: the values, with 0 for
+/// unknown ones, and whether each is unknown (`condition.rs`).
 pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
     fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
@@ -43,24 +43,24 @@ pub trait Network: Debug + Send {
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
 }
 
-/// A network written over the operations that it consists of.
+/// A network as a sequence of generic operations ([`Ops`]).
 trait Layered: Debug + Send {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value;
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value;
 }
 
-/// A network that can say what it computes.
+/// A network that can also describe its computation as a graph.
 pub(crate) trait GraphNetwork: Network {
-    /// What [`Network::encode`] computes in evaluation.
+    /// The operations of [`Network::encode`] in evaluation.
     fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value;
 
-    /// What [`Network::decode`] computes in evaluation.
+    /// The operations of [`Network::decode`] in evaluation.
     fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value;
 }
 
-/// A network behind what brings latents and a condition to it: latents of a map as maps, and a condition as
-/// one more channel of the images and as more numbers, or channels, beside the latents.
+/// A network together with its inputs for a condition and for latents that are a map. The condition is a further
+/// channel of the images, and further values, or channels, of the latents.
 #[derive(Debug)]
 struct Conditioned<N> {
     network: N,
@@ -95,7 +95,7 @@ impl<N: Layered> Conditioned<N> {
         let (mut latents, mut features) = (latents, features);
         if let Some([channels, height, width]) = self.latent_shape {
             latents = ops.maps(latents, [channels, height, width]);
-            // The same at every place.
+            // The same values at every place.
             features = features.map(|features| {
                 let dot = ops.maps(features, [self.n_condition_features, 1, 1]);
                 ops.upsample(dot, [height, width])
@@ -131,7 +131,7 @@ impl<N: Layered> GraphNetwork for Conditioned<N> {
     }
 }
 
-/// The features of a condition as a map of the size of an image: what an encoder of images can see.
+/// Turns the features of a condition into a map of the image's size, which an image encoder can take.
 #[derive(Debug)]
 struct ConditionMap {
     layer: Layer<nn::Linear>,
@@ -147,7 +147,7 @@ impl ConditionMap {
                 path / "map",
                 n_features,
                 height * width,
-                Then::Linear,
+                NextActivation::Linear,
             ),
             size: [height, width],
         })
@@ -161,14 +161,14 @@ impl ConditionMap {
     }
 }
 
-/// What a network has to fit between.
+/// The shapes between which a network has to fit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NetworkShape {
     pub(crate) image: ImageShape,
     pub(crate) latent_dims: i64,
-    /// Of latents that are a map.
+    /// The shape of latents that are a map.
     pub(crate) latent_shape: Option<[i64; 3]>,
-    /// F, the numbers that say what is known of an item; 0 where there is no condition.
+    /// F, the number of a condition's features; 0 without a condition.
     pub(crate) n_condition_features: i64,
     pub(crate) n_posterior_params: i64,
     /// Maps of likelihood parameters, [`LikelihoodConfig::n_maps`](crate::LikelihoodConfig::n_maps).
@@ -178,13 +178,13 @@ pub(crate) struct NetworkShape {
 }
 
 impl NetworkShape {
-    /// Channels that the encoder sees: the image's, and one for the condition.
+    /// Channels that the encoder gets: the image's, and one for the condition.
     fn encoder_channels(self) -> i64 {
         self.image.channels + i64::from(self.n_condition_features > 0)
     }
 
-    /// Numbers that the decoder gets for an image, or of a map for each of its places: its latents, and what
-    /// is known of it.
+    /// Values that the decoder gets for an image, or for each place of a latent map: its latents and the features of
+    /// the condition.
     fn decoder_inputs(self) -> i64 {
         let n_latents = self.latent_shape.map_or(self.latent_dims, |[n, ..]| n);
         n_latents + self.n_condition_features
@@ -197,16 +197,16 @@ impl NetworkShape {
         }
     }
 
-    /// What follows the decoder's last layer. A likelihood with parameters of a whole pixel besides
-    /// those of each value counts as the next lower number for each value.
-    fn to_likelihood(self) -> Then {
-        Then::Output {
+    /// What follows the decoder's last layer. Parameters of a whole pixel, which some likelihoods have besides those of
+    /// each value, are ignored: the number for each value is rounded down.
+    fn to_likelihood(self) -> NextActivation {
+        NextActivation::Output {
             n_params: self.n_likelihood_maps / self.image.channels,
         }
     }
 }
 
-/// Which layers encoder and decoder consist of.
+/// The layers of encoder and decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -240,7 +240,7 @@ impl NetworkConfig {
         }
     }
 
-    /// The size of the encoder's last maps for images of H×W pixels; none of a network without maps.
+    /// The size of the encoder's last maps for images of H×W pixels; `None` for a network without maps.
     pub(crate) fn last_map(&self, size: [i64; 2]) -> Option<[i64; 2]> {
         match self {
             Self::Conv(config) => Some(config.last_map(size)),
@@ -251,7 +251,7 @@ impl NetworkConfig {
         }
     }
 
-    /// Builds a checked network with fresh weights under `encoder` and `decoder` of `root`.
+    /// Builds a network from a checked config, with fresh weights under `encoder` and `decoder` of `root`.
     pub(crate) fn build(&self, root: &nn::Path, shape: NetworkShape) -> Box<dyn GraphNetwork> {
         match self {
             Self::Conv(config) => conditioned(root, shape, config.build(root, shape)),
@@ -276,17 +276,17 @@ fn conditioned<N: Layered + 'static>(
     })
 }
 
-/// The largest size of a layer: more is a slip of the hand, and would end in no memory.
+/// The largest size of a layer. Larger ones are surely mistakes, and no memory would suffice.
 pub(crate) const LARGEST_SIZE: i64 = 1 << 20;
 
-/// The most layers, flows or blocks one after the other.
+/// The largest number of layers, flows or blocks in sequence.
 pub(crate) const LARGEST_DEPTH: usize = 256;
 
-/// Refuses a list of layer sizes with a number below 1, or absurdly large, in it.
+/// Refuses a list of layer sizes if one of them is below 1 or above [`LARGEST_SIZE`].
 pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
     if sizes.len() > LARGEST_DEPTH {
         let n = sizes.len();
-        let problem = format!("found {n} numbers, at most {LARGEST_DEPTH} are possible");
+        let problem = format!("found {n} numbers, expected at most {LARGEST_DEPTH}");
         return Err(ModelError::config(key, problem));
     }
     match sizes
@@ -295,20 +295,20 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
     {
         Some(size) => Err(ModelError::config(
             key,
-            format!("found {size}, a number from 1 to {LARGEST_SIZE} is needed"),
+            format!("found {size}, expected a number from 1 to {LARGEST_SIZE}"),
         )),
         None => Ok(()),
     }
 }
 
-/// Refuses a number of layers below 1, or absurdly large.
+/// Refuses a number of layers below 1 or above [`LARGEST_DEPTH`].
 pub(crate) fn check_depth(key: &str, n: i64) -> Result<(), ModelError> {
     if (1..=LARGEST_DEPTH as i64).contains(&n) {
         return Ok(());
     }
     Err(ModelError::config(
         key,
-        format!("found {n}, a number from 1 to {LARGEST_DEPTH} is needed"),
+        format!("found {n}, expected a number from 1 to {LARGEST_DEPTH}"),
     ))
 }
 

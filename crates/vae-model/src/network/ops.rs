@@ -1,5 +1,4 @@
-//! What networks are written over: run on tensors they compute, run on a [`Graph`] they say what they
-//! compute.
+//! The generic operations of networks. On tensors they compute; on a [`Graph`] they record the computation.
 
 use tch::Tensor;
 
@@ -10,7 +9,7 @@ use crate::{Mode, nn};
 
 /// The operations between images and posterior parameters, latents and likelihood parameters.
 pub(super) trait Ops {
-    /// A tensor, or what stands for one.
+    /// A tensor, or a value of a graph.
     type Value;
 
     fn layer<L: GraphLayer>(&mut self, layer: &L, input: Self::Value) -> Self::Value;
@@ -31,23 +30,23 @@ pub(super) trait Ops {
 
     fn sum(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
 
-    /// Channels, or numbers of an item, of one beside those of the other.
+    /// Concatenates the channels of maps, or the values of vectors.
     fn concat(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
 
-    /// The same value, to be used once more.
+    /// The same value, for a second use.
     fn share(&self, value: &Self::Value) -> Self::Value;
 }
 
-/// A layer that computes, and says what it is.
+/// A layer that computes and can describe its operation.
 pub(super) trait GraphLayer: nn::ModuleT {
     /// The path of its variables, `encoder.conv.2`.
     fn name(&self) -> &str;
 
-    /// What it computes in evaluation.
+    /// Its operation in evaluation.
     fn op(&self) -> Op;
 }
 
-/// On tensors.
+/// Computes on tensors.
 pub(super) struct Eager(pub(super) Mode);
 
 impl Ops for Eager {
@@ -70,7 +69,7 @@ impl Ops for Eager {
     }
 
     fn maps(&mut self, features: Tensor, [channels, height, width]: [i64; 3]) -> Tensor {
-        // −1, not the batch's size: what is traced serves every batch.
+        // −1 instead of the batch size: a trace must serve every batch size.
         features.view([-1, channels, height, width])
     }
 
@@ -87,7 +86,7 @@ impl Ops for Eager {
     }
 
     fn concat(&mut self, a: Tensor, b: Tensor) -> Tensor {
-        // Under autocast one of them may come from a layer, in half precision.
+        // Under autocast one of the two may be the half-precision output of a layer.
         let b = b.to_kind(a.kind());
         Tensor::cat(&[a, b], 1)
     }
@@ -137,9 +136,9 @@ impl Ops for Graph {
     }
 }
 
-/// The same maps with the channels innermost in memory, an order that convolutions keep.
+/// The same maps with the channels innermost in memory, a layout that convolutions preserve.
 ///
-/// libtorch's CPU convolutions are 5–40 % faster in it; tch has no memory-format argument.
+/// libtorch's CPU convolutions are 5–40 % faster with it. tch has no memory-format argument.
 fn channels_last(maps: &Tensor) -> Tensor {
     maps.permute([0, 2, 3, 1])
         .contiguous()

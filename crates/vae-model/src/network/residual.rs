@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::bridge::{FromLatents, ToPosterior};
-use super::layers::{Conv, ConvSizes, GroupNorm, Layer, Then, group_norm, shrunk};
+use super::layers::{Conv, ConvSizes, GroupNorm, Layer, NextActivation, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
 use super::spectral_norm::DecoderLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
@@ -12,17 +12,16 @@ use crate::{ModelError, nn};
 
 /// The default sizes are for color images of about 64×64 pixels.
 ///
-/// Encoder: a 3×3 convolution to `channels[0]` at the image's size; then for each stage `blocks`
-/// residual blocks, and between stages a 3×3 convolution of stride 2; group norm, SiLU, the
-/// posterior's parameters. Decoder: a fully connected layer up to the encoder's last map and the
-/// stages in reverse; between them a 1×1 convolution and nearest-neighbor upsampling, which
-/// leaves no checkerboard as transposed convolutions do (Odena et al. 2016,
-/// <https://distill.pub/2016/deconv-checkerboard/>); group norm, SiLU, a 3×3 convolution to the
-/// likelihood's parameters.
+/// Encoder: a 3×3 convolution to `channels[0]` at the image's size; then for each stage `blocks` residual blocks, and
+/// between stages a 3×3 convolution of stride 2; group norm, SiLU, the posterior's parameters. Decoder: a fully
+/// connected layer up to the encoder's last map and the stages in reverse, with a 1×1 convolution and nearest-neighbor
+/// upsampling between them; group norm, SiLU, a 3×3 convolution to the likelihood's parameters. Upsampling avoids the
+/// checkerboard artifacts of transposed convolutions (Odena et al. 2016,
+/// <https://distill.pub/2016/deconv-checkerboard/>).
 ///
-/// A block is x + conv(silu(norm(conv(silu(norm(x)))))) (He et al. 2016,
-/// <https://arxiv.org/abs/1603.05027>); at the start of training it is the identity. Group norm sees one
-/// image at a time: training and evaluation are the same, and batches may have any size.
+/// A block is x + conv(silu(norm(conv(silu(norm(x)))))) (He et al. 2016, <https://arxiv.org/abs/1603.05027>), initially
+/// the identity. Group norm normalizes each image separately: training and evaluation are the same, and batches may
+/// have any size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResidualConfig {
@@ -58,7 +57,7 @@ impl ResidualConfig {
         if self.channels.is_empty() {
             return Err(ModelError::config(
                 key("channels"),
-                "found none, at least one stage is needed",
+                "found none, expected at least one stage",
             ));
         }
         match self.channels.iter().find(|&n| n % self.group_size != 0) {
@@ -94,8 +93,8 @@ impl ResidualConfig {
 
         let path = root / "encoder";
         let blocks = |path: &nn::Path, channels: i64| {
-            self.blocks(path, channels, |path, sizes, then| {
-                init.conv(path, sizes, then)
+            self.blocks(path, channels, |path, sizes, next| {
+                init.conv(path, sizes, next)
             })
         };
         let down = (0..n_stages)
@@ -106,7 +105,7 @@ impl ResidualConfig {
                     _ => ConvSizes::three(self.channels[i - 1], self.channels[i], STRIDE),
                 };
                 DownStage {
-                    convolution: init.conv(&path / "conv", conv_sizes, Then::Linear),
+                    convolution: init.conv(&path / "conv", conv_sizes, NextActivation::Linear),
                     blocks: blocks(&path, self.channels[i]),
                 }
             })
@@ -120,8 +119,8 @@ impl ResidualConfig {
         let path = root / "decoder";
         let init = shape.decoder_layers();
         let blocks = |path: &nn::Path, channels: i64| {
-            self.blocks(path, channels, |path, sizes, then| {
-                init.conv(path, sizes, then)
+            self.blocks(path, channels, |path, sizes, next| {
+                init.conv(path, sizes, next)
             })
         };
         let up = (0..n_stages)
@@ -131,7 +130,7 @@ impl ResidualConfig {
                 let rise = (i > 0).then(|| {
                     let conv_sizes = ConvSizes::one(self.channels[stage + 1], self.channels[stage]);
                     Rise {
-                        convolution: init.conv(&path / "conv", conv_sizes, Then::Linear),
+                        convolution: init.conv(&path / "conv", conv_sizes, NextActivation::Linear),
                         size: sizes[stage],
                     }
                 });
@@ -144,7 +143,7 @@ impl ResidualConfig {
         let n_out = shape.n_likelihood_maps;
         let to_likelihood = shape.to_likelihood();
         let decoder = Decoder {
-            latents: FromLatents::build(&path, shape, last_map, Then::Linear),
+            latents: FromLatents::build(&path, shape, last_map, NextActivation::Linear),
             up,
             norm: group_norm(&path / "norm", self.group_size, first),
             likelihood: init.conv(
@@ -156,12 +155,12 @@ impl ResidualConfig {
         Residual { encoder, decoder }
     }
 
-    /// The blocks of a stage, their convolutions made by `conv`.
+    /// The blocks of a stage; `conv` makes their convolutions.
     fn blocks<C>(
         &self,
         path: &nn::Path,
         channels: i64,
-        conv: impl Fn(nn::Path, ConvSizes, Then) -> C,
+        conv: impl Fn(nn::Path, ConvSizes, NextActivation) -> C,
     ) -> Vec<Block<C>> {
         let block = |i| Block::new(&(path / "block" / i), self.group_size, channels, &conv);
         (0..self.blocks).map(block).collect()
@@ -197,12 +196,12 @@ struct Decoder {
 
 #[derive(Debug)]
 struct UpStage {
-    /// None in the first stage, which has its channels and size already.
+    /// `None` in the first stage, which has its channels and size already.
     rise: Option<Rise>,
     blocks: Vec<Block<DecoderLayer<Conv>>>,
 }
 
-/// A change of channels, then of size (H, W): that way round it costs a quarter.
+/// A change of channels, then of size (H, W). This order costs a quarter of the other one.
 #[derive(Debug)]
 struct Rise {
     convolution: DecoderLayer<Conv>,
@@ -219,15 +218,18 @@ impl<C> Block<C> {
         path: &nn::Path,
         group_size: i64,
         channels: i64,
-        conv: impl Fn(nn::Path, ConvSizes, Then) -> C,
+        conv: impl Fn(nn::Path, ConvSizes, NextActivation) -> C,
     ) -> Self {
-        let layer = |i: usize, then| {
+        let layer = |i: usize, next| {
             let norm = group_norm(path / "norm" / i, group_size, channels);
             let conv_sizes = ConvSizes::three(channels, channels, 1);
-            (norm, conv(path / "conv" / i, conv_sizes, then))
+            (norm, conv(path / "conv" / i, conv_sizes, next))
         };
         Self {
-            layers: [layer(0, Then::Relu), layer(1, Then::Sum)],
+            layers: [
+                layer(0, NextActivation::Relu),
+                layer(1, NextActivation::Sum),
+            ],
         }
     }
 }

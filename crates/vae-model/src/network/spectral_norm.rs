@@ -1,14 +1,13 @@
 //! Spectral norm: a decoder whose weights, as matrices, have norm 1.
 //!
-//! A linear layer then stretches no distance. A k×k convolution, transposed or not, whose kernel has norm 1
-//! as a matrix `[out, in·k·k]` may still stretch one up to k-fold: a pixel has its part in as many as k²
-//! patches, each of which the matrix maps by itself. Miyato et al. and the regularized autoencoders norm
-//! the matrix, and so does this.
+//! A linear layer then increases no distance. A k×k convolution, transposed or not, whose kernel has norm 1 as a matrix
+//! `[out, in·k·k]` may still increase one up to k-fold: each pixel is part of up to k² patches, and the matrix maps
+//! each of them separately. Like Miyato et al. and the regularized autoencoders, this code normalizes the matrix.
 
 use tch::{Kind, Tensor, no_grad};
 
 use super::Initialization;
-use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, Then, ToOp};
+use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, NextActivation, ToOp};
 use super::ops::GraphLayer;
 use crate::graph::Op;
 use crate::nn;
@@ -26,17 +25,22 @@ impl DecoderLayers {
         path: nn::Path,
         n_in: i64,
         n_out: i64,
-        then: Then,
+        next: NextActivation,
     ) -> DecoderLayer<nn::Linear> {
         let init = self.initialization;
-        let layer = init.linear(path.clone(), n_in, n_out, self.started(then));
+        let layer = init.linear(path.clone(), n_in, n_out, self.started(next));
         let norm = self.norm(&path, &layer.module.ws, 0);
         DecoderLayer { layer, norm }
     }
 
-    pub(super) fn conv(self, path: nn::Path, sizes: ConvSizes, then: Then) -> DecoderLayer<Conv> {
+    pub(super) fn conv(
+        self,
+        path: nn::Path,
+        sizes: ConvSizes,
+        next: NextActivation,
+    ) -> DecoderLayer<Conv> {
         let init = self.initialization;
-        let layer = init.conv(path.clone(), sizes, self.started(then));
+        let layer = init.conv(path.clone(), sizes, self.started(next));
         let norm = self.norm(&path, &layer.module.weight, 0);
         DecoderLayer { layer, norm }
     }
@@ -46,20 +50,20 @@ impl DecoderLayers {
         path: nn::Path,
         sizes: ConvSizes,
         from_to: [[i64; 2]; 2],
-        then: Then,
+        next: NextActivation,
     ) -> DecoderLayer<ConvTranspose> {
         let init = self.initialization;
-        let layer = init.conv_transpose(path.clone(), sizes, from_to, self.started(then));
+        let layer = init.conv_transpose(path.clone(), sizes, from_to, self.started(next));
         let norm = self.norm(&path, &layer.module.weight, 1);
         DecoderLayer { layer, norm }
     }
 
-    /// What to draw fresh weights for. A zero weight, as at the end of a residual block, has no
-    /// direction to be brought to norm 1.
-    fn started(self, then: Then) -> Then {
-        match then {
-            Then::Sum if self.spectral_norm => Then::Linear,
-            _ => then,
+    /// What follows the layer, for its initialization. A zero weight, as at the end of a residual block, could not be
+    /// normalized to norm 1, so it is drawn as before a linear map.
+    fn started(self, next: NextActivation) -> NextActivation {
+        match next {
+            NextActivation::Sum if self.spectral_norm => NextActivation::Linear,
+            _ => next,
         }
     }
 
@@ -80,7 +84,7 @@ impl<M: nn::Module> nn::ModuleT for DecoderLayer<M> {
     fn forward_t(&self, input: &Tensor, train: bool) -> Tensor {
         match &self.norm {
             None => input.apply(&self.layer),
-            // (W/σ)·x + b = W·(x/σ) + b, whatever linear map W is.
+            // (W/σ)·x + b = W·(x/σ) + b for every linear map W.
             Some(norm) => (input / norm.largest_singular_value(train)).apply(&self.layer),
         }
     }
@@ -100,21 +104,21 @@ impl<M: nn::Module + ToOp> GraphLayer for DecoderLayer<M> {
     }
 }
 
-/// The largest singular value of a weight, seen as a matrix `[out, rest]`, by the power method (Miyato et
-/// al. 2018, <https://arxiv.org/abs/1802.05957>, App. A): one iteration in each training pass, for the
-/// weights change little from one to the next.
+/// The largest singular value of a weight as a matrix `[out, rest]`, by power iteration (Miyato et al. 2018,
+/// <https://arxiv.org/abs/1802.05957>, App. A). One iteration in each training pass suffices, because the weights
+/// change little from one pass to the next.
 #[derive(Debug)]
 struct SpectralNorm {
     weight: Tensor,
     output_dim: i64,
-    /// The left singular vector as far as it is known, `[out]`. Saved with the weights, not trained.
+    /// The current estimate of the left singular vector, `[out]`. Saved with the weights, not trained.
     left: Tensor,
 }
 
-/// Iterations on a fresh weight, as many as in PyTorch's `spectral_norm`.
+/// Iterations for an initial weight, as many as in PyTorch's `spectral_norm`.
 const FIRST_ITERATIONS: usize = 15;
 
-/// Keeps a weight of zeros from a division by zero.
+/// Prevents a division by zero for a weight of zeros.
 const LEAST_NORM: f64 = 1e-12;
 
 impl SpectralNorm {
@@ -135,18 +139,18 @@ impl SpectralNorm {
         norm
     }
 
-    /// σ = uᵀ·W·v with v = Wᵀ·u/‖Wᵀ·u‖, that is ‖Wᵀ·u‖, a scalar. Its gradient u·vᵀ takes u and v as
-    /// constants: v is the best for u, and a small change of it changes nothing.
+    /// σ = uᵀ·W·v with v = Wᵀ·u/‖Wᵀ·u‖, that is ‖Wᵀ·u‖, a scalar. Its gradient is u·vᵀ, with u and v constant: v
+    /// maximizes σ for this u, so that the derivative with respect to v is 0.
     fn largest_singular_value(&self, train: bool) -> Tensor {
         if train {
             self.iterate();
         }
-        // A copy: the next pass may come before this one's gradients, and changes u in place.
+        // A copy: the next pass changes u in place, perhaps before this pass's backward.
         let left = self.left.copy().unsqueeze(1);
         length(&times(&self.matrix(), &left, 0))
     }
 
-    /// v ← Wᵀ·u, u ← W·v, both of length 1.
+    /// v ← Wᵀ·u, u ← W·v, both normalized to length 1.
     fn iterate(&self) {
         no_grad(|| {
             let matrix = self.matrix();
@@ -157,14 +161,14 @@ impl SpectralNorm {
         });
     }
 
-    /// `[out, rest]`.
+    /// The weight as a matrix `[out, rest]`.
     fn matrix(&self) -> Tensor {
         self.weight.transpose(0, self.output_dim).flatten(1, -1)
     }
 }
 
-/// The sums over `dim` of a matrix times what broadcasts with it. No matrix product, which autocast
-/// would compute in half precision.
+/// The product of a matrix and a vector that broadcasts with it, summed over `dim`. Not a matrix product, because
+/// autocast would compute that in half precision.
 fn times(matrix: &Tensor, vector: &Tensor, dim: i64) -> Tensor {
     (matrix * vector).sum_dim_intlist(dim, false, Kind::Float)
 }

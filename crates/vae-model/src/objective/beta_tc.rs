@@ -1,4 +1,4 @@
-//! `objective.regularizer.beta_tc`: the kl taken apart, and its parts weighed one by one.
+//! `objective.regularizer.beta_tc`: the kl decomposed into three parts, each with its own weight.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,23 +9,22 @@ use super::{TOTAL_CORRELATION, unfit};
 use crate::math::standard_normal_log_prob;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
-/// α·I(z; x) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ p(z_j)): the kl's three parts, the information that z
-/// has about the image, the total correlation of the latent dimensions, and each dimension's distance
-/// from the prior (β-TC-VAE, Chen et al. 2018, <https://arxiv.org/abs/1802.04942>, eq. 2). With all
-/// weights 1 it is a one-sample estimate of the kl.
+/// α·I(z; x) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ p(z_j)): the three parts of the kl, namely the mutual information of z and
+/// the image, the total correlation of the latent dimensions, and the dimension-wise kl (β-TC-VAE, Chen et al. 2018,
+/// <https://arxiv.org/abs/1802.04942>, eq. 2). With all weights 1 it is a one-sample estimate of the kl.
 ///
-/// q(z), the aggregate posterior over the training images, is estimated from the batch: the larger the
-/// batch, the better.
+/// q(z), the aggregate posterior over the training images, is estimated from the batch, and more accurately from larger
+/// batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaTcConfig {
-    /// α, the weight of the information that z has about the image. Default 1.
+    /// α, the weight of the mutual information of z and the image. Default 1.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub alpha: f64,
     /// β, the weight of the total correlation. Default 6.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub beta: f64,
-    /// γ, the weight of the dimensions' distances from the prior. Default 1.
+    /// γ, the weight of the dimension-wise kl. Default 1.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
     /// How the aggregate posterior q(z) is estimated from a batch. Default `"weighted"`.
@@ -43,21 +42,21 @@ impl Default for BetaTcConfig {
     }
 }
 
-/// The information that z has about the image.
+/// The mutual information of z and the image.
 pub(super) const MUTUAL_INFORMATION: Term =
     Term::new("mutual_information", Term::NATS, Direction::Neither);
-/// The sum over dimensions of their distances from the prior.
+/// Σ_j KL(q(z_j) ‖ p(z_j)).
 pub(super) const DIMENSION_WISE_KL: Term =
     Term::new("dimension_wise_kl", Term::NATS, Direction::Lower);
 
-/// Estimators of the aggregate posterior q(z) from a batch of B of N training images.
+/// Estimators of the aggregate posterior q(z) of N training images from a batch of B.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AggregateSampling {
-    /// q(z) ≈ 1/(N·B) Σ_j q(z|x_j) (Chen et al. 2018, App. C.1): biased, its gradient is what counts.
+    /// q(z) ≈ 1/(N·B) Σ_j q(z|x_j) (Chen et al. 2018, App. C.1): biased, but only its gradient matters.
     #[default]
     Weighted,
-    /// Unbiased: z's own image counts 1/N, the others the rest (Chen et al. 2018, App. C.2).
+    /// Unbiased: z's own image has the weight 1/N, the other images share the rest (Chen et al. 2018, App. C.2).
     Stratified,
 }
 
@@ -97,7 +96,7 @@ impl BetaTcConfig {
     }
 }
 
-/// Takes the sampled kl log q(z|x) − log p(z) apart; the three parts add up to it exactly.
+/// Decomposes the sampled kl log q(z|x) − log p(z) into three parts, whose sum is exactly the kl.
 pub(super) fn decompose(
     draws: &Draws,
     n_images: u64,
@@ -133,9 +132,9 @@ pub(super) fn decompose(
     })
 }
 
-/// Weights `[B, B]` with which q(z_i|x_j) enters q(z_i): 1/N for the image itself, (N − B + 1)/N of
-/// the rest for one other that stands for all images outside the batch, 1/(B − 1) of what is left in
-/// equal parts (Chen et al. 2018, App. C.2). Each row sums to 1.
+/// Weights `[B, B]` of q(z_i|x_j) in q(z_i) (Chen et al. 2018, App. C.2): 1/N for the image itself;
+/// (N − B + 1)/(N·(B − 1)) for one other image, which represents all images outside the batch; 1/(B − 1) for each of
+/// the remaining ones. Each row sums to 1.
 fn stratified_weights(n_batch: i64, n_images: u64) -> Tensor {
     let b = n_batch as usize;
     let n = (n_images as f64).max(n_batch as f64);

@@ -1,4 +1,4 @@
-//! `objective.regularizer.capacity`: the kl led to a capacity that rises.
+//! `objective.regularizer.capacity`: keeps the kl near a capacity that rises.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,16 +8,16 @@ use super::checks::{at_least_0, some_steps};
 use super::kl_of;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
-/// γ·|kl − C| with the kl's mean over the batch and a C that rises linearly from 0
-/// (Burgess et al. 2018, <https://arxiv.org/abs/1804.03599>, eq. 8): as the capacity grows, the latents
-/// encode one factor of the images after the other. The defaults are the paper's for dSprites.
+/// γ·|kl − C| with the kl's mean over the batch and a C that rises linearly from 0 (Burgess et al. 2018,
+/// <https://arxiv.org/abs/1804.03599>, eq. 8): as the capacity grows, the latents encode one factor of the images after
+/// the other. The defaults are the paper's for dSprites.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CapacityConfig {
-    /// γ, the weight of the distance between kl and capacity. Default 1000.
+    /// γ, the weight of the difference between kl and capacity. Default 1000.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// The capacity at the end of its rise, in nats per image. Default 25.
+    /// The final capacity, in nats per image. Default 25.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub final_capacity: f64,
     /// Optimizer steps over which the capacity rises from 0. Default 100,000.
@@ -58,12 +58,12 @@ impl CapacityConfig {
         Ok(gap * self.gamma)
     }
 
-    /// A step at which C has come to its last value.
+    /// The first step at which C has its final value.
     pub(super) fn settled_step(&self) -> u64 {
         self.over_steps
     }
 
-    /// C at a step, nats per image.
+    /// C at a step, in nats per image.
     pub(super) fn capacity_at(&self, step: u64) -> f64 {
         self.final_capacity * (step as f64 / self.over_steps as f64).min(1.0)
     }

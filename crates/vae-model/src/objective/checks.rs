@@ -1,22 +1,22 @@
-//! Numbers that a config may not hold.
+//! Checks of the numbers of a config.
 
 use crate::ModelError;
 
-/// The largest weight of a term. Its product with a term still has room in f32.
+/// The largest weight of a term. Its product with a term still fits into f32.
 pub(super) const LARGEST_WEIGHT: f64 = 1e12;
 
-/// A weight: at least 0, and no slip of the hand.
+/// Refuses a weight below 0, and one so large that it is surely a mistake.
 pub(super) fn at_least_0(key: &str, value: f64) -> Result<(), ModelError> {
     if (0.0..=LARGEST_WEIGHT).contains(&value) {
         return Ok(());
     }
     let wanted = match value > LARGEST_WEIGHT {
-        true => format!("of at most {LARGEST_WEIGHT:e}"),
-        false => "of at least 0".to_owned(),
+        true => format!("at most {LARGEST_WEIGHT:e}"),
+        false => "at least 0".to_owned(),
     };
     Err(ModelError::config(
         key,
-        format!("found {value:?}, a number {wanted} is needed"),
+        format!("found {value:?}, expected {wanted}"),
     ))
 }
 
@@ -24,11 +24,11 @@ pub(super) fn some_steps(key: &str, n_steps: u64) -> Result<(), ModelError> {
     if n_steps > 0 {
         Ok(())
     } else {
-        Err(ModelError::config(key, "found 0, at least 1 is needed"))
+        Err(ModelError::config(key, "found 0, expected at least 1"))
     }
 }
 
-/// More samples are a slip of the hand.
+/// More samples are surely a mistake.
 pub(super) const MOST_SAMPLES: u64 = 100_000;
 
 /// Refuses numbers of samples below 1 or above [`MOST_SAMPLES`].
@@ -39,7 +39,7 @@ pub(super) fn n_samples(key: &str, n: impl Into<u64>) -> Result<(), ModelError> 
     } else {
         Err(ModelError::config(
             key,
-            format!("found {n}, a number from 1 to {MOST_SAMPLES} is needed"),
+            format!("found {n}, expected a number from 1 to {MOST_SAMPLES}"),
         ))
     }
 }

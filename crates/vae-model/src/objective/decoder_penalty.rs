@@ -1,4 +1,4 @@
-//! `objective.decoder_penalty`: a decoder that changes smoothly with the latent.
+//! `objective.decoder_penalty`: penalties for a decoder that changes smoothly with the latent.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,9 @@ use vae_torch::Generator;
 use super::checks::at_least_0;
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
-/// A penalty that keeps the decoder smooth, so that latents near a code decode to images near that of the
-/// code (RAE, Ghosh et al. 2020, <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third way,
-/// spectral norm, is `model.decoder_spectral_norm`.
+/// A penalty that keeps the decoder smooth, so that similar latents decode to similar images (RAE, Ghosh et al. 2020,
+/// <https://arxiv.org/abs/1903.12436>, §4.1). The paper's third method, spectral norm, is
+/// `model.decoder_spectral_norm`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -20,9 +20,9 @@ pub enum DecoderPenalty {
     None,
     /// λ·‖θ‖², the sum of the squares of the decoder's weights and biases.
     L2(DecoderWeightConfig),
-    /// λ·‖∂D(z)/∂z‖², the squared Frobenius norm of the Jacobian of the decoder's output, mean over
-    /// images. It is estimated by one random vector of ±1 for each image (Hutchinson 1990), which is
-    /// unbiased; programs that differentiate the sum of the output take one fixed vector instead.
+    /// λ·‖∂D(z)/∂z‖², the squared Frobenius norm of the Jacobian of the decoder's output, averaged over images. One
+    /// random vector of ±1 for each image gives an unbiased estimate (Hutchinson 1990); programs that differentiate the
+    /// sum of the output use one fixed vector instead.
     GradientPenalty(DecoderWeightConfig),
 }
 
@@ -58,7 +58,7 @@ impl DecoderPenalty {
         }
     }
 
-    /// What [`Self::penalty`] is without its weight.
+    /// The declarations of [`Self::penalty`] without its weight.
     pub(super) fn terms(&self) -> Vec<Term> {
         match self {
             Self::None => vec![],
@@ -67,7 +67,7 @@ impl DecoderPenalty {
         }
     }
 
-    /// The penalty, a scalar; none where there is nothing to add.
+    /// The penalty, a scalar; `None` without a penalty.
     pub(super) fn penalty(
         &self,
         vae: &Vae,
@@ -97,10 +97,10 @@ impl DecoderPenalty {
     }
 }
 
-/// ‖vᵀ·∂D(z)/∂z‖² for a probe v of the shape of the decoder's output, mean over samples and images.
+/// ‖vᵀ·∂D(z)/∂z‖² for a probe v of the shape of the decoder's output, averaged over samples and images.
 fn squared_jacobian(draws: &Draws, probe: &Tensor) -> Tensor {
     let projected = (&draws.params * probe).sum(Kind::Float);
-    // Images do not see each other in the decoder: the gradient of the sum is each one's own.
+    // The decoder treats images independently, so the gradient of the sum holds each image's own gradient.
     let gradient = Tensor::run_backward(&[projected], &[&draws.latents], true, true).remove(0);
     gradient
         .square()

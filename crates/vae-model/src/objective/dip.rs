@@ -1,4 +1,4 @@
-//! `objective.regularizer.dip`: the aggregate posterior's covariance led to the identity.
+//! `objective.regularizer.dip`: a penalty on the aggregate posterior's covariance.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,9 +8,8 @@ use super::checks::at_least_0;
 use super::{kl_of, unfit};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
-/// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch
-/// (DIP-VAE, Kumar et al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). The larger the batch,
-/// the better C is known.
+/// kl + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)² with a covariance C of the latents over the batch (DIP-VAE, Kumar et
+/// al. 2018, <https://arxiv.org/abs/1711.00848>, eq. 6 and 7). Larger batches estimate C more accurately.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DipConfig {
@@ -19,8 +18,8 @@ pub struct DipConfig {
     /// λ_od, the weight of the entries off the diagonal. Default 10.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub off_diagonal: f64,
-    /// λ_d, the weight of the diagonal's distance from 1. The paper takes 10·λ_od for DIP-I and λ_od for
-    /// DIP-II. Default 100.
+    /// λ_d, the weight of the diagonal's difference from 1. The paper uses 10·λ_od for DIP-I and λ_od for DIP-II.
+    /// Default 100.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub diagonal: f64,
 }
@@ -45,10 +44,10 @@ pub(super) const ON_DIAGONAL: Term = Term::new("dip_diagonal", Term::NO_UNIT, Di
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DipVariant {
-    /// DIP-VAE-I: that of the posteriors' means, Cov_x\[μ(x)\].
+    /// DIP-VAE-I: the covariance of the posterior means, Cov_x\[μ(x)\].
     #[default]
     One,
-    /// DIP-VAE-II: that of the aggregate posterior, Cov_x\[μ(x)\] + E_x\[Σ(x)\].
+    /// DIP-VAE-II: the covariance of the aggregate posterior, Cov_x\[μ(x)\] + E_x\[Σ(x)\].
     Two,
 }
 
@@ -61,7 +60,7 @@ impl DipConfig {
     pub(super) fn penalty(&self, draws: &Draws, terms: &mut Terms) -> Result<Tensor, ModelError> {
         let mean = draws.posterior.center(); // [B, Z]
         let centered = &mean - mean.mean_dim(0, true, Kind::Float);
-        // Of the batch as it is, as the paper's program has it: no correction for its size.
+        // Divided by B, as in the paper's program, without Bessel's correction.
         let of_means = centered.tr().matmul(&centered) / mean.size()[0] as f64; // [Z, Z]
         let covariance = match self.variant {
             DipVariant::One => of_means,

@@ -1,4 +1,4 @@
-//! Estimators: how K samples of z become a bound of log p(x).
+//! Estimators: how K samples of z give a bound of log p(x).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,15 +18,14 @@ use crate::{Draws, ModelError};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Estimator {
-    /// The ELBO, with the mean reconstruction of K samples. Goes with every regularizer.
+    /// The ELBO, with the reconstruction averaged over K samples. Works with every regularizer.
     Elbo(ElboConfig),
     /// ln 1/K Σ w (IWAE, Burda et al. 2016, <https://arxiv.org/abs/1509.00519>, eq. 8).
     Iwae(IwaeConfig),
-    /// The mean of M such bounds of K samples each (MIWAE, Rainforth et al. 2018,
-    /// <https://arxiv.org/abs/1802.04537>, eq. 12).
+    /// The mean of M IWAE bounds of K samples each (MIWAE, Rainforth et al. 2018, <https://arxiv.org/abs/1802.04537>,
+    /// eq. 12).
     Miwae(NestedConfig),
-    /// The encoder is trained by MIWAE's bound, the rest by that of all M·K samples (PIWAE, Rainforth et
-    /// al. 2018, §6).
+    /// MIWAE's bound trains the encoder, the IWAE bound of all M·K samples the rest (PIWAE, Rainforth et al. 2018, §6).
     Piwae(NestedConfig),
     /// β·ELBO + (1 − β)·IWAE (CIWAE, Rainforth et al. 2018, eq. 13).
     Ciwae(CiwaeConfig),
@@ -38,7 +37,7 @@ impl Default for Estimator {
     }
 }
 
-/// More samples make the gradient less noisy, at the cost of as many decodings of each image.
+/// More samples make the gradient less noisy. Each image is decoded once per sample.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ElboConfig {
@@ -53,7 +52,7 @@ impl Default for ElboConfig {
     }
 }
 
-/// The bound is tighter than the ELBO, the more so the larger K is; each image is decoded K times.
+/// This bound is tighter than the ELBO, and tighter still for larger K. Each image is decoded K times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IwaeConfig {
@@ -61,9 +60,8 @@ pub struct IwaeConfig {
     #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
     /// Use the doubly reparameterized gradient for the encoder (DReG, Tucker et al. 2019,
-    /// <https://arxiv.org/abs/1810.04152>, eq. 8). It has the same expectation and less noise, the more so
-    /// the larger K is. Needs a posterior whose density has a closed form, and no batch norm.
-    /// Default false.
+    /// <https://arxiv.org/abs/1810.04152>, eq. 8). It has the same expectation and less noise, especially for large K.
+    /// Needs a posterior whose density has a closed form, and no batch norm. Default false.
     pub doubly_reparameterized: bool,
 }
 
@@ -100,14 +98,14 @@ impl Default for NestedConfig {
     }
 }
 
-/// Each image is decoded K times, and both bounds are of the same samples.
+/// Each image is decoded K times. Both bounds use the same samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CiwaeConfig {
     /// K, samples of z for each image in a training step. Default 50.
     #[schemars(range(min = 1, max = MOST_SAMPLES))]
     pub samples: u32,
-    /// β, the ELBO's share of the combination. Default 0.5.
+    /// β, the weight of the ELBO. Default 0.5.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub beta: f64,
     /// Use the doubly reparameterized gradient for the encoder, as in `iwae`. Default false.
@@ -143,7 +141,7 @@ impl Estimator {
                 } else {
                     Err(ModelError::config(
                         key("beta"),
-                        format!("found {}, a number from 0 to 1 is needed", config.beta),
+                        format!("found {}, expected a number from 0 to 1", config.beta),
                     ))
                 }
             }
@@ -183,16 +181,16 @@ impl Estimator {
         }
     }
 
-    /// Whether encoder and decoder follow different gradients, which needs log q(z|x) as a function of z.
+    /// Whether encoder and decoder have different gradients, which needs log q(z|x) as a function of z.
     pub(crate) fn takes_gradients_apart(&self) -> bool {
         matches!(self, Self::Piwae(_)) || self.is_doubly_reparameterized()
     }
 
-    /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats; its gradient is the
-    /// one that the config asks for. None of [`Self::Elbo`].
+    /// The importance-weighted bound of log p(x) for each image, `[B]`, in nats, with the gradient that the config
+    /// selects. `None` for [`Self::Elbo`].
     ///
     /// # Errors
-    /// Draws of a posterior without the density that is asked for; another number of samples than M·K.
+    /// Draws of a posterior without the density that is needed; a number of samples other than M·K.
     pub(super) fn bound(&self, draws: &Draws) -> Result<Option<Tensor>, ModelError> {
         if let Self::Elbo(_) = self {
             return Ok(None);
@@ -219,7 +217,7 @@ impl Estimator {
     fn plain_bound(&self, log_weights: &Tensor) -> Tensor {
         match self {
             Self::Elbo(_) => log_weights.mean_dim(0, false, Kind::Float),
-            // Of PIWAE's two bounds, the tighter one, that the decoder is trained by.
+            // The tighter one of PIWAE's two bounds, which trains the decoder.
             Self::Iwae(_) | Self::Piwae(_) => log_mean_exp(log_weights),
             Self::Miwae(config) => {
                 let nested = in_bounds(log_weights, config); // [M, K, B]
@@ -232,12 +230,12 @@ impl Estimator {
         }
     }
 
-    /// With which weights the samples' gradients enter, for constant log-weights `[K, B]`.
+    /// The weights of the samples' gradients, for detached log-weights `[K, B]`.
     fn routes(&self, log_weights: &Tensor) -> Routes {
         let n = log_weights.size()[0] as f64;
         let normalized = log_weights.softmax(0, Kind::Float); // of all samples
         let nested = |config: &NestedConfig| {
-            // [M, K, B]; the mean over the M bounds included.
+            // [M, K, B], including the mean over the M bounds.
             in_bounds(log_weights, config).softmax(1, Kind::Float) / f64::from(config.bounds)
         };
         match self {
@@ -281,25 +279,25 @@ fn in_bounds(log_weights: &Tensor, config: &NestedConfig) -> Tensor {
     log_weights.unflatten(0, [i64::from(config.bounds), i64::from(config.samples)])
 }
 
-/// Weights `[K, B]`, constants, with which each sample's log w enters the three gradients.
+/// Detached weights `[K, B]` of each sample's log w in the three gradients.
 struct Routes {
-    /// Of decoder, likelihood and prior.
+    /// For decoder, likelihood and prior.
     decoder: Tensor,
-    /// Of the encoder, through z.
+    /// For the encoder, through z.
     path: Tensor,
-    /// Of the encoder, through the parameters of q at a fixed z; none of the doubly reparameterized
-    /// gradients, which are made so that this part vanishes.
+    /// For the encoder, through the parameters of q at a fixed z. `None` for the doubly reparameterized gradient, which
+    /// has no such part.
     score: Option<Tensor>,
 }
 
-/// Something for each image, `[B]`, whose value means nothing and whose gradient is that of the
-/// [`Routes`]; none where log q(z|x) has no closed form.
+/// A surrogate for each image, `[B]`: its value has no meaning, its gradient is that of the [`Routes`]. `None` if log
+/// q(z|x) has no closed form.
 fn routed(draws: &Draws, routes: &Routes) -> Option<Tensor> {
     let constant = draws.posterior.detach();
     let log_qz_at = constant.log_prob(&draws.latents)?; // a function of z
     let log_qz_of = draws.posterior.log_prob(&draws.latents.detach())?; // of the encoder's output
-    // All but the score. Its gradient to z is needed by itself, since the encoder's share of it differs
-    // from the decoder's.
+    // All gradients but the score. The gradient with respect to z is needed separately, because it has a different
+    // weight for the encoder than for the decoder.
     let log_w = &draws.log_px_z + &draws.log_pz - log_qz_at; // [K, B]
     let to_latents =
         Tensor::run_backward(&[log_w.sum(Kind::Float)], &[&draws.latents], true, false).remove(0);

@@ -1,4 +1,4 @@
-//! `objective.regularizer.factor`: the total correlation as a discriminator estimates it.
+//! `objective.regularizer.factor`: the total correlation, estimated by a discriminator.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,21 +11,21 @@ use super::{PlayerNetwork, TOTAL_CORRELATION, kl_of};
 use crate::nn::{self, Init};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
-/// kl + γ·TC(z) (FactorVAE, Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, eq. 2). The total correlation
-/// KL(q(z) ‖ Π_j q(z_j)) is estimated by a discriminator D that tells latents of q(z) from latents whose
-/// dimensions were permuted across the batch: TC ≈ mean of log D(z)/(1 − D(z)) (eq. 3). The discriminator is a
-/// player of its own, `[players.discriminator]`.
+/// kl + γ·TC(z) (FactorVAE, Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, eq. 2). The total correlation KL(q(z)
+/// ‖ Π_j q(z_j)) is estimated by a discriminator D, which learns to distinguish latents of q(z) from latents whose
+/// dimensions were permuted across the batch: TC ≈ mean of log D(z)/(1 − D(z)) (eq. 3). The discriminator is a player
+/// with its own optimizer, `[players.discriminator]`.
 ///
-/// In Algorithm 2 the permuted latents are of a second batch. Here a batch is split: the discriminator compares
-/// the latents of the first half with the permuted ones of the second. The model's term is of the whole batch.
+/// In Algorithm 2 the permuted latents come from a second batch. Here the batch is split: the discriminator compares
+/// the latents of the first half with the permuted ones of the second. The penalty uses the whole batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FactorConfig {
-    /// γ, the weight of the total correlation. The default is the paper's best on dSprites. Default 35.
+    /// γ, the weight of the total correlation. The default is the best value on dSprites in the paper. Default 35.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub gamma: f64,
-    /// Widths of the discriminator's hidden layers, with leaky ReLUs of slope 0.2 behind them.
-    /// Default `[1000, 1000, 1000, 1000, 1000, 1000]`.
+    /// Widths of the discriminator's hidden layers, which leaky ReLUs of slope 0.2 follow. Default `[1000, 1000, 1000,
+    /// 1000, 1000, 1000]`.
     #[schemars(length(max = MOST_LAYERS), inner(range(min = 1, max = WIDEST)))]
     pub hidden: Vec<i64>,
 }
@@ -42,14 +42,14 @@ impl Default for FactorConfig {
 /// The discriminator's name among the players.
 pub(super) const DISCRIMINATOR: &str = "discriminator";
 
-/// The share of the discriminator's answers that are right; ½ where it cannot tell the two apart.
+/// The discriminator's accuracy; ½ if it cannot distinguish the two kinds.
 pub(super) const ACCURACY: Term =
     Term::new("discriminator_accuracy", Term::NO_UNIT, Direction::Neither);
-/// Its cross-entropy in nats for each latent; ln 2 where it cannot tell the two apart.
+/// Its cross-entropy in nats for each latent; ln 2 if it cannot distinguish the two kinds.
 pub(super) const LOSS: Term =
     Term::new("discriminator_loss", "nats per latent", Direction::Neither);
 
-/// The most units of a layer, and the most layers.
+/// The largest width of a layer, and the largest number of layers.
 const WIDEST: i64 = 1 << 16;
 const MOST_LAYERS: usize = 100;
 
@@ -59,20 +59,20 @@ impl FactorConfig {
         let key = "objective.regularizer.factor.hidden";
         if self.hidden.len() > MOST_LAYERS {
             let n = self.hidden.len();
-            let problem = format!("found {n} layers, at most {MOST_LAYERS} are possible");
+            let problem = format!("found {n} layers, expected at most {MOST_LAYERS}");
             return Err(ModelError::config(key, problem));
         }
         match self.hidden.iter().find(|n| !(1..=WIDEST).contains(*n)) {
             Some(n) => {
-                let problem = format!("found {n}, numbers from 1 to {WIDEST} are needed");
+                let problem = format!("found {n}, expected numbers from 1 to {WIDEST}");
                 Err(ModelError::config(key, problem))
             }
             None => Ok(()),
         }
     }
 
-    /// A discriminator of latents `[N, Z]` with fresh weights. It gives two logits for each, `[N, 2]`: of q(z),
-    /// and of permuted dimensions.
+    /// A discriminator of latents `[N, Z]` with fresh weights. It gives two logits for each latent, `[N, 2]`: for q(z),
+    /// and for permuted dimensions.
     pub(super) fn discriminator(
         &self,
         latent_dims: i64,
@@ -84,7 +84,7 @@ impl FactorConfig {
             widths.extend(&self.hidden);
             widths.push(2);
             let layer = |(i, pair): (usize, &[i64])| {
-                // As PyTorch draws fresh linear layers.
+                // PyTorch's initialization of linear layers.
                 let bound = 1.0 / (pair[0] as f64).sqrt();
                 let init = Init::Uniform {
                     lo: -bound,
@@ -96,7 +96,7 @@ impl FactorConfig {
         })
     }
 
-    /// The penalty in nats, and the discriminator's loss where there are latents to compare. Without a
+    /// The penalty in nats, and the discriminator's loss if the batch has two halves to compare. Without a
     /// discriminator the penalty is the kl alone.
     pub(super) fn losses(
         &self,
@@ -130,15 +130,14 @@ fn log_ratio(logits: &Tensor) -> Tensor {
     logits.select(1, 0) - logits.select(1, 1)
 }
 
-/// The discriminator's cross-entropy on latents of q(z) and as many permuted ones, and the share of its answers
-/// that are right: scalars.
+/// The discriminator's cross-entropy on latents of q(z) and as many permuted ones, and its accuracy: scalars.
 fn discriminate(
     discriminator: &PlayerNetwork,
     real: &Tensor,
     permuted: &Tensor,
 ) -> (Tensor, Tensor) {
     let of = |latents: &Tensor, sign: f64| {
-        // log D(z) = −softplus(−logit), of the other class with the sign turned.
+        // log D(z) = −softplus(−logit); for the other class with the opposite sign.
         let logit = log_ratio(&discriminator.learn(latents)) * sign;
         let right = logit.gt(0.0).to_kind(Kind::Float).mean(Kind::Float);
         ((-logit).softplus().mean(Kind::Float), right)
@@ -151,8 +150,8 @@ fn discriminate(
     )
 }
 
-/// Latents `[N, Z]` with the values of each dimension in an order of its own (Kim & Mnih 2018, Algorithm 1):
-/// the marginals stay, what the dimensions know of each other goes.
+/// Permutes each dimension of latents `[N, Z]` separately (Kim & Mnih 2018, Algorithm 1): the marginals stay, the
+/// dependence between dimensions is removed.
 pub(super) fn permute_dimensions(latents: &Tensor, generator: &mut Generator) -> Tensor {
     let latents = latents.detach();
     let order = generator.uniform_like(&latents).argsort(0, false); // [N, Z]
@@ -184,7 +183,7 @@ mod tests {
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-    /// Pairs of standard normal numbers with a correlation, `[n, 2]`.
+    /// Pairs of standard normal numbers with the given correlation, `[n, 2]`.
     fn pairs(n: i64, correlation: f64, generator: &mut Generator) -> Tensor {
         let noise = generator.normal([n, 2], Device::Cpu);
         let first = noise.select(1, 0);
@@ -211,7 +210,7 @@ mod tests {
         assert!((correlation(&latents) - 0.9).abs() < 0.05);
         // Three standard errors of a mean of 4000 products of independent standard normal numbers.
         assert!(correlation(&permuted).abs() < 3.0 / 4000_f64.sqrt());
-        // The two dimensions have orders of their own.
+        // The two dimensions are permuted differently.
         let orders = |dim| latents.select(1, dim).argsort(0, false);
         assert_ne!(orders(0), orders(1));
         let again = permute_dimensions(&latents, &mut Generator::cpu(4));
@@ -219,7 +218,7 @@ mod tests {
         assert_ne!(again, permute_dimensions(&latents, &mut Generator::cpu(5)));
     }
 
-    /// The total correlation of Gaussians is −½·ln det of their correlation matrix: −½·ln(1 − ρ²) of a pair.
+    /// The total correlation of a Gaussian is −½·ln det of its correlation matrix, for a pair −½·ln(1 − ρ²).
     #[test]
     fn a_trained_discriminators_density_ratio_is_the_total_correlation_of_correlated_gaussians() {
         let config = FactorConfig {
@@ -239,7 +238,7 @@ mod tests {
                 let permuted = permute_dimensions(&pairs(256, rho, &mut generator), &mut generator);
                 let (loss, _) = discriminate(&discriminator, &real, &permuted);
                 loss.backward();
-                // Adam, with a rate that falls to 0.
+                // Adam, with a learning rate that falls to 0.
                 let rate = 5e-3 * (1.0 - f64::from(step) / 600.0);
                 let variables = discriminator.named_variables();
                 for ((_, mut variable), [mean, square]) in variables.into_iter().zip(&mut moments) {
@@ -278,7 +277,7 @@ mod tests {
         assert!((loss.double_value(&[]) - 2_f64.ln()).abs() < 1e-6);
         let ratio = log_ratio(&discriminator.judge(&latents));
         assert_eq!(ratio.abs().max().double_value(&[]), 0.0);
-        // The first layer says "of q(z)" where the first latent is positive.
+        // The first layer answers "of q(z)" if the first latent is positive.
         for (name, mut variable) in discriminator.named_variables() {
             if name == "0.weight" {
                 let weight = Tensor::from_slice2(&[[1_f32, 0.0], [-1.0, 0.0]]);
@@ -287,7 +286,7 @@ mod tests {
         }
         let (loss, accuracy) = discriminate(&discriminator, &latents, &-&latents);
         assert_eq!(accuracy.double_value(&[]), 1.0);
-        // Logits of ±1: the ratio is 2, ln(1 + e⁻²).
+        // The logits are ±1, so that their ratio is 2: ln(1 + e⁻²).
         assert!((loss.double_value(&[]) - (-2_f64).exp().ln_1p()).abs() < 1e-6);
     }
 

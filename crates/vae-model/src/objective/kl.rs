@@ -1,4 +1,4 @@
-//! `objective.regularizer.kl`: the ELBO's own, with a weight that may change.
+//! `objective.regularizer.kl`: the kl of the ELBO, with a weight that may change.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,10 +26,9 @@ pub struct KlConfig {
     /// β, the weight of the kl. Default 1.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub beta: f64,
-    /// λ, nats of each latent dimension that cost nothing (Kingma et al. 2016,
-    /// <https://arxiv.org/abs/1606.04934>, §C.8). With λ > 0 the kl is replaced by Σ_j max(λ, mean over
-    /// the batch of kl_j), so that nothing is gained by switching a dimension off. Needs the posterior
-    /// `diagonal_gaussian` and the prior `standard_normal`. Default 0.
+    /// λ, nats of each latent dimension that cost nothing (Kingma et al. 2016, <https://arxiv.org/abs/1606.04934>,
+    /// §C.8). With λ > 0 the kl is replaced by Σ_j max(λ, mean over the batch of kl_j), so that switching a dimension
+    /// off gains nothing. Needs the posterior `diagonal_gaussian` and the prior `standard_normal`. Default 0.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub free_bits: f64,
     /// How the weight changes over the steps. Default `"constant"`.
@@ -46,8 +45,8 @@ impl Default for KlConfig {
     }
 }
 
-/// How the weight of the kl changes over the steps; a factor on `beta`. With a small weight at the
-/// start, the kl does not switch off latents that are not yet useful.
+/// How the weight of the kl changes over the steps; a factor on `beta`. A small weight at the start keeps the kl from
+/// switching off latents that are not yet useful.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -97,7 +96,7 @@ impl Default for BetaCyclicConfig {
     }
 }
 
-/// Σ_j max(λ, mean over the batch of kl_j), what takes the kl's place.
+/// Σ_j max(λ, mean over the batch of kl_j), which replaces the kl.
 pub(super) const FREE_BITS_KL: Term = Term::new("free_bits_kl", Term::NATS, Direction::Lower);
 
 impl KlConfig {
@@ -132,8 +131,8 @@ impl KlConfig {
         self.beta * self.beta_schedule.factor(step)
     }
 
-    /// A step at which the weight is the highest that training reaches: `beta`, or with a cyclic schedule whose
-    /// ramp is 1 the last step of the rise.
+    /// A step at which the weight is the largest that training reaches: `beta`, or for a cyclic schedule with a ramp of
+    /// 1 the weight at the last step of the rise.
     pub(super) fn settled_step(&self) -> u64 {
         match &self.beta_schedule {
             BetaSchedule::Constant => 0,
@@ -142,7 +141,7 @@ impl KlConfig {
         }
     }
 
-    /// Whether it is the kl as it stands, always.
+    /// Whether this is always the unchanged kl.
     pub(crate) fn is_plain(&self) -> bool {
         *self == Self::default()
     }
@@ -164,14 +163,14 @@ impl BetaSchedule {
                 } else {
                     Err(ModelError::config(
                         format!("{key}.ramp"),
-                        format!("found {}, a number in (0, 1] is needed", config.ramp),
+                        format!("found {}, expected a number in (0, 1]", config.ramp),
                     ))
                 }
             }
         }
     }
 
-    /// The part of `beta` that is in force at a step.
+    /// The factor on `beta` at a step.
     fn factor(&self, step: u64) -> f64 {
         match self {
             Self::Constant => 1.0,

@@ -1,4 +1,4 @@
-//! `objective.regularizer.latent_norm`: codes kept near the origin.
+//! `objective.regularizer.latent_norm`: keeps codes near the origin.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

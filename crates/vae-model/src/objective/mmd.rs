@@ -1,4 +1,4 @@
-//! `objective.regularizer.mmd`: the aggregate posterior led to the prior by samples of both.
+//! `objective.regularizer.mmd`: compares the aggregate posterior with the prior by samples of both.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,16 +8,16 @@ use super::checks::at_least_0;
 use super::kl_of;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
-/// `kl_weight`·kl + `weight`·MMD²(q(z), p(z)), the squared maximum mean discrepancy between the
-/// latents of the batch and as many from the prior.
+/// `kl_weight`·kl + `weight`·MMD²(q(z), p(z)), with the squared maximum mean discrepancy between the latents of the
+/// batch and as many latents from the prior.
 ///
 /// - WAE-MMD (Tolstikhin et al. 2018, <https://arxiv.org/abs/1711.01558>): `kl_weight = 0`, inverse
 ///   multiquadratic kernels, λ = `weight`.
 /// - InfoVAE (Zhao et al. 2019, <https://arxiv.org/abs/1706.02262>, eq. 6) with its α and λ:
 ///   `kl_weight` = 1 − α, `weight` = α + λ − 1.
 ///
-/// MMD² is the unbiased estimate (Gretton et al. 2012, eq. 3), which may be below 0. A batch of one
-/// image has none: it counts 0.
+/// MMD² is the unbiased estimate (Gretton et al. 2012, eq. 3), which may be negative. For a batch of one image, which
+/// has no estimate, it is 0.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MmdConfig {
@@ -29,9 +29,8 @@ pub struct MmdConfig {
     pub weight: f64,
     /// The kernel that compares two latents. Default `"inverse_multiquadratic"`.
     pub kernel: Kernel,
-    /// Factors on the kernel's width 2·Z. The kernel is the sum of one kernel of each width, so that
-    /// near and far latents both count. The default is that of WAE's program. Default
-    /// `[0.1, 0.2, 0.5, 1, 2, 5, 10]`.
+    /// Factors on the kernel's width 2·Z. The kernel is the sum of one kernel for each width, so that both near and
+    /// distant latents count. The default is that of WAE's program. Default `[0.1, 0.2, 0.5, 1, 2, 5, 10]`.
     #[schemars(length(min = 1, max = MOST_SCALES), inner(range(min = 1e-12, max = 1e12)))]
     pub scales: Vec<f64>,
 }
@@ -47,11 +46,11 @@ impl Default for MmdConfig {
     }
 }
 
-/// k(a, b) of two latents at the squared distance d² with a width C.
+/// The kernel k(a, b) of two latents at the squared distance d², with a width C.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kernel {
-    /// C / (C + d²), which also compares latents that are far apart.
+    /// C / (C + d²), which decays slowly and so compares distant latents too.
     #[default]
     InverseMultiquadratic,
     /// exp(−d²/C).
@@ -60,7 +59,7 @@ pub enum Kernel {
 
 const MOST_SCALES: usize = 100;
 
-/// MMD² of the latents and the prior's.
+/// MMD² between the latents and samples of the prior.
 pub(super) const DISCREPANCY: Term = Term::new("mmd", Term::NO_UNIT, Direction::Lower);
 
 impl MmdConfig {
@@ -69,27 +68,24 @@ impl MmdConfig {
         at_least_0("objective.regularizer.mmd.weight", self.weight)?;
         let key = "objective.regularizer.mmd.scales";
         if self.scales.is_empty() {
-            return Err(ModelError::config(
-                key,
-                "found none, at least one is needed",
-            ));
+            return Err(ModelError::config(key, "found none, expected at least one"));
         }
         if self.scales.len() > MOST_SCALES {
             let n = self.scales.len();
-            let problem = format!("found {n} numbers, at most {MOST_SCALES} are possible");
+            let problem = format!("found {n} numbers, expected at most {MOST_SCALES}");
             return Err(ModelError::config(key, problem));
         }
         const SCALES: std::ops::RangeInclusive<f64> = 1e-12..=1e12;
         match self.scales.iter().find(|scale| !SCALES.contains(scale)) {
             Some(scale) => Err(ModelError::config(
                 key,
-                format!("found {scale:?}, numbers from 1e-12 to 1e12 are needed"),
+                format!("found {scale:?}, expected numbers from 1e-12 to 1e12"),
             )),
             None => Ok(()),
         }
     }
 
-    /// `prior_latents` `[n, Z]` are drawn from the prior.
+    /// The penalty for `prior_latents` `[n, Z]` drawn from the prior.
     pub(super) fn penalty(
         &self,
         draws: &Draws,
@@ -106,8 +102,8 @@ impl MmdConfig {
         })
     }
 
-    /// MMD² of two samples `[n, Z]` and `[m, Z]`, a scalar: the unbiased estimate, which may be below 0, and
-    /// 0 of a single latent. The weights of the loss have no part in it.
+    /// MMD² between two samples `[n, Z]` and `[m, Z]`, a scalar without the weights of the loss: the unbiased estimate,
+    /// which may be negative, and 0 for a single latent.
     pub fn squared_discrepancy(&self, a: &Tensor, b: &Tensor) -> Tensor {
         if a.size()[0] < 2 || b.size()[0] < 2 {
             return (a.sum(Kind::Float) + b.sum(Kind::Float)) * 0.0;
@@ -115,7 +111,7 @@ impl MmdConfig {
         let within = |x: &Tensor| {
             let n = x.size()[0] as f64;
             let kernel = self.kernel(x, x);
-            // Without each latent's kernel with itself.
+            // Without the kernel of each latent with itself.
             (kernel.sum(Kind::Float) - kernel.trace()) / (n * (n - 1.0))
         };
         within(a) + within(b) - self.kernel(a, b).mean(Kind::Float) * 2.0

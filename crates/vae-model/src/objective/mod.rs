@@ -1,5 +1,5 @@
-//! Objectives: what training minimizes. Every one is computed from the same [`Draws`], whose
-//! honest elbo is logged beside it, so that runs of different objectives compare.
+//! Objectives: what training minimizes. All are computed from the same [`Draws`], and the elbo of the draws is logged
+//! as well, so that runs with different objectives can be compared.
 
 mod beta_tc;
 mod capacity;
@@ -33,7 +33,7 @@ pub use player::{Losses, PlayerNetwork};
 
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
-/// What is minimized (`[objective]` in a config file). The default is the negative ELBO of one sample.
+/// What training minimizes (`[objective]` in a config file). The default is the negative ELBO of one sample.
 ///
 /// ```
 /// let config: vae_model::Objective = toml::from_str(r#"
@@ -85,21 +85,21 @@ impl Default for Regularizer {
     }
 }
 
-/// What a loss is computed with, beside the draws.
+/// What a loss needs besides the draws.
 #[derive(Clone, Copy, Debug)]
 pub struct LossContext<'a> {
     /// The model that made the draws.
     pub vae: &'a Vae,
-    /// At which step the objective's schedule stands, counted from 0.
+    /// The optimizer step, counted from 0, for the objective's schedule.
     pub step: u64,
-    /// Training images in all, N.
+    /// N, the number of training images.
     pub n_images: u64,
 }
 
-/// −log p(z) of the codes, by which a learned prior gets to know those of a deterministic posterior.
+/// −log p(z) of the codes, which trains a learned prior if the posterior is deterministic.
 pub(crate) const CODE_NLL: Term = Term::new("code_nll", Term::NATS, Direction::Lower);
 
-/// The total correlation of the latent dimensions, however it is estimated.
+/// The total correlation of the latent dimensions, by any estimator.
 const TOTAL_CORRELATION: Term = Term::new("total_correlation", Term::NATS, Direction::Lower);
 
 impl Regularizer {
@@ -132,7 +132,7 @@ impl Regularizer {
         }
     }
 
-    /// What its penalty logs of its parts.
+    /// The declarations of what its penalty logs.
     fn terms(&self) -> Vec<Term> {
         match self {
             Self::None => vec![],
@@ -155,11 +155,11 @@ impl Regularizer {
         }
     }
 
-    /// The penalty in nats, a scalar: the mean over the images, or a number of the whole batch; and the losses
-    /// of the players beside the model. The parts become `terms`.
+    /// The penalty in nats, a scalar: the mean over the images, or a value of the whole batch; and the losses of the
+    /// players. The parts are added to `terms`.
     ///
     /// # Errors
-    /// Draws of a model that it does not fit.
+    /// Draws of a model that the regularizer does not fit.
     fn losses(
         &self,
         draws: &Draws,
@@ -180,7 +180,7 @@ impl Regularizer {
     /// The penalty of a regularizer without players.
     ///
     /// # Errors
-    /// Draws of a model that it does not fit.
+    /// Draws of a model that the regularizer does not fit.
     fn penalty(
         &self,
         draws: &Draws,
@@ -209,33 +209,33 @@ impl Regularizer {
 }
 
 impl Objective {
-    /// Samples of z for each image that [`Self::loss`] wants.
+    /// Samples of z for each image that [`Self::loss`] needs.
     #[must_use]
     pub fn n_samples(&self) -> i64 {
         self.estimator.n_samples()
     }
 
-    /// Whether the loss itself is made of a gradient, so that it cannot be computed without any.
+    /// Whether the loss contains a gradient, so that it cannot be computed with gradients disabled.
     #[must_use]
     pub fn needs_gradients(&self) -> bool {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
     }
 
-    /// The named terms of its parts, whatever the model.
+    /// The declarations of its named terms, for any model.
     pub(crate) fn own_terms(&self) -> Vec<Term> {
         let mut terms = match self.estimator {
             Estimator::Elbo(_) => self.regularizer.terms(),
-            _ => vec![], // A bound of the log-weights has no other part.
+            _ => vec![], // A bound of the log-weights has no separate parts.
         };
         terms.extend(self.decoder_penalty.terms());
         terms
     }
 
-    /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the
-    /// prior (`mmd`), probes of the decoder (`gradient_penalty`).
+    /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the prior
+    /// (`mmd`), probes of the decoder (`gradient_penalty`).
     ///
     /// # Errors
-    /// Draws without something that the objective needs: of a model that [`Self::check`] refuses it for.
+    /// Draws that lack what the objective needs, which [`Self::check`] refuses for their model.
     pub fn loss(
         &self,
         draws: &Draws,
@@ -245,10 +245,10 @@ impl Objective {
         Ok(self.loss_and_terms(draws, context, generator)?.0)
     }
 
-    /// [`Self::loss`], and what the objective logs of its parts, without their weights.
+    /// [`Self::loss`], and the parts that the objective logs, without their weights.
     ///
     /// # Errors
-    /// As of [`Self::loss`].
+    /// As for [`Self::loss`].
     pub fn loss_and_terms(
         &self,
         draws: &Draws,
@@ -259,7 +259,7 @@ impl Objective {
         Ok((losses.model, losses.terms))
     }
 
-    /// The players that the objective trains beside the model, by their names in a config.
+    /// The names, as in a config, of the players that the objective trains besides the model.
     #[must_use]
     pub fn player_names(&self) -> Vec<&'static str> {
         match &self.regularizer {
@@ -268,7 +268,7 @@ impl Objective {
         }
     }
 
-    /// Their networks with fresh weights, which follow from the seed, for a model of so many latent dimensions.
+    /// The players' networks for a model with `latent_dims` dimensions. Their fresh weights follow from the seed.
     #[must_use]
     pub fn players(&self, latent_dims: i64, seed: u64, device: Device) -> Vec<PlayerNetwork> {
         match &self.regularizer {
@@ -279,11 +279,11 @@ impl Objective {
         }
     }
 
-    /// The loss of every player, the model and the objective's own `players`. Without these
-    /// ([`Self::loss`]) the model's loss lacks what they would say of it.
+    /// The losses of the model and of the objective's `players`. Without players, as in [`Self::loss`], the model's
+    /// loss lacks the terms that depend on them.
     ///
     /// # Errors
-    /// As of [`Self::loss`].
+    /// As for [`Self::loss`].
     pub fn losses(
         &self,
         draws: &Draws,
@@ -337,8 +337,8 @@ impl Objective {
         })
     }
 
-    /// A step at which the objective's schedule has come to its end, a cyclic one to its height: the loss
-    /// there is what a run is after, and compares between epochs.
+    /// A step at which the objective's schedule has reached its end, or a cyclic one its maximum. Losses at this step
+    /// are what a run minimizes, and can be compared between epochs.
     #[must_use]
     pub fn settled_step(&self) -> u64 {
         match &self.regularizer {
@@ -348,7 +348,7 @@ impl Objective {
         }
     }
 
-    /// What the objective's schedule is at in a step, by name, for logs: `beta` or `capacity`.
+    /// The scheduled values at a step, by name, for logs: `beta` or `capacity`.
     #[must_use]
     pub fn scheduled(&self, step: u64) -> Vec<(&'static str, f64)> {
         match &self.regularizer {
@@ -359,17 +359,16 @@ impl Objective {
     }
 }
 
-/// The kl of each image, `[B]`, which the regularizer `name` is made of.
+/// The kl of each image, `[B]`, for the regularizer `name`.
 ///
 /// # Errors
-/// Draws of a deterministic posterior, which have none.
+/// Draws of a deterministic posterior, which have no kl.
 fn kl_of<'d>(draws: &'d Draws, name: &str) -> Result<&'d Tensor, ModelError> {
     let kl = draws.terms.kl.as_ref();
     kl.ok_or_else(|| unfit(&format!("regularizer.{name}"), "a kl"))
 }
 
-/// The error of a part of an objective that draws do not have something for. [`Objective::check`] says
-/// what would fit.
+/// The error if draws lack something that a part of an objective needs. [`Objective::check`] names what would fit.
 fn unfit(part: &str, needed: &str) -> ModelError {
     let problem = format!("needs {needed}, which the draws of this model's posterior do not have");
     ModelError::config(format!("objective.{part}"), problem)

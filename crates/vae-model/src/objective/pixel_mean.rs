@@ -8,24 +8,24 @@ use super::checks::at_least_0;
 use super::unfit;
 use crate::{Direction, Draws, ImageShape, ModelError, Term};
 
-/// The loss becomes reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
+/// The loss becomes the reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
 /// averaged over the latent dimensions, with s the declared log-variance and no factor ½.
 ///
-/// With `probability_clip` the reconstruction is Keras' cross-entropy, which clips probabilities to
-/// [ε, 1 − ε]: a saturated pixel costs at most ln(1/ε) and has no gradient. The clip is exact; in f32 Keras
-/// rounds 1 − 1e-7 to 1 − 1.2e-7, so that 16.1 nats on its upper side are 15.9, and some versions add ε once
-/// more inside of the logarithm. What is logged as elbo and reconstruction is without the clip.
+/// With `probability_clip` the reconstruction is Keras' cross-entropy, which clips probabilities to [ε, 1 − ε]: a
+/// saturated pixel costs at most ln(1/ε) and has no gradient. Here the clip is exact. In f32 Keras rounds 1 − 1e-7 to 1
+/// − 1.2e-7, so that its upper limit is 15.9 nats instead of 16.1, and some versions add ε once more inside the
+/// logarithm. The logged elbo and reconstruction are without the clip.
 ///
-/// Dividing by the number of values shows it as a β-VAE in disguise: for D values it is
-/// (reconstruction + β·kl)/D with β = 2·D·`kl_weight`/Z, that is 0.39 for 5e-4, 28×28 and Z = 2.
+/// Dividing by the number of values shows that it is a β-VAE: for D values it is (reconstruction + β·kl)/D with β =
+/// 2·D·`kl_weight`/Z, that is 0.39 for 5e-4, 28×28 and Z = 2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PixelMeanConfig {
     /// Weight of the second term, the kl averaged over latent dimensions. Default 5e-4.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub kl_weight: f64,
-    /// ε; the cross-entropy's probabilities are clipped to [ε, 1 − ε]. Keras takes 1e-7; 0 clips nothing.
-    /// Needs a likelihood with logits, `bernoulli` or `scaled_bernoulli`. Default 0.
+    /// ε; the cross-entropy's probabilities are clipped to [ε, 1 − ε]. Keras uses 1e-7; 0 disables the clip. Needs a
+    /// likelihood with logits, `bernoulli` or `scaled_bernoulli`. Default 0.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 0.5))]
     pub probability_clip: f64,
 }
@@ -39,7 +39,7 @@ impl Default for PixelMeanConfig {
     }
 }
 
-/// The reconstruction of clipped probabilities, what takes the reconstruction's place.
+/// The reconstruction from clipped probabilities, which replaces the reconstruction.
 pub(super) const CLIPPED_RECONSTRUCTION: Term =
     Term::new("clipped_reconstruction", Term::NATS, Direction::Lower);
 
@@ -52,16 +52,16 @@ impl PixelMeanConfig {
         }
         Err(ModelError::config(
             "objective.regularizer.pixel_mean.probability_clip",
-            format!("found {clip}, a number from 0 to less than 0.5 is needed"),
+            format!("found {clip}, expected a number from 0 to less than 0.5"),
         ))
     }
 
-    /// The reconstruction of each image in nats, `[B]`, of clipped probabilities; none without a clip.
+    /// The reconstruction of each image in nats from clipped probabilities, `[B]`; `None` without a clip.
     pub(super) fn clipped_reconstruction(&self, draws: &Draws) -> Option<Tensor> {
         if self.probability_clip == 0.0 {
             return None;
         }
-        // p in [ε, 1 − ε] where the logit is in ±ln((1 − ε)/ε).
+        // p is in [ε, 1 − ε] if the logit is in ±ln((1 − ε)/ε).
         let limit = ((1.0 - self.probability_clip) / self.probability_clip).ln();
         let logits = draws.params.clamp(-limit, limit); // [K, B, C, H, W]
         let targets = draws.targets.expand_as(&logits);
@@ -75,7 +75,7 @@ impl PixelMeanConfig {
         Some(sums.mean_dim(0, false, Kind::Float))
     }
 
-    /// The second term in nats per image: [`Self::factor`] makes the average over values of it.
+    /// The second term in nats per image; [`Self::factor`] turns it into the average over values.
     pub(super) fn penalty(&self, draws: &Draws, image: ImageShape) -> Result<Tensor, ModelError> {
         let gaussian = draws.posterior.as_diagonal_gaussian();
         let gaussian =
@@ -88,7 +88,7 @@ impl PixelMeanConfig {
         Ok(kl * weight)
     }
 
-    /// What the loss in nats per image is multiplied by.
+    /// The factor on the loss in nats per image.
     pub(super) fn factor(image: ImageShape) -> f64 {
         1.0 / image.n_values() as f64
     }

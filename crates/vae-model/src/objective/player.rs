@@ -1,12 +1,12 @@
-//! Players: networks that an objective trains beside the model, each by a loss of its own.
+//! Players: networks that an objective trains besides the model, each with its own loss.
 
 use tch::nn::Module;
 use tch::{Device, Tensor};
 
 use crate::nn;
 
-/// A network that an objective trains beside the model, such as a discriminator. It is no part of the model:
-/// a weights file does not hold it, and nothing but training needs it.
+/// A network that an objective trains besides the model, such as a discriminator. It is not part of the model: weights
+/// files do not contain it, and only training needs it.
 #[derive(Debug)]
 pub struct PlayerNetwork {
     name: &'static str,
@@ -15,7 +15,7 @@ pub struct PlayerNetwork {
 }
 
 impl PlayerNetwork {
-    /// A network with fresh weights that follow from the seed; `build` makes it of variables under the path.
+    /// A network with fresh weights that follow from the seed; `build` creates it with its variables under the path.
     pub(super) fn new<N: Module + 'static>(
         name: &'static str,
         seed: u64,
@@ -38,7 +38,7 @@ impl PlayerNetwork {
         self.name
     }
 
-    /// Its variables by name, sorted; they share memory with the network's.
+    /// Its variables by name, sorted. They share memory with the network.
     #[must_use]
     pub fn named_variables(&self) -> Vec<(String, Tensor)> {
         let mut named: Vec<_> = self.variables.variables().into_iter().collect();
@@ -46,12 +46,12 @@ impl PlayerNetwork {
         named
     }
 
-    /// What it says of inputs in its own loss: gradients reach its weights, not the model that made the inputs.
+    /// The output for its own loss: gradients reach its weights, but not the model that made the inputs.
     pub fn learn(&self, inputs: &Tensor) -> Tensor {
         self.network.forward(&inputs.detach())
     }
 
-    /// What it says of inputs in the model's loss: gradients reach the inputs, not its weights.
+    /// The output for the model's loss: gradients reach the inputs, but not its weights.
     pub fn judge(&self, inputs: &Tensor) -> Tensor {
         let weights = self.variables.trainable_variables();
         let set = |requires_grad| {
@@ -66,13 +66,13 @@ impl PlayerNetwork {
     }
 }
 
-/// The losses of all players in a step, scalars.
+/// The losses of a step, scalars.
 #[derive(Debug)]
 pub struct Losses {
-    /// The model's.
+    /// The loss of the model.
     pub model: Tensor,
-    /// Of each player beside it; none where this batch has nothing for it to learn from.
+    /// The loss of each player; `None` if the batch does not allow one.
     pub players: Vec<Option<Tensor>>,
-    /// What the objective logs of its parts, without their weights.
+    /// The parts that the objective logs, without their weights.
     pub terms: crate::Terms,
 }

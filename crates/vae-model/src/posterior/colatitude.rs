@@ -1,5 +1,5 @@
-//! The angle between a von Mises–Fisher vector and its mean direction: all that is special of the
-//! distribution happens in this one dimension.
+//! The angle between a von Mises–Fisher vector and its mean direction. This is the only dimension in which the
+//! distribution is not uniform.
 
 use std::f64::consts::PI;
 
@@ -9,13 +9,13 @@ use crate::math::ln_sphere_area;
 
 /// Intervals of the quadrature.
 const N_CELLS: i64 = 96;
-/// Half-width of the quadrature in deviations, by the curvature at the mode. That overestimates how fast
-/// the density falls: exp(κ·cos θ) does so more slowly than a Gaussian. Outside is less than 10⁻¹⁵.
+/// Half-width of the quadrature in standard deviations, estimated by the curvature at the mode. The estimate is too
+/// small, because exp(κ·cos θ) falls more slowly than a Gaussian; the density outside is below 10⁻¹⁵.
 const WIDTH: f64 = 20.0;
-/// Steps of Newton's method from the linear interpolation in a cell. Four would do, were it not for the
-/// ends at 0 and π: there F ∝ θ^(Z−1), of which a step far from the root takes off 1/(Z − 1) only.
+/// Steps of Newton's method after a linear interpolation in a cell. Four would do in the interior. Near 0 and π
+/// F ∝ θ^(Z−1), so that a step far from the root changes θ only by the fraction 1/(Z − 1).
 const N_NEWTON: usize = 14;
-/// Nodes on \[−1, 1\] and weights of Gauss and Legendre, exact for polynomials of degree 11.
+/// Nodes on \[−1, 1\] and weights of Gauss–Legendre quadrature, exact for polynomials of degree 11.
 const GAUSS: [(f64, f64); 6] = [
     (-0.932_469_514_203_152, 0.171_324_492_379_170_35),
     (-0.661_209_386_466_264_5, 0.360_761_573_048_138_6),
@@ -25,36 +25,36 @@ const GAUSS: [(f64, f64); 6] = [
     (0.932_469_514_203_152, 0.171_324_492_379_170_35),
 ];
 
-/// The distribution of θ in \[0, π\] with density ∝ exp(κ·cos θ)·sin^(Z−2) θ, for each image of a batch,
-/// in f64. Integrals are quadratures on a grid around the mode, a constant to gradients, which follow κ
-/// in the integrand. All densities are relative to exp(κ + `peak`).
+/// The distribution of θ in \[0, π\] with density ∝ exp(κ·cos θ)·sin^(Z−2) θ, for each image of a batch, in f64.
+/// Integrals are quadratures on a grid around the mode. The grid is detached: gradients follow κ in the integrand only.
+/// All densities are relative to exp(κ + `peak`).
 #[derive(Debug)]
 pub(super) struct Colatitude {
-    /// Places in a cell, from 0 to 1, and weights of the quadrature, `[6]`.
+    /// Nodes in a cell, from 0 to 1, and weights of the quadrature, `[6]`.
     places: Tensor,
     weights: Tensor,
     /// Z − 2.
     sin_power: f64,
     /// κ > 0, `[B]`.
     kappa: Tensor,
-    /// ln of the density at the mode, without its factor exp(κ); a constant `[B]`.
+    /// Log of the density at the mode, without its factor exp(κ); detached, `[B]`.
     peak: Tensor,
-    /// Where the grid begins, and the width of its cells; constants `[B]`.
+    /// The start of the grid and the width of its cells; detached, `[B]`.
     start: Tensor,
     cell: Tensor,
-    /// The integral up to the beginning of each cell, and the whole: `[B, N_CELLS + 1]`.
+    /// The integral up to the start of each cell, and the whole: `[B, N_CELLS + 1]`.
     mass: Tensor,
     /// E\[cos θ − 1\] `[B]`.
     mean_excess: Tensor,
 }
 
 impl Colatitude {
-    /// κ `[B]` in f64; Z of at least 2.
+    /// κ `[B]` in f64; Z at least 2.
     pub(super) fn new(kappa: &Tensor, latent_dims: i64) -> Self {
         let sin_power = (latent_dims - 2) as f64;
         let constant = kappa.detach();
-        // The mode has κ·sin² θ = (Z − 2)·cos θ, the logarithm's second derivative there
-        // −κ·(cos θ + 1/cos θ), twice too large for Z = 2.
+        // At the mode κ·sin² θ = (Z − 2)·cos θ, and the second derivative of the logarithm is −κ·(cos θ + 1/cos θ),
+        // which is twice too large for Z = 2.
         let root = (constant.square() * 4.0 + sin_power * sin_power).sqrt();
         let cos = &constant * 2.0 / (root + sin_power);
         let sin = (&cos / &constant * sin_power).sqrt();
@@ -109,14 +109,14 @@ impl Colatitude {
 
     /// ln of exp(κ·(cos θ − 1)) integrated over the unit sphere in ℝ^Z, `[B]`.
     pub(super) fn log_normalizer(&self) -> Tensor {
-        // What has the same θ is a sphere in a space of one dimension less, of radius sin θ.
+        // The vectors with the same θ form a sphere of radius sin θ, in a space with one dimension less.
         let around = ln_sphere_area(self.sin_power as i64 + 1);
         self.total().log() + &self.peak + around
     }
 
-    /// θ `[K, B]` from standard normal noise `[K, B]`, the smaller the larger the noise: F(θ) = Φ(−ε).
+    /// θ `[K, B]` from standard normal noise `[K, B]`; larger noise gives smaller θ: F(θ) = Φ(−ε).
     ///
-    /// Its gradient to κ is that of the distribution function's inverse, −(∂F/∂κ)/(∂F/∂θ) (implicit
+    /// Its gradient with respect to κ is that of the inverse distribution function, −(∂F/∂κ)/(∂F/∂θ) (implicit
     /// reparameterization, Figurnov et al. 2018, <https://arxiv.org/abs/1805.08498>).
     pub(super) fn draw(&self, noise: &Tensor) -> Tensor {
         let noise = noise.detach().to_kind(Kind::Double).transpose(0, 1);
@@ -149,7 +149,7 @@ impl Colatitude {
         (theta - error / density).transpose(0, 1)
     }
 
-    /// The same, a constant to gradients.
+    /// The same distribution, detached.
     pub(super) fn detach(&self) -> Self {
         Self {
             places: self.places.shallow_clone(),
@@ -175,16 +175,16 @@ impl Colatitude {
         if self.sin_power == 0.0 {
             return exponential;
         }
-        // At 0 and π: a logarithm that is a number.
+        // Keeps the logarithm finite at 0 and π.
         exponential + theta.sin().clamp_min(f64::MIN_POSITIVE).log() * self.sin_power
     }
 
-    /// For angles `[B, K]`; not zero, to divide by.
+    /// For angles `[B, K]`; above 0, as it is a divisor.
     fn density(&self, theta: &Tensor) -> Tensor {
         self.log_density(theta).exp().clamp_min(f64::MIN_POSITIVE)
     }
 
-    /// The integral of the density from `left` to `right`, `[B, K]`, at most a cell apart.
+    /// The integral of the density from `left` to `right`, `[B, K]`, which are at most a cell apart.
     fn mass_between(&self, left: &Tensor, right: &Tensor) -> Tensor {
         let width = (right - left).unsqueeze(-1); // [B, K, 1]
         let theta = left.unsqueeze(-1) + &width * &self.places; // [B, K, 6]
@@ -193,12 +193,12 @@ impl Colatitude {
     }
 }
 
-/// cos θ − 1 without its cancellation at small angles.
+/// cos θ − 1 without cancellation at small angles.
 pub(super) fn excess(theta: &Tensor) -> Tensor {
     (theta * 0.5).sin().square() * -2.0
 }
 
-/// `[B]` → `[B, 1, …]`, of `n_dims` dimensions.
+/// `[B]` → `[B, 1, …]`, with `n_dims` dimensions.
 fn along(of_images: &Tensor, n_dims: usize) -> Tensor {
     let mut shape = vec![1; n_dims];
     shape[0] = of_images.size()[0];
@@ -213,7 +213,7 @@ mod tests {
         Tensor::from_slice(kappas)
     }
 
-    /// exp(κ·(cos θ − 1))·sin^(Z−2) θ on a fine grid from 0 to π, and the grid's step.
+    /// Values of exp(κ·(cos θ − 1))·sin^(Z−2) θ on a fine grid from 0 to π, and the grid's step.
     fn integrand(kappa: f64, latent_dims: i32) -> (Vec<f64>, f64) {
         let n = 400_000;
         let step = PI / f64::from(n);
@@ -302,7 +302,7 @@ mod tests {
                 let theta = colatitude.draw(&column);
                 for i in 0..noise.len() as i64 {
                     let theta = theta.double_value(&[i, 0]);
-                    // Up to the grid's point before θ, and from there with the density in between.
+                    // Up to the grid point before θ by the sum, and from there with the density at the middle.
                     let n = (theta / step) as usize / 2 * 2;
                     let rest = theta - step * n as f64;
                     let slope = (values[n + 2] - values[n]) / (2.0 * step);

@@ -22,7 +22,7 @@ impl GraphFamily for DeterministicFamily {
     }
 }
 
-/// All of q(z|x) in one point.
+/// q(z|x) concentrated in one point.
 #[derive(Debug)]
 struct Deterministic {
     /// `[B, Z]`.

@@ -24,13 +24,13 @@ pub enum NoiseScale {
     /// z = mean + exp(½·s)·ε: the noise has the variance exp(s), as the KL assumes.
     #[default]
     StandardDeviation,
-    /// z = mean + exp(s)·ε. A mistake of well-known tutorials, kept to reproduce them: the variance is
-    /// then exp(2·s) while their loss assumes exp(s), so that the loss is not a bound. The elbo and kl
-    /// reported here are those of the distribution that was really sampled.
+    /// z = mean + exp(s)·ε. A mistake of well-known tutorials, kept to reproduce them: the variance is then exp(2·s)
+    /// while their loss assumes exp(s), so that the loss is not a bound. The elbo and kl reported here use the
+    /// distribution that is really sampled.
     Variance,
 }
 
-/// The family, told how the encoder's second output is meant.
+/// The family, with the meaning of the encoder's second output.
 #[derive(Debug)]
 pub(super) struct DiagonalGaussianFamily {
     pub(super) noise_scale: NoiseScale,
@@ -55,8 +55,8 @@ impl GraphFamily for DiagonalGaussianFamily {
     }
 }
 
-/// N(mean, diag(exp(log_var))) for each image of a batch. The log-variances that the encoder gives
-/// are bounded smoothly to ±20, so that no exp overflows; in \[−8, 8\] that changes nothing in f32.
+/// N(mean, diag(exp(log_var))) for each image of a batch. The encoder's log-variances are bounded smoothly to ±20, so
+/// that exp cannot overflow; in \[−8, 8\] the bound changes nothing in f32.
 #[derive(Debug)]
 pub struct DiagonalGaussian {
     mean: Tensor,
@@ -72,6 +72,15 @@ impl DiagonalGaussian {
             mean: params.narrow(1, 0, latent_dims),
             declared_log_var: bounded(&params.narrow(1, latent_dims, latent_dims)),
             noise_scale,
+        }
+    }
+
+    /// N(mean, diag(exp(log_var))), both `[B, Z]`.
+    pub(super) fn of(mean: &Tensor, log_var: &Tensor) -> Self {
+        Self {
+            mean: mean.shallow_clone(),
+            declared_log_var: log_var.shallow_clone(),
+            noise_scale: NoiseScale::StandardDeviation,
         }
     }
 
@@ -104,8 +113,8 @@ impl DiagonalGaussian {
         gaussian_kl(&self.mean, &self.log_var())
     }
 
-    /// The same, `[B, Z]`, of the Gaussian with the *declared* log-variance: what the tutorials' loss
-    /// penalizes. Equal to [`Self::kl_to_standard_normal`] with the default [`NoiseScale`].
+    /// [`Self::kl_to_standard_normal`] of the Gaussian with the *declared* log-variance, `[B, Z]`: the penalty in the
+    /// tutorials' loss. The two are equal for the default [`NoiseScale`].
     pub fn declared_kl_to_standard_normal(&self) -> Tensor {
         gaussian_kl(&self.mean, &self.declared_log_var)
     }
@@ -126,7 +135,7 @@ impl Posterior for DiagonalGaussian {
 
     fn draw(&self, noise: &Tensor) -> Latents {
         let latents = self.latents(noise);
-        // By the noise: exact, and cheaper than by the latents.
+        // From the noise, which is exact and cheaper than from the latents.
         let log_prob = (noise.square() + self.log_var() + LN_2PI) * -0.5;
         Latents {
             latents,
@@ -159,27 +168,25 @@ impl Posterior for DiagonalGaussian {
     }
 }
 
-/// The bound of log-variances: standard deviations from e⁻¹⁰ to e¹⁰.
+/// The bound of log-variances: standard deviations are between e⁻¹⁰ and e¹⁰.
 const LOG_VAR_BOUND: f64 = 20.0;
 
-/// The log-variances that are meant by what an encoder says: [`bounded_to`] ±20, x itself in f32 while
-/// |x| < 8.
+/// The log-variances for an encoder's output: [`bounded_to`] ±20, which is x itself in f32 for |x| < 8.
 pub(super) fn bounded(x: &Tensor) -> Tensor {
     bounded_to(LOG_VAR_BOUND, x)
 }
 
-/// x / (1 + (x/b)¹⁶)^(1/16), elementwise: monotone, within (−b, b), and x itself in f32 while
-/// |x| < 0.4·b, where it differs by less than x·3·10⁻⁸. Its slope falls from 0.999 at 0.65·b through
-/// 0.48 at b to nothing.
+/// x / (1 + (x/b)¹⁶)^(1/16), elementwise: monotone, within (−b, b), and x itself in f32 for |x| < 0.4·b, where it
+/// differs by less than x·3·10⁻⁸. Its slope is 0.999 at 0.65·b and 0.48 at b, and then falls to 0.
 pub(super) fn bounded_to(bound: f64, x: &Tensor) -> Tensor {
-    // Far outside, where all is flat: the 16th power would overflow.
+    // The 16th power of distant values would overflow; the function is flat there.
     let x = x.clamp(-100.0 * bound, 100.0 * bound);
     let power: Tensor = (&x / bound).pow_tensor_scalar(16) + 1.0;
     x * power.pow_tensor_scalar(-1.0 / 16.0)
 }
 
-/// [`bounded`] as operations: with the square four times over, for a power need not be exact.
-fn bounded_graph(graph: &mut Graph, x: &Value) -> Value {
+/// [`bounded`] as operations. The 16th power is four squares, because the power operation need not be exact.
+pub(super) fn bounded_graph(graph: &mut Graph, x: &Value) -> Value {
     let x = graph.clamp(x, -100.0 * LOG_VAR_BOUND, 100.0 * LOG_VAR_BOUND);
     let mut power = graph.with_number(&x, "Div", LOG_VAR_BOUND);
     for _ in 0..4 {
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn kl_agrees_with_the_integral_of_q_log_q_over_p() {
-        // Trapezoid rule of ∫ q(z) (log q(z) − log p(z)) dz for q = N(0.7, 0.3²).
+        // Trapezoidal rule for ∫ q(z) (log q(z) − log p(z)) dz with q = N(0.7, 0.3²).
         let (mean, std) = (0.7_f64, 0.3_f64);
         let density = |z: f64, m: f64, s: f64| {
             (-0.5 * ((z - m) / s).powi(2)).exp() / (s * (2.0 * std::f64::consts::PI).sqrt())
@@ -283,7 +290,7 @@ mod tests {
 
     #[test]
     fn log_variances_rise_to_a_bound_and_their_slope_is_always_a_number() {
-        // By hand: 20/2^(1/16) at 20, and nearly the bound at 30.
+        // By hand: 20/2^(1/16) at 20, and close to the bound at 30.
         let f = |x: f64| bounded(&Tensor::from(x as f32)).double_value(&[]);
         assert!((f(20.0) - 20.0 / 2_f64.powf(0.0625)).abs() < 1e-5);
         assert!((f(30.0) - 20.0).abs() < 0.003);

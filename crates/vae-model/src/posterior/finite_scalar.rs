@@ -1,4 +1,4 @@
-//! `posterior.finite_scalar`: codes, without a codebook.
+//! `posterior.finite_scalar`: discrete codes without a codebook.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,18 +8,18 @@ use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 use crate::{Direction, ModelError, Support, Term};
 
-/// Finite scalar quantization (FSQ, Mentzer et al. 2024, <https://arxiv.org/abs/2309.15505>): each latent is
-/// bounded and rounded to one of a few levels, and d of them together are a code, one of ∏ L_i. Gradients go
-/// straight through the rounding. It has no density, and so neither kl nor elbo: the regularizer is `"none"`, the
-/// prior `"uniform_codes"`.
+/// Finite scalar quantization (FSQ, Mentzer et al. 2024, <https://arxiv.org/abs/2309.15505>): each latent is bounded
+/// and rounded to one of a few levels, and d of them together are a code, one of ∏ L_i. The rounding has a
+/// straight-through gradient. There is no density, and so neither kl nor elbo: the regularizer is `"none"`, the prior
+/// `"uniform_codes"`.
 ///
-/// Of a latent map `[d, h, w]` each place has a code; of latents without places Z/d codes, the first levels of
-/// all of them before the second ones.
+/// In a latent map `[d, h, w]` each place has a code. A vector of Z latents holds Z/d codes: the first latents of all
+/// codes, then their second ones, and so on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FiniteScalarConfig {
-    /// L_i, the number of levels of each of the d latents of a code. The paper advises at least 5; the default
-    /// makes 1,000 codes. The number of latents has to be a multiple of d. Default `[8, 5, 5, 5]`.
+    /// L_i, the number of levels of each of the d latents of a code. The paper recommends at least 5; the default gives
+    /// 1,000 codes. The number of latents must be a multiple of d. Default `[8, 5, 5, 5]`.
     #[schemars(length(min = 1), inner(range(min = 2, max = MOST_LEVELS)))]
     pub levels: Vec<i64>,
 }
@@ -32,7 +32,7 @@ impl Default for FiniteScalarConfig {
     }
 }
 
-/// What is logged of the codes of many images ([`CodeUse`](crate::CodeUse)).
+/// What is logged about the codes of many images ([`CodeUse`](crate::CodeUse)).
 pub(crate) const CODE_TERMS: [Term; 2] = [
     Term::new("codes_in_use", "codes", Direction::Higher),
     Term::new("code_perplexity", "codes", Direction::Higher),
@@ -41,10 +41,10 @@ pub(crate) const CODE_TERMS: [Term; 2] = [
 /// The most levels of a latent.
 const MOST_LEVELS: i64 = 1 << 10;
 
-/// The most codes: what is counted for each of them has to fit into memory.
+/// The largest number of codes. A counter for each of them has to fit into memory.
 const MOST_CODES: i64 = 1 << 24;
 
-/// How far the outermost levels stay from the ends of tanh, as in the paper's program.
+/// Distance of the outermost levels from the limits of tanh, as in the paper's program.
 const MARGIN: f64 = 1e-3;
 
 impl FiniteScalarConfig {
@@ -53,7 +53,7 @@ impl FiniteScalarConfig {
         let refuse = |problem: String| Err(ModelError::config(key, problem));
         if let Some(n) = self.levels.iter().find(|&n| !(2..=MOST_LEVELS).contains(n)) {
             return refuse(format!(
-                "found {n}, numbers from 2 to {MOST_LEVELS} are needed"
+                "found {n}, expected numbers from 2 to {MOST_LEVELS}"
             ));
         }
         let n_codes = self
@@ -64,9 +64,9 @@ impl FiniteScalarConfig {
         let d = self.levels.len() as i64;
         match n_codes {
             None => refuse(format!("they make more than {MOST_CODES} codes")),
-            Some(_) if d == 0 => refuse("found none, a code has at least one".to_owned()),
+            Some(_) if d == 0 => refuse("found none, expected at least one".to_owned()),
             Some(_) if latent_dims % d != 0 => refuse(format!(
-                "found {d} levels, and {latent_dims} latent dimensions are no whole number of codes; a \
+                "found {d} levels, and {latent_dims} latent dimensions do not divide into codes; a \
                  multiple of {d} would fit"
             )),
             Some(_) => Ok(()),
@@ -79,7 +79,7 @@ impl FiniteScalarConfig {
         self.levels.iter().product()
     }
 
-    /// ⌊L/2⌋ of each latent: levels are k/⌊L/2⌋ for k from −⌊L/2⌋ on, `[d, 1]`.
+    /// ⌊L/2⌋ of each latent, `[d, 1]`. The levels are k/⌊L/2⌋ for k from −⌊L/2⌋ on.
     fn half_widths(&self, device: Device) -> Tensor {
         let halves: Vec<f32> = self.levels.iter().map(|&n| (n / 2) as f32).collect();
         Tensor::from_slice(&halves).unsqueeze(1).to_device(device)
@@ -96,7 +96,7 @@ impl FiniteScalarConfig {
         (places / halves).flatten(-2, -1)
     }
 
-    /// The codes from 0 on that latents `[…, Z]` at levels stand for, i64 `[…, Z/d]`: Σ_i (k_i + ⌊L_i/2⌋)·∏_{j<i} L_j.
+    /// The codes, from 0 on, of latents `[…, Z]` at levels, i64 `[…, Z/d]`: Σ_i (k_i + ⌊L_i/2⌋)·∏_{j<i} L_j.
     pub(crate) fn codes(&self, latents: &Tensor) -> Tensor {
         let n = self.levels.len() as i64;
         let halves = self.half_widths(latents.device());
@@ -110,7 +110,7 @@ impl FiniteScalarConfig {
         (places.to_kind(Kind::Int64) * basis).sum_dim_intlist(-2, false, Kind::Int64)
     }
 
-    /// Levels of codes drawn uniformly, `[n, Z]`.
+    /// The levels of uniformly drawn codes, `[n, Z]`.
     pub(crate) fn uniform(
         &self,
         n: i64,
@@ -132,23 +132,23 @@ impl FiniteScalarConfig {
     }
 }
 
-/// tan(offset/half) of the paper's program: a latent of 0 is near the middle of an even number of levels.
+/// tan(offset/half) of the paper's program, which puts 0 near the middle of an even number of levels.
 fn shift(levels: i64) -> f64 {
     (offset(levels) / half(levels)).tan()
 }
 
-/// Half of the way between the outermost levels.
+/// Half of the distance between the outermost levels.
 fn half(levels: i64) -> f64 {
     (levels - 1) as f64 * (1.0 - MARGIN) / 2.0
 }
 
-/// By how much an even number of levels lies to the left.
+/// The shift to the left of an even number of levels.
 fn offset(levels: i64) -> f64 {
     if levels % 2 == 0 { 0.5 } else { 0.0 }
 }
 
-/// The family, with what each latent of a code is bounded and rounded by, `[d, 1]` each. These are made once: of
-/// a tensor made of numbers while it is recorded, a trace holds the memory alone.
+/// The family, with the constants that bound and round each latent of a code, `[d, 1]` each. They are made once: a
+/// tensor made from numbers during a trace would be uninitialized memory in it.
 #[derive(Debug)]
 pub(super) struct FiniteScalarFamily {
     config: FiniteScalarConfig,
@@ -182,7 +182,7 @@ impl PosteriorFamily for FiniteScalarFamily {
                 .map(|column| column.to_device(device));
         let of_code = params.unflatten(1, [n, -1]); // [B, d, n_codes]
         let bounded = (of_code + shift).tanh() * half - offset;
-        // Rounded, with the gradient of what was rounded.
+        // Rounded, with the gradient of the unrounded values.
         let places = (bounded.round() - &bounded).detach() + &bounded;
         let latents = (places / half_width).flatten(1, 2); // [B, Z]
         Box::new(FiniteScalar {
@@ -198,7 +198,7 @@ impl PosteriorFamily for FiniteScalarFamily {
 
 impl GraphFamily for FiniteScalarFamily {
     fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
-        // Each latent's numbers, in their order in the latents.
+        // The constants of each latent, in the order of the latents.
         let n_places = params.shape[0] / self.config.levels.len() as i64;
         let spread = |of: &dyn Fn(i64) -> f64| {
             let of_latents = self.config.levels.iter().map(|&n| of(n) as f32);
@@ -223,7 +223,7 @@ impl GraphFamily for FiniteScalarFamily {
     }
 }
 
-/// Each image's levels.
+/// The levels of each image.
 #[derive(Debug)]
 struct FiniteScalar {
     config: FiniteScalarConfig,
@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_papers_program() {
-        // By fsq.ipynb of the authors, levels [3, 5, 4] and z = (0.25, 0.6, −7): zhat (0, 0.5, −1), code 1 + 3·3 + 15·0.
+        // From the authors' fsq.ipynb, levels [3, 5, 4] and z = (0.25, 0.6, −7): zhat (0, 0.5, −1), code 1 + 3·3 +
+        // 15·0.
         let family = family(&[3, 5, 4]);
         let params = Tensor::from_slice(&[0.25_f32, 0.6, -7.0]).view([1, 3]);
         let posterior = family.distribution(&params);
@@ -297,11 +298,11 @@ mod tests {
         let (latents, codes) = (posterior.center(), posterior.codes().expect("codes"));
         let counts = codes.view(-1).bincount::<Tensor>(None, 12);
         assert_eq!(counts.size(), [12]);
-        assert!(counts.min().int64_value(&[]) > 500, "each by many");
+        assert!(counts.min().int64_value(&[]) > 500, "each code many times");
         assert_eq!(latents.select(1, 0).max().double_value(&[]), 1.0);
         assert_eq!(latents.select(1, 1).max().double_value(&[]), 0.5);
         assert_eq!(latents.min().double_value(&[]), -1.0);
-        // Where it is already, nothing moves; what lies between goes to the nearest level.
+        // Levels stay the same; values between them go to the nearest level.
         assert_eq!(family.config.nearest(&latents), latents);
         let between = Tensor::from_slice(&[0.4_f32, 0.9]).view([1, 2]);
         let nearest = Tensor::from_slice(&[0.0_f32, 0.5]).view([1, 2]);
@@ -314,7 +315,7 @@ mod tests {
         // Channels [2, 1, 3], so z is (c0p0, c0p1, c0p2, c1p0, c1p1, c1p2).
         let params = Tensor::from_slice(&[-9.0_f32, 0.0, 9.0, 9.0, 0.0, -9.0]).view([1, 6]);
         let codes = family.distribution(&params).codes().expect("codes");
-        // Places 0, 1, 2 of the first and 4, 2, 0 of the second.
+        // Levels 0, 1, 2 of the first latent and 4, 2, 0 of the second, by place.
         assert_eq!(
             Vec::<i64>::try_from(codes.get(0)).expect("codes"),
             [12, 7, 2]

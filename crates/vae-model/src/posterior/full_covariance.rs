@@ -1,4 +1,4 @@
-//! `posterior = "full_covariance"`: a Gaussian whose dimensions may depend on each other.
+//! `posterior = "full_covariance"`: a Gaussian with correlated dimensions.
 
 use tch::{Device, Kind, Tensor};
 
@@ -6,12 +6,12 @@ use super::diagonal_gaussian::bounded;
 use super::{ClosedKl, GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::math::LN_2PI;
 
-/// Entries of a Z×Z matrix below its diagonal.
+/// Number of entries of a Z×Z matrix below its diagonal.
 fn n_below(latent_dims: i64) -> i64 {
     latent_dims * (latent_dims - 1) / 2
 }
 
-/// Numbers that the encoder gives for each image: mean, diagonal, and what is below it.
+/// Values that the encoder gives for each image: mean, diagonal, and the entries below it.
 pub(super) fn n_params(latent_dims: i64) -> i64 {
     2 * latent_dims + n_below(latent_dims)
 }
@@ -35,15 +35,15 @@ impl GraphFamily for FullCovarianceFamily {}
 struct FullCovariance {
     /// μ `[B, Z]`.
     mean: Tensor,
-    /// ln of the diagonal of L, `[B, Z]`.
+    /// Log of the diagonal of L, `[B, Z]`.
     log_diagonal: Tensor,
     /// L `[B, Z, Z]`.
     factor: Tensor,
 }
 
 impl FullCovariance {
-    /// `params` `[B, P]`: means; s, of which the diagonal of L is exp(½·s), bounded as the
-    /// log-variances of a diagonal Gaussian; the entries of L below the diagonal, row by row.
+    /// `params` `[B, P]`: means; s, where exp(½·s) is the diagonal of L and s is bounded like the log-variances of a
+    /// diagonal Gaussian; the entries of L below the diagonal, row by row.
     fn new(params: &Tensor, latent_dims: i64) -> Self {
         let log_diagonal = bounded(&params.narrow(1, latent_dims, latent_dims)) * 0.5;
         let below = params.narrow(1, 2 * latent_dims, n_below(latent_dims));
@@ -57,14 +57,14 @@ impl FullCovariance {
     }
 }
 
-/// Where the entries below the diagonal are in `[B, Z, Z]`, row by row.
+/// Indices of the entries below the diagonal in `[B, Z, Z]`, row by row.
 fn below_diagonal(latent_dims: i64, device: Device) -> [Option<Tensor>; 3] {
     let places = Tensor::tril_indices(latent_dims, latent_dims, -1, (Kind::Int64, device));
     [None, Some(places.select(0, 0)), Some(places.select(0, 1))]
 }
 
-/// A product of matrices `[B, …, …]` in f32. In f64 until then, which autocast leaves alone: what is
-/// sampled would not be what the density says.
+/// A product of matrices `[B, …, …]` in f32. Computed in f64, which autocast does not change: in half precision the
+/// samples would not fit the density.
 fn product(a: &Tensor, b: &Tensor) -> Tensor {
     let product = a.to_kind(Kind::Double).bmm(&b.to_kind(Kind::Double));
     product.to_kind(Kind::Float)

@@ -9,17 +9,16 @@ use tch::{Kind, Tensor};
 
 use super::diagonal_gaussian::DiagonalGaussian;
 use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
-use crate::network::layers::Then;
+use crate::network::layers::{Affine, NextActivation};
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
-use crate::watch::watch;
 use crate::{Initialization, ModelError, nn};
 
-/// Inverse autoregressive flows (Kingma et al. 2016, <https://arxiv.org/abs/1606.04934>). log q(z|x) is
-/// known only for latents that the posterior drew itself.
+/// Inverse autoregressive flows (Kingma et al. 2016, <https://arxiv.org/abs/1606.04934>). log q(z|x) is known only for
+/// latents that the posterior itself drew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IafConfig {
-    /// Number of flows, one after the other, each with a network of its own. Default 2.
+    /// Number of flows in sequence, each with its own network. Default 2.
     #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub flows: i64,
     /// Width of the two hidden layers of each network. Default 64.
@@ -47,7 +46,7 @@ impl IafConfig {
         check_sizes("model.posterior.iaf.context", &[self.context])
     }
 
-    /// Numbers that the encoder gives for each image: mean, log-variance and context.
+    /// Number of values that the encoder gives for each image: mean, log-variance and context.
     pub(super) fn n_params(&self, latent_dims: i64) -> i64 {
         2 * latent_dims + self.context
     }
@@ -87,7 +86,9 @@ impl IafFamily {
         let networks = self.networks.iter();
         Iaf {
             base_params: params.narrow(1, 0, context_start),
-            networks: networks.map(|network| network.told(&context)).collect(),
+            networks: networks
+                .map(|network| network.with_context(&context))
+                .collect(),
         }
     }
 }
@@ -100,8 +101,8 @@ impl PosteriorFamily for IafFamily {
 
 impl GraphFamily for IafFamily {}
 
-/// A diagonal Gaussian behind flows z ← σ⊙z + (1 − σ)⊙m, in which m and σ of a dimension depend on
-/// those before it and on the image (eq. 10, 13, 14). The order is reversed from flow to flow.
+/// A diagonal Gaussian followed by flows z ← σ⊙z + (1 − σ)⊙m, in which m and σ of a dimension depend on the preceding
+/// ones and on the image (eq. 10, 13, 14). The order is reversed from flow to flow.
 #[derive(Debug)]
 struct Iaf {
     /// Means and log-variances `[B, 2·Z]`.
@@ -109,8 +110,8 @@ struct Iaf {
     networks: Vec<Made>,
 }
 
-/// Added to what the networks say of a gate s: σ = sigmoid(s) is 0.82 in a fresh model, in which the
-/// flows so do little (the paper's "+1 to +2", §3).
+/// Added to the gate s of the networks: initially σ = sigmoid(s) is 0.82, so that the flows change little (the paper's
+/// "+1 to +2", §3).
 const OPEN_GATE: f64 = 1.5;
 
 impl Iaf {
@@ -118,7 +119,7 @@ impl Iaf {
         DiagonalGaussian::new(&self.base_params, NoiseScale::StandardDeviation)
     }
 
-    /// Latents of the base `[…, B, Z]` through all flows, and ln det ∂z/∂z₀ = Σ ln σ `[…, B]`.
+    /// Applies all flows to latents of the base `[…, B, Z]`. Also returns ln det ∂z/∂z₀ = Σ ln σ `[…, B]`.
     fn flow(&self, base: &Tensor) -> (Tensor, Tensor) {
         let mut latents = base.shallow_clone();
         let mut log_det = latents.select(-1, 0).zeros_like();
@@ -160,9 +161,9 @@ impl Posterior for Iaf {
     }
 }
 
-/// The variables of an autoregressive network (MADE, Germain et al. 2015,
-/// <https://arxiv.org/abs/1502.03509>): two hidden layers, of which every unit has a degree, the number
-/// of latent dimensions that it may depend on. Units of degree 0 know the image alone.
+/// The variables of an autoregressive network (MADE, Germain et al. 2015, <https://arxiv.org/abs/1502.03509>). It has
+/// two hidden layers. Each unit has a degree, the number of latent dimensions that it may depend on; units of degree 0
+/// depend on the image alone.
 #[derive(Debug)]
 struct MadeVariables {
     latents: MaskedLinear,
@@ -172,7 +173,7 @@ struct MadeVariables {
 }
 
 impl MadeVariables {
-    /// `orders`: the place of each latent dimension in the order, from 1.
+    /// `orders`: the position of each latent dimension in the order, from 1.
     fn new(
         path: &nn::Path,
         orders: &[i64],
@@ -184,39 +185,45 @@ impl MadeVariables {
             hidden, context, ..
         } = *config;
         let degrees: Vec<i64> = (0..hidden)
-            .map(|unit| unit * n_latents / hidden) // 0 … Z − 1, each as often
+            .map(|unit| unit * n_latents / hidden) // 0 … Z − 1, equally often
             .collect();
         let twice = [orders, orders].concat(); // m, then s
-        let linear = |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, then: Then| {
-            let mask = path.constant(&shape, mask);
-            MaskedLinear::new(path / name, mask, initialization, then)
-        };
+        let linear =
+            |name: &str, shape: [i64; 2], mask: &dyn Fn() -> Tensor, next: NextActivation| {
+                let mask = path.constant(&shape, mask);
+                MaskedLinear::new(path / name, mask, initialization, next)
+            };
         let everything = || Tensor::ones([hidden, context], (Kind::Float, tch::Device::Cpu));
         Self {
             latents: linear(
                 "latents",
                 [hidden, n_latents],
                 &|| mask(&degrees, orders, |to, from| to >= from),
-                Then::Relu,
+                NextActivation::Relu,
             ),
-            context: linear("context", [hidden, context], &everything, Then::Relu),
+            context: linear(
+                "context",
+                [hidden, context],
+                &everything,
+                NextActivation::Relu,
+            ),
             hidden: linear(
                 "hidden",
                 [hidden, hidden],
                 &|| mask(&degrees, &degrees, |to, from| to >= from),
-                Then::Relu,
+                NextActivation::Relu,
             ),
             output: linear(
                 "output",
                 [2 * n_latents, hidden],
                 &|| mask(&twice, &degrees, |to, from| to > from),
-                Then::Output { n_params: 2 },
+                NextActivation::Output { n_params: 2 },
             ),
         }
     }
 
-    /// The network that knows the images' context `[B, n_context]`.
-    fn told(&self, context: &Tensor) -> Made {
+    /// The network for images with the context `[B, n_context]`.
+    fn with_context(&self, context: &Tensor) -> Made {
         Made {
             context: self.context.masked().forward(context),
             latents: self.latents.masked(),
@@ -226,7 +233,7 @@ impl MadeVariables {
     }
 }
 
-/// 1 where a unit of degree `to` may see one of degree `from`: `[n_to, n_from]`.
+/// 1 if a unit of degree `to` may depend on one of degree `from`: `[n_to, n_from]`.
 fn mask(to: &[i64], from: &[i64], may_see: impl Fn(i64, i64) -> bool) -> Tensor {
     let row = |&to: &i64| from.iter().map(move |&from| (to, from));
     let seen: Vec<f32> = to
@@ -237,19 +244,24 @@ fn mask(to: &[i64], from: &[i64], may_see: impl Fn(i64, i64) -> bool) -> Tensor 
     Tensor::from_slice(&seen).view([to.len() as i64, from.len() as i64])
 }
 
-/// The variables of a layer, and which of its weights count.
+/// The variables of a layer, and the mask of its weights.
 #[derive(Debug)]
 struct MaskedLinear {
     name: String,
     linear: nn::Linear,
-    /// `[n_out, n_in]`, no variable. It follows the weights to their device.
+    /// `[n_out, n_in]`, not a variable. It follows the weights to their device.
     mask: RefCell<Tensor>,
 }
 
 impl MaskedLinear {
-    fn new(path: nn::Path, mask: Tensor, initialization: Initialization, then: Then) -> Self {
+    fn new(
+        path: nn::Path,
+        mask: Tensor,
+        initialization: Initialization,
+        next: NextActivation,
+    ) -> Self {
         let (n_out, n_in) = mask.size2().expect("a mask is a matrix");
-        let (name, linear) = initialization.linear(path, n_in, n_out, then).into_parts();
+        let (name, linear) = initialization.linear(path, n_in, n_out, next).into_parts();
         Self {
             name,
             linear,
@@ -270,7 +282,7 @@ impl MaskedLinear {
     }
 }
 
-/// An autoregressive network that was told about the images.
+/// An autoregressive network with the context of its images.
 #[derive(Debug)]
 struct Made {
     /// What the context adds to the first hidden layer, `[B, n_hidden]`.
@@ -304,30 +316,6 @@ impl Made {
     }
 }
 
-/// x ↦ W·x + b, shown to the watcher.
-#[derive(Debug)]
-struct Affine {
-    name: String,
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Affine {
-    fn forward(&self, input: &Tensor) -> Tensor {
-        let output = input.linear(&self.weight, self.bias.as_ref());
-        watch(&self.name, &output);
-        output
-    }
-
-    fn detach(&self) -> Self {
-        Self {
-            name: self.name.clone(),
-            weight: self.weight.detach(),
-            bias: self.bias.as_ref().map(Tensor::detach),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tch::{Device, no_grad};
@@ -342,7 +330,7 @@ mod tests {
         context: 6,
     };
 
-    /// The family with fixed weights, built by hand for what is private to it.
+    /// The family with fixed weights, built by hand to reach private fields.
     fn family(latent_dims: i64) -> (nn::VarStore, IafFamily) {
         let filled = Family::new(PosteriorConfig::Iaf(CONFIG), latent_dims);
         let variables = nn::VarStore::new(1);
@@ -364,7 +352,7 @@ mod tests {
             let latents = normals(&[1, 4], 4).set_requires_grad(true);
             let (mean, gate) = network.forward(&latents);
             for output in [mean, gate] {
-                // Nothing elsewhere, not even by rounding; something in every place that may be.
+                // Exactly 0 where a dependence is excluded, and not 0 where it is allowed.
                 let depends = jacobian(&output, &latents).ne(0.0).to_kind(Kind::Float);
                 assert!(depends.equal(before), "{depends}");
             }
@@ -378,7 +366,7 @@ mod tests {
             let context = normals(&[1, CONFIG.context], 5).set_requires_grad(true);
             for network in &family.networks {
                 let latents = normals(&[1, latent_dims], 6);
-                let (mean, gate) = network.told(&context).forward(&latents);
+                let (mean, gate) = network.with_context(&context).forward(&latents);
                 for output in [mean, gate] {
                     let largest = jacobian(&output, &context).abs().amax(-1, false);
                     assert!(largest.min().double_value(&[]) > 0.0);

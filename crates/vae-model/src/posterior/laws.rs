@@ -1,4 +1,4 @@
-//! What every posterior obeys, and what their tests share.
+//! Laws that hold for every posterior, and helpers of the posteriors' tests.
 
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -8,7 +8,7 @@ use crate::math::{ln_sphere_area, standard_normal_log_prob, unit};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-/// Standard normal numbers that are always the same (splitmix64), whatever other tests draw.
+/// Standard normal numbers that are always the same (splitmix64) and independent of what other tests draw.
 pub(super) fn normals(shape: &[i64], seed: u64) -> Tensor {
     let n: i64 = shape.iter().product();
     let uniform = |i: u64| {
@@ -35,7 +35,7 @@ pub(super) fn jacobian(outputs: &Tensor, inputs: &Tensor) -> Tensor {
     Tensor::stack(&(0..outputs.size()[0]).map(row).collect::<Vec<_>>(), 0)
 }
 
-/// A family with weights that are always the same.
+/// A family with fixed weights.
 pub(super) struct Family {
     pub(super) config: PosteriorConfig,
     pub(super) latent_dims: i64,
@@ -64,7 +64,7 @@ impl Family {
         }
     }
 
-    /// Numbers as of an encoder, `[n, P]`.
+    /// Parameters as from an encoder, `[n, P]`.
     pub(super) fn params(&self, n: i64) -> Tensor {
         normals(&[n, self.config.n_params(self.latent_dims)], 1) * 0.8
     }
@@ -77,7 +77,7 @@ impl Family {
         format!("{:?} of {} dimensions", self.config, self.latent_dims)
     }
 
-    /// ln of the density of the space's base distribution.
+    /// Log-density of the space's base distribution.
     fn log_base(&self, latents: &Tensor) -> Tensor {
         match self.config.support() {
             Support::Euclidean | Support::Codes => standard_normal_log_prob(latents),
@@ -161,7 +161,7 @@ fn the_density_of_a_draw_is_the_density_at_its_latents() {
         };
         let by_noise = draws.log_prob.expect("a density");
         assert!(largest(&by_noise - &log_prob) < 1e-4, "{}", family.says());
-        // The latents of the first image under the posteriors of all, as in a mixture of posteriors.
+        // The latents of the first image under the posteriors of all images, as in a mixture of posteriors.
         let of_first = draws.latents.narrow(1, 0, 1); // [5, 1, Z]
         let under_all = q.log_prob(&of_first).expect("a density");
         assert_eq!(under_all.size(), [5, 3]);
@@ -216,7 +216,7 @@ fn covariances_are_those_of_the_draws() {
     }
 }
 
-/// A sum that depends on all that a posterior says, in f64.
+/// A sum that depends on all outputs of a posterior, in f64.
 fn sum_of_everything(family: &Family, params: &Tensor) -> Tensor {
     let q = family.family.distribution(params);
     let noise = family.noise(4, params.size()[0]);
@@ -344,7 +344,7 @@ fn an_encoder_that_says_nonsense_still_has_finite_terms() {
             let q = family.family.distribution(&params);
             let draws = q.draw(&family.noise(3, 4));
             let mut terms = vec![draws.latents.sum(Kind::Float), q.center().sum(Kind::Float)];
-            // Of the noise, not of the scale: what was drawn may be far from all that is probable.
+            // From the noise, whatever the scale: the draws may be in regions of tiny density.
             terms.extend(draws.log_prob.map(|log_prob| log_prob.sum(Kind::Float)));
             if let Some(ClosedKl::PerDimension(kl) | ClosedKl::Total(kl)) = q.kl() {
                 terms.push(kl.sum(Kind::Float));

@@ -1,4 +1,4 @@
-//! Posteriors q(z|x): what the encoder says about an image's latents.
+//! Posteriors q(z|x): distributions of an image's latents from the encoder's output.
 
 mod colatitude;
 mod deterministic;
@@ -6,6 +6,7 @@ mod diagonal_gaussian;
 mod finite_scalar;
 mod full_covariance;
 mod iaf;
+mod ladder;
 #[cfg(test)]
 mod laws;
 mod planar;
@@ -21,6 +22,8 @@ pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale
 pub(crate) use finite_scalar::CODE_TERMS;
 pub use finite_scalar::FiniteScalarConfig;
 pub use iaf::IafConfig;
+pub use ladder::Ladder;
+pub(crate) use ladder::LadderFamily;
 pub use planar::PlanarConfig;
 
 use crate::graph::{Graph, Value};
@@ -29,68 +32,73 @@ use crate::{Initialization, ModelError, Support, nn};
 
 /// q(z|x) for each image of a batch.
 pub trait Posterior: Debug {
-    /// The latent that stands for an image, `[B, Z]`: the mean of q(z|x), or where that has no closed
-    /// form the point that takes its place (the flow of the base's mean, the mean direction).
+    /// The latent that represents an image, `[B, Z]`: the mean of q(z|x), or if that has no closed form a similar point
+    /// (a flow's image of the base mean, or the mean direction).
     fn center(&self) -> Tensor;
 
     /// z `[K, B, Z]` and log q(z|x), from standard normal noise ε `[K, B, Z]`: differentiable in the
     /// encoder's output.
     fn draw(&self, noise: &Tensor) -> Latents;
 
-    /// log q(z|x) in nats at latents `[K, B, Z]`, or any that broadcast with `[B, Z]`, summed over the
-    /// dimensions. None where it has no closed form (flows) or does not exist (deterministic).
+    /// log q(z|x) in nats at latents `[K, B, Z]`, or any that broadcast with `[B, Z]`, summed over the dimensions.
+    /// `None` if it has no closed form (flows) or does not exist (deterministic).
     fn log_prob(&self, latents: &Tensor) -> Option<Tensor>;
 
-    /// KL from q(z|x) to the base distribution of its space (standard normal, or uniform on the
-    /// sphere), where it has a closed form.
+    /// KL from q(z|x) to the base distribution of its space (standard normal, or uniform on the sphere), if it has a
+    /// closed form.
     fn kl(&self) -> Option<ClosedKl> {
         None
     }
 
-    /// Log-variances of the latent dimensions `[B, Z]`, where they have a closed form.
+    /// Log-variances of the latent dimensions `[B, Z]`, if they have a closed form.
     fn log_var(&self) -> Option<Tensor> {
         None
     }
 
-    /// Covariance of q(z|x) `[B, Z, Z]`, where it has a closed form.
+    /// Covariance of q(z|x) `[B, Z, Z]`, if it has a closed form.
     fn covariance(&self) -> Option<Tensor> {
         None
     }
 
-    /// The codes that its latents stand for, i64 `[B, n]` from 0 on, where latents are codes.
+    /// The codes of its latents, i64 `[B, n]` from 0 on, if the latents are codes.
     fn codes(&self) -> Option<Tensor> {
         None
     }
 
-    /// The same distribution, a constant to gradients: what is left is the path through z.
+    /// The same distribution, detached: only the gradient through z remains.
     fn detach(&self) -> Box<dyn Posterior>;
 
-    /// Itself, if its dimensions are independent Gaussians.
+    /// Itself, if it is a diagonal Gaussian.
     fn as_diagonal_gaussian(&self) -> Option<&DiagonalGaussian> {
+        None
+    }
+
+    /// Itself, if its latents are in the levels of a ladder.
+    fn as_ladder(&self) -> Option<&Ladder> {
         None
     }
 }
 
-/// Latents that were drawn, and how likely they were.
+/// Drawn latents and their log-densities.
 #[derive(Debug)]
 pub struct Latents {
     /// z `[K, B, Z]`.
     pub latents: Tensor,
-    /// log q(z|x) in nats, `[K, B]`; none where q(z|x) has no density.
+    /// log q(z|x) in nats, `[K, B]`; `None` if q(z|x) has no density.
     pub log_prob: Option<Tensor>,
 }
 
 /// A kl in closed form, in nats.
 #[derive(Debug)]
 pub enum ClosedKl {
-    /// Of each latent dimension, `[B, Z]`; their sum is the kl.
+    /// For each latent dimension, `[B, Z]`; their sum is the kl.
     PerDimension(Tensor),
-    /// The whole, `[B]`.
+    /// For each image, `[B]`.
     Total(Tensor),
 }
 
-/// A family of posteriors: makes a distribution of the encoder's output. What it learns itself (the
-/// networks of a flow) are variables of the model.
+/// A family of posteriors: turns the encoder's output into a distribution. Its own parameters (the networks of a flow)
+/// are variables of the model.
 pub trait PosteriorFamily: Debug + Send {
     /// The distribution that the encoder's output f32 `[B, P]` parameterizes.
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior>;
@@ -101,29 +109,28 @@ pub trait PosteriorFamily: Debug + Send {
     }
 }
 
-/// A family that may say how it computes.
+/// A family that may describe its computation as a graph.
 pub(crate) trait GraphFamily: PosteriorFamily {
-    /// Its center and, where there are any, its log-variances, as operations; none where they are not
-    /// written as such.
+    /// Its center and, if it has any, its log-variances as operations; `None` if it has no graph.
     fn graph(&self, _: &mut Graph, _: &Value) -> Option<Vec<Value>> {
         None
     }
 }
 
-/// What the checks ask of a posterior.
+/// The properties of a posterior that the checks use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PosteriorTraits {
     /// The space that its latents lie in.
     pub(crate) support: Support,
-    /// Whether q(z|x) has a density: without one there is no kl and no elbo.
+    /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     pub(crate) has_density: bool,
-    /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
+    /// Whether log q(z|x) has a closed form at any z, not only at drawn ones.
     pub(crate) has_log_prob: bool,
     /// Whether its mean and covariance have a closed form.
     pub(crate) has_covariance: bool,
     /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
     pub(crate) is_per_latent: bool,
-    /// Whether its dimensions are independent Gaussians.
+    /// Whether it is a diagonal Gaussian.
     pub(crate) is_diagonal_gaussian: bool,
 }
 
@@ -139,14 +146,14 @@ pub enum PosteriorConfig {
     FullCovariance,
     /// A diagonal Gaussian followed by planar flows, whose parameters come from the encoder.
     Planar(PlanarConfig),
-    /// A diagonal Gaussian followed by inverse autoregressive flows, networks that also get a context
-    /// vector from the encoder.
+    /// A diagonal Gaussian followed by inverse autoregressive flows: networks with a context vector from the encoder as
+    /// a further input.
     Iaf(IafConfig),
     /// Von Mises–Fisher, on the unit sphere: a mean direction and a concentration from the encoder.
     VonMisesFisher,
-    /// A single point without a density: an autoencoder, which has no kl and no elbo.
+    /// A single point without a density: an autoencoder, without kl and elbo.
     Deterministic,
-    /// Codes: each latent is one of a few levels. It has no kl and no elbo.
+    /// Codes: each latent is one of a few levels. There is no kl and no elbo.
     FiniteScalar(FiniteScalarConfig),
 }
 
@@ -170,8 +177,8 @@ impl PosteriorConfig {
             return Err(ModelError::config(
                 "model.posterior",
                 format!(
-                    "{} takes {n_params} numbers for each image when latent_dims = {latent_dims}, at \
-                     most {} are possible; diagonal_gaussian takes fewest",
+                    "{} takes {n_params} numbers for each image when latent_dims = {latent_dims}, expected at \
+                     most {}; diagonal_gaussian takes fewest",
                     self.name(),
                     2 * LARGEST_SIZE
                 ),
@@ -180,7 +187,7 @@ impl PosteriorConfig {
         Ok(())
     }
 
-    /// What the checks ask of it.
+    /// Its properties for the checks.
     pub(crate) fn traits(&self) -> PosteriorTraits {
         PosteriorTraits {
             support: self.support(),
@@ -192,7 +199,7 @@ impl PosteriorConfig {
         }
     }
 
-    /// Numbers that the encoder gives for each image.
+    /// Number of values that the encoder gives for each image.
     #[must_use]
     pub fn n_params(&self, latent_dims: i64) -> i64 {
         match self {
@@ -228,7 +235,7 @@ impl PosteriorConfig {
         }
     }
 
-    /// Whether q(z|x) is a distribution with a density: without one there is no kl and no elbo.
+    /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
         !matches!(self, Self::Deterministic | Self::FiniteScalar(_))
@@ -242,7 +249,7 @@ impl PosteriorConfig {
         )
     }
 
-    /// Whether log q(z|x) has a closed form at any z, not only at one that was drawn.
+    /// Whether log q(z|x) has a closed form at any z, not only at drawn ones.
     fn has_log_prob(&self) -> bool {
         matches!(
             self,
@@ -255,7 +262,7 @@ impl PosteriorConfig {
         matches!(self, Self::DiagonalGaussian(_) | Self::FullCovariance)
     }
 
-    /// Builds a checked family; what it learns are variables under `path`.
+    /// Builds a family from a checked config, with its variables under `path`.
     pub(crate) fn build(
         &self,
         path: &nn::Path,
@@ -278,13 +285,13 @@ impl PosteriorConfig {
     }
 }
 
-/// Refuses a sphere that is two points.
+/// Refuses a single latent dimension, whose sphere is two points.
 pub(crate) fn check_sphere(key: &str, name: &str, latent_dims: i64) -> Result<(), ModelError> {
     if latent_dims < 2 {
         return Err(ModelError::config(
             key,
             format!(
-                "{name} is a distribution on the unit sphere in latent_dims dimensions, of which it \
+                "{name} is a distribution on the unit sphere in latent_dims dimensions, and it \
                  needs at least 2, a circle; found latent_dims = {latent_dims}"
             ),
         ));

@@ -8,12 +8,12 @@ use super::diagonal_gaussian::DiagonalGaussian;
 use super::{GraphFamily, Latents, NoiseScale, Posterior, PosteriorFamily};
 use crate::network::LARGEST_DEPTH;
 
-/// Planar flows (Rezende & Mohamed 2015, <https://arxiv.org/abs/1505.05770>). log q(z|x) is known only for
-/// latents that the posterior drew itself.
+/// Planar flows (Rezende & Mohamed 2015, <https://arxiv.org/abs/1505.05770>). log q(z|x) is known only for latents that
+/// the posterior itself drew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlanarConfig {
-    /// Number of flows, one after the other. Default 4.
+    /// Number of flows in sequence. Default 4.
     #[schemars(range(min = 1, max = LARGEST_DEPTH))]
     pub flows: i64,
 }
@@ -25,7 +25,7 @@ impl Default for PlanarConfig {
 }
 
 impl PlanarConfig {
-    /// Numbers that the encoder gives for each image: mean and log-variance, and u, w, b of each flow.
+    /// Number of values that the encoder gives for each image: mean and log-variance, and u, w, b of each flow.
     pub(super) fn n_params(&self, latent_dims: i64) -> i64 {
         2 * latent_dims + self.flows * (2 * latent_dims + 1)
     }
@@ -44,7 +44,7 @@ impl PosteriorFamily for PlanarFamily {
 
 impl GraphFamily for PlanarFamily {}
 
-/// A diagonal Gaussian behind flows z ← z + û·tanh(wᵀz + b), each image with its own (eq. 10).
+/// A diagonal Gaussian followed by flows z ← z + û·tanh(wᵀz + b), whose parameters depend on the image (eq. 10).
 #[derive(Debug)]
 struct Planar {
     /// The encoder's output `[B, P]`.
@@ -70,7 +70,7 @@ impl Planar {
         }
     }
 
-    /// Latents of the base `[…, B, Z]` through all flows, and ln |det ∂z/∂z₀| `[…, B]`.
+    /// Applies all flows to latents of the base `[…, B, Z]`. Also returns ln |det ∂z/∂z₀| `[…, B]`.
     fn flow(&self, base: &Tensor) -> (Tensor, Tensor) {
         let mut latents = base.shallow_clone();
         let mut log_det = latents.select(-1, 0).zeros_like();
@@ -107,7 +107,7 @@ impl Posterior for Planar {
     }
 }
 
-/// One flow of each image.
+/// One flow, with parameters for each image.
 #[derive(Debug)]
 struct Flow {
     /// û `[B, Z]`.
@@ -123,16 +123,16 @@ struct Flow {
 impl Flow {
     /// `params` `[B, 2·Z + 1]`: u, w, b.
     ///
-    /// û = u + (m(wᵀu) − wᵀu)·w/‖w‖² has wᵀû = m(wᵀu) > −1, so that the flow can be inverted (A.1).
-    /// Here m(x) = ln(1 + (e − 1)·eˣ) − 1 in place of the paper's ln(1 + eˣ) − 1: it rises from −1 to ∞
-    /// as well, but through 0 at 0, so that û stays finite where w is small, as it is in a fresh model.
+    /// û = u + (m(wᵀu) − wᵀu)·w/‖w‖² has wᵀû = m(wᵀu) > −1, so that the flow can be inverted (A.1). Here m(x) = ln(1 +
+    /// (e − 1)·eˣ) − 1 replaces the paper's ln(1 + eˣ) − 1. It also rises from −1 to ∞, but is 0 at 0, so that û stays
+    /// finite for small w, as in an untrained model.
     fn new(params: &Tensor, latent_dims: i64) -> Self {
         let shift = params.narrow(1, 0, latent_dims);
         let normal = params.narrow(1, latent_dims, latent_dims);
         let along = (&shift * &normal).sum_dim_intlist(1, true, Kind::Float); // wᵀu [B, 1]
         let length = normal.square().sum_dim_intlist(1, true, Kind::Float);
         let correction = gap(&along) / length.clamp_min(1e-12);
-        // m + 1 without the cancellation where that is small.
+        // m + 1 without cancellation when it is small.
         let slope = (along + ONE_TO_ZERO).softplus();
         Self {
             shift: shift + correction * &normal,
@@ -142,12 +142,12 @@ impl Flow {
         }
     }
 
-    /// `[…, B, Z]` → the same, and ln |det| `[…, B]`: 1 + (1 − tanh²)·wᵀû (eq. 11, 12).
+    /// Latents `[…, B, Z]` after the flow, and ln |det| `[…, B]`: 1 + (1 − tanh²)·wᵀû (eq. 11, 12).
     fn forward(&self, latents: &Tensor) -> (Tensor, Tensor) {
         let projected = (latents * &self.normal).sum_dim_intlist(-1, false, Kind::Float);
         let bend = (projected + &self.bias).tanh(); // […, B]
         let square = bend.square();
-        // Positive as it stands, but for underflow.
+        // Positive except for underflow.
         let det: Tensor = &square + (1.0 - &square) * &self.slope;
         let flowed = latents + bend.unsqueeze(-1) * &self.shift;
         (flowed, det.clamp_min(f64::from(f32::MIN_POSITIVE)).log())
@@ -157,9 +157,9 @@ impl Flow {
 /// ln(e − 1), where softplus is 1.
 const ONE_TO_ZERO: f64 = 0.541_324_854_612_918_1;
 
-/// m(x) − x = ln(1 + (e⁻ˣ − 1)/e), elementwise, to the relative precision of f32 also where it is small.
+/// m(x) − x = ln(1 + (e⁻ˣ − 1)/e), elementwise, with the relative precision of f32 even when it is small.
 fn gap(x: &Tensor) -> Tensor {
-    // Far below, where m is −1, the exponential would overflow.
+    // For very negative x, where m is −1, the exponential would overflow.
     const LOWEST: f64 = -30.0;
     let near = (-x.clamp_min(LOWEST)).expm1() * (-1.0_f64).exp();
     near.log1p() + (LOWEST - x).relu()
@@ -176,7 +176,7 @@ mod tests {
         for x in [
             -200_f64, -40.0, -29.0, -3.0, -1e-3, -1e-6, 0.0, 1e-6, 0.5, 10.0, 200.0,
         ] {
-            // For small x by the series, −x/e + x²·(1/(2e) − 1/(2e²)).
+            // For small x by its series, −x/e + x²·(1/(2e) − 1/(2e²)).
             let e = 1_f64.exp();
             let wanted = match x.abs() < 1e-2 {
                 true => -x / e + x * x * (e - 1.0) / (2.0 * e * e),
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_shift_against_the_normal_is_shortened_until_nothing_folds() {
-        // z + u·tanh(w·z) with u·w = −6 would fold; û·w = m(−6) = ln(1 + (e − 1)·e⁻⁶) − 1.
+        // z + u·tanh(w·z) with u·w = −6 would not be invertible; û·w = m(−6) = ln(1 + (e − 1)·e⁻⁶) − 1.
         let params = Tensor::from_slice(&[-2_f32, 3.0, 0.0]).view([1, 3]);
         let flow = Flow::new(&params, 1);
         let slope = (1.0 + (1_f64.exp() - 1.0) * (-6_f64).exp()).ln();

@@ -1,5 +1,5 @@
-//! `posterior = "von_mises_fisher"`: latents on the unit sphere, the hyperspherical VAE (Davidson et al.
-//! 2018, <https://arxiv.org/abs/1804.00891>).
+//! `posterior = "von_mises_fisher"`: latents on the unit sphere, as in the hyperspherical VAE (Davidson et al. 2018,
+//! <https://arxiv.org/abs/1804.00891>).
 
 use tch::{Kind, Tensor};
 
@@ -9,13 +9,13 @@ use super::{ClosedKl, GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::Support;
 use crate::math::{ln_sphere_area, unit};
 
-/// The bound of κ: a standard deviation of 0.01 in each direction.
+/// The bound of κ, which limits the standard deviation in each direction to at least 0.01.
 const LARGEST_KAPPA: f64 = 1e4;
 
-/// A mean direction of the encoder that is shorter is drawn to the first axis.
+/// Shorter direction vectors of the encoder are bent to the first axis.
 const SHORTEST_DIRECTION: f64 = 1e-3;
 
-/// Numbers that the encoder gives for each image: a direction, and how concentrated.
+/// Number of values that the encoder gives for each image: a direction and a concentration.
 pub(super) fn n_params(latent_dims: i64) -> i64 {
     latent_dims + 1
 }
@@ -46,8 +46,8 @@ struct VonMisesFisher {
 }
 
 impl VonMisesFisher {
-    /// `params` `[B, Z + 1]`: μ at any length, and r with κ = 1 + softplus(r), which is bounded smoothly
-    /// to 10⁴ as log-variances are.
+    /// `params` `[B, Z + 1]`: μ with any length, and r with κ = 1 + softplus(r), which is bounded smoothly to 10⁴ in
+    /// the same way as log-variances.
     fn new(params: &Tensor) -> Self {
         let latent_dims = params.size()[1] - 1;
         let raw = params.select(1, latent_dims).to_kind(Kind::Double);
@@ -62,11 +62,10 @@ impl VonMisesFisher {
         self.mean_direction.size()[1]
     }
 
-    /// Turns vectors `[K, B, Z]` so that the first axis e₁ comes to μ.
+    /// Rotates vectors `[K, B, Z]` so that the first axis e₁ is mapped to μ.
     ///
-    /// The reflection I − 2hhᵀ/hᵀh by h = e₁ + s·μ takes e₁ to −s·μ, and its negative does so with the
-    /// other sign. s is the sign of μ₁: the h of the paper's reflection, e₁ − μ, may be almost nothing,
-    /// and its gradient then almost infinite.
+    /// The reflection I − 2hhᵀ/hᵀh with h = e₁ + s·μ maps e₁ to −s·μ; its negative maps it to s·μ. s is the sign of μ₁.
+    /// The paper's reflection has h = e₁ − μ, which may be close to 0, with a gradient close to infinity.
     fn turned(&self, vectors: &Tensor) -> Tensor {
         let first = self.mean_direction.narrow(1, 0, 1); // [B, 1]
         let sign = first.detach().ge(0.0).to_kind(Kind::Float) * 2.0 - 1.0;
@@ -88,7 +87,7 @@ impl Posterior for VonMisesFisher {
         self.mean_direction.shallow_clone()
     }
 
-    /// The first number of the noise makes the angle to μ, the direction of the others the way to go.
+    /// The first value of the noise determines the angle to μ, the direction of the others that of the deviation.
     fn draw(&self, noise: &Tensor) -> Latents {
         let theta = self.colatitude.draw(&noise.select(-1, 0)); // [K, B]
         let log_prob = self.colatitude.kappa() * excess(&theta) + self.log_peak();
@@ -104,7 +103,7 @@ impl Posterior for VonMisesFisher {
     }
 
     fn log_prob(&self, latents: &Tensor) -> Option<Tensor> {
-        // κ·(μᵀz − 1) = −½κ·‖z − μ‖²: in f32 the former would lose 10⁻³ of a nat at κ = 10⁴.
+        // κ·(μᵀz − 1) = −½κ·‖z − μ‖². In f32 the left side would lose 10⁻³ nats at κ = 10⁴.
         let distance =
             (latents - &self.mean_direction)
                 .square()
@@ -162,8 +161,8 @@ mod tests {
 
     #[test]
     fn the_density_integrates_to_1_on_the_sphere() {
-        // Around the third axis, which is not the mean direction: trapezoid rule in the height, by which
-        // the area is uniform, and in the longitude.
+        // Around the third axis, which is not the mean direction, by the trapezoidal rule in the height (the area is
+        // uniform in it) and in the longitude.
         for raw_kappa in [-30.0, 0.0, 20.0, 90.0] {
             let n = 1500;
             let options = (Kind::Double, Device::Cpu);
@@ -231,8 +230,8 @@ mod tests {
             let excess = (along.mean_dim(0, false, Kind::Double) - &mean) / error(&along);
             assert!(largest(excess) < 5.0, "Z = {latent_dims}, {raw_kappa}");
 
-            // What is across has mean 0 and the covariance E[sin² θ]/(Z − 1)·(I − μμᵀ), where
-            // E[sin² θ] = (Z − 1)·E[w]/κ by parts.
+            // The part orthogonal to μ has mean 0 and the covariance E[sin² θ]/(Z − 1)·(I − μμᵀ), where E[sin² θ] = (Z
+            // − 1)·E[w]/κ by integration by parts.
             let across = &z - &along * &q.mean_direction; // [n, Z]
             let excess = across.mean_dim(0, false, Kind::Float) / error(&across);
             assert!(largest(excess) < 5.0, "Z = {latent_dims}, {raw_kappa}");
@@ -267,7 +266,7 @@ mod tests {
                 "{direction:?}"
             );
 
-            // However near to an axis: a step of the direction turns the draws by as much as it is.
+            // Even close to an axis, the draws turn only by as much as the direction does.
             let params = [direction, &[0.0]].concat();
             let params = Tensor::from_slice(&params)
                 .unsqueeze(0)

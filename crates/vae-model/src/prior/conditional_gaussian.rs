@@ -1,15 +1,15 @@
-//! `prior = "conditional_gaussian"`: where latents come from depends on the condition.
+//! `prior = "conditional_gaussian"`: a Gaussian that depends on the condition.
 
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::{diagonal_normal_log_prob, gaussian_kl};
-use crate::network::{Layer, Then};
+use crate::network::{Layer, NextActivation};
 use crate::{ClosedKl, Initialization, Posterior, nn};
 
-/// p(z|c) = N(μ(c), diag σ²(c)), the mean and the log-variance affine in what is known of the item (the
-/// prior network of Sohn et al. 2015, without hidden layers): a Gaussian for each class. It starts as the
+/// p(z|c) = N(μ(c), diag σ²(c)): a Gaussian for each class, or more generally a mean and log-variance that are affine
+/// in the condition's features (the prior network of Sohn et al. 2015, without hidden layers). Initially it is the
 /// standard normal.
 #[derive(Debug)]
 pub(super) struct ConditionalGaussian {
@@ -17,7 +17,7 @@ pub(super) struct ConditionalGaussian {
     latent_dims: i64,
 }
 
-/// A Gaussian that shrinks onto a single latent would have an infinite density.
+/// Without a limit the Gaussian could shrink onto a single latent, with infinite density.
 const LARGEST_LOG_VAR: f64 = 10.0;
 
 impl ConditionalGaussian {
@@ -28,12 +28,17 @@ impl ConditionalGaussian {
         initialization: Initialization,
     ) -> Self {
         Self {
-            layer: initialization.linear(path / "layer", n_features, 2 * latent_dims, Then::Sum),
+            layer: initialization.linear(
+                path / "layer",
+                n_features,
+                2 * latent_dims,
+                NextActivation::Sum,
+            ),
             latent_dims,
         }
     }
 
-    /// Mean and log-variance, `[N, Z]` each. Without a condition those that it starts with, `[1, Z]`.
+    /// Mean and log-variance, `[N, Z]` each. Without a condition the initial ones, `[1, Z]`.
     fn params(&self, context: PriorContext, device: Device) -> (Tensor, Tensor) {
         let params = match context.features {
             // Under autocast the layer computes in half precision; densities need f32.
@@ -80,7 +85,7 @@ mod tests {
     use crate::prior::tests::NO_CONTEXT;
     use crate::{DiagonalGaussian, NoiseScale};
 
-    /// Of one condition: N(3·c, e^(ln 4·c)) in each of two dimensions.
+    /// For one condition c: N(3·c, e^(ln 4·c)) in each of two dimensions.
     fn prior() -> ConditionalGaussian {
         let variables = nn::VarStore::new(1);
         let prior = ConditionalGaussian::build(&variables.root(), 2, 1, Initialization::default());

@@ -1,4 +1,4 @@
-//! `prior.gaussian_mixture`: clusters, and to which of them an image belongs.
+//! `prior.gaussian_mixture`: a mixture of Gaussians that clusters the images.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ impl Default for GaussianMixtureConfig {
     }
 }
 
-/// More is a slip of the hand: latents are about 1.
+/// Latents are about 1, so larger values are surely mistakes.
 const LARGEST_SPREAD: f64 = 1e6;
 
 impl GaussianMixtureConfig {
@@ -47,7 +47,7 @@ impl GaussianMixtureConfig {
         } else {
             Err(ModelError::config(
                 "model.prior.gaussian_mixture.initial_spread",
-                format!("found {spread:?}, a number from 0 to {LARGEST_SPREAD:e} is needed"),
+                format!("found {spread:?}, expected a number from 0 to {LARGEST_SPREAD:e}"),
             ))
         }
     }
@@ -68,15 +68,15 @@ impl GaussianMixtureConfig {
 
 #[derive(Debug)]
 pub(super) struct GaussianMixture {
-    /// Of the weights π, `[C]`.
+    /// Logits of the weights π, `[C]`.
     logits: Tensor,
-    /// `[C, Z]`.
+    /// Means, `[C, Z]`.
     mean: Tensor,
-    /// `[C, Z]`, kept within ±[`LARGEST_LOG_VAR`] where it is used.
+    /// Log-variances, `[C, Z]`, clamped to ±[`LARGEST_LOG_VAR`] on use.
     log_var: Tensor,
 }
 
-/// A component that shrinks onto a single latent would have an infinite density.
+/// Without a limit a component could shrink onto a single latent, with infinite density.
 const LARGEST_LOG_VAR: f64 = 10.0;
 
 impl GaussianMixture {

@@ -19,7 +19,7 @@ impl Prior for HypersphericalUniform {
         Some(Support::Sphere)
     }
 
-    /// The density is one with respect to the sphere's area, as are those of posteriors there.
+    /// The density with respect to the sphere's area, like those of the posteriors on the sphere.
     fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
         let log_density = -ln_sphere_area(self.latent_dims);
         Tensor::full(

@@ -1,8 +1,9 @@
-//! Priors p(z): where latents come from when nothing is known of the image.
+//! Priors p(z): the distribution of latents before an image is seen.
 
 mod conditional_gaussian;
 mod gaussian_mixture;
 mod hyperspherical_uniform;
+mod ladder;
 mod real_nvp;
 mod standard_normal;
 mod uniform_codes;
@@ -17,6 +18,7 @@ use tch::{Device, Tensor, no_grad};
 use vae_torch::Generator;
 
 pub use gaussian_mixture::GaussianMixtureConfig;
+pub(crate) use ladder::LadderPrior;
 pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
@@ -26,9 +28,9 @@ use crate::{
     ClosedKl, FiniteScalarConfig, ImageShape, Initialization, ModelError, Posterior, Support, nn,
 };
 
-/// p(z). What it learns are variables of the model, trained with the rest.
+/// p(z). Its parameters are variables of the model and trained with it.
 pub trait Prior: Debug + Send {
-    /// The space that its latents lie in; none where that is the posterior's, whichever it is.
+    /// The space that its latents lie in; `None` if it takes the posterior's space, whatever that is.
     fn support(&self) -> Option<Support> {
         Some(Support::Euclidean)
     }
@@ -45,59 +47,70 @@ pub trait Prior: Debug + Send {
         generator: &mut Generator,
     ) -> Tensor;
 
-    /// Whether it is the base distribution of its space, to which posteriors know their kl in closed
-    /// form.
+    /// Whether it is the base distribution of its space, for which posteriors know the kl in closed form.
     fn is_base(&self) -> bool {
         false
     }
 
-    /// KL(q(z|x) ‖ p(z)) where it has a closed form.
+    /// KL(q(z|x) ‖ p(z)) if it has a closed form.
     fn kl(&self, posterior: &dyn Posterior, context: PriorContext) -> Option<ClosedKl> {
         let _ = context;
         posterior.kl().filter(|_| self.is_base())
     }
 
-    /// log p(c|z) of each component c, `[N, n_components]`, for latents `[N, Z]`; none where the prior
-    /// has no components.
+    /// The kl of each level of latents, from the top one down, in nats, `[B, Z_i]` for each of its latents. It has a
+    /// closed form given the level above, and is averaged over the drawn latents `[K, B, Z]` of that. `None` without
+    /// levels.
+    fn kl_by_level(
+        &self,
+        posterior: &dyn Posterior,
+        latents: &Tensor,
+        context: PriorContext,
+    ) -> Option<Vec<Tensor>> {
+        let _ = (posterior, latents, context);
+        None
+    }
+
+    /// log p(c|z) of each component c, `[N, n_components]`, for latents `[N, Z]`; `None` without components.
     fn log_assignment(&self, latents: &Tensor) -> Option<Tensor> {
         let _ = latents;
         None
     }
 
-    /// Training images that [`Self::start_from`] can make use of.
+    /// Number of training images that [`Self::start_from`] uses.
     fn n_start_images(&self) -> usize {
         0
     }
 
-    /// Takes what it can use of training images, bytes `[B, C, H, W]`, before the first step.
+    /// Initializes the prior from training images, bytes `[B, C, H, W]`, before the first step.
     fn start_from(&self, images: &Tensor) {
         let _ = images;
     }
 }
 
-/// What a prior is given beside the latents.
+/// What a prior gets besides the latents.
 #[derive(Clone, Copy)]
 pub struct PriorContext<'a> {
-    /// What is known of the item of each latent, as the networks get it, `[N, F]`; none of a model without
-    /// a condition.
+    /// The features of each latent's condition, `[N, F]`; `None` for a model without a condition.
     pub(crate) features: Option<&'a Tensor>,
-    /// Images as numbers from 0 to 255 `[B, C, H, W]` → what q(z|x) is made of, `[B, P]`.
+    /// Images with values from 0 to 255 `[B, C, H, W]` → the parameters of q(z|x), `[B, P]`.
     pub(crate) params: &'a dyn Fn(&Tensor) -> Tensor,
     /// `[B, P]` → q(z|x).
     pub(crate) distribution: &'a dyn Fn(&Tensor) -> Box<dyn Posterior>,
-    /// Where the prior's own images are kept, encoded, while no weight changes.
+    /// Cache of the encoded pseudo-inputs, while the weights are fixed.
     pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
 }
 
 impl<'a> PriorContext<'a> {
-    /// What is known of the item of each latent, as the networks get it: f32 `[N, F]`; none of a model without a
+    /// The features of each latent's condition, as the networks get them, f32 `[N, F]`; `None` for a model without a
     /// condition.
     #[must_use]
     pub fn features(&self) -> Option<&'a Tensor> {
         self.features
     }
 
-    /// What q(z|u) of the prior's own images u is made of, `[n, P]`: encoded once while no weight changes.
+    /// The parameters of q(z|u) of the pseudo-inputs u, `[n, P]`. They are encoded only once while the weights are
+    /// fixed.
     fn own_params(&self, images: impl FnOnce() -> Tensor) -> Tensor {
         let Some(kept) = self.kept else {
             return (self.params)(&images());
@@ -108,10 +121,10 @@ impl<'a> PriorContext<'a> {
     }
 }
 
-/// What the checks ask of a prior.
+/// The properties of a prior that the checks use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PriorTraits {
-    /// The space that its latents lie in; none where that is the posterior's, whichever it is.
+    /// The space that its latents lie in; `None` if it takes the posterior's space, whatever that is.
     pub(crate) support: Option<Support>,
     /// Whether it is N(0, I).
     pub(crate) is_standard_normal: bool,
@@ -136,9 +149,9 @@ pub enum PriorConfig {
     Vamp(VampConfig),
     /// A standard normal transformed by a learned flow.
     RealNvp(RealNvpConfig),
-    /// A learned Gaussian for each condition, of a model with `[model.condition]`.
+    /// A learned Gaussian for each condition, for models with `[model.condition]`.
     ConditionalGaussian,
-    /// Codes that are all equally likely, for posteriors that give codes.
+    /// All codes with equal probability, for posteriors whose latents are codes.
     UniformCodes,
 }
 
@@ -168,7 +181,7 @@ impl PriorConfig {
         }
     }
 
-    /// What the checks ask of it.
+    /// Its properties for the checks.
     pub(crate) fn traits(&self) -> PriorTraits {
         PriorTraits {
             support: self.support(),
@@ -180,7 +193,7 @@ impl PriorConfig {
         }
     }
 
-    /// The space that its latents lie in; none where that is the posterior's, whichever it is.
+    /// The space that its latents lie in; `None` if it takes the posterior's space, whatever that is.
     fn support(&self) -> Option<Support> {
         match self {
             Self::StandardNormal
@@ -193,11 +206,11 @@ impl PriorConfig {
         }
     }
 
-    /// Builds a checked prior; what it learns are variables under `path`. `codes` are those of the posterior, where
-    /// its latents are codes.
+    /// Builds a prior from a checked config, with its variables under `path`. `codes` describes the posterior's codes,
+    /// if its latents are codes.
     ///
     /// # Errors
-    /// A prior of codes without any.
+    /// A prior of codes without a posterior of codes.
     pub(crate) fn build(
         &self,
         path: &nn::Path,
@@ -239,7 +252,7 @@ impl PriorConfig {
     }
 }
 
-/// Refuses numbers of components that no mixture has.
+/// Refuses a number of components that is too small or too large.
 fn n_components(key: &str, n: i64) -> Result<(), ModelError> {
     check_sizes(key, &[n])
 }
@@ -250,15 +263,15 @@ mod tests {
 
     use super::*;
 
-    /// For priors that ask for nothing.
+    /// For priors that need no context.
     pub(super) const NO_CONTEXT: PriorContext = PriorContext {
         features: None,
-        params: &|_| unreachable!("this prior asks no encoder"),
-        distribution: &|_| unreachable!("this prior asks no encoder"),
+        params: &|_| unreachable!("this prior uses no encoder"),
+        distribution: &|_| unreachable!("this prior uses no encoder"),
         kept: None,
     };
 
-    /// The density of a prior on the plane, by the midpoint rule.
+    /// Checks that the density of a prior on the plane integrates to 1, by the midpoint rule.
     pub(super) fn assert_integrates_to_1(prior: &dyn Prior) {
         let (n, reach) = (400, 12.0);
         let step = 2.0 * reach / n as f64;
@@ -269,7 +282,7 @@ mod tests {
         assert!((integral - 1.0).abs() < 2e-3, "{integral}");
     }
 
-    /// E_p[g] two ways: over samples, and over a wide Gaussian's with weights from log_prob.
+    /// E_p[g] by samples of the prior, and by samples of a wide Gaussian with importance weights from `log_prob`.
     pub(super) fn assert_samples_fit_log_prob(prior: &dyn Prior, latent_dims: i64) {
         let n = 100_000;
         let mut generator = Generator::cpu(1);
@@ -279,7 +292,7 @@ mod tests {
         let log_wide = crate::math::standard_normal_log_prob(&(&wide / std))
             - latent_dims as f64 * f64::ln(std);
         let weights = (prior.log_prob(&wide, NO_CONTEXT) - log_wide).exp();
-        // Bounded, and of every part of the plane.
+        // Bounded, and sensitive to every part of the plane.
         let statistics = |latents: &Tensor| {
             let first = latents.select(1, 0);
             let last = latents.select(1, latent_dims - 1);

@@ -1,4 +1,4 @@
-//! `prior.real_nvp`: a standard normal, bent by an invertible network.
+//! `prior.real_nvp`: a standard normal transformed by an invertible network.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,13 +7,14 @@ use vae_torch::Generator;
 
 use super::{Prior, PriorContext};
 use crate::math::standard_normal_log_prob;
-use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, Layer, Then, check_depth, check_sizes};
+use crate::network::{
+    LARGEST_DEPTH, LARGEST_SIZE, Layer, NextActivation, check_depth, check_sizes,
+};
 use crate::{Initialization, ModelError, nn};
 
 /// p(z) = N(f(z); 0, I)·|det ∂f/∂z| with f a chain of affine coupling layers (RealNVP, Dinh et al. 2017,
-/// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017,
-/// <https://arxiv.org/abs/1710.02248>). A fresh flow is the identity and the prior the
-/// standard normal.
+/// <https://arxiv.org/abs/1605.08803>, eq. 7 and 8; as a prior Huang et al. 2017, <https://arxiv.org/abs/1710.02248>).
+/// Initially the flow is the identity and the prior the standard normal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RealNvpConfig {
@@ -104,11 +105,11 @@ impl Prior for RealNvp {
     }
 }
 
-/// x_b → x_b·exp(s(x_a)) + t(x_a), x_a stays. Which dimensions are a and which are b changes from layer
-/// to layer: the first and the second half, then the even and the odd.
+/// x_b → x_b·exp(s(x_a)) + t(x_a), while x_a stays the same. The dimensions a and b alternate between layers: first and
+/// second half, then even and odd.
 #[derive(Debug)]
 struct Coupling {
-    /// Dimensions that stay, then those that are changed.
+    /// Dimensions that stay the same, then those that change.
     order: Vec<i64>,
     n_kept: i64,
     layers: [Layer<nn::Linear>; 3],
@@ -135,10 +136,10 @@ impl Coupling {
         let n_changed = changed.len() as i64;
         let n_kept = kept.len() as i64;
         let layers = [
-            initialization.linear(&path / 0, n_kept, hidden, Then::Relu),
-            initialization.linear(&path / 1, hidden, hidden, Then::Relu),
-            // Zero: a fresh coupling is the identity.
-            initialization.linear(&path / 2, hidden, 2 * n_changed, Then::Sum),
+            initialization.linear(&path / 0, n_kept, hidden, NextActivation::Relu),
+            initialization.linear(&path / 1, hidden, hidden, NextActivation::Relu),
+            // Zero: the coupling is initially the identity.
+            initialization.linear(&path / 2, hidden, 2 * n_changed, NextActivation::Sum),
         ];
         Self {
             order: [kept, changed].concat(),
@@ -160,7 +161,7 @@ impl Coupling {
         self.join(&kept, &((changed - shift) * (-log_scale).exp()))
     }
 
-    /// ln s within ±2 and t, `[N, n_changed]` each, in f32 whatever the network computes in.
+    /// ln s within ±2 and t, `[N, n_changed]` each, in f32 even if the network computes in half precision.
     fn parameters(&self, kept: &Tensor) -> (Tensor, Tensor) {
         let [first, second, last] = &self.layers;
         let output = kept.apply(first).relu().apply(second).relu().apply(last);
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn layers_keep_halves_and_then_every_second_dimension_in_turns() {
         let orders: Vec<_> = flow(4).couplings.into_iter().map(|c| c.order).collect();
-        // Those that stay, then those that are changed.
+        // Dimensions that stay the same, then those that change.
         let wanted = [[0, 1, 2, 3], [2, 3, 0, 1], [0, 2, 1, 3], [1, 3, 0, 2]];
         assert_eq!(orders, wanted);
     }

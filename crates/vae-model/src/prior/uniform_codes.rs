@@ -1,4 +1,4 @@
-//! `prior = "uniform_codes"`: every code is as likely as any other.
+//! `prior = "uniform_codes"`: all codes have the same probability.
 
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
@@ -6,7 +6,7 @@ use vae_torch::Generator;
 use super::{Prior, PriorContext};
 use crate::{FiniteScalarConfig, Support};
 
-/// p(z) = K⁻ⁿ for n codes of K each: where the codes of images are not known, as little as can be said.
+/// p(z) = K⁻ⁿ for n codes with K possible values each.
 #[derive(Debug)]
 pub(super) struct UniformCodes {
     pub(super) codes: FiniteScalarConfig,
@@ -48,7 +48,7 @@ mod tests {
             codes: FiniteScalarConfig { levels: vec![4, 3] },
             latent_dims: 4,
         };
-        // Two codes of twelve.
+        // Two codes with twelve possible values each.
         let latents = Tensor::zeros([1, 4], (Kind::Float, Device::Cpu));
         let log_prob = prior.log_prob(&latents, NO_CONTEXT).double_value(&[0]);
         assert!((log_prob + 144_f64.ln()).abs() < 1e-5);

@@ -1,4 +1,4 @@
-//! `prior.vamp`: a mixture of the posteriors of images that are learned.
+//! `prior.vamp`: a mixture of the posteriors of learned images.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,13 +12,12 @@ use crate::nn::{self, Init};
 use crate::{ImageShape, ModelError, Support};
 
 /// p(z) = 1/n Σ_k q(z|u_k) with learned pseudo-inputs u_k (VampPrior, Tomczak & Welling 2018,
-/// <https://arxiv.org/abs/1705.07120>, eq. 9): the aggregate posterior, which is the best prior there
-/// is, of n images instead of all.
+/// <https://arxiv.org/abs/1705.07120>, eq. 9). The optimal prior is the aggregate posterior of all training images;
+/// this is that of n learned images.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VampConfig {
-    /// Number of pseudo-inputs. Each training step encodes them all; an evaluation does so once.
-    /// Default 500.
+    /// Number of pseudo-inputs. Each training step encodes all of them; an evaluation encodes them once. Default 500.
     #[schemars(range(min = 1, max = LARGEST_SIZE))]
     pub pseudo_inputs: i64,
 }
@@ -53,15 +52,15 @@ impl VampConfig {
 
 #[derive(Debug)]
 pub(super) struct Vamp {
-    /// Of the pseudo-inputs' pixels, `[n, C, H, W]`.
+    /// Logits of the pseudo-inputs' pixels, `[n, C, H, W]`.
     logits: Tensor,
 }
 
-/// How far from black and white a pixel of a training image starts: beyond, the sigmoid is flat.
+/// Distance of an initial pixel from black and white, where the sigmoid is flat.
 const MARGIN: f64 = 0.02;
 
 impl Vamp {
-    /// The learned images, numbers from 0 to 255.
+    /// The pseudo-inputs, with values from 0 to 255.
     fn pseudo_inputs(&self) -> Tensor {
         self.logits.sigmoid() * 255.0
     }
@@ -76,7 +75,7 @@ impl Prior for Vamp {
         let posteriors = (context.distribution)(&context.own_params(|| self.pseudo_inputs()));
         match posteriors.log_prob(&latents.unsqueeze(1)) {
             Some(log_prob) => log_mean_exp(&log_prob.tr()), // of [n, N]
-            // A posterior of the user's own that has it at times: the finite check names the place.
+            // A custom posterior may lack it at times. NaN makes the finite check name this place.
             None => Tensor::full(
                 [latents.size()[0]],
                 f64::NAN,
@@ -110,7 +109,7 @@ impl Prior for Vamp {
         self.logits.size()[0] as usize
     }
 
-    /// The pseudo-inputs become training images, as in the authors' `use_training_data_init`.
+    /// Initializes the pseudo-inputs with training images, as the authors' `use_training_data_init`.
     fn start_from(&self, images: &Tensor) {
         let indices = Tensor::arange(self.logits.size()[0], (Kind::Int64, images.device()));
         let chosen = images.index_select(0, &indices.remainder(images.size()[0]));

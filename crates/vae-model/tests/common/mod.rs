@@ -3,7 +3,7 @@
 use tch::{Tensor, no_grad};
 use vae_model::{ImageShape, Vae};
 
-/// amplitude · sin(phase + 0.7·i), the formula of the script.
+/// amplitude · sin(phase + 0.7·i), the script's formula.
 pub(crate) fn wave(n: usize, phase: f64, amplitude: f64) -> Tensor {
     let values: Vec<f32> = (0..n)
         .map(|i| (amplitude * (phase + 0.7 * i as f64).sin()) as f32)
@@ -18,8 +18,8 @@ pub(crate) fn images(batch: i64, shape: ImageShape) -> Tensor {
     Tensor::from_slice(&bytes).view([batch, shape.channels, shape.height, shape.width])
 }
 
-/// Gives every variable of the network its formula: amplitude 1/√fan_in, the phase its place in the
-/// sorted names; scales of norms lie around 1.
+/// Sets every variable of the network by the formula: the amplitude is 1/√fan_in, the phase the index in the sorted
+/// names; scales of norms are around 1.
 pub(crate) fn fill(vae: &Vae) {
     let mut variables = vae.named_variables();
     variables.retain(|(name, _)| !name.starts_with("likelihood."));

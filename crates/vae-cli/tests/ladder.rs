@@ -1,0 +1,106 @@
+//! Latents in levels, from training to every command.
+
+mod common;
+
+use std::fs;
+
+use common::{Workplace, metrics, stderr};
+
+/// Levels of two latents and of three.
+const LADDER: &str = "[dataset.idx]
+folder = 'data'
+[model.network.mlp]
+hidden = [16]
+[model.topology.ladder]
+levels = [2, 3]
+hidden = 8
+[objective.regularizer.kl.beta_schedule.warm_up]
+steps = 3
+[training]
+epochs = 2
+batch_size = 16
+[checkpoints]
+metric = 'kl_1'
+";
+
+fn workplace() -> Workplace {
+    let workplace = Workplace::new();
+    fs::write(workplace.path("ladder.toml"), LADDER).expect("written");
+    workplace
+}
+
+fn succeeds(workplace: &Workplace, args: &[&str]) -> String {
+    let output = workplace.vae(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn every_command_takes_the_levels_as_one_vector() {
+    let workplace = workplace();
+    succeeds(&workplace, &["train", "ladder.toml", "--out", "run"]);
+    for args in [
+        &["sample", "run"][..],
+        &["reconstruct", "run"],
+        &["interpolate", "run", "test:0", "test:1"],
+        &["traverse", "run", "test:0", "--rows", "5"],
+        &["manifold", "run", "--size", "3"],
+        &["arithmetic", "run", "test:0 - test:1 + test:2"],
+        &["plot", "run", "latents"],
+        &["plot", "run", "dimensions"],
+    ] {
+        succeeds(&workplace, &[args, &["--out", "p.png"]].concat());
+    }
+    for record in metrics(&workplace.path("run")) {
+        let of = |key: &str| {
+            record[key]
+                .as_f64()
+                .unwrap_or_else(|| panic!("{key}: {record}"))
+        };
+        assert!(
+            (of("kl_1") + of("kl_2") - of("kl")).abs() < 1e-3,
+            "{record}"
+        );
+        assert!(of("kl_1") >= 0.0 && of("kl_2") >= 0.0, "{record}");
+    }
+    succeeds(&workplace, &["encode", "run", "--out", "z.csv"]);
+    let table = fs::read_to_string(workplace.path("z.csv")).expect("a table");
+    let header = table.lines().next().expect("a header");
+    assert!(
+        header.contains("mean_4") && !header.contains("mean_5"),
+        "{header}"
+    );
+    succeeds(&workplace, &["decode", "run", "z.csv", "--out", "p.png"]);
+    succeeds(&workplace, &["score", "run", "--out", "s.csv"]);
+    succeeds(&workplace, &["eval", "run", "--samples", "3"]);
+    let described = succeeds(&workplace, &["describe", "run"]);
+    assert!(described.contains("prior.level_1.hidden"), "{described}");
+    for format in ["onnx", "torchscript"] {
+        succeeds(
+            &workplace,
+            &["export", "run", "--format", format, "--out", format],
+        );
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_one_that_was_never_stopped() {
+    let workplace = workplace();
+    succeeds(&workplace, &["train", "ladder.toml", "--out", "whole"]);
+    succeeds(
+        &workplace,
+        &["train", "ladder.toml", "--out", "half", "--epochs", "1"],
+    );
+    succeeds(&workplace, &["train", "--resume", "half", "--epochs", "2"]);
+    assert_eq!(
+        metrics(&workplace.path("half")),
+        metrics(&workplace.path("whole"))
+    );
+    let weights = |run: &str| {
+        let file = workplace
+            .path(run)
+            .join("checkpoints/last/weights.safetensors");
+        fs::read(file).expect("weights")
+    };
+    assert_eq!(weights("half"), weights("whole"));
+}
