@@ -115,7 +115,7 @@ fn what_does_not_exist_is_answered_with_what_does() {
         1,
     );
     assert!(
-        said.contains("there is no attribute Smiling; these images come without a table"),
+        said.contains("there is no attribute Smiling; these images have no table"),
         "{said}"
     );
 }

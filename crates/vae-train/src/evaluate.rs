@@ -87,7 +87,7 @@ fn pass(
         let latent_dims = vae.config().n_latents();
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
-        let mut n_values = Tensor::zeros([], (Kind::Double, vae.device()));
+        let mut n_values = 0.0;
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
         let mut code_use = CodeUse::of(vae);
@@ -100,10 +100,18 @@ fn pass(
             };
             totals.add(&draws.terms, &loss, None, &named);
             let errors = vae.errors(&draws, &batch.items); // [K, B, C, H, W], NaN where missing
-            let is_missing = draws.targets.isnan(); // [B, C, H, W]
-            let squares = errors.square().masked_fill(&is_missing, 0.0);
-            squared_errors += squares.sum(Kind::Double) / n_samples;
-            n_values += is_missing.logical_not().sum(Kind::Double);
+            let squares = errors.square();
+            let (sum, n) = match vae.item().has_missing {
+                false => (squares.sum(Kind::Double), squares.numel() as f64),
+                true => {
+                    let is_missing = draws.targets.isnan(); // [B, C, H, W]
+                    let n_observed = is_missing.logical_not().sum(Kind::Double);
+                    let sum = squares.masked_fill(&is_missing, 0.0).sum(Kind::Double);
+                    (sum, n_observed.double_value(&[]) * n_samples as f64)
+                }
+            };
+            squared_errors += sum / n_samples;
+            n_values += n / n_samples as f64;
             kl_sums = kl_sums
                 .zip(draws.kl_per_dimension)
                 .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
@@ -132,7 +140,7 @@ fn pass(
                 center_variance: Vec::<f64>::try_from(variance)?,
                 n_images: dataset.len() as u64,
             },
-            mse: f64::try_from(squared_errors)? / f64::try_from(n_values)?,
+            mse: f64::try_from(squared_errors)? / n_values,
         })
     })
 }
