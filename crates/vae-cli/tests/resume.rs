@@ -388,7 +388,7 @@ fn on_a_small_disk() {
 
     drop(filler);
     fs::remove_file(disk.join("filler")).expect("removed");
-    assert!(process.wait_until_it_says("going on"));
+    assert!(process.wait_until_it_says("continuing"));
     assert!(process.wait_until_it_says("epoch "));
     process.signal(libc::SIGINT);
     let (code, said) = process.end();
