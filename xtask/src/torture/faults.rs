@@ -253,7 +253,7 @@ fn full(bench: &Bench, disk: &Path, settings: &Settings) -> Result<()> {
     thread::sleep(bench.random_seconds(2.0 * LONGEST));
     drop(file);
     fs::remove_file(&filler)?;
-    process.wait_until_it_says("going on")?;
+    process.wait_until_it_says("continuing")?;
     thread::sleep(bench.random_seconds(LONGEST));
     process.signal("-INT")?;
     let (status, said) = process.end()?;
