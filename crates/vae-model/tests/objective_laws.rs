@@ -825,12 +825,12 @@ fn parts_that_do_not_fit_are_refused_with_the_reason_and_what_would() {
         "objective.estimator.iwae",
         &["density"],
     );
-    refused("", none, "objective.regularizer.none", &["shrinking"]);
+    refused("", none, "objective.regularizer.none", &["shrink"]);
     refused(
         "",
         "regularizer.latent_norm = {}",
         "objective.regularizer.latent_norm",
-        &["shrinking"],
+        &["shrink"],
     );
     refused(
         &format!("{ae}\nprior.vamp = {{}}"),
