@@ -8,7 +8,7 @@
 //! use tch::Tensor;
 //! use vae_model::nn::{self, Init};
 //!
-//! x ↦ s·(W·x + b), where s is saved but not trained.
+//! /// x ↦ s·(W·x + b), where s is saved but not trained.
 //! #[derive(Debug)]
 //! struct Scaled {
 //!     linear: tch::nn::Linear,

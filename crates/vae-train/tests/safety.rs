@@ -172,7 +172,12 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
     let error = outcome.ended.expect_err("it gives up");
     assert!(matches!(error, TrainError::GaveUp { n_rollbacks: 2, .. }));
     let message = error.to_string();
-    for wanted in ["became", "after 2 returns", "learning_rate", "first in the"] {
+    for wanted in [
+        "became",
+        "after 2 rollbacks",
+        "learning_rate",
+        "first in the",
+    ] {
         assert!(message.contains(wanted), "{wanted} in {message}");
     }
     // What is left is the last good state, no ruin.
