@@ -24,7 +24,6 @@ const REACH: f64 = 3.0;
 
 /// The items of a data set's batches in the units of decoded items: images in `[0, 1]`, arrays unchanged. f32
 /// `[N, C, H, W]` on the CPU.
-#[must_use]
 pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
     let items = items.to_device(Device::Cpu).to_kind(Kind::Float);
     match item.is_image() {
