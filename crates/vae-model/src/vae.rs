@@ -425,7 +425,7 @@ impl Vae {
         self.traits.prior.is_standard_normal
     }
 
-    /// As [`LikelihoodConfig::bits_per_dim`]; `None` for a custom likelihood.
+    /// As [`LikelihoodConfig::bits_per_dim`](crate::LikelihoodConfig::bits_per_dim); `None` for a custom likelihood.
     #[must_use]
     pub fn bits_per_dim(&self, elbo: f64) -> Option<f64> {
         let likelihood = self.view().likelihood?;
