@@ -292,11 +292,13 @@ fn nearest(from: i64, to: i64) -> Vec<i64> {
 
 /// Kernel, stride and padding of a convolution.
 fn windows(weight: &Tensor, stride: i64) -> Vec<Attribute> {
-    let kernel = weight.size()[2];
+    let size = weight.size();
+    let (height, width) = (size[2], size[3]);
     vec![
-        ints("kernel_shape", &[kernel; 2]),
+        ints("kernel_shape", &[height, width]),
         ints("strides", &[stride; 2]),
-        ints("pads", &[kernel / 2; 4]),
+        // Above, left, below, right.
+        ints("pads", &[height / 2, width / 2, height / 2, width / 2]),
     ]
 }
 
