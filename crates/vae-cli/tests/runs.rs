@@ -20,7 +20,7 @@ fn record(epoch: u64, elbo: f64) -> Record {
     };
     let means = Means {
         elbo: Some(elbo),
-        reconstruction: -elbo - 4.0,
+        reconstruction: Some(-elbo - 4.0),
         kl: Some(4.0),
         loss: -elbo,
     };

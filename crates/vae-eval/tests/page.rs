@@ -103,7 +103,7 @@ fn figures() -> Figures {
         };
         let means = Means {
             elbo: Some(-100.0 + epoch as f64),
-            reconstruction: 80.0,
+            reconstruction: Some(80.0),
             kl: Some(20.0),
             loss: 100.0,
         };

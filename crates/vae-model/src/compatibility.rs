@@ -2,12 +2,12 @@
 //! refused when it is read.
 
 use crate::config::{MOST_LATENTS, MOST_SIDE};
-use crate::objective::CODE_NLL;
+use crate::objective::{CODE_NLL, at_least_0};
 use crate::parts::{ModelView, OwnParts};
 use crate::{
-    DecoderPenalty, DiagonalGaussianConfig, Estimator, ItemKind, ItemSpec, LikelihoodConfig,
-    MeanActivation, ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PosteriorConfig,
-    PriorConfig, Regularizer, ScaleConfig, Support, Term, Vae,
+    DecoderPenalty, DiagonalGaussianConfig, Estimator, ItemKind, ItemSpec, Judged,
+    LikelihoodConfig, MeanActivation, ModelConfig, ModelError, NetworkConfig, NoiseScale,
+    Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig, Support, Term, Vae,
 };
 
 impl ModelConfig {
@@ -62,6 +62,11 @@ impl ModelConfig {
 }
 
 impl ModelView<'_> {
+    fn has_encoder(self) -> bool {
+        let config = self.posterior.config;
+        config.is_none_or(PosteriorConfig::has_encoder)
+    }
+
     /// Refuses parts that do not fit together. What a custom part does not declare is not checked.
     pub(crate) fn check(self) -> Result<(), ModelError> {
         check_model(self)
@@ -69,9 +74,14 @@ impl ModelView<'_> {
 
     /// Refuses an objective that does not fit the model, or whose parts do not fit together.
     pub(crate) fn check_objective(self, objective: &Objective) -> Result<(), ModelError> {
-        check_regularizer(self, &objective.regularizer)?;
+        if !self.has_encoder() {
+            check_generator(objective)?;
+        } else {
+            check_regularizer(self, &objective.regularizer)?;
+        }
         check_estimator(self, objective)?;
-        check_decoder_penalty(self, objective)
+        check_decoder_penalty(self, objective)?;
+        check_adversarial(self, objective)
     }
 
     /// Refuses items that the network or the likelihood does not support, and a latent map whose size differs from that
@@ -182,6 +192,15 @@ impl Vae {
     /// The first invalid key, and what would fit.
     pub fn check_objective(&self, objective: &Objective) -> Result<(), ModelError> {
         objective.check_values()?;
+        if let Some(adversarial) = &objective.adversarial
+            && !adversarial.augmentation.is_empty()
+            && !self.item().is_image()
+        {
+            return refuse(
+                "objective.adversarial.augmentation",
+                "it changes images, and these items are arrays; without it would fit".to_owned(),
+            );
+        }
         self.view().check_objective(objective)
     }
 }
@@ -200,7 +219,19 @@ impl Objective {
     pub(crate) fn check_values(&self) -> Result<(), ModelError> {
         self.regularizer.check()?;
         self.estimator.check()?;
-        self.decoder_penalty.check()
+        self.decoder_penalty.check()?;
+        at_least_0(
+            "objective.reconstruction_weight",
+            self.reconstruction_weight,
+        )?;
+        if let Some(adversarial) = &self.adversarial {
+            adversarial.check()?;
+        }
+        if let Some(perceptual) = &self.perceptual {
+            let adversarial = self.adversarial.as_ref();
+            perceptual.check(adversarial.map(|config| config.discriminator.n_features()))?;
+        }
+        Ok(())
     }
 
     /// Declares the named terms that [`Self::loss_and_terms`] returns for such a model.
@@ -252,6 +283,20 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
     }
     if config.latent_shape.is_some() {
         check_map(model)?;
+    }
+    if !model.has_encoder()
+        && prior
+            .traits
+            .is_some_and(|traits| !traits.is_standard_normal)
+    {
+        return refuse(
+            "model.prior",
+            format!(
+                "without an encoder (posterior = \"none\") latents are drawn from N(0, I), and the prior is {}; \
+                 standard_normal would fit",
+                prior.name
+            ),
+        );
     }
     if let (Some(PriorConfig::ConditionalGaussian), None) = (prior.config, &config.condition) {
         return refuse(
@@ -391,7 +436,7 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
     let is_factorized = of_posterior.is_diagonal_gaussian && of_prior.is_standard_normal;
     if !of_posterior.has_density {
         let has_kl = match regularizer {
-            Regularizer::None | Regularizer::LatentNorm(_) => false,
+            Regularizer::None | Regularizer::LatentNorm(_) | Regularizer::Adversarial(_) => false,
             Regularizer::Mmd(config) => config.kl_weight > 0.0,
             _ => true,
         };
@@ -400,8 +445,8 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
             true => refuse(
                 &key,
                 format!(
-                    "the posterior {} has no density and so no kl; \"none\", latent_norm, or mmd with \
-                     kl_weight = 0 would fit",
+                    "the posterior {} has no density and so no kl; \"none\", latent_norm, adversarial, or mmd \
+                     with kl_weight = 0 would fit",
                     posterior.name
                 ),
             ),
@@ -547,6 +592,115 @@ fn check_decoder_penalty(model: ModelView, objective: &Objective) -> Result<(), 
             "it is the gradient of each decoded image by its own latent, and the batch norm of the \
              network conv_batch_norm makes images depend on each other; conv or residual would fit, or \
              the penalty l2"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Refuses an objective that a model without an encoder cannot have.
+fn check_generator(objective: &Objective) -> Result<(), ModelError> {
+    let why = "the model has no encoder (posterior = \"none\")";
+    let Some(adversarial) = &objective.adversarial else {
+        return refuse(
+            "objective",
+            format!(
+                "{why}, so that only a discriminator can tell it what to generate; [objective.adversarial] would fit"
+            ),
+        );
+    };
+    if objective.regularizer != Regularizer::None {
+        return refuse(
+            &format!("objective.regularizer.{}", objective.regularizer.name()),
+            format!(
+                "{why} and so no latents of items to regularize; regularizer = \"none\" would fit"
+            ),
+        );
+    }
+    if adversarial.judges(false) != Judged::Samples {
+        return refuse(
+            "objective.adversarial.judges",
+            format!("{why}, so that there are only samples to judge; \"samples\" would fit"),
+        );
+    }
+    if adversarial.adaptive_weight {
+        return refuse(
+            "objective.adversarial.adaptive_weight",
+            format!("{why} and so no reconstruction to compare with; false would fit"),
+        );
+    }
+    if objective.perceptual.is_some() {
+        return refuse(
+            "objective.perceptual",
+            format!("{why} and so no reconstructions; without it would fit"),
+        );
+    }
+    match &objective.decoder_penalty {
+        DecoderPenalty::GradientPenalty(_) => refuse(
+            "objective.decoder_penalty.gradient_penalty",
+            format!("{why}, whose latents it is the slope at; l2 or \"none\" would fit"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a discriminator, a weight or a perceptual term that the other parts do not allow.
+fn check_adversarial(model: ModelView, objective: &Objective) -> Result<(), ModelError> {
+    let Objective {
+        adversarial,
+        perceptual,
+        ..
+    } = objective;
+    if !matches!(objective.estimator, Estimator::Elbo(_)) {
+        let further = [
+            ("adversarial", adversarial.is_some()),
+            ("perceptual", perceptual.is_some()),
+            (
+                "reconstruction_weight",
+                objective.reconstruction_weight != 1.0,
+            ),
+        ];
+        if let Some((key, _)) = further.into_iter().find(|(_, is_there)| *is_there) {
+            return refuse(
+                &format!("objective.{key}"),
+                format!(
+                    "the estimator {} is a bound as a whole, without a reconstruction of its own; elbo would fit",
+                    objective.estimator.name()
+                ),
+            );
+        }
+    }
+    let is_tied = objective.reconstruction_weight > 0.0 || perceptual.is_some();
+    let Some(adversarial) = adversarial else {
+        return match is_tied {
+            true => Ok(()),
+            false => refuse(
+                "objective.reconstruction_weight",
+                "found 0, and nothing else ties the model to the data; [objective.perceptual] or \
+                 [objective.adversarial] would fit"
+                    .to_owned(),
+            ),
+        };
+    };
+    if let Regularizer::Factor(_) = objective.regularizer {
+        return refuse(
+            "objective.adversarial",
+            "the regularizer factor has a discriminator of this name already; beta_tc penalizes the same without one"
+                .to_owned(),
+        );
+    }
+    if adversarial.adaptive_weight && model.has_encoder() && !is_tied {
+        return refuse(
+            "objective.adversarial.adaptive_weight",
+            "there is no reconstruction to compare with, its weight is 0; false would fit"
+                .to_owned(),
+        );
+    }
+    if perceptual.is_some() && adversarial.judges(model.has_encoder()) == Judged::Pairs {
+        return refuse(
+            "objective.perceptual.features.discriminator",
+            "the discriminator judges items together with their latents, and reconstructions would be compared by \
+             both; judges = \"reconstructions\", \"samples\" or \"both\" would fit"
                 .to_owned(),
         );
     }

@@ -50,6 +50,12 @@ pub enum ModelError {
          the terms of its draws"
     )]
     NoElbo,
+    /// A model without an encoder, which cannot encode, reconstruct or score an image.
+    #[error(
+        "this model is a generator without an encoder (posterior = \"none\"): it has no latents of an image; \
+         optimization finds some (--invert)"
+    )]
+    NoEncoder,
     /// A model that cannot be exported in this format.
     #[error("{problem}")]
     Export {

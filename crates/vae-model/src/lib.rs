@@ -87,15 +87,18 @@ pub use likelihood::{
 };
 pub use mode::Mode;
 pub use network::{
-    Conv1dConfig, ConvBatchNormConfig, ConvConfig, Initialization, MlpConfig, Network,
-    NetworkConfig, ResidualConfig, is_layer_weight,
+    Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DiscriminatorConfig,
+    DiscriminatorNorm, Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network,
+    NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig, is_layer_weight,
 };
 pub use objective::{
-    AggregateSampling, BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig,
-    CapacityConfig, CiwaeConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
-    ElboConfig, Estimator, FactorConfig, IwaeConfig, Kernel, KlConfig, LatentNormConfig,
-    LossContext, Losses, MmdConfig, NestedConfig, Objective, PixelMeanConfig, PlayerNetwork,
-    Regularizer,
+    AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaCyclicConfig,
+    BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig, DecoderPenalty,
+    DecoderWeightConfig, DipConfig, DipVariant, DiscriminatorFeaturesConfig, DiscriminatorPenalty,
+    ElboConfig, Estimator, FactorConfig, FeaturesConfig, GradientPenaltyConfig, IwaeConfig, Judged,
+    Kernel, KlConfig, LatentAdversarialConfig, LatentNormConfig, LossContext, Losses, MmdConfig,
+    NestedConfig, Objective, PerceptualConfig, PixelMeanConfig, PlayerNetwork, R1Config,
+    Regularizer, Seen,
 };
 pub use part::Part;
 pub use parts::{PartContext, VaeBuilder};

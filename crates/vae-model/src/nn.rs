@@ -39,6 +39,8 @@ use vae_torch::Generator;
 pub(crate) struct VarStore {
     inner: tch::nn::VarStore,
     fresh: Fresh,
+    /// First components of the paths under which no variable is made.
+    left_out: &'static [&'static str],
 }
 
 /// How variables are created.
@@ -117,6 +119,7 @@ impl VarStore {
         Self {
             inner: tch::nn::VarStore::new(Device::Cpu),
             fresh: Fresh::Drawn(Mutex::new(Generator::cpu(seed))),
+            left_out: &[],
         }
     }
 
@@ -126,13 +129,21 @@ impl VarStore {
         Self {
             inner: tch::nn::VarStore::new(Device::Cpu),
             fresh: Fresh::Outlined(Mutex::default()),
+            left_out: &[],
         }
+    }
+
+    /// The same store, which makes no variable under these paths of its root: for a part of a network that the model
+    /// does not have. The tensors there have their shapes, but no values and no memory.
+    pub(crate) fn without(self, left_out: &'static [&'static str]) -> Self {
+        Self { left_out, ..self }
     }
 
     pub(crate) fn root(&self) -> Path<'_> {
         Path {
             inner: self.inner.root(),
             fresh: &self.fresh,
+            left_out: self.left_out,
         }
     }
 
@@ -170,13 +181,19 @@ impl DerefMut for VarStore {
 pub struct Path<'a> {
     inner: tch::nn::Path<'a>,
     fresh: &'a Fresh,
+    left_out: &'static [&'static str],
 }
 
 impl Path<'_> {
     /// Whether only names and shapes are recorded, so that work on the initial weights can be skipped. Variables then
     /// have their shape, but all their values share one zero in memory.
     pub fn is_outline(&self) -> bool {
-        matches!(self.fresh, Fresh::Outlined(_))
+        matches!(self.fresh, Fresh::Outlined(_)) || self.is_left_out()
+    }
+
+    fn is_left_out(&self) -> bool {
+        let first = self.components().next();
+        first.is_some_and(|first| self.left_out.contains(&first))
     }
 
     pub(crate) fn components(&self) -> impl Iterator<Item = &str> {
@@ -223,13 +240,16 @@ impl Path<'_> {
 
     /// A tensor that is not a variable. `make` is called unless only names and shapes are recorded.
     pub fn constant(&self, shape: &[i64], make: impl FnOnce() -> Tensor) -> Tensor {
-        match self.fresh {
-            Fresh::Outlined(_) => hollow(shape),
-            Fresh::Drawn(_) => make(),
+        match self.is_outline() {
+            true => hollow(shape),
+            false => make(),
         }
     }
 
     fn outlined(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
+        if self.is_left_out() {
+            return Some(hollow(shape));
+        }
         let Fresh::Outlined(outline) = self.fresh else {
             return None;
         };
@@ -268,6 +288,7 @@ impl<'a, T: ToString> Div<T> for Path<'a> {
         Path {
             inner: self.inner / name,
             fresh: self.fresh,
+            left_out: self.left_out,
         }
     }
 }
@@ -279,6 +300,7 @@ impl<'a, T: ToString> Div<T> for &Path<'a> {
         Path {
             inner: &self.inner / name,
             fresh: self.fresh,
+            left_out: self.left_out,
         }
     }
 }
@@ -310,6 +332,16 @@ mod tests {
             outline.largest(),
             Some(("encoder.0.weight", [1 << 20, 1 << 30].as_slice()))
         );
+    }
+
+    #[test]
+    fn a_part_that_is_left_out_has_no_variables() {
+        let store = VarStore::new(1).without(&["encoder"]);
+        let weight = (&store.root() / "encoder" / 0).ones("weight", &[1 << 30, 8]);
+        assert_eq!(weight.size(), [1 << 30, 8]);
+        let _ = (&store.root() / "decoder").ones("weight", &[2]);
+        let variables = store.variables();
+        assert_eq!(variables.keys().collect::<Vec<_>>(), ["decoder.weight"]);
     }
 
     #[test]

@@ -179,6 +179,11 @@ impl OwnParts {
         }
     }
 
+    /// Whether such a model has an encoder.
+    pub(crate) fn has_encoder(&self, config: &ModelConfig) -> bool {
+        self.posterior.is_some() || config.posterior.has_encoder()
+    }
+
     /// The codes that latents are; none of a model whose latents are no codes.
     pub(crate) fn codes<'a>(&self, config: &'a ModelConfig) -> Option<&'a FiniteScalarConfig> {
         match (&self.posterior, &config.posterior) {

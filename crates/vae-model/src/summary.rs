@@ -109,8 +109,12 @@ impl Vae {
             });
             part_of(part.name(), layers.collect())
         };
+        let encoder = match self.has_encoder() {
+            true => network(Part::Encoder),
+            false => other(Part::Encoder.name()),
+        };
         vec![
-            network(Part::Encoder),
+            encoder,
             other("posterior"),
             other("prior"),
             network(Part::Decoder),

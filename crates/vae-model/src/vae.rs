@@ -32,6 +32,9 @@ use crate::{
 /// The largest number of values in a model, 8 GB of f32. More is surely a mistake.
 const MOST_VALUES: i64 = 1 << 31;
 
+/// The parts of a network that only an encoder has.
+const OF_ENCODER: &[&str] = &["encoder", "condition"];
+
 /// The seed of weights that are overwritten later.
 const OVERWRITTEN: u64 = 0;
 
@@ -114,6 +117,8 @@ pub struct Draws {
     pub kl_per_dimension: Option<Tensor>,
     /// The terms of the ELBO, averaged over the K samples; the kl in closed form if there is one.
     pub terms: ElboTerms,
+    /// Whether they were made in training.
+    pub mode: Mode,
     /// Further values of these draws for logs: those of [`ModelConfig::terms`].
     pub named: Terms,
 }
@@ -152,6 +157,14 @@ impl ElboTerms {
     }
 }
 
+/// The paths under which such a model has no variables.
+fn left_out(config: &ModelConfig, own: &OwnParts) -> &'static [&'static str] {
+    match own.has_encoder(config) {
+        true => &[],
+        false => OF_ENCODER,
+    }
+}
+
 /// Names and shapes of a model's variables, without allocating them.
 fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outline, ModelError> {
     config.check()?;
@@ -163,7 +176,7 @@ fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outl
     let view = own.view(config, None);
     view.check()?;
     view.check_item(&data.item)?;
-    let variables = nn::VarStore::of_outline();
+    let variables = nn::VarStore::of_outline().without(left_out(config, own));
     drop(Parts::build(config, data, own, &variables)?);
     let outline = variables.into_outline();
     own.check_names(&outline)?;
@@ -275,7 +288,7 @@ impl Vae {
     ) -> Result<Self, ModelError> {
         let outline = outline(config, &data, own)?;
         // Drawn on the CPU, then moved.
-        let mut variables = nn::VarStore::new(seed);
+        let mut variables = nn::VarStore::new(seed).without(left_out(config, own));
         let Parts {
             network,
             posterior,
@@ -413,6 +426,13 @@ impl Vae {
         self.traits.posterior.support
     }
 
+    /// Whether it has an encoder. Without one it is a generator: it decodes latents of the prior, and
+    /// [`Self::encode`] is an error.
+    #[must_use]
+    pub fn has_encoder(&self) -> bool {
+        self.own.has_encoder(&self.config)
+    }
+
     /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
@@ -523,11 +543,12 @@ impl Vae {
     /// ([`Conditioned`]).
     ///
     /// # Errors
-    /// Items of another shape or kind, or a condition that does not fit the model.
+    /// A model without an encoder; items of another shape or kind, or a condition that does not fit the model.
     pub fn encode<'a>(
         &self,
         images: impl Into<Conditioned<'a>>,
     ) -> Result<Box<dyn Posterior>, ModelError> {
+        self.check_encoder()?;
         let (targets, features) = self.scaled(images.into())?;
         Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
     }
@@ -806,6 +827,7 @@ impl Vae {
         &self,
         items: impl Into<Conditioned<'a>>,
     ) -> Result<Option<Tensor>, ModelError> {
+        self.check_encoder()?;
         let (targets, features) = self.scaled(items.into())?;
         let posterior = self.posterior(&targets, features.as_ref(), Mode::Evaluate);
         let params = self.decoded(&posterior.center(), features.as_ref(), Mode::Evaluate);
@@ -855,6 +877,7 @@ impl Vae {
     ) -> Result<(Vec<Value>, Vec<Value>), ModelError> {
         match part {
             Part::Encoder => {
+                self.check_encoder()?;
                 let images = graph.input(&self.data.item.map().sides());
                 let condition = self.condition_input(graph);
                 let [black, white] = self.likelihood.value_range();
@@ -1073,6 +1096,7 @@ impl Vae {
             tensor: images,
             condition,
         } = images;
+        self.check_encoder()?;
         self.check_shape(images, Kind::Float)?;
         self.check_condition(condition, images.size()[0])?;
         let [black, white] = self.likelihood.value_range();
@@ -1105,6 +1129,10 @@ impl Vae {
     }
 
     fn posterior_params(&self, targets: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        if !self.has_encoder() {
+            let size = [targets.size()[0], self.config.n_latents()];
+            return Tensor::zeros(size, (Kind::Float, self.device()));
+        }
         // Under autocast the network computes in half precision; densities need f32.
         let items = self.units.without_missing(targets);
         let params = self.network.encode(&items, features, mode);
@@ -1144,14 +1172,47 @@ impl Vae {
         self.units.restored(self.likelihood.mean_image(params))
     }
 
+    /// Scaled items `[B, C, H, W]` as discriminators see them: images from −1 to 1, arrays standardized.
+    pub(crate) fn judged(&self, targets: &Tensor) -> Tensor {
+        if !self.data.item.is_image() {
+            return self.units.without_missing(targets);
+        }
+        let [black, white] = self.likelihood.value_range();
+        (targets - black) * (2.0 / (white - black)) - 1.0
+    }
+
+    /// The mean items of likelihood parameters as discriminators see them ([`Self::judged`]).
+    pub(crate) fn judged_mean(&self, params: &Tensor) -> Tensor {
+        let mean = self.likelihood.mean_image(params);
+        match self.data.item.is_image() {
+            true => mean * 2.0 - 1.0,
+            false => mean,
+        }
+    }
+
+    /// The weight of the decoder's last layer; `None` for a custom network that does not say which it is.
+    pub(crate) fn output_weight(&self) -> Option<Tensor> {
+        self.network.output_weight()
+    }
+
     /// Likelihood parameters in f32, `[N, …, H, W]`, for latents `[N, Z]`.
-    fn decoded(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+    pub(crate) fn decoded(
+        &self,
+        latents: &Tensor,
+        features: Option<&Tensor>,
+        mode: Mode,
+    ) -> Tensor {
         let params = self.network.decode(latents, features, mode);
         params.to_kind(Kind::Float)
     }
 
+    /// The number of the networks' inputs for a condition; 0 for a model without a condition.
+    pub(crate) fn n_condition_features(&self) -> i64 {
+        condition::n_features(&self.data.condition)
+    }
+
     /// The networks' input for a condition `[N, D]`, on the model's device.
-    fn features(&self, condition: &Tensor) -> Tensor {
+    pub(crate) fn features(&self, condition: &Tensor) -> Tensor {
         condition::features(&condition.to_device(self.device()), &self.condition_scales)
     }
 
@@ -1233,6 +1294,7 @@ impl Vae {
             log_qz_x,
             kl_per_dimension,
             terms,
+            mode,
             named,
         }
     }
@@ -1280,6 +1342,13 @@ impl Vae {
     fn latents_here(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
         self.check_latents(latents)?;
         Ok(latents.to_device(self.device()).to_kind(Kind::Float))
+    }
+
+    fn check_encoder(&self) -> Result<(), ModelError> {
+        match self.has_encoder() {
+            true => Ok(()),
+            false => Err(ModelError::NoEncoder),
+        }
     }
 
     /// Checks that the condition of `n` items or latents has the model's columns.

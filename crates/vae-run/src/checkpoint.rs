@@ -300,7 +300,7 @@ pub fn save(
 
     // The new checkpoint is safe: an error with the others must not end the run.
     let entries = list(run_dir)?;
-    let ranking = state.config.ranking(&state.config.checkpoints.metric);
+    let ranking = state.config.ranking(&state.config.checkpoint_metric());
     let (kept, superseded) = sort_out(entries, state.config.checkpoints.keep, &ranking);
     link(&root, "last", kept.first());
     link(&root, "best", best_of(&kept, &ranking));
@@ -370,7 +370,7 @@ impl Checkpoint {
         let mut entries = list(run_dir)?;
         if self == Self::Best {
             let config = run_dir.config()?;
-            let ranking = config.ranking(&config.checkpoints.metric);
+            let ranking = config.ranking(&config.checkpoint_metric());
             // A checkpoint with an unreadable state may be the best. It comes first, and is then found to be damaged.
             entries.retain(|entry| entry.is_whole_epoch || !entry.is_readable);
             if entries.iter().any(|entry| entry.validation.is_some()) {
@@ -589,7 +589,7 @@ mod tests {
     fn entry(epochs: u64, elbo: Option<f64>) -> Entry {
         let means = |elbo: f64| Means {
             elbo: Some(elbo),
-            reconstruction: -elbo,
+            reconstruction: Some(-elbo),
             kl: Some(0.0),
             loss: -elbo,
         };
@@ -707,7 +707,7 @@ mod tests {
     fn record_json(epoch: u64, split: &str) -> Value {
         let means = Means {
             elbo: Some(-9.25),
-            reconstruction: 8.0,
+            reconstruction: Some(8.0),
             kl: Some(1.25),
             loss: 9.25,
         };

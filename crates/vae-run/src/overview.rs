@@ -44,7 +44,7 @@ impl Overview {
         let summary = run_dir.summary()?;
         let n_parameters = summary.as_ref().map(|summary| summary.n_parameters);
         let records = run_dir.records()?;
-        let ranking = config.checkpoints.metric.ranking(&run_dir.terms()?);
+        let ranking = config.checkpoint_metric().ranking(&run_dir.terms()?);
         let best = ranking.best(&records).cloned();
         match summary {
             Some(summary) if state != RunState::Running => Ok(Self {

@@ -7,9 +7,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-#[cfg(doc)]
-use vae_model::Objective;
-use vae_model::{Direction, ModelConfig, Term};
+use vae_model::{Direction, ModelConfig, Objective, Term};
 
 use crate::{Position, RunError};
 
@@ -22,9 +20,24 @@ pub struct SavedTotals {
     pub n_images: i64,
     /// Whether every batch so far had a kl.
     pub has_kl: bool,
+    /// Whether the model has a reconstruction, as all models of earlier versions had.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub has_reconstruction: bool,
     /// The named terms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub terms: Vec<SavedTerm>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// The sum of a named term.
@@ -50,8 +63,9 @@ pub struct Means {
     /// −(reconstruction + kl), nats per image; none for a deterministic posterior.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elbo: Option<f64>,
-    /// −E_q\[log p(x|z)\], nats per image.
-    pub reconstruction: f64,
+    /// −E_q\[log p(x|z)\], nats per image; none for a model without an encoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconstruction: Option<f64>,
     /// KL(q(z|x) ‖ p(z)), nats per image; none for a deterministic posterior.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
@@ -60,15 +74,16 @@ pub struct Means {
 }
 
 impl fmt::Display for Means {
-    /// `elbo -152.10 (reconstruction 146.00, kl 6.10)`, or only the reconstruction if there is no elbo.
+    /// `elbo -152.10 (reconstruction 146.00, kl 6.10)`, or only the reconstruction if there is no elbo,
+    /// or only the loss of a model without an encoder.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reconstruction = self.reconstruction;
-        match (self.elbo, self.kl) {
-            (Some(elbo), Some(kl)) => write!(
+        match (self.reconstruction, self.elbo, self.kl) {
+            (Some(reconstruction), Some(elbo), Some(kl)) => write!(
                 f,
                 "elbo {elbo:.2} (reconstruction {reconstruction:.2}, kl {kl:.2})"
             ),
-            _ => write!(f, "reconstruction {reconstruction:.2}"),
+            (Some(reconstruction), ..) => write!(f, "reconstruction {reconstruction:.2}"),
+            (None, ..) => write!(f, "loss {:.4}", self.loss),
         }
     }
 }
@@ -222,6 +237,8 @@ pub enum Metric {
     BitsPerDim,
     /// The number of latent dimensions in use, the higher the better.
     ActiveUnits,
+    /// The epoch: the newest is the best. For objectives with a discriminator, whose losses say nothing of other epochs.
+    Epoch,
     /// A term logged by the objective or the model, by its name, such as `total_correlation`.
     #[serde(untagged)]
     Term(#[schemars(example = &"total_correlation")] String),
@@ -237,6 +254,7 @@ impl From<&str> for Metric {
             Self::Mse,
             Self::BitsPerDim,
             Self::ActiveUnits,
+            Self::Epoch,
         ];
         let named = fixed.into_iter().find(|metric| metric.name() == name);
         named.unwrap_or_else(|| Self::Term(name.to_owned()))
@@ -255,6 +273,7 @@ impl Metric {
             Self::Mse => "mse",
             Self::BitsPerDim => "bits_per_dim",
             Self::ActiveUnits => "active_units",
+            Self::Epoch => "epoch",
             Self::Term(name) => name,
         }
     }
@@ -265,12 +284,13 @@ impl Metric {
         let means = &record.means;
         match self {
             Self::Elbo => means.elbo,
-            Self::Reconstruction => Some(means.reconstruction),
+            Self::Reconstruction => means.reconstruction,
             Self::Kl => means.kl,
             Self::Loss => Some(means.loss),
             Self::Mse => record.mse,
             Self::BitsPerDim => record.bits_per_dim,
             Self::ActiveUnits => record.active_units.map(|n| n as f64),
+            Self::Epoch => Some(record.epoch as f64),
             Self::Term(name) => record.named.get(name).copied(),
         }
     }
@@ -293,7 +313,7 @@ impl Metric {
     #[must_use]
     pub fn ranking(&self, terms: &[Term]) -> Ranking {
         let higher_is_better = match self {
-            Self::Elbo | Self::ActiveUnits => true,
+            Self::Elbo | Self::ActiveUnits | Self::Epoch => true,
             Self::Term(name) => terms
                 .iter()
                 .any(|term| term.name == *name && term.better == Direction::Higher),
@@ -310,9 +330,37 @@ impl Metric {
         &self,
         key: &'static str,
         model: &ModelConfig,
+        objective: &Objective,
         terms: &[Term],
     ) -> Result<(), RunError> {
         match self {
+            Self::Loss if !objective.has_comparable_loss() => Err(RunError::config(
+                key,
+                format!(
+                    "found loss, which depends on what the discriminator knows at that time, so that epochs do not \
+                     compare by it; {}epoch would fit",
+                    match model.posterior.has_encoder() {
+                        true => "reconstruction, mse or ",
+                        false => "",
+                    }
+                ),
+            )),
+            Self::Elbo
+            | Self::Kl
+            | Self::BitsPerDim
+            | Self::Reconstruction
+            | Self::Mse
+            | Self::ActiveUnits
+                if !model.posterior.has_encoder() =>
+            {
+                Err(RunError::config(
+                    key,
+                    format!(
+                        "found {}, which a model without an encoder does not have; epoch would fit",
+                        self.name()
+                    ),
+                ))
+            }
             Self::Elbo | Self::Kl | Self::BitsPerDim if !model.posterior.has_density() => {
                 Err(RunError::config(
                     key,
@@ -346,7 +394,9 @@ impl Metric {
 
     /// Whether a model's records lack a number that records of other models have.
     fn lacks(model: &ModelConfig, name: &str) -> bool {
+        let has_encoder = model.posterior.has_encoder();
         match name {
+            "reconstruction" | "mse" | "active_units" => !has_encoder,
             "elbo" | "kl" => !model.posterior.has_density(),
             "bits_per_dim" => {
                 !model.posterior.has_density() || !model.likelihood.has_bits_per_dim()
@@ -447,7 +497,7 @@ mod tests {
         let record = |epoch, split, elbo: f64| {
             let means = Means {
                 elbo: Some(elbo),
-                reconstruction: -elbo,
+                reconstruction: Some(-elbo),
                 kl: Some(0.0),
                 loss: -elbo,
             };
@@ -523,7 +573,7 @@ mod tests {
     fn every_number_of_a_record_is_declared() {
         let means = Means {
             elbo: Some(-3.0),
-            reconstruction: 2.0,
+            reconstruction: Some(2.0),
             kl: Some(1.0),
             loss: 3.0,
         };

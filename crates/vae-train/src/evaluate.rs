@@ -22,8 +22,9 @@ pub struct Evaluation {
     pub named: BTreeMap<String, f64>,
     /// How much each latent dimension is used.
     pub latent_use: LatentUse,
-    /// Mean squared error between the mean images and the images, pixels from 0 to 1.
-    pub mse: f64,
+    /// Mean squared error between the mean images and the images, pixels from 0 to 1; `None` for a model without an
+    /// encoder.
+    pub mse: Option<f64>,
 }
 
 /// One pass over the data set without gradients. The noise is the same every time, so that differences between epochs are due
@@ -83,7 +84,7 @@ fn pass(
         Ok((draws, losses.model.detach(), named))
     };
     no_grad(|| {
-        let mut totals = Totals::new(vae.device());
+        let mut totals = Totals::of(vae);
         let latent_dims = vae.config().n_latents();
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
         let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
@@ -138,9 +139,16 @@ fn pass(
             latent_use: LatentUse {
                 kl,
                 center_variance: Vec::<f64>::try_from(variance)?,
-                n_images: dataset.len() as u64,
+                // Without an encoder no latent belongs to an image, and nothing is known.
+                n_images: match vae.has_encoder() {
+                    true => dataset.len() as u64,
+                    false => 0,
+                },
             },
-            mse: f64::try_from(squared_errors)? / n_values,
+            mse: match vae.has_encoder() {
+                true => Some(f64::try_from(squared_errors)? / n_values),
+                false => None,
+            },
         })
     })
 }

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_data::loader::n_batches;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, PlayerNetwork, Terms, Vae};
-use vae_run::{CheckpointTensors, OpenCheckpoint, RunConfig, RunError};
+use vae_run::{CheckpointTensors, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
 
 use crate::collective::Alone;
 use crate::player::{self, Player, PlayerSnapshot, Training};
@@ -118,12 +118,10 @@ impl<'a> Learner<'a> {
             schedule: &config.schedule,
             clip: &training.clip,
             ema_decay: training.ema_decay,
-            every: 1,
+            every: training.model_every,
         };
         let seed = derive_seed(config.seed, 0, "weights of the players beside the model");
-        let networks = config
-            .objective
-            .players(vae.config().n_latents(), seed, vae.device());
+        let networks = config.objective.players(vae, seed);
         let players = networks.iter().map(|network| {
             let player = config.player(network.name());
             let training = Training {
@@ -207,7 +205,9 @@ impl<'a> Learner<'a> {
             named.add_part(&draws.named, share);
             named.add_part(&losses.terms, share);
             let part_loss = losses.model * share;
-            self.model.backward(&part_loss, &[&self.players])?;
+            if self.model.is_due(step) {
+                self.model.backward(&part_loss, &[&self.players])?;
+            }
             for (i, player_loss) in losses.players.into_iter().enumerate() {
                 let (before, after) = self.players.split_at_mut(i);
                 if let (Some(loss), Some((player, after))) = (player_loss, after.split_first_mut())
@@ -224,11 +224,19 @@ impl<'a> Learner<'a> {
                 parts
             });
         }
-        let gradient_norm = self.model.step(&*self.collective)?;
+        let gradient_norm = match self.model.is_due(step) {
+            // Counts for the steps without an update, so that a mean over steps is that of the updates.
+            true => self.model.step(&*self.collective)? * config.training.model_every as f64,
+            false => loss.zeros_like(),
+        };
         for player in self.players.iter_mut().filter(|player| player.is_due(step)) {
             let factor = player.schedule.factor(step, self.n_steps) * self.learning_rate_scale;
             player.optimizer.set_learning_rate_factor(factor);
-            let _ = player.step(&*self.collective)?;
+            let has_loss = player.has_gradient();
+            let norm = player.step(&*self.collective)?;
+            if has_loss {
+                named.push(PlayerConfig::gradient_norm(&player.name), &norm);
+            }
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),

@@ -25,9 +25,10 @@ mod trainer;
 
 pub use callback::{Callback, Event, Flow};
 pub use callback::{
-    checkpoints::Checkpoints, collapse_watch::CollapseWatch, curves::Curves,
-    early_stopping::EarlyStopping, kl_schedule::KlSchedule, learning_rate::LearningRate,
-    metrics_log::MetricsLog, pictures::Pictures, tensorboard::TensorBoard,
+    adversarial_watch::AdversarialWatch, checkpoints::Checkpoints, collapse_watch::CollapseWatch,
+    curves::Curves, early_stopping::EarlyStopping, kl_schedule::KlSchedule,
+    learning_rate::LearningRate, metrics_log::MetricsLog, pictures::Pictures,
+    tensorboard::TensorBoard,
 };
 pub use collective::{Alone, Collective};
 pub use ema::Ema;

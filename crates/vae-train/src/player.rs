@@ -138,6 +138,11 @@ impl Player {
         done
     }
 
+    /// Whether its loss has gone backward since the last step.
+    pub(crate) fn has_gradient(&self) -> bool {
+        !self.optimizer.gradients().is_empty()
+    }
+
     /// Averages the gradients with those of other processes, clips them, and takes a step. Returns their norm before clipping.
     pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<Tensor, TrainError> {
         if collective.size() > 1 {

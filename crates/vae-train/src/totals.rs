@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
-use vae_model::{ElboTerms, Term, Terms};
+use vae_model::{ElboTerms, Term, Terms, Vae};
 use vae_run::{Means, SavedTerm, SavedTotals};
 
 /// Sums over the images so far. They stay on the device, so that adding a batch does not wait for it; reading the [`Means`]
@@ -15,6 +15,8 @@ pub struct Totals {
     n_images: i64,
     /// Whether every batch so far had a kl.
     has_kl: bool,
+    /// Whether the model has an encoder, and so a reconstruction.
+    has_reconstruction: bool,
     terms: Vec<Counted>,
 }
 
@@ -34,7 +36,16 @@ impl Totals {
             sums: Tensor::zeros([N_FIXED as i64], (Kind::Double, device)),
             n_images: 0,
             has_kl: true,
+            has_reconstruction: true,
             terms: Vec::new(),
+        }
+    }
+
+    /// For batches of a model.
+    pub(crate) fn of(vae: &Vae) -> Self {
+        Self {
+            has_reconstruction: vae.has_encoder(),
+            ..Self::new(vae.device())
         }
     }
 
@@ -113,6 +124,7 @@ impl Totals {
             sums: [0, 1, 2, 3].map(sum),
             n_images: self.n_images,
             has_kl: self.has_kl,
+            has_reconstruction: self.has_reconstruction,
             terms: (N_FIXED..)
                 .zip(&self.terms)
                 .map(|(i, counted)| SavedTerm {
@@ -132,6 +144,7 @@ impl Totals {
             sums: Tensor::from_slice(&sums).to_device(device),
             n_images: saved.n_images,
             has_kl: saved.has_kl,
+            has_reconstruction: saved.has_reconstruction,
             terms: saved.terms.into_iter().map(counted).collect(),
         }
     }
@@ -144,7 +157,7 @@ impl Totals {
         let kl = self.has_kl.then(|| mean(1));
         Means {
             elbo: kl.map(|kl| -(reconstruction + kl)),
-            reconstruction,
+            reconstruction: self.has_reconstruction.then_some(reconstruction),
             kl,
             loss,
         }
@@ -175,7 +188,7 @@ mod tests {
         batch(&[1.0, 2.0, 3.0], &[1.0, 1.0, 1.0], 3.0, &mut totals);
         batch(&[10.0], &[5.0], 15.0, &mut totals);
         let means = totals.means();
-        assert_eq!(means.reconstruction, 4.0);
+        assert_eq!(means.reconstruction, Some(4.0));
         assert_eq!((means.kl, means.elbo), (Some(2.0), Some(-6.0)));
         assert_eq!(means.loss, 6.0);
         assert_eq!(totals.gradient_norm(), 12.0);

@@ -87,7 +87,7 @@ impl<'a> Trainer<'a> {
             },
             steps: Steps {
                 learner: Learner::new(vae, config, splits.train.len())?,
-                totals: Totals::new(vae.device()),
+                totals: Totals::of(vae),
             },
             callbacks,
             recovery: Recovery::default(),
@@ -127,7 +127,7 @@ impl<'a> Trainer<'a> {
         self.steps.learner.resume(&checkpoint)?;
         self.steps.totals = Totals::restore(state.totals, self.run.vae.device());
         self.recovery.resume(config, &checkpoint)?;
-        if config.checkpoints.metric != checkpoint.state.config.checkpoints.metric {
+        if config.checkpoint_metric() != checkpoint.state.config.checkpoint_metric() {
             // By another metric, another epoch is the best.
             progress.best = progress.last_validation.clone();
         }
@@ -240,7 +240,7 @@ impl<'a> Trainer<'a> {
         let evaluation = self.evaluate()?;
         let evaluation_seconds = start.elapsed().as_secs_f64();
 
-        let totals = Totals::new(self.run.vae.device());
+        let totals = Totals::of(self.run.vae);
         let before = BeforeEpochEnd {
             progress: self.run.progress.clone(),
             totals: std::mem::replace(&mut self.steps.totals, totals),
@@ -259,7 +259,7 @@ impl<'a> Trainer<'a> {
                 metric.check_record(key, record)?;
             }
         }
-        let ranking = config.ranking(&config.checkpoints.metric);
+        let ranking = config.ranking(&config.checkpoint_metric());
         let value = |record: &Option<Record>| record.as_ref().and_then(|record| ranking.of(record));
         let is_best = match &validation {
             Some(_) => ranking
@@ -352,8 +352,10 @@ impl<'a> Trainer<'a> {
         self.run.splits.validation.as_ref()?;
         let (vae, means) = (self.run.vae, evaluation.means);
         Some(Record {
-            active_units: Some(evaluation.latent_use.active_units()),
-            mse: Some(evaluation.mse),
+            active_units: vae
+                .has_encoder()
+                .then(|| evaluation.latent_use.active_units()),
+            mse: evaluation.mse,
             bits_per_dim: means.elbo.and_then(|elbo| vae.bits_per_dim(elbo)),
             images_per_s: self.evaluated().len() as f64 / seconds,
             seconds,

@@ -158,6 +158,17 @@ const FACTOR: &str = "[objective.regularizer.factor]\nhidden = [5]\n[training]\n
      micro_batch_size = 5\n[players.discriminator]\nema_decay = 0.9\nevery = 2\nclip.norm = 0.5\n\
      schedule.cosine.warm_up_steps = 3\n[checkpoints]\nmetric = 'total_correlation'\n";
 
+/// A generator and its critic, which learns in steps in which the generator does not.
+const GAN: &str = "[model]\nposterior = 'none'\n[objective]\nregularizer = 'none'\n\
+     [objective.adversarial]\nloss = 'wasserstein'\ndiscriminator.mlp.hidden = [5]\n\
+     penalty.gradient_penalty = {}\naugmentation = ['translation']\n[training]\nmodel_every = 2\nema_decay = 0.9\n";
+
+/// A discriminator of images after a head start, with an adaptive weight and features, and one of latents.
+const TWO_DISCRIMINATORS: &str = "[objective]\nregularizer.adversarial.hidden = [4]\n[objective.perceptual]\n\
+     [objective.adversarial]\nstart = 4\nadaptive_weight = true\njudges = 'both'\n\
+     discriminator.conv = { channels = [3], normalization = 'batch', patch = true }\n\
+     [players.discriminator]\nema_decay = 0.9\n[training]\nmicro_batch_size = 5\n";
+
 #[test]
 fn a_run_of_two_players_that_was_killed_amid_an_epoch_ends_as_one_that_was_not() {
     let config = config(FACTOR);
@@ -193,6 +204,8 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
         BATCH_NORM,
         FACTOR,
+        GAN,
+        TWO_DISCRIMINATORS,
         // Levels, the kl of one of which chooses.
         "[model.topology.ladder]\nlevels = [1, 2]\nhidden = 4\n[checkpoints]\nmetric = 'kl_2'\n",
         // Terms of its own, one of which chooses.
@@ -425,7 +438,7 @@ fn an_epoch_that_not_every_callback_was_told_of_is_not_done() {
 fn a_failure_of_the_first_callback_at_the_end_keeps_no_other_from_saving() {
     let mut config = config("[early_stopping]\npatience_epochs = 50\n");
     config.checkpoints.every_epochs = 3; // So that only the end of the run saves the fourth.
-    config.checkpoints.metric = Metric::Loss;
+    config.checkpoints.metric = Some(Metric::Loss);
     let run = new_run(&config);
     let fails = Some((0, true));
     train_with(&run.run_dir, &config, false, fails).expect_err("it fails");

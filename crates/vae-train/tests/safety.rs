@@ -92,16 +92,21 @@ fn a_step_too_large_is_taken_back_and_tried_smaller() {
 
 #[test]
 fn a_step_too_large_of_a_second_player_is_taken_back_too() {
-    let config = config(
-        "players.discriminator.optimizer.sgd.learning_rate = 1e12\n\
-         objective.regularizer.factor.hidden = [5, 5, 5, 5]\n[safety]\nlearning_rate_factor = 1e-14\n",
-    );
-    let (outcome, _) = train(&config, None);
-    outcome.ended.expect("it recovers");
-    let incidents = &outcome.progress.incidents;
-    assert_eq!(incidents.len(), 1, "{incidents:?}");
-    let record = outcome.progress.last_validation.expect("a record");
-    assert!(record.named["discriminator_loss"].is_finite());
+    let factor = "objective.regularizer.factor.hidden = [5, 5, 5, 5]\n";
+    let gan = "model.posterior = 'none'\nobjective.regularizer = 'none'\n\
+               objective.adversarial.discriminator.mlp.hidden = [5, 5, 5, 5]\n";
+    for objective in [factor, gan] {
+        let config = config(&format!(
+            "players.discriminator.optimizer.sgd.learning_rate = 1e12\n{objective}\
+             [safety]\nlearning_rate_factor = 1e-14\n",
+        ));
+        let (outcome, _) = train(&config, None);
+        outcome.ended.expect("it recovers");
+        let incidents = &outcome.progress.incidents;
+        assert_eq!(incidents.len(), 1, "{incidents:?}");
+        let record = outcome.progress.last_validation.expect("a record");
+        assert!(record.named["discriminator_loss"].is_finite());
+    }
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn the_validation_loss_is_that_of_the_schedules_end() {
             Record::VALIDATION => 2.0,
             _ => continue,
         };
-        let wanted = means.reconstruction + beta * kl;
+        let wanted = means.reconstruction.expect("one") + beta * kl;
         assert!((means.loss - wanted).abs() < 1e-5 * wanted, "{means:?}");
     }
 }

@@ -251,10 +251,7 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.add(MetricsLog::new(&run_dir));
     trainer.add(Pictures::new(run_dir.clone()));
-    trainer.add(Curves::new(
-        run_dir.clone(),
-        config.checkpoints.metric.clone(),
-    ));
+    trainer.add(Curves::new(run_dir.clone(), config.checkpoint_metric()));
     trainer.add(TensorBoard::new(run_dir.clone()));
     let outcome = trainer.fit(&AtomicBool::new(false));
     assert_eq!(outcome.ended.expect("no error"), Stop::Finished);
@@ -271,7 +268,7 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
         };
         for (name, wanted) in [
             ("elbo", record.means.elbo.expect("an elbo")),
-            ("reconstruction", record.means.reconstruction),
+            ("reconstruction", record.means.reconstruction.expect("one")),
             ("kl", record.means.kl.expect("a kl")),
             ("loss", record.means.loss),
             ("seconds", record.seconds),

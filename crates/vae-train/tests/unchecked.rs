@@ -5,7 +5,7 @@ mod common;
 use tch::Device;
 use vae_data::{DatasetConfig, Splits};
 use vae_model::{
-    DecoderPenalty, Estimator, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae,
+    Estimator, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae,
 };
 use vae_train::{Learner, RunConfig, Trainer, evaluate};
 
@@ -451,7 +451,7 @@ fn no_objective_panics_on_draws_of_any_model() {
                 let objective = Objective {
                     regularizer: regularizer.clone(),
                     estimator: estimator.clone(),
-                    decoder_penalty: DecoderPenalty::default(),
+                    ..Objective::default()
                 };
                 let loss = objective.loss(&draws, context, &mut noise);
                 let _ = (objective.settled_step(), objective.scheduled(5));

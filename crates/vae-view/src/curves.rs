@@ -34,7 +34,7 @@ pub struct Curve {
 
 /// The panels of a run's learning curves, each with a curve for the training and for the validation images:
 /// elbo, reconstruction, kl, then the named terms of the objective, whose units `terms` declares. A run with
-/// a deterministic posterior has neither elbo nor kl.
+/// a deterministic posterior has neither elbo nor kl; one without an encoder has only the loss.
 #[must_use]
 pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
     let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> Option<f64>| Panel {
@@ -45,10 +45,14 @@ pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
             .into(),
     };
     let nats = |title, value: &dyn Fn(&Record) -> Option<f64>| panel(title, Term::NATS, value);
-    let has_elbo = records.iter().all(|record| record.means.elbo.is_some());
-    let mut panels = vec![nats("reconstruction", &|record| {
-        Some(record.means.reconstruction)
-    })];
+    let has_elbo = !records.is_empty() && records.iter().all(|r| r.means.elbo.is_some());
+    let has_reconstruction = records.iter().any(|r| r.means.reconstruction.is_some());
+    let mut panels = match has_reconstruction {
+        true => vec![nats("reconstruction", &|record| {
+            record.means.reconstruction
+        })],
+        false => vec![panel("loss", "", &|record| Some(record.means.loss))],
+    };
     if has_elbo {
         panels.insert(0, nats("elbo", &|record| record.means.elbo));
         panels.push(nats("kl", &|record| record.means.kl));
@@ -333,7 +337,7 @@ mod tests {
         };
         let means = Means {
             elbo: Some(elbo),
-            reconstruction: -elbo,
+            reconstruction: Some(-elbo),
             kl: Some(0.0),
             loss: -elbo,
         };

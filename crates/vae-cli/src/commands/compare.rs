@@ -121,7 +121,7 @@ fn open(path: &Path, metric: Option<&str>) -> Result<Compared> {
     let mut overview = Overview::read(&run_dir)?;
     let terms = run_dir.terms()?;
     let metric = match metric {
-        None => run_dir.config()?.checkpoints.metric,
+        None => run_dir.config()?.checkpoint_metric(),
         Some(name) => {
             let metric = Metric::from(name);
             let records = run_dir.records()?;
@@ -213,7 +213,7 @@ fn print_metrics(runs: &[Compared]) {
             let mut row = vec![
                 format!("{}, {which}", run.name),
                 table::nats(means.and_then(|means| means.elbo)),
-                table::nats(means.map(|means| means.reconstruction)),
+                table::nats(means.and_then(|means| means.reconstruction)),
                 table::nats(means.and_then(|means| means.kl)),
             ];
             row.extend(named.iter().map(|term| {

@@ -13,8 +13,8 @@ use vae_run::{
     check_resume,
 };
 use vae_train::{
-    Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome, Pictures, Stop,
-    TensorBoard, Trainer, check_precision, device_name,
+    AdversarialWatch, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome,
+    Pictures, Stop, TensorBoard, Trainer, check_precision, device_name,
 };
 
 use crate::device::DeviceChoice;
@@ -144,15 +144,13 @@ fn train(
     let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));
-    trainer.add(Curves::new(
-        run_dir.clone(),
-        config.checkpoints.metric.clone(),
-    ));
+    trainer.add(Curves::new(run_dir.clone(), config.checkpoint_metric()));
     trainer.add(Pictures::new(run_dir.clone()));
     if config.tensorboard {
         trainer.add(TensorBoard::new(run_dir.clone()));
     }
     trainer.add(CollapseWatch::default());
+    trainer.add(AdversarialWatch::default());
     if let Some(early_stopping) = &config.early_stopping {
         trainer.add(EarlyStopping::new(early_stopping));
     }
@@ -260,8 +258,9 @@ fn finish(
     let pictures = match outcome.progress.position.epochs {
         0 => Vec::new(),
         epoch => Pictures::names(vae)
+            .into_iter()
             .map(|name| run_dir.picture_file(epoch, name))
-            .into(),
+            .collect(),
     };
     let summary = Summary {
         run: run_dir.path().to_owned(),

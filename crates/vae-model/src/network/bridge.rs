@@ -3,7 +3,7 @@
 use super::NetworkShape;
 use super::layers::{Conv, ConvSizes, Layer, NextActivation};
 use super::ops::{Activation, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use crate::nn;
 
 /// From an encoder's last maps to the posterior's parameters `[B, P]`.
@@ -67,11 +67,11 @@ impl ToPosterior {
 pub(super) enum FromLatents {
     /// For latents `[N, Z]`.
     Flat {
-        layer: DecoderLayer<nn::Linear>,
+        layer: NormalizedLayer<nn::Linear>,
         maps: [i64; 3],
     },
     /// For latents `[N, C, h, w]`, which have the size of the maps already.
-    Map(DecoderLayer<Conv>),
+    Map(NormalizedLayer<Conv>),
 }
 
 impl FromLatents {

@@ -2,11 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
 use super::ops::{Activation, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
@@ -202,8 +203,8 @@ struct Encoder {
 #[derive(Debug)]
 struct Decoder {
     latents: FromLatents,
-    convolutions: Vec<DecoderLayer<ConvTranspose>>,
-    likelihood: DecoderLayer<Conv>,
+    convolutions: Vec<NormalizedLayer<ConvTranspose>>,
+    likelihood: NormalizedLayer<Conv>,
 }
 
 impl Layered for ConvNetwork {
@@ -230,5 +231,9 @@ impl Layered for ConvNetwork {
             maps = ops.activation(Activation::Relu, maps); // [N, channels, …H, …W]
         }
         ops.layer(&self.decoder.likelihood, maps) // [N, L, H, W]
+    }
+
+    fn output_weight(&self) -> &Tensor {
+        self.decoder.likelihood.weight()
     }
 }

@@ -2,11 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, Layer, NextActivation, shrunk};
 use super::ops::{Activation, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
@@ -148,8 +149,8 @@ struct Encoder {
 struct Decoder {
     latents: FromLatents,
     /// Each with the length that the series is upsampled to before it.
-    convolutions: Vec<([i64; 2], DecoderLayer<Conv>)>,
-    likelihood: DecoderLayer<Conv>,
+    convolutions: Vec<([i64; 2], NormalizedLayer<Conv>)>,
+    likelihood: NormalizedLayer<Conv>,
 }
 
 impl Layered for Conv1dNetwork {
@@ -171,5 +172,9 @@ impl Layered for Conv1dNetwork {
             maps = ops.activation(Activation::Relu, maps); // [N, channels, 1, …T]
         }
         ops.layer(&decoder.likelihood, maps) // [N, L, 1, T]
+    }
+
+    fn output_weight(&self) -> &Tensor {
+        self.decoder.likelihood.weight()
     }
 }

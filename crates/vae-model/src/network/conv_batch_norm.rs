@@ -3,11 +3,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
 
@@ -114,8 +115,8 @@ pub(super) struct ConvBatchNorm {
     down: Vec<Stage<Layer<Conv>>>,
     posterior: ToPosterior,
     latents: FromLatents,
-    up: Vec<Stage<DecoderLayer<ConvTranspose>>>,
-    likelihood: DecoderLayer<Conv>,
+    up: Vec<Stage<NormalizedLayer<ConvTranspose>>>,
+    likelihood: NormalizedLayer<Conv>,
 }
 
 /// A convolution, batch norm and leaky ReLU.
@@ -148,5 +149,9 @@ impl Layered for ConvBatchNorm {
             maps = stage.apply(ops, maps); // [N, channels, …H, …W]
         }
         ops.layer(&self.likelihood, maps) // [N, L·C, H, W]
+    }
+
+    fn output_weight(&self) -> &Tensor {
+        self.likelihood.weight()
     }
 }

@@ -2,10 +2,11 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::layers::{Layer, NextActivation};
 use super::ops::{Activation, GraphLayer, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ImageShape, ModelError, nn};
 
@@ -64,7 +65,7 @@ impl MlpConfig {
 #[derive(Debug)]
 pub(super) struct Mlp {
     encoder: Vec<Layer<nn::Linear>>,
-    decoder: Vec<DecoderLayer<nn::Linear>>,
+    decoder: Vec<NormalizedLayer<nn::Linear>>,
     output: ImageShape,
 }
 
@@ -82,6 +83,10 @@ impl Layered for Mlp {
         } = self.output;
         let values = apply(&self.decoder, ops, latents); // [N, L·H·W]
         ops.maps(values, [channels, height, width])
+    }
+
+    fn output_weight(&self) -> &Tensor {
+        self.decoder[self.decoder.len() - 1].weight()
     }
 }
 

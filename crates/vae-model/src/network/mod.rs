@@ -5,6 +5,7 @@ mod bridge;
 mod conv;
 mod conv1d;
 mod conv_batch_norm;
+mod discriminator;
 pub(crate) mod layers;
 mod mlp;
 mod ops;
@@ -20,13 +21,18 @@ use tch::Tensor;
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
 pub use conv1d::Conv1dConfig;
+pub use discriminator::{
+    ConvDiscriminatorConfig, DiscriminatorConfig, DiscriminatorNorm, Judgement,
+    MlpDiscriminatorConfig, ResidualDiscriminatorConfig,
+};
+pub(crate) use discriminator::{Discriminator, DiscriminatorShape, LeakyMlp};
 pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, NextActivation};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
 
 use ops::{Eager, Ops};
-use spectral_norm::DecoderLayers;
+use spectral_norm::NormalizedLayers;
 
 use crate::graph::{Graph, Value};
 use crate::{ImageShape, Mode, ModelError, nn};
@@ -41,6 +47,12 @@ pub trait Network: Debug + Send {
 
     /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`.
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
+
+    /// The weight of the decoder's last layer, at which the adaptive weight of `objective.adversarial` compares
+    /// gradients; without one that weight is 1.
+    fn output_weight(&self) -> Option<Tensor> {
+        None
+    }
 }
 
 /// A network as a sequence of generic operations ([`Ops`]).
@@ -48,6 +60,9 @@ trait Layered: Debug + Send {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value;
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value;
+
+    /// The weight of the decoder's last layer.
+    fn output_weight(&self) -> &Tensor;
 }
 
 /// A network that can also describe its computation as a graph.
@@ -118,6 +133,10 @@ impl<N: Layered> Network for Conditioned<N> {
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         let features = features.map(Tensor::shallow_clone);
         self.decoder(&mut Eager(mode), latents.shallow_clone(), features)
+    }
+
+    fn output_weight(&self) -> Option<Tensor> {
+        Some(self.network.output_weight().shallow_clone())
     }
 }
 
@@ -190,8 +209,8 @@ impl NetworkShape {
         n_latents + self.n_condition_features
     }
 
-    fn decoder_layers(self) -> DecoderLayers {
-        DecoderLayers {
+    fn decoder_layers(self) -> NormalizedLayers {
+        NormalizedLayers {
             initialization: self.initialization,
             spectral_norm: self.decoder_spectral_norm,
         }

@@ -2,11 +2,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, NextActivation, group_norm, shrunk};
 use super::ops::{Activation, GraphLayer, Ops};
-use super::spectral_norm::DecoderLayer;
+use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ModelError, nn};
 
@@ -191,20 +192,20 @@ struct Decoder {
     latents: FromLatents,
     up: Vec<UpStage>,
     norm: Layer<GroupNorm>,
-    likelihood: DecoderLayer<Conv>,
+    likelihood: NormalizedLayer<Conv>,
 }
 
 #[derive(Debug)]
 struct UpStage {
     /// `None` in the first stage, which has its channels and size already.
     rise: Option<Rise>,
-    blocks: Vec<Block<DecoderLayer<Conv>>>,
+    blocks: Vec<Block<NormalizedLayer<Conv>>>,
 }
 
 /// A change of channels, then of size (H, W). This order costs a quarter of the other one.
 #[derive(Debug)]
 struct Rise {
-    convolution: DecoderLayer<Conv>,
+    convolution: NormalizedLayer<Conv>,
     size: [i64; 2],
 }
 
@@ -285,5 +286,9 @@ impl Layered for Residual {
         let maps = ops.layer(norm, maps);
         let maps = ops.activation(Activation::Silu, maps);
         ops.layer(likelihood, maps) // [N, L·C, H, W]
+    }
+
+    fn output_weight(&self) -> &Tensor {
+        self.decoder.likelihood.weight()
     }
 }

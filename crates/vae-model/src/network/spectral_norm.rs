@@ -1,4 +1,4 @@
-//! Spectral norm: a decoder whose weights, as matrices, have norm 1.
+//! Spectral norm: layers of decoders and discriminators whose weights, as matrices, have norm 1.
 //!
 //! A linear layer then increases no distance. A k×k convolution, transposed or not, whose kernel has norm 1 as a matrix
 //! `[out, in·k·k]` may still increase one up to k-fold: each pixel is part of up to k² patches, and the matrix maps
@@ -12,25 +12,25 @@ use super::ops::GraphLayer;
 use crate::graph::Op;
 use crate::nn;
 
-/// Makes the layers of a decoder, with or without spectral norm.
+/// Makes layers with or without spectral norm.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DecoderLayers {
+pub(super) struct NormalizedLayers {
     pub(super) initialization: Initialization,
     pub(super) spectral_norm: bool,
 }
 
-impl DecoderLayers {
+impl NormalizedLayers {
     pub(super) fn linear(
         self,
         path: nn::Path,
         n_in: i64,
         n_out: i64,
         next: NextActivation,
-    ) -> DecoderLayer<nn::Linear> {
+    ) -> NormalizedLayer<nn::Linear> {
         let init = self.initialization;
         let layer = init.linear(path.clone(), n_in, n_out, self.started(next));
         let norm = self.norm(&path, &layer.module.ws, 0);
-        DecoderLayer { layer, norm }
+        NormalizedLayer { layer, norm }
     }
 
     pub(super) fn conv(
@@ -38,11 +38,11 @@ impl DecoderLayers {
         path: nn::Path,
         sizes: ConvSizes,
         next: NextActivation,
-    ) -> DecoderLayer<Conv> {
+    ) -> NormalizedLayer<Conv> {
         let init = self.initialization;
         let layer = init.conv(path.clone(), sizes, self.started(next));
         let norm = self.norm(&path, &layer.module.weight, 0);
-        DecoderLayer { layer, norm }
+        NormalizedLayer { layer, norm }
     }
 
     pub(super) fn conv_transpose(
@@ -51,11 +51,11 @@ impl DecoderLayers {
         sizes: ConvSizes,
         from_to: [[i64; 2]; 2],
         next: NextActivation,
-    ) -> DecoderLayer<ConvTranspose> {
+    ) -> NormalizedLayer<ConvTranspose> {
         let init = self.initialization;
         let layer = init.conv_transpose(path.clone(), sizes, from_to, self.started(next));
         let norm = self.norm(&path, &layer.module.weight, 1);
-        DecoderLayer { layer, norm }
+        NormalizedLayer { layer, norm }
     }
 
     /// What follows the layer, for its initialization. A zero weight, as at the end of a residual block, could not be
@@ -73,14 +73,28 @@ impl DecoderLayers {
     }
 }
 
-/// A layer of a decoder.
+/// A layer with or without spectral norm.
 #[derive(Debug)]
-pub(super) struct DecoderLayer<M> {
+pub(super) struct NormalizedLayer<M> {
     layer: Layer<M>,
     norm: Option<SpectralNorm>,
 }
 
-impl<M: nn::Module> nn::ModuleT for DecoderLayer<M> {
+impl NormalizedLayer<Conv> {
+    /// Its weight, not divided.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.layer.module.weight
+    }
+}
+
+impl NormalizedLayer<nn::Linear> {
+    /// Its weight, not divided.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.layer.module.ws
+    }
+}
+
+impl<M: nn::Module> nn::ModuleT for NormalizedLayer<M> {
     fn forward_t(&self, input: &Tensor, train: bool) -> Tensor {
         match &self.norm {
             None => input.apply(&self.layer),
@@ -90,7 +104,7 @@ impl<M: nn::Module> nn::ModuleT for DecoderLayer<M> {
     }
 }
 
-impl<M: nn::Module + ToOp> GraphLayer for DecoderLayer<M> {
+impl<M: nn::Module + ToOp> GraphLayer for NormalizedLayer<M> {
     fn name(&self) -> &str {
         self.layer.name()
     }

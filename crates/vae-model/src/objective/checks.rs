@@ -6,7 +6,7 @@ use crate::ModelError;
 pub(super) const LARGEST_WEIGHT: f64 = 1e12;
 
 /// Refuses a weight below 0, and one so large that it is surely a mistake.
-pub(super) fn at_least_0(key: &str, value: f64) -> Result<(), ModelError> {
+pub(crate) fn at_least_0(key: &str, value: f64) -> Result<(), ModelError> {
     if (0.0..=LARGEST_WEIGHT).contains(&value) {
         return Ok(());
     }

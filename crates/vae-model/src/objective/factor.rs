@@ -2,14 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::nn::{Linear, Module};
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
 use super::checks::at_least_0;
 use super::{PlayerNetwork, TOTAL_CORRELATION, kl_of};
-use crate::nn::{self, Init};
-use crate::{Direction, Draws, ModelError, Term, Terms};
+use crate::network::LeakyMlp;
+use crate::{Direction, Draws, Mode, ModelError, Term, Terms};
 
 /// kl + γ·TC(z) (FactorVAE, Kim & Mnih 2018, <https://arxiv.org/abs/1802.05983>, eq. 2). The total correlation KL(q(z)
 /// ‖ Π_j q(z_j)) is estimated by a discriminator D, which learns to distinguish latents of q(z) from latents whose
@@ -80,19 +79,7 @@ impl FactorConfig {
         device: Device,
     ) -> PlayerNetwork {
         PlayerNetwork::new(DISCRIMINATOR, seed, device, |path| {
-            let mut widths = vec![latent_dims];
-            widths.extend(&self.hidden);
-            widths.push(2);
-            let layer = |(i, pair): (usize, &[i64])| {
-                // PyTorch's initialization of linear layers.
-                let bound = 1.0 / (pair[0] as f64).sqrt();
-                let init = Init::Uniform {
-                    lo: -bound,
-                    up: bound,
-                };
-                nn::linear(&(path / i), pair[0], pair[1], init, init)
-            };
-            LeakyMlp(widths.windows(2).enumerate().map(layer).collect())
+            Box::new(LeakyMlp::build(path, latent_dims, &self.hidden, 2))
         })
     }
 
@@ -110,7 +97,7 @@ impl FactorConfig {
             return Ok((kl, None));
         };
         let latents = draws.latents.select(0, 0); // [B, Z]
-        let total_correlation = log_ratio(&discriminator.judge(&latents)).mean(Kind::Float);
+        let total_correlation = log_ratio(&judged(discriminator, &latents)).mean(Kind::Float);
         terms.push(TOTAL_CORRELATION, &total_correlation);
         let n_half = latents.size()[0] / 2;
         let loss = (n_half > 0).then(|| {
@@ -130,6 +117,11 @@ fn log_ratio(logits: &Tensor) -> Tensor {
     logits.select(1, 0) - logits.select(1, 1)
 }
 
+/// The discriminator's logits for the model's loss.
+fn judged(discriminator: &PlayerNetwork, latents: &Tensor) -> Tensor {
+    discriminator.judge(&latents.into(), Mode::Train).outputs
+}
+
 /// The discriminator's cross-entropy on latents of q(z) and as many permuted ones, and its accuracy: scalars.
 fn discriminate(
     discriminator: &PlayerNetwork,
@@ -138,7 +130,7 @@ fn discriminate(
 ) -> (Tensor, Tensor) {
     let of = |latents: &Tensor, sign: f64| {
         // log D(z) = −softplus(−logit); for the other class with the opposite sign.
-        let logit = log_ratio(&discriminator.learn(latents)) * sign;
+        let logit = log_ratio(&discriminator.learn(&latents.into(), Mode::Train).outputs) * sign;
         let right = logit.gt(0.0).to_kind(Kind::Float).mean(Kind::Float);
         ((-logit).softplus().mean(Kind::Float), right)
     };
@@ -156,23 +148,6 @@ pub(super) fn permute_dimensions(latents: &Tensor, generator: &mut Generator) ->
     let latents = latents.detach();
     let order = generator.uniform_like(&latents).argsort(0, false); // [N, Z]
     latents.gather(0, &order, false)
-}
-
-/// Linear layers with leaky ReLUs of slope 0.2 between them.
-#[derive(Debug)]
-struct LeakyMlp(Vec<Linear>);
-
-impl Module for LeakyMlp {
-    fn forward(&self, inputs: &Tensor) -> Tensor {
-        let mut values = inputs.shallow_clone();
-        for (i, layer) in self.0.iter().enumerate() {
-            values = layer.forward(&values);
-            if i + 1 < self.0.len() {
-                values = values.maximum(&(&values * 0.2));
-            }
-        }
-        values
-    }
 }
 
 #[cfg(test)]
@@ -252,7 +227,7 @@ mod tests {
                 }
             }
             let latents = pairs(20_000, rho, &mut generator);
-            let found = no_grad(|| log_ratio(&discriminator.judge(&latents)).mean(Kind::Double));
+            let found = no_grad(|| log_ratio(&judged(&discriminator, &latents)).mean(Kind::Double));
             let wanted = -0.5 * (1.0 - rho * rho).ln(); // 0 and 0.511 nats
             let found = found.double_value(&[]);
             assert!(
@@ -275,7 +250,7 @@ mod tests {
         let latents = Tensor::ones([4, 2], CPU);
         let (loss, _) = discriminate(&discriminator, &latents, &latents);
         assert!((loss.double_value(&[]) - 2_f64.ln()).abs() < 1e-6);
-        let ratio = log_ratio(&discriminator.judge(&latents));
+        let ratio = log_ratio(&judged(&discriminator, &latents));
         assert_eq!(ratio.abs().max().double_value(&[]), 0.0);
         // The first layer answers "of q(z)" if the first latent is positive.
         for (name, mut variable) in discriminator.named_variables() {
@@ -298,7 +273,7 @@ mod tests {
             let named = discriminator.named_variables();
             named.iter().filter(|(_, v)| v.grad().defined()).count()
         };
-        log_ratio(&discriminator.judge(&latents))
+        log_ratio(&judged(&discriminator, &latents))
             .sum(Kind::Float)
             .backward();
         assert!(latents.grad().abs().sum(Kind::Float).double_value(&[]) > 0.0);

@@ -1,6 +1,9 @@
 //! Objectives: what training minimizes. All are computed from the same [`Draws`], and the elbo of the draws is logged
 //! as well, so that runs with different objectives can be compared.
 
+mod adversarial;
+mod adversarial_loss;
+mod augmentation;
 mod beta_tc;
 mod capacity;
 mod checks;
@@ -9,27 +12,39 @@ mod dip;
 mod estimator;
 mod factor;
 mod kl;
+mod latent_adversarial;
 mod latent_norm;
 mod mmd;
+mod perceptual;
 mod pixel_mean;
 mod player;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use vae_torch::Generator;
 
+pub use adversarial::{
+    AdversarialConfig, DiscriminatorPenalty, GradientPenaltyConfig, Judged, R1Config,
+};
+pub use adversarial_loss::AdversarialLoss;
+pub use augmentation::Augmentation;
 pub use beta_tc::{AggregateSampling, BetaTcConfig};
 pub use capacity::CapacityConfig;
+pub(crate) use checks::at_least_0;
 pub use decoder_penalty::{DecoderPenalty, DecoderWeightConfig};
 pub use dip::{DipConfig, DipVariant};
 pub use estimator::{CiwaeConfig, ElboConfig, Estimator, IwaeConfig, NestedConfig};
 pub use factor::FactorConfig;
 pub use kl::{BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, KlConfig};
+pub use latent_adversarial::LatentAdversarialConfig;
 pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
+pub use perceptual::{DiscriminatorFeaturesConfig, FeaturesConfig, PerceptualConfig};
 pub use pixel_mean::PixelMeanConfig;
-pub use player::{Losses, PlayerNetwork};
+pub use player::{Losses, PlayerNetwork, Seen};
+
+use vae_base::derive_seed;
 
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
@@ -43,15 +58,47 @@ use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 /// "#).expect("an objective");
 /// assert_eq!(config.n_samples(), 50);
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {
+    /// The weight of the reconstruction −log p(x|z), which a model with an encoder has. With 0 another term has to tie
+    /// the model to the data. Default 1.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    #[serde(skip_serializing_if = "is_1")]
+    pub reconstruction_weight: f64,
     /// The term that is added to the reconstruction. Default `kl`.
     pub regularizer: Regularizer,
     /// How the samples of an image are combined into a bound. Default `elbo`.
     pub estimator: Estimator,
     /// A penalty that keeps the decoder smooth. Default `"none"`.
     pub decoder_penalty: DecoderPenalty,
+    /// A further reconstruction, in the features of a network. Without the table there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perceptual: Option<PerceptualConfig>,
+    /// A discriminator that the model learns to deceive. Without the table there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adversarial: Option<AdversarialConfig>,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self {
+            reconstruction_weight: 1.0,
+            regularizer: Regularizer::default(),
+            estimator: Estimator::default(),
+            decoder_penalty: DecoderPenalty::default(),
+            perceptual: None,
+            adversarial: None,
+        }
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_1(weight: &f64) -> bool {
+    *weight == 1.0
 }
 
 /// The term that is added to the reconstruction in the loss (`objective.regularizer` in a config).
@@ -73,6 +120,8 @@ pub enum Regularizer {
     Dip(DipConfig),
     /// The discrepancy between the aggregate posterior and the prior (WAE-MMD, InfoVAE).
     Mmd(MmdConfig),
+    /// A discriminator of latents, which the encoder learns to deceive (adversarial autoencoder).
+    Adversarial(LatentAdversarialConfig),
     /// The squared norm of the codes (RAE).
     LatentNorm(LatentNormConfig),
     /// The loss of the Keras tutorials, with means over pixels and latent dimensions instead of sums.
@@ -112,6 +161,7 @@ impl Regularizer {
             Self::Factor(config) => config.check(),
             Self::Dip(config) => config.check(),
             Self::Mmd(config) => config.check(),
+            Self::Adversarial(config) => config.check(),
             Self::LatentNorm(config) => config.check(),
             Self::PixelMean(config) => config.check(),
         }
@@ -127,6 +177,7 @@ impl Regularizer {
             Self::Factor(_) => "factor",
             Self::Dip(_) => "dip",
             Self::Mmd(_) => "mmd",
+            Self::Adversarial(_) => "adversarial",
             Self::LatentNorm(_) => "latent_norm",
             Self::PixelMean(_) => "pixel_mean",
         }
@@ -147,6 +198,11 @@ impl Regularizer {
             Self::Factor(_) => vec![TOTAL_CORRELATION, factor::LOSS, factor::ACCURACY],
             Self::Dip(_) => vec![dip::OFF_DIAGONAL, dip::ON_DIAGONAL],
             Self::Mmd(_) => vec![mmd::DISCREPANCY],
+            Self::Adversarial(_) => vec![
+                latent_adversarial::TERM,
+                latent_adversarial::LOSS,
+                latent_adversarial::ACCURACY,
+            ],
             Self::LatentNorm(_) => vec![latent_norm::SQUARED_NORM],
             Self::PixelMean(config) if config.probability_clip > 0.0 => {
                 vec![pixel_mean::CLIPPED_RECONSTRUCTION]
@@ -173,6 +229,10 @@ impl Regularizer {
                 let (penalty, loss) = config.losses(draws, players.first(), generator, terms)?;
                 Ok((penalty, vec![loss]))
             }
+            Self::Adversarial(config) => {
+                let (term, loss) = config.losses(draws, context, players.first(), generator, terms);
+                Ok((term, vec![loss]))
+            }
             _ => Ok((self.penalty(draws, context, generator, terms)?, vec![])),
         }
     }
@@ -194,6 +254,9 @@ impl Regularizer {
             Self::Capacity(config) => config.penalty(draws, context.step, terms),
             Self::BetaTc(config) => config.penalty(draws, context.n_images, terms),
             Self::Factor(config) => Ok(config.losses(draws, None, generator, terms)?.0),
+            Self::Adversarial(config) => {
+                Ok(config.losses(draws, context, None, generator, terms).0)
+            }
             Self::Dip(config) => config.penalty(draws, terms),
             Self::Mmd(config) => {
                 let n_images = draws.latents.size()[1];
@@ -228,7 +291,18 @@ impl Objective {
             _ => vec![], // A bound of the log-weights has no separate parts.
         };
         terms.extend(self.decoder_penalty.terms());
+        terms.extend(self.perceptual.as_ref().map(|_| perceptual::TERM));
+        if let Some(adversarial) = &self.adversarial {
+            terms.extend(adversarial.terms());
+        }
         terms
+    }
+
+    /// Whether the loss is of one kind throughout a run, so that epochs compare by it. What a discriminator says of one
+    /// epoch says nothing of another.
+    #[must_use]
+    pub fn has_comparable_loss(&self) -> bool {
+        self.adversarial.is_none() && !matches!(self.regularizer, Regularizer::Adversarial(_))
     }
 
     /// The scalar to minimize, a mean over the images. Some objectives draw from `generator`: latents of the prior
@@ -262,21 +336,36 @@ impl Objective {
     /// The names, as in a config, of the players that the objective trains besides the model.
     #[must_use]
     pub fn player_names(&self) -> Vec<&'static str> {
-        match &self.regularizer {
-            Regularizer::Factor(_) => vec![factor::DISCRIMINATOR],
-            _ => vec![],
-        }
+        let of_latents = match &self.regularizer {
+            Regularizer::Factor(_) => Some(factor::DISCRIMINATOR),
+            Regularizer::Adversarial(_) => Some(latent_adversarial::DISCRIMINATOR),
+            _ => None,
+        };
+        let of_items = self.adversarial.as_ref();
+        let of_items = of_items.map(|_| adversarial::DISCRIMINATOR);
+        of_latents.into_iter().chain(of_items).collect()
     }
 
-    /// The players' networks for a model with `latent_dims` dimensions. Their fresh weights follow from the seed.
+    /// The players' networks for a model, in the order of [`Self::player_names`]. Their fresh weights follow from the
+    /// seed.
     #[must_use]
-    pub fn players(&self, latent_dims: i64, seed: u64, device: Device) -> Vec<PlayerNetwork> {
-        match &self.regularizer {
+    pub fn players(&self, vae: &Vae, seed: u64) -> Vec<PlayerNetwork> {
+        let n_latents = vae.config().n_latents();
+        let of_latents = match &self.regularizer {
             Regularizer::Factor(config) => {
-                vec![config.discriminator(latent_dims, seed, device)]
+                Some(config.discriminator(n_latents, seed, vae.device()))
             }
-            _ => vec![],
-        }
+            Regularizer::Adversarial(config) => {
+                let seed = derive_seed(seed, 0, "weights of the discriminator of latents");
+                Some(config.discriminator(n_latents, seed, vae.device()))
+            }
+            _ => None,
+        };
+        let of_items = self.adversarial.as_ref().map(|config| {
+            let seed = derive_seed(seed, 0, "weights of the discriminator of items");
+            config.discriminator(vae, seed)
+        });
+        of_latents.into_iter().chain(of_items).collect()
     }
 
     /// The losses of the model and of the objective's `players`. Without players, as in [`Self::loss`], the model's
@@ -308,7 +397,38 @@ impl Objective {
                     terms.push(pixel_mean::CLIPPED_RECONSTRUCTION, clipped);
                 }
                 let reconstruction = clipped.as_ref().unwrap_or(&draws.terms.reconstruction);
-                let loss = reconstruction.mean(Kind::Float) + penalty;
+                let reconstruction = reconstruction.mean(Kind::Float);
+                let mut reconstruction = match self.reconstruction_weight {
+                    // Without an encoder a latent does not belong to an image.
+                    _ if !context.vae.has_encoder() => reconstruction.zeros_like(),
+                    1.0 => reconstruction,
+                    0.0 => reconstruction.zeros_like(),
+                    weight => reconstruction * weight,
+                };
+                let discriminator = self.adversarial.as_ref().and_then(|_| players.last());
+                if let Some(perceptual) = &self.perceptual
+                    && let Some(term) =
+                        perceptual.loss(draws, context.vae, discriminator, &mut terms)?
+                {
+                    reconstruction += term;
+                }
+                let mut loss = &reconstruction + penalty;
+                if let (Some(adversarial), Some(discriminator)) = (&self.adversarial, discriminator)
+                {
+                    let losses = adversarial.losses(
+                        draws,
+                        context,
+                        discriminator,
+                        &reconstruction,
+                        generator,
+                        &mut terms,
+                    )?;
+                    let (term, of_discriminator) = losses.unzip();
+                    if let Some(term) = term {
+                        loss += term;
+                    }
+                    player_losses.push(of_discriminator);
+                }
                 match &self.regularizer {
                     Regularizer::PixelMean(_) => {
                         loss * PixelMeanConfig::factor(context.vae.image_shape())
@@ -341,11 +461,13 @@ impl Objective {
     /// are what a run minimizes, and can be compared between epochs.
     #[must_use]
     pub fn settled_step(&self) -> u64 {
-        match &self.regularizer {
+        let of_regularizer = match &self.regularizer {
             Regularizer::Kl(config) => config.settled_step(),
             Regularizer::Capacity(config) => config.settled_step(),
             _ => 0,
-        }
+        };
+        let start = self.adversarial.as_ref().map_or(0, |config| config.start);
+        of_regularizer.max(start)
     }
 
     /// The scheduled values at a step, by name, for logs: `beta` or `capacity`.

@@ -9,6 +9,7 @@ mod iaf;
 mod ladder;
 #[cfg(test)]
 mod laws;
+mod none;
 mod planar;
 mod von_mises_fisher;
 
@@ -155,6 +156,9 @@ pub enum PosteriorConfig {
     Deterministic,
     /// Codes: each latent is one of a few levels. There is no kl and no elbo.
     FiniteScalar(FiniteScalarConfig),
+    /// No encoder: a generator that decodes latents of the prior, trained by `objective.adversarial` (GAN, Goodfellow
+    /// et al. 2014, <https://arxiv.org/abs/1406.2661>).
+    None,
 }
 
 impl Default for PosteriorConfig {
@@ -166,7 +170,8 @@ impl Default for PosteriorConfig {
 impl PosteriorConfig {
     pub(crate) fn check(&self, latent_dims: i64) -> Result<(), ModelError> {
         match self {
-            Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic => {}
+            Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic | Self::None => {
+            }
             Self::FiniteScalar(config) => config.check(latent_dims)?,
             Self::Planar(config) => check_depth("model.posterior.planar.flows", config.flows)?,
             Self::Iaf(config) => config.check()?,
@@ -199,7 +204,7 @@ impl PosteriorConfig {
         }
     }
 
-    /// Number of values that the encoder gives for each image.
+    /// Number of values that the encoder gives for each image; without an encoder, that it would give if there was one.
     #[must_use]
     pub fn n_params(&self, latent_dims: i64) -> i64 {
         match self {
@@ -208,7 +213,7 @@ impl PosteriorConfig {
             Self::Planar(config) => config.n_params(latent_dims),
             Self::Iaf(config) => config.n_params(latent_dims),
             Self::VonMisesFisher => von_mises_fisher::n_params(latent_dims),
-            Self::Deterministic | Self::FiniteScalar(_) => latent_dims,
+            Self::Deterministic | Self::FiniteScalar(_) | Self::None => latent_dims,
         }
     }
 
@@ -222,6 +227,7 @@ impl PosteriorConfig {
             Self::VonMisesFisher => "von_mises_fisher",
             Self::Deterministic => "deterministic",
             Self::FiniteScalar(_) => "finite_scalar",
+            Self::None => "none",
         }
     }
 
@@ -238,14 +244,23 @@ impl PosteriorConfig {
     /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
-        !matches!(self, Self::Deterministic | Self::FiniteScalar(_))
+        !matches!(
+            self,
+            Self::Deterministic | Self::FiniteScalar(_) | Self::None
+        )
+    }
+
+    /// Whether there is an encoder.
+    #[must_use]
+    pub fn has_encoder(&self) -> bool {
+        !matches!(self, Self::None)
     }
 
     /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
     fn is_per_latent(&self) -> bool {
         matches!(
             self,
-            Self::DiagonalGaussian(_) | Self::Deterministic | Self::FiniteScalar(_)
+            Self::DiagonalGaussian(_) | Self::Deterministic | Self::FiniteScalar(_) | Self::None
         )
     }
 
@@ -281,6 +296,7 @@ impl PosteriorConfig {
             Self::FiniteScalar(config) => {
                 Box::new(finite_scalar::FiniteScalarFamily::new(config.clone()))
             }
+            Self::None => Box::new(none::NoneFamily),
         }
     }
 }

@@ -22,8 +22,9 @@ pub struct CheckpointsConfig {
     #[schemars(range(min = 1))]
     pub keep: usize,
     /// The metric of the validation images that decides which checkpoint is the best, by its name in
-    /// metrics.jsonl. Default `"loss"`.
-    pub metric: Metric,
+    /// metrics.jsonl. Default `"loss"`, for an objective with a discriminator `"epoch"`: the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
 }
 
 impl Default for CheckpointsConfig {
@@ -32,7 +33,7 @@ impl Default for CheckpointsConfig {
             every_epochs: 1,
             every_minutes: None,
             keep: 2,
-            metric: Metric::default(),
+            metric: None,
         }
     }
 }

@@ -88,10 +88,25 @@ impl RunConfig {
     /// The same experiment, with the defaults that depend on other keys written out.
     #[must_use]
     pub fn resolved(self) -> Self {
+        let metric = Some(self.checkpoint_metric());
         Self {
             model: self.model.resolved(),
+            checkpoints: CheckpointsConfig {
+                metric,
+                ..self.checkpoints
+            },
             ..self
         }
+    }
+
+    /// The metric of the validation images that decides which checkpoint is the best.
+    #[must_use]
+    pub fn checkpoint_metric(&self) -> Metric {
+        let default = || match self.objective.has_comparable_loss() {
+            true => Metric::Loss,
+            false => Metric::Epoch,
+        };
+        self.checkpoints.metric.clone().unwrap_or_else(default)
     }
 
     /// The images of the experiment, each with its condition.
@@ -161,6 +176,10 @@ pub struct TrainingConfig {
     #[schemars(range(min = 1, max = LARGEST_BATCH))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<usize>,
+    /// Number of steps from one update of the model's weights to the next. With more than 1 the players beside it, such
+    /// as a critic, learn in the steps between (WGAN-GP takes 5). Default 1.
+    #[schemars(range(min = 1))]
+    pub model_every: u64,
     /// Decay of an exponential moving average of the weights, such as 0.999. If it is given, the averaged
     /// weights are evaluated, drawn from and used later. By default no average is kept.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
@@ -178,6 +197,7 @@ impl Default for TrainingConfig {
             evaluation_batch_size: 500,
             precision: Precision::default(),
             micro_batch_size: None,
+            model_every: 1,
             ema_decay: None,
             clip: ClipConfig::default(),
         }
@@ -230,13 +250,15 @@ const LARGEST_BATCH: usize = 1 << 24;
 const MOST_PICTURES: usize = 10_000;
 
 impl RunConfig {
-    /// The declarations of all numbers in the run's records: those of every run, then those of the model and of the
-    /// objective.
+    /// The declarations of all numbers in the run's records: those of every run, then those of the model, of the
+    /// objective and of its players.
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
         let mut terms = Record::terms();
         terms.extend(self.model.terms());
         terms.extend(self.objective.terms(&self.model));
+        let players = self.objective.player_names().into_iter();
+        terms.extend(players.map(PlayerConfig::gradient_norm));
         terms
     }
 
@@ -271,13 +293,13 @@ impl RunConfig {
 
     /// The metrics by which something is chosen, each with its key.
     #[must_use]
-    pub fn chosen_metrics(&self) -> Vec<(&'static str, &Metric)> {
-        let mut chosen = vec![("checkpoints.metric", &self.checkpoints.metric)];
+    pub fn chosen_metrics(&self) -> Vec<(&'static str, Metric)> {
+        let mut chosen = vec![("checkpoints.metric", self.checkpoint_metric())];
         if let Some(early_stopping) = &self.early_stopping {
-            chosen.push(("early_stopping.metric", &early_stopping.metric));
+            chosen.push(("early_stopping.metric", early_stopping.metric.clone()));
         }
         if let Schedule::Plateau(plateau) = &self.schedule {
-            chosen.push(("schedule.plateau.metric", &plateau.metric));
+            chosen.push(("schedule.plateau.metric", plateau.metric.clone()));
         }
         chosen
     }
@@ -320,7 +342,7 @@ impl RunConfig {
         }
         self.check_players()?;
         for (key, metric) in self.chosen_metrics() {
-            metric.check(key, &self.model, &self.terms())?;
+            metric.check(key, &self.model, &self.objective, &self.terms())?;
         }
         self.check_validation()?;
         self.safety.check()?;
@@ -328,6 +350,11 @@ impl RunConfig {
         let micro_batch_size = training.micro_batch_size.unwrap_or(1);
         for (key, value, largest) in [
             ("training.epochs", training.epochs as usize, MOST_EPOCHS),
+            (
+                "training.model_every",
+                training.model_every as usize,
+                MOST_EPOCHS,
+            ),
             ("training.batch_size", training.batch_size, LARGEST_BATCH),
             (
                 "training.evaluation_batch_size",
@@ -372,12 +399,10 @@ mod tests {
         let beta_tc = "objective.regularizer.beta_tc = {}\n";
         let chosen = format!("{beta_tc}checkpoints.metric = 'total_correlation'");
         assert_eq!(check(&chosen), Ok(()));
-        let metric = config(&chosen).checkpoints.metric;
+        let metric = config(&chosen).checkpoint_metric();
         assert_eq!(metric, Metric::Term("total_correlation".to_owned()));
         assert_eq!(
-            config("checkpoints.metric = 'bits_per_dim'")
-                .checkpoints
-                .metric,
+            config("checkpoints.metric = 'bits_per_dim'").checkpoint_metric(),
             Metric::BitsPerDim
         );
         for (text, wanted) in [

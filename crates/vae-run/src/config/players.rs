@@ -3,10 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use vae_model::{Direction, Term};
+
 use crate::{AdamConfig, ClipConfig, OptimizerConfig, RunError, Schedule, range};
 
 /// How a player beside the model is trained (`[players.NAME]`): a network of the objective's own, such as the
-/// `discriminator` of the regularizer `factor`.
+/// `discriminator` of `[objective.adversarial]` or of the regularizer `factor`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlayerConfig {
@@ -45,6 +47,16 @@ impl Default for PlayerConfig {
 }
 
 impl PlayerConfig {
+    /// The declaration of the mean norm of a player's gradient, before clipping.
+    #[must_use]
+    pub fn gradient_norm(player: &str) -> Term {
+        Term {
+            name: format!("{player}_gradient_norm").into(),
+            unit: Term::NO_UNIT.into(),
+            better: Direction::Neither,
+        }
+    }
+
     /// Refuses invalid values, with their keys below `players.NAME`.
     pub(super) fn check(&self, name: &str) -> Result<(), RunError> {
         let refuse = |key: &str, problem: String| {

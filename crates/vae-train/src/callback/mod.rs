@@ -1,5 +1,6 @@
 //! Callbacks, which react to the events of training.
 
+pub(crate) mod adversarial_watch;
 pub(crate) mod checkpoints;
 pub(crate) mod collapse_watch;
 pub(crate) mod curves;

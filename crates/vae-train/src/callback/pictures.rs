@@ -25,12 +25,16 @@ impl Pictures {
 
     /// The names of an epoch's pictures, for [`RunDir::picture_file`].
     #[must_use]
-    pub fn names(vae: &Vae) -> [&'static str; 3] {
+    pub fn names(vae: &Vae) -> Vec<&'static str> {
         let latents = match picture::has_whole_manifold(vae) {
             true => "manifold",
             false => "traversals",
         };
-        [latents, "samples", "reconstructions"]
+        let mut names = vec![latents, "samples"];
+        if vae.has_encoder() {
+            names.push("reconstructions");
+        }
+        names
     }
 
     fn draw(&self, run: &Fit, usage: &[f64]) -> Result<(), TrainError> {
@@ -50,8 +54,14 @@ impl Pictures {
                 "traversals" => {
                     let batch = images(1)?;
                     let condition = batch.condition.as_ref();
-                    let posterior = run.vae.encode((&batch.items, condition))?;
-                    let origin = posterior.center().get(0);
+                    let origin = match run.vae.has_encoder() {
+                        true => run.vae.encode((&batch.items, condition))?.center(),
+                        false => {
+                            let mut generator = run.vae.generator(run.config.seed);
+                            run.vae.sample_latents(1, &mut generator)
+                        }
+                    };
+                    let origin = origin.get(0);
                     let mut dims = picture::by_use(run.vae.config().n_latents() as usize, usage);
                     dims.truncate(sizes.n_traversals);
                     picture::traversals(run.vae, (&origin, condition), &dims, 11, 3.0)
