@@ -80,7 +80,8 @@ const MOST_IN_A_ROW: usize = 8;
 const N_STEPS: usize = 11;
 
 /// The learning curves of a run, and pictures of its model: reconstructions of the first images of `test`, samples, the latent
-/// plane or traversals of the most used dimensions, and a scatter plot of the latents. Their sizes follow the config
+/// plane or traversals of the most used dimensions, and a scatter plot of the latents; of a model without an encoder only what
+/// the decoder makes. Their sizes follow the config
 /// (`[pictures]`) up to limits. All draws depend only on `seed`.
 ///
 /// # Errors
@@ -98,31 +99,29 @@ pub fn figures(
         false => (16, 36, 8),
     };
     let encoded = test.truncated(N_ENCODED);
-    let codes = encode(vae, &encoded, seed, |_| ())?;
-    let pictures = no_grad(|| {
-        Ok::<_, EvalError>(
-            [
-                Some(reconstructions(
-                    vae,
-                    test,
-                    sizes.n_reconstructions.min(most_pairs),
-                )?),
-                Some(samples(vae, sizes.n_samples.min(most_samples), seed)?),
-                match picture::has_whole_manifold(vae) {
-                    true => Some(manifold(vae, test, sizes.manifold_size.min(20))?),
-                    false => Some(traversals(
-                        vae,
-                        test,
-                        &codes.centers,
-                        sizes.n_traversals.min(most_rows),
-                    )?),
-                },
-                latents(vae, &encoded, &codes.centers)?,
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-        )
+    let centers = match vae.has_encoder() {
+        true => Some(encode(vae, &encoded, seed, |_| ())?.centers),
+        false => None,
+    };
+    let pictures = no_grad(|| -> Result<Vec<Picture>, EvalError> {
+        let mut pictures = Vec::new();
+        if vae.has_encoder() {
+            let n = sizes.n_reconstructions.min(most_pairs);
+            pictures.push(reconstructions(vae, test, n)?);
+        }
+        pictures.push(samples(vae, sizes.n_samples.min(most_samples), seed)?);
+        match (&centers, picture::has_whole_manifold(vae)) {
+            (_, true) => pictures.push(manifold(vae, test, sizes.manifold_size.min(20))?),
+            (Some(centers), false) => {
+                let n_rows = sizes.n_traversals.min(most_rows);
+                pictures.push(traversals(vae, test, centers, n_rows)?);
+            }
+            (None, false) => {}
+        }
+        if let Some(centers) = &centers {
+            pictures.extend(latents(vae, &encoded, centers)?);
+        }
+        Ok(pictures)
     })?;
     Ok(Figures {
         records: run_dir.records()?,

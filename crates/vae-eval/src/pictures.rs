@@ -103,11 +103,16 @@ fn findings(
         for (i, batch) in Batches::sequential(test, batch_size, vae.device()).enumerate() {
             let batch = batch?;
             let condition = batch.condition.as_ref();
-            let latents = vae.encode((&batch.items, condition))?.center();
             let images = batch.items.to_kind(Kind::Float) / 255.0;
+            real.add(&images)?;
+            n_done += images.size()[0] as usize;
+            progress("reconstructions", n_done, n_real);
+            if !vae.has_encoder() {
+                continue;
+            }
+            let latents = vae.encode((&batch.items, condition))?.center();
             let means = finite(vae.decode((&latents, condition))?)?;
             errors.add(&images, &means)?;
-            real.add(&images)?;
             match painter.draws {
                 true => {
                     let latents = (&latents, condition).into();
@@ -115,12 +120,15 @@ fn findings(
                 }
                 false => reconstructed.add(&means)?,
             }
-            n_done += images.size()[0] as usize;
-            progress("reconstructions", n_done, n_real);
         }
         Ok(())
     })?;
-    errors.measures(test, painter.draws, &mut findings);
+    if vae.has_encoder() {
+        errors.measures(test, painter.draws, &mut findings);
+    } else {
+        let reason = "the model has no encoder and so no reconstructions";
+        leave_out("mse", reason, &mut findings);
+    }
 
     let n_samples = options.n_samples.unwrap_or(n_real.min(MAX_SAMPLES));
     let mut samples = FeatureSets::new(&extractors);
@@ -181,7 +189,10 @@ fn findings(
         let sets = Sets {
             extractor: extractor.as_ref(),
             real: real.set(i)?,
-            reconstructed: reconstructed.set(i)?,
+            reconstructed: match vae.has_encoder() {
+                true => Some(reconstructed.set(i)?),
+                false => None,
+            },
             samples: samples.set(i)?,
             training: train.map(|_| training.set(i)).transpose()?,
             pixels: painter.pixels(),
@@ -478,7 +489,8 @@ fn leave_out(name: &str, reason: impl Into<String>, findings: &mut Findings) {
 struct Sets<'a> {
     extractor: &'a dyn FeatureExtractor,
     real: Tensor,
-    reconstructed: Tensor,
+    /// `None` of a model without an encoder.
+    reconstructed: Option<Tensor>,
     samples: Tensor,
     training: Option<Tensor>,
     /// What reconstructions and samples are.
@@ -488,11 +500,13 @@ struct Sets<'a> {
 impl Sets<'_> {
     fn measures(&self, seed: u64, findings: &mut Findings) -> Result<(), EvalError> {
         let extractor = self.extractor.name();
+        let reconstructions = self.reconstructed.as_ref();
         let of_generated = [
-            ("fid", ImageSet::Samples, &self.samples),
-            ("rfid", ImageSet::Reconstructions, &self.reconstructed),
+            ("fid", ImageSet::Samples, Some(&self.samples)),
+            ("rfid", ImageSet::Reconstructions, reconstructions),
         ];
         for (kind, what, images) in of_generated {
+            let Some(images) = images else { continue };
             let name = format!("{kind}_{extractor}");
             let found = self.frechet(&name, what, images);
             put(&name, found.map(Measure::lower_is_better), findings)?;

@@ -547,6 +547,39 @@ mod tests {
     ";
 
     #[test]
+    fn a_model_that_learns_in_every_third_step_leaves_the_others_to_its_players() {
+        let mut config: RunConfig = toml::from_str(FACTOR).expect("a config");
+        config.training.model_every = 3;
+        let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+        let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+        let images = images(8);
+        let mut norms = Vec::new();
+        for step in 0..6 {
+            let before = vae.named_variables();
+            let before: Vec<_> = before.iter().map(|(_, v)| v.detach().copy()).collect();
+            let output = learner.step(&images, step, step).expect("a step");
+            let after = vae.named_variables();
+            let is_changed = before.iter().zip(&after).any(|(a, (_, b))| !a.equal(b));
+            assert_eq!(is_changed, step % 3 == 0, "{step}");
+            norms.push(output.gradient_norm.double_value(&[]));
+        }
+        assert_eq!(
+            (
+                learner.optimizer_steps(),
+                learner.player_steps()["discriminator"]
+            ),
+            (2, 3)
+        );
+        // Each stands for three steps.
+        assert!(norms[0] > 0.0 && norms[1] == 0.0 && norms[2] == 0.0 && norms[3] > 0.0);
+        config.training.model_every = 1;
+        let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+        let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+        let once = learner.step(&images, 0, 0).expect("a step").gradient_norm;
+        assert!((norms[0] / once.double_value(&[]) - 3.0).abs() < 1e-4);
+    }
+
+    #[test]
     fn each_player_goes_its_own_way_and_a_snapshot_brings_all_of_them_back() {
         let config: RunConfig = toml::from_str(FACTOR).expect("a config");
         let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
@@ -577,11 +610,12 @@ mod tests {
                 "{step}"
             );
             let logged: Vec<_> = output.named.iter().map(|(term, _)| &*term.name).collect();
-            let wanted = [
+            let mut wanted = vec![
                 "total_correlation",
                 "discriminator_loss",
                 "discriminator_accuracy",
             ];
+            wanted.extend(is_due.then_some("discriminator_gradient_norm"));
             assert_eq!(logged, wanted);
         }
         assert_eq!(learner.player_steps()["discriminator"], 2);

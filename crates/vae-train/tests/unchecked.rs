@@ -4,9 +4,7 @@ mod common;
 
 use tch::Device;
 use vae_data::{DatasetConfig, Splits};
-use vae_model::{
-    Estimator, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae,
-};
+use vae_model::{Estimator, LossContext, Mode, ModelConfig, Objective, Regularizer, Vae};
 use vae_train::{Learner, RunConfig, Trainer, evaluate};
 
 fn config(text: &str) -> RunConfig {

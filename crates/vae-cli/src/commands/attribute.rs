@@ -15,7 +15,7 @@ use vae_view::picture::{self, Pixels};
 
 use super::place::{Place, Places};
 use super::sample::save_each;
-use super::{OutArgs, RunArgs, labels, picture_name, place, table};
+use super::{OutArgs, RunArgs, judge, labels, picture_name, place, table};
 use crate::Done;
 use crate::output::{self, out, say};
 
@@ -31,7 +31,8 @@ use crate::output::{self, out, say};
   vae attribute runs/celeba learn --all --json
   vae attribute runs/celeba strip Smiling,Male face.jpg --out strip.png
   vae attribute runs/celeba apply Smiling=+2,Eyeglasses=-1 face.jpg --out changed.png
-  vae attribute runs/mnist learn digit=3")]
+  vae attribute runs/mnist learn digit=3
+  vae attribute runs/gan-celeba learn Smiling --judge runs/celeba")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -73,7 +74,12 @@ struct LearnArgs {
     #[arg(long, value_enum, default_value_t = MethodArg::Linear)]
     method: MethodArg,
 
-    /// Only the first N training images
+    /// Learn from samples of the model, labeled by a probe on the latents of this run, a VAE of images of the same kind whose
+    /// attributes are known. For a GAN, which has no latents of images
+    #[arg(long, value_name = "RUN", conflicts_with = "attributes")]
+    judge: Option<PathBuf>,
+
+    /// Only the first N training images; with --judge the number of samples [default there: 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
@@ -230,32 +236,94 @@ fn load(run: &Session, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Sp
     })
 }
 
+/// Latents, and which of them have which attributes.
+struct Material {
+    train: Tensor,
+    held_out: Tensor,
+    wanted: Vec<Labels>,
+    others: Vec<Labels>,
+}
+
+impl Material {
+    fn of_images(
+        run: &Session,
+        splits: &Splits,
+        names: &[String],
+        args: &LearnArgs,
+    ) -> Result<Self> {
+        let all_labels = |names: &[String]| -> Result<Vec<Labels>> {
+            let labels = names.iter().map(|name| labels::labels(splits, name));
+            labels.collect()
+        };
+        let (wanted, others) = (all_labels(names)?, all_labels(&args.orthogonal_to)?);
+        check_store(run)?;
+        Ok(Self {
+            train: place::encode(run, &splits.train, "training images", 0)?.centers,
+            held_out: place::encode(run, &splits.test, "held-out images", 0)?.centers,
+            wanted,
+            others,
+        })
+    }
+
+    fn judged(run: &Session, judge: &Session, names: &[String], args: &LearnArgs) -> Result<Self> {
+        check_store(run)?;
+        let all = [names, &args.orthogonal_to].concat();
+        let mut judged = judge::judged(run, judge, &all, args.limit)?;
+        let others = judged.labels.split_off(names.len());
+        Ok(Self {
+            train: judged.train,
+            held_out: judged.held_out,
+            wanted: judged.labels,
+            others,
+        })
+    }
+}
+
+/// Refuses a damaged file of directions before the work, and says where none can be written.
+fn check_store(run: &Session) -> Result<()> {
+    DirectionStore::open(run.run_dir()?)?;
+    if let Err(error) = run.run_dir()?.check_writable() {
+        let error = anyhow::Error::from(error);
+        warn!("{error:#}: the directions will only be printed");
+    }
+    Ok(())
+}
+
 fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
-    let splits = load(run, args.attributes.as_ref(), args.limit)?;
-    let names = match args.all {
-        true => labels::names(&splits.train)?,
-        false => args.names.clone(),
+    let judge = match &args.judge {
+        Some(path) => Some(judge::open(path, run)?),
+        None if run.vae().has_encoder() => None,
+        None => bail!(
+            "this model is a generator without an encoder, so that training images have no latents; --judge RUN labels \
+             its samples by what a VAE of the same images sees in them"
+        ),
+    };
+    let splits = match &judge {
+        Some(_) => None,
+        None => Some(load(run, args.attributes.as_ref(), args.limit)?),
+    };
+    let names = match (args.all, &judge, &splits) {
+        (false, ..) => args.names.clone(),
+        (true, Some(judge), _) => judge::names(judge)?,
+        (true, None, Some(splits)) => labels::names(&splits.train)?,
+        (true, None, None) => Vec::new(),
     };
     ensure!(
         !names.is_empty(),
         "--all: these images have no attributes; give a table with --attributes FILE"
     );
     // All mistakes in names are reported before the work.
-    let all_labels = |names: &[String]| -> Result<Vec<Labels>> {
-        names
-            .iter()
-            .map(|name| labels::labels(&splits, name))
-            .collect()
+    let Material {
+        train,
+        held_out,
+        wanted,
+        others,
+    } = match (&judge, &splits) {
+        (Some(judge), _) => Material::judged(run, judge, &names, args)?,
+        (None, Some(splits)) => Material::of_images(run, splits, &names, args)?,
+        (None, None) => bail!("there are no images to learn from"),
     };
-    let (wanted, others) = (all_labels(&names)?, all_labels(&args.orthogonal_to)?);
-    DirectionStore::open(run.run_dir()?)?; // A damaged one, before the work.
-    if let Err(error) = run.run_dir()?.check_writable() {
-        let error = anyhow::Error::from(error);
-        warn!("{error:#}: the directions will only be printed");
-    }
-    let train = place::encode(run, &splits.train, "training images", 0)?;
-    let held_out = place::encode(run, &splits.test, "held-out images", 0)?;
-    let learner = Learner::new(&train.centers, &held_out.centers)?;
+    let learner = Learner::new(&train, &held_out)?;
     let method = match args.method {
         MethodArg::Mean => Method::Mean,
         MethodArg::Linear => Method::Linear,

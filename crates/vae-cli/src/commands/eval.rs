@@ -226,10 +226,18 @@ fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let material = Material::open(&args)?;
     let run = &material.run;
-    let topics: Vec<Topic> = match args.only.is_empty() {
+    let mut topics: Vec<Topic> = match args.only.is_empty() {
         true => Topic::ALL.to_vec(),
         false => args.only.iter().map(|&choice| choice.into()).collect(),
     };
+    if !run.vae().has_encoder() {
+        topics.retain(|&topic| topic == Topic::Pictures);
+        if topics.is_empty() {
+            bail!(
+                "--only: this model is a generator without an encoder, of which only pictures can be measured"
+            );
+        }
+    }
     let config = run.run_dir()?.config()?;
     let subject = Subject::new(run.run_dir()?, run.checkpoint()?, run.vae(), &config)?;
     let folder = run.run_dir()?.path();

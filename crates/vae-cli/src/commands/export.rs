@@ -70,8 +70,10 @@ enum Parts {
 }
 
 impl Parts {
-    fn list(self) -> &'static [Part] {
+    /// The parts to export of a model; of both the decoder alone if there is no encoder.
+    fn list(self, vae: &Vae) -> &'static [Part] {
         match self {
+            Self::Both if !vae.has_encoder() => &[Part::Decoder],
             Self::Encoder => &[Part::Encoder],
             Self::Decoder => &[Part::Decoder],
             Self::Both => &Part::ALL,
@@ -87,7 +89,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let extension = args.format.extension();
     let is_file = args.out.extension().is_some_and(|found| found == extension);
     let whole = args.format == Format::Safetensors && args.part == Parts::Both;
-    let parts = args.part.list();
+    let parts = args.part.list(&vae);
     if is_file && parts.len() > 1 && !whole {
         bail!(
             "{}: two files are to be written; give a folder, or one of --part encoder and decoder",

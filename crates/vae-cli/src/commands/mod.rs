@@ -15,6 +15,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod interpolate;
 mod items_file;
+mod judge;
 mod labels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;

@@ -153,12 +153,17 @@ fn centers(session: &Session, images: Tensor, condition: Option<Tensor>) -> Resu
     })
 }
 
-/// The latents of places or, without any, of the first `count` test images.
+/// The latents of places or, without any, of the first `count` test images; of a model without an encoder draws from the
+/// prior.
 pub(crate) fn latents_or_held_out(
     session: &Session,
     places: &[Place],
     count: usize,
 ) -> Result<Places> {
+    if places.is_empty() && !session.vae().has_encoder() {
+        let drawn: Vec<Place> = (0..count as u64).map(Place::Prior).collect();
+        return latents(session, &drawn);
+    }
     if places.is_empty() {
         let batch = session.first_test_images(count)?;
         return centers(session, batch.items, batch.condition);

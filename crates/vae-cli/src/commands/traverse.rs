@@ -23,8 +23,8 @@ pub(crate) struct Args {
     run: RunArgs,
 
     /// The image: a file, test:N (a test image), z:0.1,-2,… or prior:SEED
-    #[arg(value_name = "IMAGE", default_value = "test:0")]
-    origin: Place,
+    #[arg(value_name = "IMAGE")]
+    origin: Option<Place>,
 
     /// Only these dimensions, in this order, from 0 on
     #[arg(long, value_name = "I,J", value_delimiter = ',')]
@@ -72,7 +72,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
     place::check_dims(&run, &dims, latent_dims)?;
-    let origin = place::latents(&run, &[args.origin])?;
+    let first = match run.vae().has_encoder() {
+        true => Place::HeldOut(0),
+        false => Place::Prior(0),
+    };
+    let origin = place::latents(&run, &[args.origin.unwrap_or(first)])?;
     let (latent, condition) = (origin.latents.get(0), origin.condition);
     let origin = (&latent, condition.as_ref());
     let steps = args.steps as usize;
