@@ -322,7 +322,7 @@ fn attributes_of_a_table_are_predicted_from_latents() {
         std::fs::write(folder.path().join(name), text).expect("written");
     }
     let dataset: DatasetConfig = toml::from_str(&format!(
-        "[image_folder]\npath = '{}'\nimage_size = 28\ngrayscale = true\npack = false",
+        "validation = 0\n[image_folder]\npath = '{}'\nimage_size = 28\ngrayscale = true\npack = false",
         folder.path().display()
     ))
     .expect("a config");
