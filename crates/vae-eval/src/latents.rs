@@ -577,3 +577,145 @@ fn known(answers: &[Option<bool>]) -> (Tensor, Tensor) {
         .unzip();
     (Tensor::from_slice(&classes), Tensor::from_slice(&rows))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values).view([-1, 1])
+    }
+
+    /// The answer of each latent, after one that is not known.
+    fn answers(latents: &[f64], answer: impl Fn(f64) -> bool) -> Vec<Option<bool>> {
+        let known = latents[1..].iter().map(|&latent| Some(answer(latent)));
+        std::iter::once(None).chain(known).collect()
+    }
+
+    /// Training latents 0 (whose answers are not known), −4, −3.8, … −2.2, 2.2, 2.4, … 4, and 3.5.
+    fn train_latents() -> Vec<f64> {
+        let sides = (0..10).flat_map(|i| [-4.0, 2.2].map(|first| first + 0.2 * f64::from(i)));
+        std::iter::once(0.0).chain(sides).chain([3.5]).collect()
+    }
+
+    const TEST_LATENTS: [f64; 8] = [0.0, -3.0, -2.0, -2.2, 2.0, 2.5, 3.0, 3.5];
+
+    fn probes() -> Probes {
+        Probes {
+            train: column(&train_latents()),
+            test: column(&TEST_LATENTS),
+            n_neighbors: 1,
+        }
+    }
+
+    fn labels(name: &str, train: impl Fn(f64) -> bool, held_out: impl Fn(f64) -> bool) -> Labels {
+        Labels {
+            name: name.to_owned(),
+            train: answers(&train_latents(), train),
+            held_out: answers(&TEST_LATENTS, held_out),
+        }
+    }
+
+    fn found(probes: &Probes, attributes: Vec<Labels>) -> Findings {
+        let mut findings = Findings::default();
+        probes
+            .attributes(attributes, &mut findings, &mut |_, _, _| ())
+            .expect("findings");
+        findings
+    }
+
+    #[test]
+    fn probes_of_attributes_are_means_over_those_that_can_be_probed() {
+        // Yes on the right of 0, but not at 3.5; and of the test images at −2.2 as well, which nobody can guess.
+        let mut hard = labels(
+            "hard",
+            |latent| latent > 0.0 && latent != 3.5,
+            |latent| (latent > 0.0 && latent != 3.5) || latent == -2.2,
+        );
+        // Answers of training images beyond those that the probes are fitted to.
+        hard.train.extend([Some(false); 3]);
+        let findings = found(
+            &probes(),
+            vec![
+                hard,
+                labels("easy", |latent| latent > 0.0, |latent| latent > 0.0),
+                labels("of all", |_| true, |latent| latent > 0.0),
+                labels("of no test image", |latent| latent > 0.0, |_| false),
+            ],
+        );
+        // The line is wrong at −2.2 and 3.5, the nearest neighbor at −2.2. Training images are 11 no and 10 yes of the
+        // first, 10 no and 11 yes of the second; test images 3 and 4 of both.
+        let of_hard = [
+            5.0 / 7.0,
+            (2.0 / 3.0 + 3.0 / 4.0) / 2.0,
+            6.0 / 7.0,
+            7.0 / 8.0,
+            3.0 / 7.0,
+        ];
+        let of_easy = [1.0, 1.0, 1.0, 1.0, 4.0 / 7.0];
+        let names: Vec<&str> = findings.lists.keys().map(String::as_str).collect();
+        assert_eq!(names, ["attribute_probe.easy", "attribute_probe.hard"]);
+        for (name, wanted) in [("easy", of_easy), ("hard", of_hard)] {
+            let numbers = &findings.lists[&format!("attribute_probe.{name}")];
+            for (found, wanted) in numbers.iter().zip(wanted) {
+                assert!((found - wanted).abs() < 1e-12, "{name}: {numbers:?}");
+            }
+            assert_eq!(numbers.len(), wanted.len());
+        }
+        let names = [
+            "linear_probe_attributes",
+            "linear_probe_attributes_balanced",
+            "knn_probe_attributes",
+            "knn_probe_attributes_balanced",
+        ];
+        assert_eq!(findings.measures.len(), names.len());
+        for (i, (measure, name)) in findings.measures.iter().zip(names).enumerate() {
+            assert_eq!(measure.name, name);
+            let wanted = (of_easy[i] + of_hard[i]) / 2.0;
+            assert!((measure.value - wanted).abs() < 1e-12, "{measure:?}");
+            let classifier = match i {
+                0 | 1 => ProbeClassifier::Logistic,
+                _ => ProbeClassifier::NearestNeighbors { k: 1 },
+            };
+            let protocol = Protocol::Probe {
+                classifier,
+                n_train_images: 22,
+                n_attributes: Some(2),
+                balanced: i % 2 == 1,
+            };
+            assert_eq!(measure.protocol, Some(protocol), "{name}");
+            let note = ["always the more frequent answer: 0.5000", ""][i % 2];
+            assert_eq!(measure.note, note, "{name}");
+        }
+        assert!(findings.not_measured.is_empty());
+    }
+
+    #[test]
+    fn attributes_that_cannot_be_probed_have_a_reason() {
+        let reason = |findings: &Findings| {
+            assert!(findings.measures.is_empty() && findings.lists.is_empty());
+            assert_eq!(findings.not_measured.len(), 1);
+            findings.not_measured["linear_probe_attributes"].clone()
+        };
+        let of_all = || labels("of all", |_| true, |latent| latent > 0.0);
+        assert_eq!(
+            reason(&found(&probes(), vec![of_all()])),
+            "no attribute has images with and without it in both splits"
+        );
+        let probes = Probes {
+            train: column(&[1.5; 22]),
+            ..probes()
+        };
+        assert_eq!(
+            reason(&found(&probes, vec![of_all()])),
+            "all training images have the same latent"
+        );
+    }
+
+    #[test]
+    fn known_answers_are_those_of_their_own_rows() {
+        let (classes, rows) = known(&[None, Some(true), None, Some(false)]);
+        assert_eq!(classes, Tensor::from_slice(&[1_i64, 0]));
+        assert_eq!(rows, Tensor::from_slice(&[1_i64, 3]));
+    }
+}

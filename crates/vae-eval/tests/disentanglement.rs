@@ -1,7 +1,7 @@
 //! Disentanglement scores against disentanglement_lib's formulas (`tests/golden/disentanglement.py` made the
 //! numbers), and of latents whose scores are known.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use vae_data::{Dataset, FactorGrid, FactorSpace};
 use vae_eval::{
     DisentanglementOptions, EvalError, LabeledLatents, MutualInformation, VoteCounts,
@@ -347,6 +347,24 @@ fn the_beta_vae_score_is_of_differences_and_their_size() {
 }
 
 #[test]
+fn votes_for_fitting_and_for_testing_are_as_many_as_requested() {
+    let votes = VoteCounts {
+        train: 3,
+        test: 5,
+        batch: 2,
+    };
+    let mut asked: Vec<usize> = Vec::new();
+    let mut encode = |positions: &[usize]| {
+        asked.push(positions.len());
+        Ok(positions.iter().map(|&i| perfect(values(i))).collect())
+    };
+    let _ = beta_vae_score(&mut encode, &space(), votes, 1).expect("a score");
+    let _ = factor_vae_score(&mut encode, &space(), 7, votes, 1).expect("a score");
+    // 2 pairs for each point; and 7 images for the variances, then 2 for each vote.
+    assert_eq!(asked, [3 * 2 * 2, 5 * 2 * 2, 7, 3 * 2, 5 * 2]);
+}
+
+#[test]
 fn one_dimension_alone_is_measured_too() {
     let codes = grid(1, |[_, b, _], _| vec![b]);
     // One of three factors known altogether.
@@ -379,8 +397,8 @@ fn images() -> FactorGrid {
     FactorGrid::new(space(), Dataset::new(images, None).expect("images")).expect("a grid")
 }
 
-#[test]
-fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
+/// A model with random weights of images `[1, 3, 4]`.
+fn small_vae() -> Vae {
     let config: ModelConfig = serde_json::from_value(serde_json::json!({
         "latent_dims": 4,
         "network": { "mlp": { "hidden": [16] } },
@@ -391,7 +409,44 @@ fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
         height: 3,
         width: 4,
     };
-    let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
+    Vae::new(&config, shape, Device::Cpu, 1).expect("a model")
+}
+
+/// A score that compares factors needs two of them, and the others are measured.
+#[test]
+fn a_single_factor_has_no_modularity_and_the_reason_is_given() {
+    let space = FactorSpace::new([("color", 1), ("b", 5)]);
+    let images = Tensor::arange(5, (Kind::Uint8, Device::Cpu)) * 50;
+    let images = images
+        .view([5, 1, 1, 1])
+        .repeat([1, 1, 3, 4])
+        .to_kind(Kind::Uint8);
+    let images = Dataset::new(images, None).expect("images");
+    let grid = FactorGrid::new(space, images).expect("a grid");
+    let options = DisentanglementOptions {
+        n_train: 50,
+        n_test: 20,
+        votes: VoteCounts {
+            train: 4,
+            test: 4,
+            batch: 4,
+        },
+        ..DisentanglementOptions::default()
+    };
+    let found = measure_disentanglement(&small_vae(), &grid, &options, 1, &mut |_, _, _| {});
+    let found = found.expect("findings");
+    assert_eq!(found.measures.len(), 7);
+    assert!(found.measure("modularity").is_none());
+    assert_eq!(found.not_measured.len(), 1);
+    assert_eq!(
+        found.not_measured["modularity"],
+        "needs more factors or images; there are b"
+    );
+}
+
+#[test]
+fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
+    let vae = small_vae();
     let options = DisentanglementOptions {
         n_train: 300,
         n_test: 100,

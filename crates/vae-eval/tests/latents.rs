@@ -4,7 +4,7 @@ mod common;
 
 use common::{config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_data::Dataset;
+use vae_data::{Dataset, DatasetConfig};
 use vae_eval::{Bound, LatentOptions, Protocol, aggregate_densities, measure_latents};
 use vae_model::{ImageShape, Mode, Vae};
 use vae_view::latent::encode;
@@ -260,6 +260,104 @@ fn a_single_image_has_no_dimension_in_use_and_none_out_of_use() {
         threshold: 0.01,
     };
     assert_eq!(active.protocol, Some(protocol));
+}
+
+#[test]
+fn what_cannot_be_measured_of_latents_has_a_reason() {
+    let splits = digits(None);
+    let points = config(
+        "[model]\nlatent_dims = 3\nposterior = 'deterministic'\nnetwork = {mlp = {hidden = [20]}}\n\
+         [objective]\nregularizer = 'none'\n[checkpoints]\nmetric = 'mse'",
+    );
+    let vae = Vae::new(&points.model, common::MNIST, Device::Cpu, 1).expect("a model");
+    let without_labels = splits.test.first(20).expect("images");
+    let without_labels = Dataset::new(without_labels, None).expect("a data set");
+    let options = LatentOptions::default();
+    let measured = |test: &Dataset, train: &Dataset| {
+        measure_latents(&vae, test, train, &options, 1, &mut quiet()).expect("findings")
+    };
+    let found = measured(&without_labels, &without_labels);
+    let wanted = [
+        ("aggregate_kl", "no closed form"),
+        ("knn_probe_accuracy", "neither labels nor attributes"),
+        ("linear_probe_accuracy", "neither labels nor attributes"),
+        ("mutual_information", "no closed form"),
+        ("total_correlation", "no closed form"),
+    ];
+    let names: Vec<&str> = found.not_measured.keys().map(String::as_str).collect();
+    assert_eq!(names, wanted.map(|(name, _)| name));
+    for (name, reason) in wanted {
+        assert!(found.not_measured[name].contains(reason), "{name}");
+        assert!(found.measure(name).is_none(), "{name}");
+    }
+    // Labels of one of the splits are not enough.
+    for found in [
+        measured(&without_labels, &splits.train.truncated(20)),
+        measured(&splits.test.truncated(20), &without_labels),
+    ] {
+        assert!(found.not_measured.contains_key("linear_probe_accuracy"));
+    }
+}
+
+/// Four black and four white photos in each split; one test photo has no row in the table.
+#[test]
+fn attributes_of_a_table_are_predicted_from_latents() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut partition, mut table) = (String::new(), "image,White,Known,Age\n".to_owned());
+    for i in 0..16 {
+        let (is_test, is_white) = (i / 8, i % 2);
+        let photo = image::GrayImage::from_pixel(28, 28, image::Luma([255 * is_white]));
+        let name = format!("{i:02}.png");
+        photo.save(folder.path().join(&name)).expect("written");
+        partition += &format!("{name} {}\n", 2 * is_test);
+        if i < 15 {
+            let white = ["-1", "1"][usize::from(is_white)];
+            table += &format!("{name},{white},1,{}\n", 20 + i);
+        }
+    }
+    for (name, text) in [
+        ("list_eval_partition.txt", &partition),
+        ("list_attr_celeba.csv", &table),
+    ] {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    let dataset: DatasetConfig = toml::from_str(&format!(
+        "validation = 0\n[image_folder]\npath = '{}'\nimage_size = 28\ngrayscale = true\npack = false",
+        folder.path().display()
+    ))
+    .expect("a config");
+    let splits = dataset.load().expect("a data set");
+    assert_eq!((splits.train.len(), splits.test.len()), (8, 8));
+    let (vae, _) = two_clouds(6.0, 0.25);
+    let options = LatentOptions {
+        n_neighbors: 3,
+        ..LatentOptions::default()
+    };
+    let found = measure_latents(&vae, &splits.test, &splits.train, &options, 1, &mut quiet())
+        .expect("findings");
+    for kind in ["linear", "knn"] {
+        for balanced in ["", "_balanced"] {
+            let name = format!("{kind}_probe_attributes{balanced}");
+            let measure = found.measure(&name).expect("a number");
+            assert_eq!(measure.value, 1.0, "{name}");
+            let Some(Protocol::Probe { n_attributes, .. }) = measure.protocol else {
+                panic!("{name}: {:?}", measure.protocol);
+            };
+            // All have the second attribute, and the third is a number.
+            assert_eq!(n_attributes, Some(1), "{name}");
+        }
+        assert!(
+            !found
+                .not_measured
+                .contains_key(&format!("{kind}_probe_accuracy"))
+        );
+    }
+    // As frequent as the other answer in training: yes is guessed, of 4 black and 3 white photos.
+    let numbers = &found.lists["attribute_probe.White"];
+    assert_eq!(numbers[..4], [1.0; 4]);
+    assert!((numbers[4] - 3.0 / 7.0).abs() < 1e-12, "{numbers:?}");
+    let probes = found.lists.keys().filter(|name| name.starts_with("attr"));
+    assert_eq!(probes.count(), 1);
 }
 
 /// q(z) summed by hand, for a posterior whose dimensions depend on each other.

@@ -296,6 +296,34 @@ fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
     assert_eq!(vae.image_shape(), MNIST);
 }
 
+/// Two latents of an image of so many values fit at once: five samples are drawn in parts of 2, 2 and 1.
+#[test]
+fn parts_of_the_samples_weigh_by_their_number() {
+    const N_VALUES: i64 = 2000 * 28 * 28;
+    let image = ImageShape {
+        channels: 1,
+        height: 28,
+        width: N_VALUES / 28,
+    };
+    let model: ModelConfig =
+        toml::from_str("latent_dims = 1\nnetwork = {mlp = {hidden = []}}").expect("a model");
+    let vae = Vae::new(&model, image, Device::Cpu, 1).expect("a model");
+    // q(z|x) = N(0.5, 0.25) and p(x|z) = ½ of every image and latent.
+    for (name, mut variable) in vae.named_variables() {
+        no_grad(|| match &name[..] {
+            "encoder.0.bias" => variable.copy_(&Tensor::from_slice(&[0.5, 0.25_f32.ln()])),
+            _ => drop(variable.zero_()),
+        });
+    }
+    let images = Tensor::zeros([1, 1, 28, N_VALUES / 28], (Kind::Uint8, Device::Cpu));
+    let found = image_bounds(&vae, &images, 5, &mut vae.generator(1)).expect("bounds");
+    let reconstruction = N_VALUES as f64 * 2_f64.ln();
+    let share = found.reconstruction.double_value(&[0]) / reconstruction;
+    assert!((share - 1.0).abs() < 1e-5, "{share}");
+    let kl = 0.5 * (0.25 + 0.25 - 1.0 + 4_f64.ln());
+    assert!((found.kl.double_value(&[0]) - kl).abs() < 1e-6);
+}
+
 #[test]
 fn a_sphere_has_no_annealing_and_a_deterministic_posterior_no_likelihood() {
     let splits = digits(None);

@@ -168,6 +168,33 @@ fn errors_of_pixels_are_those_of_mean_images() {
 }
 
 #[test]
+fn exact_reconstructions_have_no_signal_to_noise_ratio_and_the_reason_is_given() {
+    // A decoder whose pixels are all exactly 0: black images have no error, white ones 1.
+    let vae = vae(mlp(), DIGITS);
+    for (name, mut variable) in vae.named_variables() {
+        if name.starts_with("decoder.") {
+            let is_last_bias = variable.size() == [784];
+            let _ = no_grad(|| variable.fill_(if is_last_bias { -1000.0 } else { 0.0 }));
+        }
+    }
+    let images = Tensor::zeros([5, 1, 28, 28], (Kind::Uint8, Device::Cpu));
+    let _ = images.narrow(0, 0, 2).fill_(255);
+    let found = measured(&vae, &Dataset::new(images, None).unwrap(), &options(2), 1);
+    assert!(found.measure("psnr").is_none());
+    assert_eq!(
+        found.not_measured["psnr"],
+        "it is infinite for 3 images, reconstructed exactly"
+    );
+    let mse = found.measure("mse").unwrap();
+    assert!((mse.value - 0.4).abs() < 1e-12, "{mse:?}");
+    // The variance of 2 ones and 3 zeros is 0.3 with n − 1, that of their mean a fifth of it.
+    assert!((mse.error.unwrap() - 0.06_f64.sqrt()).abs() < 1e-12);
+    // SSIM of a constant image against itself is 1; of 1 against 0 it is C1 / (1 + C1).
+    let wanted = 0.6 + 0.4 * 1e-4 / (1.0 + 1e-4);
+    assert!((value(&found, "ssim") - wanted).abs() < 1e-6);
+}
+
+#[test]
 fn protocols_say_what_was_compared() {
     let (vae, test) = (vae(mlp(), DIGITS), dataset(90, DIGITS, 0.0));
     let options = PictureOptions {

@@ -188,9 +188,22 @@ fn images_that_cannot_be_compared_are_refused() {
         let error = of(&small, &small).unwrap_err().to_string();
         assert!(error.contains("10×30"), "{error}");
     }
-    for other in [zeros(&[2, 1, 10, 30]), zeros(&[10, 30])] {
-        let error = mean_squared_error(&small, &other).unwrap_err();
-        assert!(matches!(error, EvalError::Unmeasurable(_)), "{error}");
+    for of in [
+        mean_squared_error,
+        peak_signal_to_noise_ratio,
+        structural_similarity,
+        multiscale_structural_similarity,
+    ] {
+        for (other, shape) in [
+            (zeros(&[2, 1, 10, 30]), "[2, 1, 10, 30]"),
+            (zeros(&[10, 30]), "[10, 30]"),
+        ] {
+            let error = of(&small, &other).unwrap_err();
+            assert!(matches!(error, EvalError::Unmeasurable(_)), "{error}");
+            // In the order of the arguments.
+            let wanted = format!("images [1, 1, 10, 30] and {shape} cannot be compared");
+            assert!(error.to_string().contains(&wanted), "{error}");
+        }
     }
 }
 

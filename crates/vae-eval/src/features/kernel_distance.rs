@@ -86,6 +86,6 @@ pub fn kernel_distance_of_subsets(
         mean,
         deviation: (squares / n).sqrt(),
         subset_size,
-        n_subsets: N_SUBSETS,
+        n_subsets: distances.len(),
     })
 }

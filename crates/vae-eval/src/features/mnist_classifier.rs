@@ -316,3 +316,99 @@ fn sha256(tensors: &[(String, Tensor)]) -> Result<String, EvalError> {
     let digest = hasher.finalize();
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: u64 = 3;
+
+    /// Black images with these labels.
+    fn black(labels: &[i64]) -> Dataset {
+        let shape = [labels.len() as i64, 1, 28, 28];
+        let images = Tensor::zeros(shape, (Kind::Uint8, Device::Cpu));
+        Dataset::new(images, Some(Tensor::from_slice(labels))).expect("a data set")
+    }
+
+    fn trained(train: &Dataset, test: &Dataset) -> MnistClassifier {
+        let (name, device) = (KnownDataset::Mnist, Device::Cpu);
+        MnistClassifier::train(train, test, name, SEED, device, &mut |_, _, _| ())
+            .expect("a classifier")
+    }
+
+    /// Adam's step under a constant gradient is the learning rate: twice 1e-3, and a tenth of that in the last of three
+    /// epochs, which are a step each. Of black images of one class the gradient of the last bias is nearly constant.
+    #[test]
+    fn the_last_epoch_has_a_tenth_of_the_learning_rate() {
+        let images = black(&[7; 100]);
+        let after = trained(&images, &images);
+        let before =
+            MnistClassifier::fresh(derive_seed(SEED, 0, "classifier's weights"), Device::Cpu);
+        let bias = |classifier: &MnistClassifier| {
+            let bias = classifier.last.bs.as_ref().expect("a bias");
+            Vec::<f32>::try_from(bias.detach()).expect("numbers")
+        };
+        for (digit, (after, before)) in bias(&after).iter().zip(bias(&before)).enumerate() {
+            let wanted = if digit == 7 { 2.1e-3 } else { -2.1e-3 };
+            assert!(
+                (after - before - wanted).abs() < 2e-5,
+                "{digit}: {}",
+                after - before
+            );
+        }
+    }
+
+    #[test]
+    fn the_test_accuracy_is_the_share_of_images_that_are_recognized() {
+        let train = black(&[7; 100]);
+        let images = Tensor::zeros([1, 1, 28, 28], (Kind::Float, Device::Cpu));
+        let classes = trained(&train, &train).classes(&images);
+        let found = classes
+            .expect("classes")
+            .expect("classes")
+            .int64_value(&[0]);
+        // More test images than are classified at once, of which three of four are of that class.
+        let labels: Vec<i64> = (0..120)
+            .map(|i| if i % 4 == 0 { (found + 1) % 10 } else { found })
+            .collect();
+        let facts = trained(&train, &black(&labels)).facts;
+        assert_eq!(facts.test_accuracy, 0.75);
+    }
+
+    /// The checksum is of the values alone: a file with the same values in other shapes, or with a tensor without values
+    /// besides, has the right checksum and is refused all the same.
+    #[test]
+    fn a_file_with_other_tensors_is_damaged_even_if_its_checksum_is_right() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("classifier.safetensors");
+        let mut classifier = MnistClassifier::fresh(SEED, Device::Cpu);
+        classifier.facts.weights_sha256 = sha256(&classifier.named_variables()).expect("a sum");
+        classifier.save(&path).expect("written");
+        let loaded = MnistClassifier::load(&path, Device::Cpu).expect("a classifier");
+        assert_eq!(loaded.facts, classifier.facts);
+
+        let facts = serde_json::to_string(&classifier.facts).expect("JSON");
+        let refused = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+            let mut tensors = classifier.named_variables();
+            change(&mut tensors);
+            assert_eq!(
+                sha256(&tensors).expect("a sum"),
+                classifier.facts.weights_sha256
+            );
+            write_tensors(&path, &tensors, &[(KEY, &facts)]).expect("written");
+            let error = MnistClassifier::load(&path, Device::Cpu).expect_err("an error");
+            let error = error.to_string();
+            assert!(error.contains("is a damaged classifier"), "{error}");
+        };
+        refused(&|tensors| {
+            let last = tensors.last_mut().expect("a tensor");
+            assert_eq!(last.0, "second.weight");
+            last.1 = last.1.view([16, 32, 3, 3]);
+        });
+        refused(&|tensors| {
+            let nothing = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+            tensors.push(("third.weight".to_owned(), nothing));
+        });
+        refused(&|tensors| tensors.last_mut().expect("a tensor").0 = "third.weight".to_owned());
+    }
+}
