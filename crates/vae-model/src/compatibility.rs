@@ -7,7 +7,8 @@ use crate::parts::{ModelView, OwnParts};
 use crate::{
     DecoderPenalty, DiagonalGaussianConfig, Estimator, ItemKind, ItemSpec, Judged,
     LikelihoodConfig, MeanActivation, ModelConfig, ModelError, NetworkConfig, NoiseScale,
-    Objective, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig, Support, Term, Vae,
+    Objective, PerceptualConfig, PosteriorConfig, PriorConfig, Regularizer, ScaleConfig, Support,
+    Term, Vae,
 };
 
 impl ModelConfig {
@@ -696,7 +697,11 @@ fn check_adversarial(model: ModelView, objective: &Objective) -> Result<(), Mode
                 .to_owned(),
         );
     }
-    if perceptual.is_some() && adversarial.judges(model.has_encoder()) == Judged::Pairs {
+    if perceptual
+        .as_ref()
+        .is_some_and(PerceptualConfig::is_of_discriminator)
+        && adversarial.judges(model.has_encoder()) == Judged::Pairs
+    {
         return refuse(
             "objective.perceptual.features.discriminator",
             "the discriminator judges items together with their latents, and reconstructions would be compared by \

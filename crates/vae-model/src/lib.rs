@@ -51,6 +51,7 @@ mod condition;
 mod config;
 mod error;
 mod export;
+mod feature_network;
 mod graph;
 mod import;
 mod likelihood;
@@ -79,6 +80,7 @@ pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub use feature_network::{DigitWeights, FeatureNetwork};
 pub use import::StateDictMap;
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
@@ -93,12 +95,13 @@ pub use network::{
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaCyclicConfig,
-    BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig, DecoderPenalty,
-    DecoderWeightConfig, DipConfig, DipVariant, DiscriminatorFeaturesConfig, DiscriminatorPenalty,
-    ElboConfig, Estimator, FactorConfig, FeaturesConfig, GradientPenaltyConfig, IwaeConfig, Judged,
-    Kernel, KlConfig, LatentAdversarialConfig, LatentNormConfig, LossContext, Losses, MmdConfig,
-    NestedConfig, Objective, PerceptualConfig, PixelMeanConfig, PlayerNetwork, R1Config,
-    Regularizer, Seen,
+    BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig,
+    ClassifierFeaturesConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
+    DiscriminatorFeaturesConfig, DiscriminatorPenalty, ElboConfig, Estimator, FactorConfig,
+    FeaturesConfig, GradientPenaltyConfig, IwaeConfig, Judged, Kernel, KlConfig,
+    LatentAdversarialConfig, LatentNormConfig, LossContext, Losses, MmdConfig, NestedConfig,
+    Networks, Objective, PerceptualConfig, PixelMeanConfig, PlayerNetwork, R1Config, Regularizer,
+    Seen, TorchScriptFeaturesConfig,
 };
 pub use part::Part;
 pub use parts::{PartContext, VaeBuilder};

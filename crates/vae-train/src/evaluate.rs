@@ -6,7 +6,7 @@ use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::{CodeUse, Conditioned, LossContext, Mode, PlayerNetwork, Vae};
+use vae_model::{CodeUse, Conditioned, LossContext, Mode, Networks, Vae};
 
 use vae_run::{LatentUse, Means, RunConfig};
 
@@ -42,20 +42,27 @@ pub fn evaluate(
     step: u64,
 ) -> Result<Evaluation, TrainError> {
     check(vae, config)?;
-    evaluate_against(vae, config, dataset, n_train_images, step, &[])
+    evaluate_against(
+        vae,
+        config,
+        dataset,
+        n_train_images,
+        step,
+        &Networks::default(),
+    )
 }
 
-/// [`evaluate`] with a checked config and the networks of the other players, without which their terms would be missing in
-/// the loss.
+/// [`evaluate`] with a checked config and the networks of the objective, without which their terms would be missing in the
+/// loss.
 pub(crate) fn evaluate_against(
     vae: &Vae,
     config: &RunConfig,
     dataset: &Dataset,
     n_train_images: usize,
     step: u64,
-    players: &[PlayerNetwork],
+    networks: &Networks,
 ) -> Result<Evaluation, TrainError> {
-    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, players))
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, networks))
 }
 
 fn pass(
@@ -64,7 +71,7 @@ fn pass(
     dataset: &Dataset,
     n_train_images: usize,
     step: u64,
-    players: &[PlayerNetwork],
+    networks: &Networks,
 ) -> Result<Evaluation, TrainError> {
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective;
@@ -78,7 +85,7 @@ fn pass(
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
     let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
         let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
-        let losses = objective.losses(&draws, context, players, &mut noise)?;
+        let losses = objective.losses(&draws, context, networks, &mut noise)?;
         let mut named = losses.terms;
         named.extend(std::mem::take(&mut draws.named));
         Ok((draws, losses.model.detach(), named))

@@ -6,7 +6,7 @@ use std::slice;
 use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_data::loader::n_batches;
-use vae_model::{Conditioned, ElboTerms, LossContext, Mode, PlayerNetwork, Terms, Vae};
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Terms, Vae};
 use vae_run::{CheckpointTensors, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
 
 use crate::collective::Alone;
@@ -22,11 +22,11 @@ pub struct Learner<'a> {
     /// The number of optimizer steps of the whole run.
     n_steps: u64,
     model: Player,
-    /// The players other than the model, in the order of `networks`.
+    /// The players other than the model, in the order of `networks.players`.
     players: Vec<Player>,
     /// A factor on the learning rates of the other players, which have schedules of their own.
     learning_rate_scale: f64,
-    networks: Vec<PlayerNetwork>,
+    networks: Networks,
     collective: Box<dyn Collective>,
 }
 
@@ -121,8 +121,8 @@ impl<'a> Learner<'a> {
             every: training.model_every,
         };
         let seed = derive_seed(config.seed, 0, "weights of the players beside the model");
-        let networks = config.objective.players(vae, seed);
-        let players = networks.iter().map(|network| {
+        let networks = config.objective.networks(vae, seed)?;
+        let players = networks.players.iter().map(|network| {
             let player = config.player(network.name());
             let training = Training {
                 optimizer: &player.optimizer,
@@ -271,8 +271,8 @@ impl<'a> Learner<'a> {
         self.collective = Box::new(collective);
     }
 
-    /// The networks of the other players.
-    pub(crate) fn networks(&self) -> &[PlayerNetwork] {
+    /// The networks of the objective besides the model.
+    pub(crate) fn networks(&self) -> &Networks {
         &self.networks
     }
 

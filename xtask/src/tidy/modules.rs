@@ -81,6 +81,7 @@ pub(super) const ORDERS: &[Order] = &[
             "watch",
             "sums",
             "tensor_file",
+            "feature_network",
             "preprocessing",
             "graph",
             "units",

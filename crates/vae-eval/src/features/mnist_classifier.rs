@@ -8,7 +8,7 @@ use tch::nn::{Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
-use vae_model::{Generator, read_tensors, write_tensors};
+use vae_model::{DigitWeights, Generator, read_tensors, write_tensors};
 
 use super::{FeatureExtractor, on_cpu};
 use crate::{EvalError, Extractor, Progress};
@@ -237,9 +237,19 @@ impl MnistClassifier {
 
     /// `[N, 1, 28, 28]` in `[0, 1]` to `[N, 128]`.
     fn penultimate(&self, images: &Tensor) -> Tensor {
-        let features = self.first.forward(images).relu().max_pool2d_default(2); // [N, 16, 14, 14]
-        let features = self.second.forward(&features).relu().max_pool2d_default(2); // [N, 32, 7, 7]
-        self.penultimate.forward(&features.flatten(1, -1)).relu()
+        let pair = |weight: &Tensor, bias: Option<&Tensor>| {
+            [
+                weight.shallow_clone(),
+                bias.expect("layers have biases").shallow_clone(),
+            ]
+        };
+        let weights = DigitWeights {
+            first: pair(&self.first.ws, self.first.bs.as_ref()),
+            second: pair(&self.second.ws, self.second.bs.as_ref()),
+            penultimate: pair(&self.penultimate.ws, self.penultimate.bs.as_ref()),
+        };
+        let [_, _, penultimate] = weights.features(images);
+        penultimate
     }
 }
 

@@ -433,7 +433,7 @@ mod tests {
     struct Setting {
         vae: Vae,
         objective: Objective,
-        players: Vec<PlayerNetwork>,
+        networks: super::super::Networks,
     }
 
     impl Setting {
@@ -443,11 +443,11 @@ mod tests {
             let vae = Vae::new(&model, SHAPE, Device::Cpu, 1).expect("a model");
             let objective: Objective = toml::from_str(objective).expect("an objective");
             objective.check(&model).expect("an objective that fits");
-            let players = objective.players(&vae, 5);
+            let networks = objective.networks(&vae, 5).expect("networks");
             Self {
                 vae,
                 objective,
-                players,
+                networks,
             }
         }
 
@@ -468,7 +468,7 @@ mod tests {
                 n_images: 8,
             };
             self.objective
-                .losses(draws, context, &self.players, &mut Generator::cpu(3))
+                .losses(draws, context, &self.networks, &mut Generator::cpu(3))
                 .expect("losses")
         }
 
@@ -482,7 +482,7 @@ mod tests {
             };
             [
                 n(self.vae.named_variables()),
-                n(self.players[0].named_variables()),
+                n(self.networks.players[0].named_variables()),
             ]
         }
     }
@@ -558,7 +558,7 @@ mod tests {
             let setting = Setting::new("posterior = 'none'", &format!("{linear}{penalty}"));
             let losses = setting.losses(&setting.draws(Mode::Train), step);
             let value = losses.terms.get("discriminator_penalty");
-            let variables = setting.players[0].named_variables();
+            let variables = setting.networks.players[0].named_variables();
             let (_, weight) = variables.iter().find(|(n, _)| n == "0.weight").expect("w");
             let squared = weight.square().sum(Kind::Double).double_value(&[]);
             (value.map(|value| value.double_value(&[])), squared)

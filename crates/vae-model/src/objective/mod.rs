@@ -40,9 +40,12 @@ pub use kl::{BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, KlConfig};
 pub use latent_adversarial::LatentAdversarialConfig;
 pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
-pub use perceptual::{DiscriminatorFeaturesConfig, FeaturesConfig, PerceptualConfig};
+pub use perceptual::{
+    ClassifierFeaturesConfig, DiscriminatorFeaturesConfig, FeaturesConfig, PerceptualConfig,
+    TorchScriptFeaturesConfig,
+};
 pub use pixel_mean::PixelMeanConfig;
-pub use player::{Losses, PlayerNetwork, Seen};
+pub use player::{Losses, Networks, PlayerNetwork, Seen};
 
 use vae_base::derive_seed;
 
@@ -329,7 +332,7 @@ impl Objective {
         context: LossContext,
         generator: &mut Generator,
     ) -> Result<(Tensor, Terms), ModelError> {
-        let losses = self.losses(draws, context, &[], generator)?;
+        let losses = self.losses(draws, context, &Networks::default(), generator)?;
         Ok((losses.model, losses.terms))
     }
 
@@ -346,10 +349,12 @@ impl Objective {
         of_latents.into_iter().chain(of_items).collect()
     }
 
-    /// The players' networks for a model, in the order of [`Self::player_names`]. Their fresh weights follow from the
-    /// seed.
-    #[must_use]
-    pub fn players(&self, vae: &Vae, seed: u64) -> Vec<PlayerNetwork> {
+    /// The networks that the objective needs besides the model: players in the order of [`Self::player_names`], whose
+    /// fresh weights follow from the seed, and a fixed one from a file.
+    ///
+    /// # Errors
+    /// A file that does not exist or does not hold such a network.
+    pub fn networks(&self, vae: &Vae, seed: u64) -> Result<Networks, ModelError> {
         let n_latents = vae.config().n_latents();
         let of_latents = match &self.regularizer {
             Regularizer::Factor(config) => {
@@ -365,11 +370,18 @@ impl Objective {
             let seed = derive_seed(seed, 0, "weights of the discriminator of items");
             config.discriminator(vae, seed)
         });
-        of_latents.into_iter().chain(of_items).collect()
+        let features = match &self.perceptual {
+            Some(perceptual) => perceptual.network(vae)?,
+            None => None,
+        };
+        Ok(Networks {
+            players: of_latents.into_iter().chain(of_items).collect(),
+            features,
+        })
     }
 
-    /// The losses of the model and of the objective's `players`. Without players, as in [`Self::loss`], the model's
-    /// loss lacks the terms that depend on them.
+    /// The losses of the model and of the players of the objective's `networks`. Without networks, as in [`Self::loss`],
+    /// the model's loss lacks the terms that depend on them.
     ///
     /// # Errors
     /// As for [`Self::loss`].
@@ -377,9 +389,10 @@ impl Objective {
         &self,
         draws: &Draws,
         context: LossContext,
-        players: &[PlayerNetwork],
+        networks: &Networks,
         generator: &mut Generator,
     ) -> Result<Losses, ModelError> {
+        let players = &networks.players;
         let mut terms = Terms::default();
         let mut player_losses = Vec::new();
         let loss = match self.estimator.bound(draws)? {
@@ -408,7 +421,7 @@ impl Objective {
                 let discriminator = self.adversarial.as_ref().and_then(|_| players.last());
                 if let Some(perceptual) = &self.perceptual
                     && let Some(term) =
-                        perceptual.loss(draws, context.vae, discriminator, &mut terms)?
+                        perceptual.loss(draws, context.vae, networks, discriminator, &mut terms)?
                 {
                     reconstruction += term;
                 }

@@ -2,6 +2,7 @@
 
 use tch::{Device, Tensor};
 
+use crate::feature_network::FeatureNetwork;
 use crate::network::{Discriminator, Judgement};
 use crate::{Mode, nn};
 
@@ -78,6 +79,15 @@ impl PlayerNetwork {
         set(true);
         said
     }
+}
+
+/// The networks of an objective besides the model.
+#[derive(Debug, Default)]
+pub struct Networks {
+    /// Those that it trains, each with a loss of its own.
+    pub players: Vec<PlayerNetwork>,
+    /// A fixed one, whose features are compared.
+    pub features: Option<FeatureNetwork>,
 }
 
 /// What a player sees: items `[B, C, H, W]` or latents `[B, Z]`, and what is known besides, `[B, S]`.
