@@ -53,6 +53,7 @@ mod error;
 mod export;
 mod graph;
 mod import;
+mod invert;
 mod likelihood;
 mod math;
 mod mode;
@@ -80,6 +81,7 @@ pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
 pub use import::StateDictMap;
+pub use invert::{InvertConfig, InvertProgress, InvertStart, InvertTerms, Inverted};
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,

@@ -97,6 +97,7 @@ pub(super) const ORDERS: &[Order] = &[
             "parts",
             "vae",
             "code_use",
+            "invert",
             "objective",
             "compatibility",
             "export",
