@@ -460,10 +460,12 @@ mod tests {
 
     impl Linear {
         fn new(n_posterior_params: i64) -> Self {
-            let values = Tensor::arange(D * 3 + D, (Kind::Float, Device::Cpu)) * 1.7;
-            let values = values.sin();
+            let values = Tensor::arange(D * 3 + D, (Kind::Float, Device::Cpu));
+            let values = (values.square() * 1.7).sin();
+            let eye = Tensor::eye(3, (Kind::Float, Device::Cpu)).repeat([2, 1]) * 2.0;
             Self {
-                weight: values.narrow(0, 0, D * 3).view([D, 3]),
+                // Far from a lower rank, so that even without a prior every direction is found in few steps.
+                weight: eye + values.narrow(0, 0, D * 3).view([D, 3]),
                 bias: values.narrow(0, D * 3, D),
                 n_posterior_params,
             }
@@ -550,7 +552,7 @@ mod tests {
             let gained = &found.before.loss - &found.after.loss;
             let least = gained.min().double_value(&[]);
             assert!(
-                least >= 0.0 && (learning_rate > 1.0 || least > 0.1),
+                least >= 0.0 && (learning_rate > 1.0 || least > 0.01),
                 "{least}"
             );
             for (latents, said) in [(&center, &found.before), (&found.latents, &found.after)] {
@@ -605,21 +607,19 @@ mod tests {
 
     #[test]
     fn weights_stay_as_they_are_and_get_no_gradient() {
-        let vae = model("network.conv_batch_norm.channels = [4]\nprior.vamp.components = 3");
-        let before: Vec<_> = vae.named_variables();
-        let before = before
-            .iter()
-            .map(|(_, value)| (value.copy(), value.requires_grad()));
-        let before: Vec<_> = before.collect();
-        let found = no_grad(|| inverted(&vae, &images(2), &steps(5)));
-        assert!(!found.latents.requires_grad());
-        for ((name, value), (old, required_grad)) in vae.named_variables().iter().zip(&before) {
-            assert!(!value.grad().defined(), "{name}");
-            assert_eq!(
-                (value, value.requires_grad()),
-                (old, *required_grad),
-                "{name}"
-            );
+        let batch_norm = "network.conv_batch_norm.channels = [4]".to_owned();
+        for parts in [batch_norm, format!("{CONV}\nprior.vamp.pseudo_inputs = 3")] {
+            let vae = model(&parts);
+            let before = vae.named_variables().into_iter();
+            let before: Vec<_> = before
+                .map(|(_, value)| (value.copy(), value.requires_grad()))
+                .collect();
+            let found = no_grad(|| inverted(&vae, &images(2), &steps(5)));
+            assert!(!found.latents.requires_grad());
+            for ((name, value), (old, required)) in vae.named_variables().iter().zip(&before) {
+                assert!(!value.grad().defined(), "{name}");
+                assert_eq!((value, value.requires_grad()), (old, *required), "{name}");
+            }
         }
     }
 
