@@ -81,7 +81,7 @@ impl InvertArgs {
         let stop = signals::stop_when_asked()?;
         let bar = share_bar(n_items as u64 * n_steps, work.clone());
         if bar.is_hidden() {
-            say!("a search of latents by {work}");
+            say!("searching latents: {work}");
         }
         Ok(Some(Search {
             bar,
@@ -125,7 +125,7 @@ impl Search {
     /// The latents of items, `[B, Z]`; `None` if a signal asked to stop.
     pub(super) fn latents(&mut self, vae: &Vae, items: Conditioned) -> Result<Option<Tensor>> {
         let n_before = self.n_items as u64 * u64::from(self.config.n_steps);
-        let mut on_step = |n_done: u64| {
+        let on_step = |n_done: u64| {
             self.bar.set_position(n_before + n_done);
             match self.stop.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
