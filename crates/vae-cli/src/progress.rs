@@ -123,6 +123,15 @@ fn named(record: &Record) -> String {
         .collect()
 }
 
+/// A bar with the time left on a terminal, for work of `n` equal steps.
+pub(crate) fn share_bar(n: u64, work: String) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(n), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent} % of {msg}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.with_message(work)
+}
+
 /// Counts images as they are processed: a bar with the time left on a terminal, their rate at the end.
 pub(crate) struct ImageCount {
     bar: ProgressBar,
@@ -144,6 +153,15 @@ impl ImageCount {
         }
         Self {
             bar,
+            start: Instant::now(),
+            n_done: 0,
+        }
+    }
+
+    /// Counts without a bar, where another one is shown.
+    pub(crate) fn without_bar() -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
             start: Instant::now(),
             n_done: 0,
         }

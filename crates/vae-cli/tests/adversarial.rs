@@ -107,6 +107,13 @@ fn a_generator_does_what_needs_no_encoder_and_says_what_does() {
         let said = workplace.error(args, 1);
         assert!(said.contains("without an encoder"), "{args:?}: {said}");
     }
+    let search = ["--invert", "--invert-steps", "5"];
+    for args in [
+        &["encode", "gan", "--out", "z.csv"][..],
+        &["reconstruct", "gan", "--count", "4", "--out", "p.png"],
+    ] {
+        succeeds(&workplace, &[args, &search].concat());
+    }
     let said = workplace.error(&["attribute", "gan", "learn", "class=1"], 1);
     assert!(said.contains("--judge"), "{said}");
     let said = workplace.error(&["eval", "gan", "--only", "latents"], 1);

@@ -154,6 +154,108 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
 }
 
 #[test]
+fn inversion_finds_latents_of_closer_reconstructions() {
+    let workplace = workplace();
+    let picture = [
+        "reconstruct",
+        "run",
+        "a.png",
+        "a.png",
+        "--invert",
+        "--out",
+        "p.png",
+        "--json",
+    ];
+    let said = json(&workplace, &picture);
+    assert_eq!(size(&workplace.path("p.png")), (row(2), row(3)));
+    assert_eq!(said["inversion"]["n_steps"], 300);
+    let number = |said: &Value, name: &str| said["inversion"][name].as_f64().expect("a number");
+    for term in ["reconstruction", "loss"] {
+        let before = number(&said, &format!("mean_{term}_before"));
+        let after = number(&said, &format!("mean_{term}_after"));
+        assert!(after < before, "{said}");
+    }
+    // Without the prior's term the two are the same.
+    let out = ["--out", "p.npy"];
+    let array = [
+        &[
+            "reconstruct",
+            "run",
+            "a.png",
+            "--invert",
+            "--invert-prior",
+            "0",
+            "--json",
+        ],
+        &out[..],
+    ];
+    let free = json(&workplace, &array.concat());
+    let after = number(&free, "mean_reconstruction_after");
+    assert!(after <= number(&said, "mean_reconstruction_after") + 1e-3);
+    assert!((after - number(&free, "mean_loss_after")).abs() < 1e-6);
+
+    let encode = |out: &str, extra: &[&str]| {
+        let args = ["encode", "run", "a.png", "--device", "cpu", "--out", out];
+        let output = workplace.vae(&[&args, extra].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let table = fs::read_to_string(workplace.path(out)).expect("a table");
+        (table, stderr(&output))
+    };
+    let (encoded, _) = encode("encoded.csv", &[]);
+    let (closer, said) = encode("closer.csv", &["--invert"]);
+    assert!(
+        encoded.starts_with("file,mean_0,mean_1,mean_2,log_var_0,"),
+        "{encoded}"
+    );
+    assert!(
+        closer.starts_with("file,mean_0,mean_1,mean_2\na.png,"),
+        "{closer}"
+    );
+    assert!(
+        said.contains("1 latents found in") && said.contains("mean −log p(x|z)"),
+        "{said}"
+    );
+    let from_prior = ["--invert", "--invert-start", "prior", "--invert-steps", "5"];
+    let by_seed = |seed| encode("z.csv", &[&from_prior[..], &["--seed", seed]].concat()).0;
+    assert_eq!(by_seed("1"), by_seed("1"));
+    assert_ne!(by_seed("1"), by_seed("2"));
+    succeeds(
+        &workplace,
+        &[
+            "decode",
+            "run",
+            "closer.csv",
+            "--device",
+            "cpu",
+            "--out",
+            "d.png",
+        ],
+    );
+
+    let alone = workplace.vae(&[
+        "reconstruct",
+        "run",
+        "--invert-steps",
+        "5",
+        "--out",
+        "p.png",
+    ]);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(stderr(&alone).contains("--invert"), "{}", stderr(&alone));
+    let weight = [
+        "reconstruct",
+        "run",
+        "--invert",
+        "--invert-prior=-1",
+        "--out",
+        "p.png",
+    ];
+    let refused = workplace.vae(&weight);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("found -1, expected a number from 0"));
+}
+
+#[test]
 fn what_no_place_or_dimension_is_is_said() {
     let workplace = workplace();
     fs::write(workplace.path("text.png"), "no image").expect("written");

@@ -513,24 +513,29 @@ fn files_without_end_and_things_that_are_no_files_are_refused_at_once() {
     }
 }
 
-/// A training that goes on until it is stopped.
-struct Training {
+/// A command that goes on until it is stopped.
+struct Running {
     child: Child,
     said: BufReader<std::process::ChildStderr>,
 }
 
-impl Drop for Training {
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Training {
+impl Running {
+    fn train(workplace: &Workplace, args: &[&str], ignored: &'static [i32]) -> Self {
+        let args = [&["train", "--epochs", "1000000"], args].concat();
+        Self::start(workplace, &args, ignored)
+    }
+
     /// `ignored` signals are ignored when the program starts, and no others, whatever the tests were started
     /// with (`nohup`).
     fn start(workplace: &Workplace, args: &[&str], ignored: &'static [i32]) -> Self {
-        let mut command = workplace.command(&[&["train", "--epochs", "1000000"], args].concat());
+        let mut command = workplace.command(args);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         // SAFETY: `signal` may be called between fork and exec.
         unsafe {
@@ -591,7 +596,7 @@ fn a_second_ctrl_c_ends_at_once_and_does_not_crash() {
     for i in 0..20 {
         let out = format!("run-{i}");
         let args = ["wide.toml", "--threads", "2", "--out", &out];
-        let mut training = Training::start(&workplace, &args, &[]);
+        let mut training = Running::train(&workplace, &args, &[]);
         training.wait_until_it_says("training and");
         thread::sleep(Duration::from_millis(20 + 7 * i));
         training.signal(libc::SIGINT);
@@ -605,12 +610,35 @@ fn a_second_ctrl_c_ends_at_once_and_does_not_crash() {
 }
 
 #[test]
+fn a_search_for_latents_that_is_stopped_leaves_no_file() {
+    let workplace = trained();
+    for args in [
+        &["reconstruct", "run", "--out", "closer.png"][..],
+        &["encode", "run", "--device", "cpu", "--out", "closer.csv"],
+    ] {
+        let long = [args, &["--invert", "--invert-steps", "1000000"]].concat();
+        let mut search = Running::start(&workplace, &long, &[]);
+        search.wait_until_it_says("1000000 steps for 20 images");
+        search.signal(libc::SIGINT);
+        let (code, signal, said) = search.end();
+        assert_eq!((code, signal), (Some(130), None), "{said}");
+        let files = fs::read_dir(workplace.path("")).expect("a folder");
+        let names = files.map(|file| file.expect("a file").file_name());
+        assert!(
+            !names
+                .into_iter()
+                .any(|name| name.to_string_lossy().contains("closer"))
+        );
+    }
+}
+
+#[test]
 fn signals_that_are_ignored_at_the_start_stay_ignored() {
     let workplace = Workplace::new();
     let ignored: [&'static [i32]; 2] = [&[libc::SIGHUP], &[libc::SIGINT]];
     for (i, ignored) in ignored.into_iter().enumerate() {
         let out = format!("run-{i}");
-        let mut training = Training::start(&workplace, &["small.toml", "--out", &out], ignored);
+        let mut training = Running::train(&workplace, &["small.toml", "--out", &out], ignored);
         training.wait_until_it_says("epoch 1/");
         training.signal(ignored[0]);
         training.signal(ignored[0]);
@@ -623,7 +651,7 @@ fn signals_that_are_ignored_at_the_start_stay_ignored() {
         assert!(said.contains("resume with"), "{said}");
     }
     // Where it is not ignored, a hangup stops and saves.
-    let mut training = Training::start(&workplace, &["small.toml", "--out", "run"], &[]);
+    let mut training = Running::train(&workplace, &["small.toml", "--out", "run"], &[]);
     training.wait_until_it_says("epoch 1/");
     training.signal(libc::SIGHUP);
     let (code, _, said) = training.end();

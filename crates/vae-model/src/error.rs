@@ -56,6 +56,12 @@ pub enum ModelError {
          optimization finds some (--invert)"
     )]
     NoEncoder,
+    /// A model whose latents cannot be searched by gradient descent.
+    #[error(
+        "this model's latents are codes, which cannot be found by gradient descent; a posterior with continuous latents \
+         (diagonal_gaussian, von_mises_fisher, …) fits"
+    )]
+    NotInvertible,
     /// A model that cannot be exported in this format.
     #[error("{problem}")]
     Export {

@@ -54,6 +54,7 @@ mod export;
 mod feature_network;
 mod graph;
 mod import;
+mod invert;
 mod likelihood;
 mod math;
 mod mode;
@@ -82,6 +83,7 @@ pub use config::ModelConfig;
 pub use error::ModelError;
 pub use feature_network::{DigitWeights, FeatureNetwork};
 pub use import::StateDictMap;
+pub use invert::{InvertConfig, InvertProgress, InvertStart, InvertTerms, Inverted};
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,

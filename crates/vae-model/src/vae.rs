@@ -1415,7 +1415,7 @@ impl Vae {
         ))
     }
 
-    fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
+    pub(crate) fn check_images(&self, images: &Tensor) -> Result<(), ModelError> {
         self.check_shape(images, kind_of(self.data.item.kind))
     }
 

@@ -436,7 +436,7 @@ pub fn reconstructions<'a>(
     let reconstructed = reconstructed(vae, images)?;
     let shown = |items: &Tensor| tiles(vae.item(), items);
     let originals = as_decoded(vae.item(), originals);
-    pairs(&shown(&originals)?, &shown(&reconstructed)?)
+    stacked(&shown(&originals)?, &[&shown(&reconstructed)?])
 }
 
 /// What the model makes of items `[N, C, H, W]` of a data set, in bounded memory but for the items themselves: images
@@ -451,12 +451,12 @@ pub fn reconstructed<'a>(
     Ok(in_chunks(items.into(), |chunk| vae.reconstruct(chunk))?)
 }
 
-/// Each image of `above` over the corresponding one of `below`, both `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16
-/// in a row.
+/// Each image of `above` over the corresponding ones of `below`, all `[N, C, H, W]` in `[0, 1]` on the CPU, at most 16 in
+/// a row.
 ///
 /// # Errors
-/// libtorch refuses, as it does if the two differ in shape.
-pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> {
+/// libtorch refuses, as it does if they differ in shape.
+pub fn stacked(above: &Tensor, below: &[&Tensor]) -> Result<DynamicImage, ViewError> {
     let n_images = above.size4()?.0;
     let columns = n_images.clamp(1, 16);
     let mut rows = Vec::new();
@@ -467,7 +467,7 @@ pub fn pairs(above: &Tensor, below: &Tensor) -> Result<DynamicImage, ViewError> 
             shape[0] = columns - length;
             Tensor::ones(shape, (Kind::Float, Device::Cpu))
         };
-        for images in [above, below] {
+        for &images in [above].iter().chain(below) {
             rows.push(images.narrow(0, start, length));
             rows.push(blank());
         }

@@ -98,6 +98,7 @@ pub(super) const ORDERS: &[Order] = &[
             "parts",
             "vae",
             "code_use",
+            "invert",
             "objective",
             "compatibility",
             "export",

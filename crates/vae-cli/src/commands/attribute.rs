@@ -402,7 +402,7 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
     let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
     if let Some(out) = &args.out {
-        picture::save(&picture::pairs(&images, &changed)?, out)?;
+        picture::save(&picture::stacked(&images, &[&changed])?, out)?;
         files.push(out.clone());
     }
     if let Some(folder) = &args.each {

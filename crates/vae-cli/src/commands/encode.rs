@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
+use vae_model::Conditioned;
 
+use super::invert::{InvertArgs, Search};
 use super::{InputArgs, RunArgs, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, MEAN, TableWriter, Values};
@@ -17,11 +19,14 @@ use crate::progress::ImageCount;
 /// A row for each image, in order: the name of its file, the center of q(z|x) in columns mean_0, mean_1, … (the mean, on a sphere
 /// the mean direction, for a flow the image of the base's mean), log_var_0, … if the posterior has them, the label of a digit, the
 /// attributes of a table. An .npy file has only the centers, [N, Z]. docs/arrays.md describes every column.
+///
+/// With --invert the columns mean_0, mean_1, … are the latents that a search by gradient descent found, and there are no log_var_0, ….
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae encode runs/mnist --out latents.parquet                        the held-out images
   vae encode runs/mnist datasets/mnist/train-images-idx3-ubyte.gz --out train.npy
   vae encode runs/celeba photos/ more.zip one.jpg --out latents.csv
+  vae encode runs/celeba photos/ --invert --out closer.parquet
   vae encode runs/celeba photos/ --attributes people.csv --out latents.safetensors")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -34,6 +39,9 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
+    #[command(flatten)]
+    invert: InvertArgs,
+
     /// Print JSON instead of the file's name
     #[arg(long)]
     json: bool,
@@ -45,16 +53,27 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let inputs = args.inputs.open(&run)?;
     let latent_dims = run.vae().config().n_latents() as usize;
     let mut writer: Option<TableWriter> = None;
-    let mut count = ImageCount::new(Some(inputs.n_images()));
+    let mut search = args.invert.search(inputs.n_images())?;
+    let mut count = match search {
+        Some(_) => ImageCount::without_bar(),
+        None => ImageCount::new(Some(inputs.n_images())),
+    };
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
-        let (mean, log_var) = no_grad(|| -> Result<_> {
-            let posterior = run.vae().encode((&batch.images, condition.as_ref()))?;
-            let log_var = posterior.log_var();
-            Ok((numbers(&posterior.center())?, log_var))
-        })?;
+        let items = Conditioned::from((&batch.images, condition.as_ref()));
+        let (mean, log_var) = match &mut search {
+            Some(search) => match search.latents(run.vae(), items)? {
+                Some(latents) => (latents, None),
+                None => return Ok(Done::Interrupted),
+            },
+            None => no_grad(|| -> Result<_> {
+                let posterior = run.vae().encode(items)?;
+                Ok((posterior.center(), posterior.log_var()))
+            })?,
+        };
+        let mean = numbers(&mean)?;
         let log_var = log_var.as_ref().map(numbers).transpose()?;
         let writer = match &mut writer {
             Some(writer) => writer,
@@ -78,6 +97,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Some(writer) => writer.finish()?,
         None => 0, // No image is an error of the batches.
     };
+    let inversion = search.map(Search::finish);
     let images_per_s = count.finish();
     warn_of_bad(batches.bad());
     if args.json {
@@ -90,6 +110,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "latent_dims": latent_dims,
                 "n_bad_files": n_bad,
                 "images_per_s": images_per_s,
+                "inversion": inversion,
             })
         );
     } else {

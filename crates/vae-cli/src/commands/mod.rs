@@ -14,6 +14,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod interpolate;
+mod invert;
 mod items_file;
 mod judge;
 mod labels;

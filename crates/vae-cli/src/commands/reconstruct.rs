@@ -1,24 +1,31 @@
 //! `vae reconstruct`: items above their reconstructions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
-use tch::no_grad;
+use tch::{Tensor, no_grad};
 use vae_data::Split;
-use vae_view::picture;
+use vae_model::{Conditioned, Vae};
+use vae_view::picture::{self, Pixels};
+use vae_view::{as_decoded, tiles};
 
+use super::RunArgs;
+use super::invert::InvertArgs;
 use super::items_file::{self, picture_or_array_name};
-use super::{RunArgs, print_file};
 use crate::Done;
 use crate::output::{self, out};
 
 /// Draw items, each above its reconstruction
+///
+/// With --invert there is a further row: the reconstruction from the latents that a search by gradient descent found. A model without an
+/// encoder has no other.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae reconstruct runs/mnist --out pairs.png
   vae reconstruct runs/celeba me.jpg holidays/ --out us.png
   vae reconstruct runs/series new.npy --out reconstructed.npy
+  vae reconstruct runs/celeba me.jpg --invert --out closer.png
   vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -35,6 +42,9 @@ pub(crate) struct Args {
     /// The picture to write, or the reconstructions alone as an array [N, …] of float32 for NumPy
     #[arg(long, short, value_name = "FILE.png|FILE.npy", value_parser = picture_or_array_name())]
     out: PathBuf,
+
+    #[command(flatten)]
+    invert: InvertArgs,
 
     /// Print JSON instead of the file's name
     #[arg(long)]
@@ -55,18 +65,59 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             (batch.images, condition)
         }
     };
-    let images = (&images, condition.as_ref());
-    if items_file::is_array(&args.out) {
-        let items = no_grad(|| picture::reconstructed(run.vae(), images))?;
-        items_file::save(run.vae().item(), &items, &args.out)?;
-        match args.json {
-            true => out!("{}", json!({ "array": args.out, "n": items.size()[0] })),
-            false => output::print_path(&args.out),
-        }
-        return Ok(Done::Fully);
+    let items = Conditioned::from((&images, condition.as_ref()));
+    let (mut inverted, mut gain) = (None, None);
+    if let Some(mut search) = args.invert.search(items.tensor.size()[0] as usize)? {
+        let Some(latents) = search.latents(run.vae(), items)? else {
+            return Ok(Done::Interrupted);
+        };
+        inverted = Some(latents);
+        gain = Some(search.finish());
     }
-    let picture = no_grad(|| picture::reconstructions(run.vae(), images))?;
-    picture::save(&picture, &args.out)?;
-    print_file(&args.out, args.json, &picture);
+    let mut report = no_grad(|| write(run.vae(), items, inverted.as_ref(), &args.out))?;
+    if let Some(gain) = gain {
+        report["inversion"] = gain;
+    }
+    match args.json {
+        true => out!("{report}"),
+        false => output::print_path(&args.out),
+    }
     Ok(Done::Fully)
+}
+
+/// Writes the reconstructions of items to a picture or an array: the encoder's, or from these latents `[N, Z]`. A picture shows the
+/// latter below the former. Returns what was written as JSON.
+fn write(
+    vae: &Vae,
+    items: Conditioned,
+    inverted: Option<&Tensor>,
+    out: &Path,
+) -> Result<serde_json::Value> {
+    let of_latents =
+        inverted.map(|latents| picture::decoded(vae, (latents, items.condition), Pixels::Mean));
+    let of_latents = of_latents.transpose()?; // [N, C, H, W]
+    if items_file::is_array(out) {
+        let reconstructed = match of_latents {
+            Some(reconstructed) => reconstructed,
+            None => picture::reconstructed(vae, items)?,
+        };
+        items_file::save(vae.item(), &reconstructed, out)?;
+        return Ok(json!({ "array": out, "n": reconstructed.size()[0] }));
+    }
+    let picture = match of_latents {
+        Some(reconstructed) => {
+            let mut below = Vec::new();
+            if vae.has_encoder() {
+                below.push(tiles(vae.item(), &picture::reconstructed(vae, items)?)?);
+            }
+            below.push(tiles(vae.item(), &reconstructed)?);
+            picture::stacked(
+                &tiles(vae.item(), &as_decoded(vae.item(), items.tensor))?,
+                &below.iter().collect::<Vec<_>>(),
+            )?
+        }
+        None => picture::reconstructions(vae, items)?,
+    };
+    picture::save(&picture, out)?;
+    Ok(json!({ "picture": out, "width": picture.width(), "height": picture.height() }))
 }
