@@ -1,4 +1,4 @@
-//! Exports and imports by the binary, and what it says of models and machines.
+//! Exports and imports, and the descriptions of models and machines.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn a_run_leaves_for_other_programs_with_its_preprocessing() {
     let said = workplace.error(&[&["export", "run"], &file[..]].concat(), 1);
     assert!(said.contains("--part"), "{said}");
 
-    // Weights go out of a checkpoint, come in again, and go out the same.
+    // Weights exported from a checkpoint, imported and exported again are the same.
     let export = |run: &str, out: &str| {
         let args = [
             "export",

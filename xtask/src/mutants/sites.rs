@@ -56,7 +56,8 @@ pub(super) fn find(source: &str) -> Result<Vec<Site>> {
     Ok(sites)
 }
 
-/// The source with switches at the given sites, which have the numbers of their mutants, and the range of each in the result.
+/// The source with switches at the given sites, each with the number of its mutant, and the ranges of the sites in the
+/// result.
 pub(super) fn rewrite(source: &str, sites: &[(u32, &Site)]) -> (String, Vec<(u32, Range<usize>)>) {
     let mut writer = Writer {
         source,

@@ -104,7 +104,8 @@ fn line_of(text: &str, dependency: &str) -> usize {
     text.lines().position(is_it).map_or(0, |index| index + 1)
 }
 
-/// Checks that no source mentions a crate of a higher floor: such a comment belongs there, and would become outdated here.
+/// Checks that no source mentions a crate of a higher floor: such a comment belongs there, and would become outdated
+/// here.
 pub(super) fn check_mentions(sources: &[Source], floors: &[&[&str]]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {

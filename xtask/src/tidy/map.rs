@@ -1,4 +1,5 @@
-//! Checks that the code map of ARCHITECTURE.md names exactly the modules of every crate, except `error.rs`, which all have.
+//! Checks that the code map of ARCHITECTURE.md names exactly the modules of every crate, except `error.rs`, which all
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
