@@ -153,7 +153,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_is_no_checkpoint() {
 }
 
 #[test]
-fn a_network_that_no_memory_holds_is_one_line() {
+fn a_network_too_large_for_memory_gives_an_error_in_one_line() {
     let workplace = Workplace::new();
     let args = [
         "train",

@@ -66,7 +66,7 @@ fn new_images_come_in_a_row_for_each_class_or_of_the_one_asked_for() {
 }
 
 #[test]
-fn what_does_not_exist_is_answered_with_what_does() {
+fn an_unknown_condition_is_refused_with_the_known_ones() {
     let workplace = workplace();
     let said = workplace.error(
         &[

@@ -167,7 +167,7 @@ fn averaged_weights_are_those_that_are_measured() {
 }
 
 #[test]
-fn pixels_are_named_and_may_be_others_than_in_training() {
+fn pixels_are_recorded_and_may_differ_from_those_of_training() {
     let workplace = Workplace::new();
     // Test images that differ from the training images, so that the distance between them is not 0.
     let file = workplace.path("data/t10k-images-idx3-ubyte");
@@ -220,7 +220,7 @@ fn pixels_are_named_and_may_be_others_than_in_training() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said() {
+fn what_cannot_be_measured_has_a_reason() {
     let workplace = Workplace::new();
     workplace.train(&[], "run");
     let error = workplace.error(&["eval", "run", "--only", "disentanglement"], 1);

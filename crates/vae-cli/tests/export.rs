@@ -8,7 +8,7 @@ use common::{Workplace, stderr, stdout};
 use serde_json::Value;
 
 #[test]
-fn a_run_leaves_for_other_programs_with_its_preprocessing() {
+fn a_run_is_exported_with_its_preprocessing() {
     let workplace = Workplace::new();
     let run = workplace.train(&["--limit", "20", "--epochs", "1"], "run");
     let checkpoint = run.join("checkpoints/best");

@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Workplace, metrics, stderr};
 
-/// A library that makes system calls fail as on SMB shares, FUSE file systems, Lustre and exFAT. Each environment variable
-/// sets the error of one call.
+/// A library that makes system calls fail as on SMB shares, FUSE file systems, Lustre and exFAT. Each environment
+/// variable sets the error of one call.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -83,7 +83,7 @@ fn refused(workplace: &Workplace, shim: &Path, call: (&str, i32), args: &[&str])
 }
 
 #[test]
-fn what_a_file_system_refuses_ends_no_run() {
+fn a_run_continues_without_unsupported_file_operations() {
     let workplace = Workplace::new();
     let shim = shim(&workplace);
     let straight = workplace.train(&["--epochs", "3"], "straight");

@@ -154,7 +154,7 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
 }
 
 #[test]
-fn what_no_place_or_dimension_is_is_said() {
+fn invalid_latents_and_dimensions_are_refused() {
     let workplace = workplace();
     fs::write(workplace.path("text.png"), "no image").expect("written");
     for (args, wanted) in [

@@ -268,7 +268,7 @@ fn every_latent_becomes_a_file_whatever_its_name() {
 }
 
 #[test]
-fn a_picture_is_never_called_what_it_is_not() {
+fn pictures_with_other_endings_than_png_are_refused() {
     let workplace = trained();
     fs::write(workplace.path("z.csv"), "mean_0,mean_1\n0,0\n").expect("written");
     for (args, code) in [

@@ -284,7 +284,7 @@ fn a_run_that_cannot_be_compared_is_named() {
 }
 
 #[test]
-fn what_an_objective_logs_of_its_own_stands_beside_the_others_with_the_way_that_is_better() {
+fn an_objectives_named_terms_are_listed_with_their_better_direction() {
     let workplace = Workplace::new();
     let beta_tc = "objective.regularizer.beta_tc = {}";
     let run_dir = workplace.run("a", beta_tc, "killed", &[-20.0, -12.0]);

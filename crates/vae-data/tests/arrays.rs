@@ -703,7 +703,7 @@ fn a_column_of_lists_is_as_many_columns() {
 }
 
 #[test]
-fn what_is_asked_for_and_not_there_is_named() {
+fn missing_arrays_and_columns_are_named() {
     let workplace = Workplace::new();
     let plain = npy_bytes("<f4", false, &[20, 3], &le_f32(&table()));
     workplace.put("x.npy", &plain);

@@ -1,5 +1,5 @@
-//! Metrics of clusters, compared with SciPy and scikit-learn (values written by `tests/golden/clustering.py`) and with values
-//! computed by hand, and their laws.
+//! Metrics of clusters, compared with SciPy and scikit-learn (values written by `tests/golden/clustering.py`) and with
+//! values computed by hand, and their laws.
 
 use vae_eval::{clustering_accuracy, normalized_mutual_information};
 
@@ -76,7 +76,7 @@ fn independent_clusters_tell_nothing() {
 }
 
 #[test]
-fn half_of_what_there_is_to_know() {
+fn mutual_information_of_four_clusters_and_two_labels_by_hand() {
     // Four clusters of one image, two labels: I = H(L) = ln 2 and H(C) = 2 ln 2, so 1 / 1.5.
     let nmi = normalized_mutual_information(&[0, 1, 2, 3], &[0, 0, 1, 1]);
     assert!((nmi - 2.0 / 3.0).abs() < 1e-15, "{nmi}");

@@ -275,7 +275,7 @@ fn noise_tells_nothing() {
 }
 
 #[test]
-fn what_stands_still_has_no_vote_and_no_modularity() {
+fn constant_dimensions_have_no_vote_and_no_modularity() {
     let mut encode = |positions: &[usize]| Ok(vec![vec![0.5, -1.0]; positions.len()]);
     let found = factor_vae_score(&mut encode, &space(), 100, VOTES, 1).expect("a score");
     assert_eq!(found, 0.0);
@@ -356,7 +356,7 @@ fn one_dimension_alone_is_measured_too() {
 }
 
 #[test]
-fn numbers_that_are_none_are_refused() {
+fn nan_and_infinite_values_are_refused() {
     let refusal = |latents, factors| {
         let error = LabeledLatents::new(latents, factors).expect_err("an error");
         error.to_string()

@@ -77,7 +77,7 @@ fn two_clouds_far_apart_hold_one_bit() {
 }
 
 #[test]
-fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
+fn equal_dimensions_have_the_total_correlation_of_their_information() {
     let (vae, dataset) = two_clouds(6.0, 0.25);
     no_grad(|| {
         // The second dimension equals the first.
@@ -111,7 +111,7 @@ fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
 }
 
 #[test]
-fn a_share_of_images_is_uncertain_as_a_share_is() {
+fn accuracies_have_binomial_errors() {
     let splits = digits(None);
     let config = config("[model]\nlatent_dims = 3\nnetwork = {mlp = {hidden = [20]}}");
     let vae = trained(&config, &splits, 20);
@@ -131,7 +131,7 @@ fn a_share_of_images_is_uncertain_as_a_share_is() {
 }
 
 #[test]
-fn an_encoder_that_says_the_prior_says_nothing() {
+fn an_encoder_that_gives_the_prior_has_no_information() {
     let (vae, dataset) = two_clouds(0.0, 1.0);
     let options = LatentOptions::default();
     let findings =

@@ -98,7 +98,7 @@ fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
 }
 
 #[test]
-fn errors_by_the_chance_of_samples_are_those_of_a_mean_of_weights() {
+fn sampling_errors_are_those_of_a_mean_of_weights() {
     // No error for K equal weights; √(1/4 − 1/16) = √3/4 for 16 weights with an effective number of 4.
     let of = |sizes: &[f64]| ImageBounds {
         bound: Tensor::from_slice(sizes),
@@ -154,8 +154,7 @@ fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
     assert!(gap > 0.0, "{gap}");
 }
 
-/// The mean over images is correct within four standard errors, and the standard errors are small enough for a meaningful
-/// test.
+/// The mean over images is correct within four standard errors, which are small enough for a meaningful test.
 fn assert_agree(name: &str, bound: &Tensor, exact: &Tensor, size: &Tensor, n_samples: u32) {
     let n = bound.numel() as f64;
     let lost = size.reciprocal() - 1.0 / f64::from(n_samples);

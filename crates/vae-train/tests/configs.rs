@@ -56,8 +56,8 @@ fn turns_black(config: &RunConfig) -> bool {
     }
 }
 
-/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size. Series keep their
-/// shape.
+/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size. Series keep
+/// their shape.
 fn small(item: &ItemSpec) -> ItemSpec {
     if !item.is_image() {
         return item.clone();

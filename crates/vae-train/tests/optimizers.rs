@@ -1,5 +1,5 @@
-//! Compares the optimizers with PyTorch's trajectories (written by `tests/golden/optimizers.py`), and tests laws of their
-//! states.
+//! Compares the optimizers with PyTorch's trajectories (written by `tests/golden/optimizers.py`), and tests laws of
+//! their states.
 
 mod common;
 

@@ -262,8 +262,8 @@ impl Callback for SaveAt {
     }
 }
 
-/// Copies the run's folder after these numbers of steps, where repeated steps are counted again. A copy is what a process
-/// leaves that is killed at that moment.
+/// Copies the run's folder after these numbers of steps, where repeated steps are counted again. A copy is what a
+/// process leaves that is killed at that moment.
 struct KillAt<'a> {
     n_steps: usize,
     moments: &'a [usize],

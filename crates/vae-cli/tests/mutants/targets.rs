@@ -1,5 +1,5 @@
-//! The readers of users' files as functions of a file's bytes, for the test of mutants and for the fuzz targets. Any value
-//! or error is fine, but no panic.
+//! The readers of users' files as functions of a file's bytes, for the test of mutants and for the fuzz targets. Any
+//! value or error is fine, but no panic.
 
 use std::cell::OnceCell;
 use std::fs;
