@@ -26,7 +26,7 @@ fn splits() -> Splits {
     )
 }
 
-/// Every refusal of `compatibility.rs` about a model, and some of its values.
+/// Every refusal of `compatibility.rs`, and some of its values.
 #[test]
 fn no_model_is_built_of_parts_that_do_not_fit() {
     for (text, key) in [
@@ -122,7 +122,7 @@ fn no_model_is_built_of_parts_that_do_not_fit() {
     }
 }
 
-/// Every refusal of `compatibility.rs` about an objective, and values of every other table.
+/// Every refusal of `objective_compatibility.rs`, and values of every other table.
 #[test]
 fn nothing_trains_or_evaluates_with_a_bad_config() {
     let plain = "";
