@@ -99,6 +99,12 @@ fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     Ok((file, Format::of(&beginning, n_bytes)))
 }
 
+/// Whether a file is a table with named columns (Parquet).
+pub(crate) fn is_table(path: &Path) -> Result<bool, DataError> {
+    let (_, format) = open(path)?;
+    Ok(format == Some(Format::Parquet))
+}
+
 /// What the names in a file of arrays refer to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Names {
