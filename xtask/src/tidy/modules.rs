@@ -24,6 +24,7 @@ pub(super) const ORDERS: &[Order] = &[
             "text",
             "dotted",
             "npy",
+            "safetensors_header",
             "seed",
             "memory",
             "image_shape",
