@@ -1,8 +1,8 @@
 //! `cargo xtask mutants`: whether the tests detect changed formulas.
 //!
-//! Each mutant is one small change: of an operator, a sign, a number or a condition, or a statement that is removed. All
-//! of them are compiled at once in a copy of the workspace under `target/mutants`, each behind a switch (mutant schemata,
-//! Untch et al. 1993). An environment variable switches on one at a time.
+//! Each mutant is one small change: of an operator, a sign, a number or a condition, or a statement that is removed.
+//! All of them are compiled at once in a copy of the workspace under `target/mutants`, each behind a switch (mutant
+//! schemata, Untch et al. 1993). An environment variable switches on one at a time.
 
 mod sites;
 

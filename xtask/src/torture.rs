@@ -1,5 +1,5 @@
-//! `cargo xtask torture`: runs that are killed, stopped, or left without space or permissions must end bit for bit equal to
-//! undisturbed ones.
+//! `cargo xtask torture`: runs that are killed, stopped, or left without space or permissions must end bit for bit
+//! equal to undisturbed ones.
 
 mod bench;
 mod faults;

@@ -397,7 +397,8 @@ fn directions_of_a_table_are_learned_by_file_name() {
     fs::write(workplace.path("table.csv"), table).expect("written");
     fs::write(
         workplace.path("small.toml"),
-        // Long enough to learn brightness. There is no validation, because a few images would select an epoch by chance.
+        // Long enough to learn brightness. There is no validation, because a few images would select an epoch by
+        // chance.
         "[dataset]\nvalidation = 0\n[dataset.image_folder]\npath = 'photos'\nimage_size = 12\n\
          grayscale = true\n[model.network.mlp]\nhidden = [16]\n[training]\nepochs = 30\nbatch_size = 16\n",
     )

@@ -9,8 +9,8 @@ use std::sync::{Mutex, OnceLock};
 
 use tch::Tensor;
 
-/// Whether the environment variable VAE_MUTANT selects mutant `n`. If VAE_MUTANTS_SEEN is set, appends `n` to that file,
-/// to record that the code of mutant `n` is run.
+/// Whether the environment variable VAE_MUTANT selects mutant `n`. If VAE_MUTANTS_SEEN is set, appends `n` to that
+/// file, to record that the code of mutant `n` is run.
 pub fn is(n: u32) -> bool {
     static CHOSEN: OnceLock<u32> = OnceLock::new();
     static SEEN: OnceLock<Option<Mutex<(File, HashSet<u32>)>>> = OnceLock::new();

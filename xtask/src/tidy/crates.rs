@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use super::source::Source;
 use super::{Finding, Tree};
 
-/// The crates of the workspace in layers (floors), the lowest first. A crate may depend on those of lower floors, but not
-/// on those of its own floor. Tests and examples may depend on any.
+/// The crates of the workspace in layers (floors), the lowest first. A crate may depend on those of lower floors, but
+/// not on those of its own floor. Tests and examples may depend on any.
 pub(super) const FLOORS: &[&[&str]] = &[
     &["vae-base"],
     &["vae-torch"],

@@ -1,5 +1,5 @@
-//! Which modules of a crate may use which: each may use those before it in the crate's order. Within a folder files may use
-//! each other, but without cycles; the folder's own mod.rs, which combines them, is not checked for cycles.
+//! Which modules of a crate may use which: each may use those before it in the crate's order. Within a folder files may
+//! use each other, but without cycles; the folder's own mod.rs, which combines them, is not checked for cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 

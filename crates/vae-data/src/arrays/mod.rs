@@ -51,8 +51,8 @@ pub struct ArraysConfig {
     #[schemars(example = &"train.npy")]
     pub train: ArrayFileConfig,
 
-    /// The file of test items: a path, or a table as for `train`. Its format may differ from that of `train`. By default
-    /// some rows of `train` are held out for testing.
+    /// The file of test items: a path, or a table as for `train`. Its format may differ from that of `train`. By
+    /// default some rows of `train` are held out for testing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ArrayFileConfig>,
 
@@ -216,8 +216,8 @@ impl ArraysConfig {
         }
     }
 
-    /// The reader of the `test` file if it exists and holds images of one channel, `[N, H, W]` in memory order, and their
-    /// height and width.
+    /// The reader of the `test` file if it exists and holds images of one channel, `[N, H, W]` in memory order, and
+    /// their height and width.
     pub(crate) fn gray_test_images(&self) -> Result<Option<(ArrayReader, [i64; 2])>, DataError> {
         let Some(source) = &self.test else {
             return Ok(None);
