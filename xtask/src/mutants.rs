@@ -657,7 +657,10 @@ fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<T
     let mut tests: Vec<Test> = tests.into_iter().flatten().collect();
     tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let seconds: f64 = tests.iter().map(|test| test.seconds).sum();
-    println!("{} tests take {seconds:.0} s one after another", tests.len());
+    println!(
+        "{} tests take {seconds:.0} s one after another",
+        tests.len()
+    );
     Ok(tests)
 }
 

@@ -188,13 +188,15 @@ fn mounted(bench: &Bench, args: &Args) -> Result<Vec<Count>> {
         .output()
         .context("unshare")?;
     cargo::check("`cargo xtask torture --may-mount`", output.status)?;
-    serde_json::from_slice(&output.stdout).context("cannot parse the counts of `cargo xtask torture --may-mount`")
+    serde_json::from_slice(&output.stdout)
+        .context("cannot parse the counts of `cargo xtask torture --may-mount`")
 }
 
 /// A Markdown table, which is also readable in a terminal.
 fn table(counts: &[Count]) -> String {
     let mut text =
-        "| fault | trials | as expected | expected result |\n| --- | ---: | ---: | --- |\n".to_owned();
+        "| fault | trials | as expected | expected result |\n| --- | ---: | ---: | --- |\n"
+            .to_owned();
     for count in counts {
         let Count {
             fault,

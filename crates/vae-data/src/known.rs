@@ -236,7 +236,12 @@ fn digest_as_idx(images: &mut ArrayReader, sides: [i64; 2]) -> Result<String, Da
     let n_images = images.shape()[0];
     let n_bytes = n_images * (sides[0] * sides[1]) as usize;
     let mut hasher = Sha256::new();
-    let header = [idx::IMAGES_MAGIC, n_images as u32, sides[0] as u32, sides[1] as u32];
+    let header = [
+        idx::IMAGES_MAGIC,
+        n_images as u32,
+        sides[0] as u32,
+        sides[1] as u32,
+    ];
     hasher.update(header.map(u32::to_be_bytes).as_flattened());
     let n_chunk = images.chunk_rows();
     let mut n_read = 0;
@@ -409,7 +414,11 @@ mod tests {
             shape: vec![images.n_images, images.height, images.width],
         };
         let path = folder.join("x.npy");
-        fs::write(&path, [header.to_bytes(128), images.pixels.clone()].concat()).unwrap();
+        fs::write(
+            &path,
+            [header.to_bytes(128), images.pixels.clone()].concat(),
+        )
+        .unwrap();
         let text = format!("[arrays]\ntrain = {path:?}\ntest = {path:?}\nlayout = 'n_h_w'");
         toml::from_str(&text).unwrap()
     }
@@ -435,7 +444,10 @@ mod tests {
         );
         // Of this size there is no known data set.
         let identity = config.identity().unwrap();
-        assert_eq!((identity.name, identity.recognized_by), (KnownDataset::Unknown, None));
+        assert_eq!(
+            (identity.name, identity.recognized_by),
+            (KnownDataset::Unknown, None)
+        );
         assert_eq!(identity.to_string(), "x");
         fs::remove_file(folder.path().join("x.npy")).unwrap();
         assert_eq!(config.identity().unwrap(), identity);

@@ -56,7 +56,8 @@ fn check_manifest(
     let floor = floor_of(name);
     let mut findings = Vec::new();
     if floor.is_none() && name != "xtask" {
-        let problem = format!("{name} is missing in the list of floors in xtask/src/tidy/crates.rs");
+        let problem =
+            format!("{name} is missing in the list of floors in xtask/src/tidy/crates.rs");
         findings.push(Finding::new(path, 0, problem));
     }
     let below: Vec<&str> = floors[..floor.unwrap_or(0)].concat();
@@ -184,7 +185,10 @@ mod tests {
             ["crates/vae-data/Cargo.toml:3: vae-data depends on vae-train, allowed are vae-base"]
         );
         let beside = problems("", "vae-model.workspace = true", "", "");
-        assert!(beside[0].contains("vae-data depends on vae-model"), "{beside:?}");
+        assert!(
+            beside[0].contains("vae-data depends on vae-model"),
+            "{beside:?}"
+        );
         let unknown = problems("vae-else.workspace = true", "", "", "");
         assert!(
             unknown[0].contains("vae-train depends on vae-else"),

@@ -201,6 +201,9 @@ mod tests {
 
     #[test]
     fn an_unused_exception_is_reported() {
-        assert!(problems("", "")[0].starts_with("crates/k/src/start.rs: no longer contains `manual_seed`"));
+        assert!(
+            problems("", "")[0]
+                .starts_with("crates/k/src/start.rs: no longer contains `manual_seed`")
+        );
     }
 }

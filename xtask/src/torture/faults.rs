@@ -176,8 +176,7 @@ pub(super) fn second_ctrl_c(bench: &Bench, n: u32) -> Result<Count> {
 
 /// `ulimit -f`: a limit on the size of files.
 pub(super) fn file_size_limits(bench: &Bench, n: u32) -> Result<Count> {
-    let expected =
-        "an error that names the file, no signal; without the limit bit for bit equal after `--resume`";
+    let expected = "an error that names the file, no signal; without the limit bit for bit equal after `--resume`";
     Ok(trials("`ulimit -f`", expected, n, |i| {
         let (run, settings) = (bench.path("limited"), Settings::of(i));
         remove(&run)?;
