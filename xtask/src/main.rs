@@ -140,34 +140,34 @@ enum Task {
         /// The folder of a run that `vae eval` wrote a report of, or the report itself.
         run: PathBuf,
     },
-    /// Read thousands of damaged files of every kind that the program reads, looking for panics, hangs
-    /// and gigabytes.
+    /// Read thousands of damaged files of every format that the program reads, to find panics, hangs and
+    /// excessive memory use.
     ///
-    /// With libFuzzer on a nightly toolchain (rustup toolchain install nightly), which finds new ones; or
-    /// with --mutants on those of the test, which are always the same. What fails stays in
+    /// Uses libFuzzer on a nightly toolchain (rustup toolchain install nightly), which searches for new inputs;
+    /// or with --mutants the inputs of the test, which are the same every time. Inputs that fail are kept in
     /// target/fuzz/artifacts or target/tmp/mutants.
     Fuzz {
-        /// How long, all targets together.
+        /// Total time of all targets.
         #[arg(long, value_name = "N", default_value_t = 10.0)]
         minutes: f64,
-        /// Only this one: the name of a file in fuzz/fuzz_targets.
+        /// Run only this target: the name of a file in fuzz/fuzz_targets.
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
-        /// Instead: this many mutants of each kind of file, always the same ones.
+        /// Instead of fuzzing, read this many mutants of each format, the same every time.
         #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "target"])]
         mutants: Option<usize>,
     },
-    /// Kill, stop and starve runs of a small model, and check that none of them loses anything (Linux).
+    /// Kill and stop runs of a small model, fill their disk, and check that they resume without loss (Linux).
     ///
-    /// Prints what was tried and what came of it, and writes the counts to docs/reliability.md. A kill
+    /// Prints the number of trials and of expected results, and writes them to docs/reliability.md. A kill
     /// takes about half a second.
     Torture(torture::Args),
-    /// Change formulas one at a time and say which changes no test notices (Unix).
+    /// Change formulas one at a time and list the changes that no test detects (Unix).
     ///
-    /// All of a sample are compiled at once, each behind a switch, in a copy of the workspace in
-    /// target/mutants, and tried one after the other with the tests that run their code.
+    /// All changes of a sample are compiled at once, each behind a switch, in a copy of the workspace in
+    /// target/mutants. Then each is switched on while the tests that run its code are run.
     Mutants(mutants::Options),
-    /// Hold the rules of ARCHITECTURE.md: which crate and which module may know which, and the like.
+    /// Check the rules of ARCHITECTURE.md, for example which crates and modules may use which.
     Tidy,
     /// Run every check a change must pass, stopping at the first that fails.
     Ci {

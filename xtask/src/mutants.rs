@@ -1,8 +1,8 @@
-//! `cargo xtask mutants`: whether the tests notice when a formula is changed.
+//! `cargo xtask mutants`: whether the tests detect changed formulas.
 //!
-//! Each mutant is one small change: an operator, a sign, a number, a condition, a statement left out. They
-//! are all compiled at once, each behind a switch (mutant schemata, Untch et al. 1993), into a copy of the
-//! workspace under `target/mutants`, and switched on by a variable one at a time.
+//! Each mutant is one small change: of an operator, a sign, a number or a condition, or a statement that is removed.
+//! All of them are compiled at once in a copy of the workspace under `target/mutants`, each behind a switch (mutant
+//! schemata, Untch et al. 1993). An environment variable switches on one at a time.
 
 mod sites;
 
@@ -22,10 +22,10 @@ use sha2::{Digest, Sha256};
 use crate::workspace::Workspace;
 use crate::{cargo, libtorch};
 
-/// The variable that selects the active mutant.
+/// The source of the module that selects the active mutant by an environment variable.
 const SWITCH: &str = include_str!("mutants/switch.rs");
 
-/// Where formulas are.
+/// The files and folders with formulas.
 const PATHS: [&str; 14] = [
     "crates/vae-model/src/objective",
     "crates/vae-model/src/posterior",
@@ -43,7 +43,7 @@ const PATHS: [&str; 14] = [
     "crates/vae-eval/src",
 ];
 
-/// Where there are only pages, figures and words.
+/// Files and folders within [`PATHS`] without formulas.
 const LEFT_OUT: [&str; 3] = [
     "crates/vae-eval/src/html",
     "crates/vae-eval/src/figures.rs",
@@ -53,52 +53,52 @@ const LEFT_OUT: [&str; 3] = [
 /// The crates whose tests are run.
 const CRATES: [&str; 5] = ["vae-model", "vae-run", "vae-view", "vae-train", "vae-eval"];
 
-/// Rounds of excluding mutants that do not compile.
+/// The largest number of builds in which mutants that do not compile are excluded.
 const MOST_ROUNDS: usize = 30;
 
-/// The mutants to try.
+/// The arguments of `cargo xtask mutants`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Mutants to try, drawn by the seed from all there are; 0 tries all.
+    /// Number of mutants to try, drawn at random from all; 0 tries all.
     #[arg(long, value_name = "N", default_value_t = 150)]
     sample: usize,
-    /// Of the draw. A mutant keeps its place in it while its own code stays as it is.
+    /// The seed of the draw. The rank of a mutant in it depends only on the seed and on the mutant's own code.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Try those whose description has this in it, for example `ema.rs` or `vae-eval/src/latents.rs`.
+    /// Draw only mutants whose description contains this text, for example `ema.rs` or `vae-eval/src/latents.rs`.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Try those with this in their description besides the drawn ones; may be given several times. They
-    /// do not count in the sums.
+    /// Besides the drawn mutants, try those whose description contains this text; may be given several times. They
+    /// are not counted.
     #[arg(long, value_name = "TEXT")]
     also: Vec<String>,
-    /// Say how many the tests notice that this commit had, by their names, and how many all do.
+    /// Also count the mutants that are detected by the tests of this commit, which are identified by their names.
     #[arg(long, value_name = "COMMIT")]
     since: Option<String>,
-    /// Leave out tests that take longer than this by themselves.
+    /// Leave out tests that take longer than this.
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0)]
     longest_test: f64,
-    /// Of which crates the formulas and the tests are.
+    /// The crates whose formulas are changed and whose tests are run.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = CRATES)]
     crates: Vec<String>,
-    /// Programs of tests to leave out, by the names of their files.
+    /// Test programs to leave out, by the names of their files.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     except_tests: Vec<String>,
-    /// Programs at a time.
+    /// Test programs to run in parallel.
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// List the mutants that would be tried, and stop.
+    /// List the mutants without trying them.
     #[arg(long)]
     list: bool,
 }
 
-/// A change of a file.
+/// A change to a file.
 struct Mutant {
     /// From 1.
     number: u32,
     file: String,
     site: sites::Site,
-    /// By the seed, not by `--also`.
+    /// Whether it was drawn, not added by `--also`.
     is_drawn: bool,
 }
 
@@ -120,21 +120,21 @@ struct Test {
     program: usize,
     name: String,
     seconds: f64,
-    /// Numbers of the mutants whose code it runs.
+    /// Numbers of the mutants whose code the test runs.
     reaches: BTreeSet<u32>,
 }
 
-/// A compiled program of tests.
+/// A compiled test program.
 struct Program {
     path: PathBuf,
-    /// Its package's.
+    /// The folder of its package.
     folder: PathBuf,
 }
 
-/// Try mutants and say which of them no test notices.
+/// Tries mutants and prints those that no test detects.
 ///
 /// # Errors
-/// If the copy does not compile without any mutant, or a test fails in it.
+/// The copy does not compile, and not because of a mutant; a command fails; a file cannot be read or written.
 pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     let folder = workspace.root().join("target/mutants");
     let copy = folder.join("workspace");
@@ -158,7 +158,7 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     let n_before = n_drawn(&mutants);
     let programs = compile(workspace, &copy, &sources, &mut mutants, options)?;
     let n_left_out = n_before - n_drawn(&mutants);
-    println!("{n_before} mutants drawn, {n_left_out} of them do not compile");
+    println!("{n_before} mutants drawn, of which {n_left_out} do not compile");
     let tests = tests(&programs, &folder, options)?;
     let known = match &options.since {
         Some(commit) => tests_of(workspace, commit)?,
@@ -166,11 +166,11 @@ pub(crate) fn mutants(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     let ends = try_all(&programs, &tests, &known, &mutants, options.jobs)?;
     let count = |wanted: End| ends.iter().filter(|(end, _)| *end == wanted).count();
-    let (n, old, new) = (ends.len(), count(End::NoticedBefore), count(End::Noticed));
+    let (n, old, new) = (ends.len(), count(End::DetectedBefore), count(End::Detected));
     if let Some(commit) = &options.since {
-        println!("\n{old} of {n} mutants are noticed by tests that {commit} had");
+        println!("\n{old} of {n} mutants are detected by the tests of {commit}");
     }
-    println!("\n{} of {n} mutants are noticed, these are not:", old + new);
+    println!("\n{} of {n} mutants are detected. Undetected:", old + new);
     for (end, line) in ends {
         if end == End::Survives {
             println!("{line}");
@@ -188,7 +188,7 @@ fn git(workspace: &Workspace, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The names of the tests that a commit had.
+/// The names of a commit's tests.
 fn tests_of(workspace: &Workspace, commit: &str) -> Result<BTreeSet<String>> {
     let arguments = [
         "grep",
@@ -211,7 +211,7 @@ fn tests_of(workspace: &Workspace, commit: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Brings the copy up to date, without touching files that are the same.
+/// Updates the copy of the workspace. Files that have not changed keep their modification times.
 fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     let list = [
@@ -228,7 +228,7 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
             files.insert(PathBuf::from(name), bytes);
         }
     }
-    // Files that no longer exist must not stay.
+    // Remove files that no longer exist in the workspace.
     for old in all_files(&copy.join("crates"))? {
         let name = old.strip_prefix(copy)?;
         if !files.contains_key(name) && !name.ends_with("mutant_switch.rs") {
@@ -240,13 +240,13 @@ fn copy_sources(workspace: &Workspace, copy: &Path) -> Result<()> {
         fs::remove_dir_all(&originals).with_context(|| originals.display().to_string())?;
     }
     for (name, bytes) in files {
-        // The workspace's configuration holds in the folder below it: twice the same flags are others, by
-        // which all dependencies would be compiled again.
+        // The copy is below the workspace, whose cargo configuration applies to it already. A second one would repeat
+        // the compiler flags, and cargo would compile all dependencies again.
         if name.starts_with(".cargo") {
             continue;
         }
         let is_root = |crate_name| name == Path::new("crates").join(crate_name).join("src/lib.rs");
-        // Changes are written only once all of them are known.
+        // These files are written later, with the mutants in them.
         let folder = match is_mutated(&name) || CRATES.iter().any(is_root) {
             true => &originals,
             false => copy,
@@ -288,7 +288,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     write_bytes(path, text.as_bytes())
 }
 
-/// Writes a file unless it is there with the same content: cargo goes by the times of files.
+/// Writes a file unless it already has this content, because cargo rebuilds by modification times.
 fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     if fs::read(path).is_ok_and(|found| found == bytes) {
         return Ok(());
@@ -299,7 +299,7 @@ fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).with_context(|| path.display().to_string())
 }
 
-/// The files that are mutated, as they are, by their names in the workspace.
+/// The original text of each file with mutants, by its path in the workspace.
 fn sources(copy: &Path) -> Result<BTreeMap<String, String>> {
     let originals = copy.join("original");
     let mut sources = BTreeMap::new();
@@ -323,7 +323,7 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
     for (file, source) in sources.iter().filter(|(file, _)| of_crates(file)) {
         let mut n_alike: BTreeMap<String, u32> = BTreeMap::new();
         for site in sites::find(source).with_context(|| file.clone())? {
-            // Without the line, which any other change of the file moves.
+            // Without the line number, which changes with any edit above it.
             let identity = format!("{file} {} {}", site.function, site.what);
             let n = n_alike.entry(identity.clone()).or_default();
             *n += 1;
@@ -354,7 +354,7 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
     };
     let mut mutants: Vec<_> = all.into_iter().map(|(_, mutant)| mutant).collect();
     mutants.retain(is_wanted);
-    // By file, and within one in the order of the sites, outer ones first.
+    // By file, then in the order of the sites, with outer ones first.
     mutants.sort_by(|a, b| (&a.file, a.site.place()).cmp(&(&b.file, b.site.place())));
     for (number, mutant) in (1..).zip(&mut mutants) {
         mutant.number = number;
@@ -362,7 +362,7 @@ fn draw(sources: &BTreeMap<String, String>, options: &Options) -> Result<Vec<Mut
     Ok(mutants)
 }
 
-/// Compiles the copy with all mutants but those that do not compile, which are left out.
+/// Compiles the copy and removes the mutants that do not compile from `mutants`.
 fn compile(
     workspace: &Workspace,
     copy: &Path,
@@ -370,7 +370,7 @@ fn compile(
     mutants: &mut Vec<Mutant>,
     options: &Options,
 ) -> Result<Vec<Program>> {
-    // Mutants that did not compile in this state of their file are remembered from run to run.
+    // Mutants that do not compile are stored for later runs, together with a digest of their file.
     let list = copy.join("not-compiling");
     let known = fs::read_to_string(&list).unwrap_or_default();
     let mut known: BTreeSet<String> = known.lines().map(String::from).collect();
@@ -391,10 +391,10 @@ fn compile(
             write(&copy.join(file), &text)?;
             places.insert(file.clone(), of_file);
         }
-        // One inside another that takes its place is not there.
+        // A mutant within the replaced code of another one is not written.
         let written: BTreeSet<u32> = places.values().flatten().map(|place| place.0).collect();
         mutants.retain(|mutant| written.contains(&mutant.number));
-        // Checking the libraries is cheaper than a build, and finds nearly all.
+        // `cargo check` of the libraries is cheaper than a build, and finds nearly all errors.
         let mut errors = check(workspace, copy)?;
         if errors.is_empty() {
             let programs;
@@ -424,18 +424,18 @@ fn compile(
         )?;
         mutants.retain(|mutant| !culprits.contains(&mutant.number));
     }
-    bail!("after {MOST_ROUNDS} rounds there are still mutants that do not compile")
+    bail!("after {MOST_ROUNDS} builds some mutants still do not compile")
 }
 
 /// The compiler's errors about the copy.
 struct Error {
     message: String,
-    /// Those that it points at first are at the beginning.
+    /// The primary ones come first.
     places: Vec<(String, Range<usize>)>,
 }
 
-/// The smallest mutant at the first of an error's places where there is one; failing that, all of the
-/// files that it names.
+/// The mutants that may have caused an error: the smallest one at the first of the error's places that has any, or
+/// otherwise all mutants of the files that the error names.
 fn culprits(error: &Error, places: &BTreeMap<String, Vec<(u32, Range<usize>)>>) -> Vec<u32> {
     let of_file = |file: &String| places.get(file).map_or(&[][..], Vec::as_slice);
     let smallest = error.places.iter().find_map(|(file, bytes)| {
@@ -460,7 +460,7 @@ fn check(workspace: &Workspace, copy: &Path) -> Result<Vec<Error>> {
     Ok(errors)
 }
 
-/// The programs of the tests, or the compiler's errors.
+/// The test programs, or the compiler's errors.
 fn build(
     workspace: &Workspace,
     copy: &Path,
@@ -503,7 +503,7 @@ fn messages(
         .args(arguments)
         .args(["--release", "--workspace", "--exclude", "xtask"])
         .args(["--message-format=json", "--quiet"])
-        // The time is spent inside libtorch's kernels; optimizing these would cost minutes.
+        // Optimizing these crates would take minutes and save little: the tests spend their time in libtorch's kernels.
         .args(
             [
                 "vae-base",
@@ -562,9 +562,9 @@ fn messages(
     Ok((programs, errors))
 }
 
-/// A test program with some of its tests, on one thread and in bounded memory.
+/// The command that runs some tests of a program, on one thread and with bounded memory.
 fn command(program: &Program, tests: &[&str]) -> Command {
-    // A mutant may ask for any amount of memory.
+    // A mutant may allocate any amount of memory.
     const MOST_KILOBYTES: u64 = 12_000_000;
     let mut command = Command::new("sh");
     command
@@ -581,7 +581,7 @@ fn command(program: &Program, tests: &[&str]) -> Command {
     command
 }
 
-/// Does `work` for the numbers below `n`, some at a time; the results in order.
+/// Calls `work` with the numbers below `n` on `n_jobs` threads. Returns the results in order.
 fn in_parallel<T: Send>(
     n_jobs: usize,
     n: usize,
@@ -609,7 +609,7 @@ fn in_parallel<T: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Runs every test by itself without a mutant: how long it takes, and which mutants' code it runs.
+/// Runs every test separately without a mutant, to measure its time and to find the mutants whose code it runs.
 fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<Test>> {
     let mut names = Vec::new();
     for (i, program) in programs.iter().enumerate() {
@@ -641,8 +641,8 @@ fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<T
         }
         match passed {
             Some(true) => {}
-            Some(false) => println!("{name} fails without a mutant and is left out"),
-            None => println!("{name} takes more than {seconds:.0} s and is left out"),
+            Some(false) => println!("{name} is left out: it fails without a mutant"),
+            None => println!("{name} is left out: it takes more than {seconds:.0} s"),
         }
         Ok(passed.unwrap_or(false).then(|| Test {
             program: *program,
@@ -657,11 +657,14 @@ fn tests(programs: &[Program], folder: &Path, options: &Options) -> Result<Vec<T
     let mut tests: Vec<Test> = tests.into_iter().flatten().collect();
     tests.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let seconds: f64 = tests.iter().map(|test| test.seconds).sum();
-    println!("{} tests take {seconds:.0} s, one by one", tests.len());
+    println!(
+        "{} tests take {seconds:.0} s one after another",
+        tests.len()
+    );
     Ok(tests)
 }
 
-/// Whether a program succeeded; none if it took too long and was ended.
+/// Whether a program succeeded; `None` if it was killed after `limit`.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     let start = Instant::now();
     loop {
@@ -677,16 +680,16 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<bool>> {
     }
 }
 
-/// The tests' verdict on a mutant.
+/// The result of the tests for a mutant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// By a test that the commit of `--since` had.
-    NoticedBefore,
-    Noticed,
+    /// Detected by a test of the commit of `--since`.
+    DetectedBefore,
+    Detected,
     Survives,
 }
 
-/// Runs the tests that reach each mutant until one fails, those of `known` names first.
+/// For each mutant, runs the tests that reach its code until one fails. Tests named in `known` are run first.
 fn try_all(
     programs: &[Program],
     tests: &[Test],
@@ -704,17 +707,17 @@ fn try_all(
         let reaching = tests.iter().filter(|test| test.reaches.contains(&number));
         let (before, since): (Vec<&Test>, Vec<&Test>) = reaching.partition(is_known);
         let n_tests = before.len() + since.len();
-        let end = if notices(programs, &before, number)? {
-            End::NoticedBefore
-        } else if notices(programs, &since, number)? {
-            End::Noticed
+        let end = if detects(programs, &before, number)? {
+            End::DetectedBefore
+        } else if detects(programs, &since, number)? {
+            End::Detected
         } else {
             End::Survives
         };
         let said = match end {
-            End::NoticedBefore => "noticed before",
-            End::Noticed => "noticed",
-            End::Survives if n_tests == 0 => "survives, no test runs it",
+            End::DetectedBefore => "detected before",
+            End::Detected => "detected",
+            End::Survives if n_tests == 0 => "survives, because no test runs it",
             End::Survives => "survives",
         };
         let drawn = if mutant.is_drawn { "" } else { ", not drawn" };
@@ -725,8 +728,8 @@ fn try_all(
     Ok(ends.into_iter().flatten().collect())
 }
 
-/// Whether one of these tests fails with the mutant, or takes too long.
-fn notices(programs: &[Program], tests: &[&Test], number: u32) -> Result<bool> {
+/// Whether one of these tests fails or takes too long with the mutant.
+fn detects(programs: &[Program], tests: &[&Test], number: u32) -> Result<bool> {
     let mut of_programs: BTreeMap<usize, Vec<&Test>> = BTreeMap::new();
     for test in tests {
         of_programs.entry(test.program).or_default().push(test);

@@ -1,7 +1,7 @@
-//! `cargo xtask tidy`: the rules of ARCHITECTURE.md that a program can hold.
+//! `cargo xtask tidy`: the rules of ARCHITECTURE.md that a program can check.
 //!
-//! Each rule is a function from the files of the workspace (and a table in its file, the one place for what
-//! is allowed) to findings, so that its tests break it without a disk.
+//! Each rule is a function from the texts of the workspace's files to findings. What a rule allows is a table in its
+//! own module. Its tests need no files on disk.
 
 mod crates;
 mod map;

@@ -1,5 +1,5 @@
-//! `cargo xtask torture`: runs that are killed, stopped, or left without space or permissions must end the same, bit for bit,
-//! as undisturbed ones.
+//! `cargo xtask torture`: runs that are killed, stopped, or left without space or permissions must end bit for bit
+//! equal to undisturbed ones.
 
 mod bench;
 mod faults;
@@ -18,8 +18,8 @@ use bench::Bench;
 /// The page that the counts are written to.
 const PAGE: &str = "docs/reliability.md";
 
-/// Its title, where it is written first.
-const TITLE: &str = "Reliability: what was tried, and what happened";
+/// Its title, for a page that does not exist yet.
+const TITLE: &str = "Reliability: tests of faults, formulas and damaged files";
 
 /// The arguments of `cargo xtask torture`.
 #[derive(Debug, clap::Args)]
@@ -27,22 +27,22 @@ pub(crate) struct Args {
     /// Kills (SIGKILL) at random moments, each followed by a resume.
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: u32,
-    /// Trials of every other fault.
+    /// Trials of each other fault.
     #[arg(long, value_name = "N", default_value_t = 5)]
     trials: u32,
-    /// The same seed gives the same delays.
+    /// The seed of the random delays.
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
-    /// A `vae` that is built already [default: a release build, made first].
+    /// An existing `vae` binary [default: build one in release mode first].
     #[arg(long, value_name = "PATH")]
     vae: Option<PathBuf>,
-    /// Leave docs/reliability.md as it is.
+    /// Do not update docs/reliability.md.
     #[arg(long)]
     no_page: bool,
     /// Print the counts as JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Only the faults that need a disk of their own, in this namespace, for the process that started it.
+    /// Only the faults that need a separate disk. The parent process starts this one in a mount namespace.
     #[arg(long, hide = true)]
     may_mount: bool,
 }
@@ -51,22 +51,23 @@ pub(crate) struct Args {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Count {
     fault: String,
-    wanted: String,
-    tried: u32,
-    as_wanted: u32,
+    /// The expected result.
+    expected: String,
+    n_trials: u32,
+    n_as_expected: u32,
     /// The first few unexpected results.
     failures: Vec<String>,
-    /// Why there were no trials.
+    /// The reason if there were no trials.
     not_tested: Option<String>,
 }
 
 impl Count {
-    fn new(fault: &str, wanted: &str) -> Self {
+    fn new(fault: &str, expected: &str) -> Self {
         Self {
             fault: fault.to_owned(),
-            wanted: wanted.to_owned(),
-            tried: 0,
-            as_wanted: 0,
+            expected: expected.to_owned(),
+            n_trials: 0,
+            n_as_expected: 0,
             failures: Vec::new(),
             not_tested: None,
         }
@@ -74,11 +75,11 @@ impl Count {
 
     /// Counts `n` trials with the same result.
     fn add(&mut self, n: u32, outcome: Result<()>) {
-        self.tried += n;
+        self.n_trials += n;
         match outcome {
-            Ok(()) => self.as_wanted += n,
+            Ok(()) => self.n_as_expected += n,
             Err(error) => {
-                eprintln!("NOT AS WANTED: {}: {error:#}", self.fault);
+                eprintln!("UNEXPECTED: {}: {error:#}", self.fault);
                 self.failures.push(format!("{error:#}"));
                 self.failures.truncate(10);
             }
@@ -86,7 +87,7 @@ impl Count {
     }
 }
 
-/// Tries every fault, and prints and writes the counts.
+/// Runs the trials of every fault, prints the counts and writes them to the page.
 ///
 /// # Errors
 /// SIGINT is ignored; `vae` cannot be built; a trial did not end as expected.
@@ -94,8 +95,8 @@ pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     ensure!(
         !ignores_interrupts(&status),
-        "SIGINT is ignored here, as in a script's background job: each `vae` would ignore it too; \
-         start this in the foreground"
+        "SIGINT is ignored in this shell, as in a script's background job, and each `vae` would ignore it too; \
+         run this command in the foreground"
     );
     let vae = match &args.vae {
         Some(path) => fs::canonicalize(path).with_context(|| path.display().to_string())?,
@@ -103,7 +104,7 @@ pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
     };
     let bench = Bench::new(vae, args.seed)?;
     if args.may_mount {
-        let counts = faults::on_disks_of_their_own(&bench, args.trials)?;
+        let counts = faults::on_separate_disks(&bench, args.trials)?;
         println!("{}", serde_json::to_string(&counts)?);
         return Ok(());
     }
@@ -126,23 +127,23 @@ pub(crate) fn torture(workspace: &Workspace, args: &Args) -> Result<()> {
             args.kills, args.trials, args.seed
         );
         let text = format!(
-            "## Kills, signals and full disks\n\nRuns of a tiny model that writes a checkpoint after nearly every \
-             step, `checkpoints.keep` 1, 2 and 3, with and without averaged weights. \"The same bits\": \
-             metrics.jsonl (but for what a clock measured), pictures, weights and moments equal those of a run \
-             of the same config that nothing happened to.\n\n{table}\nWritten by `{command}`.\n"
+            "## Kills, signals and full disks\n\nEach run trains a tiny model and writes a checkpoint after nearly \
+             every step, with `checkpoints.keep` 1, 2 or 3, with or without averaged weights. \"Bit for bit equal\" \
+             means that metrics.jsonl (except measured times), pictures, weights and the optimizer's moments equal \
+             those of an undisturbed run of the same config.\n\n{table}\nWritten by `{command}`.\n"
         );
         let page = workspace.root().join(PAGE);
         section::write(&page, TITLE, "torture", &text)?;
     }
     let n_failed: u32 = counts
         .iter()
-        .map(|count| count.tried - count.as_wanted)
+        .map(|count| count.n_trials - count.n_as_expected)
         .sum();
-    ensure!(n_failed == 0, "{n_failed} trials did not end as wanted");
+    ensure!(n_failed == 0, "{n_failed} trials did not end as expected");
     Ok(())
 }
 
-/// Whether SIGINT, signal 2, is ignored, by Linux' /proc/PID/status.
+/// Whether SIGINT (signal 2) is ignored according to the text of Linux's /proc/PID/status.
 fn ignores_interrupts(status: &str) -> bool {
     let mask = status
         .lines()
@@ -162,7 +163,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     fs::canonicalize(&vae).with_context(|| vae.display().to_string())
 }
 
-/// The faults that need a disk of their own, by this program in a mount namespace where it may mount one.
+/// The faults that need a separate disk. Runs this program again in a mount namespace, where it may mount one.
 fn mounted(bench: &Bench, args: &Args) -> Result<Vec<Count>> {
     let unshare = || {
         let mut command = Command::new("unshare");
@@ -172,11 +173,11 @@ fn mounted(bench: &Bench, args: &Args) -> Result<Vec<Count>> {
     let may_mount = unshare().arg("true").output();
     if !may_mount.is_ok_and(|output| output.status.success()) {
         eprintln!(
-            "NOT TESTED: full and read-only disks: this system lets nobody mount one (unshare)"
+            "NOT TESTED: full and read-only disks: `unshare` cannot mount a disk on this system"
         );
         return Ok(faults::untested_disks());
     }
-    let this = std::env::current_exe().context("the path of this program")?;
+    let this = std::env::current_exe().context("cannot find the path of this program")?;
     let output = unshare()
         .arg(this)
         .args(["torture", "--may-mount", "--vae"])
@@ -186,37 +187,39 @@ fn mounted(bench: &Bench, args: &Args) -> Result<Vec<Count>> {
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("unshare")?;
-    cargo::check("the part with disks of its own", output.status)?;
-    serde_json::from_slice(&output.stdout).context("counts of the part with disks of its own")
+    cargo::check("`cargo xtask torture --may-mount`", output.status)?;
+    serde_json::from_slice(&output.stdout)
+        .context("cannot parse the counts of `cargo xtask torture --may-mount`")
 }
 
-/// A Markdown table, which is read as well in a terminal.
+/// A Markdown table, which is also readable in a terminal.
 fn table(counts: &[Count]) -> String {
     let mut text =
-        "| fault | tried | as wanted | wanted |\n| --- | ---: | ---: | --- |\n".to_owned();
+        "| fault | trials | as expected | expected result |\n| --- | ---: | ---: | --- |\n"
+            .to_owned();
     for count in counts {
         let Count {
             fault,
-            wanted,
-            tried,
-            as_wanted,
+            expected,
+            n_trials,
+            n_as_expected,
             ..
         } = count;
         text += &match &count.not_tested {
-            None => format!("| {fault} | {tried} | {as_wanted} | {wanted} |\n"),
-            Some(why) => format!("| {fault} | NOT TESTED | | {wanted} ({why}) |\n"),
+            None => format!("| {fault} | {n_trials} | {n_as_expected} | {expected} |\n"),
+            Some(why) => format!("| {fault} | NOT TESTED | | {expected} ({why}) |\n"),
         };
     }
     for count in counts {
         for failure in &count.failures {
             let failure = failure.replace(['\n', '|'], " ");
-            text += &format!("\nNot as wanted, {}: {failure}\n", count.fault);
+            text += &format!("\nUnexpected result of {}: {failure}\n", count.fault);
         }
     }
     text
 }
 
-/// A path for messages, without the part that all share.
+/// The last component of a path, for messages.
 fn name(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())
@@ -229,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ignored_interrupt_is_known() {
+    fn an_ignored_interrupt_is_recognized() {
         assert!(ignores_interrupts(
             "SigBlk:\t0\nSigIgn:\t0000000001001006\n"
         ));
@@ -248,10 +251,10 @@ mod tests {
         disks.not_tested = Some("no unshare".to_owned());
         assert_eq!(
             table(&[kills, disks]),
-            "| fault | tried | as wanted | wanted |\n| --- | ---: | ---: | --- |\n\
+            "| fault | trials | as expected | expected result |\n| --- | ---: | ---: | --- |\n\
              | SIGKILL | 100 | 50 | the same bytes |\n\
              | full disk | NOT TESTED | | a pause (no unshare) |\n\
-             \nNot as wanted, SIGKILL: metrics differ\n"
+             \nUnexpected result of SIGKILL: metrics differ\n"
         );
     }
 }

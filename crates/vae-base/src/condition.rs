@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_exist_is_answered_with_what_does() {
+    fn an_unknown_name_or_value_is_refused_with_the_known_ones() {
         let error = |spec: &ConditionSpec, text: &str| spec.parse(text).unwrap_err().to_string();
         assert_eq!(
             error(&faces(), "Smilng=1"),

@@ -7,7 +7,7 @@
 //! - [`read_small`], [`open_regular`]: reading whole files of a bounded size;
 //! - [`one_line`]: text from files made safe for a terminal;
 //! - [`dotted`]: nested tables as one list;
-//! - [`NpyHeader`]: the headers of NumPy's arrays;
+//! - [`NpyHeader`]: the headers of NumPy's arrays, [`SafetensorsHeader`]: those of safetensors files;
 //! - [`memory`]: the C allocator's settings.
 
 mod condition;
@@ -18,6 +18,7 @@ mod image_shape;
 mod item_spec;
 pub mod memory;
 mod npy;
+mod safetensors_header;
 pub mod seed;
 mod small_file;
 mod text;
@@ -29,6 +30,7 @@ pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use item_spec::{ItemKind, ItemSpec, Standardization};
 pub use npy::NpyHeader;
+pub use safetensors_header::SafetensorsHeader;
 pub use seed::derive_seed;
 pub use small_file::{open_regular, read_small, read_small_text};
 pub use text::one_line;

@@ -1,4 +1,4 @@
-//! Encoding, decoding, scoring and searching images, through files of every format.
+//! Encoding, decoding, scoring and searching images with files of every format.
 
 mod common;
 
@@ -11,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-/// A workplace with a trained run, `run`.
+/// A workplace with a trained run named `run`.
 fn trained() -> Workplace {
     let workplace = Workplace::new();
     workplace.train(&["--epochs", "1"], "run");
@@ -28,7 +28,7 @@ fn json(workplace: &Workplace, args: &[&str]) -> Value {
     serde_json::from_str(&succeeds(workplace, &[args, &["--json"]].concat())).expect("JSON")
 }
 
-/// Header and rows.
+/// The header and the rows of a CSV file.
 fn csv(path: &Path) -> (Vec<String>, Vec<Vec<String>>) {
     let mut reader = csv::Reader::from_path(path).expect("a file");
     let strings = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect();
@@ -47,7 +47,7 @@ fn every_format_holds_the_same_latents() {
         let out = format!("latents.{format}");
         let said = succeeds(&workplace, &["encode", "run", "--out", &out]);
         assert_eq!(said.trim_end(), out);
-        // Decoded from each of them: the same picture.
+        // Decoding any of these files gives the same picture.
         let picture = format!("{format}.png");
         succeeds(&workplace, &["decode", "run", &out, "--out", &picture]);
     }
@@ -63,7 +63,7 @@ fn every_format_holds_the_same_latents() {
     assert_eq!(header, wanted);
     assert_eq!(rows.len(), 20);
     assert_eq!(rows[9][0], "data/t10k-images-idx3-ubyte#9");
-    assert_eq!(rows[9][5], "2"); // Labels go round in sevens.
+    assert_eq!(rows[9][5], "2"); // Labels repeat from 0 to 6.
 
     let pictures = formats
         .map(|format| fs::read(workplace.path(&format!("{format}.png"))).expect("a picture"));
@@ -106,7 +106,7 @@ fn inputs_of_every_kind_have_the_same_latents() {
     let held_out = encode(&[], "held-out.csv");
     let file = "data/t10k-images-idx3-ubyte";
     assert_eq!(encode(&[file], "file.csv"), held_out);
-    // Another number of images at a time may round the last digit differently.
+    // Another batch size may round the last digit differently.
     let part = encode(&[&format!("{file}#5..8")], "part.csv");
     assert_eq!(part.len(), 3);
     for (row, wanted) in part.iter().zip(&held_out[5..8]) {
@@ -153,7 +153,7 @@ fn inputs_of_every_kind_have_the_same_latents() {
         assert_eq!(numbers(&rows), numbers(&held_out), "{input}");
     }
 
-    // A table of attributes; a row of none is empty.
+    // A table of attributes; images without a row have empty cells.
     fs::write(
         workplace.path("people.csv"),
         "file,age,mean_0\n02.png,31.5,7\n",
@@ -166,7 +166,7 @@ fn inputs_of_every_kind_have_the_same_latents() {
     assert_eq!(rows[2][5..], ["31.5", "7"]);
     assert_eq!(rows[3][5..], ["", ""]);
 
-    // A checkpoint's folder is a RUN, too.
+    // The folder of a checkpoint is accepted as RUN, too.
     let checkpoint = ["encode", "run/checkpoints/best", "--out", "best.csv"];
     succeeds(&workplace, &checkpoint);
     assert_eq!(csv(&workplace.path("best.csv")).1, held_out);
@@ -368,7 +368,7 @@ fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
         distances[0] < 1e-5 && distances.is_sorted(),
         "{distances:?}"
     );
-    // Every seventh image is the same one: of equal distances the first comes first.
+    // Images repeat after seven; of equal distances the first image comes first.
     assert_eq!(found[0]["file"], image);
     assert_eq!(found[1]["file"], "data/train-images-idx3-ubyte#10");
     let side = SIDE as u32;

@@ -1,4 +1,4 @@
-//! The binary, as users run it: real files, exit codes, what it leaves and what it says.
+//! The binary as users run it: real files, exit codes, written files and messages.
 
 mod common;
 
@@ -26,7 +26,7 @@ fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
         .iter()
         .map(|r| (r["epoch"].as_u64(), r["step"].as_u64(), r["split"].as_str()))
         .collect();
-    // 70 images in batches of 16: five steps, the last one with six images.
+    // 70 images in batches of 16: five steps, the last with six images.
     let place = |epoch, step, split| (Some(epoch), Some(step), Some(split));
     assert_eq!(
         places,
@@ -88,7 +88,7 @@ fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
         assert_eq!(size(&workplace.path("picture.png")), wanted, "{args:?}");
     }
 
-    // Once more: a new folder, the old run untouched.
+    // A second run gets a new folder.
     let again = workplace.vae(&["train", "small.toml", "--json"]);
     assert!(again.status.success(), "{}", stderr(&again));
     let summary: Value = serde_json::from_str(&stdout(&again)).expect("JSON on stdout");
@@ -153,7 +153,7 @@ fn a_loss_that_is_no_number_ends_the_run_and_is_no_checkpoint() {
 }
 
 #[test]
-fn a_network_that_no_memory_holds_is_one_line() {
+fn a_network_too_large_for_memory_gives_an_error_in_one_line() {
     let workplace = Workplace::new();
     let args = [
         "train",
@@ -237,7 +237,7 @@ fn a_truncated_idx_file_is_named_with_what_was_found() {
 #[test]
 fn an_output_folder_that_cannot_be_written_or_is_taken_is_named() {
     let workplace = Workplace::new();
-    // Below a file no folder can be made, whoever asks (root may write anywhere else).
+    // No folder can be created below a file, even by root, who may write anywhere else.
     let said = workplace.error(&["train", "small.toml", "--out", "small.toml/run"], 1);
     assert!(said.contains("small.toml/run"), "{said}");
     let said = workplace.error(&["train", "small.toml", "--out", "data"], 1);
@@ -332,7 +332,7 @@ fn bench_prints_a_line_of_json_for_each_repetition() {
 #[test]
 fn ctrl_c_saves_and_stops_with_130() {
     let workplace = Workplace::new();
-    /// Ends the process also where the test fails.
+    /// Kills the process if the test fails.
     struct Guard(std::process::Child);
     impl Drop for Guard {
         fn drop(&mut self) {

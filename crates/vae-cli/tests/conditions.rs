@@ -21,7 +21,7 @@ fn image(workplace: &Workplace, name: &str) -> GrayImage {
     image::open(&path).expect(name).into_luma8()
 }
 
-/// A run of a model that is told which of seven classes an image is of.
+/// A run of a model whose condition is the image's class, one of seven.
 fn workplace() -> Workplace {
     let workplace = Workplace::new();
     workplace.train(CLASSES, "run");
@@ -52,7 +52,7 @@ fn new_images_come_in_a_row_for_each_class_or_of_the_one_asked_for() {
     );
     let threes = image(&workplace, "threes.png");
     assert_eq!(threes.dimensions(), (8 * side + 14, side));
-    // The fourth row, drawn with the same noise.
+    // Equal to the fourth row, which has the same noise.
     let fourth =
         image::imageops::crop_imm(&rows, 0, 3 * (side + 2), 8 * side + 14, side).to_image();
     assert_eq!(fourth, threes);
@@ -60,13 +60,13 @@ fn new_images_come_in_a_row_for_each_class_or_of_the_one_asked_for() {
         image::imageops::crop_imm(&rows, 0, 0, 8 * side + 14, side).to_image(),
         threes
     );
-    // A run draws them after each epoch, too.
+    // Training also draws them after each epoch.
     let pictures = fs::read_dir(workplace.path("run/pictures")).expect("pictures");
     assert!(pictures.count() >= 6);
 }
 
 #[test]
-fn what_does_not_exist_is_answered_with_what_does() {
+fn an_unknown_condition_is_refused_with_the_known_ones() {
     let workplace = workplace();
     let said = workplace.error(
         &[
@@ -146,7 +146,7 @@ fn every_command_takes_the_condition_from_the_data_or_by_the_option() {
         assert_eq!(own.dimensions(), six.dimensions(), "{args:?}");
         assert_ne!(six, five, "{args:?}");
     }
-    // Held-out images know their class: that of the first is 0.
+    // Test images have their class as condition: that of the first is 0.
     let first = |condition: &[&str]| {
         let args = ["reconstruct", "run", "--count", "1"];
         picture(&[&args[..], condition].concat())

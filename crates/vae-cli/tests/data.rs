@@ -1,4 +1,4 @@
-//! `vae data`, as users run it.
+//! `vae data` as users run it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ struct Workplace {
 }
 
 impl Workplace {
-    /// 20 photos of 12×12 pixels, a bad one, and a config of them.
+    /// 20 photos of 12×12 pixels, one unreadable file, and a config for them.
     fn new() -> Workplace {
         let folder = tempfile::tempdir().expect("a folder");
         let photos = folder.path().join("photos");
@@ -44,7 +44,7 @@ impl Workplace {
             .expect("the binary runs")
     }
 
-    /// The standard output of a command that has to succeed.
+    /// The standard output of a command that must succeed.
     fn succeeds(&self, args: &[&str]) -> String {
         let output = self.vae(args);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -52,7 +52,7 @@ impl Workplace {
         String::from_utf8(output.stdout).expect("UTF-8")
     }
 
-    /// The message of a command that has to fail.
+    /// The message of a command that must fail.
     fn fails(&self, args: &[&str], code: i32) -> String {
         let output = self.vae(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -111,7 +111,7 @@ fn stats_of_arrays_are_those_of_each_column() {
         fortran_order: false,
         shape: vec![10, 2],
     };
-    // 1 and 3 in turn beside what is missing in every second row.
+    // Values 1 and 3 alternate; in the other column every second value is missing.
     let rows = (0..10).flat_map(|i| match i % 2 {
         0 => [1.0_f32, 7.0],
         _ => [3.0, f32::NAN],
@@ -140,7 +140,7 @@ fn stats_of_arrays_are_those_of_each_column() {
     assert_eq!(train["standard_deviation"], serde_json::json!([1.0, 0.0]));
     assert_eq!(train["min"], serde_json::json!([1.0, 7.0]));
     assert_eq!(train["missing_share"], serde_json::json!([0.0, 0.5]));
-    // The last row alone.
+    // Only the last row.
     assert_eq!(stats["test"]["mean"], serde_json::json!([3.0, null]));
 }
 
@@ -302,7 +302,7 @@ fn photos_train_and_the_run_lists_the_bad_ones() {
     let bad = fs::read_to_string(workplace.path("run/bad-files.txt")).expect("a list");
     assert_eq!(bad, "empty.jpg\tis empty\n");
 
-    // The held-out images are those of the split by name, and not one of them was trained on.
+    // The held-out images are those of the split by name, and none of them is trained on.
     let stats = workplace.succeeds(&["data", "stats", "photos.toml"]);
     let stats: Value = serde_json::from_str(&stats).expect("JSON");
     let summary = fs::read_to_string(workplace.path("run/summary.json")).expect("a summary");

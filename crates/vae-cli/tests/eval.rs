@@ -1,4 +1,4 @@
-//! `vae eval` and what it leaves in a run.
+//! `vae eval` and the files that it writes into a run.
 
 mod common;
 
@@ -19,7 +19,7 @@ fn report(run: &Path) -> Value {
     serde_json::from_str(&text).expect("a report")
 }
 
-/// A number of a report.
+/// A value in a report.
 fn measure<'a>(report: &'a Value, topic: &str, name: &str) -> &'a Value {
     let measures = report["sections"][topic]["measures"]
         .as_array()
@@ -54,7 +54,7 @@ fn a_run_is_evaluated_and_sections_of_the_same_weights_are_kept() {
         measure(&all, "likelihood", "nll")["protocol"],
         json!({ "method": "importance_weighted", "n_samples": 7 })
     );
-    // 1×12×12 is no digits' shape; other images of MNIST's have a word instead of a number.
+    // The images are 12×12. Images with MNIST's shape that are not MNIST have a reason here instead of a value.
     assert!(all["sections"]["pictures"]["not_measured"]["fid_mnist_classifier"].is_null());
     for (topic, name) in [
         ("pictures", "psnr"),
@@ -68,7 +68,7 @@ fn a_run_is_evaluated_and_sections_of_the_same_weights_are_kept() {
     let why = not_measured["fid_inception"].as_str().expect("a reason");
     assert!(!why.is_empty());
 
-    // The same seed gives the same numbers; what was not asked for stays.
+    // The same seed gives the same values; sections that were not requested are kept.
     let again = eval(
         &workplace,
         &["run", "--only", "likelihood", "--samples", "7"],
@@ -77,7 +77,7 @@ fn a_run_is_evaluated_and_sections_of_the_same_weights_are_kept() {
     assert_eq!(measures(&again, "likelihood"), measures(&all, "likelihood"));
     assert_eq!(again["sections"]["latents"], all["sections"]["latents"]);
 
-    // Of other weights nothing is kept.
+    // Results of other weights are not kept.
     let output = workplace.vae(&[
         "train", "--resume", "run", "--epochs", "3", "--device", "cpu",
     ]);
@@ -121,7 +121,7 @@ fn the_page_stands_alone_and_the_table_names_every_protocol() {
     }
 }
 
-/// The weights that are measured are the averaged ones, which the run's own evaluation was of.
+/// `vae eval` measures the averaged weights, as the run's own evaluation does.
 #[test]
 fn averaged_weights_are_those_that_are_measured() {
     let workplace = Workplace::new();
@@ -146,7 +146,7 @@ fn averaged_weights_are_those_that_are_measured() {
         (&images["split"], &images["n_images"]),
         (&"validation".into(), &14.into())
     );
-    // In closed form, so that no noise is between the two.
+    // The kl has a closed form, so the two values do not differ by noise.
     let measured = measure(&report, "likelihood", "kl")["value"]
         .as_f64()
         .expect("a number");
@@ -158,7 +158,7 @@ fn averaged_weights_are_those_that_are_measured() {
         (measured - logged).abs() < 1e-4 * logged,
         "{measured} {logged}"
     );
-    // Raw weights would have another: those of a run without averages, whose steps are the same.
+    // Raw weights have another kl: a run without averages makes the same steps.
     let raw = workplace.train(&[], "raw");
     let records = lines(&raw.join("metrics.jsonl"));
     let record = records.iter().find(of_epoch).expect("the last epoch");
@@ -167,9 +167,9 @@ fn averaged_weights_are_those_that_are_measured() {
 }
 
 #[test]
-fn pixels_are_named_and_may_be_others_than_in_training() {
+fn pixels_are_recorded_and_may_differ_from_those_of_training() {
     let workplace = Workplace::new();
-    // Test images that are not the training images: the distance between the two is no rounded 0.
+    // Test images that differ from the training images, so that the distance between them is not 0.
     let file = workplace.path("data/t10k-images-idx3-ubyte");
     let mut bytes = fs::read(&file).expect("images");
     for byte in bytes[16..].iter_mut().step_by(5) {
@@ -195,11 +195,11 @@ fn pixels_are_named_and_may_be_others_than_in_training() {
     assert_eq!(images["pixels"], "gray");
     let (images, drawn_once) = likelihood(&["--binarization", "static"]);
     assert_eq!(images["pixels"], "static");
-    // One draw of each held-out image either way: the same one.
+    // Both settings draw each held-out image once, with the same result.
     assert_eq!(drawn_once, dynamic);
     assert_ne!(gray, dynamic);
 
-    // Training images too, where the two are compared.
+    // The setting also applies to training images, where they are compared with test images.
     let baseline = |args: &[&str]| {
         let args = [&["run", "--only", "pictures"], args].concat();
         let report = eval(&workplace, &args);
@@ -220,7 +220,7 @@ fn pixels_are_named_and_may_be_others_than_in_training() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said() {
+fn what_cannot_be_measured_has_a_reason() {
     let workplace = Workplace::new();
     workplace.train(&[], "run");
     let error = workplace.error(&["eval", "run", "--only", "disentanglement"], 1);
@@ -228,7 +228,7 @@ fn what_cannot_be_measured_is_said() {
     let error = workplace.error(&["eval", "run", "--data", "nowhere"], 1);
     assert!(error.contains("nowhere: no such folder"), "{error}");
     fs::write(workplace.path("run/eval.json"), "{}").expect("written");
-    // The runs compare all the same.
+    // The runs are compared nevertheless.
     let output = workplace.vae(&["compare", "run", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(

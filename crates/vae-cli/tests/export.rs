@@ -1,4 +1,4 @@
-//! Exports and imports by the binary, and what it says of models and machines.
+//! Exports and imports, and the descriptions of models and machines.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::{Workplace, stderr, stdout};
 use serde_json::Value;
 
 #[test]
-fn a_run_leaves_for_other_programs_with_its_preprocessing() {
+fn a_run_is_exported_with_its_preprocessing() {
     let workplace = Workplace::new();
     let run = workplace.train(&["--limit", "20", "--epochs", "1"], "run");
     let checkpoint = run.join("checkpoints/best");
@@ -34,7 +34,7 @@ fn a_run_leaves_for_other_programs_with_its_preprocessing() {
     let said = workplace.error(&[&["export", "run"], &file[..]].concat(), 1);
     assert!(said.contains("--part"), "{said}");
 
-    // Weights go out of a checkpoint, come in again, and go out the same.
+    // Weights exported from a checkpoint, imported and exported again are the same.
     let export = |run: &str, out: &str| {
         let args = [
             "export",

@@ -1,4 +1,4 @@
-//! File systems that refuse what a local disk does: shares, FUSE, mount points.
+//! File systems that do not support every operation of a local disk: network shares, FUSE, mount points.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use common::{Workplace, metrics, stderr};
 
-/// Answers as SMB shares, FUSE file systems, Lustre and exFAT do: each variable of the environment refuses
-/// one call.
+/// A library that makes system calls fail as on SMB shares, FUSE file systems, Lustre and exFAT. Each environment
+/// variable sets the error of one call.
 const SHIM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -58,7 +58,7 @@ void *mmap64(void *address, size_t length, int access, int flags, int file, off6
 }
 "#;
 
-/// The library, compiled in the workplace.
+/// Compiles the library in the workplace.
 fn shim(workplace: &Workplace) -> PathBuf {
     let (source, library) = (workplace.path("shim.c"), workplace.path("shim.so"));
     fs::write(&source, SHIM).expect("written");
@@ -83,7 +83,7 @@ fn refused(workplace: &Workplace, shim: &Path, call: (&str, i32), args: &[&str])
 }
 
 #[test]
-fn what_a_file_system_refuses_ends_no_run() {
+fn a_run_continues_without_unsupported_file_operations() {
     let workplace = Workplace::new();
     let shim = shim(&workplace);
     let straight = workplace.train(&["--epochs", "3"], "straight");
@@ -122,7 +122,7 @@ fn what_a_file_system_refuses_ends_no_run() {
             assert!(!name.to_string_lossy().starts_with('.'), "{name:?}");
         }
     }
-    // Without a summary nobody knows where there are no locks whether a process trains the run.
+    // On a file system without locks, a run without a summary may or may not be in training.
     let state = |call: (&str, i32)| {
         let listed = refused(&workplace, &shim, call, &["runs", "straight", "--json"]);
         let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
@@ -165,7 +165,7 @@ fn the_current_folder_and_a_link_are_places_for_a_run() {
     assert!(stderr(&again).contains("already holds files"), "{again:?}");
 }
 
-/// Runs the test below in a mount namespace of its own.
+/// Runs the next test in a new mount namespace.
 #[test]
 fn an_empty_mount_point_is_a_place_for_a_run() {
     let this = std::env::current_exe().expect("this test's file");

@@ -6,7 +6,7 @@ use std::fs;
 
 use common::{Workplace, metrics, stderr};
 
-/// Levels of two latents and of three.
+/// A ladder whose levels have two and three latents.
 const LADDER: &str = "[dataset.idx]
 folder = 'data'
 [model.network.mlp]

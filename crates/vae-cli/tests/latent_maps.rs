@@ -6,7 +6,7 @@ use std::fs;
 
 use common::{Workplace, metrics, stderr};
 
-/// Maps of 3×3 places of images of 12×12 pixels.
+/// A model with latent maps of 3×3 places for images of 12×12 pixels.
 const NETWORK: &str = "latent_shape = [3, 3, 3]
 [model.network.conv]
 channels = [6, 8]
@@ -22,7 +22,7 @@ levels = [5, 4, 3]
 regularizer = 'none'
 ";
 
-/// A place to work with the config `map.toml`.
+/// A workplace with the config `map.toml`.
 fn workplace(codes: bool) -> Workplace {
     let workplace = Workplace::new();
     let (model, rest) = NETWORK.split_once('\n').expect("two lines");

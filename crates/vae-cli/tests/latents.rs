@@ -1,4 +1,4 @@
-//! The commands that look into the latent space of a run.
+//! The commands that explore the latent space of a run.
 
 mod common;
 
@@ -9,12 +9,12 @@ use common::{SIDE, Workplace, stderr, stdout};
 use image::{GrayImage, Luma};
 use serde_json::Value;
 
-/// Pixels of `n` images in a row, two pixels between them.
+/// The width in pixels of `n` images in a row, with gaps of two pixels.
 fn row(n: u32) -> u32 {
     n * SIDE as u32 + 2 * (n - 1)
 }
 
-/// A run of three latent dimensions, and an image in a file.
+/// A run with three latent dimensions, and an image file.
 fn workplace() -> Workplace {
     let workplace = Workplace::new();
     workplace.train(&["--set", "model.latent_dims=3"], "run");
@@ -88,7 +88,7 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
         assert_eq!(size(&picture), wanted, "{args:?}");
     }
 
-    // A straight way between the same latents is the same picture everywhere.
+    // A straight path from latents to the same latents shows the same picture everywhere.
     let still = [
         "interpolate",
         "run",
@@ -107,7 +107,7 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
     };
     assert!(drawn.enumerate_pixels().all(same));
 
-    // Without warmth every sample is the decoded 0; each is a file.
+    // At temperature 0 every sample is the decoded 0. Each is written to a file.
     let args = [
         "sample",
         "run",
@@ -256,7 +256,7 @@ fn inversion_finds_latents_of_closer_reconstructions() {
 }
 
 #[test]
-fn what_no_place_or_dimension_is_is_said() {
+fn invalid_latents_and_dimensions_are_refused() {
     let workplace = workplace();
     fs::write(workplace.path("text.png"), "no image").expect("written");
     for (args, wanted) in [
@@ -321,7 +321,7 @@ fn what_no_place_or_dimension_is_is_said() {
         1,
     );
     assert!(said.contains(".gif, .png or .apng"), "{said}");
-    // What clap refuses.
+    // Refused by clap.
     for args in [
         &["interpolate", "run", "prior:1", "--out", "p.png"][..],
         &["interpolate", "run", "prior:1", "prior:2"],
@@ -367,7 +367,7 @@ fn directions_of_classes_are_learned_kept_and_gone_along() {
         assert!(accuracy["accuracy"].as_f64().expect("a share") <= 1.0);
     }
 
-    // What was not asked for again stays.
+    // Directions that were not requested again are kept.
     let args = [
         "attribute",
         "run",
@@ -432,7 +432,7 @@ fn directions_of_classes_are_learned_kept_and_gone_along() {
         assert!(said.contains(wanted), "{args:?}: {said}");
     }
 
-    // Directions of other weights mean nothing.
+    // Directions of other weights are invalid.
     let mut checkpoints: Vec<String> = fs::read_dir(workplace.path("run/checkpoints"))
         .expect("a folder")
         .map(|entry| {
@@ -499,7 +499,8 @@ fn directions_of_a_table_are_learned_by_file_name() {
     fs::write(workplace.path("table.csv"), table).expect("written");
     fs::write(
         workplace.path("small.toml"),
-        // Long enough to have learned what brightness is; a few validation images would choose by chance.
+        // Long enough to learn brightness. There is no validation, because a few images would select an epoch by
+        // chance.
         "[dataset]\nvalidation = 0\n[dataset.image_folder]\npath = 'photos'\nimage_size = 12\n\
          grayscale = true\n[model.network.mlp]\nhidden = [16]\n[training]\nepochs = 30\nbatch_size = 16\n",
     )
@@ -509,7 +510,7 @@ fn directions_of_a_table_are_learned_by_file_name() {
     assert!(said.contains("--attributes FILE"), "{said}");
     let learn = ["attribute", "run", "learn", "--attributes", "table.csv"];
     let report = json(&workplace, &[&learn[..], &["bright", "--json"]].concat());
-    // Brightness is all that differs: whoever encodes anything of it tells them apart.
+    // The images differ in brightness only, so any information about it distinguishes them.
     let accuracy = &report["attributes"][0]["accuracy"];
     let share = |key: &str| accuracy[key].as_f64().expect("a share");
     assert!(share("accuracy") > share("baseline"), "{report}");
@@ -527,7 +528,7 @@ fn directions_of_a_table_are_learned_by_file_name() {
         "p.png",
     ];
     succeeds(&workplace, &args);
-    // Brighter to the right, on the whole.
+    // On average brighter to the right.
     let strip = image::open(workplace.path("p.png"))
         .expect("a picture")
         .into_luma8();

@@ -1,7 +1,7 @@
-//! Thousands of damaged and hostile files of every kind that is read: each gives an error or what its bytes
-//! describe, and none a panic, a hang or a gigabyte. Always the same ones.
+//! Reads thousands of damaged and hostile files of every format, the same in every run of the test. Each must give an
+//! error or the values that its bytes encode, without a panic, a hang or a gigabyte of memory.
 //!
-//! `VAE_MUTANTS=N` makes N of each kind instead; `cargo xtask fuzz --mutants N` sets it.
+//! `VAE_MUTANTS=N` makes N mutants of each format instead; `cargo xtask fuzz --mutants N` sets it.
 
 #[path = "mutants/mutate.rs"]
 mod mutate;
@@ -18,16 +18,16 @@ use std::time::Duration;
 use mutate::{Chance, mutant, with_true_header_length};
 use targets::{TARGETS, Target};
 
-/// No mutant of a few kilobytes takes so long on the slowest machine.
+/// More than a mutant of a few kilobytes needs on the slowest machine.
 const HANG: Duration = Duration::from_secs(120);
 
-/// The process's, with all of libtorch.
+/// The largest memory use of the process, including libtorch.
 const MOST_MEMORY: usize = 1 << 30;
 
-/// Reads mutants of one kind of file; the number of them, and what panicked.
+/// Reads `n` mutants for a target and fails with the panics.
 fn run(target: &Target, n: usize) {
     let (sender, receiver) = channel::<Vec<u8>>();
-    // A hang cannot be caught, but it can be shown.
+    // A hang cannot be ended, but the watching thread can report it.
     let name = target.name;
     let watch = thread::spawn(move || {
         let mut current = Vec::new();
@@ -78,7 +78,7 @@ fn run(target: &Target, n: usize) {
     );
 }
 
-/// Leaves a file to look at, and says where.
+/// Saves a file for inspection and describes where it is.
 fn keep(name: &str, what: &str, bytes: &[u8]) -> String {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
     let file = folder.join(format!("{name}-{what}"));
@@ -86,7 +86,7 @@ fn keep(name: &str, what: &str, bytes: &[u8]) -> String {
     written.map_or_else(|error| error.to_string(), |()| file.display().to_string())
 }
 
-/// The most memory that this process has held so far, in bytes; 0 where the system does not tell.
+/// The peak memory of this process in bytes; 0 if the system does not report it.
 fn peak_memory() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -153,7 +153,7 @@ fn attribute_lists() {
     of("attributes", 1500);
 }
 
-/// What the fuzz targets start from: `cargo xtask fuzz` sets the folder.
+/// Writes the initial inputs of the fuzz targets, if `cargo xtask fuzz` sets the folder.
 #[test]
 fn seeds_are_written_where_they_are_asked_for() {
     let Some(folder) = std::env::var_os("VAE_SEEDS") else {

@@ -1,5 +1,4 @@
-//! What the program writes and how it ends: results that nobody reads, disks that take nothing, names that
-//! cannot be, signals, files that never end.
+//! Output and exit of the program: closed pipes, full disks, impossible names, signals, endless files.
 #![cfg(unix)]
 
 mod common;
@@ -16,14 +15,14 @@ use std::time::{Duration, Instant};
 use common::{Workplace, stderr, stdout};
 use serde_json::Value;
 
-/// A workplace with a trained run, which tests read and do not change.
+/// A shared workplace with a trained run, which tests must not change.
 static TRAINED: LazyLock<Workplace> = LazyLock::new(|| {
     let workplace = Workplace::new();
     workplace.train(&["--epochs", "1"], "run");
     workplace
 });
 
-/// A workplace of a test's own, with a run in it.
+/// A separate workplace with a run.
 fn trained() -> Workplace {
     let workplace = Workplace::new();
     let copied = Command::new("cp")
@@ -40,7 +39,7 @@ fn succeeds(workplace: &Workplace, args: &[&str]) -> String {
     stdout(&output)
 }
 
-/// The program under a limit of the shell, as in `ulimit -f 0`.
+/// The program with a limit set by the shell, for example `ulimit -f 0`.
 fn limited(workplace: &Workplace, limit: &str, args: &[&str]) -> Output {
     let vae = workplace.command(args);
     let mut shell = Command::new("sh");
@@ -83,7 +82,7 @@ fn results_that_nobody_reads_are_no_error() {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
-        drop(child.stdout.take()); // As `| head -c 0`.
+        drop(child.stdout.take()); // Like `| head -c 0`.
         let output = child.wait_with_output().expect("it ends");
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
@@ -114,7 +113,7 @@ fn a_full_disk_behind_stdout_or_stderr_ends_no_training() {
     let output = train("b").stderr(full()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("samples.png"));
-    // The result of other commands is what they print.
+    // The result of other commands is their output.
     let mut command = workplace.command(&["describe", "small.toml"]);
     let output = command.stdout(full()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(1));
@@ -269,7 +268,7 @@ fn every_latent_becomes_a_file_whatever_its_name() {
 }
 
 #[test]
-fn a_picture_is_never_called_what_it_is_not() {
+fn pictures_with_other_endings_than_png_are_refused() {
     let workplace = trained();
     fs::write(workplace.path("z.csv"), "mean_0,mean_1\n0,0\n").expect("written");
     for (args, code) in [
@@ -402,7 +401,7 @@ fn names_with_control_characters_are_shown_escaped() {
     assert!(said.contains(shown), "{said}");
     let said = workplace.error(&["compare", name, "nowhere\u{1b}"], 1);
     assert!(said.contains("nowhere\\u{1b}"), "{said}");
-    // A warning: a checkpoint that is passed over.
+    // A warning about a checkpoint that is skipped.
     let checkpoints = workplace
         .path(name)
         .join("checkpoints/epoch-0009-step-00000099");
@@ -415,7 +414,7 @@ fn names_with_control_characters_are_shown_escaped() {
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
-/// Runs a command that has to end within seconds, in little memory.
+/// Runs a command that must end within seconds, with little memory.
 fn ends_soon(workplace: &Workplace, args: &[&str]) -> String {
     let begun = Instant::now();
     // 4 GiB of addresses: more than libtorch's libraries take.
@@ -573,7 +572,7 @@ impl Running {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
-    /// Exit code or signal, and what else it said.
+    /// The exit code or signal, and the remaining output.
     fn end(mut self) -> (Option<i32>, Option<i32>, String) {
         let mut said = String::new();
         self.said.read_to_string(&mut said).expect("text");
@@ -585,7 +584,7 @@ impl Running {
 #[test]
 fn a_second_ctrl_c_ends_at_once_and_does_not_crash() {
     let workplace = Workplace::new();
-    // On two threads, with steps long enough for the second signal to find them at work.
+    // Two threads, and steps long enough that the second signal arrives during one.
     fs::write(
         workplace.path("wide.toml"),
         "[dataset.idx]\nfolder = 'data'\n[model.network.mlp]\nhidden = [1500, 1500]\n[training]\n\

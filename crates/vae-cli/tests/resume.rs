@@ -1,4 +1,4 @@
-//! Runs that were stopped, in every way that a run can be, and go on.
+//! Runs that were stopped in every possible way, and resumed.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -13,7 +13,7 @@ use common::{Workplace, metrics, stderr};
 use serde_json::Value;
 use vae_run::{Checkpoint, RunDir};
 
-/// A process that is ended also where the test fails.
+/// A process that is killed if the test fails.
 struct Process(Child);
 
 impl Drop for Process {
@@ -40,10 +40,10 @@ impl Process {
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
 
-    /// Reads what it says until a line holds `wanted`; false where it ends before.
+    /// Reads the output until a line contains `wanted`; false if the output ends before.
     fn wait_until_it_says(&mut self, wanted: &str) -> bool {
         let said = self.0.stderr.as_mut().expect("a pipe");
-        // Unbuffered, so that what follows stays in the pipe.
+        // Unbuffered, so that the rest stays in the pipe.
         let mut line = String::new();
         let mut byte = [0];
         while said.read(&mut byte).is_ok_and(|n| n == 1) {
@@ -71,7 +71,7 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> f64 {
-        // Numerical Recipes' linear congruential generator; its high bits are good enough here.
+        // The high bits of a linear congruential generator with Knuth's MMIX constants are good enough here.
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -89,7 +89,7 @@ fn bytes(run: &Path, file: &str) -> Vec<u8> {
     fs::read(folder.join(file)).expect("a file")
 }
 
-/// Two runs that came to the same end, digit for digit.
+/// Checks that two runs have the same results, digit for digit.
 fn assert_equal(run: &Path, straight: &Path) {
     assert_eq!(metrics(run), metrics(straight));
     for file in [
@@ -101,7 +101,7 @@ fn assert_equal(run: &Path, straight: &Path) {
     }
 }
 
-/// A checkpoint after nearly every step, and little else.
+/// Settings for a checkpoint after nearly every step and few other files.
 const BUSY: [&str; 12] = [
     "--set",
     "checkpoints.every_minutes=0.00001",
@@ -132,13 +132,13 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
         });
         args.extend(BUSY);
         let mut process = Process::start(&workplace, &args);
-        // Most at a random moment of the training, every sixth while the process starts.
+        // Every sixth kill is while the process starts, the others are at a random moment of the training.
         if kill % 6 != 0 {
             let trains = process.wait_until_it_says("training and");
             assert!(trains, "{:?}", process.end());
             said_on_resume += usize::from(exists);
         }
-        // Some come as far as the end of an epoch, however slow the machine is.
+        // Some processes reach the end of an epoch even on a slow machine.
         if kill % 6 == 5 {
             let ends = process.wait_until_it_says("train elbo");
             assert!(ends, "{:?}", process.end());
@@ -154,7 +154,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
     let epochs = {
         let run_dir = RunDir::open(&workplace.path("run")).expect("a run");
         let state = Checkpoint::Last.open(&run_dir).expect("a checkpoint").state;
-        // How far it came depends on the machine.
+        // The number of steps depends on the machine.
         assert!(state.position.steps > 0, "{:?}", state.position);
         (state.position.epochs + 2).to_string()
     };
@@ -173,7 +173,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
     let output = workplace.vae(&args);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_equal(&workplace.path("run"), &workplace.path("straight"));
-    // What was killed amid a write left nothing behind.
+    // Kills during a write left no temporary files.
     for folder in ["", "run", "run/checkpoints", "run/pictures"] {
         for entry in fs::read_dir(workplace.path(folder)).expect("a folder") {
             let name = entry.expect("an entry").file_name();
@@ -244,7 +244,7 @@ fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
     }
     let said = workplace.error(&[&resume[..], &["--epochs", "0"]].concat(), 2);
     assert!(said.contains("training.epochs: found 0"), "{said}");
-    // Another data set may lie where the config says; its images are told apart.
+    // Another data set at the config's path is recognized by its images.
     let config = fs::read_to_string(workplace.path("run/config.toml")).expect("a config");
     let images = workplace.path("data/train-images-idx3-ubyte");
     let bytes = fs::read(&images).expect("images");
@@ -254,7 +254,7 @@ fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
     let said = workplace.error(&[&resume[..], &["--epochs", "2"]].concat(), 1);
     assert!(said.contains("other images"), "{said}");
     fs::write(&images, bytes).expect("written");
-    // Refused before anything was changed.
+    // The refused commands changed nothing.
     let unchanged = fs::read_to_string(workplace.path("run/config.toml")).expect("a config");
     assert_eq!(unchanged, config);
     assert!(workplace.path("run/summary.json").exists());
@@ -262,7 +262,7 @@ fn a_config_that_changes_the_steps_is_refused_and_one_that_does_not_is_not() {
     assert!(output.status.success(), "{}", stderr(&output));
     let straight = workplace.train(&["--epochs", "2"], "straight");
     assert_eq!(metrics(&workplace.path("run")), metrics(&straight));
-    // Nothing is left to do, which is no error.
+    // Resuming a run that is already complete is no error.
     let output = workplace.vae(&[&resume[..], &["--epochs", "2"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     let said = workplace.error(&["train", "--resume", "data"], 1);
@@ -281,7 +281,7 @@ fn a_second_process_is_refused_and_the_first_one_goes_on() {
     assert!(process.wait_until_it_says("epoch 2/"));
     process.signal(libc::SIGKILL);
     drop(process);
-    // The lock died with it.
+    // The lock ended with the process.
     let run_dir = RunDir::open(&workplace.path("run")).expect("a run");
     let epochs = Checkpoint::Last
         .open(&run_dir)
@@ -302,7 +302,7 @@ fn of_three_that_resume_a_run_at_once_one_goes_on_and_the_others_are_refused() {
     let args = ["train", "--resume", "run", "--epochs", "1000000"];
     let mut running: Vec<Process> = (0..3).map(|_| Process::start(&workplace, &args)).collect();
     let mut refused = Vec::new();
-    // The one that goes on does so until it is killed.
+    // The one that got the lock trains until it is killed.
     while refused.len() < 2 {
         std::thread::sleep(Duration::from_millis(10));
         let ended = running
@@ -318,7 +318,7 @@ fn of_three_that_resume_a_run_at_once_one_goes_on_and_the_others_are_refused() {
     }
 }
 
-/// Runs the test below in a mount namespace of its own, where it may mount a small disk.
+/// Runs the next test in a new mount namespace, where it may mount a small disk.
 #[test]
 fn a_full_disk_pauses_the_run_and_loses_nothing() {
     let this = std::env::current_exe().expect("this test's file");
@@ -368,7 +368,7 @@ fn on_a_small_disk() {
     args.extend(BUSY);
     let mut process = Process::start(&workplace, &args);
     assert!(process.wait_until_it_says("epoch 2/"));
-    // Something else fills the disk, while the run goes on writing.
+    // Another file fills the disk while the run continues to write.
     let mut filler = fs::File::create(disk.join("filler")).expect("created");
     while filler.write_all(&[0; 4096]).is_ok() {}
     assert!(
@@ -382,7 +382,7 @@ fn on_a_small_disk() {
         .expect("whole")
         .state
         .position;
-    // It waits, and does not end.
+    // The process waits and does not exit.
     std::thread::sleep(Duration::from_millis(500));
     assert!(process.0.try_wait().expect("a status").is_none());
 

@@ -1,4 +1,4 @@
-//! `vae runs` and `vae compare` on runs made by hand, whose numbers are known.
+//! `vae runs` and `vae compare` for hand-written runs with known values.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vae_run::{Means, Position, Record, RunConfig, RunDir, Summary};
 
-/// A folder with a folder `runs`.
+/// A folder that contains a folder `runs`.
 struct Workplace {
     folder: TempDir,
 }
@@ -42,8 +42,7 @@ impl Workplace {
         self.folder.path().join(name)
     }
 
-    /// A run of ten planned epochs with the elbos of those done. In the state `killed` it has no
-    /// summary.
+    /// A run with ten planned epochs and the elbos of the completed ones. In the state `killed` it has no summary.
     fn run(&self, name: &str, extra: &str, state: &str, elbos: &[f64]) -> RunDir {
         let text = format!("{extra}\n[dataset.idx]\nfolder = 'data'\n[training]\nepochs = 10\n");
         let config: RunConfig = toml::from_str(&text).expect("a config");
@@ -92,7 +91,7 @@ impl Workplace {
             .expect("the binary runs")
     }
 
-    /// What a command that works says on stdout.
+    /// The stdout of a command that must succeed.
     fn stdout(&self, args: &[&str]) -> String {
         let output = self.vae(args);
         let said = String::from_utf8_lossy(&output.stderr);
@@ -105,7 +104,7 @@ impl Workplace {
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// The one line of a command that fails.
+    /// The one line of output of a command that must fail.
     fn error(&self, args: &[&str]) -> String {
         let output = self.vae(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -136,7 +135,7 @@ fn every_run_is_listed_with_its_state() {
 
     let table = workplace.stdout(&["runs", "--sort", "name"]);
     let lines: Vec<&str> = table.lines().collect();
-    // What lies at each place, the sizes left out.
+    // The rows without sizes.
     let rows: Vec<Vec<&str>> = lines[1..8].iter().map(|line| words(line)).collect();
     let rows: Vec<&[&str]> = rows.iter().map(|row| &row[..6]).collect();
     assert_eq!(
@@ -145,7 +144,7 @@ fn every_run_is_listed_with_its_state() {
             ["a", "finished", "3/10", "-12.00", "2", "01:01:40"],
             ["b", "interrupted", "1/10", "-15.50", "1", "01:01:40"],
             ["c", "failed", "0/10", "-", "-", "01:01:40"],
-            // Without a summary that holds, from the metrics: 30 s an epoch.
+            // Without a valid summary the time comes from the metrics: 30 s per epoch.
             ["d", "stopped", "3/10", "-8.00", "2", "00:01:30"],
             ["e", "running", "2/10", "-6.00", "2", "00:01:00"],
             ["f", "broken", "-", "-", "-", "-"],
@@ -181,7 +180,7 @@ fn every_run_is_listed_with_its_state() {
     let table = workplace.stdout(&["runs"]);
     let row = table.lines().find(|line| line.starts_with("e "));
     assert_eq!(words(row.expect("a row"))[1], "interrupted");
-    // A run has its lock file from its beginning on; listing makes none where there is no run.
+    // Runs have a lock file from the start. Listing does not create one in other folders.
     assert!(running.lock_file().exists() && odd.lock_file().exists());
     assert!(!workplace.path("runs/g/run.lock").exists());
 }
@@ -285,7 +284,7 @@ fn a_run_that_cannot_be_compared_is_named() {
 }
 
 #[test]
-fn what_an_objective_logs_of_its_own_stands_beside_the_others_with_the_way_that_is_better() {
+fn an_objectives_named_terms_are_listed_with_their_better_direction() {
     let workplace = Workplace::new();
     let beta_tc = "objective.regularizer.beta_tc = {}";
     let run_dir = workplace.run("a", beta_tc, "killed", &[-20.0, -12.0]);

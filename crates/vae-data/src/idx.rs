@@ -21,7 +21,8 @@ pub const MAX_SIDE: u32 = 4096;
 /// The most bytes of one file that are loaded into memory: 16 GiB.
 pub const MAX_BYTES: u64 = 1 << 34;
 
-const IMAGES_MAGIC: u32 = 0x0000_0803;
+/// The first number of a file of images.
+pub(crate) const IMAGES_MAGIC: u32 = 0x0000_0803;
 const LABELS_MAGIC: u32 = 0x0000_0801;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 

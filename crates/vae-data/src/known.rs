@@ -9,6 +9,8 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::array_file::ArrayReader;
+use crate::arrays::ArraysConfig;
 use crate::config::{IdxConfig, find_file};
 use crate::{DataError, DatasetConfig, idx};
 
@@ -70,7 +72,7 @@ impl fmt::Display for KnownDataset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecognizedBy {
-    /// The SHA-256 of its file of test images.
+    /// The SHA-256 of its file of test images, or of the same images in an array.
     Digest,
     /// The name of its folder or file, and the number and size of the images if these are fixed.
     Name,
@@ -157,7 +159,10 @@ impl DatasetConfig {
             return Ok(by_name(&sprites.file, &is_dsprites, KnownDataset::DSprites));
         }
         if let Some(arrays) = &self.arrays {
-            return Ok(unknown(&arrays.train.file));
+            return Ok(DatasetIdentity {
+                source: stem(&arrays.train.file),
+                ..arrays.identity()?
+            });
         }
         Ok(DatasetIdentity::default())
     }
@@ -180,13 +185,8 @@ impl IdxConfig {
             path: images.clone(),
             source,
         })?;
-        let known = |(digest, _): &&(&str, KnownDataset)| digests.iter().any(|d| d == digest);
-        if let Some((_, name)) = DIGESTS.iter().find(known) {
-            return Ok(DatasetIdentity {
-                name: *name,
-                recognized_by: Some(RecognizedBy::Digest),
-                source: String::new(),
-            });
+        if let Some(identity) = digests.iter().find_map(|digest| by_digest(digest)) {
+            return Ok(identity);
         }
         let folder = plain(&stem(&self.folder));
         let named = FOLDERS.iter().find(|(name, _)| *name == folder);
@@ -204,6 +204,58 @@ impl IdxConfig {
             false => DatasetIdentity::default(),
         })
     }
+}
+
+impl ArraysConfig {
+    /// Recognizes MNIST in Keras' `mnist.npz` and the like: the test images are those of MNIST's own file. Of the other
+    /// data sets only the digests of gzipped files are known, so they are not recognized in arrays.
+    fn identity(&self) -> Result<DatasetIdentity, DataError> {
+        let Some((mut reader, sides)) = self.gray_test_images()? else {
+            return Ok(DatasetIdentity::default());
+        };
+        // Other sizes are in none of the known files, so their images need not be read.
+        if (reader.shape()[0], sides) != (10_000, [28, 28]) {
+            return Ok(DatasetIdentity::default());
+        }
+        let digest = digest_as_idx(&mut reader, sides)?;
+        Ok(by_digest(&digest).unwrap_or_default())
+    }
+}
+
+fn by_digest(digest: &str) -> Option<DatasetIdentity> {
+    let (_, name) = DIGESTS.iter().find(|(known, _)| *known == digest)?;
+    Some(DatasetIdentity {
+        name: *name,
+        recognized_by: Some(RecognizedBy::Digest),
+        source: String::new(),
+    })
+}
+
+/// The digest of the idx file of these gray images.
+fn digest_as_idx(images: &mut ArrayReader, sides: [i64; 2]) -> Result<String, DataError> {
+    let n_images = images.shape()[0];
+    let n_bytes = n_images * (sides[0] * sides[1]) as usize;
+    let mut hasher = Sha256::new();
+    let header = [
+        idx::IMAGES_MAGIC,
+        n_images as u32,
+        sides[0] as u32,
+        sides[1] as u32,
+    ];
+    hasher.update(header.map(u32::to_be_bytes).as_flattened());
+    let n_chunk = images.chunk_rows();
+    let mut n_read = 0;
+    while n_read < n_bytes {
+        let pixels = images.read(n_chunk)?;
+        n_read += pixels.len();
+        hasher.update(pixels);
+    }
+    Ok(hex(hasher))
+}
+
+fn hex(hasher: Sha256) -> String {
+    let digest = hasher.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// For example `fashionmnist` for `Fashion_MNIST`.
@@ -230,8 +282,7 @@ fn digests(path: &Path) -> io::Result<Vec<String>> {
     let of = |mut reader: Box<dyn Read>| -> io::Result<String> {
         let mut hasher = Sha256::new();
         io::copy(&mut reader, &mut hasher)?;
-        let digest = hasher.finalize();
-        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hasher))
     };
     let mut digests = vec![of(Box::new(File::open(path)?))?];
     let mut reader = BufReader::new(File::open(path)?);
@@ -355,6 +406,53 @@ mod tests {
         assert_eq!(digests(&path).unwrap(), [abc]);
     }
 
+    /// The config of a `.npy` file of test images without channels.
+    fn of_array(folder: &Path, images: &idx::IdxImages) -> DatasetConfig {
+        let header = vae_base::NpyHeader {
+            descr: "|u1".to_owned(),
+            fortran_order: false,
+            shape: vec![images.n_images, images.height, images.width],
+        };
+        let path = folder.join("x.npy");
+        fs::write(
+            &path,
+            [header.to_bytes(128), images.pixels.clone()].concat(),
+        )
+        .unwrap();
+        let text = format!("[arrays]\ntrain = {path:?}\ntest = {path:?}\nlayout = 'n_h_w'");
+        toml::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn an_array_has_the_digest_of_the_idx_file_of_its_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = idx::IdxImages {
+            n_images: 3,
+            height: 2,
+            width: 4,
+            pixels: (0..24).collect(),
+        };
+        let config = of_array(folder.path(), &images);
+        let header = [0x803_u32, 3, 2, 4].map(u32::to_be_bytes).concat();
+        let file = folder.path().join("idx");
+        fs::write(&file, [header, images.pixels].concat()).unwrap();
+        let arrays = config.arrays.as_ref().unwrap();
+        let (mut reader, sides) = arrays.gray_test_images().unwrap().unwrap();
+        assert_eq!(
+            digest_as_idx(&mut reader, sides).unwrap(),
+            digests(&file).unwrap()[0]
+        );
+        // Of this size there is no known data set.
+        let identity = config.identity().unwrap();
+        assert_eq!(
+            (identity.name, identity.recognized_by),
+            (KnownDataset::Unknown, None)
+        );
+        assert_eq!(identity.to_string(), "x");
+        fs::remove_file(folder.path().join("x.npy")).unwrap();
+        assert_eq!(config.identity().unwrap(), identity);
+    }
+
     /// Needs the downloaded files (`cargo xtask fetch-data mnist`).
     #[test]
     fn mnist_itself_is_known_whatever_its_folder_is_called() {
@@ -368,10 +466,13 @@ mod tests {
         fs::create_dir(&folder).unwrap();
         let name = "t10k-images-idx3-ubyte";
         fs::copy(mnist.join(name), folder.join(name)).unwrap();
-        let identity = of_idx(folder).identity().unwrap();
-        assert_eq!(
-            (identity.name, identity.recognized_by),
-            (KnownDataset::Mnist, Some(RecognizedBy::Digest))
-        );
+        let images = idx::read_images(&folder.join(name)).unwrap();
+        for config in [of_array(parent.path(), &images), of_idx(folder)] {
+            let identity = config.identity().unwrap();
+            assert_eq!(
+                (identity.name, identity.recognized_by),
+                (KnownDataset::Mnist, Some(RecognizedBy::Digest))
+            );
+        }
     }
 }

@@ -162,7 +162,7 @@ fn names_that_are_not_utf8_are_of_code_page_437() {
 }
 
 #[test]
-fn what_is_no_zip_is_said_to_be_what_it_is() {
+fn other_archives_are_named_by_their_format() {
     let folder = TempDir::new().expect("a folder");
     let mut tar = vec![0; 1024];
     tar[..5].copy_from_slice(b"a.jpg");

@@ -703,7 +703,25 @@ fn a_column_of_lists_is_as_many_columns() {
 }
 
 #[test]
-fn what_is_asked_for_and_not_there_is_named() {
+fn training_and_test_files_may_have_different_formats() {
+    let workplace = Workplace::new();
+    workplace.plain_parquet("x.parquet", &[("b", 1.0), ("a", 2.0)]);
+    workplace.put_f32("x.npy", &[2, 2], &[3.0, 4.0, 5.0, 6.0]);
+    let splits = workplace.load("train = '{}/x.parquet'\ntest = '{}/x.npy'");
+    assert_eq!(values(&splits.train)[..2], [1.0, 2.0]);
+    assert_eq!(values(&splits.test), [3.0, 4.0, 5.0, 6.0]);
+    let splits = workplace.load("train = '{}/x.npy'\ntest = '{}/x.parquet'");
+    assert_eq!(values(&splits.test), [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
+    workplace.put_f32("wide.npy", &[2, 3], &[0.0; 6]);
+    let error = workplace.error("train = '{}/x.parquet'\ntest = '{}/wide.npy'");
+    assert_eq!(
+        error,
+        "wide.npy: its items are f32 [3], expected f32 [2] as the training items are"
+    );
+}
+
+#[test]
+fn missing_arrays_and_columns_are_named() {
     let workplace = Workplace::new();
     let plain = npy_bytes("<f4", false, &[20, 3], &le_f32(&table()));
     workplace.put("x.npy", &plain);

@@ -280,7 +280,7 @@ fn another_byte_is_noticed() {
 }
 
 #[test]
-fn what_is_laid_out_otherwise_is_refused() {
+fn another_layout_is_refused() {
     let problem = |members: &[(&str, Vec<u8>)]| {
         let workplace = Workplace::new();
         workplace.write(members);

@@ -1,5 +1,5 @@
-//! Metrics of clusters against SciPy and scikit-learn (`tests/golden/clustering.py` made the numbers),
-//! by hand, and their laws.
+//! Metrics of clusters, compared with SciPy and scikit-learn (values written by `tests/golden/clustering.py`) and with
+//! values computed by hand, and their laws.
 
 use vae_eval::{clustering_accuracy, normalized_mutual_information};
 
@@ -53,17 +53,17 @@ fn names_do_not_matter_and_sides_may_change() {
 
 #[test]
 fn the_matching_is_the_best_of_all_not_the_largest_first() {
-    // Cluster 0 has 3 images of label 0 and 2 of label 1; cluster 1 has 2 of label 0. Cluster 0 with
-    // its most frequent label makes 3 right, the other way 2 + 2.
+    // Cluster 0 has 3 images of label 0 and 2 of label 1; cluster 1 has 2 of label 0. Matching cluster 0 with its most
+    // frequent label makes 3 images correct, the other matching 2 + 2.
     let (clusters, labels) = ([0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0, 0]);
     assert_eq!(clustering_accuracy(&clusters, &labels), 4.0 / 7.0);
 }
 
 #[test]
 fn a_cluster_left_over_counts_as_errors() {
-    // Of the three pure clusters, one of the two with label 0 finds no label.
+    // Of the three pure clusters, one of the two with label 0 is matched with no label.
     assert_eq!(clustering_accuracy(&[0, 0, 1, 2], &[0, 0, 0, 5]), 0.75);
-    // And a label left over likewise.
+    // Likewise for a label that is matched with no cluster.
     assert_eq!(clustering_accuracy(&[0, 0, 0, 5], &[0, 0, 1, 2]), 0.75);
 }
 
@@ -76,7 +76,7 @@ fn independent_clusters_tell_nothing() {
 }
 
 #[test]
-fn half_of_what_there_is_to_know() {
+fn mutual_information_of_four_clusters_and_two_labels_by_hand() {
     // Four clusters of one image, two labels: I = H(L) = ln 2 and H(C) = 2 ln 2, so 1 / 1.5.
     let nmi = normalized_mutual_information(&[0, 1, 2, 3], &[0, 0, 1, 1]);
     assert!((nmi - 2.0 / 3.0).abs() < 1e-15, "{nmi}");

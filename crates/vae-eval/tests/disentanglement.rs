@@ -1,5 +1,5 @@
-//! Disentanglement scores against disentanglement_lib's formulas (`tests/golden/disentanglement.py` made the
-//! numbers), and of latents whose scores are known.
+//! Disentanglement scores, compared with disentanglement_lib's formulas (values written by
+//! `tests/golden/disentanglement.py`), and for latents whose scores are known.
 
 use tch::{Device, Kind, Tensor};
 use vae_data::{Dataset, FactorGrid, FactorSpace};
@@ -80,8 +80,8 @@ fn scikit_learn_has_the_same_support_vector_machines() {
     }
 }
 
-/// With fewer values than bins the same splits are tried, and many are equally good: scikit-learn's own
-/// importances differ by up to 0.012 from one `random_state`, which decides between those, to another.
+/// With fewer values than bins both programs try the same splits, many of which are equally good. scikit-learn's
+/// `random_state` decides between them, and its own importances differ by up to 0.012 between two values of it.
 const TIES: f64 = 0.025;
 
 #[test]
@@ -110,25 +110,25 @@ fn scikit_learn_has_the_same_trees_but_for_ties() {
     }
 }
 
-/// Three factors of two, five and four values, and one that never changes.
+/// Three factors with two, five and four values, and a constant one.
 fn space() -> FactorSpace {
     FactorSpace::new([("color", 1), ("a", 2), ("b", 5), ("c", 4)])
 }
 
-/// The three that vary, each from −1 to 1.
+/// The three factors that vary, each scaled to −1 to 1.
 fn values(position: usize) -> [f64; 3] {
     let space = space();
     let (classes, sizes) = (space.classes(position), space.sizes());
     [1, 2, 3].map(|i| 2.0 * classes[i] as f64 / (sizes[i] as f64 - 1.0) - 1.0)
 }
 
-/// Numbers that look like chance, from −1 to 1.
+/// Pseudorandom numbers from −1 to 1.
 fn noise(i: usize) -> f64 {
     let bits = vae_data::derive_seed(i as u64, 0, "test noise");
     bits as f64 / u64::MAX as f64 * 2.0 - 1.0
 }
 
-/// Every combination `n_times`, with latents that follow from factors and a number of the image.
+/// Every combination `n_times`; the latents are a function of the factors and of the image's number.
 fn grid(n_times: usize, latents: impl Fn([f64; 3], usize) -> Vec<f64>) -> LabeledLatents {
     let n = space().n_positions();
     let rows: Vec<Vec<f64>> = (0..n * n_times)
@@ -147,7 +147,7 @@ fn perfect(values: [f64; 3]) -> Vec<f64> {
     vec![c, -a, 3.0 * b + 1.0]
 }
 
-/// A rotation that has nothing along an axis.
+/// A rotation after which no factor is along an axis.
 fn rotated(values: [f64; 3]) -> Vec<f64> {
     let [a, b, c] = values;
     vec![
@@ -178,7 +178,7 @@ fn a_factor_for_each_dimension_is_perfect() {
     assert_near(found.disentanglement, 1.0, 1e-6, "disentanglement");
     assert_near(found.completeness, 1.0, 1e-6, "completeness");
     assert_eq!(found.informativeness, 1.0);
-    // The least varying dimension is the one that stands still.
+    // The dimension that varies least is the one of the fixed factor.
     let mut encode =
         |positions: &[usize]| Ok(positions.iter().map(|&i| perfect(values(i))).collect());
     let found = factor_vae_score(&mut encode, &space(), 1000, VOTES, 1).expect("a score");
@@ -195,7 +195,7 @@ const VOTES: VoteCounts = VoteCounts {
 
 #[test]
 fn a_binary_factor_is_predicted_by_its_own_dimension_and_guessed_by_others() {
-    // Right always, right half of the time.
+    // Its own dimension predicts it always, the others half of the time.
     let codes = grid(1, |values, _| perfect(values));
     let one = LabeledLatents::new(codes.latents().to_vec(), codes.factors()[..1].to_vec());
     let one = one.expect("latents");
@@ -213,7 +213,7 @@ fn a_rotation_of_perfect_latents_is_not_disentangled() {
     let found = dci(&codes, &codes, |_| ());
     assert!(found.disentanglement < 0.4, "{}", found.disentanglement);
     assert!(found.completeness < 0.4, "{}", found.completeness);
-    // Nothing is lost, though.
+    // No information is lost, though.
     assert!(found.informativeness > 0.95, "{}", found.informativeness);
 }
 
@@ -227,7 +227,7 @@ fn a_factor_twice_leaves_no_gap() {
 
 #[test]
 fn all_factors_in_one_dimension_is_complete_but_not_disentangled() {
-    // 40 combinations, 40 places.
+    // 40 combinations with 40 different values.
     let one = |[a, b, c]: [f64; 3], _| vec![20.0 * a + 4.0 * b + c, 0.0];
     let codes = grid(1, one);
     let found = dci(&codes, &codes, |_| ());
@@ -249,7 +249,7 @@ fn noise_tells_nothing() {
     let found = dci(&train, &test, |_| ());
     assert!(found.disentanglement < 0.05, "{}", found.disentanglement);
     assert!(found.completeness < 0.1, "{}", found.completeness);
-    // A mean of 1/2, 1/5 and 1/4.
+    // The mean of the accuracies 1/2, 1/5 and 1/4.
     assert_near(found.informativeness, 0.95 / 3.0, 0.05, "informativeness");
     // One of three factors is guessed.
     let mut i = 0;
@@ -269,13 +269,13 @@ fn noise_tells_nothing() {
         factor_vae_score(&mut encode, &space(), 1000, votes, 1).expect("a score"),
         beta_vae_score(&mut encode, &space(), votes, 1).expect("a score"),
     ] {
-        // Standard deviation 0.015, and the majority is the luckier guess of the training votes.
+        // The standard deviation is 0.015, and a majority of training votes is slightly better than chance.
         assert_near(found, 1.0 / 3.0, 0.06, "chance");
     }
 }
 
 #[test]
-fn what_stands_still_has_no_vote_and_no_modularity() {
+fn constant_dimensions_have_no_vote_and_no_modularity() {
     let mut encode = |positions: &[usize]| Ok(vec![vec![0.5, -1.0]; positions.len()]);
     let found = factor_vae_score(&mut encode, &space(), 100, VOTES, 1).expect("a score");
     assert_eq!(found, 0.0);
@@ -284,7 +284,7 @@ fn what_stands_still_has_no_vote_and_no_modularity() {
     assert_eq!(gap(&codes), 0.0);
     let found = dci(&codes, &codes, |_| ());
     assert_eq!((found.disentanglement, found.completeness), (0.0, 0.0));
-    // A dimension that stands still does not vote against those that do not.
+    // A constant dimension gets no votes if others vary.
     let mut encode = |positions: &[usize]| {
         let row = |&i: &usize| [vec![0.25], perfect(values(i))].concat();
         Ok(positions.iter().map(row).collect())
@@ -293,8 +293,7 @@ fn what_stands_still_has_no_vote_and_no_modularity() {
     assert_eq!(found, 1.0);
 }
 
-/// Images with latents that are factors times a scale each, plus noise and a shift that are the same
-/// share of each dimension.
+/// An encoder whose latents are the factors with noise and a shift, each dimension multiplied by its scale.
 fn encoder(scales: [f64; 3], noise_scale: f64, shift: f64) -> impl FnMut(&[usize]) -> Encoded {
     let mut i = 0;
     move |positions: &[usize]| {
@@ -314,8 +313,8 @@ type Encoded = Result<Vec<Vec<f64>>, EvalError>;
 
 #[test]
 fn the_factor_vae_score_compares_variances_in_units_of_each_dimensions_own() {
-    // A fixed factor leaves of its dimension the noise, a hundredth of the variance; in the first dimension
-    // that is still more than all of the third.
+    // If a factor is fixed, its dimension varies by the noise only, a hundredth of its variance. In the first dimension
+    // that is still more than the whole variance of the third.
     let mut encode = encoder([10.0, 1.0, 0.3], 0.1, 0.0);
     let found = factor_vae_score(&mut encode, &space(), 1000, VOTES, 1).expect("a score");
     assert_eq!(found, 1.0);
@@ -323,24 +322,24 @@ fn the_factor_vae_score_compares_variances_in_units_of_each_dimensions_own() {
 
 #[test]
 fn a_dimension_below_a_deviation_of_a_twentieth_has_no_vote() {
-    // The first factor's two values are ±1: a deviation of the scale itself.
+    // The first factor has the values ±1, so its dimension's standard deviation is the scale.
     let score = |scale: f64| {
         let mut encode = encoder([scale, 1.0, 1.0], 0.1, 0.0);
         factor_vae_score(&mut encode, &space(), 1000, VOTES, 1).expect("a score")
     };
     assert_eq!(score(0.06), 1.0);
-    // Without its dimension that factor is told by the others, which is guessing.
+    // Without its dimension that factor can only be guessed from the others.
     let without = score(0.04);
     assert!((0.5..0.85).contains(&without), "{without}");
 }
 
 #[test]
 fn the_beta_vae_score_is_of_differences_and_their_size() {
-    // Of a sum the shift would be all there is, of a difference with its sign nothing would be left.
+    // A sum of two latents would be dominated by the shift, and signed differences would average to zero.
     let mut encode = encoder([1.0, 1.0, 1.0], 0.1, 20.0);
     let found = beta_vae_score(&mut encode, &space(), VOTES, 1).expect("a score");
     assert!(found > 0.98, "{found}");
-    // Pairs share nothing in latents that are noise alone: a guess among three.
+    // In latents of pure noise pairs share nothing: the score is a guess among three.
     let mut encode = encoder([0.0, 0.0, 0.0], 1.0, 0.0);
     let found = beta_vae_score(&mut encode, &space(), VOTES, 1).expect("a score");
     assert!(found < 0.5, "{found}");
@@ -367,7 +366,7 @@ fn votes_for_fitting_and_for_testing_are_as_many_as_requested() {
 #[test]
 fn one_dimension_alone_is_measured_too() {
     let codes = grid(1, |[_, b, _], _| vec![b]);
-    // One of three factors known altogether.
+    // One of three factors is known exactly.
     assert_near(gap(&codes), 1.0 / 3.0, 1e-12, "gap");
     assert_near(modular(&codes), 1.0, 1e-12, "modularity");
     let found = dci(&codes, &codes, |_| ());
@@ -375,7 +374,7 @@ fn one_dimension_alone_is_measured_too() {
 }
 
 #[test]
-fn numbers_that_are_none_are_refused() {
+fn nan_and_infinite_values_are_refused() {
     let refusal = |latents, factors| {
         let error = LabeledLatents::new(latents, factors).expect_err("an error");
         error.to_string()
@@ -387,7 +386,7 @@ fn numbers_that_are_none_are_refused() {
     assert!(refusal(Vec::new(), Vec::new()).contains("found no latents"));
 }
 
-/// Images whose left, middle and right thirds are as bright as the three factors.
+/// Images whose left, middle and right thirds have the brightness of the three factors.
 fn images() -> FactorGrid {
     let bytes: Vec<u8> = (0..space().n_positions())
         .flat_map(|i| values(i).map(|value| (127.0 + 100.0 * value) as u8))
@@ -494,7 +493,7 @@ fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
             "{measure:?}"
         );
     }
-    // Random weights keep the combinations apart, of which the trees see all.
+    // Random weights encode different combinations differently, and the trees are trained on all of them.
     let informativeness = found.measure("dci_informativeness").expect("a score").value;
     assert!(informativeness > 0.8, "{informativeness}");
     assert_eq!(found.lists["mutual_information_shape"], [4.0, 3.0]);
@@ -509,7 +508,7 @@ fn a_model_is_measured_and_the_same_seed_gives_the_same_numbers() {
     };
     let again = measured(&of_seven, 1).expect("findings");
     for (a, b) in found.measures.iter().zip(&again.measures) {
-        // Another batch may round otherwise in the last digit.
+        // Another batch size may round the last digit differently.
         assert_near(a.value, b.value, 1e-3, &a.name);
     }
     assert_eq!(measured(&options, 1).expect("findings"), found);

@@ -1,4 +1,4 @@
-//! Extractors of features: TorchScript files, pixels, the classifier of digits.
+//! Feature extractors: TorchScript files, pixels, the classifier of digits.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn bytes(shape: [i64; 4]) -> Tensor {
     Tensor::from_slice(&bytes).view(shape)
 }
 
-/// A TorchScript file of what a function does with images.
+/// A TorchScript file of a function of images.
 fn module(folder: &tempfile::TempDir, name: &str, function: impl Fn(&Tensor) -> Tensor) -> PathBuf {
     let path = folder.path().join(name);
     let mut closure = |inputs: &[Tensor]| vec![function(&inputs[0])];
@@ -65,7 +65,7 @@ fn a_torchscript_file_makes_features_and_a_name() {
     let wanted = mean_color(&color).to_kind(Kind::Double);
     assert_eq!(values(&found), values(&wanted));
 
-    // The shape of an average pool's output, and gray images as three equal channels.
+    // The output has the shape of an average pool's, and gray images become three equal channels.
     let pooled = module(&folder, "pooled.ts", |images| {
         images.adaptive_avg_pool2d([1, 1])
     });
@@ -128,7 +128,7 @@ fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
         assert!(error.contains(wanted), "{error}");
     }
 
-    // A module that refuses these images, here by a fixed size.
+    // A module that fails on these images, here because of a fixed size.
     let path = module(&folder, "fixed.ts", |x| x.reshape([-1, 192]));
     let extractor = TorchScript::load(&path, Device::Cpu).unwrap();
     let error = extractor.features(&images([1, 3, 5, 5])).unwrap_err();
@@ -144,7 +144,7 @@ fn what_is_wrong_with_a_torchscript_file_is_said_with_its_name() {
 
 #[test]
 fn components_of_all_pixels_keep_the_frechet_distance() {
-    // 36 pixels have 36 components: the same points with other axes.
+    // 36 pixels have 36 components: the same points along other axes.
     let real = Dataset::new(bytes([60, 1, 6, 6]), None).unwrap();
     let other = images([90, 1, 6, 6]).narrow(0, 30, 60) * 0.8;
     let pca = PixelPca::fit(&real, 7).unwrap();
@@ -175,7 +175,7 @@ fn components_of_large_images_are_those_of_means() {
     );
     let features = pca.features(&images([5, 3, 64, 64])).unwrap();
     assert_eq!(features.size(), [5, 64]);
-    // The same 16 pixels in another order within each square have the same mean.
+    // Reordering the 16 pixels within each square does not change its mean.
     let flipped = images([5, 3, 64, 64])
         .view([5, 3, 16, 4, 16, 4])
         .flip([3, 5])
@@ -189,7 +189,7 @@ fn components_of_large_images_are_those_of_means() {
     ));
 }
 
-/// A bar at the height of its label, on uneven ground.
+/// An image with a bar at the height of its label, on a varying background.
 fn digits(n: i64) -> Dataset {
     let labels = Tensor::arange(n, (Kind::Int64, Device::Cpu)).remainder(10);
     let ground = bytes([n, 1, 28, 28]).divide_scalar_mode(3, "floor");
@@ -245,7 +245,7 @@ fn a_classifier_learns_and_is_the_same_again_from_its_seed_and_its_file() {
     let error = loaded.features(&images([3, 3, 28, 28])).unwrap_err();
     assert!(matches!(error, EvalError::Unmeasurable(_)), "{error}");
 
-    // The last byte is of a weight.
+    // The last byte is part of a weight.
     let mut damaged = fs::read(&path).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
     fs::write(&path, damaged).unwrap();

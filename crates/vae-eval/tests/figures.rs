@@ -1,4 +1,4 @@
-//! The figures of a report, of small models that made a few steps.
+//! The figures of a report for small models after a few steps.
 
 mod common;
 

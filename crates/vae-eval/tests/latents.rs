@@ -1,4 +1,4 @@
-//! What is said of latents, against closed forms and laws.
+//! Metrics of latents, compared with closed forms and laws.
 
 mod common;
 
@@ -19,13 +19,13 @@ fn named(vae: &Vae, name: &str) -> Tensor {
     found.unwrap_or_else(|| panic!("no {name}")).1
 }
 
-/// A model of 2 latents whose encoder is made to say N(mean, variance) of a black image and
-/// N(−mean, variance) of a white one, whatever their first dimension; the second is the prior's.
+/// A model with 2 latents. In the first dimension the encoder gives N(mean, variance) for a black image and N(−mean,
+/// variance) for a white one; in the second it gives the prior.
 fn two_clouds(mean: f64, variance: f64) -> (Vae, Dataset) {
     let config = config("[model]\nlatent_dims = 2\nnetwork = {mlp = {hidden = []}}");
     let vae = Vae::new(&config.model, common::MNIST, Device::Cpu, 1).expect("a model");
     no_grad(|| {
-        // Outputs: mean 0, mean 1, log-variance 0, log-variance 1; every pixel adds alike.
+        // Outputs: mean 0, mean 1, log-variance 0, log-variance 1; every pixel has the same weight.
         let _ = named(&vae, "encoder.0.weight").zero_();
         let _ = named(&vae, "encoder.0.weight")
             .get(0)
@@ -51,9 +51,9 @@ fn two_clouds_far_apart_hold_one_bit() {
             .unwrap_or_else(|| panic!("no {name}"))
             .value
     };
-    // Which of two equally frequent images: ln 2, and what overlaps is e^-288 of it.
+    // The latents identify one of two equally frequent images: ln 2 nats, up to an overlap of e^-288.
     assert!((of("mutual_information") - 2.0_f64.ln()).abs() < 1e-4);
-    // The dimensions are independent: each marginal is the mixture of its two.
+    // The dimensions are independent: each marginal is a mixture of two Gaussians.
     assert!(of("total_correlation").abs() < 1e-4);
     // KL(q(z|x) ‖ p) = ½(36 + ¼ − 1 − ln ¼), and I(x;z) + KL(q(z) ‖ p) is its sampled value.
     let kl = 0.5 * (36.0 + 0.25 - 1.0 + 4.0_f64.ln());
@@ -77,10 +77,10 @@ fn two_clouds_far_apart_hold_one_bit() {
 }
 
 #[test]
-fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
+fn equal_dimensions_have_the_total_correlation_of_their_information() {
     let (vae, dataset) = two_clouds(6.0, 0.25);
     no_grad(|| {
-        // The second dimension is as the first.
+        // The second dimension equals the first.
         let weight = named(&vae, "encoder.0.weight");
         weight.get(1).copy_(&weight.get(0));
         let quarter = 0.25_f32.ln();
@@ -90,10 +90,10 @@ fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
     let findings =
         measure_latents(&vae, &dataset, &dataset, &options, 1, &mut quiet()).expect("findings");
     let of = |name: &str| findings.measure(name).expect(name).value;
-    // One bit is in both: log ½ of the pair against log ½ of each.
+    // Both dimensions have the same bit: log ½ for the pair, and log ½ for each.
     assert!((of("total_correlation") - 2_f64.ln()).abs() < 1e-4);
     assert!((of("mutual_information") - 2_f64.ln()).abs() < 1e-4);
-    // Each marginal is a mixture of its own: KL(q(z_j) ‖ p) = KL(q(z|x) ‖ p) − ln 2, whatever is sampled.
+    // Each marginal is a mixture, with KL(q(z_j) ‖ p) = KL(q(z|x) ‖ p) − ln 2 for any sample.
     let kl = findings.lists["kl_per_dimension"].iter().sum::<f64>();
     let error = findings.measure("dimension_wise_kl").and_then(|m| m.error);
     let wanted = kl - 2.0 * 2_f64.ln();
@@ -111,7 +111,7 @@ fn dimensions_that_say_the_same_are_correlated_by_what_they_say() {
 }
 
 #[test]
-fn a_share_of_images_is_uncertain_as_a_share_is() {
+fn accuracies_have_binomial_errors() {
     let splits = digits(None);
     let config = config("[model]\nlatent_dims = 3\nnetwork = {mlp = {hidden = [20]}}");
     let vae = trained(&config, &splits, 20);
@@ -131,7 +131,7 @@ fn a_share_of_images_is_uncertain_as_a_share_is() {
 }
 
 #[test]
-fn an_encoder_that_says_the_prior_says_nothing() {
+fn an_encoder_that_gives_the_prior_has_no_information() {
     let (vae, dataset) = two_clouds(0.0, 1.0);
     let options = LatentOptions::default();
     let findings =
@@ -149,14 +149,14 @@ fn an_encoder_that_says_the_prior_says_nothing() {
     ] {
         assert!(of(name).value.abs() < 1e-5, "{name}: {}", of(name).value);
     }
-    // By chance alone: within what two samples of the prior differ by.
+    // Only by chance: no more than two samples of the prior differ.
     let mmd = of("aggregate_mmd");
     assert!(mmd.value.abs() < 4.0 * mmd.error.expect("an error"));
     assert_eq!(of("linear_probe_accuracy").value, 0.5);
 }
 
-/// A model whose aggregate posterior is the prior and whose information is known: pixels x ~ N(0, 1), as far
-/// as bytes can say it, and q(z_j|x) = N(a·x_j, 1 − a²), so that I(x; z) = −Z/2 · ln(1 − a²), and q(z) = N(0, I).
+/// A model whose aggregate posterior is the prior and whose information is known: pixels x ~ N(0, 1), rounded
+/// to bytes, and q(z_j|x) = N(a·x_j, 1 − a²), so that I(x; z) = −Z/2 · ln(1 − a²), and q(z) = N(0, I).
 fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, Dataset) {
     let config = config(&format!(
         "[model]\nlatent_dims = {latent_dims}\nnetwork = {{mlp = {{hidden = []}}}}"
@@ -191,7 +191,7 @@ fn linear_gaussian(information: f64, latent_dims: i64, n_images: i64) -> (Vae, D
     (vae, Dataset::new(images, None).expect("a data set"))
 }
 
-/// Below ln N the numbers are the true ones; above it they say so instead of giving a number of N.
+/// Information below ln N is measured correctly. Above it, a note is given instead of a value that would depend on N.
 #[test]
 fn information_beyond_ln_n_is_no_distance_from_the_prior() {
     const N: i64 = 300; // ln N = 5.7
@@ -209,7 +209,7 @@ fn information_beyond_ln_n_is_no_distance_from_the_prior() {
         assert!(known(name).value.abs() < 0.25, "{:?}", known(name));
     }
 
-    // 300 nats: what comes out is 300 − ln 300 = 294, where the truth is 0.
+    // At 300 nats the estimate would be 300 − ln 300 = 294, but the true value is 0.
     let above = found(300.0, 64);
     let information = above.measure("mutual_information").expect("a bound");
     assert_eq!(information.bound, Some(Bound::AtLeast));
@@ -230,7 +230,7 @@ fn information_beyond_ln_n_is_no_distance_from_the_prior() {
     let number: f64 = number.parse().expect("a number");
     assert!((284.0..304.0).contains(&number), "{why}");
 
-    // Nearer to the border there is a word of how far off it may be, until it is too far.
+    // Near the limit a note states the possible error, up to the point where no value is given.
     let near = found(3.2, 4);
     let kl = near.measure("aggregate_kl").expect("still known");
     assert!(kl.value < 0.5 && kl.note.contains("up to"), "{kl:?}");
@@ -360,7 +360,7 @@ fn attributes_of_a_table_are_predicted_from_latents() {
     assert_eq!(probes.count(), 1);
 }
 
-/// q(z) summed by hand, for a posterior whose dimensions depend on each other.
+/// Compares q(z) with a sum written out here, for a posterior with dependent dimensions.
 #[test]
 fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
     let splits = digits(None);
@@ -397,7 +397,7 @@ fn the_aggregate_posterior_is_the_mean_of_all_posteriors() {
     close(&densities.log_qz_of_others, &others.log());
 }
 
-/// No number of an image depends on the others of its batch, and measuring changes no variable.
+/// The values of an image do not depend on the rest of its batch, and measuring changes no variable.
 #[test]
 fn batch_norm_is_evaluated_with_its_running_averages() {
     let splits = digits(None);
@@ -423,7 +423,7 @@ fn batch_norm_is_evaluated_with_its_running_averages() {
     let center = vae.encode(&three).expect("a posterior").center();
     let difference = center.to_kind(Kind::Double) - codes.centers.narrow(0, 0, 3);
     assert!(difference.abs().max().double_value(&[]) < 1e-5);
-    // What training would say is another number: the test can tell the modes apart.
+    // Training mode gives other values, so the test can distinguish the modes.
     let noise = Tensor::zeros([1, 3, 3], (Kind::Float, Device::Cpu));
     let training = vae
         .draw_with_noise(&three, &noise, Mode::Train)

@@ -1,4 +1,4 @@
-//! Estimates of log p(x) against the one model whose likelihood is known, and against each other.
+//! Estimates of log p(x), compared with the exact likelihood of probabilistic PCA, and with each other.
 
 mod common;
 
@@ -90,7 +90,7 @@ fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
             .expect("known");
         found.double_value(&[0])
     };
-    // Uniform in a step of 2/255: variance step²/12, as the model itself is evaluated.
+    // Uniform within a step of 2/255, variance step²/12, as in the evaluation of the model.
     let rounding = format!("{:?}", 2.0 / 255.0 / 12_f64.sqrt());
     let least = exact(&rounding, None);
     assert!((exact("'learned'", Some(1e-9)) - least).abs() < 1e-6);
@@ -98,8 +98,8 @@ fn a_learned_variance_below_a_bytes_rounding_counts_as_that() {
 }
 
 #[test]
-fn errors_by_the_chance_of_samples_are_those_of_a_mean_of_weights() {
-    // Of K equal weights none; of 16 that are worth 4, √(1/4 − 1/16) = √3/4.
+fn sampling_errors_are_those_of_a_mean_of_weights() {
+    // No error for K equal weights; √(1/4 − 1/16) = √3/4 for 16 weights with an effective number of 4.
     let of = |sizes: &[f64]| ImageBounds {
         bound: Tensor::from_slice(sizes),
         reconstruction: Tensor::from_slice(sizes),
@@ -113,7 +113,7 @@ fn errors_by_the_chance_of_samples_are_those_of_a_mean_of_weights() {
     }
 }
 
-/// Both estimators are unbiased in p(x), know their own error, and here the truth is known.
+/// Both estimators are unbiased for p(x) and report their errors, which are compared with the exact value.
 #[test]
 fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
     let splits = digits(None);
@@ -148,20 +148,19 @@ fn importance_and_annealed_sampling_agree_with_probabilistic_pca() {
         64,
     );
 
-    // The elbo is below by what the posterior is wrong by.
+    // The elbo is lower by the divergence of the posterior from the true one.
     let elbo = -(&importance.reconstruction + &importance.kl);
     let gap = (&exact - elbo).mean(Kind::Double).double_value(&[]);
     assert!(gap > 0.0, "{gap}");
 }
 
-/// The mean over images is right to four of its standard errors, and the errors are small enough to say
-/// something.
+/// The mean over images is correct within four standard errors, which are small enough for a meaningful test.
 fn assert_agree(name: &str, bound: &Tensor, exact: &Tensor, size: &Tensor, n_samples: u32) {
     let n = bound.numel() as f64;
     let lost = size.reciprocal() - 1.0 / f64::from(n_samples);
     let variances = lost.clamp_min(0.0); // of each image's bound
     let error = variances.sum(Kind::Double).sqrt().double_value(&[]) / n;
-    // ln of a mean is below the mean's ln by half its variance.
+    // By its variance, the ln of an estimated mean is lower by half that variance on average.
     let bias = variances.mean(Kind::Double).double_value(&[]) / 2.0;
     let difference = (bound - exact).mean(Kind::Double).double_value(&[]);
     println!(
@@ -226,7 +225,7 @@ fn measures_say_what_the_bounds_are() {
         nll.how(),
         "importance-weighted bound, K = 30 samples from q(z|x); ± over the images"
     );
-    // Of three images only, and K is still known.
+    // With three images only, and the same K.
     let on_those = findings.measure("nll_of_annealed_images").expect("a bound");
     let weighted = Protocol::ImportanceWeighted {
         n_samples: 30,
@@ -235,7 +234,7 @@ fn measures_say_what_the_bounds_are() {
     assert_eq!(on_those.protocol, Some(weighted));
     let deviation = bounds.bound.std(true).double_value(&[]) / 8.0;
     assert!((nll.error.expect("an error") - deviation).abs() < 1e-9);
-    // The root of the sum of the images' variances, of a mean of 64.
+    // For a mean over 64 images: the root of the sum of their variances, divided by 64.
     let errors = bounds.sampling_error(30);
     let error = errors.square().sum(Kind::Double).sqrt().double_value(&[]) / 64.0;
     let note = &nll.note;
@@ -272,7 +271,7 @@ fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
     let vae = trained(&config, &splits, 5);
     let images = splits.test.first(7).expect("images");
     let one = image_bounds(&vae, &images, 1, &mut vae.generator(1)).expect("bounds");
-    // The kl is sampled: nothing is in closed form, so a single log-weight is the elbo.
+    // The kl is sampled, not in closed form, so a single log-weight is the elbo.
     let elbo = -(&one.reconstruction + &one.kl);
     assert!((&one.bound - elbo).abs().max().double_value(&[]) < 1e-3);
     assert!(
@@ -283,7 +282,7 @@ fn one_importance_sample_is_the_elbo_and_samples_are_streamed() {
             < 1e-9
     );
     assert_eq!(one.sampling_error(1).max().double_value(&[]), 0.0);
-    // More at once than fit: the pieces' weights add up to what weighs as one sample each at least.
+    // More samples than fit into one batch: the weights of the pieces are combined.
     let many = image_bounds(&vae, &images, 2000, &mut vae.generator(2)).expect("bounds");
     let smallest = many.effective_sample_size.min().double_value(&[]);
     assert!((1.0..=2000.0).contains(&smallest));

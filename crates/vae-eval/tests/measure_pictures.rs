@@ -1,4 +1,4 @@
-//! The whole measurement of pictures, with small models.
+//! All measures of pictures, with small models.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ fn vae(network: NetworkConfig, shape: ImageShape) -> Vae {
         ..ModelConfig::default()
     };
     let vae = Vae::new(&config, shape, Device::Cpu, 1).expect("a model");
-    // Weights by a formula, running averages of batch norm among them.
+    // Weights from a formula, including batch norm's running averages.
     for (i, (name, mut variable)) in vae.named_variables().into_iter().enumerate() {
         let n = variable.numel();
         let values: Vec<f32> = (0..n)
@@ -39,7 +39,7 @@ fn mlp() -> NetworkConfig {
     NetworkConfig::Mlp(MlpConfig { hidden: vec![20] })
 }
 
-/// Smooth images, no two alike; `phase` makes others.
+/// Smooth, different images; another `phase` gives other images.
 fn dataset(n: i64, shape: ImageShape, phase: f64) -> Dataset {
     let index = |n: i64| Tensor::arange(n, (Kind::Double, Device::Cpu));
     let (y, x) = (
@@ -77,7 +77,7 @@ fn protocol(findings: &Findings, name: &str) -> String {
     measure.unwrap_or_else(|| panic!("no {name}")).how()
 }
 
-/// Means over pixels of x·(1 − x), which black and white pixels have none of, [N, 3].
+/// Means over pixels of x·(1 − x), which is 0 for black and white pixels, [N, 3].
 fn grayness(folder: &Path, name: &str) -> PathBuf {
     let path = folder.join(name);
     let mut closure = |inputs: &[Tensor]| {
@@ -125,7 +125,7 @@ fn numbers_follow_from_the_seed_and_not_from_the_batches() {
             assert_eq!(one.protocol, other.protocol);
         }
     }
-    // Samples are others by another seed, reconstructions are the same.
+    // Another seed gives other samples and the same reconstructions.
     let other = measured(&vae, &test, &options(90), 2);
     for (name, is_same) in [
         ("mse", true),
@@ -265,7 +265,7 @@ fn black_and_white_images_are_compared_with_drawn_pixels() {
     assert_eq!(found, measured(&vae, &binary, &one_by_one, 1));
 }
 
-/// Of a data set of the same shape as MNIST the classifier would make numbers as well.
+/// The classifier would also give values for other data sets with MNIST's shape.
 #[test]
 fn images_that_are_not_mnist_have_no_distance_by_features_of_digits() {
     let folder = tempfile::tempdir().unwrap();
@@ -308,7 +308,7 @@ fn images_that_are_not_mnist_have_no_distance_by_features_of_digits() {
         let why = &found.not_measured["fid_mnist_classifier"];
         assert!(why.ends_with(wanted), "{why}");
     }
-    // And a classifier of something else says nothing of digits.
+    // A classifier of something else is not used for digits either.
     let found = found(KnownDataset::Mnist, &write(KnownDataset::FashionMnist));
     let why = &found.not_measured["fid_mnist_classifier"];
     assert!(why.contains("was trained on Fashion-MNIST"), "{why}");

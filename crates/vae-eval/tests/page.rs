@@ -1,4 +1,4 @@
-//! The page of a report: whole, safe, and in need of nothing else.
+//! The page of a report: complete, safe, and without references to other files.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use vae_eval::{
 use vae_model::{Crop, Direction, Term};
 use vae_run::{Means, Position, Record};
 
-/// What a path, a label or a reason might hold.
+/// A hostile text that a path, a label or a reason could contain.
 const HOSTILE: &str = "<script>alert('x')</script> & \"quotes\" </style> <img src=http://x>";
 
 fn report() -> Report {
@@ -181,7 +181,7 @@ fn nothing_is_loaded_and_nothing_runs() {
         if let Some((_, source)) = tag.split_once("src=\"") {
             assert!(source.starts_with("data:image/png;base64,"), "<{tag}>");
         }
-        // Of quoted attributes only: an attribute that a text broke out of would have one more.
+        // An even number of quotes: a text that breaks out of its attribute would add one.
         assert!(tag.matches('"').count().is_multiple_of(2), "<{tag}>");
     }
 }
@@ -211,7 +211,7 @@ fn all_that_was_measured_is_there() {
         "Not measured",
         "Learning curves",
         "total correlation, &lt;script",
-        // Published, with what differs.
+        // Published results with the differences of their protocols.
         "86.76",
         "K = 5000 instead of 500",
         "https://arxiv.org/abs/1509.00519",

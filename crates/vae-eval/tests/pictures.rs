@@ -1,5 +1,5 @@
-//! Quality of pictures against scikit-image, pytorch-msssim, SciPy and NumPy (`tests/golden/pictures.py`
-//! made the numbers), in closed form, and by laws.
+//! Metrics of picture quality, compared with scikit-image, pytorch-msssim, SciPy and NumPy (values written by
+//! `tests/golden/pictures.py`), with closed forms, and with laws.
 
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -49,7 +49,7 @@ fn golden() -> Golden {
     serde_json::from_str(include_str!("golden/pictures.json")).expect("the golden file")
 }
 
-/// The script's: sin(phase + 0.7·i) + 0.5·sin(0.013·i²).
+/// The script's formula: sin(phase + 0.7·i) + 0.5·sin(0.013·i²).
 fn wave(shape: &[i64], phase: f64) -> Tensor {
     let n: i64 = shape.iter().product();
     let values: Vec<f64> = (0..n)
@@ -59,7 +59,7 @@ fn wave(shape: &[i64], phase: f64) -> Tensor {
     Tensor::from_slice(&values).view(shape)
 }
 
-/// The script's, smooth with some noise.
+/// The script's images: smooth with some noise.
 fn images(shape: [i64; 4], phase: f64) -> Tensor {
     let [n, c, h, w] = shape;
     let index = |n: i64| Tensor::arange(n, (Kind::Double, Device::Cpu));
@@ -155,7 +155,7 @@ fn pixel_errors_have_their_closed_form() {
         1e-12,
         "dB",
     );
-    // Flat images have luminance only: C₁ / (0.1² + C₁).
+    // Constant images differ in luminance only: C₁ / (0.1² + C₁).
     let wanted = 1e-4 / (0.01 + 1e-4);
     for of in [structural_similarity, multiscale_structural_similarity] {
         assert_close(&numbers(&of(&a, &b).unwrap()), &[wanted], 1e-12, "ssim");
@@ -220,7 +220,7 @@ fn scipy_and_numpy_agree() {
             1e-9 * case.frechet.max(1.0),
             &what,
         );
-        // The root of a singular matrix has no more than half of the digits in SciPy.
+        // SciPy's square root of a singular matrix is exact to half of the digits only.
         let is_regular = case.rank == case.dims && case.n.min(case.m) > case.dims;
         let tolerance = if is_regular { 1e-6 } else { 2e-5 };
         assert_close(&[found], &[case.frechet_sqrtm], tolerance, &what);
@@ -238,14 +238,14 @@ fn scipy_and_numpy_agree() {
     }
 }
 
-/// The first `n`, or all where there are fewer.
+/// The first `n`, or all if there are fewer.
 fn few(set: &Tensor, n: i64) -> Tensor {
     set.narrow(0, 0, set.size()[0].min(n))
 }
 
 #[test]
 fn gaussians_have_a_closed_form() {
-    // Σ (μ₁ − μ₂)² + Σ (σ₁ − σ₂)² of independent dimensions, one of which is constant in one of them.
+    // Σ (μ₁ − μ₂)² + Σ (σ₁ − σ₂)² for independent dimensions, one of which is constant in one of the two sets.
     let gaussian = |mean: [f64; 3], deviations: [f64; 3]| {
         let covariance = Tensor::from_slice(&deviations).square().diag(0);
         Moments::new(&Tensor::from_slice(&mean), &covariance).unwrap()
@@ -257,7 +257,7 @@ fn gaussians_have_a_closed_form() {
     assert_close(&[frechet_distance(&b, &a).unwrap()], &[wanted], 1e-12, "");
     assert_close(&[frechet_distance(&a, &a).unwrap()], &[0.0], 1e-12, "");
 
-    // Commuting covariances that are not diagonal: both turned by 30°.
+    // Commuting covariances that are not diagonal: both are rotated by 30°.
     let (c, s) = (0.75_f64.sqrt(), 0.5);
     let turn = Tensor::from_slice2(&[[c, -s], [s, c]]);
     let turned = |variances: [f64; 2]| {
@@ -301,7 +301,7 @@ fn a_kernel_distance_has_its_closed_form_and_subsets_their_mean() {
     assert_eq!(found, kernel_distance_of_subsets(&a, &b, 7).unwrap());
     let other = kernel_distance_of_subsets(&a, &b, 8).unwrap();
     assert_ne!(found.mean, other.mean);
-    // Unbiased: the mean of the subsets is that of all images but for chance.
+    // Unbiased: the mean over subsets is that of all images up to chance.
     let whole = kernel_distance(&a, &b).unwrap();
     let error = found.deviation / 10.0;
     assert!(error > 0.0 && (found.mean - whole).abs() < 5.0 * error);
@@ -314,7 +314,7 @@ fn precision_and_recall_know_the_extremes() {
     assert_eq!((itself.precision, itself.recall), (1.0, 1.0));
     let far = precision_recall(&set, &(&set + 1e3), 3).unwrap();
     assert_eq!((far.precision, far.recall), (0.0, 0.0));
-    // One of two clusters: everything looks real, and half of what is real is missing.
+    // Samples from one of two clusters: all of them look real, but half of the real images are missing.
     let both = Tensor::cat(&[&set, &(&set + 1e3)], 0);
     let half = precision_recall(&both, &set, 3).unwrap();
     assert_eq!((half.precision, half.recall), (1.0, 0.5));

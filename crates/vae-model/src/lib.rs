@@ -61,6 +61,7 @@ mod mode;
 mod network;
 pub mod nn;
 mod objective;
+mod objective_compatibility;
 mod part;
 mod parts;
 mod posterior;

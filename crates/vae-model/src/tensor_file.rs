@@ -1,25 +1,17 @@
-//! Reads safetensors files. The header comes first; its sizes are checked against the file's length before any tensor
-//! is allocated.
+//! Reads safetensors files. The header comes first; its sizes are compared with the file's length before any tensor is
+//! allocated.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::Deserialize;
-use serde::de::{Error as _, MapAccess, Visitor};
+use safetensors::tensor::{Dtype, TensorInfo};
 use tch::{Kind, Tensor};
+use vae_base::SafetensorsHeader;
 
 use crate::ModelError;
 use crate::sums::open_regular;
-
-/// About the size of the JSON of 100,000 tensors.
-const LARGEST_HEADER: u64 = 1 << 24;
-
-/// More dimensions than the kernel of a 3D convolution has.
-const MOST_DIMENSIONS: usize = 8;
 
 /// Named tensors and text entries, as [`write_tensors`](crate::write_tensors) writes them.
 #[derive(Debug)]
@@ -61,37 +53,19 @@ impl OpenTensorFile {
         let file = open_regular(path)?;
         let n_bytes = file.metadata().map_err(ModelError::io(path))?.len();
         let mut reader = BufReader::new(file);
-        let damaged = |problem: &str| {
-            ModelError::weights(
-                path,
-                format!("not a complete safetensors file ({problem}); was it cut short?"),
-            )
-        };
         if let Some(problem) = of_another_format(&mut reader, path)? {
             return Err(ModelError::weights(path, problem));
         }
-        let mut length = [0; 8];
-        if n_bytes < 8 {
-            return Err(damaged("fewer than 8 bytes"));
-        }
-        reader
-            .read_exact(&mut length)
-            .map_err(ModelError::io(path))?;
-        let length = u64::from_le_bytes(length);
-        if length > LARGEST_HEADER.min(n_bytes - 8) {
-            return Err(damaged(&format!(
-                "a header of {length} bytes in a file of {n_bytes}; expected at most {LARGEST_HEADER}"
-            )));
-        }
-        let mut json = vec![0; length as usize];
-        reader.read_exact(&mut json).map_err(ModelError::io(path))?;
-        let (metadata, tensors) =
-            parse_header(&json, n_bytes - 8 - length).map_err(|problem| damaged(&problem))?;
+        let header = SafetensorsHeader::read(&mut reader, n_bytes);
+        let header = header.map_err(|error| match error.kind() {
+            ErrorKind::InvalidData => ModelError::weights(path, error.to_string()),
+            _ => ModelError::io(path)(error),
+        })?;
         Ok(Self {
             path: path.to_owned(),
             reader,
-            metadata,
-            tensors,
+            metadata: header.metadata,
+            tensors: header.tensors,
         })
     }
 
@@ -164,7 +138,6 @@ fn of_another_format(
     reader: &mut BufReader<File>,
     path: &Path,
 ) -> Result<Option<String>, ModelError> {
-    use std::io::BufRead;
     let start = reader.fill_buf().map_err(ModelError::io(path))?;
     let is_zip = start.starts_with(b"PK\x03\x04");
     // The format of before 2020. The same bytes may be the length of a safetensors header; those files go on with a {.
@@ -181,80 +154,6 @@ fn of_another_format(
              'state.safetensors')\""
         )
     }))
-}
-
-type Header = (HashMap<String, String>, Vec<(String, TensorInfo)>);
-
-/// The text entries, and the tensors in the order of their data in the `n_bytes` after the header.
-fn parse_header(json: &[u8], n_bytes: u64) -> Result<Header, String> {
-    let Entries {
-        metadata,
-        mut tensors,
-    } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
-    if let Some((name, info)) = tensors
-        .iter()
-        .find(|(_, info)| info.shape.len() > MOST_DIMENSIONS)
-    {
-        let n = info.shape.len();
-        return Err(format!(
-            "{name} has {n} dimensions, expected at most {MOST_DIMENSIONS}"
-        ));
-    }
-    if let Some((name, info)) = tensors
-        .iter()
-        .find(|(_, info)| info.shape.iter().any(|&side| i64::try_from(side).is_err()))
-    {
-        return Err(format!("{name} has the shape {:?}", info.shape));
-    }
-    // Checks that their data is contiguous and fits their shapes.
-    let checked = Metadata::new(None, tensors.clone()).map_err(|error| error.to_string())?;
-    let claimed = checked.data_len() as u64;
-    if claimed != n_bytes {
-        return Err(format!(
-            "its tensors take {claimed} bytes, the file has {n_bytes} for them"
-        ));
-    }
-    Ok((metadata, tensors))
-}
-
-/// The JSON object of a header. Unlike the safetensors library, it refuses duplicate names.
-#[derive(Debug, Default)]
-struct Entries {
-    metadata: HashMap<String, String>,
-    tensors: Vec<(String, TensorInfo)>,
-}
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-
-        impl<'de> Visitor<'de> for EntriesVisitor {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut seen = std::collections::HashSet::new();
-                let mut entries = Entries::default();
-                while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(name.clone()) {
-                        return Err(A::Error::custom(format!("{name} is listed twice")));
-                    }
-                    if name == "__metadata__" {
-                        entries.metadata = map.next_value()?;
-                    } else {
-                        entries.tensors.push((name, map.next_value()?));
-                    }
-                }
-                Ok(entries)
-            }
-        }
-
-        deserializer.deserialize_map(EntriesVisitor)
-    }
 }
 
 #[cfg(test)]
@@ -296,70 +195,6 @@ mod tests {
         }
         let message = one("I64", &[0; 8]).expect_err("an integer");
         assert!(message.contains("a is I64"), "{message}");
-    }
-
-    #[test]
-    fn claims_of_a_header_that_the_file_does_not_keep_are_refused() {
-        let with = |entry: &str| read(&format!("{{{entry}}}"), &[0; 8]).expect_err(entry);
-        for (entry, wanted) in [
-            (
-                r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,12]}"#,
-                "",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#,
-                "take 4 bytes",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#,
-                "",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#,
-                "",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[9007199254740992,9007199254740992],"data_offsets":[0,8]}"#,
-                "",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[2,1,1,1,1,1,1,1,1],"data_offsets":[0,8]}"#,
-                "9 dimensions",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
-                   "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#,
-                "twice",
-            ),
-            (
-                r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
-                   "b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#,
-                "",
-            ),
-        ] {
-            let message = with(entry);
-            assert!(
-                message.contains("not a complete safetensors file"),
-                "{message}"
-            );
-            assert!(message.contains(wanted), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_header_longer_than_the_file_is_not_allocated() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("t.safetensors");
-        for length in [u64::MAX, 1 << 53, 1 << 31, 9] {
-            let mut bytes = length.to_le_bytes().to_vec();
-            bytes.extend([b' '; 8]);
-            fs::write(&path, bytes).expect("written");
-            let message = read_tensors(&path).expect_err("too long").to_string();
-            assert!(
-                message.contains(&format!("a header of {length} bytes")),
-                "{message}"
-            );
-        }
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn a_condition_that_is_not_the_models_is_refused() {
 }
 
 #[test]
-fn parts_that_cannot_be_told_a_condition_are_refused() {
+fn parts_that_cannot_take_a_condition_are_refused() {
     let check = |text: &str| {
         let config: ModelConfig = toml::from_str(text).expect("a model");
         config.check().map_err(|error| error.to_string())

@@ -664,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn one_written_after_a_damaged_one_was_passed_over_stays_and_the_damaged_one_goes() {
+    fn a_checkpoint_written_after_a_damaged_one_was_skipped_stays() {
         let damaged = amid(3, 2, 583);
         for position in [570, 583, 590] {
             let entries = [

@@ -1,4 +1,4 @@
-//! The options as data, against the configs and the types that read them.
+//! Compares the list of options with the configs and with the types that parse them.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn has_type(value: &Value, name: &Value) -> bool {
     }
 }
 
-/// Whether a value is valid by a JSON schema (draft 7) of the words that ours has.
+/// Whether a value is valid by a JSON schema (draft 7). Only the keywords of our schema are supported.
 fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
     let valid = |schema: &Value| is_valid(root, schema, value);
     let choices = |argument: &Value| argument.as_array().expect("schemas").clone();
@@ -89,7 +89,7 @@ fn is_valid(root: &Value, schema: &Value, value: &Value) -> bool {
     })
 }
 
-/// Why a config is refused: where it is read, or where it is checked.
+/// The reason why a config is refused when it is parsed or checked.
 fn refusal(config: &Value) -> Option<String> {
     let text = toml::to_string(config).expect("TOML");
     match toml::from_str::<RunConfig>(&text) {
@@ -171,7 +171,7 @@ fn the_schema_refuses_mistakes_and_knows_every_form() {
     assert!(!is_valid(&schema, &schema, &without_source) && refusal(&without_source).is_some());
 }
 
-/// The keys of a table that are needed, with their examples.
+/// The required keys of a table, with their examples.
 fn needed(setting: &Setting) -> Map<String, Value> {
     let needed = setting.children().iter().filter(|child| child.is_required);
     needed
@@ -185,7 +185,7 @@ fn needed(setting: &Setting) -> Map<String, Value> {
         .collect()
 }
 
-/// A config with this value for the key that `rest` leads to from a setting, and else what is needed.
+/// A config with this value for the key at the path `rest` within a setting, and with the other required keys.
 fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
     let Some((name, rest)) = rest.split_first() else {
         return value.clone();
@@ -203,7 +203,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
     Value::Object(table)
 }
 
-/// What checks say of keys that do not fit each other: a schema sees one at a time.
+/// Parts of the messages about several keys that do not fit each other. A schema validates each key alone.
 const OF_SEVERAL_KEYS: [&str; 17] = [
     "expected one for each",
     "the encoder's in reverse",
@@ -224,7 +224,7 @@ const OF_SEVERAL_KEYS: [&str; 17] = [
     "has a Gaussian for each condition",
 ];
 
-/// Values at and around every limit that there is.
+/// Values at and around every limit.
 fn probes() -> Vec<Value> {
     let mut probes: Vec<Value> = Vec::new();
     for limit in [
@@ -333,7 +333,7 @@ fn every_example_is_a_config() {
             "dataset.arrays.train" => "",
             "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
             key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
-            // Its source is beside it.
+            // The config also has the table of the data source.
             key if key.starts_with("dataset.binarization") => DATASET,
             key if key.starts_with("dataset.") => "",
             _ => DATASET,

@@ -16,7 +16,7 @@ fn new_run(folder: &Path) -> RunDir {
 /// The run that [`holds_the_lock_until_it_is_killed`] locks.
 const RUN: &str = "VAE_TEST_LOCKED_RUN";
 
-/// No test: the other process of the next one.
+/// Not a test: the other process of the next one.
 #[test]
 #[ignore = "run by another test in a process of its own"]
 fn holds_the_lock_until_it_is_killed() {
@@ -68,7 +68,7 @@ fn a_lock_keeps_others_out_and_dies_with_its_process() {
         "{said}"
     );
 
-    // On Unix this is kill -9: nothing of the other process runs any more.
+    // On Unix this is kill -9: the other process runs no more code.
     other.0.kill().expect("killed");
     other.0.wait().expect("ended");
     assert_eq!(run_dir.state().expect("a state"), RunState::Stopped);
@@ -143,7 +143,7 @@ fn what_killed_processes_left_is_removed_when_the_run_goes_on_and_what_others_wr
     fs::write(gone[5].join("run.lock"), "").expect("written");
 
     let stays = [
-        run_dir.path().join(".tmp-living"), // Not a name of ours.
+        run_dir.path().join(".tmp-living"), // Not one of this program's names.
         run_dir.path().join(".tmpLiv1ng"),
         folder.path().join(".run-Liv1ng"),
         folder.path().join(".run-n3wn3w"), // Not locked yet.
@@ -186,7 +186,7 @@ fn a_run_begins_in_a_folder_that_is_there_if_it_holds_nothing() {
     };
     #[cfg(not(unix))]
     let path = empty.clone();
-    // What a new file system has, and a process that was killed while it began the same.
+    // The contents of a new file system, and those left by a process that was killed while it created the run.
     for name in ["lost+found", "pictures", "checkpoints"] {
         fs::create_dir(empty.join(name)).expect("created");
     }
@@ -203,7 +203,7 @@ fn a_run_begins_in_a_folder_that_is_there_if_it_holds_nothing() {
         config.clone().resolved()
     );
     drop(run_dir.lock().expect("free"));
-    // It has begun, and is not begun again; nor in a folder with anything else.
+    // The run exists and is not created again; nor is one in a folder with other files.
     let other = folder.path().join("other");
     fs::create_dir_all(other.join("checkpoints/epoch-0001-step-00000005")).expect("created");
     for path in [&path, &other] {

@@ -1,4 +1,4 @@
-//! Every config in `configs/` builds, and overfits 8 images, but for the one that shows why it cannot.
+//! Every config in `configs/` builds and overfits 8 images, except one that demonstrates why it cannot.
 
 mod common;
 
@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{ImageShape, ItemSpec, LikelihoodConfig, Mode, Vae};
 use vae_train::{Learner, RunConfig};
 
-/// Eight images that differ: white discs at different places on black.
+/// Eight different images: white discs at different positions on black.
 fn discs(shape: ImageShape) -> Tensor {
     let ImageShape {
         channels,
@@ -31,7 +31,8 @@ fn discs(shape: ImageShape) -> Tensor {
     Tensor::from_slice(&bytes).view([8, channels, height, width])
 }
 
-/// Eight items that differ: [`discs`], or as series waves of eight frequencies, each channel later than the last.
+/// Eight different items: [`discs`], or series that are waves of eight frequencies, with a phase shift from channel to
+/// channel.
 fn eight(item: &ItemSpec) -> Tensor {
     if item.is_image() {
         return discs(item.map());
@@ -52,7 +53,7 @@ fn only_plays(config: &RunConfig) -> bool {
     !config.model.posterior.has_encoder() || config.objective.reconstruction_weight == 0.0
 }
 
-/// Whether its pictures are to turn black, as its header says: every target is nearly 0.
+/// Whether the header of the config says that its pictures turn black, because every target is nearly 0.
 fn turns_black(config: &RunConfig) -> bool {
     match &config.model.likelihood {
         LikelihoodConfig::ScaledBernoulli(scale) => scale.white < 0.01,
@@ -60,8 +61,8 @@ fn turns_black(config: &RunConfig) -> bool {
     }
 }
 
-/// A fraction of it with sides of at most 32 pixels: the networks work at any size, and this is fast. Series stay as
-/// they are.
+/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size. Series keep
+/// their shape.
 fn small(item: &ItemSpec) -> ItemSpec {
     if !item.is_image() {
         return item.clone();
@@ -181,7 +182,7 @@ fn the_numbers_of_every_config_have_names_of_their_own() {
     for (path, config) in configs.into_iter().chain(common::configs("configs/models")) {
         let terms = config.terms();
         let mut names: Vec<&str> = terms.iter().map(|term| &*term.name).collect();
-        names.extend(["epoch", "step", "split"]); // Of a record, and no numbers to compare.
+        names.extend(["epoch", "step", "split"]); // Keys of a record that are not metrics.
         let n_names = names.len();
         names.sort_unstable();
         names.dedup();
@@ -216,7 +217,7 @@ fn every_config_builds_and_overfits_8_images() {
             true => images.to_kind(Kind::Float) / 255.0,
             false => images.shallow_clone(),
         };
-        // What a model does that ignores its latents: the mean image.
+        // The error of the mean image, which a model gives that ignores its latents.
         let baseline = mean_square(&(&targets - targets.mean_dim(0, true, Kind::Float)));
         let spec = data_spec(&config, small(&whole));
         let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");

@@ -1,4 +1,4 @@
-//! The loop, evaluation and checkpoints on a small data set in memory.
+//! The training loop, evaluation and checkpoints on a small data set in memory.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn vae() -> Vae {
     Vae::new(&config, SHAPE, Device::Cpu, 1).expect("a model")
 }
 
-/// Notes what it is told, and asks to stop after so many steps.
+/// Records the notifications it gets, and requests a stop after a number of steps.
 struct Witness {
     seen: Rc<RefCell<Vec<String>>>,
     stop_at_step: u64,
@@ -115,7 +115,7 @@ fn evaluation_does_not_depend_on_how_images_are_batched() {
     assert!((kl(7) - kl(2)).abs() < 1e-6 * kl(7));
 }
 
-/// A config of these tables, with a small network.
+/// A config with these tables and a small network.
 fn run_config(tables: &str, batch_size: usize, epochs: u64) -> RunConfig {
     let mut config: RunConfig =
         toml::from_str(&format!("dataset.idx.folder = 'unused'\n{tables}")).expect("a config");
@@ -128,7 +128,7 @@ fn run_config(tables: &str, batch_size: usize, epochs: u64) -> RunConfig {
     config
 }
 
-/// A run of these tables, and its model.
+/// A run of the config with these tables, and its model.
 fn train(tables: &str, batch_size: usize, epochs: u64) -> (RunConfig, Vae, Outcome) {
     let config = run_config(tables, batch_size, epochs);
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
@@ -163,18 +163,18 @@ fn a_step_has_the_rate_and_the_weight_of_the_kl_of_its_own_number() {
         schedule.warm_up.warm_up_steps = 9
         objective.regularizer.kl.beta_schedule.warm_up.steps = 4
     ";
-    // Three steps, numbers 0, 1 and 2: the last at 3/10 of the rate.
+    // Three steps, numbered 0, 1 and 2: the last has 3/10 of the learning rate.
     let (_, _, outcome) = train(tables, 8, 1);
     let record = outcome.progress.last_train.expect("a record");
     assert_close("rate", record.learning_rate.expect("a rate"), 0.3e-3);
     assert_eq!(record.beta, Some(0.75), "that of the step to come");
-    // One step in an epoch: the second epoch's is number 1.
+    // One step per epoch: that of the second epoch has the number 1.
     let (_, _, outcome) = train(tables, 22, 2);
     let record = outcome.progress.last_train.expect("a record");
     assert_close("rate", record.learning_rate.expect("a rate"), 0.2e-3);
     assert_beta(&record, 0.25);
     assert_eq!(record.beta, Some(0.5));
-    // Evaluated by what the schedule comes to, so that epochs compare.
+    // Evaluation uses the schedule's final value, so that epochs are comparable.
     assert_beta(&outcome.progress.last_validation.expect("a record"), 1.0);
 }
 
@@ -194,7 +194,7 @@ fn a_held_out_loss_knows_how_many_images_there_are_to_train_on() {
         evaluation.expect("an evaluation").means.loss
     };
     assert_close("of 22 images", found, of(22));
-    // (β − 1)·ln(22/7): log(N·B) is in the joint density once and in each of two dimensions.
+    // (β − 1)·ln(22/7): log(N·B) occurs once in the joint density and once in each of two dimensions.
     assert_close("of 7 images", of(22) - of(7), 2.0 * (22.0_f64 / 7.0).ln());
 }
 
@@ -210,7 +210,7 @@ fn an_evaluation_is_the_mean_over_samples_and_images() {
         latent_use,
         mse,
     } = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
-    // All images in one batch, by the same noise.
+    // All images in one batch, with the same noise.
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let images = data.first(7).expect("images");
     let draws = no_grad(|| vae.draw(&images, 3, Mode::Evaluate, &mut noise)).expect("draws");
@@ -265,7 +265,7 @@ fn evaluation_leaves_a_models_statistics_and_goes_by_them() {
         let evaluation = evaluate(&vae, &config, &data, 22, 0).expect("an evaluation");
         evaluation.means.kl.expect("a kl")
     };
-    // A batch's own statistics would differ from batch to batch.
+    // The statistics of single batches would differ from batch to batch.
     assert_close("kl", kl(2), kl(7));
     for ((name, before), (_, after)) in before.iter().zip(copies()) {
         assert!(before.equal(&after), "{name}");
@@ -350,7 +350,7 @@ fn epochs_are_compared_by_a_term_that_the_objective_logs() {
         least(|record| record.means.loss),
         "the loss would choose another"
     );
-    // The parts are those that the loss is made of: 1, 6 and 1 of them beside the reconstruction.
+    // The loss is the reconstruction plus the parts with the weights 1, 6 and 1.
     let named = &best.named;
     let wanted = best.means.reconstruction.expect("one")
         + named["mutual_information"]

@@ -41,7 +41,7 @@ fn digits(config: &RunConfig) -> Splits {
         .expect("a condition of these images")
 }
 
-/// The digits as photos of 32×32 pixels: a black margin of two, every channel the same.
+/// The digits as photos of 32×32 pixels: with a black margin of two pixels and equal channels.
 fn photos(digits: &Dataset, n_channels: i64) -> Dataset {
     let images = digits.first(digits.len()).expect("images");
     let padded = images.constant_pad_nd([2_i64; 4].as_slice());
@@ -49,7 +49,7 @@ fn photos(digits: &Dataset, n_channels: i64) -> Dataset {
     Dataset::new(colored, None).expect("a data set")
 }
 
-/// The first pixels of digits as series.
+/// Series made of the first pixels of the digits.
 fn series(digits: &Dataset, item: &ItemSpec) -> Dataset {
     let images = digits.first(digits.len()).expect("images");
     let [channels, height, width] = item.map().sides();
@@ -61,7 +61,7 @@ fn series(digits: &Dataset, item: &ItemSpec) -> Dataset {
     Dataset::of_items(item.clone(), values, None).expect("a data set")
 }
 
-/// Ten steps of at most 32 images, each with numbers for everything that is logged.
+/// Makes ten steps with at most 32 images each. Every logged value must be finite.
 fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
     let mut learner = Learner::new(vae, config, train.len()).expect("a learner");
     let batch_size = config.training.batch_size.min(32);
@@ -86,7 +86,7 @@ fn ten_steps(name: &str, vae: &Vae, config: &RunConfig, train: &Dataset) {
     }
 }
 
-/// The elbo, where there is one, and the reconstruction of each image.
+/// The elbo, if it is defined, and the reconstruction term of each image.
 fn terms(vae: &Vae, images: Conditioned, noise: &Tensor) -> Vec<Tensor> {
     let draws = no_grad(|| vae.draw_with_noise(images, noise, Mode::Evaluate)).expect("draws");
     let elbo = draws.terms.elbo();

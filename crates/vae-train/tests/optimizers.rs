@@ -1,5 +1,5 @@
-//! The optimizers against PyTorch's trajectories (`tests/golden/optimizers.py` made them), and the
-//! laws of their states.
+//! Compares the optimizers with PyTorch's trajectories (written by `tests/golden/optimizers.py`), and tests laws of
+//! their states.
 
 mod common;
 
@@ -51,7 +51,7 @@ fn sgd() -> SgdConfig {
     }
 }
 
-/// One of each kind, with everything switched on.
+/// An optimizer of each kind with all options in use.
 fn all() -> [OptimizerConfig; 4] {
     [
         OptimizerConfig::Adam(AdamConfig {
@@ -72,7 +72,7 @@ fn all() -> [OptimizerConfig; 4] {
     ]
 }
 
-/// The golden problem, with a second variable beside it in the laws' tests.
+/// The problem of the golden trajectories; the tests of laws add a second variable.
 fn loss(w: &Tensor) -> Tensor {
     let c = Tensor::from_slice(&[0.1_f32, 1.0, 10.0, 0.01]);
     let t = Tensor::from_slice(&[1_f32, -2.0, 0.3, 5.0]);
@@ -228,7 +228,7 @@ fn a_gradient_within_the_bound_is_left_as_it_is() {
     assert_eq!((norm, numbers(&w)[0]), (3.0, -2.0));
 }
 
-/// AdamW whose decay is all that happens where gradients are zero: a factor 1 − 0.1·0.5.
+/// AdamW: where the gradients are zero, a step is the weight decay alone, a factor of 1 − 0.1·0.5.
 fn decay(decay_all: bool) -> OptimizerConfig {
     OptimizerConfig::Adamw(AdamwConfig {
         learning_rate: 0.1,
@@ -294,7 +294,7 @@ fn in_every_config_the_matrices_and_kernels_of_layers_decay_and_nothing_else() {
         );
         let n_decayed = variables.iter().zip(&before).filter(|((name, w), _)| {
             let decayed = w.max().double_value(&[]) < 0.99;
-            // What the networks' layers are made of; a flow's are in the prior or the posterior.
+            // The layers of the networks; those of a flow are in the prior or the posterior.
             let is_layer = name.ends_with(".weight") && w.dim() >= 2;
             assert_eq!(decayed, is_layer, "{name} in {}", path.display());
             if w.dim() >= 2 && !decayed {
@@ -476,7 +476,7 @@ fn two_accumulated_halves_are_one_whole_batch() {
 
 #[test]
 fn a_gradient_in_another_memory_order_is_the_same_gradient() {
-    // The fused kernels walk over memory: a transposed weight must not get a transposed update.
+    // The fused kernels process values in memory order: a transposed weight must not get a transposed update.
     for config in all() {
         let values = [0.1_f32, 0.2, 0.3, 0.4, 0.5, 0.6];
         let plain = Tensor::from_slice(&values).view([2, 3]);

@@ -1,4 +1,4 @@
-//! Models with parts of a user's own: made, trained, saved, loaded and gone on with as any other.
+//! Models with custom parts are built, trained, saved, loaded and resumed like any other.
 
 mod common;
 
@@ -38,7 +38,7 @@ impl Prior for Logistic {
     }
 }
 
-/// A layer on each side.
+/// One layer as encoder and one as decoder.
 #[derive(Debug)]
 struct Affine {
     encoder: Linear,
@@ -196,7 +196,7 @@ fn variables(vae: &Vae) -> BTreeMap<String, Tensor> {
         .collect()
 }
 
-/// A process of its own, as far as the run can tell; its averaged weights.
+/// Trains as a new process would, and returns the averaged weights.
 fn train(run_dir: &RunDir, builder: &VaeBuilder, config: &RunConfig, resume: bool) {
     let splits = splits();
     let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
@@ -273,7 +273,7 @@ fn a_file_with_own_parts_is_loaded_by_a_builder_with_parts_of_these_names_alone(
         .expect("a model");
     assert_eq!(variables(&loaded), variables(&vae));
     assert_eq!(loaded.own_parts(), vae.own_parts());
-    // A model without own parts, by a builder with some.
+    // A model without custom parts, loaded by a builder with some.
     let plain = Vae::new(&config("").model, SHAPE, Device::Cpu, 1).expect("a model");
     plain.save(&file).expect("saved");
     let refused = all()
@@ -285,7 +285,7 @@ fn a_file_with_own_parts_is_loaded_by_a_builder_with_parts_of_these_names_alone(
 
 #[test]
 fn what_a_model_says_of_itself_is_what_its_own_parts_say() {
-    // What the config says of the parts that are replaced is not used.
+    // The config's settings for replaced parts are not used.
     let config = config("model.likelihood.discretized_logistic = {}");
     let plain = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
     let vae = all()
@@ -296,7 +296,7 @@ fn what_a_model_says_of_itself_is_what_its_own_parts_say() {
     assert_eq!(vae.support(), Support::Euclidean);
     assert!(vae.has_density());
 
-    // The prior is no base distribution: the kl is that of the samples.
+    // The kl has no closed form for this prior, so it is estimated from the samples.
     let images = dataset(4).batch(&[0, 1, 2, 3]).expect("a batch").items;
     let draws = vae
         .draw(&images, 2, Mode::Evaluate, &mut vae.generator(1))
@@ -305,7 +305,7 @@ fn what_a_model_says_of_itself_is_what_its_own_parts_say() {
     let sampled =
         (draws.log_qz_x.expect("a density") - draws.log_pz).mean_dim(0, false, Kind::Float);
     assert_eq!(draws.terms.kl.expect("a kl"), sampled);
-    // With the standard normal it is its closed form.
+    // With a standard normal prior it has one.
     let builder = Vae::builder().posterior("shared_scale", 3, |path, _| SharedScale {
         log_std: path.zeros("log_std", &[1]),
     });
@@ -363,7 +363,7 @@ fn objectives_that_do_not_fit_own_parts_are_refused() {
             "mean and covariance in closed form",
         ),
     ] {
-        // It goes with the parts that the config names.
+        // The objective fits the parts named in the config.
         let config = config(objective);
         config.check().expect("a good config");
         let refused = evaluate(&all, &config, &data, 8, 0)
@@ -377,7 +377,7 @@ fn objectives_that_do_not_fit_own_parts_are_refused() {
     evaluate(&all, &dreg, &data, 8, 0).expect("it fits");
 }
 
-/// As its shape asks, or not.
+/// A prior that declares or returns what does not fit: another support, or tensors of wrong shapes.
 #[derive(Debug)]
 struct Wrong {
     n: i64,
@@ -409,7 +409,7 @@ fn parts_that_do_not_keep_to_their_shapes_are_refused_by_name() {
         refused.contains("own prior wrong: log_prob gave Float [2, 4], expected f32 [2]"),
         "{refused}"
     );
-    // The latents' map is by one too wide.
+    // An encoder with one output too many.
     let refused = refusal(Vae::builder().network("wide", |path, context| {
         let mut network = Affine::new(path, context);
         network.encoder = nn::linear(

@@ -1,4 +1,4 @@
-//! Mixed precision: what is cast, what is not, and that training goes the same way.
+//! Mixed precision: which tensors are cast, and that training gives nearly the same losses.
 
 mod common;
 
@@ -66,7 +66,7 @@ fn the_next_step_computes_with_the_changed_weights() {
     assert_eq!(run().double_value(&[0, 0]), 1.0);
     let _ = tch::no_grad(|| weight.shallow_clone().fill_(3.0));
     assert_eq!(run().double_value(&[0, 0]), 3.0);
-    // Also within one, and after a pass without gradients.
+    // Also within a single autocast region, after a pass without gradients.
     let output = autocast(Precision::Bf16, Device::Cpu, || {
         let _ = tch::no_grad(|| {
             let _ = linear(&ones([1, 1]), &weight);
@@ -202,7 +202,7 @@ fn a_second_player_trains_in_bf16_as_it_does_in_f32() {
     }
 }
 
-/// bf16 has 8 significant bits: of the levels k/500 it could not tell one from the next.
+/// bf16 has 8 significant bits, too few to distinguish neighboring levels k/500.
 #[test]
 fn codes_are_levels_in_f32_under_autocast() {
     let config: ModelConfig = toml::from_str(
@@ -227,7 +227,7 @@ fn codes_are_levels_in_f32_under_autocast() {
     assert!(off < 1e-4, "levels k/500, off by {off}");
     assert!((places.round().to_kind(Kind::Int64) + 500).equal(&codes));
     assert!(nearest.allclose(&latents, 0.0, 1e-6, false));
-    // More of them than bf16 has numbers nearby: the encoder did not give one code alone.
+    // More different levels than bf16 could represent in their range.
     let n_different = codes.flatten(0, -1).f_unique_dim(0, true, false, false);
     assert!(n_different.expect("codes").0.size()[0] > 10);
 }
@@ -240,7 +240,7 @@ fn a_device_without_bf16_is_refused() {
         error.to_string().contains("\"f32\" works everywhere"),
         "{error}"
     );
-    // Linux says of the processor what the check asks the processor itself.
+    // Linux reports the same property of the processor in /proc/cpuinfo.
     #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
     {
         let flags = std::fs::read_to_string("/proc/cpuinfo").expect("the processor's flags");

@@ -1,4 +1,4 @@
-//! Going on with a run: bit for bit what it would have been without the stop.
+//! A resumed run is bit for bit equal to one that was never stopped.
 
 mod common;
 
@@ -57,7 +57,7 @@ impl Callback for StopAt {
     }
 }
 
-/// A process of its own, as far as the run can tell.
+/// Trains as a new process would.
 fn train(run_dir: &RunDir, config: &RunConfig, resume: bool, stop_at: StopAt) -> Stop {
     let splits = splits();
     let checkpoint = resume.then(|| Checkpoint::Last.open(run_dir).expect("a checkpoint"));
@@ -97,7 +97,7 @@ fn new_run(config: &RunConfig) -> Run {
     }
 }
 
-/// Every file of the newest checkpoint, but of its state only what no clock measured.
+/// Every file of the newest checkpoint, without the measured times of its state.
 fn contents(run_dir: &RunDir) -> (BTreeMap<PathBuf, Vec<u8>>, Value) {
     let folder = Checkpoint::Last.open(run_dir).expect("a checkpoint").folder;
     let mut files = BTreeMap::new();
@@ -123,7 +123,7 @@ fn without_times(value: &mut Value) {
             for key in ["seconds", "epoch_seconds", "images_per_s", "waited"] {
                 entries.remove(key);
             }
-            // How many checkpoints were written before depends on the stops.
+            // The number of checkpoints written before depends on the stops.
             for key in ["sequence", "previous"] {
                 entries.remove(key);
             }
@@ -145,15 +145,15 @@ fn metrics(file: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Everything that a run carries from step to step.
+/// Settings with all kinds of state that a run carries from step to step.
 const EVERYTHING: &str = "[training]\nema_decay = 0.9\nmicro_batch_size = 3\nclip.norm = 5.0\n\
      [schedule.cosine]\nwarm_up_steps = 2\n[early_stopping]\npatience_epochs = 50\n";
 
-/// Running averages are part of the state too.
+/// Batch norm's running averages are part of the state, too.
 const BATCH_NORM: &str = "[model.network.conv_batch_norm]\nchannels = [4]\n\
      [model.likelihood.gaussian]\nsigma = \"learned\"\n[training]\nema_decay = 0.9\n";
 
-/// A second player with everything that a player may have.
+/// A second player with all options of a player.
 const FACTOR: &str = "[objective.regularizer.factor]\nhidden = [5]\n[training]\nema_decay = 0.9\n\
      micro_batch_size = 5\n[players.discriminator]\nema_decay = 0.9\nevery = 2\nclip.norm = 0.5\n\
      schedule.cosine.warm_up_steps = 3\n[checkpoints]\nmetric = 'total_correlation'\n";
@@ -199,16 +199,16 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         "",
         EVERYTHING,
         "[optimizer.rmsprop]\n",
-        "[optimizer.sgd]\n", // Remembers nothing: its file holds no tensor.
+        "[optimizer.sgd]\n", // It has no state: its file contains no tensor.
         "[optimizer.sgd]\nmomentum = 0.9\n[schedule.plateau]\npatience = 0\n",
-        "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // Falls where an epoch ends.
+        "[schedule.step]\nevery_steps = 3\nfactor = 0.1\n", // It decays at the end of an epoch.
         BATCH_NORM,
         FACTOR,
         GAN,
         TWO_DISCRIMINATORS,
-        // Levels, the kl of one of which chooses.
+        // A ladder; the kl of one level is the selection metric.
         "[model.topology.ladder]\nlevels = [1, 2]\nhidden = 4\n[checkpoints]\nmetric = 'kl_2'\n",
-        // Terms of its own, one of which chooses.
+        // An objective with named terms, one of which is the selection metric.
         "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];
     for extra in always.into_iter().chain(has_half.then_some(half)) {
@@ -219,7 +219,7 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         let wanted_metrics = metrics(&straight.run_dir.metrics_file());
         assert_eq!(wanted_metrics.len(), 8, "two lines for each of four epochs");
 
-        // Inside the first epoch, at its last step, after it, twice, inside the last one.
+        // Stops within the first epoch, at its last step, after it, twice, and within the last epoch.
         for stops in [
             vec![StopAt::Step(1)],
             vec![StopAt::Step(3)],
@@ -246,8 +246,7 @@ fn a_resumed_run_logs_no_epoch_twice() {
     let config = config("");
     let run = new_run(&config);
     train(&run.run_dir, &config, false, StopAt::Epoch(2));
-    // As a process leaves it that was killed after writing an epoch's lines, amid the next, before
-    // its checkpoint.
+    // The state left by a process that wrote an epoch's metrics and was killed before the epoch's checkpoint.
     let file = run.run_dir.metrics_file();
     let mut text = fs::read_to_string(&file).expect("metrics");
     let whole = text
@@ -286,7 +285,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
         assert_eq!(found.state.position.epochs, 3, "{name} cut short");
         fs::write(&file, &whole).expect("written");
     }
-    // Going on from the one before comes to the same end, over the damaged one.
+    // Resuming from the previous checkpoint gives the same result and replaces the damaged one.
     let wanted = contents(&run.run_dir);
     fs::remove_file(newest.folder.join("weights.safetensors")).expect("removed");
     assert_eq!(
@@ -305,7 +304,7 @@ fn what_is_written_after_a_damaged_checkpoint_was_passed_over_is_the_newest() {
     assert_eq!(damaged.state.position.steps, 12);
     fs::write(damaged.folder.join("weights.safetensors"), "damaged").expect("written");
     config.checkpoints.keep = 1;
-    // It goes on after step 9, and stops before the step of the damaged one.
+    // The run continues after step 9 and stops before the step of the damaged checkpoint.
     train(&run.run_dir, &config, true, StopAt::Step(10));
     let newest = Checkpoint::Last.open(&run.run_dir).expect("a checkpoint");
     assert_eq!(newest.state.position.steps, 10);
@@ -316,7 +315,7 @@ fn what_is_written_after_a_damaged_checkpoint_was_passed_over_is_the_newest() {
     assert_eq!(newest.state.position.steps, 12);
 }
 
-/// Fails once as a disk does: at the end of epoch 2, or at the end of the run.
+/// Fails once with an error of the disk: at the end of epoch 2, or at the end of the run.
 struct Fails {
     at_the_end: bool,
 }
@@ -342,7 +341,7 @@ impl Callback for Fails {
     }
 }
 
-/// Counts the epochs it is told of.
+/// Counts the epochs it is notified of.
 #[derive(Default)]
 struct Counts(u64);
 
@@ -366,7 +365,7 @@ impl Callback for Counts {
     }
 }
 
-/// Trains with [`Fails`] before the callback of this index, or with none.
+/// Trains with [`Fails`] before the callback with this index, or without it.
 fn train_with(
     run_dir: &RunDir,
     config: &RunConfig,
@@ -400,7 +399,7 @@ fn train_with(
     trainer.fit(&AtomicBool::new(false)).ended
 }
 
-/// Before each of four callbacks, and after the last.
+/// The failing callback is before each of four callbacks, or after the last.
 const N_POSITIONS: usize = 5;
 
 #[test]
@@ -446,7 +445,7 @@ fn a_failure_of_the_first_callback_at_the_end_keeps_no_other_from_saving() {
     assert_eq!(newest.state.position.epochs, 4);
 }
 
-/// Fails at a step's end.
+/// Fails at the end of a step.
 struct FailsAtStep(u64);
 
 impl Callback for FailsAtStep {
@@ -466,7 +465,7 @@ impl Callback for FailsAtStep {
     }
 }
 
-/// Counts the steps it is told of.
+/// Counts the steps it is notified of.
 #[derive(Default)]
 struct CountsSteps(u64);
 

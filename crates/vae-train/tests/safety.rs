@@ -1,4 +1,4 @@
-//! Numbers that are none: back to the last good state, a lower learning rate, and the culprit's name.
+//! NaN and infinity in training: the run returns to the last good state, lowers the learning rate and names the cause.
 
 mod common;
 
@@ -34,7 +34,7 @@ fn train(config: &RunConfig, callback: Option<Poison>) -> (Outcome, Vae) {
     (outcome, vae)
 }
 
-/// Puts a value into a weight after a step, once: what a fault of the hardware would do.
+/// Puts a value into a weight after a step, once, as a hardware fault would.
 struct Poison {
     after_step: u64,
     value: f64,
@@ -111,7 +111,7 @@ fn a_step_too_large_of_a_second_player_is_taken_back_too() {
 
 #[test]
 fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() {
-    // With a factor of 1 nothing is left of the fault.
+    // With a factor of 1 the fault leaves no trace.
     let config = config("[safety]\nlearning_rate_factor = 1.0\n");
     let (clean, _) = train(&config, None);
     let means = |outcome: &Outcome| {
@@ -122,7 +122,7 @@ fn a_fault_is_undone_and_the_run_ends_as_without_it_but_for_the_learning_rate() 
             .expect("a record")
             .means
     };
-    // The third value is finite and a ruin all the same; after step 6 an epoch ends.
+    // The third value is finite but far too large. An epoch ends after step 6.
     for (step, value) in [(4, f64::NAN), (4, f64::INFINITY), (4, 1e37), (6, f64::NAN)] {
         let (faulty, _) = train(&config, Some(Poison::new(step, value)));
         assert_eq!(
@@ -185,7 +185,7 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
     ] {
         assert!(message.contains(wanted), "{wanted} in {message}");
     }
-    // What is left is the last good state, no ruin.
+    // The model is left in the last good state.
     let sum = |t: &Tensor| t.sum(Kind::Double).double_value(&[]);
     assert!(
         vae.named_variables()
@@ -197,14 +197,14 @@ fn it_gives_up_after_so_many_returns_and_says_what_to_try() {
 #[test]
 fn the_layer_where_it_began_is_named() {
     let mut config = config("[optimizer.sgd]\nlearning_rate = 1e12\n[safety]\nfind_layer = true\n");
-    // Weights of 1e9 and more, one layer after the other, are beyond f32 before the last of them.
+    // With weights of at least 1e9 in each layer, values exceed f32 before the last layer.
     config.model.network = NetworkConfig::Mlp(MlpConfig { hidden: vec![6; 5] });
     let (outcome, _) = train(&config, None);
     let origin = outcome.progress.incidents[0]
         .origin
         .as_deref()
         .expect("an origin");
-    // The first step's numbers are fine, its change of the weights is not.
+    // The values of the first step are finite, but its change of the weights is too large.
     assert!(origin.contains("step 2"), "{origin}");
     assert!(origin.contains("coder"), "{origin}");
 }
@@ -218,7 +218,7 @@ fn without_returns_a_failure_ends_the_run_and_leaves_the_checkpoints_of_before()
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 5).expect("a model");
     let mut trainer = Trainer::new(&vae, &splits, &config).expect("a trainer");
     trainer.save_to(run_dir.clone());
-    trainer.add(Poison::new(4, 1e37)); // Finite, so that only the loss tells.
+    trainer.add(Poison::new(4, 1e37)); // Finite, so that only the loss becomes infinite.
     trainer.add(Checkpoints::new(&config.checkpoints));
     let outcome = trainer.fit(&AtomicBool::new(false));
     let error = outcome.ended.expect_err("it gives up");
@@ -228,7 +228,7 @@ fn without_returns_a_failure_ends_the_run_and_leaves_the_checkpoints_of_before()
     assert_eq!(newest.state.position.steps, 3, "after the first epoch");
 }
 
-/// Ruins a weight after step 83, unless the run has returned to step 50 or before: the cause lies there.
+/// Puts NaN into a weight after step 83, unless the run has returned to step 50 or before, as if the cause were there.
 struct Ruin;
 
 impl Callback for Ruin {
@@ -251,7 +251,7 @@ impl Callback for Ruin {
     }
 }
 
-/// Has checkpoints written after these steps.
+/// Requests checkpoints after these steps.
 struct SaveAt(Vec<u64>);
 
 impl Callback for SaveAt {
@@ -267,8 +267,8 @@ impl Callback for SaveAt {
     }
 }
 
-/// Keeps copies of the run's folder as it is when these many steps were done, those counted twice that
-/// were done twice: what a process leaves that is killed there.
+/// Copies the run's folder after these numbers of steps, where repeated steps are counted again. A copy is what a
+/// process leaves that is killed at that moment.
 struct KillAt<'a> {
     n_steps: usize,
     moments: &'a [usize],
@@ -348,7 +348,7 @@ fn go_on(run: &Path, config: &RunConfig, saves: &[u64], killed: Option<(&[usize]
     trainer.fit(&AtomicBool::new(false)).ended.expect("it ends");
 }
 
-/// What a run came to, without what a clock measured.
+/// The results of a run, without measured times.
 fn end(run: &Path) -> (Vec<Vec<u8>>, String, Vec<String>) {
     let run_dir = RunDir::open(run).expect("a run");
     let last = Checkpoint::Last.open(&run_dir).expect("a checkpoint");
@@ -369,10 +369,10 @@ fn end(run: &Path) -> (Vec<Vec<u8>>, String, Vec<String>) {
 
 #[test]
 fn a_run_that_returns_ends_the_same_wherever_it_is_killed() {
-    tch::set_num_threads(1); // So small a model has nothing for more.
+    tch::set_num_threads(1); // The model is too small for more threads.
     for keep in [1, 2, 3] {
         let config = long_epochs(keep);
-        // Some of the branch that is abandoned at step 100, some of the one after, some at the same step.
+        // Checkpoints in the abandoned branch, in the branch after the return, and at the same step in both.
         let saves = [30, 60, 72, 81, 90, 105, 150];
         // The run finds NaN at step 90, where a checkpoint is due, returns to step 50, and does 170 more.
         let mut moments = vec![31, 61, 82, 90, 91, 105, 150];

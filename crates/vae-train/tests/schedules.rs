@@ -1,4 +1,4 @@
-//! The schedules against PyTorch's schedulers (`tests/golden/schedules.py` made the numbers).
+//! Compares the schedules with PyTorch's schedulers (values written by `tests/golden/schedules.py`).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What chooses looks at validation images: the best checkpoint, early stopping, the plateau schedule.
+//! The best checkpoint, early stopping and the plateau schedule depend on the validation images only.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn config(extra: &str) -> RunConfig {
     config
 }
 
-/// A run in a folder of its own, and what stays of it.
+/// Trains a run in a new folder and returns its results.
 fn train(folder: &Path, config: &RunConfig, splits: &Splits) -> (RunDir, Outcome) {
     config.check().expect("a config that makes sense");
     let seed = derive_seed(config.seed, 0, "initial weights");
@@ -41,7 +41,7 @@ fn train(folder: &Path, config: &RunConfig, splits: &Splits) -> (RunDir, Outcome
     (run_dir, outcome)
 }
 
-/// Images that a model of [`dataset`]'s gets worse at: the same with black and white the other way round.
+/// Inverted images, on which a model trained on [`dataset`] becomes worse.
 fn inverted(n: i64) -> Dataset {
     let images = dataset(n).first(n as usize).expect("images");
     Dataset::new(255 - images, None).expect("a data set")
@@ -52,7 +52,7 @@ const IDX: &str = "[dataset.idx]\nfolder = 'unused'";
 #[test]
 fn test_images_change_nothing_and_validation_images_choose() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Early stopping and the plateau would turn on a single look at the wrong images.
+    // A single evaluation on the wrong images would change early stopping and the plateau schedule.
     let config = config(&format!(
         "{IDX}\n[early_stopping]\npatience_epochs = 3\n[schedule.plateau]\npatience = 0"
     ));
@@ -61,7 +61,7 @@ fn test_images_change_nothing_and_validation_images_choose() {
         let (run_dir, outcome) = train(&folder.path().join(name), &config, &splits);
         let mut records = run_dir.records().expect("records");
         for record in &mut records {
-            // Of a clock.
+            // Measured times.
             (record.images_per_s, record.seconds, record.waited) = (0.0, 0.0, None);
         }
         let best = Checkpoint::Best.open(&run_dir).expect("a checkpoint");
@@ -74,7 +74,7 @@ fn test_images_change_nothing_and_validation_images_choose() {
         run("two", dataset(7), inverted(9)),
         (records, best, n_epochs)
     );
-    // What it learns of the training images the better it does on like ones, and the worse on these.
+    // The more the model learns, the better it is on similar images, and the worse on inverted ones.
     assert_eq!((best, n_epochs), (5, 5));
     let (records, best, n_epochs) = run("three", inverted(7), dataset(5));
     assert_eq!((best, n_epochs), (1, 4));
@@ -121,7 +121,7 @@ fn without_validation_images_the_last_epoch_is_taken() {
 #[test]
 fn the_validation_loss_is_that_of_the_schedules_end() {
     let folder = tempfile::tempdir().expect("a folder");
-    // In five epochs of three steps β rises to 0.15: training knows hardly any kl.
+    // In five epochs of three steps β rises to 0.15 only, so training has nearly no kl.
     let warm_up = "[objective.regularizer.kl]\nbeta = 2.0\nbeta_schedule.warm_up.steps = 200";
     let config = config(&format!("{IDX}\n{warm_up}"));
     let splits = Splits::new(dataset(22), Some(dataset(7)), dataset(5));

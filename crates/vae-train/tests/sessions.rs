@@ -1,4 +1,4 @@
-//! Sessions on several threads: what each gives is its own.
+//! Sessions on several threads do not influence each other's results.
 
 mod common;
 
@@ -19,7 +19,7 @@ use vae_train::{
 
 const N_STEPS: u64 = 12;
 
-/// Objectives, priors and likelihoods that draw, each in its own way.
+/// Objectives, priors and likelihoods that draw random numbers in different ways.
 const SESSIONS: [&str; 2] = [
     "seed = 4
      model = { latent_dims = 3, network.conv = { channels = [3], strides = [2] }, prior.gaussian_mixture.components = 3 }
@@ -38,7 +38,7 @@ fn config(session: &str, precision: Precision) -> RunConfig {
     config
 }
 
-/// Trains, evaluates and samples; `wait` is called between. All that it computed.
+/// Trains, evaluates and samples, and calls `wait` in between. Returns all results.
 fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
     let vae = Vae::new(&config.model, SHAPE, Device::Cpu, config.seed).expect("a model");
     let data = dataset(9);
@@ -50,7 +50,7 @@ fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
         let output = learner.step(&images, step, step).expect("a step");
         results.push(output.loss);
         wait();
-        // In one thread without gradients, while the other may be in a step with them.
+        // Without gradients, while the other thread may be in a training step.
         let mut pixels = vae.generator(step);
         let images = no_grad(|| {
             wait();
@@ -74,11 +74,11 @@ fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
     results
 }
 
-/// The only test here that looks at libtorch's global generator.
+/// The only test here that reads libtorch's global generator.
 #[test]
 fn two_threads_give_what_one_gives_and_leave_the_global_generator_alone() {
     tch::set_num_threads(1);
-    // In half precision, where there is one: VampPrior uses each weight of its encoder twice.
+    // In bf16 if the processor supports it, because VampPrior uses each weight of its encoder twice.
     let half = match check_precision(Precision::Bf16, Device::Cpu) {
         Ok(()) => Precision::Bf16,
         Err(_) => Precision::F32,
@@ -116,7 +116,7 @@ fn assert_threads_are_independent(precisions: [Precision; 2]) {
             assert!(alone.equal(together), "result {i}");
         }
     }
-    // Another seed would have given something else: the results do depend on what is drawn.
+    // Another seed gives other results, so they do depend on the drawn numbers.
     let mut other = config(SESSIONS[1], precisions[1]);
     other.seed = 6;
     assert!(!session(&other, || ())[0].equal(&one_by_one[1][0]));
@@ -135,7 +135,7 @@ fn a_model_and_its_noise_may_be_made_on_one_thread_and_used_on_another() {
     assert!(there.join().expect("no panic").equal(&here));
 }
 
-/// What a server answers: images of the prior, and reconstructions with their latents.
+/// The answers of a server: images sampled from the prior, and reconstructions with their latents.
 fn answers(path: &Path, seed: u64, wait: impl Fn()) -> Vec<Tensor> {
     let session = Session::open(path, Device::Cpu).expect("a session");
     let vae = session.vae();
@@ -156,7 +156,7 @@ fn answers(path: &Path, seed: u64, wait: impl Fn()) -> Vec<Tensor> {
 
 const IMAGES: (Kind, Device) = (Kind::Uint8, Device::Cpu);
 
-/// A run of an epoch.
+/// A run of one epoch.
 fn trained(folder: &Path) -> RunDir {
     let config = RunConfig {
         training: toml::from_str("epochs = 1\nbatch_size = 8").expect("a table"),
@@ -224,7 +224,7 @@ fn a_session_opens_a_run_a_checkpoint_or_weights_alone() {
     }
     let newest = Session::open_checkpoint(run_dir.path(), Checkpoint::Last, Device::Cpu);
     assert!(sample(&newest.expect("a session")).equal(&wanted));
-    // Elsewhere, with its sums but in no run, and the weights file itself.
+    // A copy of the checkpoint with its checksums outside of a run, and the weights file itself.
     let copy = folder.path().join("copy");
     fs::create_dir(&copy).expect("a folder");
     for entry in fs::read_dir(&last.folder).expect("a folder") {

@@ -1,4 +1,4 @@
-//! Configs that nobody checked, through the public API: an error that names the key, never a panic.
+//! Unchecked configs passed to the public API give an error that names the key, never a panic.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn splits() -> Splits {
     )
 }
 
-/// Every refusal of `compatibility.rs` about a model, and some of its values.
+/// Every refusal of `compatibility.rs`, and some of its values.
 #[test]
 fn no_model_is_built_of_parts_that_do_not_fit() {
     for (text, key) in [
@@ -120,7 +120,7 @@ fn no_model_is_built_of_parts_that_do_not_fit() {
     }
 }
 
-/// Every refusal of `compatibility.rs` about an objective, and values of every other table.
+/// Every refusal of `objective_compatibility.rs`, and values of every other table.
 #[test]
 fn nothing_trains_or_evaluates_with_a_bad_config() {
     let plain = "";
@@ -309,7 +309,7 @@ fn nothing_trains_or_evaluates_with_a_bad_config() {
         ),
         (plain, "[pictures]\nn_samples = 0", "pictures.n_samples"),
     ] {
-        // With the model's parts in the config, and with a model that was made of another one.
+        // With the parts of the config's model, and with a model built from another config.
         for of_config in [of_model, plain] {
             let of_network = match of_config == batch_norm {
                 true => batch_norm,
@@ -335,7 +335,7 @@ fn nothing_trains_or_evaluates_with_a_bad_config() {
                 Learner::new(&vae, &config, 8).err(),
                 evaluate(&vae, &config, &splits.train, 8, 0).err(),
             ];
-            // Another refusal may come first where the config's own model is another one.
+            // If the model was built from another config, another refusal may come first.
             let key = match of_config != of_model && key.starts_with("objective.") {
                 true => "objective.",
                 false => key,
@@ -384,7 +384,7 @@ fn no_data_set_is_opened_by_a_bad_config() {
     }
 }
 
-/// A loss of draws that its objective was not made for is a loss or an error.
+/// Draws of a model that the objective was not built for give a loss or an error.
 #[test]
 fn no_objective_panics_on_draws_of_any_model() {
     let regularizers: Vec<Regularizer> = [

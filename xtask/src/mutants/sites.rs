@@ -1,4 +1,4 @@
-//! Where a source file can be changed, and how.
+//! The places where a source file can be changed, and the changes.
 
 use std::ops::Range;
 
@@ -8,13 +8,13 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 use syn::{BinOp, Expr, Item, Lit, Member, Pat, ReturnType, Stmt, UnOp};
 
-/// Where the crates find [`switch.rs`](super).
+/// The path of [`switch.rs`](super) in the changed crates.
 const SWITCH: &str = "crate::mutant_switch";
 
 /// One expression or statement that can be changed.
 #[derive(Debug)]
 pub(super) struct Site {
-    /// Bytes of the file.
+    /// The bytes of the file that are replaced.
     range: Range<usize>,
     /// The replacement.
     template: Vec<Piece>,
@@ -27,7 +27,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// By which sites are sorted: outer ones first.
+    /// The key for sorting: by position, with outer sites before the inner ones.
     pub(super) fn place(&self) -> (usize, std::cmp::Reverse<usize>) {
         (self.range.start, std::cmp::Reverse(self.range.end))
     }
@@ -41,8 +41,7 @@ enum Piece {
     Source(Range<usize>),
 }
 
-/// Everything in a file that can be changed; tests, constants, macros, and `impl Default`, `Debug` and
-/// `Display` are left alone.
+/// All sites of a file, except in tests, constants, macros, and `impl Default`, `Debug` and `Display`.
 pub(super) fn find(source: &str) -> Result<Vec<Site>> {
     let file = syn::parse_file(source).context("not a Rust file")?;
     let mut finder = Finder {
@@ -52,12 +51,13 @@ pub(super) fn find(source: &str) -> Result<Vec<Site>> {
     };
     finder.visit_file(&file);
     let mut sites = finder.sites;
-    // The outer one of two first; of equal ranges, the one found first is the outer one.
+    // The sort is stable: of two sites with equal ranges, the outer one was found first and stays first.
     sites.sort_by_key(Site::place);
     Ok(sites)
 }
 
-/// The source with switches at some of its sites, by number, and where in the result each one is.
+/// The source with switches at the given sites, each with the number of its mutant, and the ranges of the sites in the
+/// result.
 pub(super) fn rewrite(source: &str, sites: &[(u32, &Site)]) -> (String, Vec<(u32, Range<usize>)>) {
     let mut writer = Writer {
         source,
@@ -77,13 +77,13 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes a range of the source, with those of the sites from `first` on that lie in it.
+    /// Writes a range of the source with the sites in it. Only sites from index `first` on are considered.
     fn write(&mut self, range: Range<usize>, first: usize) {
         let mut at = range.start;
         let sites = self.sites;
         for (i, (number, site)) in sites.iter().enumerate().skip(first) {
             if site.range.start < at {
-                continue; // In one that was written already, or before the range.
+                continue; // Within a site that is already written, or before the range.
             }
             if site.range.end > range.end {
                 if site.range.start >= range.end {
@@ -143,7 +143,7 @@ impl Finder<'_> {
         });
     }
 
-    /// A call of one of the switch's functions.
+    /// Adds a site that calls one of the switch's functions.
     fn call(&mut self, node: &impl Spanned, function: &str, arguments: Vec<Piece>, change: &str) {
         let mut template = vec![text(format!("{SWITCH}::{function}(")), Piece::Number];
         for argument in arguments {
@@ -195,7 +195,7 @@ impl Finder<'_> {
             _ => None,
         };
         if let Some((function, change)) = comparison {
-            // References, as the operators take them by themselves.
+            // Comparison operators take references of their operands, so the functions do, too.
             let mut template = vec![text(format!("{SWITCH}::{function}(")), Piece::Number];
             for side in [left, right] {
                 template.extend([text(", &("), of(side), text(")")]);
@@ -260,7 +260,7 @@ impl Finder<'_> {
             "exp" => "square",
             _ => "",
         };
-        // Calls that may be removed: their result has the type of their argument.
+        // Calls that can be removed, because their result has the type of their receiver.
         let dropped = matches!(
             &name[..],
             "abs" | "square" | "sqrt" | "ln" | "log" | "detach" | "reciprocal"
@@ -553,7 +553,7 @@ impl<'ast> Visit<'ast> for Finder<'_> {
         if let [first, second] = &node.args.iter().collect::<Vec<_>>()[..] {
             self.swapped(node, node.func.span().byte_range(), [first, second]);
         }
-        // A path that is called is a function.
+        // The path of a call is a function.
         if !matches!(*node.func, Expr::Path(_)) {
             self.visit_expr(&node.func);
         }

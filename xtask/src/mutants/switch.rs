@@ -1,5 +1,5 @@
-//! Which mutant is in force, and what it does to an operator: `cargo xtask mutants` puts this file into
-//! every crate whose copy it changes. Number 0 is the program as it is.
+//! Selects the active mutant, and defines the mutants of operators. `cargo xtask mutants` copies this file into every
+//! crate that it changes. Number 0 is the unchanged program.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -9,20 +9,20 @@ use std::sync::{Mutex, OnceLock};
 
 use tch::Tensor;
 
-/// Whether mutant `n` is in force, as the variable VAE_MUTANT says. Notes in the file VAE_MUTANTS_SEEN, if
-/// there is one, that the code of mutant `n` is run.
+/// Whether the environment variable VAE_MUTANT selects mutant `n`. If VAE_MUTANTS_SEEN is set, appends `n` to that
+/// file, to record that the code of mutant `n` is run.
 pub fn is(n: u32) -> bool {
     static CHOSEN: OnceLock<u32> = OnceLock::new();
     static SEEN: OnceLock<Option<Mutex<(File, HashSet<u32>)>>> = OnceLock::new();
     let seen = SEEN.get_or_init(|| {
         let path = std::env::var_os("VAE_MUTANTS_SEEN")?;
         let file = OpenOptions::new().create(true).append(true).open(path);
-        Some(Mutex::new((file.expect("a file to note mutants in"), HashSet::new())))
+        Some(Mutex::new((file.expect("VAE_MUTANTS_SEEN can be opened"), HashSet::new())))
     });
     if let Some(seen) = seen {
         let (file, known) = &mut *seen.lock().unwrap_or_else(|poison| poison.into_inner());
         if known.insert(n) {
-            file.write_all(format!("{n}\n").as_bytes()).expect("noted");
+            file.write_all(format!("{n}\n").as_bytes()).expect("VAE_MUTANTS_SEEN can be written");
         }
     }
     let chosen = CHOSEN.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Which crate may know which, and which dependencies a crate may have: read from the manifests.
+//! Which crates may depend on which, and which other dependencies they may have, according to their manifests.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use super::source::Source;
 use super::{Finding, Tree};
 
-/// The crates of the workspace, the lowest floor first. A crate may know those of the floors below; those of one
-/// floor do not know each other. Tests and examples may know any.
+/// The crates of the workspace in layers (floors), the lowest first. A crate may depend on those of lower floors, but
+/// not on those of its own floor. Tests and examples may depend on any.
 pub(super) const FLOORS: &[&[&str]] = &[
     &["vae-base"],
     &["vae-torch"],
@@ -19,7 +19,7 @@ pub(super) const FLOORS: &[&[&str]] = &[
     &["vae-cli"],
 ];
 
-/// These build without libtorch: they use neither tensors nor crates that do.
+/// Crates that build without libtorch: they use no tensors, and depend on no crate that does.
 const WITHOUT_TENSORS: &[&str] = &["vae-base", "xtask"];
 
 pub(super) fn check(tree: &Tree, floors: &[&[&str]]) -> Vec<Finding> {
@@ -37,7 +37,7 @@ pub(super) fn check(tree: &Tree, floors: &[&[&str]]) -> Vec<Finding> {
     for name in floors.iter().copied().flatten() {
         let path = format!("crates/{name}/Cargo.toml");
         if !tree.contains_key(&path) {
-            let problem = "no such crate, but it has a floor in xtask/src/tidy/crates.rs";
+            let problem = "no such crate, but xtask/src/tidy/crates.rs lists it";
             findings.push(Finding::new(&path, 0, problem));
         }
     }
@@ -56,7 +56,8 @@ fn check_manifest(
     let floor = floor_of(name);
     let mut findings = Vec::new();
     if floor.is_none() && name != "xtask" {
-        let problem = format!("{name} has no floor in xtask/src/tidy/crates.rs");
+        let problem =
+            format!("{name} is missing in the list of floors in xtask/src/tidy/crates.rs");
         findings.push(Finding::new(path, 0, problem));
     }
     let below: Vec<&str> = floors[..floor.unwrap_or(0)].concat();
@@ -67,14 +68,14 @@ fn check_manifest(
             let mut found = |problem: String| findings.push(Finding::new(path, line, problem));
             if value.get("workspace") != Some(&Value::Boolean(true)) {
                 found(format!(
-                    "{dependency}: a dependency enters at the workspace root, with `{dependency}.workspace = true` \
-                     here"
+                    "{dependency}: declare the dependency in the workspace's Cargo.toml, and write \
+                     `{dependency}.workspace = true` here"
                 ));
             }
             let without_tensors = WITHOUT_TENSORS.contains(&name);
             if without_tensors && ["tch", "torch-sys"].contains(&dependency.as_str()) {
                 found(format!(
-                    "{name} knows {dependency}; it builds without libtorch"
+                    "{name} depends on {dependency}, but has to build without libtorch"
                 ));
             }
             if table != "dev-dependencies" && is_ours(dependency) && !below.contains(&&**dependency)
@@ -83,10 +84,12 @@ fn check_manifest(
                     true => "none".to_owned(),
                     false => below.join(", "),
                 };
-                found(format!("{name} knows {dependency}; it may know {allowed}"));
+                found(format!(
+                    "{name} depends on {dependency}, allowed are {allowed}"
+                ));
             } else if name == "xtask" && is_ours(dependency) {
                 found(format!(
-                    "xtask knows {dependency}; it may know no crate of the workspace"
+                    "xtask depends on {dependency}, allowed are no crates of the workspace"
                 ));
             }
         }
@@ -102,7 +105,8 @@ fn line_of(text: &str, dependency: &str) -> usize {
     text.lines().position(is_it).map_or(0, |index| index + 1)
 }
 
-/// No source mentions a crate above its own: such statements become outdated, and belong to the crate above.
+/// Checks that no source mentions a crate of a higher floor: such a comment belongs there, and would become outdated
+/// here.
 pub(super) fn check_mentions(sources: &[Source], floors: &[&[&str]]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in sources {
@@ -123,7 +127,7 @@ pub(super) fn check_mentions(sources: &[Source], floors: &[&[&str]]) -> Vec<Find
             });
             if let Some(name) = mentioned {
                 let problem = format!(
-                    "{} speaks of {name}, which is above it: say what it needs without the name",
+                    "{} mentions {name}, a crate above it: describe what is needed without the name",
                     source.krate
                 );
                 findings.push(Finding::new(&source.path, index + 1, problem));
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crate_knows_those_below_its_own() {
+    fn a_crate_may_depend_only_on_those_below() {
         let below = "vae-data.workspace = true\nvae-base = { workspace = true }";
         assert_eq!(
             problems(
@@ -178,22 +182,25 @@ mod tests {
         );
         assert_eq!(
             upward,
-            ["crates/vae-data/Cargo.toml:3: vae-data knows vae-train; it may know vae-base"]
+            ["crates/vae-data/Cargo.toml:3: vae-data depends on vae-train, allowed are vae-base"]
         );
         let beside = problems("", "vae-model.workspace = true", "", "");
-        assert!(beside[0].contains("vae-data knows vae-model"), "{beside:?}");
+        assert!(
+            beside[0].contains("vae-data depends on vae-model"),
+            "{beside:?}"
+        );
         let unknown = problems("vae-else.workspace = true", "", "", "");
         assert!(
-            unknown[0].contains("vae-train knows vae-else"),
+            unknown[0].contains("vae-train depends on vae-else"),
             "{unknown:?}"
         );
     }
 
     #[test]
-    fn the_ground_floor_and_xtask_know_no_tensors_and_xtask_no_crate() {
+    fn vae_base_and_xtask_have_no_tensors_and_xtask_no_crate() {
         let found = problems("", "", "tch.workspace = true", "");
         assert!(
-            found[0].contains("vae-base knows tch; it builds without libtorch"),
+            found[0].contains("vae-base depends on tch, but has to build without libtorch"),
             "{found:?}"
         );
         let found = problems(
@@ -202,19 +209,19 @@ mod tests {
             "",
             "torch-sys.workspace = true\nvae-base.workspace = true",
         );
-        assert!(found[0].contains("xtask knows torch-sys"), "{found:?}");
-        assert!(found[1].contains("xtask knows vae-base"), "{found:?}");
+        assert!(found[0].contains("xtask depends on torch-sys"), "{found:?}");
+        assert!(found[1].contains("xtask depends on vae-base"), "{found:?}");
     }
 
     #[test]
-    fn a_dependency_enters_at_the_root_and_a_crate_has_a_floor() {
+    fn dependencies_are_declared_in_the_workspace_and_crates_have_floors() {
         let found = problems("serde = \"1\"", "", "", "");
         assert!(
-            found[0].starts_with("crates/vae-train/Cargo.toml:2: serde: a dependency enters at")
+            found[0].starts_with("crates/vae-train/Cargo.toml:2: serde: declare the dependency in")
         );
         let files = [("crates/vae-new/Cargo.toml", "[dependencies]\n")];
         let found = check(&tree(&files), &[&["vae-base"]]);
-        assert!(found[0].to_string().contains("vae-new has no floor"));
+        assert!(found[0].to_string().contains("vae-new is missing"));
         assert!(
             found[1]
                 .to_string()
@@ -223,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn no_source_speaks_of_a_crate_above() {
+    fn no_source_mentions_a_crate_above() {
         let found = |text: &str| {
             let sources = parse(&tree(&[("crates/vae-data/src/a.rs", text)])).unwrap();
             check_mentions(&sources, FLOORS).len()

@@ -1,4 +1,5 @@
-//! The code map of ARCHITECTURE.md names every module of every crate (except `error.rs`, which all have), and no others.
+//! Checks that the code map of ARCHITECTURE.md names exactly the modules of every crate, except `error.rs`, which all
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +35,7 @@ pub(super) fn check(tree: &Tree, sources: &[Source]) -> Vec<Finding> {
             let names = [format!("{module}.rs"), format!("{module}/")];
             if !names.iter().any(|name| quoted.contains(&**name)) {
                 let problem =
-                    format!("the code map's row of {krate} names no `{module}.rs` or `{module}/`");
+                    format!("the code map's row of {krate} lacks `{module}.rs` or `{module}/`");
                 findings.push(Finding::new(FILE, index + 1, problem));
             }
         }
@@ -55,7 +56,7 @@ pub(super) fn check(tree: &Tree, sources: &[Source]) -> Vec<Finding> {
             });
             if !is_there {
                 let problem =
-                    format!("the code map's row of {krate} names `{name}`, which is not there");
+                    format!("the code map's row of {krate} names `{name}`, which does not exist");
                 findings.push(Finding::new(FILE, index + 1, problem));
             }
         }
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_names_what_is_there() {
+    fn the_map_names_exactly_the_modules() {
         assert_eq!(
             problems("| `crates/k` | `a.rs` letters, `b/` more: `c.rs`, `A` |"),
             [""; 0]
@@ -91,8 +92,8 @@ mod tests {
         assert_eq!(
             found,
             [
-                "ARCHITECTURE.md:2: the code map's row of k names no `b.rs` or `b/`",
-                "ARCHITECTURE.md:2: the code map's row of k names `d.rs`, which is not there"
+                "ARCHITECTURE.md:2: the code map's row of k lacks `b.rs` or `b/`",
+                "ARCHITECTURE.md:2: the code map's row of k names `d.rs`, which does not exist"
             ]
         );
         assert!(problems("")[0].contains("no row for crates/k"));

@@ -1,6 +1,5 @@
-//! Which module of a crate may know which: those before it in the crate's order. In a folder the files beside
-//! each other may know each other, but in no circle; the folder's own mod.rs, which puts them together, is
-//! left out of that.
+//! Which modules of a crate may use which: each may use those before it in the crate's order. Within a folder files may
+//! use each other, but without cycles; the folder's own mod.rs, which combines them, is not checked for cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +10,7 @@ use super::source::{Resolver, Source};
 pub(super) struct Order {
     pub(super) krate: &'static str,
     pub(super) modules: &'static [&'static str],
-    /// Uses of a later module that are there all the same: to be emptied, not to be added to.
+    /// Existing uses of a later module, (user, used), which should be removed. No new ones may be added.
     pub(super) upward: &'static [(&'static str, &'static str)],
 }
 
@@ -25,6 +24,7 @@ pub(super) const ORDERS: &[Order] = &[
             "text",
             "dotted",
             "npy",
+            "safetensors_header",
             "seed",
             "memory",
             "image_shape",
@@ -96,11 +96,12 @@ pub(super) const ORDERS: &[Order] = &[
             "import",
             "part",
             "parts",
+            "compatibility",
             "vae",
             "code_use",
             "invert",
             "objective",
-            "compatibility",
+            "objective_compatibility",
             "export",
             "summary",
         ],
@@ -227,19 +228,19 @@ pub(super) fn check(sources: &[Source], orders: &[Order]) -> Vec<Finding> {
                     None => vec![Finding::new(
                         &format!("crates/{krate}/src/lib.rs"),
                         0,
-                        "the crate's modules have no order in xtask/src/tidy/modules.rs",
+                        "xtask/src/tidy/modules.rs has no order of the crate's modules",
                     )],
                 });
             } else {
-                findings.extend(check_circles(edges));
+                findings.extend(check_cycles(edges));
             }
         }
     }
     findings
 }
 
-/// The uses in each folder (a module with others below it; the empty one is the crate), between what lies in
-/// it directly.
+/// The uses in each folder between its direct entries. A folder is a module with others below it; the empty path is the
+/// whole crate.
 fn edges(sources: &[&Source]) -> BTreeMap<Vec<String>, Edges> {
     let resolver = Resolver::new(sources);
     let mut folders: BTreeMap<Vec<String>, Edges> = BTreeMap::from([(Vec::new(), Edges::new())]);
@@ -251,7 +252,7 @@ fn edges(sources: &[&Source]) -> BTreeMap<Vec<String>, Edges> {
             let n_common = source.module.iter().zip(&used);
             let n_common = n_common.take_while(|(a, b)| a == b).count();
             let (Some(user), Some(used)) = (source.module.get(n_common), used.get(n_common)) else {
-                continue; // One lies in the other.
+                continue; // One contains the other.
             };
             let edges = folders.entry(source.module[..n_common].to_vec());
             edges
@@ -273,8 +274,8 @@ fn check_order(sources: &[&Source], edges: &Edges, order: &Order) -> Vec<Finding
         };
         if there.insert(module.as_str()) && place(module).is_none() {
             let problem = format!(
-                "the module `{module}` has no place in the order of {}: put it behind what it uses and before \
-                 what uses it (xtask/src/tidy/modules.rs)",
+                "the module `{module}` is missing in the order of {}: insert it after the modules it uses and before \
+                 those that use it (xtask/src/tidy/modules.rs)",
                 order.krate
             );
             findings.push(Finding::new(&source.path, 0, problem));
@@ -284,7 +285,7 @@ fn check_order(sources: &[&Source], edges: &Edges, order: &Order) -> Vec<Finding
     for module in order.modules {
         if !there.contains(module) {
             let problem = format!(
-                "no module `{module}`, which is in the order of xtask/src/tidy/modules.rs: take it out there"
+                "no module `{module}`, but xtask/src/tidy/modules.rs lists it: remove it there"
             );
             findings.push(Finding::new(&file, 0, problem));
         }
@@ -307,11 +308,11 @@ fn check_order(sources: &[&Source], edges: &Edges, order: &Order) -> Vec<Finding
             }
             None => {
                 let allowed = match at {
-                    0 => "none of its crate".to_owned(),
-                    _ => format!("those before it: {}", order.modules[..at].join(", ")),
+                    0 => "none".to_owned(),
+                    _ => order.modules[..at].join(", "),
                 };
                 let problem = format!(
-                    "`{user}` uses `{used}`, which is above it in {}; it may use {allowed}",
+                    "`{user}` uses `{used}`, which comes later in the order of {}; allowed are {allowed}",
                     order.krate
                 );
                 findings.push(Finding::new(path, *line, problem));
@@ -320,15 +321,15 @@ fn check_order(sources: &[&Source], edges: &Edges, order: &Order) -> Vec<Finding
     }
     for (user, used) in unneeded {
         let problem = format!(
-            "`{user}` uses `{used}` no longer: take the pair out of `upward` in xtask/src/tidy/modules.rs"
+            "`{user}` no longer uses `{used}`: remove the pair from `upward` in xtask/src/tidy/modules.rs"
         );
         findings.push(Finding::new(&file, 0, problem));
     }
     findings
 }
 
-/// A finding for each use that closes a circle.
-fn check_circles(edges: &Edges) -> Vec<Finding> {
+/// A finding for each use that is part of a cycle.
+fn check_cycles(edges: &Edges) -> Vec<Finding> {
     let reaches = |from: &str, to: &str| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
         while let Some(module) = next.pop() {
@@ -346,7 +347,7 @@ fn check_circles(edges: &Edges) -> Vec<Finding> {
     closing
         .map(|((user, used), (path, line))| {
             let problem = format!(
-                "`{user}` uses `{used}`, which uses `{user}`, if not directly: one of the two has to go"
+                "`{user}` uses `{used}`, which uses `{user}` directly or through others: remove one of the two uses"
             );
             Finding::new(path, *line, problem)
         })
@@ -393,11 +394,11 @@ mod tests {
         assert_eq!(problems(&files(middle), ORDER), [""; 0]);
         let found = |line: usize| {
             vec![format!(
-                "crates/k/src/middle.rs:{line}: `middle` uses `high`, which is above it in k; it may use those \
-                 before it: low"
+                "crates/k/src/middle.rs:{line}: `middle` uses `high`, which comes later in the order of k; allowed are \
+                 low"
             )]
         };
-        // By its path, through a re-export, by `super`, in a body and in a macro.
+        // By its path, through a re-export, by `super`, in a function body and in a macro.
         for (text, line) in [
             ("\nuse crate::high::High;", 2),
             ("use crate::{Low, High};", 1),
@@ -411,25 +412,25 @@ mod tests {
     }
 
     #[test]
-    fn every_module_has_a_place_and_every_place_a_module() {
+    fn the_order_lists_exactly_the_modules() {
         let files = [
             LIB,
             ("crates/k/src/low.rs", ""),
             ("crates/k/src/new/mod.rs", ""),
         ];
         let found = problems(&files, ORDER);
-        assert!(found[0].starts_with("crates/k/src/new/mod.rs: the module `new` has no place"));
+        assert!(found[0].starts_with("crates/k/src/new/mod.rs: the module `new` is missing"));
         assert!(found[1].contains("no module `middle`") && found[2].contains("no module `high`"));
         assert_eq!(found.len(), 3);
         let other = Order {
             krate: "other",
             ..ORDER
         };
-        assert!(problems(&[LIB], other)[0].contains("have no order"));
+        assert!(problems(&[LIB], other)[0].contains("has no order"));
     }
 
     #[test]
-    fn an_exception_that_is_needed_no_longer_is_taken_out() {
+    fn an_unused_exception_is_reported() {
         let order = || Order {
             upward: &[("low", "high")],
             ..ORDER
@@ -445,13 +446,13 @@ mod tests {
         assert_eq!(problems(&files("use crate::high::High;"), order()), [""; 0]);
         let found = problems(&files(""), order());
         assert!(
-            found[0].contains("`low` uses `high` no longer"),
+            found[0].contains("`low` no longer uses `high`"),
             "{found:?}"
         );
     }
 
     #[test]
-    fn files_beside_each_other_lean_on_each_other_in_no_circle() {
+    fn files_of_a_folder_use_each_other_without_cycles() {
         let order = || Order {
             modules: &["parts"],
             ..ORDER
@@ -467,7 +468,7 @@ mod tests {
                 ("crates/k/src/parts/c.rs", "use super::b::B;"),
             ]
         };
-        // The folder's own file knows its children, and they know it.
+        // The folder's own file may use its children, and they may use it.
         assert_eq!(
             problems(&files("use super::Part;", "use super::A;"), order()),
             [""; 0]

@@ -1,4 +1,4 @@
-//! The sources as the rules read them: which names a module uses, in which line, without its tests.
+//! Parses the sources for the rules: the names that each module uses, with their lines. Tests are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,25 +11,25 @@ use super::Tree;
 
 /// One file of a crate.
 pub(super) struct Source {
-    /// From the root of the workspace.
+    /// Its path from the root of the workspace.
     pub(super) path: String,
-    /// Of its crate, `vae-run` for example.
+    /// The name of its crate, for example `vae-run`.
     pub(super) krate: String,
     /// The module of the file: empty for lib.rs and main.rs.
     pub(super) module: Vec<String>,
-    /// Paths that begin at the crate, absolute in it (without `crate`), with their lines.
+    /// Paths to items of its own crate, absolute but without `crate`, with their lines.
     pub(super) paths: Vec<(Vec<String>, usize)>,
     /// The meanings of the names that `use` brings into each module of the file.
     imports: BTreeMap<Vec<String>, BTreeMap<String, Import>>,
-    /// Every name in the code, with its line; of macros with a `!` behind.
+    /// Every name in the code, with its line. Names of macros end in `!`.
     pub(super) names: Vec<(String, usize)>,
     /// The text, for checks of comments.
     pub(super) text: String,
-    /// Modules below that are compiled for tests alone, where they are files of their own.
+    /// Submodules in separate files that are compiled for tests only.
     test_modules: Vec<Vec<String>>,
 }
 
-/// Reads every Rust file of a tree but those that are compiled for tests alone.
+/// Parses every Rust file of a tree except those that are compiled for tests only.
 ///
 /// # Errors
 /// A file is not valid Rust.
@@ -88,20 +88,20 @@ fn source(path: &str, text: &str) -> Result<Source> {
 
 /// The meaning of a name that `use` brings into a module.
 pub(super) enum Import {
-    /// A path that is absolute in the crate.
+    /// An absolute path in the crate.
     Own(Vec<String>),
-    /// A path as it is written, which begins with a module below or with another crate.
+    /// A path as written, which begins with a submodule or with another crate.
     BelowOrForeign(Vec<String>),
 }
 
 struct Reader {
-    /// The module that is read, which may be one inside the file.
+    /// The module being read, which may be an inline one.
     inside: Vec<String>,
     source: Source,
 }
 
 impl Reader {
-    /// A path as written, made absolute in the crate; none for another crate or a local name.
+    /// The absolute path in the crate of a path as written; `None` for another crate or a local name.
     fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let mut segments = path.iter().map(String::as_str).peekable();
         let mut module = self.inside.clone();
@@ -178,7 +178,7 @@ impl Reader {
         imports.or_default().insert(name, import);
     }
 
-    /// Arguments of macros are not parsed as syntax: names and paths are picked from the tokens.
+    /// Adds the names and paths among the tokens of a macro call, whose arguments are not parsed as syntax.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         let mut i = 0;
@@ -214,7 +214,7 @@ impl Reader {
     }
 }
 
-/// Whether an item is compiled for tests alone.
+/// Whether an item is compiled for tests only.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         attribute.path().is_ident("test")
@@ -292,17 +292,17 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
-/// The module of a crate that a path leads to, through any `use`.
+/// Finds the module of a crate that defines the target of a path, through any `use`.
 pub(super) struct Resolver<'a> {
     modules: BTreeSet<&'a [String]>,
     imports: BTreeMap<&'a [String], &'a BTreeMap<String, Import>>,
 }
 
-/// A path goes through no more re-exports than these, unless they lead in a circle.
+/// The largest number of re-exports that a path is followed through, in case they form a cycle.
 const MOST_JUMPS: usize = 16;
 
 impl<'a> Resolver<'a> {
-    /// Of the sources of one crate.
+    /// A resolver for the sources of one crate.
     pub(super) fn new(sources: &[&'a Source]) -> Self {
         let modules = sources.iter().map(|source| source.module.as_slice());
         let imports = sources.iter().flat_map(|source| &source.imports);
@@ -314,7 +314,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// The module in which an absolute path ends; none in another crate.
+    /// The module that defines the target of an absolute path; `None` in another crate.
     pub(super) fn owner(&self, path: &[String]) -> Option<Vec<String>> {
         let mut path = path.to_vec();
         for _ in 0..MOST_JUMPS {

@@ -6,15 +6,15 @@ use super::source::Source;
 
 /// Names, and where they are allowed.
 pub(super) struct Rule {
-    /// As in the code, of a macro with a `!`; with `::` the last two parts of a path.
+    /// Names as in the code: of macros with a `!`, or the last two parts of a path with `::`.
     names: &'static [&'static str],
     /// The rule, as printed for a violation.
     rule: &'static str,
-    /// Files, or folders with a `/` at the end, with how often the names are there at most, and why.
+    /// Exceptions: a file, or a folder with a `/` at the end; the largest number of occurrences; the reason.
     allowed: &'static [(&'static str, usize, &'static str)],
 }
 
-/// Of code, not of tests.
+/// The rules. They apply to code, not to tests.
 pub(super) const RULES: &[Rule] = &[
     Rule {
         names: &["manual_seed"],
@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         names: &["println!", "print!", "eprintln!", "eprint!", "dbg!"],
-        rule: "results go through vae-cli's output.rs, which does not panic where nobody reads",
+        rule: "results are printed by vae-cli's output.rs, which does not panic when the pipe is closed",
         allowed: &[],
     },
     Rule {
@@ -33,17 +33,17 @@ pub(super) const RULES: &[Rule] = &[
             "keep_freed_blocks",
             "libloading",
         ],
-        rule: "the process's threads, allocator and CUDA are the binary's business",
+        rule: "only the binary sets the process's threads and allocator and loads CUDA",
         allowed: &[
             ("crates/vae-cli/src/main.rs", 2, "the binary's start"),
             ("crates/vae-cli/src/device.rs", 1, "loads libtorch_cuda.so"),
-            ("crates/vae-base/src/memory.rs", 1, "where it is defined"),
+            ("crates/vae-base/src/memory.rs", 1, "its definition"),
         ],
     },
     Rule {
         names: &["fs::write", "File::create"],
-        rule: "a file appears under its name only when it is whole: vae_base::write_whole, or a file in a folder \
-               that is renamed when it is whole",
+        rule: "a file must get its name only when it is complete: use vae_base::write_whole, or a temporary folder \
+               that is renamed when it is complete",
         allowed: &[
             (
                 "crates/vae-base/src/files.rs",
@@ -53,7 +53,7 @@ pub(super) const RULES: &[Rule] = &[
             (
                 "crates/vae-run/src/run_dir.rs",
                 1,
-                "the lock of a folder that has no name yet",
+                "the lock in a folder before it gets its name",
             ),
             (
                 "crates/vae-model/src/export/torchscript.rs",
@@ -63,22 +63,22 @@ pub(super) const RULES: &[Rule] = &[
             (
                 "crates/vae-view/src/latent/projector.rs",
                 1,
-                "in a folder that has no name yet",
+                "in a folder before it gets its name",
             ),
         ],
     },
     Rule {
         names: &["fs::read", "read_to_string"],
-        rule: "what is read whole is a regular file of a bounded size: vae_base::read_small",
+        rule: "read files completely only up to a bounded size, and only regular files: use vae_base::read_small",
         allowed: &[
             ("crates/vae-base/src/memory.rs", 1, "/proc"),
             ("crates/vae-cli/src/commands/doctor.rs", 1, "/proc"),
-            ("crates/vae-run/src/run_lock.rs", 1, "of what `take` bounds"),
-            ("crates/vae-model/src/sums.rs", 1, "of what `take` bounds"),
+            ("crates/vae-run/src/run_lock.rs", 1, "bounded by `take`"),
+            ("crates/vae-model/src/sums.rs", 1, "bounded by `take`"),
             (
                 "crates/vae-model/src/export/torchscript.rs",
                 1,
-                "what it has just written",
+                "a file that it has just written",
             ),
             (
                 "crates/vae-train/src/callback/tensorboard.rs",
@@ -117,7 +117,7 @@ pub(super) fn check(sources: &[Source], rules: &[Rule]) -> Vec<Finding> {
         }
         for (place, ..) in unneeded {
             let problem = format!(
-                "has no `{}` any more: take it out of the list in xtask/src/tidy/words.rs",
+                "no longer contains `{}`: remove it from the list in xtask/src/tidy/words.rs",
                 rule.names.join("`, `")
             );
             findings.push(Finding::new(place, 0, problem));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_where_it_is_allowed_and_in_tests() {
+    fn a_name_may_occur_where_it_is_allowed_and_in_tests() {
         let start = "fn main() { tch::manual_seed(1); }";
         let test = "#[cfg(test)]\nmod tests { fn f() { println!(); tch::manual_seed(1) } }";
         assert_eq!(problems(start, test), [""; 0]);
@@ -200,7 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_needs_no_allowance_is_taken_out() {
-        assert!(problems("", "")[0].starts_with("crates/k/src/start.rs: has no `manual_seed`"));
+    fn an_unused_exception_is_reported() {
+        assert!(
+            problems("", "")[0]
+                .starts_with("crates/k/src/start.rs: no longer contains `manual_seed`")
+        );
     }
 }

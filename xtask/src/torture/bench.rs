@@ -37,7 +37,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Other ones for each series.
+    /// Settings that vary with the number of the series.
     pub(super) fn of(series: u32) -> Self {
         Self {
             keep: series % 3 + 1,
@@ -46,7 +46,7 @@ impl Settings {
         }
     }
 
-    /// Arguments of `vae train`. `busy`: a checkpoint after nearly every step, which changes no number.
+    /// Arguments of `vae train`. `busy` saves a checkpoint after nearly every step, which does not change the results.
     fn arguments(&self, busy: bool) -> Vec<String> {
         let mut settings = vec![
             format!("checkpoints.keep={}", self.keep),
@@ -97,7 +97,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Uniform in [0, 1): Numerical Recipes' linear congruential generator, its high bits.
+    /// Uniform in [0, 1): the high bits of a linear congruential generator with Knuth's MMIX constants.
     pub(super) fn random(&self) -> f64 {
         let next = self
             .random
@@ -112,7 +112,7 @@ impl Bench {
         Duration::from_secs_f64(most * self.random())
     }
 
-    /// `vae train`, which starts the run or resumes it.
+    /// `vae train` with a new run, or with `--resume` if the run exists.
     pub(super) fn train(
         &self,
         run: &Path,
@@ -141,8 +141,8 @@ impl Bench {
         command
     }
 
-    /// Lets a run continue to the end of a later epoch, and compares it with an undisturbed one.
-    pub(super) fn ends_as_an_undisturbed_one(&self, run: &Path, settings: &Settings) -> Result<()> {
+    /// Resumes the run to the end of a later epoch and compares it with an undisturbed one.
+    pub(super) fn resume_and_compare(&self, run: &Path, settings: &Settings) -> Result<()> {
         let epochs = newest_epoch(run)? + 2;
         succeed(&mut self.train(run, settings, epochs, true)).context("the last resume")?;
         let straight = self.path("straight");
@@ -157,7 +157,7 @@ impl Bench {
     }
 }
 
-/// Bars at other places in each image.
+/// An idx file of images with bars, shifted by one pixel from image to image.
 fn images(n: usize) -> Vec<u8> {
     let mut bytes = [0x803_u32, n as u32, SIDE as u32, SIDE as u32]
         .map(u32::to_be_bytes)
@@ -200,13 +200,13 @@ impl Process {
         })
     }
 
-    pub(super) fn wait_until_it_says(&mut self, wanted: &str) -> Result<()> {
+    pub(super) fn wait_for_line(&mut self, wanted: &str) -> Result<()> {
         loop {
             let before = self.text.len();
             let n = self.said.read_line(&mut self.text)?;
             ensure!(
                 n > 0,
-                "it ended before it said {wanted:?}: {}",
+                "the process ended before it printed {wanted:?}: {}",
                 self.text.trim()
             );
             if self.text[before..].contains(wanted) {
@@ -220,7 +220,7 @@ impl Process {
         let status = Command::new("kill").args([signal, &pid]).status()?;
         ensure!(
             status.success(),
-            "kill {signal} {pid}: no such process any more"
+            "kill {signal} {pid}: the process has already ended"
         );
         Ok(())
     }
@@ -229,7 +229,7 @@ impl Process {
         Ok(self.child.kill()?)
     }
 
-    /// How it ended, and its output.
+    /// Waits for the end of the process. Returns its exit status and all of its output.
     pub(super) fn end(mut self) -> Result<(ExitStatus, String)> {
         let mut rest = Vec::new();
         self.said.read_to_end(&mut rest)?;
@@ -238,7 +238,7 @@ impl Process {
     }
 }
 
-/// Runs a command that has to end well.
+/// Runs a command that must succeed.
 pub(super) fn succeed(command: &mut Command) -> Result<()> {
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -266,8 +266,8 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whole epochs of the newest checkpoint, by the names of the folders, `epoch-0003-step-00000009`; 0
-/// before the first.
+/// The number of whole epochs of the newest checkpoint, from the names of the folders such as
+/// `epoch-0003-step-00000009`; 0 without a checkpoint.
 fn newest_epoch(run: &Path) -> Result<u64> {
     let epoch = |name: &String| name.strip_prefix("epoch-")?.split('-').next()?.parse().ok();
     let names = names(&run.join("checkpoints"))?;
@@ -296,7 +296,7 @@ fn compare(run: &Path, straight: &Path) -> Result<()> {
     let (n_found, n_wanted) = (found.len(), wanted.len());
     ensure!(
         n_found == n_wanted,
-        "metrics.jsonl: {n_found} lines, wanted {n_wanted}"
+        "metrics.jsonl: {n_found} lines, expected {n_wanted}"
     );
     for folder in ["checkpoints/last", "pictures"] {
         let (found, wanted) = (run.join(folder), straight.join(folder));
@@ -309,13 +309,13 @@ fn compare(run: &Path, straight: &Path) -> Result<()> {
             others.join(", ")
         );
         for file in files {
-            // These have times in them.
+            // These contain times.
             if ["state.json", "SHA256SUMS"].contains(&file.as_str()) {
                 continue;
             }
             let read = |folder: &Path| fs::read(folder.join(&file)).with_context(|| file.clone());
             let same = read(&found)? == read(&wanted)?;
-            ensure!(same, "{folder}/{file}: other bytes");
+            ensure!(same, "{folder}/{file}: different bytes");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The faults, one function each.
+//! The faults, with one function for each.
 
 use std::fs;
 use std::io::Write;
@@ -16,20 +16,20 @@ use super::bench::{Bench, Process, Settings, remove, succeed};
 /// Epochs that no trial reaches.
 const FOR_EVER: u64 = 1_000_000;
 
-/// Kills that one run has to bear before it is compared.
+/// Kills of one run before it is compared.
 const KILLS_OF_A_RUN: u32 = 25;
 
-/// Seconds of training before a fault, at most.
+/// The longest training before a fault, in seconds.
 const LONGEST: f64 = 0.15;
 
-/// The message of a training whose first step is next.
+/// Part of the message that is printed just before the first step.
 const BEGINS: &str = "training and";
 
-/// How far the trials are: a bar on a terminal, else a line now and then.
+/// The progress of the trials: a bar on a terminal, otherwise a line every 20 seconds.
 struct Trials {
     bar: ProgressBar,
     what: &'static str,
-    told: Instant,
+    printed: Instant,
 }
 
 impl Trials {
@@ -41,14 +41,14 @@ impl Trials {
             bar.set_style(style);
         }
         let bar = bar.with_message(what);
-        let told = Instant::now();
-        Self { bar, what, told }
+        let printed = Instant::now();
+        Self { bar, what, printed }
     }
 
     fn add(&mut self, n: u32) {
         self.bar.inc(n.into());
-        if self.bar.is_hidden() && self.told.elapsed() > Duration::from_secs(20) {
-            self.told = Instant::now();
+        if self.bar.is_hidden() && self.printed.elapsed() > Duration::from_secs(20) {
+            self.printed = Instant::now();
             let (done, all) = (self.bar.position(), self.bar.length().unwrap_or(0));
             let left = self.bar.eta().as_secs();
             eprintln!("{}: {done}/{all}, {left} s left", self.what);
@@ -56,14 +56,14 @@ impl Trials {
     }
 }
 
-/// One trial after another, each of its own run.
+/// Runs `n` trials, each with a new run.
 fn trials(
     what: &'static str,
-    wanted: &'static str,
+    expected: &'static str,
     n: u32,
     mut trial: impl FnMut(u32) -> Result<()>,
 ) -> Count {
-    let mut count = Count::new(what, wanted);
+    let mut count = Count::new(what, expected);
     let mut progress = Trials::new(what, n);
     for i in 0..n {
         count.add(1, trial(i));
@@ -73,11 +73,11 @@ fn trials(
     count
 }
 
-/// SIGKILL, many times in the life of each run.
+/// SIGKILL, up to [`KILLS_OF_A_RUN`] times for each run.
 pub(super) fn kills(bench: &Bench, n: u32) -> Result<Count> {
     let mut count = Count::new(
         "SIGKILL at a random moment, then `--resume`",
-        "each resume goes on; after 25 kills the same bits as of a run that was never killed",
+        "every resume continues; after 25 kills bit for bit equal to a run that was never killed",
     );
     let mut progress = Trials::new("kills", n);
     let mut startup = 0.5;
@@ -93,7 +93,7 @@ pub(super) fn kills(bench: &Bench, n: u32) -> Result<Count> {
                 progress.add(1);
             }
             bench
-                .ends_as_an_undisturbed_one(&run, &settings)
+                .resume_and_compare(&run, &settings)
                 .with_context(|| format!("series {series}: {settings:?}"))
         };
         let outcome = trial();
@@ -106,7 +106,7 @@ pub(super) fn kills(bench: &Bench, n: u32) -> Result<Count> {
     Ok(count)
 }
 
-/// One process and its end: most at a random moment of the training, every fifth while it starts.
+/// Starts a process and kills it at a random moment: every fifth one while it starts, the others while it trains.
 fn killed(
     bench: &Bench,
     run: &Path,
@@ -119,7 +119,7 @@ fn killed(
     if kill % 5 == 4 {
         thread::sleep(bench.random_seconds(*startup));
     } else {
-        process.wait_until_it_says(BEGINS)?;
+        process.wait_for_line(BEGINS)?;
         *startup = begun.elapsed().as_secs_f64();
         thread::sleep(bench.random_seconds(LONGEST));
     }
@@ -127,58 +127,57 @@ fn killed(
     let (status, said) = process.end()?;
     ensure!(
         status.code().is_none(),
-        "it ended by itself ({status}): {}",
+        "the process ended before it was killed ({status}): {}",
         said.trim()
     );
     ensure!(!said.contains("damaged"), "{}", said.trim());
     Ok(())
 }
 
-/// SIGINT and SIGTERM once: it saves, and can be resumed exactly.
+/// A single SIGINT or SIGTERM: the run is saved, and can be resumed exactly.
 pub(super) fn stops(bench: &Bench, n: u32) -> Result<Count> {
-    let wanted = "saved, exit code 130; after `--resume` the same bits";
+    let expected = "saved, exit code 130; after `--resume` bit for bit equal";
     Ok(trials(
         "SIGINT or SIGTERM, then `--resume`",
-        wanted,
+        expected,
         n,
         |i| {
             let (run, settings) = (bench.path("stopped"), Settings::of(i));
             remove(&run)?;
             let mut process = Process::start(&mut bench.train(&run, &settings, FOR_EVER, true))?;
-            process.wait_until_it_says(BEGINS)?;
+            process.wait_for_line(BEGINS)?;
             thread::sleep(bench.random_seconds(3.0 * LONGEST));
             process.signal(if i % 2 == 0 { "-INT" } else { "-TERM" })?;
             let (status, said) = process.end()?;
             ensure!(status.code() == Some(130), "{status}: {}", said.trim());
-            bench.ends_as_an_undisturbed_one(&run, &settings)
+            bench.resume_and_compare(&run, &settings)
         },
     ))
 }
 
-/// SIGINT twice: it ends at once.
+/// SIGINT twice: the process exits at once.
 pub(super) fn second_ctrl_c(bench: &Bench, n: u32) -> Result<Count> {
-    let wanted = "exit code 130 and no crash; after `--resume` the same bits";
-    Ok(trials("SIGINT twice, then `--resume`", wanted, n, |i| {
+    let expected = "exit code 130 and no crash; after `--resume` bit for bit equal";
+    Ok(trials("SIGINT twice, then `--resume`", expected, n, |i| {
         let (run, settings) = (bench.path("twice"), Settings::of(i));
         remove(&run)?;
         let mut process = Process::start(&mut bench.train(&run, &settings, FOR_EVER, true))?;
-        process.wait_until_it_says(BEGINS)?;
+        process.wait_for_line(BEGINS)?;
         thread::sleep(bench.random_seconds(3.0 * LONGEST));
         process.signal("-INT")?;
-        process.wait_until_it_says("once more")?;
-        // The first one may have ended it already.
+        process.wait_for_line("once more")?;
+        // The first signal may have ended the process already.
         let _ = process.signal("-INT");
         let (status, said) = process.end()?;
         ensure!(status.code() == Some(130), "{status}: {}", said.trim());
-        bench.ends_as_an_undisturbed_one(&run, &settings)
+        bench.resume_and_compare(&run, &settings)
     }))
 }
 
-/// `ulimit -f`: files may not grow beyond some blocks.
+/// `ulimit -f`: a limit on the size of files.
 pub(super) fn file_size_limits(bench: &Bench, n: u32) -> Result<Count> {
-    let wanted =
-        "an error that names the file, no signal; without the limit `--resume` gives the same bits";
-    Ok(trials("`ulimit -f`", wanted, n, |i| {
+    let expected = "an error that names the file, no signal; without the limit bit for bit equal after `--resume`";
+    Ok(trials("`ulimit -f`", expected, n, |i| {
         let (run, settings) = (bench.path("limited"), Settings::of(i));
         remove(&run)?;
         let n_blocks = 4 + (bench.random() * 16.0) as u32;
@@ -198,24 +197,24 @@ pub(super) fn file_size_limits(bench: &Bench, n: u32) -> Result<Count> {
         );
         ensure!(last.contains("File too large"), "{n_blocks} blocks: {last}");
         if !run.join("config.toml").exists() {
-            return Ok(()); // Not even the config was to be written.
+            return Ok(()); // Even the config exceeded the limit.
         }
-        bench.ends_as_an_undisturbed_one(&run, &settings)
+        bench.resume_and_compare(&run, &settings)
     }))
 }
 
 const FULL: (&str, &str) = (
     "full disk, then space again",
-    "a pause that says why; goes on by itself; after SIGINT and `--resume` the same bits",
+    "a pause that states the reason; continues without help; after SIGINT and `--resume` bit for bit equal",
 );
 const READ_ONLY: (&str, &str) = (
     "read-only disk",
-    "`sample` works, `train --resume` is an error in one line, nothing changes",
+    "`sample` works, `train --resume` fails with an error in one line, no file changes",
 );
 
-/// The faults of [`on_disks_of_their_own`], if there are no such disks.
+/// The counts of [`on_separate_disks`] where no disk can be mounted.
 pub(super) fn untested_disks() -> Vec<Count> {
-    let why = "this system lets nobody mount one";
+    let why = "no disk can be mounted on this system";
     let untested = |(fault, wanted)| Count {
         not_tested: Some(why.to_owned()),
         ..Count::new(fault, wanted)
@@ -223,8 +222,8 @@ pub(super) fn untested_disks() -> Vec<Count> {
     [FULL, READ_ONLY].map(untested).into()
 }
 
-/// Full and read-only disks; for a process that may mount them.
-pub(super) fn on_disks_of_their_own(bench: &Bench, n: u32) -> Result<Vec<Count>> {
+/// Full and read-only disks, for a process that may mount them.
+pub(super) fn on_separate_disks(bench: &Bench, n: u32) -> Result<Vec<Count>> {
     let disk = bench.path("disk");
     fs::create_dir(&disk)?;
     let mut mount = Command::new("mount");
@@ -245,20 +244,20 @@ fn full(bench: &Bench, disk: &Path, settings: &Settings) -> Result<()> {
     let (run, filler) = (disk.join("run"), disk.join("filler"));
     remove(&run)?;
     let mut process = Process::start(&mut bench.train(&run, settings, FOR_EVER, true))?;
-    process.wait_until_it_says(BEGINS)?;
+    process.wait_for_line(BEGINS)?;
     thread::sleep(bench.random_seconds(3.0 * LONGEST));
     let mut file = fs::File::create(&filler)?;
     while file.write_all(&[0; 4096]).is_ok() {}
-    process.wait_until_it_says("no space left")?;
+    process.wait_for_line("no space left")?;
     thread::sleep(bench.random_seconds(2.0 * LONGEST));
     drop(file);
     fs::remove_file(&filler)?;
-    process.wait_until_it_says("continuing")?;
+    process.wait_for_line("continuing")?;
     thread::sleep(bench.random_seconds(LONGEST));
     process.signal("-INT")?;
     let (status, said) = process.end()?;
     ensure!(status.code() == Some(130), "{status}: {}", said.trim());
-    bench.ends_as_an_undisturbed_one(&run, settings)
+    bench.resume_and_compare(&run, settings)
 }
 
 fn read_only(bench: &Bench, disk: &Path, settings: &Settings) -> Result<()> {
@@ -286,5 +285,5 @@ fn read_only(bench: &Bench, disk: &Path, settings: &Settings) -> Result<()> {
     let outcome = trial();
     remount("rw")?;
     outcome?;
-    bench.ends_as_an_undisturbed_one(&run, settings)
+    bench.resume_and_compare(&run, settings)
 }

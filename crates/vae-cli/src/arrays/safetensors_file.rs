@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use vae_data::array_file::{ArrayReader, SafetensorsHeader, Wanted};
+use vae_data::array_file::{ArrayReader, Wanted, safetensors_header};
 use vae_data::open_regular;
 
 use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Values, npy, rewound, write_reals};
@@ -109,18 +109,17 @@ type Names =
     serde_json::StreamDeserializer<'static, serde_json::de::IoRead<BufReader<Take<File>>>, String>;
 
 impl Reader {
-    pub(super) fn new(file: File, path: &Path) -> Result<Reader> {
-        let header = SafetensorsHeader::read(file).map_err(|problem| anyhow!(problem))?;
-        let tensors = header.tensors().tensors();
+    pub(super) fn new(mut file: File, path: &Path) -> Result<Reader> {
+        let header = safetensors_header(&mut file).map_err(|problem| anyhow!(problem))?;
         let is_latents = |info: &TensorInfo| {
             let floats = [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64];
             info.shape.len() == 2 && floats.contains(&info.dtype)
         };
-        let latents = match tensors.get(MEAN) {
+        let latents = match header.tensor(MEAN) {
             Some(info) if is_latents(info) => MEAN,
             Some(_) => bail!(no_latents()),
             None => {
-                let mut arrays = tensors.iter().filter(|(_, info)| is_latents(info));
+                let mut arrays = header.tensors.iter().filter(|(_, info)| is_latents(info));
                 let (first, _) = arrays.next().with_context(no_latents)?;
                 ensure!(arrays.next().is_none(), no_latents());
                 first
@@ -130,12 +129,12 @@ impl Reader {
             array: Some(latents),
             ..Wanted::default()
         };
-        let names = match tensors.get(FILE_COLUMN) {
+        let names = match header.tensor(FILE_COLUMN) {
             Some(info) if info.dtype == Dtype::U8 => {
                 // Another handle: a duplicated one would share its position with the latents'.
                 let mut file = open_regular(path)?;
                 let (from, to) = info.data_offsets;
-                file.seek(SeekFrom::Start(header.start() + from as u64))?;
+                file.seek(SeekFrom::Start(header.start + from as u64))?;
                 let names = BufReader::new(file.take((to - from) as u64));
                 Some(serde_json::Deserializer::from_reader(names).into_iter())
             }

@@ -1,4 +1,4 @@
-//! What the tests of the binary share. Each of them uses a part of it.
+//! Shared by the tests of the binary, each of which uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::fs;
@@ -20,7 +20,7 @@ impl Workplace {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("created");
-        // 14 of these, a sixth, are for validation, which leaves 70 to train on.
+        // A sixth, 14 images, is for validation, which leaves 70 for training.
         write_images(&data.join("train-images-idx3-ubyte"), 84);
         write_labels(&data.join("train-labels-idx1-ubyte"), 84);
         write_images(&data.join("t10k-images-idx3-ubyte"), 20);
@@ -65,21 +65,21 @@ impl Workplace {
         if computes && !args.contains(&"--device") {
             command.args(["--device", "cpu"]);
         }
-        // Many small processes at once: threads would only wait for each other.
+        // Tests run many small processes at once, whose threads would only wait for each other.
         command
             .env("OMP_NUM_THREADS", "1")
             .env_remove("RUST_BACKTRACE");
         command
     }
 
-    /// Trains and gives the run directory.
+    /// Trains a run and returns its folder.
     pub fn train(&self, args: &[&str], out: &str) -> PathBuf {
         let output = self.vae(&[&["train", "small.toml", "--out", out], args].concat());
         assert!(output.status.success(), "{}", stderr(&output));
         self.path(out)
     }
 
-    /// Runs a command that has to fail, and gives the one line that it says.
+    /// Runs a command that must fail, and returns its one line of output.
     pub fn error(&self, args: &[&str], code: i32) -> String {
         let output = self.vae(args);
         let said = stderr(&output);
@@ -99,7 +99,7 @@ pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Bright bars at different places on black.
+/// Images of bright bars at different positions on black.
 fn write_images(path: &Path, n: usize) {
     let mut bytes = [0x803_u32, n as u32, SIDE as u32, SIDE as u32]
         .map(u32::to_be_bytes)
@@ -124,14 +124,14 @@ pub fn lines(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// The metrics without what a clock measured.
+/// The metrics without measured times.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let mut records = lines(&run.join("metrics.jsonl"));
     for record in &mut records {
         let record = record.as_object_mut().expect("an object");
         record.remove("seconds").expect("seconds");
         record.remove("images_per_s").expect("images_per_s");
-        record.remove("waited"); // Of training only.
+        record.remove("waited"); // Training records only.
     }
     records
 }

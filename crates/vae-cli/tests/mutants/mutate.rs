@@ -1,4 +1,4 @@
-//! Damages bytes, always alike for the same seed.
+//! Damages bytes. The same seed gives the same changes.
 
 /// splitmix64.
 pub(crate) struct Chance(u64);
@@ -16,7 +16,7 @@ impl Chance {
         x ^ (x >> 31)
     }
 
-    /// A number below `n`; 0 of 0.
+    /// A number below `n`; 0 if `n` is 0.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         match n {
             0 => 0,
@@ -29,7 +29,7 @@ impl Chance {
     }
 }
 
-/// What numbers are replaced by in text.
+/// Replacements for numbers in text.
 const TEXT_NUMBERS: [&str; 22] = [
     "0",
     "-1",
@@ -55,7 +55,7 @@ const TEXT_NUMBERS: [&str; 22] = [
     "",
 ];
 
-/// What integers are replaced by in bytes.
+/// Replacements for integers in bytes.
 const INTEGERS: [u64; 13] = [
     0,
     1,
@@ -72,7 +72,7 @@ const INTEGERS: [u64; 13] = [
     u64::MAX,
 ];
 
-/// A damaged copy: one to three changes, each of one place, or another number in one place.
+/// A damaged copy with one to three changes of bytes, or with one number replaced.
 pub(crate) fn mutant(seed: &[u8], chance: &mut Chance) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     if chance.below(3) == 0 {
@@ -123,7 +123,7 @@ fn change(bytes: &mut Vec<u8>, chance: &mut Chance) {
     }
 }
 
-/// Replaces the next number in digits, if there is any.
+/// Replaces the next number written in digits, if there is one.
 fn change_number(bytes: &mut Vec<u8>, at: usize, chance: &mut Chance) {
     let is_part = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     let Some(start) = bytes[at..].iter().position(u8::is_ascii_digit) else {
@@ -138,8 +138,8 @@ fn change_number(bytes: &mut Vec<u8>, at: usize, chance: &mut Chance) {
     bytes.splice(start..start + length, new);
 }
 
-/// Corrects the length in front of a safetensors header, up to the `}` at which it ends, so that a
-/// changed header is read at all. `data` is how long what follows was.
+/// Sets the length field before a changed safetensors header to its new length, so that readers parse the header.
+/// `data` is the length of the tensors after it.
 pub(crate) fn with_true_header_length(bytes: &mut [u8], data: usize) {
     if let Some(length) = bytes.len().checked_sub(8 + data) {
         bytes[..8].copy_from_slice(&(length as u64).to_le_bytes());

@@ -1,5 +1,5 @@
-//! What reads users' files, each as a function of the file's bytes: for the test of mutants and for the
-//! fuzz targets. An error is as good a result as any; a panic is none.
+//! The readers of users' files as functions of a file's bytes, for the test of mutants and for the fuzz targets. Any
+//! value or error is fine, but no panic.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -15,19 +15,19 @@ use vae_model::{ModelConfig, Vae, WEIGHTS_FILE, read_tensors, verify_sums, write
 use vae_run::{Checkpoint, RunConfig, RunDir};
 use vae_train::{Checkpoints, Trainer};
 
-// The whole of it, of which the program uses more than is used here.
+// Included from the binary, which uses more of it.
 #[allow(dead_code, unused_imports)]
 #[path = "../../src/arrays/mod.rs"]
 mod arrays;
 
 use arrays::{Field, LatentsReader, TableWriter, Values};
 
-/// A kind of input.
+/// A format with its reader.
 pub(crate) struct Target {
     pub(crate) name: &'static str,
-    /// Reads a file of such bytes, as the commands do; whether they were taken.
+    /// Reads a file with these bytes as the commands do. Returns whether it was accepted.
     pub(crate) read: fn(&[u8]) -> bool,
-    /// Whole files to start from.
+    /// Valid files to start from.
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
@@ -84,13 +84,13 @@ pub(crate) const TARGETS: [Target; 10] = [
     },
 ];
 
-/// CelebA's form: 0 is training, 1 validation, 2 test.
+/// A list in CelebA's format: 0 is training, 1 validation, 2 test.
 const PARTITION: &str = "000000.png 0\n000001.png 0\n000002.png 1\n000003.png 2\n";
 
-/// Sides of all images here.
+/// The side of all images here.
 const SIDE: u32 = 4;
 
-/// What a thread reads its files from, made once.
+/// The files that a thread reads, created once.
 struct Workplace {
     folder: TempDir,
     run: OnceCell<Run>,
@@ -117,7 +117,7 @@ impl Workplace {
         path
     }
 
-    /// A folder with four images, and a list that says what they are for.
+    /// A folder with four images and a partition list.
     fn photos(&self) -> PathBuf {
         let folder = self.folder.path().join("photos");
         if !folder.is_dir() {
@@ -131,7 +131,7 @@ impl Workplace {
         folder
     }
 
-    /// A run of one epoch, whose one checkpoint is there to be damaged.
+    /// A run of one epoch, whose checkpoint is damaged by the tests.
     fn run(&self) -> &Run {
         self.run.get_or_init(|| {
             let config: RunConfig = toml::from_str(
@@ -214,7 +214,7 @@ fn idx_seeds() -> Vec<Vec<u8>> {
 
 // Photos.
 
-/// A data set whose images are those of a folder or zip.
+/// A data set of the images in a folder or zip.
 fn photos_config(path: &Path) -> ImageFolderConfig {
     let mut config: ImageFolderConfig =
         toml::from_str("path = 'x'\nimage_size = 4\npack = false\nworkers = 1").expect("a config");
@@ -326,7 +326,7 @@ fn weights_seeds() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-// Checkpoints: the state, the sums or a file of tensors, told apart by how they begin.
+// Checkpoints: the state, the checksums or a file of tensors, distinguished by their first bytes.
 
 pub(crate) fn read_checkpoint(bytes: &[u8]) -> bool {
     WORKPLACE.with(|workplace| {
@@ -396,7 +396,7 @@ pub(crate) fn read_config(bytes: &[u8]) -> bool {
     if config.check().is_err() {
         return false;
     }
-    // What was accepted can be written, and read again as the same.
+    // An accepted config can be written and read again without changes.
     let written = toml::to_string(&config).expect("TOML");
     let again: RunConfig = toml::from_str(&written).expect("the config that was written");
     assert!(again == config, "{written}");
@@ -412,7 +412,7 @@ fn config_seeds() -> Vec<Vec<u8>> {
         .filter(|path| path.extension().is_some_and(|ending| ending == "toml"))
         .collect();
     files.sort();
-    // Without the comments, so that mutants meet values.
+    // Without comments, so that the changes hit values.
     let read = |path: &PathBuf| {
         let config: RunConfig =
             toml::from_str(&fs::read_to_string(path).expect("read")).expect("a config");
@@ -456,7 +456,7 @@ fn arrays_seeds() -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-// Tables of latents, told apart by how they begin.
+// Tables of latents, distinguished by their first bytes.
 
 pub(crate) fn read_latents(bytes: &[u8]) -> bool {
     let ending = match bytes {
@@ -473,7 +473,7 @@ pub(crate) fn read_latents(bytes: &[u8]) -> bool {
         let _ = reader.n_rows();
         loop {
             match reader.read(100) {
-                // No reader goes on for ever without giving a row.
+                // No reader continues forever without returning a row.
                 Ok(Some(rows)) => {
                     assert!(rows.n_rows > 0 && rows.values.len() == 2 * rows.n_rows);
                 }

@@ -19,7 +19,7 @@ use crate::npz::Npz;
 
 pub use number::Number;
 pub use parquet::{ParquetColumn, ParquetReader, ParquetRows, is_reading};
-pub use safetensors::Header as SafetensorsHeader;
+pub use safetensors::safetensors_header;
 
 use numpy::Numbers;
 
@@ -99,6 +99,12 @@ fn open(path: &Path) -> Result<(File, Option<Format>), DataError> {
     Ok((file, Format::of(&beginning, n_bytes)))
 }
 
+/// Whether a file is a table with named columns (Parquet).
+pub(crate) fn is_table(path: &Path) -> Result<bool, DataError> {
+    let (_, format) = open(path)?;
+    Ok(format == Some(Format::Parquet))
+}
+
 /// What the names in a file of arrays refer to.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Names {
@@ -119,7 +125,7 @@ impl Names {
 
 /// The names in a file; `None` if its first bytes (for a zip its members) are not those of a file of arrays.
 pub(crate) fn names(path: &Path) -> Result<Option<Names>, DataError> {
-    let (file, format) = open(path)?;
+    let (mut file, format) = open(path)?;
     let damaged = |problem| wrong(path, problem);
     Ok(match format {
         None => None,
@@ -130,8 +136,8 @@ pub(crate) fn names(path: &Path) -> Result<Option<Names>, DataError> {
             (!names.is_empty()).then_some(Names::Arrays(names))
         }
         Some(Format::Safetensors) => {
-            let header = safetensors::Header::read(file).map_err(damaged)?;
-            Some(Names::Arrays(header.names().collect()))
+            let header = safetensors_header(&mut file).map_err(damaged)?;
+            Some(Names::Arrays(safetensors::names(&header).collect()))
         }
         Some(Format::Parquet) => {
             let mut names = Vec::new();
@@ -151,7 +157,7 @@ impl ArrayReader {
     /// # Errors
     /// No such file; a file of another format or a damaged one; no such array or column; an array without numbers.
     pub fn open(path: &Path, wanted: &Wanted) -> Result<ArrayReader, DataError> {
-        let (file, format) = open(path)?;
+        let (mut file, format) = open(path)?;
         let n_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let refuse_columns = || match wanted.columns {
             Some(_) => Err(wrong(
@@ -200,10 +206,9 @@ impl ArrayReader {
             }
             Some(Format::Safetensors) => {
                 refuse_columns()?;
-                let header = safetensors::Header::read(file).map_err(|error| wrong(path, error))?;
-                let name = chosen(path, header.names(), wanted)?;
-                header
-                    .numbers(&name)
+                let header = safetensors_header(&mut file).map_err(|error| wrong(path, error))?;
+                let name = chosen(path, safetensors::names(&header), wanted)?;
+                safetensors::numbers(file, &header, &name)
                     .map_err(|problem| wrong(path, format!("{name} {problem}")))
             }
         }?;
@@ -328,7 +333,7 @@ pub(crate) enum Labels {
 /// # Errors
 /// Neither exists; it is not a list of integers, or its length is not `n`.
 pub(crate) fn read_labels(path: &Path, name: &str, n: usize) -> Result<Labels, DataError> {
-    let (file, format) = open(path)?;
+    let (mut file, format) = open(path)?;
     let of_file = |path: &Path, array| {
         let wanted = Wanted {
             array,
@@ -341,10 +346,10 @@ pub(crate) fn read_labels(path: &Path, name: &str, n: usize) -> Result<Labels, D
         Some(Format::Npz) => Npz::new(path, file, wrong)?
             .names()
             .any(|other| other == name),
-        Some(Format::Safetensors) => safetensors::Header::read(file)
+        Some(Format::Safetensors) => safetensors_header(&mut file)
             .map_err(|problem| wrong(path, problem))?
-            .names()
-            .any(|other| other == name),
+            .tensor(name)
+            .is_some(),
         _ => false,
     };
     let (mut reader, shown) = match has_array {

@@ -15,7 +15,7 @@ use tch::Tensor;
 use tracing::{info, warn};
 use vae_base::{ItemKind, ItemSpec, derive_seed};
 
-use crate::array_file::{ArrayReader, Labels, Names, Wanted, read_labels};
+use crate::array_file::{ArrayReader, Labels, Names, Wanted, is_table, read_labels};
 use crate::limits::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::loader::shuffled_order;
 use crate::{DataError, Dataset, HoldOut, Splits};
@@ -51,8 +51,8 @@ pub struct ArraysConfig {
     #[schemars(example = &"train.npy")]
     pub train: ArrayFileConfig,
 
-    /// The file of test items: a path, or a table as for `train`. By default some rows of `train` are held out for
-    /// testing.
+    /// The file of test items: a path, or a table as for `train`. Its format may differ from that of `train`. By
+    /// default some rows of `train` are held out for testing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<ArrayFileConfig>,
 
@@ -216,6 +216,21 @@ impl ArraysConfig {
         }
     }
 
+    /// The reader of the `test` file if it exists and holds images of one channel, `[N, H, W]` in memory order, and
+    /// their height and width.
+    pub(crate) fn gray_test_images(&self) -> Result<Option<(ArrayReader, [i64; 2])>, DataError> {
+        let Some(source) = &self.test else {
+            return Ok(None);
+        };
+        let opened = match self.open(source, None) {
+            Err(DataError::MissingArrays { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let image = opened.item.map();
+        let is_gray = opened.item.is_image() && image.channels == 1;
+        Ok(is_gray.then_some((opened.reader, [image.height, image.width])))
+    }
+
     /// Kind and shape of the items, from the header of the training file; without statistics.
     pub(crate) fn item_spec(&self, is_binarized: bool) -> Result<ItemSpec, DataError> {
         let item = self.open(&self.train, self.columns.as_deref())?.item;
@@ -312,10 +327,14 @@ impl ArraysConfig {
         if !train.item.is_image() {
             refuse_binarization(is_binarized)?;
         }
-        // The test file's columns must be those of the training file, in its order.
+        // The columns of a test table must be those of a training table, in its order. Other formats have no names.
         let columns = columns_of(&train.reader);
         let test = self.test.as_ref().map(|source| {
-            let opened = self.open(source, columns.as_deref())?;
+            let columns = match is_table(&source.file)? {
+                true => columns.as_deref(),
+                false => None,
+            };
+            let opened = self.open(source, columns)?;
             check_item(
                 &source.file,
                 &opened.item,

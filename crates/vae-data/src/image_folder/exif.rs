@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_orientation_is_none() {
+    fn invalid_orientations_are_ignored() {
         for (kind, value) in [
             (3, &[0u8, 0][..]),
             (3, &[0, 9]),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_said_to_be_none() {
+    fn undecodable_text_is_refused_with_a_fix() {
         for (bytes, message) in [
             (
                 &b"a.jpg 0\n\xe4.jpg 0\n"[..],

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn scales_that_are_none_are_refused() {
+    fn invalid_scales_are_refused() {
         for (black, white) in [(0.0, 0.0), (0.5, 0.1), (f64::NAN, 1.0), (0.0, 255.0)] {
             let config = ScaledBernoulliConfig { black, white };
             assert!(config.check().is_err(), "{black} {white}");

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_of_steps_gives_a_factor_that_is_none() {
+    fn factors_are_finite_for_any_number_of_steps() {
         let schedules = [
             Schedule::Cosine(CosineConfig::default()),
             Schedule::Step(StepConfig::default()),

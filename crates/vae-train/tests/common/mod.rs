@@ -1,4 +1,4 @@
-//! What the tests of training share. Each of them uses a part of it.
+//! Shared by the tests of training, each of which uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::fs;
@@ -48,7 +48,7 @@ pub fn configs(folder: &str) -> Vec<(PathBuf, RunConfig)> {
     configs
 }
 
-/// What a config's model has to know of its items.
+/// The data specification for a config's model.
 pub fn data_spec(config: &RunConfig, item: impl Into<ItemSpec>) -> DataSpec {
     let item = item.into();
     let Some(condition) = &config.model.condition else {
