@@ -139,6 +139,11 @@ impl Model {
         year.unwrap_or(u32::MAX)
     }
 
+    fn objective(&self, key: &str) -> Option<&Table> {
+        let objective = self.config.get("objective").and_then(Value::as_table)?;
+        objective.get(key).and_then(Value::as_table)
+    }
+
     fn row(&self) -> String {
         let part = |table: &str, key: &str| {
             let table = self.config.get(table).and_then(Value::as_table)?;
@@ -148,6 +153,9 @@ impl Model {
             part("objective", "regularizer"),
             part("objective", "decoder_penalty").map(|part| format!("decoder_penalty {part}")),
             part("model", "decoder_spectral_norm").map(|_| "`decoder_spectral_norm`".to_owned()),
+            self.objective("adversarial").map(adversarial),
+            self.objective("perceptual")
+                .map(|_| "`perceptual`".to_owned()),
         ];
         let regularizers: Vec<_> = regularizers.into_iter().flatten().collect();
         let paper = match &self.paper {
@@ -187,6 +195,19 @@ impl Paper {
             ),
         }
     }
+}
+
+/// The discriminator's game in short: its loss, what it judges, its layers and its penalty.
+fn adversarial(table: &Table) -> String {
+    let mut settings = Vec::new();
+    for key in ["loss", "judges", "discriminator", "penalty"] {
+        match table.get(key) {
+            Some(Value::String(name)) => settings.push(name.clone()),
+            Some(Value::Table(alternative)) => settings.extend(alternative.keys().cloned()),
+            _ => {}
+        }
+    }
+    format!("`adversarial` ({})", settings.join(", "))
 }
 
 /// A part as the config has it: a name, or a table with one, and behind it what it sets.

@@ -84,7 +84,7 @@ impl Callback for Progress {
                 ..
             } => {
                 self.line(&format!(
-                    "epoch {}/{epochs}: {}train {}, loss {:.4}{}; {:.0} images/s, {:.0} s{}",
+                    "epoch {}/{epochs}: {}train {}{}{}; {:.0} images/s, {:.0} s{}",
                     train.epoch,
                     validation.map_or(String::new(), |record| format!(
                         "validation {}, ",
@@ -94,7 +94,10 @@ impl Callback for Progress {
                         Some(elbo) => format!("elbo {elbo:.2}"),
                         None => train.means.to_string(),
                     },
-                    train.means.loss,
+                    match train.means.reconstruction {
+                        Some(_) => format!(", loss {:.4}", train.means.loss),
+                        None => String::new(), // Shown already.
+                    },
                     named(validation.unwrap_or(train)),
                     train.images_per_s,
                     train.seconds + validation.map_or(0.0, |record| record.seconds),

@@ -117,14 +117,14 @@ const BUSY: [&str; 12] = [
     "tensorboard=false",
 ];
 
-#[test]
-fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
-    let workplace = Workplace::new();
+/// Kills a run of the config `n_kills` times, each time at a random moment, and checks that it ends as a run that was never
+/// killed. `of_an_epoch` is in the line of a finished epoch.
+fn killed_at_random(workplace: &Workplace, config: &str, n_kills: usize, of_an_epoch: &str) {
     let mut random = Random(1);
     let mut said_on_resume = 0;
-    for kill in 0..50 {
+    for kill in 0..n_kills {
         let exists = workplace.path("run/config.toml").exists();
-        let mut args = vec!["train", "small.toml", "--epochs", "1000000"];
+        let mut args = vec!["train", config, "--epochs", "1000000"];
         args.extend(if exists {
             ["--resume", "run"]
         } else {
@@ -140,7 +140,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
         }
         // Some processes reach the end of an epoch even on a slow machine.
         if kill % 6 == 5 {
-            let ends = process.wait_until_it_says("train elbo");
+            let ends = process.wait_until_it_says(of_an_epoch);
             assert!(ends, "{:?}", process.end());
         }
         std::thread::sleep(Duration::from_secs_f64(0.3 * random.next()));
@@ -149,7 +149,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
         assert_eq!(code, None, "it ended by itself: {said}");
         assert!(!said.contains("damaged"), "{said}");
     }
-    assert!(said_on_resume > 30);
+    assert!(said_on_resume > n_kills / 2);
 
     let epochs = {
         let run_dir = RunDir::open(&workplace.path("run")).expect("a run");
@@ -160,14 +160,7 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
     };
     let output = workplace.vae(&["train", "--resume", "run", "--epochs", &epochs]);
     assert!(output.status.success(), "{}", stderr(&output));
-    let mut args = vec![
-        "train",
-        "small.toml",
-        "--out",
-        "straight",
-        "--epochs",
-        &epochs,
-    ];
+    let mut args = vec!["train", config, "--out", "straight", "--epochs", &epochs];
     args.extend(BUSY);
     args.extend(["--set", "checkpoints.every_minutes=1000"]);
     let output = workplace.vae(&args);
@@ -180,6 +173,25 @@ fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
             assert!(!name.to_string_lossy().starts_with('.'), "{name:?}");
         }
     }
+}
+
+#[test]
+fn a_run_that_was_killed_50_times_ends_as_one_that_was_not() {
+    let workplace = Workplace::new();
+    killed_at_random(&workplace, "small.toml", 50, "train elbo");
+}
+
+/// A generator, its discriminator with moments of its own, and a penalty on every second step.
+#[test]
+fn a_game_that_was_killed_at_random_steps_ends_as_one_that_was_not() {
+    let workplace = Workplace::new();
+    let config = "[dataset.idx]\nfolder = 'data'\n[model]\nlatent_dims = 2\nposterior = 'none'\n\
+                  network.mlp.hidden = [8]\n[objective]\nregularizer = 'none'\n[objective.adversarial]\n\
+                  discriminator.mlp.hidden = [8]\npenalty.r1.interval = 2\n[training]\nbatch_size = 8\n";
+    fs::write(workplace.path("gan.toml"), config).expect("written");
+    killed_at_random(&workplace, "gan.toml", 18, "train loss");
+    let players = |run: &str| bytes(&workplace.path(run), "players.safetensors");
+    assert!(players("run") == players("straight"));
 }
 
 #[test]

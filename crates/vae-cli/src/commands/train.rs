@@ -312,12 +312,16 @@ fn free_folder(config: &Path) -> PathBuf {
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
-            "{} after {} epochs in {:.0} s. Best: epoch {}, validation {}, in nats per image",
+            "{} after {} epochs in {:.0} s. Best: epoch {}, validation {}{}",
             summary.state,
             summary.epochs,
             summary.seconds,
             best.epoch,
             best.means,
+            match best.means.reconstruction {
+                Some(_) => ", in nats per image",
+                None => "",
+            },
         );
     }
     let best = summary.run.join("checkpoints").join("best");
