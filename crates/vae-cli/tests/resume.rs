@@ -131,7 +131,7 @@ fn killed_at_random(workplace: &Workplace, config: &str, n_kills: usize, of_an_e
             ["--out", "run"]
         });
         args.extend(BUSY);
-        let mut process = Process::start(&workplace, &args);
+        let mut process = Process::start(workplace, &args);
         // Every sixth kill is while the process starts, the others are at a random moment of the training.
         if kill % 6 != 0 {
             let trains = process.wait_until_it_says("training and");

@@ -35,7 +35,6 @@ pub struct DigitWeights {
 impl DigitWeights {
     /// The activations of the three layers for images `[N, 1, 28, 28]` in `[0, 1]`: `[N, 16, 14, 14]`,
     /// `[N, 32, 7, 7]` and `[N, 128]`.
-    #[must_use]
     pub fn features(&self, images: &Tensor) -> [Tensor; 3] {
         let layer = |maps: &Tensor, [weight, bias]: &[Tensor; 2], padding: i64| {
             let maps = maps.conv2d(weight, Some(bias), [1; 2], [padding; 2], [1; 2], 1);

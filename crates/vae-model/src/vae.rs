@@ -1344,7 +1344,11 @@ impl Vae {
         Ok(latents.to_device(self.device()).to_kind(Kind::Float))
     }
 
-    fn check_encoder(&self) -> Result<(), ModelError> {
+    /// Refuses what needs an encoder of a model without one.
+    ///
+    /// # Errors
+    /// [`ModelError::NoEncoder`].
+    pub fn check_encoder(&self) -> Result<(), ModelError> {
         match self.has_encoder() {
             true => Ok(()),
             false => Err(ModelError::NoEncoder),

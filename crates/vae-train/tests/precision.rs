@@ -202,6 +202,50 @@ fn a_second_player_trains_in_bf16_as_it_does_in_f32() {
     }
 }
 
+/// The adaptive weight of each of 20 steps of an autoencoder with a discriminator, in parts of three images.
+fn adaptive_weights(precision: Precision) -> Vec<f64> {
+    let text = "dataset.idx.folder = 'unused'
+        model = { latent_dims = 3, network.mlp.hidden = [16] }
+        objective.perceptual = {}
+        objective.adversarial = { adaptive_weight = true, discriminator.mlp.hidden = [8] }
+        training.micro_batch_size = 3";
+    let mut config: RunConfig = toml::from_str(text).expect("a config");
+    config.training.precision = precision;
+    config.check().expect("a config that makes sense");
+    let vae = Vae::new(&config.model, common::SHAPE, Device::Cpu, 1).expect("a model");
+    let images = common::dataset(8).first(8).expect("images");
+    let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+    let weight = |step| {
+        let output = learner.step(&images, step, step).expect("a step");
+        for (term, value) in output.named.iter() {
+            let value = value.mean(Kind::Double).double_value(&[]);
+            assert!(value.is_finite(), "step {step}: {} is {value}", term.name);
+        }
+        let weight = output.named.get("adversarial_weight").expect("logged");
+        weight.double_value(&[])
+    };
+    (0..20).map(weight).collect()
+}
+
+#[test]
+fn an_adaptive_weight_in_bf16_and_in_parts_is_finite_and_near_that_in_f32() {
+    let exact = adaptive_weights(Precision::F32);
+    assert!(
+        exact.iter().all(|weight| (0.0..=1e4).contains(weight)),
+        "{exact:?}"
+    );
+    if check_precision(Precision::Bf16, Device::Cpu).is_err() {
+        return;
+    }
+    let rounded = adaptive_weights(Precision::Bf16);
+    for (step, (exact, rounded)) in exact.iter().zip(&rounded).enumerate() {
+        assert!(
+            (exact - rounded).abs() < 0.1 * exact,
+            "step {step}: {exact} in f32, {rounded} in bf16"
+        );
+    }
+}
+
 /// bf16 has 8 significant bits, too few to distinguish neighboring levels k/500.
 #[test]
 fn codes_are_levels_in_f32_under_autocast() {

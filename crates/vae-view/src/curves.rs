@@ -98,6 +98,9 @@ fn best_epoch(records: &[Record], terms: &[Term], metric: &Metric) -> String {
     let Some((best, value)) = best.and_then(|best| Some((best, metric.of(best)?))) else {
         return "no epoch yet".to_owned();
     };
+    if *metric == Metric::Epoch {
+        return format!("epoch {} is the newest, which is kept", best.epoch);
+    }
     let title = metric.term(terms).title();
     let mut text = format!(
         "best epoch {}, by validation {title} {}",
@@ -183,13 +186,18 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
     let y_range = value_range(&panel.curves);
     let x_step = tick_step(x_range.end - x_range.start, 8).max(1.0);
     let y_step = tick_step(y_range.end - y_range.start, 6);
+    let is_below = legend_is_below_title(area, panel)?;
 
     let axes = Axes {
         x: (Axis::new(&x_range, x_step), "epoch"),
         y: (Axis::new(&y_range, y_step), &panel.unit),
         x_label: &|&epoch| tick_label(epoch, x_step),
         y_label: &|&value| tick_label(value, y_step),
-        margin_top: if panel.title.is_empty() { 4 } else { 40 },
+        margin_top: match (panel.title.is_empty(), is_below) {
+            (true, _) => 4,
+            (false, false) => 40,
+            (false, true) => 66,
+        },
         has_x_mesh: true,
     };
     let mut chart = axes.draw(area)?;
@@ -209,22 +217,49 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         chart.draw_series(marks)?;
     }
 
-    let (left, top) = (px(102), px(12));
     if !panel.title.is_empty() {
         let style = font(20, true, INK);
-        area.draw(&Text::new(panel.title.clone(), (left, top), style))?;
+        area.draw(&Text::new(
+            panel.title.clone(),
+            (px(TITLE_LEFT), px(12)),
+            style,
+        ))?;
     }
-    draw_legend(area, panel)
+    let top = if is_below { px(38) } else { px(14) };
+    draw_legend(area, panel, top)
 }
 
-/// The names of the curves: beside the title if there is one, else in the lower right corner.
-fn draw_legend<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
-    let names: Vec<_> = panel
+/// The left end of a panel's title.
+const TITLE_LEFT: u32 = 102;
+
+/// The curves in a panel's legend: those with a name and a value.
+fn named(panel: &Panel) -> Vec<(&Curve, RGBColor)> {
+    let has_value = |curve: &Curve| curve.points.iter().any(|(_, value)| value.is_finite());
+    panel
         .curves
         .iter()
         .zip(colors(panel.curves.len()))
-        .filter(|(curve, _)| !curve.name.is_empty())
-        .collect();
+        .filter(|(curve, _)| !curve.name.is_empty() && has_value(curve))
+        .collect()
+}
+
+/// Whether the title leaves no room beside it for the legend.
+fn legend_is_below_title<'a>(area: &Area<'a>, panel: &Panel) -> Result<bool, PlotError<'a>> {
+    let title = area
+        .estimate_text_size(&panel.title, &font(20, true, INK))?
+        .0 as i32;
+    let mut legend = px(30);
+    for (curve, _) in named(panel) {
+        let name = area.estimate_text_size(&curve.name, &font(17, false, INK))?;
+        legend += name.0 as i32 + px(52);
+    }
+    let width = area.dim_in_pixel().0 as i32;
+    Ok(!panel.title.is_empty() && px(TITLE_LEFT) + title + px(8) > width - legend)
+}
+
+/// The names of the curves: at the top if there is a title, else in the lower right corner.
+fn draw_legend<'a>(area: &Area<'a>, panel: &Panel, top: i32) -> Result<(), PlotError<'a>> {
+    let names = named(panel);
     let (width, height) = area.dim_in_pixel();
     let (width, height) = (width as i32, height as i32);
     let style = font(17, false, INK);
@@ -246,7 +281,7 @@ fn draw_legend<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> 
         let mut x = width - px(30);
         for (curve, color) in names.into_iter().rev() {
             x -= area.estimate_text_size(&curve.name, &style)?.0 as i32 + px(30);
-            draw_key(area, (x, px(14)), &curve.name, color, &style)?;
+            draw_key(area, (x, top), &curve.name, color, &style)?;
             x -= px(22);
         }
     }

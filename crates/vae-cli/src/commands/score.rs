@@ -169,6 +169,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
+    run.vae().check_encoder()?;
     let inputs = args.inputs.open(&run)?;
     let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;

@@ -398,7 +398,8 @@ mod tests {
         assert_eq!(loaded.facts, classifier.facts);
 
         let facts = serde_json::to_string(&classifier.facts).expect("JSON");
-        let refused = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
+        type Tensors = Vec<(String, Tensor)>;
+        let refused = |change: &dyn Fn(&mut Tensors)| {
             let mut tensors = classifier.named_variables();
             change(&mut tensors);
             assert_eq!(

@@ -27,7 +27,6 @@ pub enum AdversarialLoss {
 
 impl AdversarialLoss {
     /// The discriminator's loss for its outputs on real and on generated items, a scalar.
-    #[must_use]
     pub fn of_discriminator(self, real: &Tensor, generated: &Tensor) -> Tensor {
         let loss = |outputs: Tensor| outputs.mean(Kind::Float);
         match self {
@@ -40,7 +39,6 @@ impl AdversarialLoss {
 
     /// The loss of a player that wants these outputs to be those of real items or, if `real` is false, of generated
     /// ones, a scalar.
-    #[must_use]
     pub fn of_forger(self, outputs: &Tensor, real: bool) -> Tensor {
         let sign = if real { 1.0 } else { -1.0 };
         match self {

@@ -70,6 +70,7 @@ pub struct DiscriminatorFeaturesConfig {
 #[serde(deny_unknown_fields)]
 pub struct TorchScriptFeaturesConfig {
     /// The file, as `torch.jit.save` writes it.
+    #[schemars(example = &"features.pt")]
     pub file: PathBuf,
 }
 
