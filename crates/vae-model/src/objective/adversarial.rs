@@ -51,7 +51,7 @@ pub struct AdversarialConfig {
     /// A penalty on the discriminator's slope. Default `"none"`.
     pub penalty: DiscriminatorPenalty,
     /// Random changes of all images that the discriminator sees, in this order, for data sets of a few thousand images.
-    /// Default none.
+    /// Default `[]`.
     pub augmentation: Vec<Augmentation>,
 }
 
