@@ -130,7 +130,7 @@ pub struct InputBatch {
     /// were given, their paths and `#` precede it.
     pub names: Vec<String>,
     /// Maps `[B, C, H, W]` on the CPU of the element type of their kind: u8 for images.
-    pub images: Tensor,
+    pub items: Tensor,
     /// The class of each item, if known.
     pub labels: Vec<Option<i64>>,
     /// `[B, A]`, image after image: a number for each of [`Inputs::attribute_names`], with NaN for unknown ones.
@@ -430,12 +430,12 @@ impl Inputs {
         let (mut all, mut images) = (InputBatch::default(), Vec::new());
         for batch in &mut batches {
             let batch = batch?;
-            images.push(batch.images);
+            images.push(batch.items);
             all.names.extend(batch.names);
             all.labels.extend(batch.labels);
             all.attributes.extend(batch.attributes);
         }
-        all.images = Tensor::cat(&images, 0);
+        all.items = Tensor::cat(&images, 0);
         Ok(all)
     }
 
@@ -459,7 +459,7 @@ impl Default for InputBatch {
     fn default() -> Self {
         InputBatch {
             names: Vec::new(),
-            images: Tensor::zeros([0, 1, 1, 1], (Kind::Uint8, Device::Cpu)),
+            items: Tensor::zeros([0, 1, 1, 1], (Kind::Uint8, Device::Cpu)),
             labels: Vec::new(),
             attributes: Vec::new(),
             bad: Vec::new(),
@@ -653,7 +653,7 @@ impl IdxSource {
             let path = path.display();
             Ok(InputBatch {
                 names: positions.clone().map(|i| format!("{path}#{i}")).collect(),
-                images: tensor(&pixels, positions.len(), shape),
+                items: tensor(&pixels, positions.len(), shape),
                 labels: positions
                     .map(|i| labels.as_ref().map(|labels| i64::from(labels[i])))
                     .collect(),
@@ -788,7 +788,7 @@ impl FilesSource {
                         }
                     }
                 }
-                batch.images = tensor(&pixels, batch.names.len(), shape);
+                batch.items = tensor(&pixels, batch.names.len(), shape);
                 batch.labels = vec![None; batch.names.len()];
                 Ok(batch)
             }
@@ -866,7 +866,7 @@ impl ArraySource {
                 };
                 Ok(InputBatch {
                     names: positions.clone().map(|i| self.name(i)).collect(),
-                    images,
+                    items: images,
                     labels: positions.map(label).collect(),
                     ..InputBatch::default()
                 })
@@ -926,7 +926,7 @@ fn dataset_batches(
                     },
                 })
                 .collect(),
-            images,
+            items: images,
             labels: positions.map(label).collect(),
             ..InputBatch::default()
         })

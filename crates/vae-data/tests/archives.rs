@@ -138,7 +138,7 @@ fn the_last_of_several_members_of_one_name_is_used() {
     let inputs = Inputs::open(&config(&path, ""), SHAPE, &[path], None).expect("inputs");
     let batch = inputs.read(10).expect("images");
     assert_eq!(batch.names, ["a2.png", "b.png", "c.png"]);
-    let reds = batch.images.select(1, 0).select(1, 0).select(1, 0);
+    let reds = batch.items.select(1, 0).select(1, 0).select(1, 0);
     assert_eq!(Vec::<u8>::try_from(reds).expect("bytes"), [3, 4, 5]);
 }
 

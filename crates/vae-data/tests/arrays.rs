@@ -920,9 +920,9 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
     };
     let all = open("x.npy").expect("inputs").read(100).expect("read");
     assert_eq!((all.names.len(), all.names[19].as_str()), (20, "19"));
-    assert_eq!(all.images.size(), [20, 1, 1, 3]);
+    assert_eq!(all.items.size(), [20, 1, 1, 3]);
     assert_eq!(
-        Vec::<f32>::try_from(all.images.view(-1)).expect("numbers"),
+        Vec::<f32>::try_from(all.items.view(-1)).expect("numbers"),
         table()
     );
     let some = open("x.npy#17..19")
@@ -930,7 +930,7 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
         .read(100)
         .expect("read");
     assert_eq!(some.names, ["17", "18"]);
-    assert_eq!(some.images.double_value(&[0, 0, 0, 0]), 25.5);
+    assert_eq!(some.items.double_value(&[0, 0, 0, 0]), 25.5);
     assert!(error("x.npy#20").contains("row 20 was requested, but it holds 20"));
     let two = [workplace.path("x.npy#0"), workplace.path("x.npy#5")];
     let two = Inputs::open(&config, item.clone(), &two, None).expect("inputs");
@@ -972,14 +972,14 @@ fn inputs_of_a_trained_model_are_files_like_those_of_the_run() {
     let of_table = trained.load().expect("splits").train.item().clone();
     let new = [workplace.path("new.parquet")];
     let new = Inputs::open(&trained, of_table, &new, None).expect("inputs");
-    let new = Vec::<f32>::try_from(new.read(9).expect("read").images.view(-1));
+    let new = Vec::<f32>::try_from(new.read(9).expect("read").items.view(-1));
     assert_eq!(new.expect("numbers"), [1.0, 2.0].repeat(3));
 
     let test = Inputs::of_split(&config, item.clone(), Split::Test, None).expect("inputs");
     let test = test.read(9).expect("read");
     assert_eq!(test.names, ["18", "19"]);
     assert_eq!(
-        Vec::<f32>::try_from(test.images.view(-1)).expect("numbers"),
+        Vec::<f32>::try_from(test.items.view(-1)).expect("numbers"),
         table()[54..]
     );
 }

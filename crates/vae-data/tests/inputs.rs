@@ -108,19 +108,19 @@ fn an_idx_file_gives_the_images_of_the_split_whole_or_in_part_plain_or_gzipped()
         let zipped = gzip(&file);
         for path in [&file, &zipped] {
             let found = read(&open(&config, GRAY, &[path]));
-            assert_eq!(found.images, wanted);
+            assert_eq!(found.items, wanted);
             assert_eq!(found.names[7], format!("{}#7", path.display()));
             let labels: Vec<_> = (0..10).map(Some).collect();
             assert_eq!(found.labels, labels);
             let part = PathBuf::from(format!("{}#4..9", path.display()));
             let part = read(&open(&config, GRAY, &[&part]));
-            assert_eq!(part.images, wanted.narrow(0, 4, 5));
+            assert_eq!(part.items, wanted.narrow(0, 4, 5));
             assert_eq!(part.labels[0], Some(4));
             assert_eq!(part.names[0], format!("{}#4", path.display()));
         }
         fs::remove_file(zipped).expect("removed");
         let held_out = Inputs::of_split(&config, GRAY, Split::Test, None).expect("inputs");
-        assert_eq!(read(&held_out).images, wanted);
+        assert_eq!(read(&held_out).items, wanted);
         assert_eq!(held_out.n_images(), 10);
         assert!(held_out.has_labels());
         let both = open(&config, GRAY, &[folder.path()]);
@@ -128,9 +128,9 @@ fn an_idx_file_gives_the_images_of_the_split_whole_or_in_part_plain_or_gzipped()
         // Without the five that are held out for validation.
         assert_eq!(splits.train.len(), 25);
         let train = splits.train.first(25).expect("images");
-        assert_eq!(read(&both).images.narrow(0, 0, 25), train);
+        assert_eq!(read(&both).items.narrow(0, 0, 25), train);
         let trained_on = Inputs::of_split(&config, GRAY, Split::Train, None).expect("inputs");
-        assert_eq!(read(&trained_on).images, train);
+        assert_eq!(read(&trained_on).items, train);
     }
 }
 
@@ -145,10 +145,10 @@ fn batches_are_the_whole_whatever_their_size() {
         for batch in inputs.batches(size) {
             let batch = batch.expect("a batch");
             assert!(batch.names.len() <= size);
-            images.push(batch.images);
+            images.push(batch.items);
             names.extend(batch.names);
         }
-        assert_eq!(Tensor::cat(&images, 0), wanted.images);
+        assert_eq!(Tensor::cat(&images, 0), wanted.items);
         assert_eq!(names, wanted.names);
     }
 }
@@ -170,7 +170,7 @@ fn photos_are_those_of_training_from_folder_zip_and_one_by_one() {
     let check = |batch: &InputBatch, strip: &str| {
         for (i, name) in batch.names.iter().enumerate() {
             let name = name.strip_prefix(strip).expect("below the folder");
-            assert_eq!(batch.images.get(i as i64), wanted(name), "{name}");
+            assert_eq!(batch.items.get(i as i64), wanted(name), "{name}");
         }
     };
     let path = folder.path().join("photos");
@@ -222,16 +222,16 @@ fn a_photo_for_a_model_of_digits_and_digits_for_one_of_photos() {
         .save(&picture)
         .expect("written");
     let found = read(&open(&digits, GRAY, &[&picture]));
-    assert_eq!(found.images.size(), [1, 1, 3, 4]);
+    assert_eq!(found.items.size(), [1, 1, 3, 4]);
     assert_eq!(
-        Vec::<u8>::try_from(found.images.view(-1)).expect("bytes"),
+        Vec::<u8>::try_from(found.items.view(-1)).expect("bytes"),
         bytes
     );
 
     let file = folder.path().join("train-images-idx3-ubyte#0..2");
     let found = read(&open(&photos, COLOR, &[&file]));
-    assert_eq!(found.images.size(), [2, 3, 8, 8]);
-    let channel = |i| found.images.select(1, i).to_kind(Kind::Uint8);
+    assert_eq!(found.items.size(), [2, 3, 8, 8]);
+    let channel = |i| found.items.select(1, i).to_kind(Kind::Uint8);
     assert_eq!(channel(0), channel(2));
 }
 

@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     for batch in &mut batches {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
-        let items = Conditioned::from((&batch.images, condition.as_ref()));
+        let items = Conditioned::from((&batch.items, condition.as_ref()));
         let (mean, log_var) = match &mut search {
             Some(search) => match search.latents(run.vae(), items)? {
                 Some(latents) => (latents, None),

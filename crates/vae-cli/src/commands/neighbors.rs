@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let query_inputs = run.inputs(&[args.image], Split::Test, None)?;
     let query = query_inputs.read(1)?;
     let condition = run.condition_of(&query_inputs, &query);
-    let query_images = (&query.images, condition.as_ref());
+    let query_images = (&query.items, condition.as_ref());
     let query_center = no_grad(|| vae.encode(query_images))?.center(); // [1, Z]
     let inputs = run.inputs(&args.among, Split::Train, None)?;
     let mut count = ImageCount::new(Some(inputs.n_images()));
@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
         let distances = no_grad(|| -> Result<_> {
-            let images = (&batch.images, condition.as_ref());
+            let images = (&batch.items, condition.as_ref());
             let offsets = vae.encode(images)?.center() - &query_center;
             let squares = offsets.to_kind(Kind::Double).square();
             Ok(squares.sum_dim_intlist(-1, false, Kind::Double).sqrt()) // [B]
@@ -84,7 +84,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                     distance,
                     name: batch.names[i].clone(),
                     label: batch.labels[i],
-                    image: batch.images.get(i as i64).copy(),
+                    image: batch.items.get(i as i64).copy(),
                 };
                 nearest.insert(place, near);
                 nearest.truncate(most);
@@ -95,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     count.finish();
     warn_of_bad(batches.bad());
     if let Some(path) = &args.out {
-        let mut images = vec![query.images.get(0)];
+        let mut images = vec![query.items.get(0)];
         images.extend(nearest.iter().map(|near| near.image.shallow_clone()));
         let item = run.vae().item();
         let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;

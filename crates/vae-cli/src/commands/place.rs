@@ -128,7 +128,7 @@ fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Re
             let inputs = session.inputs(std::slice::from_ref(path), Split::Test, None)?;
             let batch = inputs.read(1)?;
             let condition = session.condition_of(&inputs, &batch);
-            centers(session, batch.images, condition)
+            centers(session, batch.items, condition)
         }
     }
 }

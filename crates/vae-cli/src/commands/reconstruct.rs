@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let inputs = run.inputs(&args.inputs, Split::Test, None)?;
             let batch = inputs.read(10_000)?;
             let condition = run.condition_of(&inputs, &batch);
-            (batch.images, condition)
+            (batch.items, condition)
         }
     };
     let items = Conditioned::from((&images, condition.as_ref()));

@@ -182,7 +182,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     for batch in &mut batches {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
-        let images = Conditioned::from((&batch.images, condition.as_ref()));
+        let images = Conditioned::from((&batch.items, condition.as_ref()));
         if let Some(by_value) = &mut by_value {
             by_value.add(run.vae(), images)?;
         }
@@ -198,7 +198,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         };
         for (i, (&score, name)) in scores.score.iter().zip(&batch.names).enumerate() {
             sum += f64::from(score);
-            worst.add(score, name, || batch.images.get(i as i64).copy());
+            worst.add(score, name, || batch.items.get(i as i64).copy());
         }
         let names = std::mem::take(&mut batch.names);
         count.add(names.len());
