@@ -1,7 +1,7 @@
 //! Games whose end is known.
 
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_model::{Generator, ItemKind, ItemSpec, Vae};
+use vae_model::{Generator, ItemKind, ItemSpec, Standardization, Vae};
 use vae_train::{Learner, RunConfig};
 
 const N_STEPS: u64 = 1500;
@@ -32,7 +32,13 @@ fn deviation(regularizer: &str) -> f64 {
     if regularizer == "'none'" {
         config.players.clear();
     }
-    let item = ItemSpec::new(ItemKind::Array, vec![2]);
+    let item = ItemSpec {
+        standardization: Some(Standardization {
+            mean: vec![2.0, -1.0],
+            std: vec![1.5, 0.64],
+        }),
+        ..ItemSpec::new(ItemKind::Array, vec![2])
+    };
     let vae = Vae::new(&config.model, item, Device::Cpu, 1).expect("a model");
     let mut learner = Learner::new(&vae, &config, 256).expect("a learner");
     let mut generator = Generator::cpu(3);

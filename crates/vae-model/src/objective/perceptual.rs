@@ -105,8 +105,8 @@ impl PerceptualConfig {
         let Some(n_layers) = n_layers else {
             return Err(ModelError::config(
                 key,
-                "there is no discriminator; [objective.adversarial] makes one, and the features torch_script or \
-                 classifier need none",
+                "there is no discriminator; [objective.adversarial], or the features torch_script or classifier would \
+                 fit",
             ));
         };
         let layer = config.layer.unwrap_or(n_layers);

@@ -178,7 +178,7 @@ pub struct TrainingConfig {
     pub micro_batch_size: Option<usize>,
     /// Number of steps from one update of the model's weights to the next. With more than 1 the players beside it, such
     /// as a critic, learn in the steps between (WGAN-GP takes 5). Default 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub model_every: u64,
     /// Decay of an exponential moving average of the weights, such as 0.999. If it is given, the averaged
     /// weights are evaluated, drawn from and used later. By default no average is kept.
