@@ -66,7 +66,7 @@ use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 pub struct Objective {
     /// The weight of the reconstruction −log p(x|z), which a model with an encoder has. With 0 another term has to tie
     /// the model to the data. Default 1.
-    #[schemars(range(min = 0.0, max = 1e12))]
+    #[schemars(range(min = 0.0, max = 1e12), extend("default" = 1.0))]
     #[serde(skip_serializing_if = "is_1")]
     pub reconstruction_weight: f64,
     /// The term that is added to the reconstruction. Default `kl`.
