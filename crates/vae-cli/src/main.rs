@@ -18,9 +18,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    arithmetic, attribute, bench, compare, completions, data, decode, describe, doctor, encode,
-    eval, export, import, interpolate, manifold, neighbors, options, plot, reconstruct, runs,
-    sample, score, train, traverse,
+    arithmetic, attribute, bench, codes, compare, completions, data, decode, describe, doctor,
+    encode, eval, export, import, interpolate, manifold, neighbors, options, plot, reconstruct,
+    runs, sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -58,6 +58,7 @@ enum Command {
     Compare(compare::Args),
     Eval(eval::Args),
     Encode(encode::Args),
+    Codes(codes::Args),
     Decode(decode::Args),
     Score(score::Args),
     Neighbors(neighbors::Args),
@@ -130,6 +131,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Codes(args) => codes::run(args),
         Command::Decode(args) => decode::run(args),
         Command::Score(args) => score::run(args),
         Command::Neighbors(args) => neighbors::run(args),

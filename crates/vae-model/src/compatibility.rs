@@ -212,6 +212,10 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
     if config.latent_shape.is_some() {
         check_map(model)?;
     }
+    if let Some(PosteriorConfig::LookupFree(signs)) = posterior.config {
+        let channels = config.latent_shape.map(|[channels, ..]| channels);
+        signs.check_dims(config.n_latents(), channels)?;
+    }
     if !model.has_encoder()
         && prior
             .traits
@@ -332,16 +336,20 @@ fn check_map(model: ModelView) -> Result<(), ModelError> {
             ),
         );
     }
-    if let (Some(PosteriorConfig::FiniteScalar(codes)), Some([channels, ..])) =
-        (posterior.config, model.config.latent_shape)
-    {
-        let n = codes.levels.len() as i64;
-        if n != channels {
-            return refuse(
-                "model.latent_shape",
-                format!("found {channels} channels, but a code at each place has {n} levels"),
-            );
+    match (posterior.config, model.config.latent_shape) {
+        (Some(PosteriorConfig::FiniteScalar(codes)), Some([channels, ..])) => {
+            let n = codes.levels.len() as i64;
+            if n != channels {
+                return refuse(
+                    "model.latent_shape",
+                    format!("found {channels} channels, but a code at each place has {n} levels"),
+                );
+            }
         }
+        (Some(PosteriorConfig::VectorQuantized(config)), Some([channels, ..])) => {
+            config.check_map(channels)?;
+        }
+        _ => {}
     }
     Ok(())
 }

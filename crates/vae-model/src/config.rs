@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::posterior::CODE_TERMS;
+use crate::code_use::CODE_TERMS;
+use crate::posterior::{COMMITMENT, ENTROPY_PENALTY};
 use crate::{
     ConditionConfig, Direction, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
     PriorConfig, Term, TopologyConfig,
@@ -106,6 +107,10 @@ impl ModelConfig {
         }
         match &self.posterior {
             PosteriorConfig::FiniteScalar(_) => CODE_TERMS.to_vec(),
+            PosteriorConfig::VectorQuantized(_) => [vec![COMMITMENT], CODE_TERMS.to_vec()].concat(),
+            PosteriorConfig::LookupFree(_) => {
+                [vec![COMMITMENT, ENTROPY_PENALTY], CODE_TERMS.to_vec()].concat()
+            }
             _ => vec![],
         }
     }

@@ -56,6 +56,21 @@ pub enum ModelError {
          optimization finds some (--invert)"
     )]
     NoEncoder,
+    /// A model whose latents are not codes.
+    #[error(
+        "this model's latents are not codes; the posteriors vector_quantized, finite_scalar and lookup_free have some"
+    )]
+    NoCodes,
+    /// Codes that do not fit the model.
+    #[error("found {found}, expected i64 [N, {n_slots}] from 0 to {}", n_codes - 1)]
+    Codes {
+        /// What they are.
+        found: String,
+        /// Codes of an item.
+        n_slots: i64,
+        /// Different codes.
+        n_codes: i64,
+    },
     /// A model whose latents cannot be searched by gradient descent.
     #[error(
         "this model's latents are codes, which cannot be found by gradient descent; a posterior with continuous latents \

@@ -77,6 +77,10 @@ pub(crate) enum Op {
     Concat,
     /// An elementwise operation, by its ONNX name; inputs broadcast.
     Elementwise(&'static str),
+    /// For maps `[K, H, W]` the row of `rows` `[K, d]` whose map is largest, at each place: `[d, H, W]`.
+    RowsOfLargest {
+        rows: Tensor,
+    },
 }
 
 /// An elementwise activation.
@@ -185,6 +189,7 @@ impl Op {
                 shape[0] = inputs.iter().map(|value| value.shape[0]).sum();
                 shape
             }
+            Self::RowsOfLargest { rows } => vec![rows.size()[1], input[1], input[2]],
             Self::Elementwise(_) => {
                 let size = |value: &Value| (value.shape.iter().product::<i64>(), value.shape.len());
                 let largest = inputs.iter().max_by_key(|value| size(value));
@@ -231,6 +236,7 @@ impl Op {
             Self::Narrow { .. } => "part".to_owned(),
             Self::Concat => "concatenation".to_owned(),
             Self::Elementwise(name) => name.to_lowercase(),
+            Self::RowsOfLargest { .. } => "nearest code".to_owned(),
         }
     }
 }

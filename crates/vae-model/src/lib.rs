@@ -67,6 +67,7 @@ mod parts;
 mod posterior;
 mod preprocessing;
 mod prior;
+mod quantizer;
 mod summary;
 mod sums;
 mod support;
@@ -109,13 +110,15 @@ pub use objective::{
 pub use part::Part;
 pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
-    ClosedKl, DiagonalGaussian, DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Ladder,
-    Latents, NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily,
+    ClosedKl, CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, DiagonalGaussian,
+    DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Ladder, Latents, LookupFreeConfig,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily, VectorQuantizedConfig,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{
     GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, VampConfig,
 };
+pub use quantizer::Quantizer;
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;

@@ -15,9 +15,8 @@ use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits};
 use crate::prior::{LadderPrior, PriorTraits};
 use crate::topology::TopDown;
 use crate::{
-    FiniteScalarConfig, LadderConfig, Likelihood, LikelihoodConfig, ModelConfig, ModelError,
-    Network, NetworkConfig, PosteriorConfig, PosteriorFamily, Prior, PriorConfig, TopologyConfig,
-    nn,
+    LadderConfig, Likelihood, LikelihoodConfig, ModelConfig, ModelError, Network, NetworkConfig,
+    PosteriorConfig, PosteriorFamily, Prior, PriorConfig, TopologyConfig, nn,
 };
 
 /// What a part has to fit between.
@@ -182,14 +181,6 @@ impl OwnParts {
     /// Whether such a model has an encoder.
     pub(crate) fn has_encoder(&self, config: &ModelConfig) -> bool {
         self.posterior.is_some() || config.posterior.has_encoder()
-    }
-
-    /// The codes that latents are; none of a model whose latents are no codes.
-    pub(crate) fn codes<'a>(&self, config: &'a ModelConfig) -> Option<&'a FiniteScalarConfig> {
-        match (&self.posterior, &config.posterior) {
-            (None, PosteriorConfig::FiniteScalar(codes)) => Some(codes),
-            _ => None,
-        }
     }
 
     /// What a model with these parts looks like to the checks; `traits` are known once it is built.
@@ -519,15 +510,12 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Builds a checked model's parts, their variables under the store's root.
-    ///
-    /// # Errors
-    /// A prior that is not for the posterior.
     pub(crate) fn build(
         config: &ModelConfig,
         data: &DataSpec,
         own: &OwnParts,
         variables: &nn::VarStore,
-    ) -> Result<Self, ModelError> {
+    ) -> Self {
         let context = own.context(config, data);
         let (image, latent_dims) = (data.item.map(), context.n_latents);
         let (root, initialization) = (variables.root(), config.initialization);
@@ -554,19 +542,21 @@ impl Parts {
         };
         if let Some(ladder) = config.topology.ladder() {
             // Without own posteriors and priors; the checks say so.
-            let (posterior, prior) = build_ladder(config, ladder, &context, &(&root / "prior"))?;
-            return Ok(Self {
+            let (posterior, prior) = build_ladder(config, ladder, &context, &(&root / "prior"));
+            return Self {
                 network,
                 posterior: PosteriorPart::Known(Box::new(posterior)),
                 prior: Box::new(prior),
                 likelihood,
-            });
+            };
         }
         let path = &root / "posterior";
         let posterior = match &own.posterior {
             Some(own) => PosteriorPart::Own(own.build(&path, &context)),
             None => {
-                PosteriorPart::Known(config.posterior.build(&path, latent_dims, initialization))
+                let channels = context.latent_shape.map(|[channels, ..]| channels);
+                let family = &config.posterior;
+                PosteriorPart::Known(family.build(&path, latent_dims, channels, initialization))
             }
         };
         let path = &root / "prior";
@@ -577,16 +567,15 @@ impl Parts {
                 latent_dims,
                 image,
                 context.n_condition_features,
-                own.codes(config),
                 initialization,
-            )?,
+            ),
         };
-        Ok(Self {
+        Self {
             network,
             posterior,
             prior,
             likelihood,
-        })
+        }
     }
 }
 
@@ -596,7 +585,7 @@ fn build_ladder(
     ladder: &LadderConfig,
     context: &PartContext,
     path: &nn::Path,
-) -> Result<(LadderFamily, LadderPrior), ModelError> {
+) -> (LadderFamily, LadderPrior) {
     let top_down = TopDown::build(path, ladder, config.initialization);
     let family = LadderFamily {
         top_down: top_down.shallow_clone(),
@@ -607,12 +596,11 @@ fn build_ladder(
             ladder.levels[0],
             context.item.map(),
             context.n_condition_features,
-            None,
             config.initialization,
-        )?,
+        ),
         top_down,
     };
-    Ok((family, prior))
+    (family, prior)
 }
 
 #[cfg(test)]
@@ -629,6 +617,8 @@ mod tests {
             ("'von_mises_fisher'", "'hyperspherical_uniform'"),
             ("'deterministic'", "{ vamp = {} }"),
             ("{ finite_scalar = { levels = [3, 4] } }", "'uniform_codes'"),
+            ("{ vector_quantized = { codes = 5 } }", "'uniform_codes'"),
+            ("{ lookup_free = {} }", "'uniform_codes'"),
         ];
         let shape = ImageShape {
             channels: 1,
@@ -639,7 +629,7 @@ mod tests {
             let text = format!("posterior = {posterior}\nprior = {prior}");
             let config: ModelConfig = toml::from_str(&text).expect("a config");
             let (variables, own) = (nn::VarStore::new(1), OwnParts::default());
-            let parts = Parts::build(&config, &shape.into(), &own, &variables).expect("parts");
+            let parts = Parts::build(&config, &shape.into(), &own, &variables);
             let traits = Traits::of(&config);
             assert_eq!(
                 parts.posterior.support(),
@@ -647,28 +637,13 @@ mod tests {
                 "{text}"
             );
             assert_eq!(parts.prior.support(), traits.prior.support, "{text}");
+            let has_codes = parts.posterior.quantizer().is_some();
+            assert_eq!(has_codes, config.posterior.has_codes(), "{text}");
             assert_eq!(
                 parts.prior.is_base() && traits.prior.support == Some(crate::Support::Euclidean),
                 traits.prior.is_standard_normal,
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn a_prior_of_codes_without_codes_is_an_error() {
-        let config = ModelConfig {
-            prior: PriorConfig::UniformCodes,
-            ..Default::default()
-        };
-        let shape = ImageShape {
-            channels: 1,
-            height: 4,
-            width: 4,
-        };
-        let (variables, own) = (nn::VarStore::new(1), OwnParts::default());
-        let refused = Parts::build(&config, &shape.into(), &own, &variables).err();
-        let refused = refused.expect("there are no codes").to_string();
-        assert!(refused.contains("finite_scalar"), "{refused}");
     }
 }

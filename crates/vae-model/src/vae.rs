@@ -24,8 +24,8 @@ use crate::units::Units;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ChannelOrder, ClosedKl, Conditioned, FiniteScalarConfig, Framing, ImageShape, Latents, Mode,
-    ModelConfig, ModelError, Posterior, Preprocessing, Prior, PriorContext, StateDictMap, Support,
+    ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
+    ModelError, Posterior, Preprocessing, Prior, PriorContext, Quantizer, StateDictMap, Support,
     Terms,
 };
 
@@ -37,6 +37,9 @@ const OF_ENCODER: &[&str] = &["encoder", "condition"];
 
 /// The seed of weights that are overwritten later.
 const OVERWRITTEN: u64 = 0;
+
+/// Training items that are encoded together before the first step.
+const N_START_AT_A_TIME: i64 = 256;
 
 /// A variational autoencoder. See the [crate's documentation](crate) for an example.
 ///
@@ -117,6 +120,8 @@ pub struct Draws {
     pub kl_per_dimension: Option<Tensor>,
     /// The terms of the ELBO, averaged over the K samples; the kl in closed form if there is one.
     pub terms: ElboTerms,
+    /// What the posterior adds to the loss of each item, `[B]` in nats: the commitment of codes.
+    pub penalty: Option<Tensor>,
     /// Whether they were made in training.
     pub mode: Mode,
     /// Further values of these draws for logs: those of [`ModelConfig::terms`].
@@ -177,7 +182,7 @@ fn outline(config: &ModelConfig, data: &DataSpec, own: &OwnParts) -> Result<Outl
     view.check()?;
     view.check_item(&data.item)?;
     let variables = nn::VarStore::of_outline().without(left_out(config, own));
-    drop(Parts::build(config, data, own, &variables)?);
+    drop(Parts::build(config, data, own, &variables));
     let outline = variables.into_outline();
     own.check_names(&outline)?;
     match outline.n_values() {
@@ -294,7 +299,7 @@ impl Vae {
             posterior,
             prior,
             likelihood,
-        } = Parts::build(config, &data, own, &variables)?;
+        } = Parts::build(config, &data, own, &variables);
         variables.set_device(device);
         let mut vae = Self {
             config: config.clone(),
@@ -514,21 +519,42 @@ impl Vae {
         variables.iter().map(|(_, weights)| weights.numel()).sum()
     }
 
-    /// Number of training images that [`Self::start_from`] uses; 0 if no part needs any.
+    /// Number of training items that [`Self::start_from`] uses; 0 if no part needs any.
     #[must_use]
     pub fn n_start_images(&self) -> usize {
-        self.prior.n_start_images()
+        let of_posterior = self.posterior.n_start_items(self.config.n_latents());
+        self.prior.n_start_images().max(of_posterior)
     }
 
-    /// Initializes VampPrior's pseudo-inputs from training images, bytes `[B, C, H, W]`. To be called once, before the
-    /// first step.
+    /// Initializes VampPrior's pseudo-inputs and codebooks from training items `[B, C, H, W]`. To be called once, before
+    /// the first step.
     ///
     /// # Errors
-    /// Images of another shape or kind.
-    pub fn start_from(&self, images: &Tensor) -> Result<(), ModelError> {
-        self.check_images(images)?;
-        self.prior.start_from(&images.to_device(self.device()));
+    /// Items of another shape or kind.
+    pub fn start_from(&self, items: &Tensor) -> Result<(), ModelError> {
+        self.check_images(items)?;
+        let n_latents = self.config.n_latents();
+        if self.posterior.n_start_items(n_latents) > 0 {
+            let params = items.split(N_START_AT_A_TIME, 0).into_iter().map(|part| {
+                let unknown = self.unknown(part.size()[0]);
+                let (targets, features) = self.scaled((&part, unknown.as_ref()).into())?;
+                Ok(no_grad(|| {
+                    self.posterior_params(&targets, features.as_ref(), Mode::Evaluate)
+                }))
+            });
+            let params = params.collect::<Result<Vec<Tensor>, ModelError>>()?;
+            self.posterior.start_from(&Tensor::cat(&params, 0));
+        }
+        if self.prior.n_start_images() > 0 {
+            self.prior.start_from(&items.to_device(self.device()));
+        }
         Ok(())
+    }
+
+    /// To be called after the last training step of an epoch: codes that no item of it used are replaced in the next
+    /// step.
+    pub fn end_epoch(&self) {
+        self.posterior.end_epoch();
     }
 
     /// Runs `work` during which no weight changes, so that VampPrior's pseudo-inputs are encoded once, not in every
@@ -550,7 +576,7 @@ impl Vae {
     ) -> Result<Box<dyn Posterior>, ModelError> {
         self.check_encoder()?;
         let (targets, features) = self.scaled(images.into())?;
-        Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
+        Ok(self.posterior(&targets, features.as_ref()))
     }
 
     /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, with their
@@ -580,12 +606,10 @@ impl Vae {
         Ok(self.units.restored(sampled).contiguous())
     }
 
-    /// The number of different codes; `None` if latents are not codes.
+    /// The codes of its latents; `None` if latents are not codes.
     #[must_use]
-    pub fn n_codes(&self) -> Option<i64> {
-        self.own
-            .codes(&self.config)
-            .map(FiniteScalarConfig::n_codes)
+    pub fn quantizer(&self) -> Option<&dyn Quantizer> {
+        self.posterior.quantizer()
     }
 
     /// The codes i64 `[N, n]` of latents `[N, Z]`; `None` if latents are not codes.
@@ -593,19 +617,49 @@ impl Vae {
     /// # Errors
     /// Latents of another shape.
     pub fn codes(&self, latents: &Tensor) -> Result<Option<Tensor>, ModelError> {
-        self.check_latents(latents)?;
-        let codes = self.own.codes(&self.config);
-        Ok(codes.map(|codes| codes.codes(latents)))
+        let latents = self.latents_here(latents)?;
+        Ok(self.quantizer().map(|quantizer| quantizer.codes(&latents)))
     }
 
-    /// The nearest levels to latents `[N, Z]` if they are codes; the unchanged latents in other models.
+    /// The latents `[N, Z]` that codes i64 `[N, n]` stand for.
+    ///
+    /// # Errors
+    /// A model whose latents are not codes; another number of codes for each item, or codes that there are not.
+    pub fn latents_of_codes(&self, codes: &Tensor) -> Result<Tensor, ModelError> {
+        let Some(quantizer) = self.quantizer() else {
+            return Err(ModelError::NoCodes);
+        };
+        let (n_slots, n_codes) = (
+            quantizer.n_slots(self.config.n_latents()),
+            quantizer.n_codes(),
+        );
+        let size = codes.size();
+        let fits = size.len() == 2 && size[1] == n_slots && codes.kind() == Kind::Int64;
+        let range = match fits && codes.numel() > 0 {
+            true => [codes.min().int64_value(&[]), codes.max().int64_value(&[])],
+            false => [0, 0],
+        };
+        if !fits || range[0] < 0 || range[1] >= n_codes {
+            return Err(ModelError::Codes {
+                found: match fits {
+                    true => format!("codes from {} to {}", range[0], range[1]),
+                    false => format!("{:?} {size:?}", codes.kind()),
+                },
+                n_slots,
+                n_codes,
+            });
+        }
+        Ok(quantizer.latents(&codes.to_device(self.device())))
+    }
+
+    /// Latents of codes near to latents `[N, Z]`; the unchanged latents if they are not codes.
     ///
     /// # Errors
     /// Latents of another shape.
     pub fn nearest_codes(&self, latents: &Tensor) -> Result<Tensor, ModelError> {
-        self.check_latents(latents)?;
-        Ok(match self.own.codes(&self.config) {
-            Some(codes) => codes.nearest(latents),
+        let here = self.latents_here(latents)?;
+        Ok(match self.quantizer() {
+            Some(quantizer) => quantizer.nearest(&here),
             None => latents.shallow_clone(),
         })
     }
@@ -829,7 +883,7 @@ impl Vae {
     ) -> Result<Option<Tensor>, ModelError> {
         self.check_encoder()?;
         let (targets, features) = self.scaled(items.into())?;
-        let posterior = self.posterior(&targets, features.as_ref(), Mode::Evaluate);
+        let posterior = self.posterior(&targets, features.as_ref());
         let params = self.decoded(&posterior.center(), features.as_ref(), Mode::Evaluate);
         let log_prob = self
             .likelihood
@@ -1029,6 +1083,15 @@ impl Vae {
         fits("prior", "log_prob", &log_pz, &[N])?;
         fits("prior", "sample", &sampled, &[N, n_latents])?;
         let known = Traits::of(&self.config);
+        if self.posterior.support() == Support::Codes && self.posterior.quantizer().is_none() {
+            return Err(ModelError::config(
+                format!(
+                    "own posterior {}",
+                    own.get("posterior").map_or("", String::as_str)
+                ),
+                "its latents are codes, and its quantizer() is none",
+            ));
+        }
         let posterior = match own.contains_key("posterior") {
             false => known.posterior,
             true => PosteriorTraits {
@@ -1106,7 +1169,7 @@ impl Vae {
         };
         let targets = self.units.standardized(targets);
         let features = condition.map(|condition| self.features(condition));
-        Ok(self.posterior(&targets, features.as_ref(), Mode::Evaluate))
+        Ok(self.posterior(&targets, features.as_ref()))
     }
 
     /// [`Self::decode`] without a transfer to the device.
@@ -1118,13 +1181,9 @@ impl Vae {
         Ok(self.mean_items(&params).contiguous())
     }
 
-    fn posterior(
-        &self,
-        targets: &Tensor,
-        features: Option<&Tensor>,
-        mode: Mode,
-    ) -> Box<dyn Posterior> {
-        let params = self.posterior_params(targets, features, mode);
+    /// q(z|x) for scaled items, in evaluation.
+    fn posterior(&self, targets: &Tensor, features: Option<&Tensor>) -> Box<dyn Posterior> {
+        let params = self.posterior_params(targets, features, Mode::Evaluate);
         self.posterior.distribution(&params)
     }
 
@@ -1154,6 +1213,7 @@ impl Vae {
             // Priors with pseudo-inputs are refused for models with a condition.
             params: &|images| self.posterior_params(&self.likelihood.scale(images), None, mode),
             distribution: &|params| self.posterior.distribution(params),
+            quantizer: self.posterior.quantizer(),
             kept: is_fixed.then_some(&self.fixed.prior_params),
         })
     }
@@ -1241,7 +1301,11 @@ impl Vae {
         noise: &Tensor,
         mode: Mode,
     ) -> Draws {
-        let posterior = self.posterior(targets, features, mode);
+        let posterior_params = self.posterior_params(targets, features, mode);
+        let posterior = match mode {
+            Mode::Train => self.posterior.distribution_in_training(&posterior_params),
+            Mode::Evaluate => self.posterior.distribution(&posterior_params),
+        };
         let Latents {
             latents, // [K, B, Z]
             log_prob: log_qz_x,
@@ -1253,7 +1317,8 @@ impl Vae {
             log_pz,
         } = self.joint(targets, features, &latents, mode);
 
-        let mut named = Terms::default();
+        let (penalty, mut named) = posterior.penalty().unzip();
+        let mut named: Terms = named.take().unwrap_or_default();
         let by_level = self.with_context(features, mode, |context| {
             self.prior.kl_by_level(&*posterior, &latents, context)
         });
@@ -1294,6 +1359,7 @@ impl Vae {
             log_qz_x,
             kl_per_dimension,
             terms,
+            penalty,
             mode,
             named,
         }

@@ -19,6 +19,7 @@ pub struct Learner<'a> {
     vae: &'a Vae,
     config: &'a RunConfig,
     n_train_images: u64,
+    n_steps_per_epoch: u64,
     /// The number of optimizer steps of the whole run.
     n_steps: u64,
     model: Player,
@@ -133,12 +134,13 @@ impl<'a> Learner<'a> {
             };
             Player::new(network.name(), network.named_variables(), &training)
         });
-        let n_steps = n_batches(n_train_images, training.batch_size) as u64;
+        let n_steps_per_epoch = n_batches(n_train_images, training.batch_size) as u64;
         Ok(Self {
             vae,
             config,
             n_train_images: n_train_images as u64,
-            n_steps: n_steps.saturating_mul(training.epochs),
+            n_steps_per_epoch,
+            n_steps: n_steps_per_epoch.saturating_mul(training.epochs),
             model: Player::new("model", vae.named_variables(), &model),
             players: players.collect(),
             learning_rate_scale: 1.0,
@@ -237,6 +239,9 @@ impl<'a> Learner<'a> {
             if has_loss {
                 named.push(PlayerConfig::gradient_norm(&player.name), &norm);
             }
+        }
+        if (step + 1).is_multiple_of(self.n_steps_per_epoch.max(1)) {
+            vae.end_epoch();
         }
         let terms = ElboTerms {
             reconstruction: Tensor::cat(&reconstruction, 0),

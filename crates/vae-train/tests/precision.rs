@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 
 use tch::{Device, Kind, Tensor};
 use vae_model::{
-    ConvConfig, ImageShape, LossContext, Mode, ModelConfig, NetworkConfig, Objective, Vae,
+    ConvConfig, Draws, ImageShape, LossContext, Mode, ModelConfig, NetworkConfig, Objective, Vae,
 };
 use vae_train::{
     ClipConfig, Learner, Optimizer, OptimizerConfig, Precision, RunConfig, autocast,
@@ -274,6 +274,43 @@ fn codes_are_levels_in_f32_under_autocast() {
     // More different levels than bf16 could represent in their range.
     let n_different = codes.flatten(0, -1).f_unique_dim(0, true, false, false);
     assert!(n_different.expect("codes").0.size()[0] > 10);
+}
+
+#[test]
+fn vectors_of_codes_are_those_of_the_codebook_under_autocast() {
+    let config: ModelConfig = toml::from_str(
+        "latent_dims = 24
+         network.mlp.hidden = [16]
+         posterior.vector_quantized = { codes = 40, code_dims = 4, depth = 2 }
+         prior = 'uniform_codes'",
+    )
+    .expect("a model");
+    let vae = Vae::new(&config, common::SHAPE, Device::Cpu, 3).expect("a model");
+    let images = common::dataset(16).first(16).expect("images");
+    let draw = |mode| {
+        vae.draw(&images, 1, mode, &mut vae.generator(1))
+            .expect("draws")
+    };
+    let exact = draw(Mode::Evaluate);
+    let draws = autocast(Precision::Bf16, Device::Cpu, || draw(Mode::Evaluate));
+    let latents = draws.latents.get(0).detach();
+    assert_eq!(latents.kind(), Kind::Float);
+    let codes = draws.posterior.codes().expect("codes");
+    let of_codes = vae.latents_of_codes(&codes).expect("latents");
+    assert!(of_codes.allclose(&latents, 1e-6, 1e-6, false));
+    // What the codes cost is computed in f32 of an encoder that was rounded.
+    let penalty = |draws: &Draws| {
+        let penalty = draws.penalty.as_ref().expect("a commitment");
+        assert_eq!(penalty.kind(), Kind::Float);
+        penalty.mean(Kind::Double).double_value(&[])
+    };
+    assert!((penalty(&draws) / penalty(&exact) - 1.0).abs() < 0.05);
+    autocast(Precision::Bf16, Device::Cpu, || draw(Mode::Train));
+    let codebooks = vae.named_variables();
+    let codebooks = codebooks
+        .iter()
+        .find(|(name, _)| name == "posterior.codebooks");
+    assert_eq!(codebooks.expect("codebooks").1.kind(), Kind::Float);
 }
 
 #[test]

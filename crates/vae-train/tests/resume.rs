@@ -208,6 +208,9 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         TWO_DISCRIMINATORS,
         // A ladder; the kl of one level is the selection metric.
         "[model.topology.ladder]\nlevels = [1, 2]\nhidden = 4\n[checkpoints]\nmetric = 'kl_2'\n",
+        // Codes, some of which are replaced after an epoch.
+        "[model]\nprior = 'uniform_codes'\n[model.posterior.vector_quantized]\ncodes = 30\ncode_dims = 1\n\
+         [objective]\nregularizer = 'none'\n[training]\nema_decay = 0.9\n",
         // An objective with named terms, one of which is the selection metric.
         "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];

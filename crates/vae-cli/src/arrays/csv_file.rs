@@ -16,7 +16,7 @@ impl Writer {
         let mut writer = csv::Writer::from_writer(file);
         let header = fields.iter().flat_map(|field| match &field.kind {
             FieldKind::Text | FieldKind::Integer => vec![field.name.clone()],
-            FieldKind::Reals(columns) => columns.clone(),
+            FieldKind::Reals(columns) | FieldKind::Codes(columns) => columns.clone(),
         });
         writer.write_record(header)?;
         Ok(Writer(writer))
@@ -30,6 +30,12 @@ impl Writer {
                     Values::Integers(integers) => {
                         let text = integers[row].map(|integer| integer.to_string());
                         self.0.write_field(text.unwrap_or_default())?;
+                    }
+                    Values::Codes(codes) => {
+                        let width = codes.len() / n_rows;
+                        for code in &codes[row * width..][..width] {
+                            self.0.write_field(code.to_string())?;
+                        }
                     }
                     Values::Reals(reals) => {
                         let width = reals.len() / n_rows;
@@ -81,7 +87,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(file: File) -> Result<Reader> {
+    pub(super) fn new(file: File, column: &str) -> Result<Reader> {
         let left = LONGEST_LINE;
         let mut file = BufReader::with_capacity(1 << 16, Lines { file, left });
         let start = file.fill_buf()?;
@@ -107,11 +113,11 @@ impl Reader {
             .all(|name| number(name, has_decimal_comma).is_some())
         {
             return Err(anyhow!(
-                "its first line consists of numbers, expected a header: file, mean_0, mean_1 and so on"
+                "its first line consists of numbers, expected a header: file, {column}_0, {column}_1 and so on"
             ));
         }
         Ok(Reader {
-            latents: latent_columns(&header)?,
+            latents: latent_columns(&header, column)?,
             names: header.iter().position(|name| name == FILE_COLUMN),
             reader,
             has_decimal_comma,
@@ -190,7 +196,7 @@ mod tests {
         // A hole of zero bytes takes no space on the disk.
         file.set_len(1 << 36).unwrap();
         file.rewind().unwrap();
-        let mut reader = Reader::new(file).unwrap();
+        let mut reader = Reader::new(file, super::super::MEAN).unwrap();
         assert_eq!(reader.read(1).unwrap().values, [1.0, 2.0]);
         let said = format!("{:#}", reader.read(1).unwrap_err());
         assert!(said.contains("a line of more than 16 MiB"), "{said}");

@@ -25,6 +25,9 @@ pub(crate) const LABEL_COLUMN: &str = "label";
 /// The columns of a latent: `mean_0`, `mean_1`, …
 pub(crate) const MEAN: &str = "mean";
 
+/// The columns of codes: `code_0`, `code_1`, …
+pub(crate) const CODE: &str = "code";
+
 /// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -71,6 +74,8 @@ pub(crate) enum FieldKind {
     Integer,
     /// A number in each of these columns; NaN means unknown.
     Reals(Vec<String>),
+    /// A code in each of these columns.
+    Codes(Vec<String>),
 }
 
 impl Field {
@@ -103,11 +108,21 @@ impl Field {
         }
     }
 
+    /// `width` columns `code_0`, `code_1`, …
+    pub(crate) fn codes(width: usize) -> Field {
+        Field {
+            name: CODE.to_owned(),
+            kind: FieldKind::Codes((0..width).map(|i| format!("{CODE}_{i}")).collect()),
+        }
+    }
+
     /// Columns with names of their own, which are changed if one of `others` has the same.
     pub(crate) fn named(name: &str, columns: &[String], others: &[Field]) -> Field {
         let taken = |column: &str| {
             others.iter().any(|field| match &field.kind {
-                FieldKind::Reals(columns) => columns.iter().any(|other| other == column),
+                FieldKind::Reals(columns) | FieldKind::Codes(columns) => {
+                    columns.iter().any(|other| other == column)
+                }
                 FieldKind::Text | FieldKind::Integer => field.name == column,
             })
         };
@@ -134,6 +149,8 @@ pub(crate) enum Values {
     Integers(Vec<Option<i64>>),
     /// Row by row.
     Reals(Vec<f32>),
+    /// Row by row.
+    Codes(Vec<i64>),
 }
 
 /// Writes a table. The file appears under its name only when it is whole.
@@ -217,6 +234,7 @@ fn check(fields: &[Field], values: &[Values]) -> Result<usize> {
             (Values::Text(texts), FieldKind::Text) => texts.len(),
             (Values::Integers(integers), FieldKind::Integer) => integers.len(),
             (Values::Reals(reals), FieldKind::Reals(columns)) => reals.len() / columns.len().max(1),
+            (Values::Codes(codes), FieldKind::Codes(columns)) => codes.len() / columns.len().max(1),
             _ => bail!("{}: values of another kind", field.name),
         };
         ensure!(*n_rows.get_or_insert(n) == n, "{}: {n} rows", field.name);
@@ -286,6 +304,11 @@ fn write_reals(to: &mut impl Write, reals: &[f32]) -> io::Result<()> {
     to.write_all(&bytes)
 }
 
+fn write_integers(to: &mut impl Write, integers: &[i64]) -> io::Result<()> {
+    let bytes: Vec<u8> = integers.iter().flat_map(|i| i.to_le_bytes()).collect();
+    to.write_all(&bytes)
+}
+
 /// Some of a file's latents.
 #[derive(Debug)]
 pub(crate) struct Latents {
@@ -296,7 +319,7 @@ pub(crate) struct Latents {
     pub(crate) n_rows: usize,
 }
 
-/// Reads the latents of a file in chunks: the `mean` of `vae encode`'s files, or the numeric columns of others.
+/// Reads the latents of a file in chunks: the `mean` (or `code`) of `vae encode`'s files, or the numeric columns of others.
 pub(crate) struct LatentsReader {
     path: PathBuf,
     width: usize,
@@ -321,14 +344,14 @@ impl fmt::Debug for LatentsReader {
 }
 
 impl LatentsReader {
-    /// Reads the header. `latent_dims` is the required number of latent dimensions.
-    pub(crate) fn open(path: &Path, latent_dims: usize) -> Result<LatentsReader> {
+    /// Reads the header. `column` is [`MEAN`] or [`CODE`], `wanted` the required number of them in a row.
+    pub(crate) fn open(path: &Path, column: &str, wanted: usize) -> Result<LatentsReader> {
         let name = || path.display().to_string();
         let format = Format::of(path)?;
         let file = open_regular(path).with_context(name)?;
         let (kind, width, n_rows) = match format {
             Format::Csv => {
-                let reader = csv_file::Reader::new(file).with_context(name)?;
+                let reader = csv_file::Reader::new(file, column).with_context(name)?;
                 let width = reader.width();
                 (Reader::Csv(reader), width, None)
             }
@@ -340,20 +363,25 @@ impl LatentsReader {
                 (Reader::Npy(reader), width, Some(n_rows))
             }
             Format::Parquet => {
-                let reader = parquet_file::Reader::new(file).with_context(name)?;
+                let reader = parquet_file::Reader::new(file, column).with_context(name)?;
                 let (width, n_rows) = (reader.width(), reader.n_rows());
                 (Reader::Parquet(Box::new(reader)), width, Some(n_rows))
             }
             Format::Safetensors => {
-                let reader = safetensors_file::Reader::new(file, path).with_context(name)?;
+                let reader =
+                    safetensors_file::Reader::new(file, path, column).with_context(name)?;
                 let (width, n_rows) = (reader.width(), reader.n_rows());
                 (Reader::Safetensors(reader), width, Some(n_rows))
             }
         };
         ensure!(
-            width == latent_dims,
-            "{}: latents of {width} numbers, but the model has {latent_dims} latent dimensions",
-            name()
+            width == wanted,
+            "{}: rows of {width} numbers, but {}",
+            name(),
+            match column {
+                CODE => format!("the model has {wanted} codes for an item"),
+                _ => format!("the model has {wanted} latent dimensions"),
+            }
         );
         Ok(LatentsReader {
             path: path.to_owned(),
@@ -390,10 +418,11 @@ impl LatentsReader {
     }
 }
 
-/// The columns of the latents: `mean_0`, `mean_1`, … if they exist, else all but names, labels and an unnamed index.
-fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
+/// The columns of the latents: `mean_0`, `mean_1`, … (or `code_0`, …) if they exist, else all but names, labels and an unnamed
+/// index.
+fn latent_columns(header: &[String], column: &str) -> Result<Vec<usize>> {
     let find = |name: String| header.iter().position(|column| *column == name);
-    let means: Vec<usize> = (0..).map_while(|i| find(format!("{MEAN}_{i}"))).collect();
+    let means: Vec<usize> = (0..).map_while(|i| find(format!("{column}_{i}"))).collect();
     if !means.is_empty() {
         return Ok(means);
     }
@@ -403,7 +432,7 @@ fn latent_columns(header: &[String]) -> Result<Vec<usize>> {
         .collect();
     ensure!(
         !others.is_empty(),
-        "no columns of latents, expected {MEAN}_0, {MEAN}_1 and so on"
+        "no columns of latents, expected {column}_0, {column}_1 and so on"
     );
     Ok(others)
 }
@@ -423,7 +452,7 @@ mod tests {
     /// All latents of a file of two dimensions, and their names.
     fn read_all(path: &Path) -> Result<(Vec<f32>, Option<Vec<String>>), String> {
         let read = || {
-            let mut reader = LatentsReader::open(path, 2)?;
+            let mut reader = LatentsReader::open(path, MEAN, 2)?;
             let (mut values, mut names) = (Vec::new(), None);
             while let Some(rows) = reader.read(2)? {
                 values.extend(rows.values);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use vae_base::NpyHeader;
 use vae_data::array_file::ArrayReader;
 
-use super::{Field, FieldKind, Latents, Values, write_reals};
+use super::{Field, FieldKind, Latents, Values, write_integers, write_reals};
 
 /// The length of the header: a multiple of 64 with room for any number of rows.
 const N_HEADER: usize = 128;
@@ -21,11 +21,13 @@ pub(super) struct Writer {
     field: usize,
     /// None for a field with a single number.
     width: Option<usize>,
+    /// The kind of its numbers, as NumPy writes it.
+    descr: &'static str,
 }
 
-fn header(n_rows: usize, width: Option<usize>) -> Vec<u8> {
+fn header(descr: &str, n_rows: usize, width: Option<usize>) -> Vec<u8> {
     let header = NpyHeader {
-        descr: "<f4".to_owned(),
+        descr: descr.to_owned(),
         fortran_order: false,
         shape: [Some(n_rows), width].into_iter().flatten().collect(),
     };
@@ -34,26 +36,36 @@ fn header(n_rows: usize, width: Option<usize>) -> Vec<u8> {
 
 impl Writer {
     pub(super) fn new(mut file: BufWriter<File>, fields: &[Field]) -> Result<Writer> {
-        let is_real = |field: &Field| matches!(field.kind, FieldKind::Reals(_));
-        let field = fields.iter().position(is_real).context("no numbers")?;
-        let width = match &fields[field].kind {
-            FieldKind::Reals(columns) if !fields[field].is_scalar() => Some(columns.len()),
-            _ => None,
+        let has_numbers =
+            |field: &Field| matches!(field.kind, FieldKind::Reals(_) | FieldKind::Codes(_));
+        let field = fields.iter().position(has_numbers).context("no numbers")?;
+        let (width, descr) = match &fields[field].kind {
+            FieldKind::Codes(columns) => (Some(columns.len()), "<i8"),
+            FieldKind::Reals(columns) if !fields[field].is_scalar() => (Some(columns.len()), "<f4"),
+            _ => (None, "<f4"),
         };
-        file.write_all(&header(0, width))?;
-        Ok(Writer { file, field, width })
+        file.write_all(&header(descr, 0, width))?;
+        Ok(Writer {
+            file,
+            field,
+            width,
+            descr,
+        })
     }
 
     pub(super) fn write(&mut self, _: &[Field], values: &[Values]) -> Result<()> {
-        if let Values::Reals(reals) = &values[self.field] {
-            write_reals(&mut self.file, reals)?;
+        match &values[self.field] {
+            Values::Reals(reals) => write_reals(&mut self.file, reals)?,
+            Values::Codes(codes) => write_integers(&mut self.file, codes)?,
+            Values::Text(_) | Values::Integers(_) => {}
         }
         Ok(())
     }
 
     pub(super) fn finish(mut self, n_rows: usize) -> Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&header(n_rows, self.width))?;
+        self.file
+            .write_all(&header(self.descr, n_rows, self.width))?;
         Ok(self.file.flush()?)
     }
 }
@@ -102,7 +114,7 @@ mod tests {
     #[test]
     fn a_header_has_its_length_whatever_the_number_of_rows() {
         for (n_rows, width) in [(0, None), (usize::MAX, Some(usize::MAX)), (7, Some(2))] {
-            let bytes = header(n_rows, width);
+            let bytes = header("<f4", n_rows, width);
             assert_eq!(bytes.len(), N_HEADER);
             assert_eq!(bytes.last(), Some(&b'\n'));
         }

@@ -51,9 +51,13 @@ impl Writer {
                     columns.push(Arc::new(column.build()?));
                     width += 1;
                 }
-                FieldKind::Reals(names) => {
+                FieldKind::Reals(names) | FieldKind::Codes(names) => {
+                    let kind = match field.kind {
+                        FieldKind::Codes(_) => Physical::INT64,
+                        _ => Physical::FLOAT,
+                    };
                     for name in names {
-                        let column = Type::primitive_type_builder(name, Physical::FLOAT)
+                        let column = Type::primitive_type_builder(name, kind)
                             .with_repetition(Repetition::REQUIRED);
                         columns.push(Arc::new(column.build()?));
                     }
@@ -90,6 +94,7 @@ impl Writer {
                     (Values::Text(pending), Values::Text(values)) => pending.extend(values),
                     (Values::Integers(pending), Values::Integers(values)) => pending.extend(values),
                     (Values::Reals(pending), Values::Reals(values)) => pending.extend(values),
+                    (Values::Codes(pending), Values::Codes(values)) => pending.extend(values),
                     _ => bail!("values of another kind"),
                 }
             }
@@ -128,6 +133,20 @@ impl Writer {
                         .write_batch(&integers, Some(&known), None)?;
                     column.close()?;
                 }
+                Values::Codes(codes) => {
+                    let FieldKind::Codes(names) = &field.kind else {
+                        bail!("values of another kind");
+                    };
+                    for i in 0..names.len() {
+                        let codes: Vec<i64> =
+                            codes.iter().skip(i).step_by(names.len()).copied().collect();
+                        let mut column = group.next_column()?.context("a column for each field")?;
+                        column
+                            .typed::<Int64Type>()
+                            .write_batch(&codes, None, None)?;
+                        column.close()?;
+                    }
+                }
                 Values::Reals(reals) => {
                     let FieldKind::Reals(names) = &field.kind else {
                         bail!("values of another kind");
@@ -161,10 +180,10 @@ impl Writer {
 pub(super) struct Reader(ParquetReader);
 
 impl Reader {
-    pub(super) fn new(file: File) -> Result<Reader> {
+    pub(super) fn new(file: File, column: &str) -> Result<Reader> {
         let choose = |columns: &[ParquetColumn]| {
             let header: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
-            latent_columns(&header).map_err(|error| error.to_string())
+            latent_columns(&header, column).map_err(|error| error.to_string())
         };
         let reader = ParquetReader::open(file, Some(FILE_COLUMN), choose);
         reader.map(Reader).map_err(|problem| anyhow!(problem))

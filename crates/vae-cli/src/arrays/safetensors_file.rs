@@ -12,7 +12,9 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use vae_data::array_file::{ArrayReader, Wanted, safetensors_header};
 use vae_data::open_regular;
 
-use super::{FILE_COLUMN, Field, FieldKind, Latents, MEAN, Values, npy, rewound, write_reals};
+use super::{
+    CODE, FILE_COLUMN, Field, FieldKind, Latents, Values, npy, rewound, write_integers, write_reals,
+};
 
 /// The value of an unknown label.
 const UNKNOWN_LABEL: i64 = -1;
@@ -46,6 +48,7 @@ impl Writer {
                     }
                 }
                 Values::Reals(reals) => write_reals(spool, reals)?,
+                Values::Codes(codes) => write_integers(spool, codes)?,
             }
         }
         Ok(())
@@ -60,6 +63,7 @@ impl Writer {
             let (dtype, shape) = match &field.kind {
                 FieldKind::Text => (Dtype::U8, vec![n_bytes]),
                 FieldKind::Integer => (Dtype::I64, vec![n_rows]),
+                FieldKind::Codes(columns) => (Dtype::I64, vec![n_rows, columns.len()]),
                 FieldKind::Reals(_) if field.is_scalar() => (Dtype::F32, vec![n_rows]),
                 FieldKind::Reals(columns) => {
                     if columns[0] != format!("{}_0", field.name) {
@@ -109,14 +113,18 @@ type Names =
     serde_json::StreamDeserializer<'static, serde_json::de::IoRead<BufReader<Take<File>>>, String>;
 
 impl Reader {
-    pub(super) fn new(mut file: File, path: &Path) -> Result<Reader> {
+    pub(super) fn new(mut file: File, path: &Path, column: &str) -> Result<Reader> {
         let header = safetensors_header(&mut file).map_err(|problem| anyhow!(problem))?;
         let is_latents = |info: &TensorInfo| {
-            let floats = [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64];
-            info.shape.len() == 2 && floats.contains(&info.dtype)
+            let fits = match column {
+                CODE => info.dtype == Dtype::I64,
+                _ => [Dtype::BF16, Dtype::F16, Dtype::F32, Dtype::F64].contains(&info.dtype),
+            };
+            info.shape.len() == 2 && fits
         };
-        let latents = match header.tensor(MEAN) {
-            Some(info) if is_latents(info) => MEAN,
+        let no_latents = || no_latents(column);
+        let latents = match header.tensor(column) {
+            Some(info) if is_latents(info) => column,
             Some(_) => bail!(no_latents()),
             None => {
                 let mut arrays = header.tensors.iter().filter(|(_, info)| is_latents(info));
@@ -171,6 +179,6 @@ impl Reader {
     }
 }
 
-fn no_latents() -> String {
-    format!("no tensor `{MEAN}` of shape [N, Z], nor another one that alone could be it")
+fn no_latents(column: &str) -> String {
+    format!("no tensor `{column}` of shape [N, Z], nor another one that alone could be it")
 }

@@ -7,14 +7,14 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use image::ImageFormat;
 use serde_json::json;
-use tch::{Device, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_run::Session;
 use vae_view::{picture, tiles};
 
 use super::{RunArgs, items_file};
 use crate::Done;
-use crate::arrays::{Latents, LatentsReader};
+use crate::arrays::{CODE, Latents, LatentsReader, MEAN};
 use crate::output::{self, out};
 use crate::progress::ImageCount;
 
@@ -29,11 +29,14 @@ const N_IN_PICTURE: usize = 10_000;
 /// Reads the files of `vae encode`, or another table: the columns mean_0, mean_1, … or, if there are none, all numeric columns (an
 /// .npy or .safetensors array [N, Z]), as many as the model has latent dimensions. Images are named after the column `file` if
 /// there is one, else after their row; if two have the same name, or a file cannot have it, the row number is added.
+///
+/// With --codes the file has codes instead, as `vae encode --codes` writes them: the columns code_0, code_1, … or integers [N, n].
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae decode runs/mnist latents.parquet --out images/       a PNG for each row
   vae decode runs/mnist latents.npy --out grid.png          all in one picture
   vae decode runs/mnist latents.csv --out row.png --columns 20
+  vae decode runs/vq-vae codes.npy --codes --out grid.png
   vae decode runs/series latents.npy --out decoded.npy     the items themselves, for NumPy")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -47,6 +50,10 @@ pub(crate) struct Args {
     /// .npy, an array of the items
     #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy")]
     out: PathBuf,
+
+    /// The file has codes instead of latents, for models whose latents are codes
+    #[arg(long)]
+    codes: bool,
 
     /// Images in a row of the picture [default: as many as there are rows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -69,8 +76,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
-    let latent_dims = run.vae().config().n_latents() as usize;
-    let mut latents = LatentsReader::open(&args.latents, latent_dims)?;
+    let mut latents = match args.codes {
+        true => {
+            let (_, n_slots) = super::codes::quantizer(&run)?;
+            LatentsReader::open(&args.latents, CODE, n_slots as usize)?
+        }
+        false => {
+            let latent_dims = run.vae().config().n_latents() as usize;
+            LatentsReader::open(&args.latents, MEAN, latent_dims)?
+        }
+    };
     let mut count = ImageCount::new(latents.n_rows());
     let n_images = match is_picture || items_file::is_array(&args.out) {
         true => one_file(&args, &run, &mut latents, &mut count)?,
@@ -90,8 +105,23 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// Mean items [n, C, H, W] on the CPU, images in [0, 1].
-fn decoded(run: &Session, latents: &Latents) -> Result<Tensor> {
+fn decoded(args: &Args, run: &Session, latents: &Latents) -> Result<Tensor> {
     let values = Tensor::from_slice(&latents.values).view([latents.n_rows as i64, -1]);
+    let values = match args.codes {
+        true => {
+            // Codes are integers that f32 holds exactly.
+            let path = args.latents.display();
+            let codes = values.to_kind(Kind::Int64);
+            ensure!(
+                codes.to_kind(Kind::Float) == values,
+                "{path}: found numbers with a fraction, expected codes"
+            );
+            run.vae()
+                .latents_of_codes(&codes)
+                .with_context(|| path.to_string())?
+        }
+        false => values,
+    };
     let condition = run.condition_alone();
     let condition = condition.map(|row| row.repeat([latents.n_rows as i64, 1]));
     let values = (&values, condition.as_ref());
@@ -113,7 +143,7 @@ fn one_file(
             "{}: more than {N_IN_PICTURE} latents, too many for one file; give a folder",
             args.latents.display()
         );
-        images.push(decoded(run, &rows)?);
+        images.push(decoded(args, run, &rows)?);
         count.add(rows.n_rows);
     }
     ensure!(n_images > 0, "{}: holds no latents", args.latents.display());
@@ -160,7 +190,7 @@ fn one_file_each(
         .with_context(|| out.display().to_string())?;
     let (mut n_images, mut renamed) = (0, Vec::new());
     while let Some(rows) = latents.read(N_AT_A_TIME)? {
-        let images = tiles(run.vae().item(), &decoded(run, &rows)?)?;
+        let images = tiles(run.vae().item(), &decoded(args, run, &rows)?)?;
         for i in 0..rows.n_rows {
             let row = n_images + i;
             let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;

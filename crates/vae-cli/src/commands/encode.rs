@@ -20,6 +20,9 @@ use crate::progress::ImageCount;
 /// the mean direction, for a flow the image of the base's mean), log_var_0, … if the posterior has them, the label of a digit, the
 /// attributes of a table. An .npy file has only the centers, [N, Z]. docs/arrays.md describes every column.
 ///
+/// With --codes, of a model whose latents are codes, the columns are code_0, code_1, … instead, and an .npy file has integers
+/// [N, n]: those of a codebook at all places of the latent map, row by row, then those of the next one.
+///
 /// With --invert the columns mean_0, mean_1, … are the latents that a search by gradient descent found, and there are no log_var_0, ….
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -27,7 +30,8 @@ use crate::progress::ImageCount;
   vae encode runs/mnist datasets/mnist/train-images-idx3-ubyte.gz --out train.npy
   vae encode runs/celeba photos/ more.zip one.jpg --out latents.csv
   vae encode runs/celeba photos/ --invert --out closer.parquet
-  vae encode runs/celeba photos/ --attributes people.csv --out latents.safetensors")]
+  vae encode runs/celeba photos/ --attributes people.csv --out latents.safetensors
+  vae encode runs/vq-vae --codes --out codes.npy                     integers, for vae decode --codes")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -42,6 +46,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     invert: InvertArgs,
 
+    /// Write codes instead of latents, for models whose latents are codes
+    #[arg(long, conflicts_with = "invert")]
+    codes: bool,
+
     /// Print JSON instead of the file's name
     #[arg(long)]
     json: bool,
@@ -50,6 +58,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let format = Format::of(&args.out)?;
     let run = args.run.open()?;
+    let n_slots = match args.codes {
+        true => Some(super::codes::quantizer(&run)?.1),
+        false => None,
+    };
     let inputs = args.inputs.open(&run)?;
     let latent_dims = run.vae().config().n_latents() as usize;
     let mut writer: Option<TableWriter> = None;
@@ -63,22 +75,29 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut batch = batch?;
         let condition = run.condition_of(&inputs, &batch);
         let items = Conditioned::from((&batch.items, condition.as_ref()));
-        let (mean, log_var) = match &mut search {
+        let (mean, log_var, codes) = match &mut search {
             Some(search) => match search.latents(run.vae(), items)? {
-                Some(latents) => (latents, None),
+                Some(latents) => (latents, None, None),
                 None => return Ok(Done::Interrupted),
             },
             None => no_grad(|| -> Result<_> {
                 let posterior = run.vae().encode(items)?;
-                Ok((posterior.center(), posterior.log_var()))
+                Ok((posterior.center(), posterior.log_var(), posterior.codes()))
             })?,
         };
-        let mean = numbers(&mean)?;
+        let latents = match n_slots.and(codes) {
+            Some(codes) => Values::Codes(Vec::<i64>::try_from(codes.flatten(0, -1))?),
+            None => Values::Reals(numbers(&mean)?),
+        };
         let log_var = log_var.as_ref().map(numbers).transpose()?;
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
-                let mut fields = vec![Field::text(FILE_COLUMN), Field::vector(MEAN, latent_dims)];
+                let latents = match n_slots {
+                    Some(n_slots) => Field::codes(n_slots as usize),
+                    None => Field::vector(MEAN, latent_dims),
+                };
+                let mut fields = vec![Field::text(FILE_COLUMN), latents];
                 if log_var.is_some() {
                     fields.push(Field::vector("log_var", latent_dims));
                 }
@@ -88,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         };
         let names = std::mem::take(&mut batch.names);
         count.add(names.len());
-        let mut values = vec![Values::Text(names), Values::Reals(mean)];
+        let mut values = vec![Values::Text(names), latents];
         values.extend(log_var.map(Values::Reals));
         values.extend(super::known_values(&inputs, batch));
         writer.write(values)?;
@@ -108,6 +127,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "latents": args.out,
                 "n_images": n_images,
                 "latent_dims": latent_dims,
+                "n_codes": n_slots,
                 "n_bad_files": n_bad,
                 "images_per_s": images_per_s,
                 "inversion": inversion,
@@ -115,7 +135,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     } else {
         if format.is_bare() {
-            say!("an .npy file contains only the means; the other formats have names and more");
+            let what = if args.codes { "codes" } else { "means" };
+            say!("an .npy file contains only the {what}; the other formats have names and more");
         }
         output::print_path(&args.out);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod arithmetic;
 pub(crate) mod attribute;
 pub(crate) mod bench;
+pub(crate) mod codes;
 pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod data;

@@ -20,7 +20,7 @@ use vae_train::{Checkpoints, Trainer};
 #[path = "../../src/arrays/mod.rs"]
 mod arrays;
 
-use arrays::{Field, LatentsReader, TableWriter, Values};
+use arrays::{CODE, Field, LatentsReader, MEAN, TableWriter, Values};
 
 /// A format with its reader.
 pub(crate) struct Target {
@@ -467,7 +467,9 @@ pub(crate) fn read_latents(bytes: &[u8]) -> bool {
     };
     WORKPLACE.with(|workplace| {
         let path = workplace.put(&format!("latents.{ending}"), bytes);
-        let Ok(mut reader) = LatentsReader::open(&path, 2) else {
+        // Codes differ from latents in the columns and tensors that are looked for.
+        let _ = LatentsReader::open(&path, CODE, 2).map(|mut reader| reader.read(100));
+        let Ok(mut reader) = LatentsReader::open(&path, MEAN, 2) else {
             return false;
         };
         let _ = reader.n_rows();

@@ -272,6 +272,16 @@ impl Writer {
                     node.inputs.iter().map(|value| self.name(value)).collect();
                 self.push("Concat", &inputs, output, vec![int("axis", 1)]);
             }
+            Op::RowsOfLargest { rows } => {
+                let axis = || int("axis", 1);
+                let largest = vec![axis(), int("keepdims", 0)];
+                self.push("ArgMax", &[input], within("codes"), largest);
+                let rows = self.tensor(within("book"), rows)?;
+                let codes = [rows, within("codes")];
+                self.push("Gather", &codes, within("rows"), vec![int("axis", 0)]); // [B, H, W, d]
+                let to_front = vec![ints("perm", &[0, 3, 1, 2])];
+                self.push("Transpose", &[within("rows")], output, to_front);
+            }
             Op::Elementwise(op) => {
                 let inputs: Vec<String> =
                     node.inputs.iter().map(|value| self.name(value)).collect();

@@ -463,6 +463,10 @@ impl Objective {
             }
             None => loss,
         };
+        let loss = match &draws.penalty {
+            Some(penalty) => loss + penalty.mean(Kind::Float),
+            None => loss,
+        };
         Ok(Losses {
             model: loss,
             players: player_losses,

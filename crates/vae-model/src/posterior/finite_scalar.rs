@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
-use crate::{Direction, ModelError, Support, Term};
+use crate::{ModelError, Quantizer, Support};
 
 /// Finite scalar quantization (FSQ, Mentzer et al. 2024, <https://arxiv.org/abs/2309.15505>): each latent is bounded
 /// and rounded to one of a few levels, and d of them together are a code, one of ∏ L_i. The rounding has a
@@ -31,12 +31,6 @@ impl Default for FiniteScalarConfig {
         }
     }
 }
-
-/// What is logged about the codes of many images ([`CodeUse`](crate::CodeUse)).
-pub(crate) const CODE_TERMS: [Term; 2] = [
-    Term::new("codes_in_use", "codes", Direction::Higher),
-    Term::new("code_perplexity", "codes", Direction::Higher),
-];
 
 /// The most levels of a latent.
 const MOST_LEVELS: i64 = 1 << 10;
@@ -73,10 +67,12 @@ impl FiniteScalarConfig {
         }
     }
 
-    /// ∏ L_i, the number of different codes.
-    #[must_use]
-    pub fn n_codes(&self) -> i64 {
-        self.levels.iter().product()
+    /// ∏_{j<i} L_j of each latent, `[d, 1]`.
+    fn basis(&self) -> Tensor {
+        let products: Vec<i64> = (0..self.levels.len())
+            .map(|i| self.levels[..i].iter().product())
+            .collect();
+        Tensor::from_slice(&products).unsqueeze(1)
     }
 
     /// ⌊L/2⌋ of each latent, `[d, 1]`. The levels are k/⌊L/2⌋ for k from −⌊L/2⌋ on.
@@ -84,51 +80,40 @@ impl FiniteScalarConfig {
         let halves: Vec<f32> = self.levels.iter().map(|&n| (n / 2) as f32).collect();
         Tensor::from_slice(&halves).unsqueeze(1).to_device(device)
     }
+}
 
-    /// The levels nearest to latents `[…, Z]`.
-    pub(crate) fn nearest(&self, latents: &Tensor) -> Tensor {
-        let (n, device) = (self.levels.len() as i64, latents.device());
-        let halves = self.half_widths(device);
-        let most: Vec<f32> = self.levels.iter().map(|&n| ((n - 1) / 2) as f32).collect();
-        let most = Tensor::from_slice(&most).unsqueeze(1).to_device(device);
-        let places = (latents.unflatten(-1, [n, -1]) * &halves).round();
-        let places = places.maximum(&-&halves).minimum(&most);
-        (places / halves).flatten(-2, -1)
+/// Codes from 0 on: Σ_i (k_i + ⌊L_i/2⌋)·∏_{j<i} L_j.
+impl Quantizer for FiniteScalarConfig {
+    fn n_codes(&self) -> i64 {
+        self.levels.iter().product()
     }
 
-    /// The codes, from 0 on, of latents `[…, Z]` at levels, i64 `[…, Z/d]`: Σ_i (k_i + ⌊L_i/2⌋)·∏_{j<i} L_j.
-    pub(crate) fn codes(&self, latents: &Tensor) -> Tensor {
-        let n = self.levels.len() as i64;
-        let halves = self.half_widths(latents.device());
+    fn n_slots(&self, latent_dims: i64) -> i64 {
+        latent_dims / self.levels.len() as i64
+    }
+
+    fn codes(&self, latents: &Tensor) -> Tensor {
+        let (n, device) = (self.levels.len() as i64, latents.device());
+        let halves = self.half_widths(device);
+        let most: Vec<f32> = self.levels.iter().map(|&n| (n - 1) as f32).collect();
+        let most = Tensor::from_slice(&most).unsqueeze(1).to_device(device);
         let places = (latents.unflatten(-1, [n, -1]) * &halves + halves).round();
-        let basis: Vec<i64> = (0..self.levels.len())
-            .map(|i| self.levels[..i].iter().product())
-            .collect();
-        let basis = Tensor::from_slice(&basis)
-            .unsqueeze(1)
-            .to_device(latents.device());
+        let places = places.clamp_min(0.0).minimum(&most);
+        let basis = self.basis().to_device(device);
         (places.to_kind(Kind::Int64) * basis).sum_dim_intlist(-2, false, Kind::Int64)
     }
 
-    /// The levels of uniformly drawn codes, `[n, Z]`.
-    pub(crate) fn uniform(
-        &self,
-        n: i64,
-        latent_dims: i64,
-        device: Device,
-        generator: &mut vae_torch::Generator,
-    ) -> Tensor {
-        let per_code = self.levels.len() as i64;
-        let options = (Kind::Float, device);
-        let columns: Vec<Tensor> = self
-            .levels
-            .iter()
-            .map(|&levels| {
-                let places = generator.randint(levels, [n, latent_dims / per_code], options);
-                (places - (levels / 2) as f64) / (levels / 2) as f64
-            })
-            .collect();
-        Tensor::cat(&columns, 1)
+    fn latents(&self, codes: &Tensor) -> Tensor {
+        let device = codes.device();
+        let halves = self.half_widths(device);
+        let levels = Tensor::from_slice(&self.levels)
+            .unsqueeze(1)
+            .to_device(device);
+        let places = codes
+            .unsqueeze(-2)
+            .divide_tensor_mode(&self.basis().to_device(device), "floor")
+            .remainder_tensor(&levels); // [N, d, n]
+        ((places - &halves) / halves).flatten(-2, -1)
     }
 }
 
@@ -193,6 +178,10 @@ impl PosteriorFamily for FiniteScalarFamily {
 
     fn support(&self) -> Support {
         Support::Codes
+    }
+
+    fn quantizer(&self) -> Option<&dyn Quantizer> {
+        Some(&self.config)
     }
 }
 
@@ -261,8 +250,6 @@ impl Posterior for FiniteScalar {
 
 #[cfg(test)]
 mod tests {
-    use vae_torch::Generator;
-
     use super::*;
 
     fn family(levels: &[i64]) -> FiniteScalarFamily {
@@ -342,18 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn uniform_codes_are_equally_frequent() {
-        let config = FiniteScalarConfig { levels: vec![3, 2] };
-        let n = 12_000;
-        let latents = config.uniform(n, 4, Device::Cpu, &mut Generator::cpu(1));
+    fn codes_and_their_latents_are_each_others_inverse() {
+        let config = FiniteScalarConfig {
+            levels: vec![3, 2, 5],
+        };
+        let codes = Tensor::arange(30, (Kind::Int64, Device::Cpu)).view([10, 3]);
+        let latents = config.latents(&codes);
+        assert_eq!(latents.size(), [10, 9]);
+        assert_eq!(config.codes(&latents), codes);
         assert_eq!(config.nearest(&latents), latents);
-        let codes = config.codes(&latents); // [n, 2]
-        for place in 0..2 {
-            let counts = codes.select(1, place).bincount::<Tensor>(None, 6);
-            assert_eq!(counts.size(), [6]);
-            // Five standard deviations of a count of n/6.
-            let excess = (counts - n / 6).abs().max().double_value(&[]);
-            assert!(excess < 5.0 * (n as f64 * 5.0 / 36.0).sqrt(), "{excess}");
-        }
     }
 }

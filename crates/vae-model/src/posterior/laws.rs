@@ -48,7 +48,7 @@ impl Family {
         config.check(latent_dims).expect("a good config");
         let variables = nn::VarStore::new(1);
         let root = variables.root();
-        let family = config.build(&root, latent_dims, Initialization::default());
+        let family = config.build(&root, latent_dims, None, Initialization::default());
         let mut named: Vec<_> = variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         for (i, (_, mut variable)) in named.into_iter().enumerate() {

@@ -1,5 +1,6 @@
 //! Posteriors q(z|x): distributions of an image's latents from the encoder's output.
 
+mod codebook;
 mod colatitude;
 mod deterministic;
 mod diagonal_gaussian;
@@ -9,8 +10,10 @@ mod iaf;
 mod ladder;
 #[cfg(test)]
 mod laws;
+mod lookup_free;
 mod none;
 mod planar;
+mod vector_quantized;
 mod von_mises_fisher;
 
 use std::fmt::Debug;
@@ -20,16 +23,21 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 pub use diagonal_gaussian::{DiagonalGaussian, DiagonalGaussianConfig, NoiseScale};
-pub(crate) use finite_scalar::CODE_TERMS;
 pub use finite_scalar::FiniteScalarConfig;
 pub use iaf::IafConfig;
 pub use ladder::Ladder;
 pub(crate) use ladder::LadderFamily;
+pub(crate) use lookup_free::ENTROPY_PENALTY;
+pub use lookup_free::LookupFreeConfig;
 pub use planar::PlanarConfig;
+pub(crate) use vector_quantized::COMMITMENT;
+pub use vector_quantized::{
+    CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, VectorQuantizedConfig,
+};
 
 use crate::graph::{Graph, Value};
 use crate::network::{LARGEST_SIZE, check_depth};
-use crate::{Initialization, ModelError, Support, nn};
+use crate::{Initialization, ModelError, Quantizer, Support, Terms, nn};
 
 /// q(z|x) for each image of a batch.
 pub trait Posterior: Debug {
@@ -63,6 +71,12 @@ pub trait Posterior: Debug {
 
     /// The codes of its latents, i64 `[B, n]` from 0 on, if the latents are codes.
     fn codes(&self) -> Option<Tensor> {
+        None
+    }
+
+    /// What it adds to the loss of each item, `[B]` in nats, and the parts of that for logs: the commitment of
+    /// codes.
+    fn penalty(&self) -> Option<(Tensor, Terms)> {
         None
     }
 
@@ -104,9 +118,33 @@ pub trait PosteriorFamily: Debug + Send {
     /// The distribution that the encoder's output f32 `[B, P]` parameterizes.
     fn distribution(&self, params: &Tensor) -> Box<dyn Posterior>;
 
+    /// [`Self::distribution`] in a training step: what a family learns by averages instead of gradients is updated here.
+    fn distribution_in_training(&self, params: &Tensor) -> Box<dyn Posterior> {
+        self.distribution(params)
+    }
+
+    /// Called after the last step of an epoch.
+    fn end_epoch(&self) {}
+
+    /// Number of training items that [`Self::start_from`] uses.
+    fn n_start_items(&self, latent_dims: i64) -> usize {
+        let _ = latent_dims;
+        0
+    }
+
+    /// Initializes the family from the fresh encoder's output for training items, `[B, P]`, before the first step.
+    fn start_from(&self, params: &Tensor) {
+        let _ = params;
+    }
+
     /// The space that its latents lie in.
     fn support(&self) -> Support {
         Support::Euclidean
+    }
+
+    /// Its codes, if its latents are codes ([`Support::Codes`]).
+    fn quantizer(&self) -> Option<&dyn Quantizer> {
+        None
     }
 }
 
@@ -156,6 +194,10 @@ pub enum PosteriorConfig {
     Deterministic,
     /// Codes: each latent is one of a few levels. There is no kl and no elbo.
     FiniteScalar(FiniteScalarConfig),
+    /// Codes: several latents together are one of a learned list of vectors. There is no kl and no elbo.
+    VectorQuantized(VectorQuantizedConfig),
+    /// Codes: each latent is −1 or 1. There is no kl and no elbo.
+    LookupFree(LookupFreeConfig),
     /// No encoder: a generator that decodes latents of the prior, trained by `objective.adversarial` (GAN, Goodfellow
     /// et al. 2014, <https://arxiv.org/abs/1406.2661>).
     None,
@@ -173,6 +215,8 @@ impl PosteriorConfig {
             Self::DiagonalGaussian(_) | Self::FullCovariance | Self::Deterministic | Self::None => {
             }
             Self::FiniteScalar(config) => config.check(latent_dims)?,
+            Self::VectorQuantized(config) => config.check(latent_dims)?,
+            Self::LookupFree(config) => config.check(latent_dims)?,
             Self::Planar(config) => check_depth("model.posterior.planar.flows", config.flows)?,
             Self::Iaf(config) => config.check()?,
             Self::VonMisesFisher => check_sphere("model.posterior", self.name(), latent_dims)?,
@@ -213,12 +257,17 @@ impl PosteriorConfig {
             Self::Planar(config) => config.n_params(latent_dims),
             Self::Iaf(config) => config.n_params(latent_dims),
             Self::VonMisesFisher => von_mises_fisher::n_params(latent_dims),
-            Self::Deterministic | Self::FiniteScalar(_) | Self::None => latent_dims,
+            Self::Deterministic
+            | Self::FiniteScalar(_)
+            | Self::VectorQuantized(_)
+            | Self::LookupFree(_)
+            | Self::None => latent_dims,
         }
     }
 
     /// Its name in a config.
-    pub(crate) fn name(&self) -> &'static str {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         match self {
             Self::DiagonalGaussian(_) => "diagonal_gaussian",
             Self::FullCovariance => "full_covariance",
@@ -227,6 +276,8 @@ impl PosteriorConfig {
             Self::VonMisesFisher => "von_mises_fisher",
             Self::Deterministic => "deterministic",
             Self::FiniteScalar(_) => "finite_scalar",
+            Self::VectorQuantized(_) => "vector_quantized",
+            Self::LookupFree(_) => "lookup_free",
             Self::None => "none",
         }
     }
@@ -236,7 +287,7 @@ impl PosteriorConfig {
     pub fn support(&self) -> Support {
         match self {
             Self::VonMisesFisher => Support::Sphere,
-            Self::FiniteScalar(_) => Support::Codes,
+            _ if self.has_codes() => Support::Codes,
             _ => Support::Euclidean,
         }
     }
@@ -244,9 +295,15 @@ impl PosteriorConfig {
     /// Whether q(z|x) has a density: without a density there is neither kl nor elbo.
     #[must_use]
     pub fn has_density(&self) -> bool {
-        !matches!(
+        !self.has_codes() && !matches!(self, Self::Deterministic | Self::None)
+    }
+
+    /// Whether latents are codes.
+    #[must_use]
+    pub fn has_codes(&self) -> bool {
+        matches!(
             self,
-            Self::Deterministic | Self::FiniteScalar(_) | Self::None
+            Self::FiniteScalar(_) | Self::VectorQuantized(_) | Self::LookupFree(_)
         )
     }
 
@@ -258,10 +315,11 @@ impl PosteriorConfig {
 
     /// Whether the encoder gives the same number of parameters for each latent, so that latents may be a map.
     fn is_per_latent(&self) -> bool {
-        matches!(
-            self,
-            Self::DiagonalGaussian(_) | Self::Deterministic | Self::FiniteScalar(_) | Self::None
-        )
+        self.has_codes()
+            || matches!(
+                self,
+                Self::DiagonalGaussian(_) | Self::Deterministic | Self::None
+            )
     }
 
     /// Whether log q(z|x) has a closed form at any z, not only at drawn ones.
@@ -277,11 +335,12 @@ impl PosteriorConfig {
         matches!(self, Self::DiagonalGaussian(_) | Self::FullCovariance)
     }
 
-    /// Builds a family from a checked config, with its variables under `path`.
+    /// Builds a family from a checked config, with its variables under `path`. `channels` are those of a latent map.
     pub(crate) fn build(
         &self,
         path: &nn::Path,
         latent_dims: i64,
+        channels: Option<i64>,
         initialization: Initialization,
     ) -> Box<dyn GraphFamily> {
         match self {
@@ -296,6 +355,8 @@ impl PosteriorConfig {
             Self::FiniteScalar(config) => {
                 Box::new(finite_scalar::FiniteScalarFamily::new(config.clone()))
             }
+            Self::VectorQuantized(config) => Box::new(config.build(path, latent_dims, channels)),
+            Self::LookupFree(config) => Box::new(config.build(latent_dims, channels)),
             Self::None => Box::new(none::NoneFamily),
         }
     }

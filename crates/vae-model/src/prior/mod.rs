@@ -24,9 +24,7 @@ pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
 use crate::posterior::check_sphere;
-use crate::{
-    ClosedKl, FiniteScalarConfig, ImageShape, Initialization, ModelError, Posterior, Support, nn,
-};
+use crate::{ClosedKl, ImageShape, Initialization, ModelError, Posterior, Quantizer, Support, nn};
 
 /// p(z). Its parameters are variables of the model and trained with it.
 pub trait Prior: Debug + Send {
@@ -97,6 +95,8 @@ pub struct PriorContext<'a> {
     pub(crate) params: &'a dyn Fn(&Tensor) -> Tensor,
     /// `[B, P]` → q(z|x).
     pub(crate) distribution: &'a dyn Fn(&Tensor) -> Box<dyn Posterior>,
+    /// The posterior's codes; `None` if latents are not codes.
+    pub(crate) quantizer: Option<&'a dyn Quantizer>,
     /// Cache of the encoded pseudo-inputs, while the weights are fixed.
     pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
 }
@@ -107,6 +107,12 @@ impl<'a> PriorContext<'a> {
     #[must_use]
     pub fn features(&self) -> Option<&'a Tensor> {
         self.features
+    }
+
+    /// The posterior's codes, if latents are codes.
+    #[must_use]
+    pub fn quantizer(&self) -> Option<&'a dyn Quantizer> {
+        self.quantizer
     }
 
     /// The parameters of q(z|u) of the pseudo-inputs u, `[n, P]`. They are encoded only once while the weights are
@@ -206,21 +212,16 @@ impl PriorConfig {
         }
     }
 
-    /// Builds a prior from a checked config, with its variables under `path`. `codes` describes the posterior's codes,
-    /// if its latents are codes.
-    ///
-    /// # Errors
-    /// A prior of codes without a posterior of codes.
+    /// Builds a prior from a checked config, with its variables under `path`.
     pub(crate) fn build(
         &self,
         path: &nn::Path,
         latent_dims: i64,
         image: ImageShape,
         n_features: i64,
-        codes: Option<&FiniteScalarConfig>,
         initialization: Initialization,
-    ) -> Result<Box<dyn Prior>, ModelError> {
-        Ok(match self {
+    ) -> Box<dyn Prior> {
+        match self {
             Self::StandardNormal => Box::new(standard_normal::StandardNormal { latent_dims }),
             Self::HypersphericalUniform => {
                 Box::new(hyperspherical_uniform::HypersphericalUniform { latent_dims })
@@ -228,18 +229,7 @@ impl PriorConfig {
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
             Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
-            Self::UniformCodes => match codes {
-                Some(codes) => Box::new(uniform_codes::UniformCodes {
-                    codes: codes.clone(),
-                    latent_dims,
-                }),
-                None => {
-                    return Err(ModelError::config(
-                        "model.prior",
-                        "uniform_codes is a distribution of the codes of the posterior finite_scalar",
-                    ));
-                }
-            },
+            Self::UniformCodes => Box::new(uniform_codes::UniformCodes { latent_dims }),
             Self::ConditionalGaussian => {
                 Box::new(conditional_gaussian::ConditionalGaussian::build(
                     path,
@@ -248,7 +238,7 @@ impl PriorConfig {
                     initialization,
                 ))
             }
-        })
+        }
     }
 }
 
@@ -268,6 +258,7 @@ mod tests {
         features: None,
         params: &|_| unreachable!("this prior uses no encoder"),
         distribution: &|_| unreachable!("this prior uses no encoder"),
+        quantizer: None,
         kept: None,
     };
 

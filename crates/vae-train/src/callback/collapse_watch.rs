@@ -16,6 +16,9 @@ pub struct CollapseWatch {
 
 /// The warning for this many dimensions in use, with advice; none if there are too few images to tell.
 fn report(latent_use: &LatentUse, config: &RunConfig) -> Option<(String, String)> {
+    if config.model.posterior.has_codes() {
+        return None; // What counts is the codes in use, whatever the scale of their latents.
+    }
     let active_units = latent_use.active_units();
     let n = latent_use.center_variance.len() as u64;
     if !latent_use.is_known() || 2 * active_units > n || active_units == n {

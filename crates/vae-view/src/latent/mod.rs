@@ -2,6 +2,7 @@
 //!
 //! Latents are f64 on the CPU here: those of a whole data set are small, and fitting classifiers needs the precision.
 
+mod code_chart;
 mod codes;
 mod direction;
 mod path;
@@ -11,6 +12,7 @@ pub mod projector;
 mod regression;
 mod store;
 
+pub use code_chart::CodeChart;
 pub use codes::{Codes, encode, onto_support};
 pub use direction::{Accuracy, Direction, Labels, Learner, Method};
 pub use path::{Blend, path};
