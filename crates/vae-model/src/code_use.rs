@@ -2,20 +2,16 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{Direction, ModelError, Posterior, Term, Vae};
+use crate::quantizer::CODE_TERMS;
+use crate::{ModelError, Posterior, Term, Vae};
 
 /// How often each code occurred in the images added so far.
 #[derive(Debug)]
 pub struct CodeUse {
     /// i64 `[n_books, n_codes]`.
     counts: Tensor,
+    slots_of_books: Vec<i64>,
 }
-
-/// What is logged about the codes of many images.
-pub(crate) const CODE_TERMS: [Term; 2] = [
-    Term::new("codes_in_use", "codes", Direction::Higher),
-    Term::new("code_perplexity", "codes", Direction::Higher),
-];
 
 impl CodeUse {
     /// The reported numbers: how many different codes occurred, and the perplexity, exp of the entropy of their
@@ -27,21 +23,22 @@ impl CodeUse {
     #[must_use]
     pub fn of(vae: &Vae) -> Option<Self> {
         let quantizer = vae.quantizer()?;
+        let slots_of_books = quantizer.slots_of_books(vae.config().n_latents());
         let size = [quantizer.n_books(), quantizer.n_codes()];
         Some(Self {
             counts: Tensor::zeros(size, (Kind::Int64, vae.device())),
+            slots_of_books,
         })
     }
 
     /// Adds the codes of a batch's images.
     pub fn add(&mut self, posterior: &dyn Posterior) {
         if let Some(codes) = posterior.codes() {
-            let [n_books, n_codes] = [self.counts.size()[0], self.counts.size()[1]];
-            let of_books = codes.unflatten(1, [n_books, -1]); // [B, n_books, places]
-            for book in 0..n_books {
-                let codes = of_books.select(1, book).flatten(0, -1);
-                let counts = codes.bincount::<Tensor>(None, n_codes);
-                let _ = self.counts.get(book).g_add_(&counts);
+            let n_codes = self.counts.size()[1];
+            let of_books = codes.split_with_sizes(self.slots_of_books.as_slice(), 1);
+            for (book, codes) in of_books.into_iter().enumerate() {
+                let counts = codes.flatten(0, -1).bincount::<Tensor>(None, n_codes);
+                let _ = self.counts.get(book as i64).g_add_(&counts);
             }
         }
     }
@@ -63,13 +60,15 @@ impl CodeUse {
         Ok([in_use as f64 / n_books, f64::try_from(perplexity)?])
     }
 
-    /// The entropy of a place in bits, the codes of all codebooks together: what a code that knows the frequencies of
-    /// each takes.
+    /// The bits of an item's codes if each takes −log2 of its frequency: less than as they are, if the frequencies of
+    /// a codebook differ.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn entropy_bits(&self) -> Result<f64, ModelError> {
-        Ok(f64::try_from(self.entropy().sum(Kind::Double))? / std::f64::consts::LN_2)
+        let n_slots = Tensor::from_slice(&self.slots_of_books);
+        let nats = (self.entropy() * n_slots).sum(Kind::Double);
+        Ok(f64::try_from(nats)? / std::f64::consts::LN_2)
     }
 
     /// Of the codes' frequencies in nats, `[n_books]`.
@@ -90,8 +89,14 @@ mod tests {
     #[test]
     fn perplexity_counts_codes_that_come_equally_often() {
         let values = |counts: &[i64]| {
-            let counts = Tensor::from_slice(counts).unsqueeze(0);
-            CodeUse { counts }.values().expect("numbers")
+            let code_use = CodeUse {
+                counts: Tensor::from_slice(counts).unsqueeze(0),
+                slots_of_books: vec![3],
+            };
+            let bits = code_use.entropy_bits().expect("a number");
+            let [in_use, perplexity] = code_use.values().expect("numbers");
+            assert!((bits - 3.0 * perplexity.log2()).abs() < 1e-12);
+            [in_use, perplexity]
         };
         assert_eq!(values(&[3, 0, 3, 0]).map(|x| (x * 1e9).round()), [2e9, 2e9]);
         // exp(−¾·ln ¾ − ¼·ln ¼).
@@ -104,7 +109,12 @@ mod tests {
     #[test]
     fn with_several_codebooks_it_is_their_mean() {
         let counts = Tensor::from_slice(&[4_i64, 4, 4, 4, 9, 9, 0, 0]).view([2, 4]);
-        let [in_use, perplexity] = CodeUse { counts }.values().expect("numbers");
+        let slots_of_books = vec![1, 1];
+        let code_use = CodeUse {
+            counts,
+            slots_of_books,
+        };
+        let [in_use, perplexity] = code_use.values().expect("numbers");
         assert!((in_use - 3.0).abs() + (perplexity - 3.0).abs() < 1e-12);
     }
 }

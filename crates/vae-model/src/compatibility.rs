@@ -6,6 +6,7 @@ use crate::parts::{ModelView, OwnParts};
 use crate::{
     DiagonalGaussianConfig, ItemKind, ItemSpec, LikelihoodConfig, MeanActivation, ModelConfig,
     ModelError, NetworkConfig, NoiseScale, PosteriorConfig, PriorConfig, ScaleConfig, Support,
+    TopologyConfig,
 };
 
 impl ModelConfig {
@@ -19,13 +20,13 @@ impl ModelConfig {
                 let problem = format!("found {side}, expected numbers from 1 to {MOST_SIDE}");
                 return Err(ModelError::config("model.latent_shape", problem));
             }
-            let n: i64 = shape.iter().product();
+            let n = self.n_latents();
             if let Some(latent_dims) = self.latent_dims.filter(|&found| found != n) {
                 let [channels, height, width] = shape;
                 return Err(ModelError::config(
                     "model.latent_dims",
                     format!(
-                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {n}; leave it \
+                        "found {latent_dims}, but latent_shape {channels}·{height}·{width} makes it {n}; leave it \
                          out"
                     ),
                 ));
@@ -179,8 +180,10 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         prior,
         ..
     } = model;
-    if !config.topology.is_flat() {
-        check_ladder(model)?;
+    match config.topology {
+        TopologyConfig::Flat => {}
+        TopologyConfig::Ladder(_) => check_ladder(model)?,
+        TopologyConfig::Pyramid => check_pyramid(model)?,
     }
     if let (Some(of_posterior), Some(of_prior)) = (posterior.traits, prior.traits)
         && let Some(support) = of_prior.support
@@ -311,6 +314,27 @@ fn check_ladder(model: ModelView) -> Result<(), ModelError> {
                 "the prior of its top level has to be a Gaussian, whose kl has a closed form, and the prior \
                  is {}; standard_normal or conditional_gaussian would fit",
                 prior.map_or(model.prior.name, |config| config.name())
+            ),
+        ),
+    }
+}
+
+/// Refuses parts that a pyramid does not support.
+fn check_pyramid(model: ModelView) -> Result<(), ModelError> {
+    let key = "model.topology";
+    if model.config.latent_shape.is_none() {
+        let problem =
+            "pyramid has two maps of latents, and latent_shape, which is the lower one, is missing";
+        return refuse(key, problem.to_owned());
+    }
+    match model.posterior.config {
+        Some(config) if config.has_codes() => Ok(()),
+        _ => refuse(
+            key,
+            format!(
+                "pyramid has two maps of codes, and the posterior is {}; vector_quantized, finite_scalar or \
+                 lookup_free would fit, or the topology flat",
+                model.posterior.name
             ),
         ),
     }

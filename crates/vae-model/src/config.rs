@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::code_use::CODE_TERMS;
+use crate::network::upper_map;
 use crate::posterior::{COMMITMENT, ENTROPY_PENALTY};
+use crate::quantizer::CODE_TERMS;
 use crate::{
     ConditionConfig, Direction, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
     PriorConfig, Term, TopologyConfig,
@@ -135,21 +136,38 @@ impl ModelConfig {
     #[must_use]
     pub fn n_latents(&self) -> i64 {
         match (self.latent_shape, self.topology.ladder()) {
-            (Some(shape), _) => shape.iter().product(),
+            (Some(_), _) => {
+                let maps = self.latent_maps().into_iter();
+                maps.map(|map| map.iter().product::<i64>()).sum()
+            }
             (None, Some(ladder)) => ladder.n_latents(),
             (None, None) => self.latent_dims.unwrap_or(2),
         }
     }
 
-    /// The groups of latents by name, as ranges of a latent vector: `z` alone, or the levels of a ladder from the top
-    /// down, as `z2` and `z1`.
+    /// The shapes `[C, h, w]` of the latent maps from the top down; empty if latents are a vector.
+    #[must_use]
+    pub fn latent_maps(&self) -> Vec<[i64; 3]> {
+        match (self.latent_shape, &self.topology) {
+            (Some(lower), TopologyConfig::Pyramid) => vec![upper_map(lower), lower],
+            (shape, _) => shape.into_iter().collect(),
+        }
+    }
+
+    /// The groups of latents by name, as ranges of a latent vector: `z` alone, or the levels of a ladder or pyramid from
+    /// the top down, as `z2` and `z1`.
     #[must_use]
     pub fn latent_groups(&self) -> Vec<(String, Range<usize>)> {
-        let Some(ladder) = self.topology.ladder() else {
-            return vec![("z".to_owned(), 0..self.n_latents() as usize)];
+        let sizes = match &self.topology {
+            TopologyConfig::Ladder(ladder) => ladder.levels.clone(),
+            TopologyConfig::Pyramid => {
+                let maps = self.latent_maps().into_iter();
+                maps.map(|map| map.iter().product()).collect()
+            }
+            TopologyConfig::Flat => return vec![("z".to_owned(), 0..self.n_latents() as usize)],
         };
-        let n_levels = ladder.levels.len();
-        let levels = ladder.levels.iter().enumerate();
+        let n_levels = sizes.len();
+        let levels = sizes.iter().enumerate();
         let groups = levels.scan(0, |start, (i, &n)| {
             let range = *start..*start + n as usize;
             *start = range.end;

@@ -11,7 +11,7 @@ use crate::condition;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, LARGEST_SIZE, NetworkShape};
-use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits};
+use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits, PyramidFamily};
 use crate::prior::{LadderPrior, PriorTraits};
 use crate::topology::TopDown;
 use crate::{
@@ -238,7 +238,7 @@ impl Traits {
     pub(crate) fn of(config: &ModelConfig) -> Self {
         let (posterior, prior) = (config.posterior.traits(), config.prior.traits());
         match config.topology {
-            TopologyConfig::Flat => Self { posterior, prior },
+            TopologyConfig::Flat | TopologyConfig::Pyramid => Self { posterior, prior },
             TopologyConfig::Ladder(_) => Self {
                 posterior: PosteriorTraits {
                     has_covariance: false,
@@ -527,6 +527,7 @@ impl Parts {
                     image,
                     latent_dims,
                     latent_shape: context.latent_shape,
+                    is_pyramid: config.topology == TopologyConfig::Pyramid,
                     n_condition_features: context.n_condition_features,
                     n_posterior_params: context.n_posterior_params,
                     n_likelihood_maps: context.n_likelihood_maps,
@@ -553,6 +554,12 @@ impl Parts {
         let path = &root / "posterior";
         let posterior = match &own.posterior {
             Some(own) => PosteriorPart::Own(own.build(&path, &context)),
+            None if let (TopologyConfig::Pyramid, Some(shape)) =
+                (&config.topology, context.latent_shape) =>
+            {
+                let family = PyramidFamily::build(&path, &config.posterior, shape, initialization);
+                PosteriorPart::Known(Box::new(family))
+            }
             None => {
                 let channels = context.latent_shape.map(|[channels, ..]| channels);
                 let family = &config.posterior;

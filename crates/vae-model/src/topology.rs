@@ -20,6 +20,11 @@ pub enum TopologyConfig {
     Flat,
     /// Latents in levels, each drawn given the one above it.
     Ladder(LadderConfig),
+    /// Two maps of codes (VQ-VAE-2, Razavi et al. 2019, <https://arxiv.org/abs/1906.00446>): one of `latent_shape`, and
+    /// above it one of half its rows and columns for what is global. The lower codes are chosen given the upper ones, and
+    /// the decoder gets both. Each map has codebooks of its own. A latent vector is the upper map followed by the lower
+    /// one. For posteriors whose latents are codes.
+    Pyramid,
 }
 
 /// A ladder (Sønderby et al. 2016, <https://arxiv.org/abs/1602.02282>). Of the levels z_L … z_1 the top one has the
@@ -61,14 +66,14 @@ impl TopologyConfig {
     /// The levels' sizes from the top down; none where there is one group.
     pub(crate) fn ladder(&self) -> Option<&LadderConfig> {
         match self {
-            Self::Flat => None,
+            Self::Flat | Self::Pyramid => None,
             Self::Ladder(config) => Some(config),
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
-            Self::Flat => Ok(()),
+            Self::Flat | Self::Pyramid => Ok(()),
             Self::Ladder(config) => config.check(),
         }
     }

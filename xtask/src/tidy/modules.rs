@@ -89,6 +89,7 @@ pub(super) const ORDERS: &[Order] = &[
             "network",
             "likelihood",
             "topology",
+            "quantizer",
             "posterior",
             "prior",
             "config",

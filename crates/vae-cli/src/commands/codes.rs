@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::json;
 use tch::{Device, Tensor, no_grad};
-use vae_model::{CodeUse, Conditioned, Quantizer};
+use vae_model::{CodeUse, Conditioned, Quantizer, Vae};
 use vae_run::Session;
 use vae_view::latent::CodeChart;
 use vae_view::{as_decoded, picture, tiles};
@@ -55,6 +55,24 @@ pub(super) fn quantizer(run: &Session) -> Result<(&dyn Quantizer, i64)> {
     Ok((quantizer, quantizer.n_slots(run.vae().config().n_latents())))
 }
 
+/// Codes `[N, n_slots]` by codebook, `[N, h, w]` each: where they lie in the latent map, or in a row without one.
+fn code_maps(vae: &Vae, quantizer: &dyn Quantizer, codes: &Tensor) -> Vec<Tensor> {
+    let config = vae.config();
+    let slots_of_books = quantizer.slots_of_books(config.n_latents());
+    let of_books = codes.split_with_sizes(slots_of_books.as_slice(), 1);
+    let maps = of_books.into_iter().zip(&slots_of_books);
+    maps.map(|(codes, &n)| {
+        let fits = |&[_, height, width]: &[i64; 3]| height * width == n;
+        let [_, height, width] = config
+            .latent_maps()
+            .into_iter()
+            .find(fits)
+            .unwrap_or([1, 1, n]);
+        codes.view([-1, height, width])
+    })
+    .collect()
+}
+
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let vae = run.vae();
@@ -84,13 +102,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let (n_books, n_codes) = (quantizer.n_books(), quantizer.n_codes());
     let [in_use, perplexity] = code_use.values()?;
     let bits = n_slots as f64 * (n_codes as f64).log2();
-    let entropy_bits = n_slots as f64 / n_books as f64 * code_use.entropy_bits()?;
+    let entropy_bits = code_use.entropy_bits()?;
     let n_values = vae.image_shape().n_values() as f64;
     if let (Some(out), Some([items, codes])) = (&args.out, &shown) {
-        let [height, width] = match vae.config().latent_shape {
-            Some([_, height, width]) => [height, width],
-            None => [1, n_slots / n_books],
-        };
+        let maps = code_maps(vae, quantizer, codes);
         let chart = CodeChart {
             title: "Codes in use",
             subtitle: &format!(
@@ -100,7 +115,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             ),
             counts: code_use.counts(),
             images: &tiles(vae.item(), &as_decoded(vae.item(), items))?,
-            maps: &codes.view([-1, n_books, height, width]),
+            maps: &maps,
             n_codes,
         };
         picture::save(&chart.draw()?, out)?;

@@ -16,6 +16,12 @@ pub(super) enum ToPosterior {
     },
     /// For a map of latents: a convolution. The channels of one parameter precede those of the next.
     Map(Layer<Conv>),
+    /// For two maps: a convolution that halves the size leads to the upper one.
+    Pyramid {
+        down: Layer<Conv>,
+        upper: Layer<Conv>,
+        lower: Layer<Conv>,
+    },
 }
 
 impl ToPosterior {
@@ -32,6 +38,14 @@ impl ToPosterior {
         if let Some([latent_channels, ..]) = shape.latent_shape {
             let n_out = n_params * latent_channels;
             let sizes = ConvSizes::three(channels, n_out, 1);
+            if shape.is_pyramid {
+                let halved = ConvSizes::three(channels, channels, 2);
+                return Self::Pyramid {
+                    down: init.conv(path / "down", halved, NextActivation::Relu),
+                    upper: init.conv(path / "upper", sizes, next),
+                    lower: init.conv(path / "lower", sizes, next),
+                };
+            }
             return Self::Map(init.conv(path / "posterior", sizes, next));
         }
         let n_features = channels * height * width;
@@ -57,6 +71,16 @@ impl ToPosterior {
             Self::Map(posterior) => {
                 let params = ops.layer(posterior, maps);
                 ops.flatten(params)
+            }
+            Self::Pyramid { down, upper, lower } => {
+                let shared = ops.share(&maps);
+                let halved = ops.layer(down, shared);
+                let halved = ops.activation(Activation::Relu, halved); // [B, C, ⌈h/2⌉, ⌈w/2⌉]
+                let upper = ops.layer(upper, halved);
+                let upper = ops.flatten(upper);
+                let lower = ops.layer(lower, maps);
+                let lower = ops.flatten(lower);
+                ops.concat(upper, lower) // [B, P]
             }
         }
     }

@@ -108,7 +108,7 @@ impl Initialization {
     }
 
     /// A convolution whose padding turns n pixels into ⌈n/stride⌉.
-    pub(super) fn conv(
+    pub(crate) fn conv(
         self,
         path: nn::Path,
         sizes: ConvSizes,
@@ -180,7 +180,7 @@ impl Initialization {
 
 /// Sizes of a convolution; the kernel's sides (rows, columns) are odd.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConvSizes {
+pub(crate) struct ConvSizes {
     pub(super) n_in: i64,
     pub(super) n_out: i64,
     pub(super) kernel: [i64; 2],
@@ -189,7 +189,7 @@ pub(super) struct ConvSizes {
 
 impl ConvSizes {
     /// 3×3.
-    pub(super) fn three(n_in: i64, n_out: i64, stride: i64) -> Self {
+    pub(crate) fn three(n_in: i64, n_out: i64, stride: i64) -> Self {
         Self {
             n_in,
             n_out,
@@ -317,7 +317,7 @@ impl Affine {
 
 /// A convolution. tch's own does not expose its stride.
 #[derive(Debug)]
-pub(super) struct Conv {
+pub(crate) struct Conv {
     pub(super) weight: Tensor,
     bias: Option<Tensor>,
     stride: i64,

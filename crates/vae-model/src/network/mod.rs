@@ -82,6 +82,7 @@ struct Conditioned<N> {
     condition: Option<ConditionMap>,
     n_condition_features: i64,
     latent_shape: Option<[i64; 3]>,
+    is_pyramid: bool,
 }
 
 impl<N: Layered> Conditioned<N> {
@@ -109,7 +110,19 @@ impl<N: Layered> Conditioned<N> {
     ) -> O::Value {
         let (mut latents, mut features) = (latents, features);
         if let Some([channels, height, width]) = self.latent_shape {
-            latents = ops.maps(latents, [channels, height, width]);
+            latents = match self.is_pyramid {
+                true => {
+                    let [_, rows, columns] = upper_map([channels, height, width]);
+                    let n_upper = channels * rows * columns;
+                    let upper = ops.narrow(&latents, 0, n_upper);
+                    let lower = ops.narrow(&latents, n_upper, channels * height * width);
+                    let upper = ops.maps(upper, [channels, rows, columns]);
+                    let upper = ops.upsample(upper, [height, width]);
+                    let lower = ops.maps(lower, [channels, height, width]);
+                    ops.concat(upper, lower) // [N, 2·C, h, w]
+                }
+                false => ops.maps(latents, [channels, height, width]),
+            };
             // The same values at every place.
             features = features.map(|features| {
                 let dot = ops.maps(features, [self.n_condition_features, 1, 1]);
@@ -187,6 +200,8 @@ pub(crate) struct NetworkShape {
     pub(crate) latent_dims: i64,
     /// The shape of latents that are a map.
     pub(crate) latent_shape: Option<[i64; 3]>,
+    /// Whether there is a second map above it, of half its size.
+    pub(crate) is_pyramid: bool,
     /// F, the number of a condition's features; 0 without a condition.
     pub(crate) n_condition_features: i64,
     pub(crate) n_posterior_params: i64,
@@ -205,7 +220,11 @@ impl NetworkShape {
     /// Values that the decoder gets for an image, or for each place of a latent map: its latents and the features of
     /// the condition.
     fn decoder_inputs(self) -> i64 {
-        let n_latents = self.latent_shape.map_or(self.latent_dims, |[n, ..]| n);
+        let n_latents = match self.latent_shape {
+            Some([channels, ..]) if self.is_pyramid => 2 * channels,
+            Some([channels, ..]) => channels,
+            None => self.latent_dims,
+        };
         n_latents + self.n_condition_features
     }
 
@@ -292,7 +311,13 @@ fn conditioned<N: Layered + 'static>(
         condition: ConditionMap::build(&(root / "condition"), shape),
         n_condition_features: shape.n_condition_features,
         latent_shape: shape.latent_shape,
+        is_pyramid: shape.is_pyramid,
     })
+}
+
+/// The upper map of a pyramid, for the shape `[C, h, w]` of the lower one.
+pub(crate) fn upper_map([channels, height, width]: [i64; 3]) -> [i64; 3] {
+    [channels, (height + 1) / 2, (width + 1) / 2]
 }
 
 /// The largest size of a layer. Larger ones are surely mistakes, and no memory would suffice.
@@ -358,6 +383,7 @@ mod tests {
             },
             latent_dims: 4,
             latent_shape: None,
+            is_pyramid: false,
             n_condition_features: 6,
             n_posterior_params: 8,
             n_likelihood_maps: 6,

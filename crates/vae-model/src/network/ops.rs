@@ -33,12 +33,15 @@ pub(super) trait Ops {
     /// Concatenates the channels of maps, or the values of vectors.
     fn concat(&mut self, a: Self::Value, b: Self::Value) -> Self::Value;
 
+    /// A range of the channels of maps, or of the values of vectors.
+    fn narrow(&mut self, value: &Self::Value, start: i64, length: i64) -> Self::Value;
+
     /// The same value, for a second use.
     fn share(&self, value: &Self::Value) -> Self::Value;
 }
 
 /// A layer that computes and can describe its operation.
-pub(super) trait GraphLayer: nn::ModuleT {
+pub(crate) trait GraphLayer: nn::ModuleT {
     /// The path of its variables, `encoder.conv.2`.
     fn name(&self) -> &str;
 
@@ -91,6 +94,10 @@ impl Ops for Eager {
         Tensor::cat(&[a, b], 1)
     }
 
+    fn narrow(&mut self, value: &Tensor, start: i64, length: i64) -> Tensor {
+        value.narrow(1, start, length)
+    }
+
     fn share(&self, value: &Tensor) -> Tensor {
         value.shallow_clone()
     }
@@ -131,8 +138,19 @@ impl Ops for Graph {
         self.push("", Op::Concat, &[&a, &b])
     }
 
+    fn narrow(&mut self, value: &Value, start: i64, length: i64) -> Value {
+        Graph::narrow(self, value, start, length)
+    }
+
     fn share(&self, value: &Value) -> Value {
         value.clone()
+    }
+}
+
+impl Graph {
+    /// A layer of another part of the model than the network.
+    pub(crate) fn apply_layer<L: GraphLayer>(&mut self, layer: &L, input: &Value) -> Value {
+        self.push(layer.name(), layer.op(), &[input])
     }
 }
 

@@ -13,6 +13,7 @@ mod laws;
 mod lookup_free;
 mod none;
 mod planar;
+mod pyramid;
 mod vector_quantized;
 mod von_mises_fisher;
 
@@ -30,6 +31,7 @@ pub(crate) use ladder::LadderFamily;
 pub(crate) use lookup_free::ENTROPY_PENALTY;
 pub use lookup_free::LookupFreeConfig;
 pub use planar::PlanarConfig;
+pub(crate) use pyramid::PyramidFamily;
 pub(crate) use vector_quantized::COMMITMENT;
 pub use vector_quantized::{
     CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, VectorQuantizedConfig,

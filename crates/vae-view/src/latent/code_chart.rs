@@ -20,8 +20,8 @@ pub struct CodeChart<'a> {
     pub counts: &'a Tensor,
     /// Some of the images, as pictures `[N, 3 or 1, H, W]`.
     pub images: &'a Tensor,
-    /// Their codes, i64 `[N, n_books, h, w]`.
-    pub maps: &'a Tensor,
+    /// Their codes of each codebook, i64 `[N, h, w]`.
+    pub maps: &'a [Tensor],
     /// Number of codes of a codebook.
     pub n_codes: i64,
 }
@@ -124,8 +124,9 @@ impl CodeChart<'_> {
 
     /// A column for each image: the image above its maps of codes.
     fn places(&self) -> Result<RgbImage, ViewError> {
-        let [n, _, height, width] = [0, 1, 2, 3].map(|axis| self.maps.size()[axis]);
-        let n_rows = 1 + self.n_books() as u32;
+        let n = self.images.size()[0];
+        let maps = &self.maps[..self.maps.len().min(MOST_BOOKS as usize)];
+        let n_rows = 1 + maps.len() as u32;
         let step = TILE + GAP;
         let mut whole = RgbImage::from_pixel(
             n as u32 * step + GAP,
@@ -140,13 +141,13 @@ impl CodeChart<'_> {
         for column in 0..n {
             let image = grid(&self.images.narrow(0, column, 1), 1, 0)?;
             place(&image.into_rgb8(), column, 0);
-            for book in 0..self.n_books() {
-                let codes = self.maps.get(column).get(book).flatten(0, -1);
-                let codes = Vec::<i64>::try_from(codes)?;
+            for (row, map) in (1..).zip(maps) {
+                let [height, width] = [map.size()[1], map.size()[2]];
+                let codes = Vec::<i64>::try_from(map.get(column).flatten(0, -1))?;
                 let map = RgbImage::from_fn(width as u32, height as u32, |x, y| {
                     color_of(codes[(i64::from(y) * width + i64::from(x)) as usize])
                 });
-                place(&map, column, 1 + book as u32);
+                place(&map, column, row);
             }
         }
         Ok(whole)
@@ -170,6 +171,7 @@ mod tests {
     #[test]
     fn a_place_has_the_color_of_its_code() {
         let maps = Tensor::arange(2 * 2 * 3 * 3, (Kind::Int64, Device::Cpu)).view([2, 2, 3, 3]);
+        let maps = [0, 1].map(|book| maps.select(1, book));
         let chart = CodeChart {
             title: "codes",
             subtitle: "",
