@@ -2,11 +2,11 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::vector_quantized::{
-    COMMITMENT, CodeDistance, CodeGradient, CodebookConfig, VectorQuantized, VectorQuantizedConfig,
-};
+use super::quantized::{COMMITMENT, Quantized};
+use super::vector_quantized::{CodeDistance, CodeGradient, CodebookConfig, VectorQuantizedConfig};
+use super::{GraphFamily, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Op, Value};
-use crate::{Quantizer, nn};
+use crate::{Quantizer, Support, nn};
 
 /// The codebooks of all heads and steps. Shapes: H heads, R steps of residual quantization, K codes, d latents of a
 /// code, P places of an item, N = B·P vectors of each head in a batch.
@@ -45,6 +45,7 @@ const MOST_START_ITEMS: i64 = 10_000;
 const SMALLEST_LENGTH: f64 = 1e-6;
 
 impl Codebooks {
+    /// `code_dims` is d.
     pub(super) fn build(path: &nn::Path, config: &VectorQuantizedConfig, code_dims: i64) -> Self {
         let counted = [config.heads, config.depth, config.codes];
         let shape = [config.heads, config.depth, config.codes, code_dims];
@@ -81,7 +82,7 @@ impl Codebooks {
     }
 
     /// Latents `[B, Z]` as vectors `[H, N, d]`, of length 1 if angles count.
-    pub(super) fn vectors(&self, latents: &Tensor) -> Tensor {
+    fn vectors(&self, latents: &Tensor) -> Tensor {
         let vectors = latents
             .unflatten(1, [self.config.heads, self.code_dims, -1]) // [B, H, d, P]
             .permute([1, 0, 3, 2]) // [H, B, P, d]
@@ -132,7 +133,7 @@ impl Codebooks {
     }
 
     /// Replaces the encoder's output `[B, Z]` by codes.
-    pub(super) fn quantized(&self, params: &Tensor) -> VectorQuantized {
+    fn quantized(&self, params: &Tensor) -> Quantized {
         let n_places = self.n_places(params.size()[1]);
         let vectors = self.vectors(params); // [H, N, d]
         let (codes, found) = self.nearest_vectors(&vectors);
@@ -163,7 +164,7 @@ impl Codebooks {
             CodeGradient::StraightThrough => (sum - &vectors).detach() + &vectors,
             CodeGradient::Rotation => rotated(&vectors, &sum),
         };
-        VectorQuantized {
+        Quantized {
             latents: self.latents_of(&passed, n_places),
             codes: self.slots(&codes, n_places),
             penalty: &commitment * self.config.commitment + of_codebook,
@@ -189,7 +190,7 @@ impl Codebooks {
 
     /// After a training step whose vectors `[H, N, d]` got these codes, in slots: counts them, and moves an EMA
     /// codebook.
-    pub(super) fn update(&self, vectors: &Tensor, slots: &Tensor) {
+    fn update(&self, vectors: &Tensor, slots: &Tensor) {
         no_grad(|| {
             let codes = self.of_slots(slots); // [R, H, N]
             let mut rest = vectors.shallow_clone();
@@ -240,7 +241,7 @@ impl Codebooks {
     }
 
     /// Marks the codes that no step of the epoch used. The next step replaces them.
-    pub(super) fn end_epoch(&self) {
+    fn mark_unused(&self) {
         no_grad(|| {
             if self.config.revive {
                 self.unused.shallow_clone().copy_(&self.uses.eq(0.0));
@@ -251,7 +252,7 @@ impl Codebooks {
 
     /// Replaces the marked codes by vectors of this batch `[H, N, d]`, of a later step by what is left of them. Items
     /// come in random order, so rows at equal distances are a random choice.
-    pub(super) fn revive(&self, vectors: &Tensor) {
+    fn revive(&self, vectors: &Tensor) {
         if !self.config.revive || self.unused.count_nonzero(None).int64_value(&[]) == 0 {
             return;
         }
@@ -286,14 +287,8 @@ impl Codebooks {
         });
     }
 
-    pub(super) fn n_start_items(&self, latent_dims: i64) -> usize {
-        let n_places = self.n_places(latent_dims);
-        let wanted = (self.config.codes * N_START_VECTORS).div_euclid(n_places.max(1)) + 1;
-        wanted.clamp(1, MOST_START_ITEMS).unsigned_abs() as usize
-    }
-
     /// k-means of vectors `[H, N, d]`. A code that ends without a vector becomes the one that is farthest from its code.
-    pub(super) fn start_from(&self, vectors: &Tensor) {
+    fn start_from_vectors(&self, vectors: &Tensor) {
         no_grad(|| {
             let [heads, depth, n_codes, _] = self.shape();
             let n_vectors = vectors.size()[1];
@@ -336,10 +331,44 @@ impl Codebooks {
     }
 }
 
-/// As operations.
-impl Codebooks {
-    /// The latents of the nearest codes, `[Z]`, for an encoder's output `[Z]`.
-    pub(super) fn graph(&self, graph: &mut Graph, params: &Value) -> Value {
+impl PosteriorFamily for Codebooks {
+    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
+        Box::new(self.quantized(params))
+    }
+
+    fn distribution_in_training(&self, params: &Tensor) -> Box<dyn Posterior> {
+        let vectors = self.vectors(params).detach();
+        self.revive(&vectors);
+        let quantized = self.quantized(params);
+        self.update(&vectors, &quantized.codes);
+        Box::new(quantized)
+    }
+
+    fn end_epoch(&self) {
+        self.mark_unused();
+    }
+
+    fn n_start_items(&self, latent_dims: i64) -> usize {
+        let n_places = self.n_places(latent_dims);
+        let wanted = (self.config.codes * N_START_VECTORS).div_euclid(n_places.max(1)) + 1;
+        wanted.clamp(1, MOST_START_ITEMS).unsigned_abs() as usize
+    }
+
+    fn start_from(&self, params: &Tensor) {
+        self.start_from_vectors(&self.vectors(params).detach());
+    }
+
+    fn support(&self) -> Support {
+        Support::Codes
+    }
+
+    fn quantizer(&self) -> Option<&dyn Quantizer> {
+        Some(self)
+    }
+}
+
+impl GraphFamily for Codebooks {
+    fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
         let n_places = self.n_places(params.shape[0]);
         let [heads, depth, _, dims] = self.shape();
         let maps = graph.push("", Op::Maps([heads * dims, n_places, 1]), &[params]);
@@ -364,7 +393,7 @@ impl Codebooks {
             .collect();
         let of_heads: Vec<&Value> = of_heads.iter().collect();
         let joined = graph.push("", Op::Concat, &of_heads);
-        graph.push("", Op::Flatten, &[&joined])
+        Some(vec![graph.push("", Op::Flatten, &[&joined])])
     }
 }
 
@@ -633,7 +662,7 @@ mod tests {
         let latents = normals(&[200, 6], 3); // Three places.
         let (_store, books) = codebooks(&config, &normals(&[1, 3, 4, 2], 1));
         let vectors = books.vectors(&latents);
-        books.start_from(&vectors);
+        books.start_from_vectors(&vectors);
         let (codes, found) = books.nearest_vectors(&vectors);
         let mut rest = vectors.shallow_clone();
         let mut before = f64::INFINITY;
@@ -708,7 +737,7 @@ mod tests {
     fn it_starts_at_the_centers_of_clusters() {
         let points = clusters();
         let (_store, books) = codebooks(&config(3), &normals(&[1, 1, 3, 2], 5));
-        books.start_from(&books.vectors(&points));
+        books.start_from(&points);
         let found = books.vectors.view([3, 2]);
         assert!(largest(&(lloyd(&points, &found) - &found)) < 1e-4);
         let error = books.quantized(&points).named[0].1.mean(Kind::Double);
@@ -719,7 +748,7 @@ mod tests {
         // Fewer vectors than codes: those that there are.
         let (_store, books) = codebooks(&config(9), &normals(&[1, 1, 9, 2], 5));
         let few = points.narrow(0, 0, 4);
-        books.start_from(&books.vectors(&few));
+        books.start_from(&few);
         assert!(largest(&books.quantized(&few).penalty) < 1e-9);
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::vector_quantized::{COMMITMENT, VectorQuantized};
+use super::quantized::{COMMITMENT, Quantized};
 use super::{GraphFamily, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 use crate::network::check_sizes;
@@ -144,7 +144,7 @@ impl PosteriorFamily for LookupFreeFamily {
         let n_places = of_code.size()[2] as f64;
         let of_all = entropy(&share.logit(None)).sum(Kind::Float) * n_places;
         let gap = of_items - of_all;
-        Box::new(VectorQuantized {
+        Box::new(Quantized {
             latents: (&signs - params).detach() + params,
             codes: self.signs.codes(params),
             penalty: &commitment * self.config.commitment + &gap * self.config.entropy,

@@ -14,6 +14,7 @@ mod lookup_free;
 mod none;
 mod planar;
 mod pyramid;
+mod quantized;
 mod vector_quantized;
 mod von_mises_fisher;
 
@@ -32,7 +33,7 @@ pub(crate) use lookup_free::ENTROPY_PENALTY;
 pub use lookup_free::LookupFreeConfig;
 pub use planar::PlanarConfig;
 pub(crate) use pyramid::PyramidFamily;
-pub(crate) use vector_quantized::COMMITMENT;
+pub(crate) use quantized::COMMITMENT;
 pub use vector_quantized::{
     CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, VectorQuantizedConfig,
 };
@@ -357,7 +358,10 @@ impl PosteriorConfig {
             Self::FiniteScalar(config) => {
                 Box::new(finite_scalar::FiniteScalarFamily::new(config.clone()))
             }
-            Self::VectorQuantized(config) => Box::new(config.build(path, latent_dims, channels)),
+            Self::VectorQuantized(config) => {
+                let code_dims = config.dims_of_code(latent_dims, channels);
+                Box::new(codebook::Codebooks::build(path, config, code_dims))
+            }
             Self::LookupFree(config) => Box::new(config.build(latent_dims, channels)),
             Self::None => Box::new(none::NoneFamily),
         }

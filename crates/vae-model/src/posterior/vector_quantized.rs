@@ -2,13 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
-use super::codebook::Codebooks;
-use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
-use crate::graph::{Graph, Value};
+use crate::ModelError;
 use crate::network::{LARGEST_DEPTH, LARGEST_SIZE, check_depth, check_sizes};
-use crate::{Direction, ModelError, Quantizer, Support, Term, Terms, nn};
 
 /// Vector quantization (VQ-VAE, van den Oord et al. 2017, <https://arxiv.org/abs/1711.00937>): d latents together are
 /// replaced by the nearest of K vectors, the codebook, which is learned. The gradient passes the rounding as if it was
@@ -124,9 +120,6 @@ pub enum CodeGradient {
     Rotation,
 }
 
-/// |z − e|², summed over all codes of an item.
-pub(crate) const COMMITMENT: Term = Term::new("commitment_loss", "", Direction::Lower);
-
 /// The largest number of codes. A counter for each of them has to fit into memory.
 const MOST_CODES: i64 = 1 << 20;
 
@@ -206,6 +199,12 @@ impl VectorQuantizedConfig {
         }
     }
 
+    /// d, for a checked config. `channels` are those of a latent map.
+    pub(super) fn dims_of_code(&self, latent_dims: i64, channels: Option<i64>) -> i64 {
+        let of_place = self.n_place_dims(latent_dims, channels);
+        of_place.unwrap_or(latent_dims) / self.heads
+    }
+
     /// Latents of a place, those of all heads; `None` where heads do not divide them.
     fn n_place_dims(&self, latent_dims: i64, channels: Option<i64>) -> Option<i64> {
         match self.code_dims {
@@ -215,117 +214,5 @@ impl VectorQuantizedConfig {
                 (all % self.heads == 0).then_some(all)
             }
         }
-    }
-
-    /// `channels` are those of a latent map.
-    pub(super) fn build(
-        &self,
-        path: &nn::Path,
-        latent_dims: i64,
-        channels: Option<i64>,
-    ) -> VectorQuantizedFamily {
-        let n_place = self
-            .n_place_dims(latent_dims, channels)
-            .unwrap_or(latent_dims);
-        VectorQuantizedFamily {
-            codebooks: Codebooks::build(path, self, n_place / self.heads),
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct VectorQuantizedFamily {
-    codebooks: Codebooks,
-}
-
-impl PosteriorFamily for VectorQuantizedFamily {
-    fn distribution(&self, params: &Tensor) -> Box<dyn Posterior> {
-        Box::new(self.codebooks.quantized(params))
-    }
-
-    fn distribution_in_training(&self, params: &Tensor) -> Box<dyn Posterior> {
-        let vectors = self.codebooks.vectors(params).detach();
-        self.codebooks.revive(&vectors);
-        let quantized = self.codebooks.quantized(params);
-        self.codebooks.update(&vectors, &quantized.codes);
-        Box::new(quantized)
-    }
-
-    fn end_epoch(&self) {
-        self.codebooks.end_epoch();
-    }
-
-    fn n_start_items(&self, latent_dims: i64) -> usize {
-        self.codebooks.n_start_items(latent_dims)
-    }
-
-    fn start_from(&self, params: &Tensor) {
-        self.codebooks
-            .start_from(&self.codebooks.vectors(params).detach());
-    }
-
-    fn support(&self) -> Support {
-        Support::Codes
-    }
-
-    fn quantizer(&self) -> Option<&dyn Quantizer> {
-        Some(&self.codebooks)
-    }
-}
-
-impl GraphFamily for VectorQuantizedFamily {
-    fn graph(&self, graph: &mut Graph, params: &Value) -> Option<Vec<Value>> {
-        Some(vec![self.codebooks.graph(graph, params)])
-    }
-}
-
-/// The codes of each item.
-#[derive(Debug)]
-pub(super) struct VectorQuantized {
-    /// `[B, Z]`, with the gradient of the rounding.
-    pub(super) latents: Tensor,
-    /// i64 `[B, n_slots]`.
-    pub(super) codes: Tensor,
-    /// What the loss gets, `[B]`.
-    pub(super) penalty: Tensor,
-    /// Its parts, without their weights, `[B]` each.
-    pub(super) named: Vec<(Term, Tensor)>,
-}
-
-impl Posterior for VectorQuantized {
-    fn center(&self) -> Tensor {
-        self.latents.shallow_clone()
-    }
-
-    fn draw(&self, noise: &Tensor) -> Latents {
-        Latents {
-            latents: self.latents.unsqueeze(0).expand(noise.size(), false),
-            log_prob: None,
-        }
-    }
-
-    fn log_prob(&self, _: &Tensor) -> Option<Tensor> {
-        None
-    }
-
-    fn codes(&self) -> Option<Tensor> {
-        Some(self.codes.shallow_clone())
-    }
-
-    fn penalty(&self) -> Option<(Tensor, Terms)> {
-        let mut terms = Terms::default();
-        for (term, value) in &self.named {
-            terms.push(term.clone(), value);
-        }
-        Some((self.penalty.shallow_clone(), terms))
-    }
-
-    fn detach(&self) -> Box<dyn Posterior> {
-        Box::new(Self {
-            latents: self.latents.detach(),
-            codes: self.codes.shallow_clone(),
-            penalty: self.penalty.detach(),
-            named: vec![],
-        })
     }
 }
