@@ -77,6 +77,16 @@ fn small(item: &ItemSpec) -> ItemSpec {
     .into()
 }
 
+/// The config for images of [`small`] sides: a latent map has to shrink with them.
+fn for_small(mut config: RunConfig, item: &ItemSpec) -> RunConfig {
+    let (whole, less) = (item.map(), small(item).map());
+    if let Some([_, height, width]) = &mut config.model.latent_shape {
+        *height = *height * less.height / whole.height;
+        *width = *width * less.width / whole.width;
+    }
+    config
+}
+
 fn mean_square(errors: &Tensor) -> f64 {
     errors.square().mean(Kind::Double).double_value(&[])
 }
@@ -219,6 +229,7 @@ fn every_config_builds_and_overfits_8_images() {
         };
         // The error of the mean image, which a model gives that ignores its latents.
         let baseline = mean_square(&(&targets - targets.mean_dim(0, true, Kind::Float)));
+        let config = for_small(config, &whole);
         let spec = data_spec(&config, small(&whole));
         let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
         vae.start_from(&images).expect("started");
