@@ -26,8 +26,12 @@ impl ModelConfig {
                 return Err(ModelError::config(
                     "model.latent_dims",
                     format!(
-                        "found {latent_dims}, but latent_shape {channels}·{height}·{width} makes it {n}; leave it \
-                         out"
+                        "found {latent_dims}, but latent_shape has {channels}·{height}·{width} = {}{}; leave it out",
+                        shape.iter().product::<i64>(),
+                        match self.topology {
+                            TopologyConfig::Pyramid => format!(", and {n} with the map above it"),
+                            _ => String::new(),
+                        }
                     ),
                 ));
             }

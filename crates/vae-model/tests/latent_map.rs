@@ -167,6 +167,7 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
         let built = Vae::new(&config, SHAPE, Device::Cpu, 1);
         built.expect_err(text).to_string()
     };
+    let codes = |text: &str| format!("prior = 'uniform_codes'\n{text}");
     for (text, message) in [
         (format!("latent_shape = [3, 7, 5]\n{}", NETWORKS[0]), "the encoder's last maps are 6×5"),
         ("latent_shape = [3, 6, 5]\nnetwork.mlp = {}".to_owned(), "the network mlp has no feature maps"),
@@ -207,6 +208,35 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
             "latent_dims = 12\nprior = 'uniform_codes'\nposterior.finite_scalar.levels = [1000, 1000, 1000]"
                 .to_owned(),
             "more than 16777216 codes",
+        ),
+        (codes("latent_dims = 9\nposterior.vector_quantized = { code_dims = 4 }"), "a multiple of 4 would fit"),
+        (codes("latent_dims = 9\nposterior.vector_quantized = { heads = 2 }"), "a multiple of 2 would fit"),
+        (codes("latent_dims = 9\nposterior.vector_quantized = { heads = 0 }"), "vector_quantized.heads: found 0"),
+        (codes("latent_dims = 9\nposterior.vector_quantized = { codes = 1 }"), "expected a number from 2"),
+        (codes("latent_dims = 9\nposterior.vector_quantized = { commitment = nan }"), "commitment: found NaN"),
+        (codes("latent_dims = 9\nposterior.vector_quantized.codebook.ema.decay = 1.0"), "ema.decay: found 1.0"),
+        (
+            codes("latent_dims = 9\nposterior.vector_quantized = { depth = 2, distance = 'cosine' }"),
+            "euclidean would fit",
+        ),
+        (
+            codes(&format!("latent_shape = [3, 6, 5]\nposterior.vector_quantized = {{ heads = 2 }}\n{}", NETWORKS[0])),
+            "let heads divide the channels",
+        ),
+        (codes("latent_dims = 22\nposterior.lookup_free = {}"), "22 latents, expected at most 20; code_dims divides"),
+        (codes("latent_dims = 9\nposterior.lookup_free = { code_dims = 2 }"), "a multiple of 2 would fit"),
+        (codes("latent_dims = 9\nposterior.lookup_free = { entropy = -1.0 }"), "lookup_free.entropy: found -1.0"),
+        (codes("topology = 'pyramid'\nposterior.vector_quantized = {}"), "latent_shape, which is the lower one, is missing"),
+        (
+            format!("latent_shape = [3, 6, 5]\ntopology = 'pyramid'\n{}", NETWORKS[0]),
+            "pyramid has two maps of codes, and the posterior is diagonal_gaussian",
+        ),
+        (
+            codes(&format!(
+                "latent_shape = [3, 6, 5]\nlatent_dims = 90\ntopology = 'pyramid'\nposterior.lookup_free = {{}}\n{}",
+                NETWORKS[0]
+            )),
+            "3·6·5 = 90, and 117 with the map above it",
         ),
     ] {
         let found = built(&text);

@@ -376,11 +376,13 @@ impl LatentsReader {
         };
         ensure!(
             width == wanted,
-            "{}: rows of {width} numbers, but {}",
+            "{}: {}",
             name(),
             match column {
-                CODE => format!("the model has {wanted} codes for an item"),
-                _ => format!("the model has {wanted} latent dimensions"),
+                CODE => format!("{width} codes in a row, but the model has {wanted} for an item"),
+                _ => format!(
+                    "latents of {width} numbers, but the model has {wanted} latent dimensions"
+                ),
             }
         );
         Ok(LatentsReader {
