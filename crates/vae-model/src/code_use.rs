@@ -44,7 +44,6 @@ impl CodeUse {
     }
 
     /// How often each code of each codebook occurred, i64 `[n_books, n_codes]`.
-    #[must_use]
     pub fn counts(&self) -> &Tensor {
         &self.counts
     }

@@ -125,7 +125,7 @@ impl Codebooks {
             let book = self.book(r);
             let nearest = nearest(&rest, &book); // [H, N]
             let of_codes = rows_of(&book, &nearest); // [H, N, d]
-            rest = rest - of_codes.detach();
+            rest = &rest - of_codes.detach();
             codes.push(nearest);
             found.push(of_codes);
         }
@@ -148,11 +148,11 @@ impl Codebooks {
         let mut of_codebook = commitment.shallow_clone();
         for of_codes in &found {
             let fixed = of_codes.detach();
-            commitment = commitment + of_items((&rest - &fixed).square());
+            commitment = &commitment + of_items((&rest - &fixed).square());
             if self.averages.is_none() {
-                of_codebook = of_codebook + of_items((rest.detach() - of_codes).square());
+                of_codebook = &of_codebook + of_items((rest.detach() - of_codes).square());
             }
-            rest = rest - fixed;
+            rest = &rest - fixed;
         }
         // The decoder does not train the codebook, as in the paper.
         let sum = found
@@ -198,7 +198,7 @@ impl Codebooks {
                 let nearest = codes.get(r); // [H, N]
                 let of_codes = rows_of(&self.book(r), &nearest);
                 let (counts, sums) = self.gathered(&rest, &nearest);
-                rest = rest - of_codes;
+                rest = &rest - of_codes;
                 let _ = self.uses.select(1, r).g_add_(&counts);
                 if let Some(averages) = &self.averages {
                     let kept = averages
@@ -667,7 +667,7 @@ mod tests {
         let mut rest = vectors.shallow_clone();
         let mut before = f64::INFINITY;
         for of_step in &found {
-            rest = rest - of_step;
+            rest = &rest - of_step;
             let error = rest.square().mean(Kind::Double).double_value(&[]);
             assert!(error < 0.8 * before, "{error} {before}");
             before = error;
@@ -680,7 +680,7 @@ mod tests {
         let mut rest = vectors;
         let mut wanted = Tensor::zeros([200], (Kind::Float, Device::Cpu));
         for of_step in &found {
-            rest = rest - of_step;
+            rest = &rest - of_step;
             let squares = rest.square().view([200, -1]);
             wanted += squares.sum_dim_intlist(1, false, Kind::Float);
         }
