@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     arithmetic, attribute, bench, codes, compare, completions, data, decode, describe, doctor,
-    encode, eval, export, import, interpolate, manifold, neighbors, options, plot, reconstruct,
-    runs, sample, score, train, traverse,
+    encode, eval, export, fit_sampler, import, interpolate, manifold, neighbors, options, plot,
+    reconstruct, runs, sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -48,6 +48,7 @@ enum Command {
     Train(train::Args),
     Manifold(manifold::Args),
     Sample(sample::Args),
+    FitSampler(fit_sampler::Args),
     Reconstruct(reconstruct::Args),
     Interpolate(interpolate::Args),
     Traverse(traverse::Args),
@@ -121,6 +122,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Train(args) => train::run(args),
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::FitSampler(args) => fit_sampler::run(args),
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Interpolate(args) => interpolate::run(args),
         Command::Traverse(args) => traverse::run(args),

@@ -129,6 +129,11 @@ fn weights() {
 }
 
 #[test]
+fn samplers() {
+    of("sampler", 2000);
+}
+
+#[test]
 fn checkpoints() {
     of("checkpoint", 2000);
 }

@@ -6,7 +6,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageEncoder};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
-use vae_model::{Support, Term, Vae};
+use vae_model::{LatentSource, Support, Term, Vae};
 use vae_run::{Record, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
@@ -88,6 +88,7 @@ const N_STEPS: usize = 11;
 /// Images of another shape than the model's; the run's files cannot be read.
 pub fn figures(
     vae: &Vae,
+    source: LatentSource,
     run_dir: &RunDir,
     test: &Dataset,
     seed: u64,
@@ -109,7 +110,8 @@ pub fn figures(
             let n = sizes.n_reconstructions.min(most_pairs);
             pictures.push(reconstructions(vae, test, n)?);
         }
-        pictures.push(samples(vae, sizes.n_samples.min(most_samples), seed)?);
+        let n = sizes.n_samples.min(most_samples);
+        pictures.push(samples(vae, source, n, seed)?);
         match (&centers, picture::has_whole_manifold(vae)) {
             (_, true) => pictures.push(manifold(vae, test, sizes.manifold_size.min(20))?),
             (Some(centers), false) => {
@@ -173,11 +175,15 @@ fn reconstructions(vae: &Vae, test: &Dataset, n: usize) -> Result<Picture, EvalE
     )
 }
 
-fn samples(vae: &Vae, n: usize, seed: u64) -> Result<Picture, EvalError> {
-    let picture = picture::samples(vae, n, seed)?;
+fn samples(vae: &Vae, source: LatentSource, n: usize, seed: u64) -> Result<Picture, EvalError> {
+    let picture = picture::samples(vae, source, n, seed)?;
+    let from = match source.kind() {
+        None => "the prior".to_owned(),
+        Some(kind) => format!("the sampler {kind}"),
+    };
     Picture::new(
         "Samples",
-        format!("Means of p(x|z) at {n} latents drawn from the prior, seed {seed}; not selected."),
+        format!("Means of p(x|z) at {n} latents drawn from {from}, seed {seed}; not selected."),
         format!("Grid of {n} images sampled from the model"),
         &picture,
     )

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
-use vae_model::{Conditioned, Vae};
+use vae_model::{Conditioned, LatentSource, Vae};
 
 use crate::features::{
     FeatureExtractor, KernelDistance, MnistClassifier, Moments, PixelPca, PrecisionRecall,
@@ -56,7 +56,8 @@ const MAX_SAMPLES: usize = 10_000;
 const N_NEIGHBORS: usize = 3;
 
 /// Measures reconstructions of held-out images by pixels, and samples by features: Fréchet and kernel distance to the
-/// held-out images, and precision and recall, for each extractor. `train` gives the distance of a perfect model.
+/// held-out images, and precision and recall, for each extractor. `train` gives the distance of a perfect model, `source` the
+/// latents of samples.
 ///
 /// Reconstructions and samples are mean images. If the data set is binarized at random, the pixels for features are drawn, so
 /// that both sides are black and white.
@@ -67,17 +68,19 @@ pub fn measure_pictures(
     vae: &Vae,
     test: &Dataset,
     train: Option<&Dataset>,
+    source: LatentSource,
     options: &PictureOptions,
     seed: u64,
     progress: &mut Progress,
 ) -> Result<Findings, EvalError> {
-    vae.with_fixed_weights(|| findings(vae, test, train, options, seed, progress))
+    vae.with_fixed_weights(|| findings(vae, test, train, source, options, seed, progress))
 }
 
 fn findings(
     vae: &Vae,
     test: &Dataset,
     train: Option<&Dataset>,
+    source: LatentSource,
     options: &PictureOptions,
     seed: u64,
     progress: &mut Progress,
@@ -146,10 +149,8 @@ fn findings(
             let rows = Tensor::arange(n_samples as i64, (Kind::Int64, Device::Cpu));
             condition.index_select(0, &rows.remainder(n_real as i64))
         });
-        let latents = match &condition {
-            Some(condition) => vae.sample_latents_of(condition, &mut generator)?,
-            None => vae.sample_latents(n_samples as i64, &mut generator),
-        };
+        let n = n_samples as i64;
+        let latents = vae.latents_from(source, n, condition.as_ref(), &mut generator)?;
         let mut conditions = condition
             .map(|condition| condition.split(batch_size as i64, 0))
             .into_iter()
@@ -169,7 +170,7 @@ fn findings(
         Ok(())
     })?;
 
-    recognized.measure(painter.pixels(), &mut findings);
+    recognized.measure(source, painter.pixels(), &mut findings);
 
     let n_train = train.map_or(0, |train| train.len().min(n_real));
     let mut training = FeatureSets::new(&extractors);
@@ -196,6 +197,7 @@ fn findings(
             samples: samples.set(i)?,
             training: train.map(|_| training.set(i)).transpose()?,
             pixels: painter.pixels(),
+            source,
         };
         sets.measures(seed, &mut findings)?;
     }
@@ -235,7 +237,7 @@ impl Recognized<'_> {
         Ok(())
     }
 
-    fn measure(self, pixels: SetPixels, findings: &mut Findings) {
+    fn measure(self, source: LatentSource, pixels: SetPixels, findings: &mut Findings) {
         let (Some(classifier), 1..) = (self.by, self.n_asked) else {
             return;
         };
@@ -252,6 +254,7 @@ impl Recognized<'_> {
                 classifier,
                 n_samples: n as usize,
                 pixels,
+                sampler: source.kind(),
             }),
         );
     }
@@ -495,6 +498,8 @@ struct Sets<'a> {
     training: Option<Tensor>,
     /// What reconstructions and samples are.
     pixels: SetPixels,
+    /// Where the latents of samples come from.
+    source: LatentSource<'a>,
 }
 
 impl Sets<'_> {
@@ -570,6 +575,10 @@ impl Sets<'_> {
             n_real: self.real.size()[0] as usize,
             extractor: self.extractor.about(),
             n_features: self.real.size()[1] as usize,
+            sampler: match set {
+                ImageSet::Samples => self.source.kind(),
+                ImageSet::TrainingImages | ImageSet::Reconstructions => None,
+            },
         })
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vae_data::KnownDataset;
+use vae_model::SamplerKind;
 
 /// How a result was measured, besides the images. Two results are comparable if their protocols and their
 /// [`ImagesUsed`](crate::ImagesUsed) are equal.
@@ -73,6 +74,9 @@ pub enum Protocol {
         n_samples: usize,
         /// Whether pixels are drawn or means.
         pixels: SetPixels,
+        /// The sampler that their latents are drawn from; none for the prior.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sampler: Option<SamplerKind>,
     },
     /// The number of dimensions in which the posterior's center varies.
     ActiveUnits {
@@ -152,6 +156,9 @@ pub struct FeatureProtocol {
     pub extractor: Extractor,
     /// D.
     pub n_features: usize,
+    /// The sampler that the latents of samples are drawn from; none for the prior.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<SamplerKind>,
 }
 
 /// A statistic of two sets of features.
@@ -381,14 +388,16 @@ impl fmt::Display for Protocol {
                 classifier,
                 n_samples,
                 pixels,
+                sampler,
             } => {
+                let from = from(*sampler);
                 let pixels = match pixels {
                     SetPixels::Drawn => "pixels drawn",
                     SetPixels::Means | SetPixels::Given => "mean images",
                 };
                 write!(
                     f,
-                    "{n_samples} samples of the held-out images' classes, {pixels}, by {classifier}"
+                    "{n_samples} samples{from} of the held-out images' classes, {pixels}, by {classifier}"
                 )
             }
             Self::ActiveUnits {
@@ -474,6 +483,11 @@ impl fmt::Display for AnnealedProtocol {
     }
 }
 
+/// ` of the sampler gmm`; nothing for the prior.
+fn from(sampler: Option<SamplerKind>) -> String {
+    sampler.map_or(String::new(), |kind| format!(" of the sampler {kind}"))
+}
+
 impl fmt::Display for FeatureProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -484,10 +498,11 @@ impl fmt::Display for FeatureProtocol {
             n_real,
             extractor,
             n_features,
+            sampler,
         } = self;
         match images {
             ImageSet::TrainingImages => write!(f, "the first {n_images} training images")?,
-            ImageSet::Samples => write!(f, "{n_images} samples")?,
+            ImageSet::Samples => write!(f, "{n_images} samples{}", from(*sampler))?,
             ImageSet::Reconstructions => write!(f, "{n_images} reconstructions")?,
         }
         f.write_str(match pixels {
@@ -668,6 +683,7 @@ mod tests {
                     n_images: 20,
                 },
                 n_features: 64,
+                sampler: Some(SamplerKind::TwoStage),
             }),
             Protocol::Probe {
                 classifier: ProbeClassifier::NearestNeighbors { k: 5 },

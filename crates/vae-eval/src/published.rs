@@ -385,7 +385,10 @@ pub fn comparisons(report: &Report) -> Vec<Comparison> {
     let sections = report.sections.values();
     sections
         .flat_map(|section| {
-            let measures = section.findings.measures.iter();
+            // Papers measure samples of the prior.
+            let measures = section.findings.measures.iter().filter(|measure| {
+                !matches!(&measure.protocol, Some(Protocol::Features(features)) if features.sampler.is_some())
+            });
             measures.flat_map(|measure| neighbours(measure, &section.images, latent_dims))
         })
         .collect()
@@ -723,6 +726,7 @@ mod tests {
                     sha256: "0123456789".to_owned(),
                 },
                 n_features: 2048,
+                sampler: None,
             },
         ));
         let found = neighbours(&fid, &mnist(Pixels::Gray), None);

@@ -6,7 +6,9 @@ use tch::{CModule, Device, Kind, Tensor, no_grad};
 use vae_data::{Binarization, Dataset, KnownDataset};
 use vae_eval::features::MnistClassifier;
 use vae_eval::{Better, EvalError, Findings, PictureOptions, measure_pictures};
-use vae_model::{ConvBatchNormConfig, ImageShape, MlpConfig, ModelConfig, NetworkConfig, Vae};
+use vae_model::{
+    ConvBatchNormConfig, ImageShape, LatentSource, MlpConfig, ModelConfig, NetworkConfig, Vae,
+};
 
 const DIGITS: ImageShape = ImageShape {
     channels: 1,
@@ -64,7 +66,16 @@ fn options(batch_size: usize) -> PictureOptions {
 fn measured(vae: &Vae, test: &Dataset, options: &PictureOptions, seed: u64) -> Findings {
     let train = dataset(50, DIGITS, 0.5);
     let train = (test.shape() == train.shape()).then_some(&train);
-    measure_pictures(vae, test, train, options, seed, &mut |_, _, _| {}).expect("measures")
+    measure_pictures(
+        vae,
+        test,
+        train,
+        LatentSource::PRIOR,
+        options,
+        seed,
+        &mut |_, _, _| {},
+    )
+    .expect("measures")
 }
 
 fn value(findings: &Findings, name: &str) -> f64 {
@@ -228,11 +239,29 @@ fn protocols_say_what_was_compared() {
 fn training_images_that_are_the_held_out_ones_are_at_no_distance() {
     let (vae, test) = (vae(mlp(), DIGITS), dataset(90, DIGITS, 0.0));
     let progress: &mut dyn FnMut(&str, usize, usize) = &mut |_, _, _| {};
-    let found = measure_pictures(&vae, &test, Some(&test), &options(64), 1, progress).unwrap();
+    let found = measure_pictures(
+        &vae,
+        &test,
+        Some(&test),
+        LatentSource::PRIOR,
+        &options(64),
+        1,
+        progress,
+    )
+    .unwrap();
     let name = "fid_pixel_pca_of_training_images";
     assert!(value(&found, name).abs() < 1e-9 && value(&found, "fid_pixel_pca") > 0.1);
     assert_eq!(found.measure(name).unwrap().better, None);
-    let found = measure_pictures(&vae, &test, None, &options(64), 1, progress).unwrap();
+    let found = measure_pictures(
+        &vae,
+        &test,
+        None,
+        LatentSource::PRIOR,
+        &options(64),
+        1,
+        progress,
+    )
+    .unwrap();
     assert!(found.measure(name).is_none());
 }
 
@@ -361,9 +390,17 @@ fn what_cannot_be_measured_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (vae, test) = (vae(mlp(), DIGITS), dataset(9, DIGITS, 0.0));
     let refused = |options: &PictureOptions| {
-        measure_pictures(&vae, &test, None, options, 1, &mut |_, _, _| {})
-            .unwrap_err()
-            .to_string()
+        measure_pictures(
+            &vae,
+            &test,
+            None,
+            LatentSource::PRIOR,
+            options,
+            1,
+            &mut |_, _, _| {},
+        )
+        .unwrap_err()
+        .to_string()
     };
     let one = grayness(folder.path(), "gray.ts");
     let twice = PictureOptions {
@@ -389,6 +426,14 @@ fn what_cannot_be_measured_is_an_error() {
         },
         0.0,
     );
-    let error = measure_pictures(&vae, &smaller, None, &options(9), 1, &mut |_, _, _| {});
+    let error = measure_pictures(
+        &vae,
+        &smaller,
+        None,
+        LatentSource::PRIOR,
+        &options(9),
+        1,
+        &mut |_, _, _| {},
+    );
     assert!(matches!(error, Err(EvalError::Model(_))));
 }

@@ -77,6 +77,14 @@ pub enum ModelError {
          (diagonal_gaussian, von_mises_fisher, …) fits"
     )]
     NotInvertible,
+    /// A sampler that these latents have no use for.
+    #[error("the sampler {kind}: {problem}")]
+    Sampler {
+        /// Its kind.
+        kind: &'static str,
+        /// What was found, and which kind would fit.
+        problem: String,
+    },
     /// A model that cannot be exported in this format.
     #[error("{problem}")]
     Export {

@@ -68,6 +68,7 @@ mod posterior;
 mod preprocessing;
 mod prior;
 mod quantizer;
+mod sampler;
 mod summary;
 mod sums;
 mod support;
@@ -119,6 +120,10 @@ pub use prior::{
     GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, VampConfig,
 };
 pub use quantizer::Quantizer;
+pub use sampler::{
+    AutoregressiveConfig, CodeSpace, Covariance, FitProgress, LatentSet, LatentSource, LatentSpace,
+    Sampler, SamplerConfig, SamplerKind, SamplerRecord,
+};
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;

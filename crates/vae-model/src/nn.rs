@@ -93,6 +93,11 @@ impl Outline {
         &self.0
     }
 
+    /// Adds a variable that was made elsewhere.
+    pub(crate) fn insert(&mut self, name: String, shape: Vec<i64>) {
+        self.0.insert(name, shape);
+    }
+
     /// The number of values in all variables; `None` if it exceeds an i64.
     pub(crate) fn n_values(&self) -> Option<i64> {
         self.0

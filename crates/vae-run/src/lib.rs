@@ -23,6 +23,7 @@ mod resume;
 mod rollback;
 mod run_dir;
 mod run_lock;
+mod samplers;
 mod session;
 mod summary;
 
@@ -43,5 +44,6 @@ pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
 pub use run_dir::{RunDir, read_config};
 pub use run_lock::RunLock;
+pub use samplers::{FoundSampler, FoundSamplers};
 pub use session::Session;
 pub use summary::{RunState, Summary};

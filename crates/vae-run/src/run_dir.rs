@@ -132,7 +132,7 @@ impl RunDir {
         for folder in [self.pictures(), self.checkpoints()] {
             fs::create_dir_all(&folder).map_err(RunError::io(folder))?;
         }
-        for folder in [self.path.clone(), self.pictures()] {
+        for folder in [self.path.clone(), self.pictures(), self.samplers()] {
             files::remove_abandoned(&folder);
         }
         checkpoint_folder::remove_abandoned(&self.checkpoints());
@@ -405,6 +405,12 @@ impl RunDir {
     #[must_use]
     pub fn pictures(&self) -> PathBuf {
         self.path.join("pictures")
+    }
+
+    /// `samplers/`, the fitted samplers.
+    #[must_use]
+    pub fn samplers(&self) -> PathBuf {
+        self.path.join("samplers")
     }
 
     /// A picture of an epoch, `pictures/epoch-0003-manifold.png`.

@@ -18,6 +18,7 @@ mod plateau;
 mod player;
 mod precision;
 mod recovery;
+mod sampler;
 mod saving;
 mod steps;
 mod totals;
@@ -39,6 +40,10 @@ pub use learner::{Learner, StepOutput};
 pub use optimizer::{Optimizer, StepReport};
 pub use plateau::PlateauState;
 pub use precision::{autocast, check_precision};
+pub use sampler::{
+    FittedSampler, SamplerOptions, SamplerProgress, encode_items, fit_sampler, n_draws,
+    prior_log_prob,
+};
 pub use totals::Totals;
 pub use trainer::Trainer;
 pub use vae_base::memory;

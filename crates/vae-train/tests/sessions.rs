@@ -11,7 +11,7 @@ use std::thread;
 use common::{SHAPE, data_spec, dataset};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Splits;
-use vae_model::{Generator, Mode, Vae, WEIGHTS_FILE};
+use vae_model::{Generator, LatentSource, Mode, Vae, WEIGHTS_FILE};
 use vae_train::{
     Checkpoint, Learner, Precision, RunConfig, RunDir, Session, Trainer, check_precision, evaluate,
     picture,
@@ -64,7 +64,8 @@ fn session(config: &RunConfig, wait: impl Fn()) -> Vec<Tensor> {
     let evaluation = evaluate(&vae, config, &data, data.len(), N_STEPS).expect("an evaluation");
     results.push(Tensor::from(evaluation.means.loss));
     wait();
-    let samples = no_grad(|| picture::samples(&vae, 4, config.seed)).expect("a picture");
+    let samples =
+        no_grad(|| picture::samples(&vae, LatentSource::PRIOR, 4, config.seed)).expect("a picture");
     results.push(Tensor::from_slice(samples.as_bytes()));
     results.extend(
         vae.named_variables()

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{Conditioned, Generator, ModelError, Support, Vae};
+use vae_model::{Conditioned, Generator, LatentSource, ModelError, Support, Vae};
 use vae_run::RunError;
 
 use crate::{ViewError, as_decoded, tiles};
@@ -322,22 +322,28 @@ pub enum Pixels<'a> {
     Drawn(&'a mut Generator),
 }
 
-/// `n` new images from the prior. The same seed gives the same latents for every model with the same number of
+/// `n` new images of latents from `source`. The same seed gives the same latents for every model with the same number of
 /// dimensions. A model with a condition gets a row for each class, or for each value of each attribute.
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError> {
+pub fn samples(
+    vae: &Vae,
+    source: LatentSource,
+    n: usize,
+    seed: u64,
+) -> Result<DynamicImage, ViewError> {
     let mut rows = vae.condition().examples();
     if rows.is_empty() {
         let columns = (n as f64).sqrt().ceil() as usize;
-        let latents = vae.sample_latents(n as i64, &mut sample_generator(vae, seed));
+        let mut generator = sample_generator(vae, seed);
+        let latents = vae.latents_from(source, n as i64, None, &mut generator)?;
         return grid(&decoded_tiles(vae, &latents, Pixels::Mean)?, columns, 2);
     }
     rows.truncate(MOST_EXAMPLES);
     let n_columns = n.div_ceil(rows.len()).clamp(1, 16);
     let conditions: Vec<Vec<f32>> = rows.into_iter().map(|(_, row)| row).collect();
-    let (latents, conditions) = latents_of_rows(vae, &conditions, n_columns, seed)?;
+    let (latents, conditions) = latents_of_rows(vae, source, &conditions, n_columns, seed)?;
     let images = decoded_tiles(vae, (&latents, &conditions), Pixels::Mean)?;
     grid(&images, n_columns, 2)
 }
@@ -345,13 +351,14 @@ pub fn samples(vae: &Vae, n: usize, seed: u64) -> Result<DynamicImage, ViewError
 /// The most rows of a picture of samples, one for each condition.
 const MOST_EXAMPLES: usize = 16;
 
-/// A row of `n` latents from the prior for each condition, and their conditions: `[rows·n, Z]` and `[rows·n, D]`. The
+/// A row of `n` latents from `source` for each condition, and their conditions: `[rows·n, Z]` and `[rows·n, D]`. The
 /// latents of a column are drawn with the same noise, so that their images differ by the condition alone.
 ///
 /// # Errors
 /// A condition that is not the model's.
 pub fn latents_of_rows(
     vae: &Vae,
+    source: LatentSource,
     conditions: &[Vec<f32>],
     n: usize,
     seed: u64,
@@ -359,7 +366,8 @@ pub fn latents_of_rows(
     let row = |condition: &Vec<f32>| {
         let condition = Tensor::from_slice(condition).unsqueeze(0);
         let condition = condition.repeat([n as i64, 1]); // [n, D]
-        let latents = vae.sample_latents_of(&condition, &mut sample_generator(vae, seed))?;
+        let mut generator = sample_generator(vae, seed);
+        let latents = vae.latents_from(source, n as i64, Some(&condition), &mut generator)?;
         Ok((latents, condition))
     };
     let rows = conditions
@@ -370,7 +378,7 @@ pub fn latents_of_rows(
     Ok((Tensor::cat(&latents, 0), Tensor::cat(&conditions, 0)))
 }
 
-/// The generator for new images from the prior: first their latents are drawn from it, then their pixels.
+/// The generator for new images: first their latents are drawn from it, then their pixels.
 #[must_use]
 pub fn sample_generator(vae: &Vae, seed: u64) -> Generator {
     vae.generator(derive_seed(seed, 0, "sample picture"))

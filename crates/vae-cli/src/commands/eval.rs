@@ -16,8 +16,10 @@ use vae_eval::{
     SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
     measure_likelihood, measure_pictures, render, write_page,
 };
+use vae_model::Sampler;
 use vae_run::{RunConfig, Session};
 
+use super::sampler::{self, Choice};
 use super::{RunArgs, table};
 use crate::Done;
 use crate::output::{self, out};
@@ -37,6 +39,7 @@ use crate::output::{self, out};
   vae eval runs/mnist --only likelihood --annealed 100      a check that needs no encoder
   vae eval runs/mnist --data datasets/binarized-mnist       Larochelle's test images
   vae eval runs/celeba --features inception.ts              Fréchet distance on features of your own
+  vae eval runs/mnist --only pictures --sampler gmm         samples of a fitted sampler
   vae eval runs/mnist --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -69,6 +72,10 @@ pub(crate) struct Args {
     /// Images to sample from the model for them [default: as many as there are held-out images, at most 10000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
     generated: Option<u32>,
+
+    /// Where the latents of samples come from: prior, or a sampler of `vae fit-sampler`
+    #[arg(long, value_name = "SAMPLER", default_value = "prior")]
+    sampler: Choice,
 
     /// The split: test, or validation to choose between recipes without using the test images
     #[arg(long, value_enum, default_value_t = SplitChoice::Test, conflicts_with = "data")]
@@ -154,6 +161,8 @@ struct Material {
     run: Session,
     /// Training images, with the same kind of pixels as the held-out images.
     train: Dataset,
+    /// The sampler of samples; none for the prior.
+    sampler: Option<Sampler>,
     /// The held-out images that are measured.
     test: Dataset,
     images: ImagesUsed,
@@ -162,6 +171,7 @@ struct Material {
 impl Material {
     fn open(args: &Args) -> Result<Self> {
         let run = args.run.open()?;
+        let sampler = sampler::open(&run, args.sampler).context("--sampler")?;
         let config = run.run_dir()?.config()?;
         let (source, train, test) = held_out(&config, args)?;
         let (train, test) = (run.conditioned(train), run.conditioned(test));
@@ -178,6 +188,7 @@ impl Material {
         Ok(Self {
             run,
             train,
+            sampler,
             test,
             images,
         })
@@ -283,7 +294,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     outcome?;
     kept?;
-    let figures = figures(run.vae(), run.run_dir()?, &material.test, args.seed)?;
+    let source = sampler::source(material.sampler.as_ref(), 1.0);
+    let figures = figures(run.vae(), source, run.run_dir()?, &material.test, args.seed)?;
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if !args.json {
         output::print_path(&folder.join(PAGE_FILE));
@@ -299,6 +311,7 @@ fn measure(
 ) -> Result<Option<(Findings, ImagesUsed)>> {
     let vae = material.run.vae();
     let (test, train) = (&material.test, &material.train);
+    let source = sampler::source(material.sampler.as_ref(), 1.0);
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{bar:24} {pos}/{len} {msg}, {eta} left",
     )?);
@@ -331,7 +344,8 @@ fn measure(
                 dataset: images.dataset.name,
                 ..PictureOptions::default()
             };
-            measure_pictures(vae, test, Some(train), &options, args.seed, &mut progress)?
+            let train = Some(train);
+            measure_pictures(vae, test, train, source, &options, args.seed, &mut progress)?
         }
         Topic::Latents => {
             let options = LatentOptions::default();

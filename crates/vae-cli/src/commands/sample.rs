@@ -1,4 +1,4 @@
-//! `vae sample`: new images from the prior.
+//! `vae sample`: new images, of latents from the prior or a fitted sampler.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,13 @@ use vae_view::tiles;
 
 use super::RunArgs;
 use super::items_file::{self, picture_or_array_name};
+use super::sampler::{self, Choice};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw new items from the prior
+/// Draw new items
+///
+/// Their latents are drawn from the best sampler of `vae fit-sampler`, if one was fitted, else from the prior.
 ///
 /// A model with a condition gets a row for each class, or for both values of each attribute, or with --condition images of that. The
 /// images of a column are drawn with the same noise, so that they differ by the condition alone.
@@ -25,6 +28,7 @@ use crate::output::{self, out};
     after_help = "Examples:
   vae sample runs/mnist --count 64 --seed 7 --out new.png
   vae sample runs/celeba --grid 3x8 --temperature 0.8 --out faces.png
+  vae sample runs/celeba --sampler gmm --out faces.png
   vae sample runs/celeba --count 1000 --each faces/
   vae sample runs/conditional --condition 7 --out sevens.png
   vae sample runs/series --count 1000 --draw-pixels --out new.npy"
@@ -41,7 +45,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ROWSxCOLUMNS")]
     grid: Option<Grid>,
 
-    /// Scale latents by this factor: below 1 images are more typical and less diverse
+    /// Where latents come from: prior, or a sampler of `vae fit-sampler` (gaussian, gmm, flow, two-stage, knn, autoregressive)
+    /// [default: the best that was fitted, else prior]
+    #[arg(long, value_name = "SAMPLER")]
+    sampler: Option<Choice>,
+
+    /// Below 1 images are more typical and less diverse: latents of a standard normal prior are scaled by it, for samplers see
+    /// docs/samplers.md
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
 
@@ -109,12 +119,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
-    let is_normal = run.vae().has_standard_normal_prior();
+    let sampler = match args.sampler {
+        Some(choice) => sampler::open(&run, choice).context("--sampler")?,
+        None => sampler::best(&run).context("--sampler prior does without the fitted samplers")?,
+    };
+    let is_scaled = sampler.is_some() || run.vae().has_standard_normal_prior();
     ensure!(
-        is_normal || temperature == 1.0,
-        "--temperature {temperature}: needs a model whose prior is the standard normal; this one's has \
-         a shape of its own"
+        is_scaled || temperature == 1.0,
+        "--temperature {temperature}: needs a model whose prior is the standard normal, or a sampler of `vae \
+         fit-sampler`; this one's prior has a shape of its own"
     );
+    let source = sampler::source(sampler.as_ref(), temperature);
     // A row of images for each condition; none if all have the same condition, or the model has none.
     let rows: Vec<Vec<f32>> = match args.run.condition {
         Some(_) => Vec::new(),
@@ -136,20 +151,27 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let items = no_grad(|| -> Result<Tensor> {
         let mut generator = picture::sample_generator(run.vae(), args.seed);
         let (latents, condition) = match run.condition_alone() {
-            None => (run.vae().sample_latents(count as i64, &mut generator), None),
+            None => {
+                let latents = run
+                    .vae()
+                    .latents_from(source, count as i64, None, &mut generator)?;
+                (latents, None)
+            }
             Some(row) if rows.is_empty() => {
                 let condition = row.repeat([count as i64, 1]);
-                let latents = run.vae().sample_latents_of(&condition, &mut generator)?;
+                let n = count as i64;
+                let latents =
+                    run.vae()
+                        .latents_from(source, n, Some(&condition), &mut generator)?;
                 (latents, Some(condition))
             }
             Some(_) => {
                 let (latents, condition) =
-                    picture::latents_of_rows(run.vae(), &rows, columns, args.seed)?;
+                    picture::latents_of_rows(run.vae(), source, &rows, columns, args.seed)?;
                 let first = |tensor: Tensor| tensor.narrow(0, 0, count as i64);
                 (first(latents), Some(first(condition)))
             }
         };
-        let latents = latents * temperature;
         let pixels = match args.draw_pixels {
             true => Pixels::Drawn(&mut generator),
             false => Pixels::Mean,

@@ -11,7 +11,11 @@ use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::{Dataset, DatasetConfig, ImageShape, Inputs, Splits, idx};
-use vae_model::{ModelConfig, Vae, WEIGHTS_FILE, read_tensors, verify_sums, write_sums};
+use vae_model::{
+    AutoregressiveConfig, ConditionSpec, Covariance, Generator, LatentSet, LatentSpace,
+    ModelConfig, Sampler, SamplerConfig, SamplerRecord, Support, Vae, WEIGHTS_FILE, read_tensors,
+    verify_sums, write_sums,
+};
 use vae_run::{Checkpoint, RunConfig, RunDir};
 use vae_train::{Checkpoints, Trainer};
 
@@ -31,7 +35,7 @@ pub(crate) struct Target {
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub(crate) const TARGETS: [Target; 10] = [
+pub(crate) const TARGETS: [Target; 11] = [
     Target {
         name: "idx",
         read: read_idx,
@@ -51,6 +55,11 @@ pub(crate) const TARGETS: [Target; 10] = [
         name: "weights",
         read: read_weights,
         seeds: weights_seeds,
+    },
+    Target {
+        name: "sampler",
+        read: read_sampler,
+        seeds: sampler_seeds,
     },
     Target {
         name: "checkpoint",
@@ -321,6 +330,91 @@ fn weights_seeds() -> Vec<Vec<u8>> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join(WEIGHTS_FILE);
         vae.save(&path).expect("saved");
+        fs::read(&path).expect("read")
+    })
+    .to_vec()
+}
+
+// Samplers.
+
+fn latent_space() -> LatentSpace {
+    LatentSpace {
+        latent_dims: 4,
+        shape: Some([2, 1, 2]),
+        support: Support::Euclidean,
+        codes: None,
+        condition: ConditionSpec {
+            classes: vec!["a".to_owned(), "b".to_owned()],
+            attributes: vec![],
+        },
+    }
+}
+
+pub(crate) fn read_sampler(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("sampler.safetensors", bytes);
+        let is_described = SamplerRecord::read(&path).is_ok();
+        let Ok((sampler, _)) = Sampler::load(&path, &latent_space(), Device::Cpu) else {
+            return false;
+        };
+        // Finite numbers of any size: what is drawn may be NaN, and nothing panics.
+        let condition = Tensor::from_slice2(&[[1_f32, 0.0], [f32::NAN, f32::NAN]]);
+        let mut generator = Generator::cpu(1);
+        let drawn = sampler.sample(2, Some(&condition), 0.5, &mut generator);
+        let set = LatentSet {
+            latents: Tensor::ones([2, 4], (Kind::Float, Device::Cpu)),
+            condition: Some(condition),
+        };
+        is_described && drawn.is_ok() && sampler.log_prob(&set, &mut generator).is_ok()
+    })
+}
+
+fn sampler_seeds() -> Vec<Vec<u8>> {
+    let gmm = |covariance| SamplerConfig::Gmm {
+        components: 2,
+        covariance,
+    };
+    [
+        gmm(Covariance::Full),
+        gmm(Covariance::Diagonal),
+        SamplerConfig::Flow {
+            layers: 1,
+            hidden: 3,
+        },
+        SamplerConfig::TwoStage {
+            latent_dims: 2,
+            hidden: 3,
+        },
+        SamplerConfig::Knn {
+            neighbors: 2,
+            points: 6,
+        },
+        SamplerConfig::Autoregressive(AutoregressiveConfig {
+            layers: 1,
+            width: 8,
+        }),
+    ]
+    .map(|config| {
+        let sampler = Sampler::new(&config, &latent_space(), Device::Cpu, 1).expect("a sampler");
+        let class = Tensor::arange(8, (Kind::Int64, Device::Cpu)).remainder(2);
+        let train = LatentSet {
+            latents: Generator::cpu(1).normal([8, 4], Device::Cpu),
+            condition: Some(class.one_hot(2).to_kind(Kind::Float)),
+        };
+        assert!(sampler.start(&train, 1, &mut |_| true).expect("fitted"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sampler.safetensors");
+        let record = SamplerRecord {
+            weights: "0".repeat(64),
+            checkpoint: "epoch-0001".to_owned(),
+            log_prob: Some(-1.0),
+            is_bound: false,
+            prior_log_prob: None,
+            n_train: 8,
+            n_validation: 1,
+            seed: 0,
+        };
+        sampler.save(&path, &record).expect("saved");
         fs::read(&path).expect("read")
     })
     .to_vec()

@@ -19,6 +19,7 @@ use vae_torch::Generator;
 
 pub use gaussian_mixture::GaussianMixtureConfig;
 pub(crate) use ladder::LadderPrior;
+pub(crate) use real_nvp::RealNvp;
 pub use real_nvp::RealNvpConfig;
 pub use vamp::VampConfig;
 
@@ -228,7 +229,7 @@ impl PriorConfig {
             }
             Self::GaussianMixture(config) => Box::new(config.build(path, latent_dims)),
             Self::Vamp(config) => Box::new(config.build(path, image)),
-            Self::RealNvp(config) => Box::new(config.build(path, latent_dims, initialization)),
+            Self::RealNvp(config) => Box::new(config.build(path, latent_dims, 0, initialization)),
             Self::UniformCodes => Box::new(uniform_codes::UniformCodes { latent_dims }),
             Self::ConditionalGaussian => {
                 Box::new(conditional_gaussian::ConditionalGaussian::build(

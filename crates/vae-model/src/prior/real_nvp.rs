@@ -49,14 +49,22 @@ impl RealNvpConfig {
         Ok(())
     }
 
-    pub(super) fn build(
+    /// A flow of this shape. With `n_features` above 0 it is p(z|c), and every method takes the features of c,
+    /// `[N, n_features]`.
+    pub(crate) fn build(
         &self,
         path: &nn::Path,
         latent_dims: i64,
+        n_features: i64,
         initialization: Initialization,
     ) -> RealNvp {
+        let sizes = CouplingSizes {
+            latent_dims,
+            n_features,
+            hidden: self.hidden,
+        };
         let couplings = (0..self.layers)
-            .map(|i| Coupling::new(path / i, latent_dims, i, self.hidden, initialization))
+            .map(|i| Coupling::new(path / i, sizes, i, initialization))
             .collect();
         RealNvp {
             latent_dims,
@@ -65,19 +73,26 @@ impl RealNvpConfig {
     }
 }
 
+/// The flow, also of `sampler::flow`.
 #[derive(Debug)]
-pub(super) struct RealNvp {
+pub(crate) struct RealNvp {
     latent_dims: i64,
     couplings: Vec<Coupling>,
 }
 
 impl RealNvp {
+    /// ln p(z) in nats, `[N]`.
+    pub(crate) fn log_density(&self, latents: &Tensor, features: Option<&Tensor>) -> Tensor {
+        let (normal, log_det) = self.to_normal(latents, features);
+        standard_normal_log_prob(&normal) + log_det
+    }
+
     /// f(z) `[N, Z]` and ln |det ∂f/∂z| `[N]`.
-    fn to_normal(&self, latents: &Tensor) -> (Tensor, Tensor) {
+    fn to_normal(&self, latents: &Tensor, features: Option<&Tensor>) -> (Tensor, Tensor) {
         let mut x = latents.shallow_clone();
         let mut log_det = latents.zeros_like().sum_dim_intlist(-1, false, Kind::Float);
         for coupling in &self.couplings {
-            let (changed, log_scale) = coupling.forward(&x);
+            let (changed, log_scale) = coupling.forward(&x, features);
             x = changed;
             log_det += log_scale.sum_dim_intlist(-1, false, Kind::Float);
         }
@@ -85,23 +100,22 @@ impl RealNvp {
     }
 
     /// f⁻¹.
-    fn inverse(&self, noise: &Tensor) -> Tensor {
-        self.couplings
-            .iter()
-            .rev()
-            .fold(noise.shallow_clone(), |x, coupling| coupling.inverse(&x))
+    pub(crate) fn inverse(&self, noise: &Tensor, features: Option<&Tensor>) -> Tensor {
+        let couplings = self.couplings.iter().rev();
+        couplings.fold(noise.shallow_clone(), |x, coupling| {
+            coupling.inverse(&x, features)
+        })
     }
 }
 
 impl Prior for RealNvp {
     fn log_prob(&self, latents: &Tensor, _: PriorContext) -> Tensor {
-        let (normal, log_det) = self.to_normal(latents);
-        standard_normal_log_prob(&normal) + log_det
+        self.log_density(latents, None)
     }
 
     fn sample(&self, n: i64, device: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
         let noise = generator.normal([n, self.latent_dims], device);
-        self.inverse(&noise)
+        self.inverse(&noise, None)
     }
 }
 
@@ -115,14 +129,25 @@ struct Coupling {
     layers: [Layer<nn::Linear>; 3],
 }
 
+#[derive(Clone, Copy)]
+struct CouplingSizes {
+    latent_dims: i64,
+    n_features: i64,
+    hidden: i64,
+}
+
 impl Coupling {
     fn new(
         path: nn::Path,
-        latent_dims: i64,
+        sizes: CouplingSizes,
         index: i64,
-        hidden: i64,
         initialization: Initialization,
     ) -> Self {
+        let CouplingSizes {
+            latent_dims,
+            n_features,
+            hidden,
+        } = sizes;
         let by_parity = index / 2 % 2 == 1;
         let is_first = |dim: &i64| match by_parity {
             true => dim % 2 == 0,
@@ -136,7 +161,7 @@ impl Coupling {
         let n_changed = changed.len() as i64;
         let n_kept = kept.len() as i64;
         let layers = [
-            initialization.linear(&path / 0, n_kept, hidden, NextActivation::Relu),
+            initialization.linear(&path / 0, n_kept + n_features, hidden, NextActivation::Relu),
             initialization.linear(&path / 1, hidden, hidden, NextActivation::Relu),
             // Zero: the coupling is initially the identity.
             initialization.linear(&path / 2, hidden, 2 * n_changed, NextActivation::Sum),
@@ -148,23 +173,27 @@ impl Coupling {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> (Tensor, Tensor) {
+    fn forward(&self, x: &Tensor, features: Option<&Tensor>) -> (Tensor, Tensor) {
         let (kept, changed) = self.split(x);
-        let (log_scale, shift) = self.parameters(&kept);
+        let (log_scale, shift) = self.parameters(&kept, features);
         let changed = changed * log_scale.exp() + shift;
         (self.join(&kept, &changed), log_scale)
     }
 
-    fn inverse(&self, y: &Tensor) -> Tensor {
+    fn inverse(&self, y: &Tensor, features: Option<&Tensor>) -> Tensor {
         let (kept, changed) = self.split(y);
-        let (log_scale, shift) = self.parameters(&kept);
+        let (log_scale, shift) = self.parameters(&kept, features);
         self.join(&kept, &((changed - shift) * (-log_scale).exp()))
     }
 
     /// ln s within ±2 and t, `[N, n_changed]` each, in f32 even if the network computes in half precision.
-    fn parameters(&self, kept: &Tensor) -> (Tensor, Tensor) {
+    fn parameters(&self, kept: &Tensor, features: Option<&Tensor>) -> (Tensor, Tensor) {
         let [first, second, last] = &self.layers;
-        let output = kept.apply(first).relu().apply(second).relu().apply(last);
+        let input = match features {
+            Some(features) => Tensor::cat(&[kept, features], 1),
+            None => kept.shallow_clone(),
+        };
+        let output = input.apply(first).relu().apply(second).relu().apply(last);
         let halves = output.to_kind(Kind::Float).chunk(2, 1);
         ((&halves[0] * 0.5).tanh() * 2.0, halves[1].shallow_clone())
     }
@@ -202,7 +231,7 @@ mod tests {
             layers: 4,
             hidden: 7,
         };
-        let flow = config.build(&variables.root(), latent_dims, Initialization::default());
+        let flow = config.build(&variables.root(), latent_dims, 0, Initialization::default());
         let mut named: Vec<_> = variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         for (i, (_, mut variable)) in named.into_iter().enumerate() {
@@ -222,7 +251,7 @@ mod tests {
     fn a_fresh_flow_is_the_standard_normal() {
         let variables = nn::VarStore::new(1);
         let config = RealNvpConfig::default();
-        let flow = config.build(&variables.root(), 5, Initialization::default());
+        let flow = config.build(&variables.root(), 5, 0, Initialization::default());
         let latents = latents(6, 5);
         let wanted = standard_normal_log_prob(&latents);
         let difference = (flow.log_prob(&latents, NO_CONTEXT) - wanted).abs().max();
@@ -234,7 +263,7 @@ mod tests {
         for latent_dims in [2, 3, 5] {
             let flow = flow(latent_dims);
             let latents = latents(4, latent_dims).set_requires_grad(true);
-            let (normal, log_det) = flow.to_normal(&latents);
+            let (normal, log_det) = flow.to_normal(&latents, None);
             // Row i of each latent's Jacobian: the gradient of output i.
             let rows: Vec<Tensor> = (0..latent_dims)
                 .map(|i| {
@@ -261,7 +290,7 @@ mod tests {
     fn the_inverse_leads_back() {
         let flow = flow(5);
         let latents = latents(7, 5);
-        let back = flow.inverse(&flow.to_normal(&latents).0);
+        let back = flow.inverse(&flow.to_normal(&latents, None).0, None);
         assert!((back - latents).abs().max().double_value(&[]) < 1e-5);
     }
 

@@ -2,7 +2,7 @@
 
 use tch::no_grad;
 use vae_data::Splits;
-use vae_model::Vae;
+use vae_model::{LatentSource, Vae};
 
 use vae_run::RunDir;
 use vae_view::picture;
@@ -66,7 +66,10 @@ impl Pictures {
                     dims.truncate(sizes.n_traversals);
                     picture::traversals(run.vae, (&origin, condition), &dims, 11, 3.0)
                 }
-                "samples" => picture::samples(run.vae, sizes.n_samples, run.config.seed),
+                "samples" => {
+                    let (n, seed) = (sizes.n_samples, run.config.seed);
+                    picture::samples(run.vae, LatentSource::PRIOR, n, seed)
+                }
                 _ => {
                     let batch = images(sizes.n_reconstructions)?;
                     picture::reconstructions(run.vae, (&batch.items, batch.condition.as_ref()))
