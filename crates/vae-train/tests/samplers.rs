@@ -47,7 +47,7 @@ fn the_flow_reaches_the_entropy_of_a_density_that_no_gaussian_has() {
     let vae = vae(PLANE);
     let (train, validation) = (banana(20_000, 1), banana(10_000, 2));
     let entropy = 2.0 * normal_entropy() - 2_f64.ln();
-    let flow = fit(&vae, SamplerKind::Flow, [&train, &validation], 8);
+    let flow = fit(&vae, SamplerKind::Flow, [&train, &validation], 6);
     let found = flow.log_prob.expect("a density");
     assert!((found + entropy).abs() < 0.06, "{found} {}", -entropy);
     // Uncorrelated, with variances 1 and 2 + ¼.
@@ -103,7 +103,7 @@ fn the_bound_of_two_stages_is_below_the_entropy_and_close_to_it() {
         }
     };
     let (train, validation) = (line(20_000, 1), line(4000, 2));
-    let fitted = fit(&vae, SamplerKind::TwoStage, [&train, &validation], 8);
+    let fitted = fit(&vae, SamplerKind::TwoStage, [&train, &validation], 6);
     // det of [[1.01, 1.98], [1.98, 4.04]] = 0.16.
     let entropy = 2.0 * normal_entropy() + 0.5 * 0.16_f64.ln();
     let found = fitted.log_prob.expect("a bound");
