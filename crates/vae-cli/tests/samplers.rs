@@ -25,7 +25,7 @@ fn sample(workplace: &Workplace, args: &[&str]) -> (Vec<u8>, String) {
     (bytes, said)
 }
 
-const FIT: &[&str] = &["fit-sampler", "run", "--epochs", "1"];
+const FIT: &[&str] = &["fit-sampler", "run", "--epochs", "1", "--sizes", "2"];
 
 #[test]
 fn samplers_are_fitted_chosen_and_drawn_from() {

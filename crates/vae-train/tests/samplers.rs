@@ -31,8 +31,18 @@ fn normal_entropy() -> f64 {
     0.5 * (std::f64::consts::TAU * 1_f64.exp()).ln()
 }
 
-fn fit(vae: &Vae, kind: SamplerKind, sets: [&LatentSet; 2], epochs: u64) -> FittedSampler {
-    let options = SamplerOptions { epochs, seed: 1 };
+/// Fits for at most so many epochs in so many sizes.
+fn fit(
+    vae: &Vae,
+    kind: SamplerKind,
+    sets: [&LatentSet; 2],
+    [epochs, sizes]: [usize; 2],
+) -> FittedSampler {
+    let options = SamplerOptions {
+        epochs: epochs as u64,
+        sizes,
+        seed: 1,
+    };
     let mut last = 0.0;
     let fitted = fit_sampler(vae, kind, sets[0], sets[1], &options, &mut |progress| {
         assert!((0.0..=1.0).contains(&progress.share) && progress.share >= last);
@@ -47,11 +57,11 @@ fn the_flow_reaches_the_entropy_of_a_density_that_no_gaussian_has() {
     let vae = vae(PLANE);
     let (train, validation) = (banana(20_000, 1), banana(10_000, 2));
     let entropy = 2.0 * normal_entropy() - 2_f64.ln();
-    let flow = fit(&vae, SamplerKind::Flow, [&train, &validation], 6);
+    let flow = fit(&vae, SamplerKind::Flow, [&train, &validation], [8, 1]);
     let found = flow.log_prob.expect("a density");
     assert!((found + entropy).abs() < 0.06, "{found} {}", -entropy);
     // Uncorrelated, with variances 1 and 2 + ¼.
-    let gaussian = fit(&vae, SamplerKind::Gaussian, [&train, &validation], 1);
+    let gaussian = fit(&vae, SamplerKind::Gaussian, [&train, &validation], [1, 1]);
     let wanted = 2.0 * normal_entropy() + 0.5 * 2.25_f64.ln();
     let found = gaussian.log_prob.expect("a density");
     assert!((found + wanted).abs() < 0.05, "{found} {}", -wanted);
@@ -80,7 +90,7 @@ fn the_mixture_grows_while_validation_latents_gain() {
         &vae,
         SamplerKind::Gmm,
         [&banana(4000, 1), &banana(4000, 2)],
-        1,
+        [1, 5],
     );
     let found = gmm.log_prob.expect("a density");
     let entropy = 2.0 * normal_entropy() - 2_f64.ln();
@@ -103,7 +113,7 @@ fn the_bound_of_two_stages_is_below_the_entropy_and_close_to_it() {
         }
     };
     let (train, validation) = (line(20_000, 1), line(4000, 2));
-    let fitted = fit(&vae, SamplerKind::TwoStage, [&train, &validation], 6);
+    let fitted = fit(&vae, SamplerKind::TwoStage, [&train, &validation], [6, 1]);
     // det of [[1.01, 1.98], [1.98, 4.04]] = 0.16.
     let entropy = 2.0 * normal_entropy() + 0.5 * 0.16_f64.ln();
     let found = fitted.log_prob.expect("a bound");
@@ -136,9 +146,7 @@ fn chain(vae: &Vae, n: i64, seed: u64) -> LatentSet {
         states.push(state.shallow_clone());
     }
     let codes = Tensor::stack(&states, 1);
-    let latents = vae
-        .latents_of_codes(&codes)
-        .expect("latents");
+    let latents = vae.latents_of_codes(&codes).expect("latents");
     assert_eq!(vae.codes(&latents).expect("codes"), Some(codes));
     LatentSet {
         latents,
@@ -151,8 +159,13 @@ fn the_transformer_learns_a_markov_chain_of_codes() {
     let vae = vae(
         "latent_dims = 8\nprior = 'uniform_codes'\nnetwork.mlp.hidden = [4]\nposterior.finite_scalar.levels = [2, 2]",
     );
-    let (train, validation) = (chain(&vae, 20_000, 1), chain(&vae, 10_000, 2));
-    let fitted = fit(&vae, SamplerKind::Autoregressive, [&train, &validation], 6);
+    let (train, validation) = (chain(&vae, 8000, 1), chain(&vae, 8000, 2));
+    let fitted = fit(
+        &vae,
+        SamplerKind::Autoregressive,
+        [&train, &validation],
+        [8, 1],
+    );
     let step = -(0.7 * 0.7_f64.ln() + 0.3 * 0.1_f64.ln());
     let entropy = 4_f64.ln() + 3.0 * step;
     let found = fitted.log_prob.expect("probabilities");
@@ -161,7 +174,7 @@ fn the_transformer_learns_a_markov_chain_of_codes() {
     assert!((prior + 4.0 * 4_f64.ln()).abs() < 1e-3, "{prior}");
     let drawn = fitted
         .sampler
-        .sample(10_000, None, 1.0, &mut Generator::cpu(3))
+        .sample(4000, None, 1.0, &mut Generator::cpu(3))
         .expect("codes");
     let (from, to) = (drawn.narrow(1, 0, 3), drawn.narrow(1, 1, 3));
     let stays = from
@@ -173,7 +186,7 @@ fn the_transformer_learns_a_markov_chain_of_codes() {
     // At temperature 0.5 the shares are squared: 0.49 against three times 0.01.
     let drawn = fitted
         .sampler
-        .sample(10_000, None, 0.5, &mut Generator::cpu(3))
+        .sample(4000, None, 0.5, &mut Generator::cpu(3))
         .expect("codes");
     let (from, to) = (drawn.narrow(1, 0, 3), drawn.narrow(1, 1, 3));
     let stays = from

@@ -53,6 +53,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     epochs: u32,
 
+    /// Only the N smallest sizes of each kind, which is quicker
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    sizes: Option<u32>,
+
     /// The same seed gives the same sampler
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -105,6 +109,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let prior = prior_log_prob(run.vae(), &material.validation)?;
     let options = SamplerOptions {
         epochs: args.epochs.into(),
+        sizes: args.sizes.map_or(usize::MAX, |sizes| sizes as usize),
         seed: args.seed,
     };
     let (mut rows, mut done) = (Vec::new(), Done::Fully);

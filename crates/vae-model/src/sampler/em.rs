@@ -33,6 +33,9 @@ const MOST_ITERATIONS: usize = 100;
 const LLOYD_ITERATIONS: usize = 10;
 const MOST_CENTERED: i64 = 10_000;
 
+/// Values in a block of work, 32 MB of f64.
+const BLOCK: i64 = 1 << 22;
+
 /// Pseudo-counts of each class in each component.
 const CLASS_COUNT: f64 = 1e-2;
 
@@ -76,27 +79,29 @@ pub(super) fn fit(
 }
 
 struct Data<'a> {
-    values: &'a Tensor,
     classes: &'a Tensor,
     sizes: Sizes,
     /// 0 … V − 1.
     dims: Tensor,
     mean: Tensor,
+    /// The values less their mean.
+    centered: Tensor,
     variance: Tensor,
     floor: Tensor,
 }
 
 impl<'a> Data<'a> {
-    fn new(values: &'a Tensor, classes: &'a Tensor, sizes: Sizes) -> Self {
+    fn new(values: &Tensor, classes: &'a Tensor, sizes: Sizes) -> Self {
         let mean = values.mean_dim(0, false, Kind::Double);
-        let variance = (values - &mean).square().mean_dim(0, false, Kind::Double);
+        let centered = values - &mean;
+        let variance = centered.square().mean_dim(0, false, Kind::Double);
         let floor = &variance * FLOOR + variance.mean(Kind::Double) * LEAST_FLOOR + 1e-12;
         Self {
-            values,
             classes,
             sizes,
             dims: Tensor::arange(sizes.dims(), (Kind::Int64, Device::Cpu)),
             mean,
+            centered,
             variance,
             floor,
         }
@@ -118,44 +123,49 @@ impl<'a> Data<'a> {
 
     /// The parameters of the maximum likelihood given which share of each point belongs to which component, `[N, K]`.
     fn maximized(&self, shares: &Tensor, class_count: f64) -> Result<Parameters, ModelError> {
-        let k = self.sizes.components;
         let counts = shares.sum_dim_intlist(0, false, Kind::Double); // [K]
         let is_empty = counts.lt(1.0);
         let safe = counts.clamp_min(1.0).unsqueeze(1);
-        let mean = shares.transpose(0, 1).matmul(self.values) / &safe; // [K, V]
-        let mean = self.mean.where_self(&is_empty.unsqueeze(1), &mean);
-        let factors = (0..k)
-            .map(|k| self.factor(&shares.select(1, k), &counts.get(k), &mean.get(k)))
-            .collect::<Result<Vec<Tensor>, ModelError>>()?;
+        let offset = shares.transpose(0, 1).matmul(&self.centered) / &safe; // [K, V]
+        let offset = offset.masked_fill(&is_empty.unsqueeze(1), 0.0);
         let log_weights = (&counts / counts.sum(Kind::Double)).log();
         Ok(Parameters {
             log_weights: log_weights.masked_fill(&is_empty, LN_ZERO),
-            mean,
-            factor: Tensor::stack(&factors, 0),
+            mean: &offset + &self.mean,
+            factor: self.factors(shares, &safe, &offset, &is_empty)?,
             log_classes: self.log_classes(shares, class_count),
         })
     }
 
-    /// L or the standard deviations of one component.
-    fn factor(&self, shares: &Tensor, count: &Tensor, mean: &Tensor) -> Result<Tensor, ModelError> {
-        let is_empty = count.double_value(&[]) < 1.0;
-        let difference = self.values - mean;
-        Ok(match self.sizes.covariance {
-            Covariance::Diagonal if is_empty => (&self.variance + &self.floor).sqrt(),
-            Covariance::Diagonal => {
-                let squares = shares
-                    .unsqueeze(0)
-                    .matmul(&difference.square())
-                    .squeeze_dim(0);
-                (squares / count + &self.floor).sqrt()
-            }
-            Covariance::Full if is_empty => (&self.variance + &self.floor).sqrt().diag(0),
-            Covariance::Full => {
-                let weighted = &difference * shares.unsqueeze(1);
-                let covariance = weighted.transpose(0, 1).matmul(&difference) / count;
-                (covariance + self.floor.diag(0)).f_linalg_cholesky(false)?
-            }
-        })
+    /// L or the standard deviations of every component, those of all points where a component has none. The moments are
+    /// around the mean of all points, in f64: what cancels is far below the floor.
+    fn factors(
+        &self,
+        shares: &Tensor,
+        counts: &Tensor,
+        offset: &Tensor,
+        is_empty: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        if self.sizes.covariance == Covariance::Diagonal {
+            let squares = shares.transpose(0, 1).matmul(&self.centered.square()) / counts;
+            let variance = (squares - offset.square()).clamp_min(0.0);
+            let variance = self.variance.where_self(&is_empty.unsqueeze(1), &variance);
+            return Ok((variance + &self.floor).sqrt());
+        }
+        let v = self.sizes.dims();
+        let size = [self.sizes.components, v * v];
+        let mut products = Tensor::zeros(size, (Kind::Double, Device::Cpu));
+        let step = (BLOCK / (v * v)).max(1);
+        let blocks = self.centered.split(step, 0).into_iter();
+        for (points, shares) in blocks.zip(shares.split(step, 0)) {
+            let outer = points.unsqueeze(2) * points.unsqueeze(1); // [n, V, V]
+            products += shares.transpose(0, 1).matmul(&outer.flatten(1, 2));
+        }
+        let moments = (products / counts).unflatten(1, [v, v]);
+        let covariance = moments - offset.unsqueeze(2) * offset.unsqueeze(1); // [K, V, V]
+        let is_empty = is_empty.unsqueeze(1).unsqueeze(2);
+        let covariance = self.variance.diag(0).where_self(&is_empty, &covariance);
+        Ok((covariance + self.floor.diag(0)).f_linalg_cholesky(false)?)
     }
 
     /// ln θ, `[K, Y]`.
@@ -181,7 +191,7 @@ impl<'a> Data<'a> {
     /// The nearest of the centers of k-means for each point, i64 `[N]`, in units of each dimension's standard deviation.
     fn labels(&self, generator: &mut Generator) -> Result<Tensor, ModelError> {
         let std = (&self.variance + &self.floor).sqrt();
-        let scaled = (self.values - &self.mean) / std;
+        let scaled = &self.centered / std;
         let n = scaled.size()[0];
         let seen = match n > MOST_CENTERED {
             true => {

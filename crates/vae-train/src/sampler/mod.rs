@@ -18,6 +18,8 @@ pub use items::{encode_items, n_draws};
 pub struct SamplerOptions {
     /// The most epochs of a size that a gradient trains; it ends earlier if the validation items do not gain.
     pub epochs: u64,
+    /// The number of sizes of a kind that are tried, from the smallest one on; of covariances each shape has its own.
+    pub sizes: usize,
     /// Everything random follows from it.
     pub seed: u64,
 }
@@ -26,6 +28,7 @@ impl Default for SamplerOptions {
     fn default() -> Self {
         Self {
             epochs: 50,
+            sizes: usize::MAX,
             seed: 0,
         }
     }
@@ -143,7 +146,10 @@ pub fn fit_sampler(
     let space = vae.latent_space()?;
     kind.check(&space)?;
     let (train, validation) = (points(vae, kind, train)?, points(vae, kind, validation)?);
-    let chains = sizes(kind, &space, train.len());
+    let mut chains = sizes(kind, &space, train.len());
+    for chain in &mut chains {
+        chain.truncate(options.sizes);
+    }
     let n_sizes = chains.iter().map(Vec::len).sum::<usize>() as f64;
     let mut tried: Vec<(SamplerConfig, Option<f64>)> = Vec::new();
     let mut best: Option<(Sampler, Option<f64>)> = None;
