@@ -350,8 +350,7 @@ fn all() -> Vec<(SamplerConfig, LatentSpace, LatentSet)> {
     let of_codes = LatentSpace {
         support: Support::Codes,
         codes: Some(CodeSpace {
-            n_slots: 4,
-            n_books: 2,
+            slots_of_books: vec![1, 3],
             n_codes: 5,
         }),
         ..space(6, &["a", "b"], &[])
@@ -433,8 +432,7 @@ fn latents_without_a_distribution_of_a_kind_are_refused_with_what_fits() {
     let codes = LatentSpace {
         support: Support::Codes,
         codes: Some(CodeSpace {
-            n_slots: 2,
-            n_books: 1,
+            slots_of_books: vec![2],
             n_codes: 1 << 20,
         }),
         ..space(4, &[], &[])

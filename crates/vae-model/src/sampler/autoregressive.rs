@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_torch::Generator;
 
-use super::{CodeSpace, Distribution, FitProgress, LatentSet, LatentSpace, Standardized, features};
+use super::{Distribution, FitProgress, LatentSet, LatentSpace, Standardized, features};
 use crate::math::LN_2PI;
 use crate::network::{Layer, NextActivation};
 use crate::nn::{self, Init};
@@ -39,8 +39,8 @@ impl AutoregressiveConfig {
     /// The least of its sizes and the number of its values, at most.
     pub(super) fn check_sizes(&self, space: &LatentSpace) -> (i64, i64) {
         let Self { layers, width } = *self;
-        let (slots, values) = match (space.codes, space.shape) {
-            (Some(codes), _) => (codes.n_slots, codes.rows().saturating_mul(2)),
+        let (slots, values) = match (&space.codes, space.shape) {
+            (Some(codes), _) => (codes.n_slots(), codes.rows().saturating_mul(2)),
             (None, Some([c, h, w])) => (h.saturating_mul(w), c.saturating_mul(c + 40)),
             (None, None) => (0, 0),
         };
@@ -92,6 +92,7 @@ enum Slots {
         table: Tensor,
         /// The row of the table at which the book of each slot begins, i64 `[S]`.
         book: Tensor,
+        slots_of_books: Vec<i64>,
     },
     Places {
         channels: i64,
@@ -210,29 +211,24 @@ impl Autoregressive {
             mean: 0.0,
             stdev: 0.02,
         };
-        let (n_slots, slots, heads) = match (space.codes, space.shape) {
+        let (n_slots, slots, heads) = match (&space.codes, space.shape) {
             (Some(codes), _) => {
-                let CodeSpace {
-                    n_slots,
-                    n_books,
-                    n_codes,
-                } = codes;
-                if n_books < 1 || n_slots % n_books != 0 {
-                    return Err(ModelError::Sampler {
-                        kind: "autoregressive",
-                        problem: format!("{n_slots} codes are not those of {n_books} books"),
-                    });
-                }
-                let book = Tensor::arange(n_slots, (Kind::Int64, Device::Cpu));
+                let n_codes = codes.n_codes;
+                let books = (0..).zip(&codes.slots_of_books);
+                let book: Vec<i64> = books
+                    .flat_map(|(book, &n)| (0..n).map(move |_| book * n_codes))
+                    .collect();
                 let slots = Slots::Codes {
                     n_codes,
                     table: (path / "table").var("weight", &[codes.rows(), width], small),
-                    book: book.divide_scalar_mode(n_slots / n_books, "floor") * n_codes,
+                    book: Tensor::from_slice(&book),
+                    slots_of_books: codes.slots_of_books.clone(),
                 };
                 // Zero: at first all codes are equally probable.
                 let init = Initialization::Kaiming;
                 let head = |i| init.linear(path / "head" / i, width, n_codes, NextActivation::Sum);
-                (n_slots, slots, (0..n_books).map(head).collect())
+                let n_books = codes.slots_of_books.len() as i64;
+                (codes.n_slots(), slots, (0..n_books).map(head).collect())
             }
             (None, Some([channels, height, columns])) => {
                 let mixed = match channels <= MOST_MIXED_CHANNELS {
@@ -338,8 +334,12 @@ impl Autoregressive {
             x = block.forward(&x, None);
         }
         let hidden = self.norm.apply(&x);
-        let of_books = hidden.chunk(self.heads.len() as i64, 1).into_iter();
+        let of_books = match &self.slots {
+            Slots::Codes { slots_of_books, .. } => hidden.split_with_sizes(slots_of_books, 1),
+            Slots::Places { .. } => vec![hidden],
+        };
         let params: Vec<Tensor> = of_books
+            .iter()
             .zip(&self.heads)
             .map(|(hidden, head)| hidden.apply(head))
             .collect();
@@ -352,8 +352,11 @@ impl Autoregressive {
         for (block, kept) in self.blocks.iter().zip(kept) {
             x = block.forward(&x, Some(kept));
         }
-        let head = i * self.heads.len() as i64 / self.n_slots;
-        let params = self.norm.apply(&x).apply(&self.heads[head as usize]);
+        let head = match &self.slots {
+            Slots::Codes { slots_of_books, .. } => book_of(slots_of_books, i),
+            Slots::Places { .. } => 0,
+        };
+        let params = self.norm.apply(&x).apply(&self.heads[head]);
         params.squeeze_dim(1)
     }
 
@@ -465,6 +468,15 @@ impl Autoregressive {
     }
 }
 
+/// The book of slot number `i`.
+fn book_of(slots_of_books: &[i64], i: i64) -> usize {
+    let ends = slots_of_books.iter().scan(0, |end, n| {
+        *end += n;
+        Some(*end)
+    });
+    ends.take_while(|&end| end <= i).count()
+}
+
 /// The categories of logits `[n, K]` at which the distribution function passes uniform numbers `[n, 1]`, i64 `[n]`.
 fn category(logits: &Tensor, uniform: &Tensor) -> Tensor {
     let last = logits.size()[1] - 1;
@@ -563,6 +575,7 @@ mod tests {
 
     use super::*;
     use crate::Support;
+    use crate::sampler::CodeSpace;
 
     /// A transformer whose weights come from a formula, so that no part of it is zero.
     fn stirred(space: &LatentSpace, size: f64) -> (nn::VarStore, Autoregressive) {
@@ -584,14 +597,13 @@ mod tests {
         (variables, model)
     }
 
-    fn codes([n_slots, n_books, n_codes]: [i64; 3], classes: &[&str]) -> LatentSpace {
+    fn codes(slots_of_books: &[i64], n_codes: i64, classes: &[&str]) -> LatentSpace {
         LatentSpace {
-            latent_dims: 2 * n_slots,
+            latent_dims: 6,
             shape: None,
             support: Support::Codes,
             codes: Some(CodeSpace {
-                n_slots,
-                n_books,
+                slots_of_books: slots_of_books.to_vec(),
                 n_codes,
             }),
             condition: ConditionSpec {
@@ -619,7 +631,7 @@ mod tests {
 
     #[test]
     fn the_probabilities_of_all_sequences_sum_to_1_and_are_the_shares_of_draws() {
-        let (_variables, model) = stirred(&codes([3, 3, 4], &["a", "b"]), 0.2);
+        let (_variables, model) = stirred(&codes(&[1, 2], 4, &["a", "b"]), 0.2);
         for class in [[1_f32, 0.0], [0.0, 1.0], [f32::NAN, f32::NAN]] {
             let condition = Tensor::from_slice(&class).unsqueeze(0);
             let of_all = condition.repeat([64, 1]);
@@ -654,7 +666,7 @@ mod tests {
             layers: 1,
             width: 32,
         };
-        let model = Autoregressive::build(&variables.root(), &config, &codes([3, 1, 4], &[]));
+        let model = Autoregressive::build(&variables.root(), &config, &codes(&[3], 4, &[]));
         let found = model
             .expect("a model")
             .log_prob(&all(), None)
@@ -665,7 +677,7 @@ mod tests {
 
     #[test]
     fn temperature_0_takes_the_most_probable_code_each_time() {
-        let (_variables, model) = stirred(&codes([3, 1, 4], &[]), 0.2);
+        let (_variables, model) = stirred(&codes(&[3], 4, &[]), 0.2);
         let drawn = model
             .sample(3, None, 0.0, &mut Generator::cpu(2))
             .expect("codes");

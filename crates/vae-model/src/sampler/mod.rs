@@ -92,7 +92,7 @@ impl SamplerKind {
         };
         match (self, space.support) {
             (Self::Knn, _) => Ok(()),
-            (Self::Autoregressive, Support::Codes) => match space.codes {
+            (Self::Autoregressive, Support::Codes) => match &space.codes {
                 Some(codes) if codes.rows() > autoregressive::MOST_CODES => refuse(format!(
                     "there are {} different codes, and its table holds at most {}; knn would fit",
                     codes.rows(),
@@ -251,21 +251,26 @@ impl fmt::Display for SamplerConfig {
 }
 
 /// The codes of an item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodeSpace {
-    /// The number of codes of an item.
-    pub n_slots: i64,
-    /// The number of books: the slots of the first one come first, then those of the second, and so on.
-    pub n_books: i64,
+    /// The number of codes of each book; those of the first one come first, then those of the second, and so on.
+    pub slots_of_books: Vec<i64>,
     /// The number of different codes of a book.
     pub n_codes: i64,
 }
 
 impl CodeSpace {
+    /// The number of codes of an item.
+    fn n_slots(&self) -> i64 {
+        let slots = self.slots_of_books.iter();
+        slots.fold(0, |sum, &n| sum.saturating_add(n))
+    }
+
     /// The number of different codes of all books.
-    fn rows(self) -> i64 {
-        self.n_codes.saturating_mul(self.n_books)
+    fn rows(&self) -> i64 {
+        self.n_codes
+            .saturating_mul(self.slots_of_books.len() as i64)
     }
 }
 
@@ -288,7 +293,7 @@ pub struct LatentSpace {
 /// Latents, each with its condition.
 #[derive(Debug)]
 pub struct LatentSet {
-    /// f32 `[N, Z]`; for [`SamplerKind::Autoregressive`] over codes these, i64 `[N, n_slots]`.
+    /// f32 `[N, Z]`; for [`SamplerKind::Autoregressive`] over codes these, i64 `[N, S]` for S codes of an item.
     pub latents: Tensor,
     /// f32 `[N, D]`, NaN where unknown; none of a model without a condition.
     pub condition: Option<Tensor>,
@@ -489,7 +494,7 @@ impl Sampler {
             .bound(&set.latents, set.condition.as_ref(), generator)
     }
 
-    /// `n` draws, `[n, Z]`; of [`SamplerKind::Autoregressive`] over codes these, i64 `[n, n_slots]`.
+    /// `n` draws, `[n, Z]`; of [`SamplerKind::Autoregressive`] over codes these, i64 `[n, S]` for S codes of an item.
     /// [`Vae::latents_from`] makes latents of them. The temperature is what each kind makes of it: docs/samplers.md.
     ///
     /// # Errors
@@ -511,8 +516,8 @@ impl Sampler {
     fn check_set(&self, set: &LatentSet) -> Result<(), ModelError> {
         let found = set.latents.size();
         let of_codes = matches!(self.config, SamplerConfig::Autoregressive(_));
-        let wanted = match self.space.codes {
-            Some(codes) if of_codes => codes.n_slots,
+        let wanted = match &self.space.codes {
+            Some(codes) if of_codes => codes.n_slots(),
             _ => self.space.latent_dims,
         };
         if found.len() != 2 || found[1] != wanted {
@@ -753,8 +758,7 @@ impl Vae {
         self.check_encoder()?;
         let latent_dims = self.config().n_latents();
         let codes = self.quantizer().map(|quantizer| CodeSpace {
-            n_slots: quantizer.n_slots(latent_dims),
-            n_books: quantizer.n_books(),
+            slots_of_books: quantizer.slots_of_books(latent_dims),
             n_codes: quantizer.n_codes(),
         });
         Ok(LatentSpace {
