@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_torch::Generator;
 
-use super::mixture::{LN_ZERO, Parameters, Sizes};
+use super::components::{BLOCK, LN_ZERO, Parameters, Sizes};
 use super::{Covariance, FitProgress};
 use crate::ModelError;
 
@@ -32,9 +32,6 @@ const MOST_ITERATIONS: usize = 100;
 /// Iterations of k-means, and the most points that it sees.
 const LLOYD_ITERATIONS: usize = 10;
 const MOST_CENTERED: i64 = 10_000;
-
-/// Values in a block of work, 32 MB of f64.
-const BLOCK: i64 = 1 << 22;
 
 /// Pseudo-counts of each class in each component.
 const CLASS_COUNT: f64 = 1e-2;

@@ -2,9 +2,10 @@
 //! items decoded from their latents are better than those of the prior's, from which the latents of items differ.
 //!
 //! [`Vae::latent_space`] says what is fitted to, [`Sampler::new`] makes a sampler, [`Sampler::start`] fits those that
-//! need no gradient and prepares the others, which `vae_train::fit_sampler` trains. [`Vae::latents_from`] draws.
+//! need no gradient and prepares the others, whose [`Sampler::loss`] is then minimized. [`Vae::latents_from`] draws.
 
 mod autoregressive;
+mod components;
 mod em;
 mod file;
 mod flow;
@@ -25,8 +26,9 @@ pub use file::SamplerRecord;
 
 use crate::nn::{self, Outline};
 use crate::{ModelError, Support, Vae, condition};
+use components::Sizes;
 use em::Start;
-use mixture::{Mixture, Sizes};
+use mixture::Mixture;
 
 /// Called with the share of the work that is done; false stops it.
 pub type FitProgress<'a> = dyn FnMut(f64) -> bool + 'a;
