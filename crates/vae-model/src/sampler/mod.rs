@@ -645,7 +645,8 @@ fn check_sizes(config: &SamplerConfig, space: &LatentSpace) -> Result<(), ModelE
             (*latent_dims).min(*hidden),
             hidden
                 .saturating_mul(hidden.saturating_add(dims.saturating_mul(4)))
-                .saturating_mul(2),
+                // Twice, and an eighth of the others' limit: this one is allocated to know its shapes.
+                .saturating_mul(2 * 8),
         ),
         SamplerConfig::Knn { neighbors, points } => (
             (*neighbors).min(*points),
