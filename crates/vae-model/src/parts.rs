@@ -542,7 +542,7 @@ impl Parts {
             let network = hierarchy.build(&root, shape);
             let [of_posterior, of_prior] = [0, 1].map(|_| network.path().shallow_clone());
             let path = &root / "likelihood";
-            return Ok(Self {
+            return Self {
                 network: NetworkPart::Known(Box::new(network)),
                 posterior: PosteriorPart::Known(Box::new(TopDownFamily { path: of_posterior })),
                 prior: Box::new(TopDownPrior { path: of_prior }),
@@ -550,7 +550,7 @@ impl Parts {
                     Some(own) => LikelihoodPart::Own(own.build(&path, &context)),
                     None => LikelihoodPart::Known(config.likelihood.build(&path, &data.item)),
                 },
-            });
+            };
         }
         let network = match &own.network {
             Some(own) => NetworkPart::Own(own.build(&root, &context)),
