@@ -79,7 +79,7 @@ fn small(item: &ItemSpec, network: &NetworkConfig) -> ItemSpec {
 
 /// The config for images of [`small`] sides: a latent map has to shrink with them.
 fn for_small(mut config: RunConfig, item: &ItemSpec) -> RunConfig {
-    let (whole, less) = (item.map(), small(item).map());
+    let (whole, less) = (item.map(), small(item, &config.model.network).map());
     if let Some([_, height, width]) = &mut config.model.latent_shape {
         *height = *height * less.height / whole.height;
         *width = *width * less.width / whole.width;
