@@ -108,7 +108,11 @@ fn every_command_takes_the_levels_as_one_vector() {
         succeeds(&workplace, &[args, &["--out", "p.png"]].concat());
     }
     let refused = workplace.vae(&["levels", "run", "--kept", "2", "--out", "p.png"]);
-    assert!(stderr(&refused).contains("from 0 to 1"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("from 0 to 1"),
+        "{}",
+        stderr(&refused)
+    );
     for record in metrics(&workplace.path("run")) {
         let of = |key: &str| {
             record[key]

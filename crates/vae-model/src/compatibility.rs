@@ -344,7 +344,9 @@ fn check_hierarchy(model: ModelView) -> Result<(), ModelError> {
                 format!(
                     "the network top_down draws a Gaussian in each of its groups, and the posterior is {}; \
                      diagonal_gaussian would fit",
-                    posterior.config.map_or(posterior.name, |config| config.name())
+                    posterior
+                        .config
+                        .map_or(posterior.name, |config| config.name())
                 ),
             );
         }

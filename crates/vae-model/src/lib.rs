@@ -99,8 +99,7 @@ pub use network::{
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,
-    BetaCyclicConfig,
-    BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig,
+    BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig,
     ClassifierFeaturesConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
     DiscriminatorFeaturesConfig, DiscriminatorPenalty, ElboConfig, Estimator, FactorConfig,
     FeaturesConfig, FirstGroup, GradientPenaltyConfig, IwaeConfig, Judged, Kernel, KlConfig,

@@ -123,9 +123,7 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
             "free_bits needs the kl of each latent dimension",
             "diagonal_gaussian with standard_normal would fit, or free_bits = 0",
         ),
-        Regularizer::Kl(config)
-            if config.is_by_group() && model.config.group_sizes().is_none() =>
-        {
+        Regularizer::Kl(config) if config.is_by_group() && model.config.group_sizes().is_none() => {
             wants(
                 "free_bits_per_group and beta_schedule.by_group need groups of latents",
                 "topology.ladder or network.top_down would fit, or free_bits and beta_schedule.warm_up",

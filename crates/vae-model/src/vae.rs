@@ -628,7 +628,8 @@ impl Vae {
         let (latents, features) = self.checked_latents(latents.into())?;
         Ok(
             self.with_context(features.as_ref(), Mode::Evaluate, |context| {
-                self.prior.redraw_below(&latents, n_kept, context, generator)
+                self.prior
+                    .redraw_below(&latents, n_kept, context, generator)
             }),
         )
     }
@@ -1424,7 +1425,10 @@ impl Vae {
         for size in self.config.resolutions() {
             let of_size = groups.iter().zip(&of_group);
             let of_size = of_size.filter(|(group, _)| group.size == size);
-            if let Some(kl) = of_size.map(|(_, kl)| kl.shallow_clone()).reduce(|a, b| a + b) {
+            if let Some(kl) = of_size
+                .map(|(_, kl)| kl.shallow_clone())
+                .reduce(|a, b| a + b)
+            {
                 named.push(resolution_kl(size), &kl);
             }
         }

@@ -121,9 +121,7 @@ fn one_way_down_gives_what_the_parts_give_one_by_one() {
     let center = no_grad(|| posterior.draw(&zeros)).latents.squeeze_dim(0);
     assert!(largest(&(no_grad(|| posterior.center()) - center)) < 1e-5);
     // An image's draws do not depend on the others of its batch.
-    let alone = no_grad(|| {
-        vae.draw_with_noise(&images(1), &noise.narrow(1, 0, 1), Mode::Evaluate)
-    });
+    let alone = no_grad(|| vae.draw_with_noise(&images(1), &noise.narrow(1, 0, 1), Mode::Evaluate));
     let alone = alone.expect("draws").latents;
     assert!(largest(&(alone - latents.narrow(1, 0, 1))) < 1e-4);
 }
@@ -143,8 +141,17 @@ fn the_kl_of_groups_and_resolutions_sums_to_the_kl_and_that_is_the_mean_ratio_of
     assert!(largest(&(of(&["kl_4", "kl_3", "kl_2", "kl_1"]) - kl)) < 1e-3);
     assert!(largest(&(of(&["kl_at_1", "kl_at_3", "kl_at_6"]) - kl)) < 1e-3);
     assert!(largest(&(of(&["kl_at_3"]) - of(&["kl_3", "kl_2"]))) < 1e-4);
-    let declared: Vec<String> = vae.config().terms().iter().map(|t| t.name.to_string()).collect();
-    let named: Vec<String> = draws.named.iter().map(|(t, _)| t.name.to_string()).collect();
+    let declared: Vec<String> = vae
+        .config()
+        .terms()
+        .iter()
+        .map(|t| t.name.to_string())
+        .collect();
+    let named: Vec<String> = draws
+        .named
+        .iter()
+        .map(|(t, _)| t.name.to_string())
+        .collect();
     assert_eq!(declared, named);
     let log_ratio = draws.log_qz_x.as_ref().expect("a density") - &draws.log_pz; // [K, B]
     let error = log_ratio.std_dim([0_i64].as_slice(), true, false) / (n_samples as f64).sqrt();
@@ -153,7 +160,10 @@ fn the_kl_of_groups_and_resolutions_sums_to_the_kl_and_that_is_the_mean_ratio_of
         largest(&((kl - sampled) / &error)) < 5.0,
         "{kl:?} {log_ratio:?}"
     );
-    assert!(kl.min().double_value(&[]) > 10.0 * largest(&error), "there is something to find");
+    assert!(
+        kl.min().double_value(&[]) > 10.0 * largest(&error),
+        "there is something to find"
+    );
 }
 
 #[test]
@@ -182,7 +192,13 @@ fn groups_below_are_drawn_anew_and_those_above_are_kept() {
     for (n_kept, end) in [(0, 0), (1, 2), (3, 20), (4, 56)] {
         let drawn = redrawn(n_kept, 2);
         let difference = (&drawn - &latents).abs().amax(0, false); // [Z]
-        assert_eq!(difference.narrow(0, 0, end).sum(Kind::Float).double_value(&[]), 0.0);
+        assert_eq!(
+            difference
+                .narrow(0, 0, end)
+                .sum(Kind::Float)
+                .double_value(&[]),
+            0.0
+        );
         if end < Z {
             assert!(difference.narrow(0, end, Z - end).min().double_value(&[]) > 0.5);
         }
@@ -197,7 +213,11 @@ fn groups_below_are_drawn_anew_and_those_above_are_kept() {
     let flat: ModelConfig = toml::from_str("network.mlp.hidden = [3]").expect("a model");
     let flat = fresh(&flat, SHAPE);
     let latents = flat.sample_latents(2, &mut flat.generator(1));
-    assert!(flat.redraw_below(&latents, 0, &mut flat.generator(1)).expect("latents").is_none());
+    assert!(
+        flat.redraw_below(&latents, 0, &mut flat.generator(1))
+            .expect("latents")
+            .is_none()
+    );
 }
 
 #[test]
@@ -210,9 +230,13 @@ fn exports_compute_what_the_model_does() {
             CModule::load_data(&mut Cursor::new(bytes)).expect("a module")
         };
         let center = no_grad(|| vae.encode(&images(n)).expect("a posterior").center());
-        let encoded = traced(Part::Encoder).forward_ts(&[floats]).expect("latents");
+        let encoded = traced(Part::Encoder)
+            .forward_ts(&[floats])
+            .expect("latents");
         assert!(largest(&(encoded.get(0) - &center)) < 1e-4, "{n}");
-        let decoded = traced(Part::Decoder).forward_ts(&[&center]).expect("images");
+        let decoded = traced(Part::Decoder)
+            .forward_ts(&[&center])
+            .expect("images");
         let wanted = no_grad(|| vae.decode(&center)).expect("images");
         assert!(largest(&(decoded - wanted)) < 1e-5, "{n}");
     }
@@ -220,15 +244,25 @@ fn exports_compute_what_the_model_does() {
         assert!(vae.to_onnx(part).expect("ONNX").len() > 1000);
     }
     let summary = vae.summary();
-    let decoder = summary.iter().find(|part| part.name == "decoder").expect("a decoder");
-    assert!(decoder.layers.iter().any(|layer| layer.name == "decoder.1.block.0.prior.1"));
+    let decoder = summary
+        .iter()
+        .find(|part| part.name == "decoder")
+        .expect("a decoder");
+    assert!(
+        decoder
+            .layers
+            .iter()
+            .any(|layer| layer.name == "decoder.1.block.0.prior.1")
+    );
     let n_parameters: usize = summary.iter().map(|part| part.n_parameters).sum();
     assert_eq!(n_parameters, vae.n_parameters());
 }
 
 fn refusal(text: &str) -> String {
     let config: ModelConfig = toml::from_str(text).expect(text);
-    let refused = config.check().map(|()| Vae::new(&config, SHAPE, Device::Cpu, 1).map(|_| ()));
+    let refused = config
+        .check()
+        .map(|()| Vae::new(&config, SHAPE, Device::Cpu, 1).map(|_| ()));
     match refused {
         Err(error) | Ok(Err(error)) => error.to_string(),
         Ok(Ok(())) => panic!("{text} is no model"),
@@ -241,7 +275,10 @@ fn what_does_not_fit_is_refused_with_what_would() {
                 encoder_blocks = [0, 1, 1]\n";
     let with = |from: &str, to: &str, before: &str| {
         assert!(fits.contains(from), "{from}");
-        refusal(&format!("{before}\n[network.top_down]\n{}", fits.replace(from, to)))
+        refusal(&format!(
+            "{before}\n[network.top_down]\n{}",
+            fits.replace(from, to)
+        ))
     };
     for (from, to, before, wanted) in [
         ("[1, 3, 6]", "[1, 2, 6]", "", "half of it, 3, or 1"),
@@ -252,11 +289,31 @@ fn what_does_not_fit_is_refused_with_what_would() {
         ("[2, 1, 1]", "[0, 0, 0]", "", "at least one"),
         ("[2, 1, 1]", "[2, -1, 1]", "", "latents"),
         ("[2, 1, 1]", "[2, 1, 1]", "latent_dims = 3", "56 together"),
-        ("[2, 1, 1]", "[2, 1, 1]", "latent_shape = [1, 7, 8]", "latent_shape"),
+        (
+            "[2, 1, 1]",
+            "[2, 1, 1]",
+            "latent_shape = [1, 7, 8]",
+            "latent_shape",
+        ),
         ("[2, 1, 1]", "[2, 1, 1]", "topology.ladder = {}", "topology"),
-        ("[2, 1, 1]", "[2, 1, 1]", "decoder_spectral_norm = true", "spectral"),
-        ("[2, 1, 1]", "[2, 1, 1]", "posterior = 'deterministic'", "diagonal_gaussian would fit"),
-        ("[2, 1, 1]", "[2, 1, 1]", "prior.real_nvp = {}", "standard_normal would fit"),
+        (
+            "[2, 1, 1]",
+            "[2, 1, 1]",
+            "decoder_spectral_norm = true",
+            "spectral",
+        ),
+        (
+            "[2, 1, 1]",
+            "[2, 1, 1]",
+            "posterior = 'deterministic'",
+            "diagonal_gaussian would fit",
+        ),
+        (
+            "[2, 1, 1]",
+            "[2, 1, 1]",
+            "prior.real_nvp = {}",
+            "standard_normal would fit",
+        ),
     ] {
         let problem = with(from, to, before);
         assert!(problem.contains(wanted), "{to} {before}: {problem}");
@@ -264,7 +321,10 @@ fn what_does_not_fit_is_refused_with_what_would() {
     let model = config("");
     for (text, wanted) in [
         ("estimator.piwae = {}", "iwae"),
-        ("estimator.iwae.doubly_reparameterized = true", "without doubly_reparameterized"),
+        (
+            "estimator.iwae.doubly_reparameterized = true",
+            "without doubly_reparameterized",
+        ),
         ("decoder_penalty.gradient_penalty = {}", "l2"),
         ("regularizer.beta_tc = {}", "of a hierarchy"),
         ("regularizer.kl.free_bits = 0.1", "free_bits"),
@@ -273,10 +333,7 @@ fn what_does_not_fit_is_refused_with_what_would() {
         let problem = objective.check(&model).expect_err(text).to_string();
         assert!(problem.contains(wanted), "{text}: {problem}");
     }
-    let other: ImageShape = ImageShape {
-        width: 7,
-        ..SHAPE
-    };
+    let other: ImageShape = ImageShape { width: 7, ..SHAPE };
     let refused = Vae::new(&model, other, Device::Cpu, 1).expect_err("not a square");
     assert!(matches!(refused, ModelError::Config { .. }), "{refused}");
     assert!(refused.to_string().contains("squares"), "{refused}");
@@ -348,7 +405,10 @@ impl LinearGaussian {
         };
         set("encoder.0.conv.weight", &center(&[1.0, 0.0]));
         set("encoder.0.conv.bias", &[FAR, 0.0]);
-        set("encoder.0.evidence.weight", &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        set(
+            "encoder.0.evidence.weight",
+            &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        );
         let away = -FAR;
         set("encoder.0.evidence.bias", &[away, 0.0, 0.0, away]);
         set("decoder.start", &[FAR, FAR]);
@@ -367,8 +427,14 @@ impl LinearGaussian {
         set(&format!("{block}.prior.0.weight"), &identity);
         set(&format!("{block}.prior.1.weight"), &identity);
         let zeros = [0.0; 6];
-        set(&format!("{block}.prior.2.weight"), &[&[a, 0.0][..], &zeros].concat());
-        set(&format!("{block}.prior.2.bias"), &[-FAR * a, 2.0 * s.ln(), 0.0, 0.0]);
+        set(
+            &format!("{block}.prior.2.weight"),
+            &[&[a, 0.0][..], &zeros].concat(),
+        );
+        set(
+            &format!("{block}.prior.2.bias"),
+            &[-FAR * a, 2.0 * s.ln(), 0.0, 0.0],
+        );
         // q(z1|z2, x) = N(slope_y·y + slope_z2·z2, variance): channels inside 30 + z2 and 30 + y.
         let [_, [between, of_z1]] = self.precision();
         let variance = 1.0 / of_z1;
@@ -408,7 +474,9 @@ fn of_a_linear_gaussian_hierarchy_kl_weights_and_posterior_are_those_in_closed_f
     let weights = draws.log_weights().expect("densities"); // [K, B]
     let kl = draws.terms.kl.as_ref().expect("a kl");
     let (mean, covariance) = hierarchy.posterior();
-    let center = no_grad(|| vae.encode(&images)).expect("a posterior").center();
+    let center = no_grad(|| vae.encode(&images))
+        .expect("a posterior")
+        .center();
     for (i, byte) in bytes.into_iter().enumerate() {
         let (i, y) = (i as i64, f64::from(byte) / 127.5 - 1.0);
         for (dim, slope) in mean.into_iter().enumerate() {
@@ -440,8 +508,7 @@ fn of_a_linear_gaussian_hierarchy_kl_weights_and_posterior_are_those_in_closed_f
     // The kl of the upper latent has no sample in it.
     let of_top = draws.named.get("kl_2").expect("a group");
     let y: f64 = -1.0;
-    let wanted = 0.5
-        * ((mean[0] * y).powi(2) + covariance[0][0] - covariance[0][0].ln() - 1.0);
+    let wanted = 0.5 * ((mean[0] * y).powi(2) + covariance[0][0] - covariance[0][0].ln() - 1.0);
     assert!((of_top.double_value(&[0]) - wanted).abs() < 1e-4);
 }
 
@@ -471,7 +538,10 @@ fn free_bits_and_the_warm_up_count_each_group_by_itself() {
         (loss.double_value(&[]) - reconstruction, free)
     };
     let close = |found: f64, wanted: f64| {
-        assert!((found - wanted).abs() < 1e-3 * wanted.abs().max(1.0), "{found} {wanted}");
+        assert!(
+            (found - wanted).abs() < 1e-3 * wanted.abs().max(1.0),
+            "{found} {wanted}"
+        );
     };
     // Between the smallest and the largest.
     let mut sorted = kl;
@@ -483,12 +553,23 @@ fn free_bits_and_the_warm_up_count_each_group_by_itself() {
     close(logged.expect("a term"), wanted);
     // Of 400 steps each of four groups takes 100; after 250 two are done and the third is half-way.
     let by_group = |first: &str| {
-        format!("regularizer.kl = {{ beta = 2.0, beta_schedule.by_group = {{ steps = 400, first = '{first}' }} }}")
+        format!(
+            "regularizer.kl = {{ beta = 2.0, beta_schedule.by_group = {{ steps = 400, first = '{first}' }} }}"
+        )
     };
-    close(penalty(&by_group("top"), 250).0, 2.0 * (kl[0] + kl[1] + 0.5 * kl[2]));
-    close(penalty(&by_group("lowest"), 250).0, 2.0 * (kl[3] + kl[2] + 0.5 * kl[1]));
+    close(
+        penalty(&by_group("top"), 250).0,
+        2.0 * (kl[0] + kl[1] + 0.5 * kl[2]),
+    );
+    close(
+        penalty(&by_group("lowest"), 250).0,
+        2.0 * (kl[3] + kl[2] + 0.5 * kl[1]),
+    );
     close(penalty(&by_group("lowest"), 0).0, 0.0);
-    close(penalty(&by_group("lowest"), 400).0, 2.0 * kl.iter().sum::<f64>());
+    close(
+        penalty(&by_group("lowest"), 400).0,
+        2.0 * kl.iter().sum::<f64>(),
+    );
     // In a flat model there are no groups.
     let flat: ModelConfig = toml::from_str("network.mlp.hidden = [3]").expect("a model");
     for text in [&by_group("top"), "regularizer.kl.free_bits_per_group = 1.0"] {

@@ -599,9 +599,10 @@ mod tests {
             let before = learner.snapshot().named_tensors("");
             let output = learner.step(&images(4), 0, 0).expect("a step");
             let after = learner.snapshot().named_tensors("");
-            let same = before.iter().zip(&after).all(|((name, a), (_, b))| {
-                name.ends_with("skipped_steps") || a.equal(b)
-            });
+            let same = before
+                .iter()
+                .zip(&after)
+                .all(|((name, a), (_, b))| name.ends_with("skipped_steps") || a.equal(b));
             assert_eq!(same, wanted == 1.0, "{bound}");
             assert_eq!(output.skipped.is_some(), wanted == 1.0);
             let logged = output.named.get("skipped_steps").expect("a term");
@@ -618,7 +619,8 @@ mod tests {
         let mut weight = vae.trainable_variables().remove(0).1;
         let _ = no_grad(|| weight.fill_(f64::NAN));
         let mut learner = Learner::new(&vae, &config, 4).expect("a learner");
-        let failed = (0..100).find_map(|step| Some((step, learner.step(&images(4), step, step).err()?)));
+        let failed =
+            (0..100).find_map(|step| Some((step, learner.step(&images(4), step, step).err()?)));
         let Some((50, TrainError::NonFinite { problem, step: 51 })) = failed else {
             panic!("{failed:?}");
         };

@@ -228,9 +228,7 @@ mod tests {
         // A NaN is never let through; that there are too many is said after 51 of them.
         let mut skipping = Skipping::above(1.0);
         let judged: Vec<Judged> = (0..51).map(|_| skipping.judge(f64::NAN)).collect();
-        let hopeless = |judged: &Judged| {
-            matches!(judged, Judged::Skipped(skipped) if skipped.consequence == Consequence::Hopeless)
-        };
+        let hopeless = |judged: &Judged| matches!(judged, Judged::Skipped(skipped) if skipped.consequence == Consequence::Hopeless);
         assert_eq!(judged.iter().position(hopeless), Some(50));
         // Half of the steps may be skipped for any time.
         let mut skipping = Skipping::above(1.0);
@@ -255,7 +253,11 @@ mod tests {
             assert_eq!(is_taken(found), is_taken(wanted), "{i}");
         }
         assert_eq!(restored, skipping);
-        assert!(restored.load_state(&Tensor::from_slice(&[1.0_f64])).is_err());
+        assert!(
+            restored
+                .load_state(&Tensor::from_slice(&[1.0_f64]))
+                .is_err()
+        );
         let negative = Tensor::from_slice(&[0.0, -1.0, 0.0, 0.0, 0.0]);
         assert!(restored.load_state(&negative).is_err());
     }

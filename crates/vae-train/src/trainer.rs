@@ -8,7 +8,9 @@ use serde_json::Value;
 use vae_data::loader::n_batches;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
-use vae_run::{ClipConfig, Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls};
+use vae_run::{
+    ClipConfig, Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls,
+};
 
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};

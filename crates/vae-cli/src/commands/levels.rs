@@ -72,8 +72,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let origins = place::latents(&run, &origins)?;
     let columns = args.columns as usize;
     let condition = origins.condition.as_ref();
-    let picture =
-        no_grad(|| levels::levels(run.vae(), (&origins.latents, condition), &rows, columns, args.seed))?;
+    let picture = no_grad(|| {
+        levels::levels(
+            run.vae(),
+            (&origins.latents, condition),
+            &rows,
+            columns,
+            args.seed,
+        )
+    })?;
     args.out.save(&picture)?;
     Ok(Done::Fully)
 }

@@ -142,7 +142,10 @@ impl TopDownConfig {
             }
         }
         if let Some(width) = self.widths.iter().find(|&width| width % self.squeeze != 0) {
-            let problem = format!("found {}, which does not divide a width, {width}", self.squeeze);
+            let problem = format!(
+                "found {}, which does not divide a width, {width}",
+                self.squeeze
+            );
             return Err(ModelError::config(key("squeeze"), problem));
         }
         if let Some(i) = (0..n_stages).find(|&i| self.latents[i] > 0 && self.blocks[i] == 0) {

@@ -199,7 +199,9 @@ impl KlConfig {
 
     /// Σ_g β_g·max(λ, mean over the batch of kl_g), for the kl of each latent `[B, Z]`.
     fn by_group(&self, kl: &Tensor, sizes: &[i64], step: u64, terms: &mut Terms) -> Tensor {
-        let groups = kl.mean_dim(0, false, Kind::Float).split_with_sizes(sizes, 0);
+        let groups = kl
+            .mean_dim(0, false, Kind::Float)
+            .split_with_sizes(sizes, 0);
         let groups = groups.iter().map(|kl| kl.sum(Kind::Float));
         let groups: Vec<Tensor> = match self.free_bits_per_group > 0.0 {
             true => groups

@@ -97,14 +97,15 @@ impl GraphFamily for TopDownFamily {
             |graph: &mut Graph, _: usize, group: &Group, state: &Value, prior: &Value| {
                 let [mean, log_var] = group.of_prior(graph, prior);
                 let (stage, first, n) = group.evidence();
-                let [shift, _] = group.of_posterior(graph, state, |graph, entered| {
-                    match evidence.get(stage).and_then(Option::as_ref) {
-                        Some(maps) => {
-                            let maps = graph.narrow(maps, first, n);
-                            Ops::sum(graph, entered, maps)
-                        }
-                        None => entered,
+                let [shift, _] = group.of_posterior(graph, state, |graph, entered| match evidence
+                    .get(stage)
+                    .and_then(Option::as_ref)
+                {
+                    Some(maps) => {
+                        let maps = graph.narrow(maps, first, n);
+                        Ops::sum(graph, entered, maps)
                     }
+                    None => entered,
                 });
                 let log_var = bounded_graph(graph, &log_var);
                 let half = graph.with_number(&log_var, "Mul", 0.5);
@@ -184,25 +185,26 @@ impl TopDown {
         };
         let batch = repeated(&self.params.narrow(1, 0, 1));
         let features = self.features.as_ref().map(repeated);
-        let mut each = |ops: &mut Eager, i: usize, group: &Group, state: &Tensor, prior: &Tensor| {
-            let (stage, first, n) = group.evidence();
-            let seen = self.evidence[stage].as_ref();
-            let seen = seen.map(|maps| maps.narrow(1, first, n));
-            let [shift, log_ratio] =
-                group.of_posterior(ops, state, |_, entered| match (seen, n_samples) {
-                    (None, _) => entered,
-                    (Some(seen), 1) => entered + seen,
-                    (Some(seen), _) => {
-                        (entered.unflatten(0, [n_samples, -1]) + seen).flatten(0, 1)
-                    }
-                });
-            let pair = Pair {
-                prior: PriorMaps::new(ops, group, prior),
-                shift: shift.to_kind(Kind::Float),
-                log_ratio: bounded(&log_ratio.to_kind(Kind::Float)),
+        let mut each =
+            |ops: &mut Eager, i: usize, group: &Group, state: &Tensor, prior: &Tensor| {
+                let (stage, first, n) = group.evidence();
+                let seen = self.evidence[stage].as_ref();
+                let seen = seen.map(|maps| maps.narrow(1, first, n));
+                let [shift, log_ratio] =
+                    group.of_posterior(ops, state, |_, entered| match (seen, n_samples) {
+                        (None, _) => entered,
+                        (Some(seen), 1) => entered + seen,
+                        (Some(seen), _) => {
+                            (entered.unflatten(0, [n_samples, -1]) + seen).flatten(0, 1)
+                        }
+                    });
+                let pair = Pair {
+                    prior: PriorMaps::new(ops, group, prior),
+                    shift: shift.to_kind(Kind::Float),
+                    log_ratio: bounded(&log_ratio.to_kind(Kind::Float)),
+                };
+                pair.prior.at(&choose(i, &pair))
             };
-            pair.prior.at(&choose(i, &pair))
-        };
         // The layers are the same in training.
         let ops = &mut Eager(Mode::Evaluate);
         self.path.run(ops, &batch, features, reach, &mut each)

@@ -140,7 +140,10 @@ mod tests {
             decoder_spectral_norm: false,
         };
         let variables = nn::VarStore::new(1);
-        let path = config.build(&variables.root(), shape).path().shallow_clone();
+        let path = config
+            .build(&variables.root(), shape)
+            .path()
+            .shallow_clone();
         let mut named: Vec<_> = variables.variables().into_iter().collect();
         named.sort_by(|a, b| a.0.cmp(&b.0));
         let mut generator = Generator::cpu(2);

@@ -242,7 +242,11 @@ impl Optimizer {
                 let n_steps = variable.n_steps.iter().map(|n_steps| (STEPS, n_steps));
                 moments.chain(n_steps).map(named)
             })
-            .chain(self.skipping.iter().map(|skipping| (SKIPPED.to_owned(), skipping.state())))
+            .chain(
+                self.skipping
+                    .iter()
+                    .map(|skipping| (SKIPPED.to_owned(), skipping.state())),
+            )
             .collect()
     }
 
