@@ -513,6 +513,11 @@ impl Group {
     }
 }
 
+/// Gives the latents `[N, c, s, s]` of group i, for the state above it and the output of the prior's branch.
+pub(crate) type Choose<'a, O> =
+    dyn FnMut(&mut O, usize, &Group, &<O as Ops>::Value, &<O as Ops>::Value) -> <O as Ops>::Value
+        + 'a;
+
 /// What a way down is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
@@ -625,7 +630,7 @@ impl TopDownPath {
         batch: &O::Value,
         features: Option<O::Value>,
         reach: Reach,
-        choose: &mut dyn FnMut(&mut O, usize, &Group, &O::Value, &O::Value) -> O::Value,
+        choose: &mut Choose<'_, O>,
     ) -> Option<O::Value> {
         let mut state = ops.everywhere(batch, &self.start);
         if let (Some(layer), Some(features)) = (&self.condition, features) {
