@@ -19,8 +19,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     arithmetic, attribute, bench, codes, compare, completions, data, decode, describe, doctor,
-    encode, eval, export, fit_sampler, import, interpolate, manifold, neighbors, options, plot,
-    reconstruct, runs, sample, score, train, traverse,
+    encode, eval, export, fit_sampler, import, interpolate, levels, manifold, neighbors, options,
+    plot, reconstruct, runs, sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -52,6 +52,7 @@ enum Command {
     Reconstruct(reconstruct::Args),
     Interpolate(interpolate::Args),
     Traverse(traverse::Args),
+    Levels(levels::Args),
     Attribute(attribute::Args),
     Arithmetic(arithmetic::Args),
     Plot(plot::Args),
@@ -126,6 +127,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Reconstruct(args) => reconstruct::run(args),
         Command::Interpolate(args) => interpolate::run(args),
         Command::Traverse(args) => traverse::run(args),
+        Command::Levels(args) => levels::run(args),
         Command::Attribute(args) => attribute::run(args),
         Command::Arithmetic(args) => arithmetic::run(args),
         Command::Plot(args) => plot::run(args),

@@ -36,12 +36,24 @@ impl ModelConfig {
                 ));
             }
         }
+        self.network.check()?; // Before its latents are counted.
         if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
             let found = self.n_latents();
             let problem = format!("found {found}, expected a number from 1 to {MOST_LATENTS}");
             return Err(ModelError::config("model.latent_dims", problem));
         }
         self.topology.check()?;
+        if let Some(hierarchy) = self.network.top_down()
+            && let Some(latent_dims) = self.latent_dims.filter(|&n| n != hierarchy.n_latents())
+        {
+            return Err(ModelError::config(
+                "model.latent_dims",
+                format!(
+                    "found {latent_dims}, but the groups of network.top_down have {} together; leave it out",
+                    hierarchy.n_latents()
+                ),
+            ));
+        }
         if let Some(ladder) = self.topology.ladder()
             && let Some(latent_dims) = self.latent_dims.filter(|&n| n != ladder.n_latents())
         {
@@ -56,7 +68,6 @@ impl ModelConfig {
         self.posterior.check(self.n_latents())?;
         self.prior.check(self.n_latents())?;
         self.likelihood.check()?;
-        self.network.check()?;
         if let Some(condition) = &self.condition {
             condition.check()?;
         }
@@ -93,6 +104,9 @@ impl ModelView<'_> {
             }
         }
         let image = item.map();
+        if let Some(NetworkConfig::TopDown(hierarchy)) = self.network {
+            hierarchy.check_image(image)?;
+        }
         let (Some([_, height, width]), Some(network)) = (self.config.latent_shape, self.network)
         else {
             return Ok(());
@@ -184,6 +198,9 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         prior,
         ..
     } = model;
+    if config.network.top_down().is_some() {
+        check_hierarchy(model)?;
+    }
     match config.topology {
         TopologyConfig::Flat => {}
         TopologyConfig::Ladder(_) => check_ladder(model)?,
@@ -275,6 +292,76 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
         }
     }
     Ok(())
+}
+
+/// Refuses parts that a hierarchy does not support.
+fn check_hierarchy(model: ModelView) -> Result<(), ModelError> {
+    let key = "model.network.top_down";
+    let ModelView {
+        config,
+        posterior,
+        prior,
+        ..
+    } = model;
+    if model.network.is_none() {
+        return refuse(
+            key,
+            "it says which latents there are, and an own network has no part in that; mlp would fit"
+                .to_owned(),
+        );
+    }
+    let other = [
+        ("latent_shape", config.latent_shape.is_some()),
+        ("topology", !config.topology.is_flat()),
+        ("decoder_spectral_norm", config.decoder_spectral_norm),
+    ];
+    if let Some((other, _)) = other.iter().find(|(_, is_there)| *is_there) {
+        let why = match *other {
+            "decoder_spectral_norm" => {
+                "the last layers of its branches begin at 0, and have no norm"
+            }
+            _ => "it says itself which latents there are",
+        };
+        return refuse(
+            &format!("model.{other}"),
+            format!("the network is top_down: {why}; without it would fit"),
+        );
+    }
+    match posterior.config {
+        Some(PosteriorConfig::DiagonalGaussian(DiagonalGaussianConfig {
+            noise_scale: NoiseScale::StandardDeviation,
+        })) => {}
+        Some(PosteriorConfig::DiagonalGaussian(_)) => {
+            return refuse(
+                "model.posterior.diagonal_gaussian.noise_scale",
+                "the network top_down has no tutorial's mistake; standard_deviation would fit"
+                    .to_owned(),
+            );
+        }
+        _ => {
+            return refuse(
+                "model.posterior",
+                format!(
+                    "the network top_down draws a Gaussian in each of its groups, and the posterior is {}; \
+                     diagonal_gaussian would fit",
+                    posterior
+                        .config
+                        .map_or(posterior.name, |config| config.name())
+                ),
+            );
+        }
+    }
+    match prior.config {
+        Some(PriorConfig::StandardNormal) => Ok(()),
+        _ => refuse(
+            "model.prior",
+            format!(
+                "the network top_down has a Gaussian prior for each of its groups, and the prior is {}; \
+                 standard_normal would fit",
+                prior.config.map_or(prior.name, |config| config.name())
+            ),
+        ),
+    }
 }
 
 /// Refuses parts that a ladder does not support.

@@ -11,7 +11,7 @@ use crate::posterior::{COMMITMENT, ENTROPY_PENALTY};
 use crate::quantizer::CODE_TERMS;
 use crate::{
     ConditionConfig, Direction, Initialization, LikelihoodConfig, NetworkConfig, PosteriorConfig,
-    PriorConfig, Term, TopologyConfig,
+    PriorConfig, Term, TopDownConfig, TopologyConfig,
 };
 
 /// The parts of a model (`[model]` in a config file).
@@ -29,7 +29,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Z, the number of latent dimensions. With 2, `vae manifold` can draw the whole latent space.
-    /// By default 2, or the size of `latent_shape` or of all levels of `topology`.
+    /// By default 2, or the size of `latent_shape`, or of all levels of `topology` or groups of `network.top_down`.
     #[schemars(range(min = 1, max = MOST_LATENTS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latent_dims: Option<i64>,
@@ -88,6 +88,15 @@ fn three_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<[i
         .map_err(|_| Error::invalid_length(n, wanted))
 }
 
+/// The kl of the groups of latents that are maps of n×n.
+pub(crate) fn resolution_kl(size: i64) -> Term {
+    Term {
+        name: format!("kl_at_{size}").into(),
+        unit: Term::NATS.into(),
+        better: Direction::Lower,
+    }
+}
+
 /// The kl of one level of a ladder, counted from the lowest.
 pub(crate) fn level_kl(level: usize) -> Term {
     Term {
@@ -102,9 +111,10 @@ impl ModelConfig {
     /// ([`Draws::named`](crate::Draws::named)), or from all images of an evaluation ([`CodeUse`](crate::CodeUse)).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
-        if let Some(ladder) = self.topology.ladder() {
-            let levels = 1..=ladder.levels.len();
-            return levels.rev().map(level_kl).collect();
+        if let Some(sizes) = self.group_sizes() {
+            let mut terms: Vec<Term> = (1..=sizes.len()).rev().map(level_kl).collect();
+            terms.extend(self.resolutions().into_iter().map(resolution_kl));
+            return terms;
         }
         match &self.posterior {
             PosteriorConfig::FiniteScalar(_) => CODE_TERMS.to_vec(),
@@ -121,10 +131,47 @@ impl ModelConfig {
         self.prior.traits().is_learned && !self.posterior.has_density()
     }
 
+    /// The latents of each group from the top down; `None` where there is one group.
+    pub(crate) fn group_sizes(&self) -> Option<Vec<i64>> {
+        let hierarchy = self.network.top_down().map(|config| {
+            let groups = config.groups().into_iter();
+            groups.map(|group| group.n_latents()).collect()
+        });
+        hierarchy.or_else(|| Some(self.topology.ladder()?.levels.clone()))
+    }
+
+    /// Ranges of groups ([`Self::latent_groups`]) that belong together, by name: those of the same resolution, as `4×4`,
+    /// and where groups are vectors each of them.
+    #[must_use]
+    pub fn latent_levels(&self) -> Vec<(String, Range<usize>)> {
+        let Some(hierarchy) = self.network.top_down() else {
+            let groups = self.latent_groups().into_iter().enumerate();
+            return groups.map(|(i, (name, _))| (name, i..i + 1)).collect();
+        };
+        let mut levels: Vec<(String, Range<usize>)> = Vec::new();
+        for (i, group) in hierarchy.groups().into_iter().enumerate() {
+            let name = format!("{0}×{0}", group.size);
+            match levels.last_mut() {
+                Some((last, range)) if *last == name => range.end = i + 1,
+                _ => levels.push((name, i..i + 1)),
+            }
+        }
+        levels
+    }
+
+    /// The sizes of the latent maps of a hierarchy, from the top down, each once; empty in other models.
+    pub(crate) fn resolutions(&self) -> Vec<i64> {
+        let groups = self.network.top_down().map(TopDownConfig::groups);
+        let groups = groups.into_iter().flatten();
+        let mut sizes: Vec<i64> = groups.map(|group| group.size).collect();
+        sizes.dedup();
+        sizes
+    }
+
     /// The same config, with `latent_dims` written out unless a map or levels determine it.
     #[must_use]
     pub fn resolved(self) -> Self {
-        let is_said_elsewhere = self.latent_shape.is_some() || !self.topology.is_flat();
+        let is_said_elsewhere = self.latent_shape.is_some() || self.group_sizes().is_some();
         let latent_dims = (!is_said_elsewhere).then(|| self.n_latents());
         Self {
             latent_dims,
@@ -135,6 +182,9 @@ impl ModelConfig {
     /// Z, the number of latent dimensions: those of the whole map, or of all levels.
     #[must_use]
     pub fn n_latents(&self) -> i64 {
+        if let Some(hierarchy) = self.network.top_down() {
+            return hierarchy.n_latents();
+        }
         match (self.latent_shape, self.topology.ladder()) {
             (Some(_), _) => {
                 let maps = self.latent_maps().into_iter();
@@ -154,17 +204,17 @@ impl ModelConfig {
         }
     }
 
-    /// The groups of latents by name, as ranges of a latent vector: `z` alone, or the levels of a ladder or pyramid from
-    /// the top down, as `z2` and `z1`.
+    /// The groups of latents by name, as ranges of a latent vector: `z` alone, or the levels of a ladder or pyramid or the
+    /// groups of a hierarchy from the top down, as `z2` and `z1`.
     #[must_use]
     pub fn latent_groups(&self) -> Vec<(String, Range<usize>)> {
-        let sizes = match &self.topology {
-            TopologyConfig::Ladder(ladder) => ladder.levels.clone(),
-            TopologyConfig::Pyramid => {
+        let sizes = match (self.group_sizes(), &self.topology) {
+            (Some(sizes), _) => sizes,
+            (None, TopologyConfig::Pyramid) => {
                 let maps = self.latent_maps().into_iter();
                 maps.map(|map| map.iter().product()).collect()
             }
-            TopologyConfig::Flat => return vec![("z".to_owned(), 0..self.n_latents() as usize)],
+            (None, _) => return vec![("z".to_owned(), 0..self.n_latents() as usize)],
         };
         let n_levels = sizes.len();
         let levels = sizes.iter().enumerate();

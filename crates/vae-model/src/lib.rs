@@ -96,14 +96,14 @@ pub use mode::Mode;
 pub use network::{
     Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DiscriminatorConfig,
     DiscriminatorNorm, Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network,
-    NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig, is_layer_weight,
+    NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig, TopDownConfig, is_layer_weight,
 };
 pub use objective::{
-    AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaCyclicConfig,
-    BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig,
+    AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,
+    BetaCyclicConfig, BetaSchedule, BetaTcConfig, BetaWarmUpConfig, CapacityConfig, CiwaeConfig,
     ClassifierFeaturesConfig, DecoderPenalty, DecoderWeightConfig, DipConfig, DipVariant,
     DiscriminatorFeaturesConfig, DiscriminatorPenalty, ElboConfig, Estimator, FactorConfig,
-    FeaturesConfig, GradientPenaltyConfig, IwaeConfig, Judged, Kernel, KlConfig,
+    FeaturesConfig, FirstGroup, GradientPenaltyConfig, IwaeConfig, Judged, Kernel, KlConfig,
     LatentAdversarialConfig, LatentNormConfig, LossContext, Losses, MmdConfig, NestedConfig,
     Networks, Objective, PerceptualConfig, PixelMeanConfig, PlayerNetwork, R1Config, Regularizer,
     Seen, TorchScriptFeaturesConfig,
@@ -113,7 +113,8 @@ pub use parts::{PartContext, VaeBuilder};
 pub use posterior::{
     ClosedKl, CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, DiagonalGaussian,
     DiagonalGaussianConfig, FiniteScalarConfig, IafConfig, Ladder, Latents, LookupFreeConfig,
-    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily, VectorQuantizedConfig,
+    NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily, TopDownDraws,
+    VectorQuantizedConfig,
 };
 pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
 pub use prior::{

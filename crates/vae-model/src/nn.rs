@@ -74,6 +74,21 @@ pub enum Init {
 }
 
 impl Init {
+    /// The same values times a factor.
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        match self {
+            Self::Const(value) => Self::Const(value * factor),
+            Self::Randn { mean, stdev } => Self::Randn {
+                mean: mean * factor,
+                stdev: stdev * factor,
+            },
+            Self::Uniform { lo, up } => Self::Uniform {
+                lo: lo * factor,
+                up: up * factor,
+            },
+        }
+    }
+
     fn draw(self, shape: &[i64], generator: &mut Generator) -> Tensor {
         match self {
             Self::Const(value) => Tensor::full(shape, value, (Kind::Float, Device::Cpu)),

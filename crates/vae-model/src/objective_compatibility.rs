@@ -123,6 +123,12 @@ fn check_regularizer(model: ModelView, regularizer: &Regularizer) -> Result<(), 
             "free_bits needs the kl of each latent dimension",
             "diagonal_gaussian with standard_normal would fit, or free_bits = 0",
         ),
+        Regularizer::Kl(config) if config.is_by_group() && model.config.group_sizes().is_none() => {
+            wants(
+                "free_bits_per_group and beta_schedule.by_group need groups of latents",
+                "topology.ladder or network.top_down would fit, or free_bits and beta_schedule.warm_up",
+            )
+        }
         Regularizer::BetaTc(_) if !is_factorized => wants(
             "it needs latent dimensions that are independent in the posterior and in the prior",
             "diagonal_gaussian with standard_normal would fit, or the regularizer kl",
@@ -197,6 +203,16 @@ fn check_estimator(model: ModelView, objective: &Objective) -> Result<(), ModelE
             ),
         );
     }
+    if estimator.takes_gradients_apart()
+        && let Some(NetworkConfig::TopDown(_)) = model.network
+    {
+        return refuse(
+            &key,
+            "encoder and decoder get gradients of their own, and the network top_down draws its latents on the \
+             decoder's way down; iwae, miwae or ciwae without doubly_reparameterized would fit"
+                .to_owned(),
+        );
+    }
     if matches!(estimator, Estimator::Piwae(_)) && !model.config.topology.is_flat() {
         return refuse(
             &key,
@@ -246,6 +262,14 @@ fn check_decoder_penalty(model: ModelView, objective: &Objective) -> Result<(), 
                 "it is a mean over samples, which the estimator {} does not take; elbo would fit",
                 estimator.name()
             ),
+        );
+    }
+    if let Some(NetworkConfig::TopDown(_)) = model.network {
+        return refuse(
+            key,
+            "it is the gradient of each decoded image by its latents, which the network top_down draws on the \
+             decoder's way down; l2 or \"none\" would fit"
+                .to_owned(),
         );
     }
     if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {

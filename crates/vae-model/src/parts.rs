@@ -11,8 +11,8 @@ use crate::condition;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
 use crate::network::{GraphNetwork, LARGEST_SIZE, NetworkShape};
-use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits, PyramidFamily};
-use crate::prior::{LadderPrior, PriorTraits};
+use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits, PyramidFamily, TopDownFamily};
+use crate::prior::{LadderPrior, PriorTraits, TopDownPrior};
 use crate::topology::TopDown;
 use crate::{
     LadderConfig, Likelihood, LikelihoodConfig, ModelConfig, ModelError, Network, NetworkConfig,
@@ -165,13 +165,16 @@ impl OwnParts {
     /// What each part of such a model has to fit between.
     pub(crate) fn context(&self, config: &ModelConfig, data: &DataSpec) -> PartContext {
         let n_latents = config.n_latents();
-        let n_params = self.n_posterior_params;
+        let n_features = condition::n_features(&data.condition);
+        let hierarchy = config.network.top_down();
+        let n_params = hierarchy.map(|config| config.n_posterior_params(n_features));
+        let n_params = self.n_posterior_params.or(n_params);
         let n_maps = self.n_likelihood_maps;
         PartContext {
             item: data.item.clone(),
             n_latents,
             latent_shape: config.latent_shape,
-            n_condition_features: condition::n_features(&data.condition),
+            n_condition_features: n_features,
             n_posterior_params: n_params.unwrap_or_else(|| config.posterior.n_params(n_latents)),
             n_likelihood_maps: n_maps
                 .unwrap_or_else(|| config.likelihood.n_maps(data.item.map().channels)),
@@ -190,6 +193,10 @@ impl OwnParts {
         traits: Option<Traits>,
     ) -> ModelView<'a> {
         let in_ladder = config.topology.ladder().map(|_| "of a ladder");
+        let in_ladder = in_ladder.or_else(|| {
+            let hierarchy = config.network.top_down();
+            hierarchy.map(|_| "of a hierarchy")
+        });
         let posterior = match &self.posterior {
             Some(own) => PartView {
                 config: None,
@@ -237,9 +244,9 @@ impl Traits {
     /// Of a model without own parts.
     pub(crate) fn of(config: &ModelConfig) -> Self {
         let (posterior, prior) = (config.posterior.traits(), config.prior.traits());
-        match config.topology {
-            TopologyConfig::Flat | TopologyConfig::Pyramid => Self { posterior, prior },
-            TopologyConfig::Ladder(_) => Self {
+        match config.group_sizes() {
+            None => Self { posterior, prior },
+            Some(_) => Self {
                 posterior: PosteriorTraits {
                     has_covariance: false,
                     is_per_latent: false,
@@ -519,22 +526,35 @@ impl Parts {
         let context = own.context(config, data);
         let (image, latent_dims) = (data.item.map(), context.n_latents);
         let (root, initialization) = (variables.root(), config.initialization);
+        let shape = NetworkShape {
+            image,
+            latent_dims,
+            latent_shape: context.latent_shape,
+            is_pyramid: config.topology == TopologyConfig::Pyramid,
+            n_condition_features: context.n_condition_features,
+            n_posterior_params: context.n_posterior_params,
+            n_likelihood_maps: context.n_likelihood_maps,
+            initialization,
+            decoder_spectral_norm: config.decoder_spectral_norm,
+        };
+        if let Some(hierarchy) = config.network.top_down() {
+            // Without own parts but the likelihood; the checks say so.
+            let network = hierarchy.build(&root, shape);
+            let [of_posterior, of_prior] = [0, 1].map(|_| network.path().shallow_clone());
+            let path = &root / "likelihood";
+            return Self {
+                network: NetworkPart::Known(Box::new(network)),
+                posterior: PosteriorPart::Known(Box::new(TopDownFamily { path: of_posterior })),
+                prior: Box::new(TopDownPrior { path: of_prior }),
+                likelihood: match &own.likelihood {
+                    Some(own) => LikelihoodPart::Own(own.build(&path, &context)),
+                    None => LikelihoodPart::Known(config.likelihood.build(&path, &data.item)),
+                },
+            };
+        }
         let network = match &own.network {
             Some(own) => NetworkPart::Own(own.build(&root, &context)),
-            None => NetworkPart::Known(config.network.build(
-                &root,
-                NetworkShape {
-                    image,
-                    latent_dims,
-                    latent_shape: context.latent_shape,
-                    is_pyramid: config.topology == TopologyConfig::Pyramid,
-                    n_condition_features: context.n_condition_features,
-                    n_posterior_params: context.n_posterior_params,
-                    n_likelihood_maps: context.n_likelihood_maps,
-                    initialization,
-                    decoder_spectral_norm: config.decoder_spectral_norm,
-                },
-            )),
+            None => NetworkPart::Known(config.network.build(&root, shape)),
         };
         let path = &root / "likelihood";
         let likelihood = match &own.likelihood {

@@ -107,7 +107,30 @@ impl Vae {
                     multiply_adds: Some(node.op.multiply_adds(&node.inputs[0], &node.output)),
                 }
             });
-            part_of(part.name(), layers.collect())
+            let mut layers: Vec<LayerSummary> = layers.collect();
+            // Those that are no layer's: a learned start, offsets.
+            let is_of = |variable: &str, layer: &LayerSummary| {
+                !layer.name.is_empty() && variable.starts_with(&format!("{}.", layer.name))
+            };
+            let prefix = format!("{}.", part.name());
+            let others = variables.iter().filter(|(name, _)| {
+                name.starts_with(&prefix) && !layers.iter().any(|layer| is_of(name, layer))
+            });
+            let others: Vec<LayerSummary> = others
+                .map(|variable| {
+                    let (n_parameters, n_bytes) = sums(std::iter::once(variable));
+                    LayerSummary {
+                        name: variable.0.clone(),
+                        kind: None,
+                        output: None,
+                        n_parameters,
+                        n_bytes,
+                        multiply_adds: None,
+                    }
+                })
+                .collect();
+            layers.extend(others);
+            part_of(part.name(), layers)
         };
         let encoder = match self.has_encoder() {
             true => network(Part::Encoder),

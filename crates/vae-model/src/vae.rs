@@ -9,7 +9,7 @@ use vae_base::{ConditionSpec, DataSpec, ItemKind, ItemSpec};
 use vae_torch::Generator;
 
 use crate::condition::{self, ConditionConfig};
-use crate::config::level_kl;
+use crate::config::{level_kl, resolution_kl};
 use crate::graph::{Graph, Value};
 use crate::nn::{self, Outline};
 use crate::part::Part;
@@ -26,7 +26,7 @@ use crate::weights::{self, Header};
 use crate::{
     ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
     ModelError, Posterior, Preprocessing, Prior, PriorContext, Quantizer, StateDictMap, Support,
-    Terms,
+    Terms, TopDownDraws,
 };
 
 /// The largest number of values in a model, 8 GB of f32. More is surely a mistake.
@@ -118,6 +118,8 @@ pub struct Draws {
     /// KL(q(z|x) ‖ p(z)) of each latent dimension in nats, `[B, Z]`, if it has a closed form. In a ladder it is given
     /// the level above, averaged over the K samples.
     pub kl_per_dimension: Option<Tensor>,
+    /// The number of latents of each group, from the top down ([`ModelConfig::latent_groups`]); one group in a flat model.
+    pub group_sizes: Vec<i64>,
     /// The terms of the ELBO, averaged over the K samples; the kl in closed form if there is one.
     pub terms: ElboTerms,
     /// What the posterior adds to the loss of each item, `[B]` in nats: the commitment of codes.
@@ -604,6 +606,32 @@ impl Vae {
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         let sampled = self.likelihood.sample(&params, generator);
         Ok(self.units.restored(sampled).contiguous())
+    }
+
+    /// Whether latents are drawn group by group, each given those above it ([`Self::redraw_below`]).
+    #[must_use]
+    pub fn draws_by_group(&self) -> bool {
+        self.config.group_sizes().is_some()
+    }
+
+    /// Latents `[N, Z]` with the same first `n_kept` groups, counted from the top ([`ModelConfig::latent_groups`]), and the
+    /// groups below drawn anew from the prior given those. `None` for a model that does not draw by group.
+    ///
+    /// # Errors
+    /// Latents of another shape, or a condition that does not fit the model.
+    pub fn redraw_below<'a>(
+        &self,
+        latents: impl Into<Conditioned<'a>>,
+        n_kept: usize,
+        generator: &mut Generator,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let (latents, features) = self.checked_latents(latents.into())?;
+        Ok(
+            self.with_context(features.as_ref(), Mode::Evaluate, |context| {
+                self.prior
+                    .redraw_below(&latents, n_kept, context, generator)
+            }),
+        )
     }
 
     /// The codes of its latents; `None` if latents are not codes.
@@ -1306,28 +1334,42 @@ impl Vae {
             Mode::Train => self.posterior.distribution_in_training(&posterior_params),
             Mode::Evaluate => self.posterior.distribution(&posterior_params),
         };
-        let Latents {
-            latents, // [K, B, Z]
-            log_prob: log_qz_x,
-        } = posterior.draw(noise);
-        watch("posterior latents", &latents);
+        let down = posterior.draw_down(noise);
+        let (latents, log_qz_x, joint, by_level) = match down {
+            Some(TopDownDraws {
+                latents, // [K, B, Z]
+                log_qz_x,
+                log_pz,
+                kl,
+                params,
+            }) => {
+                watch("prior log_prob", &log_pz);
+                let params = params.to_kind(Kind::Float);
+                let params = params.unflatten(0, &latents.size()[..2]); // [K, B, L, H, W]
+                let joint = self.joint_of(targets, params, log_pz, mode);
+                (latents, Some(log_qz_x), joint, Some(kl))
+            }
+            None => {
+                let Latents { latents, log_prob } = posterior.draw(noise);
+                watch("posterior latents", &latents);
+                let joint = self.joint(targets, features, &latents, mode);
+                let by_level = self.with_context(features, mode, |context| {
+                    self.prior.kl_by_level(&*posterior, &latents, context)
+                });
+                (latents, log_prob, joint, by_level)
+            }
+        };
         let Joint {
             params,
             log_px_z,
             log_pz,
-        } = self.joint(targets, features, &latents, mode);
+        } = joint;
 
         let (penalty, mut named) = posterior.penalty().unzip();
         let mut named: Terms = named.take().unwrap_or_default();
-        let by_level = self.with_context(features, mode, |context| {
-            self.prior.kl_by_level(&*posterior, &latents, context)
-        });
         let closed = match by_level {
             Some(levels) => {
-                for (i, kl) in levels.iter().enumerate() {
-                    let kl = kl.sum_dim_intlist(-1, false, Kind::Float); // [B]
-                    named.push(level_kl(levels.len() - i), &kl);
-                }
+                self.name_kl(&levels, &mut named);
                 Some(ClosedKl::PerDimension(Tensor::cat(&levels, -1)))
             }
             None => self.kl_to_prior(&*posterior, features, mode),
@@ -1358,10 +1400,37 @@ impl Vae {
             log_pz,
             log_qz_x,
             kl_per_dimension,
+            group_sizes: self
+                .config
+                .group_sizes()
+                .unwrap_or_else(|| vec![self.config.n_latents()]),
             terms,
             penalty,
             mode,
             named,
+        }
+    }
+
+    /// Logs the kl of groups of latents, `[B, Z_i]` each from the top down: of each group, and of each resolution.
+    fn name_kl(&self, levels: &[Tensor], named: &mut Terms) {
+        let of_group = |kl: &Tensor| kl.sum_dim_intlist(-1, false, Kind::Float); // [B]
+        let of_group: Vec<Tensor> = levels.iter().map(of_group).collect();
+        for (i, kl) in of_group.iter().enumerate() {
+            named.push(level_kl(levels.len() - i), kl);
+        }
+        let Some(hierarchy) = self.config.network.top_down() else {
+            return;
+        };
+        let groups = hierarchy.groups();
+        for size in self.config.resolutions() {
+            let of_size = groups.iter().zip(&of_group);
+            let of_size = of_size.filter(|(group, _)| group.size == size);
+            if let Some(kl) = of_size
+                .map(|(_, kl)| kl.shallow_clone())
+                .reduce(|a, b| a + b)
+            {
+                named.push(resolution_kl(size), &kl);
+            }
         }
     }
 
@@ -1383,6 +1452,11 @@ impl Vae {
         watch("prior log_prob", &log_pz);
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
         let params = self.decoded(&flat, features, mode).unflatten(0, shape); // [K, B, …, H, W]
+        self.joint_of(targets, params, log_pz, mode)
+    }
+
+    /// The factors of p(x, z), for likelihood parameters `[K, B, …, H, W]` and log p(z) `[K, B]`.
+    fn joint_of(&self, targets: &Tensor, params: Tensor, log_pz: Tensor, mode: Mode) -> Joint {
         let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
         let log_px_z = self.units.density(log_px_z, targets);
         watch("likelihood log_prob", &log_px_z);

@@ -79,6 +79,7 @@ fn kl(beta: f64, free_bits: f64, beta_schedule: BetaSchedule) -> Objective {
         beta,
         free_bits,
         beta_schedule,
+        free_bits_per_group: 0.0,
     }))
 }
 

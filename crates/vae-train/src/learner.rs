@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::slice;
 
 use tch::{Device, Kind, Tensor};
+use tracing::warn;
 use vae_base::derive_seed;
 use vae_data::loader::n_batches;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Terms, Vae};
-use vae_run::{CheckpointTensors, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
+use vae_run::{CheckpointTensors, ClipConfig, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
 
 use crate::collective::Alone;
 use crate::player::{self, Player, PlayerSnapshot, Training};
+use crate::skipping::{Consequence, Skipped};
 use crate::{Collective, TrainError, autocast, check_precision};
 
 /// A model with everything needed to train it.
@@ -42,6 +44,8 @@ pub struct StepOutput {
     pub gradient_norm: Tensor,
     /// Further numbers of the objective and the model: scalars, means over the images.
     pub named: Terms,
+    /// Whether the model's update was skipped ([`ClipConfig::skip_above`](vae_run::ClipConfig)).
+    pub skipped: Option<Skipped>,
 }
 
 /// Copies of everything that a step changes.
@@ -226,19 +230,25 @@ impl<'a> Learner<'a> {
                 parts
             });
         }
-        let gradient_norm = match self.model.is_due(step) {
+        let mut gradient_norm = loss.zeros_like();
+        let mut skipped = None;
+        if self.model.is_due(step) {
+            let report = self.model.step(&*self.collective)?;
             // Counts for the steps without an update, so that a mean over steps is that of the updates.
-            true => self.model.step(&*self.collective)? * config.training.model_every as f64,
-            false => loss.zeros_like(),
-        };
+            gradient_norm = report.gradient_norm * config.training.model_every as f64;
+            skipped = report.skipped;
+            note_skipped(&self.model, skipped, step, &mut named)?;
+        }
         for player in self.players.iter_mut().filter(|player| player.is_due(step)) {
             let factor = player.schedule.factor(step, self.n_steps) * self.learning_rate_scale;
             player.optimizer.set_learning_rate_factor(factor);
             let has_loss = player.has_gradient();
-            let norm = player.step(&*self.collective)?;
+            let report = player.step(&*self.collective)?;
             if has_loss {
-                named.push(PlayerConfig::gradient_norm(&player.name), &norm);
+                let term = PlayerConfig::gradient_norm(&player.name);
+                named.push(term, &report.gradient_norm);
             }
+            note_skipped(player, report.skipped, step, &mut named)?;
         }
         if (step + 1).is_multiple_of(self.n_steps_per_epoch.max(1)) {
             vae.end_epoch();
@@ -252,6 +262,7 @@ impl<'a> Learner<'a> {
             loss,
             gradient_norm,
             named,
+            skipped,
         })
     }
 
@@ -392,6 +403,36 @@ impl<'a> Learner<'a> {
             })
             .map(|(name, _)| name)
     }
+}
+
+/// Counts and reports whether a player's step, counted from 0, was skipped.
+fn note_skipped(
+    player: &Player,
+    skipped: Option<Skipped>,
+    step: u64,
+    named: &mut Terms,
+) -> Result<(), TrainError> {
+    if player.may_skip() {
+        let is_skipped = if skipped.is_some() { 1_f32 } else { 0.0 };
+        let term = ClipConfig::skipped_steps(&player.name);
+        named.push(term, &Tensor::from(is_skipped));
+    }
+    let Some(skipped) = skipped else {
+        return Ok(());
+    };
+    if skipped.consequence == Consequence::Hopeless {
+        return Err(TrainError::NonFinite {
+            problem: format!(
+                "the gradient of the {} was NaN or infinite in more than half of the last 100 steps, which were skipped",
+                player.name
+            ),
+            step: step + 1,
+        });
+    }
+    if let Some(warning) = skipped.warning(&player.name, step + 1) {
+        warn!("{warning}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -539,6 +580,51 @@ mod tests {
             (of_400 - of_40 - 10_f64.ln()).abs() < 1e-4,
             "{of_40} {of_400}"
         );
+    }
+
+    #[test]
+    fn a_skipped_step_leaves_the_model_as_it_is_and_is_logged() {
+        let text = |bound: f64| {
+            format!(
+                "dataset.idx.folder = 'unused'\nmodel.network.mlp.hidden = [3]\n\
+                 training = {{ ema_decay = 0.9, clip.skip_above = {bound:?} }}"
+            )
+        };
+        for (bound, wanted) in [(1e-3, 1.0), (1e9, 0.0)] {
+            let config: RunConfig = toml::from_str(&text(bound)).expect("a config");
+            let declared = config.terms();
+            assert!(declared.iter().any(|term| term.name == "skipped_steps"));
+            let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+            let mut learner = Learner::new(&vae, &config, 4).expect("a learner");
+            let before = learner.snapshot().named_tensors("");
+            let output = learner.step(&images(4), 0, 0).expect("a step");
+            let after = learner.snapshot().named_tensors("");
+            let same = before
+                .iter()
+                .zip(&after)
+                .all(|((name, a), (_, b))| name.ends_with("skipped_steps") || a.equal(b));
+            assert_eq!(same, wanted == 1.0, "{bound}");
+            assert_eq!(output.skipped.is_some(), wanted == 1.0);
+            let logged = output.named.get("skipped_steps").expect("a term");
+            assert_eq!(logged.double_value(&[]), wanted);
+        }
+    }
+
+    #[test]
+    fn gradients_that_are_never_finite_are_an_error_after_fifty_steps() {
+        let text = "dataset.idx.folder = 'unused'\nmodel.network.mlp.hidden = [3]\n\
+                    training.clip.skip_above = 1e6";
+        let config: RunConfig = toml::from_str(text).expect("a config");
+        let vae = Vae::new(&config.model, SHAPE, Device::Cpu, 1).expect("a model");
+        let mut weight = vae.trainable_variables().remove(0).1;
+        let _ = no_grad(|| weight.fill_(f64::NAN));
+        let mut learner = Learner::new(&vae, &config, 4).expect("a learner");
+        let failed =
+            (0..100).find_map(|step| Some((step, learner.step(&images(4), step, step).err()?)));
+        let Some((50, TrainError::NonFinite { problem, step: 51 })) = failed else {
+            panic!("{failed:?}");
+        };
+        assert!(problem.contains("of the model"), "{problem}");
     }
 
     /// A model and its discriminator, with all features of a player.

@@ -20,6 +20,7 @@ mod precision;
 mod recovery;
 mod sampler;
 mod saving;
+mod skipping;
 mod steps;
 mod totals;
 mod trainer;
@@ -44,6 +45,7 @@ pub use sampler::{
     FittedSampler, SamplerOptions, SamplerProgress, encode_items, fit_sampler, n_draws,
     prior_log_prob,
 };
+pub use skipping::{Consequence, Skipped};
 pub use totals::Totals;
 pub use trainer::Trainer;
 pub use vae_base::memory;

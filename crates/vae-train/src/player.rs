@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tch::{Tensor, no_grad};
 use vae_run::{ClipConfig, OptimizerConfig, RunError, Schedule};
 
-use crate::{Collective, Ema, Optimizer, TrainError};
+use crate::{Collective, Ema, Optimizer, StepReport, TrainError};
 
 /// Variables that are trained by a loss of their own, with their optimizer and settings. The model is a run's first player,
 /// and usually the only one.
@@ -102,9 +102,13 @@ impl Player {
             let share = |(name, value): &(String, Tensor)| (name.clone(), value.shallow_clone());
             variables.iter().map(share).collect()
         };
+        let mut optimizer = Optimizer::new(training.optimizer, shared());
+        if let Some(bound) = training.clip.skip_above {
+            optimizer.skip_above(bound);
+        }
         Self {
             name: name.to_owned(),
-            optimizer: Optimizer::new(training.optimizer, shared()),
+            optimizer,
             clip: training.clip.clone(),
             ema: training.ema_decay.map(|decay| Ema::new(decay, shared())),
             schedule: training.schedule.clone(),
@@ -143,16 +147,23 @@ impl Player {
         !self.optimizer.gradients().is_empty()
     }
 
-    /// Averages the gradients with those of other processes, clips them, and takes a step. Returns their norm before clipping.
-    pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<Tensor, TrainError> {
+    /// Averages the gradients with those of other processes, clips them, and takes a step, unless it is skipped.
+    pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<StepReport, TrainError> {
         if collective.size() > 1 {
             collective.all_reduce(&self.optimizer.gradients())?;
         }
-        let gradient_norm = self.optimizer.step(&self.clip)?.gradient_norm;
-        if let Some(ema) = &mut self.ema {
+        let report = self.optimizer.step(&self.clip)?;
+        if let Some(ema) = &mut self.ema
+            && report.skipped.is_none()
+        {
             ema.update(self.optimizer.n_steps())?;
         }
-        Ok(gradient_norm)
+        Ok(report)
+    }
+
+    /// Whether steps with long gradients are skipped.
+    pub(crate) fn may_skip(&self) -> bool {
+        self.clip.skip_above.is_some()
     }
 
     /// Gives its network the averaged weights, if there are any.
@@ -340,6 +351,46 @@ mod tests {
     }
 
     #[test]
+    fn a_skipped_step_changes_neither_weights_nor_moments_nor_averages() {
+        let weight = variable(&[0.0, 0.0]);
+        let optimizer = toml::from_str("adam.learning_rate = 0.1").expect("an optimizer");
+        let training = Training {
+            optimizer: &optimizer,
+            schedule: &Schedule::Constant,
+            clip: &toml::from_str("skip_above = 1.0").expect("a bound"),
+            ema_decay: Some(0.5),
+            every: 1,
+        };
+        let variables = vec![("weight".to_owned(), weight.shallow_clone())];
+        let mut player = Player::new("a", variables, &training);
+        let mut step = |slope: f64| {
+            player.optimizer.zero_grad();
+            let loss = &weight.sum(Kind::Float) * slope;
+            player.backward(&loss, &[]).expect("gradients");
+            let report = player.step(&Alone).expect("a step");
+            (report.skipped.is_some(), player.snapshot())
+        };
+        let (is_skipped, first) = step(0.5);
+        assert!(!is_skipped);
+        let (is_skipped, second) = step(30.0);
+        assert!(is_skipped);
+        let tensors = |snapshot: &PlayerSnapshot| {
+            let mut named = snapshot.named_tensors("");
+            named.retain(|(name, _)| !name.ends_with("skipped_steps"));
+            named
+        };
+        assert_eq!(tensors(&first), tensors(&second));
+        assert_eq!(first.optimizer_steps, second.optimizer_steps);
+        let counts = &second.optimizer["skipped_steps"];
+        assert_eq!(counts.double_value(&[1]), 1.0);
+        let (is_skipped, third) = step(f64::NAN);
+        assert!(is_skipped);
+        assert_eq!(tensors(&first), tensors(&third));
+        let (is_skipped, fourth) = step(0.5);
+        assert!(!is_skipped && tensors(&first) != tensors(&fourth));
+    }
+
+    #[test]
     fn gradients_of_several_processes_meet_before_they_are_clipped() {
         // The gradient (3, 4) doubled is (6, 8) with norm 10; clipped to norm 5 it is (3, 4) again.
         for (collective, clip, norm, wanted) in [
@@ -351,7 +402,7 @@ mod tests {
             let mut player = player("a", &weight, clip);
             let loss = (&weight * Tensor::from_slice(&[3_f32, 4.0])).sum(Kind::Float);
             player.backward(&loss, &[]).expect("gradients");
-            let found = player.step(collective).expect("a step");
+            let found = player.step(collective).expect("a step").gradient_norm;
             assert!((found.double_value(&[]) - norm).abs() < 1e-5);
             let difference = (weight - Tensor::from_slice(&wanted)).abs().max();
             assert!(difference.double_value(&[]) < 1e-5, "{clip}");

@@ -84,6 +84,20 @@ impl Totals {
         self.has_kl &= terms.kl.is_some();
     }
 
+    /// Adds the value of one term alone for a batch of `n_images`.
+    pub(crate) fn add_value(&mut self, term: Term, value: f64, n_images: i64) {
+        let name = term.name.clone();
+        let mut named = Terms::default();
+        named.push(term, &Tensor::from(value));
+        self.make_room(&named);
+        let counted = self.terms.iter_mut().enumerate();
+        for (i, counted) in counted.filter(|(_, counted)| counted.term.name == name) {
+            counted.n_images += n_images;
+            let mut sum = self.sums.get((N_FIXED + i) as i64);
+            sum += value * n_images as f64;
+        }
+    }
+
     /// Appends sums for new terms.
     fn make_room(&mut self, named: &Terms) {
         let n_before = self.terms.len();

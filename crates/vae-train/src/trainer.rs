@@ -8,7 +8,9 @@ use serde_json::Value;
 use vae_data::loader::n_batches;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
-use vae_run::{Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls};
+use vae_run::{
+    ClipConfig, Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls,
+};
 
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
@@ -208,12 +210,20 @@ impl<'a> Trainer<'a> {
             self.recovery.note(n_steps, controls);
             let step = self.steps.step(&batch, n_steps, controls)?;
             self.run.progress.learning_rate = self.steps.learner.learning_rate();
-            self.steps.totals.add(
-                &step.terms,
-                &step.loss,
-                Some(&step.gradient_norm),
-                &step.named,
-            );
+            match &step.skipped {
+                // Its numbers may be NaN, too.
+                Some(skipped) if !skipped.norm.is_finite() => {
+                    let term = ClipConfig::skipped_steps("model");
+                    let n_images = step.terms.reconstruction.size()[0];
+                    self.steps.totals.add_value(term, 1.0, n_images);
+                }
+                _ => self.steps.totals.add(
+                    &step.terms,
+                    &step.loss,
+                    Some(&step.gradient_norm),
+                    &step.named,
+                ),
+            }
             let n_steps = n_steps + 1;
             self.run.progress.position.steps = n_steps;
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::{data_spec, item};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_model::{ImageShape, ItemSpec, LikelihoodConfig, Mode, Vae};
+use vae_model::{ImageShape, ItemSpec, LikelihoodConfig, Mode, NetworkConfig, Vae};
 use vae_train::{Learner, RunConfig};
 
 /// Eight different images: white discs at different positions on black.
@@ -61,10 +61,10 @@ fn turns_black(config: &RunConfig) -> bool {
     }
 }
 
-/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size. Series keep
-/// their shape.
-fn small(item: &ItemSpec) -> ItemSpec {
-    if !item.is_image() {
+/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size, except
+/// top_down. Series keep their shape.
+fn small(item: &ItemSpec, network: &NetworkConfig) -> ItemSpec {
+    if !item.is_image() || matches!(network, NetworkConfig::TopDown(_)) {
         return item.clone();
     }
     let shape = item.map();
@@ -79,7 +79,7 @@ fn small(item: &ItemSpec) -> ItemSpec {
 
 /// The config for images of [`small`] sides: a latent map has to shrink with them.
 fn for_small(mut config: RunConfig, item: &ItemSpec) -> RunConfig {
-    let (whole, less) = (item.map(), small(item).map());
+    let (whole, less) = (item.map(), small(item, &config.model.network).map());
     if let Some([_, height, width]) = &mut config.model.latent_shape {
         *height = *height * less.height / whole.height;
         *width = *width * less.width / whole.width;
@@ -222,7 +222,7 @@ fn every_config_builds_and_overfits_8_images() {
         let value = value.sum(Kind::Double).double_value(&[]);
         assert!(value.is_finite(), "{name}: {value}");
 
-        let images = eight(&small(&whole));
+        let images = eight(&small(&whole, &config.model.network));
         let targets = match whole.is_image() {
             true => images.to_kind(Kind::Float) / 255.0,
             false => images.shallow_clone(),
@@ -230,7 +230,7 @@ fn every_config_builds_and_overfits_8_images() {
         // The error of the mean image, which a model gives that ignores its latents.
         let baseline = mean_square(&(&targets - targets.mean_dim(0, true, Kind::Float)));
         let config = for_small(config, &whole);
-        let spec = data_spec(&config, small(&whole));
+        let spec = data_spec(&config, small(&whole, &config.model.network));
         let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
         vae.start_from(&images).expect("started");
         let unknown = vae.unknown(8);

@@ -211,6 +211,8 @@ fn a_run_that_was_stopped_anywhere_ends_as_one_that_was_not() {
         // Codes, some of which are replaced after an epoch.
         "[model]\nprior = 'uniform_codes'\n[model.posterior.vector_quantized]\ncodes = 30\ncode_dims = 1\n\
          [objective]\nregularizer = 'none'\n[training]\nema_decay = 0.9\n",
+        // Some steps are skipped.
+        "[training]\nema_decay = 0.9\nclip.skip_above = 14.0\n",
         // An objective with named terms, one of which is the selection metric.
         "[objective.regularizer.beta_tc]\n[checkpoints]\nmetric = 'total_correlation'\n",
     ];

@@ -56,7 +56,7 @@ pub(crate) fn canvas(
     Ok(imageops::thumbnail(&large, SIZE.0, SIZE.1).into())
 }
 
-fn register_fonts() {
+pub(crate) fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // An unreadable font shows as an error when text is first drawn with it.

@@ -6,6 +6,7 @@ mod chart;
 pub mod curves;
 mod error;
 pub mod latent;
+pub mod levels;
 pub mod picture;
 pub mod tensorboard;
 pub mod ticks;

@@ -6,7 +6,7 @@ use std::path::Path;
 use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
 use tch::{Device, Kind, Tensor};
 use vae_base::{derive_seed, write_whole};
-use vae_model::{Conditioned, Generator, LatentSource, ModelError, Support, Vae};
+use vae_model::{Conditioned, Generator, LatentSource, ModelError, NetworkConfig, Support, Vae};
 use vae_run::RunError;
 
 use crate::{ViewError, as_decoded, tiles};
@@ -167,10 +167,17 @@ pub fn by_use(latent_dims: usize, usage: &[f64]) -> Vec<usize> {
 /// The number of latents from which a prior's quantiles and moments are estimated if they have no closed form.
 const N_PRIOR_LATENTS: i64 = 10_000;
 
+/// The same for a hierarchy of maps, whose prior is as large a network as its decoder.
+const N_LATENTS_OF_HIERARCHY: i64 = 1000;
+
 /// A sample of latents from the prior, the same at every call, f32 `[N, Z]` on the CPU.
 pub fn prior_latents(vae: &Vae) -> Tensor {
     let seed = derive_seed(0, 0, "latents that stand for the prior");
-    let latents = vae.sample_latents(N_PRIOR_LATENTS, &mut vae.generator(seed));
+    let n = match vae.config().network {
+        NetworkConfig::TopDown(_) => N_LATENTS_OF_HIERARCHY,
+        _ => N_PRIOR_LATENTS,
+    };
+    let latents = vae.sample_latents(n, &mut vae.generator(seed));
     latents.to_device(Device::Cpu)
 }
 

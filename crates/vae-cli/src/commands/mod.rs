@@ -20,6 +20,7 @@ mod invert;
 mod items_file;
 mod judge;
 mod labels;
+pub(crate) mod levels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;
 pub(crate) mod options;

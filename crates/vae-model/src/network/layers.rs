@@ -37,6 +37,9 @@ pub(crate) enum NextActivation {
     Sum,
     /// No activation: another linear map follows.
     Linear,
+    /// The end of one of `n` branches that are added up: as `Linear`, divided by √n, so that the sum does not grow with
+    /// their number (Child 2021, <https://arxiv.org/abs/2011.10650>, §4).
+    Branch { n: usize },
     /// No activation: the outputs are this many parameters for each value of a distribution.
     Output { n_params: i64 },
 }
@@ -56,7 +59,7 @@ impl NextActivation {
     fn outputs_of_one(self, n_out: i64) -> i64 {
         match self {
             Self::Output { n_params } => n_out / n_params,
-            Self::Relu | Self::BatchNorm | Self::Sum | Self::Linear => n_out,
+            Self::Relu | Self::BatchNorm | Self::Sum | Self::Linear | Self::Branch { .. } => n_out,
         }
     }
 }
@@ -70,6 +73,11 @@ impl Initialization {
         };
         match (self, next) {
             (_, NextActivation::Sum) => (Init::Const(0.0), Init::Const(0.0)),
+            (_, NextActivation::Branch { n }) => {
+                let (weight, bias) = self.draw(fans, NextActivation::Linear);
+                let factor = 1.0 / (n.max(1) as f64).sqrt();
+                (weight.scaled(factor), bias.scaled(factor))
+            }
             (Self::Pytorch, _) => {
                 let bound = uniform(1.0 / (fans.torch_in as f64).sqrt());
                 (bound, bound)
@@ -252,6 +260,20 @@ impl<M> Layer<M> {
     /// Its name and its module, for code that uses the variables in another way.
     pub(crate) fn into_parts(self) -> (String, M) {
         (self.name, self.module)
+    }
+}
+
+impl Layer<Conv> {
+    /// The same layer with other tensors in place of its variables.
+    pub(super) fn with(&self, of: &dyn Fn(&Tensor) -> Tensor) -> Self {
+        Self {
+            name: self.name.clone(),
+            module: Conv {
+                weight: of(&self.module.weight),
+                bias: self.module.bias.as_ref().map(of),
+                stride: self.module.stride,
+            },
+        }
     }
 }
 

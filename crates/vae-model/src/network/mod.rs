@@ -8,9 +8,10 @@ mod conv_batch_norm;
 mod discriminator;
 pub(crate) mod layers;
 mod mlp;
-mod ops;
+pub(crate) mod ops;
 mod residual;
 mod spectral_norm;
+mod top_down;
 
 use std::fmt::Debug;
 
@@ -30,6 +31,8 @@ pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, NextActivation};
 pub use mlp::MlpConfig;
 pub use residual::ResidualConfig;
+pub use top_down::TopDownConfig;
+pub(crate) use top_down::{Group, Reach, TopDownPath};
 
 use ops::{Eager, Ops};
 use spectral_norm::NormalizedLayers;
@@ -259,6 +262,8 @@ pub enum NetworkConfig {
     Conv1d(Conv1dConfig),
     /// Fully connected layers.
     Mlp(MlpConfig),
+    /// A deep hierarchy of latent maps: the network says which latents there are.
+    TopDown(TopDownConfig),
 }
 
 impl Default for NetworkConfig {
@@ -275,6 +280,7 @@ impl NetworkConfig {
             Self::Residual(config) => config.check(),
             Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
+            Self::TopDown(config) => config.check(),
         }
     }
 
@@ -285,7 +291,15 @@ impl NetworkConfig {
             Self::ConvBatchNorm(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
             Self::Conv1d(config) => Some(config.last_map(size)),
-            Self::Mlp(_) => None,
+            Self::Mlp(_) | Self::TopDown(_) => None,
+        }
+    }
+
+    /// The hierarchy of a network that says which latents there are.
+    pub(crate) fn top_down(&self) -> Option<&TopDownConfig> {
+        match self {
+            Self::TopDown(config) => Some(config),
+            _ => None,
         }
     }
 
@@ -297,6 +311,7 @@ impl NetworkConfig {
             Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::TopDown(config) => Box::new(config.build(root, shape)),
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use tch::Tensor;
 
-pub(super) use crate::graph::Activation;
+pub(crate) use crate::graph::Activation;
 
 use crate::graph::{Graph, Op, Value};
 use crate::{Mode, nn};
 
 /// The operations between images and posterior parameters, latents and likelihood parameters.
-pub(super) trait Ops {
+pub(crate) trait Ops {
     /// A tensor, or a value of a graph.
     type Value;
 
@@ -36,6 +36,12 @@ pub(super) trait Ops {
     /// A range of the channels of maps, or of the values of vectors.
     fn narrow(&mut self, value: &Self::Value, start: i64, length: i64) -> Self::Value;
 
+    /// `parameter` `[C, H, W]` added to each of the maps.
+    fn offset(&mut self, maps: Self::Value, parameter: &Tensor) -> Self::Value;
+
+    /// `parameter` `[C, H, W]` as `[N, C, H, W]`, with as many as a value `[N, D]` has.
+    fn everywhere(&mut self, batch: &Self::Value, parameter: &Tensor) -> Self::Value;
+
     /// The same value, for a second use.
     fn share(&self, value: &Self::Value) -> Self::Value;
 }
@@ -50,7 +56,7 @@ pub(crate) trait GraphLayer: nn::ModuleT {
 }
 
 /// Computes on tensors.
-pub(super) struct Eager(pub(super) Mode);
+pub(crate) struct Eager(pub(crate) Mode);
 
 impl Ops for Eager {
     type Value = Tensor;
@@ -98,6 +104,16 @@ impl Ops for Eager {
         value.narrow(1, start, length)
     }
 
+    fn offset(&mut self, maps: Tensor, parameter: &Tensor) -> Tensor {
+        maps + channels_last(&parameter.unsqueeze(0))
+    }
+
+    fn everywhere(&mut self, batch: &Tensor, parameter: &Tensor) -> Tensor {
+        // Sizes would be constants in a trace, which must serve every batch size.
+        let zeros = batch.narrow(1, 0, 1).zeros_like().view([-1, 1, 1, 1]);
+        zeros + channels_last(&parameter.unsqueeze(0))
+    }
+
     fn share(&self, value: &Tensor) -> Tensor {
         value.shallow_clone()
     }
@@ -142,6 +158,18 @@ impl Ops for Graph {
         Graph::narrow(self, value, start, length)
     }
 
+    fn offset(&mut self, maps: Value, parameter: &Tensor) -> Value {
+        let parameter = self.constant(parameter.shallow_clone());
+        self.elementwise("Add", &[&maps, &parameter])
+    }
+
+    fn everywhere(&mut self, batch: &Value, parameter: &Tensor) -> Value {
+        let first = Graph::narrow(self, batch, 0, 1);
+        let zero = self.with_number(&first, "Mul", 0.0);
+        let zero = self.push("", Op::Maps([1, 1, 1]), &[&zero]);
+        self.offset(zero, parameter)
+    }
+
     fn share(&self, value: &Value) -> Value {
         value.clone()
     }
@@ -157,7 +185,7 @@ impl Graph {
 /// The same maps with the channels innermost in memory, a layout that convolutions preserve.
 ///
 /// libtorch's CPU convolutions are 5–40 % faster with it. tch has no memory-format argument.
-fn channels_last(maps: &Tensor) -> Tensor {
+pub(crate) fn channels_last(maps: &Tensor) -> Tensor {
     maps.permute([0, 2, 3, 1])
         .contiguous()
         .permute([0, 3, 1, 2])

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::checks::{at_least_0, some_steps};
-use super::kl_of;
+use super::{kl_of, unfit};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
 /// β·kl. β = 1 makes the loss the negative ELBO, β > 1 the β-VAE (Higgins et al. 2017,
@@ -31,6 +31,10 @@ pub struct KlConfig {
     /// off gains nothing. Needs the posterior `diagonal_gaussian` and the prior `standard_normal`. Default 0.
     #[schemars(range(min = 0.0, max = 1e12))]
     pub free_bits: f64,
+    /// Nats of each group of latents that cost nothing, in a ladder or hierarchy (Kingma et al. 2016, as above, §C.8,
+    /// whose groups are the layers' maps). The kl is replaced by Σ_g max(λ, mean over the batch of kl_g). Default 0.
+    #[schemars(range(min = 0.0, max = 1e12))]
+    pub free_bits_per_group: f64,
     /// How the weight changes over the steps. Default `"constant"`.
     pub beta_schedule: BetaSchedule,
 }
@@ -40,6 +44,7 @@ impl Default for KlConfig {
         Self {
             beta: 1.0,
             free_bits: 0.0,
+            free_bits_per_group: 0.0,
             beta_schedule: BetaSchedule::default(),
         }
     }
@@ -58,6 +63,53 @@ pub enum BetaSchedule {
     WarmUp(BetaWarmUpConfig),
     /// The weight rises from 0 again and again (Fu et al. 2019, <https://arxiv.org/abs/1903.10145>).
     Cyclic(BetaCyclicConfig),
+    /// The weights of the groups of a ladder or hierarchy rise from 0 one after the other.
+    ByGroup(BetaByGroupConfig),
+}
+
+/// A group at a time. With N groups each weight takes 1/N of the steps; the next group's begins to rise when it has
+/// reached `beta`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BetaByGroupConfig {
+    /// Optimizer steps until the kl of all groups has the weight `beta`. Default 5000.
+    #[schemars(range(min = 1))]
+    pub steps: u64,
+    /// The group whose kl is paid for first. Default `"lowest"`.
+    pub first: FirstGroup,
+}
+
+impl Default for BetaByGroupConfig {
+    fn default() -> Self {
+        Self {
+            steps: 5000,
+            first: FirstGroup::default(),
+        }
+    }
+}
+
+/// An end of the hierarchy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FirstGroup {
+    /// From the bottom up: information is free longest in the upper groups, which otherwise are the first to be switched
+    /// off (Sønderby et al. 2016, <https://arxiv.org/abs/1602.02282>, §3.2).
+    #[default]
+    Lowest,
+    /// From the top down: the upper groups settle while the lower ones are still free.
+    Top,
+}
+
+impl BetaByGroupConfig {
+    /// The factors of `n` groups from the top down, at a step.
+    fn factors(&self, n: usize, step: u64) -> Vec<f64> {
+        let done = step as f64 / self.steps.max(1) as f64 * n as f64;
+        let nth = |i: usize| (done - i as f64).clamp(0.0, 1.0);
+        match self.first {
+            FirstGroup::Top => (0..n).map(nth).collect(),
+            FirstGroup::Lowest => (0..n).rev().map(nth).collect(),
+        }
+    }
 }
 
 /// Also called kl annealing.
@@ -96,13 +148,22 @@ impl Default for BetaCyclicConfig {
     }
 }
 
-/// Σ_j max(λ, mean over the batch of kl_j), which replaces the kl.
+/// Σ_j max(λ, mean over the batch of kl_j) over latents or groups, which replaces the kl.
 pub(super) const FREE_BITS_KL: Term = Term::new("free_bits_kl", Term::NATS, Direction::Lower);
 
 impl KlConfig {
     pub(super) fn check(&self) -> Result<(), ModelError> {
         at_least_0("objective.regularizer.kl.beta", self.beta)?;
         at_least_0("objective.regularizer.kl.free_bits", self.free_bits)?;
+        let key = "objective.regularizer.kl.free_bits_per_group";
+        at_least_0(key, self.free_bits_per_group)?;
+        if self.free_bits > 0.0 && self.is_by_group() {
+            return Err(ModelError::config(
+                "objective.regularizer.kl.free_bits",
+                "it is for single latents, and free_bits_per_group or beta_schedule.by_group for groups; one of the \
+                 two would fit",
+            ));
+        }
         self.beta_schedule.check()
     }
 
@@ -112,6 +173,11 @@ impl KlConfig {
         step: u64,
         terms: &mut Terms,
     ) -> Result<Tensor, ModelError> {
+        if self.is_by_group() {
+            let kl = draws.kl_per_dimension.as_ref();
+            let kl = kl.ok_or_else(|| unfit("regularizer.kl", "a kl of each latent dimension"))?;
+            return Ok(self.by_group(kl, &draws.group_sizes, step, terms));
+        }
         let kl = match &draws.kl_per_dimension {
             Some(kl) if self.free_bits > 0.0 => {
                 let kl = kl
@@ -126,7 +192,39 @@ impl KlConfig {
         Ok(kl * self.beta_at(step))
     }
 
-    /// The weight of the kl at a step.
+    /// Whether groups of latents are counted apart.
+    pub(crate) fn is_by_group(&self) -> bool {
+        self.free_bits_per_group > 0.0 || matches!(self.beta_schedule, BetaSchedule::ByGroup(_))
+    }
+
+    /// Σ_g β_g·max(λ, mean over the batch of kl_g), for the kl of each latent `[B, Z]`.
+    fn by_group(&self, kl: &Tensor, sizes: &[i64], step: u64, terms: &mut Terms) -> Tensor {
+        let groups = kl
+            .mean_dim(0, false, Kind::Float)
+            .split_with_sizes(sizes, 0);
+        let groups = groups.iter().map(|kl| kl.sum(Kind::Float));
+        let groups: Vec<Tensor> = match self.free_bits_per_group > 0.0 {
+            true => groups
+                .map(|kl| kl.clamp_min(self.free_bits_per_group))
+                .collect(),
+            false => groups.collect(),
+        };
+        if self.free_bits_per_group > 0.0 {
+            let sum = Tensor::stack(&groups, 0).sum(Kind::Float);
+            terms.push(FREE_BITS_KL, &sum);
+        }
+        let factors = match &self.beta_schedule {
+            BetaSchedule::ByGroup(config) => config.factors(groups.len(), step),
+            schedule => vec![schedule.factor(step); groups.len()],
+        };
+        let weighted = groups.iter().zip(factors);
+        let weighted: Vec<Tensor> = weighted
+            .map(|(kl, factor)| kl * (self.beta * factor))
+            .collect();
+        Tensor::stack(&weighted, 0).sum(Kind::Float)
+    }
+
+    /// The weight of the kl at a step; by group, the mean of the groups' weights.
     pub(super) fn beta_at(&self, step: u64) -> f64 {
         self.beta * self.beta_schedule.factor(step)
     }
@@ -138,6 +236,7 @@ impl KlConfig {
             BetaSchedule::Constant => 0,
             BetaSchedule::WarmUp(config) => config.steps,
             BetaSchedule::Cyclic(config) => config.period_steps.saturating_sub(1),
+            BetaSchedule::ByGroup(config) => config.steps,
         }
     }
 
@@ -153,6 +252,10 @@ impl BetaSchedule {
             Self::Constant => Ok(()),
             Self::WarmUp(config) => some_steps(
                 "objective.regularizer.kl.beta_schedule.warm_up.steps",
+                config.steps,
+            ),
+            Self::ByGroup(config) => some_steps(
+                "objective.regularizer.kl.beta_schedule.by_group.steps",
                 config.steps,
             ),
             Self::Cyclic(config) => {
@@ -175,6 +278,8 @@ impl BetaSchedule {
         match self {
             Self::Constant => 1.0,
             Self::WarmUp(config) => (step as f64 / config.steps as f64).min(1.0),
+            // The mean over the groups, however many there are.
+            Self::ByGroup(config) => (step as f64 / config.steps as f64).min(1.0),
             Self::Cyclic(config) => {
                 let period = config.period_steps.max(1);
                 let part = (step % period) as f64 / period as f64;

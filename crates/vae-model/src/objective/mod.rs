@@ -36,7 +36,9 @@ pub use decoder_penalty::{DecoderPenalty, DecoderWeightConfig};
 pub use dip::{DipConfig, DipVariant};
 pub use estimator::{CiwaeConfig, ElboConfig, Estimator, IwaeConfig, NestedConfig};
 pub use factor::FactorConfig;
-pub use kl::{BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, KlConfig};
+pub use kl::{
+    BetaByGroupConfig, BetaCyclicConfig, BetaSchedule, BetaWarmUpConfig, FirstGroup, KlConfig,
+};
 pub use latent_adversarial::LatentAdversarialConfig;
 pub use latent_norm::LatentNormConfig;
 pub use mmd::{Kernel, MmdConfig};
@@ -190,7 +192,9 @@ impl Regularizer {
     fn terms(&self) -> Vec<Term> {
         match self {
             Self::None => vec![],
-            Self::Kl(config) if config.free_bits > 0.0 => vec![kl::FREE_BITS_KL],
+            Self::Kl(config) if config.free_bits > 0.0 || config.free_bits_per_group > 0.0 => {
+                vec![kl::FREE_BITS_KL]
+            }
             Self::Kl(_) => vec![],
             Self::Capacity(_) => vec![capacity::CAPACITY_GAP],
             Self::BetaTc(_) => vec![

@@ -15,6 +15,7 @@ mod none;
 mod planar;
 mod pyramid;
 mod quantized;
+mod top_down;
 mod vector_quantized;
 mod von_mises_fisher;
 
@@ -34,6 +35,8 @@ pub use lookup_free::LookupFreeConfig;
 pub use planar::PlanarConfig;
 pub(crate) use pyramid::PyramidFamily;
 pub(crate) use quantized::COMMITMENT;
+pub use top_down::TopDownDraws;
+pub(crate) use top_down::{PriorMaps, TopDownFamily};
 pub use vector_quantized::{
     CodeDistance, CodeGradient, CodebookConfig, CodebookEmaConfig, VectorQuantizedConfig,
 };
@@ -51,6 +54,14 @@ pub trait Posterior: Debug {
     /// z `[K, B, Z]` and log q(z|x), from standard normal noise ε `[K, B, Z]`: differentiable in the
     /// encoder's output.
     fn draw(&self, noise: &Tensor) -> Latents;
+
+    /// [`Self::draw`], and in the same pass everything that depends on the latents, if they are drawn on the decoder's
+    /// way down ([`TopDownConfig`](crate::TopDownConfig)). The gradients reach all networks, but there is none with
+    /// respect to the latents.
+    fn draw_down(&self, noise: &Tensor) -> Option<TopDownDraws> {
+        let _ = noise;
+        None
+    }
 
     /// log q(z|x) in nats at latents `[K, B, Z]`, or any that broadcast with `[B, Z]`, summed over the dimensions.
     /// `None` if it has no closed form (flows) or does not exist (deterministic).

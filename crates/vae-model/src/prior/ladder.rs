@@ -42,6 +42,25 @@ impl Prior for LadderPrior {
         Tensor::cat(&levels, -1)
     }
 
+    fn redraw_below(
+        &self,
+        latents: &Tensor,
+        n_kept: usize,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Option<Tensor> {
+        if n_kept == 0 {
+            let n = latents.size()[0];
+            return Some(self.sample(n, latents.device(), context, generator));
+        }
+        let mut levels = self.top_down.split(latents);
+        for i in n_kept..levels.len() {
+            let [mean, log_var] = self.top_down.below(i, &levels[i - 1]);
+            levels[i] = &mean + (log_var * 0.5).exp() * generator.normal_like(&mean);
+        }
+        Some(Tensor::cat(&levels, -1))
+    }
+
     fn kl_by_level(
         &self,
         posterior: &dyn Posterior,

@@ -6,6 +6,7 @@ mod hyperspherical_uniform;
 mod ladder;
 mod real_nvp;
 mod standard_normal;
+mod top_down;
 mod uniform_codes;
 mod vamp;
 
@@ -21,6 +22,7 @@ pub use gaussian_mixture::GaussianMixtureConfig;
 pub(crate) use ladder::LadderPrior;
 pub(crate) use real_nvp::RealNvp;
 pub use real_nvp::RealNvpConfig;
+pub(crate) use top_down::TopDownPrior;
 pub use vamp::VampConfig;
 
 use crate::network::check_sizes;
@@ -67,6 +69,19 @@ pub trait Prior: Debug + Send {
         context: PriorContext,
     ) -> Option<Vec<Tensor>> {
         let _ = (posterior, latents, context);
+        None
+    }
+
+    /// Latents `[N, Z]` with the same first `n_kept` groups, counted from the top, and the groups below drawn anew given
+    /// those. `None` without groups.
+    fn redraw_below(
+        &self,
+        latents: &Tensor,
+        n_kept: usize,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Option<Tensor> {
+        let _ = (latents, n_kept, context, generator);
         None
     }
 

@@ -259,6 +259,11 @@ impl RunConfig {
         terms.extend(self.objective.terms(&self.model));
         let players = self.objective.player_names().into_iter();
         terms.extend(players.map(PlayerConfig::gradient_norm));
+        let clips = self.objective.player_names().into_iter();
+        let clips = clips.map(|name| (name, self.player(name).clip));
+        let clips = std::iter::once(("model", self.training.clip.clone())).chain(clips);
+        let skipping = clips.filter(|(_, clip)| clip.skip_above.is_some());
+        terms.extend(skipping.map(|(name, _)| ClipConfig::skipped_steps(name)));
         terms
     }
 

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use vae_model::{Direction, Term};
 
 use crate::{RunError, range};
 
@@ -290,9 +291,31 @@ pub struct ClipConfig {
     /// Then clip every number of the gradient to ± this value. By default no limit.
     #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
     pub value: Option<f64>,
+    /// Skip a step whose gradient has a larger norm than this, or is NaN or infinite: the weights, the optimizer's
+    /// moments and the averages stay as they are (Child 2021, <https://arxiv.org/abs/2011.10650>, §4.1). To be set far
+    /// above the usual norm, which is in the logs. The share of skipped steps is logged as `skipped_steps`, and a warning
+    /// says when it happens. If more than half of 100 steps are skipped, the bound is doubled, or, if their gradients are
+    /// NaN or infinite, the run returns to an earlier state as `[safety]` says. By default no step is skipped.
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1e12))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_above: Option<f64>,
 }
 
 impl ClipConfig {
+    /// The declaration of the share of a player's steps that were skipped.
+    #[must_use]
+    pub fn skipped_steps(player: &str) -> Term {
+        let name = match player {
+            "model" => "skipped_steps".to_owned(),
+            player => format!("{player}_skipped_steps"),
+        };
+        Term {
+            name: name.into(),
+            unit: "share of steps".into(),
+            better: Direction::Lower,
+        }
+    }
+
     /// Refuses numbers outside their range.
     ///
     /// # Errors
@@ -302,6 +325,9 @@ impl ClipConfig {
             .map_or(Ok(()), |norm| range::positive("training.clip.norm", norm))?;
         self.value.map_or(Ok(()), |value| {
             range::positive("training.clip.value", value)
+        })?;
+        self.skip_above.map_or(Ok(()), |bound| {
+            range::positive("training.clip.skip_above", bound)
         })
     }
 }

@@ -8,9 +8,13 @@ use vae_run::{ClipConfig, OptimizerConfig, RmspropConfig};
 use vae_torch::{AdamStep, Update};
 
 use crate::TrainError;
+use crate::skipping::{Judged, Skipped, Skipping};
 
 /// The prefix of the variables' step counts in a state.
 const STEPS: &str = "steps";
+
+/// The name of the counts of skipped steps in a state.
+const SKIPPED: &str = "skipped_steps";
 
 /// An optimizer of a model's variables: [`zero_grad`](Self::zero_grad), any number of [`backward`](Self::backward),
 /// [`step`](Self::step).
@@ -21,6 +25,7 @@ pub struct Optimizer {
     n_steps: u64,
     device: Device,
     learning_rate: f64,
+    skipping: Option<Skipping>,
 }
 
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct StepReport {
     /// The Euclidean norm of all gradients together before clipping. It is a scalar on the device, so that only who reads it waits
     /// for the device.
     pub gradient_norm: Tensor,
+    /// `None` if the step was taken; if it was skipped, nothing else changed.
+    pub skipped: Option<Skipped>,
 }
 
 impl Optimizer {
@@ -73,7 +80,13 @@ impl Optimizer {
             n_steps: 0,
             device,
             learning_rate: config.learning_rate(),
+            skipping: None,
         }
+    }
+
+    /// Skips the steps whose gradient is longer than this, or NaN or infinite. Reading its norm waits for the device.
+    pub(crate) fn skip_above(&mut self, bound: f64) {
+        self.skipping = Some(Skipping::above(bound));
     }
 
     /// The learning rate of the next step.
@@ -116,14 +129,13 @@ impl Optimizer {
         gradients.filter(Tensor::defined).collect()
     }
 
-    /// Clips the gradients and takes a step. Variables that no loss has reached since [`zero_grad`](Self::zero_grad), and their
-    /// moments, are unchanged.
+    /// Clips the gradients and takes a step, unless it is skipped. Variables that no loss has reached since
+    /// [`zero_grad`](Self::zero_grad), and their moments, are unchanged.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn step(&mut self, clip: &ClipConfig) -> Result<StepReport, TrainError> {
         no_grad(|| {
-            self.n_steps += 1;
             let reached: Vec<(&Variable, Tensor)> = self
                 .variables
                 .iter()
@@ -131,15 +143,30 @@ impl Optimizer {
                 .filter(|(_, gradient)| gradient.defined())
                 .collect();
             let gradients: Vec<_> = reached.iter().map(|(_, gradient)| gradient).collect();
-            let gradient_norm = clip_gradients(&gradients, clip)?
-                .unwrap_or_else(|| Tensor::zeros([], (Kind::Float, self.device)));
+            let gradient_norm = match gradients.is_empty() {
+                true => Tensor::zeros([], (Kind::Float, self.device)),
+                false => vae_torch::norm(&gradients)?,
+            };
+            if let Some(skipping) = &mut self.skipping
+                && let Judged::Skipped(skipped) = skipping.judge(gradient_norm.double_value(&[]))
+            {
+                return Ok(StepReport {
+                    gradient_norm,
+                    skipped: Some(skipped),
+                });
+            }
+            self.n_steps += 1;
+            clip_gradients(&gradients, &gradient_norm, clip)?;
 
             let (decaying, others): (Vec<_>, Vec<_>) = reached
                 .iter()
                 .partition(|(variable, _)| variable.decays && self.config.weight_decay() > 0.0);
             self.update(&decaying, self.config.weight_decay())?;
             self.update(&others, 0.0)?;
-            Ok(StepReport { gradient_norm })
+            Ok(StepReport {
+                gradient_norm,
+                skipped: None,
+            })
         })
     }
 
@@ -215,6 +242,11 @@ impl Optimizer {
                 let n_steps = variable.n_steps.iter().map(|n_steps| (STEPS, n_steps));
                 moments.chain(n_steps).map(named)
             })
+            .chain(
+                self.skipping
+                    .iter()
+                    .map(|skipping| (SKIPPED.to_owned(), skipping.state())),
+            )
             .collect()
     }
 
@@ -232,6 +264,17 @@ impl Optimizer {
             .iter()
             .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
             .collect();
+        // A state without counts is from before steps were skipped.
+        let skipping = match (&self.skipping, state.remove(SKIPPED)) {
+            (Some(skipping), Some(saved)) => {
+                let mut skipping = skipping.clone();
+                let loaded = skipping.load_state(&saved);
+                let owner = "optimizer";
+                loaded.map_err(|problem| TrainError::State { owner, problem })?;
+                Some(skipping)
+            }
+            (skipping, _) => skipping.clone(),
+        };
         let prefix = format!("{STEPS}.");
         if !state.keys().any(|name| name.starts_with(&prefix)) {
             for variable in self.variables.iter().filter(|v| v.n_steps.is_some()) {
@@ -239,8 +282,11 @@ impl Optimizer {
                 state.insert(format!("{prefix}{}", variable.name), same_for_all);
             }
         }
-        assign_state("optimizer", self.state(), &state)?;
+        let mut wanted = self.state();
+        wanted.retain(|(name, _)| name != SKIPPED);
+        assign_state("optimizer", wanted, &state)?;
         self.n_steps = n_steps;
+        self.skipping = skipping;
         Ok(())
     }
 }
@@ -278,21 +324,24 @@ pub(crate) fn assign_state(
     })
 }
 
-/// Clips in place and returns the norm before, if there are any gradients.
-fn clip_gradients(gradients: &[&Tensor], clip: &ClipConfig) -> Result<Option<Tensor>, TrainError> {
+/// Clips gradients of this norm in place.
+fn clip_gradients(
+    gradients: &[&Tensor],
+    norm: &Tensor,
+    clip: &ClipConfig,
+) -> Result<(), TrainError> {
     if gradients.is_empty() {
-        return Ok(None);
+        return Ok(());
     }
-    let norm = vae_torch::norm(gradients)?;
     if let Some(bound) = clip.norm {
         // The factor is 1 if the norm is small enough; branching on it would wait for the device. The 1e-6 is PyTorch's.
-        let factor = (bound / (&norm + 1e-6)).f_clamp_max(1.0)?;
+        let factor = (bound / (norm + 1e-6)).f_clamp_max(1.0)?;
         vae_torch::scale(gradients, &factor)?;
     }
     if let Some(bound) = clip.value {
         vae_torch::clamp(gradients, bound)?;
     }
-    Ok(Some(norm))
+    Ok(())
 }
 
 /// There is no fused kernel.

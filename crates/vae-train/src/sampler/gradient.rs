@@ -49,6 +49,7 @@ pub(super) fn train(
     let clip = ClipConfig {
         norm: Some(LARGEST_NORM),
         value: None,
+        ..ClipConfig::default()
     };
     let device = variables.first().map(|(_, value)| value.device());
     let device = device.unwrap_or(tch::Device::Cpu);
