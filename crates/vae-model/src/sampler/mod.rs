@@ -615,6 +615,8 @@ fn build(
 /// The most values in a sampler's variables, 1 GB of f32: more is surely a mistake, or a damaged file.
 const MOST_VALUES: i64 = 1 << 28;
 
+const MOST_LAYERS: i64 = 64;
+
 /// Refuses sizes of a damaged or crafted file before anything is allocated.
 fn check_sizes(config: &SamplerConfig, space: &LatentSpace) -> Result<(), ModelError> {
     let [classes, attributes] = Mixture::columns(&space.condition);
@@ -654,7 +656,13 @@ fn check_sizes(config: &SamplerConfig, space: &LatentSpace) -> Result<(), ModelE
         ),
         SamplerConfig::Autoregressive(config) => config.check_sizes(space),
     };
-    if least >= 1 && n_values <= MOST_VALUES {
+    // Each layer has names of its own, even before it has values.
+    let n_layers = match config {
+        SamplerConfig::Flow { layers, .. } => *layers,
+        SamplerConfig::Autoregressive(config) => config.layers,
+        _ => 0,
+    };
+    if least >= 1 && n_values <= MOST_VALUES && n_layers <= MOST_LAYERS {
         return Ok(());
     }
     Err(ModelError::Sampler {
