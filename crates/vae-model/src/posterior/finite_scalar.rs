@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{GraphFamily, Latents, Posterior, PosteriorFamily};
+use super::quantized::Quantized;
+use super::{GraphFamily, Posterior, PosteriorFamily};
 use crate::graph::{Graph, Value};
 use crate::{ModelError, Quantizer, Support};
 
@@ -170,9 +171,11 @@ impl PosteriorFamily for FiniteScalarFamily {
         // Rounded, with the gradient of the unrounded values.
         let places = (bounded.round() - &bounded).detach() + &bounded;
         let latents = (places / half_width).flatten(1, 2); // [B, Z]
-        Box::new(FiniteScalar {
-            config: self.config.clone(),
+        Box::new(Quantized {
+            codes: self.config.codes(&latents),
             latents,
+            penalty: None,
+            named: vec![],
         })
     }
 
@@ -209,42 +212,6 @@ impl GraphFamily for FiniteScalarFamily {
         let bounded = graph.elementwise("Sub", &[&bounded, &offset]);
         let places = graph.elementwise("Round", &[&bounded]);
         Some(vec![graph.elementwise("Div", &[&places, &width])])
-    }
-}
-
-/// The levels of each image.
-#[derive(Debug)]
-struct FiniteScalar {
-    config: FiniteScalarConfig,
-    /// `[B, Z]`.
-    latents: Tensor,
-}
-
-impl Posterior for FiniteScalar {
-    fn center(&self) -> Tensor {
-        self.latents.shallow_clone()
-    }
-
-    fn draw(&self, noise: &Tensor) -> Latents {
-        Latents {
-            latents: self.latents.unsqueeze(0).expand(noise.size(), false),
-            log_prob: None,
-        }
-    }
-
-    fn log_prob(&self, _: &Tensor) -> Option<Tensor> {
-        None
-    }
-
-    fn codes(&self) -> Option<Tensor> {
-        Some(self.config.codes(&self.latents))
-    }
-
-    fn detach(&self) -> Box<dyn Posterior> {
-        Box::new(Self {
-            config: self.config.clone(),
-            latents: self.latents.detach(),
-        })
     }
 }
 

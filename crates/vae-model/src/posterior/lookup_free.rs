@@ -147,7 +147,7 @@ impl PosteriorFamily for LookupFreeFamily {
         Box::new(Quantized {
             latents: (&signs - params).detach() + params,
             codes: self.signs.codes(params),
-            penalty: &commitment * self.config.commitment + &gap * self.config.entropy,
+            penalty: Some(&commitment * self.config.commitment + &gap * self.config.entropy),
             named: vec![(COMMITMENT, commitment), (ENTROPY_PENALTY, gap)],
         })
     }

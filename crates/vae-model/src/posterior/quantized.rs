@@ -15,8 +15,8 @@ pub(super) struct Quantized {
     pub(super) latents: Tensor,
     /// i64 `[B, n_slots]`.
     pub(super) codes: Tensor,
-    /// What the loss gets, `[B]`.
-    pub(super) penalty: Tensor,
+    /// What the loss gets, `[B]`, if it gets anything.
+    pub(super) penalty: Option<Tensor>,
     /// Its parts, without their weights, `[B]` each.
     pub(super) named: Vec<(Term, Tensor)>,
 }
@@ -42,18 +42,19 @@ impl Posterior for Quantized {
     }
 
     fn penalty(&self) -> Option<(Tensor, Terms)> {
+        let penalty = self.penalty.as_ref()?;
         let mut terms = Terms::default();
         for (term, value) in &self.named {
             terms.push(term.clone(), value);
         }
-        Some((self.penalty.shallow_clone(), terms))
+        Some((penalty.shallow_clone(), terms))
     }
 
     fn detach(&self) -> Box<dyn Posterior> {
         Box::new(Self {
             latents: self.latents.detach(),
             codes: self.codes.shallow_clone(),
-            penalty: self.penalty.detach(),
+            penalty: self.penalty.as_ref().map(Tensor::detach),
             named: vec![],
         })
     }
