@@ -75,6 +75,32 @@ const PARTS: [(&str, &str); 16] = [
     ),
 ];
 
+/// Posteriors of codes, with a map of 7×5 places.
+const CODES: [(&str, &str); 6] = [
+    (
+        "finite_scalar",
+        "posterior.finite_scalar.levels = [5, 4, 3, 3]",
+    ),
+    ("lookup_free", "posterior.lookup_free = {}"),
+    ("vector_quantized", "posterior.vector_quantized.codes = 20"),
+    (
+        "residual_vq",
+        "posterior.vector_quantized = { codes = 20, heads = 2, depth = 2 }",
+    ),
+    (
+        "cosine_vq",
+        "posterior.vector_quantized = { codes = 20, distance = 'cosine' }",
+    ),
+    (
+        "pyramid",
+        "topology = 'pyramid'\nposterior.vector_quantized.codes = 20",
+    ),
+];
+
+/// A hierarchy for square images.
+const HIERARCHY: &str = "network.top_down = { sizes = [1, 4, 8, 16], widths = [8, 8, 8, 8], \
+                         blocks = [1, 2, 1, 0], latents = [3, 2, 1, 0], encoder_blocks = [1, 1, 1, 0] }";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("expected a folder")?;
     for (network_name, network) in NETWORKS {
@@ -89,6 +115,23 @@ fn main() -> Result<(), Box<dyn Error>> {
             export(&config, SHAPE.into(), &folder)?;
         }
     }
+    for (name, parts) in CODES {
+        let (_, network) = NETWORKS[1];
+        let text = format!("latent_shape = [4, 7, 5]\nprior = 'uniform_codes'\n{parts}\n{network}");
+        let folder = Path::new(&folder).join(format!("conv-{name}"));
+        export(&toml::from_str(&text)?, SHAPE.into(), &folder)?;
+    }
+    let square = ImageShape {
+        channels: 3,
+        height: 16,
+        width: 16,
+    };
+    let folder_of_hierarchy = Path::new(&folder).join("top_down");
+    export(
+        &toml::from_str(HIERARCHY)?,
+        square.into(),
+        &folder_of_hierarchy,
+    )?;
     for (name, network) in [
         (
             "conv1d",

@@ -406,7 +406,9 @@ fn nearest_graph(graph: &mut Graph, maps: &Value, book: &Tensor) -> Value {
         bias: Some(-lengths),
         stride: 1,
     };
-    let scores = graph.push("posterior.codebook", scores, &[maps]);
+    // Each has constants of its own, whose names follow from this one.
+    let name = format!("posterior.codebook.{}", graph.n_values());
+    let scores = graph.push(&name, scores, &[maps]);
     let rows = book.shallow_clone();
     graph.push("", Op::RowsOfLargest { rows }, &[&scores])
 }
@@ -420,7 +422,8 @@ fn directed_graph(graph: &mut Graph, maps: &Value) -> Value {
         bias: None,
         stride: 1,
     };
-    let sum = graph.push("posterior.lengths", sum, &[&squares]);
+    let name = format!("posterior.lengths.{}", graph.n_values());
+    let sum = graph.push(&name, sum, &[&squares]);
     let length = graph.elementwise("Sqrt", &[&sum]);
     let length = graph.clamp(&length, SMALLEST_LENGTH, f64::from(f32::MAX));
     graph.elementwise("Div", &[maps, &length])
@@ -467,9 +470,8 @@ fn nearest(vectors: &Tensor, book: &Tensor) -> Tensor {
 
 /// Rows `[H, N, d]` of `[H, K, d]`, by their numbers `[H, N]`.
 fn rows_of(book: &Tensor, codes: &Tensor) -> Tensor {
-    let dims = book.size()[2];
-    let [heads, n] = [codes.size()[0], codes.size()[1]];
-    let rows = codes.unsqueeze(-1).expand([heads, n, dims], false);
+    // −1 keeps a size: a trace must serve every batch size.
+    let rows = codes.unsqueeze(-1).expand([-1, -1, book.size()[2]], false);
     book.gather(1, &rows, false)
 }
 
