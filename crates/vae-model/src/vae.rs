@@ -1033,6 +1033,15 @@ impl Vae {
     fn probe(&self) -> Result<Traits, ModelError> {
         const N: i64 = 2;
         let own = self.own_parts();
+        let needs_codes = self.posterior.support() == Support::Codes
+            || self.prior.support() == Some(Support::Codes) && !own.contains_key("prior");
+        if needs_codes && self.posterior.quantizer().is_none() {
+            let name = own.get("posterior").map_or("", String::as_str);
+            return Err(ModelError::config(
+                format!("own posterior {name}"),
+                "the model's latents are codes, and its quantizer() is none",
+            ));
+        }
         // An error names the part, which must be a custom one: the built-in parts have the right shapes.
         let fits = |part: &str, what: &str, found: &Tensor, wanted: &[i64]| {
             if found.size() == wanted && found.is_floating_point() {
@@ -1111,15 +1120,6 @@ impl Vae {
         fits("prior", "log_prob", &log_pz, &[N])?;
         fits("prior", "sample", &sampled, &[N, n_latents])?;
         let known = Traits::of(&self.config);
-        if self.posterior.support() == Support::Codes && self.posterior.quantizer().is_none() {
-            return Err(ModelError::config(
-                format!(
-                    "own posterior {}",
-                    own.get("posterior").map_or("", String::as_str)
-                ),
-                "its latents are codes, and its quantizer() is none",
-            ));
-        }
         let posterior = match own.contains_key("posterior") {
             false => known.posterior,
             true => PosteriorTraits {

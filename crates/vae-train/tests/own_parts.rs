@@ -440,3 +440,18 @@ fn parts_that_do_not_keep_to_their_shapes_are_refused_by_name() {
         "{refused}"
     );
 }
+
+#[test]
+fn a_prior_of_codes_is_refused_for_an_own_posterior_without_codes() {
+    let builder = Vae::builder().posterior("shared_scale", 4, |path, _| SharedScale {
+        log_std: path.zeros("log_std", &[1]),
+    });
+    let model =
+        config("model.posterior.finite_scalar.levels = [3]\nmodel.prior = 'uniform_codes'").model;
+    let built = builder.build(&model, SHAPE, Device::Cpu, 1);
+    let refused = built.expect_err("no codes").to_string();
+    assert!(
+        refused.contains("own posterior shared_scale: the model's latents are codes"),
+        "{refused}"
+    );
+}
