@@ -125,10 +125,20 @@ enum Task {
         #[arg(long)]
         without_torch: bool,
     },
-    /// Train the small classifier of MNIST by whose features `vae eval` compares images.
+    /// Train a small classifier by whose features `vae eval` compares images.
     ///
-    /// A minute or two; written to datasets/mnist/classifier.safetensors.
+    /// Of MNIST's digits, in a minute or two, written to datasets/mnist/classifier.safetensors; or of the attributes and
+    /// classes of other images, as TorchScript for `vae eval --features`.
     Classifier {
+        /// A config whose [dataset] has a table of attributes, or classes.
+        #[arg(long, value_name = "CONFIG", requires = "out")]
+        data: Option<PathBuf>,
+        /// The file to write, such as datasets/celeba/attributes.ts; the measures are named after it.
+        #[arg(long, value_name = "FILE", requires = "data")]
+        out: Option<PathBuf>,
+        /// Passes over the training images; the best one by the validation images is kept.
+        #[arg(long, value_name = "N", default_value_t = 15, requires = "data")]
+        epochs: u64,
         /// Of its initial weights and the order of the images.
         #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,
@@ -188,7 +198,13 @@ fn main() -> ExitCode {
         Task::Models { check } => models::models(&workspace, check),
         Task::Options { check } => options::options(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),
-        Task::Classifier { seed } => classifier::train(&workspace, seed),
+        Task::Classifier {
+            data: Some(data),
+            out: Some(out),
+            epochs,
+            seed,
+        } => classifier::train_on(&workspace, &data, &out, epochs, seed),
+        Task::Classifier { seed, .. } => classifier::train(&workspace, seed),
         Task::ReportCheck { run } => report_check::check(&workspace, &run),
         Task::Fuzz {
             mutants: Some(n), ..

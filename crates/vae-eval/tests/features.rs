@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use tch::{CModule, Device, Kind, Tensor};
 use vae_data::{Dataset, KnownDataset};
 use vae_eval::features::{
-    FeatureExtractor, MnistClassifier, Moments, PixelPca, TorchScript, frechet_distance,
+    AttributeClassifier, FeatureExtractor, MnistClassifier, Moments, PixelPca, TorchScript,
+    frechet_distance,
 };
 use vae_eval::{EvalError, Extractor};
 use vae_run::RunError;
@@ -288,4 +289,103 @@ fn a_classifier_is_of_digits_with_labels() {
         Some(Tensor::from_slice(&[0_i64, 11])),
     );
     assert!(refused(&eleven.unwrap()).contains("0 to 11"));
+}
+
+/// 60 gray photos, bright or dark with a stripe, and a table in which every third row lacks a value.
+fn labeled_photos(folder: &std::path::Path) -> vae_data::Splits {
+    let mut table = "file,bright,level,empty\n".to_owned();
+    for i in 0..60_u32 {
+        let is_bright = i % 2 == 0;
+        let level = if is_bright { 200 } else { 40 };
+        let name = format!("{i:02}.png");
+        image::GrayImage::from_fn(12, 10, |x, _| {
+            image::Luma([if x == i % 12 {
+                120
+            } else {
+                level + (i % 8) as u8
+            }])
+        })
+        .save(folder.join(&name))
+        .unwrap();
+        let bright = match i % 3 {
+            0 => String::new(),
+            _ => u8::from(is_bright).to_string(),
+        };
+        table += &format!("{name},{bright},{},\n", 5 + i % 8);
+    }
+    fs::write(folder.join("list_attr_celeba.csv"), table).unwrap();
+    let config = format!(
+        "[image_folder]\npath = '{}'\nimage_size = 10\ngrayscale = true\npack = false\n\
+         attributes = '{}'\n[image_folder.split]\ntest_fraction = 0.2",
+        folder.display(),
+        folder.join("list_attr_celeba.csv").display()
+    );
+    let config: vae_data::DatasetConfig = toml::from_str(&config).expect("a config");
+    config.load().expect("photos")
+}
+
+#[test]
+fn a_classifier_of_a_table_recognizes_its_attributes_and_gives_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    fs::create_dir(&photos).unwrap();
+    let mut n_steps = (0, 0);
+    let (classifier, recognized) = AttributeClassifier::train(
+        labeled_photos(&photos),
+        12,
+        0,
+        Device::Cpu,
+        &mut |_, n_done, n| n_steps = (n_done, n),
+    )
+    .expect("a classifier");
+    assert_eq!(n_steps.0, n_steps.1);
+    let names: Vec<&str> = recognized.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["bright"],
+        "a number has no accuracy, and an empty column is left out"
+    );
+    assert_eq!(
+        (recognized[0].accuracy, recognized[0].balanced_accuracy),
+        (1.0, 1.0)
+    );
+
+    let path = folder.path().join("attributes.ts");
+    classifier.save(&path, [10, 10]).expect("written");
+    let extractor = TorchScript::load(&path, Device::Cpu).expect("TorchScript");
+    assert_eq!(extractor.name(), "attributes");
+    let gray = images([5, 1, 10, 10]);
+    let features = extractor.features(&gray).expect("features");
+    assert_eq!(features.size(), [5, 256]);
+    let one = extractor.features(&gray.narrow(0, 2, 1)).expect("features");
+    let difference = (one - features.narrow(0, 2, 1))
+        .abs()
+        .max()
+        .double_value(&[]);
+    assert!(
+        difference < 1e-5,
+        "an image's features depend on the others"
+    );
+}
+
+#[test]
+fn a_classifier_without_attributes_or_classes_is_refused() {
+    let dataset = || Dataset::new(bytes([8, 1, 6, 6]), None).expect("images");
+    let splits = vae_data::Splits::new(dataset(), None, dataset());
+    let error = AttributeClassifier::train(splits, 1, 0, Device::Cpu, &mut |_, _, _| ());
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("dataset.image_folder.attributes"), "{error}");
+}
+
+#[test]
+fn a_classifier_of_classes_recognizes_them() {
+    let labels = Tensor::arange(40, (Kind::Int64, Device::Cpu)).remainder(2);
+    let images = (labels.view([40, 1, 1, 1]) * 200 + 20).to_kind(Kind::Uint8);
+    let images = images.expand([40, 3, 8, 8], false).contiguous();
+    let dataset = || Dataset::new(images.copy(), Some(labels.copy())).expect("images");
+    let splits = vae_data::Splits::new(dataset(), Some(dataset()), dataset());
+    let (_, recognized) =
+        AttributeClassifier::train(splits, 8, 0, Device::Cpu, &mut |_, _, _| ()).unwrap();
+    assert_eq!(recognized[0].name, "class");
+    assert_eq!(recognized[0].accuracy, 1.0);
 }

@@ -21,7 +21,7 @@ const SHAPE: ImageShape = ImageShape {
     width: 10,
 };
 
-const NETWORKS: [(&str, &str); 4] = [
+const NETWORKS: [(&str, &str); 5] = [
     ("mlp", "network.mlp.hidden = [20]"),
     (
         "conv",
@@ -32,6 +32,7 @@ const NETWORKS: [(&str, &str); 4] = [
         "conv_batch_norm",
         "network.conv_batch_norm.channels = [4, 6]",
     ),
+    ("dcgan", "network.dcgan.channels = [4, 6]"),
     (
         "residual",
         "network.residual = { channels = [8, 12], blocks = 2, group_size = 4 }",

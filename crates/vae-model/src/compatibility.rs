@@ -282,12 +282,13 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
                 ),
             );
         }
-        if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
+        if let Some(name) = model.network.and_then(NetworkConfig::batch_norm) {
             return refuse(
                 "model.prior.vamp",
-                "its pseudo-inputs go through the encoder in a batch of their own, and the batch norm of \
-                 the network conv_batch_norm would take them for photos; conv or residual would fit"
-                    .to_owned(),
+                format!(
+                    "its pseudo-inputs go through the encoder in a batch of their own, and the batch norm of \
+                     the network {name} would take them for photos; conv or residual would fit"
+                ),
             );
         }
     }
@@ -437,7 +438,7 @@ fn check_map(model: ModelView) -> Result<(), ModelError> {
     if let Some(NetworkConfig::Mlp(_)) = model.network {
         return refuse(
             "model.latent_shape",
-            "the network mlp has no feature maps; conv, conv_batch_norm or residual would fit, or latent_dims"
+            "the network mlp has no feature maps; conv, conv_batch_norm, dcgan or residual would fit, or latent_dims"
                 .to_owned(),
         );
     }

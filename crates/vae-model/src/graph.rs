@@ -29,7 +29,7 @@ pub(crate) struct Value {
     pub(crate) shape: Vec<i64>,
 }
 
-/// A layer or operation. A kernel's sides are odd, and its padding is half of them.
+/// A layer or operation. Padding is the number of zeros above and below, left and right.
 #[derive(Debug)]
 pub(crate) enum Op {
     /// `weight` `[out, in]`.
@@ -42,12 +42,14 @@ pub(crate) enum Op {
         weight: Tensor,
         bias: Option<Tensor>,
         stride: i64,
+        padding: [i64; 2],
     },
     /// `weight` `[in, out, k, k]`.
     ConvTranspose {
         weight: Tensor,
         bias: Option<Tensor>,
         stride: i64,
+        padding: [i64; 2],
         output_padding: [i64; 2],
     },
     /// With the running averages.
@@ -159,19 +161,26 @@ impl Op {
         let input = &inputs[0].shape;
         match self {
             Self::Linear { weight, .. } => vec![weight.size()[0]],
-            Self::Conv { weight, stride, .. } => {
-                let side = |i: usize| (input[i] - 1) / stride + 1;
-                vec![weight.size()[0], side(1), side(2)]
+            Self::Conv {
+                weight,
+                stride,
+                padding,
+                ..
+            } => {
+                let kernel = weight.size();
+                let side = |i: usize| (input[i] + 2 * padding[i - 1] - kernel[i + 1]) / stride + 1;
+                vec![kernel[0], side(1), side(2)]
             }
             Self::ConvTranspose {
                 weight,
                 stride,
+                padding,
                 output_padding,
                 ..
             } => {
                 let [_, n_out, kernel, _] = four(weight);
                 let side = |i: usize| {
-                    (input[i] - 1) * stride - 2 * (kernel / 2) + kernel + output_padding[i - 1]
+                    (input[i] - 1) * stride - 2 * padding[i - 1] + kernel + output_padding[i - 1]
                 };
                 vec![n_out, side(1), side(2)]
             }

@@ -84,6 +84,7 @@ pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
 pub use error::ModelError;
+pub use export::torchscript_file;
 pub use feature_network::{DigitWeights, FeatureNetwork};
 pub use import::StateDictMap;
 pub use invert::{InvertConfig, InvertProgress, InvertStart, InvertTerms, Inverted};
@@ -94,9 +95,10 @@ pub use likelihood::{
 };
 pub use mode::Mode;
 pub use network::{
-    Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DiscriminatorConfig,
-    DiscriminatorNorm, Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network,
-    NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig, TopDownConfig, is_layer_weight,
+    Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DcganConfig,
+    DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement, MlpConfig,
+    MlpDiscriminatorConfig, Network, NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig,
+    TopDownConfig, is_layer_weight,
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,

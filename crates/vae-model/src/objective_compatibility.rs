@@ -236,11 +236,11 @@ fn check_estimator(model: ModelView, objective: &Objective) -> Result<(), ModelE
                 ),
             );
         }
-        if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
+        if let Some(name) = model.network.and_then(NetworkConfig::batch_norm) {
             return refuse(
                 &key,
                 format!(
-                    "{why}, image by image, and the batch norm of the network conv_batch_norm makes \
+                    "{why}, image by image, and the batch norm of the network {name} makes \
                      images depend on each other; conv or residual would fit"
                 ),
             );
@@ -272,13 +272,14 @@ fn check_decoder_penalty(model: ModelView, objective: &Objective) -> Result<(), 
                 .to_owned(),
         );
     }
-    if let Some(NetworkConfig::ConvBatchNorm(_)) = model.network {
+    if let Some(name) = model.network.and_then(NetworkConfig::batch_norm) {
         return refuse(
             key,
-            "it is the gradient of each decoded image by its own latent, and the batch norm of the \
-             network conv_batch_norm makes images depend on each other; conv or residual would fit, or \
-             the penalty l2"
-                .to_owned(),
+            format!(
+                "it is the gradient of each decoded image by its own latent, and the batch norm of the \
+                 network {name} makes images depend on each other; conv or residual would fit, or the \
+                 penalty l2"
+            ),
         );
     }
     Ok(())

@@ -14,12 +14,13 @@ const SHAPE: ImageShape = ImageShape {
     width: 7,
 };
 
-const NETWORKS: [&str; 4] = [
+const NETWORKS: [&str; 5] = [
     "network.mlp.hidden = [20]",
     "network.conv = { channels = [4, 6], strides = [1, 2], hidden = 8, \
      decoder_channels = [5], decoder_strides = [2] }",
     "network.conv_batch_norm.channels = [4, 6]",
     "network.residual = { channels = [8, 12], group_size = 4 }",
+    "network.dcgan.channels = [4, 6]",
 ];
 
 /// A condition with three classes and one attribute.

@@ -13,11 +13,12 @@ const SHAPE: ImageShape = ImageShape {
     width: 20,
 };
 
-const NETWORKS: [&str; 3] = [
+const NETWORKS: [&str; 4] = [
     "network.conv = { channels = [4, 6], strides = [2, 2], decoder_channels = [6, 5], \
      decoder_strides = [2, 2] }",
     "network.conv_batch_norm.channels = [4, 6]",
     "network.residual = { channels = [8, 12, 16], group_size = 4 }",
+    "network.dcgan.channels = [4, 6]",
 ];
 
 const POSTERIORS: [&str; 3] = [

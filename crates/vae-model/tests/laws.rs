@@ -9,10 +9,10 @@ use std::fs;
 
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_model::{
-    ConvBatchNormConfig, ConvConfig, DiagonalGaussianConfig, DiscretizedLogisticConfig,
-    GaussianConfig, ImageShape, Initialization, LaplaceConfig, LikelihoodConfig,
-    LogisticMixtureConfig, LogisticScale, LossContext, MeanActivation, MlpConfig, Mode,
-    ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig,
+    ConvBatchNormConfig, ConvConfig, DcganConfig, DiagonalGaussianConfig,
+    DiscretizedLogisticConfig, GaussianConfig, ImageShape, Initialization, LaplaceConfig,
+    LikelihoodConfig, LogisticMixtureConfig, LogisticScale, LossContext, MeanActivation, MlpConfig,
+    Mode, ModelConfig, ModelError, NetworkConfig, NoiseScale, Objective, PixelMeanConfig,
     PosteriorConfig, Regularizer, ResidualConfig, ScaleConfig, ScaledBernoulliConfig, Vae,
     WEIGHTS_FILE, first_non_finite,
 };
@@ -371,6 +371,10 @@ fn claims() -> Vec<(ModelConfig, Vec<&'static str>)> {
         (
             with("network.conv_batch_norm.channels = [4]"),
             vec![r#""channels":[4]"#],
+        ),
+        (
+            with("network.dcgan.channels = [5]"),
+            vec![r#""channels":[5]"#],
         ),
         (
             with("network.residual = { channels = [8], blocks = 1, group_size = 8 }"),
@@ -805,6 +809,9 @@ fn faces_of_any_size_go_in_and_come_out() {
         NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
             channels: vec![2, 2, 4, 4, 4],
         }),
+        NetworkConfig::Dcgan(DcganConfig {
+            channels: vec![2, 2, 4, 4, 4],
+        }),
         NetworkConfig::Residual(ResidualConfig {
             channels: vec![2, 2, 4, 4, 4],
             blocks: 1,
@@ -879,6 +886,8 @@ fn numbers_that_no_face_network_or_likelihood_can_have_are_refused_by_name() {
     let key = "model.network.conv_batch_norm.channels";
     assert!(network(batch_norm(vec![])).contains(key));
     assert!(network(batch_norm(vec![8, 0])).contains(key));
+    let dcgan = |channels| NetworkConfig::Dcgan(DcganConfig { channels });
+    assert!(network(dcgan(vec![])).contains("model.network.dcgan.channels"));
     let residual = |change: fn(&mut ResidualConfig)| {
         let mut config = ResidualConfig::default();
         change(&mut config);

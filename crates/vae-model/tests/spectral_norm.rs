@@ -23,6 +23,7 @@ fn configs() -> Vec<ModelConfig> {
         "network.mlp.hidden = [10]",
         "network.conv = { channels = [3, 4], strides = [1, 2], hidden = 8, decoder_channels = [3], decoder_strides = [2] }",
         "network.conv_batch_norm.channels = [3, 4]",
+        "network.dcgan.channels = [3, 4]",
         "network.residual = { channels = [4, 6], group_size = 2 }",
     ]
     .into_iter()

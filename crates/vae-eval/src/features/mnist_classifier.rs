@@ -10,7 +10,7 @@ use vae_data::loader::Batches;
 use vae_data::{Dataset, KnownDataset, derive_seed};
 use vae_model::{DigitWeights, Generator, read_tensors, write_tensors};
 
-use super::{FeatureExtractor, on_cpu};
+use super::{FeatureExtractor, kaiming_bound, on_cpu};
 use crate::{EvalError, Extractor, Progress};
 
 /// The metadata key of its file; its value is [`ClassifierFacts`] as JSON.
@@ -38,11 +38,6 @@ pub struct ClassifierFacts {
     pub test_accuracy: f64,
     /// SHA-256 of the weights: the f32 values of all tensors, little-endian, in the order of their names.
     pub weights_sha256: String,
-}
-
-fn kaiming_bound(fan_in: i64) -> f64 {
-    // Computed as in tch, to the last bit.
-    3_f64.sqrt() * (2_f64.sqrt() / (fan_in as f64).sqrt())
 }
 
 fn mnist() -> KnownDataset {

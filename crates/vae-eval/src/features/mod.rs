@@ -3,6 +3,7 @@
 //! A set is f64 `[N, D]` on the CPU, one row for each image. Results of different extractors are not comparable, so each
 //! extractor has a name, which is part of the names of its measures.
 
+mod attribute_classifier;
 mod frechet;
 mod kernel_distance;
 mod mnist_classifier;
@@ -12,6 +13,7 @@ mod torch_script;
 
 use tch::{Device, Kind, Tensor};
 
+pub use attribute_classifier::{AttributeClassifier, Recognition};
 pub use frechet::{Moments, frechet_distance};
 pub use kernel_distance::{KernelDistance, kernel_distance, kernel_distance_of_subsets};
 pub use mnist_classifier::{ClassifierFacts, MnistClassifier};
@@ -56,6 +58,12 @@ fn check_pair(a: &Tensor, b: &Tensor) -> Result<(), EvalError> {
     Err(EvalError::Unmeasurable(format!(
         "features {found:?} and {wanted:?} cannot be compared: both have to be [N, D]"
     )))
+}
+
+/// The bound of weights uniform in ±√(6/fan_in).
+fn kaiming_bound(fan_in: i64) -> f64 {
+    // Computed as in tch, to the last bit.
+    3_f64.sqrt() * (2_f64.sqrt() / (fan_in as f64).sqrt())
 }
 
 /// f64 on the CPU, in which sums over many features are precise.

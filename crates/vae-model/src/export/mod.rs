@@ -6,6 +6,8 @@ mod torchscript;
 
 use tch::Tensor;
 
+pub use torchscript::torchscript_file;
+
 use crate::part::Part;
 use crate::{Conditioned, ModelError, Preprocessing, Vae};
 

@@ -168,18 +168,20 @@ impl Writer {
                 weight,
                 bias,
                 stride,
+                padding,
             } => {
                 let inputs = self.with_weights(node, weight, bias.as_ref())?;
-                self.push("Conv", &inputs, output, windows(weight, *stride));
+                self.push("Conv", &inputs, output, windows(weight, *stride, *padding));
             }
             Op::ConvTranspose {
                 weight,
                 bias,
                 stride,
+                padding,
                 output_padding,
             } => {
                 let inputs = self.with_weights(node, weight, bias.as_ref())?;
-                let mut attributes = windows(weight, *stride);
+                let mut attributes = windows(weight, *stride, *padding);
                 attributes.push(ints("output_padding", output_padding));
                 self.push("ConvTranspose", &inputs, output, attributes);
             }
@@ -301,14 +303,12 @@ fn nearest(from: i64, to: i64) -> Vec<i64> {
 }
 
 /// Kernel, stride and padding of a convolution.
-fn windows(weight: &Tensor, stride: i64) -> Vec<Attribute> {
-    let size = weight.size();
-    let (height, width) = (size[2], size[3]);
+fn windows(weight: &Tensor, stride: i64, [rows, columns]: [i64; 2]) -> Vec<Attribute> {
     vec![
-        ints("kernel_shape", &[height, width]),
+        ints("kernel_shape", &weight.size()[2..]),
         ints("strides", &[stride; 2]),
         // Above, left, below, right.
-        ints("pads", &[height / 2, width / 2, height / 2, width / 2]),
+        ints("pads", &[rows, columns, rows, columns]),
     ]
 }
 

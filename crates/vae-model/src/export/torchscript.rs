@@ -14,7 +14,7 @@ const TRACED_BATCH: i64 = 2;
 const BYTES_OF_CODE: usize = 1 << 20;
 
 /// Size of a tensor in an archive, with the name and padding of its entry.
-fn n_bytes((_, tensor): &(String, Tensor)) -> usize {
+fn n_bytes(tensor: &Tensor) -> usize {
     4 * tensor.numel() + 512
 }
 
@@ -55,15 +55,32 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     if let Some(error) = failure {
         return Err(error);
     }
+    let weights = vae.named_variables();
+    torchscript_file(
+        &module,
+        part.name(),
+        weights.iter().map(|(_, weight)| weight),
+    )
+}
+
+/// The bytes of a `.pt` file with this traced module and its `weights`. `name` becomes a part of the file.
+///
+/// # Errors
+/// The folder for temporary files has no place for it, or libtorch refuses.
+pub fn torchscript_file<'a>(
+    module: &CModule,
+    name: &str,
+    weights: impl Iterator<Item = &'a Tensor>,
+) -> Result<Vec<u8>, ModelError> {
     let io = |path: &Path| {
         let path = path.to_owned();
         move |source| ModelError::Io { path, source }
     };
     // The archive gets the file's name, which must not begin with a dot.
     let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
-    let file = folder.path().join(format!("{}.pt", part.name()));
+    let file = folder.path().join(format!("{name}.pt"));
     // libtorch's writer aborts the process when the disk is full, so the free space is checked first.
-    let n_bytes = BYTES_OF_CODE + vae.named_variables().iter().map(n_bytes).sum::<usize>();
+    let n_bytes = BYTES_OF_CODE + weights.map(n_bytes).sum::<usize>();
     std::fs::write(&file, vec![0; n_bytes]).map_err(io(&file))?;
     module.save(&file)?;
     std::fs::read(&file).map_err(io(&file))

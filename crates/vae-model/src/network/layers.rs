@@ -127,6 +127,7 @@ impl Initialization {
             n_out,
             kernel,
             stride,
+            padding,
         } = sizes;
         let [height, width] = kernel;
         let area = height * width;
@@ -143,11 +144,13 @@ impl Initialization {
                 weight: path.var("weight", &[n_out, n_in, height, width], ws_init),
                 bias,
                 stride,
+                padding,
             },
         }
     }
 
-    /// A 3×3 transposed convolution with padding 1, from pixels `from` to pixels `to` (H, W).
+    /// A transposed convolution with a square kernel, from pixels `from` to pixels `to` (H, W): the convolution of
+    /// `sizes`, for an input of `to` pixels, in reverse.
     pub(super) fn conv_transpose(
         self,
         path: nn::Path,
@@ -160,8 +163,9 @@ impl Initialization {
             n_out,
             kernel,
             stride,
+            padding,
         } = sizes;
-        let [kernel, _] = kernel; // 3×3
+        let [kernel, _] = kernel;
         let area = kernel * kernel;
         let fans = Fans {
             torch_in: area * n_out,
@@ -171,7 +175,6 @@ impl Initialization {
         };
         let (ws_init, bs_init) = self.draw(&fans, next);
         let bias = (next != NextActivation::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
-        let padding = kernel / 2;
         Layer {
             name: name(&path),
             module: ConvTranspose {
@@ -179,20 +182,23 @@ impl Initialization {
                 bias,
                 stride,
                 padding,
-                output_padding: [0, 1]
-                    .map(|side| to[side] - ((from[side] - 1) * stride - 2 * padding + kernel)),
+                output_padding: [0, 1].map(|side| {
+                    to[side] - ((from[side] - 1) * stride - 2 * padding[side] + kernel)
+                }),
             },
         }
     }
 }
 
-/// Sizes of a convolution; the kernel's sides (rows, columns) are odd.
+/// Sizes of a convolution that turns n pixels into ⌈n/stride⌉.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConvSizes {
     pub(super) n_in: i64,
     pub(super) n_out: i64,
     pub(super) kernel: [i64; 2],
     pub(super) stride: i64,
+    /// Zeros above and below, left and right.
+    pub(super) padding: [i64; 2],
 }
 
 impl ConvSizes {
@@ -203,6 +209,20 @@ impl ConvSizes {
             n_out,
             kernel: [3, 3],
             stride,
+            padding: [1, 1],
+        }
+    }
+
+    /// 4×4 with a stride of 2, for maps of `size` (H, W): each pixel is under as many places of the kernel as any other,
+    /// so that neither the maps of a transposed convolution nor the gradients of a convolution have the pattern of a
+    /// checkerboard (Odena et al. 2016, <https://distill.pub/2016/deconv-checkerboard>).
+    pub(super) fn four(n_in: i64, n_out: i64, size: [i64; 2]) -> Self {
+        Self {
+            n_in,
+            n_out,
+            kernel: [4, 4],
+            stride: 2,
+            padding: size.map(|pixels| 1 + pixels % 2),
         }
     }
 
@@ -213,6 +233,7 @@ impl ConvSizes {
             n_out,
             kernel: [1, 1],
             stride: 1,
+            padding: [0, 0],
         }
     }
 
@@ -223,6 +244,7 @@ impl ConvSizes {
             n_out,
             kernel: [1, kernel],
             stride,
+            padding: [0, kernel / 2],
         }
     }
 }
@@ -272,6 +294,7 @@ impl Layer<Conv> {
                 weight: of(&self.module.weight),
                 bias: self.module.bias.as_ref().map(of),
                 stride: self.module.stride,
+                padding: self.module.padding,
             },
         }
     }
@@ -343,16 +366,16 @@ pub(crate) struct Conv {
     pub(super) weight: Tensor,
     bias: Option<Tensor>,
     stride: i64,
+    padding: [i64; 2],
 }
 
 impl nn::Module for Conv {
     fn forward(&self, maps: &Tensor) -> Tensor {
-        let size = self.weight.size();
         maps.conv2d(
             &self.weight,
             self.bias.as_ref(),
             [self.stride; 2],
-            [size[2] / 2, size[3] / 2],
+            self.padding,
             [1; 2],
             1,
         )
@@ -379,6 +402,7 @@ impl ToOp for Conv {
             weight: weight.unwrap_or_else(|| self.weight.shallow_clone()),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             stride: self.stride,
+            padding: self.padding,
         }
     }
 }
@@ -389,6 +413,7 @@ impl ToOp for ConvTranspose {
             weight: weight.unwrap_or_else(|| self.weight.shallow_clone()),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             stride: self.stride,
+            padding: self.padding,
             output_padding: self.output_padding,
         }
     }
@@ -410,7 +435,7 @@ pub(super) struct ConvTranspose {
     pub(super) weight: Tensor,
     bias: Option<Tensor>,
     stride: i64,
-    padding: i64,
+    padding: [i64; 2],
     output_padding: [i64; 2],
 }
 
@@ -420,7 +445,7 @@ impl nn::Module for ConvTranspose {
             &self.weight,
             self.bias.as_ref(),
             [self.stride; 2],
-            [self.padding; 2],
+            self.padding,
             self.output_padding,
             1,
             [1; 2],

@@ -5,6 +5,7 @@ mod bridge;
 mod conv;
 mod conv1d;
 mod conv_batch_norm;
+mod dcgan;
 mod discriminator;
 pub(crate) mod layers;
 mod mlp;
@@ -22,6 +23,7 @@ use tch::Tensor;
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
 pub use conv1d::Conv1dConfig;
+pub use dcgan::DcganConfig;
 pub use discriminator::{
     ConvDiscriminatorConfig, DiscriminatorConfig, DiscriminatorNorm, Judgement,
     MlpDiscriminatorConfig, ResidualDiscriminatorConfig,
@@ -256,6 +258,8 @@ pub enum NetworkConfig {
     Conv(ConvConfig),
     /// Convolutions that halve the image, each followed by batch norm.
     ConvBatchNorm(ConvBatchNormConfig),
+    /// The generator of a GAN: transposed convolutions with batch norm that end at the image.
+    Dcgan(DcganConfig),
     /// Residual blocks with group norm.
     Residual(ResidualConfig),
     /// Convolutions along time, for arrays `[C, T]`.
@@ -277,6 +281,7 @@ impl NetworkConfig {
         match self {
             Self::Conv(config) => config.check(),
             Self::ConvBatchNorm(config) => config.check(),
+            Self::Dcgan(config) => config.check(),
             Self::Residual(config) => config.check(),
             Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
@@ -289,9 +294,23 @@ impl NetworkConfig {
         match self {
             Self::Conv(config) => Some(config.last_map(size)),
             Self::ConvBatchNorm(config) => Some(config.last_map(size)),
+            Self::Dcgan(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
             Self::Conv1d(config) => Some(config.last_map(size)),
             Self::Mlp(_) | Self::TopDown(_) => None,
+        }
+    }
+
+    /// Its name, if it has batch norm, which makes the images of a batch depend on each other.
+    pub(crate) fn batch_norm(&self) -> Option<&'static str> {
+        match self {
+            Self::ConvBatchNorm(_) => Some("conv_batch_norm"),
+            Self::Dcgan(_) => Some("dcgan"),
+            Self::Conv(_)
+            | Self::Residual(_)
+            | Self::Conv1d(_)
+            | Self::Mlp(_)
+            | Self::TopDown(_) => None,
         }
     }
 
@@ -308,6 +327,7 @@ impl NetworkConfig {
         match self {
             Self::Conv(config) => conditioned(root, shape, config.build(root, shape)),
             Self::ConvBatchNorm(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::Dcgan(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
@@ -382,6 +402,9 @@ mod tests {
         let networks = [
             NetworkConfig::default(),
             NetworkConfig::ConvBatchNorm(ConvBatchNormConfig {
+                channels: vec![4, 8],
+            }),
+            NetworkConfig::Dcgan(DcganConfig {
                 channels: vec![4, 8],
             }),
             NetworkConfig::Residual(ResidualConfig {

@@ -87,6 +87,13 @@ impl NormalizedLayer<Conv> {
     }
 }
 
+impl NormalizedLayer<ConvTranspose> {
+    /// Its weight, not divided.
+    pub(super) fn weight(&self) -> &Tensor {
+        &self.layer.module.weight
+    }
+}
+
 impl NormalizedLayer<nn::Linear> {
     /// Its weight, not divided.
     pub(super) fn weight(&self) -> &Tensor {

@@ -405,6 +405,7 @@ fn nearest_graph(graph: &mut Graph, maps: &Value, book: &Tensor) -> Value {
         weight: (book * 2.0).view([n_codes, dims, 1, 1]),
         bias: Some(-lengths),
         stride: 1,
+        padding: [0, 0],
     };
     // Each has constants of its own, whose names follow from this one.
     let name = format!("posterior.codebook.{}", graph.n_values());
@@ -421,6 +422,7 @@ fn directed_graph(graph: &mut Graph, maps: &Value) -> Value {
         weight: ones,
         bias: None,
         stride: 1,
+        padding: [0, 0],
     };
     let name = format!("posterior.lengths.{}", graph.n_values());
     let sum = graph.push(&name, sum, &[&squares]);

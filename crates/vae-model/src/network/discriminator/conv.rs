@@ -11,8 +11,8 @@ use crate::network::{Initialization, LARGEST_DEPTH, LARGEST_SIZE, check_sizes};
 use crate::nn::{self, ModuleT};
 use crate::{Mode, ModelError};
 
-/// For each of `channels` a 3×3 convolution of stride 2 and leaky ReLU (slope 0.2), then one output for the item, or
-/// one for each place of the last map. An array `[C, T]` gets convolutions along time.
+/// For each of `channels` a convolution of stride 2 and leaky ReLU (slope 0.2), then one output for the item, or one
+/// for each place of the last map. An array `[C, T]` gets convolutions along time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConvDiscriminatorConfig {
@@ -20,6 +20,11 @@ pub struct ConvDiscriminatorConfig {
     /// ⌈n/2⌉. Default `[64, 128, 256]`.
     #[schemars(length(min = 1, max = LARGEST_DEPTH), inner(range(min = 1, max = LARGEST_SIZE)))]
     pub channels: Vec<i64>,
+    /// Sides of the kernels of images, 3 or 4. The gradient that the generator gets through kernels whose side is not a
+    /// multiple of the stride has the pattern of a checkerboard (Odena et al. 2016,
+    /// <https://distill.pub/2016/deconv-checkerboard>): 4 prevents that. Default 3.
+    #[schemars(range(min = 3, max = 4))]
+    pub kernel: i64,
     /// What keeps its layers in bounds. Default `"spectral"`.
     pub normalization: DiscriminatorNorm,
     /// One output for each place of the last map, which judges the patch of the item that it sees, instead of one for
@@ -46,6 +51,7 @@ impl Default for ConvDiscriminatorConfig {
     fn default() -> Self {
         Self {
             channels: vec![64, 128, 256],
+            kernel: 3,
             normalization: DiscriminatorNorm::default(),
             patch: false,
         }
@@ -54,6 +60,10 @@ impl Default for ConvDiscriminatorConfig {
 
 impl ConvDiscriminatorConfig {
     pub(super) fn check(&self, key: &str) -> Result<(), ModelError> {
+        if !(3..=4).contains(&self.kernel) {
+            let found = format!("found {}, expected 3 or 4", self.kernel);
+            return Err(ModelError::config(format!("{key}.kernel"), found));
+        }
         let key = format!("{key}.channels");
         if self.channels.is_empty() {
             return Err(ModelError::config(
@@ -71,9 +81,10 @@ impl ConvDiscriminatorConfig {
             spectral_norm: self.normalization == DiscriminatorNorm::Spectral,
         };
         let is_row = shape.item.height == 1;
-        let sizes = |n_in, n_out, stride| match is_row {
-            true => ConvSizes::row(n_in, n_out, 3, stride),
-            false => ConvSizes::three(n_in, n_out, stride),
+        let halved = |n_in, n_out, size| match (is_row, self.kernel) {
+            (true, _) => ConvSizes::row(n_in, n_out, 3, STRIDE),
+            (false, 4) => ConvSizes::four(n_in, n_out, size),
+            (false, _) => ConvSizes::three(n_in, n_out, STRIDE),
         };
         let mut n_channels = shape.item.channels + shape.n_side;
         let mut size = [shape.item.height, shape.item.width];
@@ -85,7 +96,7 @@ impl ConvDiscriminatorConfig {
                 false => NextActivation::Relu,
             };
             stages.push((
-                layers.conv(path / "conv" / i, sizes(n_channels, n_out, STRIDE), next),
+                layers.conv(path / "conv" / i, halved(n_channels, n_out, size), next),
                 has_norm.then(|| BatchNorm::new(&(path / "norm" / i), n_out)),
             ));
             size = shrunk(size, STRIDE);
@@ -97,7 +108,10 @@ impl ConvDiscriminatorConfig {
             output: match self.patch {
                 true => Output::Patches(layers.conv(
                     output,
-                    sizes(n_channels, 1, 1),
+                    match is_row {
+                        true => ConvSizes::row(n_channels, 1, 3, 1),
+                        false => ConvSizes::three(n_channels, 1, 1),
+                    },
                     NextActivation::Linear,
                 )),
                 false => Output::Whole(layers.linear(
