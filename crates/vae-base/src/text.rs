@@ -20,3 +20,15 @@ pub fn one_line(text: &str) -> String {
     }
     line
 }
+
+/// A number with its noun, which gets an s unless there is one: "1 image", "3 images".
+///
+/// ```
+/// assert_eq!(vae_base::counted(1, "bad file"), "1 bad file");
+/// assert_eq!(vae_base::counted(0, "epoch"), "0 epochs");
+/// ```
+#[must_use]
+pub fn counted(n: usize, noun: &str) -> String {
+    let ending = if n == 1 { "" } else { "s" };
+    format!("{n} {noun}{ending}")
+}

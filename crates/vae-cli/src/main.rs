@@ -11,16 +11,16 @@ mod progress;
 mod run_config;
 mod signals;
 
-use std::io::IsTerminal;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use commands::{
     arithmetic, attribute, bench, codes, compare, completions, data, decode, describe, doctor,
-    encode, eval, export, fit_sampler, import, interpolate, levels, manifold, neighbors, options,
-    plot, reconstruct, runs, sample, score, train, traverse,
+    encode, eval, explore, export, fit_sampler, import, interpolate, levels, manifold, neighbors,
+    options, plot, reconstruct, runs, sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -59,6 +59,7 @@ enum Command {
     Runs(runs::Args),
     Compare(compare::Args),
     Eval(eval::Args),
+    Explore(explore::Args),
     Encode(encode::Args),
     Codes(codes::Args),
     Decode(decode::Args),
@@ -134,6 +135,7 @@ fn run(command: Command) -> anyhow::Result<Done> {
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Explore(args) => explore::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Codes(args) => codes::run(args),
         Command::Decode(args) => decode::run(args),
@@ -150,13 +152,34 @@ fn run(command: Command) -> anyhow::Result<Done> {
     }
 }
 
+/// Prints what is wrong with the arguments and exits. An unknown option that is a setting of the config is said to be one.
+fn explain(error: clap::Error) -> ! {
+    let unknown = match error.kind() {
+        ErrorKind::UnknownArgument => error.get(ContextKind::InvalidArg).map(ToString::to_string),
+        _ => None,
+    };
+    let option = unknown
+        .as_deref()
+        .and_then(|option| option.split('=').next());
+    let keys = option.map_or_else(Vec::new, run_config::keys_meant);
+    if let (Some(option), false) = (option, keys.is_empty()) {
+        let settings: Vec<String> = keys.iter().map(|key| format!("--set {key}=…")).collect();
+        say!(
+            "error: there is no {option}; it is a setting of the config: {}",
+            settings.join(" or ")
+        );
+        std::process::exit(2);
+    }
+    error.exit()
+}
+
 fn main() -> ExitCode {
     signals::refused_writes_are_errors();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| explain(error));
     vae_base::memory::keep_freed_blocks();
     tracing_subscriber::fmt()
         .with_writer(progress::above_the_bar)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(progress::takes_colors())
         .with_max_level(if cli.verbose {
             tracing::Level::DEBUG
         } else {

@@ -12,11 +12,30 @@ use vae_train::{Callback, Event, Fit, Flow, TrainError};
 /// Writes warnings to stderr. On a terminal the bar's line is cleared first, and drawn again below.
 pub(crate) fn above_the_bar() -> Stderr {
     let mut stderr = io::stderr();
-    if stderr.is_terminal() {
+    if stderr.is_terminal() && !is_dumb() {
         // A terminal that cannot be written to will not show the warning either.
         let _ = stderr.write_all(b"\r\x1b[2K");
     }
     stderr
+}
+
+/// Whether stderr is a terminal that shows colors and wants them (<https://no-color.org>).
+pub(crate) fn takes_colors() -> bool {
+    let is_wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    io::stderr().is_terminal() && is_wanted && !is_dumb()
+}
+
+/// Whether the terminal says that it cannot move its cursor.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|kind| kind == "dumb")
+}
+
+/// Where bars are drawn: nowhere if the terminal cannot move its cursor.
+fn target() -> ProgressDrawTarget {
+    match is_dumb() {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    }
 }
 
 /// How often the running means are read; on a GPU reading them waits for the device.
@@ -30,7 +49,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(None, target());
         if let Ok(style) =
             ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} steps, {eta} left  {msg}")
         {
@@ -126,9 +145,15 @@ fn named(record: &Record) -> String {
         .collect()
 }
 
+/// A bar on a terminal for work of `n` steps, as `template` says.
+pub(crate) fn bar(n: u64, template: &str) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template(template)?;
+    Ok(ProgressBar::with_draw_target(Some(n), target()).with_style(style))
+}
+
 /// A bar with the time left on a terminal, for work of `n` equal steps.
 pub(crate) fn share_bar(n: u64, work: String) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(n), ProgressDrawTarget::stderr());
+    let bar = ProgressBar::with_draw_target(Some(n), target());
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {percent} % of {msg}, {eta} left") {
         bar.set_style(style);
     }
@@ -145,7 +170,7 @@ pub(crate) struct ImageCount {
 impl ImageCount {
     /// Expects `n_images`, if the number is known.
     pub(crate) fn new(n_images: Option<usize>) -> Self {
-        let draw_target = ProgressDrawTarget::stderr();
+        let draw_target = target();
         let bar = ProgressBar::with_draw_target(n_images.map(|n| n as u64), draw_target);
         let template = match n_images {
             Some(_) => "{bar:24} {pos}/{len} images, {eta} left, {per_sec}",

@@ -1,6 +1,6 @@
 //! Reading a config file and `--set`, with errors that name the line and the likely meaning.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use toml::{Table, Value};
@@ -27,8 +27,8 @@ impl std::error::Error for ConfigError {}
 
 /// The config in a file, changed by `key=value` settings, not yet checked.
 pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
-    let text =
-        read_config(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?;
+    let text = read_config(path)
+        .map_err(|error| ConfigError(format!("{}: {error}{}", path.display(), meant_file(path))))?;
     // The file alone first, so that its errors have a line.
     let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     if settings.is_empty() {
@@ -44,12 +44,25 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
             apply(&mut changed, setting, key, value)?;
             let config = changed.clone().try_into();
             let config = config.map_err(|error: toml::de::Error| {
-                let said = helpful(error.message(), Some((key, text)));
+                let said = match table_meant(error.message(), Some((key, text))) {
+                    Some(table) => {
+                        format!("found a bare name; --set {table}={{}} takes its defaults")
+                    }
+                    None => helpful(error.message(), Some((key, text))),
+                };
                 ConfigError(format!("--set {setting}: {said}"))
             })?;
             Ok((changed, config))
         };
-        let as_string = || Value::String(text.to_owned());
+        // A shell replaces ~ only at the beginning of a word.
+        let at_home = match text.strip_prefix("~/").map(Path::new) {
+            Some(below) => std::env::home_dir().map(|home| home.join(below)),
+            None => None,
+        };
+        let as_string = || match &at_home {
+            Some(path) => Value::String(path.to_string_lossy().into_owned()),
+            None => Value::String(text.to_owned()),
+        };
         (table, config) = match toml_value(text) {
             // The key may take a string that looks like a number, a date or a truth value, such as a folder named 2024.
             Some(value) if !value.is_str() => {
@@ -80,6 +93,40 @@ pub(crate) fn check(path: &Path, config: &RunConfig) -> Result<()> {
     config
         .check()
         .map_err(|error| ConfigError(format!("{}: {error}", path.display())).into())
+}
+
+/// What may have been meant by the name of a config that cannot be read: a run, or the most similar name in its folder.
+fn meant_file(path: &Path) -> String {
+    if path.join("config.toml").is_file() {
+        let run = path.display();
+        return format!("; a run goes on with vae train --resume {run}");
+    }
+    if path.exists() {
+        return String::new();
+    }
+    let folder = vae_base::files::parent(path);
+    let tomls = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path());
+        files
+            .filter(|file| file.extension().is_some_and(|ending| ending == "toml"))
+            .collect()
+    };
+    let mut files = tomls(folder);
+    files.extend(tomls(Path::new("configs")));
+    let stem = |file: &Path| {
+        file.file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let stems: Vec<String> = files.iter().map(|file| stem(file)).collect();
+    let known: Vec<&str> = stems.iter().map(String::as_str).collect();
+    let nearest = nearest(&stem(path), &known);
+    match nearest.and_then(|name| files.iter().find(|file| stem(file) == name)) {
+        Some(file) => format!("; did you mean {}?", file.display()),
+        None => String::new(),
+    }
 }
 
 fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -115,9 +162,7 @@ pub(crate) fn nearest<'k>(found: &str, known: &[&'k str]) -> Option<&'k str> {
 fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
     let message = message.trim_end();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    if message.starts_with("invalid type: unit variant, expected newtype variant") {
-        let table = entry.and_then(|(key, value)| table_of(key, value.trim_matches(['"', '\''])));
-        let table = table.unwrap_or("optimizer.adam");
+    if let Some(table) = table_meant(message, entry) {
         return format!("found a bare name, expected a table: [{table}] (it may be empty)");
     }
     let Some((found, known)) = quoted.split_first() else {
@@ -141,6 +186,37 @@ fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
         "unknown {what} `{found}`{meant} (known here: {})",
         known.join(", ")
     )
+}
+
+/// The table that a bare name stands for, if that is what serde complains about.
+fn table_meant(message: &str, entry: Option<(&str, &str)>) -> Option<&'static str> {
+    if !message.starts_with("invalid type: unit variant, expected newtype variant") {
+        return None;
+    }
+    let table = entry.and_then(|(key, value)| table_of(key, value.trim_matches(['"', '\''])));
+    Some(table.unwrap_or("optimizer.adam"))
+}
+
+/// The keys of settings that an option may mean that `train` does not have, as in `--batch-size`.
+pub(crate) fn keys_meant(option: &str) -> Vec<&'static str> {
+    let name = option.trim_start_matches('-').replace('-', "_");
+    let name = match name.as_str() {
+        "lr" => "learning_rate",
+        "bs" | "batch" => "batch_size",
+        "latent_dim" | "z_dim" | "latents" | "dims" => "latent_dims",
+        "wd" => "weight_decay",
+        "size" => "image_size",
+        "clip" => "norm",
+        other => other,
+    };
+    let of_players = |setting: &&Setting| setting.key.starts_with("players.");
+    let named = settings().all().filter(|setting| setting.name() == name);
+    let mut keys: Vec<&str> = named
+        .filter(|setting| !of_players(setting))
+        .map(|setting| setting.key.as_str())
+        .collect();
+    keys.truncate(3);
+    keys
 }
 
 /// The table of the alternative `value` of a key, or of a key whose last part is `key`.
@@ -271,14 +347,58 @@ mod tests {
         );
         let said = message(MINIMAL, &["objective.regularizer.kl.beta_schedule=warm_up"]);
         assert!(
-            said.contains("[objective.regularizer.kl.beta_schedule.warm_up]"),
+            said.contains("--set objective.regularizer.kl.beta_schedule.warm_up={}"),
             "{said}"
         );
         let said = message(MINIMAL, &["optimizer=adamw"]);
         assert!(
-            said.contains("[optimizer.adamw] (it may be empty)"),
+            said.contains("--set optimizer.adamw={} takes its defaults"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_config_that_is_not_there_is_guessed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("mnist.toml"), MINIMAL).unwrap();
+        let said = |name: &str| {
+            let error = load(&folder.path().join(name), &[]).unwrap_err();
+            error.to_string()
+        };
+        assert!(
+            said("mnits.toml").contains("did you mean"),
+            "{}",
+            said("mnits.toml")
+        );
+        assert!(said("mnits.toml").ends_with("mnist.toml?"));
+        assert!(!said("something-else.toml").contains("did you mean"));
+        fs::create_dir(folder.path().join("run")).unwrap();
+        fs::write(folder.path().join("run/config.toml"), MINIMAL).unwrap();
+        assert!(
+            said("run").contains("vae train --resume"),
+            "{}",
+            said("run")
+        );
+    }
+
+    #[test]
+    fn the_home_folder_is_found_in_a_setting() {
+        let Some(home) = std::env::home_dir() else {
+            return; // Nothing to find.
+        };
+        let config = load_text(MINIMAL, &["dataset.idx.folder=~/digits"]).unwrap();
+        assert_eq!(config.dataset.idx.unwrap().folder, home.join("digits"));
+        let config = load_text(MINIMAL, &["dataset.idx.folder='~/digits'"]).unwrap();
+        assert_eq!(config.dataset.idx.unwrap().folder, Path::new("~/digits"));
+    }
+
+    #[test]
+    fn an_option_of_other_programs_names_its_setting() {
+        assert_eq!(keys_meant("--batch-size"), ["training.batch_size"]);
+        assert_eq!(keys_meant("--lr")[0], "optimizer.adam.learning_rate");
+        assert_eq!(keys_meant("--latent-dim"), ["model.latent_dims"]);
+        assert_eq!(keys_meant("--beta")[0], "objective.regularizer.kl.beta");
+        assert!(keys_meant("--nothing-of-the-kind").is_empty());
     }
 
     #[test]

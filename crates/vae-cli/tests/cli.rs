@@ -205,7 +205,40 @@ fn a_misspelled_key_is_named_with_its_line_and_the_nearest_one() {
         2,
     );
     assert!(said.contains("training.batch_size"), "{said}");
+    let said = workplace.error(&["train", "smal.toml"], 2);
+    assert!(
+        said.contains("did you mean ") && said.contains("small.toml?"),
+        "{said}"
+    );
+    let said = workplace.error(&["train", "small.toml", "--batch-size", "3"], 2);
+    assert!(
+        said.contains(
+            "there is no --batch-size; it is a setting of the config: --set training.batch_size="
+        ),
+        "{said}"
+    );
+    let said = stderr(&workplace.vae(&["train", "small.toml", "--frobnicate"]));
+    assert!(
+        said.contains("unexpected argument '--frobnicate'"),
+        "{said}"
+    );
     assert!(!workplace.path("runs").exists());
+}
+
+#[test]
+fn a_run_as_a_config_gives_its_name_and_its_folder_is_told_how_to_go_on() {
+    let workplace = Workplace::new();
+    let run = workplace.train(&["--limit", "20", "--epochs", "1"], "runs/digits");
+    let output = workplace.vae(&["train", "runs/digits/config.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(workplace.path("runs/digits-2/config.toml").is_file());
+    assert!(
+        stderr(&output).contains("finished after 1 epoch in"),
+        "{}",
+        stderr(&output)
+    );
+    let said = workplace.error(&["train", &run.to_string_lossy()], 2);
+    assert!(said.contains("vae train --resume"), "{said}");
 }
 
 #[test]

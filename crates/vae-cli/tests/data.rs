@@ -97,7 +97,7 @@ fn stats_count_and_average() {
     assert_eq!(stats["train"]["standard_deviation"][2], 0.0);
     assert_eq!(stats["bad_files"][0]["reason"], "is empty");
     assert_eq!(stats["images_without_attributes"], 0);
-    let odd = stats["mean_attributes_of_train"]["odd"]
+    let odd = stats["attributes_of_train"]["odd"]["share_of_yes"]
         .as_f64()
         .expect("a number");
     assert!(0.0 < odd && odd < 1.0, "{odd}");

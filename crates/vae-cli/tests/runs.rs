@@ -201,6 +201,9 @@ fn no_runs_are_no_error_and_no_folder_is_one() {
     let workplace = Workplace::new();
     assert_eq!(workplace.stdout(&["runs"]), "");
     assert_eq!(workplace.json(&["runs"]), json!([]));
+    fs::remove_dir(workplace.path("runs")).expect("an empty folder");
+    assert_eq!(workplace.stdout(&["runs"]), "");
+    assert_eq!(workplace.json(&["runs"]), json!([]));
     let said = workplace.error(&["runs", "nowhere"]);
     assert!(said.starts_with("error: nowhere: "), "{said}");
 }

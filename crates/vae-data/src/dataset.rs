@@ -12,7 +12,7 @@ use vae_base::{
 use crate::batch::Batch;
 use crate::bits::BitImages;
 use crate::stored::{ImageStore, StoredImages};
-use crate::{Attributes, BadFiles, Binarization, DataError, Factors, UnreadFiles};
+use crate::{Attributes, BadFile, BadFiles, Binarization, DataError, Factors, UnreadFiles};
 
 /// N items of one kind and shape, most often images as bytes, with their class labels, file names and attributes, if
 /// known.
@@ -562,26 +562,58 @@ pub struct LoadReport {
     pub attributes_file: Option<PathBuf>,
     /// The number of good images without a row in that table.
     pub n_without_attributes: usize,
+    /// How many of a few files are smaller than the images that are made of them.
+    pub enlarged: Enlarged,
+}
+
+/// How many of a few files of a folder are smaller than the images that are made of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enlarged {
+    /// Files that were looked at.
+    pub n_seen: usize,
+    /// Those that are enlarged.
+    pub n_enlarged: usize,
 }
 
 impl LoadReport {
     /// Logs what the user should know about the images in `path`.
     pub(crate) fn warn(&self, path: &Path) {
         let path = path.display();
-        if !self.bad_files.is_empty() {
-            let n_bad = self.bad_files.len();
-            warn!("{path}: {n_bad} files are not usable images and are skipped");
+        match self.bad_files.files() {
+            [] => {}
+            [BadFile { name, reason }] => {
+                warn!("{path}: {name} is not a usable image and is skipped: {reason}");
+            }
+            [BadFile { name, reason }, ..] => {
+                let n_bad = self.bad_files.len();
+                warn!(
+                    "{path}: {n_bad} files are not usable images and are skipped; the first is {name}: {reason}"
+                );
+            }
         }
         if !self.unread_files.is_empty() {
             warn!("{path}: {}", self.unread_files);
         }
         if let (Some(file), 1..) = (&self.partition_file, self.n_unlisted) {
-            let (n, file) = (self.n_unlisted, file.display());
-            warn!("{path}: {n} images are not in {file} and are not used");
+            let file = file.display();
+            match self.n_unlisted {
+                1 => warn!("{path}: 1 image is not in {file} and is not used"),
+                n => warn!("{path}: {n} images are not in {file} and are not used"),
+            }
+        }
+        let Enlarged { n_seen, n_enlarged } = self.enlarged;
+        if 10 * n_enlarged >= 9 * n_seen && n_seen > 1 {
+            warn!(
+                "{path}: {n_enlarged} of {n_seen} images that were looked at are smaller than what is made of them, and are \
+                 enlarged; a smaller dataset.image_folder.image_size would fit"
+            );
         }
         if let (Some(file), 1..) = (&self.attributes_file, self.n_without_attributes) {
-            let (n, file) = (self.n_without_attributes, file.display());
-            warn!("{path}: {n} images have no row in {file}");
+            let file = file.display();
+            match self.n_without_attributes {
+                1 => warn!("{path}: 1 image has no row in {file}"),
+                n => warn!("{path}: {n} images have no row in {file}"),
+            }
         }
     }
 }

@@ -59,7 +59,7 @@ pub use attributes::Attributes;
 pub use bad_files::{BadFile, BadFiles};
 pub use binarization::Binarization;
 pub use config::DatasetConfig;
-pub use dataset::{Dataset, LoadReport, Splits};
+pub use dataset::{Dataset, Enlarged, LoadReport, Splits};
 pub use error::DataError;
 pub use factor_grid::FactorGrid;
 pub use factors::{FactorSpace, Factors};

@@ -257,6 +257,23 @@ fn exactly_the_bad_files_are_reported() {
 const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
 
 #[test]
+fn small_files_of_a_folder_are_counted() {
+    let workplace = Workplace::new(40); // Photos of 20×24 to 26×30 pixels, made to 16×16.
+    let enlarged = |more: &str| workplace.load(more).report.enlarged;
+    let found = enlarged("pack = false");
+    assert_eq!((found.n_seen, found.n_enlarged), (40, 0));
+    // A photo of n pixels is cropped to ⌊0.7·n + ½⌋: 14 to 18.
+    let found = enlarged("pack = false\ncrop_fraction = 0.7");
+    let n_small = (0..40)
+        .filter(|i| (7 * (20 + i % 7) + 5) / 10 < SIDE)
+        .count();
+    assert_eq!((found.n_seen, found.n_enlarged), (40, n_small));
+    workplace.put("broken.jpg", b"\xff\xd8\xff");
+    let found = enlarged("pack = false\nmax_bad_fraction = 0.5");
+    assert_eq!((found.n_seen, found.n_enlarged), (40, 0));
+}
+
+#[test]
 fn images_in_formats_that_are_not_read_are_counted_and_named() {
     let workplace = Workplace::new(40);
     workplace.put("IMG_0.HEIC", HEIC);

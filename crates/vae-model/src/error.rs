@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use tch::TchError;
 use thiserror::Error;
 
 use crate::ImageShape;
@@ -100,16 +101,23 @@ pub enum ModelError {
         problem: String,
     },
     /// The file system refused.
-    #[error("{path}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// libtorch refused, out of memory for example.
-    #[error("libtorch refused")]
-    Torch(#[from] tch::TchError),
+    #[error("libtorch refused: {0}")]
+    Torch(TchError),
+}
+
+// The reasons are in the messages, so that they are whole without a chain of sources.
+impl From<TchError> for ModelError {
+    fn from(error: TchError) -> Self {
+        Self::Torch(error)
+    }
 }
 
 impl ModelError {
@@ -128,7 +136,7 @@ impl ModelError {
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        |source| Self::Io { path, source }
+        |reason| Self::Io { path, reason }
     }
 
     pub(crate) fn weights(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
@@ -159,6 +167,18 @@ fn shown(problem: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_whole() {
+        let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = ModelError::io("weights.safetensors")(refused);
+        assert_eq!(error.to_string(), "weights.safetensors: permission denied");
+        let error = ModelError::from(TchError::Torch("out of memory".to_owned()));
+        assert_eq!(
+            error.to_string(),
+            "libtorch refused: Internal torch error: out of memory"
+        );
+    }
 
     #[test]
     fn what_a_file_says_does_not_reach_the_terminal_as_it_is() {

@@ -45,7 +45,7 @@ pub(crate) fn count(key: &'static str, found: usize, largest: usize) -> Result<(
 }
 
 /// Checks that a value is in [0, 1].
-pub(crate) fn from_0_to_1(key: &'static str, value: f64) -> Result<(), RunError> {
+pub(crate) fn from_0_to_1(key: impl Into<Cow<'static, str>>, value: f64) -> Result<(), RunError> {
     if (0.0..=1.0).contains(&value) {
         Ok(())
     } else {

@@ -28,6 +28,7 @@ fn every_factor_is_pytorchs() {
         Schedule::Cosine(CosineConfig {
             warm_up_steps,
             final_factor: 0.1,
+            ..Default::default()
         })
     };
     let step = |warm_up_steps| {
@@ -35,18 +36,23 @@ fn every_factor_is_pytorchs() {
             warm_up_steps,
             every_steps: 4,
             factor: 0.3,
+            ..Default::default()
         })
     };
     let exponential = |warm_up_steps| {
         Schedule::Exponential(ExponentialConfig {
             warm_up_steps,
             final_factor: 0.02,
+            ..Default::default()
         })
     };
     let cases = [
         (
             "warm_up",
-            Schedule::WarmUp(WarmUpConfig { warm_up_steps: 5 }),
+            Schedule::WarmUp(WarmUpConfig {
+                warm_up_steps: 5,
+                ..Default::default()
+            }),
         ),
         ("cosine", cosine(0)),
         ("warm_up_cosine", cosine(5)),

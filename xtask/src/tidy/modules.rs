@@ -129,6 +129,7 @@ pub(super) const ORDERS: &[Order] = &[
             "session",
             "samplers",
             "overview",
+            "preflight",
             "resume",
         ],
         upward: &[],

@@ -334,7 +334,10 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
         let others = others.iter().filter(|o| !args.all || o.name != labels.name);
         let others: Vec<&Labels> = others.collect();
         match learner.learn(labels, method, &others) {
-            Ok(direction) => directions.push(direction),
+            Ok(direction) => {
+                warn_of_chance(&direction);
+                directions.push(direction);
+            }
             Err(error) if args.all => say!("left out: {error}"),
             Err(error) => return Err(error.into()),
         }
@@ -354,6 +357,24 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
         output::print_path(store.path());
     }
     Ok(())
+}
+
+/// Warns if a direction does not tell the attribute of held-out images.
+fn warn_of_chance(direction: &Direction) {
+    if let Some(accuracy) = direction
+        .accuracy
+        .as_ref()
+        .filter(|found| found.is_chance())
+    {
+        warn!(
+            "{}: the direction predicts it on held-out images no better than chance (balanced accuracy {:.1} % of {}), so \
+             that what changes along it need not be {}",
+            direction.name,
+            100.0 * accuracy.balanced,
+            accuracy.n_images,
+            direction.name
+        );
+    }
 }
 
 fn print_accuracy(directions: &[Direction]) {
@@ -384,6 +405,7 @@ fn offset(run: &Session, store: &DirectionStore, changes: &[(String, f64)]) -> R
         .iter()
         .try_fold(zeros, |sum, (name, steps)| -> Result<Tensor> {
             let direction = store.get(name, run.checkpoint()?)?;
+            warn_of_chance(direction);
             Ok(sum + Tensor::from_slice(&direction.step) * *steps)
         });
     Ok(sum?.to_kind(Kind::Float))

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
+use vae_base::{AttributeValues, counted};
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::loader::Batches;
 use vae_data::{BadFiles, DataError, Dataset, Splits, ValueStatistics, array_statistics};
@@ -99,15 +100,15 @@ fn pack(args: &ConfigArgs) -> Result<Done> {
     if let Err(problem) = folder.check_pack() {
         let file = folder.pack_file();
         say!(
-            "{} {problem}: decoding {} files",
+            "{} {problem}: decoding {}",
             file.display(),
-            folder.n_files()
+            counted(folder.n_files(), "file")
         );
         let start = Instant::now();
         let bad = folder.write_pack()?;
         say!(
-            "{} bad files, {:.1} s",
-            bad.len(),
+            "{}, {:.1} s",
+            counted(bad.len(), "bad file"),
             start.elapsed().as_secs_f64()
         );
     }
@@ -123,11 +124,11 @@ fn check(args: &ConfigArgs) -> Result<Done> {
     }
     let (images, bad) = folder.images()?;
     say!(
-        "{} is up to date: {} images of {}, {} bad files",
+        "{} is up to date: {} of {}, {}",
         folder.pack_file().display(),
-        images.len(),
+        counted(images.len(), "image"),
         images.shape(),
-        bad.len()
+        counted(bad.len(), "bad file")
     );
     output::print(format_args!("{}", bad.to_text()));
     Ok(Done::Fully)
@@ -142,15 +143,22 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         report,
     } = &splits;
     let attributes = train.attributes().map(|known| {
-        let mean = |name: &String| {
+        let summary = |name: &String| {
             let values: Vec<f32> = known.column(name).into_iter().flatten().flatten().collect();
-            let sum: f64 = values.iter().copied().map(f64::from).sum();
-            (name.clone(), json!(sum / values.len() as f64))
+            let n = values.len() as f64;
+            let known = values.iter().copied();
+            let summary = match AttributeValues::of(known.clone()) {
+                Some(AttributeValues::YesNo) => {
+                    json!({ "share_of_yes": known.filter(|value| *value > 0.0).count() as f64 / n })
+                }
+                _ => json!({ "mean": known.map(f64::from).sum::<f64>() / n }),
+            };
+            (name.clone(), summary)
         };
         known
             .names()
             .iter()
-            .map(mean)
+            .map(summary)
             .collect::<serde_json::Map<_, _>>()
     });
     let stats = json!({
@@ -163,7 +171,7 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         "images_in_no_split": report.n_unlisted,
         "attributes_file": report.attributes_file,
         "images_without_attributes": report.n_without_attributes,
-        "mean_attributes_of_train": attributes,
+        "attributes_of_train": attributes,
         "bad_files": bad_files(&report.bad_files),
         "files_not_read": report.unread_files.counts().collect::<BTreeMap<_, _>>(),
     });

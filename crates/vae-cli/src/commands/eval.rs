@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
 use tracing::warn;
 use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
@@ -21,8 +20,8 @@ use vae_run::{RunConfig, Session};
 
 use super::sampler::{self, Choice};
 use super::{RunArgs, table};
-use crate::Done;
 use crate::output::{self, out};
+use crate::{Done, progress};
 
 /// Evaluate a model on held-out images: prints a table, writes eval.json and report.html to the run
 ///
@@ -312,9 +311,7 @@ fn measure(
     let vae = material.run.vae();
     let (test, train) = (&material.test, &material.train);
     let source = sampler::source(material.sampler.as_ref(), 1.0);
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(
-        "{bar:24} {pos}/{len} {msg}, {eta} left",
-    )?);
+    let bar = progress::bar(0, "{bar:24} {pos}/{len} {msg}, {eta} left")?;
     let mut progress = |what: &str, n_done: usize, n: usize| {
         if bar.message() != what {
             bar.set_message(what.to_owned());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tch::Kind;
 use vae_data::Dataset;
@@ -18,7 +17,7 @@ use vae_train::{
 use super::{RunArgs, table};
 use crate::Done;
 use crate::output::{out, say};
-use crate::progress::share_bar;
+use crate::progress::{self, share_bar};
 use crate::signals;
 
 /// Fit a distribution to the latents of the training images, from which `vae sample` then draws
@@ -208,8 +207,8 @@ fn encode(
     what: &str,
     stop: &AtomicBool,
 ) -> Result<Option<LatentSet>> {
-    let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
-    let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
+    let n = dataset.len() as u64;
+    let bar = progress::bar(n, "{msg} {bar:24} {pos}/{len}, {eta} left")?;
     bar.set_message(what.to_owned());
     let latents = encode_items(run.vae(), dataset, n_draws, seed, &mut |n_done| {
         bar.set_position(n_done as u64);

@@ -55,7 +55,13 @@ pub(super) fn judged(
     let train = judge.splits()?.train;
     let known: Vec<Vec<Option<bool>>> = names
         .iter()
-        .map(|name| labels::yes_or_no(&train, &labels::canonical(name)))
+        .map(|name| {
+            labels::yes_or_no(
+                &train,
+                &labels::canonical(name),
+                "the judge's dataset.image_folder.attributes",
+            )
+        })
         .collect::<Result<_>>()
         .context("--judge")?;
     let centers = place::encode(judge, &train, "the judge's images", 0)?.centers;

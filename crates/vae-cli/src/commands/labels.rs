@@ -15,16 +15,18 @@ pub(super) fn canonical(name: &str) -> String {
 
 /// Which images of a run's splits have an attribute.
 pub(super) fn labels(splits: &Splits, name: &str) -> Result<Labels> {
+    const TABLE: &str = "--attributes FILE";
     let name = canonical(name);
     Ok(Labels {
-        train: yes_or_no(&splits.train, &name)?,
-        held_out: yes_or_no(&splits.test, &name)?,
+        train: yes_or_no(&splits.train, &name, TABLE)?,
+        held_out: yes_or_no(&splits.test, &name, TABLE)?,
         name,
     })
 }
 
-/// Which images have an attribute, by its canonical name.
-pub(super) fn yes_or_no(dataset: &Dataset, name: &str) -> Result<Vec<Option<bool>>> {
+/// Which images have an attribute, by its canonical name. `table` is what a table comes with, for the error of images without
+/// one.
+pub(super) fn yes_or_no(dataset: &Dataset, name: &str, table: &str) -> Result<Vec<Option<bool>>> {
     let column = dataset.attributes().and_then(|known| known.column(name));
     if let Some(column) = column {
         let values: Vec<Option<f32>> = column.collect();
@@ -56,7 +58,7 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str) -> Result<Vec<Option<bool
     match known.is_empty() {
         true => bail!(
             "attribute {name}: these images have neither attributes nor classes; a table with a \
-             column of file names and one of 0 and 1 comes with --attributes FILE"
+             column of file names and one of 0 and 1 comes with {table}"
         ),
         false => bail!(
             "attribute {name}: not found; there are {}",
@@ -70,7 +72,7 @@ pub(super) fn names(dataset: &Dataset) -> Result<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     if let Some(attributes) = dataset.attributes() {
         names.extend(attributes.names().iter().cloned());
-        names.retain(|name| yes_or_no(dataset, name).is_ok());
+        names.retain(|name| yes_or_no(dataset, name, "").is_ok());
     }
     if let Some(labels) = dataset.labels() {
         let mut classes = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
@@ -92,9 +94,9 @@ mod tests {
         let images = Tensor::zeros([3, 1, 2, 2], (Kind::Uint8, Device::Cpu));
         let dataset = Dataset::new(images, Some(Tensor::from_slice(&[7_i64, 0, 7]))).unwrap();
         assert_eq!(names(&dataset).unwrap(), ["class=0", "class=7"]);
-        let found = yes_or_no(&dataset, &canonical("digit=7")).unwrap();
+        let found = yes_or_no(&dataset, &canonical("digit=7"), "").unwrap();
         assert_eq!(found, [Some(true), Some(false), Some(true)]);
-        let error = yes_or_no(&dataset, "Smiling").unwrap_err().to_string();
+        let error = yes_or_no(&dataset, "Smiling", "").unwrap_err().to_string();
         assert_eq!(
             error,
             "attribute Smiling: not found; there are class=0, class=7"

@@ -12,6 +12,7 @@ pub(crate) mod describe;
 pub(crate) mod doctor;
 pub(crate) mod encode;
 pub(crate) mod eval;
+pub(crate) mod explore;
 pub(crate) mod export;
 pub(crate) mod fit_sampler;
 pub(crate) mod import;

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::{Dataset, Split};
 use vae_run::Session;
 use vae_view::latent::{self, Codes};
 use vae_view::picture;
+
+use crate::progress;
 
 /// A point of latent space.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,8 +174,8 @@ pub(crate) fn latents_or_held_out(
 
 /// Encodes every image of a data set, with a progress bar.
 pub(crate) fn encode(session: &Session, dataset: &Dataset, what: &str, seed: u64) -> Result<Codes> {
-    let style = ProgressStyle::with_template("{msg} {bar:24} {pos}/{len}, {eta} left")?;
-    let bar = ProgressBar::new(dataset.len() as u64).with_style(style);
+    let n = dataset.len() as u64;
+    let bar = progress::bar(n, "{msg} {bar:24} {pos}/{len}, {eta} left")?;
     bar.set_message(what.to_owned());
     let codes = latent::encode(session.vae(), dataset, seed, |n_done| {
         bar.set_position(n_done as u64);

@@ -103,11 +103,14 @@ struct Classes {
     of: Vec<usize>,
 }
 
+/// Where a table of attributes comes from.
+const TABLE: &str = "dataset.image_folder.attributes of the run's config";
+
 impl Classes {
     fn of(dataset: &Dataset, label: Option<&str>) -> Result<Self> {
         if let Some(label) = label {
             let name = labels::canonical(label);
-            let answers = labels::yes_or_no(dataset, &name)?;
+            let answers = labels::yes_or_no(dataset, &name, TABLE)?;
             let names = [format!("not {name}"), name, "unknown".to_owned()];
             let n_names = if answers.contains(&None) { 3 } else { 2 };
             return Ok(Self {

@@ -16,6 +16,9 @@ use super::table;
 use crate::Done;
 use crate::output::{out, say};
 
+/// Where `train` puts runs.
+const DEFAULT_FOLDER: &str = "runs";
+
 /// List the runs in a folder
 ///
 /// The state of a run is running, finished, interrupted (Ctrl-C), failed, stopped (killed: no process trains it
@@ -25,7 +28,7 @@ use crate::output::{out, say};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The folder that holds them, or one run
-    #[arg(value_name = "DIR", default_value = "runs")]
+    #[arg(value_name = "DIR", default_value = DEFAULT_FOLDER)]
     folder: PathBuf,
 
     /// What comes first
@@ -66,6 +69,14 @@ struct Listed {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
+    let is_default = args.folder == Path::new(DEFAULT_FOLDER);
+    if is_default && !args.folder.exists() {
+        match args.json {
+            true => out!("[]"),
+            false => say!("no runs yet: vae train CONFIG makes {DEFAULT_FOLDER}/NAME"),
+        }
+        return Ok(Done::Fully);
+    }
     let mut listed: Vec<Listed> = folders(&args.folder)
         .with_context(|| format!("{}", args.folder.display()))?
         .into_iter()

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tch::Device;
 use tracing::warn;
-use vae_base::{derive_seed, memory, write_whole};
+use vae_base::{counted, derive_seed, memory, write_whole};
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 use vae_run::{
     Checkpoint, CheckpointState, OpenCheckpoint, Position, RunConfig, RunDir, RunLock, Summary,
-    check_resume,
+    check_resume, preflight,
 };
 use vae_train::{
     AdversarialWatch, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome,
@@ -120,6 +120,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         None => {
             let splits = config.load()?;
             let vae = fresh(&config, &splits, device)?;
+            for warning in preflight(&config, &vae, &splits)? {
+                warn!("{warning}");
+            }
             let out = args
                 .out
                 .clone()
@@ -160,7 +163,12 @@ fn train(
         Some(checkpoint) => {
             let Position { epochs, steps } = checkpoint.state.position;
             trainer.resume(checkpoint)?;
-            format!("after {epochs} epochs and {steps} steps, ")
+            let (epochs, steps) = (epochs as usize, steps as usize);
+            format!(
+                "after {} and {}, ",
+                counted(epochs, "epoch"),
+                counted(steps, "step")
+            )
         }
         None => String::new(),
     };
@@ -171,9 +179,10 @@ fn train(
         let file = run_dir.path().join("bad-files.txt");
         write_whole(&file, bad_files.to_text().as_bytes())
             .with_context(|| file.display().to_string())?;
+        say!("{}: the skipped files and why", file.display());
     }
     say!(
-        "{}: {from}{} training and {} validation {} of {}, {} parameters, {} ({} threads)",
+        "{}: {from}{} training and {} validation {} of {}, {} parameters, {} ({})",
         run_dir.path().display(),
         splits.train.len(),
         n_validation(splits),
@@ -185,7 +194,7 @@ fn train(
         vae.item(),
         vae.n_parameters(),
         device_name(vae.device()),
-        tch::get_num_threads(),
+        counted(tch::get_num_threads() as usize, "thread"),
     );
     let stop = signals::stop_when_asked()?;
     let outcome = trainer.fit(&stop);
@@ -294,9 +303,13 @@ fn finish(
     report(&summary, ended, args.json)
 }
 
-/// `runs/mnist` for `configs/mnist.toml`, or the first of `runs/mnist-2`, `-3`, … that does not exist.
+/// `runs/mnist` for `configs/mnist.toml` and for `runs/mnist/config.toml`, or the first of `runs/mnist-2`, `-3`, … that does
+/// not exist.
 fn free_folder(config: &Path) -> PathBuf {
-    let name = config.file_stem().map_or_else(
+    let of_run = config
+        .ends_with("config.toml")
+        .then(|| config.parent()?.file_name());
+    let name = of_run.flatten().or(config.file_stem()).map_or_else(
         || "run".to_owned(),
         |stem| stem.to_string_lossy().into_owned(),
     );
@@ -312,9 +325,9 @@ fn free_folder(config: &Path) -> PathBuf {
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
-            "{} after {} epochs in {:.0} s. Best: epoch {}, validation {}{}",
+            "{} after {} in {:.0} s. Best: epoch {}, validation {}{}",
             summary.state,
-            summary.epochs,
+            counted(summary.epochs as usize, "epoch"),
             summary.seconds,
             best.epoch,
             best.means,

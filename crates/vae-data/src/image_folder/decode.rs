@@ -28,6 +28,20 @@ pub fn is_decoding() -> bool {
     DECODING.get()
 }
 
+/// Width and height of the pixels as they are stored, from the header alone; `None` if it cannot be read.
+pub(crate) fn stored_size(file: &[u8]) -> Option<(u32, u32)> {
+    DECODING.set(true);
+    let size = panic::catch_unwind(|| match read_format(file) {
+        _ if is_jpeg(file) => Jpeg::open(file).ok().map(|jpeg| jpeg.size()),
+        Some(format) => ImageReader::with_format(Cursor::new(file), format)
+            .into_dimensions()
+            .ok(),
+        None => None,
+    });
+    DECODING.set(false);
+    size.ok().flatten()
+}
+
 /// Decodes images into a reused buffer.
 #[derive(Debug)]
 pub(crate) struct Decoder {

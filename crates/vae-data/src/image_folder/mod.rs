@@ -30,11 +30,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vae_base::one_line;
 
+use crate::dataset::Enlarged;
 use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::stored::{ImageStore, StoredImages};
 use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
 use file_images::FileImages;
-use files::Files;
+use files::{FileReader, Files};
 use pack::{NotWritten, Pack};
 use source::Source;
 use split::{PARTITION_FILES, Part, Partition};
@@ -475,6 +476,31 @@ impl ImageFolder {
         })
     }
 
+    /// Of a few files spread over the folder, how many were looked at, and how many are enlarged.
+    fn enlarged(&self) -> Enlarged {
+        const MOST: usize = 50;
+        let transform = &self.source.transform;
+        let mut reader = FileReader::new(Arc::clone(&self.source.files));
+        let mut found = Enlarged::default();
+        let n_files = self.source.files.entries().len();
+        for i in (0..n_files).step_by(n_files.div_ceil(MOST).max(1)) {
+            let file = reader.read(i, self.source.max_bytes());
+            let Some((width, height)) = file.ok().and_then(decode::stored_size) else {
+                continue;
+            };
+            // Stored pixels may lie on their side.
+            let is_large = |height, width| {
+                let cut = transform.cut(height, width);
+                cut.is_ok_and(|cut| {
+                    cut.height >= transform.size.height && cut.width >= transform.size.width
+                })
+            };
+            found.n_seen += 1;
+            found.n_enlarged += usize::from(!is_large(height, width) && !is_large(width, height));
+        }
+        found
+    }
+
     fn bad_files(&self, undecodable: &[BadFile]) -> BadFiles {
         BadFiles::new([&self.found_bad, undecodable].concat())
     }
@@ -520,6 +546,7 @@ impl ImageFolder {
             attributes_file,
             partition_file: partition.map(|partition| partition.path),
             n_unlisted,
+            enlarged: self.enlarged(),
         };
         report.warn(&config.path);
         let Limits {

@@ -65,16 +65,22 @@ pub(crate) struct SourceReader {
     transformer: Transformer,
 }
 
+impl Source {
+    /// The size of the largest file that is read. Uncompressed files are as large as their pixels; a larger file is not an
+    /// image within the limit.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.max_pixels
+            .saturating_mul(MAX_BYTES_PER_PIXEL)
+            .saturating_add(MAX_BYTES_BESIDE)
+    }
+}
+
 impl SourceReader {
     pub(crate) fn new(source: Arc<Source>) -> SourceReader {
-        let max_pixels = source.max_pixels;
         SourceReader {
-            // Uncompressed files are as large as their pixels; a larger file is not an image within the limit.
-            max_bytes: max_pixels
-                .saturating_mul(MAX_BYTES_PER_PIXEL)
-                .saturating_add(MAX_BYTES_BESIDE),
+            max_bytes: source.max_bytes(),
             files: FileReader::new(Arc::clone(&source.files)),
-            decoder: Decoder::new(max_pixels),
+            decoder: Decoder::new(source.max_pixels),
             transformer: Transformer::new(source.transform.clone()),
         }
     }

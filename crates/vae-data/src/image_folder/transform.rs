@@ -196,7 +196,7 @@ impl Transform {
     /// The fraction's rectangle is rounded to whole pixels; of an odd number of pixels around it the extra one is
     /// below and on the right.
     /// one more below and on the right.
-    fn cut(&self, height: u32, width: u32) -> Result<CropRect, String> {
+    pub(crate) fn cut(&self, height: u32, width: u32) -> Result<CropRect, String> {
         let rect = match self.crop {
             Crop::Rect(rect) => rect,
             Crop::Fraction(fraction) => {

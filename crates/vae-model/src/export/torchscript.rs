@@ -74,7 +74,7 @@ pub fn torchscript_file<'a>(
 ) -> Result<Vec<u8>, ModelError> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |source| ModelError::Io { path, source }
+        move |reason| ModelError::Io { path, reason }
     };
     // The archive gets the file's name, which must not begin with a dot.
     let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;

@@ -10,7 +10,7 @@ use crate::{Metric, RunError, range};
 /// How the learning rate changes (`schedule` in a config file): a factor on the optimizer's
 /// `learning_rate`.
 ///
-/// All but `plateau` are functions of the step and the number of steps alone. With `warm_up_steps` w,
+/// All but `plateau` are functions of the step and the number of steps alone. With a warm-up of w steps
 /// the factor first rises linearly, (step + 1)/(w + 1), and the rest of the schedule covers the steps
 /// that are left.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,11 +40,17 @@ pub enum Schedule {
 pub struct WarmUpConfig {
     /// Optimizer steps over which the factor rises linearly to 1. Default 500.
     pub warm_up_steps: u64,
+    /// Share of the run's steps over which the factor first rises linearly to 1, in place of `warm_up_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warm_up_share: f64,
 }
 
 impl Default for WarmUpConfig {
     fn default() -> Self {
-        Self { warm_up_steps: 500 }
+        Self {
+            warm_up_steps: 500,
+            warm_up_share: 0.0,
+        }
     }
 }
 
@@ -54,6 +60,9 @@ impl Default for WarmUpConfig {
 pub struct CosineConfig {
     /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
+    /// Share of the run's steps over which the factor first rises linearly to 1, in place of `warm_up_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warm_up_share: f64,
     /// The factor after the last step. Default 0.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub final_factor: f64,
@@ -63,6 +72,7 @@ impl Default for CosineConfig {
     fn default() -> Self {
         Self {
             warm_up_steps: 0,
+            warm_up_share: 0.0,
             final_factor: 0.0,
         }
     }
@@ -74,6 +84,9 @@ impl Default for CosineConfig {
 pub struct StepConfig {
     /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
+    /// Share of the run's steps over which the factor first rises linearly to 1, in place of `warm_up_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warm_up_share: f64,
     /// Optimizer steps between two drops. Default 10,000.
     #[schemars(range(min = 1, max = 1e12))]
     pub every_steps: u64,
@@ -86,6 +99,7 @@ impl Default for StepConfig {
     fn default() -> Self {
         Self {
             warm_up_steps: 0,
+            warm_up_share: 0.0,
             every_steps: 10_000,
             factor: 0.1,
         }
@@ -98,6 +112,9 @@ impl Default for StepConfig {
 pub struct ExponentialConfig {
     /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
+    /// Share of the run's steps over which the factor first rises linearly to 1, in place of `warm_up_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warm_up_share: f64,
     /// The factor after the last step; in step i of n it is `final_factor`^(i/n). Default 0.01.
     #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     pub final_factor: f64,
@@ -107,6 +124,7 @@ impl Default for ExponentialConfig {
     fn default() -> Self {
         Self {
             warm_up_steps: 0,
+            warm_up_share: 0.0,
             final_factor: 0.01,
         }
     }
@@ -146,6 +164,9 @@ pub struct PlateauConfig {
     pub metric: Metric,
     /// Optimizer steps over which the factor first rises linearly to 1. Default 0.
     pub warm_up_steps: u64,
+    /// Share of the run's steps over which the factor first rises linearly to 1, in place of `warm_up_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub warm_up_share: f64,
     /// Each drop multiplies the learning rate by this factor. Default 0.1.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub factor: f64,
@@ -169,6 +190,7 @@ impl Default for PlateauConfig {
         Self {
             metric: Metric::default(),
             warm_up_steps: 0,
+            warm_up_share: 0.0,
             factor: 0.1,
             patience: 10,
             threshold: 1e-4,
@@ -197,6 +219,20 @@ impl Schedule {
     /// # Errors
     /// A factor outside [0, 1] (for some 0 is outside), a period of 0 steps, a negative threshold.
     pub fn check(&self) -> Result<(), RunError> {
+        if let Some((name, steps, share)) = self.warm_up() {
+            let key = format!("schedule.{name}.warm_up_share");
+            range::from_0_to_1(key.clone(), share)?;
+            let default = if name == "warm_up" { 500 } else { 0 };
+            if share > 0.0 && steps != default {
+                let problem = format!(
+                    "found {share} beside warm_up_steps = {steps}; one of the two would fit"
+                );
+                return Err(RunError::Config {
+                    key: key.into(),
+                    problem,
+                });
+            }
+        }
         match self {
             Self::Constant | Self::WarmUp(_) => Ok(()),
             Self::Cosine(c) => range::from_0_to_1("schedule.cosine.final_factor", c.final_factor),
@@ -224,7 +260,7 @@ impl Schedule {
     /// The factor at a step, counted from 0, of a run of `n_steps`. A plateau's factor is multiplied in elsewhere.
     #[must_use]
     pub fn factor(&self, step: u64, n_steps: u64) -> f64 {
-        let warm_up_steps = self.warm_up_steps();
+        let warm_up_steps = self.warm_up_steps(n_steps);
         if step < warm_up_steps {
             return (step + 1) as f64 / (warm_up_steps + 1) as f64;
         }
@@ -250,20 +286,48 @@ impl Schedule {
     /// Whether the factor at a step depends on how many steps the run has.
     #[must_use]
     pub fn spans_the_run(&self) -> bool {
+        if self.warm_up().is_some_and(|(_, _, share)| share > 0.0) {
+            return true;
+        }
         match self {
             Self::Constant | Self::WarmUp(_) | Self::Step(_) | Self::Plateau(_) => false,
             Self::Cosine(_) | Self::Exponential(_) | Self::OneCycle(_) => true,
         }
     }
 
-    fn warm_up_steps(&self) -> u64 {
+    /// The number of steps of a run of `n_steps` over which the factor first rises.
+    #[must_use]
+    pub fn warm_up_steps(&self, n_steps: u64) -> u64 {
+        match self.warm_up() {
+            None => 0,
+            Some((_, _, share)) if share > 0.0 => (share * n_steps as f64).round() as u64,
+            Some((_, steps, _)) => steps,
+        }
+    }
+
+    /// Its name in a config.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
         match self {
-            Self::Constant | Self::OneCycle(_) => 0,
-            Self::WarmUp(c) => c.warm_up_steps,
-            Self::Cosine(c) => c.warm_up_steps,
-            Self::Step(c) => c.warm_up_steps,
-            Self::Exponential(c) => c.warm_up_steps,
-            Self::Plateau(c) => c.warm_up_steps,
+            Self::Constant => "constant",
+            Self::WarmUp(_) => "warm_up",
+            Self::Cosine(_) => "cosine",
+            Self::Step(_) => "step",
+            Self::Exponential(_) => "exponential",
+            Self::OneCycle(_) => "one_cycle",
+            Self::Plateau(_) => "plateau",
+        }
+    }
+
+    /// The schedule's name, and its warm-up in steps and as a share.
+    fn warm_up(&self) -> Option<(&'static str, u64, f64)> {
+        match self {
+            Self::Constant | Self::OneCycle(_) => None,
+            Self::WarmUp(c) => Some(("warm_up", c.warm_up_steps, c.warm_up_share)),
+            Self::Cosine(c) => Some(("cosine", c.warm_up_steps, c.warm_up_share)),
+            Self::Step(c) => Some(("step", c.warm_up_steps, c.warm_up_share)),
+            Self::Exponential(c) => Some(("exponential", c.warm_up_steps, c.warm_up_share)),
+            Self::Plateau(c) => Some(("plateau", c.warm_up_steps, c.warm_up_share)),
         }
     }
 }
@@ -282,6 +346,7 @@ mod tests {
         let schedule = Schedule::Cosine(CosineConfig {
             warm_up_steps: 3,
             final_factor: 0.2,
+            ..Default::default()
         });
         let close = |step, wanted: f64| {
             let found = schedule.factor(step, 13);
@@ -297,10 +362,32 @@ mod tests {
     }
 
     #[test]
+    fn a_warm_up_is_a_number_of_steps_or_a_share_of_them() {
+        let cosine = |warm_up_steps, warm_up_share| {
+            Schedule::Cosine(CosineConfig {
+                warm_up_steps,
+                warm_up_share,
+                ..Default::default()
+            })
+        };
+        let (share, steps) = (cosine(0, 0.1), cosine(12, 0.0));
+        assert!((0..120).all(|step| share.factor(step, 120) == steps.factor(step, 120)));
+        assert_ne!(share.factor(5, 60), steps.factor(5, 60));
+        assert!(share.spans_the_run());
+        assert!(share.check().is_ok());
+        let said = cosine(12, 0.1).check().expect_err("both").to_string();
+        assert!(
+            said.starts_with("schedule.cosine.warm_up_share: found 0.1 beside"),
+            "{said}"
+        );
+        assert!(cosine(0, 1.5).check().is_err());
+    }
+
+    #[test]
     fn an_exponential_fall_ends_with_the_run() {
         let schedule = Schedule::Exponential(ExponentialConfig {
-            warm_up_steps: 0,
             final_factor: 0.01,
+            ..Default::default()
         });
         for (step, wanted) in [(0, 1.0), (5, 0.1), (10, 0.01), (25, 0.01)] {
             assert!((schedule.factor(step, 10) - wanted).abs() < 1e-12, "{step}");

@@ -80,6 +80,18 @@ pub struct Accuracy {
     pub balanced: f64,
 }
 
+impl Accuracy {
+    /// Whether guessing would do as well: the balanced accuracy is not above ½ by two standard errors of a guess.
+    #[must_use]
+    pub fn is_chance(&self) -> bool {
+        let n = self.n_images as f64;
+        let (frequent, rare) = (n * self.baseline, n * (1.0 - self.baseline));
+        // Of each class ½·½/n is the variance, and a quarter of both counts.
+        let variance = (0.25 / frequent + 0.25 / rare) / 4.0;
+        self.balanced - 0.5 <= 2.0 * variance.sqrt()
+    }
+}
+
 /// Learns directions from the latents of a training split and a held-out split.
 #[derive(Debug)]
 pub struct Learner {
@@ -298,6 +310,26 @@ mod tests {
     use super::*;
 
     const N: i64 = 4000;
+
+    #[test]
+    fn what_a_coin_would_reach_is_chance() {
+        let accuracy = |n_images, balanced, baseline| Accuracy {
+            n_images,
+            accuracy: baseline,
+            baseline,
+            balanced,
+        };
+        // Of 100 images of each class the standard error is √(¼/100 + ¼/100)/2 = 0.0354.
+        assert!(accuracy(200, 0.57, 0.5).is_chance());
+        assert!(!accuracy(200, 0.572, 0.5).is_chance());
+        // Of 10 and 190 it is √(¼/10 + ¼/190)/2 = 0.0811.
+        assert!(accuracy(200, 0.66, 0.95).is_chance());
+        assert!(!accuracy(200, 0.664, 0.95).is_chance());
+        assert!(
+            accuracy(200, 0.9, 1.0).is_chance(),
+            "without images of one class nothing is known"
+        );
+    }
 
     /// Two two-dimensional Gaussian classes with the same covariance L·Lᵀ and means ±mu. The noise is antithetic, so that
     /// the class means are exact.

@@ -45,6 +45,11 @@ impl Pca {
         })
     }
 
+    /// The orthonormal components, f64 `[k, Z]`, those of largest variance first.
+    pub fn components(&self) -> &Tensor {
+        &self.components
+    }
+
     /// Coordinates along the components, `[N, k]`.
     pub fn project(&self, latents: &Tensor) -> Tensor {
         (latents.to_kind(Kind::Double) - &self.mean).matmul(&self.components.transpose(0, 1))

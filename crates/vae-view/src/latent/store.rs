@@ -114,6 +114,15 @@ impl DirectionStore {
         Ok(write_tensors(&self.path, &tensors, &[(KEY, &json)])?)
     }
 
+    /// The directions that can be used with a checkpoint, by name.
+    pub fn all<'a>(
+        &'a self,
+        checkpoint: &'a OpenCheckpoint,
+    ) -> impl Iterator<Item = &'a Direction> {
+        let names = self.directions.keys();
+        names.filter_map(|name| self.get(name, checkpoint).ok())
+    }
+
     /// The direction of an attribute, for use with a checkpoint.
     ///
     /// # Errors
