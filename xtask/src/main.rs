@@ -9,6 +9,7 @@ mod checksum;
 mod ci;
 mod classifier;
 mod download;
+mod explore_check;
 mod export_check;
 mod fetch_data;
 mod fuzz;
@@ -143,6 +144,17 @@ enum Task {
         #[arg(long, value_name = "N", default_value_t = 0)]
         seed: u64,
     },
+    /// Use `vae explore` in Chromium: sliders, map, a dropped image, the pixels that change.
+    ///
+    /// Needs node and npm, by which playwright-core comes into target/explore-check; screenshots are written there too.
+    ExploreCheck {
+        /// The folders of runs.
+        #[arg(required = true)]
+        runs: Vec<String>,
+        /// An image file to drop.
+        #[arg(long)]
+        image: Option<PathBuf>,
+    },
     /// Open a run's report.html in Chromium: no message on the console, nothing from the network.
     ///
     /// Writes screenshots to target/report-check, light and dark, wide and narrow, for inspection.
@@ -205,6 +217,9 @@ fn main() -> ExitCode {
             seed,
         } => classifier::train_on(&workspace, &data, &out, epochs, seed),
         Task::Classifier { seed, .. } => classifier::train(&workspace, seed),
+        Task::ExploreCheck { runs, image } => {
+            explore_check::check(&workspace, &runs, image.as_deref())
+        }
         Task::ReportCheck { run } => report_check::check(&workspace, &run),
         Task::Fuzz {
             mutants: Some(n), ..

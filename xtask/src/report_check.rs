@@ -50,7 +50,8 @@ pub(crate) fn check(workspace: &Workspace, run: &Path) -> Result<()> {
     Ok(())
 }
 
-fn find_browser() -> Result<&'static str> {
+/// The Chromium on the PATH.
+pub(crate) fn find_browser() -> Result<&'static str> {
     let answers = |name: &&&str| {
         let output = Command::new(name).arg("--version").output();
         output.is_ok_and(|output| output.status.success())

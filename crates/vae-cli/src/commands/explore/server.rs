@@ -316,7 +316,7 @@ async fn of_files<T: Send + 'static>(
 }
 
 fn state(path: &Path) -> Result<Value> {
-    const N_PICTURES: usize = 6;
+    const MOST_PICTURES: usize = 6;
     let run_dir = RunDir::open(path)?;
     let overview = Overview::read(&run_dir)?;
     let records = run_dir.records()?;
@@ -332,9 +332,12 @@ fn state(path: &Path) -> Result<Value> {
             "named": record.named,
         })
     };
-    let mut newest = pictures(&run_dir)?;
-    newest.reverse();
-    newest.truncate(N_PICTURES);
+    // Named after their epoch: `epoch-0002-samples.png`.
+    let all = pictures(&run_dir)?;
+    let epoch = |name: &str| name.split('-').nth(1).map(str::to_owned);
+    let last = all.last().and_then(|name| epoch(name));
+    let newest = all.iter().filter(|name| epoch(name) == last);
+    let newest: Vec<&String> = newest.take(MOST_PICTURES).collect();
     let incidents = run_dir.summary()?.map(|summary| summary.incidents);
     Ok(json!({
         "overview": overview,
