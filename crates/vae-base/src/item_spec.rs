@@ -66,6 +66,74 @@ pub struct ItemSpec {
     /// Whether values of an array may be missing (NaN). They are left out of the likelihood.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_missing: bool,
+    /// How the sound was transformed whose spectrogram an array `[C, bands, frames]` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spectrogram: Option<Spectrogram>,
+}
+
+/// The transform of sound to the array `[C, bands, frames]` of its log-mel spectrogram in dB, the lowest band first:
+/// 10·log10 of the power of each mel band in the short-time Fourier transform of samples in `[-1, 1]`.
+///
+/// Frame t is centered at sample t·hop, and there are frames·hop samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spectrogram {
+    /// Samples a second.
+    pub rate: u32,
+    /// Samples of the Hann window and of the Fourier transform.
+    pub window: u32,
+    /// Samples from one frame to the next.
+    pub hop: u32,
+    /// Where the lowest band begins, in Hz.
+    pub low: f64,
+    /// Where the highest band ends, in Hz.
+    pub high: f64,
+    /// Values below are raised to it, in dB.
+    pub floor: f64,
+}
+
+impl Spectrogram {
+    /// The largest window.
+    const LARGEST_WINDOW: u32 = 1 << 15;
+
+    /// What is wrong with it: the name of a field, what was found there and what is needed.
+    #[must_use]
+    pub fn problem(&self) -> Option<(&'static str, String)> {
+        let Self {
+            rate,
+            window,
+            hop,
+            low,
+            high,
+            floor,
+        } = *self;
+        let nyquist = f64::from(rate) / 2.0;
+        let largest = Self::LARGEST_WINDOW;
+        if rate == 0 {
+            return Some(("rate", "found 0, a positive number is needed".to_owned()));
+        }
+        if !(16..=largest).contains(&window) || window % 2 == 1 {
+            let problem = format!("found {window}, an even number from 16 to {largest} is needed");
+            return Some(("window", problem));
+        }
+        if hop == 0 || hop > window / 2 {
+            let most = window / 2;
+            let problem = format!("found {hop}, 1 to {most} (half of the window) is needed");
+            return Some(("hop", problem));
+        }
+        if !(low >= 0.0 && low < nyquist) {
+            let problem = format!("found {low}, 0 to {nyquist} Hz (half of the rate) is needed");
+            return Some(("low", problem));
+        }
+        if !(high > low && high <= nyquist) {
+            let problem = format!(
+                "found {high}, more than {low} and at most {nyquist} Hz (half of the rate) is needed"
+            );
+            return Some(("high", problem));
+        }
+        let is_floor = floor.is_finite() && (-200.0..=0.0).contains(&floor);
+        (!is_floor).then(|| ("floor", format!("found {floor}, -200 to 0 dB is needed")))
+    }
 }
 
 /// Mean and standard deviation of the training data: of each channel of `[C, T]` or `[C, H, W]`, of each value of
@@ -88,6 +156,17 @@ impl ItemSpec {
             shape,
             standardization: None,
             has_missing: false,
+            spectrogram: None,
+        }
+    }
+
+    /// Samples a second of sound, or of the sound whose spectrogram it is; `None` of other items.
+    #[must_use]
+    pub fn rate(&self) -> Option<u32> {
+        match (self.kind, &self.spectrogram) {
+            (ItemKind::Sound { rate }, _) => Some(rate),
+            (_, Some(spectrogram)) => Some(spectrogram.rate),
+            _ => None,
         }
     }
 
@@ -151,6 +230,17 @@ impl ItemSpec {
                 "found {kind:?} of shape {shape:?}, {wanted} is needed"
             ));
         }
+        if let Some(spectrogram) = &self.spectrogram {
+            let (kind, shape) = (self.kind, &self.shape);
+            if kind != ItemKind::Array || shape.len() != 3 {
+                return Some(format!(
+                    "found a spectrogram as {kind:?} of shape {shape:?}, an array [C, bands, frames] is needed"
+                ));
+            }
+            if let Some((name, problem)) = spectrogram.problem() {
+                return Some(format!("spectrogram.{name}: {problem}"));
+            }
+        }
         self.map().problem().or_else(|| {
             let Standardization { mean, std } = self.standardization.as_ref()?;
             let n = self.statistics_shape().iter().product::<i64>() as usize;
@@ -211,6 +301,31 @@ mod tests {
         ] {
             assert!(problem(kind, shape).is_some(), "{kind:?} {shape:?}");
         }
+    }
+
+    #[test]
+    fn a_spectrogram_has_frames_and_bands() {
+        let of = |shape: &[i64], hop, high| {
+            let spectrogram = Spectrogram {
+                rate: 8000,
+                window: 512,
+                hop,
+                low: 0.0,
+                high,
+                floor: -60.0,
+            };
+            let spectrogram = Some(spectrogram);
+            ItemSpec {
+                spectrogram,
+                ..ItemSpec::new(ItemKind::Array, shape.to_vec())
+            }
+        };
+        assert_eq!(of(&[1, 64, 32], 128, 4000.0).problem(), None);
+        assert_eq!(of(&[1, 64, 32], 128, 4000.0).rate(), Some(8000));
+        let problem = |item: ItemSpec| item.problem().unwrap();
+        assert!(problem(of(&[64, 32], 128, 4000.0)).contains("[C, bands, frames]"));
+        assert!(problem(of(&[1, 64, 32], 512, 4000.0)).starts_with("spectrogram.hop: found 512"));
+        assert!(problem(of(&[1, 64, 32], 128, 4001.0)).starts_with("spectrogram.high: found 4001"));
     }
 
     #[test]

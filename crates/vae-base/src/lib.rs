@@ -28,7 +28,7 @@ pub use data_spec::DataSpec;
 pub use dotted::dotted;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
-pub use item_spec::{ItemKind, ItemSpec, Standardization};
+pub use item_spec::{ItemKind, ItemSpec, Spectrogram, Standardization};
 pub use npy::NpyHeader;
 pub use safetensors_header::SafetensorsHeader;
 pub use seed::derive_seed;
