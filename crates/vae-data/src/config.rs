@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use tracing::info;
 
+use crate::audio_folder::{AudioFolder, AudioFolderConfig};
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
 use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use vae_base::ItemSpec;
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// The images, or other items, to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`,
-/// `sprites` or `arrays`.
+/// `sprites`, `arrays` or `audio_folder`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -45,7 +46,7 @@ pub struct DatasetConfig {
     /// How many images are held out from training for validation. Validation images choose the best checkpoint, when
     /// to stop early and when to lower the learning rate. Give a number of images (`5000`) or a fraction of them
     /// (`0.1`). With 0 all images are trained on and the last epoch counts as the best. By default a folder's
-    /// partition list decides; other folders, sprites and arrays hold out 0.1, and idx files the last 10,000 training
+    /// partition list decides; other folders, sprites, arrays and recordings hold out 0.1, and idx files the last 10,000 training
     /// images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
@@ -79,6 +80,10 @@ pub struct DatasetConfig {
     /// The items are rows of arrays or tables: vectors, series or images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrays: Option<ArraysConfig>,
+
+    /// The items are recordings in a folder or a zip file, as sound or as spectrograms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_folder: Option<AudioFolderConfig>,
 }
 
 /// The one table that names the source of the images.
@@ -87,6 +92,7 @@ enum Source<'a> {
     ImageFolder(&'a ImageFolderConfig),
     Sprites(&'a SpritesConfig),
     Arrays(&'a ArraysConfig),
+    AudioFolder(&'a AudioFolderConfig),
 }
 
 /// Images and labels in idx files, the format of MNIST.
@@ -113,6 +119,7 @@ impl DatasetConfig {
             Source::ImageFolder(config) => config.check()?,
             Source::Sprites(config) => config.check()?,
             Source::Arrays(config) => config.check(self.binarization.is_some())?,
+            Source::AudioFolder(config) => config.check(self.binarization.is_some())?,
         }
         self.validation.map_or(Ok(()), HoldOut::check)?;
         refuse_zero(TRAIN_LIMIT, self.train_limit)?;
@@ -131,7 +138,7 @@ impl DatasetConfig {
         }
     }
 
-    /// Reads idx files, sprites or arrays into memory, or a folder's images into their pack. Then applies the limits
+    /// Reads idx files, sprites or arrays into memory, or a folder's images or recordings into their pack. Then applies the limits
     /// and the binarization. A limit larger than the number of images uses all of them and logs a warning.
     ///
     /// # Errors
@@ -145,6 +152,7 @@ impl DatasetConfig {
             Source::ImageFolder(config) => ImageFolder::open(config)?.load(&sizes),
             Source::Sprites(config) => config.load(&sizes),
             Source::Arrays(config) => config.load(&sizes, self.binarization.is_some()),
+            Source::AudioFolder(config) => AudioFolder::open(config)?.load(&sizes),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
@@ -161,6 +169,7 @@ impl DatasetConfig {
             Source::ImageFolder(config) => config.image_shape().into(),
             Source::Sprites(config) => config.image_shape()?.into(),
             Source::Arrays(config) => config.item_spec(self.binarization.is_some())?,
+            Source::AudioFolder(config) => config.item(),
         })
     }
 
@@ -179,6 +188,7 @@ impl DatasetConfig {
             self.image_folder.as_ref().map(Source::ImageFolder),
             self.sprites.as_ref().map(Source::Sprites),
             self.arrays.as_ref().map(Source::Arrays),
+            self.audio_folder.as_ref().map(Source::AudioFolder),
         ]
         .into_iter()
         .flatten();

@@ -28,6 +28,10 @@ pub struct Dataset {
     binarization: Option<Binarization>,
     /// The row of each item in its file, for items that are rows of an array.
     rows: Option<Vec<usize>>,
+    /// The file of each item in memory, for items that have files of their own.
+    names: Option<Vec<String>>,
+    /// The names of the classes, where they have some.
+    class_names: Option<Arc<[String]>>,
 }
 
 #[derive(Debug)]
@@ -115,6 +119,32 @@ impl Dataset {
             condition: None,
             binarization: None,
             rows: None,
+            names: None,
+            class_names: None,
+        }
+    }
+
+    /// The same items with the names of their files.
+    pub(crate) fn with_names(self, names: Vec<String>) -> Dataset {
+        Dataset {
+            names: Some(names),
+            ..self
+        }
+    }
+
+    /// The same items with these attributes.
+    pub(crate) fn with_attributes(self, attributes: Attributes) -> Dataset {
+        Dataset {
+            attributes: Some(attributes),
+            ..self
+        }
+    }
+
+    /// The same items with names of their classes.
+    pub(crate) fn with_class_names(self, names: Vec<String>) -> Dataset {
+        Dataset {
+            class_names: Some(names.into()),
+            ..self
         }
     }
 
@@ -281,6 +311,11 @@ impl Dataset {
                 .rows
                 .as_ref()
                 .map(|rows| positions.iter().map(|&i| rows[i]).collect()),
+            names: self
+                .names
+                .as_ref()
+                .map(|names| positions.iter().map(|&i| names[i].clone()).collect()),
+            class_names: self.class_names.clone(),
         }
     }
 
@@ -290,7 +325,7 @@ impl Dataset {
     /// If `i` is [`Dataset::len`] or more.
     pub fn file_name(&self, i: usize) -> Option<&str> {
         match &self.images {
-            Images::Memory(_) => None,
+            Images::Memory(_) => Some(&self.names.as_ref()?[i]),
             Images::Stored(images) => {
                 let name = images.store.names().get(images.ids[i]);
                 name.map(String::as_str)
@@ -364,7 +399,10 @@ impl Dataset {
         let classes = match (classes, &self.labels) {
             (false, _) => Vec::new(),
             (true, Some(labels)) => (0..=labels.max().int64_value(&[]))
-                .map(|class| class.to_string())
+                .map(|class| match &self.class_names {
+                    Some(names) => names[class as usize].clone(),
+                    None => class.to_string(),
+                })
                 .collect(),
             (true, None) => {
                 return Err(refuse(
@@ -582,12 +620,12 @@ impl LoadReport {
         match self.bad_files.files() {
             [] => {}
             [BadFile { name, reason }] => {
-                warn!("{path}: {name} is not a usable image and is skipped: {reason}");
+                warn!("{path}: {name} is not usable and is skipped: {reason}");
             }
             [BadFile { name, reason }, ..] => {
                 let n_bad = self.bad_files.len();
                 warn!(
-                    "{path}: {n_bad} files are not usable images and are skipped; the first is {name}: {reason}"
+                    "{path}: {n_bad} files are not usable and are skipped; the first is {name}: {reason}"
                 );
             }
         }

@@ -260,13 +260,15 @@ pub enum DataError {
 
     /// So many files are bad that the path is probably wrong.
     #[error(
-        "{}: at least {n_bad} of {n_files} files are not usable images, expected at most a share of \
-         {max_fraction} (dataset.image_folder.max_bad_fraction). The first: {}",
+        "{}: at least {n_bad} of {n_files} {what} files are not usable, expected at most a share of \
+         {max_fraction} (dataset.{what}_folder.max_bad_fraction). The first: {}",
         path.display(), first.join("; ")
     )]
     TooManyBad {
         /// The folder or zip.
         path: PathBuf,
+        /// `image` or `audio`.
+        what: &'static str,
         /// How many were found before giving up.
         n_bad: usize,
         /// How many files there are.
@@ -279,13 +281,15 @@ pub enum DataError {
 
     /// A split without images.
     #[error(
-        "{}: none of the {n_images} images is a {split} image (see dataset.validation and \
-         dataset.image_folder's split and partition)",
+        "{}: none of the {n_images} files is a {split} item (see dataset.validation and \
+         dataset.{what}_folder's split and partition)",
         path.display()
     )]
     EmptySplit {
         /// The folder or zip.
         path: PathBuf,
+        /// `image` or `audio`.
+        what: &'static str,
         /// `training` or `test`.
         split: &'static str,
         /// How many good images there are.

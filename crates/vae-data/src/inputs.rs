@@ -11,12 +11,13 @@ use vae_base::{ConditionSpec, ItemSpec};
 
 use crate::array_file::{self, Names, read_labels};
 use crate::arrays::{ArraysConfig, Rows, check_item};
+use crate::audio_folder::{self, Clips};
 use crate::binarization::PixelDraws;
 use crate::config::{FOLDER_KEY, find_file, split_training_images};
 use crate::idx::{self, ImageReader};
 use crate::image_folder::archive;
 use crate::image_folder::decode::Rgb;
-use crate::image_folder::entry::Entry;
+use crate::image_folder::entry::{Entry, Media};
 use crate::image_folder::files::Files;
 use crate::image_folder::source::{Source, SourceReader};
 use crate::image_folder::table::Table;
@@ -25,7 +26,9 @@ use crate::image_folder::transform::{Crop, Transform, Transformer};
 use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
 use crate::loader::Batches;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape};
+use crate::{
+    AudioFolderConfig, BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape,
+};
 
 /// The two image files in a folder in MNIST's layout.
 const IDX_SPLITS: [&str; 2] = ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"];
@@ -63,6 +66,7 @@ enum InputSource {
     Files(FilesSource),
     Idx(IdxSource),
     Arrays(ArraySource),
+    Sounds(SoundSource),
     Dataset(Dataset),
 }
 
@@ -81,6 +85,12 @@ impl InputSource {
                 idx.range.clone().map(|i| format!("{path}#{i}")).collect()
             }
             InputSource::Arrays(arrays) => arrays.range.clone().map(|i| arrays.name(i)).collect(),
+            InputSource::Sounds(sounds) => {
+                let entries = sounds.source.files.entries().iter();
+                entries
+                    .map(|entry| format!("{}{}", sounds.prefix, entry.name))
+                    .collect()
+            }
             InputSource::Dataset(dataset) => {
                 let names = (0..dataset.len()).map(|i| dataset.file_name(i).unwrap_or_default());
                 names.map(str::to_owned).collect()
@@ -92,6 +102,17 @@ impl InputSource {
 #[derive(Clone, Debug)]
 struct FilesSource {
     source: Arc<Source>,
+    /// The prefix of the names.
+    prefix: String,
+    /// Whether the files were named individually, so that a bad one is an error.
+    is_named: bool,
+}
+
+/// Files of recordings, and what becomes of their clips.
+#[derive(Clone, Debug)]
+struct SoundSource {
+    source: Arc<audio_folder::Source>,
+    clips: Arc<Clips>,
     /// The prefix of the names.
     prefix: String,
     /// Whether the files were named individually, so that a bad one is an error.
@@ -148,6 +169,8 @@ impl Inputs {
     /// missing values: `FILE`, or `FILE#NAME` if the file has several arrays; `FILE#7` and `FILE#100..200` select
     /// rows.
     ///
+    /// For a run of `[dataset.audio_folder]`, `paths` are recordings, folders and zips of them.
+    ///
     /// `attributes` is a table that is joined by file name. Without one, the run's own table is joined to images in
     /// the folder or zip that it belongs to; elsewhere equal names may be a coincidence.
     ///
@@ -198,6 +221,10 @@ impl Inputs {
                     continue;
                 }
             }
+            if let Some(sounds) = &config.audio_folder {
+                inputs.open_sounds(sounds, path, paths.len() > 1)?;
+                continue;
+            }
             if !inputs.item.is_image() {
                 return Err(wrong(
                     path,
@@ -215,7 +242,7 @@ impl Inputs {
             match found {
                 Found::Image(_) => {}
                 Found::Files => {
-                    let (files, bad) = Files::scan(path)?;
+                    let (files, bad) = Files::scan(path, Media::Images)?;
                     let unread = files.unread();
                     if files.entries().is_empty() && bad.is_empty() {
                         let mut problem = "holds no JPEG, PNG, WebP, BMP or idx file".to_owned();
@@ -322,12 +349,57 @@ impl Inputs {
             table: None,
             binarization: config.binarization,
             item,
-            n_workers: match &config.image_folder {
-                Some(folder) => folder.n_workers(),
-                None => n_cores(),
+            n_workers: match (&config.image_folder, &config.audio_folder) {
+                (Some(images), _) => images.n_workers(),
+                (None, Some(sounds)) => sounds.n_workers(),
+                (None, None) => n_cores(),
             },
             found_bad: Vec::new(),
         }
+    }
+
+    /// Adds a recording, or a folder or zip of some.
+    fn open_sounds(
+        &mut self,
+        config: &AudioFolderConfig,
+        path: &Path,
+        has_prefix: bool,
+    ) -> Result<(), DataError> {
+        let (files, bad, prefix, is_named) = match Found::at(path)? {
+            Found::Image(entry) => (Files::named(vec![entry]), Vec::new(), String::new(), true),
+            Found::Files => {
+                let (files, bad) = Files::scan(path, Media::Sounds)?;
+                if files.entries().is_empty() && bad.is_empty() {
+                    return Err(wrong(path, "holds no WAV, FLAC, OGG or MP3 file"));
+                }
+                let prefix = match has_prefix {
+                    true => format!("{}/", path.display().to_string().trim_end_matches('/')),
+                    false => String::new(),
+                };
+                (files, bad, prefix, false)
+            }
+            Found::Idx(_) => {
+                return Err(wrong(
+                    path,
+                    "is not a recording (WAV, FLAC, OGG or MP3) or a folder of some",
+                ));
+            }
+        };
+        let with_prefix = |bad: BadFile| BadFile {
+            name: format!("{prefix}{}", bad.name),
+            ..bad
+        };
+        self.found_bad.extend(bad.into_iter().map(with_prefix));
+        self.sources.push(InputSource::Sounds(SoundSource {
+            source: Arc::new(audio_folder::Source {
+                files: Arc::new(files),
+                clip: config.clip(),
+            }),
+            clips: Arc::new(Clips::new(self.item.clone())),
+            prefix,
+            is_named,
+        }));
+        Ok(())
     }
 
     /// Reads the requested table of attributes. Fails if it does not belong to these images.
@@ -344,6 +416,7 @@ impl Inputs {
             InputSource::Files(files) => files.source.files.entries().len(),
             InputSource::Idx(idx) => idx.range.len(),
             InputSource::Arrays(arrays) => arrays.range.len(),
+            InputSource::Sounds(sounds) => sounds.source.files.entries().len(),
             InputSource::Dataset(dataset) => dataset.len(),
         };
         self.sources.iter().map(n_of).sum()
@@ -380,7 +453,7 @@ impl Inputs {
     /// Whether the class of at least one image is known.
     pub fn has_labels(&self) -> bool {
         let has_labels = |source: &InputSource| match source {
-            InputSource::Files(_) => false,
+            InputSource::Files(_) | InputSource::Sounds(_) => false,
             InputSource::Idx(idx) => idx.labels.is_some(),
             InputSource::Arrays(arrays) => arrays.labels.is_some(),
             InputSource::Dataset(dataset) => dataset.labels().is_some(),
@@ -447,6 +520,12 @@ impl Inputs {
                 }
                 path => path.to_owned(),
             },
+            Some(InputSource::Sounds(sounds)) => match sounds.source.files.path() {
+                path if path.as_os_str().is_empty() => {
+                    sounds.source.files.entries()[0].name.clone().into()
+                }
+                path => path.to_owned(),
+            },
             Some(InputSource::Idx(idx)) => idx.path.clone(),
             Some(InputSource::Arrays(arrays)) => arrays.path.clone(),
             Some(InputSource::Dataset(_)) | None => PathBuf::from("the run's images"),
@@ -485,10 +564,12 @@ fn transform(config: &DatasetConfig, shape: ImageShape) -> Transform {
 
 /// The run's own table, if every path is in the folder or zip that it belongs to.
 fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>, DataError> {
-    let Some(folder) = &config.image_folder else {
-        return Ok(None);
+    let (file, folder) = match (&config.image_folder, &config.audio_folder) {
+        (Some(images), _) => (images.attributes_file(), &images.path),
+        (None, Some(sounds)) => (sounds.attributes_file(), &sounds.path),
+        (None, None) => return Ok(None),
     };
-    let (Some(file), Ok(own)) = (folder.attributes_file(), fs::canonicalize(&folder.path)) else {
+    let (Some(file), Ok(own)) = (file, fs::canonicalize(folder)) else {
         return Ok(None);
     };
     let is_own = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&own));
@@ -796,6 +877,43 @@ impl FilesSource {
     }
 }
 
+impl SoundSource {
+    fn batches(
+        &self,
+        batch_size: usize,
+        n_workers: usize,
+    ) -> impl Iterator<Item = Result<InputBatch, DataError>> + use<> {
+        let n_files = self.source.files.entries().len();
+        let n_bytes = self.source.shape().n_values() as usize;
+        Pipeline::start(0..n_files.div_ceil(batch_size), n_workers, || {
+            let this = self.clone();
+            let mut reader = audio_folder::SourceReader::new(Arc::clone(&this.source));
+            move |job| {
+                let files = job * batch_size..n_files.min((job + 1) * batch_size);
+                let mut bytes = Vec::with_capacity(files.len() * n_bytes);
+                let mut batch = InputBatch::default();
+                for file in files {
+                    let name = format!("{}{}", this.prefix, this.source.files.entries()[file].name);
+                    let start = bytes.len();
+                    bytes.resize(start + n_bytes, 0);
+                    match reader.read(file, &mut bytes[start..]) {
+                        Ok(()) => batch.names.push(name),
+                        Err(reason) if this.is_named => return Err(wrong(name.as_ref(), reason)),
+                        Err(reason) => {
+                            bytes.truncate(start);
+                            batch.bad.push(BadFile { name, reason });
+                        }
+                    }
+                }
+                let all: Vec<usize> = (0..batch.names.len()).collect();
+                batch.items = this.clips.items(&bytes, &all, 1);
+                batch.labels = vec![None; batch.names.len()];
+                Ok(batch)
+            }
+        })
+    }
+}
+
 impl ArraySource {
     /// `None` if the path is not a file of arrays.
     fn open(
@@ -971,6 +1089,9 @@ impl<'a> InputBatches<'a> {
                 Box::new(idx.batches(self.batch_size, self.inputs.item.map(), draws))
             }
             InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, draws)),
+            InputSource::Sounds(sounds) => {
+                Box::new(sounds.batches(self.batch_size, self.inputs.n_workers))
+            }
             InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
         }
     }

@@ -29,6 +29,7 @@
 pub mod array_file;
 mod arrays;
 mod attributes;
+pub mod audio_folder;
 mod bad_files;
 mod batch;
 mod binarization;
@@ -56,6 +57,7 @@ pub use arrays::{
     array_statistics,
 };
 pub use attributes::Attributes;
+pub use audio_folder::{AudioFolderConfig, ClipStart, SpectrogramConfig};
 pub use bad_files::{BadFile, BadFiles};
 pub use binarization::Binarization;
 pub use config::DatasetConfig;

@@ -1,7 +1,12 @@
-//! Image files of unsupported formats.
+//! Image and sound files of unsupported formats.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// Formats of sound that is not read, which are the extensions of their files.
+pub(crate) const SOUNDS: [&str; 9] = [
+    "AAC", "AIF", "AIFF", "AMR", "M4A", "MID", "MP4", "OPUS", "WMA",
+];
 
 /// The number of image files of each unsupported format, such as HEIC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,9 +43,14 @@ impl fmt::Display for UnreadFiles {
             [one] => one.clone(),
             [first @ .., last] => format!("{} and {last}", first.join(", ")),
         };
+        let is_sound = |format: &&str| SOUNDS.contains(format);
+        let to = match self.n_files.keys().next().is_some_and(is_sound) {
+            true => "WAV or FLAC",
+            false => "JPEG or PNG",
+        };
         match self.n_files.values().sum() {
-            1usize => write!(f, "{list} file is not read: convert it to JPEG or PNG"),
-            _ => write!(f, "{list} files are not read: convert them to JPEG or PNG"),
+            1usize => write!(f, "{list} file is not read: convert it to {to}"),
+            _ => write!(f, "{list} files are not read: convert them to {to}"),
         }
     }
 }

@@ -40,6 +40,20 @@ pub(super) const ORDERS: &[Order] = &[
         upward: &[],
     },
     Order {
+        krate: "vae-sound",
+        modules: &[
+            "wav",
+            "decode",
+            "resample",
+            "clip",
+            "stft",
+            "mel",
+            "griffin_lim",
+            "log_mel",
+        ],
+        upward: &[],
+    },
+    Order {
         krate: "vae-data",
         modules: &[
             "unread_files",
@@ -63,6 +77,7 @@ pub(super) const ORDERS: &[Order] = &[
             "arrays",
             "sprites",
             "image_folder",
+            "audio_folder",
             "config",
             "inputs",
             "known",

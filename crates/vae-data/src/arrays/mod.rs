@@ -23,7 +23,7 @@ use crate::{DataError, Dataset, HoldOut, Splits};
 pub use layout::ArrayLayout;
 pub use statistics::{ValueStatistics, array_statistics};
 
-use statistics::standardization;
+pub(crate) use statistics::{standardization, statistics};
 
 pub(crate) use rows::{Rows, check_item};
 
@@ -377,7 +377,7 @@ impl ArraysConfig {
                 &test_rows,
             ])?;
         if !item.is_image() {
-            let found = statistics::statistics(&train_items, &item);
+            let found = statistics(&train_items, &item);
             let is_standardized = self.standardize;
             warn_about_constants(
                 path,

@@ -106,7 +106,7 @@ fn for_each_item(items: &Tensor, n_values: usize, mut each: impl FnMut(&[f32])) 
 
 /// Mean and standard deviation for standardization. The standard deviation is 1 if all observed values are equal or
 /// none is observed.
-pub(super) fn standardization(statistics: &[ValueStatistics]) -> Standardization {
+pub(crate) fn standardization(statistics: &[ValueStatistics]) -> Standardization {
     Standardization {
         mean: statistics.iter().map(|s| s.mean).collect(),
         std: statistics

@@ -14,8 +14,7 @@ use vae_base::open_regular;
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::entry::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
-use super::formats::unread_file;
+use super::entry::{Entry, Media, Member, io_error, is_hidden, is_image};
 use super::names::normalized;
 use crate::{BadFile, DataError, UnreadFiles};
 
@@ -51,13 +50,14 @@ enum Kind {
 /// The images of a zip and its bad files, unordered. Counts the images in unsupported formats.
 pub(super) fn scan(
     path: &Path,
+    media: Media,
     unread: &mut UnreadFiles,
 ) -> Result<(Vec<Entry>, Vec<BadFile>), DataError> {
     let mut archive = open(path)?;
     let mut members: HashMap<String, Found> = HashMap::with_capacity(archive.len());
     let mut has_equal_names = archive.has_duplicate_names();
     for i in 0..archive.len() {
-        let Some(found) = member(&mut archive, i) else {
+        let Some(found) = member(&mut archive, i, media) else {
             continue;
         };
         // As in unpacking, the last member of a name replaces the others.
@@ -165,7 +165,7 @@ fn mark_overlaps(members: &mut [Found]) {
 }
 
 /// Member `i`; `None` for a folder or a hidden file.
-fn member(archive: &mut Archive, i: usize) -> Option<Found> {
+fn member(archive: &mut Archive, i: usize, media: Media) -> Option<Found> {
     let data = archive.by_index_data(i).ok()?;
     // macOS writes UTF-8 without setting the flag for it; names that are not UTF-8 use code page 437.
     let raw_name = match str::from_utf8(data.name_raw()) {
@@ -191,7 +191,7 @@ fn member(archive: &mut Archive, i: usize) -> Option<Found> {
         match entry(archive, i, &name) {
             Ok(Some(found)) => {
                 place.end = found.end;
-                kind(archive, i, found)
+                kind(archive, i, found, media)
             }
             Ok(None) => Kind::Other,
             Err(reason) => Kind::Bad(reason),
@@ -240,14 +240,14 @@ fn entry(archive: &mut Archive, i: usize, name: &str) -> Result<Option<Listed>, 
     }))
 }
 
-fn kind(archive: &mut Archive, i: usize, listed: Listed) -> Kind {
+fn kind(archive: &mut Archive, i: usize, listed: Listed, media: Media) -> Kind {
     let Listed {
         entry,
         encrypted,
         method,
         ..
     } = listed;
-    let is_named = has_image_name(&entry.name);
+    let is_named = media.has_name(&entry.name);
     let readable = [CompressionMethod::Stored, CompressionMethod::Deflated].contains(&method);
     if encrypted || !readable {
         // The content is unknown, so the name decides: a text file among encrypted images is not listed.
@@ -268,8 +268,8 @@ fn kind(archive: &mut Archive, i: usize, listed: Listed) -> Kind {
         match (read, archive_kind(&beginning)) {
             (Err(error), _) => return Kind::Bad(format!("is corrupt in the zip: {error}")),
             (Ok(_), Some(what)) => return Kind::Archive(what),
-            (Ok(_), None) if !is_image(&beginning) => {
-                return match unread_file(&entry.name, &beginning) {
+            (Ok(_), None) if !media.is_content(&beginning) => {
+                return match media.unread(&entry.name, &beginning) {
                     Some(format) => Kind::Unread(format),
                     None => Kind::Other,
                 };

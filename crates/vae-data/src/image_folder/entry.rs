@@ -3,12 +3,51 @@
 use std::io;
 use std::path::Path;
 
-use super::formats::read_format;
+use super::formats::{read_format, unread_file};
 use crate::DataError;
+use crate::unread_files::SOUNDS;
 
 /// Files with these extensions are expected to be images; other files are images if their first bytes are those of
 /// one.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib"];
+
+/// The extensions of sound that is read.
+const SOUND_EXTENSIONS: [&str; 6] = ["wav", "wave", "flac", "ogg", "oga", "mp3"];
+
+/// What is looked for in a folder or zip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Images,
+    Sounds,
+}
+
+impl Media {
+    pub(super) fn has_name(self, name: &str) -> bool {
+        match self {
+            Media::Images => has_image_name(name),
+            Media::Sounds => has_ending(name, &SOUND_EXTENSIONS),
+        }
+    }
+
+    /// Whether content with these first bytes is read.
+    pub(super) fn is_content(self, beginning: &[u8]) -> bool {
+        match self {
+            Media::Images => is_image(beginning),
+            Media::Sounds => vae_sound::is_sound(beginning),
+        }
+    }
+
+    /// The format of a file of this kind that is not read.
+    pub(super) fn unread(self, name: &str, beginning: &[u8]) -> Option<&'static str> {
+        match self {
+            Media::Images => unread_file(name, beginning),
+            Media::Sounds => SOUNDS
+                .iter()
+                .find(|format| has_ending(name, &[format]))
+                .copied(),
+        }
+    }
+}
 
 /// Folders created by systems and devices: recycle bins, thumbnails, metadata in archives, files recovered by disk
 /// checks.
@@ -65,9 +104,13 @@ pub(super) fn is_hidden(name: &std::ffi::OsStr) -> bool {
 }
 
 pub(super) fn has_image_name(name: &str) -> bool {
+    has_ending(name, &EXTENSIONS)
+}
+
+fn has_ending(name: &str, extensions: &[&str]) -> bool {
     let extension = Path::new(name).extension().and_then(|end| end.to_str());
     extension.is_some_and(|end| {
-        EXTENSIONS
+        extensions
             .iter()
             .any(|known| end.eq_ignore_ascii_case(known))
     })

@@ -11,8 +11,8 @@ use vae_base::open_regular;
 use walkdir::WalkDir;
 
 use super::archive;
-use super::entry::{Entry, Member, has_image_name, io_error, is_hidden, is_image};
-use super::formats::{N_SNIFFED, unread_file};
+use super::entry::{Entry, Media, Member, io_error, is_hidden};
+use super::formats::N_SNIFFED;
 use crate::{BadFile, DataError, UnreadFiles};
 
 /// The image files of a folder or zip, sorted by name (the order of their UTF-8 bytes).
@@ -25,9 +25,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Finds the images in `path`, and bad files that need not be read. Files whose names have an image's extension
-    /// are not opened.
-    pub(crate) fn scan(path: &Path) -> Result<(Files, Vec<BadFile>), DataError> {
+    /// Finds the images (or sounds) in `path`, and bad files that need not be read. Files whose names have the
+    /// extension of one are not opened.
+    pub(crate) fn scan(path: &Path, media: Media) -> Result<(Files, Vec<BadFile>), DataError> {
         let metadata = fs::metadata(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => DataError::MissingImages {
                 path: path.to_owned(),
@@ -36,9 +36,9 @@ impl Files {
         })?;
         let mut unread = UnreadFiles::default();
         let (mut entries, bad) = if metadata.is_dir() {
-            scan_folder(path, &mut unread)
+            scan_folder(path, media, &mut unread)
         } else {
-            archive::scan(path, &mut unread)?
+            archive::scan(path, media, &mut unread)?
         };
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let path = path.to_owned();
@@ -73,7 +73,11 @@ impl Files {
     }
 }
 
-fn scan_folder(folder: &Path, unread: &mut UnreadFiles) -> (Vec<Entry>, Vec<BadFile>) {
+fn scan_folder(
+    folder: &Path,
+    media: Media,
+    unread: &mut UnreadFiles,
+) -> (Vec<Entry>, Vec<BadFile>) {
     let (mut entries, mut bad) = (Vec::new(), Vec::new());
     let relative = |path: &Path| {
         let path = path.strip_prefix(folder).unwrap_or(path);
@@ -111,12 +115,12 @@ fn scan_folder(folder: &Path, unread: &mut UnreadFiles) -> (Vec<Entry>, Vec<BadF
                 walk.skip_current_dir();
             }
         } else if file.file_type().is_file() {
-            match folder_entry(&file, &name, unread) {
+            match folder_entry(&file, &name, media, unread) {
                 Ok(Some(entry)) => entries.push(entry),
                 Ok(None) => {}
                 Err(reason) => bad.push(BadFile { name, reason }),
             }
-        } else if has_image_name(&name) {
+        } else if media.has_name(&name) {
             let reason = "is not a regular file".to_owned();
             bad.push(BadFile { name, reason });
         }
@@ -182,6 +186,7 @@ fn walk_reason(error: &walkdir::Error, folder: &Path) -> (PathBuf, String) {
 fn folder_entry(
     file: &walkdir::DirEntry,
     name: &str,
+    media: Media,
     unread: &mut UnreadFiles,
 ) -> Result<Option<Entry>, String> {
     // Only the path in the folder must be UTF-8, not the folder's own path.
@@ -198,10 +203,10 @@ fn folder_entry(
             .map_err(|error| format!("cannot be read: {error}"))?;
         Ok::<_, String>(bytes)
     };
-    if !has_image_name(name) {
+    if !media.has_name(name) {
         let beginning = content()?;
-        if !is_image(&beginning) {
-            if let Some(format) = unread_file(name, &beginning) {
+        if !media.is_content(&beginning) {
+            if let Some(format) = media.unread(name, &beginning) {
                 unread.add(format);
             }
             return Ok(None);
@@ -344,7 +349,8 @@ mod tests {
             ("list_attr_celeba.txt", false),
             ("jpg", false),
         ] {
-            assert_eq!(has_image_name(name), is, "{name}");
+            assert_eq!(Media::Images.has_name(name), is, "{name}");
         }
+        assert!(Media::Sounds.has_name("a/b.Flac") && !Media::Sounds.has_name("a.jpg"));
     }
 }

@@ -16,7 +16,7 @@ mod jpeg;
 mod names;
 pub(crate) mod pack;
 pub(crate) mod source;
-mod split;
+pub(crate) mod split;
 pub(crate) mod table;
 pub(crate) mod text;
 pub(crate) mod transform;
@@ -31,14 +31,15 @@ use tracing::warn;
 use vae_base::one_line;
 
 use crate::dataset::Enlarged;
-use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
+use crate::limits::Sizes;
 use crate::stored::{ImageStore, StoredImages};
 use crate::{BadFile, BadFiles, DataError, Dataset, HoldOut, LoadReport, Splits};
+use entry::Media;
 use file_images::FileImages;
 use files::{FileReader, Files};
 use pack::{NotWritten, Pack};
 use source::Source;
-use split::{PARTITION_FILES, Part, Partition};
+use split::{PARTITION_FILES, Partition, Parts};
 use table::{ATTRIBUTES_FILES, Table};
 use transform::{Crop, Transform};
 
@@ -172,7 +173,8 @@ pub(crate) fn default_max_pixels() -> u64 {
 impl ImageFolderConfig {
     pub(crate) fn check(&self) -> Result<(), DataError> {
         self.transform().check()?;
-        self.split.check()?;
+        self.split
+            .check("dataset.image_folder.split.test_fraction")?;
         let wrong = |key, problem| Err(DataError::Config { key, problem });
         if self.crop.is_some() && self.crop_fraction != whole() {
             let problem = "found together with crop_fraction, expected one of the two".to_owned();
@@ -271,6 +273,23 @@ impl ImageFolderConfig {
     }
 }
 
+/// The file next to `path` of its name, or where that is none of `name`, followed by `suffix`.
+pub(crate) fn beside(path: &Path, name: &str, suffix: &str) -> PathBuf {
+    // A path such as `.` or `faces/..` has a name only after it is resolved.
+    let whole = std::path::absolute(path)
+        .and_then(|whole| match path.file_name() {
+            Some(_) => Ok(whole),
+            None => whole.canonicalize(),
+        })
+        .unwrap_or_else(|_| path.to_owned());
+    let mut file = whole.file_name().unwrap_or(name.as_ref()).to_owned();
+    file.push(suffix);
+    match path.file_name() {
+        Some(_) => path.with_file_name(file),
+        None => whole.with_file_name(file),
+    }
+}
+
 /// The files of an [`ImageFolderConfig`], listed but not yet read.
 #[derive(Debug)]
 pub struct ImageFolder {
@@ -288,7 +307,7 @@ impl ImageFolder {
     /// file.
     pub fn open(config: &ImageFolderConfig) -> Result<ImageFolder, DataError> {
         config.check()?;
-        let (files, found_bad) = Files::scan(&config.path)?;
+        let (files, found_bad) = Files::scan(&config.path, Media::Images)?;
         if files.entries().is_empty() && found_bad.is_empty() {
             return Err(DataError::NoImages {
                 path: config.path.clone(),
@@ -315,7 +334,7 @@ impl ImageFolder {
     /// transform's SHA-256, so that each transform has its own pack.
     pub fn pack_file(&self) -> PathBuf {
         use sha2::{Digest, Sha256};
-        let transform = Sha256::digest(pack::transform_json(&self.source));
+        let transform = Sha256::digest(self.source.transform_json());
         let shape = self.source.transform.shape();
         let suffix = format!(
             "-{}x{}x{}-{}.pack.safetensors",
@@ -324,19 +343,7 @@ impl ImageFolder {
             shape.width,
             &pack::hex(&transform)[..8]
         );
-        // A path such as `.` or `faces/..` has a name only after it is resolved.
-        let path = std::path::absolute(&self.config.path)
-            .and_then(|path| match self.config.path.file_name() {
-                Some(_) => Ok(path),
-                None => path.canonicalize(),
-            })
-            .unwrap_or_else(|_| self.config.path.clone());
-        let mut name = path.file_name().unwrap_or("images".as_ref()).to_owned();
-        name.push(suffix);
-        match self.config.path.file_name() {
-            Some(_) => self.config.path.with_file_name(name),
-            None => path.with_file_name(name),
-        }
+        beside(&self.config.path, "images", &suffix)
     }
 
     /// Checks every byte of the pack, and that it belongs to these files and this transform.
@@ -378,7 +385,8 @@ impl ImageFolder {
     }
 
     fn open_pack(&self) -> Result<Pack, PackProblem> {
-        let key = pack::key(&self.source);
+        let transform = self.source.transform_json();
+        let key = pack::key(&self.source.contents(&transform));
         let shape = self.source.transform.shape();
         Pack::open(&self.pack_file(), &key, shape, self.config.n_workers())
     }
@@ -386,9 +394,11 @@ impl ImageFolder {
     /// The outer error concerns the files, the inner one only the pack.
     fn try_write_pack(&self) -> Result<Result<BadFiles, PackProblem>, DataError> {
         let chunks = self.source.decode_all(self.config.n_workers());
-        let key = pack::key(&self.source);
+        let transform = self.source.transform_json();
+        let contents = self.source.contents(&transform);
+        let key = pack::key(&contents);
         let file = self.pack_file();
-        match pack::write(&file, &self.source, &key, chunks, |bad| self.check_bad(bad)) {
+        match pack::write(&file, &contents, &key, chunks, |bad| self.check_bad(bad)) {
             Ok(bad) => Ok(Ok(self.bad_files(&bad))),
             Err(NotWritten::Refused(problem)) => Ok(Err(problem)),
             Err(NotWritten::Stopped(error)) => Err(error),
@@ -469,6 +479,7 @@ impl ImageFolder {
             .collect();
         Err(DataError::TooManyBad {
             path: self.config.path.clone(),
+            what: "image",
             n_bad,
             n_files: self.n_files(),
             max_fraction: self.config.max_bad_fraction,
@@ -523,22 +534,13 @@ impl ImageFolder {
             table.check(path, stored.names())?;
         }
 
-        let parts: Vec<Option<Part>> = match &partition {
-            Some(partition) => partition.parts(stored.names(), sizes.validation)?,
-            None => {
-                let validation = sizes.validation.unwrap_or(DEFAULT_VALIDATION);
-                let parts = config.split.parts(stored.names(), validation)?;
-                parts.into_iter().map(Some).collect()
-            }
-        };
-        let of = |part| {
-            let ids = parts.iter().enumerate();
-            let ids = ids.filter(|&(_, &found)| found == Some(part));
-            ids.map(|(i, _)| i).collect::<Vec<usize>>()
-        };
-        let [mut train, mut validation, mut test] =
-            [Part::Train, Part::Validation, Part::Test].map(of);
-        let n_unlisted = parts.iter().filter(|part| part.is_none()).count();
+        let parts = Parts::of(
+            stored.names(),
+            partition.as_ref(),
+            &config.split,
+            sizes.validation,
+        )?;
+        let n_unlisted = parts.n_unlisted;
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
             unread_files: self.source.files.unread().clone(),
@@ -549,27 +551,8 @@ impl ImageFolder {
             enlarged: self.enlarged(),
         };
         report.warn(&config.path);
-        let Limits {
-            train: n_train,
-            validation: n_validation,
-            test: n_test,
-        } = sizes.limits;
-        for (images, limit, key) in [
-            (&mut train, n_train, TRAIN_LIMIT),
-            (&mut validation, n_validation, VALIDATION_LIMIT),
-            (&mut test, n_test, TEST_LIMIT),
-        ] {
-            images.truncate(n_within(limit, images.len(), key, &config.path));
-        }
-        for (split, images) in [("training", &train), ("test", &test)] {
-            if images.is_empty() {
-                return Err(DataError::EmptySplit {
-                    path: config.path.clone(),
-                    split,
-                    n_images: stored.names().len(),
-                });
-            }
-        }
+        let [train, validation, test] =
+            parts.limited(sizes.limits, &config.path, "image", stored.names().len())?;
         let dataset = |ids: Vec<usize>, random_flips| {
             let attributes = attributes.as_ref().map(|known| known.select(&ids));
             let images = StoredImages {

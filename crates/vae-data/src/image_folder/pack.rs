@@ -29,7 +29,8 @@ use tracing::warn;
 use vae_base::files::{self, TemporaryName};
 use vae_base::open_regular;
 
-use super::source::{Chunk, Source};
+use super::files::Files;
+use super::source::Chunk;
 use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
 use crate::stored::{ImageStore, StoreReader};
@@ -54,24 +55,38 @@ const BYTES_AROUND: usize = 64 << 10;
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
 
+/// What a pack is made of: files, and what becomes of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contents<'a> {
+    pub(crate) files: &'a Files,
+    /// The transform, as JSON.
+    pub(crate) transform: &'a str,
+    /// The largest file or image that is decoded.
+    pub(crate) limit: u64,
+    /// The shape of an item's bytes.
+    pub(crate) shape: ImageShape,
+}
+
+impl Contents<'_> {
+    /// Bytes of an item.
+    fn n_bytes(&self) -> usize {
+        self.shape.n_values() as usize
+    }
+}
+
 /// Identifies the files and the transform from which a pack is made.
-pub(crate) fn key(source: &Source) -> String {
+pub(crate) fn key(source: &Contents) -> String {
     let mut hash = Sha256::new();
     let mut put =
         |text: &str| hash.update([&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat());
     put(FORMAT);
-    put(&transform_json(source));
-    put(&source.max_pixels.to_string());
+    put(source.transform);
+    put(&source.limit.to_string());
     for entry in source.files.entries() {
         put(&entry.name);
         put(&format!("{} {}", entry.n_bytes, entry.stamp));
     }
     hex(&hash.finalize())
-}
-
-/// The transform as written to the metadata.
-pub(crate) fn transform_json(source: &Source) -> String {
-    json!(source.transform).to_string()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -324,18 +339,15 @@ impl<E> From<io::Error> for NotWritten<E> {
 /// complete and on the disk. `on_chunk` is called after every chunk with the bad files so far.
 pub(crate) fn write<E>(
     path: &Path,
-    source: &Source,
+    source: &Contents,
     key: &str,
     chunks: Pipeline<Chunk>,
     mut on_chunk: impl FnMut(&[BadFile]) -> Result<(), E>,
 ) -> Result<Vec<BadFile>, NotWritten<E>> {
     let entries = source.files.entries();
     let folder = files::parent(path);
-    check_space(
-        folder,
-        entries.len() as u64 * source.transform.n_bytes() as u64,
-    )
-    .map_err(NotWritten::Refused)?;
+    check_space(folder, entries.len() as u64 * source.n_bytes() as u64)
+        .map_err(NotWritten::Refused)?;
 
     PARTIAL.remove_abandoned(folder);
     let mut partial = PARTIAL.file_in(folder)?;
@@ -379,16 +391,16 @@ pub(crate) fn write<E>(
 }
 
 /// The first [`HEADER_BYTES`] of the file.
-fn header(source: &Source, key: &str, n_images: usize, files: &[u8]) -> io::Result<Vec<u8>> {
-    let shape = source.transform.shape();
-    let images = n_images * source.transform.n_bytes();
+fn header(source: &Contents, key: &str, n_images: usize, files: &[u8]) -> io::Result<Vec<u8>> {
+    let shape = source.shape;
+    let images = n_images * source.n_bytes();
     let crcs = images + 4 * n_images;
     let tensor = |shape: &[i64], start, end| json!({ "dtype": "U8", "shape": shape, "data_offsets": [start, end] });
     let header = json!({
         "__metadata__": {
             "format": FORMAT,
             "key": key,
-            "transform": transform_json(source),
+            "transform": source.transform,
             "files_crc32": format!("{:08x}", crc32fast::hash(files)),
         },
         "images": tensor(&[n_images as i64, shape.channels, shape.height, shape.width], 0, images),
@@ -433,7 +445,8 @@ mod tests {
 
     use super::*;
     use crate::image_folder::ImageSize;
-    use crate::image_folder::files::Files;
+    use crate::image_folder::entry::Media;
+    use crate::image_folder::source::Source;
     use crate::image_folder::transform::{Crop, Transform};
 
     #[test]
@@ -445,7 +458,7 @@ mod tests {
             let image = GrayImage::from_fn(5, 4, |x, y| Luma([40 * i + 5 * x as u8 + y as u8]));
             image.save(photos.join(format!("{i}.png"))).unwrap();
         }
-        let (files, bad) = Files::scan(&photos).unwrap();
+        let (files, bad) = Files::scan(&photos, Media::Images).unwrap();
         assert!(bad.is_empty());
         let source = Arc::new(Source {
             files: Arc::new(files),
@@ -459,8 +472,10 @@ mod tests {
             },
             max_pixels: 1 << 20,
         });
-        let (path, key) = (folder.path().join("pack"), key(&source));
-        let written = write(&path, &source, &key, source.decode_all(1), |_| {
+        let transform = source.transform_json();
+        let contents = source.contents(&transform);
+        let (path, key) = (folder.path().join("pack"), key(&contents));
+        let written = write(&path, &contents, &key, source.decode_all(1), |_| {
             Ok::<(), ()>(())
         });
         assert!(written.unwrap().is_empty());

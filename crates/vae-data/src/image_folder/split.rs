@@ -12,13 +12,14 @@ use super::names::ByName;
 use super::table::{Csv, delimiter, file_column};
 use super::text;
 use crate::hold_out::VALIDATION_KEY;
+use crate::limits::{Limits, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
 use crate::{DataError, HoldOut};
 
 /// The official name of CelebA's list, found automatically next to the images.
 pub const PARTITION_FILE: &str = "list_eval_partition.txt";
 
 /// The official name, and the one at Kaggle.
-pub(super) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
+pub(crate) const PARTITION_FILES: [&str; 2] = [PARTITION_FILE, "list_eval_partition.csv"];
 
 /// A split by a hash of the file name (`[dataset.image_folder.split]`), for images without a partition list.
 ///
@@ -57,13 +58,14 @@ pub(crate) enum Part {
 }
 
 impl SplitConfig {
-    pub(crate) fn check(&self) -> Result<(), DataError> {
+    /// `key` is that of `test_fraction`.
+    pub(crate) fn check(&self, key: &'static str) -> Result<(), DataError> {
         let found = self.test_fraction;
         if (0.0..1.0).contains(&found) {
             return Ok(());
         }
         Err(DataError::Config {
-            key: "dataset.image_folder.split.test_fraction",
+            key,
             problem: format!("found {found}, expected at least 0 and less than 1"),
         })
     }
@@ -112,6 +114,76 @@ impl SplitConfig {
             unreachable!("SHA-256 has 32 bytes")
         };
         u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / 2.0_f64.powi(64)
+    }
+}
+
+/// The items of each split, by their positions.
+pub(crate) struct Parts {
+    train: Vec<usize>,
+    validation: Vec<usize>,
+    test: Vec<usize>,
+    /// How many are not in the list.
+    pub(crate) n_unlisted: usize,
+}
+
+impl Parts {
+    /// Divides items by a list, or else by the hashes of their names.
+    pub(crate) fn of(
+        names: &[String],
+        partition: Option<&Partition>,
+        split: &SplitConfig,
+        validation: Option<HoldOut>,
+    ) -> Result<Parts, DataError> {
+        let parts: Vec<Option<Part>> = match partition {
+            Some(partition) => partition.parts(names, validation)?,
+            None => {
+                let parts = split.parts(names, validation.unwrap_or(DEFAULT_VALIDATION))?;
+                parts.into_iter().map(Some).collect()
+            }
+        };
+        let of = |part| {
+            let ids = parts.iter().enumerate();
+            let ids = ids.filter(|&(_, &found)| found == Some(part));
+            ids.map(|(i, _)| i).collect::<Vec<usize>>()
+        };
+        Ok(Parts {
+            train: of(Part::Train),
+            validation: of(Part::Validation),
+            test: of(Part::Test),
+            n_unlisted: parts.iter().filter(|part| part.is_none()).count(),
+        })
+    }
+
+    /// The first training, validation and test items within these limits.
+    ///
+    /// # Errors
+    /// There are no training items, or no test items. `what` is `image` or `audio`.
+    pub(crate) fn limited(
+        self,
+        limits: Limits,
+        path: &Path,
+        what: &'static str,
+        n_images: usize,
+    ) -> Result<[Vec<usize>; 3], DataError> {
+        let limited = |mut ids: Vec<usize>, limit, key| {
+            ids.truncate(n_within(limit, ids.len(), key, path));
+            ids
+        };
+        let train = limited(self.train, limits.train, TRAIN_LIMIT);
+        let validation = limited(self.validation, limits.validation, VALIDATION_LIMIT);
+        let test = limited(self.test, limits.test, TEST_LIMIT);
+        for (split, ids) in [("training", &train), ("test", &test)] {
+            if ids.is_empty() {
+                let path = path.to_owned();
+                return Err(DataError::EmptySplit {
+                    path,
+                    what,
+                    split,
+                    n_images,
+                });
+            }
+        }
+        Ok([train, validation, test])
     }
 }
 
@@ -377,7 +449,10 @@ mod tests {
                 seed: 0,
             };
             assert_eq!(
-                split.check().unwrap_err().to_string(),
+                split
+                    .check("dataset.image_folder.split.test_fraction")
+                    .unwrap_err()
+                    .to_string(),
                 format!(
                     "dataset.image_folder.split.test_fraction: found {found}, expected at least 0 and \
                      less than 1"
