@@ -2,7 +2,10 @@
 
 mod binarized_mnist;
 mod celeba;
+mod drums;
+mod recordings;
 mod signals;
+mod spoken_digits;
 mod sprites;
 
 use std::fs::{self, File};
@@ -36,6 +39,8 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
             binarized_mnist::NAME => Some(binarized_mnist::fetch as _),
             sprites::NAME => Some(sprites::fetch as _),
             signals::NAME => Some(signals::fetch as _),
+            spoken_digits::NAME => Some(spoken_digits::fetch as _),
+            drums::NAME => Some(drums::fetch as _),
             _ => None,
         };
         if let Some(fetch) = special {
@@ -100,6 +105,18 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
             false => signals::fetch(workspace, None),
         };
     }
+    if name == spoken_digits::NAME {
+        return match spoken_digits::is_complete(&folder) {
+            true => Ok(()),
+            false => spoken_digits::fetch(workspace, None),
+        };
+    }
+    if name == drums::NAME {
+        return match drums::is_complete(&folder) {
+            true => Ok(()),
+            false => drums::fetch(workspace, None),
+        };
+    }
     if !manifest.is_file() {
         return Ok(());
     }
@@ -149,7 +166,15 @@ fn known_names(workspace: &Workspace) -> Result<Vec<String>> {
         })
         .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
         .collect();
-    names.extend([sprites::NAME, signals::NAME].map(str::to_owned));
+    names.extend(
+        [
+            sprites::NAME,
+            signals::NAME,
+            spoken_digits::NAME,
+            drums::NAME,
+        ]
+        .map(str::to_owned),
+    );
     names.sort();
     Ok(names)
 }

@@ -85,7 +85,10 @@ enum Done {
 
 /// Prints one line, as for every error.
 fn report_panic(info: &PanicHookInfo) {
-    if vae_data::image_folder::is_decoding() || vae_data::array_file::is_reading() {
+    if vae_data::image_folder::is_decoding()
+        || vae_data::audio_folder::is_decoding()
+        || vae_data::array_file::is_reading()
+    {
         return; // It costs a file, which is listed among the bad ones or named by an error.
     }
     let message = info.payload_as_str().unwrap_or("no message");

@@ -46,6 +46,7 @@ mod probe;
 mod protocol;
 mod published;
 mod report;
+mod sound;
 mod subject;
 
 pub use aggregate::{AggregateDensities, aggregate_densities};
@@ -76,3 +77,4 @@ pub use published::{
     Comparison, Estimator, Field, Published, PublishedFeatures, comparisons, neighbours, published,
 };
 pub use report::{Findings, Progress, REPORT_FILE, Report, Section, Subject, Topic};
+pub use sound::{SoundOptions, measure_sound};

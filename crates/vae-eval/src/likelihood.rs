@@ -52,6 +52,12 @@ fn findings(
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
     let mut findings = Findings::default();
+    if !vae.config().likelihood.is_distribution() && vae.own_parts().is_empty() {
+        let reason = "likelihood.spectral is a distance and no likelihood, so there is no elbo";
+        let nll = "nll".to_owned();
+        findings.not_measured.insert(nll, reason.to_owned());
+        return Ok(findings);
+    }
     if !vae.has_density() {
         let reason = "a deterministic posterior has no density, so there is no elbo";
         findings

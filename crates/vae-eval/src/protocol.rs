@@ -66,6 +66,30 @@ pub enum Protocol {
     },
     /// A comparison of two sets of images by features.
     Features(FeatureProtocol),
+    /// The log-spectral distance of reconstructed sound, from the posterior's center.
+    LogSpectral {
+        /// Mel bands of the spectrograms.
+        bands: usize,
+        /// Their frames.
+        frames: usize,
+        /// Principal components of training sound in place of the model; none for the model.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        n_components: Option<i64>,
+        /// The training sounds that they are computed from.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        n_train_images: Option<usize>,
+    },
+    /// The share of sounds whose class a softmax regression of averaged spectrograms finds.
+    SoundClass {
+        /// Which sounds.
+        of: String,
+        /// Bands that it sees, averages.
+        bands: i64,
+        /// Frames that it sees, averages.
+        frames: i64,
+        /// The training sounds that it is fitted on.
+        n_train_images: usize,
+    },
     /// New images of given classes, and the share that a classifier assigns to those classes.
     Recognized {
         /// The classifier.
@@ -228,6 +252,11 @@ pub enum Extractor {
         pooled: i64,
         /// The number of images that they are computed from.
         n_images: usize,
+    },
+    /// Mean and standard deviation over frames of mel bands in dB.
+    SpectrogramStatistics {
+        /// The number of bands, averages of the spectrogram's.
+        bands: i64,
     },
     /// A network given by the user. Its training data is unknown.
     TorchScript {
@@ -400,6 +429,34 @@ impl fmt::Display for Protocol {
                     "{n_samples} samples{from} of the held-out images' classes, {pixels}, by {classifier}"
                 )
             }
+            Self::LogSpectral {
+                bands,
+                frames,
+                n_components,
+                n_train_images,
+            } => {
+                match (n_components, n_train_images) {
+                    (Some(n), Some(n_train)) => {
+                        write!(f, "{n} principal components of {n_train} training sounds")?;
+                    }
+                    _ => f.write_str("sound of the posterior's center")?,
+                }
+                write!(
+                    f,
+                    " against the held-out sound: root mean square over the {bands} mel bands in dB, mean over \
+                     {frames} frames"
+                )
+            }
+            Self::SoundClass {
+                of,
+                bands,
+                frames,
+                n_train_images,
+            } => write!(
+                f,
+                "{of}, by softmax regression of spectrograms averaged to {bands}×{frames}, fitted on \
+                 {n_train_images} training sounds"
+            ),
             Self::ActiveUnits {
                 n_images,
                 threshold,
@@ -555,6 +612,10 @@ impl fmt::Display for Extractor {
                  SHA-256 {}…)",
                 100.0 * test_accuracy,
                 short(sha256)
+            ),
+            Self::SpectrogramStatistics { bands } => write!(
+                f,
+                "mean and standard deviation over time of {bands} mel bands in dB"
             ),
             Self::PixelPca {
                 n_components,

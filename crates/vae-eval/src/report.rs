@@ -55,6 +55,8 @@ pub enum Topic {
     Likelihood,
     /// The quality of reconstructions and samples.
     Pictures,
+    /// The quality of reconstructed and sampled sound.
+    Sound,
     /// The information in the latents.
     Latents,
     /// Whether single latent dimensions correspond to single factors of the images.
@@ -63,9 +65,10 @@ pub enum Topic {
 
 impl Topic {
     /// All topics, in the order of a report.
-    pub const ALL: [Topic; 4] = [
+    pub const ALL: [Topic; 5] = [
         Topic::Likelihood,
         Topic::Pictures,
+        Topic::Sound,
         Topic::Latents,
         Topic::Disentanglement,
     ];
@@ -76,6 +79,7 @@ impl Topic {
         match self {
             Self::Likelihood => "Likelihood",
             Self::Pictures => "Pictures",
+            Self::Sound => "Sound",
             Self::Latents => "Latents",
             Self::Disentanglement => "Disentanglement",
         }

@@ -92,12 +92,13 @@ impl ModelView<'_> {
         match item.kind {
             ItemKind::Image => check_image_model(self)?,
             ItemKind::Array => check_array_model(self, item)?,
+            ItemKind::Sound { .. } => check_sound_model(self, item)?,
             _ if self.likelihood.is_none() => {}
             _ => {
                 return refuse(
                     "model.likelihood",
                     format!(
-                        "{} does not support sound or tokens; the likelihoods here are for images and arrays",
+                        "{} does not support tokens; the likelihoods here are for images, arrays and sound",
                         self.likelihood_name
                     ),
                 );
@@ -127,6 +128,7 @@ impl ModelView<'_> {
 
 /// Refuses options that exist for arrays only.
 fn check_image_model(model: ModelView) -> Result<(), ModelError> {
+    refuse_spectral(model, "images")?;
     if let Some(NetworkConfig::Conv1d(_)) = model.network {
         return refuse(
             "model.network.conv1d",
@@ -144,8 +146,49 @@ fn check_image_model(model: ModelView) -> Result<(), ModelError> {
     }
 }
 
+fn refuse_spectral(model: ModelView, these: &str) -> Result<(), ModelError> {
+    match model.likelihood {
+        Some(LikelihoodConfig::Spectral(_)) => refuse(
+            "model.likelihood.spectral",
+            format!("it is for samples of sound, and these items are {these}; gaussian would fit"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what is not for sound `[C, T]`.
+fn check_sound_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError> {
+    match model.likelihood {
+        None | Some(LikelihoodConfig::Spectral(_)) => {}
+        Some(_) => {
+            return refuse(
+                "model.likelihood",
+                format!(
+                    "{} does not support samples of sound; spectral would fit, or                      [dataset.audio_folder.spectrogram] with gaussian",
+                    model.likelihood_name
+                ),
+            );
+        }
+    }
+    if let Some(PriorConfig::Vamp(_)) = model.prior.config {
+        let problem =
+            "its pseudo-inputs are images, and these items are sound; gaussian_mixture would fit";
+        return refuse("model.prior.vamp", problem.to_owned());
+    }
+    match model.network {
+        None | Some(NetworkConfig::Mlp(_) | NetworkConfig::Conv1d(_)) => Ok(()),
+        Some(_) => refuse(
+            "model.network",
+            format!(
+                "its convolutions are two-dimensional, found sound of {item} samples; conv1d would fit, or a                  spectrogram (dataset.audio_folder.spectrogram)"
+            ),
+        ),
+    }
+}
+
 /// Refuses options that exist for images only.
 fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError> {
+    refuse_spectral(model, "arrays")?;
     let likelihood = model.likelihood_name;
     match model.likelihood.map(LikelihoodConfig::of_real_values) {
         Some(None) => {

@@ -91,7 +91,7 @@ pub use invert::{InvertConfig, InvertProgress, InvertStart, InvertTerms, Inverte
 pub use likelihood::{
     DiscretizedLogisticConfig, GaussianConfig, LaplaceConfig, Likelihood, LikelihoodConfig,
     LogisticMixtureConfig, LogisticScale, MeanActivation, ScaleConfig, ScaledBernoulliConfig,
-    StudentTConfig,
+    SpectralConfig, StudentTConfig,
 };
 pub use mode::Mode;
 pub use network::{
@@ -136,7 +136,7 @@ pub use topology::{LadderConfig, TopologyConfig};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
-    Standardization, files, write_whole,
+    Spectrogram, Standardization, files, write_whole,
 };
 pub use vae_torch::Generator;
 pub use watch::first_non_finite;

@@ -132,7 +132,12 @@ impl RunDir {
         for folder in [self.pictures(), self.checkpoints()] {
             fs::create_dir_all(&folder).map_err(RunError::io(folder))?;
         }
-        for folder in [self.path.clone(), self.pictures(), self.samplers()] {
+        for folder in [
+            self.path.clone(),
+            self.pictures(),
+            self.sounds(),
+            self.samplers(),
+        ] {
             files::remove_abandoned(&folder);
         }
         checkpoint_folder::remove_abandoned(&self.checkpoints());
@@ -405,6 +410,18 @@ impl RunDir {
     #[must_use]
     pub fn pictures(&self) -> PathBuf {
         self.path.join("pictures")
+    }
+
+    /// `sounds/`, of a model of sound.
+    #[must_use]
+    pub fn sounds(&self) -> PathBuf {
+        self.path.join("sounds")
+    }
+
+    /// Sounds of an epoch, `sounds/epoch-0003-samples.wav`.
+    #[must_use]
+    pub fn sound_file(&self, epoch: u64, name: &str) -> PathBuf {
+        self.sounds().join(format!("epoch-{epoch:04}-{name}.wav"))
     }
 
     /// `samplers/`, the fitted samplers.

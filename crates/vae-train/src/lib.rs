@@ -29,7 +29,7 @@ pub use callback::{Callback, Event, Flow};
 pub use callback::{
     adversarial_watch::AdversarialWatch, checkpoints::Checkpoints, collapse_watch::CollapseWatch,
     curves::Curves, early_stopping::EarlyStopping, kl_schedule::KlSchedule,
-    learning_rate::LearningRate, metrics_log::MetricsLog, pictures::Pictures,
+    learning_rate::LearningRate, metrics_log::MetricsLog, pictures::Pictures, sounds::Sounds,
     tensorboard::TensorBoard,
 };
 pub use collective::{Alone, Collective};

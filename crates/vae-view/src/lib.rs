@@ -8,6 +8,7 @@ mod error;
 pub mod latent;
 pub mod levels;
 pub mod picture;
+pub mod sound;
 pub mod tensorboard;
 pub mod ticks;
 mod tile;

@@ -256,17 +256,13 @@ fn globe_latents(size: usize, latent_dims: usize, dims: &[usize]) -> Tensor {
     Tensor::from_slice(&latents).view([-1, latent_dims as i64])
 }
 
-/// A row for each of some latent dimensions, with `n_steps` images from −3 to 3 standard deviations of the prior
-/// around its mean in that dimension (times `reach`/3). The other dimensions stay as in `origin` `[Z]`. On a sphere the
-/// dimension goes from −0.9 to 0.9 and the others are scaled. The latent of an image is a good origin: in many
-/// dimensions the point 0 is far from everything the decoder was trained on. For a model with a condition, the
-/// condition `[1, D]` comes with the origin.
+/// [`traversal_latents`], decoded: a row for each of some latent dimensions.
 ///
 /// # Errors
 /// libtorch refuses.
 ///
 /// # Panics
-/// If there is no dimension, or one that the model does not have.
+/// As [`traversal_latents`].
 pub fn traversals<'a>(
     vae: &Vae,
     origin: impl Into<Conditioned<'a>>,
@@ -274,10 +270,29 @@ pub fn traversals<'a>(
     n_steps: usize,
     reach: f64,
 ) -> Result<DynamicImage, ViewError> {
-    let Conditioned {
-        tensor: origin,
-        condition,
-    } = origin.into();
+    let origin = origin.into();
+    let latents = traversal_latents(vae, origin.tensor, dims, n_steps, reach)?;
+    let images = decoded_tiles(vae, (&latents, origin.condition), Pixels::Mean)?;
+    grid(&images, n_steps, 2)
+}
+
+/// A row for each of some latent dimensions, with `n_steps` latents from −3 to 3 standard deviations of the prior
+/// around its mean in that dimension (times `reach`/3). The other dimensions stay as in `origin` `[Z]`. On a sphere the
+/// dimension goes from −0.9 to 0.9 and the others are scaled. The latent of an image is a good origin: in many
+/// dimensions the point 0 is far from everything the decoder was trained on. `[rows·n_steps, Z]`.
+///
+/// # Errors
+/// libtorch refuses.
+///
+/// # Panics
+/// If there is no dimension, or one that the model does not have.
+pub fn traversal_latents(
+    vae: &Vae,
+    origin: &Tensor,
+    dims: &[usize],
+    n_steps: usize,
+    reach: f64,
+) -> Result<Tensor, ViewError> {
     let latent_dims = vae.config().n_latents();
     let n_steps = n_steps as i64;
     let line = Tensor::linspace(-reach, reach, n_steps, (Kind::Float, Device::Cpu));
@@ -315,9 +330,7 @@ pub fn traversals<'a>(
     };
     let rows: Vec<Tensor> = dims.iter().map(|&dim| row(dim)).collect();
     let latents = Tensor::cat(&rows, 0); // [rows · columns, Z]
-    let latents = vae.nearest_codes(&latents)?;
-    let images = decoded_tiles(vae, (&latents, condition), Pixels::Mean)?;
-    grid(&images, n_steps as usize, 2)
+    Ok(vae.nearest_codes(&latents)?)
 }
 
 /// How p(x|z) is shown.

@@ -112,6 +112,27 @@ impl Summary {
         Ok(Self::new(tag, message::Kind::Image(image)))
     }
 
+    /// A sound, given as the bytes of a WAV file as [`crate::sound::Sound::to_wav`] writes it.
+    #[must_use]
+    pub fn sound(tag: &str, wav: Vec<u8>) -> Self {
+        let number = |start: usize, n: usize| {
+            let bytes = wav.get(start..start + n).unwrap_or_default();
+            bytes
+                .iter()
+                .rev()
+                .fold(0_u32, |number, byte| number << 8 | u32::from(*byte))
+        };
+        let (n_channels, rate, n_bytes) = (number(22, 2), number(24, 4), number(40, 4));
+        let audio = message::Audio {
+            rate: rate as f32,
+            n_channels: n_channels.into(),
+            n_frames: (n_bytes / (2 * n_channels).max(1)).into(),
+            wav,
+            content_type: "audio/wav".to_owned(),
+        };
+        Self::new(tag, message::Kind::Audio(audio))
+    }
+
     /// A histogram.
     #[must_use]
     pub fn histogram(tag: &str, bins: &Bins) -> Self {
@@ -228,7 +249,7 @@ mod message {
     pub(super) struct Value {
         #[prost(string, tag = "1")]
         pub(super) tag: String,
-        #[prost(oneof = "Kind", tags = "2, 4, 5")]
+        #[prost(oneof = "Kind", tags = "2, 4, 5, 6")]
         pub(super) kind: Option<Kind>,
     }
 
@@ -240,6 +261,22 @@ mod message {
         Image(Image),
         #[prost(message, tag = "5")]
         Histogram(Histogram),
+        #[prost(message, tag = "6")]
+        Audio(Audio),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Audio {
+        #[prost(float, tag = "1")]
+        pub(super) rate: f32,
+        #[prost(int64, tag = "2")]
+        pub(super) n_channels: i64,
+        #[prost(int64, tag = "3")]
+        pub(super) n_frames: i64,
+        #[prost(bytes = "vec", tag = "4")]
+        pub(super) wav: Vec<u8>,
+        #[prost(string, tag = "5")]
+        pub(super) content_type: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

@@ -2,10 +2,11 @@
 
 use plotters::prelude::*;
 use tch::{Device, Kind, Tensor};
-use vae_model::{ItemSpec, Standardization};
+use vae_model::{ItemKind, ItemSpec, Standardization};
 
 use crate::ViewError;
 use crate::chart::{COLORS, GRID, SCALE};
+use crate::sound::shown_spectrograms;
 
 /// The height in pixels of a tile with curves.
 const HEIGHT: i64 = 64;
@@ -22,20 +23,23 @@ const MOST_BARS: i64 = 32;
 /// The range of a tile, in standard deviations from the mean.
 const REACH: f64 = 3.0;
 
-/// The items of a data set's batches in the units of decoded items: images in `[0, 1]`, arrays unchanged. f32
+/// The items of a data set's batches in the units of decoded items: images in `[0, 1]`, sound in `[-1, 1]`, arrays
+/// unchanged. f32
 /// `[N, C, H, W]` on the CPU.
 pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
     let items = items.to_device(Device::Cpu).to_kind(Kind::Float);
-    match item.is_image() {
-        true => items / 255.0,
-        false => items,
+    match item.kind {
+        ItemKind::Image => items / 255.0,
+        ItemKind::Sound { .. } => items / 32_768.0,
+        _ => items,
     }
 }
 
 /// Pictures of items `[N, C, H, W]` as a model decodes them ([`as_decoded`] converts those of a data set), in `[0, 1]` on the
 /// CPU.
 ///
-/// Images are unchanged. Arrays `[C, H, W]` are shown as images from dark (3 standard deviations below the training data's
+/// Images are unchanged. Sound and its spectrograms are color maps from quiet (black) to loud, the lowest frequency at the
+/// bottom. Other arrays `[C, H, W]` are shown as images from dark (3 standard deviations below the training data's
 /// mean) to light. Series `[C, T]` are curves, one color per channel, on axes of 3 standard deviations around the mean, which
 /// is a gray line; with more than six channels they are a color map with a row for each. Vectors are bars, or a curve if they
 /// have more than 32 values. If the model has no statistics, those of these items are used. Missing values are gaps.
@@ -46,6 +50,17 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     let items = items.to_device(Device::Cpu).to_kind(Kind::Float);
     if item.is_image() {
         return Ok(items);
+    }
+    if let ItemKind::Sound { .. } = item.kind {
+        let (maps, floor) = shown_spectrograms(item, &items)?;
+        return Ok(heat(&maps, floor, LOUDEST));
+    }
+    if let Some(spectrogram) = &item.spectrogram {
+        let loudest = match &item.standardization {
+            Some(Standardization { mean, std }) => mean[0] + REACH * std[0],
+            None => LOUDEST,
+        };
+        return Ok(heat(&items, spectrogram.floor, loudest));
     }
     let scaled = scaled(item, &items)?; // [N, C, H, W], −1 … 1 within the reach
     let (n, channels, height, width) = scaled.size4()?;
@@ -87,6 +102,54 @@ pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
     let pixels = pixels.to_kind(Kind::Float) / 255.0;
     let scale = [i64::from(SCALE); 2];
     Ok(pixels.avg_pool2d(scale, scale, [0, 0], false, true, None))
+}
+
+/// The top of the color map of sound, in dB.
+const LOUDEST: f64 = 20.0;
+
+/// The fewest pixels from the lowest to the highest band, and from the first to the last frame.
+const LEAST_SIDE: i64 = 64;
+
+/// Black, purple, red, yellow, near white, of about equal steps of lightness, as matplotlib's magma.
+const HEAT: [[f32; 3]; 8] = [
+    [0.001, 0.000, 0.014],
+    [0.135, 0.068, 0.315],
+    [0.372, 0.093, 0.499],
+    [0.595, 0.177, 0.501],
+    [0.829, 0.263, 0.431],
+    [0.973, 0.462, 0.361],
+    [0.997, 0.708, 0.484],
+    [0.987, 0.991, 0.750],
+];
+
+/// Spectrograms `[N, C, bands, frames]` from `floor` to `top` dB as colors `[N, 3, …]`: the lowest band at the bottom, the
+/// channels one above the other.
+fn heat(maps: &Tensor, floor: f64, top: f64) -> Tensor {
+    let (n, channels, bands, frames) = (
+        maps.size()[0],
+        maps.size()[1],
+        maps.size()[2],
+        maps.size()[3],
+    );
+    let rows = maps.flip([2]).reshape([n, channels * bands, frames]);
+    let level: Tensor = (rows - floor) / (top - floor).max(1.0);
+    let level = level.nan_to_num(0.0, None, None).clamp(0.0, 1.0) * (HEAT.len() - 1) as f64;
+    let below = level.floor().clamp_max((HEAT.len() - 2) as f64);
+    let share = (&level - &below).unsqueeze(1); // [N, 1, H, W]
+    let colors = Tensor::from_slice(HEAT.as_flattened()).view([-1, 3]);
+    let at = |index: Tensor| {
+        let index = index.to_kind(Kind::Int64).view(-1);
+        let sides = [n, channels * bands, frames, 3];
+        colors
+            .index_select(0, &index)
+            .view(sides)
+            .permute([0, 3, 1, 2])
+    };
+    let picture: Tensor = at(below.shallow_clone()) * (1.0 - &share) + at(below + 1.0) * share;
+    let times = |side: i64| (LEAST_SIDE / side.max(1)).max(1);
+    picture
+        .repeat_interleave_self_int(times(channels * bands), 2, None)
+        .repeat_interleave_self_int(times(frames), 3, None)
 }
 
 /// (x − mean) / 3 standard deviations, NaN for missing values.
@@ -194,7 +257,35 @@ fn bars(area: &Area, (width, height): (u32, u32), values: &[f32]) -> Drawn {
 
 #[cfg(test)]
 mod tests {
-    use vae_model::{ImageShape, ItemKind};
+    use vae_model::{ImageShape, ItemKind, Spectrogram};
+
+    #[test]
+    fn a_spectrogram_has_its_lowest_band_at_the_bottom() {
+        let spectrogram = Spectrogram {
+            rate: 8000,
+            window: 512,
+            hop: 128,
+            low: 0.0,
+            high: 4000.0,
+            floor: -50.0,
+        };
+        let item = ItemSpec {
+            spectrogram: Some(spectrogram),
+            ..ItemSpec::new(ItemKind::Array, vec![1, 2, 3])
+        };
+        let items =
+            Tensor::from_slice(&[20_f32, -50.0, -50.0, -50.0, -50.0, -80.0]).view([1, 1, 2, 3]);
+        let picture = tiles(&item, &items).unwrap();
+        assert_eq!(picture.size(), [1, 3, 64, 63]);
+        let at = |row: i64, column: i64| picture.double_value(&[0, 0, row, column]);
+        assert!(at(63, 0) > 0.9 && at(0, 0) < 0.01 && at(63, 30) < 0.01 && at(0, 60) < 0.01);
+        let sound = ItemSpec::new(ItemKind::Sound { rate: 8000 }, vec![1, 4000]);
+        let picture = tiles(
+            &sound,
+            &Tensor::zeros([2, 1, 1, 4000], (Kind::Float, Device::Cpu)),
+        );
+        assert_eq!(picture.unwrap().size()[..3], [2, 3, 64]);
+    }
 
     use super::*;
 

@@ -12,9 +12,12 @@ use vae_data::{DatasetConfig, Splits};
 use vae_run::Session;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
+use vae_view::sound::sounds;
+use vae_view::tiles;
 
 use super::place::{Place, Places};
 use super::sample::save_each;
+use super::sounds::{Out, save_folder};
 use super::{OutArgs, RunArgs, judge, labels, picture_name, place, table};
 use crate::Done;
 use crate::output::{self, out, say};
@@ -419,16 +422,35 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
     let changed = latent::onto_support(run.vae(), &(&latents + offset))?;
     let decoded = |latents: &Tensor| {
         let latents = (latents, condition.as_ref());
-        no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))
+        no_grad(|| picture::decoded(run.vae(), latents, Pixels::Mean))
     };
-    let (images, changed) = (decoded(&latents)?, decoded(&changed)?);
+    let item = run.vae().item();
+    let (items, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
     if let Some(out) = &args.out {
-        picture::save(&picture::stacked(&images, &[&changed])?, out)?;
-        files.push(out.clone());
+        let picture = picture::stacked(&tiles(item, &items)?, &[&tiles(item, &changed)?])?;
+        match Out::of(item, out)? {
+            Out::Folder => {
+                let (before, after) = (sounds(item, &items)?, sounds(item, &changed)?);
+                let pairs = before.iter().zip(&after).zip(1..);
+                let named: Vec<_> = pairs
+                    .flat_map(|((before, after), i)| {
+                        [
+                            (format!("{i:04}-before"), before),
+                            (format!("{i:04}-after"), after),
+                        ]
+                    })
+                    .collect();
+                files.extend(save_folder(&named, &picture, out)?);
+            }
+            _ => {
+                picture::save(&picture, out)?;
+                files.push(out.clone());
+            }
+        }
     }
     if let Some(folder) = &args.each {
-        files.extend(save_each(&changed, folder, "changed")?);
+        files.extend(save_each(item, &changed, folder, "changed")?);
     }
     if args.json {
         out!("{}", json!({ "pictures": files }));

@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use vae_base::{AttributeValues, counted};
+use vae_data::audio_folder::AudioFolder;
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::loader::Batches;
 use vae_data::{BadFiles, DataError, Dataset, Splits, ValueStatistics, array_statistics};
@@ -96,6 +97,17 @@ impl ConfigArgs {
 }
 
 fn pack(args: &ConfigArgs) -> Result<Done> {
+    if let Some(config) = args.load()?.dataset.audio_folder {
+        let folder = AudioFolder::open(&config)?;
+        if let Err(problem) = folder.check_pack() {
+            let (file, n) = (folder.pack_file(), folder.n_files());
+            say!("{} {problem}: decoding {n} files", file.display());
+            let bad = folder.write_pack()?;
+            say!("{} bad files", bad.len());
+        }
+        output::print_path(&folder.pack_file());
+        return Ok(Done::Fully);
+    }
     let folder = ImageFolder::open(&args.image_folder()?)?;
     if let Err(problem) = folder.check_pack() {
         let file = folder.pack_file();
@@ -117,6 +129,21 @@ fn pack(args: &ConfigArgs) -> Result<Done> {
 }
 
 fn check(args: &ConfigArgs) -> Result<Done> {
+    if let Some(config) = args.load()?.dataset.audio_folder {
+        let folder = AudioFolder::open(&config)?;
+        let path = folder.pack_file();
+        if let Err(problem) = folder.check_pack() {
+            return Err(DataError::Pack { path, problem }.into());
+        }
+        let (clips, bad) = folder.clips()?;
+        let (n, n_bad) = (clips.len(), bad.len());
+        say!(
+            "{} is up to date: {n} clips, {n_bad} bad files",
+            path.display()
+        );
+        output::print(format_args!("{}", bad.to_text()));
+        return Ok(Done::Fully);
+    }
     let folder = ImageFolder::open(&args.image_folder()?)?;
     if let Err(problem) = folder.check_pack() {
         let path = folder.pack_file();

@@ -12,8 +12,8 @@ use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
     LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section,
-    SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement, measure_latents,
-    measure_likelihood, measure_pictures, render, write_page,
+    SoundOptions, SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement,
+    measure_latents, measure_likelihood, measure_pictures, measure_sound, render, write_page,
 };
 use vae_model::Sampler;
 use vae_run::{RunConfig, Session};
@@ -120,6 +120,7 @@ impl From<SplitChoice> for SplitUsed {
 enum TopicChoice {
     Likelihood,
     Pictures,
+    Sound,
     Latents,
     Disentanglement,
 }
@@ -129,6 +130,7 @@ impl From<TopicChoice> for Topic {
         match choice {
             TopicChoice::Likelihood => Self::Likelihood,
             TopicChoice::Pictures => Self::Pictures,
+            TopicChoice::Sound => Self::Sound,
             TopicChoice::Latents => Self::Latents,
             TopicChoice::Disentanglement => Self::Disentanglement,
         }
@@ -241,7 +243,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         false => args.only.iter().map(|&choice| choice.into()).collect(),
     };
     if !run.vae().has_encoder() {
-        topics.retain(|&topic| topic == Topic::Pictures);
+        topics.retain(|&topic| [Topic::Pictures, Topic::Sound].contains(&topic));
         if topics.is_empty() {
             bail!(
                 "--only: this model is a generator without an encoder, of which only pictures can be measured"
@@ -271,6 +273,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let Some((findings, images)) = measure(topic, &material, &args)? else {
             if args.only.is_empty() {
                 return Ok(());
+            }
+            match topic {
+                Topic::Sound => bail!("sound: needs a model of sound, of [dataset.audio_folder]"),
+                Topic::Pictures => {
+                    bail!("pictures: these items are sound; --only sound measures them")
+                }
+                _ => {}
             }
             bail!(
                 "disentanglement: needs images whose factors are known, those of [dataset.sprites]"
@@ -333,6 +342,15 @@ fn measure(
                 annealed: args.annealed.map(|n| (n as usize, sampling)),
             };
             measure_likelihood(vae, test, &options, args.seed, &mut progress)?
+        }
+        Topic::Pictures if vae.item().rate().is_some() => return Ok(None),
+        Topic::Sound if vae.item().rate().is_none() => return Ok(None),
+        Topic::Sound => {
+            let options = SoundOptions {
+                n_samples: args.generated.map(|n| n as usize),
+                ..SoundOptions::default()
+            };
+            measure_sound(vae, test, train, source, &options, args.seed, &mut progress)?
         }
         Topic::Pictures => {
             let options = PictureOptions {

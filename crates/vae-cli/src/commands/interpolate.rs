@@ -11,9 +11,12 @@ use vae_model::Support;
 use vae_view::animation;
 use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
+use vae_view::{sound, tiles};
 
+use super::items_file::{self, picture_or_array_name};
 use super::place::Place;
-use super::{RunArgs, picture_name, place};
+use super::sounds::{self, Out};
+use super::{RunArgs, place};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -28,7 +31,8 @@ use crate::output::{self, out};
     after_help = "Examples:
   vae interpolate runs/mnist test:0 test:1 --out way.png
   vae interpolate runs/celeba a.jpg b.jpg c.jpg --steps 12 --slerp --gif way.gif
-  vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png"
+  vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png
+  vae interpolate runs/spoken-digits seven.wav test:3 --out morph/"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -46,8 +50,9 @@ pub(crate) struct Args {
     #[arg(long)]
     slerp: bool,
 
-    /// A PNG file of all images
-    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
+    /// A PNG file of all images; of a model of sound also a folder for the steps and the morph of one after another as WAV
+    /// files, or one WAV file of the morph
+    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
     /// An animation: .gif, or with all colors .png or .apng
@@ -98,11 +103,32 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         .map(|known| path(known, Blend::Linear));
     let condition = condition.transpose()?;
     let latents = latent::onto_support(run.vae(), &latents)?;
-    let images = no_grad(|| {
-        picture::decoded_tiles(run.vae(), (&latents, condition.as_ref()), Pixels::Mean)
-    })?;
+    let item = run.vae().item();
+    let items =
+        no_grad(|| picture::decoded(run.vae(), (&latents, condition.as_ref()), Pixels::Mean))?;
+    let images = tiles(item, &items)?;
+    let mut files = Vec::new();
     if let Some(out) = &args.out {
-        picture::save(&picture::grid(&images, steps, 2)?, out)?;
+        let picture = picture::grid(&images, steps, 2)?;
+        match Out::of(item, out)? {
+            _ if items_file::is_array(out) => items_file::save(item, &items, out)?,
+            Out::Other => picture::save(&picture, out)?,
+            Out::Wav => sounds::save_one(&sound::sounds(item, &items)?, out)?,
+            Out::Folder => {
+                let all = sound::sounds(item, &items)?;
+                let named = all.iter().zip(1..);
+                let named: Vec<_> = named
+                    .map(|(sound, i)| (format!("step-{i:03}"), sound))
+                    .collect();
+                files = sounds::save_folder(&named, &picture, out)?;
+                let morph = out.join("morph.wav");
+                sounds::save_one(&all, &morph)?;
+                files.push(morph);
+            }
+        }
+        if files.is_empty() {
+            files.push(out.clone());
+        }
     }
     if let Some(gif) = &args.gif {
         // The image between two stretches appears only once.
@@ -141,7 +167,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let report = json!({ "picture": args.out, "moving": args.gif, "n_images": n_images });
         out!("{report}");
     } else {
-        for file in args.out.iter().chain(&args.gif) {
+        for file in files.iter().chain(&args.gif) {
             output::print_path(file);
         }
     }

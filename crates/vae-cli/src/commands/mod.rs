@@ -33,6 +33,7 @@ pub(crate) mod sample;
 mod sampler;
 pub(crate) mod score;
 mod shape;
+mod sounds;
 mod table;
 pub(crate) mod train;
 pub(crate) mod traverse;

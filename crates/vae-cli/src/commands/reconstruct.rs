@@ -8,11 +8,12 @@ use tch::{Tensor, no_grad};
 use vae_data::Split;
 use vae_model::{Conditioned, Vae};
 use vae_view::picture::{self, Pixels};
-use vae_view::{as_decoded, tiles};
+use vae_view::{as_decoded, sound, tiles};
 
 use super::RunArgs;
 use super::invert::InvertArgs;
 use super::items_file::{self, picture_or_array_name};
+use super::sounds::{self, Out};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -25,13 +26,14 @@ use crate::output::{self, out};
   vae reconstruct runs/mnist --out pairs.png
   vae reconstruct runs/celeba me.jpg holidays/ --out us.png
   vae reconstruct runs/series new.npy --out reconstructed.npy
+  vae reconstruct runs/spoken-digits seven.wav --out pairs/
   vae reconstruct runs/celeba me.jpg --invert --out closer.png
   vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Images: files, folders or zips of them, idx files [default: the run's test images]
+    /// Images or recordings: files, folders or zips of them; idx files; files of arrays [default: the run's test items]
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 
@@ -39,8 +41,9 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 32, conflicts_with = "inputs", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
 
-    /// The picture to write, or the reconstructions alone as an array [N, …] of float32 for NumPy
-    #[arg(long, short, value_name = "FILE.png|FILE.npy", value_parser = picture_or_array_name())]
+    /// The picture to write, or the reconstructions alone as an array [N, …] of float32 for NumPy; of a model of sound also
+    /// a folder for pairs of WAV files and their picture, or one WAV file of all pairs
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav", value_parser = picture_or_array_name())]
     out: PathBuf,
 
     #[command(flatten)]
@@ -103,6 +106,34 @@ fn write(
         };
         items_file::save(vae.item(), &reconstructed, out)?;
         return Ok(json!({ "array": out, "n": reconstructed.size()[0] }));
+    }
+    let kind = Out::of(vae.item(), out)?;
+    if kind == Out::Wav || kind == Out::Folder {
+        let reconstructed = match &of_latents {
+            Some(reconstructed) => reconstructed.shallow_clone(),
+            None => picture::reconstructed(vae, items)?,
+        };
+        let originals = sound::sounds(vae.item(), &as_decoded(vae.item(), items.tensor))?;
+        let again = sound::sounds(vae.item(), &reconstructed)?;
+        let pairs = originals.iter().zip(&again);
+        if kind == Out::Wav {
+            sounds::save_one(pairs.flat_map(|(a, b)| [a, b]), out)?;
+            return Ok(json!({ "sound": out, "n": again.len() }));
+        }
+        let named: Vec<(String, &sound::Sound)> = pairs
+            .zip(1..)
+            .flat_map(|((original, again), i)| {
+                [
+                    (format!("{i:04}-original"), original),
+                    (format!("{i:04}-reconstruction"), again),
+                ]
+            })
+            .collect();
+        let shown = |items: &Tensor| tiles(vae.item(), items);
+        let above = shown(&as_decoded(vae.item(), items.tensor))?;
+        let picture = picture::stacked(&above, &[&shown(&reconstructed)?])?;
+        let files = sounds::save_folder(&named, &picture, out)?;
+        return Ok(json!({ "folder": out, "n": again.len(), "files": files }));
     }
     let picture = match of_latents {
         Some(reconstructed) => {

@@ -7,12 +7,15 @@ use std::str::FromStr;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
+use vae_model::ItemSpec;
 use vae_view::picture::{self, Pixels};
+use vae_view::sound::sounds;
 use vae_view::tiles;
 
 use super::RunArgs;
 use super::items_file::{self, picture_or_array_name};
 use super::sampler::{self, Choice};
+use super::sounds::{Out, save as save_sounds};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -31,7 +34,8 @@ use crate::output::{self, out};
   vae sample runs/celeba --sampler gmm --out faces.png
   vae sample runs/celeba --count 1000 --each faces/
   vae sample runs/conditional --condition 7 --out sevens.png
-  vae sample runs/series --count 1000 --draw-pixels --out new.npy"
+  vae sample runs/series --count 1000 --draw-pixels --out new.npy
+  vae sample runs/spoken-digits --count 16 --out sounds/"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -63,11 +67,12 @@ pub(crate) struct Args {
     #[arg(long)]
     draw_pixels: bool,
 
-    /// The picture to write, or the items themselves as an array [N, …] of float32 for NumPy
-    #[arg(long, short, value_name = "FILE.png|FILE.npy", value_parser = picture_or_array_name())]
+    /// The picture to write, or the items themselves as an array [N, …] of float32 for NumPy; of a model of sound also
+    /// a folder for WAV files and a picture of their spectrograms, or one WAV file
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
-    /// A folder for a PNG file of each image
+    /// A folder for a PNG file of each image, and of a model of sound a WAV file
     #[arg(long, value_name = "DIR")]
     each: Option<PathBuf>,
 
@@ -185,21 +190,24 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let mut files = Vec::new();
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
-        match items_file::is_array(out) {
-            true => items_file::save(run.vae().item(), &items, out)?,
-            false => {
-                let tiles = tiles(run.vae().item(), &items)?;
-                picture::save(&picture::grid(&tiles, columns, 2)?, out)?;
+        let item = run.vae().item();
+        let picture = || Ok(picture::grid(&tiles(item, &items)?, columns, 2)?);
+        match Out::of(item, out)? {
+            _ if items_file::is_array(out) => {
+                items_file::save(item, &items, out)?;
+                files.push(out.clone());
+            }
+            Out::Other => {
+                picture::save(&picture()?, out)?;
+                files.push(out.clone());
+            }
+            Out::Folder | Out::Wav => {
+                files.extend(save_sounds(item, &items, "sample", picture, out)?)
             }
         }
-        files.push(out.clone());
     }
     if let Some(folder) = &args.each {
-        files.extend(save_each(
-            &tiles(run.vae().item(), &items)?,
-            folder,
-            "sample",
-        )?);
+        files.extend(save_each(run.vae().item(), &items, folder, "sample")?);
     }
     if args.json {
         out!("{}", json!({ "pictures": files }));
@@ -211,16 +219,30 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
-/// Writes each of the images `[N, C, H, W]` to its own file, `NAME-0001.png` and so on.
-pub(super) fn save_each(images: &Tensor, folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
+/// Writes a picture of each of the items `[N, C, H, W]` to its own file, `NAME-0001.png` and so on, and of those with sound
+/// also that.
+pub(super) fn save_each(
+    item: &ItemSpec,
+    items: &Tensor,
+    folder: &Path,
+    name: &str,
+) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    (0..images.size()[0])
-        .map(|i| {
-            let file = folder.join(format!("{name}-{:04}.png", i + 1));
-            picture::save(&picture::grid(&images.narrow(0, i, 1), 1, 0)?, &file)?;
-            Ok(file)
-        })
-        .collect()
+    let images = tiles(item, items)?;
+    let mut files = Vec::new();
+    for i in 0..images.size()[0] {
+        let file = folder.join(format!("{name}-{:04}.png", i + 1));
+        picture::save(&picture::grid(&images.narrow(0, i, 1), 1, 0)?, &file)?;
+        files.push(file);
+    }
+    if item.rate().is_some() {
+        for (sound, i) in sounds(item, items)?.iter().zip(1..) {
+            let file = folder.join(format!("{name}-{i:04}.wav"));
+            sound.save(&file)?;
+            files.push(file);
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

@@ -1,12 +1,19 @@
 //! `vae traverse`: the effect of each latent dimension.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
+use serde_json::json;
 use tch::no_grad;
-use vae_view::picture;
+use vae_view::picture::{self, Pixels};
+use vae_view::sound::{Sound, sounds};
+use vae_view::tiles;
 
 use super::place::Place;
-use super::{OutArgs, RunArgs, place};
+use super::sounds::Out;
+use super::{OutArgs, RunArgs, picture_name, place};
 use crate::Done;
+use crate::output::{self, out};
 
 /// Draw the effect of each latent dimension on an image
 ///
@@ -17,7 +24,8 @@ use crate::Done;
 #[command(after_help = "Examples:
   vae traverse runs/mnist-cyclic --out dimensions.png
   vae traverse runs/celeba face.jpg --rows 12 --out face.png
-  vae traverse runs/celeba test:3 --dims 7,19 --steps 15 --out two.png")]
+  vae traverse runs/celeba test:3 --dims 7,19 --steps 15 --out two.png
+  vae traverse runs/spoken-digits test:3 --rows 6 --out heard/")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -47,8 +55,13 @@ pub(crate) struct Args {
     )]
     reach: f64,
 
-    #[command(flatten)]
-    out: OutArgs,
+    /// The PNG file to write; of a model of sound also a folder for a WAV file of each row and the picture
+    #[arg(long, short, value_name = "FILE.png|DIR", value_parser = picture_name())]
+    out: PathBuf,
+
+    /// Print JSON instead of the names of the files
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -80,7 +93,33 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let (latent, condition) = (origin.latents.get(0), origin.condition);
     let origin = (&latent, condition.as_ref());
     let steps = args.steps as usize;
-    let picture = no_grad(|| picture::traversals(run.vae(), origin, &dims, steps, args.reach))?;
-    args.out.save(&picture)?;
+    if Out::of(run.vae().item(), &args.out)? == Out::Other {
+        let picture = no_grad(|| picture::traversals(run.vae(), origin, &dims, steps, args.reach))?;
+        OutArgs {
+            out: args.out,
+            json: args.json,
+        }
+        .save(&picture)?;
+        return Ok(Done::Fully);
+    }
+    let (latents, condition) = origin;
+    let items = no_grad(|| {
+        let latents = picture::traversal_latents(run.vae(), latents, &dims, steps, args.reach)?;
+        picture::decoded(run.vae(), (&latents, condition), Pixels::Mean)
+    })?;
+    let item = run.vae().item();
+    let picture = picture::grid(&tiles(item, &items)?, steps, 2)?;
+    let all = sounds(item, &items)?;
+    let rows: Vec<Sound> = all.chunks(steps).filter_map(Sound::joined).collect();
+    let named: Vec<_> = dims
+        .iter()
+        .zip(&rows)
+        .map(|(dim, row)| (format!("dim-{dim:03}"), row))
+        .collect();
+    let files = super::sounds::save_folder(&named, &picture, &args.out)?;
+    match args.json {
+        true => out!("{}", json!({ "files": files })),
+        false => files.iter().for_each(|file| output::print_path(file)),
+    }
     Ok(Done::Fully)
 }

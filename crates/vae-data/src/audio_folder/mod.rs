@@ -27,6 +27,8 @@ use crate::stored::ImageStore;
 use crate::{BadFile, BadFiles, DataError, Dataset, ImageShape, LoadReport, Splits};
 
 pub use crate::error::PackProblem;
+pub use vae_sound::is_decoding;
+
 pub(crate) use items::Clips;
 pub(crate) use source::{Source, SourceReader};
 

@@ -24,6 +24,11 @@ pub(super) fn heading(topic: Topic) -> (&'static str, &'static str, &'static str
             "Pictures",
             "The quality of reconstructions and samples.",
         ),
+        Topic::Sound => (
+            "sound",
+            "Sound",
+            "Reconstructions and samples of held-out sound, by their spectrograms.",
+        ),
         Topic::Latents => ("latents", "Latents", "The information in the latents."),
         Topic::Disentanglement => (
             "disentanglement",

@@ -9,6 +9,7 @@ mod logistic_mixture;
 mod real_values;
 mod scale;
 mod scaled_bernoulli;
+mod spectral;
 mod student_t;
 
 use std::f64::consts::LN_2;
@@ -25,6 +26,7 @@ pub use laplace::LaplaceConfig;
 pub use logistic_mixture::LogisticMixtureConfig;
 pub use scale::ScaleConfig;
 pub use scaled_bernoulli::ScaledBernoulliConfig;
+pub use spectral::SpectralConfig;
 pub use student_t::StudentTConfig;
 
 use real_values::{Density, RealValues};
@@ -104,6 +106,8 @@ pub enum LikelihoodConfig {
     /// Probabilities of the 256 values of a byte from a mixture of logistic distributions for each pixel,
     /// whose channels depend on each other.
     LogisticMixture(LogisticMixtureConfig),
+    /// No likelihood: the distance of sound in several spectrograms.
+    Spectral(SpectralConfig),
 }
 
 impl LikelihoodConfig {
@@ -115,6 +119,7 @@ impl LikelihoodConfig {
             Self::Laplace(config) => config.scale.check("model.likelihood.laplace.scale"),
             Self::StudentT(config) => config.check(),
             Self::LogisticMixture(config) => config.check(),
+            Self::Spectral(config) => config.check(),
         }
     }
 
@@ -127,6 +132,7 @@ impl LikelihoodConfig {
             | Self::ContinuousBernoulli
             | Self::Gaussian(_)
             | Self::Laplace(_)
+            | Self::Spectral(_)
             | Self::StudentT(_) => channels,
             Self::DiscretizedLogistic(config) => config.n_params() * channels,
             Self::LogisticMixture(config) => config.n_maps(channels),
@@ -153,6 +159,7 @@ impl LikelihoodConfig {
             Self::Laplace(config) => Box::new(config.build(path)),
             Self::DiscretizedLogistic(config) => Box::new(config.build(path, image.channels)),
             Self::LogisticMixture(config) => Box::new(config.build(image.channels)),
+            Self::Spectral(config) => Box::new(config.build()),
         }
     }
 
@@ -172,6 +179,7 @@ impl LikelihoodConfig {
             Self::StudentT(_) => "student_t",
             Self::DiscretizedLogistic(_) => "discretized_logistic",
             Self::LogisticMixture(_) => "logistic_mixture",
+            Self::Spectral(_) => "spectral",
         }
     }
 
@@ -184,6 +192,12 @@ impl LikelihoodConfig {
             Self::StudentT(config) => Some((config.scale, config.mean)),
             _ => None,
         }
+    }
+
+    /// Whether it is a distribution of items, so that an elbo bounds something.
+    #[must_use]
+    pub fn is_distribution(&self) -> bool {
+        !matches!(self, Self::Spectral(_))
     }
 
     /// Whether p(x|z) is a probability of 8-bit values, so that bits/dim are defined.

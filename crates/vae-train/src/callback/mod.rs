@@ -9,6 +9,7 @@ pub(crate) mod kl_schedule;
 pub(crate) mod learning_rate;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
+pub(crate) mod sounds;
 pub(crate) mod tensorboard;
 
 use std::collections::BTreeMap;

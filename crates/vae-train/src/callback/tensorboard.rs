@@ -8,10 +8,11 @@ use vae_run::{Record, RunDir, RunError};
 use vae_view::ViewError;
 use vae_view::tensorboard::{Bins, EventsFile, Summary};
 
-use crate::{Callback, Event, Fit, Flow, TrainError};
+use crate::{Callback, Event, Fit, Flow, Sounds, TrainError};
 
 /// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the number of optimizer steps done.
-/// It reads the pictures in `pictures/`, so it comes after [`Pictures`](crate::Pictures) in the list of callbacks.
+/// It reads the pictures in `pictures/` and the sounds in `sounds/`, so it comes after [`Pictures`](crate::Pictures) and
+/// [`Sounds`] in the list of callbacks.
 ///
 /// Every process writes a file of its own, and TensorBoard discards what earlier files contain about later steps: a resumed run
 /// shows each step once.
@@ -29,6 +30,19 @@ impl TensorBoard {
             run_dir,
             file: None,
         }
+    }
+
+    /// The sounds of an epoch, by the names in their file names.
+    fn sounds(&self, epoch: u64) -> Result<Vec<Summary>, TrainError> {
+        let names = Sounds::NAMES.iter();
+        let files = names.map(|name| (name, self.run_dir.sound_file(epoch, name)));
+        let there = files.filter(|(_, path)| path.is_file());
+        there
+            .map(|(name, path)| {
+                let wav = fs::read(&path).map_err(RunError::io(&path))?;
+                Ok(Summary::sound(&format!("sounds/{name}"), wav))
+            })
+            .collect()
     }
 
     /// The pictures of an epoch, by the names in their file names.
@@ -86,6 +100,7 @@ impl Callback for TensorBoard {
                     summaries.push(Summary::histogram("latent/kl_per_dimension", &bins));
                 }
                 summaries.extend(self.pictures(train.epoch)?);
+                summaries.extend(self.sounds(train.epoch)?);
                 if let Some(file) = &mut self.file {
                     file.append(step, summaries)?;
                 }

@@ -68,11 +68,13 @@ pub fn data_spec(config: &RunConfig, item: impl Into<ItemSpec>) -> DataSpec {
     }
 }
 
-/// A config's items: images, or series as those of the signals.
+/// A config's items: images, series as those of the signals, or sound.
 pub fn item(config: &RunConfig) -> ItemSpec {
-    match config.dataset.arrays {
-        Some(_) => ItemSpec::new(ItemKind::Array, vec![3, 128]),
-        None => shape(config).into(),
+    match (&config.dataset.arrays, &config.dataset.audio_folder) {
+        (Some(_), _) => ItemSpec::new(ItemKind::Array, vec![3, 128]),
+        // Known from the config alone.
+        (None, Some(_)) => config.dataset.item_spec().expect("a shape"),
+        (None, None) => shape(config).into(),
     }
 }
 
