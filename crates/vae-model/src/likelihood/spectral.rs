@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use vae_torch::Generator;
 
-use super::{GraphLikelihood, Likelihood, MINUS_ONE_ONE};
+use super::{GraphLikelihood, Likelihood};
 use crate::graph::{Graph, Value};
 use crate::{Mode, ModelError};
 
@@ -154,10 +154,6 @@ impl Likelihood for Spectral {
 
     fn mean_image(&self, params: &Tensor) -> Tensor {
         params.tanh()
-    }
-
-    fn value_range(&self) -> [f64; 2] {
-        MINUS_ONE_ONE
     }
 
     /// The sound itself: without a density there is nothing to draw from.
