@@ -118,16 +118,16 @@ impl Spectrogram {
         }
         if hop == 0 || hop > window / 2 {
             let most = window / 2;
-            let problem = format!("found {hop}, 1 to {most} (half of the window) is needed");
+            let problem = format!("found {hop}, 1 to {most} (half of the window) would fit");
             return Some(("hop", problem));
         }
         if !(low >= 0.0 && low < nyquist) {
-            let problem = format!("found {low}, 0 to {nyquist} Hz (half of the rate) is needed");
+            let problem = format!("found {low}, 0 to {nyquist} Hz (half of the rate) would fit");
             return Some(("low", problem));
         }
         if !(high > low && high <= nyquist) {
             let problem = format!(
-                "found {high}, more than {low} and at most {nyquist} Hz (half of the rate) is needed"
+                "found {high}, more than {low} and at most {nyquist} Hz (half of the rate) would fit"
             );
             return Some(("high", problem));
         }

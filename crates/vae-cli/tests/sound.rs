@@ -265,12 +265,12 @@ fn a_resumed_run_of_sound_equals_one_without_a_break() {
 fn what_sound_cannot_have_is_said_in_a_line() {
     let workplace = workplace();
     let wrong = "model.likelihood=bernoulli";
-    let said = workplace.error(&["train", "wave.toml", "--set", wrong, "--out", "run"], 2);
+    let said = workplace.error(&["train", "wave.toml", "--set", wrong, "--out", "run"], 1);
     assert!(said.contains("spectral would fit"), "{said}");
-    let said = workplace.error(&["train", "mel.toml", "--set", wrong, "--out", "run"], 2);
+    let said = workplace.error(&["train", "mel.toml", "--set", wrong, "--out", "run"], 1);
     assert!(said.contains("gaussian"), "{said}");
     let wrong = "model.likelihood={spectral={}}";
-    let said = workplace.error(&["train", "mel.toml", "--set", wrong, "--out", "run"], 2);
+    let said = workplace.error(&["train", "mel.toml", "--set", wrong, "--out", "run"], 1);
     assert!(
         said.contains("model.likelihood.spectral: it is for samples of sound"),
         "{said}"

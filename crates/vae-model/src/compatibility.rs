@@ -164,7 +164,7 @@ fn check_sound_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
             return refuse(
                 "model.likelihood",
                 format!(
-                    "{} does not support samples of sound; spectral would fit, or                      [dataset.audio_folder.spectrogram] with gaussian",
+                    "{} does not support samples of sound; spectral would fit, or [dataset.audio_folder.spectrogram] with gaussian",
                     model.likelihood_name
                 ),
             );
@@ -180,7 +180,7 @@ fn check_sound_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
         Some(_) => refuse(
             "model.network",
             format!(
-                "its convolutions are two-dimensional, found sound of {item} samples; conv1d would fit, or a                  spectrogram (dataset.audio_folder.spectrogram)"
+                "its convolutions are two-dimensional, found sound of {item} samples; conv1d would fit, or a spectrogram (dataset.audio_folder.spectrogram)"
             ),
         ),
     }

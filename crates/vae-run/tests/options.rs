@@ -330,6 +330,10 @@ fn every_example_is_a_config() {
             key if key.starts_with("dataset.image_folder.") => {
                 "[dataset.image_folder]\npath = 'photos'\n"
             }
+            "dataset.audio_folder.align" => "path = 'recordings'\n",
+            key if key.starts_with("dataset.audio_folder.") => {
+                "[dataset.audio_folder]\npath = 'recordings'\n"
+            }
             "dataset.arrays.train" => "",
             "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
             key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
@@ -374,6 +378,9 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.sprites.file",
             "dataset.arrays.train.file",
             "dataset.arrays.test.file",
+            "dataset.audio_folder.path",
+            "dataset.audio_folder.pack",
+            "dataset.audio_folder.workers",
             "training.epochs",
             "pictures",
             "tensorboard",

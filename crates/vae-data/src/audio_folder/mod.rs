@@ -98,7 +98,7 @@ pub struct AudioFolderConfig {
     pub normalize: bool,
 
     /// Only so many seconds of each recording are read. Default 60.
-    #[schemars(extend("exclusiveMinimum" = 0.0))]
+    #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 3600.0))]
     #[serde(default = "default_max_seconds")]
     pub max_seconds: f64,
 
@@ -164,7 +164,7 @@ pub struct SpectrogramConfig {
     #[schemars(range(min = 1, max = 1024))]
     pub bands: u32,
     /// Samples of the window. Default 512.
-    #[schemars(range(min = 16, max = 32_768))]
+    #[schemars(range(min = 16, max = 32_768), extend("multipleOf" = 2))]
     pub window: u32,
     /// Samples from one frame to the next, at most half of the window. Default 128.
     #[schemars(range(min = 1))]
@@ -265,7 +265,7 @@ impl AudioFolderConfig {
         let n_samples = self.seconds * f64::from(self.rate);
         if n_samples.round() < 1.0 || n_samples > f64::from(MOST_SAMPLES) {
             let problem = format!(
-                "found {}, which is {n_samples:.0} samples at {} Hz, expected 1 to {MOST_SAMPLES}",
+                "found {}, which is {n_samples:.0} samples at {} Hz: 1 to {MOST_SAMPLES} samples would fit",
                 self.seconds, self.rate
             );
             return wrong("dataset.audio_folder.seconds", problem);
@@ -308,7 +308,7 @@ impl AudioFolderConfig {
         }
         if n_samples / f64::from(config.hop) < 0.5 {
             let problem = format!(
-                "found {}, which is less than one frame of dataset.audio_folder.spectrogram.hop = {} samples",
+                "found {}, which is less than one frame: a shorter dataset.audio_folder.spectrogram.hop than {} would fit",
                 self.seconds, config.hop
             );
             return wrong("dataset.audio_folder.seconds", problem);
