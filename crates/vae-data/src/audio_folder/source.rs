@@ -7,8 +7,8 @@ use vae_sound::{Alignment, ClipSpec};
 
 use crate::ImageShape;
 use crate::image_folder::files::{FileReader, Files};
-use crate::image_folder::pack::Contents;
-use crate::image_folder::source::{Chunk, decode_all};
+use crate::image_folder::pack::{Chunk, Contents};
+use crate::image_folder::source::decode_all;
 use crate::pipeline::Pipeline;
 
 /// The largest file that is read.

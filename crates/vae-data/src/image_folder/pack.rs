@@ -30,7 +30,6 @@ use vae_base::files::{self, TemporaryName};
 use vae_base::open_regular;
 
 use super::files::Files;
-use super::source::Chunk;
 use crate::error::PackProblem;
 use crate::pipeline::Pipeline;
 use crate::stored::{ImageStore, StoreReader};
@@ -54,6 +53,15 @@ const BYTES_AROUND: usize = 64 << 10;
 
 /// Images in a job of [`Pack::verify`].
 const CHUNK: usize = 512;
+
+/// Some files decoded.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    /// [n, C, H, W] bytes of the n good files.
+    pub(crate) pixels: Vec<u8>,
+    /// For each file the CRC-32 of its pixels, or the problem with it.
+    pub(crate) files: Vec<Result<u32, String>>,
+}
 
 /// What a pack is made of: files, and what becomes of each.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::decode::{Decoder, MAX_BYTES_BESIDE, MAX_BYTES_PER_PIXEL};
 use super::files::{FileReader, Files};
-use super::pack::Contents;
+use super::pack::{Chunk, Contents};
 use super::transform::{Transform, Transformer};
 use crate::pipeline::Pipeline;
 
@@ -19,15 +19,6 @@ pub(crate) struct Source {
     pub(crate) files: Arc<Files>,
     pub(crate) transform: Transform,
     pub(crate) max_pixels: u64,
-}
-
-/// Some files decoded.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    /// [n, C, H, W] bytes of the n good files.
-    pub(crate) pixels: Vec<u8>,
-    /// For each file the CRC-32 of its pixels, or the problem with it.
-    pub(crate) files: Vec<Result<u32, String>>,
 }
 
 impl Source {

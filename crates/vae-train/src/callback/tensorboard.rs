@@ -4,11 +4,15 @@ use std::fs;
 
 use serde_json::Value;
 
+use vae_base::read_small;
 use vae_run::{Record, RunDir, RunError};
 use vae_view::ViewError;
 use vae_view::tensorboard::{Bins, EventsFile, Summary};
 
 use crate::{Callback, Event, Fit, Flow, Sounds, TrainError};
+
+/// Bytes of the largest file of sounds.
+const LARGEST_SOUND: u64 = 1 << 28;
 
 /// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the number of optimizer steps done.
 /// It reads the pictures in `pictures/` and the sounds in `sounds/`, so it comes after [`Pictures`](crate::Pictures) and
@@ -39,7 +43,7 @@ impl TensorBoard {
         let there = files.filter(|(_, path)| path.is_file());
         there
             .map(|(name, path)| {
-                let wav = fs::read(&path).map_err(RunError::io(&path))?;
+                let wav = read_small(&path, LARGEST_SOUND).map_err(RunError::io(&path))?;
                 Ok(Summary::sound(&format!("sounds/{name}"), wav))
             })
             .collect()
