@@ -217,7 +217,7 @@ mod tests {
     fn louder_noise_is_farther_by_the_log_of_the_factor() {
         // White noise has no silent frequencies: |ln 3S − ln S| = ln 3, and |3S − S| = 2·mean S beside it.
         let spectral = spectral(0.0);
-        let mut generator = vae_torch::Generator::new(Device::Cpu, 5);
+        let mut generator = vae_torch::Generator::new(5, Device::Cpu).unwrap();
         let noise = generator.normal([1, 4096], Device::Cpu) * 0.5;
         let means = spectral.scales.iter().map(|window| {
             Spectral::magnitudes(&noise, window)
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn its_gradient_is_its_slope() {
         let spectral = spectral(0.7);
-        let mut generator = vae_torch::Generator::new(Device::Cpu, 1);
+        let mut generator = vae_torch::Generator::new(1, Device::Cpu).unwrap();
         let targets = generator.normal([1, 1, 1, 256], Device::Cpu) * 0.3;
         let params = generator.normal([1, 1, 1, 1, 256], Device::Cpu) * 0.3;
         let value = |params: &Tensor| {
