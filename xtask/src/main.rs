@@ -69,13 +69,15 @@ enum Task {
     ///
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
-    /// and the signals are computed here.
+    /// and the signals are computed here. The spoken digits are spoken by espeak-ng, the drums come from Debian's
+    /// package sonic-pi-samples; origin.toml in their folders has the license.
     FetchData {
-        /// Data sets to fetch: the names of the manifests in datasets/, sprites or signals.
+        /// Data sets to fetch: the names of the manifests in datasets/, sprites, signals, spoken-digits or drums.
         #[arg(default_value = "mnist")]
         names: Vec<String>,
         /// A file or folder that you already have, to take the files from (gzipped or not; for celeba
-        /// the zip, with its lists beside it or in it; for sprites dSprites' own .npz).
+        /// the zip, with its lists beside it or in it; for sprites dSprites' own .npz; for spoken-digits
+        /// the recordings of the Free Spoken Digit Dataset).
         #[arg(long, value_name = "PATH")]
         from: Option<PathBuf>,
     },

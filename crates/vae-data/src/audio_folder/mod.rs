@@ -45,6 +45,8 @@ const MOST_SAMPLES: u32 = 1 << 23;
 /// spectrogram `[C, bands, frames]` in dB. Folders are searched recursively, as for images. Damaged, empty and silent
 /// files are skipped and listed.
 ///
+/// The recordings of a split are in the order of the hashes of their names, so that the first ones are of all kinds.
+///
 /// The class of a recording is the folder that it is in, if all are in folders, or the column `label` of a table.
 ///
 /// ```
@@ -635,6 +637,8 @@ impl AudioFolder {
             n_unlisted: parts.n_unlisted,
         };
         report.warn(&config.path);
+        // By the hashes of their names: ordered by name, the first recordings would often be of one class.
+        let parts = parts.ordered(|i| config.split.u(&names[i]));
         let parts = parts.limited(sizes.limits, &config.path, "audio", names.len())?;
         let mut clips = Clips::new(config.item());
         let [train, validation, test] = parts

@@ -105,7 +105,7 @@ impl SplitConfig {
     }
 
     /// The hash of a name, as a number from 0 to 1.
-    fn u(&self, name: &str) -> f64 {
+    pub(crate) fn u(&self, name: &str) -> f64 {
         let hash = Sha256::new()
             .chain_update(self.seed.to_le_bytes())
             .chain_update(name)
@@ -152,6 +152,14 @@ impl Parts {
             test: of(Part::Test),
             n_unlisted: parts.iter().filter(|part| part.is_none()).count(),
         })
+    }
+
+    /// The items of each split in the order of a number of each.
+    pub(crate) fn ordered(mut self, number: impl Fn(usize) -> f64) -> Parts {
+        for part in [&mut self.train, &mut self.validation, &mut self.test] {
+            part.sort_by(|&a, &b| number(a).total_cmp(&number(b)).then(a.cmp(&b)));
+        }
+        self
     }
 
     /// The first training, validation and test items within these limits.
