@@ -330,7 +330,7 @@ fn every_example_is_a_config() {
             key if key.starts_with("dataset.image_folder.") => {
                 "[dataset.image_folder]\npath = 'photos'\n"
             }
-            "dataset.audio_folder.align" => "path = 'recordings'\n",
+            key if key.starts_with("dataset.audio_folder.align") => "path = 'recordings'\n",
             key if key.starts_with("dataset.audio_folder.") => {
                 "[dataset.audio_folder]\npath = 'recordings'\n"
             }

@@ -169,7 +169,7 @@ pub struct SpectrogramConfig {
     #[schemars(range(min = 16, max = 32_768), extend("multipleOf" = 2))]
     pub window: u32,
     /// Samples from one frame to the next, at most half of the window. Default 128.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 16_384))]
     pub hop: u32,
     /// Lowest frequency in Hz. Default 0.
     #[schemars(range(min = 0.0))]
