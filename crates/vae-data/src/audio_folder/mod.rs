@@ -635,6 +635,7 @@ impl AudioFolder {
             attributes_file,
             partition_file: partition.map(|partition| partition.path),
             n_unlisted: parts.n_unlisted,
+            ..LoadReport::default()
         };
         report.warn(&config.path);
         // By the hashes of their names: ordered by name, the first recordings would often be of one class.
