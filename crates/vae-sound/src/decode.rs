@@ -185,10 +185,10 @@ fn decode_any(file: &[u8], max_seconds: f64) -> Result<Decoded, String> {
     let n_found = sound.channels[0].len() as u64;
     /// What programs that write to a pipe claim, as they do not know it.
     const UNKNOWN: u64 = 1 << 29;
-    if let Some(n_claimed) = params.n_frames.filter(|&n| is_whole && n < UNKNOWN) {
-        if n_found + n_found / 20 + 4096 < n_claimed {
-            return Err(format!("ends early: {n_found} of {n_claimed} samples"));
-        }
+    if let Some(n_claimed) = params.n_frames.filter(|&n| is_whole && n < UNKNOWN)
+        && n_found + n_found / 20 + 4096 < n_claimed
+    {
+        return Err(format!("ends early: {n_found} of {n_claimed} samples"));
     }
     if sound
         .channels

@@ -35,7 +35,7 @@ impl Stft {
     #[must_use]
     pub fn new(n_window: usize, hop: usize) -> Self {
         assert!(
-            n_window > 0 && n_window % 2 == 0 && hop > 0,
+            n_window > 0 && n_window.is_multiple_of(2) && hop > 0,
             "window {n_window}, hop {hop}"
         );
         let angle = |i: usize| 2.0 * std::f64::consts::PI * i as f64 / n_window as f64;
