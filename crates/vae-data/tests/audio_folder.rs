@@ -18,11 +18,11 @@ fn tone(frequency: f32, rate: u32, n: usize) -> Vec<u8> {
 /// Forty recordings in two folders, high and low tones.
 fn recordings(folder: &Path) {
     for (name, frequency) in [("high", 2000.0), ("low", 200.0)] {
-        fs::create_dir_all(folder.join(name)).unwrap();
+        fs::create_dir_all(folder.join(name)).expect("created");
         for i in 0..20 {
             let rate = if i % 2 == 0 { 8000 } else { 11_025 };
             let file = tone(frequency + i as f32, rate, rate as usize / 2);
-            fs::write(folder.join(format!("{name}/{i:02}.wav")), file).unwrap();
+            fs::write(folder.join(format!("{name}/{i:02}.wav")), file).expect("written");
         }
     }
 }
@@ -32,7 +32,7 @@ fn config(folder: &Path, rest: &str) -> DatasetConfig {
     let text = format!(
         "[audio_folder]\npath = '{path}'\nrate = 8000\nseconds = 0.256\nworkers = 2\n{rest}"
     );
-    toml::from_str(&text).unwrap()
+    toml::from_str(&text).expect("a config")
 }
 
 const SPECTROGRAM: &str = "[audio_folder.spectrogram]\nbands = 20\n";
