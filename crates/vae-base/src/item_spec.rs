@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ImageShape;
+use crate::{ImageShape, TextSpec};
 
 /// The kind of an item's numbers, and so the element type of tensors of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +24,22 @@ pub enum ItemKind {
     Tokens {
         /// How many different tokens there are.
         vocabulary: i64,
+        /// The token at the end of an item, which is repeated up to T. Without one all T tokens belong to the item.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<i64>,
     },
 }
 
 impl ItemKind {
+    /// That of texts in this vocabulary.
+    #[must_use]
+    pub fn of_text(text: &TextSpec) -> Self {
+        Self::Tokens {
+            vocabulary: text.tokens.len() as i64,
+            end: Some(TextSpec::END),
+        }
+    }
+
     /// The element type of tensors of such items, as Rust names it.
     #[must_use]
     pub fn element(self) -> &'static str {
@@ -66,6 +78,9 @@ pub struct ItemSpec {
     /// Whether values of an array may be missing (NaN). They are left out of the likelihood.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub has_missing: bool,
+    /// What the tokens stand for, if they are text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSpec>,
 }
 
 /// Mean and standard deviation of the training data: of each channel of `[C, T]` or `[C, H, W]`, of each value of
@@ -88,7 +103,14 @@ impl ItemSpec {
             shape,
             standardization: None,
             has_missing: false,
+            text: None,
         }
+    }
+
+    /// Whether it is a sequence of tokens.
+    #[must_use]
+    pub fn is_tokens(&self) -> bool {
+        matches!(self.kind, ItemKind::Tokens { .. })
     }
 
     /// Whether it is an image.
@@ -140,15 +162,26 @@ impl ItemSpec {
                 "[D], [C, T] or [C, H, W]",
             ),
             ItemKind::Sound { rate } => (self.shape.len() == 2 && rate > 0, "[C, T] and a rate"),
-            ItemKind::Tokens { vocabulary } => (
-                self.shape.len() == 1 && vocabulary > 0,
-                "[T] and a vocabulary",
+            ItemKind::Tokens { vocabulary, end } => (
+                self.shape.len() == 1
+                    && vocabulary > 0
+                    && end.is_none_or(|end| (0..vocabulary).contains(&end)),
+                "[T] and a vocabulary, the end one of its tokens",
             ),
         };
         if !fits {
             let (kind, shape) = (self.kind, &self.shape);
             return Some(format!(
                 "found {kind:?} of shape {shape:?}, {wanted} is needed"
+            ));
+        }
+        if let Some(text) = &self.text
+            && ItemKind::of_text(text) != self.kind
+        {
+            return Some(format!(
+                "found a vocabulary of {} tokens for items of {:?}, expected one of each token, the first one the end",
+                text.tokens.len(),
+                self.kind
             ));
         }
         self.map().problem().or_else(|| {
@@ -188,6 +221,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_shapes() {
+        let tokens = |vocabulary, end| ItemKind::Tokens { vocabulary, end };
         let problem = |kind, shape: &[i64]| ItemSpec::new(kind, shape.to_vec()).problem();
         for (kind, shape) in [
             (ItemKind::Image, &[1, 28, 28][..]),
@@ -195,7 +229,8 @@ mod tests {
             (ItemKind::Array, &[2, 100]),
             (ItemKind::Array, &[2, 10, 12]),
             (ItemKind::Sound { rate: 16_000 }, &[2, 100]),
-            (ItemKind::Tokens { vocabulary: 50 }, &[100]),
+            (tokens(50, None), &[100]),
+            (tokens(50, Some(49)), &[100]),
         ] {
             assert_eq!(problem(kind, shape), None, "{kind:?} {shape:?}");
         }
@@ -206,8 +241,9 @@ mod tests {
             (ItemKind::Array, &[1, 2, 3, 4]),
             (ItemKind::Sound { rate: 0 }, &[2, 100]),
             (ItemKind::Sound { rate: 8_000 }, &[100]),
-            (ItemKind::Tokens { vocabulary: 0 }, &[100]),
-            (ItemKind::Tokens { vocabulary: 9 }, &[1, 100]),
+            (tokens(0, None), &[100]),
+            (tokens(9, None), &[1, 100]),
+            (tokens(9, Some(9)), &[100]),
         ] {
             assert!(problem(kind, shape).is_some(), "{kind:?} {shape:?}");
         }

@@ -25,7 +25,8 @@ use crate::image_folder::transform::{Crop, Transform, Transformer};
 use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
 use crate::loader::Batches;
 use crate::pipeline::Pipeline;
-use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape};
+use crate::text::{InputTexts, check_vocabulary};
+use crate::{BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape, Tokenizer};
 
 /// The two image files in a folder in MNIST's layout.
 const IDX_SPLITS: [&str; 2] = ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"];
@@ -63,6 +64,7 @@ enum InputSource {
     Files(FilesSource),
     Idx(IdxSource),
     Arrays(ArraySource),
+    Texts(InputTexts),
     Dataset(Dataset),
 }
 
@@ -81,6 +83,7 @@ impl InputSource {
                 idx.range.clone().map(|i| format!("{path}#{i}")).collect()
             }
             InputSource::Arrays(arrays) => arrays.range.clone().map(|i| arrays.name(i)).collect(),
+            InputSource::Texts(texts) => texts.texts.clone(),
             InputSource::Dataset(dataset) => {
                 let names = (0..dataset.len()).map(|i| dataset.file_name(i).unwrap_or_default());
                 names.map(str::to_owned).collect()
@@ -127,7 +130,7 @@ struct ArraySource {
 pub struct InputBatch {
     /// The name of each item. For an image file: its path, in the folder or zip if one was given. For an image in an
     /// idx file: the file's path, `#` and the position. For a row of an array: its number, from 0; if several files
-    /// were given, their paths and `#` precede it.
+    /// were given, their paths and `#` precede it. A text's name is the text.
     pub names: Vec<String>,
     /// Maps `[B, C, H, W]` on the CPU of the element type of their kind: u8 for images.
     pub items: Tensor,
@@ -147,6 +150,9 @@ impl Inputs {
     /// For a run of `[dataset.arrays]`, `paths` are files of arrays, read with the run's layout, columns and rule for
     /// missing values: `FILE`, or `FILE#NAME` if the file has several arrays; `FILE#7` and `FILE#100..200` select
     /// rows.
+    ///
+    /// For a run of `[dataset.text]`, `paths` are files and folders of texts as in the config, or texts themselves:
+    /// whatever is no file, or begins with `text:`.
     ///
     /// `attributes` is a table that is joined by file name. Without one, the run's own table is joined to images in
     /// the folder or zip that it belongs to; elsewhere equal names may be a coincidence.
@@ -187,6 +193,12 @@ impl Inputs {
             }
         };
         for path in paths {
+            if let Some(text) = &config.text {
+                let mut texts = text.input(path)?;
+                inputs.found_bad.append(&mut texts.bad);
+                inputs.sources.push(InputSource::Texts(texts));
+                continue;
+            }
             if let Some(arrays) = &config.arrays {
                 let prefix = match paths {
                     [_] => String::new(),
@@ -305,6 +317,10 @@ impl Inputs {
                     let path = &arrays.train.file;
                     check_item(path, dataset.item(), &inputs.item, "those of the model")?;
                 }
+                if let Some(text) = &config.text {
+                    let (found, wanted) = (&dataset.item().text, &inputs.item.text);
+                    check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
+                }
                 inputs.sources.push(InputSource::Dataset(dataset));
             }
         }
@@ -344,6 +360,7 @@ impl Inputs {
             InputSource::Files(files) => files.source.files.entries().len(),
             InputSource::Idx(idx) => idx.range.len(),
             InputSource::Arrays(arrays) => arrays.range.len(),
+            InputSource::Texts(texts) => texts.texts.len(),
             InputSource::Dataset(dataset) => dataset.len(),
         };
         self.sources.iter().map(n_of).sum()
@@ -383,6 +400,7 @@ impl Inputs {
             InputSource::Files(_) => false,
             InputSource::Idx(idx) => idx.labels.is_some(),
             InputSource::Arrays(arrays) => arrays.labels.is_some(),
+            InputSource::Texts(texts) => texts.labels.iter().any(Option::is_some),
             InputSource::Dataset(dataset) => dataset.labels().is_some(),
         };
         self.sources.iter().any(has_labels)
@@ -449,6 +467,7 @@ impl Inputs {
             },
             Some(InputSource::Idx(idx)) => idx.path.clone(),
             Some(InputSource::Arrays(arrays)) => arrays.path.clone(),
+            Some(InputSource::Texts(_)) => PathBuf::from("the texts"),
             Some(InputSource::Dataset(_)) | None => PathBuf::from("the run's images"),
         }
     }
@@ -901,13 +920,63 @@ fn array_parts(path: &Path) -> (PathBuf, Option<String>, Option<Range<usize>>) {
     }
 }
 
+fn text_batches<'a>(
+    texts: &'a InputTexts,
+    item: &'a ItemSpec,
+    batch_size: usize,
+) -> impl Iterator<Item = Result<InputBatch, DataError>> + 'a {
+    let tokenizer = item.text.as_ref().map(Tokenizer::new).transpose();
+    let length = item.shape.first().copied().unwrap_or(0);
+    let mut tokenizer = Some(tokenizer);
+    let mut made = None;
+    let batches = texts
+        .texts
+        .chunks(batch_size)
+        .zip(texts.labels.chunks(batch_size));
+    batches.map(move |(texts, labels)| {
+        if let Some(first) = tokenizer.take() {
+            made = first?;
+        }
+        let Some(tokenizer) = &made else {
+            let problem = "the weights have no vocabulary, and these are texts".to_owned();
+            return Err(DataError::Items { problem });
+        };
+        let mut n_cut = 0;
+        let mut tokens = Vec::with_capacity(texts.len() * length as usize);
+        for text in texts {
+            let (item, is_cut) = tokenizer.item(text, length as usize);
+            tokens.extend(item);
+            n_cut += usize::from(is_cut);
+        }
+        if n_cut > 0 {
+            warn!(
+                "{n_cut} texts have more than {} tokens and are cut",
+                length - 1
+            );
+        }
+        Ok(InputBatch {
+            names: texts.to_vec(),
+            items: Tensor::from_slice(&tokens).view([texts.len() as i64, 1, 1, length]),
+            labels: labels.to_vec(),
+            ..InputBatch::default()
+        })
+    })
+}
+
 fn dataset_batches(
     dataset: &Dataset,
     batch_size: usize,
 ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
     let mut next = 0;
+    let tokenizer = dataset.item().text.as_ref().map(Tokenizer::new);
+    let tokenizer = tokenizer.and_then(Result::ok); // It was made when the texts were read.
     Batches::sequential(dataset, batch_size, Device::Cpu).map(move |batch| {
         let images = batch?.items;
+        let text = |row: usize| {
+            let tokenizer = tokenizer.as_ref()?;
+            let tokens = Vec::<i64>::try_from(images.get(row as i64).flatten(0, -1)).ok()?;
+            Some(tokenizer.decode(&tokens))
+        };
         let positions = next..next + images.size()[0] as usize;
         next = positions.end;
         let label = |i| {
@@ -918,15 +987,18 @@ fn dataset_batches(
         Ok(InputBatch {
             names: positions
                 .clone()
-                .map(|i| match dataset.file_name(i) {
-                    Some(name) => name.to_owned(),
-                    None => match dataset.file_row(i) {
-                        Some(row) => row.to_string(),
-                        None => format!("#{i}"),
+                .map(
+                    |i| match (text(i - positions.start), dataset.file_name(i)) {
+                        (Some(text), _) => text,
+                        (None, Some(name)) => name.to_owned(),
+                        (None, None) => match dataset.file_row(i) {
+                            Some(row) => row.to_string(),
+                            None => format!("#{i}"),
+                        },
                     },
-                })
+                )
                 .collect(),
-            items: images,
+            items: images.shallow_clone(),
             labels: positions.map(label).collect(),
             ..InputBatch::default()
         })
@@ -971,6 +1043,9 @@ impl<'a> InputBatches<'a> {
                 Box::new(idx.batches(self.batch_size, self.inputs.item.map(), draws))
             }
             InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, draws)),
+            InputSource::Texts(texts) => {
+                Box::new(text_batches(texts, &self.inputs.item, self.batch_size))
+            }
             InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
         }
     }
