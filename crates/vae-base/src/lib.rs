@@ -36,5 +36,4 @@ pub use safetensors_header::SafetensorsHeader;
 pub use seed::derive_seed;
 pub use small_file::{open_regular, read_small, read_small_text};
 pub use text::{counted, one_line};
-pub use text::one_line;
 pub use text_spec::{TextSpec, TextUnit};

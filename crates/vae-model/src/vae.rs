@@ -11,6 +11,7 @@ use vae_torch::Generator;
 use crate::condition::{self, ConditionConfig};
 use crate::config::{level_kl, resolution_kl};
 use crate::graph::{Graph, Value};
+use crate::network::TokenShape;
 use crate::nn::{self, Outline};
 use crate::part::Part;
 use crate::parts::{
@@ -476,6 +477,24 @@ impl Vae {
         self.data.item.map()
     }
 
+    /// The numbers that the decoder gives for each value of an item: of tokens, one for each of the vocabulary; 1 for other
+    /// items.
+    #[must_use]
+    pub fn n_params_per_value(&self) -> i64 {
+        match self.data.item.kind {
+            ItemKind::Tokens { vocabulary, .. } => vocabulary,
+            _ => 1,
+        }
+    }
+
+    /// The number of tokens of each item `[B, 1, 1, T]`, the first end among them, i64 `[B]`; `None` for items other than
+    /// tokens.
+    pub fn n_tokens(&self, items: &Tensor) -> Option<Tensor> {
+        let shape = TokenShape::of(self.data.item.kind)?;
+        let mask = shape.mask(&items.flatten(1, -1));
+        Some(mask.sum_dim_intlist(-1, false, Kind::Int64))
+    }
+
     /// The columns of the condition; empty for a model without a condition.
     #[must_use]
     pub fn condition(&self) -> &ConditionSpec {
@@ -582,12 +601,17 @@ impl Vae {
     }
 
     /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, with their
-    /// condition in a model that has one ([`Conditioned`]).
+    /// condition in a model that has one ([`Conditioned`]). Of tokens the most likely one at each step, i64.
     ///
     /// # Errors
     /// Latents of another shape, or a condition that does not fit the model.
     pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
-        let (latents, features) = self.checked_latents(latents.into())?;
+        let latents = latents.into();
+        if self.network.sequential().is_some() {
+            // The same without the parameters of all steps. Nothing is drawn.
+            return self.decode_drawn(latents, Drawing::GREEDY, &mut self.generator(OVERWRITTEN));
+        }
+        let (latents, features) = self.checked_latents(latents)?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         Ok(self.mean_items(&params).contiguous())
     }

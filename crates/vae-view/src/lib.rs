@@ -9,8 +9,10 @@ pub mod latent;
 pub mod levels;
 pub mod picture;
 pub mod tensorboard;
+mod texts;
 pub mod ticks;
 mod tile;
 
 pub use error::ViewError;
+pub use texts::texts;
 pub use tile::{as_decoded, tiles};

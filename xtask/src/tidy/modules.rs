@@ -142,6 +142,7 @@ pub(super) const ORDERS: &[Order] = &[
         krate: "vae-view",
         modules: &[
             "error",
+            "texts",
             "ticks",
             "chart",
             "curves",

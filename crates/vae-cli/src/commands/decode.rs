@@ -12,7 +12,7 @@ use tracing::warn;
 use vae_run::Session;
 use vae_view::{picture, tiles};
 
-use super::{RunArgs, items_file};
+use super::{RunArgs, items_file, texts};
 use crate::Done;
 use crate::arrays::{CODE, Latents, LatentsReader, MEAN};
 use crate::output::{self, out};
@@ -47,8 +47,8 @@ pub(crate) struct Args {
     latents: PathBuf,
 
     /// A folder for a PNG of each latent, new or empty; or, ending in .png, one picture of all (at most 10,000); or, ending in
-    /// .npy, an array of the items
-    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy")]
+    /// .npy, an array of the items; of texts a text, ending in .txt
+    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy|FILE.txt")]
     out: PathBuf,
 
     /// The file has codes instead of latents, for models whose latents are codes
@@ -76,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
+    let has_texts = texts::check_name(run.vae(), Some(&args.out))?;
     let mut latents = match args.codes {
         true => {
             let (_, n_slots) = super::codes::quantizer(&run)?;
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     };
     let mut count = ImageCount::new(latents.n_rows());
-    let n_images = match is_picture || items_file::is_array(&args.out) {
+    let n_images = match is_picture || has_texts || items_file::is_array(&args.out) {
         true => one_file(&args, &run, &mut latents, &mut count)?,
         false => one_file_each(&args, &run, &mut latents, &mut count)?,
     };
@@ -152,6 +153,10 @@ fn one_file(
         None => (n_images as f64).sqrt().ceil() as usize,
     };
     let items = Tensor::cat(&images, 0);
+    if let Some(found) = texts::of(run.vae(), &items)? {
+        texts::write(&found, &args.out)?;
+        return Ok(n_images);
+    }
     match items_file::is_array(&args.out) {
         true => items_file::save(run.vae().item(), &items, &args.out)?,
         false => {

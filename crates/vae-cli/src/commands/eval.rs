@@ -272,6 +272,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             if args.only.is_empty() {
                 return Ok(());
             }
+            if topic == Topic::Pictures {
+                bail!("pictures: these items are tokens, which have none");
+            }
             bail!(
                 "disentanglement: needs images whose factors are known, those of [dataset.sprites]"
             );
@@ -334,6 +337,7 @@ fn measure(
             };
             measure_likelihood(vae, test, &options, args.seed, &mut progress)?
         }
+        Topic::Pictures if vae.item().is_tokens() => return Ok(None),
         Topic::Pictures => {
             let options = PictureOptions {
                 n_samples: args.generated.map(|n| n as usize),

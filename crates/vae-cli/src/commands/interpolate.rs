@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use image::imageops::FilterType;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
@@ -12,8 +12,9 @@ use vae_view::animation;
 use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
 
+use super::items_file::picture_or_text_name;
 use super::place::Place;
-use super::{RunArgs, picture_name, place};
+use super::{RunArgs, place, texts};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -22,13 +23,16 @@ use crate::output::{self, out};
 /// A PLACE is an image file, test:N (a test image, from 0 on), z:0.1,-2,… (a latent) or prior:SEED (drawn from the prior). Each row of
 /// the picture is the path from one place to the next; the animation goes back and forth. On a sphere (posterior =
 /// "von_mises_fisher") the path is always along great circles.
+///
+/// In a run of texts a PLACE may also be the text itself. The texts along the path are printed: the most likely token at each step.
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "gif"])),
+    group(clap::ArgGroup::new("output").multiple(true).args(["out", "gif"])),
     after_help = "Examples:
   vae interpolate runs/mnist test:0 test:1 --out way.png
   vae interpolate runs/celeba a.jpg b.jpg c.jpg --steps 12 --slerp --gif way.gif
-  vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png"
+  vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png
+  vae interpolate runs/verses \"And it came to pass.\" \"The LORD is my shepherd.\""
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -46,8 +50,8 @@ pub(crate) struct Args {
     #[arg(long)]
     slerp: bool,
 
-    /// A PNG file of all images
-    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
+    /// A PNG file of all images; of texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.txt", value_parser = picture_or_text_name())]
     out: Option<PathBuf>,
 
     /// An animation: .gif, or with all colors .png or .apng
@@ -72,6 +76,13 @@ const LARGEST_MOVING: i64 = 1 << 30;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
+    let has_texts = match (&args.out, &args.gif) {
+        (None, Some(_)) if run.vae().item().text.is_none() => false,
+        (_, Some(_)) if run.vae().item().text.is_some() => {
+            bail!("--gif: these items are texts, which are printed without it")
+        }
+        (out, _) => texts::check_name(run.vae(), out.as_deref())?,
+    };
     let places = place::latents(&run, &args.places)?;
     let points = |rows: &Tensor| {
         (0..args.places.len() as i64)
@@ -98,6 +109,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         .map(|known| path(known, Blend::Linear));
     let condition = condition.transpose()?;
     let latents = latent::onto_support(run.vae(), &latents)?;
+    if has_texts {
+        let condition = condition.as_ref();
+        let items = no_grad(|| picture::decoded(run.vae(), (&latents, condition), Pixels::Mean))?;
+        let found = texts::of(run.vae(), &items)?.unwrap_or_default();
+        match args.json {
+            true => out!("{}", json!({ "texts": found })),
+            false => texts::print(&found, args.out.as_deref())?,
+        }
+        return Ok(Done::Fully);
+    }
     let images = no_grad(|| {
         picture::decoded_tiles(run.vae(), (&latents, condition.as_ref()), Pixels::Mean)
     })?;

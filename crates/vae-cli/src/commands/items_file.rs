@@ -9,15 +9,25 @@ use vae_base::{NpyHeader, write_whole};
 use vae_model::ItemSpec;
 use vae_view::picture;
 
+use super::texts;
+
 /// Whether a file name is that of an array.
 pub(super) fn is_array(path: &Path) -> bool {
     path.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("npy"))
 }
 
-/// Parses the name of a picture or an array, before anything is computed for it.
+/// Parses the name of a picture, an array or a text, before anything is computed for it.
 pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| match is_array(&path) {
+    PathBufValueParser::new().try_map(|path| match is_array(&path) || texts::is_text(&path) {
+        true => Ok(path),
+        false => picture::check_name(&path).map(|()| path),
+    })
+}
+
+/// Parses the name of a picture or a text.
+pub(super) fn picture_or_text_name() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match texts::is_text(&path) {
         true => Ok(path),
         false => picture::check_name(&path).map(|()| path),
     })

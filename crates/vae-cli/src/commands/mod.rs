@@ -34,6 +34,7 @@ mod sampler;
 pub(crate) mod score;
 mod shape;
 mod table;
+mod texts;
 pub(crate) mod train;
 pub(crate) mod traverse;
 

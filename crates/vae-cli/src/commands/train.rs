@@ -14,7 +14,7 @@ use vae_run::{
 };
 use vae_train::{
     AdversarialWatch, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome,
-    Pictures, Stop, TensorBoard, Trainer, check_precision, device_name,
+    Pictures, Stop, TensorBoard, Texts, Trainer, check_precision, device_name,
 };
 
 use crate::device::DeviceChoice;
@@ -149,6 +149,7 @@ fn train(
     trainer.add(MetricsLog::new(run_dir));
     trainer.add(Curves::new(run_dir.clone(), config.checkpoint_metric()));
     trainer.add(Pictures::new(run_dir.clone()));
+    trainer.add(Texts::new(run_dir.clone()));
     if config.tensorboard {
         trainer.add(TensorBoard::new(run_dir.clone()));
     }

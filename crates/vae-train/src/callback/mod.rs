@@ -10,6 +10,7 @@ pub(crate) mod learning_rate;
 pub(crate) mod metrics_log;
 pub(crate) mod pictures;
 pub(crate) mod tensorboard;
+pub(crate) mod texts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
