@@ -84,7 +84,8 @@ fn a_run_of_texts_is_trained_sampled_scored_and_searched() {
     let narrow = [&args[..], &["--top-p", "0.000001"]].concat();
     assert_eq!(succeeds(&workplace, &cold), succeeds(&workplace, &narrow));
     let found = json(&workplace, &args);
-    assert_eq!(texts(&found).join("\n"), drawn.trim_end());
+    let listed: Vec<String> = texts(&found).into_iter().map(vae_base::one_line).collect();
+    assert_eq!(listed.join("\n") + "\n", drawn);
     let said = succeeds(&workplace, &[&args[..], &["--out", "new.txt"]].concat());
     assert_eq!(said.trim_end(), "new.txt");
     assert_eq!(
@@ -226,7 +227,7 @@ fn what_is_no_text_or_no_picture_is_refused_with_what_would_fit() {
             "these items are tokens",
         ),
         (
-            &["export", "run", "--out", "onnx"],
+            &["export", "run", "--format", "onnx", "--out", "onnx"],
             "has no ONNX export; TorchScript supports it",
         ),
     ] {
