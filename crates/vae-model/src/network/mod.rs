@@ -359,6 +359,7 @@ impl NetworkConfig {
         match self {
             Self::Conv(_) => "conv",
             Self::ConvBatchNorm(_) => "conv_batch_norm",
+            Self::Dcgan(_) => "dcgan",
             Self::Residual(_) => "residual",
             Self::Conv1d(_) => "conv1d",
             Self::Mlp(_) => "mlp",
@@ -389,7 +390,9 @@ impl NetworkConfig {
             | Self::Residual(_)
             | Self::Conv1d(_)
             | Self::Mlp(_)
-            | Self::TopDown(_) => None,
+            | Self::TopDown(_)
+            | Self::Recurrent(_)
+            | Self::Transformer(_) => None,
         }
     }
 
