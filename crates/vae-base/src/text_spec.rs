@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The vocabulary by which text becomes tokens and tokens text. It is saved with the weights, so that new text gets the
-/// tokens that the model was trained on. `vae_data::Tokenizer` applies it.
+/// tokens that the model was trained on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSpec {

@@ -403,7 +403,10 @@ impl TextConfig {
         };
         // A table without the run's column of classes has none.
         let lines = match Lines::read(argument, columns, InvalidText::Skip) {
-            Err(DataError::Config { key, .. }) if key == "dataset.text.labels" => {
+            Err(DataError::Config {
+                key: "dataset.text.labels",
+                ..
+            }) => {
                 let columns = Columns {
                     label: None,
                     ..columns
