@@ -8,14 +8,15 @@ use vae_data::{Dataset, DatasetConfig, Inputs, ItemKind, Split, Tokenizer};
 
 fn config(path: &Path, more: &str) -> DatasetConfig {
     let path = path.display();
-    toml::from_str(&format!("[text]\npath = '{path}'\n{more}")).unwrap()
+    toml::from_str(&format!("[text]\npath = '{path}'\n{more}")).expect("valid")
 }
 
 /// The texts of a data set.
 fn texts(dataset: &Dataset) -> Vec<String> {
-    let tokenizer = Tokenizer::new(dataset.item().text.as_ref().unwrap()).unwrap();
-    let items = dataset.first(dataset.len()).unwrap();
-    let text = |i: i64| Vec::<i64>::try_from(items.get(i).flatten(0, -1)).unwrap();
+    let tokenizer =
+        Tokenizer::new(dataset.item().text.as_ref().expect("texts")).expect("a vocabulary");
+    let items = dataset.first(dataset.len()).expect("valid");
+    let text = |i: i64| Vec::<i64>::try_from(items.get(i).flatten(0, -1)).expect("valid");
     (0..dataset.len() as i64)
         .map(|i| tokenizer.decode(&text(i)))
         .collect()
