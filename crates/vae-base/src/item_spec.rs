@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ImageShape;
+use crate::{ImageShape, TextSpec};
 
 /// The kind of an item's numbers, and so the element type of tensors of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +24,22 @@ pub enum ItemKind {
     Tokens {
         /// How many different tokens there are.
         vocabulary: i64,
+        /// The token at the end of an item, which is repeated up to T. Without one all T tokens belong to the item.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<i64>,
     },
 }
 
 impl ItemKind {
+    /// That of texts in this vocabulary.
+    #[must_use]
+    pub fn of_text(text: &TextSpec) -> Self {
+        Self::Tokens {
+            vocabulary: text.tokens.len() as i64,
+            end: Some(TextSpec::END),
+        }
+    }
+
     /// The element type of tensors of such items, as Rust names it.
     #[must_use]
     pub fn element(self) -> &'static str {
@@ -69,6 +81,9 @@ pub struct ItemSpec {
     /// How the sound was transformed whose spectrogram an array `[C, bands, frames]` is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spectrogram: Option<Spectrogram>,
+    /// What the tokens stand for, if they are text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSpec>,
 }
 
 /// The transform of sound to the array `[C, bands, frames]` of its log-mel spectrogram in dB, the lowest band first:
@@ -157,6 +172,7 @@ impl ItemSpec {
             standardization: None,
             has_missing: false,
             spectrogram: None,
+            text: None,
         }
     }
 
@@ -168,6 +184,12 @@ impl ItemSpec {
             (_, Some(spectrogram)) => Some(spectrogram.rate),
             _ => None,
         }
+    }
+
+    /// Whether it is a sequence of tokens.
+    #[must_use]
+    pub fn is_tokens(&self) -> bool {
+        matches!(self.kind, ItemKind::Tokens { .. })
     }
 
     /// Whether it is an image.
@@ -219,9 +241,11 @@ impl ItemSpec {
                 "[D], [C, T] or [C, H, W]",
             ),
             ItemKind::Sound { rate } => (self.shape.len() == 2 && rate > 0, "[C, T] and a rate"),
-            ItemKind::Tokens { vocabulary } => (
-                self.shape.len() == 1 && vocabulary > 0,
-                "[T] and a vocabulary",
+            ItemKind::Tokens { vocabulary, end } => (
+                self.shape.len() == 1
+                    && vocabulary > 0
+                    && end.is_none_or(|end| (0..vocabulary).contains(&end)),
+                "[T] and a vocabulary, the end one of its tokens",
             ),
         };
         if !fits {
@@ -240,6 +264,15 @@ impl ItemSpec {
             if let Some((name, problem)) = spectrogram.problem() {
                 return Some(format!("spectrogram.{name}: {problem}"));
             }
+        }
+        if let Some(text) = &self.text
+            && ItemKind::of_text(text) != self.kind
+        {
+            return Some(format!(
+                "found a vocabulary of {} tokens for items of {:?}, expected one of each token, the first one the end",
+                text.tokens.len(),
+                self.kind
+            ));
         }
         self.map().problem().or_else(|| {
             let Standardization { mean, std } = self.standardization.as_ref()?;
@@ -278,6 +311,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_shapes() {
+        let tokens = |vocabulary, end| ItemKind::Tokens { vocabulary, end };
         let problem = |kind, shape: &[i64]| ItemSpec::new(kind, shape.to_vec()).problem();
         for (kind, shape) in [
             (ItemKind::Image, &[1, 28, 28][..]),
@@ -285,7 +319,8 @@ mod tests {
             (ItemKind::Array, &[2, 100]),
             (ItemKind::Array, &[2, 10, 12]),
             (ItemKind::Sound { rate: 16_000 }, &[2, 100]),
-            (ItemKind::Tokens { vocabulary: 50 }, &[100]),
+            (tokens(50, None), &[100]),
+            (tokens(50, Some(49)), &[100]),
         ] {
             assert_eq!(problem(kind, shape), None, "{kind:?} {shape:?}");
         }
@@ -296,8 +331,9 @@ mod tests {
             (ItemKind::Array, &[1, 2, 3, 4]),
             (ItemKind::Sound { rate: 0 }, &[2, 100]),
             (ItemKind::Sound { rate: 8_000 }, &[100]),
-            (ItemKind::Tokens { vocabulary: 0 }, &[100]),
-            (ItemKind::Tokens { vocabulary: 9 }, &[1, 100]),
+            (tokens(0, None), &[100]),
+            (tokens(9, None), &[1, 100]),
+            (tokens(9, Some(9)), &[100]),
         ] {
             assert!(problem(kind, shape).is_some(), "{kind:?} {shape:?}");
         }

@@ -2,6 +2,7 @@
 //!
 //! - [`derive_seed`]: derives every seed from (seed, counter, purpose);
 //! - [`ItemSpec`]: kind and shape of an item, [`ImageShape`]: that of an image, or of any item as maps;
+//! - [`TextSpec`]: what the tokens of a text stand for;
 //! - [`ConditionSpec`]: what a model is conditioned on beside the item itself;
 //! - [`files`]: files that appear under their names only when they are whole;
 //! - [`read_small`], [`open_regular`]: reading whole files of a bounded size;
@@ -22,6 +23,7 @@ mod safetensors_header;
 pub mod seed;
 mod small_file;
 mod text;
+mod text_spec;
 
 pub use condition::{AttributeSpec, AttributeValues, ConditionError, ConditionSpec};
 pub use data_spec::DataSpec;
@@ -34,3 +36,4 @@ pub use safetensors_header::SafetensorsHeader;
 pub use seed::derive_seed;
 pub use small_file::{open_regular, read_small, read_small_text};
 pub use text::{counted, one_line};
+pub use text_spec::{TextSpec, TextUnit};

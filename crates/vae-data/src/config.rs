@@ -17,11 +17,11 @@ use vae_base::ItemSpec;
 
 use crate::{
     ArraysConfig, Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits,
-    SpritesConfig, idx,
+    SpritesConfig, TextConfig, idx,
 };
 
 /// The images, or other items, to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`,
-/// `sprites`, `arrays` or `audio_folder`.
+/// `sprites`, `arrays`, `audio_folder` or `text`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -46,7 +46,7 @@ pub struct DatasetConfig {
     /// How many images are held out from training for validation. Validation images choose the best checkpoint, when
     /// to stop early and when to lower the learning rate. Give a number of images (`5000`) or a fraction of them
     /// (`0.1`). With 0 all images are trained on and the last epoch counts as the best. By default a folder's
-    /// partition list decides; other folders, sprites, arrays and recordings hold out 0.1, and idx files the last 10,000 training
+    /// partition list decides; other folders, sprites, arrays, recordings and texts hold out 0.1, and idx files the last 10,000 training
     /// images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
@@ -84,6 +84,9 @@ pub struct DatasetConfig {
     /// The items are recordings in a folder or a zip file, as sound or as spectrograms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_folder: Option<AudioFolderConfig>,
+    /// The items are texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
 }
 
 /// The one table that names the source of the images.
@@ -93,6 +96,7 @@ enum Source<'a> {
     Sprites(&'a SpritesConfig),
     Arrays(&'a ArraysConfig),
     AudioFolder(&'a AudioFolderConfig),
+    Text(&'a TextConfig),
 }
 
 /// Images and labels in idx files, the format of MNIST.
@@ -120,6 +124,7 @@ impl DatasetConfig {
             Source::Sprites(config) => config.check()?,
             Source::Arrays(config) => config.check(self.binarization.is_some())?,
             Source::AudioFolder(config) => config.check(self.binarization.is_some())?,
+            Source::Text(config) => config.check(self.binarization.is_some())?,
         }
         self.validation.map_or(Ok(()), HoldOut::check)?;
         refuse_zero(TRAIN_LIMIT, self.train_limit)?;
@@ -138,7 +143,7 @@ impl DatasetConfig {
         }
     }
 
-    /// Reads idx files, sprites or arrays into memory, or a folder's images or recordings into their pack. Then applies the limits
+    /// Reads idx files, sprites, arrays or texts into memory, or a folder's images or recordings into their pack. Then applies the limits
     /// and the binarization. A limit larger than the number of images uses all of them and logs a warning.
     ///
     /// # Errors
@@ -153,12 +158,13 @@ impl DatasetConfig {
             Source::Sprites(config) => config.load(&sizes),
             Source::Arrays(config) => config.load(&sizes, self.binarization.is_some()),
             Source::AudioFolder(config) => AudioFolder::open(config)?.load(&sizes),
+            Source::Text(config) => config.load(&sizes),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
 
     /// Kind and shape of the items: for photos from the config, for other files from the header of the (training)
-    /// file. For arrays it has no statistics, because the numbers are not read here.
+    /// file. For arrays it has no statistics, because the numbers are not read here; for texts the vocabulary is learned.
     ///
     /// # Errors
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
@@ -170,6 +176,7 @@ impl DatasetConfig {
             Source::Sprites(config) => config.image_shape()?.into(),
             Source::Arrays(config) => config.item_spec(self.binarization.is_some())?,
             Source::AudioFolder(config) => config.item(),
+            Source::Text(config) => config.item_spec(&self.sizes())?,
         })
     }
 
@@ -189,6 +196,7 @@ impl DatasetConfig {
             self.sprites.as_ref().map(Source::Sprites),
             self.arrays.as_ref().map(Source::Arrays),
             self.audio_folder.as_ref().map(Source::AudioFolder),
+            self.text.as_ref().map(Source::Text),
         ]
         .into_iter()
         .flatten();
@@ -453,7 +461,7 @@ mod tests {
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "dataset: no source of images, expected exactly one table: [dataset.idx], \
-             [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
+             [dataset.image_folder], [dataset.sprites], [dataset.arrays] or [dataset.text]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

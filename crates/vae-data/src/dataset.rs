@@ -698,7 +698,7 @@ fn check_values(item: &ItemSpec, items: &Tensor) -> Result<(), DataError> {
                 )),
             }
         }
-        ItemKind::Tokens { vocabulary } => {
+        ItemKind::Tokens { vocabulary, .. } => {
             match count(&|items| items.lt(0).logical_or(&items.ge(vocabulary))) {
                 0 => None,
                 n => Some(format!("found {n} tokens outside 0 to {}", vocabulary - 1)),
@@ -787,9 +787,13 @@ mod tests {
         let sound = Tensor::from_slice(&[1_i16, -2, 3]).view([1, 1, 1, 3]);
         assert!(of(ItemKind::Sound { rate: 8000 }, &[1, 3], sound.copy()).is_ok());
         assert!(of(ItemKind::Array, &[1, 3], sound).is_err());
+        let tokens_of = |vocabulary| ItemKind::Tokens {
+            vocabulary,
+            end: None,
+        };
         let tokens = Tensor::from_slice(&[0_i64, 4, 2]).view([1, 1, 1, 3]);
-        assert!(of(ItemKind::Tokens { vocabulary: 5 }, &[3], tokens.copy()).is_ok());
-        let error = of(ItemKind::Tokens { vocabulary: 4 }, &[3], tokens).unwrap_err();
+        assert!(of(tokens_of(5), &[3], tokens.copy()).is_ok());
+        let error = of(tokens_of(4), &[3], tokens).unwrap_err();
         assert_eq!(error.to_string(), "items: found 1 tokens outside 0 to 3");
     }
 

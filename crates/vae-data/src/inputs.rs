@@ -26,8 +26,10 @@ use crate::image_folder::transform::{Crop, Transform, Transformer};
 use crate::image_folder::{ImageSize, default_max_pixels, n_cores};
 use crate::loader::Batches;
 use crate::pipeline::Pipeline;
+use crate::text::{InputTexts, check_vocabulary};
 use crate::{
     AudioFolderConfig, BadFile, Binarization, DataError, Dataset, DatasetConfig, ImageShape,
+    Tokenizer,
 };
 
 /// The two image files in a folder in MNIST's layout.
@@ -67,6 +69,7 @@ enum InputSource {
     Idx(IdxSource),
     Arrays(ArraySource),
     Sounds(SoundSource),
+    Texts(InputTexts),
     Dataset(Dataset),
 }
 
@@ -91,6 +94,7 @@ impl InputSource {
                     .map(|entry| format!("{}{}", sounds.prefix, entry.name))
                     .collect()
             }
+            InputSource::Texts(texts) => texts.texts.clone(),
             InputSource::Dataset(dataset) => {
                 let names = (0..dataset.len()).map(|i| dataset.file_name(i).unwrap_or_default());
                 names.map(str::to_owned).collect()
@@ -148,7 +152,7 @@ struct ArraySource {
 pub struct InputBatch {
     /// The name of each item. For an image file: its path, in the folder or zip if one was given. For an image in an
     /// idx file: the file's path, `#` and the position. For a row of an array: its number, from 0; if several files
-    /// were given, their paths and `#` precede it.
+    /// were given, their paths and `#` precede it. A text's name is the text.
     pub names: Vec<String>,
     /// Maps `[B, C, H, W]` on the CPU of the element type of their kind: u8 for images.
     pub items: Tensor,
@@ -170,6 +174,8 @@ impl Inputs {
     /// rows.
     ///
     /// For a run of `[dataset.audio_folder]`, `paths` are recordings, folders and zips of them.
+    /// For a run of `[dataset.text]`, `paths` are files and folders of texts as in the config, or texts themselves:
+    /// whatever is no file, or begins with `text:`.
     ///
     /// `attributes` is a table that is joined by file name. Without one, the run's own table is joined to images in
     /// the folder or zip that it belongs to; elsewhere equal names may be a coincidence.
@@ -210,6 +216,12 @@ impl Inputs {
             }
         };
         for path in paths {
+            if let Some(text) = &config.text {
+                let mut texts = text.input(path)?;
+                inputs.found_bad.append(&mut texts.bad);
+                inputs.sources.push(InputSource::Texts(texts));
+                continue;
+            }
             if let Some(arrays) = &config.arrays {
                 let prefix = match paths {
                     [_] => String::new(),
@@ -332,6 +344,10 @@ impl Inputs {
                     let path = &arrays.train.file;
                     check_item(path, dataset.item(), &inputs.item, "those of the model")?;
                 }
+                if let Some(text) = &config.text {
+                    let (found, wanted) = (&dataset.item().text, &inputs.item.text);
+                    check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
+                }
                 inputs.sources.push(InputSource::Dataset(dataset));
             }
         }
@@ -417,6 +433,7 @@ impl Inputs {
             InputSource::Idx(idx) => idx.range.len(),
             InputSource::Arrays(arrays) => arrays.range.len(),
             InputSource::Sounds(sounds) => sounds.source.files.entries().len(),
+            InputSource::Texts(texts) => texts.texts.len(),
             InputSource::Dataset(dataset) => dataset.len(),
         };
         self.sources.iter().map(n_of).sum()
@@ -456,6 +473,7 @@ impl Inputs {
             InputSource::Files(_) | InputSource::Sounds(_) => false,
             InputSource::Idx(idx) => idx.labels.is_some(),
             InputSource::Arrays(arrays) => arrays.labels.is_some(),
+            InputSource::Texts(texts) => texts.labels.iter().any(Option::is_some),
             InputSource::Dataset(dataset) => dataset.labels().is_some(),
         };
         self.sources.iter().any(has_labels)
@@ -528,6 +546,7 @@ impl Inputs {
             },
             Some(InputSource::Idx(idx)) => idx.path.clone(),
             Some(InputSource::Arrays(arrays)) => arrays.path.clone(),
+            Some(InputSource::Texts(_)) => PathBuf::from("the texts"),
             Some(InputSource::Dataset(_)) | None => PathBuf::from("the run's images"),
         }
     }
@@ -1019,13 +1038,63 @@ fn array_parts(path: &Path) -> (PathBuf, Option<String>, Option<Range<usize>>) {
     }
 }
 
+fn text_batches<'a>(
+    texts: &'a InputTexts,
+    item: &'a ItemSpec,
+    batch_size: usize,
+) -> impl Iterator<Item = Result<InputBatch, DataError>> + 'a {
+    let tokenizer = item.text.as_ref().map(Tokenizer::new).transpose();
+    let length = item.shape.first().copied().unwrap_or(0);
+    let mut tokenizer = Some(tokenizer);
+    let mut made = None;
+    let batches = texts
+        .texts
+        .chunks(batch_size)
+        .zip(texts.labels.chunks(batch_size));
+    batches.map(move |(texts, labels)| {
+        if let Some(first) = tokenizer.take() {
+            made = first?;
+        }
+        let Some(tokenizer) = &made else {
+            let problem = "the weights have no vocabulary, and these are texts".to_owned();
+            return Err(DataError::Items { problem });
+        };
+        let mut n_cut = 0;
+        let mut tokens = Vec::with_capacity(texts.len() * length as usize);
+        for text in texts {
+            let (item, is_cut) = tokenizer.item(text, length as usize);
+            tokens.extend(item);
+            n_cut += usize::from(is_cut);
+        }
+        if n_cut > 0 {
+            warn!(
+                "{n_cut} texts have more than {} tokens and are cut",
+                length - 1
+            );
+        }
+        Ok(InputBatch {
+            names: texts.to_vec(),
+            items: Tensor::from_slice(&tokens).view([texts.len() as i64, 1, 1, length]),
+            labels: labels.to_vec(),
+            ..InputBatch::default()
+        })
+    })
+}
+
 fn dataset_batches(
     dataset: &Dataset,
     batch_size: usize,
 ) -> impl Iterator<Item = Result<InputBatch, DataError>> + '_ {
     let mut next = 0;
+    let tokenizer = dataset.item().text.as_ref().map(Tokenizer::new);
+    let tokenizer = tokenizer.and_then(Result::ok); // It was made when the texts were read.
     Batches::sequential(dataset, batch_size, Device::Cpu).map(move |batch| {
         let images = batch?.items;
+        let text = |row: usize| {
+            let tokenizer = tokenizer.as_ref()?;
+            let tokens = Vec::<i64>::try_from(images.get(row as i64).flatten(0, -1)).ok()?;
+            Some(tokenizer.decode(&tokens))
+        };
         let positions = next..next + images.size()[0] as usize;
         next = positions.end;
         let label = |i| {
@@ -1036,15 +1105,18 @@ fn dataset_batches(
         Ok(InputBatch {
             names: positions
                 .clone()
-                .map(|i| match dataset.file_name(i) {
-                    Some(name) => name.to_owned(),
-                    None => match dataset.file_row(i) {
-                        Some(row) => row.to_string(),
-                        None => format!("#{i}"),
+                .map(
+                    |i| match (text(i - positions.start), dataset.file_name(i)) {
+                        (Some(text), _) => text,
+                        (None, Some(name)) => name.to_owned(),
+                        (None, None) => match dataset.file_row(i) {
+                            Some(row) => row.to_string(),
+                            None => format!("#{i}"),
+                        },
                     },
-                })
+                )
                 .collect(),
-            items: images,
+            items: images.shallow_clone(),
             labels: positions.map(label).collect(),
             ..InputBatch::default()
         })
@@ -1091,6 +1163,9 @@ impl<'a> InputBatches<'a> {
             InputSource::Arrays(arrays) => Box::new(arrays.batches(self.batch_size, draws)),
             InputSource::Sounds(sounds) => {
                 Box::new(sounds.batches(self.batch_size, self.inputs.n_workers))
+            }
+            InputSource::Texts(texts) => {
+                Box::new(text_batches(texts, &self.inputs.item, self.batch_size))
             }
             InputSource::Dataset(dataset) => Box::new(dataset_batches(dataset, self.batch_size)),
         }

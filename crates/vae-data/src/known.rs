@@ -164,7 +164,10 @@ impl DatasetConfig {
                 ..arrays.identity()?
             });
         }
-        Ok(DatasetIdentity::default())
+        match &self.text {
+            Some(text) => Ok(unknown(&text.path)),
+            None => Ok(DatasetIdentity::default()),
+        }
     }
 
     /// Whether the images are MNIST as binarized by Larochelle & Murray (2011), in the folder that `cargo xtask

@@ -1,4 +1,4 @@
-//! Images, series and tables for training a VAE, from files to batches on a device.
+//! Images, series, tables and texts for training a VAE, from files to batches on a device.
 //!
 //! ```text
 //! DatasetConfig --load--> Splits { train, test } --Batches--> [B, C, H, W] on the device
@@ -48,13 +48,14 @@ mod limits;
 pub mod loader;
 mod npz;
 mod pipeline;
+mod row_split;
 mod sprites;
 mod stored;
+mod text;
 mod unread_files;
 
 pub use arrays::{
-    ArrayFileConfig, ArrayLayout, ArraysConfig, Missing, RowSplit, ValueStatistics,
-    array_statistics,
+    ArrayFileConfig, ArrayLayout, ArraysConfig, Missing, ValueStatistics, array_statistics,
 };
 pub use attributes::Attributes;
 pub use audio_folder::{AudioFolderConfig, ClipStart, SpectrogramConfig};
@@ -68,9 +69,13 @@ pub use factors::{FactorSpace, Factors};
 pub use hold_out::HoldOut;
 pub use inputs::{InputBatch, InputBatches, Inputs, Split};
 pub use known::{DatasetIdentity, KnownDataset, RecognizedBy};
+pub use row_split::RowSplit;
 pub use sprites::SpritesConfig;
+pub use text::{
+    BytePairConfig, InvalidText, Longer, TextConfig, Tokenizer, TokensConfig, WordConfig,
+};
 pub use unread_files::UnreadFiles;
 pub use vae_base::{
-    ImageShape, ItemKind, ItemSpec, derive_seed, one_line, open_regular, read_small,
-    read_small_text,
+    ImageShape, ItemKind, ItemSpec, TextSpec, TextUnit, derive_seed, one_line, open_regular,
+    read_small, read_small_text,
 };

@@ -106,6 +106,13 @@ pub fn figures(
     };
     let pictures = no_grad(|| -> Result<Vec<Picture>, EvalError> {
         let mut pictures = Vec::new();
+        if vae.item().is_tokens() {
+            let centers = centers.iter();
+            for centers in centers {
+                pictures.extend(latents(vae, &encoded, centers)?);
+            }
+            return Ok(pictures);
+        }
         if vae.has_encoder() {
             let n = sizes.n_reconstructions.min(most_pairs);
             pictures.push(reconstructions(vae, test, n)?);

@@ -39,6 +39,9 @@ pub(crate) fn sampling_error(effective_sample_size: &Tensor, n_samples: u32) -> 
 /// The number of decoded values that are computed at once.
 const N_VALUES_AT_A_TIME: i64 = 4000 * 28 * 28;
 
+/// The number of logits of tokens that are computed at once.
+const N_LOGITS_AT_A_TIME: i64 = 1 << 25;
+
 /// The number of images at once if each has many samples.
 const N_IMAGES: i64 = 16;
 
@@ -77,7 +80,11 @@ pub fn dataset_bounds(
 
 /// The number of latents that are decoded at once.
 pub(crate) fn n_at_a_time(vae: &Vae) -> i64 {
-    (N_VALUES_AT_A_TIME / vae.image_shape().n_values()).max(1)
+    let n_values = vae.image_shape().n_values();
+    match vae.n_params_per_value() {
+        1 => (N_VALUES_AT_A_TIME / n_values).max(1),
+        n_params => (N_LOGITS_AT_A_TIME / (n_values * n_params)).max(1),
+    }
 }
 
 /// The importance-weighted bounds of images, bytes `[B, C, H, W]` (with their condition, if the model has one), from

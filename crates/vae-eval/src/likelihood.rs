@@ -90,7 +90,11 @@ fn findings(
         .protocol(bound.clone())
         .note(chance_alone(&bounds.sampling_error(k)));
     let bits = vae.bits_per_dim(-nll.value);
+    let perplexity = perplexity(vae, dataset, nll.value)?;
     findings.measures.push(nll);
+    findings
+        .measures
+        .extend(perplexity.map(|measure| measure.protocol(bound.clone())));
     if let Some(bits) = bits {
         let bits = Measure::new("bits_per_dim", "bits per dimension", bits)
             .unit("bits/dim")
@@ -130,6 +134,23 @@ fn chance_alone(sampling_error: &Tensor) -> String {
     let sum = sampling_error.square().sum(Kind::Double).sqrt();
     let error = sum.double_value(&[]) / sampling_error.numel() as f64;
     format!("by the chance of the samples alone ± {error:.3}")
+}
+
+/// e to the nats per token, for nats per item, of sequences of tokens.
+fn perplexity(vae: &Vae, dataset: &Dataset, nll: f64) -> Result<Option<Measure>, EvalError> {
+    let mut n_tokens = 0;
+    for batch in Batches::sequential(dataset, 1000, vae.device()) {
+        let Some(of_items) = vae.n_tokens(&batch?.items) else {
+            return Ok(None);
+        };
+        n_tokens += of_items.sum(Kind::Int64).int64_value(&[]);
+    }
+    let per_item = n_tokens as f64 / dataset.len() as f64;
+    let measure = Measure::new("perplexity", "perplexity", (nll / per_item).exp())
+        .unit("per token")
+        .lower_is_better()
+        .note(format!("{per_item:.1} tokens per item"));
+    Ok(Some(measure))
 }
 
 fn annealed_measures(

@@ -306,14 +306,14 @@ fn labeled_photos(folder: &std::path::Path) -> vae_data::Splits {
             }])
         })
         .save(folder.join(&name))
-        .unwrap();
+        .expect("written");
         let bright = match i % 3 {
             0 => String::new(),
             _ => u8::from(is_bright).to_string(),
         };
         table += &format!("{name},{bright},{},\n", 5 + i % 8);
     }
-    fs::write(folder.join("list_attr_celeba.csv"), table).unwrap();
+    fs::write(folder.join("list_attr_celeba.csv"), table).expect("written");
     let config = format!(
         "[image_folder]\npath = '{}'\nimage_size = 10\ngrayscale = true\npack = false\n\
          attributes = '{}'\n[image_folder.split]\ntest_fraction = 0.2",

@@ -93,6 +93,7 @@ impl ModelView<'_> {
             ItemKind::Image => check_image_model(self)?,
             ItemKind::Array => check_array_model(self, item)?,
             ItemKind::Sound { .. } => check_sound_model(self, item)?,
+            ItemKind::Tokens { .. } => check_token_model(self)?,
             _ if self.likelihood.is_none() => {}
             _ => {
                 return refuse(
@@ -126,9 +127,61 @@ impl ModelView<'_> {
     }
 }
 
+/// Refuses parts that are not for tokens.
+fn check_token_model(model: ModelView) -> Result<(), ModelError> {
+    match model.likelihood {
+        None | Some(LikelihoodConfig::Categorical) => {}
+        Some(_) => {
+            return refuse(
+                "model.likelihood",
+                format!(
+                    "{} is a distribution of numbers, and these items are tokens; \"categorical\" would fit",
+                    model.likelihood_name
+                ),
+            );
+        }
+    }
+    if let Some(network) = model.network.filter(|network| !network.is_sequential()) {
+        return refuse(
+            &format!("model.network.{}", network.name()),
+            "it is for numbers, and these items are tokens; recurrent or transformer would fit"
+                .to_owned(),
+        );
+    }
+    match model.prior.config {
+        Some(PriorConfig::Vamp(_)) => refuse(
+            "model.prior.vamp",
+            "its pseudo-inputs are images, and these items are tokens; gaussian_mixture or real_nvp would fit"
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses parts that are for tokens only.
+fn refuse_token_parts(model: ModelView, items: &str, fits: [&str; 2]) -> Result<(), ModelError> {
+    let [network_fits, likelihood_fits] = fits;
+    if let Some(network) = model.network.filter(|network| network.is_sequential()) {
+        return refuse(
+            &format!("model.network.{}", network.name()),
+            format!("it is for tokens, and these items are {items}; {network_fits} would fit"),
+        );
+    }
+    match model.likelihood {
+        Some(LikelihoodConfig::Categorical) => refuse(
+            "model.likelihood",
+            format!(
+                "categorical is a distribution of tokens, and these items are {items}; {likelihood_fits} would fit"
+            ),
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses options that exist for arrays only.
 fn check_image_model(model: ModelView) -> Result<(), ModelError> {
     refuse_spectral(model, "images")?;
+    refuse_token_parts(model, "images", ["conv", "bernoulli"])?;
     if let Some(NetworkConfig::Conv1d(_)) = model.network {
         return refuse(
             "model.network.conv1d",
@@ -189,6 +242,7 @@ fn check_sound_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError
 /// Refuses options that exist for images only.
 fn check_array_model(model: ModelView, item: &ItemSpec) -> Result<(), ModelError> {
     refuse_spectral(model, "arrays")?;
+    refuse_token_parts(model, "arrays", ["conv1d or mlp", "gaussian"])?;
     let likelihood = model.likelihood_name;
     match model.likelihood.map(LikelihoodConfig::of_real_values) {
         Some(None) => {
@@ -275,6 +329,24 @@ fn check_model(model: ModelView) -> Result<(), ModelError> {
             "it applies to the built-in networks; a custom network has to normalize its own weights"
                 .to_owned(),
         );
+    }
+    if let Some(network) = model.network.filter(|network| network.is_sequential()) {
+        let name = network.name();
+        if config.decoder_spectral_norm {
+            return refuse(
+                "model.decoder_spectral_norm",
+                format!("the network {name} has no such norm; without it would fit"),
+            );
+        }
+        if !model.has_encoder() {
+            return refuse(
+                "model.posterior",
+                format!(
+                    "without an encoder (posterior = \"none\") a discriminator has to judge samples, and the tokens of \
+                     the network {name} pass no gradient; diagonal_gaussian would fit"
+                ),
+            );
+        }
     }
     if config.latent_shape.is_some() {
         check_map(model)?;
@@ -478,11 +550,15 @@ fn check_pyramid(model: ModelView) -> Result<(), ModelError> {
 /// Refuses a latent map for parts that do not support maps.
 fn check_map(model: ModelView) -> Result<(), ModelError> {
     let posterior = model.posterior;
-    if let Some(NetworkConfig::Mlp(_)) = model.network {
+    if let Some(network) = model.network
+        && (network.is_sequential() || matches!(network, NetworkConfig::Mlp(_)))
+    {
         return refuse(
             "model.latent_shape",
-            "the network mlp has no feature maps; conv, conv_batch_norm, dcgan or residual would fit, or latent_dims"
-                .to_owned(),
+            format!(
+                "the network {} has no feature maps; conv, conv_batch_norm, dcgan or residual would fit, or latent_dims",
+                network.name()
+            ),
         );
     }
     if posterior.traits.is_some_and(|traits| !traits.is_per_latent) {

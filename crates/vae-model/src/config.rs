@@ -111,6 +111,13 @@ impl ModelConfig {
     /// ([`Draws::named`](crate::Draws::named)), or from all images of an evaluation ([`CodeUse`](crate::CodeUse)).
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
+        let mut terms = self.latent_terms();
+        terms.extend(self.likelihood.terms());
+        terms
+    }
+
+    /// The named terms of its latents.
+    fn latent_terms(&self) -> Vec<Term> {
         if let Some(sizes) = self.group_sizes() {
             let mut terms: Vec<Term> = (1..=sizes.len()).rev().map(level_kl).collect();
             terms.extend(self.resolutions().into_iter().map(resolution_kl));

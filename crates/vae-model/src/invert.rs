@@ -358,7 +358,7 @@ impl Vae {
         self.check_images(tensor)?;
         let n_items = tensor.size()[0];
         self.check_condition(condition, n_items)?;
-        let n_values = self.image_shape().n_values();
+        let n_values = self.image_shape().n_values() * self.n_params_per_value();
         let n_at_a_time = N_VALUES_AT_A_TIME / n_values.saturating_mul(self.n_starts(config));
         let n_at_a_time = n_at_a_time.max(1);
 

@@ -49,6 +49,7 @@ mod code_use;
 mod compatibility;
 mod condition;
 mod config;
+mod drawing;
 mod error;
 mod export;
 mod feature_network;
@@ -83,6 +84,7 @@ mod weights;
 pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
+pub use drawing::Drawing;
 pub use error::ModelError;
 pub use export::torchscript_file;
 pub use feature_network::{DigitWeights, FeatureNetwork};
@@ -96,9 +98,10 @@ pub use likelihood::{
 pub use mode::Mode;
 pub use network::{
     Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DcganConfig,
-    DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement, MlpConfig,
-    MlpDiscriminatorConfig, Network, NetworkConfig, ResidualConfig, ResidualDiscriminatorConfig,
-    TopDownConfig, is_layer_weight,
+    DecoderSteps, DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement, MlpConfig,
+    MlpDiscriminatorConfig, Network, NetworkConfig, RecurrentConfig, ResidualConfig,
+    ResidualDiscriminatorConfig, SequentialDecoder, TopDownConfig, TransformerConfig,
+    is_layer_weight,
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,
@@ -136,7 +139,7 @@ pub use topology::{LadderConfig, TopologyConfig};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
-    Spectrogram, Standardization, files, write_whole,
+    Spectrogram, Standardization, TextSpec, TextUnit, files, write_whole,
 };
 pub use vae_torch::Generator;
 pub use watch::first_non_finite;

@@ -76,7 +76,40 @@ impl ModelView<'_> {
         }
         check_estimator(self, objective)?;
         check_decoder_penalty(self, objective)?;
+        check_tokens(self, objective)?;
         check_adversarial(self, objective)
+    }
+}
+
+/// Refuses objectives that compare items as numbers, of a model of tokens.
+fn check_tokens(model: ModelView, objective: &Objective) -> Result<(), ModelError> {
+    let Some(network) = model.network.filter(|network| network.is_sequential()) else {
+        return Ok(());
+    };
+    let other = [
+        ("adversarial", objective.adversarial.is_some()),
+        ("perceptual", objective.perceptual.is_some()),
+        (
+            "regularizer.pixel_mean",
+            matches!(objective.regularizer, Regularizer::PixelMean(_)),
+        ),
+        (
+            "decoder_penalty.gradient_penalty",
+            matches!(
+                objective.decoder_penalty,
+                DecoderPenalty::GradientPenalty(_)
+            ),
+        ),
+    ];
+    match other.into_iter().find(|(_, is_there)| *is_there) {
+        None => Ok(()),
+        Some((key, _)) => refuse(
+            &format!("objective.{key}"),
+            format!(
+                "it compares decoded items as numbers, and those of the network {} are tokens; without it would fit",
+                network.name()
+            ),
+        ),
     }
 }
 

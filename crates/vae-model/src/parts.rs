@@ -10,7 +10,7 @@ use vae_base::{DataSpec, ItemSpec};
 use crate::condition;
 use crate::graph::{Graph, Value};
 use crate::likelihood::GraphLikelihood;
-use crate::network::{GraphNetwork, LARGEST_SIZE, NetworkShape};
+use crate::network::{GraphNetwork, LARGEST_SIZE, NetworkShape, TokenShape};
 use crate::posterior::{GraphFamily, LadderFamily, PosteriorTraits, PyramidFamily, TopDownFamily};
 use crate::prior::{LadderPrior, PriorTraits, TopDownPrior};
 use crate::topology::TopDown;
@@ -176,8 +176,7 @@ impl OwnParts {
             latent_shape: config.latent_shape,
             n_condition_features: n_features,
             n_posterior_params: n_params.unwrap_or_else(|| config.posterior.n_params(n_latents)),
-            n_likelihood_maps: n_maps
-                .unwrap_or_else(|| config.likelihood.n_maps(data.item.map().channels)),
+            n_likelihood_maps: n_maps.unwrap_or_else(|| config.likelihood.n_maps_of(&data.item)),
         }
     }
 
@@ -432,7 +431,7 @@ impl NetworkPart {
         features: Option<Value>,
     ) -> Option<Value> {
         match self {
-            Self::Known(network) => Some(network.encoder_graph(graph, images, features)),
+            Self::Known(network) => network.encoder_graph(graph, images, features),
             Self::Own(_) => None,
         }
     }
@@ -445,7 +444,7 @@ impl NetworkPart {
         features: Option<Value>,
     ) -> Option<Value> {
         match self {
-            Self::Known(network) => Some(network.decoder_graph(graph, latents, features)),
+            Self::Known(network) => network.decoder_graph(graph, latents, features),
             Self::Own(_) => None,
         }
     }
@@ -528,6 +527,7 @@ impl Parts {
         let (root, initialization) = (variables.root(), config.initialization);
         let shape = NetworkShape {
             image,
+            tokens: TokenShape::of(data.item.kind),
             latent_dims,
             latent_shape: context.latent_shape,
             is_pyramid: config.topology == TopologyConfig::Pyramid,

@@ -11,6 +11,7 @@ use vae_torch::Generator;
 use crate::condition::{self, ConditionConfig};
 use crate::config::{level_kl, resolution_kl};
 use crate::graph::{Graph, Value};
+use crate::network::TokenShape;
 use crate::nn::{self, Outline};
 use crate::part::Part;
 use crate::parts::{
@@ -24,9 +25,9 @@ use crate::units::Units;
 use crate::watch::watch;
 use crate::weights::{self, Header};
 use crate::{
-    ChannelOrder, ClosedKl, Conditioned, Framing, ImageShape, Latents, Mode, ModelConfig,
-    ModelError, Posterior, Preprocessing, Prior, PriorContext, Quantizer, StateDictMap, Support,
-    Terms, TopDownDraws,
+    ChannelOrder, ClosedKl, Conditioned, Drawing, Framing, ImageShape, Latents, Mode, ModelConfig,
+    ModelError, Posterior, Preprocessing, Prior, PriorContext, Quantizer, SequentialDecoder,
+    StateDictMap, Support, Terms, TopDownDraws,
 };
 
 /// The largest number of values in a model, 8 GB of f32. More is surely a mistake.
@@ -476,6 +477,24 @@ impl Vae {
         self.data.item.map()
     }
 
+    /// The numbers that the decoder gives for each value of an item: of tokens, one for each of the vocabulary; 1 for other
+    /// items.
+    #[must_use]
+    pub fn n_params_per_value(&self) -> i64 {
+        match self.data.item.kind {
+            ItemKind::Tokens { vocabulary, .. } => vocabulary,
+            _ => 1,
+        }
+    }
+
+    /// The number of tokens of each item `[B, 1, 1, T]`, the first end among them, i64 `[B]`; `None` for items other than
+    /// tokens.
+    pub fn n_tokens(&self, items: &Tensor) -> Option<Tensor> {
+        let shape = TokenShape::of(self.data.item.kind)?;
+        let mask = shape.mask(&items.flatten(1, -1));
+        Some(mask.sum_dim_intlist(-1, false, Kind::Int64))
+    }
+
     /// The columns of the condition; empty for a model without a condition.
     #[must_use]
     pub fn condition(&self) -> &ConditionSpec {
@@ -582,12 +601,17 @@ impl Vae {
     }
 
     /// The mean items, `[N, C, H, W]` (images in `[0, 1]`, arrays in their own unit), for latents `[N, Z]`, with their
-    /// condition in a model that has one ([`Conditioned`]).
+    /// condition in a model that has one ([`Conditioned`]). Of tokens the most likely one at each step, i64.
     ///
     /// # Errors
     /// Latents of another shape, or a condition that does not fit the model.
     pub fn decode<'a>(&self, latents: impl Into<Conditioned<'a>>) -> Result<Tensor, ModelError> {
-        let (latents, features) = self.checked_latents(latents.into())?;
+        let latents = latents.into();
+        if self.network.sequential().is_some() {
+            // The same without the parameters of all steps. Nothing is drawn.
+            return self.decode_drawn(latents, Drawing::GREEDY, &mut self.generator(OVERWRITTEN));
+        }
+        let (latents, features) = self.checked_latents(latents)?;
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         Ok(self.mean_items(&params).contiguous())
     }
@@ -602,10 +626,80 @@ impl Vae {
         latents: impl Into<Conditioned<'a>>,
         generator: &mut Generator,
     ) -> Result<Tensor, ModelError> {
+        self.decode_drawn(latents, Drawing::default(), generator)
+    }
+
+    /// [`Self::decode_sampled`], for sequences of tokens with another [`Drawing`] of each token than by its probability.
+    ///
+    /// # Errors
+    /// Latents of another shape; a drawing that is impossible, or that is not of tokens.
+    pub fn decode_drawn<'a>(
+        &self,
+        latents: impl Into<Conditioned<'a>>,
+        drawing: Drawing,
+        generator: &mut Generator,
+    ) -> Result<Tensor, ModelError> {
+        drawing.check()?;
         let (latents, features) = self.checked_latents(latents.into())?;
+        if let Some(decoder) = self.network.sequential() {
+            let items = self.drawn(decoder, &latents, features.as_ref(), drawing, generator);
+            return Ok(self.units.restored(items).contiguous());
+        }
+        if drawing != Drawing::default() {
+            let problem =
+                "these items are no sequences of tokens, and are drawn from p(x|z) as it is";
+            return Err(ModelError::config(
+                "temperature and top-p of tokens",
+                problem,
+            ));
+        }
         let params = self.decoded(&latents, features.as_ref(), Mode::Evaluate);
         let sampled = self.likelihood.sample(&params, generator);
         Ok(self.units.restored(sampled).contiguous())
+    }
+
+    /// Items drawn value by value, `[N, 1, 1, T]`, for latents `[N, Z]`.
+    fn drawn(
+        &self,
+        decoder: &dyn SequentialDecoder,
+        latents: &Tensor,
+        features: Option<&Tensor>,
+        drawing: Drawing,
+        generator: &mut Generator,
+    ) -> Tensor {
+        let length = self.image_shape().width;
+        let end = match self.data.item.kind {
+            ItemKind::Tokens { end, .. } => end,
+            _ => None,
+        };
+        let mut steps = decoder.steps(latents, features);
+        let mut values: Vec<Tensor> = Vec::new();
+        let mut has_ended: Option<Tensor> = None;
+        for _ in 0..length {
+            let params = steps.next(values.last()).to_kind(Kind::Float); // [N, L]
+            let mut value = match self.data.item.is_tokens() {
+                true => drawing.choose(&params, generator),
+                false => {
+                    let params = params.unsqueeze(-1).unsqueeze(-1); // [N, L, 1, 1]
+                    self.likelihood.sample(&params, generator).flatten(0, -1)
+                }
+            };
+            if let Some(end) = end {
+                if let Some(has_ended) = &has_ended {
+                    value = value.masked_fill(has_ended, end);
+                }
+                let ends = value.eq(end);
+                // The rest is ends, too.
+                if bool::try_from(ends.all()).unwrap_or(false) {
+                    let rest = length - values.len() as i64;
+                    values.resize_with(values.len() + rest as usize, || value.shallow_clone());
+                    break;
+                }
+                has_ended = Some(ends);
+            }
+            values.push(value);
+        }
+        Tensor::stack(&values, -1).unsqueeze(1).unsqueeze(1)
     }
 
     /// Whether latents are drawn group by group, each given those above it ([`Self::redraw_below`]).
@@ -855,10 +949,12 @@ impl Vae {
         let (targets, features) = self.scaled((images.tensor, condition).into())?;
         let shape = [n_samples, targets.size()[0], self.config.n_latents()];
         let noise = generator.normal(shape, self.device());
-        Ok(self.draws(&targets, condition, features.as_ref(), &noise, mode))
+        let training = (mode == Mode::Train).then_some(generator);
+        let features = features.as_ref();
+        Ok(self.draws(&targets, condition, features, &noise, mode, training))
     }
 
-    /// [`Self::draw`] with given standard normal noise ε `[K, B, Z]`.
+    /// [`Self::draw`] with given standard normal noise ε `[K, B, Z]`, and without word dropout.
     ///
     /// # Errors
     /// Images of another shape or kind, or noise that does not fit them.
@@ -871,7 +967,8 @@ impl Vae {
         let images = images.into();
         let (targets, features) = self.scaled(images)?;
         self.check_samples(noise, &targets)?;
-        Ok(self.draws(&targets, images.condition, features.as_ref(), noise, mode))
+        let features = features.as_ref();
+        Ok(self.draws(&targets, images.condition, features, noise, mode, None))
     }
 
     /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each, `[K, B, Z]`,
@@ -886,18 +983,21 @@ impl Vae {
     ) -> Result<(Tensor, Tensor), ModelError> {
         let (targets, features) = self.scaled(images.into())?;
         self.check_samples(latents, &targets)?;
-        let joint = self.joint(&targets, features.as_ref(), latents, Mode::Evaluate);
+        let joint = self.joint(&targets, features.as_ref(), latents, Mode::Evaluate, None);
         Ok((joint.log_px_z, joint.log_pz))
     }
 
     /// The differences between the mean items of draws and the items `[B, C, H, W]`, `[K, B, C, H, W]`: for images in
-    /// `[0, 1]`, for arrays in standard deviations, NaN for missing values.
-    pub fn errors(&self, draws: &Draws, items: &Tensor) -> Tensor {
-        if self.data.item.is_image() {
-            return self.mean_images(draws) - items.to_kind(Kind::Float) / 255.0;
+    /// `[0, 1]`, for arrays in standard deviations, NaN for missing values. `None` for tokens, which have no differences.
+    pub fn errors(&self, draws: &Draws, items: &Tensor) -> Option<Tensor> {
+        match self.data.item.kind {
+            ItemKind::Tokens { .. } => None,
+            ItemKind::Image => Some(self.mean_images(draws) - items.to_kind(Kind::Float) / 255.0),
+            _ => {
+                let mean = self.likelihood.mean_image(&draws.params.flatten(0, 1));
+                Some(mean.unflatten(0, &draws.params.size()[..2]) - &draws.targets)
+            }
         }
-        let mean = self.likelihood.mean_image(&draws.params.flatten(0, 1));
-        mean.unflatten(0, &draws.params.size()[..2]) - &draws.targets
     }
 
     /// −log p(x|z) of each value of items at the center of q(z|x), in nats, `[B, C, H, W]`: large for unusual values,
@@ -912,7 +1012,8 @@ impl Vae {
         self.check_encoder()?;
         let (targets, features) = self.scaled(items.into())?;
         let posterior = self.posterior(&targets, features.as_ref());
-        let params = self.decoded(&posterior.center(), features.as_ref(), Mode::Evaluate);
+        let (center, features) = (posterior.center(), features.as_ref());
+        let params = self.decoded_given(&center, features, &targets, Mode::Evaluate, None);
         let log_prob = self
             .likelihood
             .value_log_prob(&params.unsqueeze(0), &targets);
@@ -1091,7 +1192,7 @@ impl Vae {
             fits("posterior", "log_prob", log_prob, &[1, N])?;
         }
         let flat = latents.squeeze_dim(0); // [N, Z]
-        let params = self.decoded(&flat, features, Mode::Evaluate);
+        let params = self.decoded_given(&flat, features, &targets, Mode::Evaluate, None);
         let n_maps = context.n_likelihood_maps;
         fits(
             "network",
@@ -1147,9 +1248,10 @@ impl Vae {
     }
 
     fn not_in_onnx(&self, part: &str) -> ModelError {
+        let own = self.own_parts().remove(part);
         ModelError::export(format!(
             "the {part} {} has no ONNX export; TorchScript supports it",
-            self.own_parts().remove(part).unwrap_or_default()
+            own.unwrap_or_else(|| self.config.network.name().to_owned())
         ))
     }
 
@@ -1178,7 +1280,7 @@ impl Vae {
     }
 
     /// q(z|x) for items f32 `[B, C, H, W]`, in the format of exported encoders: images in `[0, 1]`, arrays in their own
-    /// unit.
+    /// unit; tokens are i64.
     pub(crate) fn encode_floats(
         &self,
         images: Conditioned,
@@ -1188,7 +1290,11 @@ impl Vae {
             condition,
         } = images;
         self.check_encoder()?;
-        self.check_shape(images, Kind::Float)?;
+        let kind = match self.data.item.is_tokens() {
+            true => Kind::Int64,
+            false => Kind::Float,
+        };
+        self.check_shape(images, kind)?;
         self.check_condition(condition, images.size()[0])?;
         let [black, white] = self.likelihood.value_range();
         let targets = match [black, white] == [0.0, 1.0] {
@@ -1294,6 +1400,25 @@ impl Vae {
         params.to_kind(Kind::Float)
     }
 
+    /// The likelihood parameters `[N, …, H, W]` of latents `[N, Z]` for scaled items `[B, C, H, W]`, N a multiple of B: a
+    /// sequential decoder's depend on the items.
+    fn decoded_given(
+        &self,
+        latents: &Tensor,
+        features: Option<&Tensor>,
+        targets: &Tensor,
+        mode: Mode,
+        training: Option<&mut Generator>,
+    ) -> Tensor {
+        let Some(decoder) = self.network.sequential() else {
+            return self.decoded(latents, features, mode);
+        };
+        let n_samples = latents.size()[0] / targets.size()[0].max(1);
+        let items = targets.repeat([n_samples, 1, 1, 1]);
+        let params = decoder.decode_given(latents, features, &items, training);
+        params.to_kind(Kind::Float)
+    }
+
     /// The number of the networks' inputs for a condition; 0 for a model without a condition.
     pub(crate) fn n_condition_features(&self) -> i64 {
         condition::n_features(&self.data.condition)
@@ -1328,6 +1453,7 @@ impl Vae {
         features: Option<&Tensor>,
         noise: &Tensor,
         mode: Mode,
+        training: Option<&mut Generator>,
     ) -> Draws {
         let posterior_params = self.posterior_params(targets, features, mode);
         let posterior = match mode {
@@ -1352,7 +1478,7 @@ impl Vae {
             None => {
                 let Latents { latents, log_prob } = posterior.draw(noise);
                 watch("posterior latents", &latents);
-                let joint = self.joint(targets, features, &latents, mode);
+                let joint = self.joint(targets, features, &latents, mode, training);
                 let by_level = self.with_context(features, mode, |context| {
                     self.prior.kl_by_level(&*posterior, &latents, context)
                 });
@@ -1367,6 +1493,7 @@ impl Vae {
 
         let (penalty, mut named) = posterior.penalty().unzip();
         let mut named: Terms = named.take().unwrap_or_default();
+        named.extend(no_grad(|| self.likelihood.named(&params, targets)));
         let closed = match by_level {
             Some(levels) => {
                 self.name_kl(&levels, &mut named);
@@ -1434,13 +1561,14 @@ impl Vae {
         }
     }
 
-    /// The factors of p(x, z), for latents `[K, B, Z]`.
+    /// The factors of p(x, z), for latents `[K, B, Z]`. A sequential decoder's noise in training is from the generator.
     fn joint(
         &self,
         targets: &Tensor,
         features: Option<&Tensor>,
         latents: &Tensor,
         mode: Mode,
+        training: Option<&mut Generator>,
     ) -> Joint {
         let shape = &latents.size()[..2]; // K, B
         let flat = latents.flatten(0, 1); // [K·B, Z]
@@ -1451,7 +1579,8 @@ impl Vae {
         });
         watch("prior log_prob", &log_pz);
         let log_pz = log_pz.unflatten(0, shape); // [K, B]
-        let params = self.decoded(&flat, features, mode).unflatten(0, shape); // [K, B, …, H, W]
+        let params = self.decoded_given(&flat, features, targets, mode, training);
+        let params = params.unflatten(0, shape); // [K, B, …, H, W]
         self.joint_of(targets, params, log_pz, mode)
     }
 

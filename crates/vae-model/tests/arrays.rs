@@ -67,7 +67,7 @@ fn a_model_in_another_unit_gives_the_same_items_and_the_density_of_its_unit() {
         let wanted = standardized.mean_images(&plain) * &std + &mean;
         assert!(largest(&(means - wanted)) < 1e-4);
         // Errors are in standard deviations.
-        let errors = vae.errors(&in_unit, &x);
+        let errors = vae.errors(&in_unit, &x).expect("numbers");
         let wanted = standardized.mean_images(&plain) - &y;
         assert!(largest(&(errors - wanted)) < 1e-5);
         let drawn = vae.decode_sampled(&in_unit.latents.get(0), &mut vae.generator(1));

@@ -430,6 +430,18 @@ impl RunDir {
         self.path.join("samplers")
     }
 
+    /// `texts/`, of a model of texts.
+    #[must_use]
+    pub fn texts(&self) -> PathBuf {
+        self.path.join("texts")
+    }
+
+    /// The texts of an epoch, `texts/epoch-0003.txt`.
+    #[must_use]
+    pub fn text_file(&self, epoch: u64) -> PathBuf {
+        self.texts().join(format!("epoch-{epoch:04}.txt"))
+    }
+
     /// A picture of an epoch, `pictures/epoch-0003-manifold.png`.
     #[must_use]
     pub fn picture_file(&self, epoch: u64, name: &str) -> PathBuf {

@@ -23,7 +23,7 @@ pub struct Evaluation {
     /// How much each latent dimension is used.
     pub latent_use: LatentUse,
     /// Mean squared error between the mean images and the images, pixels from 0 to 1; `None` for a model without an
-    /// encoder.
+    /// encoder, and for tokens.
     pub mse: Option<f64>,
 }
 
@@ -107,19 +107,20 @@ fn pass(
                 false => draw_and_lose(images)?,
             };
             totals.add(&draws.terms, &loss, None, &named);
-            let errors = vae.errors(&draws, &batch.items); // [K, B, C, H, W], NaN where missing
-            let squares = errors.square();
-            let (sum, n) = match vae.item().has_missing {
-                false => (squares.sum(Kind::Double), squares.numel() as f64),
-                true => {
-                    let is_missing = draws.targets.isnan(); // [B, C, H, W]
-                    let n_observed = is_missing.logical_not().sum(Kind::Double);
-                    let sum = squares.masked_fill(&is_missing, 0.0).sum(Kind::Double);
-                    (sum, n_observed.double_value(&[]) * n_samples as f64)
-                }
-            };
-            squared_errors += sum / n_samples;
-            n_values += n / n_samples as f64;
+            if let Some(errors) = vae.errors(&draws, &batch.items) {
+                let squares = errors.square(); // [K, B, C, H, W], NaN where missing
+                let (sum, n) = match vae.item().has_missing {
+                    false => (squares.sum(Kind::Double), squares.numel() as f64),
+                    true => {
+                        let is_missing = draws.targets.isnan(); // [B, C, H, W]
+                        let n_observed = is_missing.logical_not().sum(Kind::Double);
+                        let sum = squares.masked_fill(&is_missing, 0.0).sum(Kind::Double);
+                        (sum, n_observed.double_value(&[]) * n_samples as f64)
+                    }
+                };
+                squared_errors += sum / n_samples;
+                n_values += n / n_samples as f64;
+            }
             kl_sums = kl_sums
                 .zip(draws.kl_per_dimension)
                 .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
@@ -152,7 +153,7 @@ fn pass(
                     false => 0,
                 },
             },
-            mse: match vae.has_encoder() {
+            mse: match vae.has_encoder() && !vae.item().is_tokens() {
                 true => Some(f64::try_from(squared_errors)? / n_values),
                 false => None,
             },

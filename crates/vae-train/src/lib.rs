@@ -30,7 +30,7 @@ pub use callback::{
     adversarial_watch::AdversarialWatch, checkpoints::Checkpoints, collapse_watch::CollapseWatch,
     curves::Curves, early_stopping::EarlyStopping, kl_schedule::KlSchedule,
     learning_rate::LearningRate, metrics_log::MetricsLog, pictures::Pictures, sounds::Sounds,
-    tensorboard::TensorBoard,
+    tensorboard::TensorBoard, texts::Texts,
 };
 pub use collective::{Alone, Collective};
 pub use ema::Ema;

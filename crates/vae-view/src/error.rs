@@ -28,6 +28,12 @@ pub enum ViewError {
         /// What was found and what was wanted.
         problem: String,
     },
+    /// Tokens, of which there is no picture.
+    #[error(
+        "these items are sequences of tokens, which have no picture; of texts, vae sample, reconstruct, interpolate, \
+         arithmetic and decode print the texts themselves or write them to a .txt file"
+    )]
+    Tokens,
     /// A latent of length 0 on a sphere, or latents that are all equal.
     #[error(
         "latents of length 0 have no direction: they cannot be placed on a sphere, and if all images have \

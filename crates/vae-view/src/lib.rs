@@ -10,8 +10,10 @@ pub mod levels;
 pub mod picture;
 pub mod sound;
 pub mod tensorboard;
+mod texts;
 pub mod ticks;
 mod tile;
 
 pub use error::ViewError;
+pub use texts::texts;
 pub use tile::{as_decoded, tiles};

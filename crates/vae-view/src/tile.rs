@@ -45,8 +45,11 @@ pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
 /// have more than 32 values. If the model has no statistics, those of these items are used. Missing values are gaps.
 ///
 /// # Errors
-/// Items of another shape; the plotter refuses.
+/// Items of another shape, or tokens, which have no picture; the plotter refuses.
 pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
+    if item.is_tokens() {
+        return Err(ViewError::Tokens);
+    }
     let items = items.to_device(Device::Cpu).to_kind(Kind::Float);
     if item.is_image() {
         return Ok(items);

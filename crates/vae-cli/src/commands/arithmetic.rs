@@ -1,23 +1,31 @@
 //! `vae arithmetic`: sums and differences of latents.
 
-use anyhow::Result;
-use tch::{Tensor, no_grad};
-use vae_view::latent;
-use vae_view::picture::{self, Pixels};
+use std::path::PathBuf;
 
+use anyhow::Result;
+use serde_json::json;
+use tch::{Tensor, no_grad};
+use vae_view::picture::{self, Pixels};
+use vae_view::{latent, tiles};
+
+use super::items_file::picture_or_text_name;
 use super::place::{Place, Places};
-use super::{OutArgs, RunArgs, place};
+use super::{RunArgs, place, print_file, texts};
 use crate::Done;
+use crate::output::out;
 
 /// Add and subtract images in latent space
 ///
 /// The picture shows the reconstruction of each image in the order of the expression, and at its end the result. There must be a
 /// space between a sign and a name: `a-b.jpg` is one file. Instead of a file, test:N (a test image), z:0.1,-2,… (a latent) or
 /// prior:SEED are possible.
+///
+/// In a run of texts a name may be a text itself. The results are printed: the reconstruction of each, and at the end the sum.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae arithmetic runs/celeba \"glasses.jpg - without.jpg + me.jpg\" --out me-with-glasses.png
-  vae arithmetic runs/mnist \"test:0 - test:3 + test:10\" --out sum.png")]
+  vae arithmetic runs/mnist \"test:0 - test:3 + test:10\" --out sum.png
+  vae arithmetic runs/names \"Paula - Paul + Robert\"")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -26,8 +34,13 @@ pub(crate) struct Args {
     #[arg(value_name = "EXPRESSION", allow_hyphen_values = true)]
     expression: Expression,
 
-    #[command(flatten)]
-    out: OutArgs,
+    /// The PNG file to write; of texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.txt", value_parser = picture_or_text_name())]
+    out: Option<PathBuf>,
+
+    /// Print JSON instead of the file's name
+    #[arg(long)]
+    json: bool,
 }
 
 /// Points with signs.
@@ -72,6 +85,7 @@ impl std::str::FromStr for Expression {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
+    texts::check_name(run.vae(), args.out.as_deref())?;
     let (signs, places): (Vec<f64>, Vec<Place>) = args.expression.0.into_iter().unzip();
     let Places {
         latents: terms, // [N, Z]
@@ -89,9 +103,18 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Tensor::cat(&[known, last], 0)
     });
     let all = (&all, condition.as_ref());
-    let images = no_grad(|| picture::decoded_tiles(run.vae(), all, Pixels::Mean))?;
-    args.out
-        .save(&picture::grid(&images, places.len() + 1, 2)?)?;
+    let items = no_grad(|| picture::decoded(run.vae(), all, Pixels::Mean))?;
+    match (texts::of(run.vae(), &items)?, &args.out) {
+        (Some(found), _) if args.json => out!("{}", json!({ "texts": found })),
+        (Some(found), out) => texts::print(&found, out.as_deref())?,
+        (None, Some(out)) => {
+            let images = tiles(run.vae().item(), &items)?;
+            let picture = picture::grid(&images, places.len() + 1, 2)?;
+            picture::save(&picture, out)?;
+            print_file(out, args.json, &picture);
+        }
+        (None, None) => {} // Refused above.
+    }
     Ok(Done::Fully)
 }
 

@@ -12,7 +12,7 @@ use vae_base::{AttributeValues, counted};
 use vae_data::audio_folder::AudioFolder;
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
 use vae_data::loader::Batches;
-use vae_data::{BadFiles, DataError, Dataset, Splits, ValueStatistics, array_statistics};
+use vae_data::{BadFiles, DataError, Dataset, ItemKind, Splits, ValueStatistics, array_statistics};
 use vae_run::RunConfig;
 
 use crate::output::{self, out, say};
@@ -215,6 +215,9 @@ fn bad_files(bad: &BadFiles) -> Vec<Value> {
 
 /// Statistics of the values of a split.
 fn numbers(dataset: &Dataset) -> Result<Value> {
+    if let ItemKind::Tokens { vocabulary, end } = dataset.item().kind {
+        return tokens(dataset, vocabulary, end);
+    }
     match array_statistics(dataset) {
         Some(statistics) => Ok(values(dataset, &statistics)),
         None => pixels(dataset),
@@ -237,6 +240,26 @@ fn values(dataset: &Dataset, statistics: &[ValueStatistics]) -> Value {
         "max": each(&|s| s.max.into()),
         "missing_share": statistics.iter().map(missing).collect::<Vec<_>>(),
     })
+}
+
+/// The number of sequences, of different tokens, and of the tokens of a sequence, its end among them.
+fn tokens(dataset: &Dataset, vocabulary: i64, end: Option<i64>) -> Result<Value> {
+    let (mut sum, mut longest) = (0, 0);
+    for batch in Batches::sequential(dataset, 256, Device::Cpu) {
+        let items = batch?.items;
+        for i in 0..items.size()[0] {
+            let tokens = Vec::<i64>::try_from(items.get(i).contiguous().view(-1))?;
+            let first_end = tokens.iter().position(|token| Some(*token) == end);
+            let n = first_end.map_or(tokens.len(), |place| place + 1);
+            (sum, longest) = (sum + n, longest.max(n));
+        }
+    }
+    Ok(json!({
+        "items": dataset.len(),
+        "vocabulary": vocabulary,
+        "mean_tokens": sum as f64 / dataset.len().max(1) as f64,
+        "longest": longest,
+    }))
 }
 
 /// The number of images, and the mean and standard deviation of each channel's bytes.

@@ -14,7 +14,7 @@ use vae_view::sound::sounds;
 use vae_view::{picture, tiles};
 
 use super::sounds::{Out, is_wav, save_one};
-use super::{RunArgs, items_file};
+use super::{RunArgs, items_file, texts};
 use crate::Done;
 use crate::arrays::{CODE, Latents, LatentsReader, MEAN};
 use crate::output::{self, out};
@@ -49,8 +49,9 @@ pub(crate) struct Args {
     latents: PathBuf,
 
     /// A folder for a PNG of each latent (of a model of sound also a WAV file), new or empty; or, ending in .png, one picture of
-    /// all (at most 10,000); or, ending in .npy, an array of the items; or, ending in .wav, all sounds one after another
-    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy|FILE.wav")]
+    /// all (at most 10,000); or, ending in .npy, an array of the items; or, ending in .wav, all sounds one after another; of texts
+    /// a text, ending in .txt
+    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy|FILE.wav|FILE.txt")]
     out: PathBuf,
 
     /// The file has codes instead of latents, for models whose latents are codes
@@ -78,6 +79,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.out.display()
     );
     let run = args.run.open()?;
+    let has_texts = texts::check_name(run.vae(), Some(&args.out))?;
     let mut latents = match args.codes {
         true => {
             let (_, n_slots) = super::codes::quantizer(&run)?;
@@ -90,7 +92,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let mut count = ImageCount::new(latents.n_rows());
     let is_wav = Out::of(run.vae().item(), &args.out)? == Out::Wav;
-    let n_images = match is_picture || is_wav || items_file::is_array(&args.out) {
+    let n_images = match is_picture || is_wav || has_texts || items_file::is_array(&args.out) {
         true => one_file(&args, &run, &mut latents, &mut count)?,
         false => one_file_each(&args, &run, &mut latents, &mut count)?,
     };
@@ -155,6 +157,10 @@ fn one_file(
         None => (n_images as f64).sqrt().ceil() as usize,
     };
     let items = Tensor::cat(&images, 0);
+    if let Some(found) = texts::of(run.vae(), &items)? {
+        texts::write(&found, &args.out)?;
+        return Ok(n_images);
+    }
     match items_file::is_array(&args.out) {
         true => items_file::save(run.vae().item(), &items, &args.out)?,
         false if is_wav(&args.out) => save_one(&sounds(run.vae().item(), &items)?, &args.out)?,

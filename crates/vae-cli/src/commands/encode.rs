@@ -31,7 +31,8 @@ use crate::progress::ImageCount;
   vae encode runs/celeba photos/ more.zip one.jpg --out latents.csv
   vae encode runs/celeba photos/ --invert --out closer.parquet
   vae encode runs/celeba photos/ --attributes people.csv --out latents.safetensors
-  vae encode runs/vq-vae --codes --out codes.npy                     integers, for vae decode --codes")]
+  vae encode runs/vq-vae --codes --out codes.npy                     integers, for vae decode --codes
+  vae encode runs/verses \"In the beginning.\" --out latents.csv      of texts, a file of lines or the text itself")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,

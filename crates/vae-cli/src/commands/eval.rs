@@ -276,6 +276,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             }
             match topic {
                 Topic::Sound => bail!("sound: needs a model of sound, of [dataset.audio_folder]"),
+                Topic::Pictures if run.vae().item().is_tokens() => {
+                    bail!("pictures: these items are tokens, which have none")
+                }
                 Topic::Pictures => {
                     bail!("pictures: these items are sound; --only sound measures them")
                 }
@@ -352,6 +355,7 @@ fn measure(
             };
             measure_sound(vae, test, train, source, &options, args.seed, &mut progress)?
         }
+        Topic::Pictures if vae.item().is_tokens() => return Ok(None),
         Topic::Pictures => {
             let options = PictureOptions {
                 n_samples: args.generated.map(|n| n as usize),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use image::imageops::FilterType;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
@@ -13,10 +13,10 @@ use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
 use vae_view::{sound, tiles};
 
-use super::items_file::{self, picture_or_array_name};
+use super::items_file::picture_or_array_name;
 use super::place::Place;
 use super::sounds::{self, Out};
-use super::{RunArgs, place};
+use super::{RunArgs, items_file, place, texts};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -25,14 +25,17 @@ use crate::output::{self, out};
 /// A PLACE is an image file, test:N (a test image, from 0 on), z:0.1,-2,… (a latent) or prior:SEED (drawn from the prior). Each row of
 /// the picture is the path from one place to the next; the animation goes back and forth. On a sphere (posterior =
 /// "von_mises_fisher") the path is always along great circles.
+///
+/// In a run of texts a PLACE may also be the text itself. The texts along the path are printed: the most likely token at each step.
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "gif"])),
+    group(clap::ArgGroup::new("output").multiple(true).args(["out", "gif"])),
     after_help = "Examples:
   vae interpolate runs/mnist test:0 test:1 --out way.png
   vae interpolate runs/celeba a.jpg b.jpg c.jpg --steps 12 --slerp --gif way.gif
   vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png
-  vae interpolate runs/spoken-digits seven.wav test:3 --out morph/"
+  vae interpolate runs/spoken-digits seven.wav test:3 --out morph/
+  vae interpolate runs/verses \"And it came to pass.\" \"The LORD is my shepherd.\""
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -51,8 +54,8 @@ pub(crate) struct Args {
     slerp: bool,
 
     /// A PNG file of all images; of a model of sound also a folder for the steps and the morph of one after another as WAV
-    /// files, or one WAV file of the morph
-    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav", value_parser = picture_or_array_name())]
+    /// files, or one WAV file of the morph; of texts a text
+    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
     /// An animation: .gif, or with all colors .png or .apng
@@ -77,6 +80,13 @@ const LARGEST_MOVING: i64 = 1 << 30;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
+    let has_texts = match (&args.out, &args.gif) {
+        (None, Some(_)) if run.vae().item().text.is_none() => false,
+        (_, Some(_)) if run.vae().item().text.is_some() => {
+            bail!("--gif: these items are texts, which are printed without it")
+        }
+        (out, _) => texts::check_name(run.vae(), out.as_deref())?,
+    };
     let places = place::latents(&run, &args.places)?;
     let points = |rows: &Tensor| {
         (0..args.places.len() as i64)
@@ -106,6 +116,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let item = run.vae().item();
     let items =
         no_grad(|| picture::decoded(run.vae(), (&latents, condition.as_ref()), Pixels::Mean))?;
+    if has_texts {
+        let found = texts::of(run.vae(), &items)?.unwrap_or_default();
+        match args.json {
+            true => out!("{}", json!({ "texts": found })),
+            false => texts::print(&found, args.out.as_deref())?,
+        }
+        return Ok(Done::Fully);
+    }
     let images = tiles(item, &items)?;
     let mut files = Vec::new();
     if let Some(out) = &args.out {

@@ -10,6 +10,7 @@ use vae_model::ItemSpec;
 use vae_view::picture;
 
 use super::sounds::is_wav;
+use super::texts;
 
 /// Whether a file name is that of an array.
 pub(super) fn is_array(path: &Path) -> bool {
@@ -17,11 +18,21 @@ pub(super) fn is_array(path: &Path) -> bool {
         .is_some_and(|ending| ending.eq_ignore_ascii_case("npy"))
 }
 
-/// Parses the name of a picture, an array, a WAV file or a folder, before anything is computed for it.
-pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| match is_array(&path) || is_wav(&path) {
+/// Parses the name of a picture or a text.
+pub(super) fn picture_or_text_name() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match texts::is_text(&path) {
         true => Ok(path),
         false => picture::check_name(&path).map(|()| path),
+    })
+}
+
+/// Parses the name of a picture, an array, a text, a WAV file or a folder, before anything is computed for it.
+pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        match is_array(&path) || is_wav(&path) || texts::is_text(&path) {
+            true => Ok(path),
+            false => picture::check_name(&path).map(|()| path),
+        }
     })
 }
 

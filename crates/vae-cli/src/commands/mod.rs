@@ -35,6 +35,7 @@ pub(crate) mod score;
 mod shape;
 mod sounds;
 mod table;
+mod texts;
 pub(crate) mod train;
 pub(crate) mod traverse;
 

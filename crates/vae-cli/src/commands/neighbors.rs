@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
-use vae_data::Split;
+use vae_data::{Split, one_line};
 use vae_view::{as_decoded, picture, tiles};
 
 use super::{RunArgs, picture_name, table, warn_of_bad};
@@ -22,12 +22,13 @@ use crate::progress::ImageCount;
 #[command(after_help = "Examples:
   vae neighbors runs/mnist datasets/mnist/t10k-images-idx3-ubyte.gz#7 --out near.png
   vae neighbors runs/celeba me.jpg --count 12 --out near.png
-  vae neighbors runs/celeba me.jpg --among photos/ more.zip --json")]
+  vae neighbors runs/celeba me.jpg --among photos/ more.zip --json
+  vae neighbors runs/verses \"The LORD is my shepherd.\" --count 5")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// The image: a file, or FILE#7 of an idx file
+    /// The image: a file, or FILE#7 of an idx file; of texts the text itself
     #[arg(value_name = "FILE")]
     image: PathBuf,
 
@@ -58,6 +59,10 @@ struct Neighbor {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let vae = run.vae();
+    ensure!(
+        args.out.is_none() || !vae.item().is_tokens(),
+        "--out: these items are tokens, which have no picture; without it they are printed"
+    );
     let query_inputs = run.inputs(&[args.image], Split::Test, None)?;
     let query = query_inputs.read(1)?;
     let condition = run.condition_of(&query_inputs, &query);
@@ -119,10 +124,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         return Ok(Done::Fully);
     }
     let has_labels = inputs.has_labels();
-    let mut header = vec!["file", "distance"];
+    let what = if vae.item().text.is_some() {
+        "text"
+    } else {
+        "file"
+    };
+    let mut header = vec![what, "distance"];
     header.extend(has_labels.then_some(LABEL_COLUMN));
     let rows = nearest.into_iter().map(|near| {
-        let mut row = vec![near.name, format!("{:.4}", near.distance)];
+        let mut row = vec![one_line(&near.name), format!("{:.4}", near.distance)];
         if has_labels {
             let label = near.label.map(|label| label.to_string());
             row.push(label.unwrap_or(table::UNKNOWN.to_owned()));

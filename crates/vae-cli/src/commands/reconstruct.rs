@@ -14,6 +14,7 @@ use super::RunArgs;
 use super::invert::InvertArgs;
 use super::items_file::{self, picture_or_array_name};
 use super::sounds::{self, Out};
+use super::texts;
 use crate::Done;
 use crate::output::{self, out};
 
@@ -21,6 +22,8 @@ use crate::output::{self, out};
 ///
 /// With --invert there is a further row: the reconstruction from the latents that a search by gradient descent found. A model without an
 /// encoder has no other.
+///
+/// Texts are printed, each above its reconstruction: the most likely token at each step. An INPUT that is no file is a text itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae reconstruct runs/mnist --out pairs.png
@@ -28,7 +31,8 @@ use crate::output::{self, out};
   vae reconstruct runs/series new.npy --out reconstructed.npy
   vae reconstruct runs/spoken-digits seven.wav --out pairs/
   vae reconstruct runs/celeba me.jpg --invert --out closer.png
-  vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png")]
+  vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png
+  vae reconstruct runs/verses \"And God said, Let there be light.\"")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -42,9 +46,9 @@ pub(crate) struct Args {
     count: u32,
 
     /// The picture to write, or the reconstructions alone as an array [N, …] of float32 for NumPy; of a model of sound also
-    /// a folder for pairs of WAV files and their picture, or one WAV file of all pairs
-    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav", value_parser = picture_or_array_name())]
-    out: PathBuf,
+    /// a folder for pairs of WAV files and their picture, or one WAV file of all pairs; of texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
+    out: Option<PathBuf>,
 
     #[command(flatten)]
     invert: InvertArgs,
@@ -56,6 +60,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
+    texts::check_name(run.vae(), args.out.as_deref())?;
     let (images, condition) = match args.inputs.is_empty() {
         true => {
             let batch = run.first_test_images(args.count as usize)?;
@@ -77,14 +82,50 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         inverted = Some(latents);
         gain = Some(search.finish());
     }
-    let mut report = no_grad(|| write(run.vae(), items, inverted.as_ref(), &args.out))?;
+    let Some(out) = &args.out.as_ref().filter(|out| !texts::is_text(out)) else {
+        return no_grad(|| write_texts(run.vae(), items, inverted.as_ref(), gain, &args));
+    };
+    let mut report = no_grad(|| write(run.vae(), items, inverted.as_ref(), out))?;
     if let Some(gain) = gain {
         report["inversion"] = gain;
     }
     match args.json {
         true => out!("{report}"),
-        false => output::print_path(&args.out),
+        false => output::print_path(out),
     }
+    Ok(Done::Fully)
+}
+
+/// Prints texts, each above its reconstruction.
+fn write_texts(
+    vae: &Vae,
+    items: Conditioned,
+    inverted: Option<&Tensor>,
+    gain: Option<serde_json::Value>,
+    args: &Args,
+) -> Result<Done> {
+    let reconstructed = match inverted {
+        Some(latents) => picture::decoded(vae, (latents, items.condition), Pixels::Mean)?,
+        None => picture::reconstructed(vae, items)?,
+    };
+    let texts = texts::of(vae, items.tensor)?.unwrap_or_default();
+    let reconstructions = texts::of(vae, &reconstructed)?.unwrap_or_default();
+    let pairs = texts.iter().zip(&reconstructions);
+    if args.json {
+        let pairs: Vec<_> = pairs
+            .map(|(text, found)| json!({ "text": text, "reconstruction": found }))
+            .collect();
+        let mut report = json!({ "texts": pairs });
+        if let Some(gain) = gain {
+            report["inversion"] = gain;
+        }
+        out!("{report}");
+        return Ok(Done::Fully);
+    }
+    let lines: Vec<String> = pairs
+        .flat_map(|(text, found)| [text.clone(), format!("    {found}")])
+        .collect();
+    texts::print(&lines, args.out.as_deref())?;
     Ok(Done::Fully)
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
-use vae_model::ItemSpec;
+use vae_model::{Drawing, ItemSpec};
 use vae_view::picture::{self, Pixels};
 use vae_view::sound::sounds;
 use vae_view::tiles;
@@ -16,6 +16,7 @@ use super::RunArgs;
 use super::items_file::{self, picture_or_array_name};
 use super::sampler::{self, Choice};
 use super::sounds::{Out, save as save_sounds};
+use super::texts;
 use crate::Done;
 use crate::output::{self, out};
 
@@ -25,9 +26,11 @@ use crate::output::{self, out};
 ///
 /// A model with a condition gets a row for each class, or for both values of each attribute, or with --condition images of that. The
 /// images of a column are drawn with the same noise, so that they differ by the condition alone.
+///
+/// Texts are printed, or written to a .txt file. Each token is drawn by its probability.
 #[derive(Debug, clap::Args)]
 #[command(
-    group(clap::ArgGroup::new("output").required(true).multiple(true).args(["out", "each"])),
+    group(clap::ArgGroup::new("output").multiple(true).args(["out", "each"])),
     after_help = "Examples:
   vae sample runs/mnist --count 64 --seed 7 --out new.png
   vae sample runs/celeba --grid 3x8 --temperature 0.8 --out faces.png
@@ -35,7 +38,8 @@ use crate::output::{self, out};
   vae sample runs/celeba --count 1000 --each faces/
   vae sample runs/conditional --condition 7 --out sevens.png
   vae sample runs/series --count 1000 --draw-pixels --out new.npy
-  vae sample runs/spoken-digits --count 16 --out sounds/"
+  vae sample runs/spoken-digits --count 16 --out sounds/
+  vae sample runs/verses --count 5 --temperature 0.7 --top-p 0.9"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -55,9 +59,13 @@ pub(crate) struct Args {
     sampler: Option<Choice>,
 
     /// Below 1 images are more typical and less diverse: latents of a standard normal prior are scaled by it, for samplers see
-    /// docs/samplers.md
+    /// docs/samplers.md. Of texts it divides the logits of each token, and with 0 the most likely token is taken
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
+
+    /// Of texts: draw only the most likely tokens that together have this probability [default: 1, all tokens]
+    #[arg(long, value_name = "P")]
+    top_p: Option<f64>,
 
     /// The same seed gives the same images
     #[arg(long, default_value_t = 0)]
@@ -68,8 +76,8 @@ pub(crate) struct Args {
     draw_pixels: bool,
 
     /// The picture to write, or the items themselves as an array [N, …] of float32 for NumPy; of a model of sound also
-    /// a folder for WAV files and a picture of their spectrograms, or one WAV file
-    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav", value_parser = picture_or_array_name())]
+    /// a folder for WAV files and a picture of their spectrograms, or one WAV file; of texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
     /// A folder for a PNG file of each image, and of a model of sound a WAV file
@@ -80,6 +88,9 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// The number of texts.
+const N_TEXTS: u32 = 10;
 
 /// The number of images in a row, if there is a row for each condition.
 const IN_A_ROW: usize = 8;
@@ -124,10 +135,27 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         );
     }
     let run = args.run.open()?;
+    let has_texts = run.vae().item().text.is_some();
+    match (&args.out, &args.each) {
+        (None, Some(_)) if !has_texts => {}
+        (None, Some(_)) => bail!("--each: these items are texts, which are printed without it"),
+        (out, _) => {
+            texts::check_name(run.vae(), out.as_deref())?;
+        }
+    }
+    ensure!(
+        has_texts || args.top_p.is_none(),
+        "--top-p: is for texts, and these items are none"
+    );
     let sampler = match args.sampler {
         Some(choice) => sampler::open(&run, choice).context("--sampler")?,
         None => sampler::best(&run).context("--sampler prior does without the fitted samplers")?,
     };
+    let drawing = Drawing {
+        temperature,
+        top_p: args.top_p.unwrap_or(1.0),
+    };
+    let temperature = if has_texts { 1.0 } else { temperature };
     let is_scaled = sampler.is_some() || run.vae().has_standard_normal_prior();
     ensure!(
         is_scaled || temperature == 1.0,
@@ -145,7 +173,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let (count, columns) = match rows.len() {
         0 => {
-            let count = count.unwrap_or(64) as usize;
+            let default = if has_texts { N_TEXTS } else { 64 };
+            let count = count.unwrap_or(default) as usize;
             (count, (count as f64).sqrt().ceil() as usize)
         }
         n_rows => {
@@ -177,6 +206,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 (first(latents), Some(first(condition)))
             }
         };
+        if has_texts {
+            let latents = (&latents, condition.as_ref());
+            return Ok(run.vae().decode_drawn(latents, drawing, &mut generator)?);
+        }
         let pixels = match args.draw_pixels {
             true => Pixels::Drawn(&mut generator),
             false => Pixels::Mean,
@@ -187,6 +220,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             pixels,
         )?)
     })?;
+    if let Some(found) = texts::of(run.vae(), &items)? {
+        match args.json {
+            true => out!("{}", json!({ "texts": found })),
+            false => texts::print(&found, args.out.as_deref())?,
+        }
+        return Ok(Done::Fully);
+    }
     let mut files = Vec::new();
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);

@@ -24,12 +24,16 @@ use crate::progress::ImageCount;
 /// with its two terms beside it (reconstruction, kl), or with --samples K the importance-weighted bound of −log p(x), which is
 /// tighter. A model with a deterministic posterior has no elbo: its score is the reconstruction term. --values writes the score of
 /// each value of an item: −log p(x|z) at the center of q(z|x), NaN if the value is missing.
+///
+/// Of texts there is also the number of tokens, the end among them, and the perplexity: e to the nats per token, of each text and of
+/// all. It is an upper bound, with --samples K a tight one. An INPUT that is no file is a text itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae score runs/mnist --out scores.csv --picture worst.png      held-out images, and the oddest of them
   vae score runs/mnist photo.png --out score.csv --samples 500
   vae score runs/celeba photos/ --out scores.parquet --picture worst.png --count 100
-  vae score runs/series new.npy --out scores.csv --values by-value.npy")]
+  vae score runs/series new.npy --out scores.csv --values by-value.npy
+  vae score runs/verses --out scores.csv --samples 100")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -170,6 +174,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let run = args.run.open()?;
     run.vae().check_encoder()?;
+    ensure!(
+        args.picture.is_none() || !run.vae().item().is_tokens(),
+        "--picture: these items are tokens, which have no picture; the file of scores has them all"
+    );
     let inputs = args.inputs.open(&run)?;
     let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;
@@ -177,6 +185,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         most: args.picture.as_ref().map_or(0, |_| args.count as usize),
         kept: Vec::new(),
     };
+    let mut n_tokens = 0.0;
     let (mut sum, mut count) = (0.0, ImageCount::new(Some(inputs.n_images())));
     let mut batches = inputs.batches(inputs.batch_size());
     for batch in &mut batches {
@@ -186,7 +195,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         if let Some(by_value) = &mut by_value {
             by_value.add(run.vae(), images)?;
         }
-        let scores = scores(run.vae(), images, args.samples, &mut noise)?;
+        let mut scores = scores(run.vae(), images, args.samples, &mut noise)?;
+        if let Some(of_items) = run.vae().n_tokens(&batch.items) {
+            let of_items = numbers(&of_items)?;
+            n_tokens += of_items.iter().copied().map(f64::from).sum::<f64>();
+            let pairs = scores.score.iter().zip(&of_items);
+            let perplexity = pairs.map(|(score, n)| (score / n).exp()).collect();
+            scores.terms.push(("tokens", of_items));
+            scores.terms.push(("perplexity", perplexity));
+        }
         let writer = match &mut writer {
             Some(writer) => writer,
             none => {
@@ -229,6 +246,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let images_per_s = count.finish();
     warn_of_bad(batches.bad());
     let mean = sum / n_images.max(1) as f64;
+    let perplexity = (n_tokens > 0.0).then(|| (sum / n_tokens).exp());
     if args.json {
         let least_likely: Vec<_> = worst
             .kept
@@ -241,6 +259,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "scores": args.out,
                 "n_images": n_images,
                 "mean_score": mean,
+                "perplexity": perplexity,
                 "n_samples": args.samples,
                 "n_bad_files": batches.bad().len(),
                 "images_per_s": images_per_s,
@@ -250,7 +269,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             })
         );
     } else {
-        say!("mean score {mean:.2} nats");
+        match perplexity {
+            Some(perplexity) => say!(
+                "mean score {mean:.2} nats, {:.1} tokens, perplexity {perplexity:.2} per token",
+                n_tokens / n_images.max(1) as f64
+            ),
+            None => say!("mean score {mean:.2} nats"),
+        }
         output::print_path(&args.out);
         for path in [&args.values, &args.picture].into_iter().flatten() {
             output::print_path(path);

@@ -14,7 +14,7 @@ use vae_run::{
 };
 use vae_train::{
     AdversarialWatch, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome,
-    Pictures, Sounds, Stop, TensorBoard, Trainer, check_precision, device_name,
+    Pictures, Sounds, Stop, TensorBoard, Texts, Trainer, check_precision, device_name,
 };
 
 use crate::device::DeviceChoice;
@@ -150,6 +150,7 @@ fn train(
     trainer.add(Curves::new(run_dir.clone(), config.checkpoint_metric()));
     trainer.add(Pictures::new(run_dir.clone()));
     trainer.add(Sounds::new(run_dir.clone()));
+    trainer.add(Texts::new(run_dir.clone()));
     if config.tensorboard {
         trainer.add(TensorBoard::new(run_dir.clone()));
     }

@@ -35,7 +35,7 @@ pub(crate) struct Target {
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub(crate) const TARGETS: [Target; 11] = [
+pub(crate) const TARGETS: [Target; 12] = [
     Target {
         name: "idx",
         read: read_idx,
@@ -80,6 +80,11 @@ pub(crate) const TARGETS: [Target; 11] = [
         name: "arrays",
         read: read_arrays,
         seeds: arrays_seeds,
+    },
+    Target {
+        name: "text",
+        read: read_text,
+        seeds: text_seeds,
     },
     Target {
         name: "partition",
@@ -532,6 +537,38 @@ pub(crate) fn read_arrays(bytes: &[u8]) -> bool {
             .and_then(|inputs| inputs.read(1000))
             .is_ok()
     })
+}
+
+/// As a file of lines and as a table, in each kind of tokens.
+pub(crate) fn read_text(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let mut is_read = false;
+        for (name, columns) in [("a.txt", ""), ("a.csv", "column = 'name', labels = 'kind',")] {
+            let path = workplace.put(name, bytes);
+            for tokens in ["'character'", "{ word = { min_count = 1 } }"] {
+                for invalid in ["refuse", "skip"] {
+                    let text = format!(
+                        "text = {{ path = '{}', {columns} tokens = {tokens}, invalid = '{invalid}', max_length = 9 }}",
+                        path.display()
+                    );
+                    let config: DatasetConfig = toml::from_str(&text).expect("a config");
+                    let Ok(splits) = config.load() else {
+                        continue;
+                    };
+                    let item = splits.train.item().clone();
+                    let inputs = Inputs::open(&config, item, std::slice::from_ref(&path), None);
+                    is_read |= inputs.and_then(|inputs| inputs.read(100_000)).is_ok();
+                }
+            }
+        }
+        is_read
+    })
+}
+
+fn text_seeds() -> Vec<Vec<u8>> {
+    let lines = "In the beginning\r\n\n\u{feff}Æ 日本\na well-known 16th, it's\n";
+    let table = "name,kind\nAda,female\n\"Al, the elder\",male\nX,\n";
+    [lines, table].map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 fn arrays_seeds() -> Vec<Vec<u8>> {

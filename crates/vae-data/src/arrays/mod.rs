@@ -13,12 +13,11 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use tch::Tensor;
 use tracing::{info, warn};
-use vae_base::{ItemKind, ItemSpec, derive_seed};
+use vae_base::{ItemKind, ItemSpec};
 
 use crate::array_file::{ArrayReader, Labels, Names, Wanted, is_table, read_labels};
 use crate::limits::{Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
-use crate::loader::shuffled_order;
-use crate::{DataError, Dataset, HoldOut, Splits};
+use crate::{DataError, Dataset, HoldOut, RowSplit, Splits};
 
 pub use layout::ArrayLayout;
 pub use statistics::{ValueStatistics, array_statistics};
@@ -156,20 +155,6 @@ impl<'de> Deserialize<'de> for ArrayFileConfig {
         }
         deserializer.deserialize_any(PathOrTable)
     }
-}
-
-/// Which rows are held out for validation and testing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RowSplit {
-    /// Random rows, in an order that depends only on the number of rows, not on the run's seed: `shuffled_order(N, s,
-    /// 0)`, where s is `derive_seed(0, 0, "arrays split")`. The first rows in that order are the test items, the next
-    /// ones the validation items.
-    #[default]
-    Random,
-    /// The last rows: training items come first, then validation items, then test items. For data ordered by time.
-    InOrder,
 }
 
 /// How missing values are treated.
@@ -424,34 +409,9 @@ impl ArraysConfig {
             let problem = format!("holds {n} rows, expected at least {least}");
             return Err(wrong(&self.train.file, problem));
         }
-        let n_test = match has_test_file {
-            true => 0,
-            false => ((n as f64 * self.test_fraction).round() as usize).clamp(1, n - 1),
-        };
-        let n_others = n - n_test;
-        let n_validation = match validation {
-            // A fraction of all rows, as for the test items.
-            Some(HoldOut::Fraction(fraction)) => {
-                HoldOut::Count((n as f64 * fraction).round() as usize).of(n_others)?
-            }
-            Some(count) => count.of(n_others)?,
-            None => (n / 10).min(n_others - 1),
-        };
-        let n_train = n_others - n_validation;
-        Ok(match self.split {
-            RowSplit::Random => {
-                let order = shuffled_order(n, derive_seed(0, 0, "arrays split"), 0);
-                let order: Vec<usize> = order.into_iter().map(|row| row as usize).collect();
-                let (test, others) = order.split_at(n_test);
-                let (validation, train) = others.split_at(n_validation);
-                [train.to_vec(), validation.to_vec(), test.to_vec()]
-            }
-            RowSplit::InOrder => [
-                (0..n_train).collect(),
-                (n_train..n_others).collect(),
-                (n_others..n).collect(),
-            ],
-        })
+        let test_fraction = (!has_test_file).then_some(self.test_fraction);
+        self.split
+            .rows(n, test_fraction, validation, "arrays split")
     }
 
     /// The labels of every row of the training file and of the test file.

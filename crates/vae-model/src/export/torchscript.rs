@@ -28,7 +28,11 @@ pub(super) fn trace(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
                 height,
                 width,
             } = vae.image_shape();
-            Tensor::full([TRACED_BATCH, channels, height, width], 0.5, options)
+            let shape = [TRACED_BATCH, channels, height, width];
+            match vae.item().is_tokens() {
+                true => Tensor::zeros(shape, (Kind::Int64, Device::Cpu)),
+                false => Tensor::full(shape, 0.5, options),
+            }
         }
         Part::Decoder => Tensor::zeros([TRACED_BATCH, vae.config().n_latents()], options),
     };

@@ -1,6 +1,7 @@
 //! Likelihoods p(x|z): the distribution of an item's values from the decoder's output, and the scaling of bytes.
 
 mod bernoulli;
+mod categorical;
 mod continuous_bernoulli;
 mod discretized_logistic;
 mod gaussian;
@@ -32,11 +33,12 @@ pub use student_t::StudentTConfig;
 use real_values::{Density, RealValues};
 
 use crate::graph::{Graph, Value};
-use crate::{ImageShape, ItemSpec, Mode, ModelError, nn};
+use crate::network::TokenShape;
+use crate::{ImageShape, ItemKind, ItemSpec, Mode, ModelError, Term, Terms, nn};
 
 /// p(x|z), whose parameters are the decoder's output.
 pub trait Likelihood: Debug + Send {
-    /// Items as the values of this distribution: f32, same shape. Arrays are standardized elsewhere.
+    /// Items as the values of this distribution: f32, tokens i64, same shape. Arrays are standardized elsewhere.
     fn scale(&self, images: &Tensor) -> Tensor;
 
     /// log p(x|z) in nats, summed over the item's values.
@@ -59,6 +61,12 @@ pub trait Likelihood: Debug + Send {
     /// The values of black and white after [`Self::scale`].
     fn value_range(&self) -> [f64; 2] {
         ZERO_ONE
+    }
+
+    /// Further numbers of items for logs, [`LikelihoodConfig::terms`], `[B]` each.
+    fn named(&self, params: &Tensor, targets: &Tensor) -> Terms {
+        let _ = (params, targets);
+        Terms::default()
     }
 
     /// Items drawn from p(x|z), `[N, C, H, W]`, for `params` f32 `[N, L, H, W]`, in the unit of [`Self::mean_image`].
@@ -108,12 +116,18 @@ pub enum LikelihoodConfig {
     LogisticMixture(LogisticMixtureConfig),
     /// No likelihood: the distance of sound in several spectrograms.
     Spectral(SpectralConfig),
+    /// A token of the vocabulary at each step, given the latents and the tokens before it; for texts and other sequences of
+    /// tokens. Nats per item, up to and including its end.
+    Categorical,
 }
 
 impl LikelihoodConfig {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         match self {
-            Self::Bernoulli | Self::ContinuousBernoulli | Self::DiscretizedLogistic(_) => Ok(()),
+            Self::Bernoulli
+            | Self::ContinuousBernoulli
+            | Self::DiscretizedLogistic(_)
+            | Self::Categorical => Ok(()),
             Self::ScaledBernoulli(config) => config.check(),
             Self::Gaussian(config) => config.sigma.check("model.likelihood.gaussian.sigma"),
             Self::Laplace(config) => config.scale.check("model.likelihood.laplace.scale"),
@@ -123,7 +137,16 @@ impl LikelihoodConfig {
         }
     }
 
-    /// Maps that the decoder gives for an image with this number of channels: values for each pixel.
+    /// Maps that the decoder gives for an item: a number for each value, or several.
+    pub(crate) fn n_maps_of(&self, item: &ItemSpec) -> i64 {
+        match (self, item.kind) {
+            (Self::Categorical, ItemKind::Tokens { vocabulary, .. }) => vocabulary,
+            _ => self.n_maps(item.map().channels),
+        }
+    }
+
+    /// Maps that the decoder gives for an image with this number of channels: values for each pixel. (For tokens it gives a
+    /// map for each token of the vocabulary.)
     #[must_use]
     pub fn n_maps(&self, channels: i64) -> i64 {
         match self {
@@ -133,7 +156,8 @@ impl LikelihoodConfig {
             | Self::Gaussian(_)
             | Self::Laplace(_)
             | Self::Spectral(_)
-            | Self::StudentT(_) => channels,
+            | Self::StudentT(_)
+            | Self::Categorical => channels,
             Self::DiscretizedLogistic(config) => config.n_params() * channels,
             Self::LogisticMixture(config) => config.n_maps(channels),
         }
@@ -160,6 +184,13 @@ impl LikelihoodConfig {
             Self::DiscretizedLogistic(config) => Box::new(config.build(path, image.channels)),
             Self::LogisticMixture(config) => Box::new(config.build(image.channels)),
             Self::Spectral(config) => Box::new(config.build()),
+            Self::Categorical => Box::new(categorical::Categorical {
+                // Items that are no tokens are refused.
+                tokens: TokenShape::of(item.kind).unwrap_or(TokenShape {
+                    vocabulary: 1,
+                    end: None,
+                }),
+            }),
         }
     }
 
@@ -180,6 +211,15 @@ impl LikelihoodConfig {
             Self::DiscretizedLogistic(_) => "discretized_logistic",
             Self::LogisticMixture(_) => "logistic_mixture",
             Self::Spectral(_) => "spectral",
+            Self::Categorical => "categorical",
+        }
+    }
+
+    /// The declarations of what [`Likelihood::named`] gives.
+    pub(crate) fn terms(&self) -> Vec<Term> {
+        match self {
+            Self::Categorical => vec![categorical::TOKENS, categorical::TOKEN_ACCURACY],
+            _ => vec![],
         }
     }
 

@@ -10,9 +10,12 @@ mod discriminator;
 pub(crate) mod layers;
 mod mlp;
 pub(crate) mod ops;
+mod recurrent;
 mod residual;
+mod sequence;
 mod spectral_norm;
 mod top_down;
+mod transformer;
 
 use std::fmt::Debug;
 
@@ -32,9 +35,13 @@ pub(crate) use discriminator::{Discriminator, DiscriminatorShape, LeakyMlp};
 pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, NextActivation};
 pub use mlp::MlpConfig;
+pub use recurrent::RecurrentConfig;
 pub use residual::ResidualConfig;
+pub(crate) use sequence::TokenShape;
+pub use sequence::{DecoderSteps, SequentialDecoder};
 pub use top_down::TopDownConfig;
 pub(crate) use top_down::{Group, Reach, TopDownPath};
+pub use transformer::TransformerConfig;
 
 use ops::{Eager, Ops};
 use spectral_norm::NormalizedLayers;
@@ -50,8 +57,15 @@ pub trait Network: Debug + Send {
     /// Scaled images `[B, C, H, W]` → posterior parameters `[B, P]`.
     fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
 
-    /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`.
+    /// Latents `[N, Z]` → likelihood parameters, L maps `[N, L, H, W]`. Of a [`Self::sequential`] decoder they are those of
+    /// the item whose every value is the most likely one after those before it.
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor;
+
+    /// The decoder, if its parameters of a value depend on the values before it. Items are then scored given themselves, and
+    /// drawn value by value.
+    fn sequential(&self) -> Option<&dyn SequentialDecoder> {
+        None
+    }
 
     /// The weight of the decoder's last layer, at which the adaptive weight of `objective.adversarial` compares
     /// gradients; without one that weight is 1.
@@ -70,13 +84,23 @@ trait Layered: Debug + Send {
     fn output_weight(&self) -> &Tensor;
 }
 
-/// A network that can also describe its computation as a graph.
+/// A network that may also describe its computation as a graph.
 pub(crate) trait GraphNetwork: Network {
-    /// The operations of [`Network::encode`] in evaluation.
-    fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value;
+    /// The operations of [`Network::encode`] in evaluation; `None` without a graph.
+    fn encoder_graph(
+        &self,
+        graph: &mut Graph,
+        images: Value,
+        features: Option<Value>,
+    ) -> Option<Value>;
 
-    /// The operations of [`Network::decode`] in evaluation.
-    fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value;
+    /// The operations of [`Network::decode`] in evaluation; `None` without a graph.
+    fn decoder_graph(
+        &self,
+        graph: &mut Graph,
+        latents: Value,
+        features: Option<Value>,
+    ) -> Option<Value>;
 }
 
 /// A network together with its inputs for a condition and for latents that are a map. The condition is a further
@@ -159,12 +183,22 @@ impl<N: Layered> Network for Conditioned<N> {
 }
 
 impl<N: Layered> GraphNetwork for Conditioned<N> {
-    fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value {
-        self.encoder(graph, images, features)
+    fn encoder_graph(
+        &self,
+        graph: &mut Graph,
+        images: Value,
+        features: Option<Value>,
+    ) -> Option<Value> {
+        Some(self.encoder(graph, images, features))
     }
 
-    fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value {
-        self.decoder(graph, latents, features)
+    fn decoder_graph(
+        &self,
+        graph: &mut Graph,
+        latents: Value,
+        features: Option<Value>,
+    ) -> Option<Value> {
+        Some(self.decoder(graph, latents, features))
     }
 }
 
@@ -202,6 +236,8 @@ impl ConditionMap {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NetworkShape {
     pub(crate) image: ImageShape,
+    /// The vocabulary of items that are tokens.
+    pub(crate) tokens: Option<TokenShape>,
     pub(crate) latent_dims: i64,
     /// The shape of latents that are a map.
     pub(crate) latent_shape: Option<[i64; 3]>,
@@ -233,6 +269,14 @@ impl NetworkShape {
         n_latents + self.n_condition_features
     }
 
+    /// The vocabulary; of items that are no tokens, which the checks refuse, a vocabulary of one.
+    fn vocabulary(self) -> TokenShape {
+        self.tokens.unwrap_or(TokenShape {
+            vocabulary: 1,
+            end: None,
+        })
+    }
+
     fn decoder_layers(self) -> NormalizedLayers {
         NormalizedLayers {
             initialization: self.initialization,
@@ -250,7 +294,7 @@ impl NetworkShape {
 }
 
 /// The layers of encoder and decoder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NetworkConfig {
@@ -268,6 +312,10 @@ pub enum NetworkConfig {
     Mlp(MlpConfig),
     /// A deep hierarchy of latent maps: the network says which latents there are.
     TopDown(TopDownConfig),
+    /// LSTMs, for texts and other sequences of tokens.
+    Recurrent(RecurrentConfig),
+    /// Attention, for texts and other sequences of tokens.
+    Transformer(TransformerConfig),
 }
 
 impl Default for NetworkConfig {
@@ -286,6 +334,38 @@ impl NetworkConfig {
             Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
             Self::TopDown(config) => config.check(),
+            Self::Recurrent(config) => config.check(),
+            Self::Transformer(config) => config.check(),
+        }
+    }
+
+    /// Whether it is for sequences of tokens, and for nothing else.
+    pub(crate) fn is_sequential(&self) -> bool {
+        matches!(self, Self::Recurrent(_) | Self::Transformer(_))
+    }
+
+    /// Whether its decoder ignores the latents.
+    #[must_use]
+    pub fn is_without_latents(&self) -> bool {
+        match self {
+            Self::Recurrent(config) => config.without_latents,
+            Self::Transformer(config) => config.without_latents,
+            _ => false,
+        }
+    }
+
+    /// Its name in a config.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Conv(_) => "conv",
+            Self::ConvBatchNorm(_) => "conv_batch_norm",
+            Self::Dcgan(_) => "dcgan",
+            Self::Residual(_) => "residual",
+            Self::Conv1d(_) => "conv1d",
+            Self::Mlp(_) => "mlp",
+            Self::TopDown(_) => "top_down",
+            Self::Recurrent(_) => "recurrent",
+            Self::Transformer(_) => "transformer",
         }
     }
 
@@ -297,7 +377,7 @@ impl NetworkConfig {
             Self::Dcgan(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
             Self::Conv1d(config) => Some(config.last_map(size)),
-            Self::Mlp(_) | Self::TopDown(_) => None,
+            Self::Mlp(_) | Self::TopDown(_) | Self::Recurrent(_) | Self::Transformer(_) => None,
         }
     }
 
@@ -310,7 +390,9 @@ impl NetworkConfig {
             | Self::Residual(_)
             | Self::Conv1d(_)
             | Self::Mlp(_)
-            | Self::TopDown(_) => None,
+            | Self::TopDown(_)
+            | Self::Recurrent(_)
+            | Self::Transformer(_) => None,
         }
     }
 
@@ -332,7 +414,47 @@ impl NetworkConfig {
             Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
             Self::TopDown(config) => Box::new(config.build(root, shape)),
+            Self::Recurrent(config) => {
+                let network = config.build(root, shape, shape.vocabulary());
+                Box::new(WithoutGraph(network))
+            }
+            Self::Transformer(config) => {
+                let network = config.build(root, shape, shape.vocabulary());
+                Box::new(WithoutGraph(network))
+            }
         }
+    }
+}
+
+/// A network that does not describe its computation as a graph.
+#[derive(Debug)]
+struct WithoutGraph<N>(N);
+
+impl<N: Network> Network for WithoutGraph<N> {
+    fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        self.0.encode(images, features, mode)
+    }
+
+    fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        self.0.decode(latents, features, mode)
+    }
+
+    fn sequential(&self) -> Option<&dyn SequentialDecoder> {
+        self.0.sequential()
+    }
+
+    fn output_weight(&self) -> Option<Tensor> {
+        self.0.output_weight()
+    }
+}
+
+impl<N: Network> GraphNetwork for WithoutGraph<N> {
+    fn encoder_graph(&self, _: &mut Graph, _: Value, _: Option<Value>) -> Option<Value> {
+        None
+    }
+
+    fn decoder_graph(&self, _: &mut Graph, _: Value, _: Option<Value>) -> Option<Value> {
+        None
     }
 }
 
@@ -419,6 +541,7 @@ mod tests {
                 height: 12,
                 width: 10,
             },
+            tokens: None,
             latent_dims: 4,
             latent_shape: None,
             is_pyramid: false,

@@ -799,11 +799,21 @@ impl Network for TopDownNetwork {
 }
 
 impl GraphNetwork for TopDownNetwork {
-    fn encoder_graph(&self, graph: &mut Graph, images: Value, features: Option<Value>) -> Value {
-        self.encode_with(graph, images, features)
+    fn encoder_graph(
+        &self,
+        graph: &mut Graph,
+        images: Value,
+        features: Option<Value>,
+    ) -> Option<Value> {
+        Some(self.encode_with(graph, images, features))
     }
 
-    fn decoder_graph(&self, graph: &mut Graph, latents: Value, features: Option<Value>) -> Value {
-        self.path.decode(graph, &latents, features)
+    fn decoder_graph(
+        &self,
+        graph: &mut Graph,
+        latents: Value,
+        features: Option<Value>,
+    ) -> Option<Value> {
+        Some(self.path.decode(graph, &latents, features))
     }
 }

@@ -233,7 +233,7 @@ mod tests {
         };
         let losses = objective.losses(&draws, context, &networks, &mut generator);
         let losses = losses.expect("losses");
-        let errors = vae.errors(&draws, &images).select(0, 0);
+        let errors = vae.errors(&draws, &images).expect("pixels").select(0, 0);
         let squares = errors.square().sum(Kind::Double).double_value(&[]) / 8.0;
         let term = losses
             .terms

@@ -130,6 +130,7 @@ mod tests {
                 height: 1,
                 width: 1,
             },
+            tokens: None,
             latent_dims: n_groups as i64,
             latent_shape: None,
             is_pyramid: false,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tracing::warn;
-use vae_model::{BetaSchedule, BetaWarmUpConfig, Regularizer};
+use vae_model::{BetaSchedule, BetaWarmUpConfig, NetworkConfig, Regularizer};
 use vae_run::{LatentUse, RunConfig};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
@@ -18,6 +18,9 @@ pub struct CollapseWatch {
 fn report(latent_use: &LatentUse, config: &RunConfig) -> Option<(String, String)> {
     if config.model.posterior.has_codes() {
         return None; // What counts is the codes in use, whatever the scale of their latents.
+    }
+    if config.model.network.is_without_latents() {
+        return None; // A language model, which is to do without them.
     }
     let active_units = latent_use.active_units();
     let n = latent_use.center_variance.len() as u64;
@@ -153,7 +156,7 @@ fn remedies(config: &RunConfig) -> Vec<(String, RunConfig)> {
         }
         _ => {}
     }
-    candidates
+    let mut remedies: Vec<(String, RunConfig)> = candidates
         .into_iter()
         .filter_map(|(what, key, regularizer)| {
             let mut config = config.clone();
@@ -161,7 +164,28 @@ fn remedies(config: &RunConfig) -> Vec<(String, RunConfig)> {
             config.check().ok()?;
             Some((format!("{what} {key}"), config))
         })
-        .collect()
+        .collect();
+    remedies.extend(fewer_words(config));
+    remedies
+}
+
+/// More hidden words, of a decoder of texts that sees most of those before.
+fn fewer_words(config: &RunConfig) -> Option<(String, RunConfig)> {
+    const MOST: f64 = 0.5;
+    let mut hidden = config.clone();
+    let (name, word_dropout) = match &mut hidden.model.network {
+        NetworkConfig::Recurrent(network) => ("recurrent", &mut network.word_dropout),
+        NetworkConfig::Transformer(network) => ("transformer", &mut network.word_dropout),
+        _ => return None,
+    };
+    if *word_dropout >= MOST {
+        return None;
+    }
+    *word_dropout = MOST;
+    Some((
+        format!("more hidden tokens by model.network.{name}.word_dropout"),
+        hidden,
+    ))
 }
 
 impl Callback for CollapseWatch {

@@ -11,6 +11,7 @@ pub(crate) mod metrics_log;
 pub(crate) mod pictures;
 pub(crate) mod sounds;
 pub(crate) mod tensorboard;
+pub(crate) mod texts;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

@@ -23,9 +23,12 @@ impl Pictures {
         Self { run_dir }
     }
 
-    /// The names of an epoch's pictures, for [`RunDir::picture_file`].
+    /// The names of an epoch's pictures, for [`RunDir::picture_file`]; none of tokens.
     #[must_use]
     pub fn names(vae: &Vae) -> Vec<&'static str> {
+        if vae.item().is_tokens() {
+            return Vec::new();
+        }
         let latents = match picture::has_whole_manifold(vae) {
             true => "manifold",
             false => "traversals",

@@ -68,8 +68,15 @@ pub fn data_spec(config: &RunConfig, item: impl Into<ItemSpec>) -> DataSpec {
     }
 }
 
-/// A config's items: images, series as those of the signals, or sound.
+/// A config's items: images, series as those of the signals, sound, or texts of 30 characters.
 pub fn item(config: &RunConfig) -> ItemSpec {
+    if let Some(text) = &config.dataset.text {
+        let kind = ItemKind::Tokens {
+            vocabulary: 30,
+            end: Some(0),
+        };
+        return ItemSpec::new(kind, vec![text.max_length as i64 + 1]);
+    }
     match (&config.dataset.arrays, &config.dataset.audio_folder) {
         (Some(_), _) => ItemSpec::new(ItemKind::Array, vec![3, 128]),
         // Known from the config alone.
