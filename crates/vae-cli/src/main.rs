@@ -209,7 +209,7 @@ fn main() -> ExitCode {
         Ok(Done::Interrupted) => ExitCode::from(signals::INTERRUPTED),
         Ok(Done::Badly) => ExitCode::FAILURE,
         Err(error) => {
-            say!("error: {error:#}");
+            say!("error: {}", output::whole(&error));
             // Like clap: 2 for an invalid request, 1 for one that failed.
             ExitCode::from(if error.is::<ConfigError>() { 2 } else { 1 })
         }

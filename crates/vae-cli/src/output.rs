@@ -70,6 +70,18 @@ pub(crate) fn stdout_error() -> Option<io::Error> {
     (error.kind() != ErrorKind::BrokenPipe).then_some(error)
 }
 
+/// An error with its causes. A cause that the message has already is left out.
+pub(crate) fn whole(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !message.ends_with(&cause) {
+            message += &format!(": {cause}");
+        }
+    }
+    message
+}
+
 /// The implementation of [`say!`].
 pub(crate) fn say_line(message: &str) {
     let line = one_line(message) + "\n";
@@ -117,5 +129,25 @@ impl Visit for Message {
             "message" => write!(self.0, "{value:?}"),
             name => write!(self.0, " {name}={value:?}"),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let refused = || io::Error::from(ErrorKind::PermissionDenied);
+        let known = vae_model::ModelError::Io {
+            path: "a".into(),
+            source: refused(),
+        };
+        let error = anyhow::Error::from(known).context("reading");
+        assert_eq!(whole(&error), "reading: a: permission denied");
+        let error = Err::<(), _>(refused()).context("b").expect_err("an error");
+        assert_eq!(whole(&error), "b: permission denied");
     }
 }

@@ -43,13 +43,13 @@ impl fmt::Display for PackProblem {
 pub enum DataError {
     /// The config names no source of images.
     #[error(
-        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays] or [dataset.text]"
+        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
     )]
     NoSource,
 
     /// The config names more than one source of images.
     #[error(
-        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays] or [dataset.text]"
+        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
     )]
     TwoSources,
 

@@ -368,7 +368,7 @@ fn configs_are_checked() {
     assert!(error.contains("two sources of images"), "{error}");
     assert!(
         error.ends_with(
-            "[dataset.idx], [dataset.image_folder], [dataset.sprites] or [dataset.arrays]"
+            "[dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
         ),
         "{error}"
     );

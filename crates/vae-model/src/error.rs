@@ -101,23 +101,16 @@ pub enum ModelError {
         problem: String,
     },
     /// The file system refused.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {source}")]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
-        reason: std::io::Error,
+        /// The system's reason, which the message has too.
+        source: std::io::Error,
     },
     /// libtorch refused, out of memory for example.
     #[error("libtorch refused: {0}")]
-    Torch(TchError),
-}
-
-// The reasons are in the messages, so that they are whole without a chain of sources.
-impl From<TchError> for ModelError {
-    fn from(error: TchError) -> Self {
-        Self::Torch(error)
-    }
+    Torch(#[from] TchError),
 }
 
 impl ModelError {
@@ -136,7 +129,7 @@ impl ModelError {
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        |reason| Self::Io { path, reason }
+        |source| Self::Io { path, source }
     }
 
     pub(crate) fn weights(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {

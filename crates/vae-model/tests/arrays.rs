@@ -242,7 +242,7 @@ fn what_does_not_go_with_arrays_is_refused_with_what_would() {
         (
             ItemSpec::new(ItemKind::Sound { rate: 8000 }, vec![1, 64]),
             format!("likelihood.gaussian = {{}}\n{mlp}"),
-            "does not support sound",
+            "does not support samples of sound",
         ),
     ] {
         let error = Vae::new(&config(&parts), item, Device::Cpu, 1)

@@ -7,7 +7,7 @@ mod gradients;
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_model::{ImageShape, Mode, ModelConfig, Vae, WEIGHTS_FILE};
+use vae_model::{ImageShape, Mode, ModelConfig, NetworkConfig, Vae, WEIGHTS_FILE};
 
 const SHAPE: ImageShape = ImageShape {
     channels: 1,
@@ -147,7 +147,9 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 
 #[test]
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
-    for config in configs() {
+    // At these weights the step of a difference crosses kinks of dcgan's ReLUs, which are not leaky.
+    let is_smooth = |config: &ModelConfig| !matches!(config.network, NetworkConfig::Dcgan(_));
+    for config in configs().into_iter().filter(is_smooth) {
         let vae = after_passes(&config, 3);
         // In evaluation the singular vectors do not change.
         let loss = || -elbo(&vae, Mode::Evaluate).sum(Kind::Float);

@@ -222,6 +222,7 @@ const OF_SEVERAL_KEYS: [&str; 17] = [
     "model.latent_dims: found",
     "it is empty; set classes = true",
     "has a Gaussian for each condition",
+    "expected a multiple of heads",
 ];
 
 /// Values at and around every limit.
@@ -334,6 +335,12 @@ fn every_example_is_a_config() {
             key if key.starts_with("dataset.audio_folder.") => {
                 "[dataset.audio_folder]\npath = 'recordings'\n"
             }
+            key if key.starts_with("dataset.text.") => {
+                match setting.toml().starts_with("[dataset.text]\n") {
+                    true => "path = 'verses.txt'\n",
+                    false => "[dataset.text]\npath = 'verses.txt'\n",
+                }
+            }
             "dataset.arrays.train" => "",
             "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
             key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
@@ -381,6 +388,8 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.audio_folder.path",
             "dataset.audio_folder.pack",
             "dataset.audio_folder.workers",
+            "dataset.text.path",
+            "dataset.text.test",
             "training.epochs",
             "pictures",
             "tensorboard",

@@ -287,7 +287,8 @@ fn check_store(run: &Session) -> Result<()> {
     DirectionStore::open(run.run_dir()?)?;
     if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
-        warn!("{error:#}: the directions will only be printed");
+        let error = output::whole(&error);
+        warn!("{error}: the directions will only be printed");
     }
     Ok(())
 }

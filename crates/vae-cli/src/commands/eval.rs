@@ -265,7 +265,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     if let Err(error) = run.run_dir()?.check_writable() {
         let error = anyhow::Error::from(error);
-        warn!("{error:#}: the results will only be printed");
+        let error = output::whole(&error);
+        warn!("{error}: the results will only be printed");
     }
     let (mut measured, mut kept) = (Vec::new(), Ok(()));
     let outcome = topics.into_iter().try_for_each(|topic| -> Result<()> {

@@ -8,6 +8,7 @@ use vae_base::{one_line, write_whole};
 use vae_model::Vae;
 
 use crate::output::{self, out};
+use crate::run_config::ConfigError;
 
 /// Whether a file name is that of a text.
 pub(super) fn is_text(path: &Path) -> bool {
@@ -32,7 +33,10 @@ pub(super) fn check_name(vae: &Vae, out: Option<&Path>) -> Result<bool> {
             "{}: these items are no texts; a file that ends in .png or .npy would fit",
             out.display()
         ),
-        (false, None) => bail!("--out: is needed, the file to write, such as out.png"),
+        (false, None) => {
+            let said = "--out: is needed, the file to write, such as out.png";
+            Err(ConfigError::new(said.to_owned()).into())
+        }
         (has_texts, _) => Ok(has_texts),
     }
 }

@@ -202,6 +202,12 @@ impl TextConfig {
                 SMALLEST_BYTE_PAIR,
             )),
         };
+        if let TokensConfig::Word(WordConfig { min_count: 0, .. }) = self.tokens {
+            return refuse(
+                "dataset.text.tokens.word.min_count",
+                "found 0, expected at least 1".to_owned(),
+            );
+        }
         let lengths = ("dataset.text.max_length", self.max_length, 1);
         for (key, found, least) in sizes.into_iter().chain([lengths]) {
             if !(least..=LARGEST).contains(&found) {

@@ -78,7 +78,7 @@ pub fn torchscript_file<'a>(
 ) -> Result<Vec<u8>, ModelError> {
     let io = |path: &Path| {
         let path = path.to_owned();
-        move |reason| ModelError::Io { path, reason }
+        move |source| ModelError::Io { path, source }
     };
     // The archive gets the file's name, which must not begin with a dot.
     let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;

@@ -15,6 +15,8 @@ use vae_view::latent::{self, DirectionStore, Pca};
 use vae_view::picture::{self, Pixels};
 use vae_view::{as_decoded, tiles};
 
+use crate::output::whole;
+
 /// Requests that may wait for one model. More are refused: a page asks for the newest position only.
 const MOST_WAITING: usize = 64;
 
@@ -65,7 +67,7 @@ impl Model {
             .name("model".to_owned())
             .spawn(move || {
                 let opened = Opened::open(&run, checkpoint, device, limit);
-                let opened = opened.map_err(|error| format!("{error:#}"));
+                let opened = opened.map_err(|error| whole(&error));
                 for job in queue {
                     job(&opened);
                 }
@@ -85,7 +87,7 @@ impl Model {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |opened| {
             let result = match opened {
-                Ok(opened) => question(opened).map_err(|error| format!("{error:#}")),
+                Ok(opened) => question(opened).map_err(|error| whole(&error)),
                 Err(problem) => Err(problem.clone()),
             };
             // The page may have gone meanwhile.
@@ -278,9 +280,17 @@ impl Opened {
         let folder = tempfile::tempdir().context("a temporary folder")?;
         let path = folder.path().join("dropped.png"); // The format is detected by content.
         std::fs::write(&path, file).with_context(|| path.display().to_string())?;
-        let inputs = self.session.inputs(&[path], Split::Test, None);
-        let inputs = inputs.map_err(|error| anyhow!("the file cannot be used: {error:#}"))?;
-        let batch = inputs.read(1)?;
+        let paths = [path.clone()];
+        let read = || -> Result<_> {
+            let inputs = self.session.inputs(&paths, Split::Test, None)?;
+            let batch = inputs.read(1)?;
+            Ok((inputs, batch))
+        };
+        let (inputs, batch) = read().map_err(|error| {
+            // The name is that of the copy.
+            let said = whole(&error).replace(&format!("{}: ", path.display()), "");
+            anyhow!("the file cannot be used: it {said}")
+        })?;
         let condition = self.session.condition_of(&inputs, &batch);
         Ok((batch, condition))
     }

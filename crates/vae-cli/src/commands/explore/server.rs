@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use vae_run::{Overview, Record, RunDir};
 
 use super::model::{Model, Opened, Refusal};
+use crate::output::whole;
 
 /// The page, whole: it asks no other host for anything.
 const PAGE: &str = include_str!("page.html");
@@ -224,8 +225,8 @@ fn as_png(bytes: Vec<u8>) -> Response {
 
 /// The page. Scripts and styles are those with the number that this answer alone has.
 async fn page(State(app): State<Arc<App>>) -> Answer {
-    let nonce = unguessable()
-        .map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")))?;
+    let nonce =
+        unguessable().map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, whole(&error)))?;
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob: data:; \
          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -312,7 +313,7 @@ async fn of_files<T: Send + 'static>(
     let failure = |problem| Failure(StatusCode::UNPROCESSABLE_ENTITY, problem);
     let result = tokio::task::spawn_blocking(read).await;
     let result = result.map_err(|error| failure(error.to_string()))?;
-    result.map_err(|error| failure(format!("{error:#}")))
+    result.map_err(|error| failure(whole(&error)))
 }
 
 fn state(path: &Path) -> Result<Value> {
