@@ -283,7 +283,7 @@ fn every_config_builds_and_overfits_8_images() {
             // Its distance leaves phases open, so that samples may differ.
             let distance = || {
                 let draws = no_grad(|| vae.draw(images, 1, Mode::Evaluate, &mut vae.generator(1)));
-                -draws
+                draws
                     .expect("draws")
                     .terms
                     .reconstruction

@@ -312,14 +312,16 @@ fn in_every_config_the_matrices_and_kernels_of_layers_decay_and_nothing_else() {
     }
     spared_tables.sort();
     spared_tables.dedup();
-    // The start and the offsets of a hierarchy's maps are biases.
+    // The start and the offsets of a hierarchy's maps are biases; an embedding is a table with a row for each token.
     let wanted = [
         "decoder.1.offset",
         "decoder.2.offset",
         "decoder.3.offset",
         "decoder.4.offset",
         "decoder.5.offset",
+        "decoder.embedding",
         "decoder.start",
+        "encoder.embedding",
         "likelihood.log_scale",
         "prior.log_var",
         "prior.mean",

@@ -464,7 +464,7 @@ mod tests {
             }
             Ok::<_, anyhow::Error>((values, names))
         };
-        read().map_err(|error| crate::output::whole(&error))
+        read().map_err(|error| format!("{error:#}"))
     }
 
     /// Written by tests/tables/make.py.

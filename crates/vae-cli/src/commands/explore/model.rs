@@ -279,7 +279,7 @@ impl Opened {
         );
         let folder = tempfile::tempdir().context("a temporary folder")?;
         let path = folder.path().join("dropped.png"); // The format is detected by content.
-        std::fs::write(&path, file).with_context(|| path.display().to_string())?;
+        vae_base::write_whole(&path, file).with_context(|| path.display().to_string())?;
         let paths = [path.clone()];
         let read = || -> Result<_> {
             let inputs = self.session.inputs(&paths, Split::Test, None)?;
