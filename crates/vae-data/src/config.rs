@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "dataset: no source of images, expected exactly one table: [dataset.idx], \
-             [dataset.image_folder], [dataset.sprites], [dataset.arrays] or [dataset.text]"
+             [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

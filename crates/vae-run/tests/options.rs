@@ -204,7 +204,7 @@ fn config_with(setting: &Setting, rest: &[&str], value: &Value) -> Value {
 }
 
 /// Parts of the messages about several keys that do not fit each other. A schema validates each key alone.
-const OF_SEVERAL_KEYS: [&str; 17] = [
+const OF_SEVERAL_KEYS: [&str; 18] = [
     "expected one for each",
     "the encoder's in reverse",
     "does not divide",
