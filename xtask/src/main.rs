@@ -134,7 +134,7 @@ enum Task {
     /// Of MNIST's digits, in a minute or two, written to datasets/mnist/classifier.safetensors; or of the attributes and
     /// classes of other images, as TorchScript for `vae eval --features`.
     Classifier {
-        /// A config whose [dataset] has a table of attributes, or classes.
+        /// A config whose `dataset` has a table of attributes, or classes.
         #[arg(long, value_name = "CONFIG", requires = "out")]
         data: Option<PathBuf>,
         /// The file to write, such as datasets/celeba/attributes.ts; the measures are named after it.

@@ -63,7 +63,7 @@ pub trait Likelihood: Debug + Send {
         ZERO_ONE
     }
 
-    /// Further numbers of items for logs, [`LikelihoodConfig::terms`], `[B]` each.
+    /// Further numbers of items for logs, `[B]` each, by the names of their terms.
     fn named(&self, params: &Tensor, targets: &Tensor) -> Terms {
         let _ = (params, targets);
         Terms::default()
