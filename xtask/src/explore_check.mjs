@@ -31,7 +31,10 @@ try {
 
     const pixels = () => page.evaluate(async () => {
       const picture = document.querySelector("#decoded img");
-      await picture.decode();
+      // Another picture may take its place meanwhile.
+      for (let i = 0; i < 20; i++) {
+        try { await picture.decode(); break; } catch { await new Promise((done) => setTimeout(done, 20)); }
+      }
       const canvas = document.createElement("canvas");
       canvas.width = picture.naturalWidth;
       canvas.height = picture.naturalHeight;
