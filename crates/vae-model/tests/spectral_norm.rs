@@ -147,10 +147,16 @@ fn a_fresh_model_has_its_norms_and_evaluation_changes_nothing() {
 
 #[test]
 fn gradients_are_finite_differences_and_do_not_see_a_weights_length() {
-    // At these weights the step of a difference crosses kinks of dcgan's ReLUs, which are not leaky.
-    let is_smooth = |config: &ModelConfig| !matches!(config.network, NetworkConfig::Dcgan(_));
-    for config in configs().into_iter().filter(is_smooth) {
+    for config in configs() {
         let vae = after_passes(&config, 3);
+        if let NetworkConfig::Dcgan(_) = config.network {
+            // At the formula's weights the step of a difference crosses kinks of its ReLUs. With these all are on.
+            for (name, bias) in vae.trainable_variables() {
+                if name.starts_with("decoder.norm") && name.ends_with("bias") {
+                    let _ = no_grad(|| bias.shallow_clone().fill_(8.0));
+                }
+            }
+        }
         // In evaluation the singular vectors do not change.
         let loss = || -elbo(&vae, Mode::Evaluate).sum(Kind::Float);
         gradients::assert_gradients_are_slopes(&vae, &loss, &format!("{config:?}"));
