@@ -8,6 +8,7 @@ mod cargo;
 mod checksum;
 mod ci;
 mod classifier;
+mod doctor;
 mod download;
 mod explore_check;
 mod export_check;
@@ -65,6 +66,10 @@ enum Task {
         #[arg(long)]
         force: bool,
     },
+    /// Say what is missing to build and to start `vae`, then run `vae doctor`.
+    ///
+    /// For the case in which `vae doctor` cannot start, because libtorch is not there or broken.
+    Doctor,
     /// Fetch data sets into datasets/NAME and check them.
     ///
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
@@ -206,6 +211,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = Workspace::find().and_then(|workspace| match arguments.task {
         Task::Libtorch { cuda, force } => libtorch::install(&workspace, cuda, force),
+        Task::Doctor => doctor::doctor(&workspace),
         Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
         Task::Test { arguments } => ci::test(&workspace, &arguments),

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use toml::{Table, Value};
+use vae_data::DatasetConfig;
 use vae_run::options::{Kind, Setting, is_one_of, settings};
-use vae_run::{RunConfig, read_config};
+use vae_run::{RunConfig, RunDir, read_config};
 
 /// An invalid request: exit code 2.
 #[derive(Debug)]
@@ -31,11 +32,46 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
         .map_err(|error| ConfigError(format!("{}: {error}{}", path.display(), meant_file(path))))?;
     // The file alone first, so that its errors have a line.
     let config = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
-    if settings.is_empty() {
-        return Ok(RunConfig::resolved(config));
+    let table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
+    let mut config = set(config, table, settings)?.resolved();
+    config.dataset.folders = data_folders(path);
+    for file in config.objective.files_mut() {
+        vae_data::config::locate(file, &config.dataset.folders);
     }
-    let mut table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
-    let mut config = config;
+    Ok(config)
+}
+
+/// A data set changed by `key=value` settings, of which only those of its own table are possible.
+pub(crate) fn with_settings(dataset: DatasetConfig, settings: &[String]) -> Result<DatasetConfig> {
+    for setting in settings {
+        if !setting.trim_start().starts_with("dataset.") {
+            let problem = format!(
+                "--set {setting}: the model is trained; what can be set here are keys of dataset"
+            );
+            return Err(ConfigError(problem).into());
+        }
+    }
+    let folders = dataset.folders.clone();
+    let mut table = Table::new();
+    table.insert("dataset".to_owned(), Value::try_from(&dataset)?);
+    let config: RunConfig = table.clone().try_into()?;
+    let mut dataset = set(config, table, settings)?.dataset;
+    dataset.folders = folders;
+    Ok(dataset)
+}
+
+/// Where the data of a config file may be: its folder and the one above; of a run wherever the run was started.
+fn data_folders(file: &Path) -> Vec<PathBuf> {
+    let whole = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let folders = whole.ancestors().skip(1).take(2).map(Path::to_owned);
+    match whole.parent().map(RunDir::open) {
+        Some(Ok(run)) if run.config_file() == whole => run.data_folders(),
+        _ => folders.collect(),
+    }
+}
+
+/// The settings applied to a config and its text.
+fn set(mut config: RunConfig, mut table: Table, settings: &[String]) -> Result<RunConfig> {
     for setting in settings {
         // One at a time, so that an error belongs to the setting that it names.
         let (key, text) = parse(setting)?;
@@ -71,7 +107,7 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
             value => with(value.unwrap_or_else(as_string))?,
         };
     }
-    Ok(config.resolved())
+    Ok(config)
 }
 
 /// The dotted key of a setting, and its value as written.

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tch::{Kind, Tensor};
 use tracing::info;
 
 use crate::audio_folder::{AudioFolder, AudioFolderConfig};
+use crate::image_folder::text;
 use crate::image_folder::{ImageFolder, ImageFolderConfig};
 use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_within};
-use vae_base::ItemSpec;
+use vae_base::{ItemKind, ItemSpec};
 
 use crate::{
     ArraysConfig, Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits,
@@ -84,9 +86,15 @@ pub struct DatasetConfig {
     /// The items are recordings in a folder or a zip file, as sound or as spectrograms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio_folder: Option<AudioFolderConfig>,
+
     /// The items are texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
+
+    /// Where relative paths are looked for beside the current folder: the first of these folders that has the file
+    /// counts. No part of a config file.
+    #[serde(skip)]
+    pub folders: Vec<PathBuf>,
 }
 
 /// The one table that names the source of the images.
@@ -151,6 +159,10 @@ impl DatasetConfig {
     /// labels; different image shapes in the splits; too many bad files; a split without images.
     pub fn load(&self) -> Result<Splits, DataError> {
         self.validate()?;
+        self.look_for(Self::load_located)
+    }
+
+    fn load_located(&self) -> Result<Splits, DataError> {
         let sizes = self.sizes();
         let splits = match self.source()? {
             Source::Idx(config) => config.load(&sizes),
@@ -170,6 +182,10 @@ impl DatasetConfig {
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
     pub fn item_spec(&self) -> Result<ItemSpec, DataError> {
         self.validate()?;
+        self.look_for(Self::item_spec_located)
+    }
+
+    fn item_spec_located(&self) -> Result<ItemSpec, DataError> {
         Ok(match self.source()? {
             Source::Idx(config) => config.image_shape()?.into(),
             Source::ImageFolder(config) => config.image_shape().into(),
@@ -186,7 +202,144 @@ impl DatasetConfig {
     /// Those of [`DatasetConfig::validate`]; a missing, unreadable or damaged file.
     pub fn factor_grid(&self) -> Result<Option<FactorGrid>, DataError> {
         self.validate()?;
-        self.sprites.as_ref().map(SpritesConfig::grid).transpose()
+        self.look_for(|found| found.sprites.as_ref().map(SpritesConfig::grid).transpose())
+    }
+
+    /// The same data set with its relative paths replaced by those in the first of `folders` that has them, where the
+    /// current folder has not.
+    #[must_use]
+    pub fn located(&self) -> DatasetConfig {
+        let mut located = self.clone();
+        for path in located.paths_mut() {
+            locate(path, &self.folders);
+        }
+        located
+    }
+
+    /// The same data set, read from the folder or file `path`; other paths, such as that of a table, stay.
+    ///
+    /// ```
+    /// let config: vae_data::DatasetConfig = toml::from_str("[idx]\nfolder = 'datasets/mnist'")?;
+    /// let moved = config.at("elsewhere".into());
+    /// assert_eq!(moved.idx.ok_or("no such table")?.folder, std::path::absolute("elsewhere")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn at(mut self, path: PathBuf) -> DatasetConfig {
+        // Absolute, so that it is looked for nowhere else.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        if let Some(main) = self.paths_mut().into_iter().next() {
+            *main = path;
+        }
+        self
+    }
+
+    /// Files of items of this kind, where no config says how to read them: `path` is a folder of idx files, a folder or
+    /// zip of images or recordings, a file of arrays, or texts. What the items do not tell has its default.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn of_files(path: &Path, item: &ItemSpec) -> Result<DatasetConfig, DataError> {
+        let shape = item.map();
+        let sound = |rate: u32, n_samples: i64| {
+            json!({
+                "path": path,
+                "rate": rate,
+                "channels": item.shape[0],
+                "seconds": n_samples as f64 / f64::from(rate),
+            })
+        };
+        let source = match (&item.kind, &item.spectrogram) {
+            (ItemKind::Image, _) if path.is_dir() && has_idx(path)? => {
+                json!({"idx": {"folder": path}})
+            }
+            (ItemKind::Image, _) => json!({"image_folder": {
+                "path": path,
+                "image_size": [shape.height, shape.width],
+                "grayscale": shape.channels == 1,
+            }}),
+            (ItemKind::Sound { rate }, _) => json!({"audio_folder": sound(*rate, item.shape[1])}),
+            (_, Some(spectrogram)) => {
+                let mut table = sound(spectrogram.rate, item.shape[2] * i64::from(spectrogram.hop));
+                table["spectrogram"] = json!({
+                    "bands": item.shape[1],
+                    "window": spectrogram.window,
+                    "hop": spectrogram.hop,
+                    "low": spectrogram.low,
+                    "high": spectrogram.high,
+                    "floor": spectrogram.floor,
+                });
+                json!({ "audio_folder": table })
+            }
+            _ if item.text.is_some() => {
+                json!({"text": {"path": path, "max_length": item.shape[0] - 1}})
+            }
+            _ => json!({"arrays": {"train": path}}),
+        };
+        let config: Result<DatasetConfig, _> = serde_json::from_value(source);
+        let config = config.map_err(|error| DataError::Items {
+            problem: error.to_string(),
+        })?;
+        Ok(config.at(path.to_owned()))
+    }
+
+    /// Uses the located data set. An error says where it was looked for.
+    pub(crate) fn look_for<T>(
+        &self,
+        read: impl FnOnce(&DatasetConfig) -> Result<T, DataError>,
+    ) -> Result<T, DataError> {
+        let mut located = self.located();
+        read(&located).map_err(|error| {
+            let main = located.paths_mut().into_iter().next();
+            match main.is_some_and(|path| !may_exist(path)) && !self.folders.is_empty() {
+                true => DataError::NotFound {
+                    error: Box::new(error),
+                    folders: self.folders.clone(),
+                },
+                false => error,
+            }
+        })
+    }
+
+    /// The paths of files and folders, that of the source first.
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        // All fields, so that a new source is not forgotten.
+        let Self {
+            train_limit: _,
+            validation: _,
+            validation_limit: _,
+            test_limit: _,
+            binarization: _,
+            idx,
+            image_folder,
+            sprites,
+            arrays,
+            audio_folder,
+            text,
+            folders: _,
+        } = self;
+        let mut paths = Vec::new();
+        paths.extend(idx.as_mut().map(|idx| &mut idx.folder));
+        if let Some(images) = image_folder {
+            paths.push(&mut images.path);
+            paths.extend(&mut images.partition);
+            paths.extend(&mut images.attributes);
+        }
+        paths.extend(sprites.as_mut().map(|sprites| &mut sprites.file));
+        if let Some(arrays) = arrays {
+            paths.push(&mut arrays.train.file);
+            paths.extend(arrays.test.as_mut().map(|test| &mut test.file));
+        }
+        if let Some(sounds) = audio_folder {
+            paths.push(&mut sounds.path);
+            paths.extend(&mut sounds.partition);
+            paths.extend(&mut sounds.attributes);
+        }
+        if let Some(text) = text {
+            paths.push(&mut text.path);
+            paths.extend(&mut text.test);
+        }
+        paths
     }
 
     fn source(&self) -> Result<Source<'_>, DataError> {
@@ -206,6 +359,32 @@ impl DatasetConfig {
             (Some(_), Some(_)) => Err(DataError::TwoSources),
         }
     }
+}
+
+/// Replaces a relative path that the current folder does not have by that in the first of `folders` that has it.
+pub fn locate(path: &mut PathBuf, folders: &[PathBuf]) {
+    if path.is_absolute() || may_exist(path) {
+        return;
+    }
+    let mut found = folders.iter().map(|folder| folder.join(&*path));
+    if let Some(found) = found.find(|path| may_exist(path)) {
+        *path = found;
+    }
+}
+
+/// Whether there is such a file or folder, or a zip that may have it as a member.
+fn may_exist(path: &Path) -> bool {
+    path.exists() || text::may_exist(path)
+}
+
+/// Whether a folder has MNIST's files.
+fn has_idx(folder: &Path) -> Result<bool, DataError> {
+    for prefix in ["train", "t10k"] {
+        if find_file(folder, &format!("{prefix}-images-idx3-ubyte"))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn refuse_zero(key: &'static str, limit: Option<usize>) -> Result<(), DataError> {

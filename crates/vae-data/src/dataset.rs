@@ -1,5 +1,6 @@
 //! Images and other items, in memory or on disk, with their labels, names and attributes.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,6 +139,11 @@ impl Dataset {
             attributes: Some(attributes),
             ..self
         }
+    }
+
+    /// The same items with these classes, i64 `[N]`.
+    pub(crate) fn with_labels(self, labels: Option<Tensor>) -> Dataset {
+        Dataset { labels, ..self }
     }
 
     /// The same items with names of their classes.
@@ -319,6 +325,18 @@ impl Dataset {
         }
     }
 
+    /// The items in a range, in memory, as they are in this data set.
+    pub(crate) fn part(&self, range: Range<usize>) -> Result<Dataset, DataError> {
+        let positions: Vec<usize> = range.collect();
+        let name = |&i: &usize| self.file_name(i).map(str::to_owned);
+        Ok(Dataset {
+            images: Images::Memory(self.select(&positions)?),
+            names: positions.iter().map(name).collect(),
+            binarization: None,
+            ..self.subset(&positions)
+        })
+    }
+
     /// The name of the file of image `i`: its path in the folder or zip, with `/` between folders. `None` if images
     /// do not have their own files.
     /// # Panics
@@ -399,10 +417,7 @@ impl Dataset {
         let classes = match (classes, &self.labels) {
             (false, _) => Vec::new(),
             (true, Some(labels)) => (0..=labels.max().int64_value(&[]))
-                .map(|class| match &self.class_names {
-                    Some(names) => names[class as usize].clone(),
-                    None => class.to_string(),
-                })
+                .map(|class| self.class_name(class))
                 .collect(),
             (true, None) => {
                 return Err(refuse(
@@ -508,6 +523,22 @@ impl Dataset {
     /// The class of each image: i64 `[N]` on the CPU.
     pub fn labels(&self) -> Option<&Tensor> {
         self.labels.as_ref()
+    }
+
+    /// The name of a class: that of a folder or of a column's values, or its number.
+    #[must_use]
+    pub fn class_name(&self, class: i64) -> String {
+        let names = self.class_names.as_deref().unwrap_or_default();
+        let name = usize::try_from(class).ok().and_then(|i| names.get(i));
+        name.map_or_else(|| class.to_string(), Clone::clone)
+    }
+
+    /// The class of this name or number.
+    #[must_use]
+    pub fn class(&self, name: &str) -> Option<i64> {
+        let names = self.class_names.as_deref().unwrap_or_default();
+        let named = names.iter().position(|known| known == name);
+        named.map(|i| i as i64).or_else(|| name.parse().ok())
     }
 
     /// N, the number of items.

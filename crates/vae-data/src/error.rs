@@ -90,6 +90,18 @@ pub enum DataError {
         key: &'static str,
     },
 
+    /// The data set is neither in the current folder nor in those where it is looked for.
+    #[error(
+        "{error}; also looked for in {}",
+        folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    NotFound {
+        /// What is missing in the current folder.
+        error: Box<DataError>,
+        /// The other folders.
+        folders: Vec<PathBuf>,
+    },
+
     /// A required file is missing in its folder.
     #[error(
         "{}: holds no {file} or {file}.gz ({}correct {key})",

@@ -43,6 +43,8 @@ const BATCH_BYTES: i64 = 1 << 22;
 pub enum Split {
     /// The images it was trained on, without random flips.
     Train,
+    /// The images held out for choices.
+    Validation,
     /// The images held out for the final measurement.
     Test,
 }
@@ -100,6 +102,30 @@ impl InputSource {
                 names.map(str::to_owned).collect()
             }
         }
+    }
+}
+
+impl InputSource {
+    /// A range of the items of a split. `asked` is what the error names.
+    fn part(self, asked: &Path, range: Range<usize>) -> Result<InputSource, DataError> {
+        let n = match &self {
+            InputSource::Idx(idx) => idx.range.len(),
+            InputSource::Dataset(dataset) => dataset.len(),
+            _ => 0,
+        };
+        if range.end > n {
+            let problem = format!("there are {n} such items, the last one is {}", n.max(1) - 1);
+            return Err(wrong(asked, problem));
+        }
+        Ok(match self {
+            InputSource::Idx(mut idx) => {
+                let start = idx.range.start;
+                idx.range = start + range.start..start + range.end;
+                InputSource::Idx(idx)
+            }
+            InputSource::Dataset(dataset) => InputSource::Dataset(dataset.part(range)?),
+            other => other,
+        })
     }
 }
 
@@ -177,6 +203,9 @@ impl Inputs {
     /// For a run of `[dataset.text]`, `paths` are files and folders of texts as in the config, or texts themselves:
     /// whatever is no file, or begins with `text:`.
     ///
+    /// In each case `test:3` is an item of the run's test split, from 0 on, and `validation:0..8` and `train:5` are items
+    /// of the others, unless there is a file of that name.
+    ///
     /// `attributes` is a table that is joined by file name. Without one, the run's own table is joined to images in
     /// the folder or zip that it belongs to; elsewhere equal names may be a coincidence.
     ///
@@ -188,6 +217,7 @@ impl Inputs {
         paths: &[PathBuf],
         attributes: Option<&Path>,
     ) -> Result<Inputs, DataError> {
+        let config = &config.located();
         let mut inputs = Inputs::new(config, item.into());
         let shape = inputs.item.map();
         let transform = transform(config, shape);
@@ -216,6 +246,12 @@ impl Inputs {
             }
         };
         for path in paths {
+            if let Some((split, range)) = part_of_split(path) {
+                flush(&mut named, &mut inputs.sources);
+                let (source, _) = inputs.split_source(config, split)?;
+                inputs.sources.push(source.part(path, range)?);
+                continue;
+            }
             if let Some(text) = &config.text {
                 let mut texts = text.input(path)?;
                 inputs.found_bad.append(&mut texts.bad);
@@ -310,53 +346,70 @@ impl Inputs {
     ) -> Result<Inputs, DataError> {
         config.validate()?;
         let mut inputs = Inputs::new(config, item.into());
-        let shape = inputs.item.map();
-        let mut attributes_file = None;
-        match &config.idx {
-            Some(idx) => {
-                idx.check_folder()?;
-                let (name, limit) = match split {
-                    Split::Train => (IDX_SPLITS[0], config.train_limit),
-                    Split::Test => (IDX_SPLITS[1], config.test_limit),
-                };
-                let path = find_file(&idx.folder, name)?.ok_or_else(|| DataError::MissingFile {
-                    folder: idx.folder.clone(),
-                    file: name.to_owned(),
-                    key: FOLDER_KEY,
-                })?;
-                let transform = transform(config, shape);
-                let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
-                if split == Split::Train {
-                    [source.range, _] = split_training_images(source.range.end, config.validation)?;
-                }
-                source.range.end = source.range.end.min(limit.unwrap_or(usize::MAX));
-                inputs.sources.push(InputSource::Idx(source));
-            }
-            None => {
-                let splits = config.load()?;
-                attributes_file = splits.report.attributes_file;
-                let dataset = match split {
-                    Split::Train => splits.train,
-                    Split::Test => splits.test,
-                };
-                if let Some(arrays) = &config.arrays {
-                    // The file may have been replaced since the run.
-                    let path = &arrays.train.file;
-                    check_item(path, dataset.item(), &inputs.item, "those of the model")?;
-                }
-                if let Some(text) = &config.text {
-                    let (found, wanted) = (&dataset.item().text, &inputs.item.text);
-                    check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
-                }
-                inputs.sources.push(InputSource::Dataset(dataset));
-            }
-        }
+        let (source, attributes_file) =
+            config.look_for(|config| inputs.split_source(config, split))?;
+        inputs.sources.push(source);
         inputs.table = match (attributes, attributes_file) {
             (Some(file), _) => Some(inputs.read_table(file)?),
             (None, Some(file)) => Some(Table::read(&file)?),
             (None, None) => None,
         };
         Ok(inputs)
+    }
+
+    /// A split of the run's own items, and their table of attributes.
+    fn split_source(
+        &self,
+        config: &DatasetConfig,
+        split: Split,
+    ) -> Result<(InputSource, Option<PathBuf>), DataError> {
+        let no_validation = || DataError::Config {
+            key: "dataset.validation",
+            problem: "this run has no validation items".to_owned(),
+        };
+        if let Some(idx) = &config.idx {
+            idx.check_folder()?;
+            let (name, limit) = match split {
+                Split::Train => (IDX_SPLITS[0], config.train_limit),
+                Split::Validation => (IDX_SPLITS[0], config.validation_limit),
+                Split::Test => (IDX_SPLITS[1], config.test_limit),
+            };
+            let path = find_file(&idx.folder, name)?.ok_or_else(|| DataError::MissingFile {
+                folder: idx.folder.clone(),
+                file: name.to_owned(),
+                key: FOLDER_KEY,
+            })?;
+            let shape = self.item.map();
+            let transform = transform(config, shape);
+            let mut source = IdxSource::open(&path, None, &transform, Some(shape))?;
+            if split != Split::Test {
+                let [train, held_out] = split_training_images(source.range.end, config.validation)?;
+                source.range = match split {
+                    Split::Train => train,
+                    _ if held_out.is_empty() => return Err(no_validation()),
+                    _ => held_out,
+                };
+            }
+            let n = source.range.len().min(limit.unwrap_or(usize::MAX));
+            source.range.end = source.range.start + n;
+            return Ok((InputSource::Idx(source), None));
+        }
+        let splits = config.load()?;
+        let dataset = match split {
+            Split::Train => splits.train,
+            Split::Validation => splits.validation.ok_or_else(no_validation)?,
+            Split::Test => splits.test,
+        };
+        if let Some(arrays) = &config.arrays {
+            // The file may have been replaced since the run.
+            let path = &arrays.train.file;
+            check_item(path, dataset.item(), &self.item, "those of the model")?;
+        }
+        if let Some(text) = &config.text {
+            let (found, wanted) = (&dataset.item().text, &self.item.text);
+            check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
+        }
+        Ok((InputSource::Dataset(dataset), splits.report.attributes_file))
     }
 
     fn new(config: &DatasetConfig, item: ItemSpec) -> Inputs {
@@ -591,7 +644,10 @@ fn own_table(config: &DatasetConfig, paths: &[PathBuf]) -> Result<Option<Table>,
     let (Some(file), Ok(own)) = (file, fs::canonicalize(folder)) else {
         return Ok(None);
     };
-    let is_own = |path: &PathBuf| fs::canonicalize(path).is_ok_and(|path| path.starts_with(&own));
+    let is_own = |path: &PathBuf| {
+        part_of_split(path).is_some()
+            || fs::canonicalize(path).is_ok_and(|path| path.starts_with(&own))
+    };
     if !paths.iter().all(is_own) {
         return Ok(None);
     }
@@ -666,6 +722,19 @@ impl Found {
     }
 }
 
+/// Parses `test:7`, `validation:100..200` and `train:0`, unless there is a file of that name.
+fn part_of_split(path: &Path) -> Option<(Split, Range<usize>)> {
+    let (split, part) = path.to_str()?.split_once(':')?;
+    let split = match split {
+        "train" => Split::Train,
+        "validation" => Split::Validation,
+        "test" => Split::Test,
+        _ => return None,
+    };
+    let range = range_of(part)?;
+    (!path.exists()).then_some((split, range))
+}
+
 /// Parses `FILE#7` and `FILE#100..200`, if such a file exists.
 fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
     part_of_path(path).filter(|(file, _)| file.is_file())
@@ -674,6 +743,11 @@ fn part_of_file(path: &Path) -> Option<(PathBuf, Range<usize>)> {
 fn part_of_path(path: &Path) -> Option<(PathBuf, Range<usize>)> {
     let (file, part) = path.to_str()?.rsplit_once('#')?;
     let file = PathBuf::from(file);
+    Some((file, range_of(part)?))
+}
+
+/// Parses `7` and `100..200`.
+fn range_of(part: &str) -> Option<Range<usize>> {
     let range = match part.split_once("..") {
         Some((start, end)) => start.parse().ok()?..end.parse().ok()?,
         None => {
@@ -681,7 +755,7 @@ fn part_of_path(path: &Path) -> Option<(PathBuf, Range<usize>)> {
             start..start.checked_add(1)?
         }
     };
-    (!range.is_empty()).then_some((file, range))
+    (!range.is_empty()).then_some(range)
 }
 
 impl IdxSource {

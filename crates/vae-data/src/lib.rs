@@ -34,6 +34,7 @@ mod bad_files;
 mod batch;
 mod binarization;
 mod bits;
+mod classes;
 pub mod config;
 mod dataset;
 mod error;

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use vae_base::files::{self, TemporaryName, append_whole, is_temporary};
 use vae_base::{read_small, read_small_text, write_whole};
@@ -29,6 +30,23 @@ const LARGEST_LOG: u64 = 1 << 30;
 /// The file system refuses; the file is not regular, too large, or not text.
 pub fn read_config(path: &Path) -> io::Result<String> {
     read_small_text(path, LARGEST_CONFIG)
+}
+
+/// `origin.json`: where a run comes from.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Origin {
+    /// The folders that it was started and resumed in, and those of its config files.
+    folders: Vec<PathBuf>,
+}
+
+fn without_repetition(folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut known = Vec::new();
+    for folder in folders {
+        if !known.contains(&folder) {
+            known.push(folder);
+        }
+    }
+    known
 }
 
 /// The folder of a run.
@@ -150,6 +168,7 @@ impl RunDir {
     }
 
     fn write_config(&self, config: &RunConfig) -> Result<(), RunError> {
+        self.write_origin(config)?;
         let file = self.config_file();
         let text = toml::to_string(&config.clone().resolved())
             .map_err(|error| RunError::run(&file, format!("config as TOML: {error}")))?;
@@ -183,14 +202,47 @@ impl RunDir {
         Ok(run_dir)
     }
 
-    /// The resolved config of the run.
+    /// The resolved config of the run. Its data set is looked for in [`Self::data_folders`].
     ///
     /// # Errors
     /// It cannot be read.
     pub fn config(&self) -> Result<RunConfig, RunError> {
         let file = self.config_file();
         let text = read_config(&file).map_err(RunError::io(&file))?;
-        toml::from_str(&text).map_err(|error| RunError::run(&file, error.message()))
+        let config: Result<RunConfig, _> = toml::from_str(&text);
+        let mut config = config.map_err(|error| RunError::run(&file, error.message()))?;
+        config.dataset.folders = self.data_folders();
+        Ok(config)
+    }
+
+    /// Where the relative paths of the run's config may lead beside the current folder: the folders that the run was
+    /// started and resumed in, those of its config files, and the three folders above the run's own.
+    #[must_use]
+    pub fn data_folders(&self) -> Vec<PathBuf> {
+        const N_ABOVE: usize = 3;
+        // A damaged list, or that of an older version, is none.
+        let mut folders = self.origin().unwrap_or_default().folders;
+        let whole = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        let above = whole.ancestors().skip(1).take(N_ABOVE);
+        folders.extend(above.map(Path::to_owned));
+        without_repetition(folders)
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        let json = read_small(&self.origin_file(), LARGEST_CONFIG).ok()?;
+        serde_json::from_slice(&json).ok()
+    }
+
+    /// Adds the current folder and that of the config file.
+    fn write_origin(&self, config: &RunConfig) -> Result<(), RunError> {
+        let mut folders = self.origin().unwrap_or_default().folders;
+        folders.extend(std::env::current_dir().ok());
+        folders.extend(config.dataset.folders.iter().cloned());
+        let folders = without_repetition(folders);
+        let file = self.origin_file();
+        let json = serde_json::to_vec_pretty(&Origin { folders })
+            .map_err(|error| RunError::run(&file, error.to_string()))?;
+        write_whole(&file, &json).map_err(RunError::io(&file))
     }
 
     /// The declarations of the numbers in its records. For runs of versions that did not write them, those of every
@@ -374,6 +426,12 @@ impl RunDir {
     #[must_use]
     pub fn terms_file(&self) -> PathBuf {
         self.path.join("terms.json")
+    }
+
+    /// `origin.json`: the folders that the run was started and resumed in.
+    #[must_use]
+    pub fn origin_file(&self) -> PathBuf {
+        self.path.join("origin.json")
     }
 
     /// `run.lock`.

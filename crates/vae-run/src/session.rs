@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Tensor};
 use vae_base::ConditionError;
+use vae_data::image_folder::CropRect;
 use vae_data::loader::Batch;
 use vae_data::{Dataset, DatasetConfig, InputBatch, Inputs, Split, Splits};
-use vae_model::{Vae, WEIGHTS_FILE};
+use vae_model::{Crop, Vae, WEIGHTS_FILE};
 
 use crate::{Checkpoint, LatentUse, OpenCheckpoint, RunDir, RunError};
 
@@ -56,6 +57,8 @@ pub struct Session {
     path: PathBuf,
     vae: Vae,
     run: Option<(RunDir, OpenCheckpoint)>,
+    /// In place of the run's.
+    dataset: Option<DatasetConfig>,
     condition: Option<String>,
 }
 
@@ -72,6 +75,7 @@ impl Session {
                 path: path.to_owned(),
                 vae: Vae::load(path, device)?,
                 run: None,
+                dataset: None,
                 condition: None,
             });
         }
@@ -111,6 +115,7 @@ impl Session {
             path: path.to_owned(),
             vae: Vae::load(&checkpoint.folder, device)?,
             run: Some((run_dir, checkpoint)),
+            dataset: None,
             condition: None,
         })
     }
@@ -172,12 +177,62 @@ impl Session {
         Ok(())
     }
 
-    /// The images of the run, each with its condition.
+    /// The data set: the one that [`Self::set_dataset`] was given, or else the run's.
     ///
     /// # Errors
-    /// The session has no run; as [`DatasetConfig::load`].
+    /// The session has neither; the run's config cannot be read.
+    pub fn dataset(&self) -> Result<DatasetConfig, RunError> {
+        match &self.dataset {
+            Some(dataset) => Ok(dataset.clone()),
+            None => Ok(self.run_dir()?.config()?.dataset),
+        }
+    }
+
+    /// Takes another data set in place of the run's.
+    pub fn set_dataset(&mut self, dataset: DatasetConfig) {
+        self.dataset = Some(dataset);
+    }
+
+    /// The data set at `path`, read as the session's; of weights that belong to no run as their file says how
+    /// images were prepared.
+    ///
+    /// # Errors
+    /// The run's config cannot be read; the file system refuses.
+    pub fn dataset_at(&self, path: &Path) -> Result<DatasetConfig, RunError> {
+        if self.dataset.is_some() || self.run.is_some() {
+            return Ok(self.dataset()?.at(path.to_owned()));
+        }
+        let mut dataset = DatasetConfig::of_files(path, self.vae.item())?;
+        let preprocessing = self.vae.preprocessing();
+        let crop = preprocessing.framing.and_then(|framing| framing.crop);
+        if let Some(images) = &mut dataset.image_folder {
+            match crop {
+                Some(Crop::Center { fraction }) => images.crop_fraction = fraction,
+                Some(Crop::Rectangle {
+                    top,
+                    left,
+                    height,
+                    width,
+                }) => {
+                    images.crop = Some(CropRect {
+                        top,
+                        left,
+                        height,
+                        width,
+                    });
+                }
+                None => {}
+            }
+        }
+        Ok(dataset)
+    }
+
+    /// The images of [`Self::dataset`], each with its condition.
+    ///
+    /// # Errors
+    /// As [`Self::dataset`] and [`DatasetConfig::load`].
     pub fn splits(&self) -> Result<Splits, RunError> {
-        self.splits_of(&self.run_dir()?.config()?.dataset)
+        self.splits_of(&self.dataset()?)
     }
 
     /// The images of a data set, each with its condition.
@@ -194,7 +249,7 @@ impl Session {
         })
     }
 
-    /// The first `n` test images of the run, or all where there are fewer, each with its condition.
+    /// The first `n` test images of the data set, or all where there are fewer, each with its condition.
     ///
     /// # Errors
     /// As [`Self::splits`]; an image can no longer be read.
@@ -251,19 +306,24 @@ impl Session {
         Some(Tensor::from_slice(&rows.concat()).view([rows.len() as i64, -1]))
     }
 
-    /// The images of `paths`, prepared as the run's training images were; without paths those of this split
-    /// of the run. `attributes` is a table to join by file name.
+    /// The images of `paths`, prepared as the training images were; without paths those of this split of the data
+    /// set. `attributes` is a table to join by file name.
     ///
     /// # Errors
-    /// The session has no run; as [`Inputs::open`] and [`Inputs::of_split`].
+    /// The session has no data set and there are no paths; as [`Inputs::open`] and [`Inputs::of_split`].
     pub fn inputs(
         &self,
         paths: &[PathBuf],
         otherwise: Split,
         attributes: Option<&Path>,
     ) -> Result<Inputs, RunError> {
-        let dataset = self.run_dir()?.config()?.dataset;
         let item = self.vae.item().clone();
+        let is_known = self.run.is_some() || self.dataset.is_some();
+        let dataset = match paths {
+            // Only how they are read counts.
+            [first, ..] if !is_known => self.dataset_at(first)?,
+            _ => self.dataset()?,
+        };
         Ok(match paths {
             [] => Inputs::of_split(&dataset, item, otherwise, attributes)?,
             paths => Inputs::open(&dataset, item, paths, attributes)?,

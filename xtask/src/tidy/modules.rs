@@ -68,6 +68,7 @@ pub(super) const ORDERS: &[Order] = &[
             "factors",
             "stored",
             "bits",
+            "classes",
             "batch",
             "dataset",
             "factor_grid",

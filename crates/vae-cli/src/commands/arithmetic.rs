@@ -131,7 +131,7 @@ mod tests {
             Ok(vec![
                 (1.0, image("a.jpg")),
                 (-1.0, image("my b-c.jpg")),
-                (1.0, Place::HeldOut(3))
+                (1.0, Place::Item(vae_data::Split::Test, 3))
             ])
         );
         assert_eq!(read("- a.jpg"), Ok(vec![(-1.0, image("a.jpg"))]));

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use tracing::warn;
-use vae_data::{DatasetConfig, Splits};
+use vae_data::Splits;
 use vae_run::Session;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
@@ -219,7 +219,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 /// The data set of a run, with another table if given, and a limited number of training images.
 fn load(run: &Session, table: Option<&PathBuf>, limit: Option<u32>) -> Result<Splits> {
-    let mut config: DatasetConfig = run.run_dir()?.config()?.dataset;
+    let mut config = run.dataset()?;
     if let Some(table) = table {
         let Some(folder) = &mut config.image_folder else {
             bail!(

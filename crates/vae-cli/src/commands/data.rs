@@ -34,7 +34,7 @@ enum Task {
     ///
     /// Prints the bad files, a line for each: name, tab, reason.
     Check(ConfigArgs),
-    /// Print as JSON: items in each split, their shape and mean, attributes, bad files
+    /// Print as JSON: items in each split, their shape and mean, attributes, classes, bad files
     Stats(ConfigArgs),
     /// Measure images per second, decoded and from the pack
     Bench(BenchArgs),
@@ -48,6 +48,10 @@ struct ConfigArgs {
     /// Change a value, as in `--set dataset.image_folder.image_size=96`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+
+    /// The data set's folder or file, instead of the config's
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,8 +87,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 
 impl ConfigArgs {
     fn load(&self) -> Result<RunConfig> {
-        let config = run_config::load(&self.config, &self.settings)?;
+        let mut config = run_config::load(&self.config, &self.settings)?;
+        if let Some(path) = &self.data {
+            config.dataset = config.dataset.at(path.clone());
+        }
         run_config::check(&self.config, &config)?;
+        // Its tables are used by themselves.
+        config.dataset = config.dataset.located();
         Ok(config)
     }
 
@@ -199,11 +208,26 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         "attributes_file": report.attributes_file,
         "images_without_attributes": report.n_without_attributes,
         "attributes_of_train": attributes,
+        "classes_of_train": classes(train)?,
         "bad_files": bad_files(&report.bad_files),
         "files_not_read": report.unread_files.counts().collect::<BTreeMap<_, _>>(),
     });
     out!("{}", serde_json::to_string_pretty(&stats)?);
     Ok(Done::Fully)
+}
+
+/// How many items there are of each class; null where none is known.
+fn classes(dataset: &Dataset) -> Result<Option<BTreeMap<String, usize>>> {
+    let Some(labels) = dataset.labels() else {
+        return Ok(None);
+    };
+    let mut counts = BTreeMap::new();
+    for class in Vec::<i64>::try_from(labels)? {
+        if class >= 0 {
+            *counts.entry(dataset.class_name(class)).or_insert(0) += 1;
+        }
+    }
+    Ok(Some(counts))
 }
 
 fn bad_files(bad: &BadFiles) -> Vec<Value> {

@@ -227,10 +227,26 @@ fn one_file_each(
         count.add(rows.n_rows);
     }
     ensure!(n_images > 0, "{}: holds no latents", args.latents.display());
-    fs::rename(partial.path(), out).with_context(|| out.display().to_string())?;
-    let _ = partial.keep(); // Under its new name.
+    let common = common_folder(partial.path()).with_context(|| out.display().to_string())?;
+    fs::rename(&common, out).with_context(|| out.display().to_string())?;
+    if common == partial.path() {
+        let _ = partial.keep(); // Under its new name.
+    }
     warn_of_renamed(&renamed);
     Ok(n_images)
+}
+
+/// The innermost folder below `folder` that has everything in it: latents of `datasets/mnist/t10k-images-idx3-ubyte#7` need no
+/// such folders.
+fn common_folder(folder: &Path) -> io::Result<PathBuf> {
+    let mut common = folder.to_owned();
+    loop {
+        let mut entries = fs::read_dir(&common)?;
+        match (entries.next().transpose()?, entries.next()) {
+            (Some(only), None) if only.file_type()?.is_dir() => common = only.path(),
+            _ => return Ok(common),
+        }
+    }
 }
 
 /// Writes the image of a row below `folder` under an unused name, and returns it: the requested one if the file system accepts it,
@@ -327,6 +343,18 @@ mod tests {
         ] {
             assert_eq!(safe_name(file), wanted.map(PathBuf::from), "{file}");
         }
+    }
+
+    #[test]
+    fn folders_that_all_names_have_in_common_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a/b/c/1.png", "a/b/2.png"] {
+            write_new(folder.path(), Some(name), 0, b"").unwrap();
+        }
+        let common = common_folder(folder.path()).unwrap();
+        assert_eq!(common, folder.path().join("a/b"));
+        write_new(folder.path(), Some("3.png"), 0, b"").unwrap();
+        assert_eq!(common_folder(folder.path()).unwrap(), folder.path());
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tracing::warn;
-use vae_data::config::IdxConfig;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
@@ -16,7 +15,7 @@ use vae_eval::{
     measure_latents, measure_likelihood, measure_pictures, measure_sound, render, write_page,
 };
 use vae_model::Sampler;
-use vae_run::{RunConfig, Session};
+use vae_run::Session;
 
 use super::sampler::{self, Choice};
 use super::{RunArgs, table};
@@ -77,7 +76,7 @@ pub(crate) struct Args {
     sampler: Choice,
 
     /// The split: test, or validation to choose between recipes without using the test images
-    #[arg(long, value_enum, default_value_t = SplitChoice::Test, conflicts_with = "data")]
+    #[arg(long, value_enum, default_value_t = SplitChoice::Test)]
     split: SplitChoice,
 
     /// Only the first N held-out images
@@ -87,10 +86,6 @@ pub(crate) struct Args {
     /// The pixels of the held-out images [default: as in the run]
     #[arg(long, value_enum)]
     binarization: Option<BinarizationChoice>,
-
-    /// Held-out images of another folder of idx files instead of the run's
-    #[arg(long, value_name = "FOLDER")]
-    data: Option<PathBuf>,
 
     /// The same seed gives the same results
     #[arg(long, default_value_t = 0)]
@@ -174,7 +169,7 @@ impl Material {
         let run = args.run.open()?;
         let sampler = sampler::open(&run, args.sampler).context("--sampler")?;
         let config = run.run_dir()?.config()?;
-        let (source, train, test) = held_out(&config, args)?;
+        let (source, train, test) = held_out(&run, args)?;
         let (train, test) = (run.conditioned(train), run.conditioned(test));
         let n_images = args
             .limit
@@ -196,42 +191,27 @@ impl Material {
     }
 }
 
-/// The data set table of the held-out images, the run's training images, and the held-out images.
-fn held_out(config: &RunConfig, args: &Args) -> Result<(DatasetConfig, Dataset, Dataset)> {
-    let own = config.dataset.load()?;
-    let mut source = config.dataset.clone();
+/// The data set table, the training images, and the held-out images.
+fn held_out(run: &Session, args: &Args) -> Result<(DatasetConfig, Dataset, Dataset)> {
+    let mut source = run.dataset()?;
+    if args.run.data.is_other() {
+        source.test_limit = None;
+    }
+    let own = source.load()?;
+    let (found, wanted) = (own.train.shape(), run.vae().item().map());
+    if found != wanted {
+        bail!("the data set has items of {found}, the model's are {wanted}");
+    }
     if let Some(choice) = args.binarization {
         source.binarization = choice.binarization();
     }
-    let test = match &args.data {
-        None => match args.split {
-            SplitChoice::Test => own.test,
-            SplitChoice::Validation => own.validation.context(
-                "--split validation: this run has no validation images (dataset.validation)",
-            )?,
-        }
-        .with_binarization(source.binarization),
-        Some(folder) => {
-            if source.idx.is_none() {
-                bail!(
-                    "--data: takes a folder of idx files, but this run's images are not idx files"
-                );
-            }
-            source.idx = Some(IdxConfig {
-                folder: folder.clone(),
-            });
-            source.test_limit = None;
-            let test = source.load()?.test;
-            let (found, wanted) = (test.shape(), own.train.shape());
-            if found != wanted {
-                bail!(
-                    "{}: found images of {found}, the model's are {wanted}",
-                    folder.display()
-                );
-            }
-            test
-        }
+    let test = match args.split {
+        SplitChoice::Test => own.test,
+        SplitChoice::Validation => own.validation.context(
+            "--split validation: this run has no validation images (dataset.validation)",
+        )?,
     };
+    let test = test.with_binarization(source.binarization);
     Ok((source, own.train, test))
 }
 
@@ -372,7 +352,7 @@ fn measure(
             measure_latents(vae, test, train, &options, args.seed, &mut progress)?
         }
         Topic::Disentanglement => {
-            let Some(grid) = material.run.run_dir()?.config()?.dataset.factor_grid()? else {
+            let Some(grid) = material.run.dataset()?.factor_grid()? else {
                 return Ok(None);
             };
             // Factors are drawn from the whole grid, regardless of the split of an image.

@@ -46,7 +46,7 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str, table: &str) -> Result<Ve
     }
     let class = name
         .strip_prefix("class=")
-        .and_then(|class| class.parse::<i64>().ok());
+        .and_then(|class| dataset.class(class));
     if let (Some(class), Some(labels)) = (class, dataset.labels()) {
         let labels = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
         return Ok(labels
@@ -78,7 +78,8 @@ pub(super) fn names(dataset: &Dataset) -> Result<Vec<String>> {
         let mut classes = Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?;
         classes.sort_unstable();
         classes.dedup();
-        names.extend(classes.into_iter().map(|class| format!("class={class}")));
+        let known = classes.into_iter().filter(|&class| class >= 0);
+        names.extend(known.map(|class| format!("class={}", dataset.class_name(class))));
     }
     Ok(names)
 }

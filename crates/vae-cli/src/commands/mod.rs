@@ -55,6 +55,7 @@ use vae_view::picture;
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
 use crate::output::{self, out};
+use crate::run_config;
 
 /// The arguments of every command on a run.
 #[derive(Debug, clap::Args)]
@@ -74,6 +75,39 @@ pub(crate) struct RunArgs {
     /// For a model with a condition: the condition, such as 7 or Smiling=1,Male=0 [default: what is known of each image]
     #[arg(long, value_name = "CONDITION", global = true)]
     condition: Option<String>,
+
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+/// Another place or reading of a run's data set.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DataArgs {
+    /// Where the run's data set is, or another one to be read in the same way [default: the path in the run's config]
+    #[arg(long, value_name = "PATH", global = true)]
+    data: Option<PathBuf>,
+
+    /// Change how the data set is read, as in `--set dataset.test_limit=100` (any number of times)
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    settings: Vec<String>,
+}
+
+impl DataArgs {
+    /// Whether another data set than the run's was named.
+    pub(crate) fn is_other(&self) -> bool {
+        self.data.is_some()
+    }
+
+    /// Changes a session's data set as asked.
+    pub(crate) fn change(&self, session: &mut Session) -> Result<()> {
+        let dataset = match &self.data {
+            Some(path) => session.dataset_at(path).context("--data")?,
+            None if self.settings.is_empty() => return Ok(()),
+            None => session.dataset().context("--set")?,
+        };
+        session.set_dataset(run_config::with_settings(dataset, &self.settings)?);
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,6 +147,7 @@ impl RunArgs {
         };
         let condition = self.condition.as_deref();
         session.set_condition(condition).context("--condition")?;
+        self.data.change(&mut session)?;
         Ok(session)
     }
 }
@@ -121,7 +156,7 @@ impl RunArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct InputArgs {
     /// Images: files (JPEG, PNG, WebP, BMP), folders or zips of them, idx files (FILE#7 or FILE#100..200 for some of its images) or
-    /// folders of those [default: the run's test images]
+    /// folders of those; test:7, validation:7, train:7 or test:100..200 for items of the run [default: its test images]
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 

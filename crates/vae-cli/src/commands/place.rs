@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_data::{Dataset, Split};
+use vae_data::{Dataset, Split, Splits};
 use vae_run::Session;
 use vae_view::latent::{self, Codes};
 use vae_view::picture;
@@ -19,11 +19,18 @@ pub(crate) enum Place {
     Latent(Vec<f64>),
     /// `prior:7`: a draw from the prior with this seed.
     Prior(u64),
-    /// `test:3`: the latent of a test image, by its position from 0 on.
-    HeldOut(usize),
+    /// `test:3`, `validation:3` or `train:3`: the latent of an item of the run, by its position from 0 on.
+    Item(Split, usize),
     /// The latent of an image in a file.
     Image(PathBuf),
 }
+
+/// The splits by their names on the command line.
+const SPLITS: [(Split, &str); 3] = [
+    (Split::Train, "train"),
+    (Split::Validation, "validation"),
+    (Split::Test, "test"),
+];
 
 /// Latents, each with its condition.
 pub(crate) struct Places {
@@ -53,11 +60,17 @@ impl FromStr for Place {
                 format!("found `{text}`, expected a seed as in prior:7")
             })?));
         }
-        if let Some(position) = text.strip_prefix("test:") {
+        for (split, name) in SPLITS {
+            let Some(position) = text.strip_prefix(name).and_then(|t| t.strip_prefix(':')) else {
+                continue;
+            };
             let position = position.parse();
-            return Ok(Self::HeldOut(position.map_err(|_| {
-                format!("found `{text}`, expected a position from 0 on as in test:3")
-            })?));
+            return Ok(Self::Item(
+                split,
+                position.map_err(|_| {
+                    format!("found `{text}`, expected a position from 0 on as in {name}:3")
+                })?,
+            ));
         }
         Ok(Self::Image(text.into()))
     }
@@ -65,10 +78,10 @@ impl FromStr for Place {
 
 /// The latents of places.
 pub(crate) fn latents(session: &Session, places: &[Place]) -> Result<Places> {
-    let mut test = None;
+    let mut splits = None;
     let places = places
         .iter()
-        .map(|place| latent_of(session, place, &mut test))
+        .map(|place| latent_of(session, place, &mut splits))
         .collect::<Result<Vec<_>>>()?;
     let latents: Vec<&Tensor> = places.iter().map(|place| &place.latents).collect();
     let conditions: Option<Vec<&Tensor>> = places
@@ -81,8 +94,8 @@ pub(crate) fn latents(session: &Session, places: &[Place]) -> Result<Places> {
     })
 }
 
-/// The latent of one place. `test` is loaded when it is first needed.
-fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Result<Places> {
+/// The latent of one place. `splits` are loaded when they are first needed.
+fn latent_of(session: &Session, place: &Place, splits: &mut Option<Splits>) -> Result<Places> {
     let latent_dims = session.vae().config().n_latents();
     match place {
         Place::Latent(numbers) => {
@@ -111,18 +124,29 @@ fn latent_of(session: &Session, place: &Place, test: &mut Option<Dataset>) -> Re
                 condition,
             })
         }
-        Place::HeldOut(position) => {
-            let test = match test {
-                Some(test) => test,
-                none => none.insert(session.splits()?.test),
+        Place::Item(split, position) => {
+            let splits = match splits {
+                Some(splits) => splits,
+                none => none.insert(session.splits()?),
             };
-            let n = test.len();
+            let (items, name) = match split {
+                Split::Train => (&splits.train, "train"),
+                Split::Test => (&splits.test, "test"),
+                Split::Validation => {
+                    let held_out = splits.validation.as_ref();
+                    (
+                        held_out.context("this run has no validation items")?,
+                        "validation",
+                    )
+                }
+            };
+            let n = items.len();
             ensure!(
                 *position < n,
-                "test:{position}: there are {n} test images, the last one is test:{}",
+                "{name}:{position}: there are {n} {name} images, the last one is {name}:{}",
                 n - 1
             );
-            let batch = test.batch(&[*position])?;
+            let batch = items.batch(&[*position])?;
             centers(session, batch.items, batch.condition)
         }
         Place::Image(path) => {
@@ -220,7 +244,8 @@ mod tests {
             Ok(Place::Latent(vec![0.1, -2.0, 0.3]))
         );
         assert_eq!(place("prior:7"), Ok(Place::Prior(7)));
-        assert_eq!(place("test:0"), Ok(Place::HeldOut(0)));
+        assert_eq!(place("test:0"), Ok(Place::Item(Split::Test, 0)));
+        assert_eq!(place("train:12"), Ok(Place::Item(Split::Train, 12)));
         assert_eq!(place("a b.jpg"), Ok(Place::Image("a b.jpg".into())));
         for wrong in ["z:", "z:1,x", "z:nan", "prior:x", "test:-1"] {
             assert!(place(wrong).is_err(), "{wrong}");

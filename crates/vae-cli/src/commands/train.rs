@@ -31,6 +31,7 @@ use crate::{Done, run_config, signals};
 #[command(after_help = "Examples:
   vae train configs/mnist.toml
   vae train configs/mnist.toml --limit 2000 --epochs 2      a quick look
+  vae train configs/folder.toml --data ~/photos             photos of your own
   vae train configs/mnist.toml --set model.latent_dims=10 --out runs/ten
   vae train --resume runs/ten
   vae train --resume runs/ten --epochs 20                   more epochs than planned")]
@@ -47,6 +48,10 @@ pub(crate) struct Args {
     /// Change a value, as in `--set model.latent_dims=10` (any number of times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+
+    /// The data set's folder or file, instead of the config's: `--data ~/photos`
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
 
     /// Passes over the training images, instead of the config's
     #[arg(long, value_name = "N")]
@@ -240,6 +245,9 @@ fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: De
 /// The config of the command: the file, then `--set`, then the other options.
 fn resolve(args: &Args, file: &Path) -> Result<RunConfig> {
     let mut config = run_config::load(file, &args.settings)?;
+    if let Some(path) = &args.data {
+        config.dataset = config.dataset.at(path.clone());
+    }
     if let Some(epochs) = args.epochs {
         config.training.epochs = epochs;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde_json::json;
 use tch::no_grad;
+use vae_data::Split;
 use vae_view::picture::{self, Pixels};
 use vae_view::sound::{Sound, sounds};
 use vae_view::tiles;
@@ -86,7 +87,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
     place::check_dims(&run, &dims, latent_dims)?;
     let first = match run.vae().has_encoder() {
-        true => Place::HeldOut(0),
+        true => Place::Item(Split::Test, 0),
         false => Place::Prior(0),
     };
     let origin = place::latents(&run, &[args.origin.unwrap_or(first)])?;

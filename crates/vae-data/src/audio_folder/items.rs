@@ -1,6 +1,5 @@
 //! Clips as items of a data set, and their classes.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
@@ -9,6 +8,7 @@ use vae_sound::LogMel;
 
 use crate::DataError;
 use crate::arrays::{standardization, statistics};
+use crate::classes::Classes;
 use crate::image_folder::table::Table;
 use crate::pipeline::Pipeline;
 
@@ -96,37 +96,6 @@ impl Clips {
     }
 }
 
-/// The class of each recording.
-#[derive(Debug)]
-pub(super) struct Classes {
-    labels: Vec<i64>,
-    /// The names of the classes, where they have some.
-    pub(super) names: Option<Vec<String>>,
-}
-
-impl Classes {
-    /// The classes of the recordings at `ids`, i64 `[n]`.
-    pub(super) fn select(&self, ids: &[usize]) -> Tensor {
-        Tensor::from_slice(&ids.iter().map(|&i| self.labels[i]).collect::<Vec<_>>())
-    }
-}
-
-/// The folder that each recording is in, the first one of its path; `None` if one is in no folder, or all are in the
-/// same.
-pub(super) fn classes_of_folders(names: &[String]) -> Option<Classes> {
-    let folders: Vec<&str> = names
-        .iter()
-        .map(|name| Some(name.split_once('/')?.0))
-        .collect::<Option<_>>()?;
-    let known: BTreeSet<&str> = folders.iter().copied().collect();
-    let known: Vec<&str> = known.into_iter().collect();
-    let class = |folder: &&str| known.binary_search(folder).map_or(-1, |class| class as i64);
-    (known.len() > 1).then(|| Classes {
-        labels: folders.iter().map(class).collect(),
-        names: Some(known.iter().map(|&name| name.to_owned()).collect()),
-    })
-}
-
 /// The column of a table as classes; −1 where it is unknown.
 pub(super) fn classes_of_table(
     column: &str,
@@ -165,25 +134,4 @@ pub(super) fn classes_of_table(
         labels,
         names: None,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_are_classes_in_their_order() {
-        let names = |names: &[&str]| {
-            names
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect::<Vec<_>>()
-        };
-        let classes =
-            classes_of_folders(&names(&["snare/a.wav", "kick/b.wav", "kick/x/c.wav"])).unwrap();
-        assert_eq!(classes.labels, [1, 0, 0]);
-        assert_eq!(classes.names.unwrap(), ["kick", "snare"]);
-        assert!(classes_of_folders(&names(&["kick/a.wav", "b.wav"])).is_none());
-        assert!(classes_of_folders(&names(&["kick/a.wav", "kick/b.wav"])).is_none());
-    }
 }

@@ -16,6 +16,7 @@ use tracing::warn;
 use vae_base::{ItemKind, ItemSpec, Spectrogram, one_line};
 use vae_sound::{Alignment, ClipSpec, LogMel};
 
+use crate::classes::Classes;
 use crate::image_folder::entry::Media;
 use crate::image_folder::files::Files;
 use crate::image_folder::pack::{self, NotWritten, Pack};
@@ -625,7 +626,7 @@ impl AudioFolder {
         let attributes = table.as_ref().map(|table| table.attributes(names));
         let labels = match &config.label {
             Some(column) => Some(items::classes_of_table(column, table.as_ref(), names)?),
-            None => items::classes_of_folders(names),
+            None => Classes::of_folders(names),
         };
         let parts = Parts::of(names, partition.as_ref(), &config.split, sizes.validation)?;
         let report = LoadReport {

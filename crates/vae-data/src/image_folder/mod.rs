@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use vae_base::one_line;
 
+use crate::classes::Classes;
 use crate::dataset::Enlarged;
 use crate::limits::Sizes;
 use crate::stored::{ImageStore, StoredImages};
@@ -56,6 +57,9 @@ pub use transform::{CropRect, ImageSize, MAX_ENLARGEMENT, MAX_SIDE};
 /// that begin with a dot, system folders such as recycle bins, and the folders of runs are skipped. A file is ignored
 /// if neither its extension nor its first bytes are those of an image; other files that are not images count as bad.
 /// Images in unsupported formats, such as HEIC, are counted separately.
+///
+/// Folders are classes: `cats/1.jpg` and `dogs/2.jpg` are of the classes `cats` and `dogs`, also below a folder that
+/// all have in common, or below `train` and `test`. Images that lie beside such folders leave all without a class.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -541,6 +545,12 @@ impl ImageFolder {
             sizes.validation,
         )?;
         let n_unlisted = parts.n_unlisted;
+        let classes = Classes::of_folders(stored.names());
+        // By the hashes of their names: ordered by name, the first images would be of one class.
+        let parts = match classes {
+            Some(_) => parts.ordered(|i| config.split.u(&stored.names()[i])),
+            None => parts,
+        };
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
             unread_files: self.source.files.unread().clone(),
@@ -560,7 +570,12 @@ impl ImageFolder {
                 ids,
                 random_flips,
             };
-            Dataset::stored(images, attributes)
+            let labels = classes.as_ref().map(|classes| classes.select(&images.ids));
+            let dataset = Dataset::stored(images, attributes).with_labels(labels);
+            match classes.as_ref().and_then(|classes| classes.names.clone()) {
+                Some(names) => dataset.with_class_names(names),
+                None => dataset,
+            }
         };
         Ok(Splits {
             train: dataset(train, config.random_flip),

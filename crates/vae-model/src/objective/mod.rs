@@ -19,6 +19,8 @@ mod perceptual;
 mod pixel_mean;
 mod player;
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -289,6 +291,18 @@ impl Objective {
     #[must_use]
     pub fn needs_gradients(&self) -> bool {
         matches!(self.decoder_penalty, DecoderPenalty::GradientPenalty(_))
+    }
+
+    /// The paths of the files that the objective reads.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let features = self.perceptual.as_mut().map(|term| &mut term.features);
+        features
+            .and_then(|features| match features {
+                FeaturesConfig::Discriminator(_) => None,
+                FeaturesConfig::TorchScript(config) => Some(&mut config.file),
+                FeaturesConfig::Classifier(config) => Some(&mut config.file),
+            })
+            .into_iter()
     }
 
     /// The declarations of its named terms, for any model.

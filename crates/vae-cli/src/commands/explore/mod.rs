@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tracing::warn;
 
-use super::Which;
+use super::{DataArgs, Which};
 use crate::device::DeviceChoice;
 use crate::output::{out, say};
 use crate::{Done, signals};
-use model::Model;
+use model::{Model, Opening};
 use server::App;
 
 /// Move through the latent space of runs, on a page in the browser
@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+
+    #[command(flatten)]
+    data: DataArgs,
 
     /// How many held-out items are on the map
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(2..=20_000))]
@@ -67,8 +70,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         vae_run::RunDir::open(path)?;
     }
     let open = |path: &PathBuf| {
-        let checkpoint = args.checkpoint.map(Into::into);
-        Model::open(path, checkpoint, device, args.limit as usize)
+        let opening = Opening {
+            path: path.clone(),
+            checkpoint: args.checkpoint.map(Into::into),
+            device,
+            data: args.data.clone(),
+            limit: args.limit as usize,
+        };
+        Model::open(opening)
     };
     let models = args.runs.iter().map(open).collect::<Result<Vec<_>>>()?;
     if !args.host.is_loopback() {

@@ -15,6 +15,7 @@ use vae_view::latent::{self, DirectionStore, Pca};
 use vae_view::picture::{self, Pixels};
 use vae_view::{as_decoded, tiles};
 
+use super::DataArgs;
 use crate::output::whole;
 
 /// Requests that may wait for one model. More are refused: a page asks for the newest position only.
@@ -37,6 +38,16 @@ pub(super) struct Model {
     jobs: SyncSender<Job>,
 }
 
+/// What a model is opened with.
+pub(super) struct Opening {
+    pub(super) path: PathBuf,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) device: Device,
+    pub(super) data: DataArgs,
+    /// How many held-out items are on the map.
+    pub(super) limit: usize,
+}
+
 /// Why a request has no answer.
 pub(super) enum Refusal {
     /// Too many requests are waiting.
@@ -54,29 +65,20 @@ pub(super) struct Opened {
 }
 
 impl Model {
-    /// Opens a run in a new thread, where the first `limit` held-out items are encoded.
-    pub(super) fn open(
-        path: &Path,
-        checkpoint: Option<Checkpoint>,
-        device: Device,
-        limit: usize,
-    ) -> Result<Self> {
+    /// Opens a run in a new thread, where the held-out items are encoded.
+    pub(super) fn open(opening: Opening) -> Result<Self> {
         let (jobs, queue) = mpsc::sync_channel::<Job>(MOST_WAITING);
-        let run = path.to_owned();
+        let path = opening.path.clone();
         thread::Builder::new()
             .name("model".to_owned())
             .spawn(move || {
-                let opened = Opened::open(&run, checkpoint, device, limit);
-                let opened = opened.map_err(|error| whole(&error));
+                let opened = Opened::open(&opening).map_err(|error| whole(&error));
                 for job in queue {
                     job(&opened);
                 }
             })
             .context("a thread for the model")?;
-        Ok(Self {
-            path: path.to_owned(),
-            jobs,
-        })
+        Ok(Self { path, jobs })
     }
 
     /// The answer of the model's thread.
@@ -105,19 +107,16 @@ impl Model {
 }
 
 impl Opened {
-    fn open(
-        path: &Path,
-        checkpoint: Option<Checkpoint>,
-        device: Device,
-        limit: usize,
-    ) -> Result<Self> {
-        let session = match checkpoint {
+    fn open(opening: &Opening) -> Result<Self> {
+        let (path, device) = (&opening.path, opening.device);
+        let mut session = match opening.checkpoint {
             None => Session::open(path, device)?,
             Some(which) => Session::open_checkpoint(path, which, device)?,
         };
+        opening.data.change(&mut session)?;
         let vae = session.vae();
         let (items, centers) = if vae.has_encoder() {
-            let items = session.splits()?.test.truncated(limit);
+            let items = session.splits()?.test.truncated(opening.limit);
             let codes = latent::encode(vae, &items, 0, |_| ())?;
             (Some(items), codes.centers)
         } else {
