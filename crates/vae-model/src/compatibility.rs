@@ -106,8 +106,10 @@ impl ModelView<'_> {
             }
         }
         let image = item.map();
-        if let Some(NetworkConfig::TopDown(hierarchy)) = self.network {
-            hierarchy.check_image(image)?;
+        match self.network {
+            Some(NetworkConfig::TopDown(hierarchy)) => hierarchy.check_image(image)?,
+            Some(NetworkConfig::AutoencoderKl(network)) => network.check_image(image)?,
+            _ => {}
         }
         let (Some([_, height, width]), Some(network)) = (self.config.latent_shape, self.network)
         else {

@@ -63,6 +63,7 @@ pub(crate) enum Op {
         weight: Tensor,
         bias: Tensor,
         n_groups: i64,
+        epsilon: f64,
     },
     Activation(Activation),
     Flatten,
@@ -70,6 +71,10 @@ pub(crate) enum Op {
     Maps([i64; 3]),
     /// Nearest neighbors, to `[H, W]`.
     Upsample([i64; 2]),
+    /// A row of zeros below and a column right of maps.
+    PadEnd,
+    /// softmax(QᵀK/√C)·V of maps `[C, H, W]`, between all their places.
+    Attention,
     /// A range of the first dimension after the batch.
     Narrow {
         start: i64,
@@ -94,7 +99,7 @@ pub(crate) enum Activation {
     Silu,
 }
 
-/// ε of all norm layers.
+/// ε of norm layers, unless they have their own.
 pub(crate) const EPSILON: f64 = 1e-5;
 
 impl Graph {
@@ -188,6 +193,8 @@ impl Op {
             Self::Flatten => vec![input.iter().product()],
             Self::Maps(shape) => shape.to_vec(),
             Self::Upsample([height, width]) => vec![input[0], *height, *width],
+            Self::PadEnd => vec![input[0], input[1] + 1, input[2] + 1],
+            Self::Attention => inputs[2].shape.clone(),
             Self::Narrow { length, .. } => {
                 let mut shape = input.clone();
                 shape[0] = *length;
@@ -215,6 +222,8 @@ impl Op {
             Self::Linear { weight, .. } => weight.numel() as i64,
             Self::Conv { weight, .. } => weight.numel() as i64 * n_pixels(output),
             Self::ConvTranspose { weight, .. } => weight.numel() as i64 * n_pixels(input),
+            // Scores, and sums of the values.
+            Self::Attention => 2 * n_pixels(input).pow(2) * input.shape[0],
             _ => 0,
         }
     }
@@ -242,6 +251,8 @@ impl Op {
             Self::Flatten => "flatten".to_owned(),
             Self::Maps(_) => "maps".to_owned(),
             Self::Upsample(_) => "nearest neighbors".to_owned(),
+            Self::PadEnd => "zeros below and right".to_owned(),
+            Self::Attention => "attention".to_owned(),
             Self::Narrow { .. } => "part".to_owned(),
             Self::Concat => "concatenation".to_owned(),
             Self::Elementwise(name) => name.to_lowercase(),

@@ -97,9 +97,9 @@ pub use likelihood::{
 };
 pub use mode::Mode;
 pub use network::{
-    Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig, DcganConfig,
-    DecoderSteps, DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement, MlpConfig,
-    MlpDiscriminatorConfig, Network, NetworkConfig, RecurrentConfig, ResidualConfig,
+    AutoencoderKlConfig, Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig,
+    DcganConfig, DecoderSteps, DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement,
+    MlpConfig, MlpDiscriminatorConfig, Network, NetworkConfig, RecurrentConfig, ResidualConfig,
     ResidualDiscriminatorConfig, SequentialDecoder, TopDownConfig, TransformerConfig,
     is_layer_weight,
 };

@@ -155,6 +155,39 @@ impl Writer {
         Ok(inputs)
     }
 
+    /// Attention between the places of maps `[B, C, H, W]`.
+    fn attention(&mut self, node: &Node, output: &str) -> Result<(), ModelError> {
+        let within = |name: &str| format!("{output}.{name}");
+        let shape = &node.output.shape;
+        let flat = self.integers(within("flat"), &[0, shape[0], -1]);
+        for (value, name) in node.inputs.iter().zip(["query", "key", "value"]) {
+            let input = self.name(value);
+            self.push("Reshape", &[input, flat.clone()], within(name), vec![]); // [B, C, H·W]
+        }
+        let across = || vec![ints("perm", &[0, 2, 1])];
+        self.push("Transpose", &[within("query")], within("queries"), across());
+        let pair = [within("queries"), within("key")];
+        self.push("MatMul", &pair, within("products"), vec![]); // [B, H·W, H·W]
+        let scale = Tensor::from((shape[0] as f32).sqrt().recip());
+        let scale = self.tensor(within("scale"), &scale)?;
+        let pair = [within("products"), scale];
+        self.push("Mul", &pair, within("scores"), vec![]);
+        let last = vec![int("axis", -1)];
+        self.push("Softmax", &[within("scores")], within("shares"), last);
+        self.push("Transpose", &[within("value")], within("values"), across());
+        let pair = [within("shares"), within("values")];
+        self.push("MatMul", &pair, within("sums"), vec![]); // [B, H·W, C]
+        self.push("Transpose", &[within("sums")], within("attended"), across());
+        let shape = self.integers(within("shape"), &[&[0], &shape[..]].concat());
+        self.push(
+            "Reshape",
+            &[within("attended"), shape],
+            output.to_owned(),
+            vec![],
+        );
+        Ok(())
+    }
+
     fn node(&mut self, node: &Node) -> Result<(), ModelError> {
         let input = self.name(&node.inputs[0]);
         let output = self.name(&node.output);
@@ -205,6 +238,7 @@ impl Writer {
                 weight,
                 bias,
                 n_groups,
+                epsilon,
             } => {
                 // ONNX's own group norm was added late and with an error. Instead: an instance norm of each group, then
                 // the scale and offset of each channel.
@@ -213,7 +247,7 @@ impl Writer {
                 let options = (tch::Kind::Float, tch::Device::Cpu);
                 let one = self.tensor(within("one"), &Tensor::ones([*n_groups], options))?;
                 let zero = self.tensor(within("zero"), &Tensor::zeros([*n_groups], options))?;
-                let epsilon = vec![float("epsilon", EPSILON)];
+                let epsilon = vec![float("epsilon", *epsilon)];
                 let inputs = [within("groups"), one, zero];
                 self.push("InstanceNormalization", &inputs, within("normed"), epsilon);
                 let shape = [&[0], &node.output.shape[..]].concat();
@@ -263,6 +297,12 @@ impl Writer {
                     vec![int("axis", 3)],
                 );
             }
+            Op::PadEnd => {
+                // Before each dimension, then after it.
+                let pads = self.integers(within("pads"), &[0, 0, 0, 0, 0, 0, 1, 1]);
+                self.push("Pad", &[input, pads], output, vec![]);
+            }
+            Op::Attention => self.attention(node, &output)?,
             Op::Narrow { start, length } => {
                 let starts = self.integers(within("start"), &[*start]);
                 let ends = self.integers(within("end"), &[start + length]);

@@ -33,10 +33,9 @@ impl ToPosterior {
         hidden: Option<i64>,
     ) -> Self {
         let init = shape.initialization;
-        let n_params = shape.n_posterior_params / shape.latent_dims;
-        let next = NextActivation::Output { n_params };
+        let next = shape.to_posterior();
         if let Some([latent_channels, ..]) = shape.latent_shape {
-            let n_out = n_params * latent_channels;
+            let n_out = shape.n_posterior_params / shape.latent_dims * latent_channels;
             let sizes = ConvSizes::three(channels, n_out, 1);
             if shape.is_pyramid {
                 let halved = ConvSizes::three(channels, channels, 2);

@@ -213,6 +213,14 @@ impl ConvSizes {
         }
     }
 
+    /// 3×3 without zeros around the maps: n pixels become ⌊(n − 3)/stride⌋ + 1.
+    pub(super) fn three_unpadded(n_in: i64, n_out: i64, stride: i64) -> Self {
+        Self {
+            padding: [0, 0],
+            ..Self::three(n_in, n_out, stride)
+        }
+    }
+
     /// 4×4 with a stride of 2, for maps of `size` (H, W): each pixel is under as many places of the kernel as any other,
     /// so that neither the maps of a transposed convolution nor the gradients of a convolution have the pattern of a
     /// checkerboard (Odena et al. 2016, <https://distill.pub/2016/deconv-checkerboard>).
@@ -286,6 +294,11 @@ impl<M> Layer<M> {
 }
 
 impl Layer<Conv> {
+    /// The number of its output channels.
+    pub(super) fn n_out(&self) -> i64 {
+        self.module.weight.size()[0]
+    }
+
     /// The same layer with other tensors in place of its variables.
     pub(super) fn with(&self, of: &dyn Fn(&Tensor) -> Tensor) -> Self {
         Self {
@@ -515,12 +528,23 @@ impl GraphLayer for BatchNorm {
 /// Group norm (Wu & He 2018, <https://arxiv.org/abs/1803.08494>) with ε = 1e-5. It normalizes each image separately, in
 /// the same way in training and evaluation. `group_size` divides `channels`.
 pub(super) fn group_norm(path: nn::Path, group_size: i64, channels: i64) -> Layer<GroupNorm> {
+    group_norm_of(path, channels / group_size, channels, EPSILON)
+}
+
+/// [`group_norm`] with the number of groups and ε.
+pub(super) fn group_norm_of(
+    path: nn::Path,
+    n_groups: i64,
+    channels: i64,
+    epsilon: f64,
+) -> Layer<GroupNorm> {
     Layer {
         name: name(&path),
         module: GroupNorm {
             weight: path.ones("weight", &[channels]),
             bias: path.zeros("bias", &[channels]),
-            n_groups: channels / group_size,
+            n_groups,
+            epsilon,
         },
     }
 }
@@ -530,6 +554,7 @@ pub(super) struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     n_groups: i64,
+    epsilon: f64,
 }
 
 impl nn::Module for GroupNorm {
@@ -538,7 +563,7 @@ impl nn::Module for GroupNorm {
             self.n_groups,
             Some(&self.weight),
             Some(&self.bias),
-            EPSILON,
+            self.epsilon,
             true,
         )
     }
@@ -550,6 +575,7 @@ impl ToOp for GroupNorm {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
             n_groups: self.n_groups,
+            epsilon: self.epsilon,
         }
     }
 }

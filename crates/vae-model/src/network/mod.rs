@@ -1,6 +1,7 @@
 //! Networks: the trainable maps from images to posterior parameters and from latents to likelihood parameters. They do
 //! not depend on the distributions.
 
+mod autoencoder_kl;
 mod bridge;
 mod conv;
 mod conv1d;
@@ -23,6 +24,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+pub use autoencoder_kl::AutoencoderKlConfig;
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
 pub use conv1d::Conv1dConfig;
@@ -284,6 +286,13 @@ impl NetworkShape {
         }
     }
 
+    /// What follows the encoder's last layer.
+    fn to_posterior(self) -> NextActivation {
+        NextActivation::Output {
+            n_params: self.n_posterior_params / self.latent_dims,
+        }
+    }
+
     /// What follows the decoder's last layer. Parameters of a whole pixel, which some likelihoods have besides those of
     /// each value, are ignored: the number for each value is rounded down.
     fn to_likelihood(self) -> NextActivation {
@@ -306,6 +315,8 @@ pub enum NetworkConfig {
     Dcgan(DcganConfig),
     /// Residual blocks with group norm.
     Residual(ResidualConfig),
+    /// The network of latent diffusion's autoencoders, `AutoencoderKL`.
+    AutoencoderKl(AutoencoderKlConfig),
     /// Convolutions along time, for arrays `[C, T]`.
     Conv1d(Conv1dConfig),
     /// Fully connected layers.
@@ -331,6 +342,7 @@ impl NetworkConfig {
             Self::ConvBatchNorm(config) => config.check(),
             Self::Dcgan(config) => config.check(),
             Self::Residual(config) => config.check(),
+            Self::AutoencoderKl(config) => config.check(),
             Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
             Self::TopDown(config) => config.check(),
@@ -361,6 +373,7 @@ impl NetworkConfig {
             Self::ConvBatchNorm(_) => "conv_batch_norm",
             Self::Dcgan(_) => "dcgan",
             Self::Residual(_) => "residual",
+            Self::AutoencoderKl(_) => "autoencoder_kl",
             Self::Conv1d(_) => "conv1d",
             Self::Mlp(_) => "mlp",
             Self::TopDown(_) => "top_down",
@@ -376,6 +389,7 @@ impl NetworkConfig {
             Self::ConvBatchNorm(config) => Some(config.last_map(size)),
             Self::Dcgan(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
+            Self::AutoencoderKl(config) => Some(config.last_map(size)),
             Self::Conv1d(config) => Some(config.last_map(size)),
             Self::Mlp(_) | Self::TopDown(_) | Self::Recurrent(_) | Self::Transformer(_) => None,
         }
@@ -388,6 +402,7 @@ impl NetworkConfig {
             Self::Dcgan(_) => Some("dcgan"),
             Self::Conv(_)
             | Self::Residual(_)
+            | Self::AutoencoderKl(_)
             | Self::Conv1d(_)
             | Self::Mlp(_)
             | Self::TopDown(_)
@@ -411,6 +426,7 @@ impl NetworkConfig {
             Self::ConvBatchNorm(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Dcgan(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::AutoencoderKl(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
             Self::TopDown(config) => Box::new(config.build(root, shape)),

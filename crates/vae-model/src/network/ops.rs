@@ -25,6 +25,17 @@ pub(crate) trait Ops {
     /// The same maps, with the channels innermost in memory.
     fn channels_last(&mut self, maps: Self::Value) -> Self::Value;
 
+    /// The maps with a row of zeros below and a column right of them.
+    fn pad_end(&mut self, maps: Self::Value) -> Self::Value;
+
+    /// softmax(QᵀK/√C)·V between all places of maps `[N, C, H, W]`.
+    fn attention(
+        &mut self,
+        query: Self::Value,
+        key: Self::Value,
+        value: Self::Value,
+    ) -> Self::Value;
+
     /// Nearest-neighbor interpolation to H×W pixels.
     fn upsample(&mut self, maps: Self::Value, size: [i64; 2]) -> Self::Value;
 
@@ -86,6 +97,28 @@ impl Ops for Eager {
         channels_last(&maps)
     }
 
+    fn pad_end(&mut self, maps: Tensor) -> Tensor {
+        maps.constant_pad_nd([0, 1, 0, 1])
+    }
+
+    fn attention(&mut self, query: Tensor, key: Tensor, value: Tensor) -> Tensor {
+        let [channels, height, width] = [1, 2, 3].map(|dim| value.size()[dim]);
+        // [N, 1, H·W, C]: one head.
+        let places = |maps: &Tensor| maps.flatten(2, -1).transpose(1, 2).unsqueeze(1);
+        let attended = Tensor::scaled_dot_product_attention::<Tensor>(
+            &places(&query),
+            &places(&key),
+            &places(&value),
+            None,
+            0.0,
+            false,
+            None,
+            false,
+        );
+        let attended = attended.squeeze_dim(1).transpose(1, 2); // [N, C, H·W]
+        attended.reshape([-1, channels, height, width])
+    }
+
     fn upsample(&mut self, maps: Tensor, size: [i64; 2]) -> Tensor {
         maps.upsample_nearest2d(size, None, None)
     }
@@ -140,6 +173,14 @@ impl Ops for Graph {
 
     fn channels_last(&mut self, maps: Value) -> Value {
         maps
+    }
+
+    fn pad_end(&mut self, maps: Value) -> Value {
+        self.push("", Op::PadEnd, &[&maps])
+    }
+
+    fn attention(&mut self, query: Value, key: Value, value: Value) -> Value {
+        self.push("", Op::Attention, &[&query, &key, &value])
     }
 
     fn upsample(&mut self, maps: Value, size: [i64; 2]) -> Value {
