@@ -49,6 +49,7 @@ mod code_use;
 mod compatibility;
 mod condition;
 mod config;
+mod diffusers;
 mod drawing;
 mod error;
 mod export;
@@ -84,6 +85,7 @@ mod weights;
 pub use code_use::CodeUse;
 pub use condition::{ConditionConfig, Conditioned};
 pub use config::ModelConfig;
+pub use diffusers::DiffusersFiles;
 pub use drawing::Drawing;
 pub use error::ModelError;
 pub use export::torchscript_file;
@@ -121,7 +123,7 @@ pub use posterior::{
     NoiseScale, PlanarConfig, Posterior, PosteriorConfig, PosteriorFamily, TopDownDraws,
     VectorQuantizedConfig,
 };
-pub use preprocessing::{ChannelOrder, Crop, Framing, Preprocessing, Resize};
+pub use preprocessing::{ChannelOrder, Crop, Framing, LatentScaling, Preprocessing, Resize};
 pub use prior::{
     GaussianMixtureConfig, Prior, PriorConfig, PriorContext, RealNvpConfig, VampConfig,
 };

@@ -75,6 +75,18 @@ pub struct Framing {
     pub binarized: bool,
 }
 
+/// The factor by which latent diffusion multiplies latents after it has subtracted `shift`, so that they have a variance
+/// of about 1. It is no part of encoding and decoding.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentScaling {
+    /// `scaling_factor` of diffusers' config.
+    pub factor: f64,
+    /// `shift_factor` of diffusers' config.
+    #[serde(default)]
+    pub shift: f64,
+}
+
 /// The part of an image that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

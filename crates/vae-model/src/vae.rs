@@ -19,6 +19,7 @@ use crate::parts::{
     listed,
 };
 use crate::posterior::PosteriorTraits;
+use crate::preprocessing::LatentScaling;
 use crate::prior::PriorTraits;
 use crate::sums;
 use crate::units::Units;
@@ -56,6 +57,7 @@ pub struct Vae {
     framing: Option<Framing>,
     /// Whether NaN and infinite weights were imported on purpose.
     allow_non_finite: bool,
+    latent_scaling: Option<LatentScaling>,
     variables: nn::VarStore,
     network: NetworkPart,
     posterior: PosteriorPart,
@@ -262,6 +264,7 @@ impl VaeBuilder {
         weights::assign(&path, &tensors, &vae.variables)?;
         vae.framing = header.framing;
         vae.allow_non_finite = header.allow_non_finite;
+        vae.latent_scaling = header.latent_scaling;
         Ok(vae)
     }
 }
@@ -313,6 +316,7 @@ impl Vae {
             data,
             framing: None,
             allow_non_finite: false,
+            latent_scaling: None,
             variables,
             network,
             posterior,
@@ -394,6 +398,7 @@ impl Vae {
             framing: self.framing.clone(),
             own_parts: self.own.names(),
             allow_non_finite: self.allow_non_finite,
+            latent_scaling: self.latent_scaling,
         };
         weights::save(path.as_ref(), &header, &self.named_variables())
     }
@@ -409,6 +414,26 @@ impl Vae {
             item: (!self.data.item.is_image()).then(|| self.data.item.clone()),
             condition: self.data.condition.clone(),
         }
+    }
+
+    /// What latent diffusion multiplies the latents by, if the model is from a file that says it.
+    #[must_use]
+    pub fn latent_scaling(&self) -> Option<LatentScaling> {
+        self.latent_scaling
+    }
+
+    /// Sets what latent diffusion multiplies the latents by; saved with the weights.
+    pub fn set_latent_scaling(&mut self, scaling: Option<LatentScaling>) {
+        self.latent_scaling = scaling;
+    }
+
+    /// Takes the values of all variables from tensors of their names and shapes.
+    pub(crate) fn assign(
+        &mut self,
+        path: &Path,
+        tensors: &BTreeMap<String, Tensor>,
+    ) -> Result<(), ModelError> {
+        weights::assign(path, tensors, &self.variables)
     }
 
     /// Sets how the training images are cropped and resized.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::{ConditionSpec, ItemSpec};
 
+use crate::preprocessing::LatentScaling;
 use crate::tensor_file::OpenTensorFile;
 use crate::{Framing, ImageShape, ModelConfig, ModelError, nn, write_whole};
 
@@ -39,6 +40,9 @@ pub(crate) struct Header {
     /// Whether NaN and infinite weights were imported on purpose. In other files they are an error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) allow_non_finite: bool,
+    /// What latent diffusion multiplies the latents by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) latent_scaling: Option<LatentScaling>,
 }
 
 impl Header {

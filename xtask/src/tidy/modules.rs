@@ -119,6 +119,7 @@ pub(super) const ORDERS: &[Order] = &[
             "compatibility",
             "drawing",
             "vae",
+            "diffusers",
             "sampler",
             "code_use",
             "invert",

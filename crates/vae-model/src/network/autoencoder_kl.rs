@@ -105,7 +105,7 @@ impl AutoencoderKlConfig {
     }
 
     /// The size of the encoder's last maps.
-    pub(super) fn last_map(&self, size: [i64; 2]) -> [i64; 2] {
+    pub(crate) fn last_map(&self, size: [i64; 2]) -> [i64; 2] {
         size.map(|pixels| pixels / self.factor())
     }
 
