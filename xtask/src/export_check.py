@@ -2,7 +2,7 @@
 
 Called by `cargo xtask export-check` with a folder that holds, for each model, encoder and decoder as
 TorchScript and ONNX, and references.safetensors: inputs of another batch size than the traced one,
-and outputs.
+and outputs. A folder `diffusers` is read by diffusers' AutoencoderKL, and its computation compared.
 """
 
 import json
@@ -40,11 +40,36 @@ def torchscript(path, inputs, _):
     return list(outputs) if path.stem == "encoder" else [outputs]
 
 
+def diffusers(folder, tensors):
+    """The largest difference between diffusers' outputs and ours, in units of our largest output."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from diffusers import AutoencoderKL
+
+    model, report = AutoencoderKL.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), f"{folder}: {report}"
+    with torch.no_grad():
+        images = torch.from_numpy(tensors["encoder.input"]) * 2 - 1
+        posterior = model.eval().encode(images).latent_dist
+        found = [posterior.mean.flatten(1), posterior.logvar.flatten(1)]
+        latents = torch.from_numpy(tensors["decoder.input"])
+        [channels, rows, columns] = posterior.mean.shape[1:]
+        decoded = model.decode(latents.view(-1, channels, rows, columns)).sample
+        found.append(((decoded + 1) / 2).clamp(0, 1))
+    wanted = [tensors[f"encoder.output.{i}"] for i in range(2)] + [tensors["decoder.output.0"]]
+    errors = [np.abs(a.numpy() - b).max() / max(1, np.abs(b).max()) for a, b in zip(found, wanted)]
+    assert max(errors) <= TOLERANCE, f"{folder}: differs by {errors}"
+    return max(map(float, errors))
+
+
 def main(folder):
     runtimes = {"onnx": onnx} if torch is None else {"onnx": onnx, "pt": torchscript}
     n_checked, largest = dict.fromkeys(runtimes, 0), dict.fromkeys(runtimes, 0.0)
+    of_diffusers = []
     for references in sorted(Path(folder).glob("*/references.safetensors")):
         tensors = load_file(references)
+        written = references.parent / "diffusers"
+        if torch and written.exists():
+            of_diffusers.append(diffusers(written, tensors))
         for part in ["encoder", "decoder"]:
             outputs = [tensors[name] for name in sorted(tensors) if name.startswith(f"{part}.output")]
             for ending, run in runtimes.items():
@@ -62,6 +87,9 @@ def main(folder):
     assert all(n_checked.values()), n_checked
     for ending, n in n_checked.items():
         print(f"{ending}: {n} files are right, the largest difference is {largest[ending]:.1e}")
+    if torch:
+        n, error = len(of_diffusers), max(of_diffusers)
+        print(f"diffusers: {n} folders are right, the largest difference is {error:.1e}")
 
 
 main(sys.argv[1])

@@ -16,6 +16,9 @@ const SCRIPT: &str = include_str!("export_check.py");
 /// The packages that run ONNX.
 const PACKAGES: [&str; 3] = ["numpy==2.4.6", "safetensors==0.8.0", "onnxruntime==1.32.0"];
 
+/// The reader of latent diffusion's autoencoders.
+const DIFFUSERS: [&str; 1] = ["diffusers==0.42.1"];
+
 /// The torch of our libtorch, and of its own requirements those that its import needs.
 const TORCH: [&str; 1] = ["torch==2.11.0"];
 const OF_TORCH: [&str; 6] = [
@@ -86,6 +89,7 @@ pub(crate) fn check(workspace: &Workspace, without_torch: bool) -> Result<()> {
             path.push(&stubs);
         }
         install(&python, "torch.version", &TORCH, &["--no-deps"])?;
+        install(&python, "diffusers", &DIFFUSERS, &[])?;
     }
     let script = folder.join("export_check.py");
     fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;

@@ -126,9 +126,9 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Export a model of each kind and compare it in Python's torch and onnxruntime.
+    /// Export a model of each kind and compare it in Python's torch, onnxruntime and diffusers.
     ///
-    /// Both come from PyPI into target/export-check, once: 50 and 530 MB of download.
+    /// All come from PyPI into target/export-check, once: 600 MB of download.
     ExportCheck {
         /// Only ONNX.
         #[arg(long)]

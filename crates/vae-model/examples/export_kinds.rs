@@ -98,6 +98,31 @@ const CODES: [(&str, &str); 6] = [
     ),
 ];
 
+/// Autoencoders of latent diffusion, with 4 or 16 channels of latents of a quarter of the image's sides.
+const AUTOENCODERS: [(&str, i64, &str); 5] = [
+    ("usual", 4, "channels = [8, 16, 16], groups = 4"),
+    (
+        "without_quant",
+        16,
+        "channels = [8, 8, 16], groups = 8, quant_conv = false, post_quant_conv = false",
+    ),
+    (
+        "without_attention",
+        4,
+        "channels = [8, 16, 16], groups = 4, attention = false",
+    ),
+    (
+        "one_block",
+        4,
+        "channels = [12, 12, 24], groups = 3, blocks = 1",
+    ),
+    (
+        "quant_after",
+        16,
+        "channels = [16, 16, 16], groups = 2, post_quant_conv = false",
+    ),
+];
+
 /// A hierarchy for square images.
 const HIERARCHY: &str = "network.top_down = { sizes = [1, 4, 8, 16], widths = [8, 8, 8, 8], \
                          blocks = [1, 2, 1, 0], latents = [3, 2, 1, 0], encoder_blocks = [1, 1, 1, 0] }";
@@ -121,6 +146,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         let text = format!("latent_shape = [4, 7, 5]\nprior = 'uniform_codes'\n{parts}\n{network}");
         let folder = Path::new(&folder).join(format!("conv-{name}"));
         export(&toml::from_str(&text)?, SHAPE.into(), &folder)?;
+    }
+    let wide = ImageShape {
+        channels: 3,
+        height: 16,
+        width: 24,
+    };
+    for (name, channels, network) in AUTOENCODERS {
+        let text = format!(
+            "latent_shape = [{channels}, 4, 6]\nlikelihood.gaussian.sigma = 1.0\nnetwork.autoencoder_kl = {{ {network} }}"
+        );
+        let folder = Path::new(&folder).join(format!("autoencoder_kl-{name}"));
+        let vae = export(&toml::from_str(&text)?, wide.into(), &folder)?;
+        vae.save_diffusers(&folder.join("diffusers"), None)?;
     }
     let square = ImageShape {
         channels: 3,
@@ -162,7 +200,7 @@ fn series(has_missing: bool) -> ItemSpec {
     }
 }
 
-fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<(), Box<dyn Error>> {
+fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<Vae, Box<dyn Error>> {
     fs::create_dir_all(folder)?;
     let shape = item.map();
     let vae = Vae::new(config, item, Device::Cpu, 1)?;
@@ -204,5 +242,5 @@ fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<(), Box
         }
     }
     write_tensors(&folder.join("references.safetensors"), &references, &[])?;
-    Ok(())
+    Ok(vae)
 }

@@ -20,7 +20,8 @@ use crate::output::{self, out};
 #[command(after_help = "Examples:
   vae export runs/mnist --format onnx --out exported          encoder.onnx, decoder.onnx, preprocessing.json
   vae export runs/mnist --format torchscript --part decoder --out decoder.pt
-  vae export runs/mnist --format safetensors --out mnist.safetensors")]
+  vae export runs/mnist --format safetensors --out mnist.safetensors
+  vae export runs/tokenizer --format diffusers --out vae      AutoencoderKL.from_pretrained(\"vae\")")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -50,6 +51,8 @@ enum Format {
     Torchscript,
     /// For onnxruntime and others
     Onnx,
+    /// The folder of diffusers' AutoencoderKL, of models with network.autoencoder_kl
+    Diffusers,
 }
 
 impl Format {
@@ -58,6 +61,7 @@ impl Format {
             Self::Safetensors => "safetensors",
             Self::Torchscript => "pt",
             Self::Onnx => "onnx",
+            Self::Diffusers => "",
         }
     }
 }
@@ -86,6 +90,9 @@ const PREPROCESSING_FILE: &str = "preprocessing.json";
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let vae = args.run.open_model()?;
+    if args.format == Format::Diffusers {
+        return write_diffusers(&vae, &args);
+    }
     let extension = args.format.extension();
     let is_file = args.out.extension().is_some_and(|found| found == extension);
     let whole = args.format == Format::Safetensors && args.part == Parts::Both;
@@ -114,6 +121,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 Format::Safetensors => Content::Weights(part),
                 Format::Torchscript => Content::Bytes(vae.to_torchscript(part)?),
                 Format::Onnx => Content::Bytes(vae.to_onnx(part)?),
+                Format::Diffusers => bail!("--format"), // Written above.
             };
             files.push((file, content));
         }
@@ -142,6 +150,20 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         for name in names {
             output::print_path(name);
         }
+    }
+    Ok(Done::Fully)
+}
+
+/// A folder that diffusers reads.
+fn write_diffusers(vae: &Vae, args: &Args) -> Result<Done> {
+    if args.part != Parts::Both {
+        bail!("--part: diffusers' folder is of the whole model");
+    }
+    vae.save_diffusers(&args.out, None)?;
+    if args.json {
+        out!("{}", json!({ "files": [args.out] }));
+    } else {
+        output::print_path(&args.out);
     }
     Ok(Done::Fully)
 }

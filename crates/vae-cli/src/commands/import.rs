@@ -1,38 +1,47 @@
-//! `vae import`: weights trained with PyTorch.
+//! `vae import`: weights trained with PyTorch, or an autoencoder of latent diffusion.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use tch::Device;
 use tracing::warn;
 use vae_data::read_small_text;
-use vae_model::{StateDictMap, Vae, WEIGHTS_FILE};
+use vae_model::{Crop, DiffusersFiles, Framing, Resize, StateDictMap, Vae, WEIGHTS_FILE};
 
 use super::shape::{self, Shape};
 use crate::Done;
 use crate::output::{self, out};
 use crate::run_config::{self, ConfigError};
 
-/// Convert a PyTorch state_dict that was saved as safetensors to a weights folder
+/// Convert a PyTorch state_dict that was saved as safetensors, or an autoencoder of latent diffusion, to a weights folder
 ///
-/// The config defines the model; all names and shapes have to match. A prefix that all names share (`model.`, `module.`,
+/// Of diffusers' AutoencoderKL (its folder, or a safetensors file with its or the original names, also within a whole checkpoint) the
+/// files say what the model is. Of others the config defines it; all names and shapes have to match. A prefix that all names share (`model.`, `module.`,
 /// `_orig_mod.`, `state_dict.`) is removed. The folder holds weights.safetensors, which `vae export`, `vae describe` and `Vae::load`
 /// accept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae import --config configs/mnist.toml --print-map > names.toml      then edit the left side
   vae import state.safetensors --config configs/mnist.toml --map names.toml --out imported
-  vae export imported --format onnx --out exported")]
+  vae export imported --format onnx --out exported
+  vae import stable-diffusion/vae --image-size 256 --out tokenizer     a folder of diffusers
+  vae reconstruct tokenizer photo.jpg --out pair.png")]
 pub(crate) struct Args {
-    /// The file, as `safetensors.torch.save_file(model.state_dict(), FILE)` writes it
+    /// The file, as `safetensors.torch.save_file(model.state_dict(), FILE)` writes it, or a folder of diffusers
     #[arg(required_unless_present = "print_map")]
     state: Option<PathBuf>,
 
-    /// The config file of the model
-    #[arg(long)]
-    config: PathBuf,
+    /// The config file of the model; not of an autoencoder of latent diffusion
+    #[arg(long, required_unless_present = "state")]
+    config: Option<PathBuf>,
+
+    /// The size of the images of an autoencoder of latent diffusion, N or HxW: multiples of its factor, mostly 8 [default: that in its
+    /// config, or 256]
+    #[arg(long, value_name = "N", conflicts_with = "config")]
+    image_size: Option<Sides>,
 
     /// Change a value of the config, as in `--set model.latent_dims=10`
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -65,9 +74,33 @@ pub(crate) struct Args {
     print_map: bool,
 }
 
+/// Height and width.
+#[derive(Clone, Copy, Debug)]
+struct Sides([i64; 2]);
+
+impl FromStr for Sides {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let sides: Result<Vec<i64>, _> = text.split(['x', '×']).map(str::parse).collect();
+        match sides.as_deref() {
+            Ok(&[side]) if side > 0 => Ok(Self([side; 2])),
+            Ok(&[height, width]) if height > 0 && width > 0 => Ok(Self([height, width])),
+            _ => Err("expected one number or two, as in 256 or 256x384".to_owned()),
+        }
+    }
+}
+
+/// The size of images where nothing says it.
+const USUAL_SIDE: i64 = 256;
+
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let config = run_config::load(&args.config, &args.settings)?;
-    run_config::check(&args.config, &config)?;
+    let Some(config) = &args.config else {
+        return import_autoencoder(&args);
+    };
+    let config_file = config;
+    let config = run_config::load(config_file, &args.settings)?;
+    run_config::check(config_file, &config)?;
     let image = shape::of(&config, args.shape)?;
     if args.print_map {
         for (name, variable) in Vae::new(&config.model, image, Device::Cpu, 1)?.named_variables() {
@@ -88,6 +121,35 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         warn!("{}: {note}", state.display());
     }
     vae.set_framing(config.framing());
+    save(&vae, out)
+}
+
+/// An autoencoder of latent diffusion, whose files say what it is.
+fn import_autoencoder(args: &Args) -> Result<Done> {
+    let (Some(path), Some(out)) = (&args.state, &args.out) else {
+        anyhow::bail!("no files, or no --out"); // clap prevents this.
+    };
+    let Some(files) = DiffusersFiles::find(path)? else {
+        let path = path.display();
+        let problem = format!(
+            "{path}: is no autoencoder of diffusers, whose files say what they are; --config names the config of another model"
+        );
+        return Err(ConfigError::new(problem).into());
+    };
+    let Sides(size) = args
+        .image_size
+        .or(files.sample_size().map(Sides))
+        .unwrap_or(Sides([USUAL_SIDE; 2]));
+    let mut vae = files.load(size, Device::Cpu)?;
+    vae.set_framing(Framing {
+        crop: Some(Crop::Center { fraction: 1.0 }),
+        resize: Some(Resize::BilinearAntialiased),
+        binarized: false,
+    });
+    save(&vae, out)
+}
+
+fn save(vae: &Vae, out: &Path) -> Result<Done> {
     fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let file = out.join(WEIGHTS_FILE);
     vae.save(&file)?;
