@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 use tch::Device;
-use vae_model::{ModelConfig, PartSummary, Preprocessing, Vae};
+use vae_model::{DiffusersFiles, ModelConfig, PartSummary, Preprocessing, Vae};
 use vae_run::{Checkpoint, RunConfig, RunDir};
 
+use super::import::USUAL_SIDE;
 use super::shape::{self, Shape};
 use super::table;
 use crate::output::{self, out};
@@ -23,7 +24,7 @@ use crate::{Done, run_config};
   vae describe configs/celeba.toml --set dataset.image_folder.image_size=96 --json
   vae describe runs/mnist --config > again.toml")]
 pub(crate) struct Args {
-    /// A config file, the folder of a run or checkpoint, or a weights file
+    /// A config file, the folder of a run or checkpoint, a weights file, or an autoencoder of latent diffusion
     #[arg(value_name = "CONFIG|RUN")]
     what: PathBuf,
 
@@ -35,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "json")]
     config: bool,
 
-    /// Shape of the images, C×H×W, if the data set is not at hand
+    /// Shape of the images, C×H×W, if the data set is not at hand, or of an autoencoder of latent diffusion
     #[arg(long)]
     shape: Option<Shape>,
 
@@ -99,6 +100,18 @@ fn describe(args: &Args) -> Result<Described> {
         .what
         .extension()
         .is_some_and(|extension| extension == "safetensors");
+    if (is_weights || args.what.is_dir())
+        && let Some(files) = DiffusersFiles::find(&args.what)?
+    {
+        let asked = args.shape.map(|Shape(shape)| [shape.height, shape.width]);
+        let size = asked.or(files.sample_size()).unwrap_or([USUAL_SIDE; 2]);
+        let (model, image) = files.model(size);
+        return Ok(Described {
+            config: None,
+            vae: Vae::new(&model, image, Device::Cpu, 1).map_err(Into::into),
+            model,
+        });
+    }
     if is_weights || (args.what.is_dir() && args.what.join(vae_model::WEIGHTS_FILE).is_file()) {
         return loaded(&args.what);
     }

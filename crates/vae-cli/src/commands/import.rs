@@ -92,7 +92,7 @@ impl FromStr for Sides {
 }
 
 /// The size of images where nothing says it.
-const USUAL_SIDE: i64 = 256;
+pub(super) const USUAL_SIDE: i64 = 256;
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let Some(config) = &args.config else {

@@ -1,0 +1,175 @@
+//! Autoencoders of latent diffusion: read, used and written back.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{stderr, stdout};
+use image::RgbImage;
+use serde_json::Value;
+use tch::{Device, no_grad};
+use vae_model::{ImageShape, LatentScaling, ModelConfig, Vae};
+
+fn vae(folder: &Path, args: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_vae"))
+        .args(args)
+        .current_dir(folder)
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("the binary runs")
+}
+
+fn succeeds(folder: &Path, args: &[&str]) -> String {
+    let output = vae(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// A small autoencoder in `folder/vae`, as diffusers writes it.
+fn write_autoencoder(folder: &Path) -> Vae {
+    let config: ModelConfig = toml::from_str(
+        "latent_shape = [4, 8, 8]\nlikelihood.gaussian.sigma = 1.0\n[network.autoencoder_kl]\n\
+         channels = [8, 16, 16]\nblocks = 1\ngroups = 4",
+    )
+    .expect("a config");
+    let shape = ImageShape {
+        channels: 3,
+        height: 32,
+        width: 32,
+    };
+    let vae = Vae::new(&config, shape, Device::Cpu, 5).expect("a model");
+    let mut noise = vae.generator(6);
+    no_grad(|| {
+        for (_, mut variable) in vae.named_variables() {
+            let size = variable.size();
+            let _ = variable.g_add_(&(noise.normal(&size[..], Device::Cpu) * 0.1));
+        }
+    });
+    let scaling = LatentScaling {
+        factor: 0.3,
+        shift: 0.05,
+    };
+    vae.save_diffusers(&folder.join("vae"), Some(scaling))
+        .expect("written");
+    vae
+}
+
+#[test]
+fn an_autoencoder_is_described_imported_used_and_written_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write_autoencoder(here);
+    let described = succeeds(here, &["describe", "vae"]);
+    assert!(
+        described.contains("[model.network.autoencoder_kl]"),
+        "{described}"
+    );
+    assert!(
+        described.contains("encoder.middle.attention.query"),
+        "{described}"
+    );
+    succeeds(
+        here,
+        &[
+            "import",
+            "vae",
+            "--image-size",
+            "40x24",
+            "--out",
+            "tokenizer",
+        ],
+    );
+    let photo = RgbImage::from_fn(90, 70, |x, y| image::Rgb([x as u8 * 2, y as u8 * 3, 99]));
+    photo.save(here.join("photo.png")).expect("saved");
+
+    succeeds(
+        here,
+        &["reconstruct", "tokenizer", "photo.png", "--out", "pair.png"],
+    );
+    succeeds(
+        here,
+        &["sample", "tokenizer", "--count", "2", "--out", "drawn.png"],
+    );
+    succeeds(
+        here,
+        &["encode", "tokenizer", "photo.png", "--out", "latents.npy"],
+    );
+    succeeds(
+        here,
+        &["decode", "tokenizer", "latents.npy", "--out", "decoded.png"],
+    );
+    let decoded = image::open(here.join("decoded.png")).expect("a picture");
+    assert!(decoded.width() >= 24 && decoded.height() >= 40);
+    succeeds(
+        here,
+        &[
+            "interpolate",
+            "tokenizer",
+            "photo.png",
+            "prior:1",
+            "--out",
+            "way.png",
+        ],
+    );
+    succeeds(
+        here,
+        &["export", "tokenizer", "--format", "onnx", "--out", "onnx"],
+    );
+    succeeds(
+        here,
+        &[
+            "export",
+            "tokenizer",
+            "--format",
+            "diffusers",
+            "--out",
+            "back",
+        ],
+    );
+    for file in ["diffusion_pytorch_model.safetensors"] {
+        let [before, after] = ["vae", "back"].map(|folder| fs::read(here.join(folder).join(file)));
+        assert_eq!(before.expect("read"), after.expect("read"));
+    }
+    let config = fs::read_to_string(here.join("back/config.json")).expect("read");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(
+        config["scaling_factor"], 0.3,
+        "as the file it came from says"
+    );
+    assert_eq!(config["shift_factor"], 0.05);
+}
+
+#[test]
+fn mistakes_are_said_in_a_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write_autoencoder(here);
+    let fails = |args: &[&str]| {
+        let output = vae(here, args);
+        assert!(!output.status.success());
+        let said = stderr(&output);
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+        said
+    };
+    let said = fails(&["import", "vae", "--image-size", "30", "--out", "x"]);
+    assert!(said.contains("multiples of 4"), "{said}");
+    fs::create_dir(here.join("other")).expect("created");
+    let said = fails(&["import", "other", "--out", "x"]);
+    assert!(
+        said.contains("--config names the config of another model"),
+        "{said}"
+    );
+    fs::write(
+        here.join("vae/diffusion_pytorch_model.safetensors"),
+        b"nothing",
+    )
+    .expect("written");
+    let said = fails(&["import", "vae", "--out", "x"]);
+    assert!(
+        said.contains("diffusion_pytorch_model.safetensors"),
+        "{said}"
+    );
+    assert!(!here.join("x").exists(), "nothing is left");
+}
