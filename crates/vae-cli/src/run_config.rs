@@ -35,8 +35,9 @@ pub(crate) fn load(path: &Path, settings: &[String]) -> Result<RunConfig> {
     let table: Table = toml::from_str(&text).map_err(|error| in_file(path, &text, &error))?;
     let mut config = set(config, table, settings)?.resolved();
     config.dataset.folders = data_folders(path);
-    for file in config.objective.files_mut() {
-        vae_data::config::locate(file, &config.dataset.folders);
+    let folders = config.dataset.folders.clone();
+    for file in config.files_mut() {
+        vae_data::config::locate(file, &folders);
     }
     Ok(config)
 }

@@ -173,3 +173,71 @@ fn mistakes_are_said_in_a_line() {
     );
     assert!(!here.join("x").exists(), "nothing is left");
 }
+
+#[test]
+fn a_decoder_is_fine_tuned_and_the_encoder_stays() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write_autoencoder(here);
+    fs::create_dir(here.join("photos")).expect("created");
+    for i in 0..12_u8 {
+        let image = RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb([x as u8 * 7, y as u8 * 7, i * 20])
+        });
+        image
+            .save(here.join(format!("photos/{i:02}.png")))
+            .expect("saved");
+    }
+    let config = "[dataset.image_folder]\npath = 'photos'\nimage_size = 32\n[model]\nlatent_shape = [4, 8, 8]\n\
+                  likelihood.laplace.scale = 1.0\n[model.network.autoencoder_kl]\nchannels = [8, 16, 16]\nblocks = 1\n\
+                  groups = 4\n[objective.regularizer.kl]\nbeta = 0.0\n[training]\nbatch_size = 4\nema_decay = 0.9\n\
+                  start_from = 'vae'\nfrozen = ['encoder']\n";
+    fs::write(here.join("tune.toml"), config).expect("written");
+    let train = ["train", "tune.toml", "--device", "cpu", "--epochs"];
+    succeeds(here, &[&train[..], &["2", "--out", "whole"]].concat());
+    succeeds(here, &[&train[..], &["1", "--out", "parts"]].concat());
+    fs::rename(here.join("vae"), here.join("gone")).expect("moved");
+    succeeds(
+        here,
+        &[
+            "train", "--resume", "parts", "--device", "cpu", "--epochs", "2",
+        ],
+    );
+    let weights = |run: &str, name: &str| {
+        let out = format!("{run}-{name}");
+        succeeds(
+            here,
+            &[
+                "export",
+                run,
+                "--checkpoint",
+                "last",
+                "--format",
+                "diffusers",
+                "--out",
+                &out,
+            ],
+        );
+        fs::read(here.join(out).join("diffusion_pytorch_model.safetensors")).expect("read")
+    };
+    assert_eq!(
+        weights("whole", "a"),
+        weights("parts", "b"),
+        "resumed exactly, without the start"
+    );
+    let tensors = |file: &Path| {
+        let bytes = fs::read(file).expect("read");
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+        let all = tensors.tensors().into_iter();
+        all.map(|(name, view)| (name, view.data().to_vec()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let file = "diffusion_pytorch_model.safetensors";
+    let before = tensors(&here.join("gone").join(file));
+    let after = tensors(&here.join("whole-a").join(file));
+    for (name, values) in &before {
+        let is_frozen =
+            name.starts_with("encoder") || name == "quant_conv.weight" || name == "quant_conv.bias";
+        assert_eq!(after[name] == *values, is_frozen, "{name}");
+    }
+}

@@ -12,8 +12,8 @@ use crate::network::AutoencoderKlConfig;
 use crate::preprocessing::LatentScaling;
 use crate::tensor_file::OpenTensorFile;
 use crate::{
-    GaussianConfig, ImageShape, LikelihoodConfig, ModelConfig, ModelError, NetworkConfig,
-    PosteriorConfig, PriorConfig, ScaleConfig, Vae, weights, write_tensors,
+    GaussianConfig, ImageShape, LikelihoodConfig, MeanActivation, ModelConfig, ModelError,
+    NetworkConfig, PosteriorConfig, PriorConfig, ScaleConfig, Vae, weights, write_tensors,
 };
 
 /// The names of diffusers' files.
@@ -651,15 +651,11 @@ impl Vae {
                 "diffusers has counterparts of autoencoder_kl alone; onnx or torchscript would fit",
             );
         };
-        match &config.likelihood {
-            LikelihoodConfig::Gaussian(gaussian)
-                if gaussian.mean == crate::MeanActivation::Linear => {}
-            _ => {
-                return refuse(
-                    "model.likelihood",
-                    "diffusers' decoder ends at a linear mean, as that of gaussian",
-                );
-            }
+        let mean = config.likelihood.of_real_values().map(|(_, mean)| mean);
+        if mean != Some(MeanActivation::Linear) {
+            let problem =
+                "diffusers' decoder ends at a linear mean, as that of gaussian or laplace";
+            return refuse("model.likelihood", problem);
         }
         if !matches!(config.posterior, PosteriorConfig::DiagonalGaussian(_))
             || !matches!(config.prior, PriorConfig::StandardNormal)
@@ -703,7 +699,10 @@ impl Vae {
             use_post_quant_conv: network.post_quant_conv,
         };
         let mut tensors = Vec::new();
-        for (ours, tensor) in self.named_variables() {
+        // A learned scale is the likelihood's alone.
+        let mut named = self.named_variables();
+        named.retain(|(name, _)| !name.starts_with("likelihood."));
+        for (ours, tensor) in named {
             let Some(theirs) = theirs(&ours) else {
                 let problem = format!("{ours} has no counterpart in diffusers");
                 return refuse("model", &problem);

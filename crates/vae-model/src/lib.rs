@@ -54,6 +54,7 @@ mod drawing;
 mod error;
 mod export;
 mod feature_network;
+mod fine_tuning;
 mod graph;
 mod import;
 mod invert;

@@ -118,6 +118,7 @@ impl<'a> Learner<'a> {
         check(vae, config)?;
         check_precision(config.training.precision, vae.device())?;
         let training = &config.training;
+        vae.freeze(&training.frozen)?;
         let model = Training {
             optimizer: &config.optimizer,
             schedule: &config.schedule,

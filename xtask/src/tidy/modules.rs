@@ -120,6 +120,7 @@ pub(super) const ORDERS: &[Order] = &[
             "drawing",
             "vae",
             "diffusers",
+            "fine_tuning",
             "sampler",
             "code_use",
             "invert",

@@ -212,6 +212,10 @@ fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {
     let seed = derive_seed(config.seed, 0, "initial weights");
     let mut vae = Vae::new(&config.model, splits.train.spec(), device, seed)?;
     vae.set_framing(config.framing());
+    if let Some(path) = &config.training.start_from {
+        vae.take_weights(path).context("training.start_from")?;
+        return Ok(vae);
+    }
     let n_start_images = vae.n_start_images();
     if n_start_images > 0 {
         vae.start_from(&splits.train.first(n_start_images)?)?;

@@ -10,6 +10,8 @@ mod schedule;
 
 use std::collections::BTreeMap;
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
@@ -130,6 +132,12 @@ impl RunConfig {
         Ok(splits.with_condition(&spec))
     }
 
+    /// The paths of files that the run reads besides its data set.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let start_from = self.training.start_from.iter_mut();
+        self.objective.files_mut().chain(start_from)
+    }
+
     /// How the images of the data set are cropped and resized for the model, for its weights file.
     #[must_use]
     pub fn framing(&self) -> Framing {
@@ -187,6 +195,15 @@ pub struct TrainingConfig {
     pub ema_decay: Option<f64>,
     /// Bounds on the gradient.
     pub clip: ClipConfig,
+    /// Weights to start from, of a model with the same parts: a run, a checkpoint, a weights file, or an autoencoder of
+    /// latent diffusion in diffusers' or the original files; relative to the current folder. By default they are drawn.
+    #[schemars(example = &"tokenizer", extend("x-resume" = true))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_from: Option<PathBuf>,
+    /// Variables that are not trained, by the beginnings of their names: `["encoder"]` trains the decoder alone. By
+    /// default all are trained.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
 }
 
 impl Default for TrainingConfig {
@@ -200,6 +217,8 @@ impl Default for TrainingConfig {
             model_every: 1,
             ema_decay: None,
             clip: ClipConfig::default(),
+            start_from: None,
+            frozen: Vec::new(),
         }
     }
 }
