@@ -43,19 +43,22 @@ def torchscript(path, inputs, _):
 def diffusers(folder, tensors):
     """The largest difference between diffusers' outputs and ours, in units of our largest output."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
-    model, report = AutoencoderKL.from_pretrained(folder, output_loading_info=True)
+    is_tiny = "AutoencoderTiny" in (folder / "config.json").read_text()
+    kind = AutoencoderTiny if is_tiny else AutoencoderKL
+    model, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), f"{folder}: {report}"
     with torch.no_grad():
         images = torch.from_numpy(tensors["encoder.input"]) * 2 - 1
-        posterior = model.eval().encode(images).latent_dist
-        found = [posterior.mean.flatten(1), posterior.logvar.flatten(1)]
+        encoded = model.eval().encode(images)
+        found = [encoded.latents] if is_tiny else [encoded.latent_dist.mean, encoded.latent_dist.logvar]
+        [channels, rows, columns] = found[0].shape[1:]
+        found = [values.flatten(1) for values in found]
         latents = torch.from_numpy(tensors["decoder.input"])
-        [channels, rows, columns] = posterior.mean.shape[1:]
         decoded = model.decode(latents.view(-1, channels, rows, columns)).sample
         found.append(((decoded + 1) / 2).clamp(0, 1))
-    wanted = [tensors[f"encoder.output.{i}"] for i in range(2)] + [tensors["decoder.output.0"]]
+    wanted = [tensors[f"encoder.output.{i}"] for i in range(len(found) - 1)] + [tensors["decoder.output.0"]]
     errors = [np.abs(a.numpy() - b).max() / max(1, np.abs(b).max()) for a, b in zip(found, wanted)]
     assert max(errors) <= TOLERANCE, f"{folder}: differs by {errors}"
     return max(map(float, errors))

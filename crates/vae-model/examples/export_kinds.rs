@@ -160,6 +160,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         let vae = export(&toml::from_str(&text)?, wide.into(), &folder)?;
         vae.save_diffusers(&folder.join("diffusers"), None)?;
     }
+    let tiny = "latent_shape = [4, 4, 6]\nposterior = 'deterministic'\nlikelihood.gaussian.sigma = 1.0\n\
+                network.autoencoder_tiny = { channels = 6, encoder_blocks = [1, 2, 1], decoder_blocks = [2, 1, 1] }";
+    let folder_of_tiny = Path::new(&folder).join("autoencoder_tiny");
+    let vae = export(&toml::from_str(tiny)?, wide.into(), &folder_of_tiny)?;
+    vae.save_diffusers(&folder_of_tiny.join("diffusers"), None)?;
     let square = ImageShape {
         channels: 3,
         height: 16,

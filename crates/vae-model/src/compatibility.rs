@@ -109,6 +109,7 @@ impl ModelView<'_> {
         match self.network {
             Some(NetworkConfig::TopDown(hierarchy)) => hierarchy.check_image(image)?,
             Some(NetworkConfig::AutoencoderKl(network)) => network.check_image(image)?,
+            Some(NetworkConfig::AutoencoderTiny(network)) => network.check_image(image)?,
             _ => {}
         }
         let (Some([_, height, width]), Some(network)) = (self.config.latent_shape, self.network)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use vae_base::{read_small_text, write_whole};
 
-use crate::network::AutoencoderKlConfig;
+use crate::network::{AutoencoderKlConfig, AutoencoderTinyConfig};
 use crate::preprocessing::LatentScaling;
 use crate::tensor_file::OpenTensorFile;
 use crate::{
@@ -31,7 +31,8 @@ pub struct DiffusersFiles {
     files: Vec<PathBuf>,
     /// The variables here by the names of the files' tensors.
     names: BTreeMap<String, String>,
-    network: AutoencoderKlConfig,
+    network: NetworkConfig,
+    posterior: PosteriorConfig,
     n_channels: i64,
     latent_channels: i64,
     sample_size: Option<[i64; 2]>,
@@ -116,6 +117,10 @@ struct Shards {
     weight_map: BTreeMap<String, String>,
 }
 
+/// The classes of diffusers that are read.
+const KL: &str = "AutoencoderKL";
+const TINY: &str = "AutoencoderTiny";
+
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
 
@@ -139,8 +144,11 @@ impl DiffusersFiles {
         let Some(class) = value.get("_class_name").and_then(|class| class.as_str()) else {
             return Ok(None);
         };
-        if class != "AutoencoderKL" {
-            let problem = format!("_class_name is {class:?}, and \"AutoencoderKL\" can be read");
+        if class == TINY {
+            return Self::tiny(path, &config, value).map(Some);
+        }
+        if class != KL {
+            let problem = format!("_class_name is {class:?}, and {KL:?} and {TINY:?} can be read");
             return Err(ModelError::weights(&config, problem));
         }
         let read: ConfigFile = serde_json::from_value(value)
@@ -198,15 +206,45 @@ impl DiffusersFiles {
         Ok(Some(Self {
             files,
             names,
-            network: AutoencoderKlConfig {
+            network: NetworkConfig::AutoencoderKl(AutoencoderKlConfig {
                 groups,
                 ..found.network
-            },
+            }),
+            posterior: PosteriorConfig::default(),
             n_channels: found.n_channels,
             latent_channels: found.latent_channels,
             sample_size,
             scaling,
         }))
+    }
+
+    /// An `AutoencoderTiny`.
+    fn tiny(path: &Path, config: &Path, value: serde_json::Value) -> Result<Self, ModelError> {
+        let read: TinyConfigFile = serde_json::from_value(value)
+            .map_err(|error| ModelError::weights(config, error.to_string()))?;
+        let network = read
+            .network()
+            .map_err(|problem| ModelError::weights(config, problem))?;
+        let names = tiny_names(&network)
+            .into_iter()
+            .flat_map(|(theirs, ours)| {
+                ["weight", "bias"]
+                    .map(|what| (format!("{theirs}.{what}"), format!("{ours}.{what}")))
+            })
+            .collect();
+        Ok(Self {
+            files: weights_in(path)?,
+            names,
+            network: NetworkConfig::AutoencoderTiny(network),
+            posterior: PosteriorConfig::Deterministic,
+            n_channels: read.in_channels,
+            latent_channels: read.latent_channels,
+            sample_size: None,
+            scaling: Some(LatentScaling {
+                factor: read.scaling_factor,
+                shift: read.shift_factor,
+            }),
+        })
     }
 
     /// The size of images (H, W) in diffusers' config; any other multiple of the encoder's factor works too.
@@ -224,14 +262,16 @@ impl DiffusersFiles {
     /// The model for images of H×W pixels.
     #[must_use]
     pub fn model(&self, [height, width]: [i64; 2]) -> (ModelConfig, ImageShape) {
-        let [rows, columns] = self.network.last_map([height, width]);
+        let last = self.network.last_map([height, width]);
+        let [rows, columns] = last.unwrap_or([1, 1]); // Both networks have maps.
         let config = ModelConfig {
             latent_shape: Some([self.latent_channels, rows, columns]),
+            posterior: self.posterior.clone(),
             likelihood: LikelihoodConfig::Gaussian(GaussianConfig {
                 sigma: ScaleConfig::Fixed(1.0),
                 ..GaussianConfig::default()
             }),
-            network: NetworkConfig::AutoencoderKl(self.network.clone()),
+            network: self.network.clone(),
             ..ModelConfig::default()
         };
         let image = ImageShape {
@@ -287,6 +327,126 @@ impl DiffusersFiles {
         vae.set_latent_scaling(self.scaling);
         Ok(vae)
     }
+}
+
+/// `config.json` of an `AutoencoderTiny`.
+#[derive(Debug, Serialize, Deserialize)]
+struct TinyConfigFile {
+    #[serde(rename = "_class_name")]
+    class_name: String,
+    #[serde(default = "relu")]
+    act_fn: String,
+    #[serde(default = "three")]
+    in_channels: i64,
+    #[serde(default = "three")]
+    out_channels: i64,
+    encoder_block_out_channels: Vec<i64>,
+    decoder_block_out_channels: Vec<i64>,
+    #[serde(default = "four")]
+    latent_channels: i64,
+    num_encoder_blocks: Vec<usize>,
+    num_decoder_blocks: Vec<usize>,
+    #[serde(default = "two")]
+    upsampling_scaling_factor: i64,
+    #[serde(default = "factor_one")]
+    scaling_factor: f64,
+    #[serde(default)]
+    shift_factor: f64,
+}
+
+fn relu() -> String {
+    "relu".to_owned()
+}
+
+fn two() -> i64 {
+    2
+}
+
+fn factor_one() -> f64 {
+    1.0
+}
+
+impl TinyConfigFile {
+    fn network(&self) -> Result<AutoencoderTinyConfig, String> {
+        if self.act_fn != relu() {
+            return Err(format!(
+                "act_fn is {:?}, and \"relu\" can be read",
+                self.act_fn
+            ));
+        }
+        if self.in_channels != self.out_channels {
+            return Err(
+                "in_channels and out_channels differ, and equal numbers can be read".to_owned(),
+            );
+        }
+        if self.upsampling_scaling_factor != 2 {
+            let found = self.upsampling_scaling_factor;
+            return Err(format!(
+                "upsampling_scaling_factor is {found}, and 2 can be read"
+            ));
+        }
+        let mut widths = self.encoder_block_out_channels.clone();
+        widths.extend(&self.decoder_block_out_channels);
+        widths.dedup();
+        let [channels] = widths[..] else {
+            return Err(
+                "the blocks differ in their channels, and equal ones can be read".to_owned(),
+            );
+        };
+        Ok(AutoencoderTinyConfig {
+            channels,
+            encoder_blocks: self.num_encoder_blocks.clone(),
+            decoder_blocks: self.num_decoder_blocks.clone(),
+        })
+    }
+}
+
+/// diffusers' names of the layers of an `AutoencoderTiny`, places in a sequence, with those here.
+fn tiny_names(config: &AutoencoderTinyConfig) -> Vec<(String, String)> {
+    let mut named = Vec::new();
+    let block = |named: &mut Vec<_>, side: &str, place: usize, i: usize, j: usize| {
+        for k in 0..3 {
+            named.push((
+                // Activations lie between the convolutions.
+                format!("{side}.layers.{place}.conv.{}", 2 * k),
+                format!("{side}.{i}.block.{j}.conv.{k}"),
+            ));
+        }
+    };
+    let mut place = 0;
+    for (i, &n) in config.encoder_blocks.iter().enumerate() {
+        named.push((
+            format!("encoder.layers.{place}"),
+            format!("encoder.{i}.conv"),
+        ));
+        place += 1;
+        for j in 0..n {
+            block(&mut named, "encoder", place, i, j);
+            place += 1;
+        }
+    }
+    named.push((
+        format!("encoder.layers.{place}"),
+        "encoder.posterior".to_owned(),
+    ));
+    named.push(("decoder.layers.0".to_owned(), "decoder.hidden".to_owned()));
+    place = 2; // After the activation.
+    for (i, &n) in config.decoder_blocks.iter().enumerate() {
+        for j in 0..n {
+            block(&mut named, "decoder", place, i, j);
+            place += 1;
+        }
+        let ours = match i + 1 == config.decoder_blocks.len() {
+            true => "decoder.likelihood".to_owned(),
+            false => {
+                place += 1; // The upsampling.
+                format!("decoder.{i}.conv")
+            }
+        };
+        named.push((format!("decoder.layers.{place}"), ours));
+        place += 1;
+    }
+    named
 }
 
 impl ConfigFile {
@@ -645,11 +805,17 @@ impl Vae {
     ) -> Result<(), ModelError> {
         let refuse = |key: &str, problem: &str| Err(ModelError::config(key, problem));
         let config = self.config();
-        let NetworkConfig::AutoencoderKl(network) = &config.network else {
-            return refuse(
-                "model.network",
-                "diffusers has counterparts of autoencoder_kl alone; onnx or torchscript would fit",
-            );
+        let network = match &config.network {
+            NetworkConfig::AutoencoderKl(network) => network,
+            NetworkConfig::AutoencoderTiny(network) => {
+                return self.save_tiny(network, folder, scaling);
+            }
+            _ => {
+                return refuse(
+                    "model.network",
+                    "diffusers has counterparts of autoencoder_kl and autoencoder_tiny; onnx or torchscript would fit",
+                );
+            }
         };
         let mean = config.likelihood.of_real_values().map(|(_, mean)| mean);
         if mean != Some(MeanActivation::Linear) {
@@ -681,7 +847,7 @@ impl Vae {
             shift: 0.0,
         });
         let file = ConfigFile {
-            class_name: "AutoencoderKL".to_owned(),
+            class_name: KL.to_owned(),
             act_fn: silu(),
             block_out_channels: network.channels.clone(),
             down_block_types: vec![DOWN_BLOCK.to_owned(); n_stages],
@@ -714,14 +880,79 @@ impl Vae {
             };
             tensors.push((theirs, tensor));
         }
-        fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-        let json = serde_json::to_vec_pretty(&file)
-            .map_err(|error| ModelError::weights(folder, error.to_string()))?;
-        let weights = folder.join(format!("{WEIGHTS}.safetensors"));
-        write_tensors(&weights, &tensors, &[("format", "pt")])?;
-        let config = folder.join(CONFIG_FILE);
-        write_whole(&config, &json).map_err(ModelError::io(&config))
+        write_folder(folder, &file, &tensors)
     }
+
+    /// [`Self::save_diffusers`] as an `AutoencoderTiny`.
+    fn save_tiny(
+        &self,
+        network: &AutoencoderTinyConfig,
+        folder: &Path,
+        scaling: Option<LatentScaling>,
+    ) -> Result<(), ModelError> {
+        let refuse = |key: &str, problem: &str| Err(ModelError::config(key, problem));
+        let config = self.config();
+        let mean = config.likelihood.of_real_values().map(|(_, mean)| mean);
+        if mean != Some(MeanActivation::Linear)
+            || !matches!(config.posterior, PosteriorConfig::Deterministic)
+        {
+            let problem = "diffusers' AutoencoderTiny has a linear mean, as that of gaussian, and a deterministic encoder";
+            return refuse("model", problem);
+        }
+        let Some([latent_channels, ..]) = config.latent_shape else {
+            return refuse("model.latent_shape", "diffusers' latents are a map");
+        };
+        if config.condition.is_some() || config.decoder_spectral_norm {
+            return refuse(
+                "model",
+                "diffusers' autoencoder has no condition and no spectral norm",
+            );
+        }
+        let scaling = scaling.or(self.latent_scaling());
+        let n_stages = network.encoder_blocks.len();
+        let file = TinyConfigFile {
+            class_name: TINY.to_owned(),
+            act_fn: relu(),
+            in_channels: self.image_shape().channels,
+            out_channels: self.image_shape().channels,
+            encoder_block_out_channels: vec![network.channels; n_stages],
+            decoder_block_out_channels: vec![network.channels; n_stages],
+            latent_channels,
+            num_encoder_blocks: network.encoder_blocks.clone(),
+            num_decoder_blocks: network.decoder_blocks.clone(),
+            upsampling_scaling_factor: 2,
+            scaling_factor: scaling.map_or(1.0, |scaling| scaling.factor),
+            shift_factor: scaling.map_or(0.0, |scaling| scaling.shift),
+        };
+        let theirs: BTreeMap<String, String> = tiny_names(network)
+            .into_iter()
+            .map(|(theirs, ours)| (ours, theirs))
+            .collect();
+        let tensors = self
+            .named_variables()
+            .into_iter()
+            .filter_map(|(name, tensor)| {
+                let (layer, what) = name.rsplit_once('.')?;
+                // A learned scale is the likelihood's alone.
+                Some((format!("{}.{what}", theirs.get(layer)?), tensor))
+            });
+        write_folder(folder, &file, &tensors.collect::<Vec<_>>())
+    }
+}
+
+/// Writes weights and config; the config last, without which the folder is none.
+fn write_folder(
+    folder: &Path,
+    config: &impl Serialize,
+    tensors: &[(String, Tensor)],
+) -> Result<(), ModelError> {
+    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
+    let json = serde_json::to_vec_pretty(config)
+        .map_err(|error| ModelError::weights(folder, error.to_string()))?;
+    let weights = folder.join(format!("{WEIGHTS}.safetensors"));
+    write_tensors(&weights, tensors, &[("format", "pt")])?;
+    let config = folder.join(CONFIG_FILE);
+    write_whole(&config, &json).map_err(ModelError::io(&config))
 }
 
 #[cfg(test)]
@@ -915,11 +1146,8 @@ mod tests {
             fs::write(&config, json.to_string()).unwrap();
             DiffusersFiles::find(folder.path()).unwrap_err().to_string()
         };
-        let said = with("_class_name", "AutoencoderTiny".into());
-        assert!(
-            said.contains("_class_name is \"AutoencoderTiny\""),
-            "{said}"
-        );
+        let said = with("_class_name", "VQModel".into());
+        assert!(said.contains("_class_name is \"VQModel\""), "{said}");
         let said = with(
             "up_block_types",
             serde_json::json!(["AttnUpDecoderBlock2D"]),
@@ -956,6 +1184,44 @@ mod tests {
     }
 
     #[test]
+    fn a_tiny_autoencoder_is_written_and_read() {
+        let config: ModelConfig = toml::from_str(
+            "latent_shape = [4, 4, 6]\nposterior = 'deterministic'\nlikelihood.gaussian.sigma = 1.0\n\
+             [network.autoencoder_tiny]\nchannels = 6\nencoder_blocks = [1, 2, 1]\ndecoder_blocks = [2, 1, 1]",
+        )
+        .unwrap();
+        let image = ImageShape {
+            channels: 3,
+            height: 16,
+            width: 24,
+        };
+        let vae = Vae::new(&config, image, Device::Cpu, 5).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        vae.save_diffusers(folder.path(), None).unwrap();
+        let found = DiffusersFiles::find(folder.path()).unwrap().unwrap();
+        same(&vae, &found.load([16, 24], Device::Cpu).unwrap());
+    }
+
+    /// The names of `AutoencoderTiny`'s tensors by default, as diffusers has them.
+    #[test]
+    fn the_names_of_a_tiny_autoencoder_are_those_of_diffusers() {
+        let named = tiny_names(&AutoencoderTinyConfig::default());
+        let of = |theirs: &str| {
+            let found = named.iter().find(|(name, _)| name == theirs);
+            found.map(|(_, ours)| ours.as_str())
+        };
+        assert_eq!(of("encoder.layers.2"), Some("encoder.1.conv"));
+        assert_eq!(of("encoder.layers.10"), Some("encoder.3.conv"));
+        assert_eq!(of("encoder.layers.14"), Some("encoder.posterior"));
+        assert_eq!(of("decoder.layers.6"), Some("decoder.0.conv"));
+        assert_eq!(
+            of("decoder.layers.17.conv.4"),
+            Some("decoder.3.block.0.conv.2")
+        );
+        assert_eq!(of("decoder.layers.18"), Some("decoder.likelihood"));
+    }
+
+    #[test]
     fn other_models_are_not_written() {
         let config = ModelConfig::default();
         let image = ImageShape {
@@ -969,6 +1235,9 @@ mod tests {
             .save_diffusers(folder.path(), None)
             .unwrap_err()
             .to_string();
-        assert!(said.contains("autoencoder_kl alone"), "{said}");
+        assert!(
+            said.contains("autoencoder_kl and autoencoder_tiny"),
+            "{said}"
+        );
     }
 }

@@ -97,6 +97,7 @@ pub(crate) enum Activation {
     /// Slope 0.01 below 0.
     LeakyRelu,
     Silu,
+    Tanh,
 }
 
 /// ε of norm layers, unless they have their own.
@@ -248,6 +249,7 @@ impl Op {
             Self::Activation(Activation::Relu) => "relu".to_owned(),
             Self::Activation(Activation::LeakyRelu) => "leaky relu".to_owned(),
             Self::Activation(Activation::Silu) => "silu".to_owned(),
+            Self::Activation(Activation::Tanh) => "tanh".to_owned(),
             Self::Flatten => "flatten".to_owned(),
             Self::Maps(_) => "maps".to_owned(),
             Self::Upsample(_) => "nearest neighbors".to_owned(),

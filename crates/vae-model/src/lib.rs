@@ -100,11 +100,11 @@ pub use likelihood::{
 };
 pub use mode::Mode;
 pub use network::{
-    AutoencoderKlConfig, Conv1dConfig, ConvBatchNormConfig, ConvConfig, ConvDiscriminatorConfig,
-    DcganConfig, DecoderSteps, DiscriminatorConfig, DiscriminatorNorm, Initialization, Judgement,
-    MlpConfig, MlpDiscriminatorConfig, Network, NetworkConfig, RecurrentConfig, ResidualConfig,
-    ResidualDiscriminatorConfig, SequentialDecoder, TopDownConfig, TransformerConfig,
-    is_layer_weight,
+    AutoencoderKlConfig, AutoencoderTinyConfig, Conv1dConfig, ConvBatchNormConfig, ConvConfig,
+    ConvDiscriminatorConfig, DcganConfig, DecoderSteps, DiscriminatorConfig, DiscriminatorNorm,
+    Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network, NetworkConfig,
+    RecurrentConfig, ResidualConfig, ResidualDiscriminatorConfig, SequentialDecoder, TopDownConfig,
+    TransformerConfig, is_layer_weight,
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,

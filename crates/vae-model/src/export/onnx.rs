@@ -268,6 +268,7 @@ impl Writer {
             Op::Activation(Activation::LeakyRelu) => {
                 self.push("LeakyRelu", &[input], output, vec![float("alpha", 0.01)]);
             }
+            Op::Activation(Activation::Tanh) => self.push("Tanh", &[input], output, vec![]),
             Op::Activation(Activation::Silu) => {
                 let gated = std::slice::from_ref(&input);
                 self.push("Sigmoid", gated, within("gate"), vec![]);

@@ -87,21 +87,7 @@ impl AutoencoderKlConfig {
 
     /// Refuses images that would not come back in their size.
     pub(crate) fn check_image(&self, image: ImageShape) -> Result<(), ModelError> {
-        let factor = self.factor();
-        if [image.height, image.width]
-            .iter()
-            .all(|side| side % factor == 0)
-        {
-            return Ok(());
-        }
-        Err(ModelError::config(
-            "model.network.autoencoder_kl.channels",
-            format!(
-                "{} stages need sides that are multiples of {factor}, found images of {image}: another image_size or \
-                 fewer channels would fit",
-                self.channels.len()
-            ),
-        ))
+        super::check_multiples("autoencoder_kl.channels", image, self.factor())
     }
 
     /// The size of the encoder's last maps.

@@ -128,6 +128,7 @@ impl Initialization {
             kernel,
             stride,
             padding,
+            has_bias,
         } = sizes;
         let [height, width] = kernel;
         let area = height * width;
@@ -137,7 +138,8 @@ impl Initialization {
             terms: (area * n_in) as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, next);
-        let bias = (next != NextActivation::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
+        let has_bias = has_bias && next != NextActivation::BatchNorm;
+        let bias = has_bias.then(|| path.var("bias", &[n_out], bs_init));
         Layer {
             name: name(&path),
             module: Conv {
@@ -164,6 +166,7 @@ impl Initialization {
             kernel,
             stride,
             padding,
+            has_bias,
         } = sizes;
         let [kernel, _] = kernel;
         let area = kernel * kernel;
@@ -174,7 +177,8 @@ impl Initialization {
             terms: (area * n_in) as f64 / (stride * stride) as f64,
         };
         let (ws_init, bs_init) = self.draw(&fans, next);
-        let bias = (next != NextActivation::BatchNorm).then(|| path.var("bias", &[n_out], bs_init));
+        let has_bias = has_bias && next != NextActivation::BatchNorm;
+        let bias = has_bias.then(|| path.var("bias", &[n_out], bs_init));
         Layer {
             name: name(&path),
             module: ConvTranspose {
@@ -199,6 +203,7 @@ pub(crate) struct ConvSizes {
     pub(super) stride: i64,
     /// Zeros above and below, left and right.
     pub(super) padding: [i64; 2],
+    pub(super) has_bias: bool,
 }
 
 impl ConvSizes {
@@ -210,6 +215,15 @@ impl ConvSizes {
             kernel: [3, 3],
             stride,
             padding: [1, 1],
+            has_bias: true,
+        }
+    }
+
+    /// The same without a bias.
+    pub(super) fn unbiased(self) -> Self {
+        Self {
+            has_bias: false,
+            ..self
         }
     }
 
@@ -231,6 +245,7 @@ impl ConvSizes {
             kernel: [4, 4],
             stride: 2,
             padding: size.map(|pixels| 1 + pixels % 2),
+            has_bias: true,
         }
     }
 
@@ -242,6 +257,7 @@ impl ConvSizes {
             kernel: [1, 1],
             stride: 1,
             padding: [0, 0],
+            has_bias: true,
         }
     }
 
@@ -253,6 +269,7 @@ impl ConvSizes {
             kernel: [1, kernel],
             stride,
             padding: [0, kernel / 2],
+            has_bias: true,
         }
     }
 }

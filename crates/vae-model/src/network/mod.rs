@@ -2,6 +2,7 @@
 //! not depend on the distributions.
 
 mod autoencoder_kl;
+mod autoencoder_tiny;
 mod bridge;
 mod conv;
 mod conv1d;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 pub use autoencoder_kl::AutoencoderKlConfig;
+pub use autoencoder_tiny::AutoencoderTinyConfig;
 pub use conv::ConvConfig;
 pub use conv_batch_norm::ConvBatchNormConfig;
 pub use conv1d::Conv1dConfig;
@@ -317,6 +319,8 @@ pub enum NetworkConfig {
     Residual(ResidualConfig),
     /// The network of latent diffusion's autoencoders, `AutoencoderKL`.
     AutoencoderKl(AutoencoderKlConfig),
+    /// A small network of one width that stands in for `AutoencoderKL`, `AutoencoderTiny`.
+    AutoencoderTiny(AutoencoderTinyConfig),
     /// Convolutions along time, for arrays `[C, T]`.
     Conv1d(Conv1dConfig),
     /// Fully connected layers.
@@ -343,6 +347,7 @@ impl NetworkConfig {
             Self::Dcgan(config) => config.check(),
             Self::Residual(config) => config.check(),
             Self::AutoencoderKl(config) => config.check(),
+            Self::AutoencoderTiny(config) => config.check(),
             Self::Conv1d(config) => config.check(),
             Self::Mlp(config) => config.check(),
             Self::TopDown(config) => config.check(),
@@ -374,6 +379,7 @@ impl NetworkConfig {
             Self::Dcgan(_) => "dcgan",
             Self::Residual(_) => "residual",
             Self::AutoencoderKl(_) => "autoencoder_kl",
+            Self::AutoencoderTiny(_) => "autoencoder_tiny",
             Self::Conv1d(_) => "conv1d",
             Self::Mlp(_) => "mlp",
             Self::TopDown(_) => "top_down",
@@ -390,6 +396,7 @@ impl NetworkConfig {
             Self::Dcgan(config) => Some(config.last_map(size)),
             Self::Residual(config) => Some(config.last_map(size)),
             Self::AutoencoderKl(config) => Some(config.last_map(size)),
+            Self::AutoencoderTiny(config) => Some(config.last_map(size)),
             Self::Conv1d(config) => Some(config.last_map(size)),
             Self::Mlp(_) | Self::TopDown(_) | Self::Recurrent(_) | Self::Transformer(_) => None,
         }
@@ -403,6 +410,7 @@ impl NetworkConfig {
             Self::Conv(_)
             | Self::Residual(_)
             | Self::AutoencoderKl(_)
+            | Self::AutoencoderTiny(_)
             | Self::Conv1d(_)
             | Self::Mlp(_)
             | Self::TopDown(_)
@@ -427,6 +435,7 @@ impl NetworkConfig {
             Self::Dcgan(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Residual(config) => conditioned(root, shape, config.build(root, shape)),
             Self::AutoencoderKl(config) => conditioned(root, shape, config.build(root, shape)),
+            Self::AutoencoderTiny(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Conv1d(config) => conditioned(root, shape, config.build(root, shape)),
             Self::Mlp(config) => conditioned(root, shape, config.build(root, shape)),
             Self::TopDown(config) => Box::new(config.build(root, shape)),
@@ -515,6 +524,23 @@ pub(crate) fn check_sizes(key: &str, sizes: &[i64]) -> Result<(), ModelError> {
             format!("found {size}, expected a number from 1 to {LARGEST_SIZE}"),
         )),
         None => Ok(()),
+    }
+}
+
+/// Refuses images whose sides are no multiples of `factor`, that the network of `key` halves and doubles.
+fn check_multiples(key: &str, image: ImageShape, factor: i64) -> Result<(), ModelError> {
+    match [image.height, image.width]
+        .iter()
+        .all(|side| side % factor == 0)
+    {
+        true => Ok(()),
+        false => Err(ModelError::config(
+            format!("model.network.{key}"),
+            format!(
+                "its stages need sides that are multiples of {factor}, found images of {image}: another image_size \
+                 or fewer stages would fit"
+            ),
+        )),
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) trait Ops {
     /// The same maps, with the channels innermost in memory.
     fn channels_last(&mut self, maps: Self::Value) -> Self::Value;
 
+    /// scale·x + offset, elementwise.
+    fn affine(&mut self, value: Self::Value, scale: f64, offset: f64) -> Self::Value;
+
     /// The maps with a row of zeros below and a column right of them.
     fn pad_end(&mut self, maps: Self::Value) -> Self::Value;
 
@@ -81,6 +84,7 @@ impl Ops for Eager {
             Activation::Relu => input.relu_(),
             Activation::LeakyRelu => input.leaky_relu_(),
             Activation::Silu => input.silu(),
+            Activation::Tanh => input.tanh(),
         }
     }
 
@@ -95,6 +99,10 @@ impl Ops for Eager {
 
     fn channels_last(&mut self, maps: Tensor) -> Tensor {
         channels_last(&maps)
+    }
+
+    fn affine(&mut self, value: Tensor, scale: f64, offset: f64) -> Tensor {
+        value * scale + offset
     }
 
     fn pad_end(&mut self, maps: Tensor) -> Tensor {
@@ -173,6 +181,11 @@ impl Ops for Graph {
 
     fn channels_last(&mut self, maps: Value) -> Value {
         maps
+    }
+
+    fn affine(&mut self, value: Value, scale: f64, offset: f64) -> Value {
+        let scaled = self.with_number(&value, "Mul", scale);
+        self.with_number(&scaled, "Add", offset)
     }
 
     fn pad_end(&mut self, maps: Value) -> Value {
