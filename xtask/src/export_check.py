@@ -43,20 +43,26 @@ def torchscript(path, inputs, _):
 def diffusers(folder, tensors):
     """The largest difference between diffusers' outputs and ours, in units of our largest output."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from diffusers import AutoencoderKL, AutoencoderTiny
+    from diffusers import AutoencoderKL, AutoencoderTiny, VQModel
 
-    is_tiny = "AutoencoderTiny" in (folder / "config.json").read_text()
-    kind = AutoencoderTiny if is_tiny else AutoencoderKL
-    model, report = kind.from_pretrained(folder, output_loading_info=True)
+    kinds = {kind.__name__: kind for kind in [AutoencoderKL, AutoencoderTiny, VQModel]}
+    kind = kinds[json.loads((folder / "config.json").read_text())["_class_name"]]
+    model, report = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
     assert not any(report.values()), f"{folder}: {report}"
     with torch.no_grad():
         images = torch.from_numpy(tensors["encoder.input"]) * 2 - 1
         encoded = model.eval().encode(images)
-        found = [encoded.latents] if is_tiny else [encoded.latent_dist.mean, encoded.latent_dist.logvar]
+        if kind is AutoencoderKL:
+            found = [encoded.latent_dist.mean, encoded.latent_dist.logvar]
+        else:
+            found = [encoded.latents]
+        if kind is VQModel:
+            found = [model.quantize(encoded.latents)[0]]
         [channels, rows, columns] = found[0].shape[1:]
         found = [values.flatten(1) for values in found]
         latents = torch.from_numpy(tensors["decoder.input"])
-        decoded = model.decode(latents.view(-1, channels, rows, columns)).sample
+        options = {"force_not_quantize": True} if kind is VQModel else {}
+        decoded = model.decode(latents.view(-1, channels, rows, columns), **options).sample
         found.append(((decoded + 1) / 2).clamp(0, 1))
     wanted = [tensors[f"encoder.output.{i}"] for i in range(len(found) - 1)] + [tensors["decoder.output.0"]]
     errors = [np.abs(a.numpy() - b).max() / max(1, np.abs(b).max()) for a, b in zip(found, wanted)]

@@ -162,6 +162,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let tiny = "latent_shape = [4, 4, 6]\nposterior = 'deterministic'\nlikelihood.gaussian.sigma = 1.0\n\
                 network.autoencoder_tiny = { channels = 6, encoder_blocks = [1, 2, 1], decoder_blocks = [2, 1, 1] }";
+    let codes = "latent_shape = [3, 4, 6]\nprior = 'uniform_codes'\nposterior.vector_quantized.codes = 20\n\
+                 likelihood.gaussian.sigma = 1.0\n\
+                 network.autoencoder_kl = { channels = [8, 16, 16], blocks = 1, groups = 4 }";
+    let folder_of_codes = Path::new(&folder).join("autoencoder_kl-codes");
+    let vae = export(&toml::from_str(codes)?, wide.into(), &folder_of_codes)?;
+    vae.save_diffusers(&folder_of_codes.join("diffusers"), None)?;
     let folder_of_tiny = Path::new(&folder).join("autoencoder_tiny");
     let vae = export(&toml::from_str(tiny)?, wide.into(), &folder_of_tiny)?;
     vae.save_diffusers(&folder_of_tiny.join("diffusers"), None)?;

@@ -12,8 +12,9 @@ use crate::network::{AutoencoderKlConfig, AutoencoderTinyConfig};
 use crate::preprocessing::LatentScaling;
 use crate::tensor_file::OpenTensorFile;
 use crate::{
-    GaussianConfig, ImageShape, LikelihoodConfig, MeanActivation, ModelConfig, ModelError,
-    NetworkConfig, PosteriorConfig, PriorConfig, ScaleConfig, Vae, weights, write_tensors,
+    CodeDistance, CodebookConfig, GaussianConfig, ImageShape, LikelihoodConfig, MeanActivation,
+    ModelConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig, ScaleConfig, Vae,
+    VectorQuantizedConfig, weights, write_tensors,
 };
 
 /// The names of diffusers' files.
@@ -73,6 +74,13 @@ struct ConfigFile {
     use_quant_conv: bool,
     #[serde(default = "yes")]
     use_post_quant_conv: bool,
+    /// Of a `VQModel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    num_vq_embeddings: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vq_embed_dim: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    norm_type: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -120,6 +128,11 @@ struct Shards {
 /// The classes of diffusers that are read.
 const KL: &str = "AutoencoderKL";
 const TINY: &str = "AutoencoderTiny";
+const VQ: &str = "VQModel";
+
+/// The codebook of a `VQModel`, and here.
+const THEIR_CODES: &str = "quantize.embedding.weight";
+const OUR_CODES: &str = "posterior.codebooks";
 
 const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
@@ -147,8 +160,9 @@ impl DiffusersFiles {
         if class == TINY {
             return Self::tiny(path, &config, value).map(Some);
         }
-        if class != KL {
-            let problem = format!("_class_name is {class:?}, and {KL:?} and {TINY:?} can be read");
+        if ![KL, VQ].contains(&class) {
+            let problem =
+                format!("_class_name is {class:?}, and {KL:?}, {VQ:?} and {TINY:?} can be read");
             return Err(ModelError::weights(&config, problem));
         }
         let read: ConfigFile = serde_json::from_value(value)
@@ -210,7 +224,14 @@ impl DiffusersFiles {
                 groups,
                 ..found.network
             }),
-            posterior: PosteriorConfig::default(),
+            posterior: match found.n_codes {
+                Some(codes) => PosteriorConfig::VectorQuantized(VectorQuantizedConfig {
+                    codes,
+                    codebook: CodebookConfig::Gradient,
+                    ..VectorQuantizedConfig::default()
+                }),
+                None => PosteriorConfig::default(),
+            },
             n_channels: found.n_channels,
             latent_channels: found.latent_channels,
             sample_size,
@@ -266,6 +287,10 @@ impl DiffusersFiles {
         let [rows, columns] = last.unwrap_or([1, 1]); // Both networks have maps.
         let config = ModelConfig {
             latent_shape: Some([self.latent_channels, rows, columns]),
+            prior: match self.posterior {
+                PosteriorConfig::VectorQuantized(_) => PriorConfig::UniformCodes,
+                _ => PriorConfig::default(),
+            },
             posterior: self.posterior.clone(),
             likelihood: LikelihoodConfig::Gaussian(GaussianConfig {
                 sigma: ScaleConfig::Fixed(1.0),
@@ -302,6 +327,13 @@ impl DiffusersFiles {
                 let ours = &self.names[&theirs];
                 tensors.insert(ours.clone(), in_shape(&tensor, wanted.get(ours)));
             }
+        }
+        // How often codes were used is nothing that a file says.
+        let counted = vae.named_variables().into_iter();
+        let counted = counted
+            .filter(|(name, variable)| name.starts_with("posterior.") && !variable.requires_grad());
+        for (name, variable) in counted {
+            tensors.entry(name).or_insert(variable);
         }
         let path = &self.files[0];
         let found: BTreeMap<String, Vec<i64>> = tensors
@@ -466,6 +498,17 @@ impl ConfigFile {
                 return Err(format!("a block is {other:?}, and {wanted:?} can be read"));
             }
         }
+        let norm = self.norm_type.as_deref().unwrap_or("group");
+        if norm != "group" {
+            return Err(format!("norm_type is {norm:?}, and \"group\" can be read"));
+        }
+        let code_dims = self.vq_embed_dim.unwrap_or(self.latent_channels);
+        if code_dims != self.latent_channels {
+            return Err(format!(
+                "vq_embed_dim is {code_dims} and latent_channels {}, and equal numbers can be read",
+                self.latent_channels
+            ));
+        }
         if self.in_channels != self.out_channels {
             return Err(format!(
                 "in_channels is {} and out_channels {}, and equal numbers can be read",
@@ -540,6 +583,7 @@ fn names(
         .filter(|(name, _)| {
             let first = name.split('.').next().unwrap_or_default();
             ["encoder", "decoder", "quant_conv", "post_quant_conv"].contains(&first)
+                || *name == THEIR_CODES
         })
         .collect();
     let stage = |name: &&str| {
@@ -565,6 +609,9 @@ fn names(
 
 /// The variable here for a tensor by its name in diffusers or in the original code.
 fn ours(theirs: &str, n_stages: usize) -> Option<String> {
+    if theirs == THEIR_CODES {
+        return Some(OUR_CODES.to_owned());
+    }
     let parts: Vec<&str> = theirs.split('.').collect();
     let (&what, path) = parts.split_last()?;
     let reversed = |i: &str| {
@@ -631,6 +678,9 @@ fn of_block(layer: &str) -> Option<&'static str> {
 
 /// diffusers' name of a variable here.
 fn theirs(ours: &str) -> Option<String> {
+    if ours == OUR_CODES {
+        return Some(THEIR_CODES.to_owned());
+    }
     let parts: Vec<&str> = ours.split('.').collect();
     let (&what, path) = parts.split_last()?;
     let of_block = |layer: &[&str]| {
@@ -701,6 +751,8 @@ fn in_shape(tensor: &Tensor, wanted: Option<&Vec<i64>>) -> Tensor {
 /// What the shapes of the tensors say of the network.
 struct Found {
     network: AutoencoderKlConfig,
+    /// Of a `VQModel`.
+    n_codes: Option<i64>,
     n_channels: i64,
     latent_channels: i64,
 }
@@ -732,6 +784,7 @@ impl Found {
                 post_quant_conv: shapes.contains_key("decoder.quant.weight"),
                 ..AutoencoderKlConfig::default()
             },
+            n_codes: side(OUR_CODES, 0).ok(),
             n_channels: side("encoder.conv.weight", 1)?,
             latent_channels: side("decoder.hidden.weight", 1)?,
         })
@@ -762,6 +815,11 @@ impl Found {
                 "mid_block_add_attention",
                 config.mid_block_add_attention.to_string(),
                 attention.to_string(),
+            ),
+            (
+                "num_vq_embeddings",
+                format!("{:?}", config.num_vq_embeddings),
+                format!("{:?}", self.n_codes),
             ),
             (
                 "use_quant_conv",
@@ -823,14 +881,23 @@ impl Vae {
                 "diffusers' decoder ends at a linear mean, as that of gaussian or laplace";
             return refuse("model.likelihood", problem);
         }
-        if !matches!(config.posterior, PosteriorConfig::DiagonalGaussian(_))
-            || !matches!(config.prior, PriorConfig::StandardNormal)
-        {
-            return refuse(
-                "model.posterior",
-                "diffusers has a diagonal Gaussian and a standard normal prior",
-            );
-        }
+        let codes = match (&config.posterior, &config.prior) {
+            (PosteriorConfig::DiagonalGaussian(_), PriorConfig::StandardNormal) => None,
+            (PosteriorConfig::VectorQuantized(codes), PriorConfig::UniformCodes)
+                if codes.heads == 1
+                    && codes.depth == 1
+                    && codes.distance == CodeDistance::default() =>
+            {
+                Some(codes.codes)
+            }
+            _ => {
+                return refuse(
+                    "model.posterior",
+                    "diffusers has a diagonal Gaussian with a standard normal prior, and one codebook of Euclidean \
+                     distances with uniform_codes",
+                );
+            }
+        };
         if config.condition.is_some() || config.decoder_spectral_norm {
             return refuse(
                 "model",
@@ -847,7 +914,7 @@ impl Vae {
             shift: 0.0,
         });
         let file = ConfigFile {
-            class_name: KL.to_owned(),
+            class_name: if codes.is_some() { VQ } else { KL }.to_owned(),
             act_fn: silu(),
             block_out_channels: network.channels.clone(),
             down_block_types: vec![DOWN_BLOCK.to_owned(); n_stages],
@@ -863,20 +930,30 @@ impl Vae {
             mid_block_add_attention: network.attention,
             use_quant_conv: network.quant_conv,
             use_post_quant_conv: network.post_quant_conv,
+            num_vq_embeddings: codes,
+            vq_embed_dim: codes.map(|_| latent_channels),
+            norm_type: codes.map(|_| "group".to_owned()),
         };
         let mut tensors = Vec::new();
-        // A learned scale is the likelihood's alone.
+        // A learned scale is the likelihood's alone, and how often codes were used is the training's.
         let mut named = self.named_variables();
-        named.retain(|(name, _)| !name.starts_with("likelihood."));
+        named.retain(|(name, _)| {
+            let is_code = name == OUR_CODES;
+            is_code
+                || !["likelihood.", "posterior."]
+                    .iter()
+                    .any(|part| name.starts_with(part))
+        });
         for (ours, tensor) in named {
             let Some(theirs) = theirs(&ours) else {
                 let problem = format!("{ours} has no counterpart in diffusers");
                 return refuse("model", &problem);
             };
             // Its attention is of fully connected layers.
-            let tensor = match ours.contains(".attention.") && tensor.dim() == 4 {
-                true => tensor.flatten(1, 3),
-                false => tensor,
+            let tensor = match &*ours {
+                OUR_CODES => tensor.flatten(0, 2),
+                name if name.contains(".attention.") && tensor.dim() == 4 => tensor.flatten(1, 3),
+                _ => tensor,
             };
             tensors.push((theirs, tensor));
         }
@@ -1146,8 +1223,8 @@ mod tests {
             fs::write(&config, json.to_string()).unwrap();
             DiffusersFiles::find(folder.path()).unwrap_err().to_string()
         };
-        let said = with("_class_name", "VQModel".into());
-        assert!(said.contains("_class_name is \"VQModel\""), "{said}");
+        let said = with("_class_name", "AsymmetricAutoencoderKL".into());
+        assert!(said.contains("_class_name is \"Asymmetric"), "{said}");
         let said = with(
             "up_block_types",
             serde_json::json!(["AttnUpDecoderBlock2D"]),
@@ -1200,6 +1277,29 @@ mod tests {
         vae.save_diffusers(folder.path(), None).unwrap();
         let found = DiffusersFiles::find(folder.path()).unwrap().unwrap();
         same(&vae, &found.load([16, 24], Device::Cpu).unwrap());
+    }
+
+    #[test]
+    fn a_model_of_codes_is_written_and_read() {
+        let config: ModelConfig = toml::from_str(
+            "latent_shape = [3, 4, 6]\nprior = 'uniform_codes'\nposterior.vector_quantized.codes = 20\n\
+             likelihood.gaussian.sigma = 1.0\n[network.autoencoder_kl]\nchannels = [8, 16, 16]\nblocks = 1\ngroups = 4",
+        )
+        .unwrap();
+        let image = ImageShape {
+            channels: 3,
+            height: 16,
+            width: 24,
+        };
+        let vae = Vae::new(&config, image, Device::Cpu, 5).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        vae.save_diffusers(folder.path(), None).unwrap();
+        let found = DiffusersFiles::find(folder.path()).unwrap().unwrap();
+        let read = found.load([16, 24], Device::Cpu).unwrap();
+        let mut noise = Generator::cpu(7);
+        let images = noise.randint(256, [2, 3, 16, 24], (Kind::Uint8, Device::Cpu));
+        let codes = |vae: &Vae| no_grad(|| vae.reconstruct(&images).unwrap());
+        assert_eq!(codes(&vae), codes(&read));
     }
 
     /// The names of `AutoencoderTiny`'s tensors by default, as diffusers has them.
