@@ -1,21 +1,25 @@
 //! The autoencoders of latent diffusion in the files that diffusers and the original code write.
 
+mod config_file;
+mod names;
+mod write;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tch::{Device, Tensor};
-use vae_base::{read_small_text, write_whole};
+use vae_base::read_small_text;
 
-use crate::network::{AutoencoderKlConfig, AutoencoderTinyConfig};
+use crate::network::AutoencoderKlConfig;
 use crate::preprocessing::LatentScaling;
 use crate::tensor_file::OpenTensorFile;
 use crate::{
-    CodeDistance, CodebookConfig, GaussianConfig, ImageShape, LikelihoodConfig, MeanActivation,
-    ModelConfig, ModelError, NetworkConfig, PosteriorConfig, PriorConfig, ScaleConfig, Vae,
-    VectorQuantizedConfig, weights, write_tensors,
+    CodebookConfig, GaussianConfig, ImageShape, LikelihoodConfig, ModelConfig, ModelError,
+    NetworkConfig, PosteriorConfig, PriorConfig, ScaleConfig, Vae, VectorQuantizedConfig, weights,
 };
+use config_file::{ConfigFile, KL, SampleSize, TINY, TinyConfigFile, VQ, groups};
+use names::{OUR_CODES, names, prefix, tiny_names};
 
 /// The names of diffusers' files.
 const CONFIG_FILE: &str = "config.json";
@@ -39,103 +43,11 @@ pub struct DiffusersFiles {
     sample_size: Option<[i64; 2]>,
     scaling: Option<LatentScaling>,
 }
-
-/// diffusers' `config.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct ConfigFile {
-    #[serde(rename = "_class_name")]
-    class_name: String,
-    #[serde(default = "silu")]
-    act_fn: String,
-    block_out_channels: Vec<i64>,
-    #[serde(default)]
-    down_block_types: Vec<String>,
-    #[serde(default)]
-    up_block_types: Vec<String>,
-    #[serde(default = "three")]
-    in_channels: i64,
-    #[serde(default = "three")]
-    out_channels: i64,
-    #[serde(default = "four")]
-    latent_channels: i64,
-    #[serde(default = "one")]
-    layers_per_block: usize,
-    #[serde(default = "groups")]
-    norm_num_groups: i64,
-    #[serde(default)]
-    sample_size: Option<SampleSize>,
-    #[serde(default = "scaling_factor")]
-    scaling_factor: f64,
-    #[serde(default)]
-    shift_factor: Option<f64>,
-    #[serde(default = "yes")]
-    mid_block_add_attention: bool,
-    #[serde(default = "yes")]
-    use_quant_conv: bool,
-    #[serde(default = "yes")]
-    use_post_quant_conv: bool,
-    /// Of a `VQModel`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    num_vq_embeddings: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    vq_embed_dim: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    norm_type: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-enum SampleSize {
-    Side(i64),
-    Sides([i64; 2]),
-}
-
-// The defaults of diffusers' constructor.
-fn silu() -> String {
-    "silu".to_owned()
-}
-
-fn three() -> i64 {
-    3
-}
-
-fn four() -> i64 {
-    4
-}
-
-fn one() -> usize {
-    1
-}
-
-fn groups() -> i64 {
-    32
-}
-
-fn scaling_factor() -> f64 {
-    0.18215
-}
-
-fn yes() -> bool {
-    true
-}
-
 /// The list of shards, `….safetensors.index.json`.
 #[derive(Deserialize)]
 struct Shards {
     weight_map: BTreeMap<String, String>,
 }
-
-/// The classes of diffusers that are read.
-const KL: &str = "AutoencoderKL";
-const TINY: &str = "AutoencoderTiny";
-const VQ: &str = "VQModel";
-
-/// The codebook of a `VQModel`, and here.
-const THEIR_CODES: &str = "quantize.embedding.weight";
-const OUR_CODES: &str = "posterior.codebooks";
-
-const DOWN_BLOCK: &str = "DownEncoderBlock2D";
-const UP_BLOCK: &str = "UpDecoderBlock2D";
 
 impl DiffusersFiles {
     /// Looks at a folder or file. `None` if it is neither a folder with diffusers' `config.json` nor a safetensors file
@@ -361,164 +273,6 @@ impl DiffusersFiles {
     }
 }
 
-/// `config.json` of an `AutoencoderTiny`.
-#[derive(Debug, Serialize, Deserialize)]
-struct TinyConfigFile {
-    #[serde(rename = "_class_name")]
-    class_name: String,
-    #[serde(default = "relu")]
-    act_fn: String,
-    #[serde(default = "three")]
-    in_channels: i64,
-    #[serde(default = "three")]
-    out_channels: i64,
-    encoder_block_out_channels: Vec<i64>,
-    decoder_block_out_channels: Vec<i64>,
-    #[serde(default = "four")]
-    latent_channels: i64,
-    num_encoder_blocks: Vec<usize>,
-    num_decoder_blocks: Vec<usize>,
-    #[serde(default = "two")]
-    upsampling_scaling_factor: i64,
-    #[serde(default = "factor_one")]
-    scaling_factor: f64,
-    #[serde(default)]
-    shift_factor: f64,
-}
-
-fn relu() -> String {
-    "relu".to_owned()
-}
-
-fn two() -> i64 {
-    2
-}
-
-fn factor_one() -> f64 {
-    1.0
-}
-
-impl TinyConfigFile {
-    fn network(&self) -> Result<AutoencoderTinyConfig, String> {
-        if self.act_fn != relu() {
-            return Err(format!(
-                "act_fn is {:?}, and \"relu\" can be read",
-                self.act_fn
-            ));
-        }
-        if self.in_channels != self.out_channels {
-            return Err(
-                "in_channels and out_channels differ, and equal numbers can be read".to_owned(),
-            );
-        }
-        if self.upsampling_scaling_factor != 2 {
-            let found = self.upsampling_scaling_factor;
-            return Err(format!(
-                "upsampling_scaling_factor is {found}, and 2 can be read"
-            ));
-        }
-        let mut widths = self.encoder_block_out_channels.clone();
-        widths.extend(&self.decoder_block_out_channels);
-        widths.dedup();
-        let [channels] = widths[..] else {
-            return Err(
-                "the blocks differ in their channels, and equal ones can be read".to_owned(),
-            );
-        };
-        Ok(AutoencoderTinyConfig {
-            channels,
-            encoder_blocks: self.num_encoder_blocks.clone(),
-            decoder_blocks: self.num_decoder_blocks.clone(),
-        })
-    }
-}
-
-/// diffusers' names of the layers of an `AutoencoderTiny`, places in a sequence, with those here.
-fn tiny_names(config: &AutoencoderTinyConfig) -> Vec<(String, String)> {
-    let mut named = Vec::new();
-    let block = |named: &mut Vec<_>, side: &str, place: usize, i: usize, j: usize| {
-        for k in 0..3 {
-            named.push((
-                // Activations lie between the convolutions.
-                format!("{side}.layers.{place}.conv.{}", 2 * k),
-                format!("{side}.{i}.block.{j}.conv.{k}"),
-            ));
-        }
-    };
-    let mut place = 0;
-    for (i, &n) in config.encoder_blocks.iter().enumerate() {
-        named.push((
-            format!("encoder.layers.{place}"),
-            format!("encoder.{i}.conv"),
-        ));
-        place += 1;
-        for j in 0..n {
-            block(&mut named, "encoder", place, i, j);
-            place += 1;
-        }
-    }
-    named.push((
-        format!("encoder.layers.{place}"),
-        "encoder.posterior".to_owned(),
-    ));
-    named.push(("decoder.layers.0".to_owned(), "decoder.hidden".to_owned()));
-    place = 2; // After the activation.
-    for (i, &n) in config.decoder_blocks.iter().enumerate() {
-        for j in 0..n {
-            block(&mut named, "decoder", place, i, j);
-            place += 1;
-        }
-        let ours = match i + 1 == config.decoder_blocks.len() {
-            true => "decoder.likelihood".to_owned(),
-            false => {
-                place += 1; // The upsampling.
-                format!("decoder.{i}.conv")
-            }
-        };
-        named.push((format!("decoder.layers.{place}"), ours));
-        place += 1;
-    }
-    named
-}
-
-impl ConfigFile {
-    /// What is different from the network here.
-    fn check(&self) -> Result<(), String> {
-        if self.act_fn != silu() {
-            return Err(format!(
-                "act_fn is {:?}, and \"silu\" can be read",
-                self.act_fn
-            ));
-        }
-        for (types, wanted) in [
-            (&self.down_block_types, DOWN_BLOCK),
-            (&self.up_block_types, UP_BLOCK),
-        ] {
-            if let Some(other) = types.iter().find(|&found| found != wanted) {
-                return Err(format!("a block is {other:?}, and {wanted:?} can be read"));
-            }
-        }
-        let norm = self.norm_type.as_deref().unwrap_or("group");
-        if norm != "group" {
-            return Err(format!("norm_type is {norm:?}, and \"group\" can be read"));
-        }
-        let code_dims = self.vq_embed_dim.unwrap_or(self.latent_channels);
-        if code_dims != self.latent_channels {
-            return Err(format!(
-                "vq_embed_dim is {code_dims} and latent_channels {}, and equal numbers can be read",
-                self.latent_channels
-            ));
-        }
-        if self.in_channels != self.out_channels {
-            return Err(format!(
-                "in_channels is {} and out_channels {}, and equal numbers can be read",
-                self.in_channels, self.out_channels
-            ));
-        }
-        Ok(())
-    }
-}
-
 /// The weights in a folder of diffusers.
 fn weights_in(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     for variant in ["", ".fp16", ".bf16"] {
@@ -553,181 +307,6 @@ fn weights_in(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         folder,
         format!("holds no {WEIGHTS}.safetensors"),
     ))
-}
-
-/// What precedes the names of an autoencoder's tensors in a file; `None` if there is no autoencoder.
-fn prefix(shapes: &BTreeMap<String, Vec<i64>>) -> Option<String> {
-    const FIRST: &str = "encoder.conv_in.weight";
-    let with = |part: &str| {
-        let start = part.strip_suffix(FIRST)?;
-        let stages = [
-            "encoder.down_blocks.0.resnets.0.conv1.weight",
-            "encoder.down.0.block.0.conv1.weight",
-        ];
-        let is_one = stages
-            .iter()
-            .any(|stage| shapes.contains_key(&format!("{start}{stage}")));
-        is_one.then(|| start.to_owned())
-    };
-    shapes.keys().find_map(|name| with(name))
-}
-
-/// The variables here by the names of the autoencoder's tensors.
-fn names(
-    shapes: &BTreeMap<String, Vec<i64>>,
-    prefix: &str,
-) -> Result<BTreeMap<String, String>, String> {
-    let own: Vec<(&str, &String)> = shapes
-        .keys()
-        .filter_map(|name| Some((name.strip_prefix(prefix)?, name)))
-        .filter(|(name, _)| {
-            let first = name.split('.').next().unwrap_or_default();
-            ["encoder", "decoder", "quant_conv", "post_quant_conv"].contains(&first)
-                || *name == THEIR_CODES
-        })
-        .collect();
-    let stage = |name: &&str| {
-        let mut parts = name.split('.').skip(1);
-        let is_stage = ["down_blocks", "down"].contains(&parts.next()?);
-        parts.next()?.parse::<usize>().ok().filter(|_| is_stage)
-    };
-    let n_stages = own
-        .iter()
-        .filter_map(|(name, _)| stage(name))
-        .max()
-        .map_or(0, |last| last + 1);
-    own.into_iter()
-        .map(|(name, whole)| match ours(name, n_stages) {
-            Some(ours) => Ok((whole.clone(), ours)),
-            None => Err(format!(
-                "{whole} belongs to no part of the usual autoencoder (attention within stages and other blocks cannot \
-                 be read)"
-            )),
-        })
-        .collect()
-}
-
-/// The variable here for a tensor by its name in diffusers or in the original code.
-fn ours(theirs: &str, n_stages: usize) -> Option<String> {
-    if theirs == THEIR_CODES {
-        return Some(OUR_CODES.to_owned());
-    }
-    let parts: Vec<&str> = theirs.split('.').collect();
-    let (&what, path) = parts.split_last()?;
-    let reversed = |i: &str| {
-        Some(
-            n_stages
-                .checked_sub(1)?
-                .checked_sub(i.parse().ok()?)?
-                .to_string(),
-        )
-    };
-    let name = match path {
-        ["quant_conv"] => "encoder.quant".to_owned(),
-        ["post_quant_conv"] => "decoder.quant".to_owned(),
-        ["encoder", "conv_in"] => "encoder.conv".to_owned(),
-        ["decoder", "conv_in"] => "decoder.hidden".to_owned(),
-        ["encoder", "conv_out"] => "encoder.posterior".to_owned(),
-        ["decoder", "conv_out"] => "decoder.likelihood".to_owned(),
-        [side, "conv_norm_out" | "norm_out"] => format!("{side}.norm"),
-        [side, "mid_block", "resnets", i, layer] => {
-            format!("{side}.middle.block.{i}.{}", of_block(layer)?)
-        }
-        [side, "mid", block @ ("block_1" | "block_2"), layer] => {
-            let i = if *block == "block_1" { 0 } else { 1 };
-            format!("{side}.middle.block.{i}.{}", of_block(layer)?)
-        }
-        [side, "mid_block", "attentions", "0", part @ ..] | [side, "mid", "attn_1", part @ ..] => {
-            let part = match part {
-                ["group_norm" | "norm"] => "norm",
-                ["to_q" | "query" | "q"] => "query",
-                ["to_k" | "key" | "k"] => "key",
-                ["to_v" | "value" | "v"] => "value",
-                ["to_out", "0"] | ["proj_attn" | "proj_out"] => "out",
-                _ => return None,
-            };
-            format!("{side}.middle.attention.{part}")
-        }
-        [side, "down_blocks" | "up_blocks", i, "resnets", j, layer]
-        | [side @ "encoder", "down", i, "block", j, layer] => {
-            format!("{side}.{i}.block.{j}.{}", of_block(layer)?)
-        }
-        // The original code counts the decoder's stages from the image inwards.
-        [side @ "decoder", "up", i, "block", j, layer] => {
-            format!("{side}.{}.block.{j}.{}", reversed(i)?, of_block(layer)?)
-        }
-        [side, "down_blocks", i, "downsamplers", "0", "conv"]
-        | [side, "down", i, "downsample", "conv"] => format!("{side}.{i}.down"),
-        [side, "up_blocks", i, "upsamplers", "0", "conv"] => format!("{side}.{i}.up"),
-        [side, "up", i, "upsample", "conv"] => format!("{side}.{}.up", reversed(i)?),
-        _ => return None,
-    };
-    Some(format!("{name}.{what}"))
-}
-
-fn of_block(layer: &str) -> Option<&'static str> {
-    Some(match layer {
-        "norm1" => "norm.0",
-        "conv1" => "conv.0",
-        "norm2" => "norm.1",
-        "conv2" => "conv.1",
-        "conv_shortcut" | "nin_shortcut" => "shortcut",
-        _ => return None,
-    })
-}
-
-/// diffusers' name of a variable here.
-fn theirs(ours: &str) -> Option<String> {
-    if ours == OUR_CODES {
-        return Some(THEIR_CODES.to_owned());
-    }
-    let parts: Vec<&str> = ours.split('.').collect();
-    let (&what, path) = parts.split_last()?;
-    let of_block = |layer: &[&str]| {
-        Some(match layer {
-            ["norm", "0"] => "norm1",
-            ["conv", "0"] => "conv1",
-            ["norm", "1"] => "norm2",
-            ["conv", "1"] => "conv2",
-            ["shortcut"] => "conv_shortcut",
-            _ => return None,
-        })
-    };
-    let name = match path {
-        ["encoder", "quant"] => "quant_conv".to_owned(),
-        ["decoder", "quant"] => "post_quant_conv".to_owned(),
-        ["encoder", "conv"] => "encoder.conv_in".to_owned(),
-        ["decoder", "hidden"] => "decoder.conv_in".to_owned(),
-        ["encoder", "posterior"] => "encoder.conv_out".to_owned(),
-        ["decoder", "likelihood"] => "decoder.conv_out".to_owned(),
-        [side, "norm"] => format!("{side}.conv_norm_out"),
-        [side, "middle", "block", i, layer @ ..] => {
-            format!("{side}.mid_block.resnets.{i}.{}", of_block(layer)?)
-        }
-        [side, "middle", "attention", part] => {
-            let part = match *part {
-                "norm" => "group_norm",
-                "query" => "to_q",
-                "key" => "to_k",
-                "value" => "to_v",
-                "out" => "to_out.0",
-                _ => return None,
-            };
-            format!("{side}.mid_block.attentions.0.{part}")
-        }
-        [side, i, "block", j, layer @ ..] => {
-            let stages = if *side == "encoder" {
-                "down_blocks"
-            } else {
-                "up_blocks"
-            };
-            format!("{side}.{stages}.{i}.resnets.{j}.{}", of_block(layer)?)
-        }
-        [side, i, "down"] => format!("{side}.down_blocks.{i}.downsamplers.0.conv"),
-        [side, i, "up"] => format!("{side}.up_blocks.{i}.upsamplers.0.conv"),
-        _ => return None,
-    };
-    Some(format!("{name}.{what}"))
 }
 
 /// A fully connected layer `[C, C]` as the 1×1 convolution that it is here, and the reverse.
@@ -849,195 +428,16 @@ impl Found {
     }
 }
 
-impl Vae {
-    /// Writes the model as a folder that diffusers' `AutoencoderKL.from_pretrained` reads. `scaling` is the factor of
-    /// the latents; without one that of the file that the model was read from, or 1.
-    ///
-    /// # Errors
-    /// Another network than `autoencoder_kl`, or a model of which diffusers has no counterpart; the folder has files;
-    /// the file system refuses.
-    pub fn save_diffusers(
-        &self,
-        folder: &Path,
-        scaling: Option<LatentScaling>,
-    ) -> Result<(), ModelError> {
-        let refuse = |key: &str, problem: &str| Err(ModelError::config(key, problem));
-        let config = self.config();
-        let network = match &config.network {
-            NetworkConfig::AutoencoderKl(network) => network,
-            NetworkConfig::AutoencoderTiny(network) => {
-                return self.save_tiny(network, folder, scaling);
-            }
-            _ => {
-                return refuse(
-                    "model.network",
-                    "diffusers has counterparts of autoencoder_kl and autoencoder_tiny; onnx or torchscript would fit",
-                );
-            }
-        };
-        let mean = config.likelihood.of_real_values().map(|(_, mean)| mean);
-        if mean != Some(MeanActivation::Linear) {
-            let problem =
-                "diffusers' decoder ends at a linear mean, as that of gaussian or laplace";
-            return refuse("model.likelihood", problem);
-        }
-        let codes = match (&config.posterior, &config.prior) {
-            (PosteriorConfig::DiagonalGaussian(_), PriorConfig::StandardNormal) => None,
-            (PosteriorConfig::VectorQuantized(codes), PriorConfig::UniformCodes)
-                if codes.heads == 1
-                    && codes.depth == 1
-                    && codes.distance == CodeDistance::default() =>
-            {
-                Some(codes.codes)
-            }
-            _ => {
-                return refuse(
-                    "model.posterior",
-                    "diffusers has a diagonal Gaussian with a standard normal prior, and one codebook of Euclidean \
-                     distances with uniform_codes",
-                );
-            }
-        };
-        if config.condition.is_some() || config.decoder_spectral_norm {
-            return refuse(
-                "model",
-                "diffusers' autoencoder has no condition and no spectral norm",
-            );
-        }
-        let Some([latent_channels, ..]) = config.latent_shape else {
-            return refuse("model.latent_shape", "diffusers' latents are a map");
-        };
-        let image = self.image_shape();
-        let n_stages = network.channels.len();
-        let scaling = scaling.or(self.latent_scaling()).unwrap_or(LatentScaling {
-            factor: 1.0,
-            shift: 0.0,
-        });
-        let file = ConfigFile {
-            class_name: if codes.is_some() { VQ } else { KL }.to_owned(),
-            act_fn: silu(),
-            block_out_channels: network.channels.clone(),
-            down_block_types: vec![DOWN_BLOCK.to_owned(); n_stages],
-            up_block_types: vec![UP_BLOCK.to_owned(); n_stages],
-            in_channels: image.channels,
-            out_channels: image.channels,
-            latent_channels,
-            layers_per_block: network.blocks,
-            norm_num_groups: network.groups,
-            sample_size: Some(SampleSize::Side(image.height.max(image.width))),
-            scaling_factor: scaling.factor,
-            shift_factor: (scaling.shift != 0.0).then_some(scaling.shift),
-            mid_block_add_attention: network.attention,
-            use_quant_conv: network.quant_conv,
-            use_post_quant_conv: network.post_quant_conv,
-            num_vq_embeddings: codes,
-            vq_embed_dim: codes.map(|_| latent_channels),
-            norm_type: codes.map(|_| "group".to_owned()),
-        };
-        let mut tensors = Vec::new();
-        // A learned scale is the likelihood's alone, and how often codes were used is the training's.
-        let mut named = self.named_variables();
-        named.retain(|(name, _)| {
-            let is_code = name == OUR_CODES;
-            is_code
-                || !["likelihood.", "posterior."]
-                    .iter()
-                    .any(|part| name.starts_with(part))
-        });
-        for (ours, tensor) in named {
-            let Some(theirs) = theirs(&ours) else {
-                let problem = format!("{ours} has no counterpart in diffusers");
-                return refuse("model", &problem);
-            };
-            // Its attention is of fully connected layers.
-            let tensor = match &*ours {
-                OUR_CODES => tensor.flatten(0, 2),
-                name if name.contains(".attention.") && tensor.dim() == 4 => tensor.flatten(1, 3),
-                _ => tensor,
-            };
-            tensors.push((theirs, tensor));
-        }
-        write_folder(folder, &file, &tensors)
-    }
-
-    /// [`Self::save_diffusers`] as an `AutoencoderTiny`.
-    fn save_tiny(
-        &self,
-        network: &AutoencoderTinyConfig,
-        folder: &Path,
-        scaling: Option<LatentScaling>,
-    ) -> Result<(), ModelError> {
-        let refuse = |key: &str, problem: &str| Err(ModelError::config(key, problem));
-        let config = self.config();
-        let mean = config.likelihood.of_real_values().map(|(_, mean)| mean);
-        if mean != Some(MeanActivation::Linear)
-            || !matches!(config.posterior, PosteriorConfig::Deterministic)
-        {
-            let problem = "diffusers' AutoencoderTiny has a linear mean, as that of gaussian, and a deterministic encoder";
-            return refuse("model", problem);
-        }
-        let Some([latent_channels, ..]) = config.latent_shape else {
-            return refuse("model.latent_shape", "diffusers' latents are a map");
-        };
-        if config.condition.is_some() || config.decoder_spectral_norm {
-            return refuse(
-                "model",
-                "diffusers' autoencoder has no condition and no spectral norm",
-            );
-        }
-        let scaling = scaling.or(self.latent_scaling());
-        let n_stages = network.encoder_blocks.len();
-        let file = TinyConfigFile {
-            class_name: TINY.to_owned(),
-            act_fn: relu(),
-            in_channels: self.image_shape().channels,
-            out_channels: self.image_shape().channels,
-            encoder_block_out_channels: vec![network.channels; n_stages],
-            decoder_block_out_channels: vec![network.channels; n_stages],
-            latent_channels,
-            num_encoder_blocks: network.encoder_blocks.clone(),
-            num_decoder_blocks: network.decoder_blocks.clone(),
-            upsampling_scaling_factor: 2,
-            scaling_factor: scaling.map_or(1.0, |scaling| scaling.factor),
-            shift_factor: scaling.map_or(0.0, |scaling| scaling.shift),
-        };
-        let theirs: BTreeMap<String, String> = tiny_names(network)
-            .into_iter()
-            .map(|(theirs, ours)| (ours, theirs))
-            .collect();
-        let tensors = self
-            .named_variables()
-            .into_iter()
-            .filter_map(|(name, tensor)| {
-                let (layer, what) = name.rsplit_once('.')?;
-                // A learned scale is the likelihood's alone.
-                Some((format!("{}.{what}", theirs.get(layer)?), tensor))
-            });
-        write_folder(folder, &file, &tensors.collect::<Vec<_>>())
-    }
-}
-
-/// Writes weights and config; the config last, without which the folder is none.
-fn write_folder(
-    folder: &Path,
-    config: &impl Serialize,
-    tensors: &[(String, Tensor)],
-) -> Result<(), ModelError> {
-    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let json = serde_json::to_vec_pretty(config)
-        .map_err(|error| ModelError::weights(folder, error.to_string()))?;
-    let weights = folder.join(format!("{WEIGHTS}.safetensors"));
-    write_tensors(&weights, tensors, &[("format", "pt")])?;
-    let config = folder.join(CONFIG_FILE);
-    write_whole(&config, &json).map_err(ModelError::io(&config))
-}
-
 #[cfg(test)]
 mod tests {
     use tch::{Kind, no_grad};
 
+    use std::fs;
+
+    use super::names::{ours, theirs};
     use super::*;
-    use crate::Generator;
+    use crate::network::AutoencoderTinyConfig;
+    use crate::{Generator, write_tensors};
 
     fn small() -> Vae {
         let config: ModelConfig = toml::from_str(
