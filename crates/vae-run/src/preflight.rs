@@ -15,7 +15,7 @@ const N_COMPARED: usize = 64;
 pub fn preflight(config: &RunConfig, vae: &Vae, splits: &Splits) -> Result<Vec<String>, RunError> {
     let n_train = splits.train.len();
     let batch_size = config.training.batch_size;
-    let n_steps = (n_train.div_ceil(batch_size) as u64).saturating_mul(config.training.epochs);
+    let n_steps = config.n_steps(n_train);
     let mut warnings = Vec::new();
     let warm_up = config.schedule.warm_up_steps(n_steps);
     if warm_up >= n_steps && n_steps > 0 {
@@ -25,11 +25,11 @@ pub fn preflight(config: &RunConfig, vae: &Vae, splits: &Splits) -> Result<Vec<S
             config.schedule.name()
         ));
     }
-    let settled = config.objective.settled_step();
+    let settled = config.objective_in_run(n_train).settled_step();
     if settled > n_steps && n_steps > 0 {
         warnings.push(format!(
             "the objective is what it is meant to be from step {settled} on, and the run has {n_steps} steps: \
-             objective.regularizer's schedule or objective.adversarial.start is longer than training.epochs"
+             objective.regularizer's schedule or objective.adversarial.start is longer than training.epochs; a share of the run would fit"
         ));
     }
     if n_train < batch_size {

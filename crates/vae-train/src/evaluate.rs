@@ -74,7 +74,7 @@ fn pass(
     networks: &Networks,
 ) -> Result<Evaluation, TrainError> {
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
-    let objective = &config.objective;
+    let objective = &config.objective_in_run(n_train_images);
     let context = LossContext {
         vae,
         step,

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use tracing::warn;
 use vae_base::derive_seed;
 use vae_data::loader::n_batches;
-use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Terms, Vae};
+use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Objective, Terms, Vae};
 use vae_run::{CheckpointTensors, ClipConfig, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
 
 use crate::collective::Alone;
@@ -20,6 +20,8 @@ use crate::{Collective, TrainError, autocast, check_precision};
 pub struct Learner<'a> {
     vae: &'a Vae,
     config: &'a RunConfig,
+    /// With steps in place of shares of the run.
+    objective: Objective,
     n_train_images: u64,
     n_steps_per_epoch: u64,
     /// The number of optimizer steps of the whole run.
@@ -143,6 +145,7 @@ impl<'a> Learner<'a> {
         Ok(Self {
             vae,
             config,
+            objective: config.objective_in_run(n_train_images),
             n_train_images: n_train_images as u64,
             n_steps_per_epoch,
             n_steps: n_steps_per_epoch.saturating_mul(training.epochs),
@@ -167,7 +170,7 @@ impl<'a> Learner<'a> {
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
         let Self { vae, config, .. } = *self;
-        let objective = &config.objective;
+        let objective = &self.objective;
         let context = LossContext {
             vae,
             step: objective_step,
@@ -572,6 +575,10 @@ mod tests {
         let warm_up = "objective.regularizer.kl.beta_schedule.warm_up.steps = 10";
         let [loss, reconstruction, kl] = loss_and_terms(warm_up, 4, 3);
         assert!((loss - reconstruction - 0.3 * kl).abs() < 1e-5 * loss);
+        // 20 epochs of one step each.
+        let share =
+            "training.epochs = 20\nobjective.regularizer.kl.beta_schedule.warm_up.share = 0.5";
+        assert_eq!(loss_and_terms(share, 4, 3), [loss, reconstruction, kl]);
         // −ln(N·B) occurs once in log q(z), and once for each of the two dimensions in Σ log q(z_j): the total correlation with N
         // images is ln 10 above that with 10·N.
         let beta_tc = "objective.regularizer.beta_tc = { alpha = 0.0, beta = 1.0, gamma = 0.0 }";

@@ -324,7 +324,7 @@ impl<'a> Trainer<'a> {
             config,
             self.evaluated(),
             splits.train.len(),
-            config.objective.settled_step(),
+            config.objective_in_run(splits.train.len()).settled_step(),
             self.steps.learner.networks(),
         );
         self.steps.learner.use_raw()?;
@@ -342,7 +342,8 @@ impl<'a> Trainer<'a> {
             controls,
             ..
         } = &self.run;
-        let scheduled = config.objective.scheduled(controls.objective_step);
+        let objective = config.objective_in_run(splits.train.len());
+        let scheduled = objective.scheduled(controls.objective_step);
         let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);
         Record {
             beta: scheduled("beta"),

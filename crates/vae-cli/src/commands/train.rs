@@ -238,10 +238,10 @@ fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: De
         );
     }
     let (planned, epochs) = (state.config.training.epochs, config.training.epochs);
-    if planned != epochs && config.schedule.spans_the_run() {
+    if planned != epochs && (config.schedule.spans_the_run() || config.objective.spans_the_run()) {
         warn!(
-            "the learning-rate schedule spans the whole run: with {epochs} epochs instead of {planned} \
-             it jumps to another place of its curve"
+            "a schedule spans the whole run: with {epochs} epochs instead of {planned} it jumps to another place \
+             of its curve"
         );
     }
 }

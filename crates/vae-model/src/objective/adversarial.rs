@@ -7,7 +7,7 @@ use vae_torch::Generator;
 
 use super::adversarial_loss::AdversarialLoss;
 use super::augmentation::Augmentation;
-use super::checks::{at_least_0, some_steps};
+use super::checks::{at_least_0, share_or_steps, some_steps};
 use super::player::Seen;
 use super::{LossContext, PlayerNetwork};
 use crate::network::{DiscriminatorConfig, DiscriminatorShape};
@@ -39,6 +39,9 @@ pub struct AdversarialConfig {
     pub adaptive_weight: bool,
     /// The first step at which the discriminator learns and counts, so that the model has a head start. Default 0.
     pub start: u64,
+    /// The same as a share of the run, which fits a run of any length; 0 for `start`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub start_share: f64,
     /// The generated items that the discriminator sees. By default reconstructions, of a model without an encoder
     /// samples.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +65,7 @@ impl Default for AdversarialConfig {
             weight: 1.0,
             adaptive_weight: false,
             start: 0,
+            start_share: 0.0,
             judges: None,
             through_encoder: true,
             discriminator: DiscriminatorConfig::default(),
@@ -160,6 +164,8 @@ const LEAST_GRADIENT: f64 = 1e-4;
 
 impl AdversarialConfig {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
+        let key = "objective.adversarial.start_share";
+        share_or_steps(key, self.start_share, "start", [self.start, 0])?;
         let key = "objective.adversarial";
         at_least_0(&format!("{key}.weight"), self.weight)?;
         self.discriminator.check(&format!("{key}.discriminator"))?;

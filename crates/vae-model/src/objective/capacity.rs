@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::checks::{at_least_0, some_steps};
+use super::checks::{at_least_0, share_or_steps, some_steps, steps_of};
 use super::kl_of;
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
@@ -23,6 +23,9 @@ pub struct CapacityConfig {
     /// Optimizer steps over which the capacity rises from 0. Default 100,000.
     #[schemars(range(min = 1))]
     pub over_steps: u64,
+    /// The same as a share of the run, which fits a run of any length; 0 for `over_steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub over_share: f64,
 }
 
 impl Default for CapacityConfig {
@@ -31,6 +34,7 @@ impl Default for CapacityConfig {
             gamma: 1000.0,
             final_capacity: 25.0,
             over_steps: 100_000,
+            over_share: 0.0,
         }
     }
 }
@@ -43,7 +47,16 @@ impl CapacityConfig {
         at_least_0("objective.regularizer.capacity.gamma", self.gamma)?;
         let key = "objective.regularizer.capacity.final_capacity";
         at_least_0(key, self.final_capacity)?;
-        some_steps("objective.regularizer.capacity.over_steps", self.over_steps)
+        some_steps("objective.regularizer.capacity.over_steps", self.over_steps)?;
+        let key = "objective.regularizer.capacity.over_share";
+        let steps = [self.over_steps, Self::default().over_steps];
+        share_or_steps(key, self.over_share, "over_steps", steps)
+    }
+
+    /// With steps in place of a share of a run of `n_steps`.
+    pub(super) fn in_run_of(&mut self, n_steps: u64) {
+        self.over_steps = steps_of(self.over_share, self.over_steps, n_steps);
+        self.over_share = 0.0;
     }
 
     pub(super) fn penalty(

@@ -28,6 +28,33 @@ pub(super) fn some_steps(key: &str, n_steps: u64) -> Result<(), ModelError> {
     }
 }
 
+/// Refuses a share of the run outside `[0, 1]`, and one beside a number of steps that was changed as well.
+pub(super) fn share_or_steps(
+    key: &str,
+    share: f64,
+    steps_key: &str,
+    [steps, default]: [u64; 2],
+) -> Result<(), ModelError> {
+    if !(0.0..=1.0).contains(&share) {
+        let problem = format!("found {share:?}, expected a number from 0 to 1");
+        return Err(ModelError::config(key, problem));
+    }
+    if share > 0.0 && steps != default {
+        let problem =
+            format!("found {share} beside {steps_key} = {steps}; one of the two would fit");
+        return Err(ModelError::config(key, problem));
+    }
+    Ok(())
+}
+
+/// The steps that are meant in a run of `n_steps`: a share of them, if there is one, else `steps`.
+pub(super) fn steps_of(share: f64, steps: u64, n_steps: u64) -> u64 {
+    match share > 0.0 {
+        true => ((share * n_steps as f64).round() as u64).max(1),
+        false => steps,
+    }
+}
+
 /// More samples are surely a mistake.
 pub(super) const MOST_SAMPLES: u64 = 100_000;
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::checks::{at_least_0, some_steps};
+use super::checks::{at_least_0, share_or_steps, some_steps, steps_of};
 use super::{kl_of, unfit};
 use crate::{Direction, Draws, ModelError, Term, Terms};
 
@@ -69,12 +69,15 @@ pub enum BetaSchedule {
 
 /// A group at a time. With N groups each weight takes 1/N of the steps; the next group's begins to rise when it has
 /// reached `beta`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaByGroupConfig {
     /// Optimizer steps until the kl of all groups has the weight `beta`. Default 5000.
     #[schemars(range(min = 1))]
     pub steps: u64,
+    /// The same as a share of the run, which fits a run of any length; 0 for `steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share: f64,
     /// The group whose kl is paid for first. Default `"lowest"`.
     pub first: FirstGroup,
 }
@@ -83,6 +86,7 @@ impl Default for BetaByGroupConfig {
     fn default() -> Self {
         Self {
             steps: 5000,
+            share: 0.0,
             first: FirstGroup::default(),
         }
     }
@@ -113,17 +117,23 @@ impl BetaByGroupConfig {
 }
 
 /// Also called kl annealing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BetaWarmUpConfig {
     /// Optimizer steps from weight 0 to `beta`. Default 1000.
     #[schemars(range(min = 1))]
     pub steps: u64,
+    /// The same as a share of the run, which fits a run of any length; 0 for `steps`. Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub share: f64,
 }
 
 impl Default for BetaWarmUpConfig {
     fn default() -> Self {
-        Self { steps: 1000 }
+        Self {
+            steps: 1000,
+            share: 0.0,
+        }
     }
 }
 
@@ -134,6 +144,10 @@ pub struct BetaCyclicConfig {
     /// Optimizer steps from one rise to the next. Default 10,000.
     #[schemars(range(min = 1))]
     pub period_steps: u64,
+    /// The same as a share of the run, which fits a run of any length: 0.25 rises four times. 0 for `period_steps`.
+    /// Default 0.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub period_share: f64,
     /// The share of a period in which the weight rises; in the rest it is `beta`. Default 0.5.
     #[schemars(extend("exclusiveMinimum" = 0.0), range(max = 1.0))]
     pub ramp: f64,
@@ -143,6 +157,7 @@ impl Default for BetaCyclicConfig {
     fn default() -> Self {
         Self {
             period_steps: 10_000,
+            period_share: 0.0,
             ramp: 0.5,
         }
     }
@@ -250,17 +265,27 @@ impl BetaSchedule {
     fn check(&self) -> Result<(), ModelError> {
         match self {
             Self::Constant => Ok(()),
-            Self::WarmUp(config) => some_steps(
-                "objective.regularizer.kl.beta_schedule.warm_up.steps",
-                config.steps,
-            ),
-            Self::ByGroup(config) => some_steps(
-                "objective.regularizer.kl.beta_schedule.by_group.steps",
-                config.steps,
-            ),
+            Self::WarmUp(config) => {
+                let key = "objective.regularizer.kl.beta_schedule.warm_up";
+                some_steps(&format!("{key}.steps"), config.steps)?;
+                let steps = [config.steps, BetaWarmUpConfig::default().steps];
+                share_or_steps(&format!("{key}.share"), config.share, "steps", steps)
+            }
+            Self::ByGroup(config) => {
+                let key = "objective.regularizer.kl.beta_schedule.by_group";
+                some_steps(&format!("{key}.steps"), config.steps)?;
+                let steps = [config.steps, BetaByGroupConfig::default().steps];
+                share_or_steps(&format!("{key}.share"), config.share, "steps", steps)
+            }
             Self::Cyclic(config) => {
                 let key = "objective.regularizer.kl.beta_schedule.cyclic";
                 some_steps(&format!("{key}.period_steps"), config.period_steps)?;
+                let steps = [
+                    config.period_steps,
+                    BetaCyclicConfig::default().period_steps,
+                ];
+                let share = format!("{key}.period_share");
+                share_or_steps(&share, config.period_share, "period_steps", steps)?;
                 if config.ramp > 0.0 && config.ramp <= 1.0 {
                     Ok(())
                 } else {
@@ -270,6 +295,30 @@ impl BetaSchedule {
                     ))
                 }
             }
+        }
+    }
+
+    /// Whether it has shares of the run.
+    pub(super) fn spans_the_run(&self) -> bool {
+        match self {
+            Self::Constant => false,
+            Self::WarmUp(config) => config.share > 0.0,
+            Self::ByGroup(config) => config.share > 0.0,
+            Self::Cyclic(config) => config.period_share > 0.0,
+        }
+    }
+
+    /// With steps in place of shares of a run of `n_steps`.
+    pub(super) fn in_run_of(&mut self, n_steps: u64) {
+        let of = |share: &mut f64, steps: &mut u64| {
+            *steps = steps_of(*share, *steps, n_steps);
+            *share = 0.0;
+        };
+        match self {
+            Self::Constant => {}
+            Self::WarmUp(config) => of(&mut config.share, &mut config.steps),
+            Self::ByGroup(config) => of(&mut config.share, &mut config.steps),
+            Self::Cyclic(config) => of(&mut config.period_share, &mut config.period_steps),
         }
     }
 
@@ -286,5 +335,69 @@ impl BetaSchedule {
                 (part / config.ramp).min(1.0)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Objective;
+
+    fn objective(text: &str) -> Objective {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn shares_of_a_run_are_its_steps() {
+        let kl = "regularizer.kl.beta_schedule";
+        for (share, steps) in [
+            (
+                format!("{kl}.warm_up.share = 0.25"),
+                format!("{kl}.warm_up.steps = 50"),
+            ),
+            (
+                format!("{kl}.by_group.share = 0.5"),
+                format!("{kl}.by_group.steps = 100"),
+            ),
+            (
+                format!("{kl}.cyclic.period_share = 0.1"),
+                format!("{kl}.cyclic.period_steps = 20"),
+            ),
+            (
+                "regularizer.capacity.over_share = 0.5".to_owned(),
+                "regularizer.capacity.over_steps = 100".to_owned(),
+            ),
+            (
+                "adversarial.start_share = 0.05".to_owned(),
+                "adversarial.start = 10".to_owned(),
+            ),
+        ] {
+            let (share, steps) = (objective(&share), objective(&steps));
+            assert!(share.spans_the_run() && !steps.spans_the_run());
+            assert_eq!(share.in_run_of(200), steps);
+            assert_eq!(steps.in_run_of(200), steps);
+        }
+        // However short the run, a warm-up takes a step.
+        let short = objective(&format!("{kl}.warm_up.share = 0.001")).in_run_of(3);
+        assert_eq!(short.settled_step(), 1);
+    }
+
+    #[test]
+    fn a_share_beside_steps_is_refused() {
+        let text = "regularizer.kl.beta_schedule.warm_up = { steps = 7, share = 0.5 }";
+        let said = objective(text)
+            .check(&crate::ModelConfig::default())
+            .unwrap_err();
+        assert!(
+            said.to_string().contains("one of the two would fit"),
+            "{said}"
+        );
+        let text = "regularizer.kl.beta_schedule.warm_up.share = 1.5";
+        let said = objective(text)
+            .check(&crate::ModelConfig::default())
+            .unwrap_err();
+        assert!(
+            said.to_string().contains("expected a number from 0 to 1"),
+            "{said}"
+        );
     }
 }

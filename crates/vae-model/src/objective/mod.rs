@@ -492,6 +492,35 @@ impl Objective {
         })
     }
 
+    /// The objective of a run of `n_steps`, with steps in place of shares of the run.
+    #[must_use]
+    pub fn in_run_of(&self, n_steps: u64) -> Self {
+        let mut objective = self.clone();
+        match &mut objective.regularizer {
+            Regularizer::Kl(config) => config.beta_schedule.in_run_of(n_steps),
+            Regularizer::Capacity(config) => config.in_run_of(n_steps),
+            _ => {}
+        }
+        if let Some(adversarial) = &mut objective.adversarial {
+            adversarial.start =
+                checks::steps_of(adversarial.start_share, adversarial.start, n_steps);
+            adversarial.start_share = 0.0;
+        }
+        objective
+    }
+
+    /// Whether a schedule is a share of the run, so that more epochs change it.
+    #[must_use]
+    pub fn spans_the_run(&self) -> bool {
+        let of_regularizer = match &self.regularizer {
+            Regularizer::Kl(config) => config.beta_schedule.spans_the_run(),
+            Regularizer::Capacity(config) => config.over_share > 0.0,
+            _ => false,
+        };
+        let adversarial = self.adversarial.as_ref();
+        of_regularizer || adversarial.is_some_and(|config| config.start_share > 0.0)
+    }
+
     /// A step at which the objective's schedule has reached its end, or a cyclic one its maximum. Losses at this step
     /// are what a run minimizes, and can be compared between epochs.
     #[must_use]

@@ -132,6 +132,19 @@ impl RunConfig {
         Ok(splits.with_condition(&spec))
     }
 
+    /// The number of steps of the run with so many training items.
+    #[must_use]
+    pub fn n_steps(&self, n_train: usize) -> u64 {
+        let of_epoch = n_train.div_ceil(self.training.batch_size.max(1)) as u64;
+        of_epoch.saturating_mul(self.training.epochs)
+    }
+
+    /// The objective, with steps in place of shares of the run with so many training items.
+    #[must_use]
+    pub fn objective_in_run(&self, n_train: usize) -> Objective {
+        self.objective.in_run_of(self.n_steps(n_train))
+    }
+
     /// The paths of files that the run reads besides its data set.
     pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let start_from = self.training.start_from.iter_mut();
