@@ -126,6 +126,9 @@ fn figures() -> Figures {
             width: 10,
             height: 10,
         }],
+        steps: Vec::new(),
+        origin: vec![("data".to_owned(), HOSTILE.to_owned())],
+        settings: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
     }
 }
 
