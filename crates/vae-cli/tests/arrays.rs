@@ -182,7 +182,7 @@ fn decoded_images_are_named_and_encode_to_the_same_place() {
         assert_eq!(said["n_images"], 20);
         let name = match format {
             "npy" => "00000007.png",
-            _ => "data/t10k-images-idx3-ubyte#7.png",
+            _ => "t10k-images-idx3-ubyte#7.png",
         };
         let found = image::image_dimensions(workplace.path(&out).join(name)).expect("a picture");
         assert_eq!(found, (SIDE as u32, SIDE as u32));

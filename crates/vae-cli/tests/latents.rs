@@ -188,7 +188,7 @@ fn principal_directions_and_attributes_are_rows_beside_single_dimensions() {
         &["traverse", "run", "--attributes", "digit=4", "--out", "p.png"],
         1,
     );
-    assert!(said.contains("class=4: not"), "{said}");
+    assert!(said.contains("class=4: no direction"), "{said}");
 }
 
 #[test]
@@ -223,8 +223,8 @@ fn a_picture_is_written_in_the_format_that_its_name_ends_in_or_refused_before_an
         let output = workplace.command(args).env("PATH", "/nowhere").output();
         let output = output.expect("the binary runs");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(wanted), "{said}");
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(wanted) && said.contains(": a."), "{said}");
     }
 }
 
@@ -430,11 +430,11 @@ fn invalid_latents_and_dimensions_are_refused() {
             "prior:1",
             "prior:2",
             "--gif",
-            "way.mp4",
+            "way.avi",
         ],
-        1,
+        2,
     );
-    assert!(said.contains(".gif, .png or .apng"), "{said}");
+    assert!(said.contains(".gif, .apng, .png or .mp4"), "{said}");
     // Refused by clap.
     for args in [
         &["interpolate", "run", "prior:1", "--out", "p.png"][..],
@@ -446,7 +446,7 @@ fn invalid_latents_and_dimensions_are_refused() {
     ] {
         assert_eq!(workplace.vae(args).status.code(), Some(2), "{args:?}");
     }
-    assert!(!workplace.path("p.png").exists() && !workplace.path("way.mp4").exists());
+    assert!(!workplace.path("p.png").exists() && !workplace.path("way.avi").exists());
 }
 
 #[test]
@@ -638,6 +638,7 @@ fn directions_of_a_table_are_learned_by_file_name() {
         "strip",
         "bright",
         "photos/000.png",
+        "--plain",
         "--out",
         "p.png",
     ];

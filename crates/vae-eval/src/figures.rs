@@ -403,7 +403,7 @@ impl Classes {
             return Ok(Self {
                 by: Some("label".to_owned()),
                 of: labels.iter().map(position).collect(),
-                names: known.iter().map(i64::to_string).collect(),
+                names: known.iter().map(|&class| images.class_name(class)).collect(),
             });
         }
         let best = best_attribute(images, plane);

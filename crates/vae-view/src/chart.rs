@@ -3,25 +3,23 @@
 
 use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use vae_run::Record;
 
 use crate::ViewError;
+pub(crate) use crate::fonts::{SCALE, register_fonts};
+use crate::fonts::FAMILY;
 use crate::recorder::{Plot, Recorder};
 use crate::ticks::ticks;
 
 /// Size of a picture in pixels.
 pub(crate) const SIZE: (u32, u32) = (1400, 900);
-/// The factor by which plots are drawn larger and then averaged, since the plotter does not antialias thick lines.
-pub(crate) const SCALE: u32 = 2;
 
 pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
 pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
@@ -38,8 +36,6 @@ pub(crate) const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-pub(crate) const FAMILY: &str = "Inter";
-
 /// A plot with a title and a subtitle, whose body is drawn by `draw_body`.
 pub(crate) fn canvas(
     title: &str,
@@ -49,23 +45,6 @@ pub(crate) fn canvas(
     Recorder::record((SIZE.0 * SCALE, SIZE.1 * SCALE), |root| {
         draw_all(root, title, subtitle, draw_body)
     })
-}
-
-pub(crate) fn register_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An unreadable font shows as an error when text is first drawn with it.
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Normal,
-            include_bytes!("../fonts/Inter-Regular.ttf"),
-        );
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Bold,
-            include_bytes!("../fonts/Inter-SemiBold.ttf"),
-        );
-    });
 }
 
 pub(crate) type Area = DrawingArea<Recorder, Shift>;

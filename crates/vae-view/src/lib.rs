@@ -5,6 +5,8 @@ pub mod animation;
 mod chart;
 pub mod curves;
 mod error;
+mod file;
+mod fonts;
 pub mod format;
 pub mod labeled;
 pub mod latent;

@@ -16,9 +16,10 @@ use plotters_backend::{
 use vae_base::write_whole;
 use vae_run::RunError;
 
-use crate::chart::{FAMILY, SCALE, register_fonts};
+use crate::ViewError;
+use crate::file;
+use crate::fonts::{FAMILY, SCALE, register_fonts};
 use crate::format::{Content, Format};
-use crate::{ViewError, picture};
 
 /// A plot: pixels or an SVG.
 #[derive(Clone)]
@@ -84,7 +85,7 @@ impl Plot {
             Format::Svg => {
                 Ok(write_whole(path, self.svg()?.as_bytes()).map_err(RunError::io(path))?)
             }
-            _ => picture::save(&self.image()?, path),
+            _ => file::save(&self.image()?, path),
         }
     }
 
@@ -304,13 +305,12 @@ impl DrawingBackend for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chart::font;
 
     #[test]
     fn a_plot_has_the_same_marks_as_pixels_and_as_svg() {
         let plot = Recorder::record((80, 40), |area| {
             area.draw(&Circle::new((20, 20), 12, RED.filled()))?;
-            area.draw(&Text::new("z0 < 1", (30, 4), font(8, false, BLACK)))
+            area.draw(&Text::new("z0 < 1", (30, 4), (FAMILY, 16)))
         })
         .expect("a plot");
         let picture = plot.image().expect("pixels").into_rgb8();

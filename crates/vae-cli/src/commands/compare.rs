@@ -20,6 +20,7 @@ use vae_view::format::Content;
 use vae_view::{Plot, curves, picture};
 
 use super::side_by_side::{Measured, SideBySide, measured};
+use super::table::Listing;
 use super::{name_of, picture_name, table};
 use crate::Done;
 use crate::device::DeviceChoice;
@@ -161,16 +162,6 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         output::print_path(path);
     }
     Ok(Done::Fully)
-}
-
-/// A table for the terminal and for the page.
-#[derive(Clone, Debug)]
-pub(super) struct Listing {
-    pub(super) title: String,
-    pub(super) header: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
-    /// Lines below it.
-    pub(super) notes: Vec<String>,
 }
 
 /// The models side by side; none, with a note, if they cannot be opened or their images differ.

@@ -16,8 +16,7 @@ use vae_view::picture::{self, Pixels};
 use vae_view::ticks::decimal;
 use vae_view::{as_decoded, tiles};
 
-use super::compare::Listing;
-use super::table;
+use super::table::{self, Listing};
 use crate::output::out;
 
 /// The images on which the models are measured.

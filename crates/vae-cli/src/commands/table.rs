@@ -108,6 +108,16 @@ fn blocks(n_left: usize, widths: &[usize], width: usize) -> Vec<Vec<usize>> {
     blocks
 }
 
+/// A table for a terminal and for a page.
+#[derive(Clone, Debug)]
+pub(super) struct Listing {
+    pub(super) title: String,
+    pub(super) header: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+    /// Lines below it.
+    pub(super) notes: Vec<String>,
+}
+
 /// An unknown value.
 pub(super) const UNKNOWN: &str = "-";
 
