@@ -104,28 +104,28 @@ impl Callback for Progress {
                     }
                 } else {
                     say!(
-                    "epoch {}/{epochs}: {}train {}{}{}; {:.0} images/s, {:.0} s{}",
-                    train.epoch,
-                    validation.map_or(String::new(), |record| format!(
-                        "validation {}, ",
-                        record.means
-                    )),
-                    match train.means.elbo {
-                        Some(elbo) => format!("elbo {elbo:.2}"),
-                        None => train.means.to_string(),
-                    },
-                    match train.means.reconstruction {
-                        Some(_) => format!(", loss {:.4}", train.means.loss),
-                        None => String::new(), // Shown already.
-                    },
-                    named(validation.unwrap_or(train)),
-                    train.images_per_s,
-                    train.seconds + validation.map_or(0.0, |record| record.seconds),
-                    if validation.is_some() && *is_best {
-                        ", best"
-                    } else {
-                        ""
-                    },
+                        "epoch {}/{epochs}: {}train {}{}{}; {:.0} images/s, {:.0} s{}",
+                        train.epoch,
+                        validation.map_or(String::new(), |record| format!(
+                            "validation {}, ",
+                            record.means
+                        )),
+                        match train.means.elbo {
+                            Some(elbo) => format!("elbo {elbo:.2}"),
+                            None => train.means.to_string(),
+                        },
+                        match train.means.reconstruction {
+                            Some(_) => format!(", loss {:.4}", train.means.loss),
+                            None => String::new(), // Shown already.
+                        },
+                        named(validation.unwrap_or(train)),
+                        train.images_per_s,
+                        train.seconds + validation.map_or(0.0, |record| record.seconds),
+                        if validation.is_some() && *is_best {
+                            ", best"
+                        } else {
+                            ""
+                        },
                     );
                 }
                 self.bar.set_position(run.progress.position.steps);
@@ -179,12 +179,20 @@ fn epoch_row(
     width: usize,
 ) -> [String; 2] {
     let shown = validation.unwrap_or(train);
-    let of = if validation.is_some() { "val." } else { "train" };
+    let of = if validation.is_some() {
+        "val."
+    } else {
+        "train"
+    };
     let nats = |value: Option<f64>| value.map(|value| format!("{value:.2}"));
     let seconds = train.seconds + validation.map_or(0.0, |record| record.seconds);
     // Each with its importance, the least first to go.
     let mut columns: Vec<(u8, String, Option<String>)> = vec![
-        (9, "epoch".to_owned(), Some(format!("{}/{epochs}", train.epoch))),
+        (
+            9,
+            "epoch".to_owned(),
+            Some(format!("{}/{epochs}", train.epoch)),
+        ),
         (8, format!("{of} elbo"), nats(shown.means.elbo)),
         (6, "reconstr.".to_owned(), nats(shown.means.reconstruction)),
         (5, "kl".to_owned(), nats(shown.means.kl)),
@@ -198,7 +206,11 @@ fn epoch_row(
     for (name, value) in &shown.named {
         columns.push((1, one_line(name), Some(format!("{value:.4}"))));
     }
-    columns.push((2, "items/s".to_owned(), Some(format!("{:.0}", train.images_per_s))));
+    columns.push((
+        2,
+        "items/s".to_owned(),
+        Some(format!("{:.0}", train.images_per_s)),
+    ));
     columns.push((7, "s".to_owned(), Some(format!("{seconds:.0}"))));
     columns.retain(|(_, _, value)| value.is_some());
     let of_epoch = 2 * epochs.to_string().len() + 1;
@@ -211,9 +223,9 @@ fn epoch_row(
         name.chars().count().max(value.chars().count()).max(least)
     };
     let total = |columns: &[(u8, String, Option<String>)]| {
-        let sizes = columns.iter().map(|(_, name, value)| {
-            size(name, value.as_deref().unwrap_or_default()) + 2
-        });
+        let sizes = columns
+            .iter()
+            .map(|(_, name, value)| size(name, value.as_deref().unwrap_or_default()) + 2);
         sizes.sum::<usize>() + "best".len()
     };
     while total(&columns) > width && columns.len() > 2 {
@@ -379,9 +391,16 @@ mod tests {
                 assert!(line.chars().count() <= width, "{width}: {line}");
             }
             let [header, row] = lines;
-            assert!(header.contains("val. elbo") && row.contains("3/100  "), "{row}");
+            assert!(
+                header.contains("val. elbo") && row.contains("3/100  "),
+                "{row}"
+            );
             assert!(row.contains("-104.32") && row.ends_with("best"), "{row}");
-            assert_eq!(header.contains("total_correlation"), width >= 120, "{header}");
+            assert_eq!(
+                header.contains("total_correlation"),
+                width >= 120,
+                "{header}"
+            );
         }
         let [header, row] = epoch_row(&train, None, 9, false, 80);
         assert!(header.contains("train elbo") && !row.contains("best"));

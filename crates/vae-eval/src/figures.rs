@@ -4,8 +4,8 @@ use std::io::Cursor;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageEncoder};
-use tch::{Device, Kind, Tensor, no_grad};
 use serde_json::Value;
+use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::dotted;
 use vae_data::Dataset;
 use vae_model::{LatentSource, Support, Term, Vae};
@@ -183,7 +183,10 @@ fn origin(run_dir: &RunDir) -> Result<Vec<(String, String)>, EvalError> {
         add("git commit", commit);
     }
     if let Some(bytes) = summary.peak_resident_bytes {
-        add("peak memory", format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)));
+        add(
+            "peak memory",
+            format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
+        );
     }
     add("state", summary.state);
     Ok(origin)
@@ -403,7 +406,10 @@ impl Classes {
             return Ok(Self {
                 by: Some("label".to_owned()),
                 of: labels.iter().map(position).collect(),
-                names: known.iter().map(|&class| images.class_name(class)).collect(),
+                names: known
+                    .iter()
+                    .map(|&class| images.class_name(class))
+                    .collect(),
             });
         }
         let best = best_attribute(images, plane);

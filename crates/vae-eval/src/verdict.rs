@@ -136,22 +136,35 @@ mod tests {
     #[test]
     fn a_difference_below_twice_its_error_is_noise() {
         // The error of each difference is √(0.3² + 0.4²) = 0.5.
-        let values = [estimate(90.0, 0.3), estimate(90.9, 0.4), estimate(91.1, 0.4), None];
+        let values = [
+            estimate(90.0, 0.3),
+            estimate(90.9, 0.4),
+            estimate(91.1, 0.4),
+            None,
+        ];
         let found = verdicts(&values, Better::Lower);
         assert_eq!(found[0], Some(Verdict::Best));
         assert_eq!(found[1], Some(Verdict::AsGood));
-        assert!(matches!(found[2], Some(Verdict::Worse { error: Some(e), .. }) if (e - 0.5).abs() < 1e-9));
+        assert!(
+            matches!(found[2], Some(Verdict::Worse { error: Some(e), .. }) if (e - 0.5).abs() < 1e-9)
+        );
         assert_eq!(found[2].expect("one").to_string(), "worse by 1.10 ± 0.50");
         assert_eq!(found[3], None);
         // In the other direction the last is the best.
         let found = verdicts(&values, Better::Higher);
-        assert_eq!((found[2], found[1]), (Some(Verdict::Best), Some(Verdict::AsGood)));
+        assert_eq!(
+            (found[2], found[1]),
+            (Some(Verdict::Best), Some(Verdict::AsGood))
+        );
         assert!(matches!(found[0], Some(Verdict::Worse { .. })));
     }
 
     #[test]
     fn one_value_alone_or_equal_ones_are_not_told_apart() {
-        assert_eq!(verdicts(&[estimate(1.0, 0.1), None], Better::Lower), [None, None]);
+        assert_eq!(
+            verdicts(&[estimate(1.0, 0.1), None], Better::Lower),
+            [None, None]
+        );
         let same = verdicts(&[estimate(1.0, 0.1); 2], Better::Lower);
         assert_eq!(same, [Some(Verdict::Best); 2]);
         let bare = |value| Some(Estimate { value, error: None });
@@ -164,13 +177,19 @@ mod tests {
     fn differences_item_by_item_show_what_the_means_hide() {
         // Items differ by hundreds, the runs by 1 to 2 in each.
         let first: Vec<f64> = (0..100).map(|i| f64::from(i) * 10.0).collect();
-        let second: Vec<f64> = (0..100).map(|i| f64::from(i) * 10.0 + 1.0 + f64::from(i % 2)).collect();
+        let second: Vec<f64> = (0..100)
+            .map(|i| f64::from(i) * 10.0 + 1.0 + f64::from(i % 2))
+            .collect();
         let found = paired(&[Some(first), Some(second), None], Better::Lower);
         let (mean, best) = found[0].expect("a value");
         assert_eq!((mean.value, best), (495.0, Verdict::Best));
         let (mean, worse) = found[1].expect("a value");
         assert!(mean.error.expect("an error") > 20.0);
-        let Verdict::Worse { by, error: Some(error) } = worse else {
+        let Verdict::Worse {
+            by,
+            error: Some(error),
+        } = worse
+        else {
             panic!("{worse:?}");
         };
         // The deviation of 1 and 2 is 0.5; √(0.25 · 100/99 / 100).

@@ -11,7 +11,9 @@ use vae_base::{read_small, read_small_text, write_whole};
 
 use vae_model::Term;
 
-use crate::{Position, Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock};
+use crate::{
+    Position, Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock,
+};
 
 const LOCK_FILE: &str = "run.lock";
 

@@ -271,7 +271,10 @@ mod tests {
         batch(&mut totals, 1.0, false);
         batch(&mut totals, 3.0, true);
         let recent = totals.recent().expect("means");
-        assert_eq!((recent.means.reconstruction, recent.means.loss), (Some(2.0), 3.0));
+        assert_eq!(
+            (recent.means.reconstruction, recent.means.loss),
+            (Some(2.0), 3.0)
+        );
         assert_eq!((recent.gradient_norm, recent.named["term"]), (3.0, 3.0));
         assert!(totals.recent().is_none(), "nothing since");
         batch(&mut totals, 5.0, true);

@@ -149,7 +149,9 @@ fn metrics(file: &Path) -> Vec<Value> {
 /// Those of the ends of epochs.
 fn of_epochs(records: &[Value]) -> Vec<&Value> {
     let records = records.iter();
-    records.filter(|record| record["split"] != "train_steps").collect()
+    records
+        .filter(|record| record["split"] != "train_steps")
+        .collect()
 }
 
 /// Settings with all kinds of state that a run carries from step to step.
@@ -271,7 +273,10 @@ fn a_resumed_run_logs_no_epoch_twice() {
     fs::write(&file, text).expect("written");
     train(&run.run_dir, &config, true, StopAt::Never);
     let found = metrics(&file);
-    let epochs: Vec<_> = of_epochs(&found).iter().map(|r| r["epoch"].clone()).collect();
+    let epochs: Vec<_> = of_epochs(&found)
+        .iter()
+        .map(|r| r["epoch"].clone())
+        .collect();
     assert_eq!(epochs, [1, 1, 2, 2, 3, 3, 4, 4]);
 }
 

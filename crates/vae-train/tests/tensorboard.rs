@@ -271,7 +271,10 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     };
     // A split has a folder, a number the same name in each: 20 images in batches of 8, a line of steps every 2.
     let (train, validation) = (of("train"), of("validation"));
-    assert_eq!((steps(&train), steps(&validation)), (vec![3, 6], vec![3, 6]));
+    assert_eq!(
+        (steps(&train), steps(&validation)),
+        (vec![3, 6], vec![3, 6])
+    );
     assert_eq!(steps(&of("train_steps")), [2, 4, 6]);
     let records = run_dir.records().expect("records");
     let lines = run_dir.step_records().expect("records");
@@ -318,7 +321,11 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     assert_eq!(settings["training.batch_size"][&2], [Field::Double(8.0)]);
     assert_eq!(settings["dataset.idx.folder"][&3][0].bytes(), b"unused");
     assert_eq!(settings["tensorboard"][&4], [Field::Varint(1)]);
-    assert_eq!(steps(epochs), [2, 3, 6], "the first pictures, then those of the epochs");
+    assert_eq!(
+        steps(epochs),
+        [2, 3, 6],
+        "the first pictures, then those of the epochs"
+    );
     for name in Pictures::names(&vae) {
         assert!(epochs[0].1.contains_key(&format!("pictures/{name}")));
         assert!(run_dir.picture_file(0, name).is_file());

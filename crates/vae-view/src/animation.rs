@@ -24,9 +24,7 @@ pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(),
             path: path.to_owned(),
             source,
         })?,
-        Format::Mp4 => {
-            mp4(frames, delay).map_err(|problem| ViewError::file(path, problem))?
-        }
+        Format::Mp4 => mp4(frames, delay).map_err(|problem| ViewError::file(path, problem))?,
         _ => apng(frames, delay).map_err(|error| ViewError::file(path, error.to_string()))?,
     };
     Ok(write_whole(path, &bytes).map_err(RunError::io(path))?)
@@ -48,7 +46,15 @@ fn mp4(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, String> {
     let rate = format!("1000/{}", delay.as_millis().max(1));
     let size = format!("{width}x{height}");
     let mut child = Command::new(program)
-        .args(["-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"])
+        .args([
+            "-loglevel",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+        ])
         .args(["-s", &size, "-r", &rate, "-i", "-"])
         // Players need even sides, and colors at half the resolution.
         .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white"])
@@ -160,7 +166,10 @@ mod tests {
             );
         }
         let error = save(&frames, delay, &folder.path().join("a.avi")).unwrap_err();
-        assert!(error.to_string().contains(".gif, .apng, .png or .mp4"), "{error}");
+        assert!(
+            error.to_string().contains(".gif, .apng, .png or .mp4"),
+            "{error}"
+        );
         assert!(save(&[], delay, &folder.path().join("none.png")).is_err());
         assert!(!folder.path().join("none.png").exists());
     }

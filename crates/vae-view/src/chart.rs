@@ -13,8 +13,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use vae_run::Record;
 
 use crate::ViewError;
-pub(crate) use crate::fonts::{SCALE, register_fonts};
 use crate::fonts::FAMILY;
+pub(crate) use crate::fonts::{SCALE, register_fonts};
 use crate::recorder::{Plot, Recorder};
 use crate::ticks::ticks;
 

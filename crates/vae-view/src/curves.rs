@@ -8,8 +8,10 @@ use vae_model::Term;
 use vae_run::{Metric, Record};
 
 use crate::ViewError;
+use crate::chart::{
+    Area, Axes, Axis, INK, PlotError, SCALE, canvas, colors, draw_key, font, px, split_color,
+};
 use crate::recorder::Plot;
-use crate::chart::{Area, Axes, Axis, INK, PlotError, SCALE, canvas, colors, draw_key, font, px, split_color};
 use crate::ticks::{decimal, tick_label, tick_step};
 
 /// Curves over one pair of axes.

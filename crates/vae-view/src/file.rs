@@ -64,8 +64,7 @@ mod tests {
     fn a_picture_has_the_format_that_its_name_says() {
         let folder = tempfile::tempdir().unwrap();
         let gray = DynamicImage::ImageLuma8(GrayImage::from_pixel(3, 2, image::Luma([128])));
-        let color =
-            DynamicImage::ImageRgb8(RgbImage::from_pixel(3, 2, image::Rgb([200, 40, 40])));
+        let color = DynamicImage::ImageRgb8(RgbImage::from_pixel(3, 2, image::Rgb([200, 40, 40])));
         for (name, format) in [
             ("a.png", ImageFormat::Png),
             ("b.PNG", ImageFormat::Png),

@@ -140,10 +140,18 @@ mod tests {
             assert_eq!(of(name, content).expect("a format"), wanted, "{name}");
         }
         for (name, content, said) in [
-            ("a.tif", Content::Picture, "ends in .tif; expected a name in .png, .jpg, .jpeg, .webp, .gif or .apng"),
+            (
+                "a.tif",
+                Content::Picture,
+                "ends in .tif; expected a name in .png, .jpg, .jpeg, .webp, .gif or .apng",
+            ),
             ("a.svg", Content::Picture, "for plots"),
             ("a.mp4", Content::Plot, "for moving pictures"),
-            ("a.webp", Content::Frames, "does not move; expected a name in .gif, .apng, .png or .mp4"),
+            (
+                "a.webp",
+                Content::Frames,
+                "does not move; expected a name in .gif, .apng, .png or .mp4",
+            ),
             ("a.png.txt", Content::Picture, "ends in .txt"),
         ] {
             let error = of(name, content).expect_err("refused").to_string();

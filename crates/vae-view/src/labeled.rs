@@ -387,7 +387,10 @@ mod tests {
             columns: vec!["first".to_owned(), String::new(), "third".to_owned()],
             ..Labeled::default()
         };
-        let picture = labeled.draw(&images(6, 28), 3).expect("a picture").into_rgb8();
+        let picture = labeled
+            .draw(&images(6, 28), 3)
+            .expect("a picture")
+            .into_rgb8();
         // Rows of three pictures of 84 pixels, 4 apart, to the right of their names.
         let (width, height) = picture.dimensions();
         let left = width - 16 - (3 * 84 + 2 * 4);
@@ -398,7 +401,10 @@ mod tests {
         assert!(!black(of_grid + 85, top + 1) && black(of_grid + 89, top + 1));
         assert!(dark(&picture, 16, 10, 100, 30) > 50, "the title");
         let names = dark(&picture, 0, top, 60, 84);
-        assert!(names > 20 && dark(&picture, 0, top + 88, 60, 80) == 0, "{names}");
+        assert!(
+            names > 20 && dark(&picture, 0, top + 88, 60, 80) == 0,
+            "{names}"
+        );
         let plain = Labeled::default().draw(&images(6, 28), 3).expect("one");
         assert_eq!(plain.width(), 332);
     }
@@ -410,7 +416,9 @@ mod tests {
         assert!(short.starts_with("hol") && short.ends_with("g") && short.contains('…'));
         assert!(NAME.width(&short).expect("a width") <= 100);
         assert_eq!(NAME.fitted("a.jpg", 100).expect("a name"), "a.jpg");
-        let lines = NAME.wrapped("one two three four five six", 80).expect("lines");
+        let lines = NAME
+            .wrapped("one two three four five six", 80)
+            .expect("lines");
         assert!(lines.len() > 1 && lines.join(" ") == "one two three four five six");
     }
 

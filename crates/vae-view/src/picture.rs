@@ -5,8 +5,8 @@ use tch::{Device, Kind, Tensor};
 use vae_base::derive_seed;
 use vae_model::{Conditioned, Generator, LatentSource, ModelError, NetworkConfig, Support, Vae};
 
-use crate::ticks::decimal;
 pub use crate::file::{png, save};
+use crate::ticks::decimal;
 use crate::{ViewError, as_decoded, tiles};
 
 /// The largest size in bytes of the f32 images that are decoded at once.
@@ -116,7 +116,11 @@ pub fn manifold_of(
 ) -> Result<DynamicImage, ViewError> {
     // Tiles of curves are white at their edges.
     let gap = u32::from(!vae.item().is_image());
-    grid(&manifold_tiles(vae, size, dims, condition)?.tiles, size, gap)
+    grid(
+        &manifold_tiles(vae, size, dims, condition)?.tiles,
+        size,
+        gap,
+    )
 }
 
 /// The tiles of [`manifold_of`] with the names of its axes.
@@ -175,7 +179,9 @@ pub fn manifold_tiles(
             (0..size)
                 .map(|i| degrees(360.0 * (i as f64 / size as f64 - 0.5)))
                 .collect(),
-            (0..n_rows).map(|i| degrees(80.0 - 160.0 * share(i))).collect(),
+            (0..n_rows)
+                .map(|i| degrees(80.0 - 160.0 * share(i)))
+                .collect(),
         ),
         false => (
             (0..size).map(|i| value(0, i, dims[0])).collect(),

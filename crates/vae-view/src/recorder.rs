@@ -319,7 +319,10 @@ mod tests {
         assert_eq!(picture.get_pixel(39, 19).0, [255, 255, 255]);
         let svg = plot.svg().expect("an SVG");
         assert!(svg.starts_with("<svg width=\"40\" height=\"20\" viewBox=\"0 0 80 40\""));
-        assert!(svg.contains("<circle") && svg.contains("z0 &lt; 1"), "{svg}");
+        assert!(
+            svg.contains("<circle") && svg.contains("z0 &lt; 1"),
+            "{svg}"
+        );
         assert!(svg.trim_end().ends_with("</svg>"));
     }
 }

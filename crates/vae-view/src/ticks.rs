@@ -45,7 +45,11 @@ pub fn decimal(value: f64, decimals: usize) -> String {
         format!("{value:.decimals$}")
     };
     // Rounded to 0 it has no sign.
-    match text.trim_start_matches('-').chars().all(|c| "0.".contains(c)) {
+    match text
+        .trim_start_matches('-')
+        .chars()
+        .all(|c| "0.".contains(c))
+    {
         true => text.trim_start_matches('-').to_owned(),
         false => text.replace('-', "\u{2212}"),
     }

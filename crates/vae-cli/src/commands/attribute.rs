@@ -466,7 +466,13 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
             .changes
             .0
             .iter()
-            .map(|(name, steps)| format!("{name} {}{}", if *steps > 0.0 { "+" } else { "" }, decimal(*steps, 1)))
+            .map(|(name, steps)| {
+                format!(
+                    "{name} {}{}",
+                    if *steps > 0.0 { "+" } else { "" },
+                    decimal(*steps, 1)
+                )
+            })
             .collect();
         let n_pairs = names.len().div_ceil(columns.max(1));
         let labeled = Labeled {

@@ -130,7 +130,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let picture = measured.as_ref().and_then(|found| found.picture.as_ref());
     if let Some(path) = &args.pictures {
         let picture = picture.context("--pictures: the models cannot be shown side by side")?;
-        picture::save(&picture.labeled.draw(&picture.tiles, picture.columns)?, path)?;
+        picture::save(
+            &picture.labeled.draw(&picture.tiles, picture.columns)?,
+            path,
+        )?;
     }
     let mut tables = vec![metrics(&runs)];
     tables.extend(measured.as_ref().map(|found| found.table.clone()));
@@ -149,7 +152,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
         let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
         table::print(1, &header, found.rows.clone());
-        found.notes.iter().for_each(|note| out!("{}", one_line(note)));
+        found
+            .notes
+            .iter()
+            .for_each(|note| out!("{}", one_line(note)));
     }
     if differences.is_empty() {
         out!("\nThe configs are the same.");
@@ -157,7 +163,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(picture) = picture {
         picture.print_in_terminal()?;
     }
-    for path in [&args.out, &args.pictures, &args.html].into_iter().flatten() {
+    for path in [&args.out, &args.pictures, &args.html]
+        .into_iter()
+        .flatten()
+    {
         out!();
         output::print_path(path);
     }
@@ -170,7 +179,10 @@ fn side_by_side(args: &Args) -> Result<Option<Measured>> {
     match measured(&args.runs, device) {
         Ok(found) => Ok(Some(found)),
         Err(error) => {
-            say!("note: the models are not measured side by side: {}", output::whole(&error));
+            say!(
+                "note: the models are not measured side by side: {}",
+                output::whole(&error)
+            );
             Ok(None)
         }
     }
@@ -375,7 +387,10 @@ fn column_title(term: &Term) -> String {
 /// The results of `vae eval`, one in each row; none if no run was evaluated.
 fn evaluations(runs: &[Compared]) -> Option<Listing> {
     let evaluated: Vec<&Compared> = runs.iter().filter(|run| run.report.is_some()).collect();
-    let reports: Vec<&Report> = evaluated.iter().filter_map(|run| run.report.as_ref()).collect();
+    let reports: Vec<&Report> = evaluated
+        .iter()
+        .filter_map(|run| run.report.as_ref())
+        .collect();
     if reports.is_empty() {
         return None;
     }
@@ -394,7 +409,9 @@ fn evaluations(runs: &[Compared]) -> Option<Listing> {
     }
     Some(Listing {
         title: "Results of vae eval, on test images".to_owned(),
-        header: std::iter::once("evaluation".to_owned()).chain(names).collect(),
+        header: std::iter::once("evaluation".to_owned())
+            .chain(names)
+            .collect(),
         rows,
         notes,
     })

@@ -10,8 +10,8 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_run::Session;
-use vae_view::sound::sounds;
 use vae_view::format::{Content, check_name};
+use vae_view::sound::sounds;
 use vae_view::{picture, tiles};
 
 use super::sounds::{Out, is_wav, save_one};
@@ -71,7 +71,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let ending = args.out.extension().unwrap_or_default();
     let is_picture = ImageFormat::from_extension(ending).is_some()
-        || ["svg", "mp4"].iter().any(|other| ending.eq_ignore_ascii_case(other));
+        || ["svg", "mp4"]
+            .iter()
+            .any(|other| ending.eq_ignore_ascii_case(other));
     if is_picture {
         check_name(&args.out, Content::Picture)?;
     }

@@ -94,7 +94,11 @@ fn one_way(images: &Tensor, steps: usize, labeled: &Labeled) -> (Tensor, Vec<Str
         .collect();
     let label = |&i: &i64| {
         let (row, column) = (i as usize / steps, i as usize % steps);
-        format!("{}, {}", labeled.rows[row].replace('\n', " "), labeled.columns[column])
+        format!(
+            "{}, {}",
+            labeled.rows[row].replace('\n', " "),
+            labeled.columns[column]
+        )
     };
     let labels = there.iter().map(label).collect();
     (images.index_select(0, &Tensor::from_slice(&there)), labels)
@@ -176,7 +180,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                     columns: labels,
                     ..labeled
                 };
-                let frames = args.look.frames(&labeled, &there, there.size()[0] as usize)?;
+                let frames = args
+                    .look
+                    .frames(&labeled, &there, there.size()[0] as usize)?;
                 let frames = there_and_back(frames);
                 animation::save(&frames, Duration::from_millis(args.delay.into()), out)?;
             }

@@ -226,8 +226,7 @@ fn picture_name() -> impl TypedValueParser<Value = PathBuf> {
 
 /// Parses the name of a file for such content, before anything is computed for it.
 fn name_of(content: Content) -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new()
-        .try_map(move |path| format::check_name(&path, content).map(|_| path))
+    PathBufValueParser::new().try_map(move |path| format::check_name(&path, content).map(|_| path))
 }
 
 /// The destination of a picture, and how it is reported.

@@ -122,11 +122,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         captions.extend(nearest.iter().map(|near| {
             let label = near.label.map(|label| format!(", label {label}"));
             let distance = decimal(near.distance, 3);
-            format!("{}\n{distance}{}", short(&near.name), label.unwrap_or_default())
+            format!(
+                "{}\n{distance}{}",
+                short(&near.name),
+                label.unwrap_or_default()
+            )
         }));
         let labeled = Labeled {
             title: format!("Nearest images in the latent space of {}", subject(&run)),
-            subtitle: "by the Euclidean distance between posterior centers, which is given below each".to_owned(),
+            subtitle:
+                "by the Euclidean distance between posterior centers, which is given below each"
+                    .to_owned(),
             captions,
             ..Labeled::default()
         };

@@ -133,7 +133,10 @@ impl Classes {
         known.sort_unstable();
         known.dedup();
         Ok(Self {
-            names: known.iter().map(|&class| dataset.class_name(class)).collect(),
+            names: known
+                .iter()
+                .map(|&class| dataset.class_name(class))
+                .collect(),
             of: labels
                 .iter()
                 .map(|label| known.partition_point(|other| other < label))

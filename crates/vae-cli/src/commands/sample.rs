@@ -241,11 +241,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
         let item = run.vae().item();
-        let from = sampler
-            .as_ref()
-            .map_or("the prior".to_owned(), |found| found.config().kind().to_string());
+        let from = sampler.as_ref().map_or("the prior".to_owned(), |found| {
+            found.config().kind().to_string()
+        });
         let labeled = Labeled {
-            title: format!("New {} of {}", if item.is_image() { "images" } else { "items" }, subject(&run)),
+            title: format!(
+                "New {} of {}",
+                if item.is_image() { "images" } else { "items" },
+                subject(&run)
+            ),
             subtitle: format!("latents from {from}, seed {}", args.seed),
             rows: names,
             ..Labeled::default()

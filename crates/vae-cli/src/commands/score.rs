@@ -253,7 +253,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let labeled = Labeled {
             title: format!("Least likely to {}", subject(&run)),
             subtitle: match args.samples {
-                Some(n) => format!("−log p(x) in nats by {n} importance samples, the highest first"),
+                Some(n) => {
+                    format!("−log p(x) in nats by {n} importance samples, the highest first")
+                }
                 None if run.vae().has_density() => "−elbo in nats, the highest first".to_owned(),
                 None => "reconstruction in nats, the highest first".to_owned(),
             },

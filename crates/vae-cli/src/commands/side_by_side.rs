@@ -78,7 +78,12 @@ pub(super) fn measured(paths: &[PathBuf], device: Device) -> Result<Measured> {
     ensure!(n_images > 1, "there are too few images");
     let lists = [
         ("elbo ↑, nats per image", Better::Higher, 2, "elbo"),
-        ("squared error of the reconstruction ↓", Better::Lower, 5, "mse"),
+        (
+            "squared error of the reconstruction ↓",
+            Better::Lower,
+            5,
+            "mse",
+        ),
     ];
     let (mut rows, mut found) = (Vec::new(), json!({ "n_images": n_images, "split": split }));
     for (title, better, decimals, key) in lists {
@@ -121,7 +126,9 @@ fn cell(found: Option<(Estimate, Verdict)>, decimals: usize) -> String {
     let Some((Estimate { value, error }, verdict)) = found else {
         return table::UNKNOWN.to_owned();
     };
-    let error = error.map_or(String::new(), |error| format!(" ± {}", decimal(error, decimals)));
+    let error = error.map_or(String::new(), |error| {
+        format!(" ± {}", decimal(error, decimals))
+    });
     format!("{}{error}  {verdict}", decimal(value, decimals))
 }
 
@@ -141,7 +148,11 @@ fn values(run: &Session, images: &Tensor, condition: Option<&Tensor>) -> Result<
     const N_AT_A_TIME: i64 = 100;
     let vae = run.vae();
     let numbers = |parts: &[Tensor]| -> Result<Vec<f64>> {
-        Ok(Vec::<f64>::try_from(Tensor::cat(parts, 0).to_kind(Kind::Double).to_device(Device::Cpu))?)
+        Ok(Vec::<f64>::try_from(
+            Tensor::cat(parts, 0)
+                .to_kind(Kind::Double)
+                .to_device(Device::Cpu),
+        )?)
     };
     // The same noise for every model with as many dimensions.
     let mut noise = vae.generator(derive_seed(0, 0, "comparison"));
@@ -155,10 +166,14 @@ fn values(run: &Session, images: &Tensor, condition: Option<&Tensor>) -> Result<
         let items = images.narrow(0, start, length).to_device(vae.device());
         let known = condition.map(|known| known.narrow(0, start, length).to_device(vae.device()));
         no_grad(|| -> Result<()> {
-            let terms = vae.draw((&items, known.as_ref()), 1, Mode::Evaluate, &mut noise)?.terms;
+            let terms = vae
+                .draw((&items, known.as_ref()), 1, Mode::Evaluate, &mut noise)?
+                .terms;
             elbos.extend(terms.elbo());
             if !vae.item().is_tokens() {
-                let again = vae.reconstruct((&items, known.as_ref()))?.to_device(Device::Cpu);
+                let again = vae
+                    .reconstruct((&items, known.as_ref()))?
+                    .to_device(Device::Cpu);
                 let offsets = as_decoded(vae.item(), &items) - again;
                 let squares = offsets.square().flatten(1, -1);
                 errors.push(squares.mean_dim([1_i64].as_slice(), false, Kind::Double));
@@ -227,7 +242,9 @@ fn picture_of(names: &[String], all: Vec<Values>, split: &str) -> Result<Option<
     Ok(Some(SideBySide {
         labeled: Labeled {
             title: "Runs side by side".to_owned(),
-            subtitle: format!("the first {split} images, and samples of the prior with the same noise"),
+            subtitle: format!(
+                "the first {split} images, and samples of the prior with the same noise"
+            ),
             rows: labels,
             ..Labeled::default()
         },
@@ -247,7 +264,11 @@ impl SideBySide {
         let width = terminal_size::terminal_size().map_or(80, |(width, _)| u32::from(width.0));
         let n_rows = self.tiles.size()[0] as usize / self.columns.max(1);
         for row in 0..n_rows {
-            let label = self.labeled.rows.get(row).map(|label| label.replace('\n', ", "));
+            let label = self
+                .labeled
+                .rows
+                .get(row)
+                .map(|label| label.replace('\n', ", "));
             out!("{}", label.unwrap_or_default());
             let start = (row * self.columns) as i64;
             let tiles = self.tiles.narrow(0, start, self.columns as i64);
@@ -256,7 +277,9 @@ impl SideBySide {
             let grid = picture::grid(&tiles.narrow(0, 0, columns.into()), columns as usize, 1)?;
             let shown = width.min(grid.width());
             let height = (grid.height() * shown / grid.width().max(1)).max(2);
-            let small = grid.resize_exact(shown, height, FilterType::Triangle).to_rgb8();
+            let small = grid
+                .resize_exact(shown, height, FilterType::Triangle)
+                .to_rgb8();
             for line in half_blocks(&small) {
                 out!("{line}");
             }

@@ -48,7 +48,9 @@ pub(super) fn text(
             columns.iter().map(cell).collect::<Vec<_>>()
         };
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(row(&cells[0]));
+        table
+            .load_style(presets::NOTHING)
+            .set_header(row(&cells[0]));
         table.add_rows(cells[1..].iter().map(row));
         for (i, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
@@ -81,7 +83,10 @@ fn widths(cells: &[Vec<String>]) -> Vec<usize> {
     let n_columns = cells.iter().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {
         let of_column = cells.iter().filter_map(|row| row.get(column));
-        of_column.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        of_column
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     (0..n_columns).map(widest).collect()
 }
@@ -91,7 +96,10 @@ fn blocks(n_left: usize, widths: &[usize], width: usize) -> Vec<Vec<usize>> {
     const BETWEEN: usize = 2;
     let n_repeated = n_left.min(1);
     let repeated: Vec<usize> = (0..n_repeated).collect();
-    let start: usize = repeated.iter().map(|&column| widths[column] + BETWEEN).sum();
+    let start: usize = repeated
+        .iter()
+        .map(|&column| widths[column] + BETWEEN)
+        .sum();
     let mut blocks = vec![repeated.clone()];
     let mut used = start;
     for (column, of_column) in widths.iter().enumerate().skip(n_repeated) {

@@ -441,7 +441,10 @@ mod tests {
         let [one, two, three] = ["1", "2", "3"].map(|digit| digit.repeat(40));
         write("HEAD", "ref: refs/heads/main\n");
         assert_eq!(git_commit(&below), None);
-        write("packed-refs", &format!("# pack-refs\n{one} refs/heads/main\n"));
+        write(
+            "packed-refs",
+            &format!("# pack-refs\n{one} refs/heads/main\n"),
+        );
         assert_eq!(git_commit(&below), Some(one));
         write("refs/heads/main", &format!("{two}\n"));
         assert_eq!(git_commit(folder.path()), Some(two));

@@ -174,15 +174,15 @@ fn rows(run: &Session, args: &Args, origin: &Tensor, offsets: &[f64]) -> Result<
     let usage = run.latent_use().cloned().unwrap_or_default();
     if !dims.is_empty() {
         let (steps, reach) = (offsets.len(), args.reach);
-        let latents = no_grad(|| {
-            picture::traversal_latents(run.vae(), origin, &dims, steps, reach)
-        })?;
+        let latents =
+            no_grad(|| picture::traversal_latents(run.vae(), origin, &dims, steps, reach))?;
         rows.latents.push(latents);
     }
     for dim in dims {
         let kl = usage.kl.as_ref().and_then(|kl| kl.get(dim));
         let use_of = kl.map(|kl| format!("\nkl {} nats", decimal(*kl, 2)));
-        rows.labels.push(format!("z{dim}{}", use_of.unwrap_or_default()));
+        rows.labels
+            .push(format!("z{dim}{}", use_of.unwrap_or_default()));
         rows.files.push(format!("dim-{dim:03}"));
     }
     if let Some(n) = args.principal {
@@ -222,11 +222,7 @@ fn rows(run: &Session, args: &Args, origin: &Tensor, offsets: &[f64]) -> Result<
 const N_OF_PRINCIPAL: usize = 5000;
 
 /// Those that were asked for, or those in use, the most used first.
-fn dims_to_show(
-    run: &Session,
-    asked: Option<Vec<usize>>,
-    most: Option<u32>,
-) -> Result<Vec<usize>> {
+fn dims_to_show(run: &Session, asked: Option<Vec<usize>>, most: Option<u32>) -> Result<Vec<usize>> {
     let latent_dims = run.vae().config().n_latents() as usize;
     let mut dims = match asked {
         Some(dims) => dims,

@@ -109,7 +109,11 @@ impl Frame {
 fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
     let all = || panel.curves.iter().flat_map(|curve| &curve.points);
     let (first, last) = range(all().map(|point| point.0));
-    let first = if all().any(|point| point.0.fract() > 0.0) { 0.0 } else { first };
+    let first = if all().any(|point| point.0.fract() > 0.0) {
+        0.0
+    } else {
+        first
+    };
     let frame = Frame {
         width: 360.0,
         height: 220.0,

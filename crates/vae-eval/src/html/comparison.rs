@@ -71,7 +71,9 @@ fn write_page(page: &mut impl Write, title: &str, about: &str, blocks: &[Block])
             }
         }
     }
-    page.write_str("</main>\n<footer>Written by <code>vae compare</code>.</footer>\n</body>\n</html>\n")
+    page.write_str(
+        "</main>\n<footer>Written by <code>vae compare</code>.</footer>\n</body>\n</html>\n",
+    )
 }
 
 fn table(
@@ -93,7 +95,11 @@ fn table(
     for row in rows {
         page.write_str("<tr>")?;
         for (i, cell) in row.iter().enumerate() {
-            let is_best = if cell.contains('◂') { " class=\"best\"" } else { "" };
+            let is_best = if cell.contains('◂') {
+                " class=\"best\""
+            } else {
+                ""
+            };
             match i {
                 0 => write!(page, "<th scope=\"row\">{}</th>", Escaped(cell))?,
                 _ => write!(page, "<td{is_best}>{}</td>", Escaped(cell))?,
@@ -118,7 +124,11 @@ mod tests {
             Block::Table {
                 title: "elbo <of> runs".to_owned(),
                 header: vec!["".to_owned(), "a".to_owned(), "b&b".to_owned()],
-                rows: vec![["elbo", "−3.0 ◂ best", "<script>"].map(str::to_owned).into()],
+                rows: vec![
+                    ["elbo", "−3.0 ◂ best", "<script>"]
+                        .map(str::to_owned)
+                        .into(),
+                ],
                 notes: vec!["a note".to_owned()],
             },
             Block::Plot {

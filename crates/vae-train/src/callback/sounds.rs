@@ -93,9 +93,7 @@ impl Callback for Sounds {
             Event::StepEnd { .. } => run.is_first_look(),
             _ => false,
         };
-        if is_due
-            && run.vae.item().rate().is_some()
-        {
+        if is_due && run.vae.item().rate().is_some() {
             no_grad(|| self.write(run))?;
         }
         Ok(Flow::Continue)

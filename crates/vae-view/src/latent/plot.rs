@@ -87,7 +87,11 @@ impl Scatter<'_> {
                     let color = palette[class % palette.len()].mix(opacity);
                     let outline = Shape::of(class).outline(radius + px(1));
                     EmptyElement::at(point)
-                        + Circle::new((0, 0), if outline.is_empty() { radius } else { 0 }, color.filled())
+                        + Circle::new(
+                            (0, 0),
+                            if outline.is_empty() { radius } else { 0 },
+                            color.filled(),
+                        )
                         + Polygon::new(outline, color)
                 });
             chart.draw_series(marks)?;
@@ -135,8 +139,9 @@ impl Scatter<'_> {
             .collect();
         let bold = font(22, true, INK);
         let anchor = Pos::new(HPos::Center, VPos::Center);
-        for ((class, center), (place, apart)) in
-            centers.iter().zip(places.iter().zip(apart(&places, px(24))))
+        for ((class, center), (place, apart)) in centers
+            .iter()
+            .zip(places.iter().zip(apart(&places, px(24))))
         {
             let name = &self.classes[*class];
             let (dx, dy) = (apart.0 - place.0, apart.1 - place.1 + TOO_HIGH);
@@ -169,11 +174,7 @@ impl Scatter<'_> {
     }
 
     /// Draws the legend at the right if there is more than one class, and returns the remaining area.
-    fn beside_legend(
-        &self,
-        body: &Area,
-        palette: &[RGBColor],
-    ) -> Result<Area, PlotError> {
+    fn beside_legend(&self, body: &Area, palette: &[RGBColor]) -> Result<Area, PlotError> {
         if self.classes.len() < 2 {
             return Ok(body.clone());
         }
@@ -282,12 +283,7 @@ fn smoothed_histogram(
 ///
 /// # Errors
 /// The plotter refuses.
-pub fn bars(
-    title: &str,
-    subtitle: &str,
-    unit: &str,
-    values: &[f64],
-) -> Result<Plot, ViewError> {
+pub fn bars(title: &str, subtitle: &str, unit: &str, values: &[f64]) -> Result<Plot, ViewError> {
     let mut dims: Vec<usize> = (0..values.len()).collect();
     dims.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
     let n = dims.len() as f64;
@@ -470,7 +466,13 @@ mod tests {
 
     #[test]
     fn the_name_of_a_class_stands_at_the_median_of_its_points() {
-        let points = [(0.0, 0.0), (1.0, 5.0), (90.0, 1.0), (7.0, 7.0), (f64::NAN, 9.0)];
+        let points = [
+            (0.0, 0.0),
+            (1.0, 5.0),
+            (90.0, 1.0),
+            (7.0, 7.0),
+            (f64::NAN, 9.0),
+        ];
         let names = ["a", "b", "none"].map(str::to_owned);
         let scatter = Scatter {
             title: "",
@@ -486,7 +488,10 @@ mod tests {
         // Names on one place move apart.
         let moved = apart(&[(50, 50), (50, 50), (400, 50)], 40);
         let (dx, dy) = (moved[0].0 - moved[1].0, moved[0].1 - moved[1].1);
-        assert!(dx.pow(2) + dy.pow(2) >= 1600 && moved[2] == (400, 50), "{moved:?}");
+        assert!(
+            dx.pow(2) + dy.pow(2) >= 1600 && moved[2] == (400, 50),
+            "{moved:?}"
+        );
     }
 
     #[test]
