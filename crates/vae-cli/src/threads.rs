@@ -38,12 +38,12 @@ pub(crate) fn choose(config: &RunConfig, device: Device) {
     let times: Vec<(i32, Duration)> = candidates(most)
         .into_iter()
         .map_while(|threads| {
-            tch::set_num_threads(threads);
+            set(threads);
             Some((threads, step_time(config).ok()?))
         })
         .collect();
     let threads = fastest(&times).unwrap_or(most);
-    tch::set_num_threads(threads);
+    set(threads);
     if times.is_empty() {
         return;
     }
@@ -56,6 +56,11 @@ pub(crate) fn choose(config: &RunConfig, device: Device) {
          --threads decides otherwise",
         times.join(", ")
     );
+}
+
+/// Computes with as many threads from now on.
+pub(crate) fn set(threads: i32) {
+    tch::set_num_threads(threads);
 }
 
 /// 1, 2, 4, … and the most.

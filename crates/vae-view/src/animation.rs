@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame, ImageError};
-use vae_base::write_whole;
+use vae_base::{read_small, write_whole};
 use vae_run::RunError;
 
 use crate::ViewError;
@@ -29,6 +29,9 @@ pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(),
     };
     Ok(write_whole(path, &bytes).map_err(RunError::io(path))?)
 }
+
+/// Bytes of the largest MP4.
+const LARGEST_MOVIE: u64 = 1 << 32;
 
 /// The frames as H.264, or what this ffmpeg writes instead.
 fn mp4(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, String> {
@@ -79,7 +82,7 @@ fn mp4(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, String> {
         let line = said.lines().last().unwrap_or("it failed without a message");
         return Err(format!("ffmpeg: {line}"));
     }
-    let bytes = std::fs::read(file.path()).map_err(failed)?;
+    let bytes = read_small(file.path(), LARGEST_MOVIE).map_err(failed)?;
     match bytes.is_empty() {
         true => Err("ffmpeg wrote nothing".to_owned()),
         false => Ok(bytes),

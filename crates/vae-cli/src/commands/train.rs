@@ -112,7 +112,7 @@ pub(crate) fn run(args: Args, threads: Option<i32>) -> Result<Done> {
             match (&checkpoint, threads) {
                 (_, Some(_)) => {}
                 (Some(checkpoint), None) if device == Device::Cpu => {
-                    tch::set_num_threads(checkpoint.state.resume.threads);
+                    threads::set(checkpoint.state.resume.threads);
                 }
                 (Some(_), None) => {}
                 (None, None) => threads::choose(&config, device),
