@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod run_config;
 mod signals;
+mod threads;
 
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::process::ExitCode;
@@ -34,7 +35,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// CPU threads of libtorch [default: one per core]
+    /// CPU threads of libtorch [default: one per core; in training fewer, if a short trial finds them faster because other work is
+    /// on the machine, and those of before when a run is resumed]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     threads: Option<i32>,
 
@@ -118,13 +120,13 @@ fn panic_line(message: &str, location: Option<String>) -> String {
     format!("libtorch refused: {line} ({advice}RUST_BACKTRACE=1 shows more)")
 }
 
-fn run(command: Command) -> anyhow::Result<Done> {
+fn run(command: Command, threads: Option<i32>) -> anyhow::Result<Done> {
     // RUST_BACKTRACE restores the full message.
     if std::env::var_os("RUST_BACKTRACE").is_none() {
         panic::set_hook(Box::new(report_panic));
     }
     match command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => train::run(args, threads),
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
         Command::FitSampler(args) => fit_sampler::run(args),
@@ -195,9 +197,10 @@ fn main() -> ExitCode {
         // This must come before the first operation; CUDA may still be loaded later.
         tch::set_num_threads(threads);
     }
+    vae_data::image_folder::watch_packs(progress::show_pack);
     // The results of training are in its folder; other commands have theirs on stdout.
     let prints_results = !matches!(cli.command, Command::Train(_));
-    let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| run(cli.command, cli.threads)));
     let unread = output::stdout_error();
     if let Some(error) = &unread {
         let what = if prints_results { "error" } else { "warning" };

@@ -1,10 +1,12 @@
 //! Progress on stderr: a bar with the time left on a terminal, a line for each epoch everywhere.
 
 use std::io::{self, IsTerminal, Stderr, Write};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::output::say;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vae_data::image_folder::PackProgress;
 use vae_data::one_line;
 use vae_run::Record;
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
@@ -45,6 +47,7 @@ const REFRESH: Duration = Duration::from_millis(250);
 pub(crate) struct Progress {
     bar: ProgressBar,
     last_refresh: Option<Instant>,
+    table: EpochTable,
 }
 
 impl Progress {
@@ -58,15 +61,7 @@ impl Progress {
         Self {
             bar,
             last_refresh: None,
-        }
-    }
-
-    /// A line above the bar, or a plain line without a terminal.
-    fn line(&self, text: &str) {
-        if self.bar.is_hidden() {
-            say!("{text}");
-        } else {
-            self.bar.println(text);
+            table: EpochTable::default(),
         }
     }
 }
@@ -102,30 +97,37 @@ impl Callback for Progress {
                 is_best,
                 ..
             } => {
-                self.line(&format!(
-                    "epoch {}/{epochs}: {}train {}{}{}; {:.0} images/s, {:.0} s{}",
-                    train.epoch,
-                    validation.map_or(String::new(), |record| format!(
-                        "validation {}, ",
-                        record.means
-                    )),
-                    match train.means.elbo {
-                        Some(elbo) => format!("elbo {elbo:.2}"),
-                        None => train.means.to_string(),
-                    },
-                    match train.means.reconstruction {
-                        Some(_) => format!(", loss {:.4}", train.means.loss),
-                        None => String::new(), // Shown already.
-                    },
-                    named(validation.unwrap_or(train)),
-                    train.images_per_s,
-                    train.seconds + validation.map_or(0.0, |record| record.seconds),
-                    if validation.is_some() && *is_best {
-                        ", best"
-                    } else {
-                        ""
-                    },
-                ));
+                if !self.bar.is_hidden() {
+                    let is_best = validation.is_some() && *is_best;
+                    for line in self.table.lines(train, *validation, epochs, is_best) {
+                        self.bar.println(line);
+                    }
+                } else {
+                    say!(
+                        "epoch {}/{epochs}: {}train {}{}{}; {:.0} images/s, {:.0} s{}",
+                        train.epoch,
+                        validation.map_or(String::new(), |record| format!(
+                            "validation {}, ",
+                            record.means
+                        )),
+                        match train.means.elbo {
+                            Some(elbo) => format!("elbo {elbo:.2}"),
+                            None => train.means.to_string(),
+                        },
+                        match train.means.reconstruction {
+                            Some(_) => format!(", loss {:.4}", train.means.loss),
+                            None => String::new(), // Shown already.
+                        },
+                        named(validation.unwrap_or(train)),
+                        train.images_per_s,
+                        train.seconds + validation.map_or(0.0, |record| record.seconds),
+                        if validation.is_some() && *is_best {
+                            ", best"
+                        } else {
+                            ""
+                        },
+                    );
+                }
                 self.bar.set_position(run.progress.position.steps);
                 self.bar
                     .set_prefix(format!("epoch {}/{epochs}", (train.epoch + 1).min(epochs)));
@@ -134,6 +136,152 @@ impl Callback for Progress {
             _ => {}
         }
         Ok(Flow::Continue)
+    }
+}
+
+/// The epochs as a table above the bar, as wide as the terminal at most.
+#[derive(Default)]
+struct EpochTable {
+    n_rows: usize,
+}
+
+impl EpochTable {
+    /// The header comes again after this number of rows.
+    const ROWS_TO_HEADER: usize = 20;
+
+    /// The row of an epoch, with the header above it where it is due.
+    fn lines(
+        &mut self,
+        train: &Record,
+        validation: Option<&Record>,
+        epochs: u64,
+        is_best: bool,
+    ) -> Vec<String> {
+        let width = terminal_size::terminal_size_of(io::stderr());
+        let width = width.map_or(80, |(width, _)| usize::from(width.0));
+        let [header, row] = epoch_row(train, validation, epochs, is_best, width);
+        let is_due = self.n_rows.is_multiple_of(Self::ROWS_TO_HEADER);
+        self.n_rows += 1;
+        match is_due {
+            true => vec![header, row],
+            false => vec![row],
+        }
+    }
+}
+
+/// The header and the row of an epoch. What has no room in `width` letters is left out, the least important first; all is in
+/// metrics.jsonl.
+fn epoch_row(
+    train: &Record,
+    validation: Option<&Record>,
+    epochs: u64,
+    is_best: bool,
+    width: usize,
+) -> [String; 2] {
+    let shown = validation.unwrap_or(train);
+    let of = if validation.is_some() {
+        "val."
+    } else {
+        "train"
+    };
+    let nats = |value: Option<f64>| value.map(|value| format!("{value:.2}"));
+    let seconds = train.seconds + validation.map_or(0.0, |record| record.seconds);
+    // Each with its importance, the least first to go.
+    let mut columns: Vec<(u8, String, Option<String>)> = vec![
+        (
+            9,
+            "epoch".to_owned(),
+            Some(format!("{}/{epochs}", train.epoch)),
+        ),
+        (8, format!("{of} elbo"), nats(shown.means.elbo)),
+        (6, "reconstr.".to_owned(), nats(shown.means.reconstruction)),
+        (5, "kl".to_owned(), nats(shown.means.kl)),
+    ];
+    if validation.is_some() {
+        columns.push((4, "train elbo".to_owned(), nats(train.means.elbo)));
+    }
+    let loss = Some(format!("{:.4}", train.means.loss));
+    let is_main = shown.means.reconstruction.is_none();
+    columns.push((if is_main { 8 } else { 3 }, "train loss".to_owned(), loss));
+    for (name, value) in &shown.named {
+        columns.push((1, one_line(name), Some(format!("{value:.4}"))));
+    }
+    columns.push((
+        2,
+        "items/s".to_owned(),
+        Some(format!("{:.0}", train.images_per_s)),
+    ));
+    columns.push((7, "s".to_owned(), Some(format!("{seconds:.0}"))));
+    columns.retain(|(_, _, value)| value.is_some());
+    let of_epoch = 2 * epochs.to_string().len() + 1;
+    let size = |name: &str, value: &str| {
+        let least = match name {
+            "epoch" => of_epoch,
+            "s" => 5,
+            _ => 8,
+        };
+        name.chars().count().max(value.chars().count()).max(least)
+    };
+    let total = |columns: &[(u8, String, Option<String>)]| {
+        let sizes = columns
+            .iter()
+            .map(|(_, name, value)| size(name, value.as_deref().unwrap_or_default()) + 2);
+        sizes.sum::<usize>() + "best".len()
+    };
+    while total(&columns) > width && columns.len() > 2 {
+        let least = columns.iter().map(|(importance, ..)| *importance).min();
+        // Of equal ones the last.
+        if let Some(i) = columns.iter().rposition(|(i, ..)| Some(*i) == least) {
+            columns.remove(i);
+        }
+    }
+    let (mut header, mut row) = (String::new(), String::new());
+    for (_, name, value) in &columns {
+        let value = value.as_deref().unwrap_or_default();
+        let size = size(name, value);
+        header += &format!("{name:>size$}  ");
+        row += &format!("{value:>size$}  ");
+    }
+    if is_best {
+        row += "best";
+    }
+    [header.trim_end().to_owned(), row.trim_end().to_owned()]
+}
+
+/// Says that a pack is being written, with a bar on a terminal. For [`vae_data::image_folder::watch_packs`].
+pub(crate) fn show_pack(progress: PackProgress) {
+    /// Smaller ones are written before anyone wonders.
+    const LEAST: u64 = 32 << 20;
+    static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+    let PackProgress {
+        path,
+        n_done,
+        n_files,
+        n_bytes,
+    } = progress;
+    let Ok(mut bar) = BAR.lock() else {
+        return;
+    };
+    if n_done == 0 && n_bytes >= LEAST {
+        say!(
+            "{}: writing {} of {n_files} files, once; later runs read it",
+            path.display(),
+            BinaryBytes(n_bytes)
+        );
+        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} files, {eta} left");
+        let new = ProgressBar::with_draw_target(Some(n_files as u64), target());
+        if let Ok(style) = style {
+            new.set_style(style);
+        }
+        *bar = Some(new);
+    }
+    if let Some(shown) = bar.as_ref() {
+        shown.set_position(n_done as u64);
+    }
+    if n_done >= n_files
+        && let Some(done) = bar.take()
+    {
+        done.finish_and_clear();
     }
 }
 
@@ -210,5 +358,51 @@ impl ImageCount {
             self.n_done
         );
         rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vae_run::{Means, Position};
+
+    use super::*;
+
+    #[test]
+    fn the_row_of_an_epoch_fits_the_terminal_and_keeps_what_matters_most() {
+        let record = |split: &str| {
+            let means = Means {
+                elbo: Some(-104.316),
+                reconstruction: Some(80.0),
+                kl: Some(24.3),
+                loss: 104.3,
+            };
+            let position = Position {
+                epochs: 3,
+                steps: 30,
+            };
+            let mut record = Record::new(position, split, means);
+            record.named.insert("total_correlation".to_owned(), 1.5);
+            record
+        };
+        let (train, validation) = (record("train"), record("validation"));
+        for width in [40, 60, 80, 120, 200] {
+            let lines = epoch_row(&train, Some(&validation), 100, true, width);
+            for line in &lines {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+            let [header, row] = lines;
+            assert!(
+                header.contains("val. elbo") && row.contains("3/100  "),
+                "{row}"
+            );
+            assert!(row.contains("-104.32") && row.ends_with("best"), "{row}");
+            assert_eq!(
+                header.contains("total_correlation"),
+                width >= 120,
+                "{header}"
+            );
+        }
+        let [header, row] = epoch_row(&train, None, 9, false, 80);
+        assert!(header.contains("train elbo") && !row.contains("best"));
     }
 }

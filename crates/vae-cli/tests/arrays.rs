@@ -182,7 +182,7 @@ fn decoded_images_are_named_and_encode_to_the_same_place() {
         assert_eq!(said["n_images"], 20);
         let name = match format {
             "npy" => "00000007.png",
-            _ => "data/t10k-images-idx3-ubyte#7.png",
+            _ => "t10k-images-idx3-ubyte#7.png",
         };
         let found = image::image_dimensions(workplace.path(&out).join(name)).expect("a picture");
         assert_eq!(found, (SIDE as u32, SIDE as u32));
@@ -308,7 +308,10 @@ fn scores_are_the_elbo_or_the_bound_and_the_worst_are_drawn() {
             &[&["score", "run", "--out", out], args].concat(),
         )
     };
-    let said = score(&["--picture", "worst.png", "--count", "4"], "elbo.csv");
+    let said = score(
+        &["--picture", "worst.png", "--count", "4", "--plain"],
+        "elbo.csv",
+    );
     let (header, rows) = csv(&workplace.path("elbo.csv"));
     assert_eq!(header, ["file", "score", "reconstruction", "kl", "label"]);
     let number = |text: &str| text.parse::<f64>().expect("a number");
@@ -354,6 +357,7 @@ fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
         image,
         "--count",
         "5",
+        "--plain",
         "--out",
         "near.png",
     ];

@@ -81,7 +81,7 @@ fn a_run_leaves_what_it_promises_and_every_command_reads_it() {
             (8 * side + 14, 8 * side + 14),
         ),
     ] {
-        let rest = ["runs/small", "--out", "picture.png"];
+        let rest = ["runs/small", "--plain", "--out", "picture.png"];
         let output = workplace.vae(&[args, &rest].concat());
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         assert_eq!(stdout(&output), "picture.png\n");

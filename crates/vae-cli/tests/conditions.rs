@@ -32,7 +32,10 @@ fn workplace() -> Workplace {
 fn new_images_come_in_a_row_for_each_class_or_of_the_one_asked_for() {
     let workplace = workplace();
     let side = SIDE as u32;
-    succeeds(&workplace, &["sample", "run", "--out", "rows.png"]);
+    succeeds(
+        &workplace,
+        &["sample", "run", "--plain", "--out", "rows.png"],
+    );
     let rows = image(&workplace, "rows.png");
     assert_eq!(rows.dimensions(), (8 * side + 14, 7 * side + 12));
     succeeds(
@@ -46,6 +49,7 @@ fn new_images_come_in_a_row_for_each_class_or_of_the_one_asked_for() {
             "8",
             "--grid",
             "1x8",
+            "--plain",
             "--out",
             "threes.png",
         ],

@@ -267,7 +267,7 @@ fn evaluated_runs_stand_side_by_side() {
             .find(|line| line.trim_start().starts_with(label));
         found.unwrap_or_else(|| panic!("no {label} in {said}"))
     };
-    assert!(line("negative log-likelihood *").contains('±'), "{said}");
+    assert!(line("negative log-likelihood ↓ *").contains('±'), "{said}");
     assert!(line("kl ").contains("nats per image"), "{said}");
     assert!(said.contains("different protocols"), "{said}");
     let difference = "protocol.n_samples: 3, 4 (elbo, reconstruction, negative log-likelihood, effective \

@@ -84,8 +84,15 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
         ),
     ] {
         let _ = fs::remove_file(&picture);
-        succeeds(&workplace, &[args, &["--out", "p.png"]].concat());
+        succeeds(&workplace, &[args, &["--plain", "--out", "p.png"]].concat());
         assert_eq!(size(&picture), wanted, "{args:?}");
+        // With its names it is larger, and the images are enlarged.
+        succeeds(&workplace, &[args, &["--out", "p.png"]].concat());
+        let named = size(&picture);
+        assert!(
+            named.0 > wanted.0 && named.1 > wanted.1 + 60,
+            "{args:?}: {named:?}"
+        );
     }
 
     // A straight path from latents to the same latents shows the same picture everywhere.
@@ -96,6 +103,7 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
         "z:1,0,1",
         "--steps",
         "2",
+        "--plain",
         "--out",
         "p.png",
     ];
@@ -145,12 +153,172 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
             .starts_with(b"\x89PNG")
     );
 
-    let rows = json(&workplace, &["traverse", "run", "--out", "p.png", "--json"]);
+    let rows = json(
+        &workplace,
+        &["traverse", "run", "--plain", "--out", "p.png", "--json"],
+    );
     let height = rows["height"].as_u64().expect("a number");
     assert!(
         [row(1), row(2), row(3)].contains(&(height as u32)),
         "{rows}"
     );
+}
+
+#[test]
+fn principal_directions_and_attributes_are_rows_beside_single_dimensions() {
+    let workplace = workplace();
+    succeeds(&workplace, &["attribute", "run", "learn", "digit=3"]);
+    let picture = workplace.path("p.png");
+    for (args, n_rows) in [
+        (&["--principal", "2"][..], 2),
+        (&["--attributes", "digit=3"], 1),
+        (
+            &["--dims", "0", "--principal", "2", "--attributes", "class=3"],
+            4,
+        ),
+        // There are three dimensions.
+        (&["--principal"], 3),
+    ] {
+        let rest = ["--steps", "5", "--plain", "--out", "p.png"];
+        succeeds(&workplace, &[&["traverse", "run"], args, &rest].concat());
+        assert_eq!(size(&picture), (row(5), row(n_rows)), "{args:?}");
+    }
+    // Attribute directions go through the image itself.
+    let middle = |args: &[&str]| {
+        let rest = ["--steps", "3", "--plain", "--out", "p.png"];
+        succeeds(&workplace, &[args, &rest].concat());
+        let drawn = image::open(&picture).expect("a picture").into_luma8();
+        image::imageops::crop_imm(&drawn, SIDE as u32 + 2, 0, SIDE as u32, SIDE as u32).to_image()
+    };
+    let of_attribute = middle(&["traverse", "run", "a.png", "--attributes", "digit=3"]);
+    let of_strip = middle(&["attribute", "run", "strip", "digit=3", "a.png"]);
+    assert_eq!(of_attribute, of_strip);
+    let said = workplace.error(
+        &[
+            "traverse",
+            "run",
+            "--attributes",
+            "digit=4",
+            "--out",
+            "p.png",
+        ],
+        1,
+    );
+    assert!(said.contains("class=4: no direction"), "{said}");
+}
+
+#[test]
+fn a_picture_is_written_in_the_format_that_its_name_ends_in_or_refused_before_any_work() {
+    let workplace = workplace();
+    let read = |name: &str| fs::read(workplace.path(name)).expect("bytes");
+    for (name, start) in [
+        ("a.jpg", &b"\xff\xd8\xff"[..]),
+        ("a.webp", b"RIFF"),
+        ("a.gif", b"GIF89a"),
+        ("a.apng", b"\x89PNG"),
+    ] {
+        succeeds(&workplace, &["traverse", "run", "--out", name]);
+        assert!(read(name).starts_with(start), "{name}");
+    }
+    // The steps one after another, there and back: 3, then the one in the middle again.
+    let args = ["interpolate", "run", "test:0", "test:1", "--steps", "3"];
+    succeeds(&workplace, &[&args[..], &["--out", "way.apng"]].concat());
+    let chunk = read("way.apng");
+    let place = chunk
+        .windows(4)
+        .position(|name| name == b"acTL")
+        .expect("frames");
+    assert_eq!(chunk[place + 4..place + 8], 4_u32.to_be_bytes());
+    succeeds(&workplace, &["plot", "run", "kl", "--out", "kl.svg"]);
+    assert!(String::from_utf8_lossy(&read("kl.svg")).starts_with("<svg"));
+    for (args, wanted) in [
+        (
+            &["sample", "nowhere", "--out", "a.svg"][..],
+            "for plots; expected a name in .png",
+        ),
+        (
+            &["plot", "nowhere", "kl", "--out", "a.mp4"],
+            "for moving pictures",
+        ),
+        (&["traverse", "nowhere", "--out", "a.tiff"], "ends in .tiff"),
+        (
+            &["interpolate", "nowhere", "z:0", "z:1", "--gif", "a.webp"],
+            "does not move",
+        ),
+        (
+            &["interpolate", "nowhere", "z:0", "z:1", "--out", "a.mp4"],
+            "written by ffmpeg",
+        ),
+    ] {
+        // Before the run is even looked for.
+        let output = workplace.command(args).env("PATH", "/nowhere").output();
+        let output = output.expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(wanted) && said.contains(": a."), "{said}");
+    }
+}
+
+/// A program in place of ffmpeg that keeps its arguments and what it gets, and writes a file.
+#[cfg(unix)]
+#[test]
+fn an_mp4_is_written_by_the_ffmpeg_on_the_path() {
+    use std::os::unix::fs::PermissionsExt;
+    let workplace = workplace();
+    let folder = workplace.path("bin");
+    fs::create_dir(&folder).expect("made");
+    let program = folder.join("ffmpeg");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" > {0}/args\ncat > {0}/frames\nfor last; do :; done\nprintf whole > \"$last\"\n",
+        folder.display()
+    );
+    fs::write(&program, script).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("allowed");
+    let path = format!(
+        "{}:{}",
+        folder.display(),
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let args = [
+        "interpolate",
+        "run",
+        "test:0",
+        "test:1",
+        "--steps",
+        "3",
+        "--plain",
+        "--out",
+        "w.mp4",
+    ];
+    let run = |args: &[&str]| {
+        let output = workplace.command(args).env("PATH", &path).output();
+        output.expect("the binary runs")
+    };
+    let output = run(&args);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(fs::read(workplace.path("w.mp4")).expect("bytes"), b"whole");
+    let side = SIDE as u32;
+    let frames = fs::read(folder.join("frames")).expect("frames");
+    assert_eq!(frames.len() as u32, 4 * side * side * 3, "3 there, 1 back");
+    let said = fs::read_to_string(folder.join("args")).expect("arguments");
+    assert!(
+        said.contains(&format!("-s {side}x{side} -r 1000/100")),
+        "{said}"
+    );
+    // What ffmpeg says is the error, and no file is left.
+    fs::write(&program, "#!/bin/sh\necho 'no such encoder' >&2\nexit 1\n").expect("written");
+    fs::remove_file(workplace.path("w.mp4")).expect("removed");
+    let output = run(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("ffmpeg: no such encoder"),
+        "{said}"
+    );
+    assert!(!workplace.path("w.mp4").exists());
 }
 
 #[test]
@@ -162,6 +330,7 @@ fn inversion_finds_latents_of_closer_reconstructions() {
         "a.png",
         "a.png",
         "--invert",
+        "--plain",
         "--out",
         "p.png",
         "--json",
@@ -309,18 +478,16 @@ fn invalid_latents_and_dimensions_are_refused() {
         let said = workplace.error(&[args, &["--out", "p.png"]].concat(), 1);
         assert!(said.contains(wanted), "{args:?}: {said}");
     }
-    let said = workplace.error(
-        &[
-            "interpolate",
-            "run",
-            "prior:1",
-            "prior:2",
-            "--gif",
-            "way.mp4",
-        ],
-        1,
-    );
-    assert!(said.contains(".gif, .png or .apng"), "{said}");
+    let moving = [
+        "interpolate",
+        "run",
+        "prior:1",
+        "prior:2",
+        "--gif",
+        "way.avi",
+    ];
+    let said = stderr(&workplace.vae(&moving));
+    assert!(said.contains(".gif, .apng, .png or .mp4"), "{said}");
     // Refused by clap.
     for args in [
         &["interpolate", "run", "prior:1", "--out", "p.png"][..],
@@ -332,7 +499,7 @@ fn invalid_latents_and_dimensions_are_refused() {
     ] {
         assert_eq!(workplace.vae(args).status.code(), Some(2), "{args:?}");
     }
-    assert!(!workplace.path("p.png").exists() && !workplace.path("way.mp4").exists());
+    assert!(!workplace.path("p.png").exists() && !workplace.path("way.avi").exists());
 }
 
 #[test]
@@ -403,7 +570,7 @@ fn directions_of_classes_are_learned_kept_and_gone_along() {
     ] {
         succeeds(
             &workplace,
-            &[&["attribute", "run"], args, &["--out", "p.png"]].concat(),
+            &[&["attribute", "run"], args, &["--plain", "--out", "p.png"]].concat(),
         );
         assert_eq!(size(&workplace.path("p.png")), wanted, "{args:?}");
     }
@@ -524,6 +691,7 @@ fn directions_of_a_table_are_learned_by_file_name() {
         "strip",
         "bright",
         "photos/000.png",
+        "--plain",
         "--out",
         "p.png",
     ];

@@ -75,6 +75,8 @@ impl Workplace {
             n_test_images: 20,
             device: "cpu".to_owned(),
             threads: 1,
+            version: None,
+            git_commit: None,
             peak_resident_bytes: None,
             pictures: Vec::new(),
         };

@@ -4,25 +4,34 @@ use std::io::Cursor;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{DynamicImage, ImageEncoder};
+use serde_json::Value;
 use tch::{Device, Kind, Tensor, no_grad};
+use vae_base::dotted;
 use vae_data::Dataset;
 use vae_model::{LatentSource, Support, Term, Vae};
-use vae_run::{Record, RunDir};
+use vae_run::{Record, RunConfig, RunDir};
 use vae_view::latent::plot::{Scatter, percent};
 use vae_view::latent::{Pca, encode};
 use vae_view::{as_decoded, picture, tiles};
 
 use crate::EvalError;
+use crate::number::grouped;
 
 /// The figures that [`crate::render`] shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
     /// The run's metrics, for its learning curves.
     pub records: Vec<Record>,
+    /// Its metrics within epochs.
+    pub steps: Vec<Record>,
     /// The declarations of the numbers in the records.
     pub terms: Vec<Term>,
     /// The pictures in the order of a report.
     pub pictures: Vec<Picture>,
+    /// How the run was made: data, device, time, versions, each with its name.
+    pub origin: Vec<(String, String)>,
+    /// The values of its config by their dotted keys.
+    pub settings: Vec<(String, String)>,
 }
 
 /// A picture of a report.
@@ -43,7 +52,11 @@ pub struct Picture {
 }
 
 impl Picture {
-    fn new(
+    /// Encodes a picture.
+    ///
+    /// # Errors
+    /// The encoder refuses.
+    pub fn new(
         title: &str,
         caption: String,
         alt: String,
@@ -134,9 +147,74 @@ pub fn figures(
     })?;
     Ok(Figures {
         records: run_dir.records()?,
+        steps: run_dir.step_records()?,
         terms: run_dir.terms()?,
         pictures,
+        origin: origin(run_dir)?,
+        settings: settings(&run_dir.config()?),
     })
+}
+
+/// Data, device, time and versions of a run. Of one that has not ended yet, only what its config says.
+fn origin(run_dir: &RunDir) -> Result<Vec<(String, String)>, EvalError> {
+    let config = run_dir.config()?;
+    let mut origin = Vec::new();
+    let mut add = |name: &str, value: String| origin.push((name.to_owned(), value));
+    if let Ok(identity) = config.dataset.identity() {
+        add("data", identity.to_string());
+    }
+    let Some(summary) = run_dir.summary()? else {
+        return Ok(origin);
+    };
+    let count = |n: usize| grouped(n as u64);
+    add("training images", count(summary.n_train_images));
+    add("validation images", count(summary.n_validation_images));
+    add("test images", count(summary.n_test_images));
+    add("training time", duration(summary.seconds));
+    let threads = match summary.threads {
+        1 => "1 thread".to_owned(),
+        n => format!("{n} threads"),
+    };
+    add("device", format!("{}, {threads}", summary.device));
+    if let Some(version) = summary.version {
+        add("trained by", format!("vae {version}"));
+    }
+    if let Some(commit) = summary.git_commit {
+        add("git commit", commit);
+    }
+    if let Some(bytes) = summary.peak_resident_bytes {
+        add(
+            "peak memory",
+            format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
+        );
+    }
+    add("state", summary.state);
+    Ok(origin)
+}
+
+/// `1 h 02 min 03 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    let (hours, minutes, rest) = (whole / 3600, whole / 60 % 60, whole % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest} s"),
+        (0, _) => format!("{minutes} min {rest:02} s"),
+        _ => format!("{hours} h {minutes:02} min {rest:02} s"),
+    }
+}
+
+/// The values of a config by their dotted keys.
+fn settings(config: &RunConfig) -> Vec<(String, String)> {
+    let config = serde_json::to_value(config).unwrap_or_default();
+    let entries = |value: &Value| Some(value.as_object()?.clone().into_iter().collect());
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    dotted(&config, &entries)
+        .into_iter()
+        .map(|(key, value)| (key, text(value)))
+        .collect()
 }
 
 /// Whether the model's images are small enough for many on a page.
@@ -293,7 +371,7 @@ fn latents(vae: &Vae, images: &Dataset, centers: &Tensor) -> Result<Option<Pictu
         class_of: &classes.of,
         classes: &classes.names,
     };
-    let picture = scatter.draw().map_err(EvalError::from)?;
+    let picture = scatter.draw()?.image()?;
     let colored = match &classes.by {
         Some(by) => format!(" Colored by {by}."),
         None => String::new(),
@@ -328,7 +406,10 @@ impl Classes {
             return Ok(Self {
                 by: Some("label".to_owned()),
                 of: labels.iter().map(position).collect(),
-                names: known.iter().map(i64::to_string).collect(),
+                names: known
+                    .iter()
+                    .map(|&class| images.class_name(class))
+                    .collect(),
             });
         }
         let best = best_attribute(images, plane);

@@ -48,6 +48,7 @@ mod published;
 mod report;
 mod sound;
 mod subject;
+mod verdict;
 
 pub use aggregate::{AggregateDensities, aggregate_densities};
 pub use annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
@@ -60,7 +61,7 @@ pub use disentanglement::{
 };
 pub use error::EvalError;
 pub use figures::{Figures, Picture, figures};
-pub use html::{PAGE_FILE, render, write_page};
+pub use html::{Block, PAGE_FILE, render, render_comparison, write_page};
 pub use images_used::{ImagesUsed, Pixels, SplitUsed, TrainedOn};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentOptions, measure_latents};
@@ -78,3 +79,4 @@ pub use published::{
 };
 pub use report::{Findings, Progress, REPORT_FILE, Report, Section, Subject, Topic};
 pub use sound::{SoundOptions, measure_sound};
+pub use verdict::{Estimate, Verdict, paired, verdicts};

@@ -126,6 +126,9 @@ fn figures() -> Figures {
             width: 10,
             height: 10,
         }],
+        steps: Vec::new(),
+        origin: vec![("data".to_owned(), HOSTILE.to_owned())],
+        settings: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
     }
 }
 
@@ -147,7 +150,7 @@ fn tags(page: &str) -> Vec<&str> {
 
 #[test]
 fn tags_are_closed_in_the_order_in_which_they_were_opened() {
-    const VOID: [&str; 4] = ["meta", "img", "br", "!DOCTYPE"];
+    const VOID: [&str; 5] = ["meta", "img", "br", "input", "!DOCTYPE"];
     let page = page();
     let mut open = Vec::new();
     for tag in tags(&page) {

@@ -41,7 +41,7 @@ pub use overview::Overview;
 pub use position::Position;
 pub use preflight::preflight;
 pub use progress::Progress;
-pub use record::{Means, Metric, Ranking, Record, SavedTerm, SavedTotals};
+pub use record::{Means, Metric, Ranking, Record, SavedMark, SavedTerm, SavedTotals};
 pub use resume::{check_resume, differences};
 pub use rollback::{Controls, Incident, SavedGood, SavedRecovery, SavedStates, StepControls};
 pub use run_dir::{RunDir, read_config};

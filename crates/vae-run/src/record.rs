@@ -26,6 +26,29 @@ pub struct SavedTotals {
     /// The named terms.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub terms: Vec<SavedTerm>,
+    /// The sums at the last record of steps of this epoch ([`Record::STEPS`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<SavedMark>,
+}
+
+/// Sums at an earlier step of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SavedMark {
+    /// The sums of [`SavedTotals`], those of the named terms after the others.
+    #[serde(deserialize_with = "numbers_or_nan")]
+    pub sums: Vec<f64>,
+    /// The number of images in the sums.
+    pub n_images: i64,
+    /// The number of images in the sum of each named term.
+    pub of_terms: Vec<i64>,
+}
+
+fn numbers_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    let values = Vec::<Option<f64>>::deserialize(deserializer)?;
+    Ok(values
+        .into_iter()
+        .map(|value| value.unwrap_or(f64::NAN))
+        .collect())
 }
 
 fn yes() -> bool {
@@ -88,14 +111,14 @@ impl fmt::Display for Means {
     }
 }
 
-/// One line of `metrics.jsonl`: one epoch on one split.
+/// One line of `metrics.jsonl`: one epoch on one split, or some steps of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Counted from 1.
     pub epoch: u64,
     /// Optimizer steps since the start.
     pub step: u64,
-    /// [`Record::TRAIN`] (means during training, while the weights change) or [`Record::VALIDATION`].
+    /// [`Record::TRAIN`] (means during training, while the weights change), [`Record::VALIDATION`] or [`Record::STEPS`].
     pub split: String,
     /// The means over the split's images.
     #[serde(flatten)]
@@ -153,6 +176,8 @@ impl Record {
     pub const TRAIN: &str = "train";
     /// The split by which the best checkpoint and the end of training are chosen. Test images are never in a record.
     pub const VALIDATION: &str = "validation";
+    /// Means over the training images of the last steps, every `training.log_every` steps. The epoch is the one in progress.
+    pub const STEPS: &str = "train_steps";
 
     /// The declarations of the numbers that the records of every run may hold.
     #[must_use]

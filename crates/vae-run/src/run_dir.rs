@@ -11,7 +11,9 @@ use vae_base::{read_small, read_small_text, write_whole};
 
 use vae_model::Term;
 
-use crate::{Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock};
+use crate::{
+    Position, Record, RunConfig, RunError, RunLock, RunState, Summary, checkpoint_folder, run_lock,
+};
 
 const LOCK_FILE: &str = "run.lock";
 
@@ -259,11 +261,27 @@ impl RunDir {
         serde_json::from_slice(&json).map_err(|error| RunError::run(&file, error.to_string()))
     }
 
-    /// The run's metrics so far, in the order of their epochs; empty before the end of the first epoch.
+    /// The metrics of the run's epochs so far, in their order; empty before the end of the first epoch.
     ///
     /// # Errors
     /// A line that is not a record. The last line may be incomplete: its writer may be writing it, or have been killed.
     pub fn records(&self) -> Result<Vec<Record>, RunError> {
+        let mut records = self.all_records()?;
+        records.retain(|record| record.split != Record::STEPS);
+        Ok(records)
+    }
+
+    /// The metrics within epochs so far ([`Record::STEPS`]), in the order of their steps.
+    ///
+    /// # Errors
+    /// Those of [`Self::records`].
+    pub fn step_records(&self) -> Result<Vec<Record>, RunError> {
+        let mut records = self.all_records()?;
+        records.retain(|record| record.split == Record::STEPS);
+        Ok(records)
+    }
+
+    fn all_records(&self) -> Result<Vec<Record>, RunError> {
         let file = self.metrics_file();
         let text = match read_small_text(&file, LARGEST_LOG) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -304,19 +322,23 @@ impl RunDir {
             .map_err(RunError::io(&file))
     }
 
-    /// Removes the lines of later epochs and incomplete lines from `metrics.jsonl`.
+    /// Removes the lines of later epochs and steps and incomplete lines from `metrics.jsonl`.
     ///
     /// # Errors
     /// The file system refuses.
-    pub fn cut_records_after(&self, epochs: u64) -> Result<(), RunError> {
+    pub fn cut_records_after(&self, position: Position) -> Result<(), RunError> {
         let file = self.metrics_file();
         let text = match read_small_text(&file, LARGEST_LOG) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             read => read.map_err(RunError::io(&file))?,
         };
+        let is_before = |record: Record| match record.split.as_str() {
+            Record::STEPS => record.step <= position.steps,
+            _ => record.epoch <= position.epochs,
+        };
         let kept: String = text
             .lines()
-            .filter(|line| serde_json::from_str(line).is_ok_and(|r: Record| r.epoch <= epochs))
+            .filter(|line| serde_json::from_str(line).is_ok_and(is_before))
             .map(|line| line.to_owned() + "\n")
             .collect();
         if kept == text {

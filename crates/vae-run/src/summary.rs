@@ -77,6 +77,12 @@ pub struct Summary {
     pub device: String,
     /// CPU threads of libtorch.
     pub threads: i32,
+    /// The version of this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The commit of the git checkout that it ran in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<String>,
     /// Largest resident size of the process, if the system reports it.
     pub peak_resident_bytes: Option<u64>,
     /// The pictures of the last epoch.

@@ -391,6 +391,7 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.text.path",
             "dataset.text.test",
             "training.epochs",
+            "training.log_every",
             "pictures",
             "tensorboard",
             "checkpoints",

@@ -8,6 +8,7 @@ pub(crate) struct Clock {
     before: f64,
     epoch_since: Instant,
     epoch_before: f64,
+    logged: Instant,
     /// Seconds that training waited for images.
     pub(crate) epoch_waited: Duration,
 }
@@ -21,6 +22,7 @@ impl Clock {
             before,
             epoch_since: now,
             epoch_before,
+            logged: now,
             epoch_waited: Duration::ZERO,
         }
     }
@@ -36,7 +38,15 @@ impl Clock {
 
     pub(crate) fn resume_epoch(&mut self, seconds: f64) {
         self.epoch_since = Instant::now();
+        self.logged = self.epoch_since;
         self.epoch_before = seconds;
+    }
+
+    /// Seconds since the last call in this process, or since the start of the epoch.
+    pub(crate) fn since_logged(&mut self) -> f64 {
+        let seconds = self.logged.elapsed().as_secs_f64();
+        self.logged = Instant::now();
+        seconds.max(1e-9)
     }
 
     pub(crate) fn seconds(&self) -> f64 {

@@ -70,6 +70,14 @@ impl Fit<'_> {
         self.progress.position.steps - self.steps_before_epoch()
     }
 
+    /// Whether this is the step after which the first pictures are drawn, because the first epoch is long
+    /// (`pictures.first_step`).
+    #[must_use]
+    pub fn is_first_look(&self) -> bool {
+        let Position { epochs, steps } = self.progress.position;
+        epochs == 0 && steps > 0 && steps == self.config.pictures.first_step
+    }
+
     /// The position of the newest checkpoint.
     #[must_use]
     pub fn last_checkpoint(&self) -> Option<Position> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 use vae_model::{ElboTerms, Term, Terms, Vae};
-use vae_run::{Means, SavedTerm, SavedTotals};
+use vae_run::{Means, SavedMark, SavedTerm, SavedTotals};
 
 /// Sums over the images so far. They stay on the device, so that adding a batch does not wait for it; reading the [`Means`]
 /// does.
@@ -18,6 +18,16 @@ pub struct Totals {
     /// Whether the model has an encoder, and so a reconstruction.
     has_reconstruction: bool,
     terms: Vec<Counted>,
+    /// The sums when [`Self::recent`] was last called.
+    mark: SavedMark,
+}
+
+/// Means over the images since an earlier step.
+pub(crate) struct Recent {
+    pub(crate) means: Means,
+    pub(crate) gradient_norm: f64,
+    pub(crate) named: BTreeMap<String, f64>,
+    pub(crate) n_images: i64,
 }
 
 /// A named term, and the number of images in the batches that had it.
@@ -38,6 +48,7 @@ impl Totals {
             has_kl: true,
             has_reconstruction: true,
             terms: Vec::new(),
+            mark: SavedMark::default(),
         }
     }
 
@@ -132,6 +143,35 @@ impl Totals {
         self.terms.iter().enumerate().map(mean).collect()
     }
 
+    /// Means over the images since the last call, or since the start of the epoch; none without an image since.
+    pub(crate) fn recent(&mut self) -> Option<Recent> {
+        let sums = Vec::<f64>::try_from(self.sums.to_device(Device::Cpu)).ok()?;
+        let of_terms = self.terms.iter().map(|term| term.n_images).collect();
+        let now = SavedMark {
+            sums,
+            n_images: self.n_images,
+            of_terms,
+        };
+        let before = std::mem::replace(&mut self.mark, now);
+        let n_images = self.mark.n_images - before.n_images;
+        if n_images <= 0 {
+            return None;
+        }
+        let sum = |i: usize| self.mark.sums[i] - before.sums.get(i).copied().unwrap_or(0.0);
+        let mean = |i: usize| sum(i) / n_images as f64;
+        let named = self.terms.iter().enumerate().filter_map(|(i, counted)| {
+            let n = counted.n_images - before.of_terms.get(i).copied().unwrap_or(0);
+            let name = counted.term.name.to_string();
+            (n > 0).then(|| (name, sum(N_FIXED + i) / n as f64))
+        });
+        Some(Recent {
+            means: self.means_of(mean(0), mean(1), mean(2)),
+            gradient_norm: mean(3),
+            named: named.collect(),
+            n_images,
+        })
+    }
+
     pub(crate) fn save(&self) -> SavedTotals {
         let sum = |i: usize| self.sums.double_value(&[i as i64]);
         SavedTotals {
@@ -147,6 +187,7 @@ impl Totals {
                     n_images: counted.n_images,
                 })
                 .collect(),
+            mark: (self.mark.n_images > 0).then(|| self.mark.clone()),
         }
     }
 
@@ -160,6 +201,7 @@ impl Totals {
             has_kl: saved.has_kl,
             has_reconstruction: saved.has_reconstruction,
             terms: saved.terms.into_iter().map(counted).collect(),
+            mark: saved.mark.unwrap_or_default(),
         }
     }
 
@@ -167,8 +209,11 @@ impl Totals {
     #[must_use]
     pub fn means(&self) -> Means {
         let mean = |i| self.sums.double_value(&[i]) / self.n_images as f64;
-        let [reconstruction, loss] = [mean(0), mean(2)];
-        let kl = self.has_kl.then(|| mean(1));
+        self.means_of(mean(0), mean(1), mean(2))
+    }
+
+    fn means_of(&self, reconstruction: f64, kl: f64, loss: f64) -> Means {
+        let kl = self.has_kl.then_some(kl);
         Means {
             elbo: kl.map(|kl| -(reconstruction + kl)),
             reconstruction: self.has_reconstruction.then_some(reconstruction),
@@ -208,6 +253,42 @@ mod tests {
         assert_eq!(totals.gradient_norm(), 12.0);
         let restored = Totals::restore(totals.save(), Device::Cpu);
         assert_eq!((restored.means(), restored.save()), (means, totals.save()));
+    }
+
+    #[test]
+    fn recent_means_are_of_the_batches_since_the_last_reading_also_across_a_restore() {
+        let term = Term::new("term", Term::NATS, Direction::Lower);
+        let batch = |totals: &mut Totals, value: f32, has_term: bool| {
+            let mut named = Terms::default();
+            if has_term {
+                named.push(term.clone(), &Tensor::from(value));
+            }
+            let terms = elbo_terms(&[value; 2], &[1.0; 2]);
+            let loss = Tensor::from(value + 1.0);
+            totals.add(&terms, &loss, Some(&Tensor::from(3_f32)), &named);
+        };
+        let mut totals = Totals::new(Device::Cpu);
+        batch(&mut totals, 1.0, false);
+        batch(&mut totals, 3.0, true);
+        let recent = totals.recent().expect("means");
+        assert_eq!(
+            (recent.means.reconstruction, recent.means.loss),
+            (Some(2.0), 3.0)
+        );
+        assert_eq!((recent.gradient_norm, recent.named["term"]), (3.0, 3.0));
+        assert!(totals.recent().is_none(), "nothing since");
+        batch(&mut totals, 5.0, true);
+        let text = serde_json::to_string(&totals.save()).expect("JSON");
+        let saved = serde_json::from_str(&text).expect("sums");
+        let mut restored = Totals::restore(saved, Device::Cpu);
+        for totals in [&mut totals, &mut restored] {
+            batch(totals, 7.0, false);
+            let recent = totals.recent().expect("means");
+            assert_eq!((recent.means.elbo, recent.n_images), (Some(-7.0), 4));
+            // The last batch had no such term.
+            assert_eq!(recent.named["term"], 5.0);
+            assert_eq!(totals.means().reconstruction, Some(4.0));
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use vae_data::loader::n_batches;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 use vae_run::{
-    ClipConfig, Controls, OpenCheckpoint, Progress, Record, RunConfig, RunDir, StepControls,
+    ClipConfig, Controls, OpenCheckpoint, Position, Progress, Record, RunConfig, RunDir,
+    StepControls,
 };
 
 use crate::callback::{Callback, Callbacks, Event};
@@ -227,10 +228,12 @@ impl<'a> Trainer<'a> {
             let n_steps = n_steps + 1;
             self.run.progress.position.steps = n_steps;
 
+            let logged = self.log_steps(n_steps, stop);
             if n_steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
                 self.check()?;
             }
             let asked = self.notify_of_step(stop)?;
+            logged?;
             let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
             if let Some(reason) = asked.or(interrupted) {
                 self.steps.check_numbers(n_steps)?;
@@ -241,6 +244,59 @@ impl<'a> Trainer<'a> {
         self.clock.epoch_waited = batches.waited();
         self.check()?;
         Ok(None)
+    }
+
+    /// Notifies the callbacks of the means over the last steps, every `training.log_every` steps. Means that are not finite are
+    /// left to the next finite check.
+    fn log_steps(&mut self, n_steps: u64, stop: &AtomicBool) -> Result<(), TrainError> {
+        let every = self.run.config.training.log_every;
+        if every == 0 || !n_steps.is_multiple_of(every) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let seconds = self.clock.since_logged();
+        let Some(recent) = self.steps.totals.recent() else {
+            return Ok(());
+        };
+        let is_finite = recent.means.loss.is_finite()
+            && recent.gradient_norm.is_finite()
+            && recent.means.elbo.is_none_or(f64::is_finite);
+        if !is_finite {
+            return Ok(());
+        }
+        let progress = &self.run.progress;
+        let position = Position {
+            epochs: progress.position.epochs + 1,
+            ..progress.position
+        };
+        let record = Record {
+            beta: self.scheduled("beta"),
+            capacity: self.scheduled("capacity"),
+            gradient_norm: Some(recent.gradient_norm),
+            learning_rate: Some(progress.learning_rate),
+            images_per_s: recent.n_images as f64 / seconds,
+            seconds,
+            named: recent.named,
+            ..Record::new(position, Record::STEPS, recent.means)
+        };
+        let event = Event::StepsEnd { record: &record };
+        let notified = self.callbacks.notify(&mut self.run, &event, stop);
+        self.engine_seconds += start.elapsed().as_secs_f64();
+        notified.map(|_| ())
+    }
+
+    /// The value of the objective's schedule by this name.
+    fn scheduled(&self, name: &str) -> Option<f64> {
+        let Fit {
+            splits,
+            config,
+            controls,
+            ..
+        } = &self.run;
+        let objective = config.objective_in_run(splits.train.len());
+        let scheduled = objective.scheduled(controls.objective_step);
+        let value = scheduled.iter().find(|(of, _)| *of == name);
+        value.map(|&(_, value)| value)
     }
 
     /// Evaluates the model, and notifies the callbacks.
@@ -336,18 +392,11 @@ impl<'a> Trainer<'a> {
 
     fn train_record(&self, totals: &Totals, seconds: f64) -> Record {
         let Fit {
-            splits,
-            config,
-            progress,
-            controls,
-            ..
+            splits, progress, ..
         } = &self.run;
-        let objective = config.objective_in_run(splits.train.len());
-        let scheduled = objective.scheduled(controls.objective_step);
-        let scheduled = |name| scheduled.iter().find(|(n, _)| *n == name).map(|&(_, v)| v);
         Record {
-            beta: scheduled("beta"),
-            capacity: scheduled("capacity"),
+            beta: self.scheduled("beta"),
+            capacity: self.scheduled("capacity"),
             waited: Some(self.clock.epoch_waited.as_secs_f64() / seconds),
             gradient_norm: Some(totals.gradient_norm()),
             learning_rate: Some(progress.learning_rate),

@@ -231,8 +231,8 @@ fn dataset(n: i64) -> Dataset {
 fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     let folder = tempfile::tempdir().expect("a folder");
     let config: RunConfig = toml::from_str(
-        "[dataset.idx]\nfolder = 'unused'\n[training]\nepochs = 2\nbatch_size = 8\n\
-         [pictures]\nmanifold_size = 3\nn_samples = 4\nn_reconstructions = 2\n",
+        "[dataset.idx]\nfolder = 'unused'\n[training]\nepochs = 2\nbatch_size = 8\nlog_every = 2\n\
+         [pictures]\nfirst_step = 2\nmanifold_size = 3\nn_samples = 4\nn_reconstructions = 2\n",
     )
     .expect("a config");
     let model = ModelConfig {
@@ -256,16 +256,35 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
     let outcome = trainer.fit(&AtomicBool::new(false));
     assert_eq!(outcome.ended.expect("no error"), Stop::Finished);
 
-    let events = events(&run_dir.events().join("events.out.tfevents.000001.vae"));
-    let epochs: Vec<_> = events[2..].iter().map(|e| (step(e), values(e))).collect();
-    let steps: Vec<u64> = epochs.iter().map(|(step, _)| *step).collect();
-    assert_eq!(steps, [3, 6]); // 20 images in batches of 8.
-    for record in run_dir.records().expect("records") {
-        let (_, values) = &epochs[record.epoch as usize - 1];
-        let scalar = |tag: &str| match values[tag][&2][..] {
-            [Field::Float(value)] => value,
-            ref other => panic!("{other:?}"),
-        };
+    let of = |split: &str| {
+        let folder = run_dir.events().join(split);
+        let events = events(&folder.join("events.out.tfevents.000001.vae"));
+        let events = events[2..].iter().map(|e| (step(e), values(e)));
+        events.collect::<Vec<_>>()
+    };
+    let steps = |events: &[(u64, BTreeMap<String, Message>)]| {
+        events.iter().map(|(step, _)| *step).collect::<Vec<u64>>()
+    };
+    let scalar = |values: &BTreeMap<String, Message>, tag: &str| match values[tag][&2][..] {
+        [Field::Float(value)] => value,
+        ref other => panic!("{other:?}"),
+    };
+    // A split has a folder, a number the same name in each: 20 images in batches of 8, a line of steps every 2.
+    let (train, validation) = (of("train"), of("validation"));
+    assert_eq!(
+        (steps(&train), steps(&validation)),
+        (vec![3, 6], vec![3, 6])
+    );
+    assert_eq!(steps(&of("train_steps")), [2, 4, 6]);
+    let records = run_dir.records().expect("records");
+    let lines = run_dir.step_records().expect("records");
+    assert_eq!((records.len(), lines.len()), (4, 3));
+    for record in records.iter().chain(&lines) {
+        let events = of(&record.split);
+        let (_, values) = events
+            .iter()
+            .find(|(step, _)| *step == record.step)
+            .expect("an event");
         for (name, wanted) in [
             ("elbo", record.means.elbo.expect("an elbo")),
             ("reconstruction", record.means.reconstruction.expect("one")),
@@ -274,15 +293,48 @@ fn a_run_shows_its_metrics_its_pictures_and_its_latents() {
             ("seconds", record.seconds),
             ("images_per_s", record.images_per_s),
         ] {
-            let found = scalar(&format!("{name}/{}", record.split));
-            assert_eq!(found, wanted as f32, "{name}");
+            assert_eq!(scalar(values, name), wanted as f32, "{name}");
         }
         if let Some(learning_rate) = record.learning_rate {
-            assert_eq!(scalar("learning_rate/train"), learning_rate as f32);
+            assert_eq!(scalar(values, "learning_rate"), learning_rate as f32);
         }
-        assert_eq!(scalar("epoch"), record.epoch as f32);
     }
-    for (epoch, (_, values)) in (1..).zip(&epochs) {
+    // The first line is of 16 images, the second of the 4 + 8 since the epoch's start and before.
+    assert_eq!((lines[0].epoch, lines[1].epoch, lines[2].epoch), (1, 2, 2));
+
+    let whole = of(".");
+    let (first, epochs) = whole.split_first().expect("events");
+    // The hyperparameters, by TensorBoard's plugin.
+    assert_eq!(first.0, 0);
+    let value = &first.1["_hparams_/session_start_info"];
+    let plugin = message(message(value[&9][0].bytes())[&1][0].bytes());
+    assert_eq!(plugin[&1][0].bytes(), b"hparams");
+    let start = message(message(plugin[&2][0].bytes())[&3][0].bytes());
+    let settings: BTreeMap<String, Message> = start[&1]
+        .iter()
+        .map(|entry| {
+            let entry = message(entry.bytes());
+            let key = String::from_utf8(entry[&1][0].bytes().to_vec()).expect("UTF-8");
+            (key, message(entry[&2][0].bytes()))
+        })
+        .collect();
+    assert_eq!(settings["training.batch_size"][&2], [Field::Double(8.0)]);
+    assert_eq!(settings["dataset.idx.folder"][&3][0].bytes(), b"unused");
+    assert_eq!(settings["tensorboard"][&4], [Field::Varint(1)]);
+    assert_eq!(
+        steps(epochs),
+        [2, 3, 6],
+        "the first pictures, then those of the epochs"
+    );
+    for name in Pictures::names(&vae) {
+        assert!(epochs[0].1.contains_key(&format!("pictures/{name}")));
+        assert!(run_dir.picture_file(0, name).is_file());
+    }
+    let epochs = &epochs[1..];
+    for (epoch, (_, values)) in (1..).zip(epochs) {
+        assert_eq!(scalar(values, "epoch"), epoch as f32);
+    }
+    for (epoch, (_, values)) in (1..).zip(epochs) {
         for name in Pictures::names(&vae) {
             let path = run_dir.picture_file(epoch, name);
             let (width, height) = image::image_dimensions(&path).expect("a picture");

@@ -1,36 +1,92 @@
 //! Animations.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame, ImageError};
-use vae_base::write_whole;
+use vae_base::{read_small, write_whole};
 use vae_run::RunError;
 
 use crate::ViewError;
+use crate::format::{Content, Format, check_name, ffmpeg};
 
-/// Writes frames of one size as an endless animation: a GIF (256 colors per frame) if the name ends in `.gif`, an
-/// APNG (all colors) if it ends in `.png` or `.apng`. The file appears under its name only when it is whole.
+/// Writes frames of one size in the format that the name ends in: an endless GIF (256 colors per frame), an endless APNG (all
+/// colors; also `.png`), or an MP4 through ffmpeg. The file appears under its name only when it is whole.
 ///
 /// # Errors
-/// Another ending; no frames, or frames of different sizes; the file system refuses.
+/// Another ending; no frames, or frames of different sizes; ffmpeg is not there or fails; the file system refuses.
 pub fn save(frames: &[DynamicImage], delay: Duration, path: &Path) -> Result<(), ViewError> {
-    let ending = path.extension().map(|ending| ending.to_ascii_lowercase());
-    let bytes = match ending.as_ref().and_then(|ending| ending.to_str()) {
-        Some("gif") => gif(frames, delay).map_err(|source| ViewError::Picture {
+    let bytes = match check_name(path, Content::Frames)? {
+        Format::Gif => gif(frames, delay).map_err(|source| ViewError::Picture {
             path: path.to_owned(),
             source,
         })?,
-        Some("png" | "apng") => {
-            apng(frames, delay).map_err(|error| ViewError::file(path, error.to_string()))?
-        }
-        _ => {
-            let problem = "an animation's name ends in .gif, .png or .apng";
-            return Err(ViewError::file(path, problem));
-        }
+        Format::Mp4 => mp4(frames, delay).map_err(|problem| ViewError::file(path, problem))?,
+        _ => apng(frames, delay).map_err(|error| ViewError::file(path, error.to_string()))?,
     };
     Ok(write_whole(path, &bytes).map_err(RunError::io(path))?)
+}
+
+/// Bytes of the largest MP4.
+const LARGEST_MOVIE: u64 = 1 << 32;
+
+/// The frames as H.264, or what this ffmpeg writes instead.
+fn mp4(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, String> {
+    let program = ffmpeg().ok_or("there is no ffmpeg on the PATH")?;
+    let (width, height) = frames.first().map_or((0, 0), |f| (f.width(), f.height()));
+    let is_alike = |frame: &DynamicImage| (frame.width(), frame.height()) == (width, height);
+    if width == 0 || !frames.iter().all(is_alike) {
+        return Err("no frames, or frames of different sizes".to_owned());
+    }
+    let failed = |error: std::io::Error| format!("ffmpeg: {error}");
+    let file = tempfile::Builder::new()
+        .suffix(".mp4")
+        .tempfile()
+        .map_err(failed)?;
+    let rate = format!("1000/{}", delay.as_millis().max(1));
+    let size = format!("{width}x{height}");
+    let mut child = Command::new(program)
+        .args([
+            "-loglevel",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            "rgb24",
+        ])
+        .args(["-s", &size, "-r", &rate, "-i", "-"])
+        // Players need even sides, and colors at half the resolution.
+        .args(["-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white"])
+        .args(["-pix_fmt", "yuv420p", "-movflags", "+faststart"])
+        .arg(file.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    // An ffmpeg that stops early says why on stderr, so an error of its input is none yet.
+    if let Some(mut input) = child.stdin.take() {
+        for frame in frames {
+            if input.write_all(&frame.to_rgb8()).is_err() {
+                break;
+            }
+        }
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line = said.lines().last().unwrap_or("it failed without a message");
+        return Err(format!("ffmpeg: {line}"));
+    }
+    let bytes = read_small(file.path(), LARGEST_MOVIE).map_err(failed)?;
+    match bytes.is_empty() {
+        true => Err("ffmpeg wrote nothing".to_owned()),
+        false => Ok(bytes),
+    }
 }
 
 fn gif(frames: &[DynamicImage], delay: Duration) -> Result<Vec<u8>, ImageError> {
@@ -112,8 +168,11 @@ mod tests {
                     .all(|frame| Duration::from(frame.delay()) == delay)
             );
         }
-        let error = save(&frames, delay, &folder.path().join("a.mp4")).unwrap_err();
-        assert!(error.to_string().contains(".gif, .png or .apng"), "{error}");
+        let error = save(&frames, delay, &folder.path().join("a.avi")).unwrap_err();
+        assert!(
+            error.to_string().contains(".gif, .apng, .png or .mp4"),
+            "{error}"
+        );
         assert!(save(&[], delay, &folder.path().join("none.png")).is_err());
         assert!(!folder.path().join("none.png").exists());
     }

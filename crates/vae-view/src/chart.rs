@@ -1,24 +1,25 @@
 //! The parts that plots share: the canvas with its title, axes, colors, and embedded fonts, since a bare container
 //! has none.
 
+use std::convert::Infallible;
 use std::ops::Range;
-use std::sync::Once;
 
-use image::{DynamicImage, RgbImage, imageops};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use vae_run::Record;
+
 use crate::ViewError;
+use crate::fonts::FAMILY;
+pub(crate) use crate::fonts::{SCALE, register_fonts};
+use crate::recorder::{Plot, Recorder};
 use crate::ticks::ticks;
 
 /// Size of a picture in pixels.
 pub(crate) const SIZE: (u32, u32) = (1400, 900);
-/// The factor by which plots are drawn larger and then averaged, since the plotter does not antialias thick lines.
-pub(crate) const SCALE: u32 = 2;
 
 pub(crate) const INK: RGBColor = RGBColor(38, 43, 51);
 pub(crate) const FAINT_INK: RGBColor = RGBColor(110, 118, 129);
@@ -35,47 +36,19 @@ pub(crate) const COLORS: [RGBColor; 7] = [
     RGBColor(90, 90, 90),
 ];
 
-const FAMILY: &str = "Inter";
-
-/// A picture with a title and a subtitle, whose body is drawn by `draw_body`.
+/// A plot with a title and a subtitle, whose body is drawn by `draw_body`.
 pub(crate) fn canvas(
     title: &str,
     subtitle: &str,
-    draw_body: impl for<'a> FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
-) -> Result<DynamicImage, ViewError> {
-    register_fonts();
-    let (width, height) = (SIZE.0 * SCALE, SIZE.1 * SCALE);
-    let mut bytes = vec![0_u8; (width * height * 3) as usize];
-    {
-        let root = BitMapBackend::with_buffer(&mut bytes, (width, height)).into_drawing_area();
-        draw_all(&root, title, subtitle, draw_body)
-            .map_err(|error| ViewError::Plot(error.to_string()))?;
-    }
-    let large = RgbImage::from_raw(width, height, bytes)
-        .ok_or_else(|| ViewError::Plot("a buffer of the wrong size".to_owned()))?;
-    Ok(imageops::thumbnail(&large, SIZE.0, SIZE.1).into())
+    draw_body: impl FnOnce(&Area) -> Result<(), PlotError>,
+) -> Result<Plot, ViewError> {
+    Recorder::record((SIZE.0 * SCALE, SIZE.1 * SCALE), |root| {
+        draw_all(root, title, subtitle, draw_body)
+    })
 }
 
-pub(crate) fn register_fonts() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // An unreadable font shows as an error when text is first drawn with it.
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Normal,
-            include_bytes!("../fonts/Inter-Regular.ttf"),
-        );
-        let _ = register_font(
-            FAMILY,
-            FontStyle::Bold,
-            include_bytes!("../fonts/Inter-SemiBold.ttf"),
-        );
-    });
-}
-
-pub(crate) type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-pub(crate) type PlotError<'a> =
-    DrawingAreaErrorKind<<BitMapBackend<'a> as DrawingBackend>::ErrorType>;
+pub(crate) type Area = DrawingArea<Recorder, Shift>;
+pub(crate) type PlotError = DrawingAreaErrorKind<Infallible>;
 
 /// The number of pixels by which the plotter centers small text too high.
 pub(crate) const TOO_HIGH: i32 = px(3);
@@ -86,6 +59,7 @@ pub(crate) const fn px(pixels: u32) -> i32 {
 }
 
 pub(crate) fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static> {
+    register_fonts();
     let style = if bold {
         FontStyle::Bold
     } else {
@@ -94,12 +68,12 @@ pub(crate) fn font(size: u32, bold: bool, color: RGBColor) -> TextStyle<'static>
     (FAMILY, px(size), style).into_font().color(&color)
 }
 
-fn draw_all<'a>(
-    root: &Area<'a>,
+fn draw_all(
+    root: &Area,
     title: &str,
     subtitle: &str,
-    draw_body: impl FnOnce(&Area<'a>) -> Result<(), PlotError<'a>>,
-) -> Result<(), PlotError<'a>> {
+    draw_body: impl FnOnce(&Area) -> Result<(), PlotError>,
+) -> Result<(), PlotError> {
     root.fill(&WHITE)?;
     let (head, body) = root.split_vertically(px(84));
     head.draw(&Text::new(
@@ -128,11 +102,11 @@ pub(crate) struct Axes<'a> {
     pub(crate) has_x_mesh: bool,
 }
 
-pub(crate) type Chart<'a, 'b> = ChartContext<'b, BitMapBackend<'a>, Cartesian2d<Axis, Axis>>;
+pub(crate) type Chart<'a> = ChartContext<'a, Recorder, Cartesian2d<Axis, Axis>>;
 
 impl Axes<'_> {
     /// Draws the axes and returns the chart to draw series on.
-    pub(crate) fn draw<'a, 'b>(self, area: &'b Area<'a>) -> Result<Chart<'a, 'b>, PlotError<'a>> {
+    pub(crate) fn draw(self, area: &Area) -> Result<Chart<'_>, PlotError> {
         let ((x_axis, x_name), (y_axis, y_name)) = (self.x, self.y);
         let mut chart = ChartBuilder::on(area)
             .margin_top(px(self.margin_top))
@@ -194,25 +168,86 @@ impl Ranged for Axis {
     }
 }
 
-/// Distinct colors; evenly spaced hues if the palette has too few.
+/// Petroff's ten colors (2021, <https://arxiv.org/abs/2107.02270>), found by a search for colors that are told apart with
+/// every kind of color vision.
+const TEN_COLORS: [RGBColor; 10] = [
+    RGBColor(63, 144, 218),
+    RGBColor(255, 169, 14),
+    RGBColor(189, 31, 1),
+    RGBColor(148, 164, 162),
+    RGBColor(131, 45, 182),
+    RGBColor(169, 107, 89),
+    RGBColor(231, 99, 0),
+    RGBColor(185, 172, 112),
+    RGBColor(113, 117, 129),
+    RGBColor(146, 218, 221),
+];
+
+/// Colors for `n` kinds: of more than ten, several share one, and their marks differ ([`Shape::of`]).
 pub(crate) fn colors(n: usize) -> Vec<RGBColor> {
-    if n <= COLORS.len() {
-        return COLORS.to_vec();
+    match n {
+        ..=7 => COLORS.to_vec(),
+        _ => TEN_COLORS.iter().copied().cycle().take(n.max(10)).collect(),
     }
-    let hue = |i| HSLColor(f64::from(i) / n as f64, 0.75, 0.42).rgb();
-    (0..n as u32)
-        .map(hue)
-        .map(|(r, g, b)| RGBColor(r, g, b))
-        .collect()
 }
 
-pub(crate) fn draw_key<'a>(
-    area: &Area<'a>,
+/// The color of a split in curves, as in a report and in `vae explore`.
+pub(crate) fn split_color(name: &str) -> Option<RGBColor> {
+    match name {
+        Record::TRAIN | Record::STEPS => Some(COLORS[1]),
+        Record::VALIDATION => Some(COLORS[0]),
+        _ => None,
+    }
+}
+
+/// The shape of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Circle,
+    Square,
+    Triangle,
+    Cross,
+}
+
+impl Shape {
+    /// That of a class: the first ten classes are circles, the next ten squares, and so on.
+    pub(crate) fn of(class: usize) -> Self {
+        let shapes = [Self::Circle, Self::Square, Self::Triangle, Self::Cross];
+        shapes[class / TEN_COLORS.len() % shapes.len()]
+    }
+
+    /// The outline of a mark of this radius around a point of the canvas; none of a circle.
+    pub(crate) fn outline(self, radius: i32) -> Vec<(i32, i32)> {
+        let (r, arm) = (radius, radius / 3 + 1);
+        match self {
+            Self::Circle => Vec::new(),
+            Self::Square => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
+            Self::Triangle => vec![(0, -r - r / 3), (r + r / 6, r), (-r - r / 6, r)],
+            Self::Cross => vec![
+                (-arm, -r),
+                (arm, -r),
+                (arm, -arm),
+                (r, -arm),
+                (r, arm),
+                (arm, arm),
+                (arm, r),
+                (-arm, r),
+                (-arm, arm),
+                (-r, arm),
+                (-r, -arm),
+                (-arm, -arm),
+            ],
+        }
+    }
+}
+
+pub(crate) fn draw_key(
+    area: &Area,
     (x, y): (i32, i32),
     name: &str,
     color: RGBColor,
     style: &TextStyle,
-) -> Result<(), PlotError<'a>> {
+) -> Result<(), PlotError> {
     let middle = y + px(8);
     let bar = [(x, middle - px(2)), (x + px(22), middle + px(2))];
     area.draw(&Rectangle::new(bar, color.filled()))?;

@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use image::DynamicImage;
 use plotters::prelude::*;
 
 use vae_model::Term;
 use vae_run::{Metric, Record};
 
 use crate::ViewError;
-use crate::chart::{Area, Axes, Axis, INK, PlotError, SCALE, canvas, colors, draw_key, font, px};
+use crate::chart::{
+    Area, Axes, Axis, INK, PlotError, SCALE, canvas, colors, draw_key, font, px, split_color,
+};
+use crate::recorder::Plot;
 use crate::ticks::{decimal, tick_label, tick_step};
 
 /// Curves over one pair of axes.
@@ -28,25 +30,83 @@ pub struct Panel {
 pub struct Curve {
     /// The split or run that the values belong to; empty for a single curve.
     pub name: String,
-    /// (epoch, value). A value that is NaN or infinite makes a gap.
+    /// (epoch, value). A value that is NaN or infinite makes a gap. Within an epoch its number is a fraction.
     pub points: Vec<(f64, f64)>,
 }
 
-/// The panels of a run's learning curves, each with a curve for the training and for the validation images:
-/// elbo, reconstruction, kl, then the named terms of the objective, whose units `terms` declares. A run with
-/// a deterministic posterior has neither elbo nor kl; one without an encoder has only the loss.
+/// The records that curves are drawn of.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a> {
+    /// Of the ends of epochs.
+    pub epochs: &'a [Record],
+    /// Within epochs ([`Record::STEPS`]).
+    pub steps: &'a [Record],
+    /// Optimizer steps of an epoch. Without it, it is found from an epoch's record.
+    pub steps_per_epoch: Option<u64>,
+}
+
+impl<'a> Records<'a> {
+    /// Those of the ends of epochs alone.
+    #[must_use]
+    pub fn of_epochs(epochs: &'a [Record]) -> Self {
+        Self {
+            epochs,
+            steps: &[],
+            steps_per_epoch: None,
+        }
+    }
+
+    /// The epochs done at a step, with a fraction.
+    fn epoch_of(&self, record: &Record) -> f64 {
+        if record.split != Record::STEPS {
+            return record.epoch as f64;
+        }
+        let whole = self.epochs.iter().find(|record| record.epoch > 0);
+        let of_epoch = whole.map(|record| record.step as f64 / record.epoch as f64);
+        match self.steps_per_epoch.map(|n| n as f64).or(of_epoch) {
+            Some(n) if n > 0.0 => record.step as f64 / n,
+            _ => f64::NAN,
+        }
+    }
+
+    fn curve(&self, name: &str, split: &str, value: &dyn Fn(&Record) -> Option<f64>) -> Curve {
+        let records = match split {
+            Record::STEPS => self.steps,
+            _ => self.epochs,
+        };
+        let of_split = records.iter().filter(|record| record.split == split);
+        let point = |record: &Record| (self.epoch_of(record), value(record).unwrap_or(f64::NAN));
+        Curve {
+            name: name.to_owned(),
+            points: of_split
+                .map(point)
+                .filter(|(epoch, _)| epoch.is_finite())
+                .collect(),
+        }
+    }
+}
+
+/// The panels of a run's learning curves, each with a curve for the training images, for the validation images, and for the
+/// training images within epochs: elbo, reconstruction, kl, then the named terms of the objective, whose units `terms`
+/// declares. A run with a deterministic posterior has neither elbo nor kl; one without an encoder has only the loss.
 #[must_use]
-pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
-    let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> Option<f64>| Panel {
-        title: title.to_owned(),
-        unit: unit.to_owned(),
-        curves: [Record::TRAIN, Record::VALIDATION]
-            .map(|split| curve(split, records, split, value))
-            .into(),
+pub fn panels(records: Records, terms: &[Term]) -> Vec<Panel> {
+    let panel = |title: &str, unit: &str, value: &dyn Fn(&Record) -> Option<f64>| {
+        let splits = [Record::TRAIN, Record::VALIDATION, Record::STEPS];
+        let mut curves: Vec<Curve> = splits
+            .map(|split| records.curve(split, split, value))
+            .into();
+        curves.retain(|curve| curve.name != Record::STEPS || !curve.points.is_empty());
+        Panel {
+            title: title.to_owned(),
+            unit: unit.to_owned(),
+            curves,
+        }
     };
     let nats = |title, value: &dyn Fn(&Record) -> Option<f64>| panel(title, Term::NATS, value);
-    let has_elbo = !records.is_empty() && records.iter().all(|r| r.means.elbo.is_some());
-    let has_reconstruction = records.iter().any(|r| r.means.reconstruction.is_some());
+    let all = || records.epochs.iter().chain(records.steps);
+    let has_elbo = all().next().is_some() && all().all(|r| r.means.elbo.is_some());
+    let has_reconstruction = all().any(|r| r.means.reconstruction.is_some());
     let mut panels = match has_reconstruction {
         true => vec![nats("reconstruction", &|record| {
             record.means.reconstruction
@@ -57,7 +117,11 @@ pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
         panels.insert(0, nats("elbo", &|record| record.means.elbo));
         panels.push(nats("kl", &|record| record.means.kl));
     }
-    panels.extend(Record::named_terms(records, terms).iter().map(|term| {
+    let named = match records.epochs {
+        [] => Record::named_terms(records.steps, terms),
+        epochs => Record::named_terms(epochs, terms),
+    };
+    panels.extend(named.iter().map(|term| {
         panel(&term.title(), &term.unit, &|record| {
             record.named.get(&*term.name).copied()
         })
@@ -71,16 +135,22 @@ pub fn panels(records: &[Record], terms: &[Term]) -> Vec<Panel> {
 /// The plotter refuses.
 pub fn learning_curves(
     title: &str,
-    records: &[Record],
+    records: Records,
     terms: &[Term],
     metric: &Metric,
-) -> Result<DynamicImage, ViewError> {
+) -> Result<Plot, ViewError> {
     let mut panels = panels(records, terms);
     let rate = |record: &Record| record.learning_rate;
+    let of_steps = records.curve("", Record::STEPS, &rate);
+    let of_epochs = records.curve("", Record::TRAIN, &rate);
+    let rates = match of_steps.points.is_empty() {
+        true => of_epochs,
+        false => of_steps,
+    };
     panels.push(Panel {
         title: "learning rate".to_owned(),
         unit: "step size".to_owned(),
-        curves: vec![curve("", records, Record::TRAIN, &rate)],
+        curves: vec![rates],
     });
     let n_columns = match panels.len() {
         0..=4 => 2,
@@ -88,7 +158,7 @@ pub fn learning_curves(
         _ => 4,
     };
     let shape = (panels.len().div_ceil(n_columns), n_columns);
-    let subtitle = best_epoch(records, terms, metric);
+    let subtitle = best_epoch(records.epochs, terms, metric);
     draw(title, &subtitle, &panels, shape)
 }
 
@@ -124,7 +194,7 @@ pub fn comparison(
     runs: &[(String, Vec<Record>)],
     metric: &Metric,
     terms: &[Term],
-) -> Result<DynamicImage, ViewError> {
+) -> Result<Plot, ViewError> {
     let term = metric.term(terms);
     let title = term.title();
     let unit = match &*term.unit {
@@ -137,7 +207,9 @@ pub fn comparison(
         unit,
         curves: runs
             .iter()
-            .map(|(name, records)| curve(name, records, Record::VALIDATION, &value))
+            .map(|(name, records)| {
+                Records::of_epochs(records).curve(name, Record::VALIDATION, &value)
+            })
             .collect(),
     };
     let better = match metric.ranking(terms).higher_is_better() {
@@ -148,26 +220,12 @@ pub fn comparison(
     draw(&title, better, &[panel], (1, 1))
 }
 
-fn curve(
-    name: &str,
-    records: &[Record],
-    split: &str,
-    value: &dyn Fn(&Record) -> Option<f64>,
-) -> Curve {
-    let of_split = records.iter().filter(|record| record.split == split);
-    let point = |record: &Record| (record.epoch as f64, value(record).unwrap_or(f64::NAN));
-    Curve {
-        name: name.to_owned(),
-        points: of_split.map(point).collect(),
-    }
-}
-
 fn draw(
     title: &str,
     subtitle: &str,
     panels: &[Panel],
     shape: (usize, usize),
-) -> Result<DynamicImage, ViewError> {
+) -> Result<Plot, ViewError> {
     canvas(title, subtitle, |body| {
         for (area, panel) in body.split_evenly(shape).iter().zip(panels) {
             draw_panel(area, panel)?;
@@ -176,12 +234,17 @@ fn draw(
     })
 }
 
-fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
+fn draw_panel(area: &Area, panel: &Panel) -> Result<(), PlotError> {
     let epochs = panel.curves.iter().flat_map(|curve| &curve.points);
     let last_epoch = epochs.fold(1.0, |last: f64, &(epoch, _)| last.max(epoch));
-    let x_range = match last_epoch {
-        1.0 => 0.0..2.0,
-        last => 1.0..last,
+    let has_steps = panel.curves.iter().any(|curve| {
+        let fractions = curve.points.iter().map(|(epoch, _)| epoch.fract());
+        fractions.into_iter().any(|fraction| fraction > 0.0)
+    });
+    let x_range = match (has_steps, last_epoch) {
+        (true, last) => 0.0..last,
+        (false, 1.0) => 0.0..2.0,
+        (false, last) => 1.0..last,
     };
     let y_range = value_range(&panel.curves);
     let x_step = tick_step(x_range.end - x_range.start, 8).max(1.0);
@@ -201,8 +264,15 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         has_x_mesh: true,
     };
     let mut chart = axes.draw(area)?;
-    for (curve, color) in panel.curves.iter().zip(colors(panel.curves.len())) {
-        let style = color.stroke_width(5 * SCALE / 2);
+    // The finest curve is the lowest.
+    let mut layers: Vec<(&Curve, RGBColor)> = colored(panel).collect();
+    layers.sort_by_key(|(curve, _)| curve.name != Record::STEPS);
+    for (curve, color) in layers {
+        let is_fine = curve.name == Record::STEPS;
+        let style = match is_fine {
+            true => color.mix(0.4).stroke_width(3 * SCALE / 2),
+            false => color.stroke_width(5 * SCALE / 2),
+        };
         // Segment by segment, since the plotter's joints overshoot at sharp corners.
         let segments = curve
             .points
@@ -212,6 +282,7 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
         // Isolated epochs, and all epochs while there are few, are drawn as points.
         let marks = marked(&curve.points)
             .into_iter()
+            .filter(|_| !is_fine || curve.points.len() == 1)
             .filter(|(_, value)| y_range.contains(value))
             .map(|point| Circle::new(point, px(4), color.filled()));
         chart.draw_series(marks)?;
@@ -232,19 +303,27 @@ fn draw_panel<'a>(area: &Area<'a>, panel: &Panel) -> Result<(), PlotError<'a>> {
 /// The left end of a panel's title.
 const TITLE_LEFT: u32 = 102;
 
-/// The curves in a panel's legend: those with a name and a value.
-fn named(panel: &Panel) -> Vec<(&Curve, RGBColor)> {
-    let has_value = |curve: &Curve| curve.points.iter().any(|(_, value)| value.is_finite());
+/// The curves with their colors: each split has one of its own, several runs one each.
+fn colored(panel: &Panel) -> impl Iterator<Item = (&Curve, RGBColor)> {
+    let palette = colors(panel.curves.len());
     panel
         .curves
         .iter()
-        .zip(colors(panel.curves.len()))
-        .filter(|(curve, _)| !curve.name.is_empty() && has_value(curve))
+        .zip(palette)
+        .map(|(curve, color)| (curve, split_color(&curve.name).unwrap_or(color)))
+}
+
+/// The curves in a panel's legend: those with a name and a value.
+fn named(panel: &Panel) -> Vec<(&Curve, RGBColor)> {
+    let has_value = |curve: &Curve| curve.points.iter().any(|(_, value)| value.is_finite());
+    let is_named = |curve: &Curve| !curve.name.is_empty() && curve.name != Record::STEPS;
+    colored(panel)
+        .filter(|(curve, _)| is_named(curve) && has_value(curve))
         .collect()
 }
 
 /// Whether the title leaves no room beside it for the legend.
-fn legend_is_below_title<'a>(area: &Area<'a>, panel: &Panel) -> Result<bool, PlotError<'a>> {
+fn legend_is_below_title(area: &Area, panel: &Panel) -> Result<bool, PlotError> {
     let title = area
         .estimate_text_size(&panel.title, &font(20, true, INK))?
         .0 as i32;
@@ -258,7 +337,7 @@ fn legend_is_below_title<'a>(area: &Area<'a>, panel: &Panel) -> Result<bool, Plo
 }
 
 /// The names of the curves: at the top if there is a title, else in the lower right corner.
-fn draw_legend<'a>(area: &Area<'a>, panel: &Panel, top: i32) -> Result<(), PlotError<'a>> {
+fn draw_legend(area: &Area, panel: &Panel, top: i32) -> Result<(), PlotError> {
     let names = named(panel);
     let (width, height) = area.dim_in_pixel();
     let (width, height) = (width as i32, height as i32);
@@ -451,7 +530,9 @@ mod tests {
                 ]
             })
             .collect();
-        let picture = learning_curves("a run", &records, &[], &Metric::Loss)
+        let picture = learning_curves("a run", Records::of_epochs(&records), &[], &Metric::Loss)
+            .unwrap()
+            .image()
             .unwrap()
             .into_rgb8();
         assert_eq!(picture.dimensions(), SIZE);
@@ -472,7 +553,9 @@ mod tests {
     fn a_named_term_has_a_panel_of_its_own() {
         let mut records: Vec<Record> = (1..=6).map(|e| record(e, "train", e as f64)).collect();
         let blue = |records: &[Record]| {
-            let picture = learning_curves("a run", records, &[], &Metric::Elbo)
+            let picture = learning_curves("a run", Records::of_epochs(records), &[], &Metric::Elbo)
+                .unwrap()
+                .image()
                 .unwrap()
                 .into_rgb8();
             // The last of two rows of three.
@@ -515,6 +598,37 @@ mod tests {
     }
 
     #[test]
+    fn steps_lie_between_the_epochs_and_have_the_color_of_training() {
+        let epochs = [
+            record(1, "train", -3.0),
+            record(1, "validation", -2.0),
+            record(2, "train", -2.0),
+        ];
+        let steps: Vec<Record> = [5, 15]
+            .map(|step| Record {
+                step,
+                ..record(1 + step / 10, Record::STEPS, -(step as f64))
+            })
+            .into();
+        let records = Records {
+            steps: &steps,
+            ..Records::of_epochs(&epochs)
+        };
+        let panels = panels(records, &[]);
+        assert_eq!(panels[0].curves[2].points, [(0.5, -5.0), (1.5, -15.0)]);
+        // In the first epoch nothing but the steps is there.
+        let first = Records {
+            epochs: &[],
+            steps: &steps,
+            steps_per_epoch: Some(20),
+        };
+        let curves = &super::panels(first, &[])[0].curves;
+        assert_eq!(curves[2].points, [(0.25, -5.0), (0.75, -15.0)]);
+        assert_eq!(split_color(Record::STEPS), split_color(Record::TRAIN));
+        learning_curves("", first, &[], &Metric::Loss).unwrap();
+    }
+
+    #[test]
     fn any_records_make_a_picture() {
         let wild = [
             f64::NAN,
@@ -530,7 +644,7 @@ mod tests {
                 .zip(&wild[..n])
                 .map(|(e, &v)| record(e, "validation", v))
                 .collect();
-            learning_curves("wild", &records, &[], &Metric::Loss).unwrap();
+            learning_curves("wild", Records::of_epochs(&records), &[], &Metric::Loss).unwrap();
             comparison(&[("wild".to_owned(), records)], &Metric::Mse, &[]).unwrap();
         }
     }

@@ -1,14 +1,12 @@
 //! Pictures: grids of images, the latent plane, samples, reconstructions.
 
-use std::io::Cursor;
-use std::path::Path;
-
-use image::{DynamicImage, GenericImage, GrayImage, ImageFormat, RgbImage};
+use image::{DynamicImage, GenericImage, GrayImage, RgbImage};
 use tch::{Device, Kind, Tensor};
-use vae_base::{derive_seed, write_whole};
+use vae_base::derive_seed;
 use vae_model::{Conditioned, Generator, LatentSource, ModelError, NetworkConfig, Support, Vae};
-use vae_run::RunError;
 
+pub use crate::file::{png, save};
+use crate::ticks::decimal;
 use crate::{ViewError, as_decoded, tiles};
 
 /// The largest size in bytes of the f32 images that are decoded at once.
@@ -100,9 +98,7 @@ pub fn manifold(
     usage: &[f64],
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
-    let latent_dims = vae.config().n_latents() as usize;
-    let dims = most_used(n_manifold_dims(vae), latent_dims, usage);
-    manifold_of(vae, size, &dims, condition)
+    manifold_of(vae, size, &manifold_dims(vae, usage), condition)
 }
 
 /// [`manifold`] along these latent dimensions, at least one and at most [`n_manifold_dims`].
@@ -118,6 +114,41 @@ pub fn manifold_of(
     dims: &[usize],
     condition: Option<&Tensor>,
 ) -> Result<DynamicImage, ViewError> {
+    // Tiles of curves are white at their edges.
+    let gap = u32::from(!vae.item().is_image());
+    grid(
+        &manifold_tiles(vae, size, dims, condition)?.tiles,
+        size,
+        gap,
+    )
+}
+
+/// The tiles of [`manifold_of`] with the names of its axes.
+#[derive(Debug)]
+pub struct Manifold {
+    /// Row by row from the top left.
+    pub tiles: Tensor,
+    /// What the columns and the rows are, such as `z0`; the second is empty of a strip.
+    pub axes: [String; 2],
+    /// The values of the columns, from left to right.
+    pub columns: Vec<String>,
+    /// The values of the rows, from the top down.
+    pub rows: Vec<String>,
+}
+
+/// As [`manifold_of`], not yet a picture.
+///
+/// # Errors
+/// libtorch refuses.
+///
+/// # Panics
+/// As [`manifold_of`].
+pub fn manifold_tiles(
+    vae: &Vae,
+    size: usize,
+    dims: &[usize],
+    condition: Option<&Tensor>,
+) -> Result<Manifold, ViewError> {
     let latent_dims = vae.config().n_latents() as usize;
     let latents = match vae.support() {
         Support::Sphere => globe_latents(size, latent_dims, dims),
@@ -127,9 +158,57 @@ pub fn manifold_of(
             vae.nearest_codes(&latents)?
         }
     };
-    let images = decoded_tiles(vae, (&latents, condition), Pixels::Mean)?;
-    // Tiles of curves are white at their edges.
-    grid(&images, size, u32::from(!vae.item().is_image()))
+    let tiles = decoded_tiles(vae, (&latents, condition), Pixels::Mean)?;
+    let is_sphere = vae.support() == Support::Sphere;
+    let has_rows = match is_sphere {
+        true => dims.len() > 2,
+        false => dims.len() > 1,
+    };
+    let share = |i: usize| i as f64 / (size.max(2) - 1) as f64;
+    let by_latent = latents.view([-1, size as i64, latent_dims as i64]);
+    let value = |row: usize, column: usize, dim: usize| {
+        decimal(
+            by_latent.double_value(&[row as i64, column as i64, dim as i64]),
+            2,
+        )
+    };
+    let degrees = |angle: f64| format!("{}°", decimal(angle.round(), 0));
+    let n_rows = if has_rows { size } else { 1 };
+    let (columns, rows): (Vec<String>, Vec<String>) = match is_sphere {
+        true => (
+            (0..size)
+                .map(|i| degrees(360.0 * (i as f64 / size as f64 - 0.5)))
+                .collect(),
+            (0..n_rows)
+                .map(|i| degrees(80.0 - 160.0 * share(i)))
+                .collect(),
+        ),
+        false => (
+            (0..size).map(|i| value(0, i, dims[0])).collect(),
+            (0..n_rows)
+                .filter_map(|i| Some(value(i, 0, *dims.get(1)?)))
+                .collect(),
+        ),
+    };
+    let axes = match (is_sphere, has_rows) {
+        (true, true) => ["longitude".to_owned(), "latitude".to_owned()],
+        (true, false) => ["angle".to_owned(), String::new()],
+        (false, true) => [format!("z{}", dims[0]), format!("z{}", dims[1])],
+        (false, false) => [format!("z{}", dims[0]), String::new()],
+    };
+    Ok(Manifold {
+        tiles,
+        axes,
+        columns,
+        rows: if has_rows { rows } else { Vec::new() },
+    })
+}
+
+/// The latent dimensions that [`manifold`] shows.
+#[must_use]
+pub fn manifold_dims(vae: &Vae, usage: &[f64]) -> Vec<usize> {
+    let latent_dims = vae.config().n_latents() as usize;
+    most_used(n_manifold_dims(vae), latent_dims, usage)
 }
 
 /// The number of latent dimensions that [`manifold`] shows.
@@ -485,6 +564,15 @@ pub fn reconstructed<'a>(
 /// # Errors
 /// libtorch refuses, as it does if they differ in shape.
 pub fn stacked(above: &Tensor, below: &[&Tensor]) -> Result<DynamicImage, ViewError> {
+    let (tiles, columns) = stacked_tiles(above, below)?;
+    grid(&tiles, columns, 2)
+}
+
+/// The tiles of [`stacked`] and the number of its columns.
+///
+/// # Errors
+/// As [`stacked`].
+pub fn stacked_tiles(above: &Tensor, below: &[&Tensor]) -> Result<(Tensor, usize), ViewError> {
     let n_images = above.size4()?.0;
     let columns = n_images.clamp(1, 16);
     let mut rows = Vec::new();
@@ -500,7 +588,7 @@ pub fn stacked(above: &Tensor, below: &[&Tensor]) -> Result<DynamicImage, ViewEr
             rows.push(blank());
         }
     }
-    grid(&Tensor::f_cat(&rows, 0)?, columns as usize, 2)
+    Ok((Tensor::f_cat(&rows, 0)?, columns as usize))
 }
 
 /// Applies a model to the rows of `input` in chunks that need little memory. The result is on the CPU.
@@ -523,75 +611,11 @@ fn in_chunks(
     Ok(Tensor::cat(&parts, 0))
 }
 
-/// Refuses a picture's name whose ending belongs to another format than PNG.
-///
-/// # Errors
-/// The ending is wrong; the message names the right one.
-pub fn check_name(path: &Path) -> Result<(), ViewError> {
-    match path.extension() {
-        None => Ok(()), // Such as `/dev/stdout`.
-        Some(ending) if ImageFormat::from_extension(ending) == Some(ImageFormat::Png) => Ok(()),
-        Some(ending) => {
-            let ending = ending.to_string_lossy();
-            let problem =
-                format!("ends in .{ending}, but pictures are PNG files; give a name in .png");
-            Err(ViewError::file(path, problem))
-        }
-    }
-}
-
-/// A picture as the bytes of a PNG file. `path` is its destination, for error messages.
-///
-/// # Errors
-/// A picture without pixels.
-pub fn png(picture: &DynamicImage, path: &Path) -> Result<Vec<u8>, ViewError> {
-    let mut bytes = Vec::new();
-    picture
-        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
-        .map_err(|source| ViewError::Picture {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(bytes)
-}
-
-/// Writes a picture as PNG; it appears under its name only when it is whole.
-///
-/// # Errors
-/// The name belongs to another format ([`check_name`]); the file system refuses.
-pub fn save(picture: &DynamicImage, path: &Path) -> Result<(), ViewError> {
-    check_name(path)?;
-    Ok(write_whole(path, &png(picture, path)?).map_err(RunError::io(path))?)
-}
-
 #[cfg(test)]
 mod tests {
     use vae_model::{ImageShape, ModelConfig};
 
     use super::*;
-
-    #[test]
-    fn a_picture_has_the_format_that_its_name_says() {
-        let folder = tempfile::tempdir().unwrap();
-        let picture = DynamicImage::ImageLuma8(GrayImage::new(3, 2));
-        for name in ["a.png", "b.PNG", "c", "d.apng"] {
-            save(&picture, &folder.path().join(name)).unwrap();
-        }
-        for name in [
-            "a.jpg",
-            "a.jpeg",
-            "a.webp",
-            "a.tif",
-            "a.gif",
-            "a.pdf",
-            "a.png.txt",
-        ] {
-            let path = folder.path().join(name);
-            let said = save(&picture, &path).unwrap_err().to_string();
-            assert!(said.contains("give a name in .png"), "{said}");
-            assert!(!path.exists());
-        }
-    }
 
     #[test]
     fn a_picture_beyond_all_memory_is_an_error() {

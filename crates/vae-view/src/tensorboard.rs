@@ -3,6 +3,7 @@
 //! The messages follow `event.proto`, `summary.proto` and `histogram.proto` of TensorFlow 2, restricted to the fields
 //! that are written here.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::time::SystemTime;
 use crc::{CRC_32_ISCSI, Crc};
 use image::{ImageDecoder, ImageResult, codecs::png::PngDecoder};
 use prost::Message;
+use serde_json::Value;
 use vae_base::files::append_whole;
 use vae_run::RunError;
 
@@ -139,6 +141,50 @@ impl Summary {
         Self::new(tag, message::Kind::Histogram(bins.0.clone()))
     }
 
+    /// The hyperparameters of a run, for the HParams tab: a column each, and a row for the run.
+    #[must_use]
+    pub fn hyperparameters(run: &str, settings: &BTreeMap<String, Value>) -> Self {
+        let value = |value: &Value| {
+            let kind = match value {
+                Value::Number(number) => message::Setting::Number(number.as_f64()?),
+                Value::Bool(is) => message::Setting::Bool(*is),
+                Value::String(text) => message::Setting::Text(text.clone()),
+                Value::Null => return None,
+                other => message::Setting::Text(other.to_string()),
+            };
+            Some(message::SettingValue { kind: Some(kind) })
+        };
+        let settings = settings.iter();
+        let start = message::SessionStart {
+            settings: settings
+                .filter_map(|(key, found)| Some((key.clone(), value(found)?)))
+                .collect(),
+            group: run.to_owned(),
+        };
+        let content = message::Hyperparameters { start: Some(start) };
+        let plugin = message::Plugin {
+            name: "hparams".to_owned(),
+            content: content.encode_to_vec(),
+        };
+        let nothing = message::Tensor {
+            kind: message::FLOAT,
+            shape: Some(message::Shape {
+                sides: vec![message::Side { size: 1 }],
+            }),
+            floats: vec![0.0],
+        };
+        Self(message::Value {
+            metadata: Some(message::Metadata {
+                plugin: Some(plugin),
+            }),
+            ..Self::new(
+                "_hparams_/session_start_info",
+                message::Kind::Tensor(nothing),
+            )
+            .0
+        })
+    }
+
     /// The name of the value.
     #[must_use]
     pub fn tag(&self) -> &str {
@@ -148,6 +194,7 @@ impl Summary {
     fn new(tag: &str, kind: message::Kind) -> Self {
         Self(message::Value {
             tag: tag.to_owned(),
+            metadata: None,
             kind: Some(kind),
         })
     }
@@ -209,6 +256,8 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 
 /// The protobuf messages.
 mod message {
+    use std::collections::BTreeMap;
+
     /// `SessionLog.SessionStatus.START`.
     pub(super) const SESSION_START: i32 = 1;
 
@@ -249,7 +298,9 @@ mod message {
     pub(super) struct Value {
         #[prost(string, tag = "1")]
         pub(super) tag: String,
-        #[prost(oneof = "Kind", tags = "2, 4, 5, 6")]
+        #[prost(message, optional, tag = "9")]
+        pub(super) metadata: Option<Metadata>,
+        #[prost(oneof = "Kind", tags = "2, 4, 5, 6, 8")]
         pub(super) kind: Option<Kind>,
     }
 
@@ -263,6 +314,79 @@ mod message {
         Histogram(Histogram),
         #[prost(message, tag = "6")]
         Audio(Audio),
+        #[prost(message, tag = "8")]
+        Tensor(Tensor),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Metadata {
+        #[prost(message, optional, tag = "1")]
+        pub(super) plugin: Option<Plugin>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Plugin {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(super) content: Vec<u8>,
+    }
+
+    /// `HParamsPluginData` of TensorBoard's `plugins/hparams/plugin_data.proto`; its version is 0.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Hyperparameters {
+        #[prost(message, optional, tag = "3")]
+        pub(super) start: Option<SessionStart>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct SessionStart {
+        #[prost(btree_map = "string, message", tag = "1")]
+        pub(super) settings: BTreeMap<String, SettingValue>,
+        #[prost(string, tag = "4")]
+        pub(super) group: String,
+    }
+
+    /// `google.protobuf.Value`.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct SettingValue {
+        #[prost(oneof = "Setting", tags = "2, 3, 4")]
+        pub(super) kind: Option<Setting>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Setting {
+        #[prost(double, tag = "2")]
+        Number(f64),
+        #[prost(string, tag = "3")]
+        Text(String),
+        #[prost(bool, tag = "4")]
+        Bool(bool),
+    }
+
+    /// `DataType.DT_FLOAT`.
+    pub(super) const FLOAT: i32 = 1;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Tensor {
+        #[prost(int32, tag = "1")]
+        pub(super) kind: i32,
+        #[prost(message, optional, tag = "2")]
+        pub(super) shape: Option<Shape>,
+        #[prost(float, repeated, tag = "5")]
+        pub(super) floats: Vec<f32>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Shape {
+        #[prost(message, repeated, tag = "2")]
+        pub(super) sides: Vec<Side>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Side {
+        #[prost(int64, tag = "1")]
+        pub(super) size: i64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

@@ -37,13 +37,22 @@ pub(crate) fn tick_label(value: f64, step: f64) -> String {
 }
 
 /// A number with a true minus sign; in scientific notation if it would be long.
-pub(crate) fn decimal(value: f64, decimals: usize) -> String {
+#[must_use]
+pub fn decimal(value: f64, decimals: usize) -> String {
     let text = if value.abs() >= 1e7 {
         format!("{value:.3e}")
     } else {
         format!("{value:.decimals$}")
     };
-    text.replace('-', "\u{2212}")
+    // Rounded to 0 it has no sign.
+    match text
+        .trim_start_matches('-')
+        .chars()
+        .all(|c| "0.".contains(c))
+    {
+        true => text.trim_start_matches('-').to_owned(),
+        false => text.replace('-', "\u{2212}"),
+    }
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 use tch::{Tensor, no_grad};
+use vae_view::labeled::Labeled;
 use vae_view::picture::{self, Pixels};
 use vae_view::{latent, tiles};
 
 use super::items_file::picture_or_text_name;
 use super::place::{Place, Places};
-use super::{RunArgs, place, print_file, texts};
+use super::{LookArgs, RunArgs, place, print_file, subject, texts};
 use crate::Done;
 use crate::output::out;
 
@@ -34,9 +35,12 @@ pub(crate) struct Args {
     #[arg(value_name = "EXPRESSION", allow_hyphen_values = true)]
     expression: Expression,
 
-    /// The PNG file to write; of texts a text
+    /// The picture to write: .png, .jpg, .webp, .gif or .apng; of texts a text
     #[arg(long, short, value_name = "FILE.png|FILE.txt", value_parser = picture_or_text_name())]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Print JSON instead of the file's name
     #[arg(long)]
@@ -91,6 +95,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         latents: terms, // [N, Z]
         condition,
     } = place::latents(&run, &places)?;
+    let shown = signs.clone();
     let signs = Tensor::from_slice(&signs)
         .to_kind(terms.kind())
         .unsqueeze(1);
@@ -109,7 +114,23 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         (Some(found), out) => texts::print(&found, out.as_deref())?,
         (None, Some(out)) => {
             let images = tiles(run.vae().item(), &items)?;
-            let picture = picture::grid(&images, places.len() + 1, 2)?;
+            let names = places.iter().zip(&shown).enumerate();
+            let mut columns: Vec<String> = names
+                .map(|(i, (place, sign))| match (i, sign < &0.0) {
+                    (0, false) => place.to_string(),
+                    (_, false) => format!("+ {place}"),
+                    (_, true) => format!("− {place}"),
+                })
+                .collect();
+            columns.push("= sum".to_owned());
+            let labeled = Labeled {
+                title: format!("Arithmetic of latents of {}", subject(&run)),
+                subtitle: "the reconstruction of each image, and the decoded sum of their latents"
+                    .to_owned(),
+                columns,
+                ..Labeled::default()
+            };
+            let picture = args.look.draw(&labeled, &images, places.len() + 1)?;
             picture::save(&picture, out)?;
             print_file(out, args.json, &picture);
         }

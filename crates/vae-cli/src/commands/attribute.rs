@@ -10,15 +10,21 @@ use tch::{Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_data::Splits;
 use vae_run::Session;
+use vae_view::format::Content;
+use vae_view::labeled::Labeled;
+use vae_view::latent::plot::percent;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
 use vae_view::sound::sounds;
+use vae_view::ticks::decimal;
 use vae_view::tiles;
 
 use super::place::{Place, Places};
 use super::sample::save_each;
 use super::sounds::{Out, save_folder};
-use super::{OutArgs, RunArgs, judge, labels, picture_name, place, table};
+use super::{
+    LookArgs, RunArgs, judge, labels, name_of, picture_name, place, print_file, subject, table,
+};
 use crate::Done;
 use crate::output::{self, out, say};
 
@@ -115,13 +121,16 @@ struct ApplyArgs {
     #[arg(long, default_value_t = 8, conflicts_with = "places", value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: u32,
 
-    /// The PNG file to write
+    /// The picture to write: .png, .jpg, .webp, .gif or .apng
     #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
 
     /// A folder for a PNG file of each changed image
     #[arg(long, value_name = "DIR")]
     each: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Print JSON instead of the files' names
     #[arg(long)]
@@ -158,8 +167,16 @@ struct StripArgs {
     )]
     reach: f64,
 
+    /// The picture to write: .png, .jpg or .webp of all steps, .gif, .apng or .mp4 of one step after another
+    #[arg(long, short, value_name = "FILE.png", value_parser = name_of(Content::Steps))]
+    out: PathBuf,
+
     #[command(flatten)]
-    out: OutArgs,
+    look: LookArgs,
+
+    /// Print JSON instead of the file's name
+    #[arg(long)]
+    json: bool,
 }
 
 /// Attributes, separated by commas.
@@ -364,7 +381,7 @@ fn learn(run: &Session, args: &LearnArgs) -> Result<()> {
 }
 
 /// Warns if a direction does not tell the attribute of held-out images.
-fn warn_of_chance(direction: &Direction) {
+pub(super) fn warn_of_chance(direction: &Direction) {
     if let Some(accuracy) = direction
         .accuracy
         .as_ref()
@@ -378,6 +395,19 @@ fn warn_of_chance(direction: &Direction) {
             accuracy.n_images,
             direction.name
         );
+    }
+}
+
+/// The name of a direction for pictures, and how well it predicts the attribute.
+pub(super) fn label(direction: &Direction) -> String {
+    match &direction.accuracy {
+        None => direction.name.clone(),
+        Some(found) if found.is_chance() => format!("{}\nno better than chance", direction.name),
+        Some(found) => format!(
+            "{}\nbalanced accuracy {}",
+            direction.name,
+            percent(found.balanced)
+        ),
     }
 }
 
@@ -429,7 +459,34 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
     let (items, changed) = (decoded(&latents)?, decoded(&changed)?);
     let mut files = Vec::new();
     if let Some(out) = &args.out {
-        let picture = picture::stacked(&tiles(item, &items)?, &[&tiles(item, &changed)?])?;
+        let (grid, columns) =
+            picture::stacked_tiles(&tiles(item, &items)?, &[&tiles(item, &changed)?])?;
+        let names = place::names(run, &args.places, latents.size()[0] as usize);
+        let changes: Vec<String> = args
+            .changes
+            .0
+            .iter()
+            .map(|(name, steps)| {
+                format!(
+                    "{name} {}{}",
+                    if *steps > 0.0 { "+" } else { "" },
+                    decimal(*steps, 1)
+                )
+            })
+            .collect();
+        let n_pairs = names.len().div_ceil(columns.max(1));
+        let labeled = Labeled {
+            title: format!("Changed images of {}", subject(run)),
+            subtitle: "above the reconstruction, below it changed by steps along attribute directions; a step is one \
+                       standard deviation of the latents"
+                .to_owned(),
+            rows: (0..n_pairs)
+                .flat_map(|_| ["reconstruction".to_owned(), changes.join("\n")])
+                .collect(),
+            columns: if n_pairs == 1 { names } else { Vec::new() },
+            ..Labeled::default()
+        };
+        let picture = args.look.draw(&labeled, &grid, columns)?;
         match Out::of(item, out)? {
             Out::Folder => {
                 let (before, after) = (sounds(item, &items)?, sounds(item, &changed)?);
@@ -478,6 +535,7 @@ fn strip(run: &Session, args: &StripArgs) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let Places { latents, condition } =
         place::latents_or_held_out(run, &args.places, args.count as usize)?; // [N, Z]
+    let places = place::names(run, &args.places, latents.size()[0] as usize);
     let steps = i64::from(args.steps);
     let line = Tensor::linspace(
         -args.reach,
@@ -497,8 +555,30 @@ fn strip(run: &Session, args: &StripArgs) -> Result<()> {
     });
     let latents = (&latents, condition.as_ref());
     let images = no_grad(|| picture::decoded_tiles(run.vae(), latents, Pixels::Mean))?;
-    args.out
-        .save(&picture::grid(&images, args.steps as usize, 2)?)
+    let directions = args
+        .names
+        .0
+        .iter()
+        .map(|name| Ok(label(store.get(name, run.checkpoint()?)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let labeled = Labeled {
+        title: format!("Attribute directions of {}", subject(run)),
+        subtitle: "from less to more of the attribute, in standard deviations of the latents; 0 is the reconstruction"
+            .to_owned(),
+        rows: directions
+            .iter()
+            .flat_map(|direction| places.iter().map(move |place| format!("{direction}\n{place}")))
+            .collect(),
+        columns: (0..steps)
+            .map(|i| decimal(args.reach * (2.0 * i as f64 / (steps - 1) as f64 - 1.0), 1))
+            .collect(),
+        ..Labeled::default()
+    };
+    let picture = args
+        .look
+        .save(&labeled, &images, args.steps as usize, &args.out)?;
+    print_file(&args.out, args.json, &picture);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,32 +9,63 @@ use serde_json::json;
 use toml::{Table, Value};
 use tracing::warn;
 use vae_base::dotted;
-use vae_eval::{EvalError, ImagesUsed, Measure, Report, Section, Topic, differing_fields};
+use vae_base::{one_line, write_whole};
+use vae_eval::{
+    Better, Block, Estimate, EvalError, ImagesUsed, Measure, Picture, Report, Section, Topic,
+    differing_fields, render_comparison, verdicts,
+};
 use vae_model::{Direction, Term};
 use vae_run::{Metric, Overview, Record, RunDir, read_config};
-use vae_view::{curves, picture};
+use vae_view::format::Content;
+use vae_view::{Plot, curves, picture};
 
-use super::{picture_name, table};
+use super::side_by_side::{Measured, SideBySide, measured};
+use super::table::Listing;
+use super::{name_of, picture_name, table};
 use crate::Done;
+use crate::device::DeviceChoice;
 use crate::output::{self, out, say};
 
-/// Compare runs: metrics, results of `vae eval`, and the config keys in which they differ
+/// Compare runs: metrics, results of `vae eval`, the config keys in which they differ, and pictures side by side
+///
+/// Says which run is better: ◂ marks the best value, ≈ one whose difference from it is within the noise (less than twice its standard
+/// error), and of the others it says by how much they are worse. For this the models are opened, and measured on the same validation
+/// images with the same noise (not with --quick): the difference image by image is known much better than both means. Its error is
+/// that of the images; a run with another seed differs as well.
 ///
 /// Metrics are measured on validation images, in nats per image, at the best epoch and at the last one. The best epoch is chosen by
 /// --metric or, without it, by checkpoints.metric of each run's config. Named terms of an objective have columns of their own, with
 /// an arrow in the direction that is better. Metrics are comparable only between runs on the same images with the same likelihood.
 /// Results of `vae eval` that were measured by different protocols are marked.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
-  vae compare runs/mnist runs/mnist-2 --out elbo.png")]
+#[command(after_help = "Examples:
+  vae compare runs/mnist runs/mnist-2 --out elbo.png
+  vae compare runs/beta-1 runs/beta-4 --html compared.html
+  vae compare runs/beta-1 runs/beta-4 --pictures side-by-side.png")]
 pub(crate) struct Args {
     /// The folders of two or more runs
     #[arg(value_name = "RUN", required = true, num_args = 2..)]
     runs: Vec<PathBuf>,
 
-    /// A PNG file to write: the validation metric of the runs by epoch
-    #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
+    /// A plot to write (.png, .svg, …): the validation metric of the runs by epoch
+    #[arg(long, short, value_name = "FILE.png", value_parser = name_of(Content::Plot))]
     out: Option<PathBuf>,
+
+    /// A picture to write: reconstructions of the same validation images, and samples of the same noise
+    #[arg(long, value_name = "FILE.png", value_parser = picture_name(), conflicts_with = "quick")]
+    pictures: Option<PathBuf>,
+
+    /// A page to write with everything: one file, which loads nothing from elsewhere
+    #[arg(long, value_name = "FILE.html")]
+    html: Option<PathBuf>,
+
+    /// Only what the runs' files say: no model is opened
+    #[arg(long)]
+    quick: bool,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
 
     /// The validation metric of the picture and of the best epochs, by its name in metrics.jsonl
     /// [default: checkpoints.metric of the runs; in the picture elbo where they differ]
@@ -78,29 +109,125 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(key) = differences.iter().find(decides) {
         say!("note: the runs differ in {key}; their metrics may not be comparable");
     }
-    if let Some(out) = &args.out {
-        let records = runs
-            .iter()
-            .map(|run| Ok((run.name.clone(), run.run_dir.records()?)))
-            .collect::<Result<Vec<_>>>()?;
-        let terms = all_terms(&runs);
+    let plot = match args.out.is_some() || args.html.is_some() {
+        true => {
+            let records = runs
+                .iter()
+                .map(|run| Ok((run.name.clone(), run.run_dir.records()?)))
+                .collect::<Result<Vec<_>>>()?;
+            let terms = all_terms(&runs);
+            Some(curves::comparison(&records, &shared_metric(&runs), &terms)?)
+        }
+        false => None,
+    };
+    if let (Some(out), Some(plot)) = (&args.out, &plot) {
+        plot.save(out)?;
+    }
+    let measured = match args.quick {
+        true => None,
+        false => side_by_side(&args)?,
+    };
+    let picture = measured.as_ref().and_then(|found| found.picture.as_ref());
+    if let Some(path) = &args.pictures {
+        let picture = picture.context("--pictures: the models cannot be shown side by side")?;
         picture::save(
-            &curves::comparison(&records, &shared_metric(&runs), &terms)?,
-            out,
+            &picture.labeled.draw(&picture.tiles, picture.columns)?,
+            path,
         )?;
     }
+    let mut tables = vec![metrics(&runs)];
+    tables.extend(measured.as_ref().map(|found| found.table.clone()));
+    tables.extend(evaluations(&runs));
+    tables.extend(config_table(&runs, &differences));
+    if let Some(path) = &args.html {
+        write_page(path, &runs, &tables, plot.as_ref(), picture)?;
+    }
     if args.json {
-        print_json(&runs, &differences, args.out.as_deref())?;
-    } else {
-        print_metrics(&runs);
-        print_evaluations(&runs);
-        print_differences(&runs, &differences);
-        if let Some(out) = &args.out {
+        print_json(&runs, &differences, measured.as_ref(), &args)?;
+        return Ok(Done::Fully);
+    }
+    for (i, found) in tables.iter().enumerate() {
+        if i > 0 {
             out!();
-            output::print_path(out);
         }
+        let header: Vec<&str> = found.header.iter().map(String::as_str).collect();
+        table::print(1, &header, found.rows.clone());
+        found
+            .notes
+            .iter()
+            .for_each(|note| out!("{}", one_line(note)));
+    }
+    if differences.is_empty() {
+        out!("\nThe configs are the same.");
+    }
+    if let Some(picture) = picture {
+        picture.print_in_terminal()?;
+    }
+    for path in [&args.out, &args.pictures, &args.html]
+        .into_iter()
+        .flatten()
+    {
+        out!();
+        output::print_path(path);
     }
     Ok(Done::Fully)
+}
+
+/// The models side by side; none, with a note, if they cannot be opened or their images differ.
+fn side_by_side(args: &Args) -> Result<Option<Measured>> {
+    let device = args.device.select()?;
+    match measured(&args.runs, device) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => {
+            say!(
+                "note: the models are not measured side by side: {}",
+                output::whole(&error)
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn write_page(
+    path: &Path,
+    runs: &[Compared],
+    tables: &[Listing],
+    plot: Option<&Plot>,
+    picture: Option<&SideBySide>,
+) -> Result<()> {
+    let mut blocks: Vec<Block> = tables
+        .iter()
+        .map(|found| Block::Table {
+            title: found.title.clone(),
+            header: found.header.clone(),
+            rows: found.rows.clone(),
+            notes: found.notes.clone(),
+        })
+        .collect();
+    if let Some(plot) = plot {
+        blocks.push(Block::Plot {
+            title: "Learning curves".to_owned(),
+            svg: plot.svg()?,
+        });
+    }
+    if let Some(SideBySide {
+        labeled,
+        tiles,
+        columns,
+    }) = picture
+    {
+        let drawn = labeled.draw(tiles, *columns)?;
+        blocks.push(Block::Picture(Picture::new(
+            "The same images",
+            format!("{}; {}.", labeled.title, labeled.subtitle),
+            "Originals, reconstructions and samples, a row for each run".to_owned(),
+            &drawn,
+        )?));
+    }
+    let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
+    let about = format!("{} runs, on validation images", runs.len());
+    let page = render_comparison(&names.join(" and "), &about, &blocks);
+    write_whole(path, page.as_bytes()).with_context(|| path.display().to_string())
 }
 
 /// The metric that all runs share, or elbo if they differ in it.
@@ -166,7 +293,12 @@ fn differences(runs: &[Compared]) -> Vec<String> {
         .collect()
 }
 
-fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> Result<()> {
+fn print_json(
+    runs: &[Compared],
+    differences: &[String],
+    measured: Option<&Measured>,
+    args: &Args,
+) -> Result<()> {
     let mut metrics = Vec::new();
     for run in runs {
         let mut entry = serde_json::to_value(&run.overview)?;
@@ -177,12 +309,19 @@ fn print_json(runs: &[Compared], differences: &[String], out: Option<&Path>) -> 
     let values = |key: &String| runs.iter().map(|run| run.settings.get(key)).collect();
     let differences: BTreeMap<&String, Vec<Option<&Value>>> =
         differences.iter().map(|key| (key, values(key))).collect();
-    let all = json!({ "runs": metrics, "differences": differences, "picture": out });
+    let all = json!({
+        "runs": metrics,
+        "differences": differences,
+        "validation": measured.map(|found| &found.json),
+        "picture": args.out,
+        "pictures": args.pictures,
+        "html": args.html,
+    });
     out!("{}", serde_json::to_string_pretty(&all)?);
     Ok(())
 }
 
-fn print_metrics(runs: &[Compared]) {
+fn metrics(runs: &[Compared]) -> Listing {
     let shown: Vec<Record> = runs
         .iter()
         .flat_map(|run| [&run.overview.best, &run.overview.last_validation])
@@ -227,7 +366,12 @@ fn print_metrics(runs: &[Compared]) {
             rows.push(row);
         }
     }
-    table::print(1, &header, rows);
+    Listing {
+        title: "Metrics on validation images".to_owned(),
+        header: header.into_iter().map(str::to_owned).collect(),
+        rows,
+        notes: Vec::new(),
+    }
 }
 
 /// The name, and an arrow in the better direction.
@@ -240,31 +384,37 @@ fn column_title(term: &Term) -> String {
     format!("{}{arrow}", term.name)
 }
 
-/// The number of runs in a table that usually fits into 100 columns.
-const RUNS_IN_A_ROW: usize = 4;
-
-/// The results of `vae eval`, one in each row.
-fn print_evaluations(runs: &[Compared]) {
+/// The results of `vae eval`, one in each row; none if no run was evaluated.
+fn evaluations(runs: &[Compared]) -> Option<Listing> {
     let evaluated: Vec<&Compared> = runs.iter().filter(|run| run.report.is_some()).collect();
-    for runs in evaluated.chunks(RUNS_IN_A_ROW) {
-        out!();
-        let names = runs.iter().map(|run| run.name.as_str());
-        let header: Vec<&str> = std::iter::once("evaluation").chain(names).collect();
-        let reports: Vec<&Report> = runs.iter().filter_map(|run| run.report.as_ref()).collect();
-        let topics = Topic::ALL.into_iter();
-        let mut rows = Vec::new();
-        let mut protocols = Protocols::default();
-        for topic in topics {
-            rows.extend(evaluation_rows(&reports, topic, &mut protocols));
-        }
-        table::print(1, &header, rows);
-        if !protocols.differences.is_empty() {
-            out!("{MARK} measured by different protocols:");
-        }
-        for (difference, labels) in &protocols.differences {
-            out!("  {difference} ({})", labels.join(", "));
-        }
+    let reports: Vec<&Report> = evaluated
+        .iter()
+        .filter_map(|run| run.report.as_ref())
+        .collect();
+    if reports.is_empty() {
+        return None;
     }
+    let names = evaluated.iter().map(|run| run.name.clone());
+    let mut rows = Vec::new();
+    let mut protocols = Protocols::default();
+    for topic in Topic::ALL {
+        rows.extend(evaluation_rows(&reports, topic, &mut protocols));
+    }
+    let mut notes = Vec::new();
+    if !protocols.differences.is_empty() {
+        notes.push(format!("{MARK} measured by different protocols:"));
+    }
+    for (difference, labels) in &protocols.differences {
+        notes.push(format!("  {difference} ({})", labels.join(", ")));
+    }
+    Some(Listing {
+        title: "Results of vae eval, on test images".to_owned(),
+        header: std::iter::once("evaluation".to_owned())
+            .chain(names)
+            .collect(),
+        rows,
+        notes,
+    })
 }
 
 /// Marks results that are not comparable.
@@ -348,36 +498,56 @@ fn evaluation_rows(
         let label = known
             .first()
             .map_or(name, |(measure, _)| measure.label.as_str());
-        let title = match protocols.compare(label, &known) {
-            true => format!("  {label}"),
-            false => format!("  {label} {MARK}"),
+        let is_comparable = protocols.compare(label, &known);
+        let better = known.first().and_then(|(measure, _)| measure.better);
+        let arrow = match better {
+            Some(Better::Higher) => " ↑",
+            Some(Better::Lower) => " ↓",
+            None => "",
+        };
+        let title = match is_comparable {
+            true => format!("  {label}{arrow}"),
+            false => format!("  {label}{arrow} {MARK}"),
         };
         let value = |section: &Section| section.findings.measure(name).map(ToString::to_string);
-        rows.push(cells(title, &value));
+        let mut row = cells(title, &value);
+        if let Some(better) = better.filter(|_| is_comparable) {
+            let estimates: Vec<Option<Estimate>> = sections
+                .iter()
+                .map(|section| {
+                    let measure = section.as_ref()?.findings.measure(name)?;
+                    Some(Estimate {
+                        value: measure.value,
+                        error: measure.error,
+                    })
+                })
+                .collect();
+            for (cell, verdict) in row[1..].iter_mut().zip(verdicts(&estimates, better)) {
+                if let Some(verdict) = verdict {
+                    *cell += &format!("  {verdict}");
+                }
+            }
+        }
+        rows.push(row);
     }
     rows
 }
 
-fn print_differences(runs: &[Compared], differences: &[String]) {
-    if differences.is_empty() {
-        out!("\nThe configs are the same.");
-    }
-    for runs in runs
-        .chunks(RUNS_IN_A_ROW)
-        .filter(|_| !differences.is_empty())
-    {
-        out!();
-        let header: Vec<&str> = std::iter::once("config")
-            .chain(runs.iter().map(|run| run.name.as_str()))
-            .collect();
-        let rows = differences.iter().map(|key| {
-            let values = runs.iter().map(|run| match run.settings.get(key) {
-                Some(Value::String(text)) => text.clone(),
-                Some(value) => value.to_string(),
-                None => table::UNKNOWN.to_owned(),
-            });
-            std::iter::once(key.clone()).chain(values).collect()
+/// The config keys that differ; none if no key does.
+fn config_table(runs: &[Compared], differences: &[String]) -> Option<Listing> {
+    let names = runs.iter().map(|run| run.name.clone());
+    let rows = differences.iter().map(|key| {
+        let values = runs.iter().map(|run| match run.settings.get(key) {
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+            None => table::UNKNOWN.to_owned(),
         });
-        table::print(1, &header, rows.collect());
-    }
+        std::iter::once(key.clone()).chain(values).collect()
+    });
+    (!differences.is_empty()).then(|| Listing {
+        title: "Hyperparameters that differ".to_owned(),
+        header: std::iter::once("config".to_owned()).chain(names).collect(),
+        rows: rows.collect(),
+        notes: Vec::new(),
+    })
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_run::Session;
+use vae_view::format::{Content, check_name};
 use vae_view::sound::sounds;
 use vae_view::{picture, tiles};
 
@@ -68,14 +69,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let format = args.out.extension().and_then(ImageFormat::from_extension);
-    let is_picture = format == Some(ImageFormat::Png);
-    if format.is_some() {
-        picture::check_name(&args.out)?;
+    let ending = args.out.extension().unwrap_or_default();
+    let is_picture = ImageFormat::from_extension(ending).is_some()
+        || ["svg", "mp4"]
+            .iter()
+            .any(|other| ending.eq_ignore_ascii_case(other));
+    if is_picture {
+        check_name(&args.out, Content::Picture)?;
     }
     ensure!(
         is_picture || args.columns.is_none(),
-        "--columns is for one picture of all: {} does not end in .png",
+        "--columns is for one picture of all: {} is none",
         args.out.display()
     );
     let run = args.run.open()?;

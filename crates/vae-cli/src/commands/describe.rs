@@ -195,7 +195,7 @@ fn layers(parts: &[PartSummary], preprocessing: &Preprocessing) -> String {
     format!(
         "Images {}, seen as [{black}, {white}]; one image:\n\n{}",
         preprocessing.image,
-        table::text(2, &header, rows)
+        table::text(2, &header, rows, None)
     )
 }
 

@@ -215,6 +215,13 @@ fn held_out(run: &Session, args: &Args) -> Result<(DatasetConfig, Dataset, Datas
     Ok((source, own.train, test))
 }
 
+/// The version of libtorch that computes.
+fn libtorch_version() -> Option<String> {
+    let config = vae_train::libtorch_config();
+    let (_, rest) = config.split_once("TORCH_VERSION=")?;
+    Some(rest.split([',', '\n']).next()?.trim().to_owned())
+}
+
 pub(crate) fn run(args: Args) -> Result<Done> {
     let material = Material::open(&args)?;
     let run = &material.run;
@@ -287,7 +294,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     outcome?;
     kept?;
     let source = sampler::source(material.sampler.as_ref(), 1.0);
-    let figures = figures(run.vae(), source, run.run_dir()?, &material.test, args.seed)?;
+    let mut figures = figures(run.vae(), source, run.run_dir()?, &material.test, args.seed)?;
+    let versions = format!(
+        "vae {}, libtorch {}",
+        env!("CARGO_PKG_VERSION"),
+        libtorch_version().unwrap_or_default()
+    );
+    figures.origin.push(("evaluated by".to_owned(), versions));
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if !args.json {
         output::print_path(&folder.join(PAGE_FILE));

@@ -9,14 +9,17 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_model::Support;
 use vae_view::animation;
+use vae_view::format::{Content, Format};
+use vae_view::labeled::{Labeled, there_and_back};
 use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
+use vae_view::ticks::decimal;
 use vae_view::{sound, tiles};
 
-use super::items_file::picture_or_array_name;
+use super::items_file::steps_or_array_name;
 use super::place::Place;
 use super::sounds::{self, Out};
-use super::{RunArgs, items_file, place, texts};
+use super::{LookArgs, RunArgs, items_file, name_of, place, subject, texts};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -53,14 +56,17 @@ pub(crate) struct Args {
     #[arg(long)]
     slerp: bool,
 
-    /// A PNG file of all images; of a model of sound also a folder for the steps and the morph of one after another as WAV
-    /// files, or one WAV file of the morph; of texts a text
-    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
+    /// A picture of all images (.png, .jpg, .webp), or of one after another (.gif, .apng, .mp4); of a model of sound also a folder
+    /// for the steps and the morph of one after another as WAV files, or one WAV file of the morph; of texts a text
+    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav|FILE.txt", value_parser = steps_or_array_name())]
     out: Option<PathBuf>,
 
-    /// An animation: .gif, or with all colors .png or .apng
-    #[arg(long, value_name = "FILE")]
+    /// An animation of the bare images: .gif, with all colors .png or .apng, or .mp4
+    #[arg(long, value_name = "FILE", value_parser = name_of(Content::Frames))]
     gif: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Milliseconds per image of the animation
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=60_000))]
@@ -77,6 +83,26 @@ pub(crate) struct Args {
 
 /// The most pixels of all images of an animation, back and forth.
 const LARGEST_MOVING: i64 = 1 << 30;
+
+/// The images of a path of several stretches, each once, with the stretch and the share of the way.
+fn one_way(images: &Tensor, steps: usize, labeled: &Labeled) -> (Tensor, Vec<String>) {
+    let n = images.size()[0] as usize;
+    // The image between two stretches appears only once.
+    let there: Vec<i64> = (0..n)
+        .filter(|i| *i == 0 || i % steps != 0)
+        .map(|i| i as i64)
+        .collect();
+    let label = |&i: &i64| {
+        let (row, column) = (i as usize / steps, i as usize % steps);
+        format!(
+            "{}, {}",
+            labeled.rows[row].replace('\n', " "),
+            labeled.columns[column]
+        )
+    };
+    let labels = there.iter().map(label).collect();
+    (images.index_select(0, &Tensor::from_slice(&there)), labels)
+}
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
@@ -127,10 +153,40 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let images = tiles(item, &items)?;
     let mut files = Vec::new();
     if let Some(out) = &args.out {
-        let picture = picture::grid(&images, steps, 2)?;
+        let names: Vec<String> = args.places.iter().map(Place::to_string).collect();
+        let labeled = Labeled {
+            title: format!("Between images of {}", subject(&run)),
+            subtitle: match blend {
+                Blend::Spherical => "decoded latents along great circles, by the share of the way",
+                Blend::Linear => "decoded latents along straight lines, by the share of the way",
+            }
+            .to_owned(),
+            rows: names
+                .windows(2)
+                .map(|ends| format!("{}\nto {}", ends[0], ends[1]))
+                .collect(),
+            columns: (0..steps)
+                .map(|i| format!("{} %", decimal(100.0 * i as f64 / (steps - 1) as f64, 0)))
+                .collect(),
+            ..Labeled::default()
+        };
+        let picture = || args.look.draw(&labeled, &images, steps);
         match Out::of(item, out)? {
             _ if items_file::is_array(out) => items_file::save(item, &items, out)?,
-            Out::Other => picture::save(&picture, out)?,
+            Out::Other if Format::of(out, Content::Steps)?.moves() => {
+                let (there, labels) = one_way(&images, steps, &labeled);
+                let labeled = Labeled {
+                    rows: Vec::new(),
+                    columns: labels,
+                    ..labeled
+                };
+                let frames = args
+                    .look
+                    .frames(&labeled, &there, there.size()[0] as usize)?;
+                let frames = there_and_back(frames);
+                animation::save(&frames, Duration::from_millis(args.delay.into()), out)?;
+            }
+            Out::Other => picture::save(&picture()?, out)?,
             Out::Wav => sounds::save_one(&sound::sounds(item, &items)?, out)?,
             Out::Folder => {
                 let all = sound::sounds(item, &items)?;
@@ -138,7 +194,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 let named: Vec<_> = named
                     .map(|(sound, i)| (format!("step-{i:03}"), sound))
                     .collect();
-                files = sounds::save_folder(&named, &picture, out)?;
+                files = sounds::save_folder(&named, &picture()?, out)?;
                 let morph = out.join("morph.wav");
                 sounds::save_one(&all, &morph)?;
                 files.push(morph);

@@ -7,7 +7,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use tch::{Device, Kind, Tensor};
 use vae_base::{NpyHeader, write_whole};
 use vae_model::ItemSpec;
-use vae_view::picture;
+use vae_view::format::{self, Content};
 
 use super::sounds::is_wav;
 use super::texts;
@@ -22,16 +22,25 @@ pub(super) fn is_array(path: &Path) -> bool {
 pub(super) fn picture_or_text_name() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(|path| match texts::is_text(&path) {
         true => Ok(path),
-        false => picture::check_name(&path).map(|()| path),
+        false => format::check_name(&path, Content::Picture).map(|_| path),
     })
 }
 
 /// Parses the name of a picture, an array, a text, a WAV file or a folder, before anything is computed for it.
 pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| {
+    name_of_items(Content::Picture)
+}
+
+/// The same, where a picture may also move.
+pub(super) fn steps_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
+    name_of_items(Content::Steps)
+}
+
+fn name_of_items(content: Content) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(move |path| {
         match is_array(&path) || is_wav(&path) || texts::is_text(&path) {
             true => Ok(path),
-            false => picture::check_name(&path).map(|()| path),
+            false => format::check_name(&path, content).map(|_| path),
         }
     })
 }

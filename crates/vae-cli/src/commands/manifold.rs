@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use tch::no_grad;
-use vae_view::picture;
+use vae_view::labeled::Labeled;
+use vae_view::picture::{self, Manifold};
 
-use super::{OutArgs, RunArgs, place};
+use super::{LookArgs, OutArgs, RunArgs, place, subject};
 use crate::Done;
 
 /// Draw the latent plane: a grid over quantiles of the prior, decoded
@@ -30,24 +31,58 @@ pub(crate) struct Args {
     dims: Option<Vec<usize>>,
 
     #[command(flatten)]
+    look: LookArgs,
+
+    #[command(flatten)]
     out: OutArgs,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
+    let vae = run.vae();
     let size = args.size as usize;
     let condition = run.condition_or_example();
     let condition = condition.as_ref();
-    let picture = match args.dims {
+    let dims = match args.dims {
         Some(dims) => {
-            place::check_dims(&run, &dims, picture::n_manifold_dims(run.vae()))?;
-            no_grad(|| picture::manifold_of(run.vae(), size, &dims, condition))?
+            place::check_dims(&run, &dims, picture::n_manifold_dims(vae))?;
+            dims
         }
         None => {
             let usage = run.latent_use().cloned().unwrap_or_default();
-            no_grad(|| picture::manifold(run.vae(), size, usage.ranking(), condition))?
+            picture::manifold_dims(vae, usage.ranking())
         }
     };
-    args.out.save(&picture)?;
+    let Manifold {
+        tiles,
+        axes: [across, up],
+        columns,
+        rows,
+    } = no_grad(|| picture::manifold_tiles(vae, size, &dims, condition))?;
+    let rest = match picture::has_whole_manifold(vae) {
+        true => "",
+        false => ", the other dimensions at their medians",
+    };
+    let labeled = Labeled {
+        title: format!("Latent space of {}", subject(&run)),
+        subtitle: match up.is_empty() {
+            true => format!("{across} grows to the right{rest}"),
+            false => format!("{across} grows to the right, {up} upward{rest}"),
+        },
+        rows: named(&up, rows),
+        columns: named(&across, columns),
+        // Tiles of curves are white at their edges.
+        gap: Some(u32::from(!vae.item().is_image())),
+        ..Labeled::default()
+    };
+    args.out.save(&args.look.draw(&labeled, &tiles, size)?)?;
     Ok(Done::Fully)
+}
+
+/// Values with the name of their axis at the first one.
+fn named(axis: &str, mut values: Vec<String>) -> Vec<String> {
+    if let Some(first) = values.first_mut() {
+        *first = format!("{axis} = {first}");
+    }
+    values
 }

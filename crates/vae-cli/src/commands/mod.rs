@@ -33,6 +33,7 @@ pub(crate) mod sample;
 mod sampler;
 pub(crate) mod score;
 mod shape;
+mod side_by_side;
 mod sounds;
 mod table;
 mod texts;
@@ -40,17 +41,21 @@ pub(crate) mod train;
 pub(crate) mod traverse;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use image::DynamicImage;
 use serde_json::json;
+use tch::{Device, Kind, Tensor};
 use tracing::warn;
-use vae_data::{BadFile, InputBatch, Inputs, Split};
+use vae_data::{BadFile, InputBatch, Inputs, Split, one_line};
 use vae_model::Vae;
 use vae_run::{Checkpoint, Session};
-use vae_view::picture;
+use vae_view::format::{self, Content, Format};
+use vae_view::labeled::{self, Labeled};
+use vae_view::{animation, picture};
 
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
@@ -216,13 +221,18 @@ pub(crate) fn warn_of_bad(bad: &[BadFile]) {
 
 /// Parses the name of a picture, before anything is computed for it.
 fn picture_name() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| picture::check_name(&path).map(|()| path))
+    name_of(Content::Picture)
+}
+
+/// Parses the name of a file for such content, before anything is computed for it.
+fn name_of(content: Content) -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(move |path| format::check_name(&path, content).map(|_| path))
 }
 
 /// The destination of a picture, and how it is reported.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OutArgs {
-    /// The PNG file to write
+    /// The picture to write: .png, .jpg, .webp, .gif or .apng
     #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: PathBuf,
 
@@ -238,6 +248,81 @@ impl OutArgs {
         print_file(&self.out, self.json, picture);
         Ok(())
     }
+}
+
+/// How a grid of pictures looks.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct LookArgs {
+    /// The bare grid of the images in their own size, without title, names and numbers
+    #[arg(long)]
+    plain: bool,
+}
+
+/// Milliseconds of a frame where no other duration is given.
+const FRAME: u64 = 120;
+
+impl LookArgs {
+    /// A grid of tiles `[N, C, H, W]` in rows of `columns`.
+    pub(crate) fn draw(
+        self,
+        labeled: &Labeled,
+        tiles: &Tensor,
+        columns: usize,
+    ) -> Result<DynamicImage> {
+        let gap = labeled.gap.unwrap_or(2);
+        Ok(match self.plain {
+            true => picture::grid(tiles, columns, gap)?,
+            false => labeled.draw(tiles, columns)?,
+        })
+    }
+
+    /// The columns of the grid, one after another.
+    pub(crate) fn frames(
+        self,
+        labeled: &Labeled,
+        tiles: &Tensor,
+        columns: usize,
+    ) -> Result<Vec<DynamicImage>> {
+        if !self.plain {
+            return Ok(labeled.frames(tiles, columns)?);
+        }
+        let n = tiles.size()[0];
+        let columns = columns as i64;
+        let frame = |i: i64| {
+            let rows = Tensor::arange(n / columns, (Kind::Int64, Device::Cpu)) * columns + i;
+            Ok(picture::grid(&tiles.index_select(0, &rows), 1, 2)?)
+        };
+        (0..columns).map(frame).collect()
+    }
+
+    /// Writes the grid or, in a format of frames, its columns there and back. Returns the picture that the file shows first.
+    pub(crate) fn save(
+        self,
+        labeled: &Labeled,
+        tiles: &Tensor,
+        columns: usize,
+        path: &Path,
+    ) -> Result<DynamicImage> {
+        if !Format::of(path, Content::Steps)?.moves() {
+            let picture = self.draw(labeled, tiles, columns)?;
+            picture::save(&picture, path)?;
+            return Ok(picture);
+        }
+        let frames = labeled::there_and_back(self.frames(labeled, tiles, columns)?);
+        animation::save(&frames, Duration::from_millis(FRAME), path)?;
+        frames.into_iter().next().context("there are no frames")
+    }
+}
+
+/// The name of a run, for titles.
+pub(crate) fn subject(run: &Session) -> String {
+    let path = run.run_dir().map(|run_dir| run_dir.path().to_owned());
+    let Ok(path) = path else {
+        return "the model".to_owned();
+    };
+    let whole = path.canonicalize().unwrap_or(path);
+    let name = whole.file_name().unwrap_or(whole.as_os_str());
+    one_line(&name.to_string_lossy())
 }
 
 fn print_file(path: &Path, as_json: bool, picture: &DynamicImage) {

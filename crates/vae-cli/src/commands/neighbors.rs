@@ -6,9 +6,11 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 use vae_data::{Split, one_line};
+use vae_view::labeled::Labeled;
+use vae_view::ticks::decimal;
 use vae_view::{as_decoded, picture, tiles};
 
-use super::{RunArgs, picture_name, table, warn_of_bad};
+use super::{LookArgs, RunArgs, picture_name, subject, table, warn_of_bad};
 use crate::Done;
 use crate::arrays::LABEL_COLUMN;
 use crate::output::{self, out};
@@ -40,13 +42,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "INPUT", num_args = 1..)]
     among: Vec<PathBuf>,
 
-    /// A PNG file for the image and its neighbors in a row
+    /// A picture of the image and its neighbors: .png, .jpg, .webp, .gif or .apng
     #[arg(long, short, value_name = "FILE.png", value_parser = picture_name())]
     out: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// The most images in a row of a picture with names.
+const MOST_IN_A_ROW: usize = 13;
+
+/// A file's name without its folders.
+pub(super) fn short(name: &str) -> String {
+    one_line(name.rsplit('/').next().unwrap_or(name))
 }
 
 struct Neighbor {
@@ -104,7 +117,31 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         images.extend(nearest.iter().map(|near| near.image.shallow_clone()));
         let item = run.vae().item();
         let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
-        picture::save(&picture::grid(&images, images.size()[0] as usize, 2)?, path)?;
+        let n_images = images.size()[0] as usize;
+        let mut captions = vec![short(&query.names[0]) + "\nthe image itself"];
+        captions.extend(nearest.iter().map(|near| {
+            let label = near.label.map(|label| format!(", label {label}"));
+            let distance = decimal(near.distance, 3);
+            format!(
+                "{}\n{distance}{}",
+                short(&near.name),
+                label.unwrap_or_default()
+            )
+        }));
+        let labeled = Labeled {
+            title: format!("Nearest images in the latent space of {}", subject(&run)),
+            subtitle:
+                "by the Euclidean distance between posterior centers, which is given below each"
+                    .to_owned(),
+            captions,
+            ..Labeled::default()
+        };
+        // More than a screen is wide would be shown too small.
+        let columns = match args.look.plain {
+            true => n_images,
+            false => n_images.min(MOST_IN_A_ROW),
+        };
+        picture::save(&args.look.draw(&labeled, &images, columns)?, path)?;
     }
     if args.json {
         let neighbors: Vec<_> = nearest

@@ -1,11 +1,12 @@
 //! Points of latent space, as given on the command line.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_data::{Dataset, Split, Splits};
+use vae_data::{Dataset, Split, Splits, one_line};
 use vae_run::Session;
 use vae_view::latent::{self, Codes};
 use vae_view::picture;
@@ -73,6 +74,45 @@ impl FromStr for Place {
             ));
         }
         Ok(Self::Image(text.into()))
+    }
+}
+
+impl fmt::Display for Place {
+    /// What was asked for, of a file its name without folders.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latent(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(f64::to_string).collect();
+                write!(f, "z:{}", numbers.join(","))
+            }
+            Self::Prior(seed) => write!(f, "prior:{seed}"),
+            Self::Item(split, position) => {
+                let split = match split {
+                    Split::Train => "train",
+                    Split::Validation => "validation",
+                    Split::Test => "test",
+                };
+                write!(f, "{split}:{position}")
+            }
+            Self::Image(path) => {
+                let name = path.file_name().unwrap_or(path.as_os_str());
+                write!(f, "{}", one_line(&name.to_string_lossy()))
+            }
+        }
+    }
+}
+
+/// The names of places; without any, those of [`latents_or_held_out`].
+pub(crate) fn names(session: &Session, places: &[Place], count: usize) -> Vec<String> {
+    match places {
+        [] => {
+            let default = |i: usize| match session.vae().has_encoder() {
+                true => Place::Item(Split::Test, i).to_string(),
+                false => Place::Prior(i as u64).to_string(),
+            };
+            (0..count).map(default).collect()
+        }
+        places => places.iter().map(Place::to_string).collect(),
     }
 }
 

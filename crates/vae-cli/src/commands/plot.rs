@@ -8,9 +8,10 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_run::Session;
+use vae_view::format::{Content, check_name};
 use vae_view::latent::plot::{Dimensions, Scatter, bars, percent};
 use vae_view::latent::{Pca, projector};
-use vae_view::{as_decoded, picture, tiles};
+use vae_view::{Plot, as_decoded, picture, tiles};
 
 use super::{RunArgs, labels, place, print_file};
 use crate::Done;
@@ -27,7 +28,7 @@ use crate::output::{self, out, say};
   vae plot runs/celeba latents --label Male --out by-sex.png
   vae plot runs/celeba latents --density --out density.png
   vae plot runs/celeba dimensions --out dimensions.png
-  vae plot runs/celeba kl --out kl.png
+  vae plot runs/celeba kl --out kl.svg
   vae plot runs/mnist projector --out projector && tensorboard --logdir projector")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[arg(value_enum, value_name = "WHAT")]
     what: What,
 
-    /// The PNG file to write; for the projector, a new folder
+    /// The picture to write: .png, .svg, .jpg, .webp, .gif or .apng; for the projector, a new folder
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 
@@ -76,10 +77,10 @@ enum What {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     if args.what != What::Projector {
-        picture::check_name(&args.out)?;
+        check_name(&args.out, Content::Plot)?;
     }
     let run = args.run.open()?;
-    let picture = match args.what {
+    let plot = match args.what {
         What::Latents => scatter(&run, &args)?,
         What::Dimensions => dimensions(&run, &args)?,
         What::Kl => kl(&run)?,
@@ -92,8 +93,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             return Ok(Done::Fully);
         }
     };
-    picture::save(&picture, &args.out)?;
-    print_file(&args.out, args.json, &picture);
+    plot.save(&args.out)?;
+    print_file(&args.out, args.json, &plot.image()?);
     Ok(Done::Fully)
 }
 
@@ -132,7 +133,10 @@ impl Classes {
         known.sort_unstable();
         known.dedup();
         Ok(Self {
-            names: known.iter().map(i64::to_string).collect(),
+            names: known
+                .iter()
+                .map(|&class| dataset.class_name(class))
+                .collect(),
             of: labels
                 .iter()
                 .map(|label| known.partition_point(|other| other < label))
@@ -141,7 +145,7 @@ impl Classes {
     }
 }
 
-fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
+fn scatter(run: &Session, args: &Args) -> Result<Plot> {
     let latent_dims = run.vae().config().n_latents() as usize;
     ensure!(
         latent_dims >= 2,
@@ -209,7 +213,7 @@ fn scatter(run: &Session, args: &Args) -> Result<image::DynamicImage> {
 /// The most panels in a picture.
 const N_PANELS: usize = 20;
 
-fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
+fn dimensions(run: &Session, args: &Args) -> Result<Plot> {
     let latent_dims = run.vae().config().n_latents() as usize;
     let dims = match &args.dims {
         Some(dims) => dims.clone(),
@@ -256,7 +260,7 @@ fn dimensions(run: &Session, args: &Args) -> Result<image::DynamicImage> {
     Ok(dimensions.draw()?)
 }
 
-fn kl(run: &Session) -> Result<image::DynamicImage> {
+fn kl(run: &Session) -> Result<Plot> {
     let usage = run.latent_use();
     let usage = usage.context("this checkpoint was written before the first evaluation")?;
     let folder = run.run_dir()?.path().display();

@@ -7,14 +7,14 @@ use serde_json::json;
 use tch::{Tensor, no_grad};
 use vae_data::Split;
 use vae_model::{Conditioned, Vae};
+use vae_view::labeled::Labeled;
 use vae_view::picture::{self, Pixels};
 use vae_view::{as_decoded, sound, tiles};
 
-use super::RunArgs;
 use super::invert::InvertArgs;
 use super::items_file::{self, picture_or_array_name};
 use super::sounds::{self, Out};
-use super::texts;
+use super::{LookArgs, RunArgs, subject, texts};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -53,6 +53,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     invert: InvertArgs,
 
+    #[command(flatten)]
+    look: LookArgs,
+
     /// Print JSON instead of the file's name
     #[arg(long)]
     json: bool,
@@ -85,7 +88,16 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let Some(out) = &args.out.as_ref().filter(|out| !texts::is_text(out)) else {
         return no_grad(|| write_texts(run.vae(), items, inverted.as_ref(), gain, &args));
     };
-    let mut report = no_grad(|| write(run.vae(), items, inverted.as_ref(), out))?;
+    let mut report = no_grad(|| {
+        let title = format!("Reconstructions of {}", subject(&run));
+        write(
+            run.vae(),
+            items,
+            inverted.as_ref(),
+            out,
+            (args.look, &title),
+        )
+    })?;
     if let Some(gain) = gain {
         report["inversion"] = gain;
     }
@@ -136,6 +148,7 @@ fn write(
     items: Conditioned,
     inverted: Option<&Tensor>,
     out: &Path,
+    (look, title): (LookArgs, &str),
 ) -> Result<serde_json::Value> {
     let of_latents =
         inverted.map(|latents| picture::decoded(vae, (latents, items.condition), Pixels::Mean));
@@ -176,20 +189,28 @@ fn write(
         let files = sounds::save_folder(&named, &picture, out)?;
         return Ok(json!({ "folder": out, "n": again.len(), "files": files }));
     }
-    let picture = match of_latents {
-        Some(reconstructed) => {
-            let mut below = Vec::new();
-            if vae.has_encoder() {
-                below.push(tiles(vae.item(), &picture::reconstructed(vae, items)?)?);
-            }
-            below.push(tiles(vae.item(), &reconstructed)?);
-            picture::stacked(
-                &tiles(vae.item(), &as_decoded(vae.item(), items.tensor))?,
-                &below.iter().collect::<Vec<_>>(),
-            )?
-        }
-        None => picture::reconstructions(vae, items)?,
+    let mut names = vec!["original"];
+    let mut below = Vec::new();
+    if vae.has_encoder() {
+        names.push("reconstruction");
+        below.push(tiles(vae.item(), &picture::reconstructed(vae, items)?)?);
+    }
+    if let Some(reconstructed) = of_latents {
+        names.push("found by search");
+        below.push(tiles(vae.item(), &reconstructed)?);
+    }
+    let above = tiles(vae.item(), &as_decoded(vae.item(), items.tensor))?;
+    let n_images = above.size()[0] as usize;
+    let (grid, columns) = picture::stacked_tiles(&above, &below.iter().collect::<Vec<_>>())?;
+    let n_blocks = n_images.div_ceil(columns.max(1));
+    let labeled = Labeled {
+        title: title.to_owned(),
+        rows: (0..n_blocks)
+            .flat_map(|_| names.iter().map(ToString::to_string))
+            .collect(),
+        ..Labeled::default()
     };
+    let picture = look.draw(&labeled, &grid, columns)?;
     picture::save(&picture, out)?;
     Ok(json!({ "picture": out, "width": picture.width(), "height": picture.height() }))
 }

@@ -8,15 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tch::{Tensor, no_grad};
 use vae_model::{Drawing, ItemSpec};
+use vae_view::labeled::Labeled;
 use vae_view::picture::{self, Pixels};
 use vae_view::sound::sounds;
 use vae_view::tiles;
 
-use super::RunArgs;
 use super::items_file::{self, picture_or_array_name};
 use super::sampler::{self, Choice};
 use super::sounds::{Out, save as save_sounds};
-use super::texts;
+use super::{LookArgs, RunArgs, subject, texts};
 use crate::Done;
 use crate::output::{self, out};
 
@@ -83,6 +83,9 @@ pub(crate) struct Args {
     /// A folder for a PNG file of each image, and of a model of sound a WAV file
     #[arg(long, value_name = "DIR")]
     each: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Print JSON instead of the files' names
     #[arg(long)]
@@ -171,6 +174,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             examples.map(|(_, row)| row).collect()
         }
     };
+    let names: Vec<String> = match (rows.is_empty(), args.grid) {
+        (false, None) => {
+            let examples = run.vae().condition().examples().into_iter();
+            examples.map(|(name, _)| name).collect()
+        }
+        _ => Vec::new(),
+    };
     let (count, columns) = match rows.len() {
         0 => {
             let default = if has_texts { N_TEXTS } else { 64 };
@@ -231,7 +241,20 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(out) = &args.out {
         let columns = args.grid.map_or(columns, |grid| grid.columns as usize);
         let item = run.vae().item();
-        let picture = || Ok(picture::grid(&tiles(item, &items)?, columns, 2)?);
+        let from = sampler.as_ref().map_or("the prior".to_owned(), |found| {
+            found.config().kind().to_string()
+        });
+        let labeled = Labeled {
+            title: format!(
+                "New {} of {}",
+                if item.is_image() { "images" } else { "items" },
+                subject(&run)
+            ),
+            subtitle: format!("latents from {from}, seed {}", args.seed),
+            rows: names,
+            ..Labeled::default()
+        };
+        let picture = || args.look.draw(&labeled, &tiles(item, &items)?, columns);
         match Out::of(item, out)? {
             _ if items_file::is_array(out) => {
                 items_file::save(item, &items, out)?;

@@ -8,11 +8,14 @@ use tch::{Device, Tensor, no_grad};
 use vae_data::derive_seed;
 use vae_eval::image_bounds;
 use vae_model::{Conditioned, Generator, Mode, Vae};
+use vae_view::labeled::Labeled;
+use vae_view::ticks::decimal;
 use vae_view::{as_decoded, picture, tiles};
 
 use super::encode::numbers;
 use super::items_file;
-use super::{InputArgs, RunArgs, picture_name, warn_of_bad};
+use super::neighbors::short;
+use super::{InputArgs, LookArgs, RunArgs, picture_name, subject, warn_of_bad};
 use crate::Done;
 use crate::arrays::{FILE_COLUMN, Field, Format, TableWriter, Values};
 use crate::output::{self, out, say};
@@ -56,6 +59,9 @@ pub(crate) struct Args {
     /// Also a picture of the least likely items, in that order
     #[arg(long, value_name = "FILE.png", value_parser = picture_name())]
     picture: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// How many of them
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -241,7 +247,22 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let item = run.vae().item();
         let images = tiles(item, &as_decoded(item, &Tensor::stack(&images, 0)))?;
         let columns = (worst.kept.len() as f64).sqrt().ceil() as usize;
-        picture::save(&picture::grid(&images, columns, 2)?, path)?;
+        let caption = |(score, name, _): &(f32, String, Tensor)| {
+            format!("{}\n{}", decimal(f64::from(*score), 1), short(name))
+        };
+        let labeled = Labeled {
+            title: format!("Least likely to {}", subject(&run)),
+            subtitle: match args.samples {
+                Some(n) => {
+                    format!("−log p(x) in nats by {n} importance samples, the highest first")
+                }
+                None if run.vae().has_density() => "−elbo in nats, the highest first".to_owned(),
+                None => "reconstruction in nats, the highest first".to_owned(),
+            },
+            captions: worst.kept.iter().map(caption).collect(),
+            ..Labeled::default()
+        };
+        picture::save(&args.look.draw(&labeled, &images, columns)?, path)?;
     }
     let images_per_s = count.finish();
     warn_of_bad(batches.bad());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use tch::Device;
 use tracing::warn;
-use vae_base::{counted, derive_seed, memory, write_whole};
+use vae_base::{counted, derive_seed, memory, read_small_text, write_whole};
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 use vae_run::{
@@ -20,7 +20,7 @@ use vae_train::{
 use crate::device::DeviceChoice;
 use crate::output::{self, out, say};
 use crate::progress::Progress;
-use crate::{Done, run_config, signals};
+use crate::{Done, run_config, signals, threads};
 
 /// Train a model according to a config file, or resume a run
 ///
@@ -82,7 +82,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) fn run(args: Args) -> Result<Done> {
+/// Trains. `threads` are those of `--threads`, which are set already.
+pub(crate) fn run(args: Args, threads: Option<i32>) -> Result<Done> {
     // Locked before anything in it is read: another process may be changing it.
     let resumed = match &args.resume {
         Some(path) => {
@@ -107,6 +108,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 true => Some(Checkpoint::Last.open(&run_dir)?),
                 false => None,
             };
+            // Other numbers of threads sum in another order.
+            match (&checkpoint, threads) {
+                (_, Some(_)) => {}
+                (Some(checkpoint), None) if device == Device::Cpu => {
+                    threads::set(checkpoint.state.resume.threads);
+                }
+                (Some(_), None) => {}
+                (None, None) => threads::choose(&config, device),
+            }
             if let Some(checkpoint) = &checkpoint {
                 check_resume(&run_dir, &checkpoint.state, &config)?;
                 warn_of_other_numbers(&checkpoint.state, &config, device);
@@ -123,6 +133,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
         }
         None => {
+            if threads.is_none() {
+                threads::choose(&config, device);
+            }
             let splits = config.load()?;
             let vae = fresh(&config, &splits, device)?;
             for warning in preflight(&config, &vae, &splits)? {
@@ -308,6 +321,8 @@ fn finish(
         n_test_images: splits.test.len(),
         device: device_name(vae.device()),
         threads: tch::get_num_threads(),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        git_commit: git_commit(Path::new(".")),
         peak_resident_bytes: memory::peak_resident_bytes(),
         pictures,
     };
@@ -315,6 +330,44 @@ fn finish(
     let ended = outcome.ended?; // The cause comes before what may follow from it.
     written?;
     report(&summary, ended, args.json)
+}
+
+/// The commit that the git checkout around a folder is at.
+fn git_commit(folder: &Path) -> Option<String> {
+    /// Bytes of the largest file of references.
+    const LARGEST: u64 = 1 << 24;
+    let folder = folder.canonicalize().ok()?;
+    let dot_git = folder
+        .ancestors()
+        .map(|folder| folder.join(".git"))
+        .find(|path| path.exists())?;
+    let read = |path: &Path| read_small_text(path, LARGEST).ok();
+    // A worktree's .git is a file that names its folder.
+    let git = match dot_git.is_dir() {
+        true => dot_git,
+        false => {
+            let text = read(&dot_git)?;
+            folder.join(text.strip_prefix("gitdir: ")?.trim())
+        }
+    };
+    let common = match read(&git.join("commondir")) {
+        Some(path) => git.join(path.trim()),
+        None => git.clone(),
+    };
+    let head = read(&git.join("HEAD"))?;
+    let hash = match head.trim().strip_prefix("ref: ") {
+        None => head.trim().to_owned(),
+        Some(name) => match read(&common.join(name)) {
+            Some(hash) => hash.trim().to_owned(),
+            None => {
+                let packed = read(&common.join("packed-refs"))?;
+                let mut lines = packed.lines().filter_map(|line| line.split_once(' '));
+                lines.find(|(_, of)| *of == name)?.0.to_owned()
+            }
+        },
+    };
+    let is_hash = hash.len() >= 40 && hash.chars().all(|c| c.is_ascii_hexdigit());
+    is_hash.then_some(hash)
 }
 
 /// `runs/mnist` for `configs/mnist.toml` and for `runs/mnist/config.toml`, or the first of `runs/mnist-2`, `-3`, … that does
@@ -369,4 +422,35 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
         Stop::Interrupted => Done::Interrupted,
         Stop::Finished | Stop::Callback => Done::Fully,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_commit_of_a_checkout_is_read_loose_packed_or_detached() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let git = folder.path().join(".git");
+        let below = folder.path().join("a/b");
+        fs::create_dir_all(git.join("refs/heads")).expect("made");
+        fs::create_dir_all(&below).expect("made");
+        let write = |name: &str, text: &str| fs::write(git.join(name), text).expect("written");
+        let [one, two, three] = ["1", "2", "3"].map(|digit| digit.repeat(40));
+        write("HEAD", "ref: refs/heads/main\n");
+        assert_eq!(git_commit(&below), None);
+        write(
+            "packed-refs",
+            &format!("# pack-refs\n{one} refs/heads/main\n"),
+        );
+        assert_eq!(git_commit(&below), Some(one));
+        write("refs/heads/main", &format!("{two}\n"));
+        assert_eq!(git_commit(folder.path()), Some(two));
+        write("HEAD", &format!("{three}\n"));
+        assert_eq!(git_commit(&below), Some(three));
+        write("HEAD", "nonsense");
+        assert_eq!(git_commit(&below), None);
+    }
 }

@@ -4,28 +4,40 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use tch::no_grad;
+use tch::{Kind, Tensor, no_grad};
 use vae_data::Split;
+use vae_model::Support;
+use vae_run::Session;
+use vae_view::format::Content;
+use vae_view::labeled::Labeled;
+use vae_view::latent::plot::percent;
+use vae_view::latent::{self, DirectionStore, Pca};
 use vae_view::picture::{self, Pixels};
 use vae_view::sound::{Sound, sounds};
+use vae_view::ticks::decimal;
 use vae_view::tiles;
 
-use super::place::Place;
+use super::place::{Place, Places};
 use super::sounds::Out;
-use super::{OutArgs, RunArgs, picture_name, place};
+use super::{LookArgs, RunArgs, labels, name_of, place, print_file, subject};
 use crate::Done;
 use crate::output::{self, out};
 
-/// Draw the effect of each latent dimension on an image
+/// Draw the effect of each latent dimension on an image, of principal directions, of attributes
 ///
 /// Each row goes from −3 to 3 standard deviations of the prior in one dimension, with the others as in the image (on a sphere from
 /// −0.9 to 0.9, with the others scaled). Without --dims there is a row for each dimension in use (a variance of posterior means above
 /// 0.01), the most used first.
+///
+/// Where no single dimension changes much, directions do: --principal draws those in which the latents of training images vary most
+/// (from −3 to 3 of their standard deviations), --attributes those of `vae attribute learn` (from −3 to 3 of its steps).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae traverse runs/mnist-cyclic --out dimensions.png
   vae traverse runs/celeba face.jpg --rows 12 --out face.png
   vae traverse runs/celeba test:3 --dims 7,19 --steps 15 --out two.png
+  vae traverse runs/celeba test:3 --principal 8 --attributes Smiling,Male --out directions.png
+  vae traverse runs/celeba test:3 --principal 4 --out moving.gif
   vae traverse runs/spoken-digits test:3 --rows 6 --out heard/")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -39,7 +51,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "I,J", value_delimiter = ',')]
     dims: Option<Vec<usize>>,
 
-    /// The most rows
+    /// The first N principal directions of the latents of training images
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    principal: Option<u32>,
+
+    /// Directions of attributes, as `vae attribute learn` has stored them
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    attributes: Vec<String>,
+
+    /// The most rows of single dimensions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
 
@@ -56,13 +76,27 @@ pub(crate) struct Args {
     )]
     reach: f64,
 
-    /// The PNG file to write; of a model of sound also a folder for a WAV file of each row and the picture
-    #[arg(long, short, value_name = "FILE.png|DIR", value_parser = picture_name())]
+    /// The picture to write: .png, .jpg or .webp of all steps, .gif, .apng or .mp4 of one step after another; of a model of sound
+    /// also a folder for a WAV file of each row and the picture
+    #[arg(long, short, value_name = "FILE.png|DIR", value_parser = name_of(Content::Steps))]
     out: PathBuf,
+
+    #[command(flatten)]
+    look: LookArgs,
 
     /// Print JSON instead of the names of the files
     #[arg(long)]
     json: bool,
+}
+
+/// Rows of latents.
+struct Rows {
+    /// `[rows · steps, Z]`.
+    latents: Vec<Tensor>,
+    /// The name of each, and remarks.
+    labels: Vec<String>,
+    /// The name of each for files.
+    files: Vec<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<Done> {
@@ -72,8 +106,125 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         args.reach
     );
     let run = args.run.open()?;
+    let first = match run.vae().has_encoder() {
+        true => Place::Item(Split::Test, 0),
+        false => Place::Prior(0),
+    };
+    let place = args.origin.clone().unwrap_or(first);
+    let Places { latents, condition } = place::latents(&run, std::slice::from_ref(&place))?;
+    let origin = latents.get(0);
+    let steps = args.steps as usize;
+    let offsets: Vec<f64> = (0..steps)
+        .map(|i| args.reach * (2.0 * i as f64 / (steps - 1) as f64 - 1.0))
+        .collect();
+    let rows = rows(&run, &args, &origin, &offsets)?;
+    let item = run.vae().item();
+    let items = no_grad(|| {
+        let latents = Tensor::cat(&rows.latents, 0);
+        picture::decoded(run.vae(), (&latents, condition.as_ref()), Pixels::Mean)
+    })?;
+    let is_sphere = run.vae().support() == Support::Sphere;
+    let labeled = Labeled {
+        title: format!("Traversals of {} from {place}", subject(&run)),
+        subtitle: match is_sphere {
+            true => "each row changes one latent dimension, from −0.9 to 0.9 of the sphere's radius",
+            false => "in each row one direction changes, in standard deviations; all else is as in the image",
+        }
+        .to_owned(),
+        columns: offsets
+            .iter()
+            .map(|&offset| match is_sphere {
+                true => decimal(0.3 * offset, 2),
+                false => decimal(offset, 1),
+            })
+            .collect(),
+        rows: rows.labels,
+        ..Labeled::default()
+    };
+    let tiles = tiles(item, &items)?;
+    if Out::of(item, &args.out)? == Out::Other {
+        let picture = args.look.save(&labeled, &tiles, steps, &args.out)?;
+        print_file(&args.out, args.json, &picture);
+        return Ok(Done::Fully);
+    }
+    let picture = args.look.draw(&labeled, &tiles, steps)?;
+    let all = sounds(item, &items)?;
+    let joined: Vec<Sound> = all.chunks(steps).filter_map(Sound::joined).collect();
+    let named: Vec<_> = rows.files.into_iter().zip(&joined).collect();
+    let files = super::sounds::save_folder(&named, &picture, &args.out)?;
+    match args.json {
+        true => out!("{}", json!({ "files": files })),
+        false => files.iter().for_each(|file| output::print_path(file)),
+    }
+    Ok(Done::Fully)
+}
+
+/// The rows of single dimensions, then those of principal directions and attributes.
+fn rows(run: &Session, args: &Args, origin: &Tensor, offsets: &[f64]) -> Result<Rows> {
+    let mut rows = Rows {
+        latents: Vec::new(),
+        labels: Vec::new(),
+        files: Vec::new(),
+    };
+    let has_directions = args.principal.is_some() || !args.attributes.is_empty();
+    let dims = match (&args.dims, has_directions) {
+        (None, true) => Vec::new(),
+        (dims, _) => dims_to_show(run, dims.clone(), args.rows)?,
+    };
+    let usage = run.latent_use().cloned().unwrap_or_default();
+    if !dims.is_empty() {
+        let (steps, reach) = (offsets.len(), args.reach);
+        let latents =
+            no_grad(|| picture::traversal_latents(run.vae(), origin, &dims, steps, reach))?;
+        rows.latents.push(latents);
+    }
+    for dim in dims {
+        let kl = usage.kl.as_ref().and_then(|kl| kl.get(dim));
+        let use_of = kl.map(|kl| format!("\nkl {} nats", decimal(*kl, 2)));
+        rows.labels
+            .push(format!("z{dim}{}", use_of.unwrap_or_default()));
+        rows.files.push(format!("dim-{dim:03}"));
+    }
+    if let Some(n) = args.principal {
+        run.vae().check_encoder()?;
+        let train = run.splits()?.train.truncated(N_OF_PRINCIPAL);
+        let centers = place::encode(run, &train, "training images", 0)?.centers;
+        let pca = Pca::fit(&centers, n as usize)?;
+        for (i, &share) in pca.explained.iter().enumerate() {
+            let line = pca.line(origin, i, offsets);
+            rows.latents.push(latent::onto_support(run.vae(), &line)?);
+            rows.labels.push(format!(
+                "direction {}\n{} of the variance",
+                i + 1,
+                percent(share)
+            ));
+            rows.files.push(format!("direction-{:03}", i + 1));
+        }
+    }
+    if !args.attributes.is_empty() {
+        let store = DirectionStore::open(run.run_dir()?)?;
+        for name in &args.attributes {
+            let name = labels::canonical(name.trim());
+            let direction = store.get(&name, run.checkpoint()?)?;
+            super::attribute::warn_of_chance(direction);
+            let steps = Tensor::from_slice(offsets).unsqueeze(1);
+            let step = Tensor::from_slice(&direction.step).unsqueeze(0);
+            let line = origin.to_kind(Kind::Double).unsqueeze(0) + steps * step;
+            rows.latents.push(latent::onto_support(run.vae(), &line)?);
+            rows.labels.push(super::attribute::label(direction));
+            rows.files.push(name.replace(['/', '='], "-"));
+        }
+    }
+    Ok(rows)
+}
+
+/// The training images whose latents give the principal directions.
+const N_OF_PRINCIPAL: usize = 5000;
+
+/// Those that were asked for, or those in use, the most used first.
+fn dims_to_show(run: &Session, asked: Option<Vec<usize>>, most: Option<u32>) -> Result<Vec<usize>> {
     let latent_dims = run.vae().config().n_latents() as usize;
-    let mut dims = match args.dims {
+    let mut dims = match asked {
         Some(dims) => dims,
         None => {
             let usage = run.latent_use().cloned().unwrap_or_default();
@@ -84,43 +235,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             dims
         }
     };
-    dims.truncate(args.rows.map_or(usize::MAX, |n| n as usize));
-    place::check_dims(&run, &dims, latent_dims)?;
-    let first = match run.vae().has_encoder() {
-        true => Place::Item(Split::Test, 0),
-        false => Place::Prior(0),
-    };
-    let origin = place::latents(&run, &[args.origin.unwrap_or(first)])?;
-    let (latent, condition) = (origin.latents.get(0), origin.condition);
-    let origin = (&latent, condition.as_ref());
-    let steps = args.steps as usize;
-    if Out::of(run.vae().item(), &args.out)? == Out::Other {
-        let picture = no_grad(|| picture::traversals(run.vae(), origin, &dims, steps, args.reach))?;
-        OutArgs {
-            out: args.out,
-            json: args.json,
-        }
-        .save(&picture)?;
-        return Ok(Done::Fully);
-    }
-    let (latents, condition) = origin;
-    let items = no_grad(|| {
-        let latents = picture::traversal_latents(run.vae(), latents, &dims, steps, args.reach)?;
-        picture::decoded(run.vae(), (&latents, condition), Pixels::Mean)
-    })?;
-    let item = run.vae().item();
-    let picture = picture::grid(&tiles(item, &items)?, steps, 2)?;
-    let all = sounds(item, &items)?;
-    let rows: Vec<Sound> = all.chunks(steps).filter_map(Sound::joined).collect();
-    let named: Vec<_> = dims
-        .iter()
-        .zip(&rows)
-        .map(|(dim, row)| (format!("dim-{dim:03}"), row))
-        .collect();
-    let files = super::sounds::save_folder(&named, &picture, &args.out)?;
-    match args.json {
-        true => out!("{}", json!({ "files": files })),
-        false => files.iter().for_each(|file| output::print_path(file)),
-    }
-    Ok(Done::Fully)
+    dims.truncate(most.map_or(usize::MAX, |n| n as usize));
+    place::check_dims(run, &dims, latent_dims)?;
+    Ok(dims)
 }

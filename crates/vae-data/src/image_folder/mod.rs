@@ -44,6 +44,8 @@ use split::{PARTITION_FILES, Partition, Parts};
 use table::{ATTRIBUTES_FILES, Table};
 use transform::{Crop, Transform};
 
+pub use pack::{PackProgress, watch_packs};
+
 pub use crate::error::PackProblem;
 pub use decode::is_decoding;
 pub use split::{PARTITION_FILE, SplitConfig};

@@ -17,8 +17,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
 use safetensors::SafeTensors;
@@ -343,6 +343,29 @@ impl<E> From<io::Error> for NotWritten<E> {
     }
 }
 
+/// How far a pack is that is being written.
+#[derive(Clone, Copy, Debug)]
+pub struct PackProgress<'a> {
+    /// The pack.
+    pub path: &'a Path,
+    /// Files that are in it or bad.
+    pub n_done: usize,
+    /// Files in all.
+    pub n_files: usize,
+    /// Bytes of the pixels of all files.
+    pub n_bytes: u64,
+}
+
+type Watch = Box<dyn Fn(PackProgress) + Send + Sync>;
+
+static WATCH: OnceLock<Watch> = OnceLock::new();
+
+/// Sets the function that is told how far a pack is, for the whole process; only the first call counts. For programs that show
+/// it.
+pub fn watch_packs(watch: impl Fn(PackProgress) + Send + Sync + 'static) {
+    let _ = WATCH.set(Box::new(watch));
+}
+
 /// Writes a pack of the images in `chunks`, and returns the bad files. The file gets its name only after it is
 /// complete and on the disk. `on_chunk` is called after every chunk with the bad files so far.
 pub(crate) fn write<E>(
@@ -368,6 +391,17 @@ pub(crate) fn write<E>(
     };
     let mut bad = Vec::new();
     let mut remaining = entries.iter();
+    let report = |n_done: usize| {
+        if let Some(watch) = WATCH.get() {
+            watch(PackProgress {
+                path,
+                n_done,
+                n_files: entries.len(),
+                n_bytes: entries.len() as u64 * source.n_bytes() as u64,
+            });
+        }
+    };
+    report(0);
     for chunk in chunks {
         file.write_all(&chunk.pixels)?;
         for (result, entry) in chunk.files.into_iter().zip(&mut remaining) {
@@ -382,6 +416,7 @@ pub(crate) fn write<E>(
                 }),
             }
         }
+        report(entries.len() - remaining.len());
         on_chunk(&bad).map_err(NotWritten::Stopped)?;
     }
     let pair = |file: &BadFile| (file.name.clone(), file.reason.clone());

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::ops::Range;
 
 use vae_model::Term;
-use vae_view::curves::{self, Panel, value_range};
+use vae_view::curves::{self, Panel, Records, value_range};
 use vae_view::ticks::{tick_step, ticks};
 
 use super::text::{Escaped, words};
@@ -23,7 +23,7 @@ pub(super) fn learning_curves(page: &mut impl Write, figures: &Figures, epoch: u
         "<section id=\"curves\">\n<h2>Learning curves</h2>\n<p class=\"key\">\
          <span class=\"of\"><span class=\"line train\"></span> training images, as the weights moved\
          </span> <span class=\"of\"><span class=\"line validation\"></span> validation images</span><br>\
-         Nats per image where no other unit is named, by epoch. The mark is epoch {epoch}, which was measured.</p>"
+         The fine line is of single steps. Nats per image where no other unit is named, by epoch. The mark is epoch {epoch}, which was measured.</p>"
     )?;
     page.write_str("<div class=\"panels\">\n")?;
     for panel in &panels {
@@ -39,7 +39,12 @@ pub(super) fn has_curves(figures: &Figures) -> bool {
 
 /// The panels that have a curve with at least two points, without gaps.
 fn panels(figures: &Figures) -> Vec<Panel> {
-    let mut panels = curves::panels(&figures.records, &figures.terms);
+    let records = Records {
+        epochs: &figures.records,
+        steps: &figures.steps,
+        steps_per_epoch: None,
+    };
+    let mut panels = curves::panels(records, &figures.terms);
     for curve in panels.iter_mut().flat_map(|panel| &mut panel.curves) {
         curve.points.retain(|(_, value)| value.is_finite());
     }
@@ -104,11 +109,16 @@ impl Frame {
 fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
     let all = || panel.curves.iter().flat_map(|curve| &curve.points);
     let (first, last) = range(all().map(|point| point.0));
+    let first = if all().any(|point| point.0.fract() > 0.0) {
+        0.0
+    } else {
+        first
+    };
     let frame = Frame {
         width: 360.0,
         height: 220.0,
         left: 52.0,
-        bottom: 24.0,
+        bottom: 38.0,
         x: first..last.max(first + 1.0),
         y: value_range(&panel.curves),
     };
@@ -122,13 +132,19 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
     frame.draw_grid(page, 5)?;
     let step = tick_step(frame.x.end - frame.x.start, 6).max(1.0);
     for tick in ticks(&frame.x, step) {
-        let (x, y) = (frame.x(tick), frame.height - 6.0);
+        let (x, y) = (frame.x(tick), frame.height - 22.0);
         write!(
             page,
             "<text class=\"middle\" x=\"{x:.1}\" y=\"{y}\">{}</text>",
             number(tick)
         )?;
     }
+    let middle = f64::midpoint(frame.left, frame.width - Frame::RIGHT);
+    write!(
+        page,
+        "<text class=\"middle\" x=\"{middle:.1}\" y=\"{:.1}\">epoch</text>",
+        frame.height - 5.0
+    )?;
     if (frame.x.start..=frame.x.end).contains(&epoch) {
         let x = frame.x(epoch);
         let (top, bottom) = (Frame::TOP, frame.height - frame.bottom);
@@ -145,7 +161,8 @@ fn draw_panel(page: &mut impl Write, panel: &Panel, epoch: f64) -> fmt::Result {
         "<svg class=\"inside\" y=\"{top}\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 {top} {width} {height}\">"
     )?;
-    for curve in &panel.curves {
+    // The finest is the lowest, and it is the last of the list.
+    for curve in panel.curves.iter().rev() {
         write!(page, "<polyline class=\"{}\" points=\"", curve.name)?;
         for &(epoch, value) in &curve.points {
             write!(page, "{:.1},{:.1} ", frame.x(epoch), frame.y(value))?;

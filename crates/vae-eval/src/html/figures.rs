@@ -10,36 +10,43 @@ pub(super) fn pictures(page: &mut impl Write, pictures: &[Picture]) -> fmt::Resu
         return Ok(());
     }
     page.write_str("<section id=\"figures\">\n<h2>Figures</h2>\n")?;
-    for picture in pictures {
-        let Picture {
-            title,
-            caption,
-            alt,
-            png,
-            width,
-            height,
-        } = picture;
-        // Small images are enlarged.
-        let shown = if *width < 500 { width * 2 } else { *width };
-        write!(
-            page,
-            "<figure class=\"picture\"><h3>{}</h3>\n<div class=\"plate\"><img alt=\"{}\" width=\"{width}\" \
-             height=\"{height}\" style=\"width:{shown}px\" src=\"data:image/png;base64,",
-            Escaped(title),
-            Escaped(alt),
-        )?;
-        base64(page, png)?;
-        writeln!(
-            page,
-            "\"></div>\n<figcaption>{}</figcaption></figure>",
-            Escaped(caption)
-        )?;
+    for shown in pictures {
+        picture(page, shown)?;
     }
     page.write_str("</section>\n")
 }
 
+/// A picture with its caption. A click on it, or the space bar, shows it as large as the window; another one puts it back. That is
+/// a checkbox, since the page has no scripts.
+pub(super) fn picture(page: &mut impl Write, picture: &Picture) -> fmt::Result {
+    let Picture {
+        title,
+        caption,
+        alt,
+        png,
+        width,
+        height,
+    } = picture;
+    // Small images are enlarged.
+    let shown = if *width < 500 { width * 2 } else { *width };
+    write!(
+        page,
+        "<figure class=\"picture\"><h3>{title}</h3>\n<label class=\"plate\"><input class=\"zoom\" type=\"checkbox\" \
+         aria-label=\"{title} in full size\"><img alt=\"{}\" width=\"{width}\" \
+         height=\"{height}\" style=\"width:{shown}px\" src=\"data:image/png;base64,",
+        Escaped(alt),
+        title = Escaped(title),
+    )?;
+    base64(page, png)?;
+    writeln!(
+        page,
+        "\"></label>\n<figcaption>{}</figcaption></figure>",
+        Escaped(caption)
+    )
+}
+
 /// RFC 4648, with padding.
-fn base64(page: &mut impl Write, bytes: &[u8]) -> fmt::Result {
+pub(super) fn base64(page: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for chunk in bytes.chunks(3) {
         let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));

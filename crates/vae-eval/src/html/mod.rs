@@ -1,6 +1,7 @@
 //! `report.html`: a report as a self-contained page without network access or scripts.
 
 mod charts;
+mod comparison;
 mod figures;
 mod lists;
 mod measures;
@@ -17,6 +18,7 @@ use crate::measure::value_and_error;
 use crate::number::number;
 use crate::published::Comparison;
 use crate::{EvalError, Figures, Report, Section, Subject, Topic};
+pub use comparison::{Block, render_comparison};
 use text::{Escaped, count};
 
 /// The file's name in a run's folder.
@@ -62,6 +64,7 @@ fn write_parts(
         }
     }
     figures::pictures(page, &figures.pictures)?;
+    origin(page, figures)?;
     page.write_str(
         "</main>\n<footer>Written by <code>vae eval</code>; the same numbers are in \
          <code>eval.json</code>. ± is one standard error; ↑ higher is better, ↓ lower is better.\
@@ -69,7 +72,22 @@ fn write_parts(
     )
 }
 
-/// Everything before the results. The content security policy forbids the page to load or run anything.
+/// The beginning of a page. The content security policy forbids the page to load or run anything.
+fn begin(page: &mut impl Write, title: &str) -> fmt::Result {
+    writeln!(
+        page,
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
+         style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>",
+        title = Escaped(title),
+        style = include_str!("style.css"),
+    )
+}
+
+/// Everything before the results.
 fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
     let Subject {
         run,
@@ -87,14 +105,10 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
         .map_or(run.into(), |name| name.to_string_lossy());
     let hash: String = weights_sha256.chars().take(12).collect();
     let averaged = if *averaged_weights { ", averaged" } else { "" };
+    begin(page, &format!("{name}: how good it is"))?;
     writeln!(
         page,
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; \
-         style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{name}: how good it is</title>\n<style>\n{style}</style>\n</head>\n<body>\n<header>\n\
+        "<header>\n\
          <p class=\"kicker\">Evaluation</p>\n<h1>{name}</h1>\n<p class=\"model\">{model}</p>\n\
          <dl class=\"subject\">\n\
          <div><dt>run</dt><dd>{run}</dd></div>\n\
@@ -105,7 +119,6 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
          <div><dt>weights</dt><dd><code title=\"SHA-256 {sha256}\">{hash}</code>{averaged}</dd></div>\n\
          </dl>",
         name = Escaped(&name),
-        style = include_str!("style.css"),
         model = Escaped(model),
         run = Escaped(run),
         checkpoint = Escaped(checkpoint),
@@ -155,5 +168,41 @@ fn contents(
     if !figures.pictures.is_empty() {
         page.write_str("<a href=\"#figures\">Figures</a>\n")?;
     }
+    if !figures.origin.is_empty() {
+        page.write_str("<a href=\"#origin\">How it was made</a>\n")?;
+    }
     page.write_str("</nav>\n")
+}
+
+/// Data, device, time and hyperparameters of the run.
+fn origin(page: &mut impl Write, figures: &Figures) -> fmt::Result {
+    if figures.origin.is_empty() && figures.settings.is_empty() {
+        return Ok(());
+    }
+    page.write_str("<section id=\"origin\">\n<h2>How it was made</h2>\n<dl class=\"subject\">\n")?;
+    for (name, value) in &figures.origin {
+        writeln!(
+            page,
+            "<div><dt>{}</dt><dd>{}</dd></div>",
+            Escaped(name),
+            Escaped(value)
+        )?;
+    }
+    page.write_str("</dl>\n")?;
+    if !figures.settings.is_empty() {
+        writeln!(
+            page,
+            "<details open><summary>Hyperparameters</summary>\n<table class=\"settings\"><tbody>"
+        )?;
+        for (key, value) in &figures.settings {
+            writeln!(
+                page,
+                "<tr><th scope=\"row\"><code>{}</code></th><td>{}</td></tr>",
+                Escaped(key),
+                Escaped(value)
+            )?;
+        }
+        page.write_str("</tbody></table></details>\n")?;
+    }
+    page.write_str("</section>\n")
 }

@@ -201,6 +201,10 @@ pub struct TrainingConfig {
     /// as a critic, learn in the steps between (WGAN-GP takes 5). Default 1.
     #[schemars(range(min = 1, max = MOST_EPOCHS))]
     pub model_every: u64,
+    /// Number of steps between two lines of means within an epoch, in `metrics.jsonl`, in TensorBoard and in the curves.
+    /// With 0 there are only those of whole epochs. Default 50.
+    #[schemars(range(max = MOST_EPOCHS), extend("x-resume" = true))]
+    pub log_every: u64,
     /// Decay of an exponential moving average of the weights, such as 0.999. If it is given, the averaged
     /// weights are evaluated, drawn from and used later. By default no average is kept.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
@@ -228,6 +232,7 @@ impl Default for TrainingConfig {
             precision: Precision::default(),
             micro_batch_size: None,
             model_every: 1,
+            log_every: 50,
             ema_decay: None,
             clip: ClipConfig::default(),
             start_from: None,
@@ -253,6 +258,10 @@ pub struct PicturesConfig {
     /// Number of validation images to reconstruct. Default 32.
     #[schemars(range(min = 1, max = MOST_PICTURES))]
     pub n_reconstructions: usize,
+    /// Number of steps after which the first pictures are drawn, if the first epoch is longer; those of the epochs follow.
+    /// With 0 there are only those of the epochs. Default 200.
+    #[schemars(range(max = MOST_EPOCHS))]
+    pub first_step: u64,
 }
 
 impl Default for PicturesConfig {
@@ -262,6 +271,7 @@ impl Default for PicturesConfig {
             n_traversals: 10,
             n_samples: 64,
             n_reconstructions: 32,
+            first_step: 200,
         }
     }
 }
@@ -417,6 +427,15 @@ impl RunConfig {
             ),
         ] {
             range::count(key, value, largest)?;
+        }
+        for (key, value) in [
+            ("training.log_every", training.log_every),
+            ("pictures.first_step", pictures.first_step),
+        ] {
+            if value > MOST_EPOCHS as u64 {
+                let problem = format!("found {value}, at most {MOST_EPOCHS} are possible");
+                return Err(RunError::config(key, problem));
+            }
         }
         Ok(())
     }

@@ -1,23 +1,49 @@
 //! `curves.png`: the learning curves so far.
 
+use std::time::{Duration, Instant};
+
+use vae_data::loader::n_batches;
 use vae_run::{Metric, RunDir};
-use vae_view::{curves, picture};
+use vae_view::curves::{self, Records};
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Draws the run's `metrics.jsonl` into `curves.png` after every epoch, so it comes after
+/// How often the curves are drawn within an epoch.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// Draws the run's `metrics.jsonl` into `curves.png` after every epoch, and within epochs every half minute, so it comes after
 /// [`MetricsLog`](crate::MetricsLog) in the list of callbacks.
 #[derive(Debug)]
 pub struct Curves {
     run_dir: RunDir,
     metric: Metric,
+    drawn: Option<Instant>,
 }
 
 impl Curves {
     /// Draws into a run's folder, and names the best epoch by this metric.
     #[must_use]
     pub fn new(run_dir: RunDir, metric: Metric) -> Self {
-        Self { run_dir, metric }
+        Self {
+            run_dir,
+            metric,
+            drawn: None,
+        }
+    }
+
+    fn draw(&mut self, run: &Fit) -> Result<(), TrainError> {
+        self.drawn = Some(Instant::now());
+        let title = self.run_dir.path().display().to_string();
+        let (epochs, steps) = (self.run_dir.records()?, self.run_dir.step_records()?);
+        let n_steps = n_batches(run.splits.train.len(), run.config.training.batch_size);
+        let records = Records {
+            epochs: &epochs,
+            steps: &steps,
+            steps_per_epoch: Some(n_steps as u64),
+        };
+        let terms = self.run_dir.terms()?;
+        let drawn = curves::learning_curves(&title, records, &terms, &self.metric)?;
+        Ok(drawn.save(&self.run_dir.curves_file())?)
     }
 }
 
@@ -26,12 +52,14 @@ impl Callback for Curves {
         "curves"
     }
 
-    fn on_event(&mut self, _: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd { .. } = event {
-            let title = self.run_dir.path().display().to_string();
-            let (records, terms) = (self.run_dir.records()?, self.run_dir.terms()?);
-            let drawn = curves::learning_curves(&title, &records, &terms, &self.metric)?;
-            picture::save(&drawn, &self.run_dir.curves_file())?;
+    fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
+        match event {
+            Event::FitStart => self.drawn = Some(Instant::now()),
+            Event::StepsEnd { .. } if self.drawn.is_none_or(|at| at.elapsed() > REFRESH) => {
+                self.draw(run)?;
+            }
+            Event::EpochEnd { .. } => self.draw(run)?,
+            _ => {}
         }
         Ok(Flow::Continue)
     }

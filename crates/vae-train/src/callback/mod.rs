@@ -120,6 +120,11 @@ pub enum Event<'a> {
         /// Sums over the epoch so far.
         totals: &'a Totals,
     },
+    /// Every `training.log_every` steps, before the [`Event::StepEnd`] of the last of them.
+    StepsEnd {
+        /// Means over the images since the last such event of the epoch, or since its start.
+        record: &'a Record,
+    },
     /// After an epoch's evaluation.
     EpochEnd {
         /// Means during training.
@@ -164,7 +169,9 @@ impl<'a> Callbacks<'a> {
                 Ok(Flow::Continue) => {}
                 Ok(Flow::Stop) => asked = asked.map(|_| Some(Stop::Callback)),
                 Err(error) => match event {
-                    Event::StepEnd { .. } | Event::FitEnd { .. } => asked = asked.and(Err(error)),
+                    Event::StepEnd { .. } | Event::StepsEnd { .. } | Event::FitEnd { .. } => {
+                        asked = asked.and(Err(error));
+                    }
                     Event::FitStart | Event::EpochEnd { .. } => return Err(error),
                 },
             }

@@ -9,7 +9,8 @@ use vae_view::picture;
 
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
-/// Draws the latent space, samples and reconstructions after every epoch into `pictures/`. For a model with at most two latent
+/// Draws the latent space, samples and reconstructions after every epoch into `pictures/`, and as those of epoch 0 early in a
+/// long first epoch (`pictures.first_step`). For a model with at most two latent
 /// dimensions (on a sphere, three) the latent space is drawn as a plane (a map), else as traversals of the most used dimensions.
 #[derive(Debug)]
 pub struct Pictures {
@@ -93,8 +94,12 @@ impl Callback for Pictures {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd { latent_use, .. } = event {
-            no_grad(|| self.draw(run, latent_use.ranking()))?;
+        match event {
+            Event::EpochEnd { latent_use, .. } => {
+                no_grad(|| self.draw(run, latent_use.ranking()))?;
+            }
+            Event::StepEnd { .. } if run.is_first_look() => no_grad(|| self.draw(run, &[]))?,
+            _ => {}
         }
         Ok(Flow::Continue)
     }

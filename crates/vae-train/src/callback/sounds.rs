@@ -88,9 +88,12 @@ impl Callback for Sounds {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd { .. } = event
-            && run.vae.item().rate().is_some()
-        {
+        let is_due = match event {
+            Event::EpochEnd { .. } => true,
+            Event::StepEnd { .. } => run.is_first_look(),
+            _ => false,
+        };
+        if is_due && run.vae.item().rate().is_some() {
             no_grad(|| self.write(run))?;
         }
         Ok(Flow::Continue)

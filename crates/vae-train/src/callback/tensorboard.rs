@@ -1,10 +1,12 @@
 //! `events/`: the run in TensorBoard.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 
 use serde_json::Value;
 
-use vae_base::read_small;
+use vae_base::{dotted, read_small};
 use vae_run::{Record, RunDir, RunError};
 use vae_view::ViewError;
 use vae_view::tensorboard::{Bins, EventsFile, Summary};
@@ -14,16 +16,25 @@ use crate::{Callback, Event, Fit, Flow, Sounds, TrainError};
 /// Bytes of the largest file of sounds.
 const LARGEST_SOUND: u64 = 1 << 28;
 
-/// Writes each epoch's numbers, pictures and use of the latent dimensions for TensorBoard, at the number of optimizer steps done.
-/// It reads the pictures in `pictures/` and the sounds in `sounds/`, so it comes after [`Pictures`](crate::Pictures) and
-/// [`Sounds`] in the list of callbacks.
+/// Writes the run for TensorBoard, at the number of optimizer steps done: its hyperparameters, the numbers of each epoch and of
+/// the steps within, pictures and the use of the latent dimensions. It reads the pictures in `pictures/` and the sounds in
+/// `sounds/`, so it comes after [`Pictures`](crate::Pictures) and [`Sounds`] in the list of callbacks.
 ///
-/// Every process writes a file of its own, and TensorBoard discards what earlier files contain about later steps: a resumed run
+/// TensorBoard colors what is in one folder alike. So each split has a folder of its own, in which a number has the same name:
+/// `train`, `validation` and `train_steps` are three lines of one chart, each of one color in all charts.
+///
+/// Every process writes files of its own, and TensorBoard discards what earlier files contain about later steps: a resumed run
 /// shows each step once.
 #[derive(Debug)]
 pub struct TensorBoard {
     run_dir: RunDir,
+    /// What is not of a split alone.
     file: Option<EventsFile>,
+    /// The files of the splits, by their names; each is made when it is first needed.
+    splits: BTreeMap<String, EventsFile>,
+    /// The step at which this process begins, and the one before its first epoch.
+    steps: u64,
+    start: u64,
 }
 
 impl TensorBoard {
@@ -33,7 +44,26 @@ impl TensorBoard {
         Self {
             run_dir,
             file: None,
+            splits: BTreeMap::new(),
+            steps: 0,
+            start: 0,
         }
+    }
+
+    /// Writes the numbers of a record to the folder of its split.
+    fn write(&mut self, record: &Record) -> Result<(), TrainError> {
+        let file = match self.splits.entry(record.split.clone()) {
+            Entry::Occupied(file) => file.into_mut(),
+            Entry::Vacant(place) => {
+                let folder = self.run_dir.events().join(&record.split);
+                let start = match record.split.as_str() {
+                    Record::STEPS => self.steps,
+                    _ => self.start,
+                };
+                place.insert(EventsFile::create(&folder, start)?)
+            }
+        };
+        Ok(file.append(record.step, scalars(record))?)
     }
 
     /// The sounds of an epoch, by the names in their file names.
@@ -86,9 +116,30 @@ impl Callback for TensorBoard {
         let step = run.progress.position.steps;
         match event {
             Event::FitStart => {
-                // Within an epoch the only event is its end, which is repeated on resume.
-                let step = run.steps_before_epoch();
-                self.file = Some(EventsFile::create(&self.run_dir.events(), step)?);
+                // What comes later than the checkpoint is discarded. The end of the epoch in progress is repeated, so that of
+                // this epoch only the steps and the first pictures are kept.
+                self.steps = step;
+                self.start = run.steps_before_epoch();
+                let first = run.config.pictures.first_step;
+                let has_first = self.start == 0 && first > 0 && step >= first;
+                let start = if has_first { first } else { self.start };
+                let mut file = EventsFile::create(&self.run_dir.events(), start)?;
+                if step == 0 {
+                    let name = self.run_dir.path().display().to_string();
+                    file.append(0, vec![Summary::hyperparameters(&name, &settings(run))])?;
+                }
+                self.file = Some(file);
+                self.splits.clear();
+            }
+            Event::StepsEnd { record } => self.write(record)?,
+            Event::StepEnd { .. } if run.is_first_look() => {
+                let mut summaries = self.pictures(0)?;
+                summaries.extend(self.sounds(0)?);
+                if let Some(file) = &mut self.file
+                    && !summaries.is_empty()
+                {
+                    file.append(step, summaries)?;
+                }
             }
             Event::EpochEnd {
                 train,
@@ -96,9 +147,11 @@ impl Callback for TensorBoard {
                 latent_use,
                 ..
             } => {
-                let mut summaries = scalars(train);
-                summaries.extend(validation.map(scalars).unwrap_or_default());
-                summaries.push(Summary::scalar("epoch", train.epoch as f64));
+                self.write(train)?;
+                if let Some(record) = validation {
+                    self.write(record)?;
+                }
+                let mut summaries = vec![Summary::scalar("epoch", train.epoch as f64)];
                 if let Some(kl) = &latent_use.kl {
                     let bins = Bins::of(kl);
                     summaries.push(Summary::histogram("latent/kl_per_dimension", &bins));
@@ -115,7 +168,14 @@ impl Callback for TensorBoard {
     }
 }
 
-/// Every number in a record with its tag, such as `elbo/validation`.
+/// The config's values by their dotted keys.
+fn settings(run: &Fit) -> BTreeMap<String, Value> {
+    let config = serde_json::to_value(run.config.clone().resolved()).unwrap_or_default();
+    let entries = |value: &Value| Some(value.as_object()?.clone().into_iter().collect());
+    dotted(&config, &entries)
+}
+
+/// Every number in a record by its name, such as `elbo`.
 fn scalars(record: &Record) -> Vec<Summary> {
     let Ok(Value::Object(numbers)) = serde_json::to_value(record) else {
         return Vec::new();
@@ -124,9 +184,6 @@ fn scalars(record: &Record) -> Vec<Summary> {
     numbers
         .iter()
         .filter(|(name, _)| !of_the_epoch.contains(&name.as_str()))
-        .filter_map(|(name, value)| {
-            let tag = format!("{name}/{}", record.split);
-            Some(Summary::scalar(&tag, value.as_f64()?))
-        })
+        .filter_map(|(name, value)| Some(Summary::scalar(name, value.as_f64()?)))
         .collect()
 }

@@ -83,9 +83,12 @@ impl Callback for Texts {
     }
 
     fn on_event(&mut self, run: &mut Fit, event: &Event) -> Result<Flow, TrainError> {
-        if let Event::EpochEnd { .. } = event
-            && run.vae.item().text.is_some()
-        {
+        let is_due = match event {
+            Event::EpochEnd { .. } => true,
+            Event::StepEnd { .. } => run.is_first_look(),
+            _ => false,
+        };
+        if is_due && run.vae.item().text.is_some() {
             let page = no_grad(|| Self::write(run))?;
             let file = self.run_dir.text_file(run.progress.position.epochs);
             let folder = self.run_dir.texts();

@@ -71,7 +71,7 @@ impl CodeChart<'_> {
         let n_codes = self.n_codes as f64;
         let (x_step, y_step) = (tick_step(n_codes, 10), tick_step(highest, 6));
         let equal = 100.0 / n_codes;
-        canvas(self.title, self.subtitle, |body| {
+        let plot = canvas(self.title, self.subtitle, |body| {
             let (legend, body) = body.split_vertically(px(30));
             let palette = colors(shares.len());
             let style = font(17, false, INK);
@@ -119,7 +119,8 @@ impl CodeChart<'_> {
             let line = vec![(0.0, equal), (n_codes, equal)];
             chart.draw_series([PathElement::new(line, FAINT_INK.stroke_width(SCALE))])?;
             Ok(())
-        })
+        })?;
+        plot.image()
     }
 
     /// A column for each image: the image above its maps of codes.

@@ -2,15 +2,16 @@
 
 use std::ops::Range;
 
-use image::DynamicImage;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use tch::{Kind, Tensor};
 
 use crate::ViewError;
 use crate::chart::{
-    Area, Axes, Axis, Chart, FAINT_INK, GRID, INK, PlotError, SCALE, canvas, colors, draw_key,
-    font, px,
+    Area, Axes, Axis, Chart, FAINT_INK, GRID, INK, PlotError, SCALE, Shape, TOO_HIGH, canvas,
+    colors, draw_key, font, px,
 };
+use crate::recorder::Plot;
 use crate::ticks::{decimal, tick_label, tick_step};
 
 /// A scatter plot with classes.
@@ -30,6 +31,35 @@ pub struct Scatter<'a> {
     pub classes: &'a [String],
 }
 
+/// The most classes whose names are written into a plot.
+const MOST_NAMED: usize = 40;
+
+/// Places of names moved so far that none is nearer than `least` pixels to another.
+fn apart(places: &[(i32, i32)], least: i32) -> Vec<(i32, i32)> {
+    let mut moved = places.to_vec();
+    for _ in 0..60 {
+        let mut is_done = true;
+        for i in 0..moved.len() {
+            for j in 0..i {
+                let (dx, dy) = (moved[i].0 - moved[j].0, moved[i].1 - moved[j].1);
+                if dx.pow(2) + dy.pow(2) < least.pow(2) {
+                    is_done = false;
+                    let step = px(2);
+                    let side = |difference: i32| if difference < 0 { -step } else { step };
+                    moved[i].0 += side(dx);
+                    moved[i].1 += side(dy);
+                    moved[j].0 -= side(dx);
+                    moved[j].1 -= side(dy);
+                }
+            }
+        }
+        if is_done {
+            break;
+        }
+    }
+    moved
+}
+
 /// Width of the legend beside a plot.
 const LEGEND: u32 = 190;
 
@@ -38,7 +68,7 @@ impl Scatter<'_> {
     ///
     /// # Errors
     /// The plotter refuses.
-    pub fn draw(&self) -> Result<DynamicImage, ViewError> {
+    pub fn draw(&self) -> Result<Plot, ViewError> {
         let palette = colors(self.classes.len());
         // If there are many points, they are small and translucent.
         let (radius, opacity) = match self.points.len() {
@@ -55,10 +85,17 @@ impl Scatter<'_> {
                 .zip(self.class_of)
                 .map(|(&point, &class)| {
                     let color = palette[class % palette.len()].mix(opacity);
-                    Circle::new(point, radius, color.filled())
+                    let outline = Shape::of(class).outline(radius + px(1));
+                    EmptyElement::at(point)
+                        + Circle::new(
+                            (0, 0),
+                            if outline.is_empty() { radius } else { 0 },
+                            color.filled(),
+                        )
+                        + Polygon::new(outline, color)
                 });
             chart.draw_series(marks)?;
-            Ok(())
+            self.draw_names(&mut chart)
         })
     }
 
@@ -66,7 +103,7 @@ impl Scatter<'_> {
     ///
     /// # Errors
     /// The plotter refuses.
-    pub fn draw_density(&self) -> Result<DynamicImage, ViewError> {
+    pub fn draw_density(&self) -> Result<Plot, ViewError> {
         const CELLS: [usize; 2] = [160, 96];
         let ranges = self.ranges();
         let density = smoothed_histogram(self.points, &ranges, CELLS);
@@ -86,16 +123,58 @@ impl Scatter<'_> {
                 (shade > 0.02).then(|| Rectangle::new(corners, colors(1)[0].mix(shade).filled()))
             });
             chart.draw_series(cells)?;
-            Ok(())
+            self.draw_names(&mut chart)
         })
     }
 
+    /// The name of each class at its center, the median of its points, so that no color has to be looked up.
+    fn draw_names(&self, chart: &mut Chart) -> Result<(), PlotError> {
+        if !(2..=MOST_NAMED).contains(&self.classes.len()) {
+            return Ok(());
+        }
+        let centers = self.centers();
+        let places: Vec<(i32, i32)> = centers
+            .iter()
+            .map(|(_, center)| chart.backend_coord(center))
+            .collect();
+        let bold = font(22, true, INK);
+        let anchor = Pos::new(HPos::Center, VPos::Center);
+        for ((class, center), (place, apart)) in centers
+            .iter()
+            .zip(places.iter().zip(apart(&places, px(24))))
+        {
+            let name = &self.classes[*class];
+            let (dx, dy) = (apart.0 - place.0, apart.1 - place.1 + TOO_HIGH);
+            // A white edge, so that it can be read on points of any color.
+            let edge = [-2, 0, 2].map(|x| [-2, 0, 2].map(|y| (px(1) * x, px(1) * y)));
+            let halo = bold.color(&WHITE).pos(anchor);
+            let strokes = edge.as_flattened().iter().map(|&(x, y)| (x, y, &halo));
+            let ink = bold.pos(anchor);
+            for (x, y, style) in strokes.chain([(0, 0, &ink)]) {
+                let text = Text::new(name.clone(), (dx + x, dy + y), style.clone());
+                chart.draw_series([EmptyElement::at(*center) + text])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The median of the points of each class that has some.
+    fn centers(&self) -> Vec<(usize, (f64, f64))> {
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied()
+        };
+        let of_class = |class: usize| {
+            let pairs = self.points.iter().zip(self.class_of);
+            let own = pairs.filter(|((x, y), of)| **of == class && x.is_finite() && y.is_finite());
+            let (x, y): (Vec<f64>, Vec<f64>) = own.map(|(point, _)| *point).unzip();
+            Some((class, (median(x)?, median(y)?)))
+        };
+        (0..self.classes.len()).filter_map(of_class).collect()
+    }
+
     /// Draws the legend at the right if there is more than one class, and returns the remaining area.
-    fn beside_legend<'b>(
-        &self,
-        body: &Area<'b>,
-        palette: &[RGBColor],
-    ) -> Result<Area<'b>, PlotError<'b>> {
+    fn beside_legend(&self, body: &Area, palette: &[RGBColor]) -> Result<Area, PlotError> {
         if self.classes.len() < 2 {
             return Ok(body.clone());
         }
@@ -104,7 +183,16 @@ impl Scatter<'_> {
         let style = font(17, false, INK);
         let n_shown = (height as i32 - px(60)) / px(26);
         for (i, (name, color)) in (0..n_shown).zip(self.classes.iter().zip(palette)) {
-            draw_key(&legend, (0, px(16) + i * px(26)), name, *color, &style)?;
+            let (x, y) = (px(10), px(24) + i * px(26));
+            let outline = Shape::of(i as usize).outline(px(7));
+            let moved: Vec<(i32, i32)> = outline.iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
+            match moved.is_empty() {
+                true => legend.draw(&Circle::new((x, y), px(7), color.filled()))?,
+                false => legend.draw(&Polygon::new(moved, *color))?,
+            }
+            let anchored = style.pos(Pos::new(HPos::Left, VPos::Center));
+            let place = (x + px(16), y + TOO_HIGH);
+            legend.draw(&Text::new(name.clone(), place, anchored))?;
         }
         Ok(plane)
     }
@@ -132,11 +220,11 @@ fn padded_range(values: impl Iterator<Item = f64>) -> Range<f64> {
     low - room..high + room
 }
 
-fn plane_chart<'a, 'b>(
-    area: &'b Area<'a>,
+fn plane_chart<'a>(
+    area: &'a Area,
     [x_range, y_range]: [Range<f64>; 2],
     [x_name, y_name]: &[String; 2],
-) -> Result<Chart<'a, 'b>, PlotError<'a>> {
+) -> Result<Chart<'a>, PlotError> {
     let step = |range: &Range<f64>, n| tick_step(range.end - range.start, n);
     let (x_step, y_step) = (step(&x_range, 10), step(&y_range, 8));
     let axes = Axes {
@@ -195,12 +283,7 @@ fn smoothed_histogram(
 ///
 /// # Errors
 /// The plotter refuses.
-pub fn bars(
-    title: &str,
-    subtitle: &str,
-    unit: &str,
-    values: &[f64],
-) -> Result<DynamicImage, ViewError> {
+pub fn bars(title: &str, subtitle: &str, unit: &str, values: &[f64]) -> Result<Plot, ViewError> {
     let mut dims: Vec<usize> = (0..values.len()).collect();
     dims.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
     let n = dims.len() as f64;
@@ -259,7 +342,7 @@ impl Dimensions<'_> {
     ///
     /// # Errors
     /// The plotter refuses.
-    pub fn draw(&self) -> Result<DynamicImage, ViewError> {
+    pub fn draw(&self) -> Result<Plot, ViewError> {
         let panels = self
             .dims
             .iter()
@@ -286,28 +369,34 @@ impl Dimensions<'_> {
             let style = font(17, false, INK);
             draw_key(&legend, (px(28), px(2)), "images", palette[0], &style)?;
             draw_key(&legend, (px(150), px(2)), "prior", palette[1], &style)?;
+            let note = Text::new("density", (px(270), px(2)), font(17, false, FAINT_INK));
+            legend.draw(&note)?;
             let areas = grid
                 .margin(0, px(12), px(10), px(20))
                 .split_evenly((rows, columns));
             for (area, (dim, range, [aggregate, prior])) in areas.iter().zip(&panels) {
                 let highest = aggregate.iter().chain(prior).copied().fold(1e-9, f64::max);
                 let step = tick_step(range.end - range.start, 5);
+                let y_step = tick_step(highest * 1.08, 3);
                 let mut chart = ChartBuilder::on(area)
                     .margin(px(8))
                     .margin_top(px(26))
                     .x_label_area_size(px(22))
+                    .y_label_area_size(px(40))
                     .build_cartesian_2d(
                         Axis::new(range, step),
-                        Axis::new(&(0.0..highest * 1.08), highest * 2.0),
+                        Axis::new(&(0.0..highest * 1.08), y_step),
                     )?;
                 chart
                     .configure_mesh()
-                    .disable_y_mesh()
                     .light_line_style(TRANSPARENT)
                     .bold_line_style(GRID.stroke_width(SCALE))
                     .axis_style(GRID.stroke_width(SCALE))
                     .x_label_style(font(13, false, FAINT_INK))
+                    .y_label_style(font(13, false, FAINT_INK))
+                    .y_label_offset(TOO_HIGH)
                     .x_label_formatter(&|&value| tick_label(value, step))
+                    .y_label_formatter(&|&value| tick_label(value, y_step))
                     .draw()?;
                 let width = (range.end - range.start) / N_BINS as f64;
                 let place = |bin: usize| range.start + bin as f64 * width;
@@ -376,6 +465,48 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_class_stands_at_the_median_of_its_points() {
+        let points = [
+            (0.0, 0.0),
+            (1.0, 5.0),
+            (90.0, 1.0),
+            (7.0, 7.0),
+            (f64::NAN, 9.0),
+        ];
+        let names = ["a", "b", "none"].map(str::to_owned);
+        let scatter = Scatter {
+            title: "",
+            subtitle: "",
+            axes: [String::new(), String::new()],
+            points: &points,
+            class_of: &[0, 0, 0, 1, 1],
+            classes: &names,
+        };
+        assert_eq!(scatter.centers(), [(0, (1.0, 1.0)), (1, (7.0, 7.0))]);
+        let svg = scatter.draw().expect("a plot").svg().expect("an SVG");
+        assert!(svg.contains("\na\n") && svg.contains("\nb\n"), "{svg}");
+        // Names on one place move apart.
+        let moved = apart(&[(50, 50), (50, 50), (400, 50)], 40);
+        let (dx, dy) = (moved[0].0 - moved[1].0, moved[0].1 - moved[1].1);
+        assert!(
+            dx.pow(2) + dy.pow(2) >= 1600 && moved[2] == (400, 50),
+            "{moved:?}"
+        );
+    }
+
+    #[test]
+    fn more_than_ten_classes_differ_by_color_or_shape() {
+        let kinds = colors(40);
+        let kinds: Vec<_> = (0..40)
+            .map(|class| (kinds[class], Shape::of(class)))
+            .map(|(color, shape)| format!("{color:?} {shape:?}"))
+            .collect();
+        let distinct: std::collections::BTreeSet<_> = kinds.iter().collect();
+        assert_eq!(distinct.len(), 40);
+        assert_eq!(Shape::of(0), Shape::Circle);
+    }
+
+    #[test]
     fn plots_are_drawn_of_anything() {
         let classes = ["a".to_owned(), "b".to_owned()];
         let axes = ["x".to_owned(), "y".to_owned()];
@@ -389,8 +520,11 @@ mod tests {
                 class_of: &class_of,
                 classes: &classes,
             };
-            assert_eq!(scatter.draw().expect("a plot").width(), 1400);
-            assert_eq!(scatter.draw_density().expect("a plot").height(), 900);
+            let drawn = [scatter.draw(), scatter.draw_density()];
+            for plot in drawn {
+                let picture = plot.expect("a plot").image().expect("pixels");
+                assert_eq!((picture.width(), picture.height()), (1400, 900));
+            }
         }
         for values in [&[][..], &[0.0], &[1.0, 3.0, -0.1], &[0.5; 200]] {
             assert!(bars("kl", "", "nats", values).is_ok(), "{values:?}");

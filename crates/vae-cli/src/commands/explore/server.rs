@@ -321,10 +321,19 @@ fn state(path: &Path) -> Result<Value> {
     let run_dir = RunDir::open(path)?;
     let overview = Overview::read(&run_dir)?;
     let records = run_dir.records()?;
+    let steps = run_dir.step_records()?;
+    // Of the first epoch in progress nobody knows yet how long it is.
+    let whole = records.iter().find(|record| record.epoch > 0);
+    let per_epoch = whole.map(|record| record.step as f64 / record.epoch as f64);
+    let shown_steps = steps.iter().filter(|_| per_epoch.is_some());
     let curve = |record: &Record| {
         let means = &record.means;
+        let epoch = match (record.split.as_str(), per_epoch) {
+            (Record::STEPS, Some(n)) => record.step as f64 / n,
+            _ => record.epoch as f64,
+        };
         json!({
-            "epoch": record.epoch,
+            "epoch": epoch,
             "split": record.split,
             "loss": means.loss,
             "elbo": means.elbo,
@@ -342,7 +351,7 @@ fn state(path: &Path) -> Result<Value> {
     let incidents = run_dir.summary()?.map(|summary| summary.incidents);
     Ok(json!({
         "overview": overview,
-        "records": records.iter().map(curve).collect::<Vec<_>>(),
+        "records": records.iter().chain(shown_steps).map(curve).collect::<Vec<_>>(),
         "pictures": newest,
         "incidents": incidents.unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>(),
     }))
