@@ -7,6 +7,7 @@ pub mod curves;
 mod error;
 pub mod latent;
 pub mod levels;
+mod melody;
 pub mod picture;
 pub mod sound;
 pub mod tensorboard;
@@ -15,5 +16,6 @@ pub mod ticks;
 mod tile;
 
 pub use error::ViewError;
+pub use melody::midi;
 pub use texts::texts;
 pub use tile::{as_decoded, tiles};

@@ -12,12 +12,11 @@ use vae_data::Splits;
 use vae_run::Session;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
-use vae_view::sound::sounds;
 use vae_view::tiles;
 
 use super::place::{Place, Places};
 use super::sample::save_each;
-use super::sounds::{Out, save_folder};
+use super::sounds::{self, Out};
 use super::{OutArgs, RunArgs, judge, labels, picture_name, place, table};
 use crate::Done;
 use crate::output::{self, out, say};
@@ -432,17 +431,17 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
         let picture = picture::stacked(&tiles(item, &items)?, &[&tiles(item, &changed)?])?;
         match Out::of(item, out)? {
             Out::Folder => {
-                let (before, after) = (sounds(item, &items)?, sounds(item, &changed)?);
-                let pairs = before.iter().zip(&after).zip(1..);
-                let named: Vec<_> = pairs
-                    .flat_map(|((before, after), i)| {
+                let n = items.size()[0];
+                let both = Tensor::cat(&[&items, &changed], 0);
+                let named: Vec<sounds::Named> = (0..n)
+                    .flat_map(|i| {
                         [
-                            (format!("{i:04}-before"), before),
-                            (format!("{i:04}-after"), after),
+                            (format!("{:04}-before", i + 1), vec![i]),
+                            (format!("{:04}-after", i + 1), vec![n + i]),
                         ]
                     })
                     .collect();
-                files.extend(save_folder(&named, &picture, out)?);
+                files.extend(sounds::save_folder(item, &both, &named, &picture, out)?);
             }
             _ => {
                 picture::save(&picture, out)?;

@@ -7,11 +7,10 @@ use serde_json::json;
 use tch::no_grad;
 use vae_data::Split;
 use vae_view::picture::{self, Pixels};
-use vae_view::sound::{Sound, sounds};
 use vae_view::tiles;
 
 use super::place::Place;
-use super::sounds::Out;
+use super::sounds::{self, Out};
 use super::{OutArgs, RunArgs, picture_name, place};
 use crate::Done;
 use crate::output::{self, out};
@@ -56,7 +55,8 @@ pub(crate) struct Args {
     )]
     reach: f64,
 
-    /// The PNG file to write; of a model of sound also a folder for a WAV file of each row and the picture
+    /// The PNG file to write; of a model of sound also a folder for a WAV file of each row and the picture, of melodies
+    /// with MIDI files
     #[arg(long, short, value_name = "FILE.png|DIR", value_parser = picture_name())]
     out: PathBuf,
 
@@ -110,14 +110,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     })?;
     let item = run.vae().item();
     let picture = picture::grid(&tiles(item, &items)?, steps, 2)?;
-    let all = sounds(item, &items)?;
-    let rows: Vec<Sound> = all.chunks(steps).filter_map(Sound::joined).collect();
-    let named: Vec<_> = dims
+    let row = |i: usize| (i * steps..(i + 1) * steps).map(|i| i as i64).collect();
+    let named: Vec<sounds::Named> = dims
         .iter()
-        .zip(&rows)
-        .map(|(dim, row)| (format!("dim-{dim:03}"), row))
+        .enumerate()
+        .map(|(i, dim)| (format!("dim-{dim:03}"), row(i)))
         .collect();
-    let files = super::sounds::save_folder(&named, &picture, &args.out)?;
+    let files = sounds::save_folder(item, &items, &named, &picture, &args.out)?;
     match args.json {
         true => out!("{}", json!({ "files": files })),
         false => files.iter().for_each(|file| output::print_path(file)),
