@@ -72,7 +72,7 @@ enum InputSource {
     Arrays(ArraySource),
     Sounds(SoundSource),
     Texts(InputTexts),
-    Dataset(Dataset),
+    Dataset(Box<Dataset>),
 }
 
 impl InputSource {
@@ -123,7 +123,7 @@ impl InputSource {
                 idx.range = start + range.start..start + range.end;
                 InputSource::Idx(idx)
             }
-            InputSource::Dataset(dataset) => InputSource::Dataset(dataset.part(range)?),
+            InputSource::Dataset(dataset) => InputSource::Dataset(Box::new(dataset.part(range)?)),
             other => other,
         })
     }
@@ -264,7 +264,7 @@ impl Inputs {
             if let Some(melodies) = &config.melodies {
                 let (dataset, mut bad) = melodies.input(&inputs.item, path)?;
                 inputs.found_bad.append(&mut bad);
-                inputs.sources.push(InputSource::Dataset(dataset));
+                inputs.sources.push(InputSource::Dataset(Box::new(dataset)));
                 continue;
             }
             if let Some(arrays) = &config.arrays {
@@ -418,7 +418,10 @@ impl Inputs {
             let (found, wanted) = (&dataset.item().text, &self.item.text);
             check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
         }
-        Ok((InputSource::Dataset(dataset), splits.report.attributes_file))
+        Ok((
+            InputSource::Dataset(Box::new(dataset)),
+            splits.report.attributes_file,
+        ))
     }
 
     fn new(config: &DatasetConfig, item: ItemSpec) -> Inputs {
