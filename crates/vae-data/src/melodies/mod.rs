@@ -85,6 +85,7 @@ pub struct MelodiesConfig {
 
     /// Bars in these meters are read, such as `"6/8"`; melodies that a model makes are written in the first one. Default
     /// `["4/4", "2/2"]`.
+    #[schemars(length(min = 1))]
     #[serde(default = "common_meters")]
     pub meters: Vec<String>,
 
@@ -206,7 +207,11 @@ impl MelodiesConfig {
         };
         let meter = |text: &String| {
             let meter = text.parse::<Meter>();
-            meter.map_err(|()| wrong(format!("found {text:?}, expected one such as 4/4 or 6/8")))
+            meter.map_err(|()| {
+                wrong(format!(
+                    "found {text:?}, a meter such as 4/4 or 6/8 would fit"
+                ))
+            })
         };
         let meters: Vec<Meter> = self.meters.iter().map(meter).collect::<Result<_, _>>()?;
         let Some(first) = meters.first() else {
