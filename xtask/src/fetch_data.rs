@@ -9,6 +9,7 @@ mod signals;
 mod spoken_digits;
 mod sprites;
 mod texts;
+mod tunes;
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
@@ -45,6 +46,7 @@ pub(crate) fn fetch(workspace: &Workspace, names: &[String], from: Option<&Path>
             drums::NAME => Some(drums::fetch as _),
             texts::NAMES => Some(texts::fetch_names as _),
             texts::VERSES => Some(texts::fetch_verses as _),
+            tunes::NAME => Some(tunes::fetch as _),
             _ => None,
         };
         if let Some(fetch) = special {
@@ -123,6 +125,12 @@ pub(crate) fn ensure_present(workspace: &Workspace, folder: &Path) -> Result<()>
     }
     if !manifest.is_file() {
         return Ok(());
+    }
+    if name == tunes::NAME {
+        return match tunes::is_complete(&folder) {
+            true => Ok(()),
+            false => tunes::fetch(workspace, None),
+        };
     }
     if name == texts::NAMES || name == texts::VERSES {
         return match texts::is_complete(workspace, name)? {

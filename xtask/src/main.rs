@@ -19,6 +19,7 @@ mod manifest;
 mod models;
 mod mutants;
 mod options;
+mod pip;
 mod progress;
 mod report_check;
 mod section;
@@ -75,15 +76,15 @@ enum Task {
     /// Its files, their checksums and their sources are listed in datasets/NAME.toml. Files that
     /// are there and right are left alone. CelebA stays in its zip, and may be a part of it. The sprites
     /// and the signals are computed here. The spoken digits are spoken by espeak-ng, the drums come from Debian's
-    /// package sonic-pi-samples, names from the web or npm, verses from Debian's package; origin.toml in their folders
+    /// package sonic-pi-samples, names from the web or npm, verses from Debian's package, tunes from music21's corpus; origin.toml in their folders
     /// has the license.
     FetchData {
-        /// Data sets to fetch: the names of the manifests in datasets/, sprites, signals, spoken-digits or drums.
+        /// Data sets to fetch: the names of the manifests in datasets/, sprites, signals, spoken-digits, drums or tunes.
         #[arg(default_value = "mnist")]
         names: Vec<String>,
         /// A file or folder that you already have, to take the files from (gzipped or not; for celeba
         /// the zip, with its lists beside it or in it; for sprites dSprites' own .npz; for spoken-digits
-        /// the recordings of the Free Spoken Digit Dataset).
+        /// the recordings of the Free Spoken Digit Dataset; for tunes music21's wheel, its sources as a zip, or its folder corpus).
         #[arg(long, value_name = "PATH")]
         from: Option<PathBuf>,
     },

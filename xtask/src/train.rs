@@ -47,7 +47,7 @@ pub(crate) fn train(
     cargo::become_child("training", &mut command)
 }
 
-/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites, texts or arrays. None for an
+/// The folder of the config's idx files, or the one around its zip or folder of photos, its sprites, recordings, melodies, texts or arrays. None for an
 /// invalid config, whose errors `vae train` reports.
 fn data_folder(config: &str) -> Option<PathBuf> {
     let config: toml::Table = toml::from_str(config).ok()?;
@@ -56,6 +56,8 @@ fn data_folder(config: &str) -> Option<PathBuf> {
     let folder = path("idx", "folder")
         .or_else(|| path("image_folder", "path")?.parent())
         .or_else(|| path("sprites", "file")?.parent())
+        .or_else(|| path("audio_folder", "path"))
+        .or_else(|| path("melodies", "path"))
         .or_else(|| path("text", "path")?.parent())
         .or_else(|| path("arrays", "train")?.parent())
         .or_else(|| {
@@ -87,6 +89,14 @@ mod tests {
             (
                 "[dataset.arrays]\ntrain = \"datasets/signals/train.npy\"\n",
                 "datasets/signals",
+            ),
+            (
+                "[dataset.audio_folder]\npath = \"datasets/drums\"\n",
+                "datasets/drums",
+            ),
+            (
+                "[dataset.melodies]\npath = \"datasets/tunes\"\n",
+                "datasets/tunes",
             ),
             (
                 "[dataset.text]\npath = \"datasets/names/names.csv\"\n",

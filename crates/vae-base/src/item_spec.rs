@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageShape, TextSpec};
+use crate::{ImageShape, MelodySpec, TextSpec};
 
 /// The kind of an item's numbers, and so the element type of tensors of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +84,9 @@ pub struct ItemSpec {
     /// What the tokens stand for, if they are text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextSpec>,
+    /// What the tokens stand for, if they are melodies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub melody: Option<MelodySpec>,
 }
 
 /// The transform of sound to the array `[C, bands, frames]` of its log-mel spectrogram in dB, the lowest band first:
@@ -173,7 +176,36 @@ impl ItemSpec {
             has_missing: false,
             spectrogram: None,
             text: None,
+            melody: None,
         }
+    }
+
+    /// Melodies on a grid.
+    #[must_use]
+    pub fn of_melodies(melody: MelodySpec) -> Self {
+        let kind = ItemKind::Tokens {
+            vocabulary: MelodySpec::VOCABULARY,
+            end: None,
+        };
+        Self {
+            melody: Some(melody),
+            ..Self::new(kind, vec![melody.n_steps()])
+        }
+    }
+
+    /// What such items are called, one or several of them.
+    #[must_use]
+    pub fn noun(&self, n: usize) -> &'static str {
+        let [one, several] = match self.kind {
+            ItemKind::Image => ["image", "images"],
+            ItemKind::Sound { .. } => ["sound", "sounds"],
+            ItemKind::Array if self.spectrogram.is_some() => ["sound", "sounds"],
+            ItemKind::Array => ["array", "arrays"],
+            ItemKind::Tokens { .. } if self.text.is_some() => ["text", "texts"],
+            ItemKind::Tokens { .. } if self.melody.is_some() => ["melody", "melodies"],
+            ItemKind::Tokens { .. } => ["sequence of tokens", "sequences of tokens"],
+        };
+        if n == 1 { one } else { several }
     }
 
     /// Samples a second of sound, or of the sound whose spectrogram it is; `None` of other items.
@@ -184,6 +216,18 @@ impl ItemSpec {
             (_, Some(spectrogram)) => Some(spectrogram.rate),
             _ => None,
         }
+    }
+
+    /// Whether it can be heard: sound, spectrograms of it, or melodies.
+    #[must_use]
+    pub fn has_sound(&self) -> bool {
+        self.rate().is_some() || self.melody.is_some()
+    }
+
+    /// Whether it can be seen: everything but tokens, and of those melodies.
+    #[must_use]
+    pub fn has_picture(&self) -> bool {
+        !self.is_tokens() || self.melody.is_some()
     }
 
     /// Whether it is a sequence of tokens.
@@ -274,6 +318,21 @@ impl ItemSpec {
                 self.kind
             ));
         }
+        if let Some(melody) = &self.melody {
+            if let Some((name, problem)) = melody.problem() {
+                return Some(format!("melody.{name}: {problem}"));
+            }
+            let wanted = Self::of_melodies(*melody);
+            if (wanted.kind, &wanted.shape) != (self.kind, &self.shape) {
+                return Some(format!(
+                    "found melodies of {} steps as {:?} of shape {:?}, expected a token of {} for each step",
+                    melody.n_steps(),
+                    self.kind,
+                    self.shape,
+                    MelodySpec::VOCABULARY
+                ));
+            }
+        }
         self.map().problem().or_else(|| {
             let Standardization { mean, std } = self.standardization.as_ref()?;
             let n = self.statistics_shape().iter().product::<i64>() as usize;
@@ -362,6 +421,31 @@ mod tests {
         assert!(problem(of(&[64, 32], 128, 4000.0)).contains("[C, bands, frames]"));
         assert!(problem(of(&[1, 64, 32], 512, 4000.0)).starts_with("spectrogram.hop: found 512"));
         assert!(problem(of(&[1, 64, 32], 128, 4001.0)).starts_with("spectrogram.high: found 4001"));
+    }
+
+    #[test]
+    fn a_melody_has_a_token_for_each_step() {
+        let melody = MelodySpec {
+            bars: 2,
+            steps_per_bar: 16,
+            meter: [4, 4],
+        };
+        let item = ItemSpec::of_melodies(melody);
+        assert_eq!((item.problem(), item.noun(2)), (None, "melodies"));
+        let shorter = ItemSpec {
+            shape: vec![31],
+            ..item.clone()
+        };
+        assert!(shorter.problem().unwrap().contains("melodies of 32 steps"));
+        let odd = ItemSpec::of_melodies(MelodySpec {
+            meter: [4, 3],
+            ..melody
+        });
+        assert!(
+            odd.problem()
+                .unwrap()
+                .starts_with("melody.meter: found 4/3")
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! - [`derive_seed`]: derives every seed from (seed, counter, purpose);
 //! - [`ItemSpec`]: kind and shape of an item, [`ImageShape`]: that of an image, or of any item as maps;
-//! - [`TextSpec`]: what the tokens of a text stand for;
+//! - [`TextSpec`]: what the tokens of a text stand for, [`MelodySpec`]: those of a melody;
 //! - [`ConditionSpec`]: what a model is conditioned on beside the item itself;
 //! - [`files`]: files that appear under their names only when they are whole;
 //! - [`read_small`], [`open_regular`]: reading whole files of a bounded size;
@@ -17,6 +17,7 @@ mod dotted;
 pub mod files;
 mod image_shape;
 mod item_spec;
+mod melody_spec;
 pub mod memory;
 mod npy;
 mod safetensors_header;
@@ -31,6 +32,7 @@ pub use dotted::dotted;
 pub use files::write_whole;
 pub use image_shape::ImageShape;
 pub use item_spec::{ItemKind, ItemSpec, Spectrogram, Standardization};
+pub use melody_spec::{MelodyNote, MelodySpec};
 pub use npy::NpyHeader;
 pub use safetensors_header::SafetensorsHeader;
 pub use seed::derive_seed;

@@ -33,6 +33,15 @@ pub fn flips(epoch_seed: u64, image: u64) -> bool {
     splitmix64(epoch_seed ^ splitmix64(image)) >> 63 == 1
 }
 
+/// A number below `n` (> 0) for each item of an epoch, each as likely as another to within n / 2^64. `epoch_seed` is
+/// [`derive_seed`] of the run's seed, the epoch and a purpose; the result is the whole part of
+/// n · `splitmix64(epoch_seed ^ splitmix64(item))` / 2^64, which like the seeds will never change.
+#[must_use]
+pub fn choice(epoch_seed: u64, item: u64, n: u64) -> u64 {
+    let draw = splitmix64(epoch_seed ^ splitmix64(item));
+    ((u128::from(draw) * u128::from(n)) >> 64) as u64
+}
+
 /// The first output of the SplitMix64 generator whose state is `state`.
 fn splitmix64(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -91,6 +100,22 @@ mod tests {
         let n_flipped = (0..40_000).filter(|&i| flips(epoch_seed, i)).count();
         // Standard deviation 100.
         assert!(n_flipped.abs_diff(20_000) < 500, "{n_flipped}");
+    }
+
+    #[test]
+    fn choices_are_even_and_agree_with_flips() {
+        let epoch_seed = derive_seed(7, 3, "flip");
+        for image in 0..100 {
+            // The higher half of two is the highest bit.
+            let flip = u64::from(flips(epoch_seed, image));
+            assert_eq!(choice(epoch_seed, image, 2), flip);
+        }
+        let mut counts = [0_usize; 11];
+        for item in 0..44_000 {
+            counts[choice(epoch_seed, item, 11) as usize] += 1;
+        }
+        // Standard deviation 60.
+        assert!(counts.iter().all(|n| n.abs_diff(4000) < 300), "{counts:?}");
     }
 
     #[test]

@@ -119,6 +119,21 @@ fn arrays_as_items() {
 }
 
 #[test]
+fn texts() {
+    of("text", 1000);
+}
+
+#[test]
+fn sounds() {
+    of("sound", 500);
+}
+
+#[test]
+fn melodies() {
+    of("melody", 3000);
+}
+
+#[test]
 fn images() {
     of("image", 3000);
 }

@@ -18,12 +18,12 @@ use crate::limits::{Limits, Sizes, TEST_LIMIT, TRAIN_LIMIT, VALIDATION_LIMIT, n_
 use vae_base::{ItemKind, ItemSpec};
 
 use crate::{
-    ArraysConfig, Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape, Splits,
-    SpritesConfig, TextConfig, idx,
+    ArraysConfig, Binarization, DataError, Dataset, FactorGrid, HoldOut, ImageShape,
+    MelodiesConfig, Splits, SpritesConfig, TextConfig, idx,
 };
 
 /// The images, or other items, to train and evaluate on. Exactly one table names their source: `idx`, `image_folder`,
-/// `sprites`, `arrays`, `audio_folder` or `text`.
+/// `sprites`, `arrays`, `audio_folder`, `text` or `melodies`.
 ///
 /// ```
 /// let config: vae_data::DatasetConfig = toml::from_str(
@@ -48,7 +48,7 @@ pub struct DatasetConfig {
     /// How many images are held out from training for validation. Validation images choose the best checkpoint, when
     /// to stop early and when to lower the learning rate. Give a number of images (`5000`) or a fraction of them
     /// (`0.1`). With 0 all images are trained on and the last epoch counts as the best. By default a folder's
-    /// partition list decides; other folders, sprites, arrays, recordings and texts hold out 0.1, and idx files the last 10,000 training
+    /// partition list decides; other folders, sprites, arrays, recordings, texts and melodies hold out 0.1, and idx files the last 10,000 training
     /// images, or a sixth of them if there are fewer than 60,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<HoldOut>,
@@ -91,6 +91,10 @@ pub struct DatasetConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
 
+    /// The items are melodies of MIDI and ABC files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub melodies: Option<MelodiesConfig>,
+
     /// Where relative paths are looked for beside the current folder: the first of these folders that has the file
     /// counts. No part of a config file.
     #[serde(skip)]
@@ -105,6 +109,7 @@ enum Source<'a> {
     Arrays(&'a ArraysConfig),
     AudioFolder(&'a AudioFolderConfig),
     Text(&'a TextConfig),
+    Melodies(&'a MelodiesConfig),
 }
 
 /// Images and labels in idx files, the format of MNIST.
@@ -133,6 +138,7 @@ impl DatasetConfig {
             Source::Arrays(config) => config.check(self.binarization.is_some())?,
             Source::AudioFolder(config) => config.check(self.binarization.is_some())?,
             Source::Text(config) => config.check(self.binarization.is_some())?,
+            Source::Melodies(config) => config.check(self.binarization.is_some())?,
         }
         self.validation.map_or(Ok(()), HoldOut::check)?;
         refuse_zero(TRAIN_LIMIT, self.train_limit)?;
@@ -151,7 +157,7 @@ impl DatasetConfig {
         }
     }
 
-    /// Reads idx files, sprites, arrays or texts into memory, or a folder's images or recordings into their pack. Then applies the limits
+    /// Reads idx files, sprites, arrays, texts or melodies into memory, or a folder's images or recordings into their pack. Then applies the limits
     /// and the binarization. A limit larger than the number of images uses all of them and logs a warning.
     ///
     /// # Errors
@@ -171,6 +177,7 @@ impl DatasetConfig {
             Source::Arrays(config) => config.load(&sizes, self.binarization.is_some()),
             Source::AudioFolder(config) => AudioFolder::open(config)?.load(&sizes),
             Source::Text(config) => config.load(&sizes),
+            Source::Melodies(config) => config.load(&sizes),
         }?;
         Ok(splits.with_binarization(self.binarization))
     }
@@ -193,6 +200,7 @@ impl DatasetConfig {
             Source::Arrays(config) => config.item_spec(self.binarization.is_some())?,
             Source::AudioFolder(config) => config.item(),
             Source::Text(config) => config.item_spec(&self.sizes())?,
+            Source::Melodies(config) => config.item()?,
         })
     }
 
@@ -235,7 +243,7 @@ impl DatasetConfig {
     }
 
     /// Files of items of this kind, where no config says how to read them: `path` is a folder of idx files, a folder or
-    /// zip of images or recordings, a file of arrays, or texts. What the items do not tell has its default.
+    /// zip of images, recordings or melodies, a file of arrays, or texts. What the items do not tell has its default.
     ///
     /// # Errors
     /// The file system refuses.
@@ -270,6 +278,15 @@ impl DatasetConfig {
                     "floor": spectrogram.floor,
                 });
                 json!({ "audio_folder": table })
+            }
+            _ if item.melody.is_some() => {
+                let melody = item.melody.as_ref();
+                json!({"melodies": {
+                    "path": path,
+                    "bars": melody.map_or(2, |melody| melody.bars),
+                    "steps_per_bar": melody.map_or(16, |melody| melody.steps_per_bar),
+                    "meters": melody.map(|melody| format!("{}/{}", melody.meter[0], melody.meter[1])).into_iter().collect::<Vec<_>>(),
+                }})
             }
             _ if item.text.is_some() => {
                 json!({"text": {"path": path, "max_length": item.shape[0] - 1}})
@@ -316,6 +333,7 @@ impl DatasetConfig {
             arrays,
             audio_folder,
             text,
+            melodies,
             folders: _,
         } = self;
         let mut paths = Vec::new();
@@ -339,6 +357,10 @@ impl DatasetConfig {
             paths.push(&mut text.path);
             paths.extend(&mut text.test);
         }
+        if let Some(melodies) = melodies {
+            paths.push(&mut melodies.path);
+            paths.extend(&mut melodies.partition);
+        }
         paths
     }
 
@@ -350,6 +372,7 @@ impl DatasetConfig {
             self.arrays.as_ref().map(Source::Arrays),
             self.audio_folder.as_ref().map(Source::AudioFolder),
             self.text.as_ref().map(Source::Text),
+            self.melodies.as_ref().map(Source::Melodies),
         ]
         .into_iter()
         .flatten();
@@ -640,7 +663,7 @@ mod tests {
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "dataset: no source of images, expected exactly one table: [dataset.idx], \
-             [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
+             [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder], [dataset.text] or [dataset.melodies]"
         );
         assert!(matches!(config.load(), Err(DataError::NoSource)));
     }

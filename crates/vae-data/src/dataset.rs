@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
-use tracing::warn;
+use tracing::{info, warn};
 use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
 };
@@ -33,6 +33,8 @@ pub struct Dataset {
     names: Option<Vec<String>>,
     /// The names of the classes, where they have some.
     class_names: Option<Arc<[String]>>,
+    /// Melodies are moved by up to so many semitones in training.
+    transposition: u32,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl Dataset {
             rows: None,
             names: None,
             class_names: None,
+            transposition: 0,
         }
     }
 
@@ -152,6 +155,19 @@ impl Dataset {
             class_names: Some(names.into()),
             ..self
         }
+    }
+
+    /// The same melodies, moved by up to so many semitones in training.
+    pub(crate) fn with_transposition(self, transposition: u32) -> Dataset {
+        Dataset {
+            transposition,
+            ..self
+        }
+    }
+
+    /// By how many semitones melodies are moved at most in training.
+    pub(crate) fn transposition(&self) -> u32 {
+        self.transposition
     }
 
     /// The same items with their row numbers in a file.
@@ -322,6 +338,7 @@ impl Dataset {
                 .as_ref()
                 .map(|names| positions.iter().map(|&i| names[i].clone()).collect()),
             class_names: self.class_names.clone(),
+            transposition: self.transposition,
         }
     }
 
@@ -631,6 +648,8 @@ pub struct LoadReport {
     pub attributes_file: Option<PathBuf>,
     /// The number of good images without a row in that table.
     pub n_without_attributes: usize,
+    /// Melodies that are not used, though nothing is wrong with them: the reasons, and how many tunes each has.
+    pub left_out: Vec<(String, usize)>,
     /// How many of a few files are smaller than the images that are made of them.
     pub enlarged: Enlarged,
 }
@@ -659,6 +678,12 @@ impl LoadReport {
                     "{path}: {n_bad} files are not usable and are skipped; the first is {name}: {reason}"
                 );
             }
+        }
+        if !self.left_out.is_empty() {
+            let n: usize = self.left_out.iter().map(|(_, n)| n).sum();
+            let reasons = self.left_out.iter();
+            let reasons: Vec<String> = reasons.map(|(reason, n)| format!("{n} {reason}")).collect();
+            info!("{path}: {n} tunes are not used: {}", reasons.join(", "));
         }
         if !self.unread_files.is_empty() {
             warn!("{path}: {}", self.unread_files);

@@ -43,13 +43,13 @@ impl fmt::Display for PackProblem {
 pub enum DataError {
     /// The config names no source of images.
     #[error(
-        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
+        "dataset: no source of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder], [dataset.text] or [dataset.melodies]"
     )]
     NoSource,
 
     /// The config names more than one source of images.
     #[error(
-        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
+        "dataset: two sources of images, expected exactly one table: [dataset.idx], [dataset.image_folder], [dataset.sprites], [dataset.arrays], [dataset.audio_folder], [dataset.text] or [dataset.melodies]"
     )]
     TwoSources,
 
@@ -272,14 +272,14 @@ pub enum DataError {
 
     /// So many files are bad that the path is probably wrong.
     #[error(
-        "{}: at least {n_bad} of {n_files} {what} files are not usable, expected at most a share of \
-         {max_fraction} (dataset.{what}_folder.max_bad_fraction). The first: {}",
+        "{}: at least {n_bad} of {n_files} files are not usable, expected at most a share of \
+         {max_fraction} (dataset.{what}.max_bad_fraction). The first: {}",
         path.display(), first.join("; ")
     )]
     TooManyBad {
         /// The folder or zip.
         path: PathBuf,
-        /// `image` or `audio`.
+        /// The table of the config: `image_folder`, `audio_folder` or `melodies`.
         what: &'static str,
         /// How many were found before giving up.
         n_bad: usize,
@@ -293,14 +293,14 @@ pub enum DataError {
 
     /// A split without images.
     #[error(
-        "{}: none of the {n_images} files is a {split} item (see dataset.validation and \
-         dataset.{what}_folder's split and partition)",
+        "{}: none of the {n_images} items is a {split} item (see dataset.validation and \
+         dataset.{what}'s split and partition)",
         path.display()
     )]
     EmptySplit {
         /// The folder or zip.
         path: PathBuf,
-        /// `image` or `audio`.
+        /// The table of the config: `image_folder`, `audio_folder` or `melodies`.
         what: &'static str,
         /// `training` or `test`.
         split: &'static str,

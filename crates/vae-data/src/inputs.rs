@@ -72,7 +72,7 @@ enum InputSource {
     Arrays(ArraySource),
     Sounds(SoundSource),
     Texts(InputTexts),
-    Dataset(Dataset),
+    Dataset(Box<Dataset>),
 }
 
 impl InputSource {
@@ -123,7 +123,7 @@ impl InputSource {
                 idx.range = start + range.start..start + range.end;
                 InputSource::Idx(idx)
             }
-            InputSource::Dataset(dataset) => InputSource::Dataset(dataset.part(range)?),
+            InputSource::Dataset(dataset) => InputSource::Dataset(Box::new(dataset.part(range)?)),
             other => other,
         })
     }
@@ -200,6 +200,9 @@ impl Inputs {
     /// rows.
     ///
     /// For a run of `[dataset.audio_folder]`, `paths` are recordings, folders and zips of them.
+    ///
+    /// For a run of `[dataset.melodies]`, `paths` are MIDI and ABC files, folders and zips of them; each window is an item.
+    ///
     /// For a run of `[dataset.text]`, `paths` are files and folders of texts as in the config, or texts themselves:
     /// whatever is no file, or begins with `text:`.
     ///
@@ -256,6 +259,12 @@ impl Inputs {
                 let mut texts = text.input(path)?;
                 inputs.found_bad.append(&mut texts.bad);
                 inputs.sources.push(InputSource::Texts(texts));
+                continue;
+            }
+            if let Some(melodies) = &config.melodies {
+                let (dataset, mut bad) = melodies.input(&inputs.item, path)?;
+                inputs.found_bad.append(&mut bad);
+                inputs.sources.push(InputSource::Dataset(Box::new(dataset)));
                 continue;
             }
             if let Some(arrays) = &config.arrays {
@@ -409,7 +418,10 @@ impl Inputs {
             let (found, wanted) = (&dataset.item().text, &self.item.text);
             check_vocabulary(&text.path, found.as_ref(), wanted.as_ref())?;
         }
-        Ok((InputSource::Dataset(dataset), splits.report.attributes_file))
+        Ok((
+            InputSource::Dataset(Box::new(dataset)),
+            splits.report.attributes_file,
+        ))
     }
 
     fn new(config: &DatasetConfig, item: ItemSpec) -> Inputs {
@@ -567,7 +579,12 @@ impl Inputs {
     pub fn read(&self, most: usize) -> Result<InputBatch, DataError> {
         let n = self.n_images();
         if n > most {
-            let problem = format!("{n} images, expected at most {most} here");
+            let problem = match self.item.melody {
+                Some(_) => format!(
+                    "{n} melodies, expected at most {most} here; FILE#5 takes the one that begins with bar 5"
+                ),
+                None => format!("{n} {}, expected at most {most} here", self.item.noun(n)),
+            };
             return Err(wrong(&self.first_path(), problem));
         }
         let mut batches = self.batches(self.batch_size());

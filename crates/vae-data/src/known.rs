@@ -164,9 +164,10 @@ impl DatasetConfig {
                 ..arrays.identity()?
             });
         }
-        match &self.text {
-            Some(text) => Ok(unknown(&text.path)),
-            None => Ok(DatasetIdentity::default()),
+        match (&self.text, &self.melodies) {
+            (Some(text), _) => Ok(unknown(&text.path)),
+            (None, Some(melodies)) => Ok(unknown(&melodies.path)),
+            (None, None) => Ok(DatasetIdentity::default()),
         }
     }
 

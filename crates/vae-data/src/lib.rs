@@ -1,4 +1,4 @@
-//! Images, series, tables and texts for training a VAE, from files to batches on a device.
+//! Images, series, tables, sounds, texts and melodies for training a VAE, from files to batches on a device.
 //!
 //! ```text
 //! DatasetConfig --load--> Splits { train, test } --Batches--> [B, C, H, W] on the device
@@ -47,6 +47,7 @@ mod inputs;
 mod known;
 mod limits;
 pub mod loader;
+pub mod melodies;
 mod npz;
 mod pipeline;
 mod row_split;
@@ -70,6 +71,7 @@ pub use factors::{FactorSpace, Factors};
 pub use hold_out::HoldOut;
 pub use inputs::{InputBatch, InputBatches, Inputs, Split};
 pub use known::{DatasetIdentity, KnownDataset, RecognizedBy};
+pub use melodies::{MelodiesConfig, MelodyLine};
 pub use row_split::RowSplit;
 pub use sprites::SpritesConfig;
 pub use text::{
@@ -77,6 +79,6 @@ pub use text::{
 };
 pub use unread_files::UnreadFiles;
 pub use vae_base::{
-    ImageShape, ItemKind, ItemSpec, TextSpec, TextUnit, derive_seed, one_line, open_regular,
-    read_small, read_small_text,
+    ImageShape, ItemKind, ItemSpec, MelodySpec, TextSpec, TextUnit, derive_seed, one_line,
+    open_regular, read_small, read_small_text,
 };

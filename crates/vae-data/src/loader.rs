@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Device, Kind, Tensor};
-use vae_base::derive_seed;
-use vae_base::seed::flips;
+use vae_base::seed::{choice, flips};
+use vae_base::{MelodySpec, derive_seed};
 
 pub use crate::batch::Batch;
 
@@ -94,6 +94,8 @@ enum Order {
         order: Vec<i64>,
         /// Determines which images are mirrored, if the data set has random flips.
         flip_seed: u64,
+        /// Determines by how much each melody is moved.
+        transposition_seed: u64,
     },
 }
 
@@ -118,8 +120,8 @@ impl<'a> Batches<'a> {
         Batches::new(dataset, Order::Sequential, draws, batch_size, device)
     }
 
-    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. Random flips and binarization of an
-    /// image depend only on (`seed`, `epoch`, image).
+    /// Every image in the [`shuffled_order`] of `seed` and `epoch`, for training. Random flips, transposition and binarization of an
+    /// item depend only on (`seed`, `epoch`, item).
     ///
     /// # Panics
     /// If `batch_size` is 0.
@@ -133,6 +135,7 @@ impl<'a> Batches<'a> {
         let order = Order::Shuffled {
             order: shuffled_order(dataset.len(), seed, epoch),
             flip_seed: derive_seed(seed, epoch, "flip"),
+            transposition_seed: derive_seed(seed, epoch, "transposition"),
         };
         let draws = dataset
             .binarization()
@@ -180,7 +183,8 @@ impl<'a> Batches<'a> {
             Order::Sequential => (images.narrow(0, start as i64, (end - start) as i64), false),
             Order::Shuffled { order, .. } => {
                 let positions = Tensor::from_slice(&order[start..end]);
-                (images.index_select(0, &positions), true)
+                let chosen = images.index_select(0, &positions);
+                (self.transposed(chosen, &order[start..end]), true)
             }
         };
         match &self.draws {
@@ -191,6 +195,37 @@ impl<'a> Batches<'a> {
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
             None => batch.to_device_(self.device, images.kind(), false, !is_copy),
         }
+    }
+
+    /// The melodies at these positions as training sees them: each moved by a number of semitones that depends only on (seed,
+    /// epoch, position), each number that keeps it on the keys of a piano as likely as another. Other items are unchanged.
+    fn transposed(&self, items: Tensor, positions: &[i64]) -> Tensor {
+        let most = i64::from(self.dataset.transposition());
+        let Order::Shuffled {
+            transposition_seed, ..
+        } = self.order
+        else {
+            return items;
+        };
+        if most == 0 || self.dataset.item().melody.is_none() {
+            return items;
+        }
+        let size = items.size();
+        let mut tokens = vec![0_i64; items.numel()];
+        items.copy_data(&mut tokens, items.numel());
+        let n_steps = tokens.len() / positions.len().max(1);
+        for (melody, &position) in tokens.chunks_exact_mut(n_steps.max(1)).zip(positions) {
+            let pitches = || melody.iter().copied().filter(|&token| token >= 2);
+            let (Some(lowest), Some(highest)) = (pitches().min(), pitches().max()) else {
+                continue;
+            };
+            let down = most.min(lowest - 2);
+            let up = most.min(MelodySpec::VOCABULARY - 1 - highest);
+            let n = (down + up + 1) as u64;
+            let semitones = choice(transposition_seed, position as u64, n) as i64 - down;
+            MelodySpec::transpose(melody, semitones);
+        }
+        Tensor::from_slice(&tokens).view(size.as_slice())
     }
 
     /// Starts the threads that read the batches from `self.next` on.
@@ -459,6 +494,7 @@ mod tests {
         let order = Order::Shuffled {
             order: vec![99, 1],
             flip_seed: 0,
+            transposition_seed: 0,
         };
         let mut batches = Batches::new(&dataset, order, None, 1, Device::Cpu).skip(1);
         assert_eq!(numbers(batches.next().unwrap()), [1]);

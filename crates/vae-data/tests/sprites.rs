@@ -368,7 +368,7 @@ fn configs_are_checked() {
     assert!(error.contains("two sources of images"), "{error}");
     assert!(
         error.ends_with(
-            "[dataset.sprites], [dataset.arrays], [dataset.audio_folder] or [dataset.text]"
+            "[dataset.sprites], [dataset.arrays], [dataset.audio_folder], [dataset.text] or [dataset.melodies]"
         ),
         "{error}"
     );

@@ -119,7 +119,7 @@ pub fn figures(
     };
     let pictures = no_grad(|| -> Result<Vec<Picture>, EvalError> {
         let mut pictures = Vec::new();
-        if vae.item().is_tokens() {
+        if !vae.item().has_picture() {
             let centers = centers.iter();
             for centers in centers {
                 pictures.extend(latents(vae, &encoded, centers)?);

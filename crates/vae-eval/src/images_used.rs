@@ -22,6 +22,9 @@ pub struct ImagesUsed {
     pub n_available: usize,
     /// Channels, height, width.
     pub shape: [i64; 3],
+    /// What they are and how large, if they are no images: `texts of 33 tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<String>,
     /// The kind of their pixels.
     pub pixels: Pixels,
     /// The crop of a photo before it was resized.
@@ -138,6 +141,7 @@ impl ImagesUsed {
         let mut fields = serde_json::to_value(self).unwrap_or_default();
         if let Some(fields) = fields.as_object_mut() {
             fields.remove("trained_on");
+            fields.remove("items"); // Shape and fingerprint say the same.
             if let Some(dataset) = fields.get_mut("dataset").and_then(Value::as_object_mut) {
                 dataset.remove("recognized_by");
                 if self.dataset.name != KnownDataset::Unknown {
@@ -149,7 +153,7 @@ impl ImagesUsed {
     }
 }
 
-/// One line, such as `MNIST, first 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
+/// One line, such as `verses, 1489 test texts of 33 tokens` or `MNIST, first 1000 of 10000 test images of 1×28×28, dynamic (trained on gray)`.
 impl fmt::Display for ImagesUsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -159,6 +163,7 @@ impl fmt::Display for ImagesUsed {
             n_images,
             n_available,
             shape: [channels, height, width],
+            items,
             pixels,
             crop,
             trained_on,
@@ -166,6 +171,13 @@ impl fmt::Display for ImagesUsed {
         write!(f, "{dataset}, ")?;
         if n_images < n_available {
             write!(f, "first {n_images} of ")?;
+        }
+        if let Some(items) = items {
+            write!(f, "{n_available} {split} {items}")?;
+            return match trained_on.dataset.to_string() == dataset.to_string() {
+                true => Ok(()),
+                false => write!(f, " (trained on {})", trained_on.dataset),
+            };
         }
         write!(
             f,

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::Vae;
+use vae_model::{MelodySpec, Vae};
 
 use crate::annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 use crate::importance::{dataset_bounds, sampling_error};
@@ -28,7 +28,7 @@ impl Default for LikelihoodOptions {
     }
 }
 
-/// Measures the elbo and its terms, the importance-weighted bound of log p(x), bits per dimension if the likelihood is of
+/// Measures the elbo and its terms, of sequences of tokens how many are reconstructed, the importance-weighted bound of log p(x), bits per dimension if the likelihood is of
 /// 8-bit pixels, and annealed importance sampling if requested. The model is in [`vae_model::Mode::Evaluate`]. All draws
 /// depend only on `seed`.
 ///
@@ -51,7 +51,10 @@ fn findings(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
-    let mut findings = Findings::default();
+    let mut findings = Findings {
+        measures: token_accuracy(vae, dataset)?,
+        ..Findings::default()
+    };
     if !vae.config().likelihood.is_distribution() && vae.own_parts().is_empty() {
         let reason = "likelihood.spectral is a distance and no likelihood, so there is no elbo";
         let nll = "nll".to_owned();
@@ -73,6 +76,7 @@ fn findings(
         n_samples: k,
         n_images: None,
     };
+    let accuracy = std::mem::take(&mut findings.measures);
     findings.measures = vec![
         nats("elbo", "elbo", &elbo)
             .higher_is_better()
@@ -95,6 +99,7 @@ fn findings(
     findings
         .measures
         .extend(perplexity.map(|measure| measure.protocol(bound.clone())));
+    findings.measures.extend(accuracy);
     if let Some(bits) = bits {
         let bits = Measure::new("bits_per_dim", "bits per dimension", bits)
             .unit("bits/dim")
@@ -151,6 +156,91 @@ fn perplexity(vae: &Vae, dataset: &Dataset, nll: f64) -> Result<Option<Measure>,
         .lower_is_better()
         .note(format!("{per_item:.1} tokens per item"));
     Ok(Some(measure))
+}
+
+/// Of sequences of tokens: the shares of tokens that are reconstructed, teacher-forced and free running, and of whole items; else
+/// nothing.
+fn token_accuracy(vae: &Vae, dataset: &Dataset) -> Result<Vec<Measure>, EvalError> {
+    if !vae.item().is_tokens() || !vae.has_encoder() {
+        return Ok(Vec::new());
+    }
+    let is_melody = vae.item().melody.is_some();
+    let (mut n_tokens, mut n_notes, mut n_whole) = (0_i64, 0_i64, 0_i64);
+    // Teacher-forced and free running: of all tokens, and of those that begin a note.
+    let (mut n_hits, mut n_note_hits) = ([0_i64; 2], [0_i64; 2]);
+    for batch in Batches::sequential(dataset, 250, vae.device()) {
+        let batch = batch?;
+        let condition = batch.condition.as_ref();
+        no_grad(|| -> Result<(), EvalError> {
+            let (Some(n_of_items), Some(forced)) = (
+                vae.n_tokens(&batch.items),
+                vae.teacher_forced_tokens((&batch.items, condition))?,
+            ) else {
+                return Ok(());
+            };
+            let tokens = batch.items.flatten(1, -1); // [B, T]
+            let places = Tensor::arange(tokens.size()[1], (Kind::Int64, vae.device()));
+            let is_own = places.unsqueeze(0).lt_tensor(&n_of_items.unsqueeze(1)); // [B, T]
+            let centers = vae.encode((&batch.items, condition))?.center();
+            let free = vae.decode((&centers, condition))?.flatten(1, -1);
+            let is_note = tokens.gt(MelodySpec::REST);
+            let count = |mask: &Tensor| mask.sum(Kind::Int64).int64_value(&[]);
+            n_tokens += count(&is_own);
+            n_notes += count(&is_note);
+            for (i, found) in [&forced, &free].into_iter().enumerate() {
+                let hits = found.eq_tensor(&tokens).logical_and(&is_own);
+                n_hits[i] += count(&hits);
+                n_note_hits[i] += count(&hits.logical_and(&is_note));
+            }
+            let is_right = free.eq_tensor(&tokens).logical_or(&is_own.logical_not());
+            n_whole += count(&is_right.all_dim(-1, false));
+            Ok(())
+        })?;
+    }
+    let share = |n: i64, of: i64| n as f64 / of.max(1) as f64;
+    let measure = |name: &str, label: &str, value, teacher_forced| {
+        Measure::new(name, label, value)
+            .higher_is_better()
+            .protocol(Protocol::TokenAccuracy { teacher_forced })
+    };
+    let mut measures = vec![
+        measure(
+            "token_accuracy_teacher_forced",
+            "token accuracy, teacher-forced",
+            share(n_hits[0], n_tokens),
+            true,
+        ),
+        measure(
+            "token_accuracy_free_running",
+            "token accuracy, free running",
+            share(n_hits[1], n_tokens),
+            false,
+        ),
+        measure(
+            "whole_items_free_running",
+            "items without a wrong token, free running",
+            share(n_whole, dataset.len() as i64),
+            false,
+        ),
+    ];
+    if is_melody {
+        let per_item = n_notes as f64 / dataset.len().max(1) as f64;
+        let notes = [
+            (
+                "note_accuracy_teacher_forced",
+                "notes, teacher-forced",
+                true,
+            ),
+            ("note_accuracy_free_running", "notes, free running", false),
+        ];
+        let of_notes = notes.into_iter().zip(n_note_hits);
+        measures.extend(of_notes.map(|((name, label, teacher_forced), n_hits)| {
+            measure(name, label, share(n_hits, n_notes), teacher_forced).note(format!(
+                "of the steps at which a note begins, {per_item:.1} per item"
+            ))
+        }));
+    }
+    Ok(measures)
 }
 
 fn annealed_measures(

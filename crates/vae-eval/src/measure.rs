@@ -234,6 +234,7 @@ mod tests {
             n_images: 10,
             n_available: 10,
             shape: [1, 28, 28],
+            items: None,
             pixels: Pixels::Gray,
             crop: None,
             trained_on: TrainedOn {

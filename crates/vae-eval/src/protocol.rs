@@ -90,6 +90,11 @@ pub enum Protocol {
         /// The training sounds that it is fitted on.
         n_train_images: usize,
     },
+    /// The share of tokens that are the most likely ones at the posterior's center.
+    TokenAccuracy {
+        /// Whether the decoder sees the true tokens before each one, or those that it gave itself.
+        teacher_forced: bool,
+    },
     /// New images of given classes, and the share that a classifier assigns to those classes.
     Recognized {
         /// The classifier.
@@ -456,6 +461,15 @@ impl fmt::Display for Protocol {
                 f,
                 "{of}, by softmax regression of spectrograms averaged to {bands}×{frames}, fitted on \
                  {n_train_images} training sounds"
+            ),
+            Self::TokenAccuracy { teacher_forced } => write!(
+                f,
+                "the most likely tokens of the posterior's center against the held-out ones, up to their end; the decoder sees \
+                 {}",
+                match teacher_forced {
+                    true => "the true tokens before each one (teacher forcing)",
+                    false => "its own tokens (free running)",
+                }
             ),
             Self::ActiveUnits {
                 n_images,

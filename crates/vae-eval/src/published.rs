@@ -535,6 +535,7 @@ mod tests {
             n_images: 10_000,
             n_available: 10_000,
             shape: [1, 28, 28],
+            items: None,
             pixels,
             crop: None,
             trained_on: TrainedOn {

@@ -217,6 +217,7 @@ mod tests {
             n_images: 3,
             n_available: 10,
             shape: [1, 28, 28],
+            items: None,
             pixels: Pixels::Dynamic,
             crop: None,
             trained_on: TrainedOn {
@@ -225,6 +226,20 @@ mod tests {
                 pixels: Pixels::Gray,
             },
         }
+    }
+
+    #[test]
+    fn items_that_are_no_images_are_called_what_they_are() {
+        let texts = ImagesUsed {
+            items: Some("texts of at most 33 tokens".to_owned()),
+            ..images()
+        };
+        let said = texts.to_string();
+        assert!(
+            said.ends_with("10 test texts of at most 33 tokens"),
+            "{said}"
+        );
+        assert_eq!(texts.identifying(), images().identifying());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use vae_data::{Binarization, Dataset, DatasetConfig, ImageShape};
-use vae_model::Vae;
+use vae_model::{ItemKind, ItemSpec, Vae};
 use vae_run::{OpenCheckpoint, RunConfig, RunDir};
 
 use crate::{EvalError, ImagesUsed, Pixels, SplitUsed, Subject, TrainedOn};
@@ -82,6 +82,7 @@ impl ImagesUsed {
             n_images,
             n_available: test.len(),
             shape: [channels, height, width],
+            items: items_in_words(test.item()),
             pixels: pixels(test, source)?,
             crop: config.framing().crop,
             trained_on: TrainedOn {
@@ -91,6 +92,22 @@ impl ImagesUsed {
             },
         })
     }
+}
+
+/// What items other than images are, and their size.
+fn items_in_words(item: &ItemSpec) -> Option<String> {
+    let noun = item.noun(2);
+    Some(match item.kind {
+        ItemKind::Image => return None,
+        ItemKind::Tokens { end: None, .. } if item.melody.is_some() => {
+            format!("{noun} of {item} steps")
+        }
+        ItemKind::Tokens { end: Some(_), .. } => format!("{noun} of at most {item} tokens"),
+        ItemKind::Tokens { .. } => format!("{noun} of {item} tokens"),
+        ItemKind::Sound { rate } => format!("{noun} of {item} samples at {rate} Hz"),
+        _ if item.spectrogram.is_some() => format!("{noun}, spectrograms of {item}"),
+        _ => format!("{noun} of {item}"),
+    })
 }
 
 /// The kind of a data set's pixels.

@@ -6,11 +6,12 @@ use std::f64::consts::PI;
 
 use common::{MNIST, config, digits, trained};
 use tch::{Device, Kind, Tensor, no_grad};
+use vae_data::Dataset;
 use vae_eval::{
     AnnealedSampling, ImageBounds, LikelihoodOptions, Protocol, annealed_bounds, dataset_bounds,
     exact_log_prob, image_bounds, measure_likelihood,
 };
-use vae_model::{ImageShape, ModelConfig, Vae};
+use vae_model::{ImageShape, ItemSpec, MelodySpec, ModelConfig, Vae};
 
 const LINEAR: &str = "
     [model]
@@ -352,4 +353,59 @@ fn a_sphere_has_no_annealing_and_a_deterministic_posterior_no_likelihood() {
     let findings =
         measure_likelihood(&vae, &splits.test, &options, 0, &mut |_, _, _| ()).expect("findings");
     assert!(findings.measures.is_empty() && findings.not_measured.contains_key("nll"));
+}
+
+/// A decoder that always gives the same token is right as often as that token occurs.
+#[test]
+fn the_accuracy_of_a_model_by_hand_is_the_share_of_its_token() {
+    let spec = MelodySpec {
+        bars: 1,
+        steps_per_bar: 4,
+        meter: [4, 4],
+    };
+    let rows = [[40_i64, 0, 0, 40], [0, 0, 0, 0], [1, 0, 40, 41]];
+    let items = Tensor::from_slice(&rows.concat()).view([3, 1, 1, 4]);
+    let item = ItemSpec::of_melodies(spec);
+    let dataset = Dataset::of_items(item.clone(), items, None).unwrap();
+    let text =
+        "latent_dims = 2\nlikelihood = 'categorical'\nnetwork.recurrent = { decoder_hidden = 3 }";
+    let config: ModelConfig = toml::from_str(text).unwrap();
+    for (token, of_tokens, of_notes, whole) in
+        [(0, 7.0, 0.0, 1.0), (40, 3.0, 3.0, 0.0), (5, 0.0, 0.0, 0.0)]
+    {
+        let vae = Vae::new(&config, item.clone(), Device::Cpu, 1).unwrap();
+        for (name, mut variable) in vae.trainable_variables() {
+            no_grad(|| {
+                let _ = variable.zero_();
+                if name == "decoder.logits.bias" {
+                    let _ = variable.narrow(0, token, 1).fill_(3.0);
+                }
+            });
+        }
+        let options = LikelihoodOptions {
+            n_samples: 2,
+            annealed: None,
+        };
+        let findings = measure_likelihood(&vae, &dataset, &options, 1, &mut |_, _, _| {}).unwrap();
+        let of = |name: &str| {
+            let measure = findings
+                .measures
+                .iter()
+                .find(|measure| measure.name == name);
+            measure.expect(name).value
+        };
+        for how in ["teacher_forced", "free_running"] {
+            let found = of(&format!("token_accuracy_{how}"));
+            assert!(
+                (found - of_tokens / 12.0).abs() < 1e-12,
+                "{token} {how}: {found}"
+            );
+            let found = of(&format!("note_accuracy_{how}"));
+            assert!(
+                (found - of_notes / 4.0).abs() < 1e-12,
+                "{token} {how}: {found}"
+            );
+        }
+        assert!((of("whole_items_free_running") - whole / 3.0).abs() < 1e-12);
+    }
 }

@@ -25,6 +25,7 @@ fn report() -> Report {
         n_images: 1000,
         n_available: 10_000,
         shape: [1, 28, 28],
+        items: None,
         pixels: Pixels::Dynamic,
         crop: Some(Crop::Center { fraction: 0.5 }),
         trained_on: TrainedOn {

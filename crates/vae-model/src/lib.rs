@@ -100,11 +100,11 @@ pub use likelihood::{
 };
 pub use mode::Mode;
 pub use network::{
-    AutoencoderKlConfig, AutoencoderTinyConfig, Conv1dConfig, ConvBatchNormConfig, ConvConfig,
-    ConvDiscriminatorConfig, DcganConfig, DecoderSteps, DiscriminatorConfig, DiscriminatorNorm,
-    Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network, NetworkConfig,
-    RecurrentConfig, ResidualConfig, ResidualDiscriminatorConfig, SequentialDecoder, TopDownConfig,
-    TransformerConfig, is_layer_weight,
+    AutoencoderKlConfig, AutoencoderTinyConfig, ConductorConfig, Conv1dConfig, ConvBatchNormConfig,
+    ConvConfig, ConvDiscriminatorConfig, DcganConfig, DecoderSteps, DiscriminatorConfig,
+    DiscriminatorNorm, Initialization, Judgement, MlpConfig, MlpDiscriminatorConfig, Network,
+    NetworkConfig, RecurrentConfig, ResidualConfig, ResidualDiscriminatorConfig, SequentialDecoder,
+    TopDownConfig, TransformerConfig, is_layer_weight,
 };
 pub use objective::{
     AdversarialConfig, AdversarialLoss, AggregateSampling, Augmentation, BetaByGroupConfig,
@@ -142,7 +142,7 @@ pub use topology::{LadderConfig, TopologyConfig};
 pub use vae::{Draws, ElboTerms, Vae};
 pub use vae_base::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
-    Spectrogram, Standardization, TextSpec, TextUnit, files, write_whole,
+    MelodyNote, MelodySpec, Spectrogram, Standardization, TextSpec, TextUnit, files, write_whole,
 };
 pub use vae_torch::Generator;
 pub use watch::first_non_finite;

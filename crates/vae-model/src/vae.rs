@@ -1045,6 +1045,26 @@ impl Vae {
         Ok(log_prob.map(|log_prob| -self.units.value_density(log_prob.squeeze_dim(0))))
     }
 
+    /// The most likely token at each step of items `[B, 1, 1, T]`, i64 `[B, T]`, at the center of q(z|x), given the item's own
+    /// tokens before it (teacher forcing). `None` for items other than tokens.
+    ///
+    /// # Errors
+    /// Items of another shape or kind, or a condition that does not fit the model.
+    pub fn teacher_forced_tokens<'a>(
+        &self,
+        items: impl Into<Conditioned<'a>>,
+    ) -> Result<Option<Tensor>, ModelError> {
+        self.check_encoder()?;
+        if !self.data.item.is_tokens() {
+            return Ok(None);
+        }
+        let (targets, features) = self.scaled(items.into())?;
+        let posterior = self.posterior(&targets, features.as_ref());
+        let (center, features) = (posterior.center(), features.as_ref());
+        let params = self.decoded_given(&center, features, &targets, Mode::Evaluate, None); // [B, V, 1, T]
+        Ok(Some(params.argmax(1, false).flatten(1, -1)))
+    }
+
     /// The mean items of draws, `[K, B, C, H, W]`: images in `[0, 1]`, arrays in their own unit.
     pub fn mean_images(&self, draws: &Draws) -> Tensor {
         let images = self.mean_items(&draws.params.flatten(0, 1));

@@ -5,11 +5,16 @@ use vae_model::{
     Drawing, ItemKind, ItemSpec, Mode, ModelConfig, ModelError, Part, TextSpec, TextUnit, Vae,
 };
 
-const NETWORKS: [&str; 3] = [
+const NETWORKS: [&str; 5] = [
     "network.recurrent = { embedding = 5, encoder_hidden = 6, decoder_hidden = 7 }",
     "network.recurrent = { embedding = 4, encoder_hidden = 3, decoder_hidden = 5, decoder_layers = 2 }",
     "network.transformer = { width = 8, heads = 2, feed_forward = 12 }",
+    CONDUCTED,
+    "network.recurrent = { decoder_hidden = 5, decoder_layers = 2, conductor = { steps = 1, hidden = 3 } }",
 ];
+
+/// Parts of two tokens, of which the last one may be shorter.
+const CONDUCTED: &str = "network.recurrent = { embedding = 4, decoder_hidden = 6, conductor = { steps = 2, hidden = 3 } }";
 
 /// Sequences of at most T tokens, of which 0 is the end.
 fn item(vocabulary: i64, length: i64) -> ItemSpec {
@@ -172,7 +177,7 @@ fn what_follows_the_end_says_nothing_and_what_precedes_it_does() {
 
 #[test]
 fn a_longer_grid_changes_nothing() {
-    for network in &NETWORKS[..2] {
+    for network in [NETWORKS[0], NETWORKS[1], CONDUCTED] {
         let [short, long] = [4, 9].map(|length| model(network, item(4, length)));
         let rows = [
             tokens(&[&[2, 3, 1, 0]]),
@@ -247,14 +252,70 @@ fn word_dropout_is_for_training_and_follows_from_the_generator() {
 
 #[test]
 fn a_language_model_ignores_the_latents_and_the_rest_is_the_same() {
-    for network in ["recurrent", "transformer"] {
-        let text = |without: bool| format!("network.{network} = {{ without_latents = {without} }}");
+    for network in [
+        "recurrent = { ",
+        "transformer = { ",
+        "recurrent = { conductor = { steps = 2 }, ",
+    ] {
+        let text = |without: bool| format!("network.{network}without_latents = {without} }}");
         let [with, without] = [false, true].map(|without| model(&text(without), item(3, 3)));
         assert_eq!(with.n_parameters(), without.n_parameters());
         let items = all_items();
         let of = |vae: &Vae, latent| log_px(vae, &items, latent);
         assert_eq!(of(&without, -1.0), of(&without, 2.0));
         assert!(largest(&(of(&without, 1.0) - of(&with, 0.0))) < 1e-6);
+    }
+}
+
+/// The gradient of the likelihood reaches everything that a conducted decoder has.
+#[test]
+fn gradients_flow_through_the_conductor() {
+    let vae = model(CONDUCTED, item(4, 5));
+    let items = tokens(&[&[1, 2, 3, 1, 2], &[3, 3, 1, 2, 1]]);
+    let draws = vae
+        .draw(&items, 1, Mode::Train, &mut vae.generator(1))
+        .expect("draws");
+    draws.log_px_z.sum(Kind::Float).backward();
+    for (name, variable) in vae.trainable_variables() {
+        let gradient = variable.grad();
+        assert!(gradient.defined(), "{name}");
+        assert!(largest(&gradient) > 0.0, "{name}: no gradient");
+    }
+    // By a finite difference, of the conductor's weights.
+    let latents = Tensor::from_slice(&[0.3_f32, -0.8]).view([1, 2, 1]);
+    let log_px = || {
+        let (log_px, _) = vae.log_joint(&items, &latents).expect("known");
+        log_px.sum(Kind::Double)
+    };
+    for name in [
+        "decoder.conductor.lstm.0.state.weight",
+        "decoder.conductor.state.weight",
+    ] {
+        let variables = vae.trainable_variables();
+        let (_, variable) = variables
+            .iter()
+            .find(|(found, _)| found == name)
+            .expect("there");
+        let mut variable = variable.shallow_clone();
+        variable.zero_grad();
+        log_px().backward();
+        let gradient = variable.grad().double_value(&[1, 0]);
+        let step = 1e-2;
+        let at = |by: f64, variable: &mut Tensor| {
+            no_grad(|| {
+                let mut one = variable.narrow(0, 1, 1).narrow(1, 0, 1);
+                let _ = one.g_add_scalar_(by);
+                log_px().double_value(&[])
+            })
+        };
+        let above = at(step, &mut variable);
+        let below = at(-2.0 * step, &mut variable);
+        at(step, &mut variable);
+        let difference = (above - below) / (2.0 * step);
+        assert!(
+            (difference - gradient).abs() < 2e-3 + 0.02 * gradient.abs(),
+            "{name}: {difference} {gradient}"
+        );
     }
 }
 
@@ -403,6 +464,11 @@ fn parts_that_are_not_for_tokens_are_refused_and_the_other_way_round() {
             "likelihood = 'categorical'\nnetwork.recurrent.word_dropout = 1.5",
             &sequence,
             "model.network.recurrent.word_dropout: found 1.5",
+        ),
+        (
+            "likelihood = 'categorical'\nnetwork.recurrent.conductor = { steps = 0 }",
+            &sequence,
+            "model.network.recurrent.conductor.steps: found 0",
         ),
         (
             "likelihood = 'categorical'\nnetwork.transformer = { width = 10, heads = 4 }",

@@ -341,6 +341,12 @@ fn every_example_is_a_config() {
                     false => "[dataset.text]\npath = 'verses.txt'\n",
                 }
             }
+            key if key.starts_with("dataset.melodies.") => {
+                match setting.toml().starts_with("[dataset.melodies]\n") {
+                    true => "path = 'tunes'\n",
+                    false => "[dataset.melodies]\npath = 'tunes'\n",
+                }
+            }
             "dataset.arrays.train" => "",
             "dataset.arrays.test" => "[dataset.arrays]\ntrain = 'train.npy'\n",
             key if key.starts_with("dataset.arrays.") => "train = 'train.npy'\n",
@@ -390,6 +396,7 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.audio_folder.workers",
             "dataset.text.path",
             "dataset.text.test",
+            "dataset.melodies.path",
             "training.epochs",
             "training.log_every",
             "pictures",

@@ -6,6 +6,7 @@
 //! - [`Stft`]: the short-time Fourier transform and its inverse;
 //! - [`MelBank`]: the powers of mel bands, and powers of frequencies that have them;
 //! - [`LogMel`]: log-mel spectrograms of sound, and sound that has them (Griffin & Lim);
+//! - [`synth`]: notes as sound;
 //! - [`wav`]: writes WAV files.
 
 mod clip;
@@ -15,6 +16,7 @@ mod log_mel;
 mod mel;
 mod resample;
 mod stft;
+pub mod synth;
 pub mod wav;
 
 pub use clip::{Alignment, ClipSpec};
@@ -24,3 +26,4 @@ pub use log_mel::{LogMel, log_spectral_distance};
 pub use mel::MelBank;
 pub use resample::resample;
 pub use stft::Stft;
+pub use synth::Tone;

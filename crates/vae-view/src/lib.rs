@@ -11,6 +11,7 @@ pub mod format;
 pub mod labeled;
 pub mod latent;
 pub mod levels;
+mod melody;
 pub mod picture;
 mod recorder;
 pub mod sound;
@@ -20,6 +21,7 @@ pub mod ticks;
 mod tile;
 
 pub use error::ViewError;
+pub use melody::midi;
 pub use recorder::Plot;
 pub use texts::texts;
 pub use tile::{as_decoded, tiles};

@@ -1,4 +1,5 @@
-//! Sound of items: that of spectrograms by the algorithm of Griffin & Lim, that of samples as it is.
+//! Sound of items: that of spectrograms by the algorithm of Griffin & Lim, that of melodies by a synthesizer, that of samples as it
+//! is.
 
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use vae_run::RunError;
 use vae_sound::{GriffinLim, LogMel, wav};
 
 use crate::ViewError;
+use crate::melody::{RATE, heard};
 
 /// Seconds of silence between sounds that follow one another.
 const PAUSE: f64 = 0.15;
@@ -58,11 +60,20 @@ impl Sound {
 }
 
 /// The sounds of items `[N, C, H, W]` as a model decodes them ([`crate::as_decoded`] converts those of a data set), of a
-/// `spec` that has a rate. The same items give the same sounds.
+/// `spec` that has sound: samples, spectrograms, or melodies, which a simple synthesizer plays. The same items give the same
+/// sounds.
 ///
 /// # Errors
 /// The items are no sound, or of another shape.
 pub fn sounds(spec: &ItemSpec, items: &Tensor) -> Result<Vec<Sound>, ViewError> {
+    if let Some(melody) = &spec.melody {
+        let all = heard(melody, items)?.into_iter();
+        let sound = |samples| Sound {
+            rate: RATE,
+            channels: vec![samples],
+        };
+        return Ok(all.map(sound).collect());
+    }
     let Some(rate) = spec.rate() else {
         return Err(ViewError::Plot("these items are no sound".to_owned()));
     };

@@ -6,6 +6,7 @@ use vae_model::{ItemKind, ItemSpec, Standardization};
 
 use crate::ViewError;
 use crate::chart::{COLORS, GRID, SCALE};
+use crate::melody::piano_rolls;
 use crate::sound::shown_spectrograms;
 
 /// The height in pixels of a tile with curves.
@@ -42,11 +43,14 @@ pub fn as_decoded(item: &ItemSpec, items: &Tensor) -> Tensor {
 /// bottom. Other arrays `[C, H, W]` are shown as images from dark (3 standard deviations below the training data's
 /// mean) to light. Series `[C, T]` are curves, one color per channel, on axes of 3 standard deviations around the mean, which
 /// is a gray line; with more than six channels they are a color map with a row for each. Vectors are bars, or a curve if they
-/// have more than 32 values. If the model has no statistics, those of these items are used. Missing values are gaps.
+/// have more than 32 values. Melodies are piano rolls. If the model has no statistics, those of these items are used. Missing values are gaps.
 ///
 /// # Errors
-/// Items of another shape, or tokens, which have no picture; the plotter refuses.
+/// Items of another shape, or tokens other than melodies, which have no picture; the plotter refuses.
 pub fn tiles(item: &ItemSpec, items: &Tensor) -> Result<Tensor, ViewError> {
+    if let Some(melody) = &item.melody {
+        return piano_rolls(melody, items);
+    }
     if item.is_tokens() {
         return Err(ViewError::Tokens);
     }

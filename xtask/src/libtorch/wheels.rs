@@ -8,12 +8,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{VERSION, archive, remake};
-use crate::{cargo, checksum};
+use crate::checksum;
+use crate::pip::{Pip, the_wheel_in};
 
 /// The folder, made of the wheels, that becomes LIBTORCH.
 pub(super) const CUDA_FOLDER: &str = "torch";
@@ -33,7 +34,7 @@ pub(super) fn build(cuda: bool, downloads: &Path, tree: &Path) -> Result<()> {
     let pip = Pip::find()?;
     let mut paths = Vec::new();
     for wheel in cpu_wheels.iter().chain(extra) {
-        paths.push(pip.fetch(wheel, downloads)?);
+        paths.push(fetch(&pip, wheel, downloads)?);
     }
     for path in &paths {
         let place = if cuda { in_cuda_layout } else { in_cpu_layout };
@@ -127,91 +128,44 @@ fn link_stub(lib: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The way to call pip here.
-struct Pip(&'static [&'static str]);
-
-impl Pip {
-    fn find() -> Result<Self> {
-        let ways: [&[&str]; 4] = [
-            &["python3", "-m", "pip"],
-            &["python", "-m", "pip"],
-            &["pip3"],
-            &["pip"],
-        ];
-        for way in ways {
-            let mut command = Command::new(way[0]);
-            command
-                .args(&way[1..])
-                .arg("--version")
-                .stdin(Stdio::null());
-            if command.output().is_ok_and(|output| output.status.success()) {
-                return Ok(Self(way));
-            }
-        }
-        bail!("no pip found (tried python3 -m pip, python -m pip, pip3, pip)")
+/// The wheel's file in `downloads`, fetched unless it is there already.
+fn fetch(pip: &Pip, wheel: &Wheel, downloads: &Path) -> Result<PathBuf> {
+    let kept = downloads.join(format!("{}.whl", wheel.requirement.replace("==", "-")));
+    if kept.is_file() && checksum::of_file(&kept)? == wheel.sha256 {
+        eprintln!("  {} is here already", wheel.requirement);
+        return Ok(kept);
     }
-
-    /// The wheel's file in `downloads`, fetched unless it is there already.
-    fn fetch(&self, wheel: &Wheel, downloads: &Path) -> Result<PathBuf> {
-        let kept = downloads.join(format!("{}.whl", wheel.requirement.replace("==", "-")));
-        if kept.is_file() && checksum::of_file(&kept)? == wheel.sha256 {
-            eprintln!("  {} is here already", wheel.requirement);
-            return Ok(kept);
-        }
-        // A folder of its own tells which file pip brings. What an interrupted call left there may
-        // be the whole wheel, or a part of it: pip copies.
-        let incoming = downloads.join("incoming");
-        if let Ok(arrived) = the_wheel_in(&incoming)
-            && checksum::of_file(&arrived)? == wheel.sha256
-        {
-            eprintln!("  {} is here already", wheel.requirement);
-            return keep(&arrived, kept);
-        }
-        remake(&incoming)?;
-        eprintln!("  {} through pip …", wheel.requirement);
-        let mut command = Command::new(self.0[0]);
-        command
-            .args(&self.0[1..])
-            .args(["download", "--no-deps", "--only-binary=:all:", "--no-input"])
-            .args(["--disable-pip-version-check", "--retries=2", "--timeout=20"])
-            .args([
-                "--python-version=3.11",
-                "--implementation=cp",
-                "--abi=cp311",
-            ])
-            .arg(format!("--platform={}", wheel.platform))
-            .arg("--dest")
-            .arg(&incoming)
-            .arg(wheel.requirement)
-            // The system's temporary folder is often a memory file system, too small for this.
-            .env("TMPDIR", &incoming)
-            .stdin(Stdio::null())
-            .stdout(std::io::stderr());
-        cargo::run("pip download", &mut command)?;
-        let arrived = the_wheel_in(&incoming)?;
-        let sha256 = checksum::of_file(&arrived)?;
-        ensure!(
-            sha256 == wheel.sha256,
-            "pip's {} has SHA-256 {sha256}, expected {}; refused",
-            wheel.requirement,
-            wheel.sha256
-        );
-        keep(&arrived, kept)
+    // A folder of its own tells which file pip brings. What an interrupted call left there may
+    // be the whole wheel, or a part of it: pip copies.
+    let incoming = downloads.join("incoming");
+    if let Ok(arrived) = the_wheel_in(&incoming)
+        && checksum::of_file(&arrived)? == wheel.sha256
+    {
+        eprintln!("  {} is here already", wheel.requirement);
+        return keep(&arrived, kept);
     }
+    remake(&incoming)?;
+    eprintln!("  {} through pip …", wheel.requirement);
+    let options = [
+        "--python-version=3.11".to_owned(),
+        "--implementation=cp".to_owned(),
+        "--abi=cp311".to_owned(),
+        format!("--platform={}", wheel.platform),
+    ];
+    let arrived = pip.download(wheel.requirement, &options, &incoming)?;
+    let sha256 = checksum::of_file(&arrived)?;
+    ensure!(
+        sha256 == wheel.sha256,
+        "pip's {} has SHA-256 {sha256}, expected {}; refused",
+        wheel.requirement,
+        wheel.sha256
+    );
+    keep(&arrived, kept)
 }
 
 fn keep(arrived: &Path, kept: PathBuf) -> Result<PathBuf> {
     fs::rename(arrived, &kept).with_context(|| format!("cannot move {}", arrived.display()))?;
     Ok(kept)
-}
-
-fn the_wheel_in(folder: &Path) -> Result<PathBuf> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .context("pip downloaded no wheel")
 }
 
 /// One wheel, pinned to the byte.

@@ -15,13 +15,13 @@ use vae_view::labeled::Labeled;
 use vae_view::latent::plot::percent;
 use vae_view::latent::{self, Direction, DirectionStore, Labels, Learner, Method};
 use vae_view::picture::{self, Pixels};
-use vae_view::sound::sounds;
 use vae_view::ticks::decimal;
+
 use vae_view::tiles;
 
 use super::place::{Place, Places};
 use super::sample::save_each;
-use super::sounds::{Out, save_folder};
+use super::sounds::{self, Out};
 use super::{
     LookArgs, RunArgs, judge, labels, name_of, picture_name, place, print_file, subject, table,
 };
@@ -489,17 +489,17 @@ fn apply(run: &Session, args: ApplyArgs) -> Result<()> {
         let picture = args.look.draw(&labeled, &grid, columns)?;
         match Out::of(item, out)? {
             Out::Folder => {
-                let (before, after) = (sounds(item, &items)?, sounds(item, &changed)?);
-                let pairs = before.iter().zip(&after).zip(1..);
-                let named: Vec<_> = pairs
-                    .flat_map(|((before, after), i)| {
+                let n = items.size()[0];
+                let both = Tensor::cat(&[&items, &changed], 0);
+                let named: Vec<sounds::Named> = (0..n)
+                    .flat_map(|i| {
                         [
-                            (format!("{i:04}-before"), before),
-                            (format!("{i:04}-after"), after),
+                            (format!("{:04}-before", i + 1), vec![i]),
+                            (format!("{:04}-after", i + 1), vec![n + i]),
                         ]
                     })
                     .collect();
-                files.extend(save_folder(&named, &picture, out)?);
+                files.extend(sounds::save_folder(item, &both, &named, &picture, out)?);
             }
             _ => {
                 picture::save(&picture, out)?;

@@ -205,6 +205,7 @@ fn stats(args: &ConfigArgs) -> Result<Done> {
         "test": numbers(test)?,
         "partition_file": report.partition_file,
         "images_in_no_split": report.n_unlisted,
+        "tunes_left_out": report.left_out.iter().cloned().collect::<BTreeMap<_, _>>(),
         "attributes_file": report.attributes_file,
         "images_without_attributes": report.n_without_attributes,
         "attributes_of_train": attributes,

@@ -11,10 +11,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_run::Session;
 use vae_view::format::{Content, check_name};
-use vae_view::sound::sounds;
 use vae_view::{picture, tiles};
 
-use super::sounds::{Out, is_wav, save_one};
+use super::sounds::{self, Out, is_track};
 use super::{RunArgs, items_file, texts};
 use crate::Done;
 use crate::arrays::{CODE, Latents, LatentsReader, MEAN};
@@ -49,10 +48,14 @@ pub(crate) struct Args {
     #[arg(value_name = "LATENTS")]
     latents: PathBuf,
 
-    /// A folder for a PNG of each latent (of a model of sound also a WAV file), new or empty; or, ending in .png, one picture of
-    /// all (at most 10,000); or, ending in .npy, an array of the items; or, ending in .wav, all sounds one after another; of texts
-    /// a text, ending in .txt
-    #[arg(long, short, value_name = "DIR|FILE.png|FILE.npy|FILE.wav|FILE.txt")]
+    /// A folder for a PNG of each latent (of a model of sound also a WAV file, of melodies also a MIDI file), new or empty; or, ending in .png, one picture of
+    /// all (at most 10,000); or, ending in .npy, an array of the items; or, ending in .wav (of melodies also .mid), all sounds one
+    /// after another; of texts a text, ending in .txt
+    #[arg(
+        long,
+        short,
+        value_name = "DIR|FILE.png|FILE.npy|FILE.wav|FILE.mid|FILE.txt"
+    )]
     out: PathBuf,
 
     /// The file has codes instead of latents, for models whose latents are codes
@@ -95,8 +98,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     };
     let mut count = ImageCount::new(latents.n_rows());
-    let is_wav = Out::of(run.vae().item(), &args.out)? == Out::Wav;
-    let n_images = match is_picture || is_wav || has_texts || items_file::is_array(&args.out) {
+    let is_track = Out::of(run.vae().item(), &args.out)? == Out::Track;
+    let n_images = match is_picture || is_track || has_texts || items_file::is_array(&args.out) {
         true => one_file(&args, &run, &mut latents, &mut count)?,
         false => one_file_each(&args, &run, &mut latents, &mut count)?,
     };
@@ -167,7 +170,7 @@ fn one_file(
     }
     match items_file::is_array(&args.out) {
         true => items_file::save(run.vae().item(), &items, &args.out)?,
-        false if is_wav(&args.out) => save_one(&sounds(run.vae().item(), &items)?, &args.out)?,
+        false if is_track(&args.out) => sounds::save_track(run.vae().item(), &items, &args.out)?,
         false => {
             let tiles = tiles(run.vae().item(), &items)?;
             picture::save(&picture::grid(&tiles, columns, 2)?, &args.out)?;
@@ -207,10 +210,6 @@ fn one_file_each(
         let items = decoded(args, run, &rows)?;
         let item = run.vae().item();
         let images = tiles(item, &items)?;
-        let heard = match item.rate() {
-            Some(_) => sounds(item, &items)?,
-            None => Vec::new(),
-        };
         for i in 0..rows.n_rows {
             let row = n_images + i;
             let image = picture::grid(&images.narrow(0, i as i64, 1), 1, 0)?;
@@ -218,8 +217,10 @@ fn one_file_each(
             let asked = rows.names.as_ref().map(|names| names[i].as_str());
             let name = write_new(partial.path(), asked, row, &png)
                 .with_context(|| out.display().to_string())?;
-            if let Some(sound) = heard.get(i) {
-                sound.save(&partial.path().join(name.with_extension("wav")))?;
+            if item.has_sound() {
+                let stem = name.with_extension("").display().to_string();
+                let one = items.narrow(0, i as i64, 1);
+                sounds::save_each(item, &one, &[(stem, vec![0])], partial.path())?;
             }
             if let Some(asked) = asked
                 && safe_name(asked).as_ref() != Some(&name)

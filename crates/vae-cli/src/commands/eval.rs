@@ -340,7 +340,7 @@ fn measure(
             };
             measure_likelihood(vae, test, &options, args.seed, &mut progress)?
         }
-        Topic::Pictures if vae.item().rate().is_some() => return Ok(None),
+        Topic::Pictures if vae.item().has_sound() => return Ok(None),
         Topic::Sound if vae.item().rate().is_none() => return Ok(None),
         Topic::Sound => {
             let options = SoundOptions {

@@ -14,7 +14,7 @@ use vae_view::labeled::{Labeled, there_and_back};
 use vae_view::latent::{self, Blend};
 use vae_view::picture::{self, Pixels};
 use vae_view::ticks::decimal;
-use vae_view::{sound, tiles};
+use vae_view::tiles;
 
 use super::items_file::steps_or_array_name;
 use super::place::Place;
@@ -38,6 +38,7 @@ use crate::output::{self, out};
   vae interpolate runs/celeba a.jpg b.jpg c.jpg --steps 12 --slerp --gif way.gif
   vae interpolate runs/mnist z:-2,0 z:2,0 --steps 20 --out line.png
   vae interpolate runs/spoken-digits seven.wav test:3 --out morph/
+  vae interpolate runs/melodies test:3 test:8 --steps 7 --out morph/
   vae interpolate runs/verses \"And it came to pass.\" \"The LORD is my shepherd.\""
 )]
 pub(crate) struct Args {
@@ -57,8 +58,9 @@ pub(crate) struct Args {
     slerp: bool,
 
     /// A picture of all images (.png, .jpg, .webp), or of one after another (.gif, .apng, .mp4); of a model of sound also a folder
-    /// for the steps and the morph of one after another as WAV files, or one WAV file of the morph; of texts a text
-    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav|FILE.txt", value_parser = steps_or_array_name())]
+    /// for the steps and the morph of one after another as WAV files, or one WAV file of the morph; of melodies the same with MIDI
+    /// files; of texts a text
+    #[arg(long, short, value_name = "FILE.png|DIR|FILE.wav|FILE.mid|FILE.txt", value_parser = steps_or_array_name())]
     out: Option<PathBuf>,
 
     /// An animation of the bare images: .gif, with all colors .png or .apng, or .mp4
@@ -187,17 +189,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 animation::save(&frames, Duration::from_millis(args.delay.into()), out)?;
             }
             Out::Other => picture::save(&picture()?, out)?,
-            Out::Wav => sounds::save_one(&sound::sounds(item, &items)?, out)?,
+            Out::Track => sounds::save_track(item, &items, out)?,
             Out::Folder => {
-                let all = sound::sounds(item, &items)?;
-                let named = all.iter().zip(1..);
-                let named: Vec<_> = named
-                    .map(|(sound, i)| (format!("step-{i:03}"), sound))
+                let all = 0..items.size()[0];
+                let mut named: Vec<sounds::Named> = all
+                    .clone()
+                    .map(|i| (format!("step-{:03}", i + 1), vec![i]))
                     .collect();
-                files = sounds::save_folder(&named, &picture()?, out)?;
-                let morph = out.join("morph.wav");
-                sounds::save_one(&all, &morph)?;
-                files.push(morph);
+                named.push(("morph".to_owned(), all.collect()));
+                files = sounds::save_folder(item, &items, &named, &picture()?, out)?;
             }
         }
         if files.is_empty() {

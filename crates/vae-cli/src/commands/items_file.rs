@@ -9,7 +9,7 @@ use vae_base::{NpyHeader, write_whole};
 use vae_model::ItemSpec;
 use vae_view::format::{self, Content};
 
-use super::sounds::is_wav;
+use super::sounds::is_track;
 use super::texts;
 
 /// Whether a file name is that of an array.
@@ -26,7 +26,7 @@ pub(super) fn picture_or_text_name() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// Parses the name of a picture, an array, a text, a WAV file or a folder, before anything is computed for it.
+/// Parses the name of a picture, an array, a text, a WAV or MIDI file or a folder, before anything is computed for it.
 pub(super) fn picture_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
     name_of_items(Content::Picture)
 }
@@ -38,7 +38,7 @@ pub(super) fn steps_or_array_name() -> impl TypedValueParser<Value = PathBuf> {
 
 fn name_of_items(content: Content) -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().try_map(move |path| {
-        match is_array(&path) || is_wav(&path) || texts::is_text(&path) {
+        match is_array(&path) || is_track(&path) || texts::is_text(&path) {
             true => Ok(path),
             false => format::check_name(&path, content).map(|_| path),
         }

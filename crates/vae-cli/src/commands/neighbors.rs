@@ -73,8 +73,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     let vae = run.vae();
     ensure!(
-        args.out.is_none() || !vae.item().is_tokens(),
-        "--out: these items are tokens, which have no picture; without it they are printed"
+        args.out.is_none() || vae.item().has_picture(),
+        "--out: these items are texts, which have no picture; without it they are printed"
     );
     let query_inputs = run.inputs(&[args.image], Split::Test, None)?;
     let query = query_inputs.read(1)?;

@@ -9,7 +9,7 @@ use vae_data::Split;
 use vae_model::{Conditioned, Vae};
 use vae_view::labeled::Labeled;
 use vae_view::picture::{self, Pixels};
-use vae_view::{as_decoded, sound, tiles};
+use vae_view::{as_decoded, tiles};
 
 use super::invert::InvertArgs;
 use super::items_file::{self, picture_or_array_name};
@@ -30,6 +30,7 @@ use crate::output::{self, out};
   vae reconstruct runs/celeba me.jpg holidays/ --out us.png
   vae reconstruct runs/series new.npy --out reconstructed.npy
   vae reconstruct runs/spoken-digits seven.wav --out pairs/
+  vae reconstruct runs/melodies song.mid --out pairs/
   vae reconstruct runs/celeba me.jpg --invert --out closer.png
   vae reconstruct runs/conditional me.jpg --condition Eyeglasses=1 --out me-with-glasses.png
   vae reconstruct runs/verses \"And God said, Let there be light.\"")]
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
 
-    /// Images or recordings: files, folders or zips of them; idx files; files of arrays [default: the run's test items]
+    /// Images, recordings or MIDI and ABC files: files, folders or zips of them; idx files; files of arrays [default: the run's test items]
     #[arg(value_name = "INPUT")]
     inputs: Vec<PathBuf>,
 
@@ -46,8 +47,9 @@ pub(crate) struct Args {
     count: u32,
 
     /// The picture to write, or the reconstructions alone as an array [N, …] of float32 for NumPy; of a model of sound also
-    /// a folder for pairs of WAV files and their picture, or one WAV file of all pairs; of texts a text
-    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
+    /// a folder for pairs of WAV files and their picture, or one WAV file of all pairs; of melodies the same with MIDI files; of
+    /// texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.mid|FILE.txt", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
     #[command(flatten)]
@@ -162,32 +164,32 @@ fn write(
         return Ok(json!({ "array": out, "n": reconstructed.size()[0] }));
     }
     let kind = Out::of(vae.item(), out)?;
-    if kind == Out::Wav || kind == Out::Folder {
+    if kind == Out::Track || kind == Out::Folder {
         let reconstructed = match &of_latents {
             Some(reconstructed) => reconstructed.shallow_clone(),
             None => picture::reconstructed(vae, items)?,
         };
-        let originals = sound::sounds(vae.item(), &as_decoded(vae.item(), items.tensor))?;
-        let again = sound::sounds(vae.item(), &reconstructed)?;
-        let pairs = originals.iter().zip(&again);
-        if kind == Out::Wav {
-            sounds::save_one(pairs.flat_map(|(a, b)| [a, b]), out)?;
-            return Ok(json!({ "sound": out, "n": again.len() }));
+        let originals = as_decoded(vae.item(), items.tensor);
+        let n = reconstructed.size()[0];
+        // Each original before its reconstruction.
+        let reconstructed = reconstructed.to_kind(originals.kind());
+        let pairs = Tensor::stack(&[&originals, &reconstructed], 1).flatten(0, 1);
+        if kind == Out::Track {
+            sounds::save_track(vae.item(), &pairs, out)?;
+            return Ok(json!({ "sound": out, "n": n }));
         }
-        let named: Vec<(String, &sound::Sound)> = pairs
-            .zip(1..)
-            .flat_map(|((original, again), i)| {
+        let named: Vec<sounds::Named> = (0..n)
+            .flat_map(|i| {
                 [
-                    (format!("{i:04}-original"), original),
-                    (format!("{i:04}-reconstruction"), again),
+                    (format!("{:04}-original", i + 1), vec![2 * i]),
+                    (format!("{:04}-reconstruction", i + 1), vec![2 * i + 1]),
                 ]
             })
             .collect();
         let shown = |items: &Tensor| tiles(vae.item(), items);
-        let above = shown(&as_decoded(vae.item(), items.tensor))?;
-        let picture = picture::stacked(&above, &[&shown(&reconstructed)?])?;
-        let files = sounds::save_folder(&named, &picture, out)?;
-        return Ok(json!({ "folder": out, "n": again.len(), "files": files }));
+        let picture = picture::stacked(&shown(&originals)?, &[&shown(&reconstructed)?])?;
+        let files = sounds::save_folder(vae.item(), &pairs, &named, &picture, out)?;
+        return Ok(json!({ "folder": out, "n": n, "files": files }));
     }
     let mut names = vec!["original"];
     let mut below = Vec::new();

@@ -10,12 +10,11 @@ use tch::{Tensor, no_grad};
 use vae_model::{Drawing, ItemSpec};
 use vae_view::labeled::Labeled;
 use vae_view::picture::{self, Pixels};
-use vae_view::sound::sounds;
 use vae_view::tiles;
 
 use super::items_file::{self, picture_or_array_name};
 use super::sampler::{self, Choice};
-use super::sounds::{Out, save as save_sounds};
+use super::sounds::{self, Out};
 use super::{LookArgs, RunArgs, subject, texts};
 use crate::Done;
 use crate::output::{self, out};
@@ -27,7 +26,7 @@ use crate::output::{self, out};
 /// A model with a condition gets a row for each class, or for both values of each attribute, or with --condition images of that. The
 /// images of a column are drawn with the same noise, so that they differ by the condition alone.
 ///
-/// Texts are printed, or written to a .txt file. Each token is drawn by its probability.
+/// Texts are printed, or written to a .txt file. Each token of texts and melodies is drawn by its probability.
 #[derive(Debug, clap::Args)]
 #[command(
     group(clap::ArgGroup::new("output").multiple(true).args(["out", "each"])),
@@ -39,6 +38,7 @@ use crate::output::{self, out};
   vae sample runs/conditional --condition 7 --out sevens.png
   vae sample runs/series --count 1000 --draw-pixels --out new.npy
   vae sample runs/spoken-digits --count 16 --out sounds/
+  vae sample runs/melodies --temperature 0.5 --out heard/
   vae sample runs/verses --count 5 --temperature 0.7 --top-p 0.9"
 )]
 pub(crate) struct Args {
@@ -59,11 +59,11 @@ pub(crate) struct Args {
     sampler: Option<Choice>,
 
     /// Below 1 images are more typical and less diverse: latents of a standard normal prior are scaled by it, for samplers see
-    /// docs/samplers.md. Of texts it divides the logits of each token, and with 0 the most likely token is taken
+    /// docs/samplers.md. Of texts and melodies it divides the logits of each token, and with 0 the most likely token is taken
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
 
-    /// Of texts: draw only the most likely tokens that together have this probability [default: 1, all tokens]
+    /// Of texts and melodies: draw only the most likely tokens that together have this probability [default: 1, all tokens]
     #[arg(long, value_name = "P")]
     top_p: Option<f64>,
 
@@ -76,11 +76,12 @@ pub(crate) struct Args {
     draw_pixels: bool,
 
     /// The picture to write, or the items themselves as an array [N, …] of float32 for NumPy; of a model of sound also
-    /// a folder for WAV files and a picture of their spectrograms, or one WAV file; of texts a text
-    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.txt", value_parser = picture_or_array_name())]
+    /// a folder for WAV files and a picture of their spectrograms, or one WAV file; of melodies the same with MIDI files and
+    /// piano rolls, or one MIDI file; of texts a text
+    #[arg(long, short, value_name = "FILE.png|FILE.npy|DIR|FILE.wav|FILE.mid|FILE.txt", value_parser = picture_or_array_name())]
     out: Option<PathBuf>,
 
-    /// A folder for a PNG file of each image, and of a model of sound a WAV file
+    /// A folder for a PNG file of each image, and of a model of sound a WAV file, of melodies also a MIDI file
     #[arg(long, value_name = "DIR")]
     each: Option<PathBuf>,
 
@@ -94,6 +95,9 @@ pub(crate) struct Args {
 
 /// The number of texts.
 const N_TEXTS: u32 = 10;
+
+/// The number of melodies.
+const N_MELODIES: u32 = 16;
 
 /// The number of images in a row, if there is a row for each condition.
 const IN_A_ROW: usize = 8;
@@ -139,6 +143,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     let run = args.run.open()?;
     let has_texts = run.vae().item().text.is_some();
+    let has_tokens = run.vae().item().is_tokens();
     match (&args.out, &args.each) {
         (None, Some(_)) if !has_texts => {}
         (None, Some(_)) => bail!("--each: these items are texts, which are printed without it"),
@@ -147,8 +152,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         }
     }
     ensure!(
-        has_texts || args.top_p.is_none(),
-        "--top-p: is for texts, and these items are none"
+        has_tokens || args.top_p.is_none(),
+        "--top-p: is for texts and melodies, and these items are {}",
+        run.vae().item().noun(2)
     );
     let sampler = match args.sampler {
         Some(choice) => sampler::open(&run, choice).context("--sampler")?,
@@ -158,7 +164,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         temperature,
         top_p: args.top_p.unwrap_or(1.0),
     };
-    let temperature = if has_texts { 1.0 } else { temperature };
+    let temperature = if has_tokens { 1.0 } else { temperature };
     let is_scaled = sampler.is_some() || run.vae().has_standard_normal_prior();
     ensure!(
         is_scaled || temperature == 1.0,
@@ -183,7 +189,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     };
     let (count, columns) = match rows.len() {
         0 => {
-            let default = if has_texts { N_TEXTS } else { 64 };
+            let default = match (has_texts, has_tokens) {
+                (true, _) => N_TEXTS,
+                (false, true) => N_MELODIES,
+                (false, false) => 64,
+            };
             let count = count.unwrap_or(default) as usize;
             (count, (count as f64).sqrt().ceil() as usize)
         }
@@ -216,7 +226,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 (first(latents), Some(first(condition)))
             }
         };
-        if has_texts {
+        if has_tokens {
             let latents = (&latents, condition.as_ref());
             return Ok(run.vae().decode_drawn(latents, drawing, &mut generator)?);
         }
@@ -264,8 +274,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 picture::save(&picture()?, out)?;
                 files.push(out.clone());
             }
-            Out::Folder | Out::Wav => {
-                files.extend(save_sounds(item, &items, "sample", picture, out)?)
+            Out::Track => {
+                sounds::save_track(item, &items, out)?;
+                files.push(out.clone());
+            }
+            Out::Folder => {
+                let named = sounds::each("sample", items.size()[0]);
+                files.extend(sounds::save_folder(item, &items, &named, &picture()?, out)?);
             }
         }
     }
@@ -283,7 +298,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 }
 
 /// Writes a picture of each of the items `[N, C, H, W]` to its own file, `NAME-0001.png` and so on, and of those with sound
-/// also that.
+/// also that, of melodies in a MIDI file, too.
 pub(super) fn save_each(
     item: &ItemSpec,
     items: &Tensor,
@@ -298,12 +313,9 @@ pub(super) fn save_each(
         picture::save(&picture::grid(&images.narrow(0, i, 1), 1, 0)?, &file)?;
         files.push(file);
     }
-    if item.rate().is_some() {
-        for (sound, i) in sounds(item, items)?.iter().zip(1..) {
-            let file = folder.join(format!("{name}-{i:04}.wav"));
-            sound.save(&file)?;
-            files.push(file);
-        }
+    if item.has_sound() {
+        let named = sounds::each(name, items.size()[0]);
+        files.extend(sounds::save_each(item, items, &named, folder)?);
     }
     Ok(files)
 }

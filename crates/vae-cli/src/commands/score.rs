@@ -181,8 +181,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let run = args.run.open()?;
     run.vae().check_encoder()?;
     ensure!(
-        args.picture.is_none() || !run.vae().item().is_tokens(),
-        "--picture: these items are tokens, which have no picture; the file of scores has them all"
+        args.picture.is_none() || run.vae().item().has_picture(),
+        "--picture: these items are texts, which have no picture; the file of scores has them all"
     );
     let inputs = args.inputs.open(&run)?;
     let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));

@@ -206,11 +206,7 @@ fn train(
         run_dir.path().display(),
         splits.train.len(),
         n_validation(splits),
-        if vae.item().is_image() {
-            "images"
-        } else {
-            "items"
-        },
+        vae.item().noun(2),
         vae.item(),
         vae.n_parameters(),
         device_name(vae.device()),

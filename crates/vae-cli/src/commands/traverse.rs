@@ -13,12 +13,11 @@ use vae_view::labeled::Labeled;
 use vae_view::latent::plot::percent;
 use vae_view::latent::{self, DirectionStore, Pca};
 use vae_view::picture::{self, Pixels};
-use vae_view::sound::{Sound, sounds};
 use vae_view::ticks::decimal;
 use vae_view::tiles;
 
 use super::place::{Place, Places};
-use super::sounds::Out;
+use super::sounds::{self, Out};
 use super::{LookArgs, RunArgs, labels, name_of, place, print_file, subject};
 use crate::Done;
 use crate::output::{self, out};
@@ -77,7 +76,7 @@ pub(crate) struct Args {
     reach: f64,
 
     /// The picture to write: .png, .jpg or .webp of all steps, .gif, .apng or .mp4 of one step after another; of a model of sound
-    /// also a folder for a WAV file of each row and the picture
+    /// also a folder for a WAV file of each row and the picture, of melodies with MIDI files
     #[arg(long, short, value_name = "FILE.png|DIR", value_parser = name_of(Content::Steps))]
     out: PathBuf,
 
@@ -148,10 +147,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         return Ok(Done::Fully);
     }
     let picture = args.look.draw(&labeled, &tiles, steps)?;
-    let all = sounds(item, &items)?;
-    let joined: Vec<Sound> = all.chunks(steps).filter_map(Sound::joined).collect();
-    let named: Vec<_> = rows.files.into_iter().zip(&joined).collect();
-    let files = super::sounds::save_folder(&named, &picture, &args.out)?;
+    let of_row = |i: usize| (i * steps..(i + 1) * steps).map(|i| i as i64).collect();
+    let named = rows.files.into_iter().enumerate();
+    let named: Vec<sounds::Named> = named.map(|(i, name)| (name, of_row(i))).collect();
+    let files = sounds::save_folder(item, &items, &named, &picture, &args.out)?;
     match args.json {
         true => out!("{}", json!({ "files": files })),
         false => files.iter().for_each(|file| output::print_path(file)),

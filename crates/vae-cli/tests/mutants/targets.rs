@@ -10,7 +10,8 @@ use std::sync::atomic::AtomicBool;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use vae_data::image_folder::{ImageFolder, ImageFolderConfig};
-use vae_data::{Dataset, DatasetConfig, ImageShape, Inputs, Splits, idx};
+use vae_data::melodies::to_midi;
+use vae_data::{Dataset, DatasetConfig, ImageShape, Inputs, MelodySpec, Splits, idx};
 use vae_model::{
     AutoregressiveConfig, ConditionSpec, Covariance, Generator, LatentSet, LatentSpace,
     ModelConfig, Sampler, SamplerConfig, SamplerRecord, Support, Vae, WEIGHTS_FILE, read_tensors,
@@ -35,7 +36,7 @@ pub(crate) struct Target {
     pub(crate) seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 14] = [
     Target {
         name: "idx",
         read: read_idx,
@@ -85,6 +86,16 @@ pub(crate) const TARGETS: [Target; 12] = [
         name: "text",
         read: read_text,
         seeds: text_seeds,
+    },
+    Target {
+        name: "sound",
+        read: read_sound,
+        seeds: sound_seeds,
+    },
+    Target {
+        name: "melody",
+        read: read_melody,
+        seeds: melody_seeds,
     },
     Target {
         name: "partition",
@@ -569,6 +580,72 @@ fn text_seeds() -> Vec<Vec<u8>> {
     let lines = "In the beginning\r\n\n\u{feff}Æ 日本\na well-known 16th, it's\n";
     let table = "name,kind\nAda,female\n\"Al, the elder\",male\nX,\n";
     [lines, table].map(|text| text.as_bytes().to_vec()).to_vec()
+}
+
+/// A recording as a clip, and as a spectrogram.
+pub(crate) fn read_sound(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("sound", bytes);
+        let read = |more: &str| {
+            let text = format!(
+                "[audio_folder]\npath = 'x'\nrate = 8000\nseconds = 0.1\nmax_seconds = 2.0\nalign = 'onset'\n{more}"
+            );
+            let config: DatasetConfig = toml::from_str(&text).expect("a config");
+            let item = config.item_spec().expect("a shape");
+            let inputs = Inputs::open(&config, item, std::slice::from_ref(&path), None);
+            inputs.and_then(|inputs| inputs.read(1)).is_ok()
+        };
+        let [clip, spectrogram] =
+            ["", "[audio_folder.spectrogram]\nbands = 8\nwindow = 128\nhop = 64"].map(read);
+        assert_eq!(clip, spectrogram, "both are of the same samples");
+        clip
+    })
+}
+
+fn sound_seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vae-sound/tests/recordings");
+    let entries = fs::read_dir(folder).expect("recordings");
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    paths.sort();
+    paths
+        .iter()
+        .map(|path| fs::read(path).expect("a recording"))
+        .collect()
+}
+
+/// A MIDI or ABC file as melodies.
+pub(crate) fn read_melody(bytes: &[u8]) -> bool {
+    WORKPLACE.with(|workplace| {
+        let path = workplace.put("melody", bytes);
+        ["'part'", "'skyline'"].iter().any(|line| {
+            let text = format!(
+                "[melodies]\npath = 'x'\nbars = 1\nmin_notes = 1\nmelody = {line}\nmeters = ['4/4', '2/2', '6/8']"
+            );
+            let config: DatasetConfig = toml::from_str(&text).expect("a config");
+            let item = config.item_spec().expect("a shape");
+            let inputs = Inputs::open(&config, item, std::slice::from_ref(&path), None);
+            inputs.and_then(|inputs| inputs.read(1 << 20)).is_ok()
+        })
+    })
+}
+
+fn melody_seeds() -> Vec<Vec<u8>> {
+    let spec = MelodySpec {
+        bars: 2,
+        steps_per_bar: 16,
+        meter: [4, 4],
+    };
+    let tokens: Vec<i64> = (0..32).map(|i| [40, 0, 44, 1][i % 4]).collect();
+    let midi = to_midi(&spec, &tokens);
+    // The same in two tracks of a parallel file.
+    let track = &midi[14..];
+    let parallel = [b"MThd\0\0\0\x06\0\x01\0\x02\x01\xe0", track, track].concat();
+    let abc = "%abc\nX:1\nT:A tune\nM:4/4\nL:1/8\nQ:1/4=90\nK:D mix ^g\n\
+               A|:\"D\"d2{c}c>B (3ABc [Ac]2-|[M:2/2]!trill!A4 z2 ^F/G//A,|1 d'8:|2 d4 (5:4:5ABcde f|]\n\n\
+               X:2\nM:6/8\nK:none\nABc cBA|Z2|\n";
+    vec![midi, parallel, abc.as_bytes().to_vec()]
 }
 
 fn arrays_seeds() -> Vec<Vec<u8>> {

@@ -594,7 +594,7 @@ impl AudioFolder {
         let first = all.files().iter().take(10);
         Err(DataError::TooManyBad {
             path: self.config.path.clone(),
-            what: "audio",
+            what: "audio_folder",
             n_bad,
             n_files: self.n_files(),
             max_fraction: self.config.max_bad_fraction,
@@ -641,7 +641,7 @@ impl AudioFolder {
         report.warn(&config.path);
         // By the hashes of their names: ordered by name, the first recordings would often be of one class.
         let parts = parts.ordered(|i| config.split.u(&names[i]));
-        let parts = parts.limited(sizes.limits, &config.path, "audio", names.len())?;
+        let parts = parts.limited(sizes.limits, &config.path, "audio_folder", names.len())?;
         let mut clips = Clips::new(config.item());
         let [train, validation, test] = parts
             .each_ref()

@@ -14,11 +14,15 @@ const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp
 /// The extensions of sound that is read.
 const SOUND_EXTENSIONS: [&str; 6] = ["wav", "wave", "flac", "ogg", "oga", "mp3"];
 
+/// The extensions of melodies that are read.
+const MELODY_EXTENSIONS: [&str; 5] = ["mid", "midi", "rmi", "kar", "abc"];
+
 /// What is looked for in a folder or zip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Media {
     Images,
     Sounds,
+    Melodies,
 }
 
 impl Media {
@@ -26,6 +30,7 @@ impl Media {
         match self {
             Media::Images => has_image_name(name),
             Media::Sounds => has_ending(name, &SOUND_EXTENSIONS),
+            Media::Melodies => has_ending(name, &MELODY_EXTENSIONS),
         }
     }
 
@@ -34,6 +39,7 @@ impl Media {
         match self {
             Media::Images => is_image(beginning),
             Media::Sounds => vae_sound::is_sound(beginning),
+            Media::Melodies => beginning.starts_with(b"MThd"),
         }
     }
 
@@ -45,6 +51,7 @@ impl Media {
                 .iter()
                 .find(|format| has_ending(name, &[format]))
                 .copied(),
+            Media::Melodies => None,
         }
     }
 }

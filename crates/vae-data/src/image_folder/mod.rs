@@ -485,7 +485,7 @@ impl ImageFolder {
             .collect();
         Err(DataError::TooManyBad {
             path: self.config.path.clone(),
-            what: "image",
+            what: "image_folder",
             n_bad,
             n_files: self.n_files(),
             max_fraction: self.config.max_bad_fraction,
@@ -561,6 +561,7 @@ impl ImageFolder {
             partition_file: partition.map(|partition| partition.path),
             n_unlisted,
             enlarged: self.enlarged(),
+            left_out: Vec::new(),
         };
         report.warn(&config.path);
         let [train, validation, test] =

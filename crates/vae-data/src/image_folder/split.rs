@@ -154,6 +154,14 @@ impl Parts {
         })
     }
 
+    /// The parts of items that each have parts of their own, of which these are the positions.
+    pub(crate) fn expanded(mut self, of: impl Fn(usize) -> Vec<usize>) -> Parts {
+        for part in [&mut self.train, &mut self.validation, &mut self.test] {
+            *part = part.iter().flat_map(|&i| of(i)).collect();
+        }
+        self
+    }
+
     /// The items of each split in the order of a number of each.
     pub(crate) fn ordered(mut self, number: impl Fn(usize) -> f64) -> Parts {
         for part in [&mut self.train, &mut self.validation, &mut self.test] {
@@ -165,7 +173,7 @@ impl Parts {
     /// The first training, validation and test items within these limits.
     ///
     /// # Errors
-    /// There are no training items, or no test items. `what` is `image` or `audio`.
+    /// There are no training items, or no test items. `what` is the table of the config.
     pub(crate) fn limited(
         self,
         limits: Limits,

@@ -71,6 +71,7 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
         n_images,
         n_available,
         shape: [channels, height, width],
+        items,
         pixels,
         crop,
         trained_on,
@@ -83,22 +84,28 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
         "{height} × {width}, {channels} channel{}",
         if *channels == 1 { "" } else { "s" }
     );
-    let mut trained = format!("{} images", count(trained_on.n_images));
+    let noun = if items.is_some() { "items" } else { "images" };
+    let mut trained = format!("{} {noun}", count(trained_on.n_images));
     let trained_dataset = trained_on.dataset.to_string();
     if trained_dataset != dataset.to_string() {
         trained = format!("{trained} of {trained_dataset}");
     }
-    if trained_on.pixels != *pixels {
+    if trained_on.pixels != *pixels && items.is_none() {
         trained = format!("{trained}, {}", trained_on.pixels.in_words());
     }
     page.write_str("<dl class=\"images\">\n")?;
     let mut entry = |term: &str, text: &str| {
         writeln!(page, "<div><dt>{term}</dt><dd>{}</dd></div>", Escaped(text))
     };
-    entry("images", &format!("{dataset}, {split}"))?;
+    entry(noun, &format!("{dataset}, {split}"))?;
     entry("measured", &measured)?;
-    entry("pixels", pixels.in_words())?;
-    entry("size", &size)?;
+    match items {
+        Some(items) => entry("what they are", items)?,
+        None => {
+            entry("pixels", pixels.in_words())?;
+            entry("size", &size)?;
+        }
+    }
     if let Some(crop) = crop {
         entry("crop", &crop_in_words(crop))?;
     }

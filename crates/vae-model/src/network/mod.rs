@@ -39,7 +39,7 @@ pub(crate) use discriminator::{Discriminator, DiscriminatorShape, LeakyMlp};
 pub use layers::{Initialization, is_layer_weight};
 pub(crate) use layers::{Layer, NextActivation};
 pub use mlp::MlpConfig;
-pub use recurrent::RecurrentConfig;
+pub use recurrent::{ConductorConfig, RecurrentConfig};
 pub use residual::ResidualConfig;
 pub(crate) use sequence::TokenShape;
 pub use sequence::{DecoderSteps, SequentialDecoder};

@@ -24,10 +24,10 @@ impl Pictures {
         Self { run_dir }
     }
 
-    /// The names of an epoch's pictures, for [`RunDir::picture_file`]; none of tokens.
+    /// The names of an epoch's pictures, for [`RunDir::picture_file`]; none of texts.
     #[must_use]
     pub fn names(vae: &Vae) -> Vec<&'static str> {
-        if vae.item().is_tokens() {
+        if !vae.item().has_picture() {
             return Vec::new();
         }
         let latents = match picture::has_whole_manifold(vae) {

@@ -12,7 +12,7 @@ use vae_view::{as_decoded, picture};
 use crate::{Callback, Event, Fit, Flow, TrainError};
 
 /// Writes samples, and pairs of a recording and its reconstruction, after every epoch into `sounds/`: of each a WAV file in
-/// which they follow one another. Models of anything but sound have none.
+/// which they follow one another. Models of anything but sound and melodies have none.
 #[derive(Debug)]
 pub struct Sounds {
     run_dir: RunDir,
@@ -93,7 +93,7 @@ impl Callback for Sounds {
             Event::StepEnd { .. } => run.is_first_look(),
             _ => false,
         };
-        if is_due && run.vae.item().rate().is_some() {
+        if is_due && run.vae.item().has_sound() {
             no_grad(|| self.write(run))?;
         }
         Ok(Flow::Continue)

@@ -68,7 +68,7 @@ pub fn data_spec(config: &RunConfig, item: impl Into<ItemSpec>) -> DataSpec {
     }
 }
 
-/// A config's items: images, series as those of the signals, sound, or texts of 30 characters.
+/// A config's items: images, series as those of the signals, sound, melodies, or texts of 30 characters.
 pub fn item(config: &RunConfig) -> ItemSpec {
     if let Some(text) = &config.dataset.text {
         let kind = ItemKind::Tokens {
@@ -76,6 +76,9 @@ pub fn item(config: &RunConfig) -> ItemSpec {
             end: Some(0),
         };
         return ItemSpec::new(kind, vec![text.max_length as i64 + 1]);
+    }
+    if config.dataset.melodies.is_some() {
+        return config.dataset.item_spec().expect("a shape");
     }
     match (&config.dataset.arrays, &config.dataset.audio_folder) {
         (Some(_), _) => ItemSpec::new(ItemKind::Array, vec![3, 128]),
