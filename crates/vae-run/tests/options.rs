@@ -399,6 +399,7 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.melodies.path",
             "training.epochs",
             "training.log_every",
+            "training.start_from",
             "pictures",
             "tensorboard",
             "checkpoints",
