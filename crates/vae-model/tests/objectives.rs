@@ -107,6 +107,7 @@ fn capacity_draws_the_kl_up_and_then_down_to_it() {
         gamma: 10.0,
         final_capacity: 4.0,
         over_steps: 10,
+        ..Default::default()
     }));
     assert_loss(&objective, 0, 15.0 + 32.0, [5.0; 4]);
     assert_loss(&objective, 5, 15.0 + 12.0, [5.0; 4]);
@@ -130,7 +131,10 @@ fn beta_rises_once_or_again_and_again() {
             })
             .collect()
     };
-    let warm_up = BetaSchedule::WarmUp(BetaWarmUpConfig { steps: 4 });
+    let warm_up = BetaSchedule::WarmUp(BetaWarmUpConfig {
+        steps: 4,
+        ..Default::default()
+    });
     assert_eq!(
         betas(warm_up),
         [0.0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0]
@@ -138,6 +142,7 @@ fn beta_rises_once_or_again_and_again() {
     let cyclic = BetaSchedule::Cyclic(BetaCyclicConfig {
         period_steps: 4,
         ramp: 0.5,
+        ..Default::default()
     });
     assert_eq!(betas(cyclic), [0.0, 1.0, 2.0, 2.0, 0.0, 1.0, 2.0, 2.0, 0.0]);
 }
@@ -158,7 +163,11 @@ fn values_that_make_no_sense_are_refused_by_name() {
         "objective.regularizer.kl.free_bits: found -0.1",
     );
     let cyclic = |period_steps, ramp| {
-        let config = BetaCyclicConfig { period_steps, ramp };
+        let config = BetaCyclicConfig {
+            period_steps,
+            ramp,
+            ..Default::default()
+        };
         kl(1.0, 0.0, BetaSchedule::Cyclic(config))
     };
     refused(
@@ -169,7 +178,10 @@ fn values_that_make_no_sense_are_refused_by_name() {
         cyclic(5, 0.0),
         "objective.regularizer.kl.beta_schedule.cyclic.ramp: found 0",
     );
-    let still = BetaSchedule::WarmUp(BetaWarmUpConfig { steps: 0 });
+    let still = BetaSchedule::WarmUp(BetaWarmUpConfig {
+        steps: 0,
+        ..Default::default()
+    });
     refused(
         kl(1.0, 0.0, still),
         "objective.regularizer.kl.beta_schedule.warm_up.steps: found 0",

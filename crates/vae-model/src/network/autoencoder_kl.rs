@@ -520,7 +520,7 @@ mod tests {
                 let scores = query.transpose(1, 2).bmm(&key) / n_channels.sqrt();
                 let attended = value.bmm(&scores.softmax(2, Kind::Float).transpose(1, 2));
                 let attended = attended.view_as(&maps);
-                maps = maps + self.conv(&format!("{attention}.out"), &attended, 0, 1);
+                maps += self.conv(&format!("{attention}.out"), &attended, 0, 1);
             }
             self.block(&format!("{name}.block.1"), &maps)
         }
