@@ -401,6 +401,6 @@ fn neighbors_are_by_distance_and_an_image_is_its_own_nearest() {
     assert!(
         workplace
             .error(&two, 1)
-            .contains("84 arrays, expected at most 1")
+            .contains("84 images, expected at most 1")
     );
 }

@@ -261,7 +261,7 @@ fn too_many_bad_files_end_a_command_in_one_line() {
     let limit = "dataset.image_folder.max_bad_fraction=0.01";
     let said = workplace.fails(&["data", "stats", "photos.toml", "--set", limit], 1);
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
-    assert!(said.contains("at least 1 of 21 image files"), "{said}");
+    assert!(said.contains("at least 1 of 21 files"), "{said}");
     assert!(said.contains("empty.jpg is empty"), "{said}");
     let idx = "[dataset.idx]\nfolder = 'x'\n";
     fs::write(workplace.path("idx.toml"), idx).expect("written");

@@ -208,7 +208,15 @@ fn items_of_the_splits_have_names_in_every_command() {
     let of_place = |place: &str, out: &str| {
         succeeds(
             &here,
-            &["interpolate", "run", place, "prior:0", "--out", out],
+            &[
+                "interpolate",
+                "run",
+                place,
+                "prior:0",
+                "--plain",
+                "--out",
+                out,
+            ],
         );
         image::open(here.join(out)).expect("a picture").to_rgb8()
     };

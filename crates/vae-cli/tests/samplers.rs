@@ -19,7 +19,13 @@ fn json(workplace: &Workplace, args: &[&str]) -> Value {
 
 /// The bytes of 16 samples.
 fn sample(workplace: &Workplace, args: &[&str]) -> (Vec<u8>, String) {
-    let args = [&["sample", "run", "--count", "16", "--out", "p.png"], args].concat();
+    let args = [
+        &[
+            "sample", "run", "--count", "16", "--plain", "--out", "p.png",
+        ],
+        args,
+    ]
+    .concat();
     let (_, said) = succeeds(workplace, &args);
     let bytes = fs::read(workplace.path("p.png")).expect("a picture");
     (bytes, said)
@@ -175,7 +181,15 @@ fn classes_have_samplers_of_their_own() {
     succeeds(&workplace, &[FIT, &kinds].concat());
     for kind in ["gaussian", "gmm", "flow", "two-stage", "knn"] {
         // A row of 8 for each of the seven classes, and one class alone with the same noise.
-        let rows = ["sample", "run", "--sampler", kind, "--out", "rows.png"];
+        let rows = [
+            "sample",
+            "run",
+            "--sampler",
+            kind,
+            "--plain",
+            "--out",
+            "rows.png",
+        ];
         succeeds(&workplace, &rows);
         let rows = image::open(workplace.path("rows.png"))
             .expect("a picture")

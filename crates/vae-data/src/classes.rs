@@ -38,6 +38,9 @@ impl Classes {
     /// a file lies beside them.
     pub(crate) fn of_folders(names: &[String]) -> Option<Classes> {
         let mut paths: Vec<&str> = names.iter().map(String::as_str).collect();
+        if paths.is_empty() {
+            return None;
+        }
         loop {
             let split: Vec<(&str, &str)> = paths
                 .iter()

@@ -193,7 +193,8 @@ fn write(
     }
     let mut names = vec!["original"];
     let mut below = Vec::new();
-    if vae.has_encoder() {
+    // Without an encoder and without a search this is an error.
+    if vae.has_encoder() || of_latents.is_none() {
         names.push("reconstruction");
         below.push(tiles(vae.item(), &picture::reconstructed(vae, items)?)?);
     }

@@ -607,6 +607,7 @@ fn sound_seeds() -> Vec<Vec<u8>> {
     let entries = fs::read_dir(folder).expect("recordings");
     let mut paths: Vec<PathBuf> = entries
         .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending != "sh")) // What made them.
         .collect();
     paths.sort();
     paths

@@ -548,10 +548,11 @@ impl ImageFolder {
         )?;
         let n_unlisted = parts.n_unlisted;
         let classes = Classes::of_folders(stored.names());
-        // By the hashes of their names: ordered by name, the first images would be of one class.
-        let parts = match classes {
-            Some(_) => parts.ordered(|i| config.split.u(&stored.names()[i])),
-            None => parts,
+        // By the hashes of their names: ordered by name, the first images would be of one class. A partition list keeps
+        // the order of CelebA and its like.
+        let parts = match (&classes, &partition) {
+            (Some(_), None) => parts.ordered(|i| config.split.u(&stored.names()[i])),
+            _ => parts,
         };
         let report = LoadReport {
             bad_files: self.bad_files(stored.bad()),
