@@ -208,6 +208,7 @@ fn classes_have_samplers_of_their_own() {
                 "8",
                 "--grid",
                 "1x8",
+                "--plain",
                 "--out",
                 "one.png",
             ];
