@@ -722,7 +722,7 @@ fn a_partition_list_beside_the_images_decides() {
 
     fs::write(&path, "000.jpg 0\n").expect("written");
     let error = workplace.config("").load().unwrap_err().to_string();
-    assert!(error.contains("none of the 6 files is a"), "{error}");
+    assert!(error.contains("none of the 6 items is a"), "{error}");
     let error = workplace
         .config("partition = 'nowhere'")
         .load()

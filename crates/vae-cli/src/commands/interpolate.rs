@@ -157,7 +157,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     if let Some(out) = &args.out {
         let names: Vec<String> = args.places.iter().map(Place::to_string).collect();
         let labeled = Labeled {
-            title: format!("Between images of {}", subject(&run)),
+            title: format!("Between {} of {}", item.noun(2), subject(&run)),
             subtitle: match blend {
                 Blend::Spherical => "decoded latents along great circles, by the share of the way",
                 Blend::Linear => "decoded latents along straight lines, by the share of the way",

@@ -255,11 +255,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             found.config().kind().to_string()
         });
         let labeled = Labeled {
-            title: format!(
-                "New {} of {}",
-                if item.is_image() { "images" } else { "items" },
-                subject(&run)
-            ),
+            title: format!("New {} of {}", item.noun(2), subject(&run)),
             subtitle: format!("latents from {from}, seed {}", args.seed),
             rows: names,
             ..Labeled::default()

@@ -565,8 +565,12 @@ impl ImageFolder {
             left_out: Vec::new(),
         };
         report.warn(&config.path);
-        let [train, validation, test] =
-            parts.limited(sizes.limits, &config.path, "image", stored.names().len())?;
+        let [train, validation, test] = parts.limited(
+            sizes.limits,
+            &config.path,
+            "image_folder",
+            stored.names().len(),
+        )?;
         let dataset = |ids: Vec<usize>, random_flips| {
             let attributes = attributes.as_ref().map(|known| known.select(&ids));
             let images = StoredImages {
