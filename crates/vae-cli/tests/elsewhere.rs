@@ -4,27 +4,10 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use common::{Workplace, stderr, stdout};
+use common::{Workplace, stderr, succeeds_in as succeeds, vae_in};
 use image::RgbImage;
 use serde_json::Value;
-
-/// Runs the binary in a folder.
-fn vae_in(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vae"))
-        .args(args)
-        .current_dir(folder)
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("the binary runs")
-}
-
-fn succeeds(folder: &Path, args: &[&str]) -> String {
-    let output = vae_in(folder, args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    stdout(&output)
-}
 
 fn fails(folder: &Path, args: &[&str], code: i32) -> String {
     let output = vae_in(folder, args);

@@ -4,28 +4,12 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use common::{stderr, stdout};
+use common::{stderr, succeeds_in as succeeds, vae_in};
 use image::RgbImage;
 use serde_json::Value;
 use tch::{Device, no_grad};
 use vae_model::{ImageShape, LatentScaling, ModelConfig, Vae};
-
-fn vae(folder: &Path, args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_vae"))
-        .args(args)
-        .current_dir(folder)
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .expect("the binary runs")
-}
-
-fn succeeds(folder: &Path, args: &[&str]) -> String {
-    let output = vae(folder, args);
-    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
-    stdout(&output)
-}
 
 /// A small autoencoder in `folder/vae`, as diffusers writes it.
 fn write_autoencoder(folder: &Path) -> Vae {
@@ -146,7 +130,7 @@ fn mistakes_are_said_in_a_line() {
     let here = folder.path();
     write_autoencoder(here);
     let fails = |args: &[&str]| {
-        let output = vae(here, args);
+        let output = vae_in(here, args);
         assert!(!output.status.success());
         let said = stderr(&output);
         assert_eq!(said.trim_end().lines().count(), 1, "{said}");

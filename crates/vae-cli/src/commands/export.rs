@@ -121,7 +121,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 Format::Safetensors => Content::Weights(part),
                 Format::Torchscript => Content::Bytes(vae.to_torchscript(part)?),
                 Format::Onnx => Content::Bytes(vae.to_onnx(part)?),
-                Format::Diffusers => bail!("--format"), // Written above.
+                Format::Diffusers => bail!(WHOLE), // Written above.
             };
             files.push((file, content));
         }
@@ -154,10 +154,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     Ok(Done::Fully)
 }
 
+/// Why a part of a model is no folder of diffusers.
+const WHOLE: &str = "--part: diffusers' folder is of the whole model";
+
 /// A folder that diffusers reads.
 fn write_diffusers(vae: &Vae, args: &Args) -> Result<Done> {
     if args.part != Parts::Both {
-        bail!("--part: diffusers' folder is of the whole model");
+        bail!(WHOLE);
     }
     vae.save_diffusers(&args.out, None)?;
     if args.json {

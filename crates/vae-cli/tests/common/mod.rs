@@ -91,6 +91,23 @@ impl Workplace {
     }
 }
 
+/// Runs the binary in a folder.
+pub fn vae_in(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vae"))
+        .args(args)
+        .current_dir(folder)
+        .env("OMP_NUM_THREADS", "1")
+        .output()
+        .expect("the binary runs")
+}
+
+/// What a command that must succeed in a folder prints.
+pub fn succeeds_in(folder: &Path, args: &[&str]) -> String {
+    let output = vae_in(folder, args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
