@@ -4,8 +4,8 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const FILES: [&str; 2] = ["src/generator.cpp", "src/kernels.cpp"];
-    for file in FILES.into_iter().chain(["src/call.h"]) {
+    const FILES: [&str; 3] = ["src/generator.cpp", "src/kernels.cpp", "src/recompute.cpp"];
+    for file in FILES.into_iter().chain(["src/autocast.h", "src/call.h"]) {
         println!("cargo::rerun-if-changed={file}");
     }
     // torch-sys, which has `links = "tch"`, passes on where it found libtorch.
