@@ -28,6 +28,8 @@ pub struct Figures {
     pub terms: Vec<Term>,
     /// The pictures in the order of a report.
     pub pictures: Vec<Picture>,
+    /// The images that they are of, in a line; for the caller of [`figures`] to say.
+    pub pictures_of: String,
     /// How the run was made: data, device, time, versions, each with its name.
     pub origin: Vec<(String, String)>,
     /// The values of its config by their dotted keys.
@@ -92,7 +94,7 @@ const MOST_IN_A_ROW: usize = 8;
 /// The number of images in a row of traversals.
 const N_STEPS: usize = 11;
 
-/// The learning curves of a run, and pictures of its model: reconstructions of the first images of `test`, samples, the latent
+/// The learning curves of a run, if the model is of one, and pictures of the model: reconstructions of the first images of `test`, samples, the latent
 /// plane or traversals of the most used dimensions, and a scatter plot of the latents; of a model without an encoder only what
 /// the decoder makes. Their sizes follow the config
 /// (`[pictures]`) up to limits. All draws depend only on `seed`.
@@ -102,11 +104,15 @@ const N_STEPS: usize = 11;
 pub fn figures(
     vae: &Vae,
     source: LatentSource,
-    run_dir: &RunDir,
+    run_dir: Option<&RunDir>,
     test: &Dataset,
     seed: u64,
 ) -> Result<Figures, EvalError> {
-    let sizes = run_dir.config()?.pictures;
+    let config = run_dir.map(RunDir::config).transpose()?;
+    let sizes = config
+        .as_ref()
+        .map(|config| config.pictures.clone())
+        .unwrap_or_default();
     // Fewer large images, so that the file stays small enough for mail.
     let (most_pairs, most_samples, most_rows) = match is_small(vae) {
         true => (32, 64, 10),
@@ -145,13 +151,20 @@ pub fn figures(
         }
         Ok(pictures)
     })?;
+    let (Some(run_dir), Some(config)) = (run_dir, config) else {
+        return Ok(Figures {
+            pictures,
+            ..Figures::default()
+        });
+    };
     Ok(Figures {
         records: run_dir.records()?,
         steps: run_dir.step_records()?,
         terms: run_dir.terms()?,
         pictures,
         origin: origin(run_dir)?,
-        settings: settings(&run_dir.config()?),
+        settings: settings(&config),
+        ..Figures::default()
     })
 }
 

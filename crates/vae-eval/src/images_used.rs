@@ -30,8 +30,9 @@ pub struct ImagesUsed {
     /// The crop of a photo before it was resized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crop: Option<Crop>,
-    /// The images that the model was trained on.
-    pub trained_on: TrainedOn,
+    /// The images that the model was trained on; unknown for weights that belong to no run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trained_on: Option<TrainedOn>,
 }
 
 /// The images that a model was trained on.
@@ -174,24 +175,28 @@ impl fmt::Display for ImagesUsed {
         }
         if let Some(items) = items {
             write!(f, "{n_available} {split} {items}")?;
-            return match trained_on.dataset.to_string() == dataset.to_string() {
-                true => Ok(()),
-                false => write!(f, " (trained on {})", trained_on.dataset),
+            return match trained_on {
+                Some(other) if other.dataset.to_string() != dataset.to_string() => {
+                    write!(f, " (trained on {})", other.dataset)
+                }
+                _ => Ok(()),
             };
         }
         write!(
             f,
             "{n_available} {split} images of {channels}×{height}×{width}, {pixels}"
         )?;
-        let others = trained_on.dataset.to_string() != dataset.to_string();
-        match (others, trained_on.pixels != *pixels) {
-            (false, false) => {}
-            (false, true) => write!(f, " (trained on {})", trained_on.pixels)?,
-            (true, _) => write!(
-                f,
-                " (trained on {}, {})",
-                trained_on.dataset, trained_on.pixels
-            )?,
+        if let Some(trained_on) = trained_on {
+            let others = trained_on.dataset.to_string() != dataset.to_string();
+            match (others, trained_on.pixels != *pixels) {
+                (false, false) => {}
+                (false, true) => write!(f, " (trained on {})", trained_on.pixels)?,
+                (true, _) => write!(
+                    f,
+                    " (trained on {}, {})",
+                    trained_on.dataset, trained_on.pixels
+                )?,
+            }
         }
         match crop {
             Some(crop) => write!(f, ", crop: {}", crop_in_words(crop)),

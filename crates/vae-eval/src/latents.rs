@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor, no_grad};
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{ClosedKl, MmdConfig, ModelError, Vae};
+use vae_model::{ClosedKl, LatentScaling, MmdConfig, ModelError, Vae};
 use vae_run::LatentUse;
 use vae_view::ViewError;
 use vae_view::latent::{Codes, Labels, Learner, Method, encode};
@@ -64,6 +64,7 @@ fn findings(
         progress("latents", n_done, test.len());
     })?;
     usage(vae, test, &codes, &mut findings)?;
+    scale(vae, &codes.drawn, &mut findings)?;
     match aggregate_densities(vae, test, &codes.drawn, progress)? {
         Some(densities) => {
             information(vae, &densities, test.len(), &mut findings);
@@ -132,6 +133,95 @@ fn usage(
         .lists
         .insert("center_variance".to_owned(), latent_use.center_variance);
     Ok(())
+}
+
+/// Of a model whose latents are a map: mean and standard deviation of each channel, and the shift and factor by which latent
+/// diffusion would scale them to a mean of 0 and a variance of 1.
+fn scale(vae: &Vae, drawn: &Tensor, findings: &mut Findings) -> Result<(), EvalError> {
+    let Some(LatentMoments {
+        means,
+        deviations,
+        scaling,
+    }) = latent_moments(vae, drawn)?
+    else {
+        return Ok(());
+    };
+    let mut put = |name: &str, values| _ = findings.lists.insert(name.to_owned(), values);
+    put("channel_mean", means);
+    put("channel_deviation", deviations);
+    let protocol = Protocol::LatentScale {
+        n_images: drawn.size()[0] as usize,
+    };
+    let LatentScaling { factor, shift } = scaling;
+    let mut measures = [
+        Measure::new(
+            "implied_scaling_factor",
+            "scaling factor, 1 / deviation",
+            factor,
+        ),
+        Measure::new("implied_shift_factor", "shift factor, the mean", shift),
+    ]
+    .map(|measure| measure.protocol(protocol.clone()));
+    if let Some(known) = vae.latent_scaling() {
+        let deviation = known.factor / factor;
+        let verdict = match (deviation - 1.0).abs() > MOST_OFF {
+            true => {
+                "they disagree: these images differ from those it was made for, or the factor is wrong"
+            }
+            false => "they agree",
+        };
+        measures[0].note = format!(
+            "its files say {}, which scales these latents to a deviation of {deviation:.3}: {verdict}",
+            known.factor
+        );
+        let remains = (shift - known.shift) * known.factor;
+        measures[1].note = format!(
+            "its files say {}, which leaves a mean of {remains:.3} after scaling",
+            known.shift
+        );
+    }
+    findings.measures.extend(measures);
+    Ok(())
+}
+
+/// The difference of a scaled deviation from 1 that is worth a word.
+const MOST_OFF: f64 = 0.1;
+
+/// Moments of latents that are a map.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatentMoments {
+    /// The mean of each channel.
+    pub means: Vec<f64>,
+    /// The standard deviation of each channel.
+    pub deviations: Vec<f64>,
+    /// What scales all values together to a mean of 0 and a variance of 1, as Rombach et al. 2022 do
+    /// (<https://arxiv.org/abs/2112.10752>, appendix G).
+    pub scaling: LatentScaling,
+}
+
+/// The moments of latents `[N, Z]`; `None` if the model's latents are not one map.
+///
+/// # Errors
+/// Latents of another shape than the model's.
+pub fn latent_moments(vae: &Vae, latents: &Tensor) -> Result<Option<LatentMoments>, EvalError> {
+    let Some([channels, height, width]) = vae.config().latent_shape else {
+        return Ok(None);
+    };
+    if vae.config().n_latents() != channels * height * width {
+        return Ok(None);
+    }
+    let maps = latents.to_kind(Kind::Double);
+    let maps = maps.f_view([-1, channels, height * width])?;
+    let numbers = |tensor: Tensor| Vec::<f64>::try_from(tensor);
+    let shift = maps.mean(Kind::Double).double_value(&[]);
+    Ok(Some(LatentMoments {
+        means: numbers(maps.mean_dim([0_i64, 2].as_slice(), false, Kind::Double))?,
+        deviations: numbers(maps.std_dim([0_i64, 2].as_slice(), false, false))?,
+        scaling: LatentScaling {
+            factor: 1.0 / maps.std(false).double_value(&[]),
+            shift,
+        },
+    }))
 }
 
 /// The mean kl of each dimension, if it has a closed form.

@@ -237,11 +237,11 @@ mod tests {
             items: None,
             pixels: Pixels::Gray,
             crop: None,
-            trained_on: TrainedOn {
+            trained_on: Some(TrainedOn {
                 dataset: DatasetIdentity::default(),
                 n_images: 60,
                 pixels: Pixels::Gray,
-            },
+            }),
         }
     }
 
@@ -261,10 +261,7 @@ mod tests {
             fields.into_keys().collect::<Vec<_>>()
         };
         let same = ImagesUsed {
-            trained_on: TrainedOn {
-                n_images: 50,
-                ..images().trained_on
-            },
+            trained_on: None,
             ..images()
         };
         assert!(fields(&nll(5), &same).is_empty());

@@ -516,6 +516,21 @@ impl Sets<'_> {
             let found = self.frechet(&name, what, images);
             put(&name, found.map(Measure::lower_is_better), findings)?;
         }
+        if let (Some(images), true) = (reconstructions, self.is_perceptual()) {
+            let name = format!("perceptual_{extractor}");
+            let label = format!("perceptual distance of reconstructions ({extractor})");
+            let cosine = Tensor::f_cosine_similarity(&self.real, images, 1, 1e-12)?;
+            let distances = Vec::<f64>::try_from((cosine * -1.0 + 1.0).to_device(Device::Cpu))?;
+            let (mean, error) = mean_and_error(&distances);
+            let mut measure = Measure::new(&name, &label, mean).lower_is_better();
+            measure.error = error;
+            let what = ImageSet::Reconstructions;
+            findings.measures.push(measure.protocol(self.protocol(
+                Statistic::Cosine,
+                what,
+                images,
+            )));
+        }
         if let Some(images) = &self.training {
             let name = format!("fid_{extractor}_of_training_images");
             let found = self.frechet(&name, ImageSet::TrainingImages, images);
@@ -560,6 +575,12 @@ impl Sets<'_> {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Whether the features are those of a trained network, and images are compared as they are.
+    fn is_perceptual(&self) -> bool {
+        let is_trained = !matches!(self.extractor.about(), Extractor::PixelPca { .. });
+        is_trained && self.pixels == SetPixels::Means
     }
 
     /// What was compared, and by which features.

@@ -119,6 +119,11 @@ pub enum Protocol {
         /// N.
         n_images: usize,
     },
+    /// Moments of all values of latent maps, one z drawn from q(z|x) for each image.
+    LatentScale {
+        /// The number of images.
+        n_images: usize,
+    },
     /// MMD² between latents of images and of the prior, unbiased, by inverse multiquadratic kernels.
     Discrepancy {
         /// The number of latents on either side.
@@ -203,6 +208,8 @@ pub enum Statistic {
         /// The number of images in each subset.
         subset_size: usize,
     },
+    /// 1 − cos of the features of an image and its reconstruction, the mean over images.
+    Cosine,
     /// Precision and recall (Kynkäänniemi et al. 2019).
     Neighbors {
         /// The nearest neighbor whose distance is the radius.
@@ -483,6 +490,12 @@ impl fmt::Display for Protocol {
                 "q(z) = 1/N Σ q(z|x) over the N = {n_images} images, ln N = {:.2}; one z drawn for each",
                 (*n_images as f64).ln()
             ),
+            Self::LatentScale { n_images } => {
+                write!(
+                    f,
+                    "all values of the latents of {n_images} images, one z drawn for each"
+                )
+            }
             Self::Discrepancy { n_latents, scales } => {
                 let scales: Vec<_> = scales.iter().map(ToString::to_string).collect();
                 write!(
@@ -583,7 +596,10 @@ impl fmt::Display for FeatureProtocol {
             }
             SetPixels::Given => "",
         })?;
-        write!(f, " against {n_real} held-out images")?;
+        match statistic {
+            Statistic::Cosine => f.write_str(" each against its held-out image")?,
+            _ => write!(f, " against {n_real} held-out images")?,
+        }
         if *images == ImageSet::TrainingImages {
             f.write_str(": the result of a perfect model")?;
         }
@@ -607,6 +623,7 @@ impl fmt::Display for FeatureProtocol {
                 "; unbiased, kernel (xᵀy/D + 1)³, mean of {n_subsets} subsets of {subset_size} images"
             ),
             Statistic::Neighbors { k } => write!(f, "; k = {k} nearest neighbors"),
+            Statistic::Cosine => f.write_str("; 1 − cos of each pair's features, the mean"),
         }
     }
 }

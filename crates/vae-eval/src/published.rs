@@ -366,7 +366,7 @@ pub fn neighbours(
     let mut found: Vec<Comparison> = published()
         .into_iter()
         .filter(comparable)
-        .map(|published| compare(published, measure, images, latent_dims))
+        .filter_map(|published| compare(published, measure, images, latent_dims))
         .collect();
     found.sort_by(|a, b| {
         let by_images = distance(a).cmp(&distance(b));
@@ -430,7 +430,7 @@ fn compare(
     measure: &Measure,
     images: &ImagesUsed,
     latent_dims: Option<u64>,
-) -> Comparison {
+) -> Option<Comparison> {
     let mut fields = vec![Field::Pixels {
         theirs: published.pixels,
         ours: images.pixels,
@@ -496,7 +496,7 @@ fn compare(
         theirs: (published.split, published.n_images.or(usual)),
         ours: (images.split, images.n_images),
     });
-    let trained_on = &images.trained_on;
+    let trained_on = images.trained_on.as_ref()?;
     if let Some(theirs) = published.trained_on {
         fields.push(Field::TrainingImages {
             theirs,
@@ -512,7 +512,7 @@ fn compare(
     if let (Some(theirs), Some(ours)) = (published.latent_dims, latent_dims) {
         fields.push(Field::LatentDims { theirs, ours });
     }
-    Comparison { published, fields }
+    Some(Comparison { published, fields })
 }
 
 #[cfg(test)]
@@ -538,11 +538,11 @@ mod tests {
             items: None,
             pixels,
             crop: None,
-            trained_on: TrainedOn {
+            trained_on: Some(TrainedOn {
                 dataset,
                 n_images: 60_000,
                 pixels,
-            },
+            }),
         }
     }
 
@@ -643,6 +643,9 @@ mod tests {
             change(&mut images);
             theirs(&images, &nll(5000))
         };
+        let trained_on = |change: &dyn Fn(&mut TrainedOn)| {
+            changed(&|images| images.trained_on.iter_mut().for_each(change))
+        };
         assert_eq!(
             changed(&|images| images.split = SplitUsed::Validation),
             ["10,000 test images instead of 10,000 validation images"]
@@ -654,16 +657,17 @@ mod tests {
         assert_eq!(
             changed(&|images| {
                 images.pixels = Pixels::Static;
-                images.trained_on.pixels = Pixels::Static;
+                let trained_on = images.trained_on.as_mut().unwrap();
+                trained_on.pixels = Pixels::Static;
             }),
             ["dynamic binarization instead of static"]
         );
         assert_eq!(
-            changed(&|images| images.trained_on.pixels = Pixels::Gray),
+            trained_on(&|images| images.pixels = Pixels::Gray),
             ["trained on MNIST, dynamic instead of MNIST, gray"]
         );
         assert_eq!(
-            changed(&|images| images.trained_on.dataset.name = KnownDataset::Kmnist),
+            trained_on(&|images| images.dataset.name = KnownDataset::Kmnist),
             ["trained on MNIST, dynamic instead of KMNIST, dynamic"]
         );
         assert_eq!(

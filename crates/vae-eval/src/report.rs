@@ -29,7 +29,7 @@ pub struct Report {
 pub struct Subject {
     /// The folder of the run, as given by the user.
     pub run: String,
-    /// The name of the checkpoint's folder.
+    /// The name of the checkpoint's folder; empty for weights that belong to no run.
     pub checkpoint: String,
     /// Complete epochs of training.
     pub epoch: u64,
@@ -220,11 +220,11 @@ mod tests {
             items: None,
             pixels: Pixels::Dynamic,
             crop: None,
-            trained_on: TrainedOn {
+            trained_on: Some(TrainedOn {
                 dataset: digits,
                 n_images: 60,
                 pixels: Pixels::Gray,
-            },
+            }),
         }
     }
 

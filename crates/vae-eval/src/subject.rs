@@ -1,9 +1,11 @@
 //! What a report records about the model and the images.
 
+use std::path::Path;
+
 use serde::Serialize;
 use serde_json::Value;
 use vae_data::{Binarization, Dataset, DatasetConfig, ImageShape};
-use vae_model::{ItemKind, ItemSpec, Vae};
+use vae_model::{ItemKind, ItemSpec, Vae, sha256};
 use vae_run::{OpenCheckpoint, RunConfig, RunDir};
 
 use crate::{EvalError, ImagesUsed, Pixels, SplitUsed, Subject, TrainedOn};
@@ -19,21 +21,12 @@ impl Subject {
         vae: &Vae,
         config: &RunConfig,
     ) -> Result<Self, EvalError> {
-        let model = vae.config();
-        let own = vae.own_parts();
-        let name = |part: &str, of_config: String| own.get(part).cloned().unwrap_or(of_config);
-        let posterior = name("posterior", kind(&model.posterior));
-        let parts = [
-            name("network", kind(&model.network)),
-            format!("{posterior} ({})", model.n_latents()),
-            name("prior", kind(&model.prior)),
-            name("likelihood", kind(&model.likelihood)),
-            format!(
-                "{} + {}",
-                kind(&config.objective.estimator),
-                kind(&config.objective.regularizer)
-            ),
-        ];
+        let mut parts = parts(vae);
+        parts.push(format!(
+            "{} + {}",
+            kind(&config.objective.estimator),
+            kind(&config.objective.regularizer)
+        ));
         Ok(Self {
             run: run_dir.path().display().to_string(),
             checkpoint: checkpoint.name(),
@@ -41,11 +34,43 @@ impl Subject {
             step: checkpoint.state.position.steps,
             weights_sha256: checkpoint.weights_digest()?,
             averaged_weights: config.training.ema_decay.is_some(),
-            latent_dims: model.n_latents(),
+            latent_dims: vae.config().n_latents(),
             model: parts.join(" · "),
             n_parameters: vae.n_parameters(),
         })
     }
+
+    /// The subject of weights that belong to no run, in this file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of_weights(file: &Path, vae: &Vae) -> Result<Self, EvalError> {
+        Ok(Self {
+            run: file.parent().unwrap_or(file).display().to_string(),
+            checkpoint: String::new(),
+            epoch: 0,
+            step: 0,
+            weights_sha256: sha256(file)?,
+            averaged_weights: false,
+            latent_dims: vae.config().n_latents(),
+            model: parts(vae).join(" · "),
+            n_parameters: vae.n_parameters(),
+        })
+    }
+}
+
+/// The parts of a model: network, posterior, prior, likelihood.
+fn parts(vae: &Vae) -> Vec<String> {
+    let model = vae.config();
+    let own = vae.own_parts();
+    let name = |part: &str, of_config: String| own.get(part).cloned().unwrap_or(of_config);
+    let posterior = name("posterior", kind(&model.posterior));
+    vec![
+        name("network", kind(&model.network)),
+        format!("{posterior} ({})", model.n_latents()),
+        name("prior", kind(&model.prior)),
+        name("likelihood", kind(&model.likelihood)),
+    ]
 }
 
 /// The name of a part in a config: that of its variant.
@@ -58,17 +83,17 @@ fn kind(part: &impl Serialize) -> String {
 }
 
 impl ImagesUsed {
-    /// The first `n_images` of a split, to be measured on a model that was trained with `config`. `source` is the data
-    /// set's table: the config's own or another one.
+    /// The first `n_images` of a split, to be measured on this model. `source` is the data set's table: that of the
+    /// model's config or another one.
     ///
     /// # Errors
     /// A file that can no longer be read.
     pub fn new(
-        config: &RunConfig,
+        vae: &Vae,
         source: &DatasetConfig,
-        train: &Dataset,
         test: &Dataset,
         n_images: usize,
+        trained_on: Option<TrainedOn>,
     ) -> Result<Self, EvalError> {
         let ImageShape {
             channels,
@@ -84,12 +109,22 @@ impl ImagesUsed {
             shape: [channels, height, width],
             items: items_in_words(test.item()),
             pixels: pixels(test, source)?,
-            crop: config.framing().crop,
-            trained_on: TrainedOn {
-                dataset: config.dataset.identity()?,
-                n_images: train.len(),
-                pixels: pixels(train, &config.dataset)?,
-            },
+            crop: vae.preprocessing().framing.and_then(|framing| framing.crop),
+            trained_on,
+        })
+    }
+}
+
+impl TrainedOn {
+    /// The training images of a run with this config.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn new(config: &RunConfig, train: &Dataset) -> Result<Self, EvalError> {
+        Ok(Self {
+            dataset: config.dataset.identity()?,
+            n_images: train.len(),
+            pixels: pixels(train, &config.dataset)?,
         })
     }
 }

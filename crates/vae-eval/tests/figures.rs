@@ -12,7 +12,7 @@ fn figures_of(tables: &str) -> Figures {
     let vae: Vae = common::trained(&config, &splits, 3);
     let folder = tempfile::tempdir().expect("a folder");
     let run_dir = RunDir::create(&folder.path().join("run"), &config).expect("a run");
-    figures(&vae, LatentSource::PRIOR, &run_dir, &splits.test, 0).expect("figures")
+    figures(&vae, LatentSource::PRIOR, Some(&run_dir), &splits.test, 0).expect("figures")
 }
 
 fn titles(figures: &Figures) -> Vec<&str> {

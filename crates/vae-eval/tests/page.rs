@@ -28,14 +28,14 @@ fn report() -> Report {
         items: None,
         pixels: Pixels::Dynamic,
         crop: Some(Crop::Center { fraction: 0.5 }),
-        trained_on: TrainedOn {
+        trained_on: Some(TrainedOn {
             dataset: DatasetIdentity {
                 source: HOSTILE.to_owned(),
                 ..DatasetIdentity::default()
             },
             n_images: 60_000,
             pixels: Pixels::Gray,
-        },
+        }),
     };
     let nll = Measure::new("nll", "negative log-likelihood", 92.51)
         .error(0.24)
@@ -127,6 +127,7 @@ fn figures() -> Figures {
             width: 10,
             height: 10,
         }],
+        pictures_of: HOSTILE.to_owned(),
         steps: Vec::new(),
         origin: vec![("data".to_owned(), HOSTILE.to_owned())],
         settings: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],

@@ -3,13 +3,21 @@
 use std::fmt::{self, Write};
 
 use super::text::Escaped;
-use crate::figures::Picture;
+use crate::figures::{Figures, Picture};
 
-pub(super) fn pictures(page: &mut impl Write, pictures: &[Picture]) -> fmt::Result {
+pub(super) fn pictures(page: &mut impl Write, figures: &Figures) -> fmt::Result {
+    let Figures {
+        pictures,
+        pictures_of,
+        ..
+    } = figures;
     if pictures.is_empty() {
         return Ok(());
     }
     page.write_str("<section id=\"figures\">\n<h2>Figures</h2>\n")?;
+    if !pictures_of.is_empty() {
+        writeln!(page, "<p>Of {}.</p>", Escaped(pictures_of))?;
+    }
     for shown in pictures {
         picture(page, shown)?;
     }

@@ -85,14 +85,20 @@ fn images(page: &mut impl Write, section: &Section) -> fmt::Result {
         if *channels == 1 { "" } else { "s" }
     );
     let noun = if items.is_some() { "items" } else { "images" };
-    let mut trained = format!("{} {noun}", count(trained_on.n_images));
-    let trained_dataset = trained_on.dataset.to_string();
-    if trained_dataset != dataset.to_string() {
-        trained = format!("{trained} of {trained_dataset}");
-    }
-    if trained_on.pixels != *pixels && items.is_none() {
-        trained = format!("{trained}, {}", trained_on.pixels.in_words());
-    }
+    let trained = match trained_on {
+        Some(trained_on) => {
+            let mut trained = format!("{} {noun}", count(trained_on.n_images));
+            let trained_dataset = trained_on.dataset.to_string();
+            if trained_dataset != dataset.to_string() {
+                trained = format!("{trained} of {trained_dataset}");
+            }
+            if trained_on.pixels != *pixels && items.is_none() {
+                trained = format!("{trained}, {}", trained_on.pixels.in_words());
+            }
+            trained
+        }
+        None => "unknown".to_owned(),
+    };
     page.write_str("<dl class=\"images\">\n")?;
     let mut entry = |term: &str, text: &str| {
         writeln!(page, "<div><dt>{term}</dt><dd>{}</dd></div>", Escaped(text))

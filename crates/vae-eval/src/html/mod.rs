@@ -63,7 +63,7 @@ fn write_parts(
             measures::section(page, topic, section, published)?;
         }
     }
-    figures::pictures(page, &figures.pictures)?;
+    figures::pictures(page, figures)?;
     origin(page, figures)?;
     page.write_str(
         "</main>\n<footer>Written by <code>vae eval</code>; the same numbers are in \
@@ -105,6 +105,18 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
         .map_or(run.into(), |name| name.to_string_lossy());
     let hash: String = weights_sha256.chars().take(12).collect();
     let averaged = if *averaged_weights { ", averaged" } else { "" };
+    let trained = match checkpoint.is_empty() {
+        true => "elsewhere".to_owned(),
+        false => format!(
+            "{} epochs, {} steps",
+            number(*epoch as f64),
+            number(*step as f64)
+        ),
+    };
+    let checkpoint = match checkpoint.is_empty() {
+        true => "weights that belong to no run",
+        false => checkpoint,
+    };
     begin(page, &format!("{name}: how good it is"))?;
     writeln!(
         page,
@@ -113,7 +125,7 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
          <dl class=\"subject\">\n\
          <div><dt>run</dt><dd>{run}</dd></div>\n\
          <div><dt>checkpoint</dt><dd>{checkpoint}</dd></div>\n\
-         <div><dt>trained</dt><dd>{epoch} epochs, {steps} steps</dd></div>\n\
+         <div><dt>trained</dt><dd>{trained}</dd></div>\n\
          <div><dt>latent dimensions</dt><dd>{latent_dims}</dd></div>\n\
          <div><dt>parameters</dt><dd>{parameters}</dd></div>\n\
          <div><dt>weights</dt><dd><code title=\"SHA-256 {sha256}\">{hash}</code>{averaged}</dd></div>\n\
@@ -122,8 +134,6 @@ fn head(page: &mut impl Write, subject: &Subject) -> fmt::Result {
         model = Escaped(model),
         run = Escaped(run),
         checkpoint = Escaped(checkpoint),
-        epoch = number(*epoch as f64),
-        steps = number(*step as f64),
         parameters = count(*n_parameters),
         sha256 = Escaped(weights_sha256),
         hash = Escaped(hash),
