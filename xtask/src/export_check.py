@@ -2,7 +2,8 @@
 
 Called by `cargo xtask export-check` with a folder that holds, for each model, encoder and decoder as
 TorchScript and ONNX, and references.safetensors: inputs of another batch size than the traced one,
-and outputs. A folder `diffusers` is read by diffusers' AutoencoderKL, and its computation compared.
+and outputs. A folder `any_size` within has ONNX for any size, and images of another size than the
+model's. A folder `diffusers` is read by diffusers' AutoencoderKL, and its computation compared.
 """
 
 import json
@@ -74,7 +75,7 @@ def main(folder):
     runtimes = {"onnx": onnx} if torch is None else {"onnx": onnx, "pt": torchscript}
     n_checked, largest = dict.fromkeys(runtimes, 0), dict.fromkeys(runtimes, 0.0)
     of_diffusers = []
-    for references in sorted(Path(folder).glob("*/references.safetensors")):
+    for references in sorted(Path(folder).rglob("references.safetensors")):
         tensors = load_file(references)
         written = references.parent / "diffusers"
         if torch and written.exists():

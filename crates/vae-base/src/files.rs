@@ -237,6 +237,15 @@ pub fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Checks by writing a file that files can be written to the folder. For commands that write their results only after
+/// hours.
+///
+/// # Errors
+/// The file system refuses.
+pub fn check_writable(folder: &Path) -> io::Result<()> {
+    NamedTempFile::new_in(folder).and_then(|mut file| file.write_all(b"\n"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{stderr, succeeds_in as succeeds, vae_in};
 use image::RgbImage;
 use serde_json::Value;
-use tch::{Device, no_grad};
+use tch::{Device, Tensor, no_grad};
 use vae_model::{ImageShape, LatentScaling, ModelConfig, Vae};
 
 /// A small autoencoder in `folder/vae`, as diffusers writes it.
@@ -122,6 +122,91 @@ fn an_autoencoder_is_described_imported_used_and_written_back() {
         "as the file it came from says"
     );
     assert_eq!(config["shift_factor"], 0.05);
+}
+
+#[test]
+fn an_autoencoder_is_judged_on_pictures_of_ones_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write_autoencoder(here);
+    let import = ["import", "vae", "--image-size", "32", "--out", "tokenizer"];
+    succeeds(here, &import);
+    let output = vae_in(here, &["eval", "tokenizer"]);
+    assert!(stderr(&output).contains("--data"), "{}", stderr(&output));
+    fs::create_dir(here.join("photos")).expect("created");
+    for i in 0..60_u32 {
+        let photo = RgbImage::from_fn(40, 40, |x, y| {
+            image::Rgb([x * i, y * i, x + y].map(|value| (value % 256) as u8))
+        });
+        let path = here.join(format!("photos/{i}.png"));
+        photo.save(path).expect("saved");
+    }
+    let eval = ["eval", "tokenizer", "--data", "photos", "--json"];
+    let report: Value = serde_json::from_str(&succeeds(here, &eval)).expect("JSON");
+    let sections = &report["sections"];
+    assert!(sections.get("likelihood").is_none(), "it has no likelihood");
+    assert!(sections["pictures"]["images"].get("trained_on").is_none());
+    let measures = |section: &str| {
+        let measures = sections[section]["measures"].as_array().expect("a list");
+        let pair = |measure: &Value| (measure["name"].to_string(), measure.clone());
+        measures
+            .iter()
+            .map(pair)
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert!(measures("pictures").contains_key("\"psnr\""));
+    let factor = &measures("latents")["\"implied_scaling_factor\""];
+    let note = factor["note"].as_str().expect("a note");
+    assert!(
+        note.starts_with("its files say 0.3, which scales"),
+        "{note}"
+    );
+    let deviations = &sections["latents"]["lists"]["channel_deviation"];
+    assert_eq!(deviations.as_array().expect("a list").len(), 4);
+    for file in ["tokenizer/eval.json", "tokenizer/report.html"] {
+        assert!(here.join(file).is_file(), "{file}");
+    }
+
+    let export = ["export", "tokenizer", "--format", "diffusers", "--out"];
+    let export = [&export[..], &["back", "--rescale", "--data", "photos"]].concat();
+    succeeds(here, &export);
+    let config = fs::read_to_string(here.join("back/config.json")).expect("read");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    let (written, measured) = (&config["scaling_factor"], &factor["value"]);
+    // One is of training pictures, the other of test pictures, all much alike.
+    let ratio = written.as_f64().expect("a number") / measured.as_f64().expect("a number");
+    assert!((0.7..1.4).contains(&ratio), "{written}, {measured}");
+}
+
+#[test]
+fn tiles_have_the_pixels_of_the_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    write_autoencoder(here);
+    let import = [
+        "import",
+        "vae",
+        "--image-size",
+        "64x48",
+        "--out",
+        "tokenizer",
+    ];
+    succeeds(here, &import);
+    let photo = RgbImage::from_fn(48, 64, |x, y| image::Rgb([x as u8 * 5, y as u8 * 3, 99]));
+    photo.save(here.join("photo.png")).expect("saved");
+    let reconstruct = ["reconstruct", "tokenizer", "photo.png", "--out"];
+    succeeds(here, &[&reconstruct[..], &["whole.npy"]].concat());
+    succeeds(
+        here,
+        &[&reconstruct[..], &["tiles.npy", "--tile", "7"]].concat(),
+    );
+    let [whole, tiles] = ["whole.npy", "tiles.npy"].map(|name| {
+        let array = Tensor::read_npy(here.join(name)).expect("an array");
+        assert_eq!(array.size(), [1, 3, 64, 48]);
+        array
+    });
+    let difference = (&whole - &tiles).abs().max().double_value(&[]);
+    assert!(difference < 1e-5, "{difference}");
 }
 
 #[test]

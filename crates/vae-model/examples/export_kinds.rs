@@ -159,6 +159,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let folder = Path::new(&folder).join(format!("autoencoder_kl-{name}"));
         let vae = export(&toml::from_str(&text)?, wide.into(), &folder)?;
         vae.save_diffusers(&folder.join("diffusers"), None)?;
+        export_any_size(&vae, &folder.join("any_size"))?;
     }
     let tiny = "latent_shape = [4, 4, 6]\nposterior = 'deterministic'\nlikelihood.gaussian.sigma = 1.0\n\
                 network.autoencoder_tiny = { channels = 6, encoder_blocks = [1, 2, 1], decoder_blocks = [2, 1, 1] }";
@@ -171,6 +172,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder_of_tiny = Path::new(&folder).join("autoencoder_tiny");
     let vae = export(&toml::from_str(tiny)?, wide.into(), &folder_of_tiny)?;
     vae.save_diffusers(&folder_of_tiny.join("diffusers"), None)?;
+    export_any_size(&vae, &folder_of_tiny.join("any_size"))?;
     let square = ImageShape {
         channels: 3,
         height: 16,
@@ -209,6 +211,60 @@ fn series(has_missing: bool) -> ItemSpec {
         has_missing,
         ..ItemSpec::new(ItemKind::Array, vec![2, 13])
     }
+}
+
+/// The files for any size, and what the same weights compute of images twice as high.
+fn export_any_size(vae: &Vae, folder: &Path) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    let Some([channels, height, width]) = vae.config().latent_shape else {
+        return Err("latents that are a map are wanted".into());
+    };
+    let own = vae.image_shape();
+    let config = ModelConfig {
+        latent_shape: Some([channels, 2 * height, width]),
+        ..vae.config().clone()
+    };
+    let shape = ImageShape {
+        height: 2 * own.height,
+        ..own
+    };
+    let taller = Vae::new(&config, shape, Device::Cpu, 1)?;
+    for ((_, mut to), (_, from)) in taller
+        .named_variables()
+        .into_iter()
+        .zip(vae.named_variables())
+    {
+        no_grad(|| to.copy_(&from));
+    }
+    let mut generator = vae.generator(3);
+    let size = [3, shape.channels, shape.height, shape.width];
+    let images = generator.uniform([0.0, 1.0], size, Device::Cpu);
+    let latents = generator.normal([3, channels, 2 * height, width], Device::Cpu);
+    let mut references = Vec::new();
+    for (part, input) in [(Part::Encoder, images), (Part::Decoder, latents)] {
+        let name = part.name();
+        let flat = match part {
+            Part::Encoder => input.shallow_clone(),
+            Part::Decoder => input.flatten(1, -1),
+        };
+        for (i, output) in no_grad(|| taller.run_part(part, &flat))?
+            .into_iter()
+            .enumerate()
+        {
+            let output = match part {
+                Part::Encoder => output.view([3, channels, 2 * height, width]),
+                Part::Decoder => output,
+            };
+            references.push((format!("{name}.output.{i}"), output));
+        }
+        references.push((format!("{name}.input"), input));
+        fs::write(
+            folder.join(format!("{name}.onnx")),
+            vae.to_onnx_of_any_size(part)?,
+        )?;
+    }
+    write_tensors(&folder.join("references.safetensors"), &references, &[])?;
+    Ok(())
 }
 
 fn export(config: &ModelConfig, item: ItemSpec, folder: &Path) -> Result<Vae, Box<dyn Error>> {

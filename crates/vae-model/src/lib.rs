@@ -72,6 +72,7 @@ mod preprocessing;
 mod prior;
 mod quantizer;
 mod sampler;
+mod strips;
 mod summary;
 mod sums;
 mod support;

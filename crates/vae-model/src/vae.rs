@@ -21,6 +21,7 @@ use crate::parts::{
 use crate::posterior::PosteriorTraits;
 use crate::preprocessing::LatentScaling;
 use crate::prior::PriorTraits;
+use crate::strips;
 use crate::sums;
 use crate::units::Units;
 use crate::watch::watch;
@@ -40,6 +41,9 @@ const OF_ENCODER: &[&str] = &["encoder", "condition"];
 /// The seed of weights that are overwritten later.
 const OVERWRITTEN: u64 = 0;
 
+/// Pixels that a network sees at once in evaluation: 256 images of 64×64, 16 of 256×256.
+const N_PIXELS_AT_A_TIME: i64 = 1 << 20;
+
 /// Training items that are encoded together before the first step.
 const N_START_AT_A_TIME: i64 = 256;
 
@@ -58,6 +62,8 @@ pub struct Vae {
     /// Whether NaN and infinite weights were imported on purpose.
     allow_non_finite: bool,
     latent_scaling: Option<LatentScaling>,
+    /// The rows of a strip, where evaluation computes in strips.
+    strip_rows: Option<i64>,
     variables: nn::VarStore,
     network: NetworkPart,
     posterior: PosteriorPart,
@@ -317,6 +323,7 @@ impl Vae {
             framing: None,
             allow_non_finite: false,
             latent_scaling: None,
+            strip_rows: None,
             variables,
             network,
             posterior,
@@ -425,6 +432,68 @@ impl Vae {
     /// Sets what latent diffusion multiplies the latents by; saved with the weights.
     pub fn set_latent_scaling(&mut self, scaling: Option<LatentScaling>) {
         self.latent_scaling = scaling;
+    }
+
+    /// From now on the networks compute in strips of this many rows, except in training: a large image then needs a
+    /// fraction of the memory and up to twice the time, and its numbers are the same up to rounding, since nothing is cut at
+    /// the strips' edges. Gradients do not pass through. `None` is the whole image at once, as at first.
+    ///
+    /// # Errors
+    /// A network that is no sequence of known operations on maps.
+    pub fn set_strip_rows(&mut self, n_rows: Option<i64>) -> Result<(), ModelError> {
+        let parts = [Part::Encoder, Part::Decoder].into_iter();
+        let parts = parts.skip(usize::from(!self.has_encoder()));
+        let mut graphs = parts.map(|part| self.network_graph(part));
+        let is_possible =
+            graphs.all(|graph| graph.is_some_and(|graph| strips::are_possible(&graph)));
+        if n_rows.is_some() && !is_possible {
+            let name = self.config.network.name().to_owned();
+            let problem = "this network cannot compute in strips of rows";
+            return Err(ModelError::config(format!("model.network.{name}"), problem));
+        }
+        self.strip_rows = n_rows;
+        Ok(())
+    }
+
+    /// Whether the network computes blocks again in the backward pass from now on; returns whether it has any.
+    pub(crate) fn set_recomputation(&self, recomputes: bool) -> bool {
+        self.network.recompute(recomputes)
+    }
+
+    /// The network's output for items or latents: in training at once; else few large images at a time, whose maps would not
+    /// fit into memory together, or in strips.
+    fn network_output(
+        &self,
+        part: Part,
+        input: &Tensor,
+        features: Option<&Tensor>,
+        mode: Mode,
+    ) -> Tensor {
+        let apply = |input: &Tensor, features: Option<&Tensor>| match part {
+            Part::Encoder => self.network.encode(input, features, mode),
+            Part::Decoder => self.network.decode(input, features, mode),
+        };
+        if mode == Mode::Train {
+            return apply(input, features);
+        }
+        let in_strips = self.strip_rows.and_then(|n_rows| {
+            let inputs: Vec<&Tensor> = features.into_iter().chain([input]).collect();
+            strips::compute(&self.network_graph(part)?, &inputs, n_rows)
+        });
+        if let Some(output) = in_strips {
+            return output;
+        }
+        let ImageShape { height, width, .. } = self.image_shape();
+        let n = (N_PIXELS_AT_A_TIME / (height * width).max(1)).max(1);
+        if input.size()[0] <= n {
+            return apply(input, features);
+        }
+        let features = features.map(|features| features.split(n, 0));
+        let some = |i: usize| features.as_ref().map(|features| &features[i]);
+        let inputs = input.split(n, 0);
+        let outputs = inputs.iter().enumerate();
+        let outputs: Vec<Tensor> = outputs.map(|(i, input)| apply(input, some(i))).collect();
+        Tensor::cat(&outputs, 0)
     }
 
     /// Takes the values of all variables from tensors of their names and shapes.
@@ -1373,7 +1442,7 @@ impl Vae {
         }
         // Under autocast the network computes in half precision; densities need f32.
         let items = self.units.without_missing(targets);
-        let params = self.network.encode(&items, features, mode);
+        let params = self.network_output(Part::Encoder, &items, features, mode);
         let params = params.to_kind(Kind::Float); // [B, P]
         watch("posterior parameters", &params);
         params
@@ -1441,8 +1510,8 @@ impl Vae {
         features: Option<&Tensor>,
         mode: Mode,
     ) -> Tensor {
-        let params = self.network.decode(latents, features, mode);
-        params.to_kind(Kind::Float)
+        self.network_output(Part::Decoder, latents, features, mode)
+            .to_kind(Kind::Float)
     }
 
     /// The likelihood parameters `[N, …, H, W]` of latents `[N, Z]` for scaled items `[B, C, H, W]`, N a multiple of B: a

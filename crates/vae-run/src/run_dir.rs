@@ -1,7 +1,7 @@
 //! The folder of a run and the names of its files.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -415,9 +415,7 @@ impl RunDir {
     /// # Errors
     /// The file system refuses.
     pub fn check_writable(&self) -> Result<(), RunError> {
-        tempfile::NamedTempFile::new_in(&self.path)
-            .and_then(|mut file| file.write_all(b"\n"))
-            .map_err(RunError::io(&self.path))
+        files::check_writable(&self.path).map_err(RunError::io(&self.path))
     }
 
     /// The folder.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Tensor};
-use vae_base::ConditionError;
+use vae_base::{ConditionError, files};
 use vae_data::image_folder::CropRect;
 use vae_data::loader::Batch;
 use vae_data::{Dataset, DatasetConfig, InputBatch, Inputs, Split, Splits};
@@ -148,6 +148,31 @@ impl Session {
         Ok(&self.run()?.1)
     }
 
+    /// The weights file.
+    #[must_use]
+    pub fn weights_file(&self) -> PathBuf {
+        match &self.run {
+            Some((_, checkpoint)) => checkpoint.folder.join(WEIGHTS_FILE),
+            None if self.path.is_file() => self.path.clone(),
+            None => self.path.join(WEIGHTS_FILE),
+        }
+    }
+
+    /// The folder of the run, or of weights that belong to none.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        match &self.run {
+            Some((run_dir, _)) => run_dir.path().to_owned(),
+            None => files::parent(&self.weights_file()).to_owned(),
+        }
+    }
+
+    /// Whether the model is of a run; else its weights were imported, or copied alone.
+    #[must_use]
+    pub fn is_of_run(&self) -> bool {
+        self.run.is_some()
+    }
+
     fn run(&self) -> Result<&(RunDir, OpenCheckpoint), RunError> {
         self.run.as_ref().ok_or_else(|| {
             let problem = "weights that belong to no run; the folder of a run is needed here";
@@ -175,6 +200,14 @@ impl Session {
         }
         self.condition = condition.map(str::to_owned);
         Ok(())
+    }
+
+    /// Computes in strips of this many rows, for large images ([`Vae::set_strip_rows`]).
+    ///
+    /// # Errors
+    /// A network that cannot.
+    pub fn set_strip_rows(&mut self, n_rows: Option<i64>) -> Result<(), RunError> {
+        Ok(self.vae.set_strip_rows(n_rows)?)
     }
 
     /// The data set: the one that [`Self::set_dataset`] was given, or else the run's.

@@ -398,6 +398,7 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "dataset.text.test",
             "dataset.melodies.path",
             "training.epochs",
+            "training.recompute",
             "training.log_every",
             "training.start_from",
             "pictures",

@@ -121,6 +121,7 @@ impl<'a> Learner<'a> {
         check_precision(config.training.precision, vae.device())?;
         let training = &config.training;
         vae.freeze(&training.frozen)?;
+        vae.recompute(training.recompute, &config.objective)?;
         let model = Training {
             optimizer: &config.optimizer,
             schedule: &config.schedule,

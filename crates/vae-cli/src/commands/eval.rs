@@ -7,12 +7,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tracing::warn;
+use vae_base::files;
 use vae_data::{Binarization, Dataset, DatasetConfig};
 use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
     LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section,
-    SoundOptions, SplitUsed, Subject, Topic, comparisons, figures, measure_disentanglement,
-    measure_latents, measure_likelihood, measure_pictures, measure_sound, render, write_page,
+    SoundOptions, SplitUsed, Subject, Topic, TrainedOn, comparisons, figures,
+    measure_disentanglement, measure_latents, measure_likelihood, measure_pictures, measure_sound,
+    render, write_page,
 };
 use vae_model::Sampler;
 use vae_run::Session;
@@ -20,6 +22,7 @@ use vae_run::Session;
 use super::sampler::{self, Choice};
 use super::{RunArgs, table};
 use crate::output::{self, out};
+use crate::run_config::ConfigError;
 use crate::{Done, progress};
 
 /// Evaluate a model on held-out images: prints a table, writes eval.json and report.html to the run
@@ -30,6 +33,9 @@ use crate::{Done, progress};
 /// of a mixture prior. disentanglement: whether single dimensions correspond to single factors, for a run on sprites.
 ///
 /// Sections that are not requested stay in the report unchanged if they are of the same weights.
+///
+/// Weights that belong to no run, such as those of `vae import`, are measured on the images of --data, and the report is written beside
+/// them: reconstructions and latents, unless --only says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae eval runs/mnist
@@ -38,6 +44,7 @@ use crate::{Done, progress};
   vae eval runs/mnist --data datasets/binarized-mnist       Larochelle's test images
   vae eval runs/celeba --features inception.ts              Fréchet distance on features of your own
   vae eval runs/mnist --only pictures --sampler gmm         samples of a fitted sampler
+  vae eval tokenizer --data photos/ --features inception.ts   an imported autoencoder on pictures of your own
   vae eval runs/mnist --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -168,15 +175,18 @@ impl Material {
     fn open(args: &Args) -> Result<Self> {
         let run = args.run.open()?;
         let sampler = sampler::open(&run, args.sampler).context("--sampler")?;
-        let config = run.run_dir()?.config()?;
         let (source, train, test) = held_out(&run, args)?;
+        let trained_on = match run.is_of_run() {
+            true => Some(TrainedOn::new(&run.run_dir()?.config()?, &train)?),
+            false => None,
+        };
         let (train, test) = (run.conditioned(train), run.conditioned(test));
         let n_images = args
             .limit
             .map_or(test.len(), |n| test.len().min(n as usize));
         let images = ImagesUsed {
             split: args.split.into(),
-            ..ImagesUsed::new(&config, &source, &train, &test, n_images)?
+            ..ImagesUsed::new(run.vae(), &source, &test, n_images, trained_on)?
         };
         let test = test.truncated(n_images);
         // Probes and distances compare the two, so that their pixels must be of the same kind.
@@ -193,6 +203,14 @@ impl Material {
 
 /// The data set table, the training images, and the held-out images.
 fn held_out(run: &Session, args: &Args) -> Result<(DatasetConfig, Dataset, Dataset)> {
+    if !run.is_of_run() && !args.run.data.is_other() {
+        let path = run.folder();
+        let problem = format!(
+            "{}: weights that belong to no run, so --data has to name the images to measure on",
+            path.display()
+        );
+        return Err(ConfigError::new(problem).into());
+    }
     let mut source = run.dataset()?;
     if args.run.data.is_other() {
         source.test_limit = None;
@@ -225,9 +243,11 @@ fn libtorch_version() -> Option<String> {
 pub(crate) fn run(args: Args) -> Result<Done> {
     let material = Material::open(&args)?;
     let run = &material.run;
-    let mut topics: Vec<Topic> = match args.only.is_empty() {
-        true => Topic::ALL.to_vec(),
-        false => args.only.iter().map(|&choice| choice.into()).collect(),
+    let mut topics: Vec<Topic> = match (args.only.is_empty(), run.is_of_run()) {
+        (true, true) => Topic::ALL.to_vec(),
+        // Elsewhere the likelihood may have been none, as of latent diffusion's autoencoders.
+        (true, false) => vec![Topic::Pictures, Topic::Sound, Topic::Latents],
+        (false, _) => args.only.iter().map(|&choice| choice.into()).collect(),
     };
     if !run.vae().has_encoder() {
         topics.retain(|&topic| [Topic::Pictures, Topic::Sound].contains(&topic));
@@ -237,9 +257,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             );
         }
     }
-    let config = run.run_dir()?.config()?;
-    let subject = Subject::new(run.run_dir()?, run.checkpoint()?, run.vae(), &config)?;
-    let folder = run.run_dir()?.path();
+    let subject = match run.is_of_run() {
+        true => {
+            let config = run.run_dir()?.config()?;
+            Subject::new(run.run_dir()?, run.checkpoint()?, run.vae(), &config)?
+        }
+        false => Subject::of_weights(&run.weights_file(), run.vae())?,
+    };
+    let folder = &run.folder();
     let mut report = Report {
         subject,
         sections: BTreeMap::new(),
@@ -250,8 +275,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         Err(error @ EvalError::File { .. }) => warn!("{error}; it is replaced"),
         Err(error) => return Err(error.into()),
     }
-    if let Err(error) = run.run_dir()?.check_writable() {
-        let error = anyhow::Error::from(error);
+    if let Err(error) = files::check_writable(folder) {
+        let error = anyhow::Error::from(error).context(folder.display().to_string());
         let error = output::whole(&error);
         warn!("{error}: the results will only be printed");
     }
@@ -294,12 +319,14 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     outcome?;
     kept?;
     let source = sampler::source(material.sampler.as_ref(), 1.0);
-    let mut figures = figures(run.vae(), source, run.run_dir()?, &material.test, args.seed)?;
+    let run_dir = run.run_dir().ok();
+    let mut figures = figures(run.vae(), source, run_dir, &material.test, args.seed)?;
     let versions = format!(
         "vae {}, libtorch {}",
         env!("CARGO_PKG_VERSION"),
         libtorch_version().unwrap_or_default()
     );
+    figures.pictures_of = material.images.to_string();
     figures.origin.push(("evaluated by".to_owned(), versions));
     write_page(folder, &render(&report, &figures, &comparisons(&report)))?;
     if !args.json {

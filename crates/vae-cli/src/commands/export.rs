@@ -3,14 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde_json::json;
-use vae_model::{Part, Vae, WEIGHTS_FILE, write_tensors, write_whole};
+use vae_eval::latent_moments;
+use vae_model::{LatentScaling, Part, Vae, WEIGHTS_FILE, write_tensors, write_whole};
+use vae_run::Session;
+use vae_view::latent::encode;
 
 use super::RunArgs;
 use crate::Done;
-use crate::output::{self, out};
+use crate::output::{self, out, say};
 
 /// Export a trained model for other programs: PyTorch, onnxruntime, or readers of safetensors
 ///
@@ -21,7 +24,9 @@ use crate::output::{self, out};
   vae export runs/mnist --format onnx --out exported          encoder.onnx, decoder.onnx, preprocessing.json
   vae export runs/mnist --format torchscript --part decoder --out decoder.pt
   vae export runs/mnist --format safetensors --out mnist.safetensors
-  vae export runs/tokenizer --format diffusers --out vae      AutoencoderKL.from_pretrained(\"vae\")")]
+  vae export runs/tokenizer --format onnx --any-size --out exported
+  vae export runs/tokenizer --format diffusers --out vae      AutoencoderKL.from_pretrained(\"vae\")
+  vae export runs/tokenizer --format diffusers --rescale --out vae")]
 pub(crate) struct Args {
     #[command(flatten)]
     run: RunArgs,
@@ -33,6 +38,16 @@ pub(crate) struct Args {
     /// The part of the model
     #[arg(long, value_enum, default_value_t = Parts::Both)]
     part: Parts,
+
+    /// Of ONNX: files for images of any size that the network can take, with latents as maps [N, C, h, w]; for models whose latents are
+    /// a map and whose layers are convolutions
+    #[arg(long)]
+    any_size: bool,
+
+    /// Of diffusers' folder: measure the scaling factor anew (and the shift factor, if the model came with one), on the first 1000
+    /// training images of the run's data set or of --data
+    #[arg(long)]
+    rescale: bool,
 
     /// The folder to write to, or for a single file its name with the format's ending
     #[arg(long, short, value_name = "DIR|FILE")]
@@ -89,10 +104,18 @@ impl Parts {
 const PREPROCESSING_FILE: &str = "preprocessing.json";
 
 pub(crate) fn run(args: Args) -> Result<Done> {
-    let vae = args.run.open_model()?;
     if args.format == Format::Diffusers {
-        return write_diffusers(&vae, &args);
+        return write_diffusers(&args);
     }
+    ensure!(
+        !args.rescale,
+        "--rescale: only diffusers' folder has a scaling factor"
+    );
+    ensure!(
+        !args.any_size || args.format == Format::Onnx,
+        "--any-size: only of --format onnx"
+    );
+    let vae = args.run.open_model()?;
     let extension = args.format.extension();
     let is_file = args.out.extension().is_some_and(|found| found == extension);
     let whole = args.format == Format::Safetensors && args.part == Parts::Both;
@@ -120,6 +143,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             let content = match args.format {
                 Format::Safetensors => Content::Weights(part),
                 Format::Torchscript => Content::Bytes(vae.to_torchscript(part)?),
+                Format::Onnx if args.any_size => Content::Bytes(vae.to_onnx_of_any_size(part)?),
                 Format::Onnx => Content::Bytes(vae.to_onnx(part)?),
                 Format::Diffusers => bail!(WHOLE), // Written above.
             };
@@ -158,17 +182,45 @@ pub(crate) fn run(args: Args) -> Result<Done> {
 const WHOLE: &str = "--part: diffusers' folder is of the whole model";
 
 /// A folder that diffusers reads.
-fn write_diffusers(vae: &Vae, args: &Args) -> Result<Done> {
+fn write_diffusers(args: &Args) -> Result<Done> {
     if args.part != Parts::Both {
         bail!(WHOLE);
     }
-    vae.save_diffusers(&args.out, None)?;
+    let run = args.run.open()?;
+    let scaling = match args.rescale {
+        true => Some(measured_scaling(&run).context("--rescale")?),
+        false => None,
+    };
+    run.vae().save_diffusers(&args.out, scaling)?;
     if args.json {
         out!("{}", json!({ "files": [args.out] }));
     } else {
         output::print_path(&args.out);
     }
     Ok(Done::Fully)
+}
+
+/// The training images that a scaling factor is measured on.
+const N_MEASURED: usize = 1000;
+
+/// The scaling that the latents of training images imply.
+fn measured_scaling(run: &Session) -> Result<LatentScaling> {
+    let vae = run.vae();
+    let train = run.splits()?.train.truncated(N_MEASURED);
+    let latents = encode(vae, &train, 0, |_| ())?.drawn;
+    let moments = latent_moments(vae, &latents)?.context("the latents of this model are no map")?;
+    let LatentScaling { factor, shift } = moments.scaling;
+    let has_shift = vae.latent_scaling().is_some_and(|known| known.shift != 0.0);
+    let shift = if has_shift { shift } else { 0.0 };
+    say!(
+        "scaling factor {factor:.5} from {} training images{}",
+        train.len(),
+        match vae.latent_scaling() {
+            Some(known) => format!("; before {}", known.factor),
+            None => String::new(),
+        }
+    );
+    Ok(LatentScaling { factor, shift })
 }
 
 enum Content {

@@ -81,6 +81,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "CONDITION", global = true)]
     condition: Option<String>,
 
+    /// Compute images in tiles of this many rows: less memory for large images, more time, the same numbers
+    #[arg(long, value_name = "ROWS", global = true, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    tile: Option<i64>,
+
     #[command(flatten)]
     data: DataArgs,
 }
@@ -152,6 +156,7 @@ impl RunArgs {
         };
         let condition = self.condition.as_deref();
         session.set_condition(condition).context("--condition")?;
+        session.set_strip_rows(self.tile).context("--tile")?;
         self.data.change(&mut session)?;
         Ok(session)
     }

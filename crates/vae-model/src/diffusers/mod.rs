@@ -2,10 +2,12 @@
 
 mod config_file;
 mod names;
+mod taesd;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::Deserialize;
 use tch::{Device, Tensor};
@@ -20,6 +22,7 @@ use crate::{
 };
 use config_file::{ConfigFile, KL, SampleSize, TINY, TinyConfigFile, VQ, groups};
 use names::{OUR_CODES, names, prefix, tiny_names};
+use taesd::Taesd;
 
 /// The names of diffusers' files.
 const CONFIG_FILE: &str = "config.json";
@@ -28,14 +31,12 @@ const WEIGHTS: &str = "diffusion_pytorch_model";
 /// Bytes of the largest config or list of shards.
 const LARGEST_JSON: u64 = 1 << 24;
 
-/// An autoencoder of latent diffusion in files: a folder of diffusers, or a safetensors file with its tensors under
-/// diffusers' names or the original ones, also within a larger checkpoint.
+/// An autoencoder of latent diffusion in files: a folder of diffusers, a safetensors file with its tensors under
+/// diffusers' names or the original ones, also within a larger checkpoint, or the two original files of a TAESD.
 #[derive(Debug)]
 pub struct DiffusersFiles {
-    /// The weights, one file or several.
-    files: Vec<PathBuf>,
-    /// The variables here by the names of the files' tensors.
-    names: BTreeMap<String, String>,
+    /// The files of weights, each with the variables here by the names of its tensors.
+    files: Vec<(PathBuf, Rc<BTreeMap<String, String>>)>,
     network: NetworkConfig,
     posterior: PosteriorConfig,
     n_channels: i64,
@@ -51,17 +52,22 @@ struct Shards {
 
 impl DiffusersFiles {
     /// Looks at a folder or file. `None` if it is neither a folder with diffusers' `config.json` nor a safetensors file
-    /// with such an autoencoder.
+    /// with such an autoencoder, nor has TAESD's two files.
     ///
     /// # Errors
     /// It is one, of another kind than `AutoencoderKL`; a file is missing or damaged, or only there as a pickle.
     pub fn find(path: &Path) -> Result<Option<Self>, ModelError> {
         let config = path.join(CONFIG_FILE);
         if !path.is_dir() {
-            return Self::of_files(path, vec![path.to_owned()], None);
+            return match Self::of_files(path, vec![path.to_owned()], None)? {
+                Some(files) => Ok(Some(files)),
+                None => Ok(Taesd::find(path)?.map(Self::taesd)),
+            };
         }
         let text = match read_small_text(&config, LARGEST_JSON) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Taesd::find(path)?.map(Self::taesd));
+            }
             text => text.map_err(ModelError::io(&config))?,
         };
         let value: serde_json::Value = serde_json::from_str(&text)
@@ -129,9 +135,10 @@ impl DiffusersFiles {
             }
             None => (groups(), None, None),
         };
+        let names = Rc::new(names);
+        let named = files.into_iter().map(|file| (file, Rc::clone(&names)));
         Ok(Some(Self {
-            files,
-            names,
+            files: named.collect(),
             network: NetworkConfig::AutoencoderKl(AutoencoderKlConfig {
                 groups,
                 ..found.network
@@ -165,9 +172,10 @@ impl DiffusersFiles {
                     .map(|what| (format!("{theirs}.{what}"), format!("{ours}.{what}")))
             })
             .collect();
+        let names = Rc::new(names);
+        let files = weights_in(path)?.into_iter();
         Ok(Self {
-            files: weights_in(path)?,
-            names,
+            files: files.map(|file| (file, Rc::clone(&names))).collect(),
             network: NetworkConfig::AutoencoderTiny(network),
             posterior: PosteriorConfig::Deterministic,
             n_channels: read.in_channels,
@@ -178,6 +186,24 @@ impl DiffusersFiles {
                 shift: read.shift_factor,
             }),
         })
+    }
+
+    /// The two original files of a TAESD.
+    fn taesd(taesd: Taesd) -> Self {
+        let [of_encoder, of_decoder] = taesd.names().map(Rc::new);
+        Self {
+            files: vec![(taesd.encoder, of_encoder), (taesd.decoder, of_decoder)],
+            network: NetworkConfig::AutoencoderTiny(taesd.network),
+            posterior: PosteriorConfig::Deterministic,
+            n_channels: taesd.n_channels,
+            latent_channels: taesd.latent_channels,
+            sample_size: None,
+            // Its latents are scaled already.
+            scaling: Some(LatentScaling {
+                factor: 1.0,
+                shift: 0.0,
+            }),
+        }
     }
 
     /// The size of images (H, W) in diffusers' config; any other multiple of the encoder's factor works too.
@@ -233,10 +259,10 @@ impl DiffusersFiles {
             .map(|(name, variable)| (name, variable.size()))
             .collect();
         let mut tensors = BTreeMap::new();
-        for file in &self.files {
+        for (file, names) in &self.files {
             let mut open = OpenTensorFile::open(file)?;
-            for (theirs, tensor) in open.read(|name| self.names.contains_key(name))? {
-                let ours = &self.names[&theirs];
+            for (theirs, tensor) in open.read(|name| names.contains_key(name))? {
+                let ours = &names[&theirs];
                 tensors.insert(ours.clone(), in_shape(&tensor, wanted.get(ours)));
             }
         }
@@ -247,14 +273,15 @@ impl DiffusersFiles {
         for (name, variable) in counted {
             tensors.entry(name).or_insert(variable);
         }
-        let path = &self.files[0];
+        let (path, _) = &self.files[0];
         let found: BTreeMap<String, Vec<i64>> = tensors
             .iter()
             .map(|(name, tensor)| (name.clone(), tensor.size()))
             .collect();
         let theirs: BTreeMap<&str, &str> = self
-            .names
+            .files
             .iter()
+            .flat_map(|(_, names)| names.iter())
             .map(|(theirs, ours)| (ours.as_str(), theirs.as_str()))
             .collect();
         let source = |ours: &str| match theirs.get(ours) {
@@ -475,6 +502,61 @@ mod tests {
         for (a, b) in outputs(a).iter().zip(&outputs(b)) {
             assert_eq!(a, b);
         }
+    }
+
+    #[test]
+    fn the_two_original_files_of_a_taesd_are_read() {
+        let config: ModelConfig = toml::from_str(
+            "latent_shape = [4, 4, 6]\nposterior = 'deterministic'\nlikelihood.gaussian.sigma = 1.0\n\
+             [network.autoencoder_tiny]\nchannels = 6\nencoder_blocks = [1, 2, 1]\ndecoder_blocks = [2, 1, 1]",
+        )
+        .unwrap();
+        let image = ImageShape {
+            channels: 3,
+            height: 16,
+            width: 24,
+        };
+        let vae = Vae::new(&config, image, Device::Cpu, 5).unwrap();
+        let NetworkConfig::AutoencoderTiny(network) = &config.network else {
+            panic!("another network");
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let variables: BTreeMap<String, Tensor> = vae.named_variables().into_iter().collect();
+        for (side, shift) in [("encoder", 0), ("decoder", 1)] {
+            let mut tensors = Vec::new();
+            for (theirs, ours) in tiny_names(network) {
+                let Some(place) = theirs.strip_prefix(&format!("{side}.layers.")) else {
+                    continue;
+                };
+                let (number, rest) = place.split_once('.').unwrap_or((place, ""));
+                let number = number.parse::<usize>().unwrap() + shift;
+                let point = if rest.is_empty() { "" } else { "." };
+                for part in ["weight", "bias"] {
+                    // The convolutions that change the size have no bias.
+                    if let Some(variable) = variables.get(&format!("{ours}.{part}")) {
+                        let name = format!("{number}{point}{rest}.{part}");
+                        tensors.push((name, variable.shallow_clone()));
+                    }
+                }
+            }
+            let file = folder.path().join(format!("taesd_{side}.safetensors"));
+            write_tensors(&file, &tensors, &[]).unwrap();
+        }
+        let encoder = folder.path().join("taesd_encoder.safetensors");
+        for path in [folder.path(), &encoder] {
+            let files = DiffusersFiles::find(path).unwrap().expect("found");
+            let read = files.load([16, 24], Device::Cpu).unwrap();
+            assert_eq!(read.config().network, config.network);
+            same(&vae, &read);
+        }
+        fs::copy(&encoder, folder.path().join("other_encoder.safetensors")).unwrap();
+        let decoder = folder.path().join("taesd_decoder.safetensors");
+        fs::copy(&decoder, folder.path().join("other_decoder.safetensors")).unwrap();
+        let said = DiffusersFiles::find(folder.path()).unwrap_err().to_string();
+        assert!(
+            said.contains("other_encoder.safetensors, taesd_encoder"),
+            "{said}"
+        );
     }
 
     #[test]

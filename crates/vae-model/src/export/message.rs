@@ -71,6 +71,8 @@ pub(super) struct Attribute {
     pub(super) float: f32,
     #[prost(int64, tag = "3")]
     pub(super) int: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) text: Vec<u8>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]
@@ -79,6 +81,7 @@ pub(super) struct Attribute {
 
 pub(super) const ATTRIBUTE_FLOAT: i32 = 1;
 pub(super) const ATTRIBUTE_INT: i32 = 2;
+pub(super) const ATTRIBUTE_STRING: i32 = 3;
 pub(super) const ATTRIBUTE_INTS: i32 = 7;
 
 #[derive(Clone, PartialEq, Message)]

@@ -8,6 +8,7 @@ use tch::Tensor;
 
 pub use torchscript::torchscript_file;
 
+use self::onnx::Sizes;
 use crate::part::Part;
 use crate::{Conditioned, ModelError, Preprocessing, Vae};
 
@@ -42,7 +43,17 @@ impl Vae {
     /// # }
     /// ```
     pub fn to_onnx(&self, part: Part) -> Result<Vec<u8>, ModelError> {
-        onnx::model(self, part)
+        onnx::model(self, part, Sizes::Own)
+    }
+
+    /// [`Self::to_onnx`] for images of any size that the network can take, such as multiples of its factor: latents and
+    /// log-variances are maps `[N, C, h, w]`, not flat. The metadata still has the model's own size.
+    ///
+    /// # Errors
+    /// Those of [`Self::to_onnx`]; a model that is tied to the size of its images: its latents are a vector, it has a
+    /// condition, or a layer between maps and vectors.
+    pub fn to_onnx_of_any_size(&self, part: Part) -> Result<Vec<u8>, ModelError> {
+        onnx::model(self, part, Sizes::Any)
     }
 
     /// The outputs of an exported half for the same input: `[mean, log_var]`, `[mean]` or `[images]`.

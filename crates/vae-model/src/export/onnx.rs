@@ -1,11 +1,14 @@
 //! Writes the operations of a [`Graph`] as ONNX.
 
+use std::collections::HashMap;
+
 use prost::Message;
 use tch::Tensor;
 
 use super::message::{
-    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, Attribute, Dimension, Entry, FLOAT, GraphProto,
-    INT64, Model, NodeProto, OperatorSet, Shape, Side, TensorProto, TensorType, Type, ValueInfo,
+    ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS, ATTRIBUTE_STRING, Attribute, Dimension, Entry,
+    FLOAT, GraphProto, INT64, Model, NodeProto, OperatorSet, Shape, Side, TensorProto, TensorType,
+    Type, ValueInfo,
 };
 use super::preprocessing_json;
 use crate::graph::{Activation, EPSILON, Graph, Node, Op, Value};
@@ -18,7 +21,16 @@ const OPSET: i64 = 17;
 /// The file format version that belongs to it.
 const IR_VERSION: i64 = 8;
 
-pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
+/// The sides of the maps that a file takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sizes {
+    /// Those of the model; latents are `[N, Z]`.
+    Own,
+    /// Any; latents are maps `[N, C, h, w]`.
+    Any,
+}
+
+pub(super) fn model(vae: &Vae, part: Part, sizes: Sizes) -> Result<Vec<u8>, ModelError> {
     let mut graph = Graph::default();
     let (inputs, outputs) = vae.part_graph(&mut graph, part)?;
     let names: &[&str] = match part {
@@ -27,6 +39,23 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     };
     let mut writer = Writer::default();
     writer.names.resize(graph.n_values(), None);
+    if sizes == Sizes::Any {
+        let latents = vae.config().latent_shape.ok_or_else(|| {
+            tied_to_the_size("its latents are a vector (latent_shape makes them a map)")
+        })?;
+        if !vae.condition().is_empty() {
+            return Err(tied_to_the_size("it has a condition"));
+        }
+        let flat = inputs.iter().filter(|input| input.shape.len() == 1);
+        writer.maps = Some(flat.map(|input| (input.id, latents.to_vec())).collect());
+        let constant = graph
+            .constants
+            .iter()
+            .find(|(value, _)| value.shape.len() > 1);
+        if constant.is_some() {
+            return Err(tied_to_the_size("it adds maps of a fixed size"));
+        }
+    }
     for (input, name) in inputs.iter().zip(part.inputs()) {
         writer.names[input.id] = Some(name.to_owned());
     }
@@ -46,8 +75,12 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             (*name).to_owned(),
             vec![],
         );
-        output_infos.push(value_info(name, value));
+        output_infos.push(writer.value_info(name, value));
     }
+    let infos = Writer {
+        maps: writer.maps.clone(),
+        ..Writer::default()
+    };
     let model = Model {
         ir_version: IR_VERSION,
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -59,7 +92,7 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
             inputs: inputs
                 .iter()
                 .zip(part.inputs())
-                .map(|(input, name)| value_info(name, input))
+                .map(|(input, name)| infos.value_info(name, input))
                 .collect(),
             outputs: output_infos,
         }),
@@ -80,19 +113,11 @@ pub(super) fn model(vae: &Vae, part: Part) -> Result<Vec<u8>, ModelError> {
     Ok(model.encode_to_vec())
 }
 
-fn value_info(name: &str, value: &Value) -> ValueInfo {
-    let sides = value.shape.iter().map(|&side| Side::Value(side));
-    let dims = [Side::Any("batch".to_owned())].into_iter().chain(sides);
-    let dims = dims.map(|side| Dimension { side: Some(side) }).collect();
-    ValueInfo {
-        name: name.to_owned(),
-        value_type: Some(Type {
-            tensor: Some(TensorType {
-                element: FLOAT,
-                shape: Some(Shape { dims }),
-            }),
-        }),
-    }
+/// Why a model has no file for any size.
+fn tied_to_the_size(why: &str) -> ModelError {
+    ModelError::export(format!(
+        "this model is tied to the size of its images: {why}"
+    ))
 }
 
 #[derive(Default)]
@@ -101,12 +126,102 @@ struct Writer {
     initializers: Vec<TensorProto>,
     /// The name of each value of the graph.
     names: Vec<Option<String>>,
+    /// In a file for any size, the shapes of maps that the graph has as flat values.
+    maps: Option<HashMap<usize, Vec<i64>>>,
 }
 
 impl Writer {
     fn name(&self, value: &Value) -> String {
         let name = self.names.get(value.id).cloned().flatten();
         name.unwrap_or_else(|| format!("value.{}", value.id))
+    }
+
+    fn value_info(&self, name: &str, value: &Value) -> ValueInfo {
+        let shape = match &self.maps {
+            Some(maps) => maps.get(&value.id).unwrap_or(&value.shape),
+            None => &value.shape,
+        };
+        let is_image = name == "images";
+        let side = |(i, &side): (usize, &i64)| match (&self.maps, i) {
+            (Some(_), 1..) => {
+                let of = if is_image { "" } else { "latent_" };
+                let side = if i == 1 { "height" } else { "width" };
+                Side::Any(format!("{of}{side}"))
+            }
+            _ => Side::Value(side),
+        };
+        let sides = shape.iter().enumerate().map(side);
+        let dims = [Side::Any("batch".to_owned())].into_iter().chain(sides);
+        let dims = dims.map(|side| Dimension { side: Some(side) }).collect();
+        ValueInfo {
+            name: name.to_owned(),
+            value_type: Some(Type {
+                tensor: Some(TensorType {
+                    element: FLOAT,
+                    shape: Some(Shape { dims }),
+                }),
+            }),
+        }
+    }
+
+    /// In a file for any size, what an operation on flat values does to the maps that they are. `None` if the operation is
+    /// not on such values.
+    fn on_maps(&mut self, node: &Node) -> Result<Option<()>, ModelError> {
+        let Some(maps) = &self.maps else {
+            return Ok(None);
+        };
+        let input = &node.inputs[0];
+        let known = node
+            .inputs
+            .iter()
+            .find_map(|input| maps.get(&input.id))
+            .cloned();
+        let names: Vec<String> = node.inputs.iter().map(|value| self.name(value)).collect();
+        let output = self.name(&node.output);
+        let shape = match (&node.op, known) {
+            (Op::Flatten, None) => {
+                self.push("Identity", &names, output, vec![]);
+                input.shape.clone()
+            }
+            (Op::Maps(shape), Some(known)) if shape[..] == known[..] => {
+                self.push("Identity", &names, output, vec![]);
+                return Ok(Some(())); // A map in the graph, too.
+            }
+            (Op::Narrow { start, length }, Some(known)) => {
+                let area: i64 = known[1..].iter().product();
+                if start % area != 0 || length % area != 0 {
+                    return Err(tied_to_the_size("it takes a map apart"));
+                }
+                self.slice(names[0].clone(), [start / area, length / area], output);
+                vec![length / area, known[1], known[2]]
+            }
+            (Op::Elementwise(op), Some(known)) => {
+                self.push(op, &names, output, vec![]);
+                known
+            }
+            (Op::Upsample([height, width]), None)
+                if height % input.shape[1] != 0 || width % input.shape[2] != 0 =>
+            {
+                return Err(tied_to_the_size("it enlarges maps by no whole factor"));
+            }
+            (Op::ConvTranspose { .. } | Op::RowsOfLargest { .. }, None)
+            | (Op::Conv { .. } | Op::BatchNorm { .. } | Op::GroupNorm { .. }, None)
+            | (Op::Activation(_) | Op::Upsample(_) | Op::PadEnd | Op::Attention, None)
+            | (Op::Narrow { .. } | Op::Concat | Op::Elementwise(_), None) => return Ok(None),
+            _ => return Err(tied_to_the_size("it has layers between maps and vectors")),
+        };
+        if let Some(maps) = &mut self.maps {
+            maps.insert(node.output.id, shape);
+        }
+        Ok(Some(()))
+    }
+
+    /// A range of the first dimension after the batch.
+    fn slice(&mut self, input: String, [start, length]: [i64; 2], output: String) {
+        let starts = self.integers(format!("{output}.start"), &[start]);
+        let ends = self.integers(format!("{output}.end"), &[start + length]);
+        let axes = self.integers(format!("{output}.axis"), &[1]);
+        self.push("Slice", &[input, starts, ends, axes], output, vec![]);
     }
 
     fn push(&mut self, op: &str, inputs: &[String], output: String, attributes: Vec<Attribute>) {
@@ -178,17 +293,17 @@ impl Writer {
         let pair = [within("shares"), within("values")];
         self.push("MatMul", &pair, within("sums"), vec![]); // [B, H·W, C]
         self.push("Transpose", &[within("sums")], within("attended"), across());
-        let shape = self.integers(within("shape"), &[&[0], &shape[..]].concat());
-        self.push(
-            "Reshape",
-            &[within("attended"), shape],
-            output.to_owned(),
-            vec![],
-        );
+        let query = self.name(&node.inputs[0]);
+        self.push("Shape", &[query], within("shape"), vec![]);
+        let pair = [within("attended"), within("shape")];
+        self.push("Reshape", &pair, output.to_owned(), vec![]);
         Ok(())
     }
 
     fn node(&mut self, node: &Node) -> Result<(), ModelError> {
+        if self.on_maps(node)?.is_some() {
+            return Ok(());
+        }
         let input = self.name(&node.inputs[0]);
         let output = self.name(&node.output);
         let within = |name: &str| format!("{output}.{name}");
@@ -243,6 +358,7 @@ impl Writer {
                 // ONNX's own group norm was added late and with an error. Instead: an instance norm of each group, then
                 // the scale and offset of each channel.
                 let groups = self.integers(within("groups.shape"), &[0, *n_groups, -1]);
+                self.push("Shape", &[input.clone()], within("shape"), vec![]);
                 self.push("Reshape", &[input, groups], within("groups"), vec![]);
                 let options = (tch::Kind::Float, tch::Device::Cpu);
                 let one = self.tensor(within("one"), &Tensor::ones([*n_groups], options))?;
@@ -250,14 +366,8 @@ impl Writer {
                 let epsilon = vec![float("epsilon", *epsilon)];
                 let inputs = [within("groups"), one, zero];
                 self.push("InstanceNormalization", &inputs, within("normed"), epsilon);
-                let shape = [&[0], &node.output.shape[..]].concat();
-                let shape = self.integers(within("maps.shape"), &shape);
-                self.push(
-                    "Reshape",
-                    &[within("normed"), shape],
-                    within("maps"),
-                    vec![],
-                );
+                let pair = [within("normed"), within("shape")];
+                self.push("Reshape", &pair, within("maps"), vec![]);
                 let weight = weight.view([-1, 1, 1]);
                 let weight = self.tensor(format!("{}.weight", node.name), &weight)?;
                 self.push("Mul", &[within("maps"), weight], within("scaled"), vec![]);
@@ -279,6 +389,21 @@ impl Writer {
                 // 0 keeps the batch size.
                 let shape = self.integers(within("shape"), &[&[0], &shape[..]].concat());
                 self.push("Reshape", &[input, shape], output, vec![]);
+            }
+            Op::Upsample([height, width])
+                if height % node.inputs[0].shape[1] == 0
+                    && width % node.inputs[0].shape[2] == 0 =>
+            {
+                let from = &node.inputs[0].shape;
+                let factors = [1, 1, height / from[1], width / from[2]].map(|n| n as f32);
+                let factors = self.tensor(within("factors"), &Tensor::from_slice(&factors))?;
+                let inputs = [input, String::new(), factors]; // No region.
+                let attributes = vec![
+                    text("mode", "nearest"),
+                    text("coordinate_transformation_mode", "asymmetric"),
+                    text("nearest_mode", "floor"),
+                ];
+                self.push("Resize", &inputs, output, attributes);
             }
             Op::Upsample(size) => {
                 // Gathers rows, then columns, by index: `Resize` rounds odd factors in a different way.
@@ -304,12 +429,7 @@ impl Writer {
                 self.push("Pad", &[input, pads], output, vec![]);
             }
             Op::Attention => self.attention(node, &output)?,
-            Op::Narrow { start, length } => {
-                let starts = self.integers(within("start"), &[*start]);
-                let ends = self.integers(within("end"), &[start + length]);
-                let axes = self.integers(within("axis"), &[1]);
-                self.push("Slice", &[input, starts, ends, axes], output, vec![]);
-            }
+            Op::Narrow { start, length } => self.slice(input, [*start, *length], output),
             Op::Concat => {
                 let inputs: Vec<String> =
                     node.inputs.iter().map(|value| self.name(value)).collect();
@@ -358,6 +478,15 @@ fn int(name: &str, int: i64) -> Attribute {
         name: name.to_owned(),
         int,
         kind: ATTRIBUTE_INT,
+        ..Default::default()
+    }
+}
+
+fn text(name: &str, text: &str) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        text: text.into(),
+        kind: ATTRIBUTE_STRING,
         ..Default::default()
     }
 }

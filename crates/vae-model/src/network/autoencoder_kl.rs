@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
-use super::layers::{Conv, ConvSizes, GroupNorm, Layer, NextActivation, group_norm_of};
-use super::ops::{Activation, GraphLayer, Ops};
+use super::layers::{
+    Conv, ConvSizes, Convolution, GroupNorm, Layer, NextActivation, group_norm_of,
+};
+use super::ops::{Activation, Ops, Segment};
 use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ImageShape, ModelError, nn};
@@ -322,18 +324,29 @@ struct Attention<C> {
     out: C,
 }
 
-impl<C: GraphLayer> Middle<C> {
+impl<C: Convolution> Middle<C> {
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let [before, after] = &self.blocks;
-        let mut maps = before.apply(ops, maps);
+        let mut maps = ops.segment(before, maps);
         if let Some(attention) = &self.attention {
-            maps = attention.apply(ops, maps);
+            maps = ops.segment(attention, maps);
         }
-        after.apply(ops, maps)
+        ops.segment(after, maps)
     }
 }
 
-impl<C: GraphLayer> Block<C> {
+impl<C: Convolution> Segment for Block<C> {
+    fn shallow_clone(&self) -> Self {
+        let layers = [0, 1].map(|i| {
+            let (norm, convolution) = &self.layers[i];
+            (norm.shallow_clone(), convolution.shallow_clone())
+        });
+        Self {
+            layers,
+            shortcut: self.shortcut.as_ref().map(C::shallow_clone),
+        }
+    }
+
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let mut around = ops.share(&maps);
         for (norm, convolution) in &self.layers {
@@ -349,7 +362,17 @@ impl<C: GraphLayer> Block<C> {
     }
 }
 
-impl<C: GraphLayer> Attention<C> {
+impl<C: Convolution> Segment for Attention<C> {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            norm: self.norm.shallow_clone(),
+            query: self.query.shallow_clone(),
+            key: self.key.shallow_clone(),
+            value: self.value.shallow_clone(),
+            out: self.out.shallow_clone(),
+        }
+    }
+
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let shared = ops.share(&maps);
         let normed = ops.layer(&self.norm, shared);
@@ -378,7 +401,7 @@ impl Layered for AutoencoderKl {
         let mut maps = ops.layer(first, maps);
         for stage in down {
             for block in &stage.blocks {
-                maps = block.apply(ops, maps);
+                maps = ops.segment(block, maps);
             }
             if let Some(halving) = &stage.halving {
                 maps = ops.pad_end(maps); // [B, channels, H/… + 1, W/… + 1]
@@ -417,7 +440,7 @@ impl Layered for AutoencoderKl {
         let mut maps = middle.apply(ops, maps);
         for stage in up {
             for block in &stage.blocks {
-                maps = block.apply(ops, maps);
+                maps = ops.segment(block, maps);
             }
             if let Some(Doubling { size, convolution }) = &stage.doubling {
                 maps = ops.upsample(maps, *size); // [N, channels, …H, …W]
@@ -431,6 +454,10 @@ impl Layered for AutoencoderKl {
 
     fn output_weight(&self) -> &Tensor {
         self.decoder.likelihood.weight()
+    }
+
+    fn has_segments(&self) -> bool {
+        true
     }
 }
 

@@ -49,7 +49,7 @@ impl Default for AutoencoderTinyConfig {
 const LATENT_BOUND: f64 = 3.0;
 
 impl AutoencoderTinyConfig {
-    pub(super) fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         let key = |name: &str| format!("model.network.autoencoder_tiny.{name}");
         check_sizes(&key("channels"), &[self.channels])?;
         let (n_down, n_up) = (self.encoder_blocks.len(), self.decoder_blocks.len());

@@ -330,6 +330,32 @@ impl Layer<Conv> {
     }
 }
 
+/// A layer of maps to maps, with spectral norm or without.
+pub(super) trait Convolution: GraphLayer + Send + 'static {
+    /// The same layer, with the same variables.
+    fn shallow_clone(&self) -> Self;
+}
+
+impl Convolution for Layer<Conv> {
+    fn shallow_clone(&self) -> Self {
+        self.with(&Tensor::shallow_clone)
+    }
+}
+
+impl Layer<GroupNorm> {
+    /// The same layer, with the same variables.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            module: GroupNorm {
+                weight: self.module.weight.shallow_clone(),
+                bias: self.module.bias.shallow_clone(),
+                ..self.module
+            },
+        }
+    }
+}
+
 impl<M: nn::Module> nn::Module for Layer<M> {
     fn forward(&self, input: &Tensor) -> Tensor {
         let output = self.module.forward(input);

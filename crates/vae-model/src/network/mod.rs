@@ -19,6 +19,7 @@ mod spectral_norm;
 mod top_down;
 mod transformer;
 
+use std::cell::Cell;
 use std::fmt::Debug;
 
 use schemars::JsonSchema;
@@ -76,6 +77,12 @@ pub trait Network: Debug + Send {
     fn output_weight(&self) -> Option<Tensor> {
         None
     }
+
+    /// Sets whether training computes the network's blocks again in the backward pass, for less memory. Returns whether it
+    /// has blocks that can be.
+    fn recompute(&self, _recomputes: bool) -> bool {
+        false
+    }
 }
 
 /// A network as a sequence of generic operations ([`Ops`]).
@@ -86,6 +93,11 @@ trait Layered: Debug + Send {
 
     /// The weight of the decoder's last layer.
     fn output_weight(&self) -> &Tensor;
+
+    /// Whether it consists of [`ops::Segment`]s.
+    fn has_segments(&self) -> bool {
+        false
+    }
 }
 
 /// A network that may also describe its computation as a graph.
@@ -116,9 +128,17 @@ struct Conditioned<N> {
     n_condition_features: i64,
     latent_shape: Option<[i64; 3]>,
     is_pyramid: bool,
+    recomputes: Cell<bool>,
 }
 
 impl<N: Layered> Conditioned<N> {
+    fn eager(&self, mode: Mode) -> Eager {
+        Eager {
+            mode,
+            recomputes: self.recomputes.get() && mode == Mode::Train,
+        }
+    }
+
     fn encoder<O: Ops>(
         &self,
         ops: &mut O,
@@ -173,16 +193,21 @@ impl<N: Layered> Conditioned<N> {
 impl<N: Layered> Network for Conditioned<N> {
     fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         let features = features.map(Tensor::shallow_clone);
-        self.encoder(&mut Eager(mode), images.shallow_clone(), features)
+        self.encoder(&mut self.eager(mode), images.shallow_clone(), features)
     }
 
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         let features = features.map(Tensor::shallow_clone);
-        self.decoder(&mut Eager(mode), latents.shallow_clone(), features)
+        self.decoder(&mut self.eager(mode), latents.shallow_clone(), features)
     }
 
     fn output_weight(&self) -> Option<Tensor> {
         Some(self.network.output_weight().shallow_clone())
+    }
+
+    fn recompute(&self, recomputes: bool) -> bool {
+        self.recomputes.set(recomputes);
+        self.network.has_segments()
     }
 }
 
@@ -494,6 +519,7 @@ fn conditioned<N: Layered + 'static>(
         n_condition_features: shape.n_condition_features,
         latent_shape: shape.latent_shape,
         is_pyramid: shape.is_pyramid,
+        recomputes: Cell::new(false),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The generic operations of networks. On tensors they compute; on a [`Graph`] they record the computation.
 
 use tch::Tensor;
+use vae_torch::recomputed;
 
 pub(crate) use crate::graph::Activation;
 
@@ -58,6 +59,22 @@ pub(crate) trait Ops {
 
     /// The same value, for a second use.
     fn share(&self, value: &Self::Value) -> Self::Value;
+
+    /// A part of a network, whose maps need not be kept for the backward pass.
+    fn segment<S: Segment>(&mut self, segment: &S, maps: Self::Value) -> Self::Value
+    where
+        Self: Sized,
+    {
+        segment.apply(self, maps)
+    }
+}
+
+/// A part of a network from maps to maps, without random numbers and running averages: it gives the same values again.
+pub(crate) trait Segment: Send + Sized + 'static {
+    fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value;
+
+    /// The same layers, with the same variables.
+    fn shallow_clone(&self) -> Self;
 }
 
 /// A layer that computes and can describe its operation.
@@ -70,13 +87,27 @@ pub(crate) trait GraphLayer: nn::ModuleT {
 }
 
 /// Computes on tensors.
-pub(crate) struct Eager(pub(crate) Mode);
+pub(crate) struct Eager {
+    pub(crate) mode: Mode,
+    /// Whether segments are computed again in the backward pass instead of being kept.
+    pub(crate) recomputes: bool,
+}
+
+impl Eager {
+    /// Keeps everything.
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            recomputes: false,
+        }
+    }
+}
 
 impl Ops for Eager {
     type Value = Tensor;
 
     fn layer<L: GraphLayer>(&mut self, layer: &L, input: Tensor) -> Tensor {
-        input.apply_t(layer, self.0 == Mode::Train)
+        input.apply_t(layer, self.mode == Mode::Train)
     }
 
     fn activation(&mut self, activation: Activation, mut input: Tensor) -> Tensor {
@@ -157,6 +188,16 @@ impl Ops for Eager {
 
     fn share(&self, value: &Tensor) -> Tensor {
         value.shallow_clone()
+    }
+
+    fn segment<S: Segment>(&mut self, segment: &S, maps: Tensor) -> Tensor {
+        if !self.recomputes {
+            return segment.apply(self, maps);
+        }
+        let (mode, own) = (self.mode, segment.shallow_clone());
+        let compute = move |maps: &Tensor| own.apply(&mut Eager::new(mode), maps.shallow_clone());
+        // Fails where the segment itself would panic.
+        recomputed(&maps, compute).unwrap_or_else(|error| panic!("{error}"))
     }
 }
 

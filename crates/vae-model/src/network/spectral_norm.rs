@@ -7,7 +7,7 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::Initialization;
-use super::layers::{Conv, ConvSizes, ConvTranspose, Layer, NextActivation, ToOp};
+use super::layers::{Conv, ConvSizes, ConvTranspose, Convolution, Layer, NextActivation, ToOp};
 use super::ops::GraphLayer;
 use crate::graph::Op;
 use crate::nn;
@@ -98,6 +98,20 @@ impl NormalizedLayer<nn::Linear> {
     /// Its weight, not divided.
     pub(super) fn weight(&self) -> &Tensor {
         &self.layer.module.ws
+    }
+}
+
+impl Convolution for NormalizedLayer<Conv> {
+    fn shallow_clone(&self) -> Self {
+        let norm = self.norm.as_ref().map(|norm| SpectralNorm {
+            weight: norm.weight.shallow_clone(),
+            output_dim: norm.output_dim,
+            left: norm.left.shallow_clone(),
+        });
+        Self {
+            layer: self.layer.shallow_clone(),
+            norm,
+        }
     }
 }
 

@@ -785,12 +785,12 @@ impl TopDownNetwork {
 impl Network for TopDownNetwork {
     fn encode(&self, images: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         let features = features.map(Tensor::shallow_clone);
-        self.encode_with(&mut Eager(mode), images.shallow_clone(), features)
+        self.encode_with(&mut Eager::new(mode), images.shallow_clone(), features)
     }
 
     fn decode(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
         let features = features.map(Tensor::shallow_clone);
-        self.path.decode(&mut Eager(mode), latents, features)
+        self.path.decode(&mut Eager::new(mode), latents, features)
     }
 
     fn output_weight(&self) -> Option<Tensor> {

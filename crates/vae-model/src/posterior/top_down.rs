@@ -206,7 +206,7 @@ impl TopDown {
                 pair.prior.at(&choose(i, &pair))
             };
         // The layers are the same in training.
-        let ops = &mut Eager(Mode::Evaluate);
+        let ops = &mut Eager::new(Mode::Evaluate);
         self.path.run(ops, &batch, features, reach, &mut each)
     }
 }

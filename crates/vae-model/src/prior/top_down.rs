@@ -30,7 +30,7 @@ impl TopDownPrior {
             choose(i, &PriorMaps::new(ops, group, prior))
         };
         let features = context.features.map(Tensor::shallow_clone);
-        let ops = &mut Eager(Mode::Evaluate);
+        let ops = &mut Eager::new(Mode::Evaluate);
         self.path
             .run(ops, batch, features, Reach::Latents, &mut each);
     }
