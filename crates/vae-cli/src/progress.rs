@@ -75,11 +75,8 @@ impl Callback for Progress {
         let epochs = run.config.training.epochs;
         match event {
             Event::FitStart => {
-                let batch_size = run.config.training.batch_size;
-                let steps_per_epoch =
-                    vae_data::loader::n_batches(run.splits.train.len(), batch_size);
                 self.bar
-                    .set_length((steps_per_epoch as u64).saturating_mul(epochs));
+                    .set_length(run.config.n_steps(run.splits.train.len()));
                 self.bar.set_prefix(format!("epoch 1/{epochs}"));
             }
             Event::StepEnd { totals, .. }

@@ -163,6 +163,13 @@ impl<'a> Batches<'a> {
         }
     }
 
+    /// The batches from this one on. Those before cost nothing.
+    #[must_use]
+    pub fn starting_at(mut self, batch: usize) -> Self {
+        self.next = batch;
+        self
+    }
+
     /// The total time of all calls of [`Iterator::next`] so far: the time in which training waited for data.
     pub fn waited(&self) -> Duration {
         self.waited

@@ -2,7 +2,6 @@
 
 use tch::Device;
 use vae_data::Splits;
-use vae_data::loader::n_batches;
 use vae_model::Vae;
 use vae_run::{Controls, Position, Progress, RunConfig};
 
@@ -61,8 +60,7 @@ impl Fit<'_> {
     /// Optimizer steps done when the epoch in progress began.
     #[must_use]
     pub fn steps_before_epoch(&self) -> u64 {
-        let batch_size = self.config.training.batch_size;
-        self.progress.position.epochs * n_batches(self.splits.train.len(), batch_size) as u64
+        self.progress.position.epochs * self.config.steps_per_epoch(self.splits.train.len())
     }
 
     /// Optimizer steps done in the epoch in progress.

@@ -6,7 +6,6 @@ use std::slice;
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
 use vae_base::derive_seed;
-use vae_data::loader::n_batches;
 use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Objective, Terms, Vae};
 use vae_run::{CheckpointTensors, ClipConfig, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
 
@@ -142,14 +141,13 @@ impl<'a> Learner<'a> {
             };
             Player::new(network.name(), network.named_variables(), &training)
         });
-        let n_steps_per_epoch = n_batches(n_train_images, training.batch_size) as u64;
         Ok(Self {
             vae,
             config,
             objective: config.objective_in_run(n_train_images),
             n_train_images: n_train_images as u64,
-            n_steps_per_epoch,
-            n_steps: n_steps_per_epoch.saturating_mul(training.epochs),
+            n_steps_per_epoch: config.steps_per_epoch(n_train_images),
+            n_steps: config.n_steps(n_train_images),
             model: Player::new("model", vae.named_variables(), &model),
             players: players.collect(),
             learning_rate_scale: 1.0,

@@ -1,6 +1,10 @@
 //! The steps of a run, and the sums over the epoch in progress.
 
-use vae_data::loader::{Batch, Batches};
+use std::ops::Range;
+use std::time::Duration;
+
+use vae_data::DataError;
+use vae_data::loader::{Batch, Batches, n_batches};
 use vae_run::{Means, StepControls};
 
 use crate::learner::StepOutput;
@@ -13,21 +17,29 @@ pub(crate) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// The sums of the epoch in progress, from its first step on.
-    pub(crate) fn batches(run: &Fit<'a>) -> Batches<'a> {
+    /// The remaining batches of the epoch in progress.
+    pub(crate) fn batches(run: &Fit<'a>) -> EpochBatches<'a> {
         let Fit {
             vae,
             splits,
             config,
             ..
         } = *run;
-        Batches::shuffled(
-            &splits.train,
-            config.training.batch_size,
-            vae.device(),
-            config.seed,
-            run.progress.position.epochs + 1,
-        )
+        let (train, batch_size) = (&splits.train, config.training.batch_size);
+        let n_passes = config.passes_per_epoch(train.len());
+        let n_per_pass = n_batches(train.len(), batch_size).max(1) as u64;
+        let n_done = run.steps_of_epoch();
+        let first = run.progress.position.epochs * n_passes + 1;
+        let pass = move |number| {
+            Batches::shuffled(train, batch_size, vae.device(), config.seed, number)
+        };
+        let current = first + n_done / n_per_pass;
+        EpochBatches {
+            pass: Box::new(pass),
+            later: current + 1..first + n_passes,
+            current: pass(current).starting_at((n_done % n_per_pass) as usize),
+            waited: Duration::ZERO,
+        }
     }
 
     pub(crate) fn step(
@@ -63,6 +75,39 @@ impl<'a> Steps<'a> {
             problem: "a weight is not finite".to_owned(),
             step,
         })
+    }
+}
+
+/// The batches of an epoch: of one pass over the data or of several.
+pub(crate) struct EpochBatches<'a> {
+    /// A pass by its number in the run, from 1.
+    pass: Box<dyn Fn(u64) -> Batches<'a> + 'a>,
+    /// The passes that follow the current one.
+    later: Range<u64>,
+    current: Batches<'a>,
+    /// In the passes before the current one.
+    waited: Duration,
+}
+
+impl EpochBatches<'_> {
+    /// The time in which training waited for data.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited + self.current.waited()
+    }
+}
+
+impl Iterator for EpochBatches<'_> {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(batch) = self.current.next() {
+                return Some(batch);
+            }
+            let next = self.later.next()?;
+            self.waited += self.current.waited();
+            self.current = (self.pass)(next);
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::Value;
-use vae_data::loader::n_batches;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 use vae_run::{
@@ -70,8 +69,7 @@ impl<'a> Trainer<'a> {
             Some(_) => None,
             None => Some(splits.train.truncated(N_INSTEAD_OF_VALIDATION)),
         };
-        let n_steps_per_epoch = n_batches(splits.train.len(), config.training.batch_size) as u64;
-        let n_steps = n_steps_per_epoch.saturating_mul(config.training.epochs);
+        let n_steps = config.n_steps(splits.train.len());
         let mut callbacks = Callbacks::default();
         callbacks.add(LearningRate::new(&config.schedule, n_steps));
         callbacks.add(KlSchedule);
@@ -197,8 +195,7 @@ impl<'a> Trainer<'a> {
     /// The remaining steps of an epoch; returns the reason to stop within it, if any.
     fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
         let mut batches = Steps::batches(&self.run);
-        let n_done = self.run.steps_of_epoch() as usize;
-        let mut next = batches.nth(n_done); // Passes over the others for nothing.
+        let mut next = batches.next();
         while let Some(batch) = next {
             let batch = batch?;
             let n_steps = self.run.progress.position.steps;

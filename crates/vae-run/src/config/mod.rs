@@ -132,11 +132,30 @@ impl RunConfig {
         Ok(splits.with_condition(&spec))
     }
 
+    /// The number of passes over so many training items within an epoch: one, or as many as there have to be for
+    /// `training.least_steps_per_epoch`.
+    #[must_use]
+    pub fn passes_per_epoch(&self, n_train: usize) -> u64 {
+        let least = self.training.least_steps_per_epoch;
+        least.div_ceil(self.steps_per_pass(n_train).max(1)).max(1)
+    }
+
+    fn steps_per_pass(&self, n_train: usize) -> u64 {
+        n_train.div_ceil(self.training.batch_size.max(1)) as u64
+    }
+
+    /// The number of steps of an epoch with so many training items.
+    #[must_use]
+    pub fn steps_per_epoch(&self, n_train: usize) -> u64 {
+        self.steps_per_pass(n_train)
+            .saturating_mul(self.passes_per_epoch(n_train))
+    }
+
     /// The number of steps of the run with so many training items.
     #[must_use]
     pub fn n_steps(&self, n_train: usize) -> u64 {
-        let of_epoch = n_train.div_ceil(self.training.batch_size.max(1)) as u64;
-        of_epoch.saturating_mul(self.training.epochs)
+        self.steps_per_epoch(n_train)
+            .saturating_mul(self.training.epochs)
     }
 
     /// The objective, with steps in place of shares of the run with so many training items.
@@ -184,6 +203,10 @@ pub struct TrainingConfig {
     /// Default 128.
     #[schemars(range(min = 1, max = LARGEST_BATCH))]
     pub batch_size: usize,
+    /// Number of steps that an epoch has at least: over few items it takes as many passes as that needs, so that a recipe
+    /// works for a hundred photos and for ten thousand. Default 0: an epoch is one pass.
+    #[schemars(range(max = MOST_EPOCHS))]
+    pub least_steps_per_epoch: u64,
     /// Number of images at a time in evaluation. Default 500.
     #[schemars(range(min = 1, max = LARGEST_BATCH))]
     pub evaluation_batch_size: usize,
@@ -232,6 +255,7 @@ impl Default for TrainingConfig {
         Self {
             epochs: 10,
             batch_size: 128,
+            least_steps_per_epoch: 0,
             evaluation_batch_size: 500,
             precision: Precision::default(),
             micro_batch_size: None,

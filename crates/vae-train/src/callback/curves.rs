@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use vae_data::loader::n_batches;
 use vae_run::{Metric, RunDir};
 use vae_view::curves::{self, Records};
 
@@ -35,11 +34,10 @@ impl Curves {
         self.drawn = Some(Instant::now());
         let title = self.run_dir.path().display().to_string();
         let (epochs, steps) = (self.run_dir.records()?, self.run_dir.step_records()?);
-        let n_steps = n_batches(run.splits.train.len(), run.config.training.batch_size);
         let records = Records {
             epochs: &epochs,
             steps: &steps,
-            steps_per_epoch: Some(n_steps as u64),
+            steps_per_epoch: Some(run.config.steps_per_epoch(run.splits.train.len())),
         };
         let terms = self.run_dir.terms()?;
         let drawn = curves::learning_curves(&title, records, &terms, &self.metric)?;
