@@ -30,9 +30,8 @@ impl<'a> Steps<'a> {
         let n_per_pass = n_batches(train.len(), batch_size).max(1) as u64;
         let n_done = run.steps_of_epoch();
         let first = run.progress.position.epochs * n_passes + 1;
-        let pass = move |number| {
-            Batches::shuffled(train, batch_size, vae.device(), config.seed, number)
-        };
+        let pass =
+            move |number| Batches::shuffled(train, batch_size, vae.device(), config.seed, number);
         let current = first + n_done / n_per_pass;
         EpochBatches {
             pass: Box::new(pass),

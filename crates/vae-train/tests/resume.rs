@@ -262,14 +262,19 @@ fn an_epoch_of_several_passes_goes_on_in_the_one_that_it_was_stopped_in() {
     let config = config("training.least_steps_per_epoch = 4");
     let straight = new_run(&config);
     train(&straight.run_dir, &config, false, StopAt::Never);
-    let newest = Checkpoint::Last.open(&straight.run_dir).expect("a checkpoint");
+    let newest = Checkpoint::Last
+        .open(&straight.run_dir)
+        .expect("a checkpoint");
     let position = newest.state.position;
     assert_eq!((position.epochs, position.steps), (4, 24));
     for step in [2, 3, 5, 6, 10] {
         let run = new_run(&config);
         train(&run.run_dir, &config, false, StopAt::Step(step));
         train(&run.run_dir, &config, true, StopAt::Never);
-        assert!(contents(&run.run_dir) == contents(&straight.run_dir), "{step}");
+        assert!(
+            contents(&run.run_dir) == contents(&straight.run_dir),
+            "{step}"
+        );
         let of = |run: &Run| metrics(&run.run_dir.metrics_file());
         assert_eq!(of(&run), of(&straight), "{step}");
     }

@@ -38,7 +38,7 @@ pub(super) const ORDERS: &[Order] = &[
     },
     Order {
         krate: "vae-torch",
-        modules: &["call", "generator", "kernels", "recompute"],
+        modules: &["call", "generator", "group", "kernels", "recompute"],
         upward: &[],
     },
     Order {

@@ -1,0 +1,205 @@
+// Groups of processes on libtorch's c10d with Gloo: the store at which they meet, and what they compute together. Every
+// function returns nullptr or libtorch's error message, which the caller frees.
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Logging.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "call.h"
+
+namespace {
+
+using Milliseconds = std::chrono::milliseconds;
+
+struct Store {
+    c10::intrusive_ptr<c10d::TCPStore> store;
+};
+
+struct Members {
+    c10::intrusive_ptr<c10d::Backend> backend;
+
+    void all_reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const {
+        std::vector<at::Tensor> tensors{std::move(values)};
+        c10d::AllreduceOptions options;
+        options.reduceOp = operation;
+        backend->allreduce(tensors, options)->wait();
+    }
+};
+
+// Shared with nodes of graphs.
+using Group = std::shared_ptr<Members>;
+
+// The gradient of a sum over all processes: in each of them the sum of the gradients of all.
+struct SumOverAll : torch::autograd::Node {
+    Group group;
+
+    explicit SumOverAll(Group group) : group(std::move(group)) {}
+
+    torch::autograd::variable_list
+    apply(torch::autograd::variable_list &&gradients) override {
+        at::Tensor gradient = gradients[0].detach().clone(at::MemoryFormat::Contiguous);
+        group->all_reduce(gradient, c10d::ReduceOp::SUM);
+        return {gradient};
+    }
+};
+
+// c10d's own messages on stderr, unless TORCH_CPP_LOG_LEVEL asks for them: errors are returned.
+void quiet() {
+    static const bool done = [] {
+        setenv("TORCH_CPP_LOG_LEVEL", "ERROR", 0);
+        c10::initLogging();
+        return true;
+    }();
+    (void)done;
+}
+
+// Gloo walks over the memory of a tensor as one piece.
+std::vector<at::Tensor> dense(const at::Tensor *tensor) {
+    TORCH_CHECK(tensor->defined(), "no tensor");
+    TORCH_CHECK(tensor->is_contiguous(), "the values of the tensor are no one piece of memory");
+    return {tensor->detach()};
+}
+
+} // namespace
+
+extern "C" {
+
+char *vae_store_new(
+    const char *host, uint16_t port, bool hosts, int64_t timeout_ms, Store **store,
+    uint16_t *bound) {
+    return guarded([&] {
+        quiet();
+        c10d::TCPStoreOptions options;
+        options.port = port;
+        options.isServer = hosts;
+        options.waitWorkers = false;
+        options.timeout = Milliseconds(timeout_ms);
+        auto made = c10::make_intrusive<c10d::TCPStore>(std::string(host), options);
+        *bound = made->getPort();
+        *store = new Store{std::move(made)};
+    });
+}
+
+void vae_store_delete(Store *store) {
+    delete store;
+}
+
+char *vae_store_set(const Store *store, const char *key, const uint8_t *value, size_t n) {
+    return guarded([&] {
+        store->store->set(std::string(key), std::vector<uint8_t>(value, value + n));
+    });
+}
+
+// Waits until the key is set. The value is from malloc.
+char *vae_store_get(
+    const Store *store, const char *key, int64_t timeout_ms, uint8_t **value, size_t *n) {
+    return guarded([&] {
+        const std::string name(key);
+        store->store->wait({name}, Milliseconds(timeout_ms));
+        const std::vector<uint8_t> found = store->store->get(name);
+        *value = static_cast<uint8_t *>(malloc(found.size() + 1));
+        TORCH_CHECK(*value, "out of memory");
+        memcpy(*value, found.data(), found.size());
+        *n = found.size();
+    });
+}
+
+char *vae_store_has(const Store *store, const char *key, bool *has) {
+    return guarded([&] { *has = store->store->check({std::string(key)}); });
+}
+
+char *vae_store_add(const Store *store, const char *key, int64_t amount, int64_t *sum) {
+    return guarded([&] { *sum = store->store->add(std::string(key), amount); });
+}
+
+// `interface` is that of the network, "" for the one that the host's name leads to; `is_local` for loopback.
+char *vae_group_new(
+    const Store *store, const char *prefix, int rank, int size, int64_t timeout_ms,
+    const char *interface, bool is_local, Group **group) {
+    return guarded([&] {
+        quiet();
+        auto options = c10d::ProcessGroupGloo::Options::create(Milliseconds(timeout_ms));
+        const std::string name(interface);
+        if (!name.empty()) {
+            options->devices = {c10d::ProcessGroupGloo::createDeviceForInterface(name)};
+        } else if (is_local) {
+            options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")};
+        } else {
+            options->devices = {c10d::ProcessGroupGloo::createDefaultDevice()};
+        }
+        auto own = c10::make_intrusive<c10d::PrefixStore>(std::string(prefix), store->store);
+        auto members = std::make_shared<Members>();
+        members->backend =
+            c10::make_intrusive<c10d::ProcessGroupGloo>(own, rank, size, std::move(options));
+        *group = new Group(std::move(members));
+    });
+}
+
+void vae_group_delete(Group *group) {
+    delete group;
+}
+
+// `operation` is 0 for the sum, 1 for the minimum, 2 for the maximum.
+char *vae_group_all_reduce(const Group *group, const at::Tensor *tensor, int operation) {
+    return guarded([&] {
+        (*group)->all_reduce(
+            dense(tensor)[0], operation == 0   ? c10d::ReduceOp::SUM
+                              : operation == 1 ? c10d::ReduceOp::MIN
+                                               : c10d::ReduceOp::MAX);
+    });
+}
+
+// The sum over all processes as a new tensor, through which gradients pass.
+char *vae_group_sum(const Group *group, const at::Tensor *input, at::Tensor **output) {
+    return guarded([&] {
+        at::Tensor sum = input->detach().clone(at::MemoryFormat::Contiguous);
+        (*group)->all_reduce(sum, c10d::ReduceOp::SUM);
+        if (at::GradMode::is_enabled() && input->requires_grad()) {
+            const std::shared_ptr<SumOverAll> node(
+                new SumOverAll(*group), torch::autograd::deleteNode);
+            node->set_next_edges(torch::autograd::collect_next_edges(*input));
+            torch::autograd::set_history(sum, node);
+        }
+        *output = new at::Tensor(std::move(sum));
+    });
+}
+
+char *vae_group_broadcast(const Group *group, const at::Tensor *tensor, int root) {
+    return guarded([&] {
+        std::vector<at::Tensor> tensors = dense(tensor);
+        c10d::BroadcastOptions options;
+        options.rootRank = root;
+        options.rootTensor = 0;
+        (*group)->backend->broadcast(tensors, options)->wait();
+    });
+}
+
+// `output` has room for the tensors of all ranks, one after another.
+char *vae_group_all_gather(
+    const Group *group, const at::Tensor *output, const at::Tensor *input) {
+    return guarded([&] {
+        at::Tensor into = dense(output)[0];
+        at::Tensor from = dense(input)[0];
+        (*group)->backend->_allgather_base(into, from)->wait();
+    });
+}
+
+char *vae_group_barrier(const Group *group) {
+    return guarded([&] { (*group)->backend->barrier()->wait(); });
+}
+
+} // extern "C"

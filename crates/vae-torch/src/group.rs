@@ -1,0 +1,588 @@
+//! `group.cpp`: several processes that compute together, on libtorch's c10d with Gloo.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use tch::{Kind, TchError, Tensor};
+use torch_sys::C_tensor;
+
+use crate::call::taken;
+
+unsafe extern "C" {
+    fn vae_store_new(
+        host: *const c_char,
+        port: u16,
+        hosts: bool,
+        timeout_ms: i64,
+        store: *mut *mut c_void,
+        bound: *mut u16,
+    ) -> *mut c_char;
+    fn vae_store_delete(store: *mut c_void);
+    fn vae_store_set(
+        store: *const c_void,
+        key: *const c_char,
+        value: *const u8,
+        n: usize,
+    ) -> *mut c_char;
+    fn vae_store_get(
+        store: *const c_void,
+        key: *const c_char,
+        timeout_ms: i64,
+        value: *mut *mut u8,
+        n: *mut usize,
+    ) -> *mut c_char;
+    fn vae_store_has(store: *const c_void, key: *const c_char, has: *mut bool) -> *mut c_char;
+    fn vae_store_add(
+        store: *const c_void,
+        key: *const c_char,
+        amount: i64,
+        sum: *mut i64,
+    ) -> *mut c_char;
+    fn vae_group_new(
+        store: *const c_void,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        timeout_ms: i64,
+        interface: *const c_char,
+        is_local: bool,
+        group: *mut *mut c_void,
+    ) -> *mut c_char;
+    fn vae_group_delete(group: *mut c_void);
+    fn vae_group_all_reduce(
+        group: *const c_void,
+        tensor: *const C_tensor,
+        operation: c_int,
+    ) -> *mut c_char;
+    fn vae_group_sum(
+        group: *const c_void,
+        input: *const C_tensor,
+        output: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn vae_group_broadcast(
+        group: *const c_void,
+        tensor: *const C_tensor,
+        root: c_int,
+    ) -> *mut c_char;
+    fn vae_group_all_gather(
+        group: *const c_void,
+        output: *const C_tensor,
+        input: *const C_tensor,
+    ) -> *mut c_char;
+    fn vae_group_barrier(group: *const c_void) -> *mut c_char;
+}
+
+/// Keys and values that processes share over TCP, at the one that hosts them: how a group's processes find each other.
+#[derive(Debug)]
+pub struct Store {
+    pointer: NonNull<c_void>,
+    port: u16,
+}
+
+// SAFETY: c10d's TCPStore locks a mutex in every call.
+unsafe impl Send for Store {}
+// SAFETY: as above.
+unsafe impl Sync for Store {}
+
+impl Store {
+    /// Hosts a store at this port, or with 0 at one that is free. It ends with this value.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn host(port: u16, timeout: Duration) -> Result<Self, TchError> {
+        Self::new("localhost", port, true, timeout)
+    }
+
+    /// Joins the store that another process hosts, which is waited for.
+    ///
+    /// # Errors
+    /// Nobody answers within the timeout; a host that is not known.
+    pub fn join(host: &str, port: u16, timeout: Duration) -> Result<Self, TchError> {
+        Self::new(host, port, false, timeout)
+    }
+
+    fn new(host: &str, port: u16, hosts: bool, timeout: Duration) -> Result<Self, TchError> {
+        let (mut store, mut bound) = (ptr::null_mut(), 0);
+        let host = c_string(host)?;
+        // SAFETY: the string outlives the call; the results are written before it returns without a message.
+        unsafe {
+            let timeout = milliseconds(timeout);
+            let message =
+                vae_store_new(host.as_ptr(), port, hosts, timeout, &mut store, &mut bound);
+            taken(message)?;
+        }
+        let pointer = NonNull::new(store).expect("a call without a message made a store");
+        Ok(Self {
+            pointer,
+            port: bound,
+        })
+    }
+
+    /// The port at which it is hosted.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// The host is gone.
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<(), TchError> {
+        let key = c_string(key)?;
+        // SAFETY: the store lives, and key and value outlive the call.
+        unsafe {
+            let (store, n) = (self.pointer.as_ptr(), value.len());
+            taken(vae_store_set(store, key.as_ptr(), value.as_ptr(), n))
+        }
+    }
+
+    /// The value of a key, which is waited for.
+    ///
+    /// # Errors
+    /// Nobody sets it within the timeout; the host is gone.
+    pub fn get(&self, key: &str, timeout: Duration) -> Result<Vec<u8>, TchError> {
+        let key = c_string(key)?;
+        let (mut value, mut n) = (ptr::null_mut(), 0);
+        // SAFETY: the store lives, and the key outlives the call. The value is from malloc, of n bytes, and ours.
+        unsafe {
+            let (store, timeout) = (self.pointer.as_ptr(), milliseconds(timeout));
+            let message = vae_store_get(store, key.as_ptr(), timeout, &mut value, &mut n);
+            taken(message)?;
+            let bytes = std::slice::from_raw_parts(value, n).to_vec();
+            libc::free(value.cast());
+            Ok(bytes)
+        }
+    }
+
+    /// Whether a key is set.
+    ///
+    /// # Errors
+    /// The host is gone.
+    pub fn has(&self, key: &str) -> Result<bool, TchError> {
+        let (key, mut has) = (c_string(key)?, false);
+        // SAFETY: the store lives, and the key outlives the call.
+        unsafe { taken(vae_store_has(self.pointer.as_ptr(), key.as_ptr(), &mut has))? };
+        Ok(has)
+    }
+
+    /// Adds to a counter, which begins at 0, and returns the sum.
+    ///
+    /// # Errors
+    /// The host is gone.
+    pub fn add(&self, key: &str, amount: i64) -> Result<i64, TchError> {
+        let (key, mut sum) = (c_string(key)?, 0);
+        // SAFETY: the store lives, and the key outlives the call.
+        unsafe {
+            let store = self.pointer.as_ptr();
+            taken(vae_store_add(store, key.as_ptr(), amount, &mut sum))?;
+        }
+        Ok(sum)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: made by `vae_store_new`, and not used any more.
+        unsafe { vae_store_delete(self.pointer.as_ptr()) };
+    }
+}
+
+/// How the processes of a [`Group`] reach each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// All are on this machine.
+    Local,
+    /// Over the interface that this machine's name leads to.
+    #[default]
+    Default,
+    /// Over the interface of this name, such as `eth0`.
+    Interface(String),
+}
+
+/// An operation between the values of all processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their sum.
+    Sum,
+    /// The least.
+    Min,
+    /// The largest.
+    Max,
+}
+
+/// Processes that compute together, each with its rank. All of them make the same calls in the same order, with tensors of
+/// the same kinds and sizes. Sums are the same, bit for bit, in all of them, and whenever the numbers are.
+///
+/// After an error the group is of no more use, and should be dropped at once: the others learn from that.
+#[derive(Debug)]
+pub struct Group {
+    pointer: NonNull<c_void>,
+    rank: usize,
+    size: usize,
+}
+
+// SAFETY: it holds no thread's own state; calls are made by one thread at a time.
+unsafe impl Send for Group {}
+
+impl Group {
+    /// Joins the group of this name at a store, as one of `size` processes. Waits for all of them. Later calls wait for the
+    /// others as long as the timeout.
+    ///
+    /// # Errors
+    /// Not all join within the timeout; no such interface.
+    pub fn join(
+        store: &Store,
+        name: &str,
+        rank: usize,
+        size: usize,
+        timeout: Duration,
+        network: &Network,
+    ) -> Result<Self, TchError> {
+        let interface = match network {
+            Network::Interface(name) => name.as_str(),
+            Network::Local | Network::Default => "",
+        };
+        let (name, interface) = (c_string(name)?, c_string(interface)?);
+        let is_local = *network == Network::Local;
+        let mut group = ptr::null_mut();
+        // SAFETY: the store lives, and the strings outlive the call; the group holds on to the store's inside by itself.
+        unsafe {
+            taken(vae_group_new(
+                store.pointer.as_ptr(),
+                name.as_ptr(),
+                small(rank)?,
+                small(size)?,
+                milliseconds(timeout),
+                interface.as_ptr(),
+                is_local,
+                &mut group,
+            ))?;
+        }
+        let pointer = NonNull::new(group).expect("a call without a message made a group");
+        Ok(Self {
+            pointer,
+            rank,
+            size,
+        })
+    }
+
+    /// The rank of this process, from 0.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The number of processes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Replaces the values of a tensor, which must be one piece of memory, by those of all processes together.
+    ///
+    /// # Errors
+    /// A process is gone or does not answer; a tensor with gaps.
+    pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<(), TchError> {
+        let operation = match reduction {
+            Reduction::Sum => 0,
+            Reduction::Min => 1,
+            Reduction::Max => 2,
+        };
+        // SAFETY: group and tensor live; the call returns when their values are complete.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            taken(vae_group_all_reduce(group, tensor.as_ptr(), operation))
+        }
+    }
+
+    /// The sum of a tensor over all processes, through which gradients pass: the gradient of the tensor is, in each process,
+    /// the sum of the gradients that the sum has in all of them. So the backward passes of all processes have to reach their
+    /// sums in the same order.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn sum(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        let mut output = ptr::null_mut();
+        // SAFETY: as above; the output is a tensor of its own.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            taken(vae_group_sum(group, tensor.as_ptr(), &mut output))?;
+            Ok(Tensor::from_ptr(output))
+        }
+    }
+
+    /// The rows of all processes, by rank, of which this one has `own`, `[B_r, …]`: `[ΣB_r, …]`. Gradients pass to `own`,
+    /// multiplied by the number of processes: if all compute the same loss of these rows, the mean of a weight's gradients
+    /// over the processes is then its gradient, whether the weight made the rows of one process or is used with all of them.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn rows(&self, own: &Tensor) -> Result<Tensor, TchError> {
+        let n = own.size()[0];
+        let counts = self.all_gather(&Tensor::from(n))?;
+        let counts = Vec::<i64>::try_from(counts)?;
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let fixed = own.detach();
+        let padded = match most - n {
+            0 => fixed.shallow_clone(),
+            missing => {
+                let size = [&[missing], &own.size()[1..]].concat();
+                let zeros = Tensor::f_zeros(size.as_slice(), (own.kind(), own.device()))?;
+                Tensor::f_cat(&[&fixed, &zeros], 0)?
+            }
+        };
+        let all = self.all_gather(&padded)?; // [size, most, …]
+        let times = self.size as f64;
+        let parts = counts.iter().enumerate().map(|(rank, &n)| {
+            if rank == self.rank {
+                return own * times - fixed.shallow_clone() * (times - 1.0);
+            }
+            all.get(rank as i64).narrow(0, 0, n)
+        });
+        Tensor::f_cat(&parts.collect::<Vec<_>>(), 0)
+    }
+
+    /// Replaces the values of a tensor, which must be one piece of memory, by those that it has at rank `root`.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), TchError> {
+        // SAFETY: as above.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            taken(vae_group_broadcast(group, tensor.as_ptr(), small(root)?))
+        }
+    }
+
+    /// The tensors of all processes, which have the same size, by rank: `[N, …]` of N processes.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn all_gather(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        let n = i64::from(small(self.size)?);
+        let input = tensor.detach().contiguous().view(-1);
+        let n_values = n * input.size()[0];
+        let output = Tensor::f_empty([n_values], (input.kind(), input.device()))?;
+        // SAFETY: as above; the output has room for all.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            let message = vae_group_all_gather(group, output.as_ptr(), input.as_ptr());
+            taken(message)?;
+        }
+        output.f_view([&[n], tensor.size().as_slice()].concat().as_slice())
+    }
+
+    /// Waits until all processes are here.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn barrier(&self) -> Result<(), TchError> {
+        // SAFETY: the group lives.
+        unsafe { taken(vae_group_barrier(self.pointer.as_ptr())) }
+    }
+
+    /// Bytes of all processes, which may be of different lengths, by rank.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, TchError> {
+        let lengths = self.all_gather(&Tensor::from_slice(&[bytes.len() as i64]))?;
+        let lengths = Vec::<i64>::try_from(lengths.view(-1))?;
+        let longest = lengths.iter().copied().max().unwrap_or(0).max(1) as usize;
+        let mut padded = bytes.to_vec();
+        padded.resize(longest, 0);
+        let all = self.all_gather(&Tensor::from_slice(&padded))?;
+        let all = Vec::<u8>::try_from(all.to_kind(Kind::Uint8).view(-1))?;
+        let parts = all.chunks(longest).zip(lengths);
+        Ok(parts
+            .map(|(part, length)| part[..length as usize].to_vec())
+            .collect())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: made by `vae_group_new`, and not used any more.
+        unsafe { vae_group_delete(self.pointer.as_ptr()) };
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, TchError> {
+    CString::new(text).map_err(|_| TchError::Torch(format!("{text:?} holds a zero byte")))
+}
+
+fn small(n: usize) -> Result<c_int, TchError> {
+    c_int::try_from(n).map_err(|_| TchError::Torch(format!("{n} processes are too many")))
+}
+
+fn milliseconds(timeout: Duration) -> i64 {
+    i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// What each of `size` ranks, on threads of their own, makes of its group.
+    fn ranks<T: Send>(size: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
+        let host = Store::host(0, PATIENCE).unwrap();
+        let port = host.port();
+        thread::scope(|scope| {
+            let join = |rank| {
+                let work = &work;
+                scope.spawn(move || {
+                    let store = Store::join("localhost", port, PATIENCE).unwrap();
+                    let network = &Network::Local;
+                    work(Group::join(&store, "test", rank, size, PATIENCE, network).unwrap())
+                })
+            };
+            let threads: Vec<_> = (0..size).map(join).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        })
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f64> {
+        Vec::try_from(tensor.to_kind(Kind::Double).view(-1)).unwrap()
+    }
+
+    #[test]
+    fn all_ranks_get_the_same_results() {
+        for size in [2, 3] {
+            let n = size as f64;
+            let found = ranks(size, |group| {
+                let own = group.rank() as f64 + 1.0;
+                let sum = Tensor::from_slice(&[own, 10.0 * own]);
+                group.all_reduce(&sum, Reduction::Sum).unwrap();
+                let most = Tensor::from_slice(&[own as i64]);
+                group.all_reduce(&most, Reduction::Max).unwrap();
+                let least = Tensor::from_slice(&[own as f32]);
+                group.all_reduce(&least, Reduction::Min).unwrap();
+                let first = Tensor::from_slice(&[own]);
+                group.broadcast(&first, 1).unwrap();
+                let gathered = group.all_gather(&Tensor::from_slice(&[own, -own])).unwrap();
+                group.barrier().unwrap();
+                let name = "x".repeat(group.rank());
+                let names = group.gather_bytes(name.as_bytes()).unwrap();
+                let lengths: Vec<usize> = names.iter().map(Vec::len).collect();
+                let tensors = [sum, most, least, first].map(|tensor| numbers(&tensor));
+                (tensors, numbers(&gathered), lengths)
+            });
+            let all: f64 = (1..=size).map(|i| i as f64).sum();
+            for (tensors, gathered, lengths) in found {
+                assert_eq!(tensors[0], [all, 10.0 * all]);
+                assert_eq!(tensors[1..], [vec![n], vec![1.0], vec![2.0]]);
+                let wanted = (1..=size).flat_map(|i| [i as f64, -(i as f64)]);
+                assert_eq!(gathered, wanted.collect::<Vec<_>>());
+                assert_eq!(lengths, (0..size).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    /// A loss that is no sum over rows, of rows x·w and a weight v that all of them meet: its gradients by w and v.
+    fn gradients(rows: impl Fn(&Tensor) -> Tensor, inputs: &Tensor) -> [Tensor; 2] {
+        let [w, v] = [0.5, -2.0].map(|value| Tensor::from(value).set_requires_grad(true));
+        let rows = rows(&(inputs * &w));
+        let loss = ((&rows * &v).logsumexp(0, false) * rows.mean(Kind::Double)).sin();
+        loss.backward();
+        [w.grad(), v.grad()]
+    }
+
+    #[test]
+    fn a_loss_of_all_rows_has_the_gradients_of_one_process() {
+        let inputs = Tensor::from_slice(&[0.3, -1.0, 0.7, 2.0, 0.1]);
+        let wanted = gradients(Tensor::shallow_clone, &inputs);
+        let numbers = [0.3, -1.0, 0.7, 2.0, 0.1];
+        let found = ranks(2, |group| {
+            // Three rows and two.
+            let own = if group.rank() == 0 { 0..3 } else { 3..5 };
+            let own = Tensor::from_slice(&numbers[own]);
+            let found = gradients(|rows| group.rows(rows).unwrap(), &own);
+            found.map(|gradient| {
+                let mean = gradient.copy();
+                group.all_reduce(&mean, Reduction::Sum).unwrap();
+                f64::try_from(mean / 2.0).unwrap()
+            })
+        });
+        for rank in found {
+            for (found, wanted) in rank.iter().zip(&wanted) {
+                let wanted = wanted.double_value(&[]);
+                assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_pass_sums_over_all() {
+        // Standardized by the mean of all rows, as batch norm does.
+        let numbers = [0.3, -1.0, 0.7, 2.0];
+        let loss = |values: &Tensor, mean: &Tensor| {
+            let weights = values.detach().exp();
+            ((values - mean).pow_tensor_scalar(3) * weights).sum(Kind::Double)
+        };
+        let all = Tensor::from_slice(&numbers).set_requires_grad(true);
+        loss(&all, &all.mean(Kind::Double)).backward();
+        let wanted = super::tests::numbers(&all.grad());
+        let found = ranks(2, |group| {
+            let own = Tensor::from_slice(&numbers[2 * group.rank()..][..2]);
+            let own = own.set_requires_grad(true);
+            let mean = group.sum(&own.sum(Kind::Double)).unwrap() / 4.0;
+            loss(&own, &mean).backward();
+            super::tests::numbers(&own.grad())
+        });
+        for (found, wanted) in found.concat().iter().zip(wanted) {
+            assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_with_gaps_is_refused() {
+        ranks(2, |group| {
+            let whole = Tensor::zeros([4, 4], (Kind::Float, tch::Device::Cpu));
+            let error = group
+                .all_reduce(&whole.select(1, 0), Reduction::Sum)
+                .unwrap_err();
+            assert!(error.to_string().contains("no one piece"), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_rank_that_leaves_is_an_error_of_the_others() {
+        let begun = Instant::now();
+        let outcomes = ranks(2, |group| {
+            if group.rank() == 1 {
+                return true; // The group is dropped.
+            }
+            group.barrier().is_err()
+        });
+        assert_eq!(outcomes, [true, true]);
+        assert!(begun.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn one_that_never_comes_is_an_error_after_the_timeout_and_so_is_a_port_that_is_taken() {
+        let short = Duration::from_millis(500);
+        let host = Store::host(0, short).unwrap();
+        let error = Group::join(&host, "test", 0, 2, short, &Network::Local);
+        assert!(error.is_err());
+        let taken = Store::host(host.port(), short).unwrap_err();
+        assert!(!taken.to_string().is_empty());
+        assert!(host.get("nothing", short).is_err());
+        host.set("key", b"value").unwrap();
+        assert_eq!(host.get("key", short).unwrap(), b"value");
+        assert!(host.has("key").unwrap() && !host.has("nothing").unwrap());
+        assert_eq!(
+            [host.add("n", 2).unwrap(), host.add("n", 3).unwrap()],
+            [2, 5]
+        );
+    }
+}
