@@ -32,11 +32,13 @@ impl<'a> Steps<'a> {
         let first = run.progress.position.epochs * n_passes + 1;
         let pass =
             move |number| Batches::shuffled(train, batch_size, vae.device(), config.seed, number);
-        let current = first + n_done / n_per_pass;
+        // After its last step, which may be saved before the epoch is ended, nothing of the last pass is left.
+        let n_whole = (n_done / n_per_pass).min(n_passes - 1);
+        let within = n_done - n_whole * n_per_pass;
         EpochBatches {
             pass: Box::new(pass),
-            later: current + 1..first + n_passes,
-            current: pass(current).starting_at((n_done % n_per_pass) as usize),
+            later: first + n_whole + 1..first + n_passes,
+            current: pass(first + n_whole).starting_at(within as usize),
             waited: Duration::ZERO,
         }
     }

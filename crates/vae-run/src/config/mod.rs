@@ -204,7 +204,7 @@ pub struct TrainingConfig {
     #[schemars(range(min = 1, max = LARGEST_BATCH))]
     pub batch_size: usize,
     /// Number of steps that an epoch has at least: over few items it takes as many passes as that needs, so that a recipe
-    /// works for a hundred photos and for ten thousand. Default 0: an epoch is one pass.
+    /// works for a hundred photos and for ten thousand. With 0 an epoch is one pass. Default 0.
     #[schemars(range(max = MOST_EPOCHS))]
     pub least_steps_per_epoch: u64,
     /// Number of images at a time in evaluation. Default 500.
@@ -458,6 +458,10 @@ impl RunConfig {
             range::count(key, value, largest)?;
         }
         for (key, value) in [
+            (
+                "training.least_steps_per_epoch",
+                training.least_steps_per_epoch,
+            ),
             ("training.log_every", training.log_every),
             ("pictures.first_step", pictures.first_step),
         ] {
