@@ -358,7 +358,12 @@ impl Writer {
                 // ONNX's own group norm was added late and with an error. Instead: an instance norm of each group, then
                 // the scale and offset of each channel.
                 let groups = self.integers(within("groups.shape"), &[0, *n_groups, -1]);
-                self.push("Shape", &[input.clone()], within("shape"), vec![]);
+                self.push(
+                    "Shape",
+                    std::slice::from_ref(&input),
+                    within("shape"),
+                    vec![],
+                );
                 self.push("Reshape", &[input, groups], within("groups"), vec![]);
                 let options = (tch::Kind::Float, tch::Device::Cpu);
                 let one = self.tensor(within("one"), &Tensor::ones([*n_groups], options))?;
