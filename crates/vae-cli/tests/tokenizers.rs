@@ -207,6 +207,10 @@ fn tiles_have_the_pixels_of_the_whole() {
     });
     let difference = (&whole - &tiles).abs().max().double_value(&[]);
     assert!(difference < 1e-5, "{difference}");
+    // Gradients do not pass tiles.
+    let search = ["x.npy", "--tile", "7", "--invert"];
+    let output = vae_in(here, &[&reconstruct[..], &search].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::signals;
 pub(super) struct InvertArgs {
     /// Search the latents of each image by gradient descent on −log p(x|z) − log p(z) instead of taking the encoder's: closer
     /// reconstructions, but slow
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tile")]
     invert: bool,
 
     /// Steps of the search
