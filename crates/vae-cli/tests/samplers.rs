@@ -31,6 +31,40 @@ fn sample(workplace: &Workplace, args: &[&str]) -> (Vec<u8>, String) {
     (bytes, said)
 }
 
+#[test]
+fn a_config_asks_for_samplers_when_training_ends() {
+    let workplace = Workplace::new();
+    workplace.train(
+        &[
+            "--set",
+            "model.latent_dims=3",
+            "--set",
+            "samplers=[\"gmm\"]",
+        ],
+        "run",
+    );
+    let file = workplace.path("run").join("samplers/gmm.safetensors");
+    assert!(file.exists());
+    let (_, said) = sample(&workplace, &[]);
+    assert!(said.contains("gmm"), "{said}");
+
+    // Before the first step, not after the last one.
+    let output = workplace.vae(&[
+        "train",
+        "small.toml",
+        "--set",
+        "samplers=[\"autoregressive\"]",
+        "--out",
+        "other",
+    ]);
+    let said = stderr(&output);
+    assert!(
+        !output.status.success() && said.contains("autoregressive"),
+        "{said}"
+    );
+    assert!(!workplace.path("other/metrics.jsonl").exists(), "{said}");
+}
+
 const FIT: &[&str] = &["fit-sampler", "run", "--epochs", "1", "--sizes", "2"];
 
 #[test]

@@ -477,10 +477,11 @@ struct Probes {
 }
 
 impl Probes {
-    fn protocol(&self, classifier: ProbeClassifier) -> Protocol {
+    fn protocol(&self, classifier: ProbeClassifier, n_components: Option<usize>) -> Protocol {
         Protocol::Probe {
             classifier,
             n_train_images: self.train.size()[0] as usize,
+            n_components,
             n_attributes: None,
             balanced: false,
         }
@@ -489,12 +490,14 @@ impl Probes {
     fn of_attributes(
         &self,
         classifier: ProbeClassifier,
+        n_components: Option<usize>,
         n_attributes: usize,
         balanced: bool,
     ) -> Protocol {
         Protocol::Probe {
             classifier,
             n_train_images: self.train.size()[0] as usize,
+            n_components,
             n_attributes: Some(n_attributes),
             balanced,
         }
@@ -506,7 +509,8 @@ impl Probes {
             .int64_value(&[])
             .max(test.max().int64_value(&[]))
             + 1;
-        let linear = LinearProbe::fit(&self.train, train, n_classes)?.classify(&self.test)?;
+        let probe = LinearProbe::fit(&self.train, train, n_classes)?;
+        let linear = probe.classify(&self.test)?;
         let nearest = nearest_neighbor_classes(&self.train, train, &self.test, self.n_neighbors)?;
         let of = |name: &str, label: &str, found: &Tensor| {
             let share = accuracy(found, test);
@@ -519,14 +523,15 @@ impl Probes {
             k: self.n_neighbors,
         };
         Ok([
-            of("linear_probe_accuracy", "linear probe, accuracy", &linear)
-                .protocol(self.protocol(ProbeClassifier::Softmax { l2: 1.0 })),
+            of("linear_probe_accuracy", "linear probe, accuracy", &linear).protocol(
+                self.protocol(ProbeClassifier::Softmax { l2: 1.0 }, probe.n_components()),
+            ),
             of(
                 "knn_probe_accuracy",
                 "k-nearest-neighbor probe, accuracy",
                 &nearest,
             )
-            .protocol(self.protocol(neighbors)),
+            .protocol(self.protocol(neighbors, None)),
         ])
     }
 
@@ -595,9 +600,13 @@ impl Probes {
         };
         let commoner = format!("always the more frequent answer: {:.4}", mean(4));
         let of = |i: usize, name: &str, label: &str, classifier, balanced| {
+            let seen = match classifier {
+                ProbeClassifier::Logistic => learner.n_components(),
+                _ => None,
+            };
             Measure::new(name, label, mean(i))
                 .higher_is_better()
-                .protocol(self.of_attributes(classifier, n, balanced))
+                .protocol(self.of_attributes(classifier, seen, n, balanced))
         };
         findings.measures.extend([
             of(
@@ -770,6 +779,7 @@ mod tests {
             let protocol = Protocol::Probe {
                 classifier,
                 n_train_images: 22,
+                n_components: None,
                 n_attributes: Some(2),
                 balanced: i % 2 == 1,
             };

@@ -1,7 +1,7 @@
 //! Probes: classifiers whose only inputs are latents.
 
 use tch::{Device, Kind, Tensor};
-use vae_view::latent::SoftmaxRegression;
+use vae_view::latent::{Pca, SoftmaxRegression, WIDE};
 
 use crate::EvalError;
 
@@ -12,11 +12,14 @@ use crate::EvalError;
 pub struct LinearProbe {
     mean: Tensor,      // [Z]
     deviation: Tensor, // [Z]
+    /// Of wide latents, on whose principal components it is fitted.
+    components: Option<Pca>,
     regression: SoftmaxRegression,
 }
 
 impl LinearProbe {
-    /// Fits it to latents `[N, Z]` and classes i64 `[N]` from 0 to `n_classes` − 1.
+    /// Fits it to latents `[N, Z]` and classes i64 `[N]` from 0 to `n_classes` − 1. Of latents of more than 1,024 dimensions it sees
+    /// the principal components: all that N ≤ 1,024 latents have, which changes nothing, and of more latents the first 256.
     ///
     /// # Errors
     /// libtorch refuses, as it does for NaN or infinite values.
@@ -28,11 +31,27 @@ impl LinearProbe {
         let flat = deviation.le(1e-9);
         let deviation = deviation.f_masked_fill(&flat, f64::INFINITY)?;
         let standardized = (latents - &mean) / &deviation;
+        let components = match standardized.size2()?.1 > WIDE {
+            true => Some(Pca::fit(&standardized, usize::MAX)?),
+            false => None,
+        };
+        let inputs = match &components {
+            Some(components) => components.project(&standardized),
+            None => standardized,
+        };
         Ok(Self {
             mean,
             deviation,
-            regression: SoftmaxRegression::fit(&standardized, classes, n_classes)?,
+            components,
+            regression: SoftmaxRegression::fit(&inputs, classes, n_classes)?,
         })
+    }
+
+    /// The number of principal components that it sees, if not the latents as they are.
+    #[must_use]
+    pub fn n_components(&self) -> Option<usize> {
+        let components = self.components.as_ref()?.components();
+        Some(components.size()[0] as usize)
     }
 
     /// The most probable class of each of latents `[N, Z]`, i64 `[N]`.
@@ -41,7 +60,12 @@ impl LinearProbe {
     /// Latents of another shape.
     pub fn classify(&self, latents: &Tensor) -> Result<Tensor, EvalError> {
         let centered = latents.to_kind(Kind::Double).f_sub(&self.mean)?;
-        Ok(self.regression.classify(&(centered / &self.deviation))?)
+        let standardized = centered / &self.deviation;
+        let inputs = match &self.components {
+            Some(components) => components.project(&standardized),
+            None => standardized,
+        };
+        Ok(self.regression.classify(&inputs)?)
     }
 }
 

@@ -142,6 +142,9 @@ pub enum Protocol {
         classifier: ProbeClassifier,
         /// The number of training images that it is fitted on, from the start.
         n_train_images: usize,
+        /// The number of principal components of the centers that it sees, where it sees not the centers themselves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        n_components: Option<usize>,
         /// The number of yes-or-no attributes in the mean; none for a label with classes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         n_attributes: Option<usize>,
@@ -515,6 +518,7 @@ impl fmt::Display for Protocol {
             Self::Probe {
                 classifier,
                 n_train_images,
+                n_components,
                 n_attributes,
                 balanced,
             } => {
@@ -522,10 +526,11 @@ impl fmt::Display for Protocol {
                 if let Some(n) = n_attributes {
                     write!(f, ", of each attribute, mean of {n}")?;
                 }
-                write!(
-                    f,
-                    ", on posterior centers, fitted on the first {n_train_images} training images"
-                )?;
+                match n_components {
+                    Some(n) => write!(f, ", on {n} principal components of posterior centers")?,
+                    None => write!(f, ", on posterior centers")?,
+                }
+                write!(f, ", fitted on the first {n_train_images} training images")?;
                 match balanced {
                     true => f.write_str("; balanced accuracy, chance is 0.5"),
                     false => Ok(()),
@@ -780,6 +785,7 @@ mod tests {
             Protocol::Probe {
                 classifier: ProbeClassifier::NearestNeighbors { k: 5 },
                 n_train_images: 100,
+                n_components: Some(256),
                 n_attributes: Some(40),
                 balanced: true,
             },

@@ -1,7 +1,7 @@
 //! Checks of the config of a model, and of which of its parts fit together. All these refusals are here and, for
 //! objectives, in `objective_compatibility.rs`, so that a bad config is refused when it is read.
 
-use crate::config::{MOST_LATENTS, MOST_SIDE};
+use crate::config::{MOST_LATENTS, MOST_LATENTS_OF_A_MAP, MOST_SIDE};
 use crate::parts::{ModelView, OwnParts};
 use crate::{
     DiagonalGaussianConfig, ItemKind, ItemSpec, LikelihoodConfig, MeanActivation, ModelConfig,
@@ -37,10 +37,14 @@ impl ModelConfig {
             }
         }
         self.network.check()?; // Before its latents are counted.
-        if !(1..=MOST_LATENTS).contains(&self.n_latents()) {
+        let (key, most) = match self.latent_shape {
+            Some(_) => ("model.latent_shape", MOST_LATENTS_OF_A_MAP),
+            None => ("model.latent_dims", MOST_LATENTS),
+        };
+        if !(1..=most).contains(&self.n_latents()) {
             let found = self.n_latents();
-            let problem = format!("found {found}, expected a number from 1 to {MOST_LATENTS}");
-            return Err(ModelError::config("model.latent_dims", problem));
+            let problem = format!("found {found} latents, expected a number from 1 to {most}");
+            return Err(ModelError::config(key, problem));
         }
         self.topology.check()?;
         if let Some(hierarchy) = self.network.top_down()

@@ -74,6 +74,10 @@ const EXAMPLE_SHAPE: [i64; 3] = [4, 7, 7];
 
 pub(crate) const MOST_LATENTS: i64 = 1 << 16;
 
+/// A map's latents are not connected with each other, so that there may be more: those of 8,192×8,192 pixels in sixteen channels at
+/// an eighth.
+pub(crate) const MOST_LATENTS_OF_A_MAP: i64 = 1 << 24;
+
 /// The largest side of a latent map, and its largest number of channels.
 pub(crate) const MOST_SIDE: i64 = 1 << 12;
 

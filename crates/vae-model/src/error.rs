@@ -78,6 +78,12 @@ pub enum ModelError {
          (diagonal_gaussian, von_mises_fisher, …) fits"
     )]
     NotInvertible,
+    /// Gradients are needed, and the networks compute in strips.
+    #[error(
+        "latents are searched by gradients, which do not pass networks that compute in strips of rows; \
+         set_strip_rows(None) first"
+    )]
+    InStrips,
     /// A sampler that these latents have no use for.
     #[error("the sampler {kind}: {problem}")]
     Sampler {

@@ -324,8 +324,8 @@ impl Vae {
     /// `on_step` is called after each step, and may end the search early. The memory is bounded.
     ///
     /// # Errors
-    /// Latents that are codes; numbers of the config that are out of range; items of another shape or kind, or a condition that does
-    /// not fit the model.
+    /// Latents that are codes; networks that compute in strips ([`Vae::set_strip_rows`]); numbers of the config that are out of
+    /// range; items of another shape or kind, or a condition that does not fit the model.
     ///
     /// ```
     /// use std::ops::ControlFlow;
@@ -353,6 +353,9 @@ impl Vae {
         config.check()?;
         if self.support() == Support::Codes {
             return Err(ModelError::NotInvertible);
+        }
+        if self.is_in_strips() {
+            return Err(ModelError::InStrips);
         }
         let Conditioned { tensor, condition } = items.into();
         self.check_images(tensor)?;

@@ -528,9 +528,11 @@ fn write(whole: &Tensor, rows: Range<i64>, strip: &Tensor) {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use std::ops::ControlFlow;
 
-    use crate::{ImageShape, ModelConfig, Vae};
+    use tch::{Device, Kind, Tensor};
+
+    use crate::{ImageShape, InvertConfig, ModelConfig, ModelError, Vae};
 
     fn model(toml: &str, side: [i64; 2]) -> Vae {
         let config: ModelConfig = toml::from_str(toml).unwrap();
@@ -613,6 +615,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn latents_are_not_searched_through_strips() {
+        let (toml, side) = MODELS[0];
+        let mut vae = model(toml, side);
+        vae.set_strip_rows(Some(4)).unwrap();
+        let images = Tensor::zeros([1, 3, side[0], side[1]], (Kind::Uint8, Device::Cpu));
+        let mut go_on = |_| ControlFlow::Continue(());
+        let found = vae.invert(&images, &InvertConfig::default(), &mut go_on);
+        assert!(matches!(found, Err(ModelError::InStrips)), "{found:?}");
     }
 
     #[test]

@@ -455,6 +455,10 @@ impl Vae {
         Ok(())
     }
 
+    pub(crate) fn is_in_strips(&self) -> bool {
+        self.strip_rows.is_some()
+    }
+
     /// Whether the network computes blocks again in the backward pass from now on; returns whether it has any.
     pub(crate) fn set_recomputation(&self, recomputes: bool) -> bool {
         self.network.recompute(recomputes)

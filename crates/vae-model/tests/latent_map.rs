@@ -210,6 +210,7 @@ fn sizes_that_do_not_fit_are_refused_with_those_that_would() {
                 .to_owned(),
             "more than 16777216 codes",
         ),
+        ("latent_shape = [64, 1024, 1024]\nnetwork.residual.channels = [8]".to_owned(), "model.latent_shape: found 67108864 latents"),
         (codes("latent_dims = 9\nposterior.vector_quantized = { code_dims = 4 }"), "a multiple of 4 would fit"),
         (codes("latent_dims = 9\nposterior.vector_quantized = { heads = 2 }"), "a multiple of 2 would fit"),
         (codes("latent_dims = 9\nposterior.vector_quantized = { heads = 0 }"), "vector_quantized.heads: found 0"),

@@ -85,7 +85,8 @@ impl Totals {
             batch.push(match named.get(&counted.term.name) {
                 Some(value) => {
                     counted.n_images += n_images;
-                    value.mean(Kind::Double) * n_images
+                    // What the loop counts itself is on the CPU.
+                    (value.mean(Kind::Double) * n_images).to_device(loss.device())
                 }
                 None => zero(),
             });

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tch::Kind;
+use tch::{Device, Kind};
 use vae_data::Dataset;
 use vae_model::{LatentSet, SamplerConfig, SamplerKind, SamplerRecord, Support};
-use vae_run::Session;
+use vae_run::{RunDir, Session};
 use vae_train::{
     FittedSampler, SamplerOptions, encode_items, fit_sampler, n_draws, prior_log_prob,
 };
@@ -44,12 +44,23 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     kind: Vec<SamplerKind>,
 
+    #[command(flatten)]
+    effort: Effort,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// How much is fitted to.
+#[derive(Debug, clap::Args)]
+struct Effort {
     /// Only the first N training images
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     limit: Option<u32>,
 
     /// The most epochs of each size of flow, two-stage and autoregressive, which end earlier where validation images do not gain
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = EPOCHS, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     epochs: u32,
 
     /// Only the N smallest sizes of each kind, which is quicker
@@ -59,11 +70,9 @@ pub(crate) struct Args {
     /// The same seed gives the same sampler
     #[arg(long, default_value_t = 0)]
     seed: u64,
-
-    /// Print JSON instead of a table
-    #[arg(long)]
-    json: bool,
 }
+
+const EPOCHS: u32 = 50;
 
 /// Without validation images, the share of the training images whose latents sizes are chosen by.
 const HELD_OUT: f64 = 0.1;
@@ -92,8 +101,47 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     }
     run.run_dir()?.check_writable()?;
     let stop = signals::stop_when_asked()?;
-    let Some(material) = Material::encode(&run, &args, &stop)? else {
-        return Ok(Done::Interrupted);
+    let (rows, done) = fit_all(&run, kinds, &args.effort, &stop)?;
+    report(&run, &rows, args.json)?;
+    Ok(done)
+}
+
+/// Fits the samplers that a config asks for to the best checkpoint of its run, which has just been trained.
+pub(super) fn after_training(
+    run_dir: &RunDir,
+    device: Device,
+    kinds: &[SamplerKind],
+    stop: &Arc<AtomicBool>,
+) -> Result<Done> {
+    let run = Session::open(run_dir.path(), device)?;
+    let effort = Effort {
+        limit: None,
+        epochs: EPOCHS,
+        sizes: None,
+        seed: 0,
+    };
+    let (rows, done) = fit_all(&run, kinds.to_vec(), &effort, stop)?;
+    for row in rows {
+        let nats = match (row.record.log_prob, row.record.prior_log_prob) {
+            (Some(log_prob), Some(prior)) => {
+                format!(", {log_prob:.1} nats of validation latents (the prior: {prior:.1})")
+            }
+            _ => String::new(),
+        };
+        say!("{}: {}{nats}", row.file.display(), row.config);
+    }
+    Ok(done)
+}
+
+/// The samplers that were fitted, in order, and whether all were.
+fn fit_all(
+    run: &Session,
+    kinds: Vec<SamplerKind>,
+    effort: &Effort,
+    stop: &Arc<AtomicBool>,
+) -> Result<(Vec<Row>, Done)> {
+    let Some(material) = Material::encode(run, effort, stop)? else {
+        return Ok((Vec::new(), Done::Interrupted));
     };
     let base = SamplerRecord {
         weights: run.checkpoint()?.weights_digest()?,
@@ -103,17 +151,17 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         prior_log_prob: None,
         n_train: material.n_train,
         n_validation: material.n_validation,
-        seed: args.seed,
+        seed: effort.seed,
     };
     let prior = prior_log_prob(run.vae(), &material.validation)?;
     let options = SamplerOptions {
-        epochs: args.epochs.into(),
-        sizes: args.sizes.map_or(usize::MAX, |sizes| sizes as usize),
-        seed: args.seed,
+        epochs: effort.epochs.into(),
+        sizes: effort.sizes.map_or(usize::MAX, |sizes| sizes as usize),
+        seed: effort.seed,
     };
     let (mut rows, mut done) = (Vec::new(), Done::Fully);
     for kind in kinds {
-        let Some(fitted) = fit(&run, kind, &material, &options, &stop)? else {
+        let Some(fitted) = fit(run, kind, &material, &options, stop)? else {
             done = Done::Interrupted;
             break;
         };
@@ -131,8 +179,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             tried: fitted.tried,
         });
     }
-    report(&run, &rows, args.json)?;
-    Ok(done)
+    Ok((rows, done))
 }
 
 fn default_kinds(support: Support, latent_dims: i64) -> Vec<SamplerKind> {
@@ -153,9 +200,9 @@ struct Material {
 }
 
 impl Material {
-    fn encode(run: &Session, args: &Args, stop: &AtomicBool) -> Result<Option<Self>> {
+    fn encode(run: &Session, effort: &Effort, stop: &AtomicBool) -> Result<Option<Self>> {
         let splits = run.splits()?;
-        let train = match args.limit {
+        let train = match effort.limit {
             Some(limit) => splits.train.truncated(limit as usize),
             None => splits.train,
         };
@@ -176,7 +223,7 @@ impl Material {
             }
         };
         let n_draws = n_draws(run.vae(), train.len());
-        let seed = args.seed;
+        let seed = effort.seed;
         let Some(of_train) = encode(run, &train, n_draws, seed, "training images", stop)? else {
             return Ok(None);
         };

@@ -17,6 +17,7 @@ use vae_train::{
     Pictures, Sounds, Stop, TensorBoard, Texts, Trainer, check_precision, device_name,
 };
 
+use super::fit_sampler;
 use crate::device::DeviceChoice;
 use crate::output::{self, out, say};
 use crate::progress::Progress;
@@ -162,6 +163,9 @@ fn train(
     vae: &Vae,
     checkpoint: Option<OpenCheckpoint>,
 ) -> Result<Done> {
+    for kind in &config.samplers {
+        kind.check(&vae.latent_space()?).context("samplers")?;
+    }
     let mut trainer = Trainer::new(vae, splits, config)?;
     trainer.save_to(run_dir.clone());
     trainer.add(MetricsLog::new(run_dir));
@@ -214,7 +218,14 @@ fn train(
     );
     let stop = signals::stop_when_asked()?;
     let outcome = trainer.fit(&stop);
-    finish(args, run_dir, vae, splits, outcome)
+    let is_trained = matches!(outcome.ended, Ok(Stop::Finished | Stop::Callback));
+    let done = finish(args, run_dir, vae, splits, outcome)?;
+    if !is_trained || config.samplers.is_empty() {
+        return Ok(done);
+    }
+    // The run itself is complete and saved, whatever becomes of its samplers.
+    fit_sampler::after_training(run_dir, vae.device(), &config.samplers, &stop)
+        .context("the run is trained, but its samplers are not; `vae fit-sampler` tries again")
 }
 
 fn fresh(config: &RunConfig, splits: &Splits, device: Device) -> Result<Vae> {

@@ -20,7 +20,7 @@ use super::place::{Place, Places};
 use super::sounds::{self, Out};
 use super::{LookArgs, RunArgs, labels, name_of, place, print_file, subject};
 use crate::Done;
-use crate::output::{self, out};
+use crate::output::{self, out, say};
 
 /// Draw the effect of each latent dimension on an image, of principal directions, of attributes
 ///
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     attributes: Vec<String>,
 
-    /// The most rows of single dimensions
+    /// The most rows of single dimensions, those that are used most first [default: 32, or all of --dims]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rows: Option<u32>,
 
@@ -87,6 +87,9 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// Rows of single dimensions that are drawn unasked.
+const MOST_ROWS: usize = 32;
 
 /// Rows of latents.
 struct Rows {
@@ -231,6 +234,13 @@ fn dims_to_show(run: &Session, asked: Option<Vec<usize>>, most: Option<u32>) -> 
             let n_active = usage.active_units() as usize;
             // If the model uses none, all are shown.
             dims.retain(|&dim| n_active == 0 || usage.is_active(dim));
+            if most.is_none() && dims.len() > MOST_ROWS {
+                say!(
+                    "the {MOST_ROWS} most used dimensions of {}; --rows shows more",
+                    dims.len()
+                );
+                dims.truncate(MOST_ROWS);
+            }
             dims
         }
     };

@@ -187,15 +187,18 @@ impl Lstm {
 
     /// Inputs `[N, T, I]` and the states before, `[layers, N, H]` each → outputs `[N, T, H]` and the states after.
     fn apply(&self, inputs: &Tensor, state: &[Tensor; 2]) -> (Tensor, [Tensor; 2]) {
+        // Without dropout both modes compute the same, but cuDNN has gradients in training mode alone.
+        let (has_biases, dropout, trains) = (true, 0.0, true);
+        let (bidirectional, batch_first) = (false, true);
         let (outputs, hidden, cell) = inputs.lstm(
             state,
             &self.params,
-            true,
+            has_biases,
             self.n_layers,
-            0.0,
-            false,
-            false,
-            true,
+            dropout,
+            trains,
+            bidirectional,
+            batch_first,
         );
         watch(&self.name, &outputs);
         (outputs, [hidden, cell])

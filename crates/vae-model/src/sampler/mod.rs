@@ -16,6 +16,7 @@ mod two_stage;
 use std::fmt::{self, Debug};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 use vae_base::{ConditionSpec, derive_seed};
@@ -34,7 +35,9 @@ use mixture::Mixture;
 pub type FitProgress<'a> = dyn FnMut(f64) -> bool + 'a;
 
 /// The kinds of samplers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum SamplerKind {
     /// A Gaussian, of models with classes one for each class.

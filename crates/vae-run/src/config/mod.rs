@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vae_data::{DataError, DatasetConfig, HoldOut, Splits};
-use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, Term};
+use vae_model::{Crop, Framing, ModelConfig, Objective, Resize, SamplerKind, Term};
 
 pub use checkpoints::CheckpointsConfig;
 pub use early_stopping::EarlyStoppingConfig;
@@ -68,6 +68,11 @@ pub struct RunConfig {
     #[schemars(extend("x-resume" = true))]
     #[serde(default = "yes")]
     pub tensorboard: bool,
+    /// Distributions that are fitted to the latents of the training items when training ends, as `vae fit-sampler` does
+    /// (docs/samplers.md). `vae sample` then draws from the best of them instead of from the prior. Default `[]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-resume" = true))]
+    pub samplers: Vec<SamplerKind>,
     /// When checkpoints are written and which are kept.
     #[serde(default)]
     #[schemars(extend("x-resume" = true))]

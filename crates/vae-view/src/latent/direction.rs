@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::pca::{WIDE, principal_axes};
 use super::regression::LogisticRegression;
 use crate::ViewError;
 
@@ -112,9 +113,7 @@ impl Learner {
         let train = train.to_kind(Kind::Double);
         let mean = train.f_mean_dim(0, false, Kind::Double)?;
         let centered = &train - &mean;
-        let n = train.size2()?.0 as f64;
-        let covariance = centered.transpose(0, 1).matmul(&centered) / n; // [Z, Z]
-        let (vectors, variances, _) = covariance.f_svd(true, true)?;
+        let (vectors, variances) = principal_axes(&centered, i64::MAX)?;
         let variances = Vec::<f64>::try_from(variances)?; // Largest first.
         let largest = variances.first().copied().unwrap_or(0.0);
         let used: Vec<f64> = variances
@@ -132,6 +131,14 @@ impl Learner {
             held_out: whitened(held_out.to_kind(Kind::Double) - &mean),
             root: &vectors * &deviations,
         })
+    }
+
+    /// The number of principal components of the latents that directions are sought in, if these are [`WIDE`]: those that the
+    /// training latents have, and of more than 1,024 latents 256.
+    #[must_use]
+    pub fn n_components(&self) -> Option<usize> {
+        let is_wide = self.root.size()[0] > WIDE;
+        is_wide.then(|| self.root.size()[1] as usize)
     }
 
     /// The direction of an attribute, orthogonal (in whitened latents) to those of other attributes by the same method.

@@ -16,6 +16,6 @@ pub use code_chart::CodeChart;
 pub use codes::{Codes, encode, onto_support};
 pub use direction::{Accuracy, Direction, Labels, Learner, Method};
 pub use path::{Blend, path};
-pub use pca::Pca;
+pub use pca::{Pca, WIDE};
 pub use regression::SoftmaxRegression;
 pub use store::DirectionStore;
