@@ -53,6 +53,7 @@ fn every_command_takes_a_hierarchy_of_maps_as_one_vector() {
     succeeds(&workplace, &["train", "deep.toml", "--out", "run"]);
     for args in [
         &["sample", "run"][..],
+        &["sample", "run", "--temperature", "0.7"],
         &["reconstruct", "run"],
         &["interpolate", "run", "test:0", "test:1"],
         &["traverse", "run", "test:0", "--dims", "0,5,50"],

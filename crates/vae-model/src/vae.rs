@@ -911,10 +911,32 @@ impl Vae {
         condition: Option<&Tensor>,
         generator: &mut Generator,
     ) -> Tensor {
+        self.latents_at(n, condition, 1.0, generator)
+    }
+
+    /// Likewise, with the prior's noise scaled by the temperature.
+    pub(crate) fn latents_at(
+        &self,
+        n: i64,
+        condition: Option<&Tensor>,
+        temperature: f64,
+        generator: &mut Generator,
+    ) -> Tensor {
         let features = condition.map(|condition| self.features(condition));
         self.with_context(features.as_ref(), Mode::Evaluate, |context| {
+            let context = PriorContext {
+                temperature,
+                ..context
+            };
             self.prior.sample(n, self.device(), context, generator)
         })
+    }
+
+    /// Whether the prior's draws are made of Gaussian noise, so that a temperature means something
+    /// ([`PriorContext::temperature`]).
+    #[must_use]
+    pub fn prior_has_temperature(&self) -> bool {
+        self.prior.has_temperature()
     }
 
     /// The condition of `n` items with every column unknown, `[n, D]`; `None` for a model without a condition.
@@ -1466,6 +1488,7 @@ impl Vae {
             params: &|images| self.posterior_params(&self.likelihood.scale(images), None, mode),
             distribution: &|params| self.posterior.distribution(params),
             quantizer: self.posterior.quantizer(),
+            temperature: 1.0,
             kept: is_fixed.then_some(&self.fixed.prior_params),
         })
     }

@@ -130,6 +130,10 @@ pub(super) fn after_training(
         };
         say!("{}: {}{nats}", row.file.display(), row.config);
     }
+    if let Some(best) = run.find_samplers()?.best() {
+        let (path, kind) = (run_dir.path().display(), best.config.kind());
+        say!("`vae sample {path}` draws from {kind}");
+    }
     Ok(done)
 }
 

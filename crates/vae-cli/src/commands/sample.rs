@@ -58,8 +58,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SAMPLER")]
     sampler: Option<Choice>,
 
-    /// Below 1 images are more typical and less diverse: latents of a standard normal prior are scaled by it, for samplers see
-    /// docs/samplers.md. Of texts and melodies it divides the logits of each token, and with 0 the most likely token is taken
+    /// Below 1 images are more typical and less diverse: it scales the noise of the prior (of a standard normal the latents
+    /// themselves, of a hierarchy each group given those above), for samplers see docs/samplers.md. Of texts and melodies it divides the logits of each token, and with 0 the most likely token is taken
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
 
@@ -165,11 +165,10 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         top_p: args.top_p.unwrap_or(1.0),
     };
     let temperature = if has_tokens { 1.0 } else { temperature };
-    let is_scaled = sampler.is_some() || run.vae().has_standard_normal_prior();
+    let is_scaled = sampler.is_some() || run.vae().prior_has_temperature();
     ensure!(
         is_scaled || temperature == 1.0,
-        "--temperature {temperature}: needs a model whose prior is the standard normal, or a sampler of `vae \
-         fit-sampler`; this one's prior has a shape of its own"
+        "--temperature {temperature}: this model's prior has no Gaussian noise to scale; a sampler of `vae fit-sampler` has one"
     );
     let source = sampler::source(sampler.as_ref(), temperature);
     // A row of images for each condition; none if all have the same condition, or the model has none.

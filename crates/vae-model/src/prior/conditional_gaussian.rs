@@ -64,7 +64,12 @@ impl Prior for ConditionalGaussian {
         generator: &mut Generator,
     ) -> Tensor {
         let (mean, log_var) = self.params(context, device);
-        mean + (log_var * 0.5).exp() * generator.normal([n, self.latent_dims], device)
+        let noise = generator.normal([n, self.latent_dims], device) * context.temperature;
+        mean + (log_var * 0.5).exp() * noise
+    }
+
+    fn has_temperature(&self) -> bool {
+        true
     }
 
     /// KL(N(m, s²) ‖ N(μ, σ²)) = KL(N((m − μ)/σ, s²/σ²) ‖ N(0, 1)).

@@ -96,12 +96,22 @@ impl Prior for GaussianMixture {
         self.log_joint(latents).logsumexp(1, false)
     }
 
-    fn sample(&self, n: i64, _: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
+    fn sample(
+        &self,
+        n: i64,
+        _: Device,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Tensor {
         let component = generator.multinomial(&self.logits.softmax(0, Kind::Float), n); // [n]
         let mean = self.mean.index_select(0, &component);
         let std = (self.log_var() * 0.5).exp().index_select(0, &component);
-        let noise = generator.normal_like(&mean);
+        let noise = generator.normal_like(&mean) * context.temperature;
         mean + std * noise
+    }
+
+    fn has_temperature(&self) -> bool {
+        true
     }
 
     fn log_assignment(&self, latents: &Tensor) -> Option<Tensor> {
@@ -114,7 +124,10 @@ mod tests {
     use tch::no_grad;
 
     use super::*;
-    use crate::prior::tests::{NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob};
+    use crate::prior::tests::{
+        NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob,
+        assert_temperature_scales_noise,
+    };
 
     /// ¾·N((1, 0), diag(1, 4)) + ¼·N((−2, 1), diag(¼, 1)).
     fn mixture() -> GaussianMixture {
@@ -162,6 +175,7 @@ mod tests {
         let mixture = mixture();
         assert_integrates_to_1(&mixture);
         assert_samples_fit_log_prob(&mixture, 2);
+        assert_temperature_scales_noise(&mixture, 2);
     }
 
     #[test]

@@ -37,9 +37,15 @@ impl Prior for LadderPrior {
         let mut levels = vec![self.top.sample(n, device, context, generator)];
         for i in 1..self.top_down.levels.len() {
             let [mean, log_var] = self.top_down.below(i, &levels[i - 1]);
-            levels.push(&mean + (log_var * 0.5).exp() * generator.normal_like(&mean));
+            levels.push(
+                &mean + (log_var * 0.5).exp() * generator.normal_like(&mean) * context.temperature,
+            );
         }
         Tensor::cat(&levels, -1)
+    }
+
+    fn has_temperature(&self) -> bool {
+        self.top.has_temperature()
     }
 
     fn redraw_below(
@@ -56,7 +62,8 @@ impl Prior for LadderPrior {
         let mut levels = self.top_down.split(latents);
         for i in n_kept..levels.len() {
             let [mean, log_var] = self.top_down.below(i, &levels[i - 1]);
-            levels[i] = &mean + (log_var * 0.5).exp() * generator.normal_like(&mean);
+            levels[i] =
+                &mean + (log_var * 0.5).exp() * generator.normal_like(&mean) * context.temperature;
         }
         Some(Tensor::cat(&levels, -1))
     }
@@ -83,7 +90,9 @@ mod tests {
 
     use super::*;
     use crate::prior::standard_normal::StandardNormal;
-    use crate::prior::tests::{assert_integrates_to_1, assert_samples_fit_log_prob};
+    use crate::prior::tests::{
+        assert_integrates_to_1, assert_samples_fit_log_prob, assert_temperature_scales_noise,
+    };
     use crate::{Initialization, LadderConfig, nn};
 
     fn prior(levels: &[i64]) -> (nn::VarStore, LadderPrior) {
@@ -114,6 +123,7 @@ mod tests {
             assert_samples_fit_log_prob(&plane, 2);
             let (_variables, three) = prior(&[1, 1, 1]);
             assert_samples_fit_log_prob(&three, 3);
+            assert_temperature_scales_noise(&three, 1);
         });
     }
 

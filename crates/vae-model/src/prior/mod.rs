@@ -48,6 +48,11 @@ pub trait Prior: Debug + Send {
         generator: &mut Generator,
     ) -> Tensor;
 
+    /// Whether its draws are made of Gaussian noise, which [`PriorContext::temperature`] scales.
+    fn has_temperature(&self) -> bool {
+        false
+    }
+
     /// Whether it is the base distribution of its space, for which posteriors know the kl in closed form.
     fn is_base(&self) -> bool {
         false
@@ -113,6 +118,8 @@ pub struct PriorContext<'a> {
     pub(crate) distribution: &'a dyn Fn(&Tensor) -> Box<dyn Posterior>,
     /// The posterior's codes; `None` if latents are not codes.
     pub(crate) quantizer: Option<&'a dyn Quantizer>,
+    /// What the noise of new latents is scaled by.
+    pub(crate) temperature: f64,
     /// Cache of the encoded pseudo-inputs, while the weights are fixed.
     pub(crate) kept: Option<&'a RefCell<Option<Tensor>>>,
 }
@@ -123,6 +130,13 @@ impl<'a> PriorContext<'a> {
     #[must_use]
     pub fn features(&self) -> Option<&'a Tensor> {
         self.features
+    }
+
+    /// What [`Prior::sample`] scales Gaussian noise by: with 1 it draws from p(z), below 1 latents are more typical and less
+    /// diverse.
+    #[must_use]
+    pub fn temperature(&self) -> f64 {
+        self.temperature
     }
 
     /// The posterior's codes, if latents are codes.
@@ -275,8 +289,26 @@ mod tests {
         params: &|_| unreachable!("this prior uses no encoder"),
         distribution: &|_| unreachable!("this prior uses no encoder"),
         quantizer: None,
+        temperature: 1.0,
         kept: None,
     };
+
+    /// Checks that the temperature scales the noise around the centers: of the first `n_dims` latents, which depend on no others.
+    pub(super) fn assert_temperature_scales_noise(prior: &dyn Prior, n_dims: i64) {
+        assert!(prior.has_temperature());
+        let [center, cold, plain] = [0.0, 0.5, 1.0].map(|temperature| {
+            let context = PriorContext {
+                temperature,
+                ..NO_CONTEXT
+            };
+            let latents = prior.sample(200, Device::Cpu, context, &mut Generator::cpu(5));
+            latents.narrow(1, 0, n_dims)
+        });
+        let noise = plain - &center;
+        assert!(noise.std(true).double_value(&[]) > 0.1);
+        let difference = (cold - center - noise * 0.5).abs().max();
+        assert!(difference.double_value(&[]) < 1e-5);
+    }
 
     /// Checks that the density of a prior on the plane integrates to 1, by the midpoint rule.
     pub(super) fn assert_integrates_to_1(prior: &dyn Prior) {

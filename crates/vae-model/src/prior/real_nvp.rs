@@ -113,9 +113,19 @@ impl Prior for RealNvp {
         self.log_density(latents, None)
     }
 
-    fn sample(&self, n: i64, device: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
-        let noise = generator.normal([n, self.latent_dims], device);
+    fn sample(
+        &self,
+        n: i64,
+        device: Device,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Tensor {
+        let noise = generator.normal([n, self.latent_dims], device) * context.temperature;
         self.inverse(&noise, None)
+    }
+
+    fn has_temperature(&self) -> bool {
+        true
     }
 }
 

@@ -16,8 +16,18 @@ impl Prior for StandardNormal {
         standard_normal_log_prob(latents)
     }
 
-    fn sample(&self, n: i64, device: Device, _: PriorContext, generator: &mut Generator) -> Tensor {
-        generator.normal([n, self.latent_dims], device)
+    fn sample(
+        &self,
+        n: i64,
+        device: Device,
+        context: PriorContext,
+        generator: &mut Generator,
+    ) -> Tensor {
+        generator.normal([n, self.latent_dims], device) * context.temperature
+    }
+
+    fn has_temperature(&self) -> bool {
+        true
     }
 
     fn is_base(&self) -> bool {

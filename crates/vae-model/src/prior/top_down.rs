@@ -48,7 +48,10 @@ impl TopDownPrior {
         self.run(latents, context, |i, prior| {
             let latents = match i < n_kept {
                 true => given[i].shallow_clone(),
-                false => prior.at(&generator.normal_like(&prior.mean.contiguous())),
+                false => {
+                    let noise = generator.normal_like(&prior.mean.contiguous());
+                    prior.at(&(noise * context.temperature))
+                }
             };
             groups.push(latents.flatten(1, -1));
             latents
@@ -94,6 +97,10 @@ impl Prior for TopDownPrior {
         }
     }
 
+    fn has_temperature(&self) -> bool {
+        true
+    }
+
     fn redraw_below(
         &self,
         latents: &Tensor,
@@ -111,7 +118,10 @@ mod tests {
 
     use super::*;
     use crate::network::NetworkShape;
-    use crate::prior::tests::{NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob};
+    use crate::prior::tests::{
+        NO_CONTEXT, assert_integrates_to_1, assert_samples_fit_log_prob,
+        assert_temperature_scales_noise,
+    };
     use crate::{ImageShape, Initialization, TopDownConfig, nn};
 
     /// The prior of a hierarchy for a pixel, with weights drawn.
@@ -163,6 +173,7 @@ mod tests {
             assert_samples_fit_log_prob(&plane, 2);
             let (_variables, three) = prior(3);
             assert_samples_fit_log_prob(&three, 3);
+            assert_temperature_scales_noise(&three, 1);
             // Not the standard normal.
             let latents = Generator::cpu(1).normal([50, 2], Device::Cpu);
             let of_normal = crate::math::standard_normal_log_prob(&latents);

@@ -101,8 +101,12 @@ impl Prior for Vamp {
         };
         let posteriors = (context.distribution)(&params);
         let latent_dims = posteriors.center().size()[1];
-        let noise = generator.normal([1, n, latent_dims], device);
+        let noise = generator.normal([1, n, latent_dims], device) * context.temperature;
         posteriors.draw(&noise).latents.squeeze_dim(0)
+    }
+
+    fn has_temperature(&self) -> bool {
+        true
     }
 
     fn n_start_images(&self) -> usize {

@@ -735,9 +735,9 @@ fn features(condition: Option<&Tensor>, scales: &Tensor, device: Device) -> Opti
 /// Where new latents come from.
 #[derive(Clone, Copy, Debug)]
 pub enum LatentSource<'a> {
-    /// The model's prior, whose latents are scaled by the temperature.
+    /// The model's prior, whose Gaussian noise is scaled by the temperature.
     Prior {
-        /// 1 leaves them as they are.
+        /// 1 draws from it as it is.
         temperature: f64,
     },
     /// A fitted sampler.
@@ -787,7 +787,8 @@ impl Vae {
     /// New latents `[n, Z]` on the model's device, with the condition of each in a model that has one, `[n, D]`.
     ///
     /// # Errors
-    /// A condition that does not fit the model; a sampler for other latents.
+    /// A condition that does not fit the model; a sampler for other latents; a temperature for a prior without Gaussian noise
+    /// ([`Vae::prior_has_temperature`]).
     pub fn latents_from(
         &self,
         source: LatentSource,
@@ -800,7 +801,14 @@ impl Vae {
         self.check_condition(condition, n)?;
         match source {
             LatentSource::Prior { temperature } => {
-                Ok(self.latents_of(n, condition, generator) * temperature)
+                if temperature != 1.0 && !self.prior_has_temperature() {
+                    return Err(ModelError::Sampler {
+                        kind: "prior",
+                        problem: "its draws have no Gaussian noise that a temperature could scale"
+                            .to_owned(),
+                    });
+                }
+                Ok(self.latents_at(n, condition, temperature, generator))
             }
             LatentSource::Sampler {
                 sampler,

@@ -108,7 +108,7 @@ impl Distribution for TwoStage {
         temperature: f64,
         generator: &mut Generator,
     ) -> Result<Tensor, ModelError> {
-        let u = self.vae.latents_of(n, condition, generator) * temperature;
+        let u = self.vae.latents_at(n, condition, temperature, generator);
         let latents: Conditioned = (&u, condition).into();
         let mean = self.vae.decode(latents)?;
         let drawn = match temperature == 0.0 {
