@@ -403,6 +403,7 @@ fn what_may_change_on_resume_is_what_leaves_the_steps_alone() {
             "training.start_from",
             "pictures",
             "tensorboard",
+            "samplers",
             "checkpoints",
             "early_stopping",
             "safety",
