@@ -22,7 +22,7 @@ pub struct CheckpointsConfig {
     #[schemars(range(min = 1))]
     pub keep: usize,
     /// The metric of the validation images that decides which checkpoint is the best, by its name in
-    /// metrics.jsonl. By default `"loss"`, for an objective with a
+    /// metrics.jsonl. By default `"loss"`, of models whose latents are codes `"reconstruction"`, for an objective with a
     /// discriminator `"epoch"`: the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,

@@ -69,7 +69,7 @@ pub struct RunConfig {
     #[serde(default = "yes")]
     pub tensorboard: bool,
     /// Distributions that are fitted to the latents of the training items when training ends, as `vae fit-sampler` does
-    /// (docs/samplers.md). `vae sample` then draws from the best of them instead of from the prior. Default `[]`.
+    /// (docs/samplers.md). `vae sample` then draws from the best of them instead of from the prior. By default none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-resume" = true))]
     pub samplers: Vec<SamplerKind>,
@@ -109,7 +109,10 @@ impl RunConfig {
     /// The metric of the validation images that decides which checkpoint is the best.
     #[must_use]
     pub fn checkpoint_metric(&self) -> Metric {
+        let has_codes = self.model.posterior.has_codes();
         let default = || match self.objective.has_comparable_loss() {
+            // The commitment grows with the distances of codes, also while images get better.
+            true if has_codes => Metric::Reconstruction,
             true => Metric::Loss,
             false => Metric::Epoch,
         };
@@ -499,6 +502,19 @@ mod tests {
             config("checkpoints.metric = 'bits_per_dim'").checkpoint_metric(),
             Metric::BitsPerDim
         );
+        for (text, metric) in [
+            ("seed = 1", Metric::Loss),
+            (
+                "model = { latent_dims = 4, posterior.lookup_free = {} }\nobjective.regularizer = 'none'",
+                Metric::Reconstruction,
+            ),
+            (
+                "model.posterior = 'none'\nobjective.adversarial = {}",
+                Metric::Epoch,
+            ),
+        ] {
+            assert_eq!(config(text).checkpoint_metric(), metric, "{text}");
+        }
         for (text, wanted) in [
             (
                 "checkpoints.metric = 'elbow'",
