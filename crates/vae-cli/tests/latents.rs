@@ -165,6 +165,29 @@ fn ways_through_latent_space_are_drawn_from_images_latents_and_seeds() {
 }
 
 #[test]
+fn of_many_dimensions_the_most_used_are_drawn_unless_more_are_asked_for() {
+    let workplace = Workplace::new();
+    // So much kl that no dimension is in use, and all are as good as any.
+    let sets = [
+        "model.latent_dims=40",
+        "objective.regularizer.kl.beta=10000",
+    ];
+    workplace.train(&["--set", sets[0], "--set", sets[1]], "run");
+    let height = |more: &[&str]| {
+        let args = ["traverse", "run", "--plain", "--out", "rows.png"];
+        let output = workplace.vae(&[&args[..], more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let picture = image::open(workplace.path("rows.png")).expect("a picture");
+        (picture.height(), stderr(&output))
+    };
+    let (all, said) = height(&["--rows", "40"]);
+    assert!(!said.contains("most used"), "{said}");
+    let (most, said) = height(&[]);
+    assert!(said.contains("the 32 most used dimensions of 40"), "{said}");
+    assert!(most < all, "{most} of {all}");
+}
+
+#[test]
 fn principal_directions_and_attributes_are_rows_beside_single_dimensions() {
     let workplace = workplace();
     succeeds(&workplace, &["attribute", "run", "learn", "digit=3"]);
