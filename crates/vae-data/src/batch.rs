@@ -12,4 +12,6 @@ pub struct Batch {
     pub condition: Option<Tensor>,
     /// The position of each item in the data set.
     pub rows: Vec<usize>,
+    /// The number of items of the whole batch, of which one of several processes has its portion.
+    pub n_items: usize,
 }

@@ -263,6 +263,7 @@ impl Dataset {
             items: self.select(positions)?,
             condition: condition.map(|known| known.index_select(0, &Tensor::from_slice(&rows))),
             rows: positions.to_vec(),
+            n_items: positions.len(),
         })
     }
 

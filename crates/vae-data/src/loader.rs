@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tch::{Device, Kind, Tensor};
 use vae_base::seed::{choice, flips};
-use vae_base::{MelodySpec, derive_seed};
+use vae_base::{MelodySpec, Portion, derive_seed};
 
 pub use crate::batch::Batch;
 
@@ -79,6 +79,8 @@ pub struct Batches<'a> {
     /// The random draws of the binarization, if the data set is binarized.
     draws: Option<PixelDraws>,
     batch_size: usize,
+    /// Which rows of a batch are read, and the number of rows of a part of a batch.
+    portion: (Portion, usize),
     device: Device,
     /// Index of the next batch.
     next: usize,
@@ -156,6 +158,7 @@ impl<'a> Batches<'a> {
             order,
             draws,
             batch_size,
+            portion: (Portion::WHOLE, batch_size),
             device,
             next: 0,
             pipeline: None,
@@ -167,6 +170,14 @@ impl<'a> Batches<'a> {
     #[must_use]
     pub fn starting_at(mut self, batch: usize) -> Self {
         self.next = batch;
+        self
+    }
+
+    /// The same batches of which only the rows of one of several processes are read. Each part of `part` rows is shared by
+    /// itself.
+    #[must_use]
+    pub fn portion(mut self, portion: Portion, part: usize) -> Self {
+        self.portion = (portion, part);
         self
     }
 
@@ -183,20 +194,31 @@ impl<'a> Batches<'a> {
         self.n_batches().saturating_sub(self.next)
     }
 
+    /// The places in the pass of the items of a batch that are read.
+    fn read(&self, batch: usize) -> Vec<usize> {
+        places(batch, self.batch_size, self.dataset.len(), self.portion)
+    }
+
     /// Copies a batch of images in memory.
     fn copy_of_memory(&self, images: &Tensor, batch: usize) -> Tensor {
-        let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
+        let read = self.read(batch);
         let (batch, is_copy) = match &self.order {
-            Order::Sequential => (images.narrow(0, start as i64, (end - start) as i64), false),
-            Order::Shuffled { order, .. } => {
-                let positions = Tensor::from_slice(&order[start..end]);
-                let chosen = images.index_select(0, &positions);
-                (self.transposed(chosen, &order[start..end]), true)
+            Order::Sequential if self.portion.0 == Portion::WHOLE => {
+                let start = batch * self.batch_size;
+                (images.narrow(0, start as i64, read.len() as i64), false)
+            }
+            _ => {
+                let order: Vec<i64> = read
+                    .iter()
+                    .map(|&i| self.order.position(i) as i64)
+                    .collect();
+                let chosen = images.index_select(0, &Tensor::from_slice(&order));
+                (self.transposed(chosen, &order), true)
             }
         };
         match &self.draws {
             Some(draws) => {
-                let positions = (start..end).map(|i| self.order.position(i) as u64);
+                let positions = read.iter().map(|&i| self.order.position(i) as u64);
                 draws.binarized(&batch, positions).to_device(self.device)
             }
             // A copy even on the CPU: a view would let the model's in-place operations reach the data.
@@ -255,14 +277,15 @@ impl<'a> Batches<'a> {
             })
             .collect();
         let (shape, batch_size, device) = (self.dataset.shape(), self.batch_size, self.device);
+        let portion = self.portion;
         Pipeline::start(jobs, n_workers, || {
             let mut reader = Arc::clone(&images.store).reader();
             let (visits, draws) = (Arc::clone(&visits), self.draws.clone());
             let mut bytes = Vec::new();
             move |batch| {
-                let (start, end) = bounds(batch, batch_size, visits.len());
-                let visits = &visits[start..end];
-                read_batch(&mut *reader, visits, draws.as_ref(), shape, &mut bytes)
+                let places = places(batch, batch_size, visits.len(), portion);
+                let visits: Vec<Visit> = places.into_iter().map(|i| visits[i]).collect();
+                read_batch(&mut *reader, &visits, draws.as_ref(), shape, &mut bytes)
                     .map(|batch| batch.to_device(device))
             }
         })
@@ -315,11 +338,24 @@ fn bounds(batch: usize, batch_size: usize, n_images: usize) -> (usize, usize) {
     (start, n_images.min(start.saturating_add(batch_size)))
 }
 
+/// The places in a pass of the items of a batch that are read.
+fn places(
+    batch: usize,
+    batch_size: usize,
+    n_images: usize,
+    (portion, part): (Portion, usize),
+) -> Vec<usize> {
+    let (start, end) = bounds(batch, batch_size, n_images);
+    let rows = portion.computed_in_parts(end - start, part);
+    rows.into_iter().map(|row| start + row).collect()
+}
+
 impl Batches<'_> {
     /// A batch of these items with their conditions and positions.
     fn complete(&self, batch: usize, items: Tensor) -> Batch {
         let (start, end) = bounds(batch, self.batch_size, self.dataset.len());
-        let rows: Vec<usize> = (start..end).map(|i| self.order.position(i)).collect();
+        let read = self.read(batch);
+        let rows: Vec<usize> = read.into_iter().map(|i| self.order.position(i)).collect();
         let condition = self.dataset.condition().map(|condition| {
             let positions: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
             let condition = condition.index_select(0, &Tensor::from_slice(&positions));
@@ -329,6 +365,7 @@ impl Batches<'_> {
             items,
             condition,
             rows,
+            n_items: end - start,
         }
     }
 }

@@ -72,6 +72,7 @@ mod preprocessing;
 mod prior;
 mod quantizer;
 mod sampler;
+mod share;
 mod strips;
 mod summary;
 mod sums;
@@ -134,6 +135,7 @@ pub use sampler::{
     AutoregressiveConfig, CodeSpace, Covariance, FitProgress, LatentSet, LatentSource, LatentSpace,
     Sampler, SamplerConfig, SamplerKind, SamplerRecord,
 };
+pub use share::Share;
 pub use summary::{LayerSummary, PartSummary};
 pub use sums::{SUMS_FILE, sha256, verify_sums, write_sums};
 pub use support::Support;

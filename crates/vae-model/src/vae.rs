@@ -21,6 +21,7 @@ use crate::parts::{
 use crate::posterior::PosteriorTraits;
 use crate::preprocessing::LatentScaling;
 use crate::prior::PriorTraits;
+use crate::share::{Share, Shared};
 use crate::strips;
 use crate::sums;
 use crate::units::Units;
@@ -105,6 +106,9 @@ impl Drop for FixedCall<'_> {
 }
 
 /// K samples of z for each of B images, and the terms computed from them: the input of every objective.
+///
+/// Of several processes ([`Vae::draw_share`]) each has `params`, `targets` and `own_latents` of its own images alone, and
+/// everything else of the whole batch.
 #[derive(Debug)]
 pub struct Draws {
     /// q(z|x).
@@ -137,6 +141,10 @@ pub struct Draws {
     pub mode: Mode,
     /// Further values of these draws for logs: those of [`ModelConfig::terms`].
     pub named: Terms,
+    /// The latents that `params` were decoded from; those of this process's images if there are several processes.
+    pub own_latents: Tensor,
+    /// This process's share of the batch, if there are several.
+    pub share: Option<Share>,
 }
 
 impl Draws {
@@ -1063,15 +1071,47 @@ impl Vae {
         mode: Mode,
         generator: &mut Generator,
     ) -> Result<Draws, ModelError> {
-        let images = images.into();
-        let dropped = self.dropped(images.condition, mode, generator);
-        let condition = dropped.as_ref().or(images.condition);
-        let (targets, features) = self.scaled((images.tensor, condition).into())?;
-        let shape = [n_samples, targets.size()[0], self.config.n_latents()];
+        self.draw_share(images, None, n_samples, mode, generator)
+    }
+
+    /// [`Self::draw`] as one of several processes, which all call it with the items of their shares of a batch and with
+    /// generators in the same state: the noise of each item is that of a single process with the whole batch. The processes'
+    /// weights have to be equal.
+    ///
+    /// # Errors
+    /// As for [`Self::draw`]; another number of items than the share's; another process is gone.
+    pub fn draw_share<'a>(
+        &self,
+        items: impl Into<Conditioned<'a>>,
+        share: Option<&Share>,
+        n_samples: i64,
+        mode: Mode,
+        generator: &mut Generator,
+    ) -> Result<Draws, ModelError> {
+        let Conditioned { tensor, condition } = items.into();
+        let share = share.cloned();
+        let n = tensor.size().first().copied().unwrap_or(0);
+        if let Some(share) = &share
+            && share.n_computed() != n
+        {
+            let problem = format!("{n} items, expected {}", share.n_computed());
+            return Err(ModelError::config("share of the batch", problem));
+        }
+        self.check_condition(condition, n)?;
+        let condition = condition.map(|own| share.gathered(&own.to_device(self.device()), 0));
+        let dropped = self.dropped(condition.as_ref(), mode, generator);
+        let condition = dropped.or(condition);
+        let own_condition = condition.as_ref().map(|whole| share.own(whole, 0));
+        let (targets, _) = self.scaled((tensor, own_condition.as_ref()).into())?;
+        let n_rows = share.n_rows_of(n);
+        let shape = [n_samples, n_rows, self.config.n_latents()];
         let noise = generator.normal(shape, self.device());
         let training = (mode == Mode::Train).then_some(generator);
-        let features = features.as_ref();
-        Ok(self.draws(&targets, condition, features, &noise, mode, training))
+        let draws = self.draws(&targets, condition.as_ref(), share, &noise, mode, training);
+        if let Some(share) = &draws.share {
+            share.check()?;
+        }
+        Ok(draws)
     }
 
     /// [`Self::draw`] with given standard normal noise ε `[K, B, Z]`, and without word dropout.
@@ -1085,10 +1125,9 @@ impl Vae {
         mode: Mode,
     ) -> Result<Draws, ModelError> {
         let images = images.into();
-        let (targets, features) = self.scaled(images)?;
+        let (targets, _) = self.scaled(images)?;
         self.check_samples(noise, &targets)?;
-        let features = features.as_ref();
-        Ok(self.draws(&targets, images.condition, features, noise, mode, None))
+        Ok(self.draws(&targets, images.condition, None, noise, mode, None))
     }
 
     /// log p(x|z) and log p(z) in nats, `[K, B]` each, for bytes `[B, C, H, W]` and K latents for each, `[K, B, Z]`,
@@ -1587,22 +1626,36 @@ impl Vae {
         Some(condition.masked_fill(&is_dropped, f64::NAN))
     }
 
+    /// `targets` are those of this process's share, the condition and the noise of the whole batch.
     fn draws(
         &self,
         targets: &Tensor,
         condition: Option<&Tensor>,
-        features: Option<&Tensor>,
+        share: Option<Share>,
         noise: &Tensor,
         mode: Mode,
         training: Option<&mut Generator>,
     ) -> Draws {
-        let posterior_params = self.posterior_params(targets, features, mode);
-        let posterior = match mode {
-            Mode::Train => self.posterior.distribution_in_training(&posterior_params),
-            Mode::Evaluate => self.posterior.distribution(&posterior_params),
+        let features = condition.map(|condition| self.features(condition));
+        let own_features = features.as_ref().map(|features| share.own(features, 0));
+        let (features, own_features) = (features.as_ref(), own_features.as_ref());
+        let own_params = share.scope(|| self.posterior_params(targets, own_features, mode));
+        let posterior_params = share.gathered(&own_params, 0);
+        let distribution = |params: &Tensor| match mode {
+            Mode::Train => self.posterior.distribution_in_training(params),
+            Mode::Evaluate => self.posterior.distribution(params),
         };
-        let down = posterior.draw_down(noise);
-        let (latents, log_qz_x, joint, by_level) = match down {
+        let posterior = distribution(&posterior_params);
+        // In a deep hierarchy latents and items are made on one walk through the decoder, which is of each process's own.
+        let walks = self.config.network.top_down().is_some();
+        let down = match share.is_some() && walks {
+            true => {
+                let own = distribution(&own_params);
+                share.scope(|| own.draw_down(&share.own(noise, 1)))
+            }
+            false => posterior.draw_down(noise),
+        };
+        let (latents, own_latents, log_qz_x, joint, by_level) = match down {
             Some(TopDownDraws {
                 latents, // [K, B, Z]
                 log_qz_x,
@@ -1613,17 +1666,38 @@ impl Vae {
                 watch("prior log_prob", &log_pz);
                 let params = params.to_kind(Kind::Float);
                 let params = params.unflatten(0, &latents.size()[..2]); // [K, B, L, H, W]
-                let joint = self.joint_of(targets, params, log_pz, mode);
-                (latents, Some(log_qz_x), joint, Some(kl))
+                let joint = Joint {
+                    log_pz: share.gathered(&log_pz, 1),
+                    log_px_z: self.log_likelihood(&params, targets, &share, mode),
+                    params,
+                };
+                let kl = kl.iter().map(|kl| share.gathered(kl, 0)).collect();
+                let log_qz_x = share.gathered(&log_qz_x, 1);
+                (
+                    share.gathered(&latents, 1),
+                    latents,
+                    Some(log_qz_x),
+                    joint,
+                    Some(kl),
+                )
             }
             None => {
                 let Latents { latents, log_prob } = posterior.draw(noise);
                 watch("posterior latents", &latents);
-                let joint = self.joint(targets, features, &latents, mode, training);
+                let own_latents = share.scattered(&latents, 1);
+                let log_pz = self.latents_log_prob(&latents, features, mode);
+                let params = share.scope(|| {
+                    self.decoded_samples(&own_latents, own_features, targets, mode, training)
+                });
+                let joint = Joint {
+                    log_px_z: self.log_likelihood(&params, targets, &share, mode),
+                    log_pz,
+                    params,
+                };
                 let by_level = self.with_context(features, mode, |context| {
                     self.prior.kl_by_level(&*posterior, &latents, context)
                 });
-                (latents, log_prob, joint, by_level)
+                (latents, own_latents, log_prob, joint, by_level)
             }
         };
         let Joint {
@@ -1634,7 +1708,11 @@ impl Vae {
 
         let (penalty, mut named) = posterior.penalty().unzip();
         let mut named: Terms = named.take().unwrap_or_default();
-        named.extend(no_grad(|| self.likelihood.named(&params, targets)));
+        let of_items = no_grad(|| self.likelihood.named(&params, targets));
+        named.extend(match &share {
+            Some(share) => share.gathered_terms(&of_items),
+            None => of_items,
+        });
         let closed = match by_level {
             Some(levels) => {
                 self.name_kl(&levels, &mut named);
@@ -1676,6 +1754,8 @@ impl Vae {
             penalty,
             mode,
             named,
+            own_latents,
+            share,
         }
     }
 
@@ -1711,30 +1791,54 @@ impl Vae {
         mode: Mode,
         training: Option<&mut Generator>,
     ) -> Joint {
-        let shape = &latents.size()[..2]; // K, B
-        let flat = latents.flatten(0, 1); // [K·B, Z]
-        let features = features.map(|features| features.repeat([shape[0], 1])); // [K·B, F]
-        let features = features.as_ref();
-        let log_pz = self.with_context(features, mode, |context| {
-            self.prior.log_prob(&flat, context)
-        });
-        watch("prior log_prob", &log_pz);
-        let log_pz = log_pz.unflatten(0, shape); // [K, B]
-        let params = self.decoded_given(&flat, features, targets, mode, training);
-        let params = params.unflatten(0, shape); // [K, B, …, H, W]
-        self.joint_of(targets, params, log_pz, mode)
+        let log_pz = self.latents_log_prob(latents, features, mode);
+        let params = self.decoded_samples(latents, features, targets, mode, training);
+        Joint {
+            log_px_z: self.log_likelihood(&params, targets, &None, mode),
+            log_pz,
+            params,
+        }
     }
 
-    /// The factors of p(x, z), for likelihood parameters `[K, B, …, H, W]` and log p(z) `[K, B]`.
-    fn joint_of(&self, targets: &Tensor, params: Tensor, log_pz: Tensor, mode: Mode) -> Joint {
-        let log_px_z = self.likelihood.log_prob(&params, targets, mode); // [K, B]
+    /// log p(z) of latents `[K, B, Z]`, `[K, B]`.
+    fn latents_log_prob(&self, latents: &Tensor, features: Option<&Tensor>, mode: Mode) -> Tensor {
+        let shape = &latents.size()[..2]; // K, B
+        let features = features.map(|features| features.repeat([shape[0], 1])); // [K·B, F]
+        let log_pz = self.with_context(features.as_ref(), mode, |context| {
+            self.prior.log_prob(&latents.flatten(0, 1), context)
+        });
+        watch("prior log_prob", &log_pz);
+        log_pz.unflatten(0, shape)
+    }
+
+    /// The likelihood's parameters of latents `[K, B, Z]`, `[K, B, …, H, W]`.
+    fn decoded_samples(
+        &self,
+        latents: &Tensor,
+        features: Option<&Tensor>,
+        targets: &Tensor,
+        mode: Mode,
+        training: Option<&mut Generator>,
+    ) -> Tensor {
+        let shape = &latents.size()[..2]; // K, B
+        let features = features.map(|features| features.repeat([shape[0], 1])); // [K·B, F]
+        let flat = latents.flatten(0, 1); // [K·B, Z]
+        let params = self.decoded_given(&flat, features.as_ref(), targets, mode, training);
+        params.unflatten(0, shape)
+    }
+
+    /// log p(x|z) `[K, B]` of the whole batch, for likelihood parameters `[K, B, …, H, W]` of this process's items.
+    fn log_likelihood(
+        &self,
+        params: &Tensor,
+        targets: &Tensor,
+        share: &Option<Share>,
+        mode: Mode,
+    ) -> Tensor {
+        let log_px_z = share.scope(|| self.likelihood.log_prob(params, targets, mode)); // [K, B]
         let log_px_z = self.units.density(log_px_z, targets);
         watch("likelihood log_prob", &log_px_z);
-        Joint {
-            params,
-            log_px_z,
-            log_pz,
-        }
+        share.gathered(&log_px_z, 1)
     }
 
     /// Checks latents `[N, Z]` and brings them to the model's device, with the features of their condition.

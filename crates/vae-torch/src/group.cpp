@@ -1,6 +1,7 @@
 // Groups of processes on libtorch's c10d with Gloo: the store at which they meet, and what they compute together. Every
 // function returns nullptr or libtorch's error message, which the caller frees.
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -12,6 +13,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -57,10 +61,49 @@ struct SumOverAll : torch::autograd::Node {
     }
 };
 
-// c10d's own messages on stderr, unless TORCH_CPP_LOG_LEVEL asks for them: errors are returned.
+// The gradient of the rows of all processes: that of this one's own, multiplied by the number of processes.
+struct OwnRows : torch::autograd::Node {
+    int64_t start, n;
+    double times;
+
+    OwnRows(int64_t start, int64_t n, double times) : start(start), n(n), times(times) {}
+
+    torch::autograd::variable_list
+    apply(torch::autograd::variable_list &&gradients) override {
+        return {gradients[0].narrow(0, start, n) * times};
+    }
+};
+
+// The gradient of a tensor that all processes have: the mean of what each of them found.
+struct MeanOfAll : torch::autograd::Node {
+    Group group;
+
+    explicit MeanOfAll(Group group) : group(std::move(group)) {}
+
+    torch::autograd::variable_list
+    apply(torch::autograd::variable_list &&gradients) override {
+        at::Tensor gradient = gradients[0].detach().clone(at::MemoryFormat::Contiguous);
+        group->all_reduce(gradient, c10d::ReduceOp::SUM);
+        return {gradient / static_cast<double>(group->backend->getSize())};
+    }
+};
+
+// Makes a node's output of an input part of the graph, if gradients are wanted.
+void connect(
+    at::Tensor &output, const at::Tensor &input, torch::autograd::Node *made) {
+    const std::shared_ptr<torch::autograd::Node> node(made, torch::autograd::deleteNode);
+    if (at::GradMode::is_enabled() && input.requires_grad()) {
+        node->set_next_edges(torch::autograd::collect_next_edges(input));
+        torch::autograd::set_history(output, node);
+    }
+}
+
+// c10d's own messages on stderr, unless TORCH_CPP_LOG_LEVEL asks for them: errors are returned. And no record of the last
+// operations, which is not made for two groups in two threads of a process (and costs time), unless one asks for it.
 void quiet() {
     static const bool done = [] {
         setenv("TORCH_CPP_LOG_LEVEL", "ERROR", 0);
+        setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
         c10::initLogging();
         return true;
     }();
@@ -168,13 +211,46 @@ char *vae_group_sum(const Group *group, const at::Tensor *input, at::Tensor **ou
     return guarded([&] {
         at::Tensor sum = input->detach().clone(at::MemoryFormat::Contiguous);
         (*group)->all_reduce(sum, c10d::ReduceOp::SUM);
-        if (at::GradMode::is_enabled() && input->requires_grad()) {
-            const std::shared_ptr<SumOverAll> node(
-                new SumOverAll(*group), torch::autograd::deleteNode);
-            node->set_next_edges(torch::autograd::collect_next_edges(*input));
-            torch::autograd::set_history(sum, node);
-        }
+        connect(sum, *input, new SumOverAll(*group));
         *output = new at::Tensor(std::move(sum));
+    });
+}
+
+// The rows of all processes, `counts[r]` of rank r, through which gradients pass to this one's own.
+char *vae_group_rows(
+    const Group *group, const at::Tensor *own, const int64_t *counts, at::Tensor **output) {
+    return guarded([&] {
+        const auto &backend = (*group)->backend;
+        const int rank = backend->getRank(), size = backend->getSize();
+        int64_t most = 0, start = 0;
+        for (int r = 0; r < size; r++) {
+            most = std::max(most, counts[r]);
+            start += r < rank ? counts[r] : 0;
+        }
+        TORCH_CHECK(own->dim() > 0 && own->size(0) == counts[rank], "not this rank's number of rows");
+        std::vector<int64_t> sizes = own->sizes().vec();
+        sizes[0] = most;
+        at::Tensor padded = at::zeros(sizes, own->options());
+        padded.narrow(0, 0, counts[rank]).copy_(own->detach());
+        sizes[0] = most * size;
+        at::Tensor gathered = at::empty(sizes, own->options());
+        backend->_allgather_base(gathered, padded)->wait();
+        std::vector<at::Tensor> parts;
+        for (int r = 0; r < size; r++) {
+            parts.push_back(gathered.narrow(0, r * most, counts[r]));
+        }
+        at::Tensor rows = at::cat(parts, 0);
+        connect(rows, *own, new OwnRows(start, counts[rank], size));
+        *output = new at::Tensor(std::move(rows));
+    });
+}
+
+// The same values, whose gradient is the mean of those that all processes find.
+char *vae_group_shared(const Group *group, const at::Tensor *input, at::Tensor **output) {
+    return guarded([&] {
+        at::Tensor shared = input->detach().view_as(*input);
+        connect(shared, *input, new MeanOfAll(*group));
+        *output = new at::Tensor(std::move(shared));
     });
 }
 

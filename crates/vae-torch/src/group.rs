@@ -2,6 +2,8 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tch::{Kind, TchError, Tensor};
@@ -56,6 +58,17 @@ unsafe extern "C" {
         operation: c_int,
     ) -> *mut c_char;
     fn vae_group_sum(
+        group: *const c_void,
+        input: *const C_tensor,
+        output: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn vae_group_rows(
+        group: *const c_void,
+        own: *const C_tensor,
+        counts: *const i64,
+        output: *mut *mut C_tensor,
+    ) -> *mut c_char;
+    fn vae_group_shared(
         group: *const c_void,
         input: *const C_tensor,
         output: *mut *mut C_tensor,
@@ -223,8 +236,10 @@ pub struct Group {
     size: usize,
 }
 
-// SAFETY: it holds no thread's own state; calls are made by one thread at a time.
+// SAFETY: it holds no thread's own state.
 unsafe impl Send for Group {}
+// SAFETY: c10d's backend locks its queue of operations.
+unsafe impl Sync for Group {}
 
 impl Group {
     /// Joins the group of this name at a store, as one of `size` processes. Waits for all of them. Later calls wait for the
@@ -313,35 +328,42 @@ impl Group {
         }
     }
 
-    /// The rows of all processes, by rank, of which this one has `own`, `[B_r, …]`: `[ΣB_r, …]`. Gradients pass to `own`,
-    /// multiplied by the number of processes: if all compute the same loss of these rows, the mean of a weight's gradients
-    /// over the processes is then its gradient, whether the weight made the rows of one process or is used with all of them.
+    /// The rows of all processes, by rank, `counts[r]` of rank r, of which this one has `own`, `[counts[rank], …]`:
+    /// `[Σcounts, …]`, the same bits in all processes. Gradients pass to `own`, multiplied by the number of processes: if all
+    /// compute the same loss of these rows, the mean of a weight's gradients over the processes is then its gradient, whether
+    /// the weight made the rows of one process or is used with all of them.
     ///
     /// # Errors
-    /// Those of [`Self::all_reduce`].
-    pub fn rows(&self, own: &Tensor) -> Result<Tensor, TchError> {
-        let n = own.size()[0];
-        let counts = self.all_gather(&Tensor::from(n))?;
-        let counts = Vec::<i64>::try_from(counts)?;
-        let most = counts.iter().copied().max().unwrap_or(0);
-        let fixed = own.detach();
-        let padded = match most - n {
-            0 => fixed.shallow_clone(),
-            missing => {
-                let size = [&[missing], &own.size()[1..]].concat();
-                let zeros = Tensor::f_zeros(size.as_slice(), (own.kind(), own.device()))?;
-                Tensor::f_cat(&[&fixed, &zeros], 0)?
-            }
-        };
-        let all = self.all_gather(&padded)?; // [size, most, …]
-        let times = self.size as f64;
-        let parts = counts.iter().enumerate().map(|(rank, &n)| {
-            if rank == self.rank {
-                return own * times - fixed.shallow_clone() * (times - 1.0);
-            }
-            all.get(rank as i64).narrow(0, 0, n)
-        });
-        Tensor::f_cat(&parts.collect::<Vec<_>>(), 0)
+    /// Those of [`Self::all_reduce`]; another number of rows.
+    pub fn rows(&self, own: &Tensor, counts: &[i64]) -> Result<Tensor, TchError> {
+        if counts.len() != self.size {
+            let problem = format!("{} counts for {} processes", counts.len(), self.size);
+            return Err(TchError::Torch(problem));
+        }
+        let mut output = ptr::null_mut();
+        // SAFETY: group and tensor live, and there is a count for each rank; the output is a tensor of its own.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            let message = vae_group_rows(group, own.as_ptr(), counts.as_ptr(), &mut output);
+            taken(message)?;
+            Ok(Tensor::from_ptr(output))
+        }
+    }
+
+    /// The same values, of a tensor that is the same in all processes. Its gradient is the mean of those that the processes
+    /// find: each of them uses some of the values for rows of its own, whose gradients are multiplied by the number of
+    /// processes ([`Self::rows`]), so that the mean is the gradient of all.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`], in the backward pass.
+    pub fn shared(&self, tensor: &Tensor) -> Result<Tensor, TchError> {
+        let mut output = ptr::null_mut();
+        // SAFETY: as above.
+        unsafe {
+            let group = self.pointer.as_ptr();
+            taken(vae_group_shared(group, tensor.as_ptr(), &mut output))?;
+            Ok(Tensor::from_ptr(output))
+        }
     }
 
     /// Replaces the values of a tensor, which must be one piece of memory, by those that it has at rank `root`.
@@ -409,6 +431,31 @@ impl Drop for Group {
     }
 }
 
+/// What each of `size` processes makes of its group, by rank, where threads of this process stand for them: for tests.
+///
+/// # Panics
+/// If a thread panics, or the group cannot be formed.
+pub fn among<T: Send>(size: usize, work: impl Fn(Arc<Group>) -> T + Sync) -> Vec<T> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let host = Store::host(0, PATIENCE).expect("a port is free");
+    let port = host.port();
+    thread::scope(|scope| {
+        let join = |rank| {
+            let work = &work;
+            scope.spawn(move || {
+                let store = Store::join("localhost", port, PATIENCE).expect("the store is hosted");
+                let group = Group::join(&store, "among", rank, size, PATIENCE, &Network::Local);
+                work(Arc::new(group.expect("all join")))
+            })
+        };
+        let threads: Vec<_> = (0..size).map(join).collect();
+        let results = threads.into_iter();
+        results
+            .map(|thread| thread.join().expect("the thread's own message says why"))
+            .collect()
+    })
+}
+
 fn c_string(text: &str) -> Result<CString, TchError> {
     CString::new(text).map_err(|_| TchError::Torch(format!("{text:?} holds a zero byte")))
 }
@@ -423,32 +470,14 @@ fn milliseconds(timeout: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
     use std::time::Instant;
 
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// What each of `size` ranks, on threads of their own, makes of its group.
     fn ranks<T: Send>(size: usize, work: impl Fn(Group) -> T + Sync) -> Vec<T> {
-        let host = Store::host(0, PATIENCE).unwrap();
-        let port = host.port();
-        thread::scope(|scope| {
-            let join = |rank| {
-                let work = &work;
-                scope.spawn(move || {
-                    let store = Store::join("localhost", port, PATIENCE).unwrap();
-                    let network = &Network::Local;
-                    work(Group::join(&store, "test", rank, size, PATIENCE, network).unwrap())
-                })
-            };
-            let threads: Vec<_> = (0..size).map(join).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
-        })
+        among(size, |group| work(Arc::into_inner(group).unwrap()))
     }
 
     fn numbers(tensor: &Tensor) -> Vec<f64> {
@@ -506,7 +535,7 @@ mod tests {
             // Three rows and two.
             let own = if group.rank() == 0 { 0..3 } else { 3..5 };
             let own = Tensor::from_slice(&numbers[own]);
-            let found = gradients(|rows| group.rows(rows).unwrap(), &own);
+            let found = gradients(|rows| group.rows(rows, &[3, 2]).unwrap(), &own);
             found.map(|gradient| {
                 let mean = gradient.copy();
                 group.all_reduce(&mean, Reduction::Sum).unwrap();
@@ -516,6 +545,42 @@ mod tests {
         for rank in found {
             for (found, wanted) in rank.iter().zip(&wanted) {
                 let wanted = wanted.double_value(&[]);
+                assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+            }
+        }
+    }
+
+    /// A weight makes the latents, a decoder of each process sees its share, and a term sees all latents and all outputs.
+    #[test]
+    fn what_all_share_gets_the_gradient_of_all_rows() {
+        let numbers = [0.3, -1.0, 0.7, 2.0, 0.1];
+        let loss = |latents: &Tensor, outputs: &Tensor| {
+            (outputs * latents.exp()).sum(Kind::Double).sin() + outputs.logsumexp(0, false)
+        };
+        let weights = || [0.5, -2.0].map(|value| Tensor::from(value).set_requires_grad(true));
+        let [w, v] = weights();
+        let latents = (Tensor::from_slice(&numbers) * &w).tanh();
+        loss(&latents, &(&latents * &v).cos()).backward();
+        let wanted = [&w, &v].map(|weight| weight.grad().double_value(&[]));
+        let found = ranks(2, |group| {
+            let [w, v] = weights();
+            let range = if group.rank() == 0 { 0..3 } else { 3..5 };
+            let own = Tensor::from_slice(&numbers[range.clone()]);
+            let counts = [3, 2];
+            let encoded = group.rows(&(own * &w), &counts).unwrap();
+            let latents = encoded.tanh();
+            let shared = group.shared(&latents).unwrap();
+            let mine = shared.narrow(0, range.start as i64, range.len() as i64);
+            let outputs = group.rows(&(mine * &v).cos(), &counts).unwrap();
+            loss(&latents, &outputs).backward();
+            [&w, &v].map(|weight| {
+                let mean = weight.grad().copy();
+                group.all_reduce(&mean, Reduction::Sum).unwrap();
+                f64::try_from(mean / 2.0).unwrap()
+            })
+        });
+        for rank in found {
+            for (found, wanted) in rank.iter().zip(&wanted) {
                 assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
             }
         }

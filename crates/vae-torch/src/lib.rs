@@ -12,7 +12,7 @@ mod kernels;
 mod recompute;
 
 pub use generator::Generator;
-pub use group::{Group, Network, Reduction, Store};
+pub use group::{Group, Network, Reduction, Store, among};
 pub use kernels::{
     AdamStep, Autocast, Update, clamp, cuda_capability, forget_gradients, fused_adam, fused_sgd,
     lerp, libtorch_config, norm, scale,

@@ -1,16 +1,19 @@
 //! Evaluation on validation images.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tch::{Kind, Tensor, no_grad, with_grad};
 use vae_base::derive_seed;
 use vae_data::Dataset;
 use vae_data::loader::Batches;
-use vae_model::{CodeUse, Conditioned, LossContext, Mode, Networks, Vae};
+use vae_model::{CodeUse, Conditioned, LossContext, Mode, Networks, Share, Vae};
+use vae_torch::Group;
 
 use vae_run::{LatentUse, Means, RunConfig};
 
 use crate::learner::check;
+use crate::steps::portion;
 use crate::{Totals, TrainError};
 
 /// The results of a pass over images without training.
@@ -49,11 +52,12 @@ pub fn evaluate(
         n_train_images,
         step,
         &Networks::default(),
+        None,
     )
 }
 
 /// [`evaluate`] with a checked config and the networks of the objective, without which their terms would be missing in the
-/// loss.
+/// loss; by the processes of a group, each of which gets the result.
 pub(crate) fn evaluate_against(
     vae: &Vae,
     config: &RunConfig,
@@ -61,8 +65,9 @@ pub(crate) fn evaluate_against(
     n_train_images: usize,
     step: u64,
     networks: &Networks,
+    group: Option<&Arc<Group>>,
 ) -> Result<Evaluation, TrainError> {
-    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, networks))
+    vae.with_fixed_weights(|| pass(vae, config, dataset, n_train_images, step, networks, group))
 }
 
 fn pass(
@@ -72,6 +77,7 @@ fn pass(
     n_train_images: usize,
     step: u64,
     networks: &Networks,
+    group: Option<&Arc<Group>>,
 ) -> Result<Evaluation, TrainError> {
     let mut noise = vae.generator(derive_seed(config.seed, 0, "evaluation noise"));
     let objective = &config.objective_in_run(n_train_images);
@@ -83,8 +89,10 @@ fn pass(
     let n_samples = objective.n_samples();
     // The config's batch size bounds the number of images that are decoded at once.
     let batch_size = (config.training.evaluation_batch_size / n_samples as usize).max(1);
-    let mut draw_and_lose = |images: Conditioned| -> Result<_, TrainError> {
-        let mut draws = vae.draw(images, n_samples, Mode::Evaluate, &mut noise)?;
+    let mut draw_and_lose = |images: Conditioned, n_items: usize| -> Result<_, TrainError> {
+        let share = group.map(|group| Share::of(group, n_items as i64));
+        let (share, mode) = (share.as_ref(), Mode::Evaluate);
+        let mut draws = vae.draw_share(images, share, n_samples, mode, &mut noise)?;
         let losses = objective.losses(&draws, context, networks, &mut noise)?;
         let mut named = losses.terms;
         named.extend(std::mem::take(&mut draws.named));
@@ -94,36 +102,45 @@ fn pass(
         let mut totals = Totals::of(vae);
         let latent_dims = vae.config().n_latents();
         let zeros = || Tensor::zeros([latent_dims], (Kind::Double, vae.device()));
-        let mut squared_errors = Tensor::zeros([], (Kind::Double, vae.device()));
-        let mut n_values = 0.0;
+        // Their sum and the number of values.
+        let mut squared_errors = Tensor::zeros([2], (Kind::Double, vae.device()));
         let mut kl_sums = Some(zeros());
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
         let mut code_use = CodeUse::of(vae);
-        for batch in Batches::sequential(dataset, batch_size, vae.device()) {
+        let batches = Batches::sequential(dataset, batch_size, vae.device());
+        for batch in batches.portion(portion(group), batch_size) {
             let batch = batch?;
             let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
             let (draws, loss, named) = match objective.needs_gradients() {
-                true => with_grad(|| draw_and_lose(images))?,
-                false => draw_and_lose(images)?,
+                true => with_grad(|| draw_and_lose(images, batch.n_items))?,
+                false => draw_and_lose(images, batch.n_items)?,
             };
             totals.add(&draws.terms, &loss, None, &named);
             if let Some(errors) = vae.errors(&draws, &batch.items) {
                 let squares = errors.square(); // [K, B, C, H, W], NaN where missing
-                let (sum, n) = match vae.item().has_missing {
-                    false => (squares.sum(Kind::Double), squares.numel() as f64),
-                    true => {
-                        let is_missing = draws.targets.isnan(); // [B, C, H, W]
-                        let n_observed = is_missing.logical_not().sum(Kind::Double);
-                        let sum = squares.masked_fill(&is_missing, 0.0).sum(Kind::Double);
-                        (sum, n_observed.double_value(&[]) * n_samples as f64)
-                    }
+                let is_missing = vae.item().has_missing.then(|| draws.targets.isnan()); // [B, C, H, W]
+                let observed = match &is_missing {
+                    Some(is_missing) => squares.masked_fill(is_missing, 0.0),
+                    None => squares.shallow_clone(),
                 };
-                squared_errors += sum / n_samples;
-                n_values += n / n_samples as f64;
+                let n = match &is_missing {
+                    Some(missing) => missing.logical_not().sum(Kind::Double) * n_samples,
+                    None => Tensor::from(squares.numel() as f64),
+                };
+                let n = n.to_device(vae.device());
+                let sums = Tensor::stack(&[observed.sum(Kind::Double), n], 0);
+                let sums = draws
+                    .share
+                    .as_ref()
+                    .map_or(sums.shallow_clone(), |share| share.sum(&sums));
+                squared_errors += sums / n_samples;
             }
             kl_sums = kl_sums
                 .zip(draws.kl_per_dimension)
                 .map(|(sums, kl)| sums + kl.sum_dim_intlist(0, false, Kind::Double));
+            if let Some(share) = &draws.share {
+                share.check()?;
+            }
             if let Some(code_use) = &mut code_use {
                 code_use.add(&*draws.posterior);
             }
@@ -154,7 +171,7 @@ fn pass(
                 },
             },
             mse: match vae.has_encoder() && !vae.item().is_tokens() {
-                true => Some(f64::try_from(squared_errors)? / n_values),
+                true => Some(squared_errors.double_value(&[0]) / squared_errors.double_value(&[1])),
                 false => None,
             },
         })

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::slice;
+use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 use tracing::warn;
 use vae_base::derive_seed;
-use vae_model::{Conditioned, ElboTerms, LossContext, Mode, Networks, Objective, Terms, Vae};
+use vae_model::{
+    Conditioned, ElboTerms, LossContext, Mode, Networks, Objective, Share, Terms, Vae,
+};
 use vae_run::{CheckpointTensors, ClipConfig, OpenCheckpoint, PlayerConfig, RunConfig, RunError};
+use vae_torch::Group;
 
-use crate::collective::Alone;
 use crate::player::{self, Player, PlayerSnapshot, Training};
 use crate::skipping::{Consequence, Skipped};
-use crate::{Collective, TrainError, autocast, check_precision};
+use crate::{TrainError, autocast, check_precision};
 
 /// A model with everything needed to train it.
 #[derive(Debug)]
@@ -31,7 +34,8 @@ pub struct Learner<'a> {
     /// A factor on the learning rates of the other players, which have schedules of their own.
     learning_rate_scale: f64,
     networks: Networks,
-    collective: Box<dyn Collective>,
+    /// The processes that train this model, if there are several.
+    group: Option<Arc<Group>>,
 }
 
 /// The results of a step, computed before its update of the weights.
@@ -152,7 +156,7 @@ impl<'a> Learner<'a> {
             players: players.collect(),
             learning_rate_scale: 1.0,
             networks,
-            collective: Box::new(Alone),
+            group: None,
         })
     }
 
@@ -165,6 +169,23 @@ impl<'a> Learner<'a> {
     pub fn step<'b>(
         &mut self,
         images: impl Into<Conditioned<'b>>,
+        step: u64,
+        objective_step: u64,
+    ) -> Result<StepOutput, TrainError> {
+        let images = images.into();
+        let n_images = images.tensor.size()[0];
+        self.step_share(images, n_images, step, objective_step)
+    }
+
+    /// [`Self::step`] on a batch of `n_images`, of which one of several processes has those that it computes
+    /// ([`vae_base::Portion::computed_in_parts`], in parts of `training.micro_batch_size`).
+    ///
+    /// # Errors
+    /// As for [`Self::step`]; another process is gone.
+    pub(crate) fn step_share(
+        &mut self,
+        images: Conditioned,
+        n_images: i64,
         step: u64,
         objective_step: u64,
     ) -> Result<StepOutput, TrainError> {
@@ -184,8 +205,7 @@ impl<'a> Learner<'a> {
         let Conditioned {
             tensor: images,
             condition,
-        } = images.into();
-        let n_images = images.size()[0];
+        } = images;
         let part_size = config
             .training
             .micro_batch_size
@@ -194,23 +214,30 @@ impl<'a> Learner<'a> {
         let mut kl = Some(Vec::new());
         let mut loss = Tensor::zeros([], (Kind::Float, vae.device()));
         let mut named = Terms::default();
-        let mut conditions = condition
-            .map(|condition| condition.split(part_size, 0))
-            .into_iter()
-            .flatten();
-        for part in images.split(part_size, 0) {
-            let part_condition = conditions.next();
+        let mut n_done = 0;
+        for start in (0..n_images).step_by(part_size.max(1) as usize) {
+            let n_part = part_size.min(n_images - start);
+            let processes = self.group.as_ref();
+            let processes = processes.map(|group| Share::of(group, n_part));
+            let n_own = processes.as_ref().map_or(n_part, Share::n_computed);
+            let own = |rows: &Tensor| rows.narrow(0, n_done, n_own);
+            let (part, part_condition) = (own(images), condition.map(own));
+            n_done += n_own;
             let draws = autocast(precision, vae.device(), || {
-                vae.draw(
+                vae.draw_share(
                     (&part, part_condition.as_ref()),
+                    processes.as_ref(),
                     objective.n_samples(),
                     Mode::Train,
                     &mut noise,
                 )
             })?;
             // A part's mean is weighted by its number of images, so that the sum is the mean over the whole batch.
-            let share = part.size()[0] as f64 / n_images as f64;
+            let share = n_part as f64 / n_images as f64;
             let losses = objective.losses(&draws, context, &self.networks, &mut noise)?;
+            if let Some(processes) = &draws.share {
+                processes.check()?;
+            }
             named.add_part(&draws.named, share);
             named.add_part(&losses.terms, share);
             let part_loss = losses.model * share;
@@ -236,7 +263,7 @@ impl<'a> Learner<'a> {
         let mut gradient_norm = loss.zeros_like();
         let mut skipped = None;
         if self.model.is_due(step) {
-            let report = self.model.step(&*self.collective)?;
+            let report = self.model.step(self.group.as_deref())?;
             // Counts for the steps without an update, so that a mean over steps is that of the updates.
             gradient_norm = report.gradient_norm * config.training.model_every as f64;
             skipped = report.skipped;
@@ -246,7 +273,7 @@ impl<'a> Learner<'a> {
             let factor = player.schedule.factor(step, self.n_steps) * self.learning_rate_scale;
             player.optimizer.set_learning_rate_factor(factor);
             let has_loss = player.has_gradient();
-            let report = player.step(&*self.collective)?;
+            let report = player.step(self.group.as_deref())?;
             if has_loss {
                 let term = PlayerConfig::gradient_norm(&player.name);
                 named.push(term, &report.gradient_norm);
@@ -285,9 +312,23 @@ impl<'a> Learner<'a> {
         self.learning_rate_scale = scale;
     }
 
-    /// Sets how gradients are averaged over processes. By default there is a single process.
-    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
-        self.collective = Box::new(collective);
+    /// From now on the model is trained by several processes together. All of them take the first one's weights.
+    ///
+    /// # Errors
+    /// Another process is gone.
+    pub(crate) fn train_among(&mut self, group: Arc<Group>) -> Result<(), TrainError> {
+        for (_, variable) in self.named_variables() {
+            let values = no_grad(|| variable.detach().contiguous());
+            group.broadcast(&values, 0)?;
+            no_grad(|| variable.shallow_clone().f_copy_(&values))?;
+        }
+        self.group = Some(group);
+        Ok(())
+    }
+
+    /// The processes that train the model, if there are several.
+    pub(crate) fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
     }
 
     /// The networks of the objective besides the model.

@@ -6,7 +6,6 @@
 
 mod callback;
 mod clock;
-mod collective;
 mod ema;
 mod error;
 mod evaluate;
@@ -32,7 +31,6 @@ pub use callback::{
     learning_rate::LearningRate, metrics_log::MetricsLog, pictures::Pictures, sounds::Sounds,
     tensorboard::TensorBoard, texts::Texts,
 };
-pub use collective::{Alone, Collective};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};

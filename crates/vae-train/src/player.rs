@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use tch::{Tensor, no_grad};
 use vae_run::{ClipConfig, OptimizerConfig, RunError, Schedule};
+use vae_torch::{Group, Reduction};
 
-use crate::{Collective, Ema, Optimizer, StepReport, TrainError};
+use crate::{Ema, Optimizer, StepReport, TrainError};
 
 /// Variables that are trained by a loss of their own, with their optimizer and settings. The model is a run's first player,
 /// and usually the only one.
@@ -147,10 +148,10 @@ impl Player {
         !self.optimizer.gradients().is_empty()
     }
 
-    /// Averages the gradients with those of other processes, clips them, and takes a step, unless it is skipped.
-    pub(crate) fn step(&mut self, collective: &dyn Collective) -> Result<StepReport, TrainError> {
-        if collective.size() > 1 {
-            collective.all_reduce(&self.optimizer.gradients())?;
+    /// Averages the gradients over the processes of a group, clips them, and takes a step, unless it is skipped.
+    pub(crate) fn step(&mut self, group: Option<&Group>) -> Result<StepReport, TrainError> {
+        if let Some(group) = group {
+            average(&self.optimizer.gradients(), group)?;
         }
         let report = self.optimizer.step(&self.clip)?;
         if let Some(ema) = &mut self.ema
@@ -279,6 +280,30 @@ impl Player {
     }
 }
 
+/// Replaces gradients by their means over the processes, all of them in one piece of memory.
+fn average(gradients: &[Tensor], group: &Group) -> Result<(), TrainError> {
+    if gradients.is_empty() {
+        return Ok(());
+    }
+    no_grad(|| {
+        let flat: Vec<Tensor> = gradients
+            .iter()
+            .map(|gradient| gradient.flatten(0, -1))
+            .collect();
+        let mut all = Tensor::f_cat(&flat, 0)?;
+        group.all_reduce(&all, Reduction::Sum)?;
+        let _ = all.f_div_scalar_(group.size() as f64)?;
+        let mut start = 0;
+        for gradient in gradients {
+            let n = gradient.numel() as i64;
+            let mean = all.f_narrow(0, start, n)?.f_view_as(gradient)?;
+            gradient.shallow_clone().f_copy_(&mean)?;
+            start += n;
+        }
+        Ok(())
+    })
+}
+
 /// The prefix of the names of a player's tensors in checkpoints.
 pub(crate) fn prefix(name: &str) -> String {
     format!("players/{name}/")
@@ -287,9 +312,9 @@ pub(crate) fn prefix(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use tch::Kind;
+    use vae_torch::among;
 
     use super::*;
-    use crate::collective::Alone;
 
     fn variable(values: &[f32]) -> Tensor {
         Tensor::from_slice(values).set_requires_grad(true)
@@ -329,27 +354,6 @@ mod tests {
         assert_eq!(due, [0, 3, 6]);
     }
 
-    /// Another process with gradients three times as large: the mean of both is twice ours.
-    #[derive(Debug)]
-    struct WithAnother;
-
-    impl Collective for WithAnother {
-        fn rank(&self) -> usize {
-            0
-        }
-
-        fn size(&self) -> usize {
-            2
-        }
-
-        fn all_reduce(&self, gradients: &[Tensor]) -> Result<(), TrainError> {
-            for gradient in gradients {
-                let _ = gradient.shallow_clone().f_mul_scalar_(2.0)?;
-            }
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_skipped_step_changes_neither_weights_nor_moments_nor_averages() {
         let weight = variable(&[0.0, 0.0]);
@@ -367,7 +371,7 @@ mod tests {
             player.optimizer.zero_grad();
             let loss = &weight.sum(Kind::Float) * slope;
             player.backward(&loss, &[]).expect("gradients");
-            let report = player.step(&Alone).expect("a step");
+            let report = player.step(None).expect("a step");
             (report.skipped.is_some(), player.snapshot())
         };
         let (is_skipped, first) = step(0.5);
@@ -392,20 +396,27 @@ mod tests {
 
     #[test]
     fn gradients_of_several_processes_meet_before_they_are_clipped() {
-        // The gradient (3, 4) doubled is (6, 8) with norm 10; clipped to norm 5 it is (3, 4) again.
-        for (collective, clip, norm, wanted) in [
-            (&Alone as &dyn Collective, "", 5.0, [-3_f32, -4.0]),
-            (&WithAnother, "", 10.0, [-6.0, -8.0]),
-            (&WithAnother, "norm = 5.0", 10.0, [-3.0, -4.0]),
-        ] {
-            let weight = variable(&[0.0, 0.0]);
-            let mut player = player("a", &weight, clip);
-            let loss = (&weight * Tensor::from_slice(&[3_f32, 4.0])).sum(Kind::Float);
-            player.backward(&loss, &[]).expect("gradients");
-            let found = player.step(collective).expect("a step").gradient_norm;
-            assert!((found.double_value(&[]) - norm).abs() < 1e-5);
-            let difference = (weight - Tensor::from_slice(&wanted)).abs().max();
-            assert!(difference.double_value(&[]) < 1e-5, "{clip}");
+        // The gradient is (3, 4) of one process and three times that of another: (6, 8) on average, with norm 10; clipped to
+        // norm 5 it is (3, 4).
+        for (clip, wanted) in [("", [-6_f32, -8.0]), ("norm = 5.0", [-3.0, -4.0])] {
+            let found = among(2, |group| {
+                let weight = variable(&[0.0, 0.0]);
+                let mut player = player("a", &weight, clip);
+                let times = 1.0 + 2.0 * group.rank() as f64;
+                let slope = Tensor::from_slice(&[3_f32, 4.0]) * times;
+                player
+                    .backward(&(&weight * slope).sum(Kind::Float), &[])
+                    .expect("gradients");
+                let report = player.step(Some(&group)).expect("a step");
+                let weight = Vec::<f32>::try_from(weight.detach()).expect("numbers");
+                (report.gradient_norm.double_value(&[]), weight)
+            });
+            for (norm, weight) in found {
+                assert!((norm - 10.0).abs() < 1e-5);
+                for (found, wanted) in weight.iter().zip(wanted) {
+                    assert!((found - wanted).abs() < 1e-5, "{clip}: {weight:?}");
+                }
+            }
         }
     }
 }

@@ -153,7 +153,7 @@ impl Recovery {
         until: u64,
     ) -> Result<String, TrainError> {
         let mut origin = None;
-        let batches = Steps::batches(run);
+        let batches = steps.batches(run);
         for (batch, step) in batches.zip(good.position.steps..until) {
             let Some(&controls) = self.history.get(&step) else {
                 break;

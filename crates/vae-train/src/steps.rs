@@ -1,11 +1,14 @@
 //! The steps of a run, and the sums over the epoch in progress.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use vae_base::Portion;
 use vae_data::DataError;
 use vae_data::loader::{Batch, Batches, n_batches};
 use vae_run::{Means, StepControls};
+use vae_torch::Group;
 
 use crate::learner::StepOutput;
 use crate::{Fit, Learner, Totals, TrainError};
@@ -18,7 +21,7 @@ pub(crate) struct Steps<'a> {
 
 impl<'a> Steps<'a> {
     /// The remaining batches of the epoch in progress.
-    pub(crate) fn batches(run: &Fit<'a>) -> EpochBatches<'a> {
+    pub(crate) fn batches(&self, run: &Fit<'a>) -> EpochBatches<'a> {
         let Fit {
             vae,
             splits,
@@ -30,8 +33,12 @@ impl<'a> Steps<'a> {
         let n_per_pass = n_batches(train.len(), batch_size).max(1) as u64;
         let n_done = run.steps_of_epoch();
         let first = run.progress.position.epochs * n_passes + 1;
-        let pass =
-            move |number| Batches::shuffled(train, batch_size, vae.device(), config.seed, number);
+        let portion = portion(self.learner.group());
+        let part = config.training.micro_batch_size.unwrap_or(batch_size);
+        let pass = move |number| {
+            Batches::shuffled(train, batch_size, vae.device(), config.seed, number)
+                .portion(portion, part)
+        };
         // After its last step, which may be saved before the epoch is ended, nothing of the last pass is left.
         let n_whole = (n_done / n_per_pass).min(n_passes - 1);
         let within = n_done - n_whole * n_per_pass;
@@ -53,8 +60,10 @@ impl<'a> Steps<'a> {
             .set_learning_rate_factor(controls.learning_rate_factor);
         self.learner
             .set_learning_rate_scale(controls.learning_rate_scale);
-        let items = (&batch.items, batch.condition.as_ref());
-        self.learner.step(items, step, controls.objective_step)
+        let items = (&batch.items, batch.condition.as_ref()).into();
+        let n_items = batch.n_items as i64;
+        self.learner
+            .step_share(items, n_items, step, controls.objective_step)
     }
 
     /// Fails if a sum of the epoch so far or a weight is NaN or infinite.
@@ -110,6 +119,14 @@ impl Iterator for EpochBatches<'_> {
             self.current = (self.pass)(next);
         }
     }
+}
+
+/// The portion of every batch that this process reads and computes.
+pub(crate) fn portion(group: Option<&Arc<Group>>) -> Portion {
+    group.map_or(Portion::WHOLE, |group| Portion {
+        rank: group.rank(),
+        size: group.size(),
+    })
 }
 
 /// Fails if a mean is NaN or infinite.

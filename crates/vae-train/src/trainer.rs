@@ -1,16 +1,19 @@
 //! The training loop.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::Value;
+use tch::Tensor;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 use vae_run::{
     ClipConfig, Controls, OpenCheckpoint, Position, Progress, Record, RunConfig, RunDir,
     StepControls,
 };
+use vae_torch::{Group, Reduction};
 
 use crate::callback::{Callback, Callbacks, Event};
 use crate::callback::{kl_schedule::KlSchedule, learning_rate::LearningRate};
@@ -20,7 +23,7 @@ use crate::learner::check;
 use crate::recovery::Recovery;
 use crate::saving::Saving;
 use crate::steps::{Steps, check_means};
-use crate::{Collective, Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError};
+use crate::{Evaluation, Fit, Learner, Outcome, Stop, Totals, TrainError};
 
 /// Trains a model according to a config. See [`Trainer::fit`].
 pub struct Trainer<'a> {
@@ -105,10 +108,15 @@ impl<'a> Trainer<'a> {
         self.callbacks.add(callback);
     }
 
-    /// Sets how gradients are averaged over processes, between the backward pass and clipping. By default there is a single
-    /// process.
-    pub fn set_collective(&mut self, collective: impl Collective + 'static) {
-        self.steps.learner.set_collective(collective);
+    /// Trains as one of several processes, all of which make the same calls with the same config, data and checkpoint. Each
+    /// reads and computes its portion of every batch; what is trained is what a single process would train, up to rounding, and
+    /// every one of them has it. All begin with the first one's weights. It alone should have callbacks and a folder: their
+    /// wish to stop counts for all, as does a raised stop flag of any.
+    ///
+    /// # Errors
+    /// Another process is gone.
+    pub fn train_among(&mut self, group: Arc<Group>) -> Result<(), TrainError> {
+        self.steps.learner.train_among(group)
     }
 
     /// Sets the run in which the checkpoints that callbacks request are written ([`Fit::request_checkpoint`]).
@@ -170,7 +178,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn epochs(&mut self, stop: &AtomicBool) -> Result<Stop, TrainError> {
-        let mut asked = self.notify(&Event::FitStart, stop)?;
+        let asked = self.notify(&Event::FitStart, stop)?;
+        let mut asked = self.agreed(asked)?;
         // A run that was stopped within an epoch has the states of before.
         if self.recovery.is_empty() {
             self.recovery.remember(&self.run, &self.steps);
@@ -178,7 +187,10 @@ impl<'a> Trainer<'a> {
         while asked.is_none() && self.run.progress.position.epochs < self.run.config.training.epochs
         {
             let result = match self.train_epoch(stop) {
-                Ok(None) => self.finish_epoch(stop),
+                Ok(None) => {
+                    let asked = self.finish_epoch(stop);
+                    asked.and_then(|asked| self.agreed(asked))
+                }
                 other => other,
             };
             asked = match result {
@@ -194,7 +206,7 @@ impl<'a> Trainer<'a> {
 
     /// The remaining steps of an epoch; returns the reason to stop within it, if any.
     fn train_epoch(&mut self, stop: &AtomicBool) -> Result<Option<Stop>, TrainError> {
-        let mut batches = Steps::batches(&self.run);
+        let mut batches = self.steps.batches(&self.run);
         let mut next = batches.next();
         while let Some(batch) = next {
             let batch = batch?;
@@ -232,7 +244,7 @@ impl<'a> Trainer<'a> {
             let asked = self.notify_of_step(stop)?;
             logged?;
             let interrupted = stop.load(Ordering::Relaxed).then_some(Stop::Interrupted);
-            if let Some(reason) = asked.or(interrupted) {
+            if let Some(reason) = self.agreed(asked.or(interrupted))? {
                 self.steps.check_numbers(n_steps)?;
                 return Ok(Some(reason));
             }
@@ -241,6 +253,24 @@ impl<'a> Trainer<'a> {
         self.clock.epoch_waited = batches.waited();
         self.check()?;
         Ok(None)
+    }
+
+    /// What all processes do: the strongest reason to stop that one of them has.
+    fn agreed(&self, asked: Option<Stop>) -> Result<Option<Stop>, TrainError> {
+        let Some(group) = self.steps.learner.group() else {
+            return Ok(asked);
+        };
+        const REASONS: [Option<Stop>; 4] = [
+            None,
+            Some(Stop::Finished),
+            Some(Stop::Interrupted),
+            Some(Stop::Callback),
+        ];
+        let own = REASONS.iter().position(|reason| *reason == asked);
+        let strongest = Tensor::from_slice(&[own.unwrap_or(0) as i64]);
+        group.all_reduce(&strongest, Reduction::Max)?;
+        let strongest = strongest.int64_value(&[0]);
+        Ok(REASONS.get(strongest as usize).copied().flatten())
     }
 
     /// Notifies the callbacks of the means over the last steps, every `training.log_every` steps. Means that are not finite are
@@ -379,6 +409,7 @@ impl<'a> Trainer<'a> {
             splits.train.len(),
             config.objective_in_run(splits.train.len()).settled_step(),
             self.steps.learner.networks(),
+            self.steps.learner.group(),
         );
         self.steps.learner.use_raw()?;
         let evaluation = evaluation?;

@@ -4,9 +4,9 @@ mod common;
 
 use std::time::Instant;
 
-use common::{data_spec, item};
+use common::{data_spec, for_small, item, small};
 use tch::{Device, Kind, Tensor, no_grad};
-use vae_model::{ImageShape, ItemKind, ItemSpec, LikelihoodConfig, Mode, NetworkConfig, Vae};
+use vae_model::{ImageShape, ItemKind, ItemSpec, LikelihoodConfig, Mode, Vae};
 use vae_train::{Learner, RunConfig};
 
 /// Eight different images: white discs at different positions on black.
@@ -75,32 +75,6 @@ fn turns_black(config: &RunConfig) -> bool {
         LikelihoodConfig::ScaledBernoulli(scale) => scale.white < 0.01,
         _ => false,
     }
-}
-
-/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size, except
-/// top_down. Series keep their shape.
-fn small(item: &ItemSpec, network: &NetworkConfig) -> ItemSpec {
-    if !item.is_image() || matches!(network, NetworkConfig::TopDown(_)) {
-        return item.clone();
-    }
-    let shape = item.map();
-    let small = |side: i64| side / ((side + 31) / 32);
-    ImageShape {
-        height: small(shape.height),
-        width: small(shape.width),
-        ..shape
-    }
-    .into()
-}
-
-/// The config for images of [`small`] sides: a latent map has to shrink with them.
-fn for_small(mut config: RunConfig, item: &ItemSpec) -> RunConfig {
-    let (whole, less) = (item.map(), small(item, &config.model.network).map());
-    if let Some([_, height, width]) = &mut config.model.latent_shape {
-        *height = *height * less.height / whole.height;
-        *width = *width * less.width / whole.width;
-    }
-    config
 }
 
 /// The mean squared error of items, of texts the share of wrong tokens.

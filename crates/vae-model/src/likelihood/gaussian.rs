@@ -4,10 +4,10 @@ use std::f64::consts::PI;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use vae_torch::Generator;
 
-use super::scale::MeanError;
+use super::scale::{MeanError, mean_of_batch};
 use super::{
     GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
     to_minus_one_one, to_zero_one, to_zero_one_graph,
@@ -69,7 +69,7 @@ impl Likelihood for Gaussian {
         let n_values = targets.size()[1..].iter().product::<i64>() as f64;
         let errors = self.mean.apply(params) - targets;
         let squared_error = sum_over_values(&errors.square()); // [K, B]
-        let mean_square = squared_error.mean(Kind::Float) / n_values;
+        let mean_square = mean_of_batch(&squared_error) / n_values;
         let variance = self.variance.of(&mean_square, mode);
         (squared_error / &variance + (variance * (2.0 * PI)).log() * n_values) * -0.5
     }
@@ -94,7 +94,7 @@ impl GraphLikelihood for Gaussian {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 

@@ -2,10 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use vae_torch::Generator;
 
-use super::scale::MeanError;
+use super::scale::{MeanError, mean_of_batch};
 use super::{
     GraphLikelihood, Likelihood, MINUS_ONE_ONE, MeanActivation, ScaleConfig, sum_over_values,
     to_minus_one_one, to_zero_one, to_zero_one_graph,
@@ -64,7 +64,7 @@ impl Likelihood for Laplace {
         let n_values = targets.size()[1..].iter().product::<i64>() as f64;
         let errors = self.mean.apply(params) - targets;
         let absolute_error = sum_over_values(&errors.abs()); // [K, B]
-        let mean_absolute = absolute_error.mean(Kind::Float) / n_values;
+        let mean_absolute = mean_of_batch(&absolute_error) / n_values;
         let scale = self.scale.of(&mean_absolute, mode);
         -(absolute_error / &scale + (scale * 2.0).log() * n_values)
     }
@@ -91,7 +91,7 @@ impl GraphLikelihood for Laplace {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 

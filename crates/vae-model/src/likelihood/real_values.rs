@@ -13,7 +13,7 @@ use super::{
     ZERO_ONE, sum_over_values, to_minus_one_one, to_zero_one, to_zero_one_graph,
 };
 use crate::graph::{Graph, Value};
-use crate::{Mode, nn};
+use crate::{Mode, nn, share};
 
 /// The form of the density.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -123,9 +123,8 @@ impl RealValues {
                 .map(|i| i as i64 + 2),
         );
         let sum = |values: &Tensor| {
-            values
-                .sum_dim_intlist(dims.as_slice(), false, Kind::Float)
-                .view(shape.as_slice())
+            let own = values.sum_dim_intlist(dims.as_slice(), false, Kind::Float);
+            share::sum_of_batch(own.view(shape.as_slice()))
         };
         match observed {
             Some(observed) => {
@@ -134,7 +133,7 @@ impl RealValues {
             }
             None => {
                 let n = values.numel() as i64 / shape.iter().product::<i64>();
-                sum(values) / n as f64
+                sum(values) / share::n_of_batch(n) as f64
             }
         }
     }

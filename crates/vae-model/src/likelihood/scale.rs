@@ -2,9 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
-use crate::{Mode, ModelError, nn};
+use crate::{Mode, ModelError, nn, share};
 
 /// σ of the Gaussian, b of the Laplace or the scale of the t distribution: `"learned"`, or a number in units of pixels
 /// in `[-1, 1]`, for arrays in units of their standardized values.
@@ -125,6 +125,14 @@ impl MeanError {
             Self::Fixed(value) => Tensor::from(*value as f32),
             Self::Learned { running, floor, .. } => running.detach().clamp_min(*floor),
         }
+    }
+}
+
+/// The mean over samples and the items of the batch, a scalar, of values `[K, B]` of this process's items.
+pub(super) fn mean_of_batch(values: &Tensor) -> Tensor {
+    match share::current() {
+        Some(share) => share.mean(&values.mean(Kind::Float)),
+        None => values.mean(Kind::Float),
     }
 }
 

@@ -8,7 +8,7 @@ use vae_torch::Generator;
 use super::layers::{Initialization, Layer, NextActivation};
 use super::{LARGEST_DEPTH, NetworkShape};
 use crate::nn::{self, Init};
-use crate::{ItemKind, ModelError};
+use crate::{ItemKind, ModelError, share};
 
 /// A decoder whose parameters of each value of an item depend on the values before it.
 pub trait SequentialDecoder: Debug {
@@ -111,7 +111,8 @@ impl Embedding {
         let (n, length) = (tokens.size()[0], tokens.size()[1]);
         let mut before = tokens.narrow(1, 0, length - 1); // [N, T − 1]
         if let Some(generator) = training.filter(|_| word_dropout > 0.0) {
-            let draws = generator.uniform([0.0, 1.0], [n, length - 1], tokens.device());
+            let draw = |n| generator.uniform([0.0, 1.0], [n, length - 1], tokens.device());
+            let draws = share::drawn_for(n, draw);
             before = before.masked_fill(&draws.lt(word_dropout), self.vocabulary + 1);
         }
         let beginning = self.beginning(tokens).unsqueeze(1);

@@ -11,6 +11,7 @@ use super::checks::{at_least_0, share_or_steps, some_steps};
 use super::player::Seen;
 use super::{LossContext, PlayerNetwork};
 use crate::network::{DiscriminatorConfig, DiscriminatorShape};
+use crate::share::{Share, Shared, drawn_for};
 use crate::{Direction, Draws, Mode, ModelError, Term, Terms, Vae};
 
 /// A discriminator that learns to tell items of the data from generated ones, and a term by which the model learns to
@@ -247,37 +248,54 @@ impl AdversarialConfig {
             return Ok(None);
         }
         let vae = context.vae;
-        let Game { real, generated } = self.game(draws, vae, generator);
-        let real = self.augmented(real, generator);
-        let generated = self.augmented(generated, generator);
+        let share = &draws.share;
+        let Game { real, generated } = share.scope(|| {
+            let Game { real, generated } = self.game(draws, vae, generator);
+            Game {
+                real: self.augmented(real, generator),
+                generated: self.augmented(generated, generator),
+            }
+        });
+        let all_of = |outputs: &Tensor| share.gathered(outputs, 0);
 
         let is_pair = self.judges(vae.has_encoder()) == Judged::Pairs;
-        let said = discriminator.judge(&generated, draws.mode);
-        let mut term = self.loss.of_forger(&said.outputs, true);
+        let judge = |seen: &Seen| {
+            let said = share.scope(|| discriminator.judge(seen, draws.mode));
+            all_of(&said.outputs)
+        };
+        let mut term = self.loss.of_forger(&judge(&generated), true);
         if is_pair {
-            let of_encoder = discriminator.judge(&real, draws.mode);
-            term += self.loss.of_forger(&of_encoder.outputs, false);
+            term += self.loss.of_forger(&judge(&real), false);
         }
         let weight = match self.adaptive_weight && draws.mode == Mode::Train {
-            true => adaptive(vae, reconstruction, &term)? * self.weight,
+            true => adaptive(vae, reconstruction, &term, share.as_ref())? * self.weight,
             false => Tensor::from(self.weight as f32).to_device(vae.device()),
         };
         terms.push(TERM, &term);
         terms.push(WEIGHT, &weight);
 
-        let on_real = discriminator.learn(&real, draws.mode).outputs;
-        let on_generated = discriminator.learn(&generated, draws.mode).outputs;
+        let learn = |seen: &Seen| {
+            let said = share.scope(|| discriminator.learn(seen, draws.mode));
+            all_of(&said.outputs)
+        };
+        let (on_real, on_generated) = (learn(&real), learn(&generated));
         let mut loss = self.loss.of_discriminator(&on_real, &on_generated);
         terms.push(LOSS, &loss);
         terms.push(ON_REAL, &on_real.mean(Kind::Float));
         terms.push(ON_GENERATED, &on_generated.mean(Kind::Float));
         terms.push(ACCURACY, &self.loss.accuracy(&on_real, &on_generated));
-        if let Some(diversity) = diversity(&real.items, &generated.items) {
+        if let Some(diversity) = diversity(&real.items, &generated.items, share.as_ref()) {
             terms.push(DIVERSITY, &diversity);
         }
         if draws.mode == Mode::Train
-            && let Some(penalty) =
-                self.penalty(discriminator, &real, &generated, context.step, generator)
+            && let Some(penalty) = self.penalty(
+                discriminator,
+                &real,
+                &generated,
+                share,
+                context.step,
+                generator,
+            )
         {
             terms.push(PENALTY, &penalty);
             loss += penalty;
@@ -285,10 +303,10 @@ impl AdversarialConfig {
         Ok(Some((term * weight, loss)))
     }
 
-    /// What the discriminator compares.
+    /// What the discriminator compares: of several processes each its own items.
     fn game(&self, draws: &Draws, vae: &Vae, generator: &mut Generator) -> Game {
         let condition = draws.condition.as_ref();
-        let features = condition.map(|condition| vae.features(condition));
+        let features = condition.map(|whole| vae.features(&draws.share.own(whole, 0)));
         let with = |items: Tensor, latents: Option<&Tensor>| Seen {
             items,
             side: match (&features, latents) {
@@ -298,8 +316,8 @@ impl AdversarialConfig {
             },
         };
         let real = vae.judged(&draws.targets);
-        let n_images = real.size()[0];
-        let latents = draws.latents.select(0, 0); // [B, Z]
+        let n_images = draws.share.n_rows_of(real.size()[0]);
+        let latents = draws.own_latents.select(0, 0); // [B, Z]
         let reconstructed = || {
             let params = match self.through_encoder {
                 true => draws.params.select(0, 0),
@@ -313,6 +331,7 @@ impl AdversarialConfig {
                 return (items, latents.shallow_clone());
             }
             let prior = vae.latents_of(n_images, condition, generator).detach();
+            let prior = draws.share.own(&prior, 0);
             let params = vae.decoded(&prior, features.as_ref(), draws.mode);
             (vae.judged_mean(&params), prior)
         };
@@ -359,12 +378,13 @@ impl AdversarialConfig {
         discriminator: &PlayerNetwork,
         real: &Seen,
         generated: &Seen,
+        share: &Option<Share>,
         step: u64,
         generator: &mut Generator,
     ) -> Option<Tensor> {
         let squares = |gradient: Tensor| {
             let squares = gradient.flatten(1, -1).square();
-            squares.sum_dim_intlist(1, false, Kind::Float) // [B]
+            share.gathered(&squares.sum_dim_intlist(1, false, Kind::Float), 0) // [B]
         };
         match &self.penalty {
             DiscriminatorPenalty::None => None,
@@ -372,9 +392,10 @@ impl AdversarialConfig {
                 let n = real.items.size()[0];
                 let [x, generated_x] =
                     [&real.items, &generated.items].map(|items| items.detach().narrow(0, 0, n));
-                let share = generator.uniform([0.0, 1.0], [n, 1, 1, 1], x.device());
+                let draw = |n| generator.uniform([0.0, 1.0], [n, 1, 1, 1], x.device());
+                let way = share.scope(|| drawn_for(n, draw));
                 let between = Seen {
-                    items: &generated_x + (x - &generated_x) * share,
+                    items: &generated_x + (x - &generated_x) * way,
                     side: real.side.as_ref().map(Tensor::shallow_clone),
                 };
                 let (_, gradient) = discriminator.learn_with_gradient(&between, Mode::Train);
@@ -398,26 +419,38 @@ struct Game {
 }
 
 /// λ of Esser et al. 2021, eq. 7, a scalar without a gradient.
-fn adaptive(vae: &Vae, reconstruction: &Tensor, term: &Tensor) -> Result<Tensor, ModelError> {
+fn adaptive(
+    vae: &Vae,
+    reconstruction: &Tensor,
+    term: &Tensor,
+    share: Option<&Share>,
+) -> Result<Tensor, ModelError> {
     let Some(weight) = vae.output_weight() else {
         return Ok(Tensor::from(1_f32).to_device(vae.device()));
     };
     let norm = |loss: &Tensor| -> Result<Tensor, ModelError> {
         let mut gradients = Tensor::f_run_backward(&[loss], &[&weight], true, false)?;
-        Ok(gradients.remove(0).to_kind(Kind::Float).norm())
+        let own = gradients.remove(0).to_kind(Kind::Float);
+        Ok(share.map_or_else(|| own.norm(), |share| share.mean_of_processes(&own).norm()))
     };
     let ratio = norm(reconstruction)? / (norm(term)? + LEAST_GRADIENT);
     Ok(ratio.clamp(0.0, LARGEST_ADAPTIVE).detach())
 }
 
 /// [`DIVERSITY`]; `None` for a single item, or if all real ones are alike.
-fn diversity(real: &Tensor, generated: &Tensor) -> Option<Tensor> {
+fn diversity(real: &Tensor, generated: &Tensor, share: Option<&Share>) -> Option<Tensor> {
     // Twice the variance of each value is its mean squared distance.
     let spread = |items: &Tensor| {
-        (items.size()[0] > 1).then(|| {
-            let variance = items.detach().var_dim([0].as_slice(), true, false);
-            variance.mean(Kind::Float)
-        })
+        let items = items.detach();
+        let n = items.size()[0];
+        let Some(share) = share else {
+            return (n > 1).then(|| items.var_dim([0].as_slice(), true, false).mean(Kind::Float));
+        };
+        let n = n / share.n_computed() * share.n_rows();
+        let sum = |values: &Tensor| share.sum(&values.sum_dim_intlist(0, true, Kind::Float));
+        let mean = sum(&items) / n as f64;
+        let squares = sum(&(items - mean).square()) / (n - 1) as f64;
+        (n > 1).then(|| squares.mean(Kind::Float))
     };
     Some(spread(generated)? / spread(real)?.clamp_min(1e-8))
 }
@@ -695,7 +728,9 @@ mod tests {
                 .map(|mean| Seen::from(&(generator.normal([256, 1, 1, 1], Device::Cpu) + mean)));
             let outputs = [&real, &generated].map(|seen| network.learn(seen, Mode::Train).outputs);
             let mut loss = config.loss.of_discriminator(&outputs[0], &outputs[1]);
-            if let Some(penalty) = config.penalty(&network, &real, &generated, 0, &mut generator) {
+            if let Some(penalty) =
+                config.penalty(&network, &real, &generated, &None, 0, &mut generator)
+            {
                 loss += penalty;
             }
             loss.backward();

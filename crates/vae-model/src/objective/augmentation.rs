@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 use vae_torch::Generator;
 
+use crate::share;
+
 /// A random change of every image that a discriminator sees, real or generated, so that it cannot learn a small data
 /// set by heart. Gradients go through it, and the generator does not learn it (Zhao et al. 2020,
 /// <https://arxiv.org/abs/2006.10738>; the amounts are those of the authors' program).
@@ -32,13 +34,15 @@ impl Augmentation {
 
 /// A uniform number of each image, `[B, 1, 1, 1]`.
 fn numbers(images: &Tensor, bounds: [f64; 2], generator: &mut Generator) -> Tensor {
-    generator.uniform(bounds, [images.size()[0], 1, 1, 1], images.device())
+    let draw = |n| generator.uniform(bounds, [n, 1, 1, 1], images.device());
+    share::drawn_for(images.size()[0], draw)
 }
 
 /// A uniform integer of each image from `low` to `high`, `[B, 1]`.
 fn integers(images: &Tensor, [low, high]: [i64; 2], generator: &mut Generator) -> Tensor {
     let options = (Kind::Int64, images.device());
-    generator.randint(high - low + 1, [images.size()[0], 1], options) + low
+    let draw = |n| generator.randint(high - low + 1, [n, 1], options);
+    share::drawn_for(images.size()[0], draw) + low
 }
 
 fn mean(images: &Tensor, dims: &[i64]) -> Tensor {

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 use vae_torch::Generator;
 
 use super::checks::at_least_0;
+use crate::share::Shared;
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// A penalty that keeps the decoder smooth, so that similar latents decode to similar images (RAE, Ghosh et al. 2020,
@@ -88,7 +89,14 @@ impl DecoderPenalty {
                 Some(sum * config.weight)
             }
             Self::GradientPenalty(config) => {
-                let probe = generator.uniform_like(&draws.params).round() * 2.0 - 1.0;
+                let own_size = draws.params.size();
+                let size = [
+                    &own_size[..1],
+                    &[draws.share.n_rows_of(own_size[1])],
+                    &own_size[2..],
+                ];
+                let whole = generator.uniform([0.0, 1.0], size.concat(), draws.params.device());
+                let probe = draws.share.own(&whole, 1).round() * 2.0 - 1.0;
                 let squared = squared_jacobian(draws, &probe);
                 terms.push(SQUARED_JACOBIAN, &squared);
                 Some(squared * config.weight)
@@ -101,9 +109,7 @@ impl DecoderPenalty {
 fn squared_jacobian(draws: &Draws, probe: &Tensor) -> Tensor {
     let projected = (&draws.params * probe).sum(Kind::Float);
     // The decoder treats images independently, so the gradient of the sum holds each image's own gradient.
-    let gradient = Tensor::run_backward(&[projected], &[&draws.latents], true, true).remove(0);
-    gradient
-        .square()
-        .sum_dim_intlist(-1, false, Kind::Float) // [K, B]
-        .mean(Kind::Float)
+    let gradient = Tensor::run_backward(&[projected], &[&draws.own_latents], true, true).remove(0);
+    let squares = gradient.square().sum_dim_intlist(-1, false, Kind::Float); // [K, B]
+    draws.share.gathered(&squares, 1).mean(Kind::Float)
 }

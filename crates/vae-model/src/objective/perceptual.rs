@@ -10,6 +10,7 @@ use super::checks::at_least_0;
 use super::player::Seen;
 use super::{Networks, PlayerNetwork};
 use crate::feature_network::FeatureNetwork;
+use crate::share::Shared;
 use crate::{Direction, Draws, ModelError, Term, Terms, Vae};
 
 /// A further reconstruction: ½·‖f(x) − f(x̃)‖², summed over the features f of an item, as if they were Gaussian with
@@ -152,12 +153,14 @@ impl PerceptualConfig {
         discriminator: Option<&PlayerNetwork>,
         terms: &mut Terms,
     ) -> Result<Option<Tensor>, ModelError> {
-        let condition = draws.condition.as_ref().map(|c| vae.features(c));
+        let condition = draws.condition.as_ref();
+        let condition = condition.map(|whole| vae.features(&draws.share.own(whole, 0)));
         let features = |items: Tensor| -> Result<Option<Vec<Tensor>>, ModelError> {
             match (&self.features, discriminator, &networks.features) {
                 (FeaturesConfig::Discriminator(config), Some(discriminator), _) => {
                     let side = condition.as_ref().map(Tensor::shallow_clone);
-                    let said = discriminator.judge(&Seen { items, side }, draws.mode);
+                    let seen = Seen { items, side };
+                    let said = draws.share.scope(|| discriminator.judge(&seen, draws.mode));
                     let layer = config.layer.unwrap_or(said.features.len());
                     let mut from = said.features.into_iter().skip(layer.saturating_sub(1));
                     let found = from.next().ok_or_else(|| {
@@ -181,7 +184,7 @@ impl PerceptualConfig {
         for (wanted, found) in wanted.iter().zip(&found) {
             let squares = (found - wanted).square().flatten(1, -1);
             let sums = squares.sum_dim_intlist(1, false, Kind::Float); // [B]
-            term += sums.mean(Kind::Float) * 0.5;
+            term += draws.share.gathered(&sums, 0).mean(Kind::Float) * 0.5;
         }
         terms.push(TERM, &term);
         Ok(Some(term * self.weight))

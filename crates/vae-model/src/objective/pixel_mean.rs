@@ -6,6 +6,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use super::checks::at_least_0;
 use super::unfit;
+use crate::share::Shared;
 use crate::{Direction, Draws, ImageShape, ModelError, Term};
 
 /// The loss becomes the reconstruction averaged over the image's values + `kl_weight` · (mean² + exp(s) − s − 1)
@@ -72,6 +73,7 @@ impl PixelMeanConfig {
             Reduction::None,
         );
         let sums = cross_entropy.sum_dim_intlist([2_i64, 3, 4].as_slice(), false, Kind::Float);
+        let sums = draws.share.gathered(&sums, 1); // [K, B]
         Some(sums.mean_dim(0, false, Kind::Float))
     }
 

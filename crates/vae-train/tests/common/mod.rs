@@ -8,6 +8,7 @@ use tch::Tensor;
 use vae_data::Dataset;
 use vae_model::{
     AttributeSpec, AttributeValues, ConditionSpec, DataSpec, ImageShape, ItemKind, ItemSpec,
+    NetworkConfig,
 };
 use vae_train::RunConfig;
 
@@ -106,4 +107,30 @@ pub fn shape(config: &RunConfig) -> ImageShape {
             width: side,
         },
     }
+}
+
+/// The shape scaled down to sides of at most 32 pixels, which is faster; the networks work at any size, except
+/// top_down. Series keep their shape.
+pub fn small(item: &ItemSpec, network: &NetworkConfig) -> ItemSpec {
+    if !item.is_image() || matches!(network, NetworkConfig::TopDown(_)) {
+        return item.clone();
+    }
+    let shape = item.map();
+    let small = |side: i64| side / ((side + 31) / 32);
+    ImageShape {
+        height: small(shape.height),
+        width: small(shape.width),
+        ..shape
+    }
+    .into()
+}
+
+/// The config for images of [`small`] sides: a latent map has to shrink with them.
+pub fn for_small(mut config: RunConfig, item: &ItemSpec) -> RunConfig {
+    let (whole, less) = (item.map(), small(item, &config.model.network).map());
+    if let Some([_, height, width]) = &mut config.model.latent_shape {
+        *height = *height * less.height / whole.height;
+        *width = *width * less.width / whole.width;
+    }
+    config
 }
