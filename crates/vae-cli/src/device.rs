@@ -35,11 +35,19 @@ impl FromStr for DeviceChoice {
 impl DeviceChoice {
     /// Must be called before the first tensor: libtorch caches that CUDA is missing.
     pub(crate) fn select(self) -> Result<Device> {
+        self.select_for(0)
+    }
+
+    /// [`Self::select`] of the process with this rank on the machine, which gets a GPU of its own.
+    ///
+    /// # Errors
+    /// As for [`Self::select`].
+    pub(crate) fn select_for(self, index: usize) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(index) => cuda(index),
             Self::Auto if !nvidia_driver_is_there() => Ok(Device::Cpu),
-            Self::Auto => Ok(cuda(0).unwrap_or_else(|error| {
+            Self::Auto => Ok(cuda(index).unwrap_or_else(|error| {
                 say!("using the CPU, although there seems to be a GPU: {error:#}");
                 Device::Cpu
             })),

@@ -7,6 +7,7 @@ mod arrays;
 mod commands;
 mod device;
 mod output;
+mod processes;
 mod progress;
 mod run_config;
 mod signals;
@@ -20,8 +21,8 @@ use clap::{Parser, Subcommand};
 
 use commands::{
     arithmetic, attribute, bench, codes, compare, completions, data, decode, describe, doctor,
-    encode, eval, explore, export, fit_sampler, import, interpolate, levels, manifold, neighbors,
-    options, plot, reconstruct, runs, sample, score, train, traverse,
+    encode, eval, explore, export, fit_sampler, import, interpolate, launch, levels, manifold,
+    neighbors, options, plot, reconstruct, runs, sample, score, train, traverse,
 };
 use output::say;
 use run_config::ConfigError;
@@ -48,6 +49,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::Args),
+    Launch(launch::Args),
     Manifold(manifold::Args),
     Sample(sample::Args),
     FitSampler(fit_sampler::Args),
@@ -127,6 +129,7 @@ fn run(command: Command, threads: Option<i32>) -> anyhow::Result<Done> {
     }
     match command {
         Command::Train(args) => train::run(args, threads),
+        Command::Launch(args) => launch::run(&args),
         Command::Manifold(args) => manifold::run(args),
         Command::Sample(args) => sample::run(args),
         Command::FitSampler(args) => fit_sampler::run(args),
@@ -148,7 +151,7 @@ fn run(command: Command, threads: Option<i32>) -> anyhow::Result<Done> {
         Command::Neighbors(args) => neighbors::run(args),
         Command::Describe(args) => describe::run(args),
         Command::Options(args) => options::run(&args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(&args, threads),
         Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
         Command::Data(args) => data::run(args),

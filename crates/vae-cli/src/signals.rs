@@ -29,9 +29,7 @@ pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
     let ignored = ignored_signals();
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::Relaxed) {
-            // `exit` would run destructors of libtorch's globals while its threads still compute.
-            // SAFETY: ends the process, whatever its threads do; files are complete at any moment.
-            unsafe { libc::_exit(INTERRUPTED.into()) }
+            exit_at_once(INTERRUPTED);
         }
         say!("stopping after this step; once more to exit at once");
     })
@@ -43,6 +41,23 @@ pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
         }
     }
     Ok(stop)
+}
+
+/// Ends this process whatever its threads do. Files are complete at any moment.
+pub(crate) fn exit_at_once(code: u8) -> ! {
+    // `exit` would run destructors of libtorch's globals while its threads still compute.
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// Asks another process to save and end.
+pub(crate) fn ask_to_end(process: u32) {
+    if let Ok(process) = libc::pid_t::try_from(process) {
+        // SAFETY: sends a signal to a child that has not been waited for.
+        unsafe {
+            libc::kill(process, libc::SIGTERM);
+        }
+    }
 }
 
 /// Which of the signals that request an end are ignored.

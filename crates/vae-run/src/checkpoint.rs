@@ -106,6 +106,9 @@ pub struct ResumeState {
     pub device: String,
     /// The number of CPU threads of libtorch.
     pub threads: i32,
+    /// The number of processes that shared the steps; with another one, too, the results differ slightly.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// The number of steps of the model's optimizer.
     pub optimizer_steps: u64,
     /// The numbers of steps of the optimizers of the other players.
@@ -122,6 +125,10 @@ pub struct ResumeState {
     pub progress: Progress,
     /// The state of each callback, by its name.
     pub callbacks: BTreeMap<String, Value>,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// The tensors of a checkpoint.
@@ -180,6 +187,17 @@ impl OpenCheckpoint {
         let run = run_of(folder);
         folder.join(SUMS_FILE).is_file()
             && run.is_ok_and(|run| run.is_some_and(|run| RunDir::open(&run).is_ok()))
+    }
+
+    /// The checkpoint in this folder, which need not be that of a run: a copy of one.
+    ///
+    /// # Errors
+    /// The checkpoint is damaged.
+    pub fn copy_in(folder: &Path) -> Result<Self, RunError> {
+        Ok(Self {
+            folder: folder.to_owned(),
+            state: verify(folder)?,
+        })
     }
 
     /// The checkpoint in this folder, and the run that it belongs to; none if the folder is not a checkpoint.

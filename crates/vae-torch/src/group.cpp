@@ -2,6 +2,7 @@
 // function returns nullptr or libtorch's error message, which the caller frees.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
@@ -35,12 +36,22 @@ struct Store {
 
 struct Members {
     c10::intrusive_ptr<c10d::Backend> backend;
+    // The time spent in waiting for others and for the network.
+    std::atomic<int64_t> nanoseconds{0};
 
-    void all_reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) const {
+    // Runs what starts an operation, and waits for its end.
+    template <typename Start> void complete(Start start) {
+        const auto begun = std::chrono::steady_clock::now();
+        start()->wait();
+        const auto taken = std::chrono::steady_clock::now() - begun;
+        nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(taken).count();
+    }
+
+    void all_reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) {
         std::vector<at::Tensor> tensors{std::move(values)};
         c10d::AllreduceOptions options;
         options.reduceOp = operation;
-        backend->allreduce(tensors, options)->wait();
+        complete([&] { return backend->allreduce(tensors, options); });
     }
 };
 
@@ -169,20 +180,19 @@ char *vae_store_add(const Store *store, const char *key, int64_t amount, int64_t
     return guarded([&] { *sum = store->store->add(std::string(key), amount); });
 }
 
-// `interface` is that of the network, "" for the one that the host's name leads to; `is_local` for loopback.
+// The others reach this process at the address of this interface or, if that is "", at this address of the machine.
 char *vae_group_new(
     const Store *store, const char *prefix, int rank, int size, int64_t timeout_ms,
-    const char *interface, bool is_local, Group **group) {
+    const char *interface, const char *address, Group **group) {
     return guarded([&] {
         quiet();
         auto options = c10d::ProcessGroupGloo::Options::create(Milliseconds(timeout_ms));
         const std::string name(interface);
         if (!name.empty()) {
             options->devices = {c10d::ProcessGroupGloo::createDeviceForInterface(name)};
-        } else if (is_local) {
-            options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")};
         } else {
-            options->devices = {c10d::ProcessGroupGloo::createDefaultDevice()};
+            const std::string own(address);
+            options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(own)};
         }
         auto own = c10::make_intrusive<c10d::PrefixStore>(std::string(prefix), store->store);
         auto members = std::make_shared<Members>();
@@ -234,7 +244,7 @@ char *vae_group_rows(
         padded.narrow(0, 0, counts[rank]).copy_(own->detach());
         sizes[0] = most * size;
         at::Tensor gathered = at::empty(sizes, own->options());
-        backend->_allgather_base(gathered, padded)->wait();
+        (*group)->complete([&] { return backend->_allgather_base(gathered, padded); });
         std::vector<at::Tensor> parts;
         for (int r = 0; r < size; r++) {
             parts.push_back(gathered.narrow(0, r * most, counts[r]));
@@ -260,7 +270,7 @@ char *vae_group_broadcast(const Group *group, const at::Tensor *tensor, int root
         c10d::BroadcastOptions options;
         options.rootRank = root;
         options.rootTensor = 0;
-        (*group)->backend->broadcast(tensors, options)->wait();
+        (*group)->complete([&] { return (*group)->backend->broadcast(tensors, options); });
     });
 }
 
@@ -270,12 +280,17 @@ char *vae_group_all_gather(
     return guarded([&] {
         at::Tensor into = dense(output)[0];
         at::Tensor from = dense(input)[0];
-        (*group)->backend->_allgather_base(into, from)->wait();
+        (*group)->complete([&] { return (*group)->backend->_allgather_base(into, from); });
     });
 }
 
 char *vae_group_barrier(const Group *group) {
-    return guarded([&] { (*group)->backend->barrier()->wait(); });
+    return guarded(
+        [&] { (*group)->complete([&] { return (*group)->backend->barrier(); }); });
+}
+
+int64_t vae_group_nanoseconds(const Group *group) {
+    return (*group)->nanoseconds;
 }
 
 } // extern "C"

@@ -48,7 +48,7 @@ unsafe extern "C" {
         size: c_int,
         timeout_ms: i64,
         interface: *const c_char,
-        is_local: bool,
+        address: *const c_char,
         group: *mut *mut c_void,
     ) -> *mut c_char;
     fn vae_group_delete(group: *mut c_void);
@@ -84,6 +84,7 @@ unsafe extern "C" {
         input: *const C_tensor,
     ) -> *mut c_char;
     fn vae_group_barrier(group: *const c_void) -> *mut c_char;
+    fn vae_group_nanoseconds(group: *const c_void) -> i64;
 }
 
 /// Keys and values that processes share over TCP, at the one that hosts them: how a group's processes find each other.
@@ -202,16 +203,21 @@ impl Drop for Store {
     }
 }
 
-/// How the processes of a [`Group`] reach each other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where the other processes of a [`Group`] reach this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// All are on this machine.
-    Local,
-    /// Over the interface that this machine's name leads to.
-    #[default]
-    Default,
-    /// Over the interface of this name, such as `eth0`.
+    /// At this address of the machine, such as `10.0.0.5`.
+    Address(String),
+    /// At the address of the interface of this name, such as `eth0`.
     Interface(String),
+}
+
+impl Network {
+    /// For processes of a single machine.
+    #[must_use]
+    pub fn local() -> Self {
+        Self::Address("127.0.0.1".to_owned())
+    }
 }
 
 /// An operation between the values of all processes.
@@ -255,12 +261,12 @@ impl Group {
         timeout: Duration,
         network: &Network,
     ) -> Result<Self, TchError> {
-        let interface = match network {
-            Network::Interface(name) => name.as_str(),
-            Network::Local | Network::Default => "",
+        let (interface, address) = match network {
+            Network::Interface(name) => (name.as_str(), ""),
+            Network::Address(address) => ("", address.as_str()),
         };
         let (name, interface) = (c_string(name)?, c_string(interface)?);
-        let is_local = *network == Network::Local;
+        let address = c_string(address)?;
         let mut group = ptr::null_mut();
         // SAFETY: the store lives, and the strings outlive the call; the group holds on to the store's inside by itself.
         unsafe {
@@ -271,7 +277,7 @@ impl Group {
                 small(size)?,
                 milliseconds(timeout),
                 interface.as_ptr(),
-                is_local,
+                address.as_ptr(),
                 &mut group,
             ))?;
         }
@@ -293,6 +299,14 @@ impl Group {
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// The time that this process has spent in the group's operations: in waiting for the others and for the network.
+    #[must_use]
+    pub fn time_spent(&self) -> Duration {
+        // SAFETY: the group lives.
+        let nanoseconds = unsafe { vae_group_nanoseconds(self.pointer.as_ptr()) };
+        Duration::from_nanos(nanoseconds.max(0) as u64)
     }
 
     /// Replaces the values of a tensor, which must be one piece of memory, by those of all processes together.
@@ -444,7 +458,8 @@ pub fn among<T: Send>(size: usize, work: impl Fn(Arc<Group>) -> T + Sync) -> Vec
             let work = &work;
             scope.spawn(move || {
                 let store = Store::join("localhost", port, PATIENCE).expect("the store is hosted");
-                let group = Group::join(&store, "among", rank, size, PATIENCE, &Network::Local);
+                let network = Network::local();
+                let group = Group::join(&store, "among", rank, size, PATIENCE, &network);
                 work(Arc::new(group.expect("all join")))
             })
         };
@@ -504,6 +519,7 @@ mod tests {
                 let names = group.gather_bytes(name.as_bytes()).unwrap();
                 let lengths: Vec<usize> = names.iter().map(Vec::len).collect();
                 let tensors = [sum, most, least, first].map(|tensor| numbers(&tensor));
+                assert!(group.time_spent() > Duration::ZERO);
                 (tensors, numbers(&gathered), lengths)
             });
             let all: f64 = (1..=size).map(|i| i as f64).sum();
@@ -637,7 +653,7 @@ mod tests {
     fn one_that_never_comes_is_an_error_after_the_timeout_and_so_is_a_port_that_is_taken() {
         let short = Duration::from_millis(500);
         let host = Store::host(0, short).unwrap();
-        let error = Group::join(&host, "test", 0, 2, short, &Network::Local);
+        let error = Group::join(&host, "test", 0, 2, short, &Network::local());
         assert!(error.is_err());
         let taken = Store::host(host.port(), short).unwrap_err();
         assert!(!taken.to_string().is_empty());

@@ -182,7 +182,7 @@ impl<'a> Learner<'a> {
     ///
     /// # Errors
     /// As for [`Self::step`]; another process is gone.
-    pub(crate) fn step_share(
+    pub fn step_share(
         &mut self,
         images: Conditioned,
         n_images: i64,
@@ -316,7 +316,7 @@ impl<'a> Learner<'a> {
     ///
     /// # Errors
     /// Another process is gone.
-    pub(crate) fn train_among(&mut self, group: Arc<Group>) -> Result<(), TrainError> {
+    pub fn train_among(&mut self, group: Arc<Group>) -> Result<(), TrainError> {
         for (_, variable) in self.named_variables() {
             let values = no_grad(|| variable.detach().contiguous());
             group.broadcast(&values, 0)?;

@@ -119,6 +119,7 @@ impl Saving {
                     fingerprints: self.fingerprints,
                     device: device_name(run.vae.device()),
                     threads: tch::get_num_threads(),
+                    processes: steps.learner.group().map_or(1, |group| group.size()),
                     optimizer_steps: steps.learner.optimizer_steps(),
                     players: steps.learner.player_steps(),
                     totals: steps.totals.save(),

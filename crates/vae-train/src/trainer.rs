@@ -37,6 +37,8 @@ pub struct Trainer<'a> {
     instead_of_validation: Option<Dataset>,
     /// The callbacks' states before the end of an epoch of which not all could be notified.
     undelivered: Option<BTreeMap<String, Value>>,
+    /// Whether a step has failed half way, with a state that is of no step.
+    is_within_step: bool,
     clock: Clock,
     engine_seconds: f64,
 }
@@ -98,6 +100,7 @@ impl<'a> Trainer<'a> {
             saving: Saving::new(splits)?,
             instead_of_validation,
             undelivered: None,
+            is_within_step: false,
             clock: Clock::start(0.0, 0.0),
             engine_seconds: 0.0,
         })
@@ -218,7 +221,9 @@ impl<'a> Trainer<'a> {
                 learning_rate_scale: self.run.progress.learning_rate_scale,
             };
             self.recovery.note(n_steps, controls);
+            self.is_within_step = true;
             let step = self.steps.step(&batch, n_steps, controls)?;
+            self.is_within_step = false;
             self.run.progress.learning_rate = self.steps.learner.learning_rate();
             match &step.skipped {
                 // Its numbers may be NaN, too.
@@ -478,6 +483,7 @@ impl<'a> Trainer<'a> {
         self.undelivered = None;
         self.recovery
             .recover(&mut self.run, &mut self.steps, problem, step)?;
+        self.is_within_step = false;
         if !self.saving.any_after(self.run.progress.position)? {
             return Ok(());
         }
@@ -522,7 +528,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes the checkpoint that a callback requested, if any, with the weights to be used.
     fn save_model(&mut self, stop: &AtomicBool) -> Result<(), TrainError> {
-        if !std::mem::take(&mut self.run.save_requested) {
+        if !std::mem::take(&mut self.run.save_requested) || self.is_within_step {
             return Ok(());
         }
         self.steps.learner.use_averaged()?;

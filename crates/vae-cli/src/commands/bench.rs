@@ -1,12 +1,13 @@
 //! `vae bench`: training throughput on random pixels.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use vae_base::memory;
+use vae_base::{Portion, memory};
 use vae_data::derive_seed;
 use vae_model::{Generator, Vae};
 use vae_train::{Learner, device_name};
@@ -14,6 +15,7 @@ use vae_train::{Learner, device_name};
 use super::shape::Shape;
 use crate::device::DeviceChoice;
 use crate::output::out;
+use crate::processes::{self, Placement, Processes, launcher};
 use crate::{Done, run_config};
 
 /// Measure training throughput on random pixels, without a data set
@@ -43,25 +45,56 @@ pub(crate) struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+
+    /// Share each batch between N processes of this machine; the lines then say which part of the time they wait for each other
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    processes: Option<u32>,
 }
 
 const WARM_UP_STEPS: u32 = 8;
 const N_BATCHES: u32 = 8;
 
-pub(crate) fn run(args: Args) -> Result<Done> {
+pub(crate) fn run(args: &Args, threads: Option<i32>) -> Result<Done> {
+    let together = processes::Args::local(args.processes);
+    let placement = Placement::of_environment()?;
+    if placement.is_none() && args.processes.is_some_and(|n| n > 1) {
+        return launcher::run(&together);
+    }
+    launcher::end_with_launcher();
     let config = run_config::load(&args.config, &args.settings)?;
     run_config::check(&args.config, &config)?;
-    let device = args.device.select()?;
+    let local_rank = placement
+        .as_ref()
+        .map_or(0, |placement| placement.local_rank);
+    let device = args.device.select_for(local_rank)?;
+    if let (Some(placement), None) = (&placement, threads) {
+        processes::choose_threads(placement);
+    }
+    let processes = placement.map(|placement| {
+        processes::check(placement.size, &config)?;
+        Processes::connect(placement, &together)
+    });
+    let processes = processes.transpose()?;
     let Shape(shape) = args.shape;
     let seed = derive_seed(config.seed, 0, "initial weights");
     let vae = Vae::new(&config.model, shape, device, seed)?;
-    let batch_size = config.training.batch_size as i64;
-    let n_images = config.training.batch_size * N_BATCHES as usize;
+    let batch_size = config.training.batch_size;
+    let n_images = batch_size * N_BATCHES as usize;
     let mut learner = Learner::new(&vae, &config, n_images)?;
+    let group = processes.as_ref().map(Processes::join).transpose()?;
+    let mut portion = Portion::WHOLE;
+    if let Some(group) = &group {
+        learner.train_among(Arc::clone(group))?;
+        (portion.rank, portion.size) = (group.rank(), group.size());
+    }
+    let n_own = {
+        let part = config.training.micro_batch_size.unwrap_or(batch_size);
+        portion.computed_in_parts(batch_size, part).len() as i64
+    };
     let mut generator = Generator::cpu(derive_seed(config.seed, 0, "images"));
     let batches: Vec<Tensor> = (0..N_BATCHES)
         .map(|_| {
-            let size = [batch_size, shape.channels, shape.height, shape.width];
+            let size = [n_own, shape.channels, shape.height, shape.width];
             generator.randint(256, size, (Kind::Uint8, Device::Cpu))
         })
         .collect();
@@ -71,24 +104,34 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let mut total = Tensor::zeros([], (Kind::Float, device));
         for i in 0..n_steps {
             let images = batches[(i % N_BATCHES) as usize].to_device(device);
-            total += learner.step(&images, step, step)?.loss;
+            let output = learner.step_share((&images).into(), batch_size as i64, step, step)?;
+            total += output.loss;
             step += 1;
         }
         Ok(f64::try_from(total)? / f64::from(n_steps)) // Waits for the device.
     };
     run_steps(WARM_UP_STEPS)?;
     for _ in 0..args.reps {
+        let waited = group.as_ref().map(|group| group.time_spent());
         let start = Instant::now();
         let loss = run_steps(args.steps)?;
-        let n_images = i64::from(args.steps) * batch_size;
+        let seconds = start.elapsed().as_secs_f64();
+        let waited = group.as_ref().zip(waited);
+        let waited = waited.map(|(group, before)| (group.time_spent() - before).as_secs_f64());
+        let n_images = args.steps as usize * batch_size;
+        if portion.rank > 0 {
+            continue;
+        }
         out!(
             "{}",
             json!({
-                "images_per_s": n_images as f64 / start.elapsed().as_secs_f64(),
+                "images_per_s": n_images as f64 / seconds,
                 "loss": loss,
                 "batch": batch_size,
                 "device": device_name(device),
                 "threads": tch::get_num_threads(),
+                "processes": portion.size,
+                "share_waited": waited.map(|waited| waited / seconds),
                 "peak_resident_bytes": memory::peak_resident_bytes(),
             })
         );

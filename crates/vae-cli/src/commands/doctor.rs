@@ -1,11 +1,14 @@
 //! `vae doctor`: checks this machine, with advice.
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
 use tch::{Cuda, Device};
 use vae_run::Precision;
+use vae_torch::{Group, Network, Store};
 use vae_train::{check_precision, libtorch_config};
 
 use super::table;
@@ -32,6 +35,12 @@ struct Report {
     threads: i32,
     cores: usize,
     cuda_devices: i64,
+    /// Whether processes can compute together, by Gloo.
+    gloo: bool,
+    /// Whether NCCL's library is here. It is not used so far.
+    nccl_library: bool,
+    /// The names of the network interfaces that are up, for `--interface`.
+    interfaces: Vec<String>,
     advice: Vec<String>,
 }
 
@@ -64,6 +73,23 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 format!("{} on {} cores", report.threads, report.cores),
             ),
             row("CUDA devices", report.cuda_devices.to_string()),
+            row(
+                "several processes",
+                format!(
+                    "Gloo {}; NCCL's library is {}, and is not used",
+                    if report.gloo {
+                        "works"
+                    } else {
+                        "does not work"
+                    },
+                    if report.nccl_library {
+                        "here"
+                    } else {
+                        "not here"
+                    }
+                ),
+            ),
+            row("interfaces", report.interfaces.join(", ")),
         ],
     );
     for advice in &report.advice {
@@ -107,10 +133,22 @@ fn examine() -> Report {
              OMP_NUM_THREADS"
         ));
     }
+    let gloo = gloo_works();
+    if let Err(error) = &gloo {
+        let problem = format!("{error:#}");
+        let line = problem.lines().next().unwrap_or_default();
+        advice.push(format!(
+            "Several processes cannot train together (vae train --processes): {line}"
+        ));
+    }
+    let libtorch_file = loaded_file("libtorch_cpu.");
     Report {
         version: env!("CARGO_PKG_VERSION"),
         libtorch,
-        libtorch_file: loaded_file("libtorch_cpu."),
+        nccl_library: nccl_is_here(libtorch_file.as_deref()),
+        libtorch_file,
+        gloo: gloo.is_ok(),
+        interfaces: interfaces(),
         cpu_capability,
         bf16_on_cpu: check_precision(Precision::Bf16, Device::Cpu).is_ok(),
         threads,
@@ -122,6 +160,41 @@ fn examine() -> Report {
         },
         advice,
     }
+}
+
+/// Forms a group of one process.
+fn gloo_works() -> Result<()> {
+    let patience = Duration::from_secs(5);
+    let store = Store::host(0, patience)?;
+    let group = Group::join(&store, "doctor", 0, 1, patience, &Network::local())?;
+    group.barrier()?;
+    Ok(())
+}
+
+/// Whether NCCL's library lies where the system or this libtorch would find it.
+fn nccl_is_here(libtorch: Option<&str>) -> bool {
+    let beside = libtorch.and_then(|file| Path::new(file).parent().map(Path::to_owned));
+    let searched = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&searched).chain(beside);
+    folders.any(|folder| folder.join("libnccl.so.2").exists())
+}
+
+/// The interfaces that are up, as Linux lists them.
+fn interfaces() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let is_up = |path: &Path| {
+        let state = fs::read_to_string(path.join("operstate")).unwrap_or_default();
+        matches!(state.trim(), "up" | "unknown") // Of the loopback it is not known.
+    };
+    let up = entries.filter(|entry| is_up(&entry.path()));
+    let mut names: Vec<String> = up
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 /// The part of a text after `start`, up to one of `ends`.

@@ -21,6 +21,7 @@ mod invert;
 mod items_file;
 mod judge;
 mod labels;
+pub(crate) mod launch;
 pub(crate) mod levels;
 pub(crate) mod manifold;
 pub(crate) mod neighbors;

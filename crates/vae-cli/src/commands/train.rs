@@ -1,6 +1,7 @@
 //! `vae train`: from a config to a run folder.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use tch::Device;
@@ -12,6 +13,7 @@ use vae_run::{
     Checkpoint, CheckpointState, OpenCheckpoint, Position, RunConfig, RunDir, RunLock, Summary,
     check_resume, preflight,
 };
+use vae_torch::Group;
 use vae_train::{
     AdversarialWatch, Checkpoints, CollapseWatch, Curves, EarlyStopping, MetricsLog, Outcome,
     Pictures, Sounds, Stop, TensorBoard, Texts, Trainer, check_precision, device_name,
@@ -20,6 +22,7 @@ use vae_train::{
 use super::fit_sampler;
 use crate::device::DeviceChoice;
 use crate::output::{self, out, say};
+use crate::processes::{self, Placement, Processes, launcher};
 use crate::progress::Progress;
 use crate::{Done, run_config, signals, threads};
 
@@ -35,7 +38,8 @@ use crate::{Done, run_config, signals, threads};
   vae train configs/folder.toml --data ~/photos             photos of your own
   vae train configs/mnist.toml --set model.latent_dims=10 --out runs/ten
   vae train --resume runs/ten
-  vae train --resume runs/ten --epochs 20                   more epochs than planned")]
+  vae train --resume runs/ten --epochs 20                   more epochs than planned
+  vae train configs/celeba.toml --processes 2               two processes share each batch")]
 pub(crate) struct Args {
     /// The config file
     #[arg(required_unless_present = "resume")]
@@ -81,10 +85,61 @@ pub(crate) struct Args {
     /// Print summary.json at the end instead of the names of the pictures
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    together: processes::Args,
 }
 
 /// Trains. `threads` are those of `--threads`, which are set already.
-pub(crate) fn run(args: Args, threads: Option<i32>) -> Result<Done> {
+pub(crate) fn run(mut args: Args, threads: Option<i32>) -> Result<Done> {
+    let placement = Placement::of_environment()?;
+    let asks_for_several =
+        args.together.processes.is_some_and(|n| n > 1) || args.together.machines > 1;
+    let Some(placement) = placement else {
+        if asks_for_several {
+            if let Some(file) = &args.config {
+                let config = resolve(&args, file)?;
+                let n = args.together.processes.unwrap_or(1) * args.together.machines;
+                processes::check(n as usize, &config)?;
+            }
+            return launcher::run(&args.together);
+        }
+        return train_first(&args, threads, None);
+    };
+    if asks_for_several && placement.by != launcher::NAME {
+        bail!(
+            "{} started {} processes of this program already; --processes and --machines are for those that it does \
+             not start",
+            placement.by,
+            placement.size
+        );
+    }
+    launcher::end_with_launcher();
+    let begun = launcher::run_to_resume().or_else(|| {
+        // A cluster's launcher starts the same command again.
+        let out = args.out.clone().filter(|_| placement.generation > 0)?;
+        RunDir::open(&out).is_ok().then_some(out)
+    });
+    if let Some(run) = begun {
+        args.resume = Some(run);
+        (args.config, args.out, args.data) = (None, None, None);
+        (args.epochs, args.limit, args.seed) = (None, None, None);
+        args.settings.clear();
+    }
+    if threads.is_none() {
+        processes::choose_threads(&placement);
+    }
+    let processes = Processes::connect(placement, &args.together)?;
+    let threads = Some(tch::get_num_threads());
+    let done = match processes.is_first() {
+        true => train_first(&args, threads, Some(&processes)),
+        false => train_along(&args, &processes),
+    };
+    done.map_err(processes::explained)
+}
+
+/// Trains as the only process, or as the first of several, which writes what the run leaves.
+fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>) -> Result<Done> {
     // Locked before anything in it is read: another process may be changing it.
     let resumed = match &args.resume {
         Some(path) => {
@@ -99,8 +154,12 @@ pub(crate) fn run(args: Args, threads: Option<i32>) -> Result<Done> {
         (None, Some((run_dir, _))) => run_dir.config_file(),
         (None, None) => bail!("no config"), // clap prevents this.
     };
-    let config = resolve(&args, &config_file)?;
-    let device = args.device.select()?;
+    let config = resolve(args, &config_file)?;
+    if let Some(processes) = processes {
+        processes::check(processes.placement().size, &config)?;
+        processes.share_config(Some(&config))?;
+    }
+    let device = device(args, processes)?;
     check_precision(config.training.precision, device)?;
     match resumed {
         Some((run_dir, lock)) => {
@@ -120,40 +179,115 @@ pub(crate) fn run(args: Args, threads: Option<i32>) -> Result<Done> {
             }
             if let Some(checkpoint) = &checkpoint {
                 check_resume(&run_dir, &checkpoint.state, &config)?;
-                warn_of_other_numbers(&checkpoint.state, &config, device);
+                let n_processes = processes.map_or(1, |processes| processes.placement().size);
+                warn_of_other_numbers(&checkpoint.state, &config, device, n_processes);
             }
-            let splits = config.load()?;
+            let splits = load(&config, processes)?;
             let vae = match &checkpoint {
-                Some(checkpoint) => {
-                    let mut vae = Vae::load(&checkpoint.folder, device)?;
-                    vae.set_framing(config.framing()); // Older weights files lack it.
-                    vae
-                }
+                Some(checkpoint) => loaded(checkpoint, &config, device)?,
                 None => fresh(&config, &splits, device)?,
             };
-            train(&args, &run_dir, &lock, &config, &splits, &vae, checkpoint)
+            let group = meet(processes, &config, &splits, &vae)?;
+            if let (Some(processes), Some(group)) = (processes, &group) {
+                processes.share_checkpoint(group, checkpoint.as_ref())?;
+                processes.note_run(run_dir.path())?;
+            }
+            train(
+                args, &run_dir, &lock, &config, &splits, &vae, checkpoint, group,
+            )
         }
         None => {
             if threads.is_none() {
                 threads::choose(&config, device);
             }
-            let splits = config.load()?;
+            let splits = load(&config, processes)?;
             let vae = fresh(&config, &splits, device)?;
             for warning in preflight(&config, &vae, &splits)? {
                 warn!("{warning}");
             }
+            let group = meet(processes, &config, &splits, &vae)?;
             let out = args
                 .out
                 .clone()
                 .unwrap_or_else(|| free_folder(&config_file));
             let run_dir = RunDir::create(&out, &config)?;
             let lock = run_dir.lock()?;
-            train(&args, &run_dir, &lock, &config, &splits, &vae, None)
+            if let (Some(processes), Some(group)) = (processes, &group) {
+                processes.share_checkpoint(group, None)?;
+                processes.note_run(run_dir.path())?;
+            }
+            train(args, &run_dir, &lock, &config, &splits, &vae, None, group)
         }
     }
 }
 
+/// Trains as one of several processes, but not the first: it computes, and writes nothing.
+fn train_along(args: &Args, processes: &Processes) -> Result<Done> {
+    let config = match &args.config {
+        Some(file) => resolve(args, file)?,
+        None => processes.share_config(None)?,
+    };
+    let device = device(args, Some(processes))?;
+    let splits = load(&config, Some(processes))?;
+    let group = processes.join()?;
+    processes.compare(&group, &config, &splits, device)?;
+    let shared = processes.share_checkpoint(&group, None)?;
+    let (_folder, checkpoint) = shared.unzip();
+    let vae = match &checkpoint {
+        Some(checkpoint) => loaded(checkpoint, &config, device)?,
+        None => fresh(&config, &splits, device)?,
+    };
+    let mut trainer = Trainer::new(&vae, &splits, &config)?;
+    if let Some(checkpoint) = checkpoint {
+        trainer.resume(checkpoint)?;
+    }
+    trainer.train_among(group)?;
+    let stop = signals::stop_when_asked()?;
+    Ok(match trainer.fit(&stop).ended? {
+        Stop::Interrupted => Done::Interrupted,
+        Stop::Finished | Stop::Callback => Done::Fully,
+    })
+}
+
+/// Where this process computes: of several ones with GPUs, each on its own.
+fn device(args: &Args, processes: Option<&Processes>) -> Result<Device> {
+    let local_rank = processes.map_or(0, |processes| processes.placement().local_rank);
+    args.device.select_for(local_rank)
+}
+
+/// The data; of several processes one at a time makes the files that the others then find.
+fn load(config: &RunConfig, processes: Option<&Processes>) -> Result<Splits> {
+    let load = || Ok(config.load()?);
+    match processes {
+        Some(processes) => processes.in_turns(load),
+        None => load(),
+    }
+}
+
+/// Waits for the other processes, and makes sure that they are about to do the same.
+fn meet(
+    processes: Option<&Processes>,
+    config: &RunConfig,
+    splits: &Splits,
+    vae: &Vae,
+) -> Result<Option<Arc<Group>>> {
+    let Some(processes) = processes else {
+        return Ok(None);
+    };
+    let group = processes.join()?;
+    processes.compare(&group, config, splits, vae.device())?;
+    Ok(Some(group))
+}
+
+/// The model of a checkpoint.
+fn loaded(checkpoint: &OpenCheckpoint, config: &RunConfig, device: Device) -> Result<Vae> {
+    let mut vae = Vae::load(&checkpoint.folder, device)?;
+    vae.set_framing(config.framing()); // Older weights files lack it.
+    Ok(vae)
+}
+
 /// Trains in a folder whose lock this process holds.
+#[expect(clippy::too_many_arguments, reason = "all of them are one run")]
 fn train(
     args: &Args,
     run_dir: &RunDir,
@@ -162,6 +296,7 @@ fn train(
     splits: &Splits,
     vae: &Vae,
     checkpoint: Option<OpenCheckpoint>,
+    group: Option<Arc<Group>>,
 ) -> Result<Done> {
     for kind in &config.samplers {
         kind.check(&vae.latent_space()?).context("samplers")?;
@@ -196,6 +331,10 @@ fn train(
         }
         None => String::new(),
     };
+    let n_processes = group.as_ref().map_or(1, |group| group.size());
+    if let Some(group) = group {
+        trainer.train_among(group)?;
+    }
     // Only now is it certain that the run continues.
     run_dir.reopen(config)?;
     let bad_files = &splits.report.bad_files;
@@ -206,7 +345,7 @@ fn train(
         say!("{}: the skipped files and why", file.display());
     }
     say!(
-        "{}: {from}{} training and {} validation {} of {}, {} parameters, {} ({})",
+        "{}: {from}{} training and {} validation {} of {}, {} parameters, {} ({}{})",
         run_dir.path().display(),
         splits.train.len(),
         n_validation(splits),
@@ -214,6 +353,10 @@ fn train(
         vae.item(),
         vae.n_parameters(),
         device_name(vae.device()),
+        match n_processes {
+            1 => String::new(),
+            n => format!("{n} processes, each "),
+        },
         counted(tch::get_num_threads() as usize, "thread"),
     );
     let stop = signals::stop_when_asked()?;
@@ -248,13 +391,27 @@ fn n_validation(splits: &Splits) -> usize {
 }
 
 /// Warns if the resumed run will differ from an uninterrupted one.
-fn warn_of_other_numbers(state: &CheckpointState, config: &RunConfig, device: Device) {
-    let (before, threads_before) = (&state.resume.device, state.resume.threads);
-    let (now, threads) = (device_name(device), tch::get_num_threads());
-    if (now.as_str(), threads) != (before.as_str(), threads_before) {
+fn warn_of_other_numbers(
+    state: &CheckpointState,
+    config: &RunConfig,
+    device: Device,
+    n_processes: usize,
+) {
+    let before = &state.resume;
+    let [was, is] = [
+        (before.device.clone(), before.threads, before.processes),
+        (device_name(device), tch::get_num_threads(), n_processes),
+    ];
+    if was != is {
+        let with = |(device, threads, n): &(String, i32, usize)| match n {
+            1 => format!("{device} with {threads} threads"),
+            n => format!("{device} by {n} processes with {threads} threads each"),
+        };
         warn!(
-            "the run was computed on {before} with {threads_before} threads and continues on {now} with \
-             {threads}: the numbers will not be those of an uninterrupted run to the last digit"
+            "the run was computed on {} and continues on {}: the numbers will not be those of an uninterrupted run to \
+             the last digit",
+            with(&was),
+            with(&is)
         );
     }
     let (planned, epochs) = (state.config.training.epochs, config.training.epochs);
