@@ -129,13 +129,20 @@ pub(crate) fn run(mut args: Args, threads: Option<i32>) -> Result<Done> {
     if threads.is_none() {
         processes::choose_threads(&placement);
     }
+    let of_launcher = placement.by == launcher::NAME;
     let processes = Processes::connect(placement, &args.together)?;
     let threads = Some(tch::get_num_threads());
     let done = match processes.is_first() {
         true => train_first(&args, threads, Some(&processes)),
         false => train_along(&args, &processes),
     };
-    done.map_err(processes::explained)
+    match done.map_err(processes::explained) {
+        // The launcher says which process it was.
+        Err(error) if processes.is_first() && of_launcher && processes::is_of_another(&error) => {
+            Ok(Done::Badly)
+        }
+        done => done,
+    }
 }
 
 /// Trains as the only process, or as the first of several, which writes what the run leaves.

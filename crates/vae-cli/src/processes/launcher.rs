@@ -379,7 +379,9 @@ fn cause(started: &mut [Started]) -> String {
     });
     // The first process has said on the terminal what its error is.
     let own = || failed().find(|process| process.rank != 0 && !process.only_follows());
-    let Some(process) = by_signal.or_else(own).or_else(|| failed().next()) else {
+    let with_reason = || failed().find(|process| process.last_line().is_some());
+    let found = by_signal.or_else(own).or_else(with_reason);
+    let Some(process) = found.or_else(|| failed().next()) else {
         return "a process has failed".to_owned();
     };
     let ended = match process.status {

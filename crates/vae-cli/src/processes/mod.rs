@@ -101,6 +101,8 @@ pub(crate) struct Processes {
     store: Store,
     network: Network,
     timeout: Duration,
+    /// How long the others are waited for at the start.
+    patience: Duration,
 }
 
 /// What has to be the same in all processes.
@@ -119,11 +121,13 @@ impl Processes {
     pub(crate) fn connect(placement: Placement, args: &Args) -> Result<Self> {
         let Placement { host, port, .. } = &placement;
         let at = format!("{host}:{port}");
+        let timeout = Duration::from_secs(args.timeout);
+        let patience = timeout.min(UNTIL_ALL_ARE_HERE);
         let store = match placement.hosts_store {
             true => {
                 Store::host(*port, UNTIL_ALL_ARE_HERE).map_err(|error| host_error(*port, &error))?
             }
-            false => Store::join(host, *port, UNTIL_ALL_ARE_HERE).map_err(|_| {
+            false => Store::join(host, *port, patience).map_err(|_| {
                 anyhow::anyhow!("{at}: nobody is there, where the processes should meet")
             })?,
         };
@@ -135,7 +139,8 @@ impl Processes {
             placement,
             store,
             network,
-            timeout: Duration::from_secs(args.timeout),
+            timeout,
+            patience,
         })
     }
 
@@ -189,7 +194,7 @@ impl Processes {
         };
         // Another may be reading the data still.
         if let Some(&last) = missing().last() {
-            let _ = self.store.get(&here(last), UNTIL_ALL_ARE_HERE);
+            let _ = self.store.get(&here(last), self.patience);
         }
         let missing = missing();
         if !missing.is_empty() {
@@ -197,7 +202,7 @@ impl Processes {
             bail!(
                 "of {size} processes {} did not come within {} s: rank {}",
                 missing.len(),
-                UNTIL_ALL_ARE_HERE.as_secs(),
+                self.patience.as_secs(),
                 ranks.join(", ")
             );
         }
@@ -408,6 +413,11 @@ pub(crate) fn check(n_processes: usize, config: &RunConfig) -> Result<()> {
     Ok(())
 }
 
+/// Whether an error is said to be another process's.
+pub(crate) fn is_of_another(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains(GONE)
+}
+
 /// An error, which is said to be another process's where it is.
 pub(crate) fn explained(error: anyhow::Error) -> anyhow::Error {
     const OF_GROUPS: [&str; 5] = [
@@ -419,7 +429,7 @@ pub(crate) fn explained(error: anyhow::Error) -> anyhow::Error {
     ];
     let said = format!("{error:#}");
     let is_of_group = OF_GROUPS.iter().any(|part| said.contains(part));
-    match is_of_group && !said.contains(GONE) {
+    match is_of_group && !is_of_another(&error) {
         true => error.context(GONE),
         false => error,
     }
