@@ -142,7 +142,7 @@ fn run(command: Command, threads: Option<i32>) -> anyhow::Result<Done> {
         Command::Plot(args) => plot::run(args),
         Command::Runs(args) => runs::run(args),
         Command::Compare(args) => compare::run(args),
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => eval::run(&args, threads),
         Command::Explore(args) => explore::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Codes(args) => codes::run(args),

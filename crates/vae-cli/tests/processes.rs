@@ -173,10 +173,14 @@ fn an_interrupted_run_is_saved_and_goes_on_with_the_same_bits() {
 
 /// Kills processes of a run of two at random moments until it has ended well, at least so often. It ends as an undisturbed one.
 fn kills(workplace: &Workplace, n_wanted: usize, epochs: &str) {
-    let arguments = ["--processes", "2", "--epochs", epochs];
+    let mut arguments = vec!["--processes", "2", "--epochs", epochs];
+    // Small pictures take less time.
+    let keys = ["manifold_size", "n_samples", "n_reconstructions"];
+    let settings = keys.map(|key| format!("pictures.{key}=1"));
+    arguments.extend(settings.iter().flat_map(|setting| ["--set", setting]));
     let whole = workplace.train(&arguments, "whole");
     let mut command = workplace.command(&["train", "small.toml", "--out", "killed"]);
-    let child = started(command.args(arguments).args(["--restarts", "1000"]));
+    let child = started(command.args(&arguments).args(["--restarts", "1000"]));
     // No generator of the test's own: the moments need not be the same in every run.
     let mut state = 0x9E37_79B9_u64 ^ u64::from(child.id());
     let mut random = |below: u64| {
@@ -517,4 +521,33 @@ fn the_lines_for_several_machines_are_printed() {
             .as_f64()
             .is_some_and(|share| share > 0.0 && share < 1.0)
     );
+}
+
+#[test]
+fn two_processes_measure_the_likelihood_that_one_measures() {
+    let workplace = Workplace::new();
+    workplace.train(&[], "run");
+    let measured = |more: &[&str]| -> Vec<f64> {
+        let arguments = [
+            "eval",
+            "run",
+            "--only",
+            "likelihood",
+            "--samples",
+            "50",
+            "--json",
+        ];
+        let output = workplace.vae(&[&arguments, more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: Value = serde_json::from_str(&stdout(&output)).expect("one report");
+        let findings = &report["sections"]["likelihood"];
+        let measures = findings["measures"].as_array().expect("measures");
+        let value = |measure: &Value| measure["value"].as_f64().expect("a number");
+        measures.iter().map(value).collect()
+    };
+    let (alone, two) = (measured(&[]), measured(&["--processes", "2"]));
+    assert!(alone.len() > 3 && alone.len() == two.len());
+    for (alone, two) in alone.iter().zip(&two) {
+        assert!((alone - two).abs() < 1e-5 * alone.abs(), "{alone} {two}");
+    }
 }

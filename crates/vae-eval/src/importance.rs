@@ -1,9 +1,13 @@
 //! The likelihood of images by importance sampling.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor, no_grad};
+use vae_base::Portion;
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
-use vae_model::{Conditioned, Generator, Mode, ModelError, Vae};
+use vae_model::{Conditioned, Generator, Mode, ModelError, Share, Vae};
+use vae_torch::Group;
 
 use crate::{EvalError, Progress};
 
@@ -45,26 +49,35 @@ const N_LOGITS_AT_A_TIME: i64 = 1 << 25;
 /// The number of images at once if each has many samples.
 const N_IMAGES: i64 = 16;
 
-/// [`image_bounds`] of every image of a data set, in bounded memory. The noise depends only on `seed`.
+/// [`image_bounds`] of every image of a data set, in bounded memory. The noise depends only on `seed`. The processes of a group
+/// share the images, and each of them gets all results.
 ///
 /// # Errors
-/// A deterministic posterior, which has no density; images of another shape than the model's.
+/// A deterministic posterior, which has no density; images of another shape than the model's; another process is gone.
 pub fn dataset_bounds(
     vae: &Vae,
     dataset: &Dataset,
     n_samples: u32,
     seed: u64,
+    group: Option<&Arc<Group>>,
     progress: &mut Progress<'_>,
 ) -> Result<ImageBounds, EvalError> {
     let mut noise = vae.generator(derive_seed(seed, 0, "importance samples"));
     let n_images = (n_at_a_time(vae) / i64::from(n_samples)).clamp(N_IMAGES, 1000);
     let mut of_batches = Vec::new();
     let mut n_done = 0;
-    for batch in Batches::sequential(dataset, n_images as usize, vae.device()) {
+    let portion = group.map_or(Portion::WHOLE, |group| Portion {
+        rank: group.rank(),
+        size: group.size(),
+    });
+    let batches = Batches::sequential(dataset, n_images as usize, vae.device());
+    for batch in batches.portion(portion, n_images as usize) {
         let batch = batch?;
-        let images = (&batch.items, batch.condition.as_ref());
-        of_batches.push(image_bounds(vae, images, n_samples, &mut noise)?);
-        n_done += batch.rows.len();
+        let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
+        let share = group.map(|group| Share::of(group, batch.n_items as i64));
+        let share = share.as_ref();
+        of_batches.push(bounds_of_share(vae, images, share, n_samples, &mut noise)?);
+        n_done += batch.n_items;
         progress("likelihood", n_done, dataset.len());
     }
     let joined = |part: fn(&ImageBounds) -> &Tensor| {
@@ -98,9 +111,19 @@ pub fn image_bounds<'a>(
     n_samples: u32,
     noise: &mut Generator,
 ) -> Result<ImageBounds, EvalError> {
+    bounds_of_share(vae, images.into(), None, n_samples, noise)
+}
+
+/// [`image_bounds`] of a batch of which one of several processes has the images of its share.
+fn bounds_of_share(
+    vae: &Vae,
+    images: Conditioned,
+    share: Option<&Share>,
+    n_samples: u32,
+    noise: &mut Generator,
+) -> Result<ImageBounds, EvalError> {
     let total = i64::from(n_samples);
-    let images = images.into();
-    let n_images = images.tensor.size()[0];
+    let n_images = share.map_or(images.tensor.size()[0], Share::n_rows);
     no_grad(|| {
         let all = |value: f64| Tensor::full([n_images], value, (Kind::Double, vae.device()));
         // ln Σw and ln Σw² so far, [B].
@@ -109,7 +132,7 @@ pub fn image_bounds<'a>(
         let mut n_done = 0;
         while n_done < total {
             let n = (n_at_a_time(vae) / n_images.max(1)).clamp(1, total - n_done);
-            let draws = vae.draw(images, n, Mode::Evaluate, noise)?;
+            let draws = vae.draw_share(images, share, n, Mode::Evaluate, noise)?;
             let log_weights = draws.log_weights().ok_or(ModelError::NoElbo)?;
             let log_weights = log_weights.to_kind(Kind::Double); // [n, B]
             log_sum = log_sum.logaddexp(&log_weights.logsumexp(0, false));

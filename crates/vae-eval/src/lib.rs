@@ -65,7 +65,7 @@ pub use html::{Block, PAGE_FILE, render, render_comparison, write_page};
 pub use images_used::{ImagesUsed, Pixels, SplitUsed, TrainedOn};
 pub use importance::{ImageBounds, dataset_bounds, image_bounds};
 pub use latents::{LatentMoments, LatentOptions, latent_moments, measure_latents};
-pub use likelihood::{LikelihoodOptions, measure_likelihood};
+pub use likelihood::{LikelihoodOptions, measure_likelihood, measure_likelihood_among};
 pub use measure::{Better, Bound, Measure, differing_fields};
 pub use pictures::{PictureOptions, measure_pictures};
 pub use probabilistic_pca::exact_log_prob;

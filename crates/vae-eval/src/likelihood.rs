@@ -1,9 +1,12 @@
 //! The likelihood of held-out images.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor, no_grad};
 use vae_data::Dataset;
 use vae_data::loader::Batches;
 use vae_model::{MelodySpec, Vae};
+use vae_torch::Group;
 
 use crate::annealed::{AnnealedBounds, AnnealedSampling, annealed_bounds};
 use crate::importance::{dataset_bounds, sampling_error};
@@ -41,7 +44,23 @@ pub fn measure_likelihood(
     seed: u64,
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
-    vae.with_fixed_weights(|| findings(vae, dataset, options, seed, progress))
+    measure_likelihood_among(vae, dataset, options, seed, None, progress)
+}
+
+/// [`measure_likelihood`] by the processes of a group, which share the images of the importance samples; each of them gets the
+/// result, which is that of one process up to rounding.
+///
+/// # Errors
+/// As for [`measure_likelihood`]; another process is gone.
+pub fn measure_likelihood_among(
+    vae: &Vae,
+    dataset: &Dataset,
+    options: &LikelihoodOptions,
+    seed: u64,
+    group: Option<&Arc<Group>>,
+    progress: &mut Progress<'_>,
+) -> Result<Findings, EvalError> {
+    vae.with_fixed_weights(|| findings(vae, dataset, options, seed, group, progress))
 }
 
 fn findings(
@@ -49,6 +68,7 @@ fn findings(
     dataset: &Dataset,
     options: &LikelihoodOptions,
     seed: u64,
+    group: Option<&Arc<Group>>,
     progress: &mut Progress<'_>,
 ) -> Result<Findings, EvalError> {
     let mut findings = Findings {
@@ -69,7 +89,7 @@ fn findings(
         return Ok(findings);
     }
     let k = options.n_samples;
-    let bounds = dataset_bounds(vae, dataset, k, seed, progress)?;
+    let bounds = dataset_bounds(vae, dataset, k, seed, group, progress)?;
     let elbo = -(&bounds.reconstruction + &bounds.kl);
     let terms = Protocol::PosteriorSamples { n_samples: k };
     let bound = Protocol::ImportanceWeighted {

@@ -213,7 +213,8 @@ fn measures_say_what_the_bounds_are() {
     assert!(of("nll_annealed") > of("nll_exact") - 1.0);
     let gain = of("nll_of_annealed_images") - of("nll_annealed");
     assert!((of("annealed_gain") - gain).abs() < 1e-9 && gain.abs() > 1e-3);
-    let bounds = dataset_bounds(&vae, &splits.test, 30, 4, &mut |_, _, _| ()).expect("bounds");
+    let bounds =
+        dataset_bounds(&vae, &splits.test, 30, 4, None, &mut |_, _, _| ()).expect("bounds");
     let mean = -bounds.bound.mean(Kind::Double).double_value(&[]);
     assert!((of("nll") - mean).abs() < 1e-9);
     let nll = findings.measure("nll").expect("nll");

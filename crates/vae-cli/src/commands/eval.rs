@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -13,15 +14,17 @@ use vae_eval::{
     AnnealedSampling, Better, DisentanglementOptions, EvalError, Findings, ImagesUsed,
     LatentOptions, LikelihoodOptions, Measure, PAGE_FILE, PictureOptions, Report, Section,
     SoundOptions, SplitUsed, Subject, Topic, TrainedOn, comparisons, figures,
-    measure_disentanglement, measure_latents, measure_likelihood, measure_pictures, measure_sound,
-    render, write_page,
+    measure_disentanglement, measure_latents, measure_likelihood_among, measure_pictures,
+    measure_sound, render, write_page,
 };
 use vae_model::Sampler;
 use vae_run::Session;
+use vae_torch::Group;
 
 use super::sampler::{self, Choice};
 use super::{RunArgs, table};
 use crate::output::{self, out};
+use crate::processes::{self, Placement, Processes, launcher};
 use crate::run_config::ConfigError;
 use crate::{Done, progress};
 
@@ -45,6 +48,7 @@ use crate::{Done, progress};
   vae eval runs/celeba --features inception.ts              Fréchet distance on features of your own
   vae eval runs/mnist --only pictures --sampler gmm         samples of a fitted sampler
   vae eval tokenizer --data photos/ --features inception.ts   an imported autoencoder on pictures of your own
+  vae eval runs/mnist --only likelihood --samples 5000 --processes 4
   vae eval runs/mnist --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -97,6 +101,10 @@ pub(crate) struct Args {
     /// The same seed gives the same results
     #[arg(long, default_value_t = 0)]
     seed: u64,
+
+    /// Measure the likelihood with N processes of this machine, which share the images
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    processes: Option<u32>,
 
     /// Print the report as JSON instead of a table
     #[arg(long)]
@@ -240,8 +248,27 @@ fn libtorch_version() -> Option<String> {
     Some(rest.split([',', '\n']).next()?.trim().to_owned())
 }
 
-pub(crate) fn run(args: Args) -> Result<Done> {
-    let material = Material::open(&args)?;
+pub(crate) fn run(args: &Args, threads: Option<i32>) -> Result<Done> {
+    let together = processes::Args::local(args.processes);
+    let Some(placement) = Placement::of_environment()? else {
+        return match args.processes {
+            Some(n) if n > 1 => launcher::run(&together),
+            _ => evaluate(args, None),
+        };
+    };
+    launcher::end_with_launcher();
+    if threads.is_none() {
+        processes::choose_threads(&placement);
+    }
+    let processes = Processes::connect(placement, &together)?;
+    evaluate(args, Some(&processes)).map_err(processes::explained)
+}
+
+/// Of several processes those after the first take part in the likelihood alone, and say and write nothing.
+fn evaluate(args: &Args, processes: Option<&Processes>) -> Result<Done> {
+    let material = Material::open(args)?;
+    let group = processes.map(Processes::join).transpose()?;
+    let group = group.as_ref();
     let run = &material.run;
     let mut topics: Vec<Topic> = match (args.only.is_empty(), run.is_of_run()) {
         (true, true) => Topic::ALL.to_vec(),
@@ -256,6 +283,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "--only: this model is a generator without an encoder, of which only pictures can be measured"
             );
         }
+    }
+    if processes.is_some_and(|processes| !processes.is_first()) {
+        if topics.contains(&Topic::Likelihood) {
+            measure(Topic::Likelihood, &material, args, group)?;
+        }
+        return Ok(Done::Fully);
     }
     let subject = match run.is_of_run() {
         true => {
@@ -283,7 +316,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let (mut measured, mut kept) = (Vec::new(), Ok(()));
     let outcome = topics.into_iter().try_for_each(|topic| -> Result<()> {
         let begun = Instant::now();
-        let Some((findings, images)) = measure(topic, &material, &args)? else {
+        let Some((findings, images)) = measure(topic, &material, args, group)? else {
             if args.only.is_empty() {
                 return Ok(());
             }
@@ -340,6 +373,7 @@ fn measure(
     topic: Topic,
     material: &Material,
     args: &Args,
+    group: Option<&Arc<Group>>,
 ) -> Result<Option<(Findings, ImagesUsed)>> {
     let vae = material.run.vae();
     let (test, train) = (&material.test, &material.train);
@@ -365,7 +399,7 @@ fn measure(
                 n_samples: args.samples,
                 annealed: args.annealed.map(|n| (n as usize, sampling)),
             };
-            measure_likelihood(vae, test, &options, args.seed, &mut progress)?
+            measure_likelihood_among(vae, test, &options, args.seed, group, &mut progress)?
         }
         Topic::Pictures if vae.item().has_sound() => return Ok(None),
         Topic::Sound if vae.item().rate().is_none() => return Ok(None),

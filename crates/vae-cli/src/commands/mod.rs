@@ -61,6 +61,7 @@ use vae_view::{animation, picture};
 use crate::arrays::{Field, LABEL_COLUMN, Values};
 use crate::device::DeviceChoice;
 use crate::output::{self, out};
+use crate::processes::Placement;
 use crate::run_config;
 
 /// The arguments of every command on a run.
@@ -148,7 +149,8 @@ impl RunArgs {
     }
 
     pub(crate) fn open(&self) -> Result<Session> {
-        let device = self.device.select()?;
+        let local_rank = Placement::of_environment()?.map_or(0, |placement| placement.local_rank);
+        let device = self.device.select_for(local_rank)?;
         let mut session = match self.checkpoint {
             None => Session::open(&self.run, device)?,
             Some(which) => {
