@@ -217,7 +217,7 @@ fn a_run_whose_processes_are_killed_goes_on_by_itself_and_ends_as_undisturbed() 
 #[test]
 #[ignore = "minutes; cargo xtask test --long"]
 fn fifty_killed_processes_change_nothing() {
-    kills(&Workplace::new(), 50, "2000");
+    kills(&Workplace::new(), 50, "800");
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tch::{Kind, Tensor, no_grad};
-use vae_base::Portion;
 use vae_data::loader::Batches;
 use vae_data::{Dataset, derive_seed};
 use vae_model::{Conditioned, Generator, Mode, ModelError, Share, Vae};
@@ -66,10 +65,7 @@ pub fn dataset_bounds(
     let n_images = (n_at_a_time(vae) / i64::from(n_samples)).clamp(N_IMAGES, 1000);
     let mut of_batches = Vec::new();
     let mut n_done = 0;
-    let portion = group.map_or(Portion::WHOLE, |group| Portion {
-        rank: group.rank(),
-        size: group.size(),
-    });
+    let portion = Share::portion(group);
     let batches = Batches::sequential(dataset, n_images as usize, vae.device());
     for batch in batches.portion(portion, n_images as usize) {
         let batch = batch?;

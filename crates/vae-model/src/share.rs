@@ -57,6 +57,15 @@ impl Share {
         }
     }
 
+    /// The portion of every batch that this process computes.
+    #[must_use]
+    pub fn portion(group: Option<&Arc<Group>>) -> Portion {
+        group.map_or(Portion::WHOLE, |group| Portion {
+            rank: group.rank(),
+            size: group.size(),
+        })
+    }
+
     /// The number of rows of all processes together.
     #[must_use]
     pub fn n_rows(&self) -> i64 {

@@ -13,7 +13,6 @@ use vae_torch::Group;
 use vae_run::{LatentUse, Means, RunConfig};
 
 use crate::learner::check;
-use crate::steps::portion;
 use crate::{Totals, TrainError};
 
 /// The results of a pass over images without training.
@@ -108,7 +107,7 @@ fn pass(
         let (mut center_sums, mut square_sums) = (zeros(), zeros());
         let mut code_use = CodeUse::of(vae);
         let batches = Batches::sequential(dataset, batch_size, vae.device());
-        for batch in batches.portion(portion(group), batch_size) {
+        for batch in batches.portion(Share::portion(group), batch_size) {
             let batch = batch?;
             let images = Conditioned::from((&batch.items, batch.condition.as_ref()));
             let (draws, loss, named) = match objective.needs_gradients() {

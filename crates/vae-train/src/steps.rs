@@ -1,14 +1,12 @@
 //! The steps of a run, and the sums over the epoch in progress.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use vae_base::Portion;
 use vae_data::DataError;
 use vae_data::loader::{Batch, Batches, n_batches};
+use vae_model::Share;
 use vae_run::{Means, StepControls};
-use vae_torch::Group;
 
 use crate::learner::StepOutput;
 use crate::{Fit, Learner, Totals, TrainError};
@@ -33,7 +31,7 @@ impl<'a> Steps<'a> {
         let n_per_pass = n_batches(train.len(), batch_size).max(1) as u64;
         let n_done = run.steps_of_epoch();
         let first = run.progress.position.epochs * n_passes + 1;
-        let portion = portion(self.learner.group());
+        let portion = Share::portion(self.learner.group());
         let part = config.training.micro_batch_size.unwrap_or(batch_size);
         let pass = move |number| {
             Batches::shuffled(train, batch_size, vae.device(), config.seed, number)
@@ -119,14 +117,6 @@ impl Iterator for EpochBatches<'_> {
             self.current = (self.pass)(next);
         }
     }
-}
-
-/// The portion of every batch that this process reads and computes.
-pub(crate) fn portion(group: Option<&Arc<Group>>) -> Portion {
-    group.map_or(Portion::WHOLE, |group| Portion {
-        rank: group.rank(),
-        size: group.size(),
-    })
 }
 
 /// Fails if a mean is NaN or infinite.

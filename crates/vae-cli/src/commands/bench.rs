@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
-use vae_base::{Portion, memory};
+use vae_base::memory;
 use vae_data::derive_seed;
-use vae_model::{Generator, Vae};
+use vae_model::{Generator, Share, Vae};
 use vae_train::{Learner, device_name};
 
 use super::shape::Shape;
@@ -82,11 +82,10 @@ pub(crate) fn run(args: &Args, threads: Option<i32>) -> Result<Done> {
     let n_images = batch_size * N_BATCHES as usize;
     let mut learner = Learner::new(&vae, &config, n_images)?;
     let group = processes.as_ref().map(Processes::join).transpose()?;
-    let mut portion = Portion::WHOLE;
     if let Some(group) = &group {
         learner.train_among(Arc::clone(group))?;
-        (portion.rank, portion.size) = (group.rank(), group.size());
     }
+    let portion = Share::portion(group.as_ref());
     let n_own = {
         let part = config.training.micro_batch_size.unwrap_or(batch_size);
         portion.computed_in_parts(batch_size, part).len() as i64

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 use tch::{Cuda, Device};
+use vae_base::read_small_text;
 use vae_run::Precision;
 use vae_torch::{Group, Network, Store};
 use vae_train::{check_precision, libtorch_config};
@@ -186,7 +187,7 @@ fn interfaces() -> Vec<String> {
         .flatten()
         .flatten();
     let is_up = |path: &Path| {
-        let state = fs::read_to_string(path.join("operstate")).unwrap_or_default();
+        let state = read_small_text(&path.join("operstate"), 1 << 12).unwrap_or_default();
         matches!(state.trim(), "up" | "unknown") // Of the loopback it is not known.
     };
     let up = entries.filter(|entry| is_up(&entry.path()));

@@ -106,7 +106,7 @@ pub(crate) fn run(mut args: Args, threads: Option<i32>) -> Result<Done> {
         }
         return train_first(&args, threads, None);
     };
-    if asks_for_several && placement.by != launcher::NAME {
+    if asks_for_several && placement.by != processes::LAUNCHER {
         bail!(
             "{} started {} processes of this program already; --processes and --machines are for those that it does \
              not start",
@@ -129,7 +129,7 @@ pub(crate) fn run(mut args: Args, threads: Option<i32>) -> Result<Done> {
     if threads.is_none() {
         processes::choose_threads(&placement);
     }
-    let of_launcher = placement.by == launcher::NAME;
+    let of_launcher = placement.by == processes::LAUNCHER;
     let processes = Processes::connect(placement, &args.together)?;
     let threads = Some(tch::get_num_threads());
     let done = match processes.is_first() {

@@ -1,10 +1,9 @@
 //! Starts the processes of a training on this machine, watches them, and starts all again if one fails.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,16 +11,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use vae_base::counted;
+use vae_base::{counted, read_small_text};
 use vae_torch::Store;
 
 use super::placement::{GENERATION, own_address};
 use super::{Args, GONE, RUN, UNTIL_ALL_ARE_HERE, host_error};
 use crate::output::say;
 use crate::{Done, signals};
-
-/// How this launcher is called ([`super::Placement::by`]).
-pub(crate) const NAME: &str = "vae";
 
 /// Set for processes that go on with a run after a failure: its folder.
 const RESUME: &str = "VAE_RESUME";
@@ -192,10 +188,11 @@ impl Launcher {
         generation: u64,
         run: Option<&PathBuf>,
     ) -> Result<Started> {
-        let program = std::env::current_exe().context("this program")?;
+        let program = this_program()?;
         let is_first = rank == 0;
         let mut command = Command::new(program);
         command
+            .arg0("vae")
             .args(std::env::args_os().skip(1))
             .env("RANK", rank.to_string())
             .env("WORLD_SIZE", (self.n_local * self.n_machines).to_string())
@@ -345,7 +342,10 @@ impl Started {
 
     /// Linux says in what state a process is; elsewhere a stopped one is noticed by the others, which wait for it.
     fn is_stopped_for_long(&mut self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = read_small_text(
+            Path::new(&format!("/proc/{}/stat", self.child.id())),
+            1 << 12,
+        );
         let state = stat.ok().and_then(|stat| {
             let (_, after) = stat.rsplit_once(") ")?;
             after.chars().next()
@@ -360,6 +360,15 @@ impl Started {
                 false
             }
         }
+    }
+}
+
+/// This program, also where its file was replaced meanwhile by a newer one.
+fn this_program() -> Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    match running.exists() {
+        true => Ok(running.to_owned()),
+        false => std::env::current_exe().context("this program"),
     }
 }
 

@@ -13,14 +13,14 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 use tempfile::TempDir;
-use vae_base::counted;
+use vae_base::{counted, read_small, write_whole};
 use vae_data::{Dataset, Splits};
 use vae_run::{OpenCheckpoint, RunConfig};
 use vae_torch::{Group, Network, Store};
 
 use crate::threads;
 
-pub(crate) use placement::Placement;
+pub(crate) use placement::{NAME as LAUNCHER, Placement};
 
 /// How long a process waits for another that makes a pack of photos or reads a large data set.
 const WHILE_DATA_IS_READ: Duration = Duration::from_secs(24 * 3600);
@@ -30,6 +30,9 @@ const UNTIL_ALL_ARE_HERE: Duration = Duration::from_secs(300);
 
 /// The store's key of the folder of the run.
 const RUN: &str = "run";
+
+/// Bytes of the largest file of a checkpoint that is sent to other processes.
+const LARGEST_FILE: u64 = 1 << 38;
 
 /// What an error says that is due to another process.
 pub(crate) const GONE: &str = "another process is gone or does not answer";
@@ -287,14 +290,14 @@ impl Processes {
             let bytes = match own {
                 Some(checkpoint) => {
                     let file = checkpoint.folder.join(name);
-                    fs::read(&file).with_context(|| file.display().to_string())?
+                    read_small(&file, LARGEST_FILE).with_context(|| file.display().to_string())?
                 }
                 None => Vec::new(),
             };
             let bytes = self.told(group, &bytes)?;
             if own.is_none() {
                 let file = folder.path().join(name);
-                fs::write(&file, bytes).with_context(|| file.display().to_string())?;
+                write_whole(&file, &bytes).with_context(|| file.display().to_string())?;
             }
         }
         match own {

@@ -4,6 +4,9 @@ use std::net::UdpSocket;
 
 use anyhow::{Context, Result, bail};
 
+/// What this program's own launcher is called ([`Placement::by`]).
+pub(crate) const NAME: &str = "vae";
+
 /// Set by the launcher of this program for the processes that it starts: how often all were started before.
 pub(super) const GENERATION: &str = "VAE_GENERATION";
 
@@ -127,11 +130,7 @@ impl Placement {
             let agent_hosts =
                 variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
             return Ok(Some(Self {
-                by: if is_ours {
-                    super::launcher::NAME
-                } else {
-                    launcher.name
-                },
+                by: if is_ours { NAME } else { launcher.name },
                 rank,
                 size,
                 local_rank: number(launcher.local_rank)?.unwrap_or(0),
