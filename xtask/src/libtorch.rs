@@ -3,6 +3,7 @@
 mod archive;
 pub(crate) mod include;
 pub(crate) mod installation;
+pub(crate) mod nccl;
 mod wheels;
 
 use std::ffi::OsString;

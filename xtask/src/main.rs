@@ -67,6 +67,10 @@ enum Task {
         #[arg(long)]
         force: bool,
     },
+    /// Compile the library by which processes with GPUs reach each other directly (NVIDIA's NCCL).
+    ///
+    /// For `vae train --processes N --collectives nccl`. It needs a C++ compiler and pip, and no GPU.
+    Nccl,
     /// Say what is missing to build and to start `vae`, then run `vae doctor`.
     ///
     /// For the case in which `vae doctor` cannot start, because libtorch is not there or broken.
@@ -212,6 +216,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = Workspace::find().and_then(|workspace| match arguments.task {
         Task::Libtorch { cuda, force } => libtorch::install(&workspace, cuda, force),
+        Task::Nccl => libtorch::nccl::build(&workspace),
         Task::Doctor => doctor::doctor(&workspace),
         Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include <dlfcn.h>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -35,7 +37,9 @@ struct Store {
 };
 
 struct Members {
+    // For tensors of the CPU, and of GPUs unless there is one for those.
     c10::intrusive_ptr<c10d::Backend> backend;
+    c10::intrusive_ptr<c10d::Backend> of_gpus;
     // The time spent in waiting for others and for the network.
     std::atomic<int64_t> nanoseconds{0};
 
@@ -47,7 +51,12 @@ struct Members {
         nanoseconds += std::chrono::duration_cast<std::chrono::nanoseconds>(taken).count();
     }
 
+    const c10::intrusive_ptr<c10d::Backend> &for_tensor(const at::Tensor &tensor) const {
+        return of_gpus && tensor.is_cuda() ? of_gpus : backend;
+    }
+
     void all_reduce(at::Tensor values, c10d::ReduceOp::RedOpType operation) {
+        const auto &backend = for_tensor(values);
         std::vector<at::Tensor> tensors{std::move(values)};
         c10d::AllreduceOptions options;
         options.reduceOp = operation;
@@ -202,6 +211,27 @@ char *vae_group_new(
     });
 }
 
+// From now on tensors of GPUs go by NCCL, which the library of this name brings (nccl/nccl.cpp). libtorch_cuda has to be loaded.
+char *vae_group_use_nccl(
+    const Group *group, const Store *store, const char *prefix, const char *library,
+    int64_t timeout_ms) {
+    return guarded([&] {
+        using Make = c10d::Backend *(*)(
+            c10d::Store *, const char *, int, int, int64_t, char *, size_t);
+        void *loaded = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        TORCH_CHECK(loaded, dlerror());
+        const auto make = reinterpret_cast<Make>(dlsym(loaded, "vae_nccl_backend"));
+        TORCH_CHECK(make, library, " has no vae_nccl_backend");
+        char message[1024] = "";
+        const auto &gloo = (*group)->backend;
+        c10d::Backend *made = make(
+            store->store.get(), prefix, gloo->getRank(), gloo->getSize(), timeout_ms, message,
+            sizeof(message));
+        TORCH_CHECK(made, message);
+        (*group)->of_gpus = c10::intrusive_ptr<c10d::Backend>::reclaim(made);
+    });
+}
+
 void vae_group_delete(Group *group) {
     delete group;
 }
@@ -244,7 +274,8 @@ char *vae_group_rows(
         padded.narrow(0, 0, counts[rank]).copy_(own->detach());
         sizes[0] = most * size;
         at::Tensor gathered = at::empty(sizes, own->options());
-        (*group)->complete([&] { return backend->_allgather_base(gathered, padded); });
+        (*group)->complete(
+            [&] { return (*group)->for_tensor(padded)->_allgather_base(gathered, padded); });
         std::vector<at::Tensor> parts;
         for (int r = 0; r < size; r++) {
             parts.push_back(gathered.narrow(0, r * most, counts[r]));
@@ -270,7 +301,8 @@ char *vae_group_broadcast(const Group *group, const at::Tensor *tensor, int root
         c10d::BroadcastOptions options;
         options.rootRank = root;
         options.rootTensor = 0;
-        (*group)->complete([&] { return (*group)->backend->broadcast(tensors, options); });
+        const auto &backend = (*group)->for_tensor(tensors[0]);
+        (*group)->complete([&] { return backend->broadcast(tensors, options); });
     });
 }
 
@@ -280,7 +312,7 @@ char *vae_group_all_gather(
     return guarded([&] {
         at::Tensor into = dense(output)[0];
         at::Tensor from = dense(input)[0];
-        (*group)->complete([&] { return (*group)->backend->_allgather_base(into, from); });
+        (*group)->complete([&] { return (*group)->for_tensor(from)->_allgather_base(into, from); });
     });
 }
 

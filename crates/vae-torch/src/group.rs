@@ -51,6 +51,13 @@ unsafe extern "C" {
         address: *const c_char,
         group: *mut *mut c_void,
     ) -> *mut c_char;
+    fn vae_group_use_nccl(
+        group: *const c_void,
+        store: *const c_void,
+        prefix: *const c_char,
+        library: *const c_char,
+        timeout_ms: i64,
+    ) -> *mut c_char;
     fn vae_group_delete(group: *mut c_void);
     fn vae_group_all_reduce(
         group: *const c_void,
@@ -287,6 +294,32 @@ impl Group {
             rank,
             size,
         })
+    }
+
+    /// From now on tensors of GPUs go by NVIDIA's NCCL instead of over the CPU by Gloo. `library` is the name or the path of
+    /// `libvae_nccl.so`, which `cargo xtask nccl` makes. All processes call it, after libtorch's CUDA library was loaded and the
+    /// process has a GPU of its own.
+    ///
+    /// # Errors
+    /// No such library, or one of another libtorch; not all processes call it.
+    pub fn use_nccl(
+        &self,
+        store: &Store,
+        name: &str,
+        library: &str,
+        timeout: Duration,
+    ) -> Result<(), TchError> {
+        let (name, library) = (c_string(name)?, c_string(library)?);
+        // SAFETY: group and store live, and the strings outlive the call; the library is ours, of the same libtorch.
+        unsafe {
+            taken(vae_group_use_nccl(
+                self.pointer.as_ptr(),
+                store.pointer.as_ptr(),
+                name.as_ptr(),
+                library.as_ptr(),
+                milliseconds(timeout),
+            ))
+        }
     }
 
     /// The rank of this process, from 0.
@@ -647,6 +680,21 @@ mod tests {
         });
         assert_eq!(outcomes, [true, true]);
         assert!(begun.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_an_error_and_the_group_goes_on() {
+        let found = ranks(2, |group| {
+            let store = Store::host(0, PATIENCE).unwrap();
+            let error = group.use_nccl(&store, "test", "libvae_no_nccl.so", PATIENCE);
+            let sum = Tensor::from_slice(&[1.0]);
+            group.all_reduce(&sum, Reduction::Sum).unwrap();
+            (error.unwrap_err().to_string(), numbers(&sum))
+        });
+        for (error, sum) in found {
+            assert!(error.contains("libvae_no_nccl.so"), "{error}");
+            assert_eq!(sum, [2.0]);
+        }
     }
 
     #[test]

@@ -50,6 +50,34 @@ pub(super) fn build(cuda: bool, downloads: &Path, tree: &Path) -> Result<()> {
     write(&tree.join("build-version"), &format!("{VERSION}+cpu\n"))
 }
 
+/// Put the headers of CUDA and NCCL in the folder `headers`.
+///
+/// # Errors
+/// As [`build`], and on other systems than Linux on x86_64.
+pub(super) fn nccl_headers(downloads: &Path, headers: &Path) -> Result<()> {
+    ensure!(
+        cfg!(all(target_os = "linux", target_arch = "x86_64")),
+        "NCCL's wheels are pinned for Linux on x86_64 alone"
+    );
+    let named = |wheels: &'static [Wheel], name: &str| {
+        let mut wheels = wheels.iter();
+        wheels.find(|wheel| wheel.requirement.starts_with(name))
+    };
+    let known = [
+        named(LINUX_X86_64_CPU, "nvidia-cuda-runtime"),
+        named(LINUX_X86_64_CUDA, "nvidia-nccl"),
+    ];
+    let pip = Pip::find()?;
+    for wheel in known.into_iter().flatten().chain(LINUX_X86_64_CUDA_HEADERS) {
+        let path = fetch(&pip, wheel, downloads)?;
+        archive::extract(&path, headers, |name| {
+            let (_, header) = name.strip_prefix("nvidia/")?.split_once("/include/")?;
+            Some(PathBuf::from(header))
+        })?;
+    }
+    Ok(())
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -213,6 +241,20 @@ const LINUX_X86_64_CPU: &[Wheel] = &[
         "nvidia-cuda-runtime==13.0.96",
         "manylinux2014_x86_64",
         "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+    ),
+];
+
+/// What NCCL's C++ needs of CUDA besides the runtime, headers alone.
+const LINUX_X86_64_CUDA_HEADERS: &[Wheel] = &[
+    wheel(
+        "nvidia-cuda-crt==13.0.88",
+        "manylinux2014_x86_64",
+        "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+    ),
+    wheel(
+        "nvidia-cuda-cccl==13.0.85",
+        "manylinux2014_x86_64",
+        "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
     ),
 ];
 

@@ -81,7 +81,8 @@ pub(crate) fn run(args: &Args, threads: Option<i32>) -> Result<Done> {
     let batch_size = config.training.batch_size;
     let n_images = batch_size * N_BATCHES as usize;
     let mut learner = Learner::new(&vae, &config, n_images)?;
-    let group = processes.as_ref().map(Processes::join).transpose()?;
+    let join = |processes: &Processes| processes.join(device);
+    let group = processes.as_ref().map(join).transpose()?;
     if let Some(group) = &group {
         learner.train_among(Arc::clone(group))?;
     }

@@ -38,7 +38,7 @@ struct Report {
     cuda_devices: i64,
     /// Whether processes can compute together, by Gloo.
     gloo: bool,
-    /// Whether NCCL's library is here. It is not used so far.
+    /// Whether NCCL's library and ours on it are here (`--collectives nccl`).
     nccl_library: bool,
     /// The names of the network interfaces that are up, for `--interface`.
     interfaces: Vec<String>,
@@ -77,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             row(
                 "several processes",
                 format!(
-                    "Gloo {}; NCCL's library is {}, and is not used",
+                    "Gloo {}; NCCL is {}",
                     if report.gloo {
                         "works"
                     } else {
@@ -172,12 +172,12 @@ fn gloo_works() -> Result<()> {
     Ok(())
 }
 
-/// Whether NCCL's library lies where the system or this libtorch would find it.
+/// Whether our library on NCCL lies where the system or this libtorch would find it.
 fn nccl_is_here(libtorch: Option<&str>) -> bool {
     let beside = libtorch.and_then(|file| Path::new(file).parent().map(Path::to_owned));
     let searched = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&searched).chain(beside);
-    folders.any(|folder| folder.join("libnccl.so.2").exists())
+    folders.any(|folder| folder.join("libvae_nccl.so").exists())
 }
 
 /// The interfaces that are up, as Linux lists them.

@@ -267,7 +267,9 @@ pub(crate) fn run(args: &Args, threads: Option<i32>) -> Result<Done> {
 /// Of several processes those after the first take part in the likelihood alone, and say and write nothing.
 fn evaluate(args: &Args, processes: Option<&Processes>) -> Result<Done> {
     let material = Material::open(args)?;
-    let group = processes.map(Processes::join).transpose()?;
+    let device = material.run.vae().device();
+    let join = |processes: &Processes| processes.join(device);
+    let group = processes.map(join).transpose()?;
     let group = group.as_ref();
     let run = &material.run;
     let mut topics: Vec<Topic> = match (args.only.is_empty(), run.is_of_run()) {

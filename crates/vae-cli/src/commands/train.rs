@@ -236,7 +236,7 @@ fn train_along(args: &Args, processes: &Processes) -> Result<Done> {
     };
     let device = device(args, Some(processes))?;
     let splits = load(&config, Some(processes))?;
-    let group = processes.join()?;
+    let group = processes.join(device)?;
     processes.compare(&group, &config, &splits, device)?;
     let shared = processes.share_checkpoint(&group, None)?;
     let (_folder, checkpoint) = shared.unzip();
@@ -281,7 +281,7 @@ fn meet(
     let Some(processes) = processes else {
         return Ok(None);
     };
-    let group = processes.join()?;
+    let group = processes.join(vae.device())?;
     processes.compare(&group, config, splits, vae.device())?;
     Ok(Some(group))
 }

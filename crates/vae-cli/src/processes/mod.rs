@@ -37,6 +37,13 @@ const LARGEST_FILE: u64 = 1 << 38;
 /// What an error says that is due to another process.
 pub(crate) const GONE: &str = "another process is gone or does not answer";
 
+/// How tensors of GPUs get from process to process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Collectives {
+    Gloo,
+    Nccl,
+}
+
 /// The options of a training by several processes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -76,6 +83,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", help_heading = "Several processes")]
     pub(crate) interface: Option<String>,
 
+    /// How tensors of GPUs get from process to process: gloo, over the CPU; or nccl, directly, with the library that `cargo xtask nccl` makes
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Collectives::Gloo, help_heading = "Several processes")]
+    pub(crate) collectives: Collectives,
+
     /// How long a process waits for another that does not answer
     #[arg(long, value_name = "SECONDS", default_value_t = 1800,
           value_parser = clap::value_parser!(u64).range(1..), help_heading = "Several processes")]
@@ -92,6 +103,7 @@ impl Args {
             machine: 0,
             address: None,
             interface: None,
+            collectives: Collectives::Gloo,
             timeout: 1800,
         }
     }
@@ -104,6 +116,7 @@ pub(crate) struct Processes {
     store: Store,
     network: Network,
     timeout: Duration,
+    collectives: Collectives,
     /// How long the others are waited for at the start.
     patience: Duration,
 }
@@ -143,6 +156,7 @@ impl Processes {
             store,
             network,
             timeout,
+            collectives: args.collectives,
             patience,
         })
     }
@@ -186,8 +200,8 @@ impl Processes {
         Ok(done)
     }
 
-    /// Waits until all processes are here.
-    pub(crate) fn join(&self) -> Result<Arc<Group>> {
+    /// Waits until all processes are here, which compute on such a device.
+    pub(crate) fn join(&self, device: Device) -> Result<Arc<Group>> {
         let Placement { rank, size, .. } = self.placement;
         let here = |rank: usize| self.key(&format!("here/{rank}"));
         self.store.set(&here(rank), b"here").context(GONE)?;
@@ -211,7 +225,18 @@ impl Processes {
         }
         let name = self.key("training");
         let group = Group::join(&self.store, &name, rank, size, self.timeout, &self.network);
-        Ok(Arc::new(group.context(GONE)?))
+        let group = group.context(GONE)?;
+        if self.collectives == Collectives::Nccl {
+            ensure!(
+                device.is_cuda(),
+                "--collectives nccl: this process has no GPU"
+            );
+            let library = "libvae_nccl.so";
+            group
+                .use_nccl(&self.store, &name, library, self.timeout)
+                .context("--collectives nccl (`cargo xtask nccl` makes what it needs)")?;
+        }
+        Ok(Arc::new(group))
     }
 
     /// Fails if a process has another version, config or data than the first one.
