@@ -200,7 +200,7 @@ fn kills(workplace: &Workplace, n_wanted: usize, epochs: &str) {
             n_killed += 1;
         }
     }
-    let output = ended(child, 4 * PATIENCE);
+    let output = ended(child, 20 * PATIENCE);
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     assert_eq!(n_killed, n_wanted, "the run is too short: {said}");
@@ -550,4 +550,39 @@ fn two_processes_measure_the_likelihood_that_one_measures() {
     for (alone, two) in alone.iter().zip(&two) {
         assert!((alone - two).abs() < 1e-5 * alone.abs(), "{alone} {two}");
     }
+}
+
+#[test]
+fn a_pack_is_made_by_one_process_and_read_by_all() {
+    let workplace = Workplace::new();
+    let photos = workplace.path("photos");
+    fs::create_dir(&photos).expect("a folder");
+    for i in 0..40_u8 {
+        let pixel = |x: u32, y: u32| image::Rgb([(x * 12) as u8, (y * 12) as u8, i * 6]);
+        let photo = image::RgbImage::from_fn(20, 20, pixel);
+        photo.save(photos.join(format!("{i}.png"))).expect("saved");
+    }
+    let text = "[dataset.image_folder]\npath = 'photos'\nimage_size = 16\n\
+                [model.network.mlp]\nhidden = [16]\n[training]\nepochs = 2\nbatch_size = 9\n";
+    fs::write(workplace.path("photos.toml"), text).expect("written");
+    let train = |out: &str, n: &str| {
+        let output = workplace.vae(&["train", "photos.toml", "--out", out, "--processes", n]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        workplace.path(out)
+    };
+    // The first of them makes the pack, the others find it.
+    let two = train("two", "2");
+    let entries = fs::read_dir(workplace.path(""))
+        .expect("a folder")
+        .flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let packs: Vec<String> = names.filter(|name| name.contains(".pack")).collect();
+    assert_eq!(packs.len(), 1, "{packs:?}");
+    let again = train("again", "2");
+    assert_eq!(results(&two), results(&again));
+    let (wanted, found) = (elbo(&train("one", "1")), elbo(&two));
+    assert!(
+        (wanted - found).abs() < 1e-4 * wanted.abs(),
+        "{wanted} {found}"
+    );
 }

@@ -97,13 +97,17 @@ impl Share {
         }
     }
 
-    fn or_note(
+    /// What the group computes; after its first error, at once, something of the same shape.
+    fn by_group(
         &self,
-        result: Result<Tensor, TchError>,
+        work: impl FnOnce(&Group) -> Result<Tensor, TchError>,
         instead: impl FnOnce() -> Tensor,
     ) -> Tensor {
-        result.unwrap_or_else(|error| {
-            self.failure.borrow_mut().get_or_insert(error);
+        if self.failure.borrow().is_some() {
+            return instead();
+        }
+        work(&self.group).unwrap_or_else(|error| {
+            *self.failure.borrow_mut() = Some(error);
             instead()
         })
     }
@@ -119,7 +123,7 @@ impl Share {
         if !whole.requires_grad() {
             return self.own(whole, dim);
         }
-        let shared = self.or_note(self.group.shared(whole), || whole.shallow_clone());
+        let shared = self.by_group(|group| group.shared(whole), || whole.shallow_clone());
         self.own(&shared, dim)
     }
 
@@ -133,11 +137,11 @@ impl Share {
         }
         let n_own = self.rows.end - self.rows.start;
         let first = own.narrow(dim, 0, n_own).transpose(0, dim);
-        let rows = self.group.rows(&first, &self.counts);
-        let rows = self.or_note(rows, || {
+        let instead = || {
             let size = [&[self.n_rows()], &first.size()[1..]].concat();
             Tensor::zeros(size, (first.kind(), first.device()))
-        });
+        };
+        let rows = self.by_group(|group| group.rows(&first, &self.counts), instead);
         rows.transpose(0, dim).contiguous()
     }
 
@@ -147,7 +151,7 @@ impl Share {
             true => own * 0.0,
             false => own.shallow_clone(),
         };
-        self.or_note(self.group.sum(&own), || own.shallow_clone())
+        self.by_group(|group| group.sum(&own), || own.shallow_clone())
     }
 
     /// The mean over the batch of a mean over this process's rows.
@@ -158,7 +162,8 @@ impl Share {
 
     /// The mean over the processes of a tensor that all have, such as a weight's gradient.
     pub(crate) fn mean_of_processes(&self, tensor: &Tensor) -> Tensor {
-        let sum = self.or_note(self.group.sum(&tensor.detach()), || tensor.shallow_clone());
+        let fixed = tensor.detach();
+        let sum = self.by_group(|group| group.sum(&fixed), || fixed.shallow_clone());
         sum / self.group.size() as f64
     }
 

@@ -199,9 +199,16 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 processes.share_checkpoint(group, checkpoint.as_ref())?;
                 processes.note_run(run_dir.path())?;
             }
-            train(
-                args, &run_dir, &lock, &config, &splits, &vae, checkpoint, group,
-            )
+            let begun = Begun {
+                run_dir: &run_dir,
+                _lock: &lock,
+                config: &config,
+                splits: &splits,
+                vae: &vae,
+                checkpoint,
+                group,
+            };
+            train(args, begun)
         }
         None => {
             if threads.is_none() {
@@ -223,7 +230,16 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 processes.share_checkpoint(group, None)?;
                 processes.note_run(run_dir.path())?;
             }
-            train(args, &run_dir, &lock, &config, &splits, &vae, None, group)
+            let begun = Begun {
+                run_dir: &run_dir,
+                _lock: &lock,
+                config: &config,
+                splits: &splits,
+                vae: &vae,
+                checkpoint: None,
+                group,
+            };
+            train(args, begun)
         }
     }
 }
@@ -293,18 +309,27 @@ fn loaded(checkpoint: &OpenCheckpoint, config: &RunConfig, device: Device) -> Re
     Ok(vae)
 }
 
-/// Trains in a folder whose lock this process holds.
-#[expect(clippy::too_many_arguments, reason = "all of them are one run")]
-fn train(
-    args: &Args,
-    run_dir: &RunDir,
-    _lock: &RunLock,
-    config: &RunConfig,
-    splits: &Splits,
-    vae: &Vae,
+/// What is needed to train, in a folder whose lock this process holds.
+struct Begun<'a> {
+    run_dir: &'a RunDir,
+    _lock: &'a RunLock,
+    config: &'a RunConfig,
+    splits: &'a Splits,
+    vae: &'a Vae,
     checkpoint: Option<OpenCheckpoint>,
     group: Option<Arc<Group>>,
-) -> Result<Done> {
+}
+
+fn train(args: &Args, begun: Begun) -> Result<Done> {
+    let Begun {
+        run_dir,
+        config,
+        splits,
+        vae,
+        checkpoint,
+        group,
+        ..
+    } = begun;
     for kind in &config.samplers {
         kind.check(&vae.latent_space()?).context("samplers")?;
     }

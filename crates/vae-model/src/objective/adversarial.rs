@@ -689,9 +689,9 @@ mod tests {
     #[test]
     fn diversity_is_the_ratio_of_mean_squared_distances() {
         let of = |values: &[f32]| Tensor::from_slice(values).view([-1, 1, 1, 1]);
-        let found = diversity(&of(&[0.0, 4.0]), &of(&[1.0, 3.0])).expect("a ratio");
+        let found = diversity(&of(&[0.0, 4.0]), &of(&[1.0, 3.0]), None).expect("a ratio");
         assert!((found.double_value(&[]) - 0.25).abs() < 1e-6);
-        assert!(diversity(&of(&[1.0]), &of(&[1.0])).is_none());
+        assert!(diversity(&of(&[1.0]), &of(&[1.0]), None).is_none());
     }
 
     #[test]
