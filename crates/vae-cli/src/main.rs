@@ -83,8 +83,10 @@ enum Command {
 enum Done {
     Fully,
     Interrupted,
-    /// Some of tch's functions panic if libtorch refuses; the panic hook has printed the reason.
+    /// With an error that was printed: some of tch's functions panic if libtorch refuses, and the panic hook says why.
     Badly,
+    /// Because another of several processes is gone: their launcher says which.
+    Alone,
 }
 
 /// Prints one line, as for every error.
@@ -214,6 +216,7 @@ fn main() -> ExitCode {
         Ok(Done::Fully) => ExitCode::SUCCESS,
         Ok(Done::Interrupted) => ExitCode::from(signals::INTERRUPTED),
         Ok(Done::Badly) => ExitCode::FAILURE,
+        Ok(Done::Alone) => ExitCode::from(signals::ANOTHER_IS_GONE),
         Err(error) => {
             say!("error: {}", output::whole(&error));
             // Like clap: 2 for an invalid request, 1 for one that failed.

@@ -10,6 +10,9 @@ use crate::output::say;
 /// The exit code that shells use for Ctrl-C.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// The exit code of a process that a launcher of this program has started, where another process is to blame (EX_TEMPFAIL).
+pub(crate) const ANOTHER_IS_GONE: u8 = 75;
+
 /// Makes a write that `ulimit -f` forbids an error, as on a full disk. (A write to a closed pipe is an error already: Rust
 /// ignores SIGPIPE.)
 pub(crate) fn refused_writes_are_errors() {

@@ -138,9 +138,7 @@ pub(crate) fn run(mut args: Args, threads: Option<i32>) -> Result<Done> {
     };
     match done.map_err(processes::explained) {
         // The launcher says which process it was.
-        Err(error) if processes.is_first() && of_launcher && processes::is_of_another(&error) => {
-            Ok(Done::Badly)
-        }
+        Err(error) if of_launcher && processes::is_of_another(&error) => Ok(Done::Alone),
         done => done,
     }
 }

@@ -48,7 +48,21 @@ struct Started {
 /// How the processes of one start ended.
 enum Ended {
     Well(Done),
-    Badly(String),
+    Badly(Failure),
+}
+
+/// Why processes ended badly.
+struct Failure {
+    why: String,
+    /// Whether the first process has said on stderr what its error was.
+    is_said: bool,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        let is_said = false;
+        Self { why, is_said }
+    }
 }
 
 /// The run that a process is to go on with, because the launcher has started it again.
@@ -118,8 +132,11 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
                 launcher.leave();
                 return Ok(done);
             }
-            Ended::Badly(why) if generation >= u64::from(args.restarts) => {
+            Ended::Badly(Failure { why, is_said }) if generation >= u64::from(args.restarts) => {
                 launcher.leave();
+                if is_said {
+                    return Ok(Done::Badly);
+                }
                 bail!(
                     "{why}{}",
                     match generation {
@@ -129,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
                     }
                 );
             }
-            Ended::Badly(why) => {
+            Ended::Badly(Failure { why, .. }) => {
                 generation += 1;
                 say!(
                     "{why}; starting all again, {generation} of at most {} restarts",
@@ -262,9 +279,8 @@ impl Launcher {
                         STOPPED.as_secs()
                     );
                     self.tell_of_failure(&elsewhere, &why);
-                    return Ok(Ended::Badly(format!(
-                        "{why}; the other processes are ended"
-                    )));
+                    let why = format!("{why}; the other processes are ended");
+                    return Ok(Ended::Badly(why.into()));
                 }
             }
             if first_failure.is_none() && started.iter().any(Started::has_failed) {
@@ -273,9 +289,9 @@ impl Launcher {
             let all_ended = started.iter().all(|process| process.status.is_some());
             match first_failure {
                 Some(since) if all_ended || since.elapsed() > GRACE => {
-                    let why = cause(started);
-                    self.tell_of_failure(&elsewhere, &why);
-                    return Ok(Ended::Badly(why));
+                    let failure = cause(started);
+                    self.tell_of_failure(&elsewhere, &failure.why);
+                    return Ok(Ended::Badly(failure));
                 }
                 Some(_) => continue,
                 None if all_ended => return Ok(Ended::Well(how_all_ended(started))),
@@ -292,7 +308,7 @@ impl Launcher {
                         .get(&elsewhere, UNTIL_ALL_ARE_HERE)
                         .context(GONE)?;
                     let why = String::from_utf8_lossy(&why).into_owned();
-                    return Ok(Ended::Badly(format!("on another machine: {why}")));
+                    return Ok(Ended::Badly(format!("on another machine: {why}").into()));
                 }
             }
         }
@@ -335,9 +351,10 @@ impl Started {
         errors.next().or_else(|| said.back()).cloned()
     }
 
-    /// Whether the failure seems to be another's.
+    /// Whether it ended because another was gone.
     fn only_follows(&self) -> bool {
-        self.last_line().is_some_and(|line| line.contains(GONE))
+        let code = self.status.and_then(|status| status.code());
+        code == Some(i32::from(signals::ANOTHER_IS_GONE))
     }
 
     /// Linux says in what state a process is; elsewhere a stopped one is noticed by the others, which wait for it.
@@ -373,7 +390,7 @@ fn this_program() -> Result<PathBuf> {
 }
 
 /// What the failure of all came from.
-fn cause(started: &mut [Started]) -> String {
+fn cause(started: &mut [Started]) -> Failure {
     for process in started.iter_mut() {
         if process.status.is_some()
             && let Some(reader) = process.reader.take()
@@ -386,12 +403,9 @@ fn cause(started: &mut [Started]) -> String {
         let status = process.status.as_ref();
         status.is_some_and(|status| status.signal().is_some())
     });
-    // The first process has said on the terminal what its error is.
-    let own = || failed().find(|process| process.rank != 0 && !process.only_follows());
-    let with_reason = || failed().find(|process| process.last_line().is_some());
-    let found = by_signal.or_else(own).or_else(with_reason);
-    let Some(process) = found.or_else(|| failed().next()) else {
-        return "a process has failed".to_owned();
+    let own = || failed().find(|process| !process.only_follows());
+    let Some(process) = by_signal.or_else(own) else {
+        return GONE.to_owned().into();
     };
     let ended = match process.status {
         Some(status) => match (status.signal(), status.code()) {
@@ -403,10 +417,11 @@ fn cause(started: &mut [Started]) -> String {
     };
     let said = process.last_line();
     let said = said.map_or_else(String::new, |line| format!(" ({line})"));
-    format!(
-        "rank {} {ended}{said}; the other processes are ended",
-        process.rank
-    )
+    let rank = process.rank;
+    Failure {
+        why: format!("rank {rank} {ended}{said}; the other processes are ended"),
+        is_said: rank == 0 && process.status.is_some_and(|status| status.code().is_some()),
+    }
 }
 
 /// How a training ended whose processes all ended well.

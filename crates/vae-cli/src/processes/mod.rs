@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -209,9 +209,13 @@ impl Processes {
             let is_missing = |&rank: &usize| !self.store.has(&here(rank)).unwrap_or(false);
             (0..size).filter(is_missing).collect::<Vec<usize>>()
         };
-        // Another may be reading the data still.
-        if let Some(&last) = missing().last() {
-            let _ = self.store.get(&here(last), self.patience);
+        // Others may be reading the data still.
+        let begun = Instant::now();
+        while let Some(&next) = missing().first() {
+            let left = self.patience.saturating_sub(begun.elapsed());
+            if left.is_zero() || self.store.get(&here(next), left).is_err() {
+                break;
+            }
         }
         let missing = missing();
         if !missing.is_empty() {
