@@ -167,6 +167,27 @@ impl Share {
         sum / self.group.size() as f64
     }
 
+    /// Batch norm by the statistics of all processes, which have `n` values in each channel: the maps, and mean and biased variance
+    /// `[C]`.
+    pub(crate) fn batch_norm(
+        &self,
+        maps: &Tensor,
+        layer: [&Tensor; 2],
+        n: i64,
+        epsilon: f64,
+    ) -> [Tensor; 3] {
+        let instead = || [maps, layer[0], layer[0]].map(Tensor::shallow_clone);
+        if self.failure.borrow().is_some() {
+            return instead();
+        }
+        let counts = !self.rows.is_empty();
+        let normalized = self.group.batch_norm(maps, layer, n, epsilon, counts);
+        normalized.unwrap_or_else(|error| {
+            *self.failure.borrow_mut() = Some(error);
+            instead()
+        })
+    }
+
     /// Terms of a process's own rows as those of the batch: rows, or means over rows.
     pub(crate) fn gathered_terms(&self, own: &Terms) -> Terms {
         let mut terms = Terms::default();

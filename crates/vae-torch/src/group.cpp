@@ -16,12 +16,20 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/batch_norm_update_stats.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/native_batch_norm.h>
+#include <ATen/ops/native_batch_norm_backward.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -105,6 +113,51 @@ struct MeanOfAll : torch::autograd::Node {
         at::Tensor gradient = gradients[0].detach().clone(at::MemoryFormat::Contiguous);
         group->all_reduce(gradient, c10d::ReduceOp::SUM);
         return {gradient / static_cast<double>(group->backend->getSize())};
+    }
+};
+
+// Sums of each channel over all processes, a row for each of some values [k, C].
+at::Tensor over_all(const Group &group, const at::Tensor &own, bool counts) {
+    at::Tensor sums = counts ? own.contiguous() : at::zeros_like(own);
+    group->all_reduce(sums, c10d::ReduceOp::SUM);
+    return sums;
+}
+
+// The gradient of batch norm by the statistics of all processes (the formula of one process, with sums over all).
+struct BatchNormOfAll : torch::autograd::Node {
+    Group group;
+    torch::autograd::SavedVariable input, weight, mean, variance;
+    double n, epsilon;
+    bool counts;
+
+    torch::autograd::variable_list
+    apply(torch::autograd::variable_list &&gradients) override {
+        const at::NoGradGuard no_grad;
+        const at::Tensor x = input.unpack(), w = weight.unpack();
+        const at::Tensor mu = mean.unpack(), var = variance.unpack();
+        const at::Tensor dy = gradients[0];
+        // With fixed statistics: the sums of dy·x̂ and of dy over this process's rows.
+        auto [unused, of_weight, of_bias] = at::native_batch_norm_backward(
+            dy, x, w, mu, var, {}, {}, false, epsilon, {false, true, true});
+        const at::Tensor sums = over_all(group, at::stack({of_weight, of_bias}), counts) / n;
+        if (!counts) {
+            return {at::zeros_like(x), of_weight, of_bias};
+        }
+        const at::Tensor inverse = (var + epsilon).rsqrt();
+        // w/σ·(dy − mean dy − x̂·mean(dy·x̂)), with x − μ first: where σ is small beside μ, little of the two would be left.
+        const at::Tensor slope = w * inverse;
+        const at::Tensor curve = slope * inverse * sums[0];
+        const auto of_maps = [](const at::Tensor &values) { return values.view({1, -1, 1, 1}); };
+        const at::Tensor centered = x - of_maps(mu);
+        at::Tensor dx = at::addcmul(of_maps(-slope * sums[1]), centered, of_maps(-curve));
+        dx.addcmul_(dy, of_maps(slope));
+        return {dx, of_weight, of_bias};
+    }
+
+    void release_variables() override {
+        for (auto *saved : {&input, &weight, &mean, &variance}) {
+            saved->reset_data();
+        }
     }
 };
 
@@ -283,6 +336,46 @@ char *vae_group_rows(
         at::Tensor rows = at::cat(parts, 0);
         connect(rows, *own, new OwnRows(start, counts[rank], size));
         *output = new at::Tensor(std::move(rows));
+    });
+}
+
+// Batch norm of maps by the mean and the variance of all processes, which have `n` values in each channel. A process whose rows do
+// not count adds nothing to them.
+char *vae_group_batch_norm(
+    const Group *group, const at::Tensor *input, const at::Tensor *weight, const at::Tensor *bias,
+    double n, double epsilon, bool counts, at::Tensor **output, at::Tensor **mean,
+    at::Tensor **variance) {
+    return guarded([&] {
+        at::Tensor normalized, mu, var;
+        {
+            const at::NoGradGuard no_grad;
+            const at::Tensor own_n = at::full({1}, input->numel() / input->size(1), weight->options());
+            const at::Tensor values = input->to(weight->scalar_type());
+            auto [own_mean, own_var] = at::batch_norm_update_stats(values, {}, {}, 0.0);
+            mu = over_all(*group, own_mean * own_n, counts) / n;
+            // The variance around the mean of all, by that around this process's own.
+            var = over_all(*group, (own_var + (own_mean - mu).square()) * own_n, counts) / n;
+            normalized = std::get<0>(
+                at::native_batch_norm(*input, *weight, *bias, mu, var, false, 0.0, epsilon));
+        }
+        if (at::GradMode::is_enabled() &&
+            (input->requires_grad() || weight->requires_grad() || bias->requires_grad())) {
+            const std::shared_ptr<BatchNormOfAll> node(
+                new BatchNormOfAll(), torch::autograd::deleteNode);
+            node->group = *group;
+            node->n = n;
+            node->epsilon = epsilon;
+            node->counts = counts;
+            node->input = torch::autograd::SavedVariable(*input, false);
+            node->weight = torch::autograd::SavedVariable(*weight, false);
+            node->mean = torch::autograd::SavedVariable(mu, false);
+            node->variance = torch::autograd::SavedVariable(var, false);
+            node->set_next_edges(torch::autograd::collect_next_edges(*input, *weight, *bias));
+            torch::autograd::set_history(normalized, node);
+        }
+        *output = new at::Tensor(std::move(normalized));
+        *mean = new at::Tensor(std::move(mu));
+        *variance = new at::Tensor(std::move(var));
     });
 }
 

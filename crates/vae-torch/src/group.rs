@@ -75,6 +75,18 @@ unsafe extern "C" {
         counts: *const i64,
         output: *mut *mut C_tensor,
     ) -> *mut c_char;
+    fn vae_group_batch_norm(
+        group: *const c_void,
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        n: f64,
+        epsilon: f64,
+        counts: bool,
+        output: *mut *mut C_tensor,
+        mean: *mut *mut C_tensor,
+        variance: *mut *mut C_tensor,
+    ) -> *mut c_char;
     fn vae_group_shared(
         group: *const c_void,
         input: *const C_tensor,
@@ -397,6 +409,40 @@ impl Group {
         }
     }
 
+    /// Batch norm of maps `[B, C, H, W]` in training by the mean and the variance of all processes, which have `n` values in each
+    /// channel, through which gradients pass; and the two, `[C]` each, the variance biased. Where a process has rows for form's sake
+    /// alone, `counts` is false.
+    ///
+    /// # Errors
+    /// Those of [`Self::all_reduce`].
+    pub fn batch_norm(
+        &self,
+        maps: &Tensor,
+        [weight, bias]: [&Tensor; 2],
+        n: i64,
+        epsilon: f64,
+        counts: bool,
+    ) -> Result<[Tensor; 3], TchError> {
+        let mut made = [ptr::null_mut(); 3];
+        let [output, mean, variance] = &mut made;
+        // SAFETY: group and tensors live; the results are tensors of their own.
+        unsafe {
+            taken(vae_group_batch_norm(
+                self.pointer.as_ptr(),
+                maps.as_ptr(),
+                weight.as_ptr(),
+                bias.as_ptr(),
+                n as f64,
+                epsilon,
+                counts,
+                output,
+                mean,
+                variance,
+            ))?;
+            Ok(made.map(|tensor| Tensor::from_ptr(tensor)))
+        }
+    }
+
     /// The same values, of a tensor that is the same in all processes. Its gradient is the mean of those that the processes
     /// find: each of them uses some of the values for rows of its own, whose gradients are multiplied by the number of
     /// processes ([`Self::rows`]), so that the mean is the gradient of all.
@@ -655,6 +701,75 @@ mod tests {
         });
         for (found, wanted) in found.concat().iter().zip(wanted) {
             assert!((found - wanted).abs() < 1e-12, "{found} {wanted}");
+        }
+    }
+
+    #[test]
+    fn batch_norm_of_all_has_the_values_and_the_gradients_of_one_process() {
+        let kind = (Kind::Float, tch::Device::Cpu);
+        let maps = || ((Tensor::arange(5 * 3 * 4 * 4, kind) * 0.7).sin() + 2.0).view([5, 3, 4, 4]);
+        let weights = || {
+            [
+                Tensor::from_slice(&[0.5_f32, 1.5, -2.0]),
+                Tensor::zeros([3], kind),
+            ]
+        };
+        let loss = |output: &Tensor| (output.pow_tensor_scalar(3) + output.sin()).sum(Kind::Float);
+        let [w, b] = weights().map(|weight| weight.set_requires_grad(true));
+        let x = maps().set_requires_grad(true);
+        let moments = [Tensor::zeros([3], kind), Tensor::ones([3], kind)];
+        let [mean, var] = &moments;
+        let options = (true, 1.0, 1e-5, true);
+        let wanted = x.batch_norm(
+            Some(&w),
+            Some(&b),
+            Some(mean),
+            Some(var),
+            options.0,
+            options.1,
+            options.2,
+            options.3,
+        );
+        loss(&wanted).backward();
+        let whole = [wanted.detach(), x.grad(), mean.copy(), var * (79.0 / 80.0)];
+        let whole = whole.map(|tensor| numbers(&tensor));
+        let of_weights = [w.grad(), b.grad()].map(|tensor| numbers(&tensor));
+        // Three rows, two, and one for form's sake.
+        let found = ranks(3, |group| {
+            let (start, n) = [(0, 3), (3, 2), (0, 1)][group.rank()];
+            let counts = group.rank() < 2;
+            let x = maps().narrow(0, start, n).copy().set_requires_grad(true);
+            let [w, b] = weights().map(|weight| weight.set_requires_grad(true));
+            let normalized = group.batch_norm(&x, [&w, &b], 80, 1e-5, counts).unwrap();
+            let [output, mean, variance] = normalized;
+            (loss(&output) * f64::from(u8::from(counts))).backward();
+            let own = [&output.detach(), &x.grad(), &mean, &variance].map(numbers);
+            (own, [w.grad(), b.grad()].map(|tensor| numbers(&tensor)))
+        });
+        let near = |found: &[f64], wanted: &[f64]| {
+            assert_eq!(found.len(), wanted.len());
+            for (found, wanted) in found.iter().zip(wanted) {
+                assert!(
+                    (found - wanted).abs() < 2e-4 * (1.0 + wanted.abs()),
+                    "{found} {wanted}"
+                );
+            }
+        };
+        for i in 0..2 {
+            let rows = [found[0].0[i].clone(), found[1].0[i].clone()].concat();
+            near(&rows, &whole[i]);
+        }
+        assert!(found[2].0[1].iter().all(|&gradient| gradient == 0.0));
+        for (own, _) in &found {
+            near(&own[2], &whole[2]);
+            near(&own[3], &whole[3]);
+        }
+        for i in 0..2 {
+            let sum = found.iter().map(|(_, of_weights)| &of_weights[i]);
+            let sum = sum.fold(vec![0.0; 3], |sum: Vec<f64>, own| {
+                sum.iter().zip(own).map(|(a, b)| a + b).collect()
+            });
+            near(&sum, &of_weights[i]);
         }
     }
 

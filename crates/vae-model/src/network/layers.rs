@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use super::ops::{GraphLayer, channels_last};
 use crate::graph::{EPSILON, Graph, Op, Value};
@@ -539,29 +539,15 @@ impl BatchNorm {
 impl BatchNorm {
     /// The maps of this process normalized by the statistics of all, which have `n` values in each channel.
     fn of_all_processes(&self, maps: &Tensor, n: i64, share: &Share) -> Tensor {
-        let by_channel = [0_i64, 2, 3];
-        let mean_of = |values: &Tensor| {
-            let own = values.sum_dim_intlist(by_channel.as_slice(), true, Kind::Float);
-            share.sum(&own) / n as f64 // [1, C, 1, 1]
-        };
-        let values = maps.to_kind(Kind::Float);
-        let mean = mean_of(&values);
-        let centered = values - &mean;
-        let variance = mean_of(&centered.square());
+        let layer = [&self.weight, &self.bias];
+        let [output, mean, variance] = share.batch_norm(maps, layer, n, EPSILON);
         no_grad(|| {
-            let of_channels = |values: &Tensor| values.detach().flatten(0, -1);
-            let unbiased = of_channels(&variance) * (n as f64 / (n - 1) as f64);
-            for (running, new) in [
-                (&self.running_mean, of_channels(&mean)),
-                (&self.running_var, unbiased),
-            ] {
+            let unbiased = variance * (n as f64 / (n - 1) as f64);
+            for (running, new) in [(&self.running_mean, mean), (&self.running_var, unbiased)] {
                 let _ = running.shallow_clone().lerp_(&new, 0.1);
             }
         });
-        let maps_of = |values: &Tensor| values.view([1, -1, 1, 1]);
-        let normalized = centered * (variance + EPSILON).rsqrt();
-        let output = normalized * maps_of(&self.weight) + maps_of(&self.bias);
-        output.to_kind(maps.kind())
+        output
     }
 }
 
