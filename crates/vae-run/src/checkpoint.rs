@@ -107,7 +107,7 @@ pub struct ResumeState {
     /// The number of CPU threads of libtorch.
     pub threads: i32,
     /// The number of processes that shared the steps; with another one, too, the results differ slightly.
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub processes: usize,
     /// The number of steps of the model's optimizer.
     pub optimizer_steps: u64,
@@ -129,6 +129,14 @@ pub struct ResumeState {
 
 fn one() -> usize {
     1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// The tensors of a checkpoint.
