@@ -755,21 +755,21 @@ mod tests {
                 );
             }
         };
-        for i in 0..2 {
+        for (i, wanted) in whole.iter().enumerate().take(2) {
             let rows = [found[0].0[i].clone(), found[1].0[i].clone()].concat();
-            near(&rows, &whole[i]);
+            near(&rows, wanted);
         }
         assert!(found[2].0[1].iter().all(|&gradient| gradient == 0.0));
         for (own, _) in &found {
             near(&own[2], &whole[2]);
             near(&own[3], &whole[3]);
         }
-        for i in 0..2 {
-            let sum = found.iter().map(|(_, of_weights)| &of_weights[i]);
+        for (i, wanted) in of_weights.iter().enumerate() {
+            let sum = found.iter().map(|(_, own)| &own[i]);
             let sum = sum.fold(vec![0.0; 3], |sum: Vec<f64>, own| {
                 sum.iter().zip(own).map(|(a, b)| a + b).collect()
             });
-            near(&sum, &of_weights[i]);
+            near(&sum, wanted);
         }
     }
 
