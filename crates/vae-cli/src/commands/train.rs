@@ -193,10 +193,6 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 None => fresh(&config, &splits, device)?,
             };
             let group = meet(processes, &config, &splits, &vae)?;
-            if let (Some(processes), Some(group)) = (processes, &group) {
-                processes.share_checkpoint(group, checkpoint.as_ref())?;
-                processes.note_run(run_dir.path())?;
-            }
             let begun = Begun {
                 run_dir: &run_dir,
                 _lock: &lock,
@@ -206,7 +202,7 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 checkpoint,
                 group,
             };
-            train(args, begun)
+            train(args, processes, begun)
         }
         None => {
             if threads.is_none() {
@@ -224,10 +220,6 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 .unwrap_or_else(|| free_folder(&config_file));
             let run_dir = RunDir::create(&out, &config)?;
             let lock = run_dir.lock()?;
-            if let (Some(processes), Some(group)) = (processes, &group) {
-                processes.share_checkpoint(group, None)?;
-                processes.note_run(run_dir.path())?;
-            }
             let begun = Begun {
                 run_dir: &run_dir,
                 _lock: &lock,
@@ -237,7 +229,7 @@ fn train_first(args: &Args, threads: Option<i32>, processes: Option<&Processes>)
                 checkpoint: None,
                 group,
             };
-            train(args, begun)
+            train(args, processes, begun)
         }
     }
 }
@@ -318,7 +310,7 @@ struct Begun<'a> {
     group: Option<Arc<Group>>,
 }
 
-fn train(args: &Args, begun: Begun) -> Result<Done> {
+fn train(args: &Args, processes: Option<&Processes>, begun: Begun) -> Result<Done> {
     let Begun {
         run_dir,
         config,
@@ -328,6 +320,10 @@ fn train(args: &Args, begun: Begun) -> Result<Done> {
         group,
         ..
     } = begun;
+    if let (Some(processes), Some(group)) = (processes, &group) {
+        processes.share_checkpoint(group, checkpoint.as_ref())?;
+        processes.note_run(run_dir.path())?;
+    }
     for kind in &config.samplers {
         kind.check(&vae.latent_space()?).context("samplers")?;
     }
