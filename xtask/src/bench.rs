@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: training throughput beside PyTorch's, turn by turn in one sitting.
+//! `cargo xtask bench`: training throughput beside PyTorch's in its best modes, turn by turn in one sitting.
 
 use std::fs;
 use std::path::Path;
@@ -8,12 +8,73 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::workspace::Workspace;
 use crate::{cargo, libtorch};
 
-/// PyTorch's modes on a CPU; the best of them is the one to beat.
-const PEER_MODES: [&str; 2] = ["eager", "eager-cl"];
+/// A network that both sides have, or only this project.
+struct Network {
+    name: &'static str,
+    /// The arguments of `vae bench`.
+    ours: &'static [&'static str],
+    /// The arguments of `benches/pytorch_vae.py`.
+    peers: Option<&'static [&'static str]>,
+}
+
+/// The networks of the peer at its batch sizes, and that of `configs/celeba.toml`.
+const NETWORKS: [Network; 3] = [
+    Network {
+        name: "mnist",
+        ours: &["configs/mnist.toml", "--set", "training.batch_size=128"],
+        peers: Some(&["--model", "mnist"]),
+    },
+    Network {
+        name: "faces",
+        ours: &[
+            "configs/celeba.toml",
+            "--shape=3x64x64",
+            "--steps=12",
+            "--set=training.batch_size=64",
+            "--set=model.network={conv_batch_norm={channels=[32,64,128,256,512]}}",
+        ],
+        peers: Some(&["--model", "faces", "--batch", "64", "--steps", "12"]),
+    },
+    Network {
+        name: "residual",
+        ours: &[
+            "configs/celeba.toml",
+            "--shape=3x64x64",
+            "--steps=6",
+            "--set=training.batch_size=64",
+        ],
+        peers: None,
+    },
+];
+
+/// This program, by its own kernels and by libtorch's alone.
+const OURS: [(&str, &[&str]); 2] = [
+    ("vae", &[]),
+    (
+        "vae --convolutions libtorch",
+        &["--convolutions", "libtorch"],
+    ),
+];
+
+/// PyTorch's modes on a CPU, and whether its allocator keeps its blocks, as this program's does. The best is the one to beat.
+const PEERS: [(&str, bool); 4] = [
+    ("eager", false),
+    ("eager-cl", false),
+    ("eager-cl", true),
+    ("compile-cl", true),
+];
+
+/// The settings by which glibc's allocator keeps its blocks.
+const KEPT_BLOCKS: [(&str, &str); 3] = [
+    ("MALLOC_MMAP_THRESHOLD_", "4294967296"),
+    ("MALLOC_TRIM_THRESHOLD_", "4294967296"),
+    ("MALLOC_TOP_PAD_", "268435456"),
+];
 
 /// The results of one program in one round.
 #[derive(Clone, Copy, Debug)]
@@ -28,54 +89,97 @@ struct Repetition {
     images_per_s: f64,
 }
 
-/// Measure `vae bench configs/mnist.toml` and `benches/pytorch_vae.py` in turns.
+/// Measure `vae bench` and `benches/pytorch_vae.py` in turns, one network after the other.
 ///
 /// # Errors
 /// If something is missing or fails.
-pub(crate) fn bench(workspace: &Workspace, python: &Path, rounds: usize) -> Result<()> {
+pub(crate) fn bench(
+    workspace: &Workspace,
+    python: &Path,
+    rounds: usize,
+    json: Option<&Path>,
+) -> Result<()> {
     ensure!(rounds > 0, "at least one round is needed");
     libtorch::ensure_present(workspace)?;
     let mut build = cargo::cargo(workspace);
     build.args(["build", "--release", "--package", "vae-cli"]);
     cargo::run("build", &mut build)?;
-
-    let mut ours = Vec::new();
-    let mut peers = PEER_MODES.map(|_| Vec::new());
-    for round in 1..=rounds {
-        let mut command = cargo::cargo(workspace);
-        command.args(["run", "--quiet", "--release", "--package", "vae-cli", "--"]);
-        // The network of configs/mnist.toml at the peer's batch size.
-        command.args(["bench", "configs/mnist.toml"]);
-        command.args(["--set", "training.batch_size=128"]);
-        ours.push(turn(&mut command, "vae")?);
-        for (mode, turns) in PEER_MODES.iter().zip(&mut peers) {
-            let mut command = Command::new(python);
-            command.current_dir(workspace.root());
-            command.args(["benches/pytorch_vae.py", "--model", "mnist", "--mode", mode]);
-            turns.push(turn(&mut command, "python")?);
+    let mut results = Vec::new();
+    for network in &NETWORKS {
+        let programs = programs(workspace, python, network);
+        let mut turns: Vec<Vec<Turn>> = programs.iter().map(|_| Vec::new()).collect();
+        for round in 1..=rounds {
+            for (program, turns) in programs.iter().zip(&mut turns) {
+                let command = &mut (program.command)();
+                turns.push(turn(command, &program.name)?);
+            }
+            eprintln!("{}: round {round} of {rounds} done", network.name);
         }
-        eprintln!("round {round} of {rounds} done");
-    }
-
-    println!("| program | images/s: median (min–max) | peak memory |");
-    println!("| --- | --- | --- |");
-    println!("{}", row("vae", &ours));
-    for (mode, turns) in PEER_MODES.iter().zip(&peers) {
-        println!("{}", row(&format!("PyTorch {mode}"), turns));
-    }
-    for (mode, turns) in PEER_MODES.iter().zip(&peers) {
-        let ratios = ours
-            .iter()
-            .zip(turns)
-            .map(|(ours, peer)| ours.images_per_s / peer.images_per_s)
-            .collect();
-        let [median, min, max] = spread(ratios);
+        println!("\n{}:\n", network.name);
         println!(
-            "vae / PyTorch {mode}, round by round: median {median:.2} ({min:.2}–{max:.2}) over \
-             {rounds} rounds"
+            "| program | images/s: median (min–max) | peak memory | vae / program, round by round |"
         );
+        println!("| --- | --- | --- | --- |");
+        for (program, others) in programs.iter().zip(&turns) {
+            let ratios = turns[0].iter().zip(others);
+            let ratios = ratios.map(|(ours, other)| ours.images_per_s / other.images_per_s);
+            println!("{}", row(&program.name, others, ratios.collect()));
+            results.push(json!({
+                "network": network.name,
+                "program": program.name,
+                "images_per_s": others.iter().map(|turn| turn.images_per_s).collect::<Vec<_>>(),
+                "peak_mib": others.iter().map(|turn| turn.peak_mib).collect::<Vec<_>>(),
+            }));
+        }
+    }
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(&results)?;
+        fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// A program and how it is started.
+struct Program<'a> {
+    name: String,
+    command: Box<dyn Fn() -> Command + 'a>,
+}
+
+/// What is compared on a network; this program comes first.
+fn programs<'a>(
+    workspace: &'a Workspace,
+    python: &'a Path,
+    network: &'static Network,
+) -> Vec<Program<'a>> {
+    let ours = OURS.map(|(name, options)| Program {
+        name: name.to_owned(),
+        command: Box::new(move || {
+            let mut command = cargo::cargo(workspace);
+            command.args(["run", "--quiet", "--release", "--package", "vae-cli", "--"]);
+            command.arg("bench").args(network.ours).args(options);
+            command
+        }),
+    });
+    let mut programs: Vec<_> = ours.into();
+    if let Some(arguments) = network.peers {
+        programs.extend(PEERS.map(|(mode, keeps_blocks)| Program {
+            name: format!(
+                "PyTorch {mode}{}",
+                if keeps_blocks { ", kept blocks" } else { "" }
+            ),
+            command: Box::new(move || {
+                let mut command = Command::new(python);
+                command.current_dir(workspace.root());
+                command.arg("benches/pytorch_vae.py").args(arguments);
+                command.args(["--mode", mode]);
+                if keeps_blocks {
+                    command.envs(KEPT_BLOCKS);
+                }
+                command
+            }),
+        }));
+    }
+    programs
 }
 
 /// Runs one program and reads its lines of JSON.
@@ -116,12 +220,15 @@ fn watch_memory(child: &mut Child) -> Result<f64> {
     Ok(peak_kib / 1024.0)
 }
 
-fn row(name: &str, turns: &[Turn]) -> String {
+fn row(name: &str, turns: &[Turn], ratios: Vec<f64>) -> String {
     let [median, min, max] = spread(turns.iter().map(|turn| turn.images_per_s).collect());
+    let [ratio, least, most] = spread(ratios);
     let peak = turns
         .iter()
         .fold(0.0_f64, |peak, turn| peak.max(turn.peak_mib));
-    format!("| {name} | {median:.0} ({min:.0}–{max:.0}) | {peak:.0} MiB |")
+    format!(
+        "| {name} | {median:.0} ({min:.0}–{max:.0}) | {peak:.0} MiB | {ratio:.2} ({least:.2}–{most:.2}) |"
+    )
 }
 
 /// Median (the mean of the middle two), minimum and maximum of at least one number.

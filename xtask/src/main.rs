@@ -116,6 +116,9 @@ enum Task {
         /// How often each program has its turn.
         #[arg(long, value_name = "N", default_value_t = 5)]
         rounds: usize,
+        /// Write the numbers of every round to this file, too.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// Write docs/models.md, the table of published models, from configs/models/*.toml.
     Models {
@@ -221,7 +224,11 @@ fn main() -> ExitCode {
         Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
         Task::Test { arguments } => ci::test(&workspace, &arguments),
-        Task::Bench { python, rounds } => bench::bench(&workspace, &python, rounds),
+        Task::Bench {
+            python,
+            rounds,
+            json,
+        } => bench::bench(&workspace, &python, rounds, json.as_deref()),
         Task::Models { check } => models::models(&workspace, check),
         Task::Options { check } => options::options(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),

@@ -26,6 +26,7 @@ use commands::{
 };
 use output::say;
 use run_config::ConfigError;
+use vae_train::CpuKernels;
 
 /// Train variational autoencoders and explore what they learned.
 ///
@@ -41,9 +42,27 @@ struct Cli {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     threads: Option<i32>,
 
+    /// Convolutions and norms on the CPU: by kernels of our own where they are faster, or by libtorch alone; the results
+    /// differ by rounding
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHOSE",
+        default_value = "own",
+        value_enum
+    )]
+    kernels: Kernels,
+
     /// More messages on stderr
     #[arg(long, short, global = true)]
     verbose: bool,
+}
+
+/// Who computes convolutions and norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kernels {
+    Own,
+    Libtorch,
 }
 
 #[derive(Debug, Subcommand)]
@@ -202,6 +221,10 @@ fn main() -> ExitCode {
         // This must come before the first operation; CUDA may still be loaded later.
         tch::set_num_threads(threads);
     }
+    vae_train::use_cpu_kernels(match cli.kernels {
+        Kernels::Own => CpuKernels::Own,
+        Kernels::Libtorch => CpuKernels::Libtorch,
+    });
     vae_data::image_folder::watch_packs(progress::show_pack);
     // The results of training are in its folder; other commands have theirs on stdout.
     let prints_results = !matches!(cli.command, Command::Train(_));

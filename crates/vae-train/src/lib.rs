@@ -55,5 +55,5 @@ pub use vae_run::{
     RunDir, RunError, RunLock, RunState, SafetyConfig, Schedule, Session, SgdConfig, StepConfig,
     Summary, ThresholdMode, TrainingConfig, WarmUpConfig, check_resume, differences, read_config,
 };
-pub use vae_torch::libtorch_config;
+pub use vae_torch::{CpuKernels, libtorch_config, own_kernels, use_cpu_kernels};
 pub use vae_view::{animation, curves, latent, picture, tensorboard};

@@ -39,7 +39,16 @@ pub(super) const ORDERS: &[Order] = &[
     },
     Order {
         krate: "vae-torch",
-        modules: &["call", "generator", "group", "kernels", "recompute"],
+        modules: &[
+            "call",
+            "cpu",
+            "convolution",
+            "generator",
+            "group",
+            "kernels",
+            "norm_silu",
+            "recompute",
+        ],
         upward: &[],
     },
     Order {

@@ -10,7 +10,7 @@ use tch::{Cuda, Device};
 use vae_base::read_small_text;
 use vae_run::Precision;
 use vae_torch::{Group, Network, Store};
-use vae_train::{check_precision, libtorch_config};
+use vae_train::{check_precision, libtorch_config, own_kernels};
 
 use super::table;
 use crate::Done;
@@ -32,6 +32,8 @@ struct Report {
     libtorch_file: Option<String>,
     /// `AVX512`, `AVX2`, `DEFAULT`, ….
     cpu_capability: Option<String>,
+    /// The instructions of our own kernels of convolutions and norms, if this processor has them.
+    own_kernels: Option<&'static str>,
     bf16_on_cpu: bool,
     threads: i32,
     cores: usize,
@@ -65,6 +67,13 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             row("libtorch", found(&report.libtorch)),
             row("from", found(&report.libtorch_file)),
             row("instructions", found(&report.cpu_capability)),
+            row(
+                "convolutions, norms",
+                match report.own_kernels {
+                    Some(instructions) => format!("kernels of our own, {instructions}"),
+                    None => "libtorch's".to_owned(),
+                },
+            ),
             row(
                 "bf16 on the CPU",
                 if report.bf16_on_cpu { "yes" } else { "no" }.to_owned(),
@@ -151,6 +160,7 @@ fn examine() -> Report {
         gloo: gloo.is_ok(),
         interfaces: interfaces(),
         cpu_capability,
+        own_kernels: own_kernels(),
         bf16_on_cpu: check_precision(Precision::Bf16, Device::Cpu).is_ok(),
         threads,
         cores,

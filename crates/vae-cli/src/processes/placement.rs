@@ -85,9 +85,7 @@ impl Placement {
             let Some(value) = variable(name) else {
                 return Ok(None);
             };
-            // SLURM writes 4(x2) for two machines of four tasks.
-            let digits = value.split('(').next().unwrap_or_default();
-            let number = digits.parse();
+            let number = value.parse();
             let number =
                 number.with_context(|| format!("{name}: found {value:?}, expected a number"));
             number.map(Some)
@@ -108,13 +106,15 @@ impl Placement {
             let is_ours = variable(GENERATION).is_some();
             let host = match variable("MASTER_ADDR") {
                 Some(host) => host,
-                None => variable("SLURM_LAUNCH_NODE_IPADDR").with_context(|| {
-                    format!(
-                        "{} started {size} processes, but MASTER_ADDR does not say where they meet: the name of the \
-                         machine of rank 0",
-                        launcher.name
-                    )
-                })?,
+                None => variable("SLURM_STEP_NODELIST")
+                    .map(|nodes| first_node(&nodes))
+                    .with_context(|| {
+                        format!(
+                            "{} started {size} processes, but MASTER_ADDR does not say where they meet: the name of \
+                             the machine of rank 0",
+                            launcher.name
+                        )
+                    })?,
             };
             let port = match variable("MASTER_PORT") {
                 Some(port) => port
@@ -127,6 +127,16 @@ impl Placement {
                 (None, Some(name)) => number(name)?,
                 (None, None) => None,
             };
+            let node = number("SLURM_NODEID")?.unwrap_or(0);
+            let local_size = match variable(launcher.local_size) {
+                Some(list) => tasks_of_node(&list, node).with_context(|| {
+                    format!(
+                        "{}: found {list:?}, expected the number of processes on this machine",
+                        launcher.local_size
+                    )
+                })?,
+                None => 1,
+            };
             let agent_hosts =
                 variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
             return Ok(Some(Self {
@@ -134,7 +144,7 @@ impl Placement {
                 rank,
                 size,
                 local_rank: number(launcher.local_rank)?.unwrap_or(0),
-                local_size: number(launcher.local_size)?.unwrap_or(1),
+                local_size,
                 host,
                 port,
                 hosts_store: rank == 0 && !is_ours && !agent_hosts,
@@ -148,6 +158,36 @@ impl Placement {
     pub(super) fn own_address(&self) -> Result<String> {
         own_address(&self.host, self.port)
     }
+}
+
+/// The number of tasks of a machine in SLURM's list of them: 4(x2),3 are two machines of four tasks and one of three. Other
+/// launchers write one number.
+fn tasks_of_node(list: &str, node: usize) -> Option<usize> {
+    let mut first = 0;
+    for part in list.split(',') {
+        let (tasks, nodes) = match part.split_once("(x") {
+            Some((tasks, nodes)) => (tasks, nodes.strip_suffix(')')?.parse().ok()?),
+            None => (part, 1),
+        };
+        first += nodes;
+        if node < first {
+            return tasks.parse().ok();
+        }
+    }
+    None
+}
+
+/// The first machine of SLURM's list of them, where rank 0 is: node03 of `node[03-05,9]-ib,other`.
+fn first_node(list: &str) -> String {
+    let Some((name, rest)) = list.split_once('[') else {
+        return list.split(',').next().unwrap_or_default().to_owned();
+    };
+    if let Some((first, _)) = name.split_once(',') {
+        return first.to_owned();
+    }
+    let (numbers, rest) = rest.split_once(']').unwrap_or((rest, ""));
+    let number = numbers.split(['-', ',']).next().unwrap_or_default();
+    format!("{name}{number}{}", first_node(rest))
 }
 
 /// The address by which this machine reaches another, and is reached by it.
@@ -210,12 +250,12 @@ mod tests {
             ("SLURM_STEP_NUM_TASKS", "8"),
             ("SLURM_LOCALID", "0"),
             ("SLURM_STEP_TASKS_PER_NODE", "4(x2)"),
-            ("SLURM_LAUNCH_NODE_IPADDR", "10.0.0.7"),
+            ("SLURM_STEP_NODELIST", "rack1-[07-08]"),
         ];
         let found = of(&slurm).unwrap().unwrap();
         assert_eq!(
             (found.by, &*found.host, found.port),
-            ("SLURM", "10.0.0.7", 29_500)
+            ("SLURM", "rack1-07", 29_500)
         );
         assert_eq!(found.local_size, 4);
         assert!(found.hosts_store, "nobody else does");
@@ -231,6 +271,29 @@ mod tests {
         ] {
             let error = of(&wrong).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn slurm_s_lists_are_read() {
+        for (list, node, tasks) in [
+            ("4(x2),3", 1, Some(4)),
+            ("4(x2),3", 2, Some(3)),
+            ("2,1", 1, Some(1)),
+            ("2", 0, Some(2)),
+            ("2", 1, None),
+            ("2(x", 0, None),
+        ] {
+            assert_eq!(tasks_of_node(list, node), tasks, "{list} {node}");
+        }
+        for (list, first) in [
+            ("node1", "node1"),
+            ("node1,node2", "node1"),
+            ("node[03-05,9]-ib,other", "node03-ib"),
+            ("login,node[1-2]", "login"),
+            ("rack[2,4]n[7-8]", "rack2n7"),
+        ] {
+            assert_eq!(first_node(list), first);
         }
     }
 

@@ -350,8 +350,7 @@ impl<C: Convolution> Segment for Block<C> {
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let mut around = ops.share(&maps);
         for (norm, convolution) in &self.layers {
-            around = ops.layer(norm, around);
-            around = ops.activation(Activation::Silu, around);
+            around = ops.norm_silu(norm, around);
             around = ops.layer(convolution, around);
         }
         let maps = match &self.shortcut {
@@ -409,8 +408,7 @@ impl Layered for AutoencoderKl {
             }
         }
         let maps = middle.apply(ops, maps);
-        let maps = ops.layer(norm, maps);
-        let maps = ops.activation(Activation::Silu, maps);
+        let maps = ops.norm_silu(norm, maps);
         let params = posterior.apply(ops, maps); // [B, P]
         match quant {
             Some(quant) => {
@@ -447,8 +445,7 @@ impl Layered for AutoencoderKl {
                 maps = ops.layer(convolution, maps);
             }
         }
-        let maps = ops.layer(norm, maps);
-        let maps = ops.activation(Activation::Silu, maps);
+        let maps = ops.norm_silu(norm, maps);
         ops.layer(likelihood, maps) // [N, L·C, H, W]
     }
 

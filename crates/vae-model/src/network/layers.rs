@@ -344,6 +344,21 @@ impl Convolution for Layer<Conv> {
 }
 
 impl Layer<GroupNorm> {
+    /// silu(norm(maps)). The finite check sees what comes out of the SiLU, which is not finite where the norm is not.
+    pub(super) fn forward_silu(&self, maps: &Tensor) -> Tensor {
+        let GroupNorm { weight, bias, .. } = &self.module;
+        let (n_groups, epsilon) = (self.module.n_groups, self.module.epsilon);
+        let output = if takes_channels_outermost(maps) {
+            nn::Module::forward(&self.module, maps).silu()
+        } else {
+            refused(vae_torch::group_norm_silu(
+                maps, n_groups, weight, bias, epsilon,
+            ))
+        };
+        watch(&self.name, &output);
+        output
+    }
+
     /// The same layer, with the same variables.
     pub(super) fn shallow_clone(&self) -> Self {
         Self {
@@ -417,6 +432,11 @@ impl Affine {
     }
 }
 
+/// The output of an operation that fails only where tch's own operations panic: on maps that do not fit the layer.
+fn refused(output: Result<Tensor, tch::TchError>) -> Tensor {
+    output.unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// A convolution. tch's own does not expose its stride.
 #[derive(Debug)]
 pub(crate) struct Conv {
@@ -428,14 +448,9 @@ pub(crate) struct Conv {
 
 impl nn::Module for Conv {
     fn forward(&self, maps: &Tensor) -> Tensor {
-        maps.conv2d(
-            &self.weight,
-            self.bias.as_ref(),
-            [self.stride; 2],
-            self.padding,
-            [1; 2],
-            1,
-        )
+        let bias = self.bias.as_ref();
+        let output = vae_torch::convolution(maps, &self.weight, bias, self.stride, self.padding);
+        refused(output)
     }
 }
 
@@ -498,15 +513,16 @@ pub(super) struct ConvTranspose {
 
 impl nn::Module for ConvTranspose {
     fn forward(&self, maps: &Tensor) -> Tensor {
-        maps.conv_transpose2d(
+        let (stride, padding) = (self.stride, self.padding);
+        let (bias, more) = (self.bias.as_ref(), self.output_padding);
+        refused(vae_torch::convolution_transpose(
+            maps,
             &self.weight,
-            self.bias.as_ref(),
-            [self.stride; 2],
-            self.padding,
-            self.output_padding,
-            1,
-            [1; 2],
-        )
+            bias,
+            stride,
+            padding,
+            more,
+        ))
     }
 }
 
@@ -619,7 +635,7 @@ pub(super) fn group_norm_of(
 }
 
 #[derive(Debug)]
-pub(super) struct GroupNorm {
+pub(crate) struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     n_groups: i64,
@@ -641,12 +657,16 @@ impl nn::Module for GroupNorm {
                 true,
             )
         };
-        let sides = maps.size().into_iter().skip(2);
-        match sides.product::<i64>() > MOST_PIXELS_CHANNELS_LAST && maps.dim() == 4 {
+        match takes_channels_outermost(maps) {
             true => channels_last(&norm(&maps.contiguous())),
             false => norm(maps),
         }
     }
+}
+
+fn takes_channels_outermost(maps: &Tensor) -> bool {
+    let sides = maps.size().into_iter().skip(2);
+    sides.product::<i64>() > MOST_PIXELS_CHANNELS_LAST && maps.dim() == 4
 }
 
 impl ToOp for GroupNorm {

@@ -5,6 +5,7 @@ use vae_torch::recomputed;
 
 pub(crate) use crate::graph::Activation;
 
+use super::layers::{GroupNorm, Layer};
 use crate::graph::{Graph, Op, Value};
 use crate::{Mode, nn};
 
@@ -16,6 +17,12 @@ pub(crate) trait Ops {
     fn layer<L: GraphLayer>(&mut self, layer: &L, input: Self::Value) -> Self::Value;
 
     fn activation(&mut self, activation: Activation, input: Self::Value) -> Self::Value;
+
+    /// silu(norm(maps)), in one where there is a kernel for both.
+    fn norm_silu(&mut self, norm: &Layer<GroupNorm>, maps: Self::Value) -> Self::Value {
+        let maps = self.layer(norm, maps);
+        self.activation(Activation::Silu, maps)
+    }
 
     /// Features `[N, C·H·W]` of maps `[N, C, H, W]`.
     fn flatten(&mut self, maps: Self::Value) -> Self::Value;
@@ -117,6 +124,10 @@ impl Ops for Eager {
             Activation::Silu => input.silu(),
             Activation::Tanh => input.tanh(),
         }
+    }
+
+    fn norm_silu(&mut self, norm: &Layer<GroupNorm>, maps: Tensor) -> Tensor {
+        norm.forward_silu(&maps)
     }
 
     fn flatten(&mut self, maps: Tensor) -> Tensor {

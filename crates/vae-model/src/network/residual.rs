@@ -239,8 +239,7 @@ impl<C: GraphLayer> Block<C> {
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let mut around = ops.share(&maps);
         for (norm, convolution) in &self.layers {
-            around = ops.layer(norm, around);
-            around = ops.activation(Activation::Silu, around);
+            around = ops.norm_silu(norm, around);
             around = ops.layer(convolution, around);
         }
         ops.sum(around, maps)
@@ -261,8 +260,7 @@ impl Layered for Residual {
                 maps = block.apply(ops, maps);
             }
         }
-        let maps = ops.layer(norm, maps);
-        let maps = ops.activation(Activation::Silu, maps);
+        let maps = ops.norm_silu(norm, maps);
         posterior.apply(ops, maps) // [B, P]
     }
 
@@ -283,8 +281,7 @@ impl Layered for Residual {
                 maps = block.apply(ops, maps);
             }
         }
-        let maps = ops.layer(norm, maps);
-        let maps = ops.activation(Activation::Silu, maps);
+        let maps = ops.norm_silu(norm, maps);
         ops.layer(likelihood, maps) // [N, L·C, H, W]
     }
 

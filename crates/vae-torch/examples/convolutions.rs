@@ -1,0 +1,128 @@
+//! Times convolutions of our own against libtorch's, in turns: forward, gradient of the input, gradient of the weight.
+//!
+//! ```text
+//! export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456    # as `vae` sets them
+//! OMP_NUM_THREADS=2 cargo run --release -p vae-torch --example convolutions
+//! ```
+
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+use vae_torch::{CpuKernels, convolution, convolution_transpose, own_kernels, use_cpu_kernels};
+
+struct Shape {
+    batch: i64,
+    /// Channels and side of the larger maps.
+    maps: [i64; 2],
+    /// Channels and side of the smaller ones.
+    places: [i64; 2],
+    kernel: i64,
+}
+
+const ROUNDS: usize = 7;
+const KERNELS: [CpuKernels; 2] = [CpuKernels::Libtorch, CpuKernels::Own];
+
+fn main() {
+    println!("kernels: {}", own_kernels().unwrap_or("none"));
+    println!("threads: {}", tch::get_num_threads());
+    println!(
+        "                                                   ms: libtorch's, ours (libtorch's / ours)"
+    );
+    let shape = |batch, maps, places, kernel| Shape {
+        batch,
+        maps,
+        places,
+        kernel,
+    };
+    for shape in [
+        shape(128, [64, 14], [64, 14], 3),
+        shape(64, [16, 64], [16, 64], 3),
+        shape(64, [32, 32], [32, 32], 3),
+        shape(64, [64, 16], [64, 16], 3),
+        shape(64, [128, 8], [128, 8], 3),
+        shape(64, [256, 4], [256, 4], 3),
+        shape(128, [32, 28], [64, 14], 3),
+        shape(64, [16, 64], [32, 32], 3),
+        shape(64, [32, 64], [32, 32], 3),
+        shape(64, [32, 32], [64, 16], 3),
+        shape(64, [64, 16], [128, 8], 3),
+        shape(64, [128, 8], [256, 4], 3),
+        shape(64, [256, 4], [512, 2], 3),
+        shape(64, [64, 32], [128, 16], 4),
+        shape(128, [32, 28], [1, 28], 3),
+        shape(64, [32, 64], [3, 64], 3),
+        shape(128, [1, 28], [32, 28], 3),
+        shape(64, [3, 64], [32, 32], 3),
+    ] {
+        for transposed in [false, true] {
+            measure(&shape, transposed);
+        }
+    }
+}
+
+fn measure(shape: &Shape, transposed: bool) {
+    let options = (Kind::Float, Device::Cpu);
+    let maps = |[channels, side]: [i64; 2]| {
+        let size = [shape.batch, side, side, channels];
+        Tensor::rand(size, options).permute([0, 3, 1, 2])
+    };
+    let (from, to) = match transposed {
+        false => (shape.maps, shape.places),
+        true => (shape.places, shape.maps),
+    };
+    let input = maps(from).set_requires_grad(true);
+    let weight = Tensor::rand(
+        [shape.places[0], shape.maps[0], shape.kernel, shape.kernel],
+        options,
+    );
+    let weight = weight.set_requires_grad(true);
+    let bias = Tensor::rand([to[0]], options);
+    let stride = shape.maps[1] / shape.places[1];
+    let padding = [1; 2];
+    let more = shape.maps[1] - ((shape.places[1] - 1) * stride - 2 + shape.kernel);
+    let gradient = maps(to);
+    let mut best = [[f64::INFINITY; 3]; 2];
+    for _ in 0..ROUNDS {
+        for (kernels, best) in KERNELS.into_iter().zip(&mut best) {
+            use_cpu_kernels(kernels);
+            let start = Instant::now();
+            let output = match transposed {
+                false => convolution(&input, &weight, Some(&bias), stride, padding),
+                true => {
+                    let bias = Some(&bias);
+                    convolution_transpose(&input, &weight, bias, stride, padding, [more; 2])
+                }
+            };
+            let output = output.unwrap_or_else(|error| panic!("{error}"));
+            best[0] = best[0].min(start.elapsed().as_secs_f64());
+            for (leaf, best) in [&input, &weight].into_iter().zip(&mut best[1..]) {
+                let loss = (&output * &gradient).sum(Kind::Float);
+                // The gradient of the product is `gradient` itself.
+                let start = Instant::now();
+                let _ = Tensor::run_backward(&[loss], &[leaf], true, false);
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let name = format!(
+        "{}×{}×{}² {} {}×{}², {}×{}",
+        shape.batch,
+        from[0],
+        from[1],
+        if transposed { "up to" } else { "to" },
+        to[0],
+        to[1],
+        shape.kernel,
+        shape.kernel
+    );
+    let times = [0, 1, 2].map(|i| {
+        let [libtorch, ours] = [best[0][i], best[1][i]];
+        format!(
+            "{:6.2} {:6.2} ({:4.2})",
+            libtorch * 1e3,
+            ours * 1e3,
+            libtorch / ours
+        )
+    });
+    println!("{name:<40} {}", times.join("   "));
+}
