@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -530,6 +530,9 @@ impl Drop for Group {
 /// If a thread panics, or the group cannot be formed.
 pub fn among<T: Send>(size: usize, work: impl Fn(Arc<Group>) -> T + Sync) -> Vec<T> {
     const PATIENCE: Duration = Duration::from_secs(60);
+    // One group at a time: on a busy machine one that forms while another ends was seen to lose a connection.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let host = Store::host(0, PATIENCE).expect("a port is free");
     let port = host.port();
     thread::scope(|scope| {
