@@ -81,7 +81,9 @@ fn every_shape_gives_what_libtorch_gives() {
             inputs,
         );
         let found = gradients(
-            |maps, weight, bias| convolution(maps, weight, Some(bias), stride, padding).unwrap(),
+            |maps, weight, bias| {
+                convolution(maps, weight, Some(bias), stride, padding).expect("shapes fit")
+            },
             inputs,
         );
         for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -106,7 +108,8 @@ fn every_shape_gives_what_libtorch_gives() {
         );
         let found = gradients(
             |maps, weight, bias| {
-                convolution_transpose(maps, weight, Some(bias), stride, padding, more).unwrap()
+                convolution_transpose(maps, weight, Some(bias), stride, padding, more)
+                    .expect("shapes fit")
             },
             inputs,
         );
@@ -135,7 +138,8 @@ fn gradients_of_gradients_are_libtorch_s() {
     };
     let expected =
         second(&|maps, weight| maps.conv2d(weight, None::<&Tensor>, [1; 2], [1; 2], [1; 2], 1));
-    let found = second(&|maps, weight| convolution(maps, weight, None, 1, [1, 1]).unwrap());
+    let found =
+        second(&|maps, weight| convolution(maps, weight, None, 1, [1, 1]).expect("shapes fit"));
     assert!(difference(&found, &expected) < 2e-5);
 }
 
@@ -153,7 +157,9 @@ fn a_result_does_not_depend_on_the_order_of_work() {
     let bias = noise(3, &[32]);
     let compute = || {
         gradients(
-            |maps, weight, bias| convolution(maps, weight, Some(bias), 1, [1, 1]).unwrap(),
+            |maps, weight, bias| {
+                convolution(maps, weight, Some(bias), 1, [1, 1]).expect("shapes fit")
+            },
             [&maps, &weight, &bias],
         )
     };

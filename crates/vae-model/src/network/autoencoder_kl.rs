@@ -8,7 +8,7 @@ use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{
     Conv, ConvSizes, Convolution, GroupNorm, Layer, NextActivation, group_norm_of,
 };
-use super::ops::{Activation, Ops, Segment};
+use super::ops::{Ops, Segment};
 use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ImageShape, ModelError, nn};

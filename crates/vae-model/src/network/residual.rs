@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{Conv, ConvSizes, GroupNorm, Layer, NextActivation, group_norm, shrunk};
-use super::ops::{Activation, GraphLayer, Ops};
+use super::ops::{GraphLayer, Ops};
 use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_depth, check_sizes};
 use crate::{ModelError, nn};
