@@ -8,7 +8,9 @@
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
-use vae_torch::{CpuKernels, convolution, convolution_transpose, own_kernels, use_cpu_kernels};
+use vae_torch::{
+    CpuKernels, Generator, convolution, convolution_transpose, own_kernels, use_cpu_kernels,
+};
 
 struct Shape {
     batch: i64,
@@ -61,26 +63,22 @@ fn main() {
 }
 
 fn measure(shape: &Shape, transposed: bool) {
-    let options = (Kind::Float, Device::Cpu);
-    let maps = |[channels, side]: [i64; 2]| {
-        let size = [shape.batch, side, side, channels];
-        Tensor::rand(size, options).permute([0, 3, 1, 2])
-    };
+    let mut generator = Generator::cpu(0);
+    let mut random = |size: &[i64]| generator.uniform([0.0, 1.0], size, Device::Cpu);
     let (from, to) = match transposed {
         false => (shape.maps, shape.places),
         true => (shape.places, shape.maps),
     };
-    let input = maps(from).set_requires_grad(true);
-    let weight = Tensor::rand(
-        [shape.places[0], shape.maps[0], shape.kernel, shape.kernel],
-        options,
-    );
+    let mut maps = |[channels, side]: [i64; 2]| {
+        random(&[shape.batch, side, side, channels]).permute([0, 3, 1, 2])
+    };
+    let (input, gradient) = (maps(from).set_requires_grad(true), maps(to));
+    let weight = random(&[shape.places[0], shape.maps[0], shape.kernel, shape.kernel]);
     let weight = weight.set_requires_grad(true);
-    let bias = Tensor::rand([to[0]], options);
+    let bias = random(&[to[0]]);
     let stride = shape.maps[1] / shape.places[1];
     let padding = [1; 2];
     let more = shape.maps[1] - ((shape.places[1] - 1) * stride - 2 + shape.kernel);
-    let gradient = maps(to);
     let mut best = [[f64::INFINITY; 3]; 2];
     for _ in 0..ROUNDS {
         for (kernels, best) in KERNELS.into_iter().zip(&mut best) {
