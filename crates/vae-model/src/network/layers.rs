@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
-use super::ops::{GraphLayer, channels_last};
+use super::ops::{GraphLayer, NormLayer, channels_last};
 use crate::graph::{EPSILON, Graph, Op, Value};
 use crate::nn::{self, Init};
 use crate::share::{self, Share};
@@ -343,9 +343,9 @@ impl Convolution for Layer<Conv> {
     }
 }
 
-impl Layer<GroupNorm> {
-    /// silu(norm(maps)). The finite check sees what comes out of the SiLU, which is not finite where the norm is not.
-    pub(super) fn forward_silu(&self, maps: &Tensor) -> Tensor {
+impl NormLayer for Layer<GroupNorm> {
+    /// The finite check sees what comes out of the SiLU, which is not finite where the norm is not.
+    fn forward_silu(&self, maps: &Tensor) -> Tensor {
         let GroupNorm { weight, bias, .. } = &self.module;
         let (n_groups, epsilon) = (self.module.n_groups, self.module.epsilon);
         let output = if takes_channels_outermost(maps) {
@@ -358,7 +358,9 @@ impl Layer<GroupNorm> {
         watch(&self.name, &output);
         output
     }
+}
 
+impl Layer<GroupNorm> {
     /// The same layer, with the same variables.
     pub(super) fn shallow_clone(&self) -> Self {
         Self {
@@ -635,7 +637,7 @@ pub(super) fn group_norm_of(
 }
 
 #[derive(Debug)]
-pub(crate) struct GroupNorm {
+pub(super) struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     n_groups: i64,

@@ -5,7 +5,6 @@ use vae_torch::recomputed;
 
 pub(crate) use crate::graph::Activation;
 
-use super::layers::{GroupNorm, Layer};
 use crate::graph::{Graph, Op, Value};
 use crate::{Mode, nn};
 
@@ -19,7 +18,7 @@ pub(crate) trait Ops {
     fn activation(&mut self, activation: Activation, input: Self::Value) -> Self::Value;
 
     /// silu(norm(maps)), in one where there is a kernel for both.
-    fn norm_silu(&mut self, norm: &Layer<GroupNorm>, maps: Self::Value) -> Self::Value {
+    fn norm_silu<L: NormLayer>(&mut self, norm: &L, maps: Self::Value) -> Self::Value {
         let maps = self.layer(norm, maps);
         self.activation(Activation::Silu, maps)
     }
@@ -93,6 +92,12 @@ pub(crate) trait GraphLayer: nn::ModuleT {
     fn op(&self) -> Op;
 }
 
+/// A norm that may compute what it gives to a SiLU together with it.
+pub(crate) trait NormLayer: GraphLayer {
+    /// silu(norm(maps)).
+    fn forward_silu(&self, maps: &Tensor) -> Tensor;
+}
+
 /// Computes on tensors.
 pub(crate) struct Eager {
     pub(crate) mode: Mode,
@@ -126,7 +131,7 @@ impl Ops for Eager {
         }
     }
 
-    fn norm_silu(&mut self, norm: &Layer<GroupNorm>, maps: Tensor) -> Tensor {
+    fn norm_silu<L: NormLayer>(&mut self, norm: &L, maps: Tensor) -> Tensor {
         norm.forward_silu(&maps)
     }
 
