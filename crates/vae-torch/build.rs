@@ -4,7 +4,8 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 8] = [
+        "src/bernoulli.cpp",
         "src/convolution.cpp",
         "src/cpu/cpu.cpp",
         "src/generator.cpp",

@@ -28,7 +28,7 @@ pub(crate) enum Check {
     Test,
     /// Documentation, with warnings denied.
     Docs,
-    /// The program in examples/embed, outside the workspace: built and run.
+    /// The program in examples/embed: built and run.
     Embed,
     /// Dependencies that no code uses.
     UnusedDependencies,
@@ -78,10 +78,11 @@ impl Check {
             Self::Embed => {
                 libtorch::ensure_present(workspace)?;
                 let mut command = cargo(workspace);
-                command.args(["run", "--quiet", "--release", "--locked", "--manifest-path"]);
-                command.arg("examples/embed/Cargo.toml");
-                command.env("CARGO_TARGET_DIR", workspace.root().join("target"));
-                cargo::run("examples/embed", &mut command)
+                // Beside vae-cli, so that shared dependencies have the features that they have everywhere.
+                command.args(["build", "--release", "-p", "embed", "-p", "vae-cli"]);
+                cargo::run("cargo build", &mut command)?;
+                let program = workspace.root().join("target/release/embed");
+                cargo::run("examples/embed", &mut Command::new(program))
             }
             Self::UnusedDependencies => {
                 let machete = install_tool(workspace, MACHETE, MACHETE_VERSION)?;

@@ -109,17 +109,7 @@ enum Task {
     /// Measure training throughput and memory beside PyTorch's, in turns (Linux, CPU).
     ///
     /// Prints a table, and the ratios round by round. Keep the machine otherwise idle.
-    Bench {
-        /// A Python that has torch 2.11.
-        #[arg(long, value_name = "PATH", default_value = "python3")]
-        python: PathBuf,
-        /// How often each program has its turn.
-        #[arg(long, value_name = "N", default_value_t = 5)]
-        rounds: usize,
-        /// Write the numbers of every round to this file, too.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    Bench(bench::Options),
     /// Write docs/models.md, the table of published models, from configs/models/*.toml.
     Models {
         /// Only check whether the file is up to date.
@@ -224,11 +214,7 @@ fn main() -> ExitCode {
         Task::FetchData { names, from } => fetch_data::fetch(&workspace, &names, from.as_deref()),
         Task::Train { config, arguments } => train::train(&workspace, config, &arguments),
         Task::Test { arguments } => ci::test(&workspace, &arguments),
-        Task::Bench {
-            python,
-            rounds,
-            json,
-        } => bench::bench(&workspace, &python, rounds, json.as_deref()),
+        Task::Bench(options) => bench::bench(&workspace, &options),
         Task::Models { check } => models::models(&workspace, check),
         Task::Options { check } => options::options(&workspace, check),
         Task::ExportCheck { without_torch } => export_check::check(&workspace, without_torch),

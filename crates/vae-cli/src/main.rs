@@ -42,7 +42,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=4096))]
     threads: Option<i32>,
 
-    /// Convolutions and norms on the CPU: by kernels of our own where they are faster, or by libtorch alone; the results
+    /// Convolutions, norms and log-probabilities on the CPU: by kernels of our own where they are faster, or by libtorch alone; the results
     /// differ by rounding
     #[arg(
         long,

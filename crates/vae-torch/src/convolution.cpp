@@ -21,7 +21,6 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "autocast.h"
 #include "call.h"
 #include "cpu/cpu.h"
 
@@ -42,7 +41,7 @@ struct Sizes {
     bool in_range() const {
         return taps() <= vae::MOST_TAPS && of_places <= vae::MOST_CHANNELS && of_maps <= vae::MOST_CHANNELS;
     }
-    // Which of our kernels are faster than libtorch's: measured by examples/convolutions.rs.
+    // Which of our kernels are faster than libtorch's: measured by examples/kernels.rs.
     bool few() const { return of_places <= vae::MOST_FEW && of_maps % 16 == 0; }
     bool deep() const { return stride > 1 && of_places % 16 == 0 && of_maps % 16 == 0 && of_maps >= 256; }
     bool winograd() const {

@@ -7,7 +7,7 @@ unsafe extern "C" {
     fn vae_kernels() -> *const c_char;
 }
 
-/// Who computes convolutions and norms on the CPU.
+/// Who computes convolutions, norms and log-probabilities on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CpuKernels {
     /// libtorch.
@@ -18,9 +18,9 @@ pub enum CpuKernels {
     OwnAvx2,
 }
 
-/// Chooses who computes [`convolution`](crate::convolution()), [`convolution_transpose`](crate::convolution_transpose()) and
-/// [`group_norm_silu`](crate::group_norm_silu()) from now on, in the whole program. False if the processor does not have the
-/// instructions: then it is libtorch.
+/// Chooses who computes [`convolution`](crate::convolution()), [`convolution_transpose`](crate::convolution_transpose()),
+/// [`group_norm_silu`](crate::group_norm_silu()) and [`bernoulli_log_prob`](crate::bernoulli_log_prob()) from now on, in the
+/// whole program. False if the processor does not have the instructions: then it is libtorch.
 pub fn use_cpu_kernels(kernels: CpuKernels) -> bool {
     let which = match kernels {
         CpuKernels::Libtorch => 0,

@@ -1,11 +1,12 @@
 //! Calls into libtorch that tch does not bind: random number [`Generator`]s that are passed as arguments instead
 //! of libtorch's global one, operations on lists of tensors for optimizers, autocast,
-//! computations that the backward pass repeats, and groups of processes. And convolutions and norms by kernels of our own, on
+//! computations that the backward pass repeats, and groups of processes. And convolutions, norms and log-probabilities by kernels of our own, on
 //! CPUs where they are faster than libtorch's.
 //!
 //! The C++ (`*.cpp`) catches every exception. The unsafe code that calls it is in the modules here, behind
 //! functions that are safe to call with any arguments.
 
+mod bernoulli;
 mod call;
 mod convolution;
 mod cpu;
@@ -15,6 +16,7 @@ mod kernels;
 mod norm_silu;
 mod recompute;
 
+pub use bernoulli::bernoulli_log_prob;
 pub use convolution::{convolution, convolution_transpose};
 pub use cpu::{CpuKernels, own_kernels, use_cpu_kernels};
 pub use generator::Generator;

@@ -1,8 +1,9 @@
-//! Convolutions and norms by kernels of our own, beside libtorch's.
+//! Convolutions, norms and log-probabilities by kernels of our own, beside libtorch's.
 
 use tch::{Device, Kind, Tensor};
 use vae_torch::{
-    CpuKernels, convolution, convolution_transpose, group_norm_silu, own_kernels, use_cpu_kernels,
+    CpuKernels, bernoulli_log_prob, convolution, convolution_transpose, group_norm_silu,
+    own_kernels, use_cpu_kernels,
 };
 
 const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -249,6 +250,95 @@ fn norms_of_shapes_that_do_not_fit_are_refused() {
     assert!(group_norm_silu(&maps, 4, &Tensor::ones([8], F32), &ones, 1e-5).is_err());
 }
 
+/// log p `[K, B]` of targets `[B, C, H, W]`, by what libtorch has, in f64.
+fn exact_bernoulli(logits: &Tensor, targets: &Tensor) -> Tensor {
+    let (logits, targets) = (logits.to_kind(Kind::Double), targets.to_kind(Kind::Double));
+    let log_prob = &targets * &logits - logits.logaddexp(&logits.zeros_like());
+    log_prob.sum_dim_intlist([2_i64, 3, 4].as_slice(), false, Kind::Double)
+}
+
+fn it_is_the_bernoulli_log_probability() {
+    for (case, &(k, n, channels, height, width, innermost)) in [
+        (1, 3, 1, 28, 28, false), // A whole number of vectors.
+        (5, 2, 1, 3, 5, false),   // Less than one.
+        (7, 4, 3, 9, 11, false),  // Some and a part.
+        (2, 4, 3, 9, 11, true),
+        (300, 16, 1, 28, 28, false),
+        (1, 2, 3, 64, 64, true),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let size = [k, n, channels, height, width];
+        // Also far from 0, where the probability is 0 or 1 in f32.
+        let logits = noise(case as i64, &size) * 12.0;
+        let logits = &logits + &logits.sin() * logits.abs().gt(5.9) * 180.0;
+        let logits = if innermost {
+            let moved = logits.permute([0, 1, 3, 4, 2]).contiguous();
+            moved.permute([0, 1, 4, 2, 3])
+        } else {
+            logits
+        };
+        // Gray, black and white.
+        let targets = (noise(case as i64 + 50, &size[1..]) * 2.0 + 0.5).clamp(0.0, 1.0);
+        let direction = noise(case as i64 + 70, &[k, n]) + 0.2;
+        let gradient = |logits: &Tensor, log_prob: &dyn Fn(&Tensor) -> Tensor| {
+            let logits = logits.detach().set_requires_grad(true);
+            let found = log_prob(&logits);
+            (&found * &direction).sum(Kind::Double).backward();
+            (found.detach(), logits.grad())
+        };
+        let (expected, of_logits) =
+            gradient(&logits, &|logits| exact_bernoulli(logits, &targets));
+        let (found, of_ours) = gradient(&logits, &|logits| {
+            bernoulli_log_prob(logits, &targets).expect("shapes fit")
+        });
+        assert_eq!(found.size(), [k, n]);
+        assert!(
+            difference(&found.to_kind(Kind::Double), &expected) < 1e-6,
+            "case {case}"
+        );
+        let off = (of_ours - of_logits).abs().max().double_value(&[]);
+        assert!(off < 3e-7, "case {case}: {off}");
+    }
+    let (logits, targets) = (noise(1, &[2, 3, 1, 4, 5]), noise(2, &[3, 1, 4, 5]) + 0.5);
+    let broken = logits.where_self(&logits.lt(0.4), &Tensor::from(f32::NAN));
+    let log_prob = bernoulli_log_prob(&broken, &targets).expect("shapes fit");
+    let is_broken = broken.isnan().flatten(2, 4).any_dim(2, false);
+    assert!(bool::try_from(is_broken.any()).expect("a boolean"));
+    assert_eq!(log_prob.isnan(), is_broken);
+    // Targets of one item for all, and ones with a gradient, are libtorch's.
+    let one = targets.narrow(0, 0, 1);
+    let found = bernoulli_log_prob(&logits, &one).expect("shapes that broadcast");
+    let expected = exact_bernoulli(&logits, &one.expand([3, 1, 4, 5], false));
+    assert!(difference(&found.to_kind(Kind::Double), &expected) < 1e-6);
+    let moving = targets.copy().set_requires_grad(true);
+    let found = bernoulli_log_prob(&logits, &moving).expect("shapes fit");
+    found.sum(Kind::Float).backward();
+    assert!(difference(&moving.grad(), &logits.sum_dim_intlist(0_i64, false, Kind::Float)) < 1e-6);
+}
+
+fn bernoulli_gradients_of_gradients_are_libtorch_s() {
+    let targets = noise(2, &[3, 2, 4, 5]) + 0.5;
+    let second = |log_prob: &dyn Fn(&Tensor) -> Tensor| {
+        let logits = (noise(1, &[2, 3, 2, 4, 5]) * 4.0).set_requires_grad(true);
+        let found = log_prob(&logits).square().sum(Kind::Double);
+        let gradient = Tensor::run_backward(&[found], &[&logits], true, true).remove(0);
+        gradient.square().sum(Kind::Double).backward();
+        logits.grad()
+    };
+    let expected = second(&|logits| exact_bernoulli(logits, &targets));
+    let found = second(&|logits| bernoulli_log_prob(logits, &targets).expect("shapes fit"));
+    assert!(difference(&found, &expected) < 1e-5);
+}
+
+fn log_probabilities_of_shapes_that_do_not_fit_are_refused() {
+    let logits = noise(1, &[2, 3, 1, 4, 5]);
+    assert!(bernoulli_log_prob(&logits, &noise(2, &[4, 1, 4, 5])).is_err());
+    assert!(bernoulli_log_prob(&logits, &noise(2, &[3, 1, 5, 4])).is_err());
+    assert!(bernoulli_log_prob(&logits.view([-1]), &noise(2, &[3])).is_err());
+}
+
 /// One test, because the choice is that of the whole program.
 #[test]
 fn all_kernels_give_what_libtorch_gives() {
@@ -257,12 +347,15 @@ fn all_kernels_give_what_libtorch_gives() {
         assert_eq!(own_kernels().is_some(), is_there);
         shapes_that_do_not_fit_are_refused();
         norms_of_shapes_that_do_not_fit_are_refused();
+        log_probabilities_of_shapes_that_do_not_fit_are_refused();
         if is_there {
             every_shape_gives_what_libtorch_gives();
             gradients_of_gradients_are_libtorch_s();
             a_result_does_not_depend_on_the_order_of_work();
             it_is_group_norm_and_silu();
             norm_gradients_of_gradients_are_libtorch_s();
+            it_is_the_bernoulli_log_probability();
+            bernoulli_gradients_of_gradients_are_libtorch_s();
         }
     }
     assert!(use_cpu_kernels(CpuKernels::Libtorch));

@@ -1,9 +1,9 @@
 //! `likelihood = "bernoulli"`.
 
-use tch::{Kind, Reduction, Tensor};
-use vae_torch::Generator;
+use tch::{Kind, Tensor};
+use vae_torch::{Generator, bernoulli_log_prob};
 
-use super::{GraphLikelihood, Likelihood, bytes_to_zero_one, sum_over_values};
+use super::{GraphLikelihood, Likelihood, bytes_to_zero_one};
 use crate::Mode;
 use crate::graph::{Graph, Value};
 
@@ -16,14 +16,7 @@ impl Likelihood for Bernoulli {
     }
 
     fn log_prob(&self, logits: &Tensor, targets: &Tensor, _: Mode) -> Tensor {
-        let targets = targets.expand_as(logits);
-        let cross_entropy = logits.binary_cross_entropy_with_logits::<Tensor>(
-            &targets,
-            None,
-            None,
-            Reduction::None,
-        );
-        -sum_over_values(&cross_entropy)
+        bernoulli_log_prob(logits, targets).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn mean_image(&self, logits: &Tensor) -> Tensor {

@@ -1,4 +1,5 @@
-// The inner loops of convolutions of f32 maps whose channels are innermost in memory, [N, H, W, C], and of what is between them.
+// The inner loops of convolutions of f32 maps whose channels are innermost in memory, [N, H, W, C], of what is between them,
+// and of what comes after them.
 //
 // A convolution is a product of rows: an output's row is the sum, over the places of the kernel ("taps"), of an input's row
 // times a matrix. No copies of the maps are made; rows outside of a map are a row of zeros. Where vectors run along channels,
@@ -88,6 +89,16 @@ struct NormSilu {
     float *of_input, *of_weight, *of_bias; // backward; the latter two [n, channels], for each image
 };
 
+// log p of rows of values, each 0, 1 or between, for independent Bernoulli distributions given as logits.
+struct BernoulliRows {
+    const float *logits;  // [rows, values]
+    const float *targets; // [items, values]; a row's are those of its number modulo items
+    int64_t items, values;
+    float *log_prob;       // [rows], forward
+    const float *gradient; // [rows], backward
+    float *of_logits;      // [rows, values], backward
+};
+
 struct Kernels {
     const char *name; // of the instructions
     // Channels of the widest block of output channels.
@@ -107,6 +118,9 @@ struct Kernels {
     // Images from begin to end.
     void (*norm_silu)(const NormSilu &, int64_t begin, int64_t end);
     void (*norm_silu_backward)(const NormSilu &, int64_t begin, int64_t end);
+    // Rows from begin to end.
+    void (*bernoulli)(const BernoulliRows &, int64_t begin, int64_t end);
+    void (*bernoulli_backward)(const BernoulliRows &, int64_t begin, int64_t end);
 };
 
 extern const Kernels avx512_kernels, avx2_kernels;

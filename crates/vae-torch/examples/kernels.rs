@@ -1,15 +1,17 @@
-//! Times convolutions of our own against libtorch's, in turns: forward, gradient of the input, gradient of the weight.
+//! Times kernels of our own against libtorch's, in turns: of convolutions forward, gradient of the input, gradient of the
+//! weight; of log-probabilities forward and gradient.
 //!
 //! ```text
 //! export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456    # as `vae` sets them
-//! OMP_NUM_THREADS=2 cargo run --release -p vae-torch --example convolutions
+//! OMP_NUM_THREADS=2 cargo run --release -p vae-torch --example kernels
 //! ```
 
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 use vae_torch::{
-    CpuKernels, Generator, convolution, convolution_transpose, own_kernels, use_cpu_kernels,
+    CpuKernels, Generator, bernoulli_log_prob, convolution, convolution_transpose, own_kernels,
+    use_cpu_kernels,
 };
 
 struct Shape {
@@ -60,6 +62,33 @@ fn main() {
             measure(&shape, transposed);
         }
     }
+    for size in [[1, 128, 1, 28, 28], [250, 16, 1, 28, 28], [1, 64, 3, 64, 64]] {
+        measure_log_prob(size);
+    }
+}
+
+fn measure_log_prob(size: [i64; 5]) {
+    let mut generator = Generator::cpu(0);
+    let logits = generator.uniform([-3.0, 3.0], &size, Device::Cpu);
+    let logits = logits.set_requires_grad(true);
+    let targets = generator.uniform([0.0, 1.0], &size[1..], Device::Cpu);
+    let mut best = [[f64::INFINITY; 2]; 2];
+    for _ in 0..ROUNDS {
+        for (kernels, best) in KERNELS.into_iter().zip(&mut best) {
+            use_cpu_kernels(kernels);
+            let start = Instant::now();
+            let log_prob = bernoulli_log_prob(&logits, &targets);
+            let log_prob = log_prob.unwrap_or_else(|error| panic!("{error}"));
+            best[0] = best[0].min(start.elapsed().as_secs_f64());
+            let loss = log_prob.sum(Kind::Float);
+            let start = Instant::now();
+            let _ = Tensor::run_backward(&[loss], &[&logits], false, false);
+            best[1] = best[1].min(start.elapsed().as_secs_f64());
+        }
+    }
+    let [k, n, channels, height, width] = size;
+    let name = format!("Bernoulli log p of {k}×{n} {channels}×{height}×{width}");
+    print_row(&name, &best);
 }
 
 fn measure(shape: &Shape, transposed: bool) {
@@ -113,14 +142,17 @@ fn measure(shape: &Shape, transposed: bool) {
         shape.kernel,
         shape.kernel
     );
-    let times = [0, 1, 2].map(|i| {
-        let [libtorch, ours] = [best[0][i], best[1][i]];
+    print_row(&name, &best);
+}
+
+fn print_row<const N: usize>(name: &str, [libtorch, ours]: &[[f64; N]; 2]) {
+    let times = libtorch.iter().zip(ours).map(|(libtorch, ours)| {
+        let ratio = libtorch / ours;
         format!(
-            "{:6.2} {:6.2} ({:4.2})",
+            "{:6.2} {:6.2} ({ratio:4.2})",
             libtorch * 1e3,
-            ours * 1e3,
-            libtorch / ours
+            ours * 1e3
         )
     });
-    println!("{name:<40} {}", times.join("   "));
+    println!("{name:<40} {}", times.collect::<Vec<_>>().join("   "));
 }
