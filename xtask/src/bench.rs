@@ -131,13 +131,10 @@ pub(crate) struct Options {
 /// # Errors
 /// If something is missing or fails.
 pub(crate) fn bench(workspace: &Workspace, options: &Options) -> Result<()> {
-    libtorch::ensure_present(workspace)?;
-    let mut build = cargo::cargo(workspace);
-    build.args(["build", "--release", "--package", "vae-cli"]);
-    cargo::run("build", &mut build)?;
     if options.check {
         return check(workspace);
     }
+    build(workspace)?;
     let all = Section::value_variants();
     let mut results = Vec::new();
     for &section in all {
@@ -166,6 +163,13 @@ pub(crate) fn bench(workspace: &Workspace, options: &Options) -> Result<()> {
         fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+fn build(workspace: &Workspace) -> Result<()> {
+    libtorch::ensure_present(workspace)?;
+    let mut command = cargo::cargo(workspace);
+    command.args(["build", "--release", "--package", "vae-cli"]);
+    cargo::run("build", &mut command)
 }
 
 /// Programs that do the same, the first of them the one that the others are compared with.
@@ -211,9 +215,13 @@ fn ratios(first: &[Turn], others: &[Turn]) -> Vec<f64> {
 
 /// Our own kernels against libtorch's, and the least share of the stored ratio that passes: machines differ, and other work
 /// disturbs, but kernels that are no longer used or have become slow are noticed.
-fn check(workspace: &Workspace) -> Result<()> {
+///
+/// # Errors
+/// Slow kernels, or something is missing or fails.
+pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     const ROUNDS: u32 = 3;
     const LEAST_SHARE: f64 = 0.6;
+    build(workspace)?;
     let path = workspace.root().join("benches/ratios.json");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let stored: BTreeMap<String, f64> =

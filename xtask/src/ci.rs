@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use crate::bench;
 use crate::cargo::{self, cargo};
 use crate::libtorch;
 use crate::tidy;
@@ -30,6 +31,8 @@ pub(crate) enum Check {
     Docs,
     /// The program in examples/embed: built and run.
     Embed,
+    /// Our own kernels beside libtorch's, loosely: the same as `cargo xtask bench --check`.
+    Speed,
     /// Dependencies that no code uses.
     UnusedDependencies,
 }
@@ -84,6 +87,7 @@ impl Check {
                 let program = workspace.root().join("target/release/embed");
                 cargo::run("examples/embed", &mut Command::new(program))
             }
+            Self::Speed => bench::check(workspace),
             Self::UnusedDependencies => {
                 let machete = install_tool(workspace, MACHETE, MACHETE_VERSION)?;
                 cargo::run(MACHETE, Command::new(machete).current_dir(workspace.root()))

@@ -62,7 +62,11 @@ fn main() {
             measure(&shape, transposed);
         }
     }
-    for size in [[1, 128, 1, 28, 28], [250, 16, 1, 28, 28], [1, 64, 3, 64, 64]] {
+    for size in [
+        [1, 128, 1, 28, 28],
+        [250, 16, 1, 28, 28],
+        [1, 64, 3, 64, 64],
+    ] {
         measure_log_prob(size);
     }
 }
@@ -148,11 +152,7 @@ fn measure(shape: &Shape, transposed: bool) {
 fn print_row<const N: usize>(name: &str, [libtorch, ours]: &[[f64; N]; 2]) {
     let times = libtorch.iter().zip(ours).map(|(libtorch, ours)| {
         let ratio = libtorch / ours;
-        format!(
-            "{:6.2} {:6.2} ({ratio:4.2})",
-            libtorch * 1e3,
-            ours * 1e3
-        )
+        format!("{:6.2} {:6.2} ({ratio:4.2})", libtorch * 1e3, ours * 1e3)
     });
     println!("{name:<40} {}", times.collect::<Vec<_>>().join("   "));
 }

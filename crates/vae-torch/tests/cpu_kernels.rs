@@ -288,8 +288,7 @@ fn it_is_the_bernoulli_log_probability() {
             (&found * &direction).sum(Kind::Double).backward();
             (found.detach(), logits.grad())
         };
-        let (expected, of_logits) =
-            gradient(&logits, &|logits| exact_bernoulli(logits, &targets));
+        let (expected, of_logits) = gradient(&logits, &|logits| exact_bernoulli(logits, &targets));
         let (found, of_ours) = gradient(&logits, &|logits| {
             bernoulli_log_prob(logits, &targets).expect("shapes fit")
         });
@@ -315,7 +314,12 @@ fn it_is_the_bernoulli_log_probability() {
     let moving = targets.copy().set_requires_grad(true);
     let found = bernoulli_log_prob(&logits, &moving).expect("shapes fit");
     found.sum(Kind::Float).backward();
-    assert!(difference(&moving.grad(), &logits.sum_dim_intlist(0_i64, false, Kind::Float)) < 1e-6);
+    assert!(
+        difference(
+            &moving.grad(),
+            &logits.sum_dim_intlist(0_i64, false, Kind::Float)
+        ) < 1e-6
+    );
 }
 
 fn bernoulli_gradients_of_gradients_are_libtorch_s() {

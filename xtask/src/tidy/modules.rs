@@ -42,6 +42,7 @@ pub(super) const ORDERS: &[Order] = &[
         modules: &[
             "call",
             "cpu",
+            "bernoulli",
             "convolution",
             "generator",
             "group",
