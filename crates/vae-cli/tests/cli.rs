@@ -342,23 +342,31 @@ fn describe_prints_a_config_that_describes_itself() {
 #[test]
 fn bench_prints_a_line_of_json_for_each_repetition() {
     let workplace = Workplace::new();
+    let sizes = ["--shape", "1x12x12", "--steps", "2", "--reps", "2"];
+    let works = [None, Some("encode"), Some("decode"), Some("likelihood")];
+    for work in works {
+        let mut args = vec!["bench", "small.toml"];
+        args.extend(sizes);
+        args.extend(work.map(|_| "--work"));
+        args.extend(work);
+        let output = workplace.vae(&args);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(stdout(&output).lines().count(), 2);
+        for line in stdout(&output).lines() {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            assert!(line["images_per_s"].as_f64().expect("a number") > 0.0);
+        }
+    }
     let args = [
         "bench",
         "small.toml",
-        "--shape",
-        "1x12x12",
-        "--steps",
-        "2",
-        "--reps",
+        "--work",
+        "encode",
+        "--processes",
         "2",
     ];
     let output = workplace.vae(&args);
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(stdout(&output).lines().count(), 2);
-    for line in stdout(&output).lines() {
-        let line: Value = serde_json::from_str(line).expect("JSON");
-        assert!(line["images_per_s"].as_f64().expect("a number") > 0.0);
-    }
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
 
 #[cfg(unix)]
