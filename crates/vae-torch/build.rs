@@ -4,20 +4,24 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    const FILES: [&str; 8] = [
-        "src/bernoulli.cpp",
-        "src/convolution.cpp",
+    const FILES: [&str; 5] = [
         "src/cpu/cpu.cpp",
+        "src/cpu/functions.cpp",
         "src/generator.cpp",
         "src/group.cpp",
         "src/kernels.cpp",
+    ];
+    // What functions.cpp includes.
+    const FUNCTIONS: [&str; 4] = [
+        "src/bernoulli.cpp",
+        "src/convolution.cpp",
         "src/norm_silu.cpp",
         "src/recompute.cpp",
     ];
     // Declarations of gloo's, whose headers libtorch names and does not have.
     const GLOO: &str = "include";
     let others = ["src/autocast.h", "src/call.h", "src/cpu", GLOO];
-    for file in FILES.into_iter().chain(others) {
+    for file in FILES.into_iter().chain(FUNCTIONS).chain(others) {
         println!("cargo::rerun-if-changed={file}");
     }
     // torch-sys, which has `links = "tch"`, passes on where it found libtorch.

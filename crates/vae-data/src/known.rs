@@ -164,11 +164,13 @@ impl DatasetConfig {
                 ..arrays.identity()?
             });
         }
-        match (&self.text, &self.melodies) {
-            (Some(text), _) => Ok(unknown(&text.path)),
-            (None, Some(melodies)) => Ok(unknown(&melodies.path)),
-            (None, None) => Ok(DatasetIdentity::default()),
-        }
+        let paths = [
+            self.audio_folder.as_ref().map(|sounds| &sounds.path),
+            self.text.as_ref().map(|text| &text.path),
+            self.melodies.as_ref().map(|melodies| &melodies.path),
+        ];
+        let path = paths.into_iter().flatten().next();
+        Ok(path.map_or_else(DatasetIdentity::default, |path| unknown(path)))
     }
 
     /// Whether the images are MNIST as binarized by Larochelle & Murray (2011), in the folder that `cargo xtask
@@ -369,6 +371,10 @@ mod tests {
         );
         let sprites = identity("[sprites]\nfile = 'dsprites_ndarray_co1sh3.npz'");
         assert_eq!(sprites.name, KnownDataset::DSprites);
+        for kind in ["audio_folder", "melodies", "text"] {
+            let others = identity(&format!("[{kind}]\npath = 'a/mine'"));
+            assert_eq!(others.to_string(), "mine", "{kind}");
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 mod common;
 
-use std::time::Instant;
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
 
 use common::{data_spec, for_small, item, small};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -204,116 +206,124 @@ fn every_config_builds_and_overfits_8_images() {
     assert!(examples.len() >= 10, "configs/ holds the examples");
     let models = common::configs("configs/models");
     assert!(models.len() >= 28, "configs/models/ holds the models");
-    for (path, config) in examples.into_iter().chain(models) {
-        let name = path.file_stem().expect("a name").display();
-        let begun = Instant::now();
-        let whole = item(&config);
-        let spec = data_spec(&config, whole.clone());
-        let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
-        if config.training.start_from.is_some() {
-            vae.freeze(&config.training.frozen).expect("its parts");
-            continue; // It goes on from weights that are not here.
-        }
-        let two = eight(&whole).narrow(0, 0, 2);
-        let unknown = vae.unknown(2);
-        let two = (&two, unknown.as_ref());
-        let terms = no_grad(|| vae.draw(two, 1, Mode::Evaluate, &mut vae.generator(1)))
-            .expect("draws")
-            .terms;
-        let value = terms.elbo().unwrap_or(terms.reconstruction);
-        let value = value.sum(Kind::Double).double_value(&[]);
-        assert!(value.is_finite(), "{name}: {value}");
-
-        let images = eight(&small(&whole, &config.model.network));
-        let targets = match whole.kind {
-            ItemKind::Image => images.to_kind(Kind::Float) / 255.0,
-            _ => images.to_kind(Kind::Float),
-        };
-        // The error of the mean image, which a model gives that ignores its latents.
-        let baseline = match whole.is_tokens() {
-            true => error(&targets.mode(0, true).0, &targets),
-            false => error(&targets.mean_dim(0, true, Kind::Float), &targets),
-        };
-        let config = for_small(config, &whole);
-        let spec = data_spec(&config, small(&whole, &config.model.network));
-        let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
-        vae.start_from(&images).expect("started");
-        let unknown = vae.unknown(8);
-        let images = (&images, unknown.as_ref());
-        let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
-        if only_plays(&config) {
-            for step in 0..40 {
-                let output = learner.step(images, step, step).expect("a step");
-                let loss = output.loss.double_value(&[]);
-                assert!(loss.is_finite(), "{name}: step {step}, {loss}");
-                for (term, value) in output.named.iter() {
-                    let value = value.mean(Kind::Double).double_value(&[]);
-                    assert!(
-                        value.is_finite(),
-                        "{name}: step {step}, {} {value}",
-                        term.name
-                    );
+    let all = Mutex::new(examples.into_iter().chain(models));
+    let next = || all.lock().ok()?.next();
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((path, config)) = next() {
+                    builds_and_overfits(&path, config);
                 }
-            }
-            continue;
-        }
-        if let LikelihoodConfig::Spectral(_) = config.model.likelihood {
-            // Its distance leaves phases open, so that samples may differ.
-            let distance = || {
-                let draws = no_grad(|| vae.draw(images, 1, Mode::Evaluate, &mut vae.generator(1)));
-                draws
-                    .expect("draws")
-                    .terms
-                    .reconstruction
-                    .mean(Kind::Double)
-                    .double_value(&[])
-            };
-            let untrained = distance();
-            let is_near = (0..1500).any(|step| {
-                learner.step(images, step, step).expect("a step");
-                step % 10 == 9 && distance() < 0.3 * untrained
             });
-            assert!(
-                is_near,
-                "{name}: distance {:.1}, untrained {untrained:.1}",
-                distance()
-            );
-            continue;
         }
-        let mut mse = f64::INFINITY;
-        if turns_black(&config) {
-            let mut brightest = f64::INFINITY;
-            for step in 0..400 {
-                learner.step(images, step, step).expect("a step");
-                if step % 10 == 9 {
-                    let images = no_grad(|| vae.reconstruct(images)).expect("images");
-                    brightest = images.max().double_value(&[]);
-                    if brightest < 0.05 {
-                        println!("{name}: black after {} steps", step + 1);
-                        break;
-                    }
-                }
+    });
+}
+
+fn builds_and_overfits(path: &Path, config: RunConfig) {
+    let name = path.file_stem().expect("a name").display();
+    let whole = item(&config);
+    let spec = data_spec(&config, whole.clone());
+    let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
+    if config.training.start_from.is_some() {
+        vae.freeze(&config.training.frozen).expect("its parts");
+        return; // It goes on from weights that are not here.
+    }
+    let two = eight(&whole).narrow(0, 0, 2);
+    let unknown = vae.unknown(2);
+    let two = (&two, unknown.as_ref());
+    let terms = no_grad(|| vae.draw(two, 1, Mode::Evaluate, &mut vae.generator(1)))
+        .expect("draws")
+        .terms;
+    let value = terms.elbo().unwrap_or(terms.reconstruction);
+    let value = value.sum(Kind::Double).double_value(&[]);
+    assert!(value.is_finite(), "{name}: {value}");
+
+    let images = eight(&small(&whole, &config.model.network));
+    let targets = match whole.kind {
+        ItemKind::Image => images.to_kind(Kind::Float) / 255.0,
+        _ => images.to_kind(Kind::Float),
+    };
+    // The error of the mean image, which a model gives that ignores its latents.
+    let baseline = match whole.is_tokens() {
+        true => error(&targets.mode(0, true).0, &targets),
+        false => error(&targets.mean_dim(0, true, Kind::Float), &targets),
+    };
+    let config = for_small(config, &whole);
+    let spec = data_spec(&config, small(&whole, &config.model.network));
+    let vae = Vae::new(&config.model, spec, Device::Cpu, 1).expect("a model");
+    vae.start_from(&images).expect("started");
+    let unknown = vae.unknown(8);
+    let images = (&images, unknown.as_ref());
+    let mut learner = Learner::new(&vae, &config, 8).expect("a learner");
+    if only_plays(&config) {
+        for step in 0..40 {
+            let output = learner.step(images, step, step).expect("a step");
+            let loss = output.loss.double_value(&[]);
+            assert!(loss.is_finite(), "{name}: step {step}, {loss}");
+            for (term, value) in output.named.iter() {
+                let value = value.mean(Kind::Double).double_value(&[]);
+                assert!(
+                    value.is_finite(),
+                    "{name}: step {step}, {} {value}",
+                    term.name
+                );
             }
-            assert!(brightest < 0.05, "{name}: {brightest} is not black");
-            continue;
         }
-        for step in 0..1500 {
-            learner
-                .step(images, step, step)
-                .unwrap_or_else(|e| panic!("{name}: {e}"));
+        return;
+    }
+    if let LikelihoodConfig::Spectral(_) = config.model.likelihood {
+        // Its distance leaves phases open, so that samples may differ.
+        let distance = || {
+            let draws = no_grad(|| vae.draw(images, 1, Mode::Evaluate, &mut vae.generator(1)));
+            draws
+                .expect("draws")
+                .terms
+                .reconstruction
+                .mean(Kind::Double)
+                .double_value(&[])
+        };
+        let untrained = distance();
+        let is_near = (0..1500).any(|step| {
+            learner.step(images, step, step).expect("a step");
+            step % 10 == 9 && distance() < 0.3 * untrained
+        });
+        assert!(
+            is_near,
+            "{name}: distance {:.1}, untrained {untrained:.1}",
+            distance()
+        );
+        return;
+    }
+    let mut mse = f64::INFINITY;
+    if turns_black(&config) {
+        let mut brightest = f64::INFINITY;
+        for step in 0..400 {
+            learner.step(images, step, step).expect("a step");
             if step % 10 == 9 {
                 let images = no_grad(|| vae.reconstruct(images)).expect("images");
-                mse = error(&images, &targets);
-                if mse < 0.3 * baseline {
-                    let seconds = begun.elapsed().as_secs_f64();
-                    println!("{name}: {} steps, {seconds:.1} s", step + 1);
+                brightest = images.max().double_value(&[]);
+                if brightest < 0.05 {
                     break;
                 }
             }
         }
-        assert!(
-            mse < 0.3 * baseline,
-            "{name}: mean squared error {mse:.5}, the mean image alone has {baseline:.5}"
-        );
+        assert!(brightest < 0.05, "{name}: {brightest} is not black");
+        return;
     }
+    for step in 0..1500 {
+        learner
+            .step(images, step, step)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        if step % 10 == 9 {
+            let images = no_grad(|| vae.reconstruct(images)).expect("images");
+            mse = error(&images, &targets);
+            if mse < 0.3 * baseline {
+                break;
+            }
+        }
+    }
+    assert!(
+        mse < 0.3 * baseline,
+        "{name}: mean squared error {mse:.5}, the mean image alone has {baseline:.5}"
+    );
 }

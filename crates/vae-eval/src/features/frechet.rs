@@ -64,18 +64,21 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64, EvalError> {
             "features {found:?} and {wanted:?} are of different extractors"
         )));
     }
-    // Σ₁Σ₂ has the eigenvalues of the symmetric Σ₁^½ Σ₂ Σ₁^½, so that no root of an asymmetric matrix is needed.
-    let (variances, axes) = a.covariance.f_linalg_eigh("L")?;
-    let root = (&axes * non_negative(&variances).sqrt()).matmul(&axes.transpose(0, 1));
-    let product = root.matmul(&b.covariance).matmul(&root);
-    let product = (&product + product.transpose(0, 1)) / 2.0;
-    let trace_of_root = non_negative(&product.f_linalg_eigvalsh("L")?)
-        .sqrt()
-        .sum(Kind::Double);
+    // The trace of (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½. Roots of the eigenvalues of a product would have half
+    // of the digits.
+    let trace_of_root = root(&a.covariance)?
+        .matmul(&root(&b.covariance)?.transpose(0, 1))
+        .f_nuclear_norm(false)?;
     let traces = a.covariance.trace() + b.covariance.trace();
     let means = (&a.mean - &b.mean).square().sum(Kind::Double);
     let distance = f64::try_from(means + traces - trace_of_root * 2.0)?;
     Ok(distance.max(0.0))
+}
+
+/// R with RᵀR the covariance.
+fn root(covariance: &Tensor) -> Result<Tensor, EvalError> {
+    let (variances, axes) = covariance.f_linalg_eigh("L")?;
+    Ok((axes * non_negative(&variances).sqrt()).transpose(0, 1))
 }
 
 /// Eigenvalues, with those set to 0 that are 0 up to rounding, whose roots would not be small.
