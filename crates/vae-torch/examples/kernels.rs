@@ -73,7 +73,7 @@ fn main() {
 
 fn measure_log_prob(size: [i64; 5]) {
     let mut generator = Generator::cpu(0);
-    let logits = generator.uniform([-3.0, 3.0], &size, Device::Cpu);
+    let logits = generator.uniform([-3.0, 3.0], size, Device::Cpu);
     let logits = logits.set_requires_grad(true);
     let targets = generator.uniform([0.0, 1.0], &size[1..], Device::Cpu);
     let mut best = [[f64::INFINITY; 2]; 2];
