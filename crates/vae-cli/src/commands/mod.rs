@@ -51,6 +51,7 @@ use image::DynamicImage;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 use tracing::warn;
+use vae_base::memory;
 use vae_data::{BadFile, InputBatch, Inputs, Split, one_line};
 use vae_model::Vae;
 use vae_run::{Checkpoint, Session};
@@ -160,6 +161,9 @@ impl RunArgs {
         let condition = self.condition.as_deref();
         session.set_condition(condition).context("--condition")?;
         session.set_strip_rows(self.tile).context("--tile")?;
+        if self.tile.is_some() {
+            memory::return_freed_blocks();
+        }
         self.data.change(&mut session)?;
         Ok(session)
     }
