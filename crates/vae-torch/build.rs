@@ -6,13 +6,13 @@ use std::path::PathBuf;
 fn main() {
     const FILES: [&str; 5] = [
         "src/cpu/cpu.cpp",
-        "src/cpu/functions.cpp",
+        "src/differentiable.cpp",
         "src/generator.cpp",
         "src/group.cpp",
         "src/kernels.cpp",
     ];
-    // What functions.cpp includes.
-    const FUNCTIONS: [&str; 4] = [
+    // What differentiable.cpp includes.
+    const DIFFERENTIABLE: [&str; 4] = [
         "src/bernoulli.cpp",
         "src/convolution.cpp",
         "src/norm_silu.cpp",
@@ -21,7 +21,7 @@ fn main() {
     // Declarations of gloo's, whose headers libtorch names and does not have.
     const GLOO: &str = "include";
     let others = ["src/autocast.h", "src/call.h", "src/cpu", GLOO];
-    for file in FILES.into_iter().chain(FUNCTIONS).chain(others) {
+    for file in FILES.into_iter().chain(DIFFERENTIABLE).chain(others) {
         println!("cargo::rerun-if-changed={file}");
     }
     // torch-sys, which has `links = "tch"`, passes on where it found libtorch.

@@ -227,13 +227,11 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let stored: BTreeMap<String, f64> =
         serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     for (what, stored) in stored {
-        let mut arguments = vec!["configs/mnist.toml", "--set", "training.batch_size=128"];
-        arguments.extend(["--steps", "8", "--reps", "1"]);
-        if what != "train" {
-            arguments.extend(["--work", &what]);
-        }
-        if what == "likelihood" {
-            arguments.extend(["--set", "training.batch_size=4"]);
+        let mut arguments = NETWORKS[0].ours.to_vec();
+        arguments.extend(["--steps=8", "--reps=1"]);
+        if let Some((work, more)) = WORKS.iter().find(|(work, _)| *work == what) {
+            arguments.extend(["--work", work]);
+            arguments.extend(*more);
         }
         let comparison = Comparison {
             name: what.clone(),
@@ -307,14 +305,11 @@ fn comparisons<'a>(
     })
 }
 
-/// What is done with a model, and the arguments of a batch that takes seconds.
+/// What is done with a model, and the arguments for a batch that does not take minutes.
 const WORKS: [(&str, &[&str]); 3] = [
     ("encode", &[]),
     ("decode", &[]),
-    (
-        "likelihood",
-        &["--set=training.batch_size=4", "--steps", "10"],
-    ),
+    ("likelihood", &["--set=training.batch_size=4"]),
 ];
 
 /// What the cost grows with: the arguments of all, and those of each.

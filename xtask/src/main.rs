@@ -106,9 +106,9 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure training throughput and memory beside PyTorch's, in turns (Linux, CPU).
+    /// Measure speed and memory, of training beside PyTorch's, in turns (Linux, CPU).
     ///
-    /// Prints a table, and the ratios round by round. Keep the machine otherwise idle.
+    /// Prints tables, and the ratios round by round. Keep the machine otherwise idle.
     Bench(bench::Options),
     /// Write docs/models.md, the table of published models, from configs/models/*.toml.
     Models {

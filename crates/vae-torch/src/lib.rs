@@ -1,7 +1,7 @@
 //! Calls into libtorch that tch does not bind: random number [`Generator`]s that are passed as arguments instead
 //! of libtorch's global one, operations on lists of tensors for optimizers, autocast,
-//! computations that the backward pass repeats, and groups of processes. And convolutions, norms and log-probabilities by kernels of our own, on
-//! CPUs where they are faster than libtorch's.
+//! computations that the backward pass repeats, and groups of processes. And convolutions, norms and
+//! log-probabilities by kernels of our own, on CPUs where they are faster than libtorch's.
 //!
 //! The C++ (`*.cpp`) catches every exception. The unsafe code that calls it is in the modules here, behind
 //! functions that are safe to call with any arguments.
