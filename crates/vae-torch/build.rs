@@ -12,15 +12,22 @@ fn main() {
         "src/kernels.cpp",
     ];
     // What differentiable.cpp includes.
-    const DIFFERENTIABLE: [&str; 4] = [
+    const DIFFERENTIABLE: [&str; 5] = [
         "src/bernoulli.cpp",
         "src/convolution.cpp",
+        "src/gaussians.cpp",
         "src/norm_silu.cpp",
         "src/recompute.cpp",
     ];
     // Declarations of gloo's, whose headers libtorch names and does not have.
     const GLOO: &str = "include";
-    let others = ["src/autocast.h", "src/call.h", "src/cpu", GLOO];
+    let others = [
+        "src/autocast.h",
+        "src/call.h",
+        "src/gradients.h",
+        "src/cpu",
+        GLOO,
+    ];
     for file in FILES.into_iter().chain(DIFFERENTIABLE).chain(others) {
         println!("cargo::rerun-if-changed={file}");
     }

@@ -12,12 +12,11 @@ pub(crate) fn normal_log_prob(x: &Tensor, mean: &Tensor, log_var: &Tensor) -> Te
     ((x - mean).square() * (-log_var).exp() + log_var + LN_2PI) * -0.5
 }
 
-/// ln N(z; mean, diag(e^log_var)) in nats, summed over the last dimension; the three broadcast. The terms without z are
-/// summed separately, which halves the work if z is compared with many Gaussians.
+/// ln N(z; mean, diag(e^log_var)) in nats, summed over the last dimension; the three broadcast. Latents `[N, 1, Z]` with
+/// Gaussians `[C, Z]`, each with each, have a kernel of their own ([`vae_torch::normal_log_prob`]).
 pub(crate) fn diagonal_normal_log_prob(z: &Tensor, mean: &Tensor, log_var: &Tensor) -> Tensor {
-    let sum = |values: &Tensor| values.sum_dim_intlist(-1, false, Kind::Float);
-    let squares = ((z - mean) * (log_var * -0.5).exp()).square();
-    (sum(&squares) + sum(&(log_var + LN_2PI))) * -0.5
+    // Fails where libtorch's operations would panic.
+    vae_torch::normal_log_prob(z, mean, log_var).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// ln N(z; 0, I) in nats: `[…, Z]` → `[…]`.

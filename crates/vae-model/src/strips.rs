@@ -2,11 +2,12 @@
 //!
 //! A strip of a map needs a strip of the maps before it, a little taller where a kernel reaches beyond it. So most maps
 //! never exist as a whole: they are computed strip by strip, wherever they are needed, sometimes twice. Stored are the
-//! sums at the ends of residual blocks (each in place of the one before it, if nothing else needs that), maps that became
-//! smaller, and what attention and fully connected layers see. A group norm's mean and variance are measured over all
-//! strips before it is applied to one. Nothing is approximated, unlike with overlapping tiles that are blended.
+//! sums at the ends of residual blocks, maps that became smaller, and what attention and fully connected layers see: maps
+//! in bands of rows, each dropped as soon as the last strip that needs it is made, so that one map gives way to the next. A
+//! group norm's mean and variance are measured over all strips before it is applied to one. Nothing is approximated, unlike
+//! with overlapping tiles that are blended.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor, no_grad};
@@ -133,29 +134,6 @@ impl<'a> Plan<'a> {
         }
         cone
     }
-
-    /// The stored map that a node's output can be written over, strip after strip.
-    fn reusable(&self, node: usize, n_rows: i64) -> Option<usize> {
-        let cone = &self.cones[node];
-        let nodes = || cone.nodes.iter().map(|&i| &self.graph.nodes[i]);
-        // A strip is written when the next one is computed, which may reach so far back.
-        let reach: i64 = nodes().map(|node| reach(&node.op)).sum();
-        let same_size =
-            nodes().all(|made| made.output.shape[1..] == self.graph.nodes[node].output.shape[1..]);
-        if reach > n_rows || !same_size {
-            return None;
-        }
-        let fits = |source: &&usize| {
-            let Some(&maker) = self.makers.get(source) else {
-                return false; // An input, which belongs to the caller.
-            };
-            let maker = &self.graph.nodes[maker];
-            self.last_use[source] == node
-                && by_rows(maker) // Others may be views of what they were made of.
-                && maker.output.shape == self.graph.nodes[node].output.shape
-        };
-        cone.sources.iter().find(fits).copied()
-    }
 }
 
 /// Whether networks have this operation.
@@ -195,11 +173,57 @@ fn by_rows(node: &Node) -> bool {
     }
 }
 
-/// Rows beyond its own that a row may need.
-fn reach(op: &Op) -> i64 {
-    match op {
-        Op::Conv { weight, .. } => weight.size()[2] - 1,
-        _ => 0,
+/// A stored value.
+enum Stored {
+    Whole(Tensor),
+    Bands(Bands),
+}
+
+impl Stored {
+    fn whole(&self) -> Tensor {
+        match self {
+            Self::Whole(value) => value.shallow_clone(),
+            Self::Bands(map) => joined(map.bands.iter().map(Tensor::shallow_clone).collect()),
+        }
+    }
+}
+
+/// A map in bands of rows, the last one with as many as are left.
+struct Bands {
+    n_rows: i64,
+    n_dropped: i64,
+    bands: VecDeque<Tensor>,
+}
+
+impl Bands {
+    /// These rows, none of which is in a band that was dropped.
+    fn rows(&self, rows: &Range<i64>) -> Tensor {
+        let bands = rows.start / self.n_rows..(rows.end - 1) / self.n_rows + 1;
+        let pieces: Vec<Tensor> = bands
+            .map(|i| {
+                let first = i * self.n_rows;
+                let band = &self.bands[(i - self.n_dropped) as usize];
+                let from = rows.start.max(first) - first;
+                let to = rows.end.min(first + self.n_rows) - first;
+                band.narrow(2, from, to - from)
+            })
+            .collect();
+        joined(pieces)
+    }
+
+    /// Drops the bands that end before this row.
+    fn drop_before(&mut self, row: i64) {
+        while (self.n_dropped + 1) * self.n_rows <= row && self.bands.pop_front().is_some() {
+            self.n_dropped += 1;
+        }
+    }
+}
+
+/// Strips, one below the other.
+fn joined(mut strips: Vec<Tensor>) -> Tensor {
+    match strips.len() {
+        1 => strips.remove(0),
+        _ => Tensor::cat(&strips, 2),
     }
 }
 
@@ -207,8 +231,10 @@ fn reach(op: &Op) -> i64 {
 struct Strips<'a> {
     plan: &'a Plan<'a>,
     n_rows: i64,
-    /// Whole values by their numbers.
-    stored: HashMap<usize, Tensor>,
+    /// By the values' numbers.
+    stored: HashMap<usize, Stored>,
+    /// The first row of each band-wise stored value that the current strip was made of.
+    first_rows: HashMap<usize, i64>,
     /// Of a group norm the factor and the offset of each channel, `[1, C, 1, 1]`, by its node.
     norms: HashMap<usize, [Tensor; 2]>,
     /// Rows that several operations take, of the current strip.
@@ -220,11 +246,13 @@ impl<'a> Strips<'a> {
         let constants = plan.graph.constants.iter();
         let constants = constants.map(|(value, tensor)| (value.id, tensor.unsqueeze(0)));
         // The inputs are the first values of a graph.
-        let stored = inputs.into_iter().enumerate().chain(constants).collect();
+        let stored = inputs.into_iter().enumerate().chain(constants);
+        let stored = stored.map(|(value, tensor)| (value, Stored::Whole(tensor)));
         Self {
             plan,
             n_rows,
-            stored,
+            stored: stored.collect(),
+            first_rows: HashMap::new(),
             norms: HashMap::new(),
             recent: HashMap::new(),
         }
@@ -238,7 +266,7 @@ impl<'a> Strips<'a> {
             }
             let value = match by_rows(node) {
                 true => self.swept(i),
-                false => self.whole(node),
+                false => Stored::Whole(self.whole(node)),
             };
             self.stored.insert(node.output.id, value);
             for source in &self.plan.cones[i].sources {
@@ -248,32 +276,36 @@ impl<'a> Strips<'a> {
                 }
             }
         }
-        self.stored.remove(&nodes.last()?.output.id)
+        Some(self.stored.remove(&nodes.last()?.output.id)?.whole())
     }
 
     /// The output of a node from its strips.
-    fn swept(&mut self, node: usize) -> Tensor {
+    fn swept(&mut self, node: usize) -> Stored {
         let norms: Vec<usize> = self.plan.cones[node].nodes.iter().copied().collect();
         for norm in norms {
             self.measure(norm);
         }
+        self.first_rows.clear();
         let height = self.plan.graph.nodes[node].output.shape[1];
-        let reused = self.plan.reusable(node, self.n_rows);
-        let mut whole = reused.map(|source| self.stored[&source].shallow_clone());
-        let mut waiting: Option<(Range<i64>, Tensor)> = None;
+        let mut bands = VecDeque::new();
         for rows in strips(height, self.n_rows) {
-            let strip = self.made(node, rows.clone());
-            let whole = whole.get_or_insert_with(|| like(&strip, height));
-            if let Some((rows, strip)) = waiting.replace((rows, strip)) {
-                write(whole, rows, &strip);
-            }
+            let strip = self.made(node, rows);
+            bands.push_back(channels_innermost(&strip));
             self.recent.clear();
+            // Later strips are made of these rows and later ones.
+            for (source, first) in std::mem::take(&mut self.first_rows) {
+                if self.plan.last_use[&source] == node
+                    && let Some(Stored::Bands(map)) = self.stored.get_mut(&source)
+                {
+                    map.drop_before(first);
+                }
+            }
         }
-        let (Some(whole), Some((rows, strip))) = (whole, waiting) else {
-            return Tensor::new(); // Maps have rows.
-        };
-        write(&whole, rows, &strip);
-        whole
+        Stored::Bands(Bands {
+            n_rows: self.n_rows,
+            n_dropped: 0,
+            bands,
+        })
     }
 
     /// The factor and the offset of a group norm, from all strips of its input.
@@ -333,12 +365,20 @@ impl<'a> Strips<'a> {
 
     /// Rows of a map.
     fn rows(&mut self, value: &Value, rows: Range<i64>) -> Tensor {
-        if let Some(whole) = self.stored.get(&value.id) {
-            let is_map = whole.dim() == 4 && whole.size()[2] > 1;
-            return match is_map {
-                true => whole.narrow(2, rows.start, rows.end - rows.start),
-                false => whole.shallow_clone(), // A map of one row, or a constant of any shape.
-            };
+        match self.stored.get(&value.id) {
+            Some(Stored::Bands(map)) => {
+                let first = self.first_rows.entry(value.id).or_insert(rows.start);
+                *first = rows.start.min(*first);
+                return map.rows(&rows);
+            }
+            Some(Stored::Whole(whole)) => {
+                let is_map = whole.dim() == 4 && whole.size()[2] > 1;
+                return match is_map {
+                    true => whole.narrow(2, rows.start, rows.end - rows.start),
+                    false => whole.shallow_clone(), // A map of one row, or a constant of any shape.
+                };
+            }
+            None => (),
         }
         if let Some((known, strip)) = self.recent.get(&value.id)
             && known.start <= rows.start
@@ -451,7 +491,7 @@ impl<'a> Strips<'a> {
         let inputs: Vec<Tensor> = node
             .inputs
             .iter()
-            .map(|input| self.stored[&input.id].shallow_clone())
+            .map(|input| self.stored[&input.id].whole())
             .collect();
         let input = &inputs[0];
         match &node.op {
@@ -513,17 +553,13 @@ fn strips(height: i64, n_rows: i64) -> impl Iterator<Item = Range<i64>> {
     (0..n_strips).map(move |i| i * n_rows..((i + 1) * n_rows).min(height))
 }
 
-/// Maps of this height with the channels innermost in memory, where a strip is one piece.
-fn like(strip: &Tensor, height: i64) -> Tensor {
-    let [n, channels, _, width] = [0, 1, 2, 3].map(|dim| strip.size()[dim]);
+/// A copy with the channels innermost in memory, as convolutions like them best, and nothing else kept with it.
+fn channels_innermost(strip: &Tensor) -> Tensor {
+    let [n, channels, height, width] = [0, 1, 2, 3].map(|dim| strip.size()[dim]);
     let options: (Kind, Device) = (strip.kind(), strip.device());
-    Tensor::empty([n, height, width, channels], options).permute([0, 3, 1, 2])
-}
-
-fn write(whole: &Tensor, rows: Range<i64>, strip: &Tensor) {
-    whole
-        .narrow(2, rows.start, rows.end - rows.start)
-        .copy_(strip);
+    let mut copy = Tensor::empty([n, height, width, channels], options).permute([0, 3, 1, 2]);
+    copy.copy_(strip);
+    copy
 }
 
 #[cfg(test)]

@@ -8,10 +8,10 @@
 
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use vae_torch::{
-    CpuKernels, Generator, bernoulli_log_prob, convolution, convolution_transpose, own_kernels,
-    use_cpu_kernels,
+    CpuKernels, Generator, bernoulli_log_prob, convolution, convolution_transpose, normal_log_prob,
+    own_kernels, use_cpu_kernels,
 };
 
 struct Shape {
@@ -67,32 +67,60 @@ fn main() {
         [250, 16, 1, 28, 28],
         [1, 64, 3, 64, 64],
     ] {
-        measure_log_prob(size);
+        measure_bernoulli(size);
+    }
+    for [n, components, dims] in [[128, 500, 40], [5000, 500, 40], [128, 10, 20]] {
+        measure_normal(n, components, dims);
     }
 }
 
-fn measure_log_prob(size: [i64; 5]) {
+fn measure_bernoulli(size: [i64; 5]) {
     let mut generator = Generator::cpu(0);
     let logits = generator.uniform([-3.0, 3.0], size, Device::Cpu);
     let logits = logits.set_requires_grad(true);
     let targets = generator.uniform([0.0, 1.0], &size[1..], Device::Cpu);
+    let [k, n, channels, height, width] = size;
+    measure_log_prob(
+        &format!("Bernoulli log p of {k}×{n} {channels}×{height}×{width}"),
+        &[&logits],
+        &|| bernoulli_log_prob(&logits, &targets),
+    );
+}
+
+fn measure_normal(n: i64, components: i64, dims: i64) {
+    let mut generator = Generator::cpu(0);
+    let mut random = |size: &[i64]| {
+        let values = generator.uniform([-2.0, 2.0], size, Device::Cpu);
+        values.set_requires_grad(true)
+    };
+    let points = random(&[n, 1, dims]);
+    let (mean, log_var) = (random(&[components, dims]), random(&[components, dims]));
+    measure_log_prob(
+        &format!("log p of {n} points, {components} Gaussians, {dims} dims"),
+        &[&points, &mean, &log_var],
+        &|| normal_log_prob(&points, &mean, &log_var),
+    );
+}
+
+fn measure_log_prob(
+    name: &str,
+    leaves: &[&Tensor],
+    log_prob: &dyn Fn() -> Result<Tensor, TchError>,
+) {
     let mut best = [[f64::INFINITY; 2]; 2];
     for _ in 0..ROUNDS {
         for (kernels, best) in KERNELS.into_iter().zip(&mut best) {
             use_cpu_kernels(kernels);
             let start = Instant::now();
-            let log_prob = bernoulli_log_prob(&logits, &targets);
-            let log_prob = log_prob.unwrap_or_else(|error| panic!("{error}"));
+            let log_prob = log_prob().unwrap_or_else(|error| panic!("{error}"));
             best[0] = best[0].min(start.elapsed().as_secs_f64());
             let loss = log_prob.sum(Kind::Float);
             let start = Instant::now();
-            let _ = Tensor::run_backward(&[loss], &[&logits], false, false);
+            let _ = Tensor::run_backward(&[loss], leaves, false, false);
             best[1] = best[1].min(start.elapsed().as_secs_f64());
         }
     }
-    let [k, n, channels, height, width] = size;
-    let name = format!("Bernoulli log p of {k}×{n} {channels}×{height}×{width}");
-    print_row(&name, &best);
+    print_row(name, &best);
 }
 
 fn measure(shape: &Shape, transposed: bool) {

@@ -10,6 +10,7 @@ mod bernoulli;
 mod call;
 mod convolution;
 mod cpu;
+mod gaussians;
 mod generator;
 mod group;
 mod kernels;
@@ -19,6 +20,7 @@ mod recompute;
 pub use bernoulli::bernoulli_log_prob;
 pub use convolution::{convolution, convolution_transpose};
 pub use cpu::{CpuKernels, own_kernels, use_cpu_kernels};
+pub use gaussians::normal_log_prob;
 pub use generator::Generator;
 pub use group::{Group, Network, Reduction, Store, among};
 pub use kernels::{

@@ -8,11 +8,11 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/group_norm.h>
 #include <ATen/ops/silu.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "call.h"
 #include "cpu/cpu.h"
+#include "gradients.h"
 
 namespace {
 
@@ -50,18 +50,9 @@ struct NormSilu : autograd::Function<NormSilu> {
         const int64_t groups = context->saved_data["groups"].toInt();
         const double epsilon = context->saved_data["epsilon"].toDouble();
         if (at::GradMode::is_enabled()) {
-            // Gradients of gradients: libtorch knows those of its own.
             const Tensor output = at::silu(at::group_norm(maps, groups, weight, bias, epsilon));
-            autograd::variable_list wanted;
-            for (size_t i = 0; i < 3; ++i)
-                if (saved[i].requires_grad())
-                    wanted.push_back(saved[i]);
-            const auto found = autograd::grad({output}, wanted, {gradients[0]}, true, true);
-            autograd::variable_list all(6);
-            size_t next = 0;
-            for (size_t i = 0; i < 3; ++i)
-                if (saved[i].requires_grad())
-                    all[i] = found[next++];
+            auto all = gradients_by_libtorch(output, {maps, weight, bias}, gradients[0]);
+            all.resize(6);
             return all;
         }
         const auto *const kernels = reinterpret_cast<const vae::Kernels *>(context->saved_data["kernels"].toInt());

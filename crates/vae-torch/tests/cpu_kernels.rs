@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 use vae_torch::{
     CpuKernels, bernoulli_log_prob, convolution, convolution_transpose, group_norm_silu,
-    own_kernels, use_cpu_kernels,
+    normal_log_prob, own_kernels, use_cpu_kernels,
 };
 
 const F32: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -336,11 +336,106 @@ fn bernoulli_gradients_of_gradients_are_libtorch_s() {
     assert!(difference(&found, &expected) < 1e-5);
 }
 
+/// ln N(z; mean, e^log_var), summed over the last dimension, term by term in f64.
+fn exact_normal(points: &Tensor, mean: &Tensor, log_var: &Tensor) -> Tensor {
+    let [points, mean, log_var] = [points, mean, log_var].map(|part| part.to_kind(Kind::Double));
+    let terms = (points - mean).square() / log_var.exp() + log_var + std::f64::consts::TAU.ln();
+    terms.sum_dim_intlist(-1_i64, false, Kind::Double) * -0.5
+}
+
+/// The densities of points under Gaussians, and the gradients of their sum along a direction by points, means and log-variances.
+fn normal_gradients(
+    inputs: [&Tensor; 3],
+    direction: &Tensor,
+    log_prob: &dyn Fn(&Tensor, &Tensor, &Tensor) -> Tensor,
+) -> [Tensor; 4] {
+    let [points, mean, log_var] =
+        inputs.map(|input| input.to_kind(Kind::Double).set_requires_grad(true));
+    let [z, m, v] = [&points, &mean, &log_var].map(|input| input.to_kind(Kind::Float));
+    let found = log_prob(&z, &m, &v);
+    (&found * direction).sum(Kind::Double).backward();
+    let [z, m, v] = [points, mean, log_var].map(|input| input.grad());
+    [found.detach().to_kind(Kind::Double), z, m, v]
+}
+
+fn it_is_the_normal_log_probability() {
+    for (case, &(n, components, dims)) in [
+        (1, 1, 1),
+        (5, 3, 2),
+        (4, 7, 16),
+        (6, 5, 40), // Neither rows nor components nor dimensions fill a block.
+        (130, 500, 40),
+        (3, 2, 129),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let case = case as i64;
+        let points = noise(case, &[n, 1, dims]) * 4.0;
+        let mean = noise(case + 20, &[components, dims]) * 4.0;
+        // Deviations from 1/150 to 150.
+        let log_var = noise(case + 40, &[components, dims]) * 20.0;
+        let direction = noise(case + 60, &[n, components]) + 0.2;
+        let inputs = [&points, &mean, &log_var];
+        let expected = normal_gradients(inputs, &direction, &exact_normal);
+        let found = normal_gradients(inputs, &direction, &|z, mean, log_var| {
+            normal_log_prob(z, mean, log_var).expect("shapes fit")
+        });
+        assert_eq!(found[0].size(), [n, components]);
+        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let off = difference(found, expected);
+            assert!(off < 2e-6, "case {case}, result {i}: {off}");
+        }
+    }
+    // One density in closed form: ln N(1; 0, 4) = -1/8 - ln(2·√(2π)).
+    let one = |value: f64| Tensor::from(value as f32).view([1, 1]);
+    let found = normal_log_prob(&one(1.0).unsqueeze(0), &one(0.0), &one(4.0_f64.ln()));
+    let found = found.expect("shapes fit").double_value(&[0, 0]);
+    assert!((found + 0.125 + (8.0 * std::f64::consts::PI).ln() / 2.0).abs() < 1e-6);
+    // A point that is no number is none under every Gaussian, and no other is touched.
+    let points = noise(1, &[3, 1, 5]);
+    let broken = points.copy();
+    let _ = broken.get(1).fill_(f64::NAN);
+    let (mean, log_var) = (noise(2, &[4, 5]), noise(3, &[4, 5]));
+    let found = normal_log_prob(&broken, &mean, &log_var).expect("shapes fit");
+    assert!(bool::try_from(found.get(1).isnan().all()).expect("a boolean"));
+    assert!(bool::try_from(found.get(0).isfinite().all()).expect("a boolean"));
+    // Other shapes broadcast, and views of any strides are taken.
+    let found = normal_log_prob(&points.squeeze_dim(1), &mean.get(0), &log_var.get(0));
+    let expected = exact_normal(&points.squeeze_dim(1), &mean.get(0), &log_var.get(0));
+    let found = found.expect("shapes that broadcast").to_kind(Kind::Double);
+    assert!(difference(&found, &expected) < 1e-6);
+    let (mean, points) = (
+        noise(2, &[5, 4]).tr(),
+        noise(4, &[5, 1, 3]).permute([2, 1, 0]),
+    );
+    let found = normal_log_prob(&points, &mean, &log_var).expect("shapes fit");
+    let expected = exact_normal(&points, &mean, &log_var);
+    assert!(difference(&found.to_kind(Kind::Double), &expected) < 1e-6);
+}
+
+fn normal_gradients_of_gradients_are_libtorch_s() {
+    let (points, log_var) = (noise(1, &[3, 1, 4]), noise(3, &[2, 4]));
+    let second = |log_prob: &dyn Fn(&Tensor) -> Tensor| {
+        let mean = noise(2, &[2, 4]).set_requires_grad(true);
+        let found = log_prob(&mean).square().sum(Kind::Double);
+        let gradient = Tensor::run_backward(&[found], &[&mean], true, true).remove(0);
+        gradient.square().sum(Kind::Double).backward();
+        mean.grad()
+    };
+    let expected = second(&|mean| exact_normal(&points, mean, &log_var));
+    let found = second(&|mean| normal_log_prob(&points, mean, &log_var).expect("shapes fit"));
+    assert!(difference(&found, &expected) < 1e-5);
+}
+
 fn log_probabilities_of_shapes_that_do_not_fit_are_refused() {
     let logits = noise(1, &[2, 3, 1, 4, 5]);
     assert!(bernoulli_log_prob(&logits, &noise(2, &[4, 1, 4, 5])).is_err());
     assert!(bernoulli_log_prob(&logits, &noise(2, &[3, 1, 5, 4])).is_err());
     assert!(bernoulli_log_prob(&logits.view([-1]), &noise(2, &[3])).is_err());
+    let (points, rows) = (noise(1, &[3, 1, 4]), noise(2, &[2, 4]));
+    assert!(normal_log_prob(&points, &noise(2, &[2, 5]), &noise(2, &[2, 5])).is_err());
+    assert!(normal_log_prob(&points, &rows, &noise(2, &[3, 4])).is_err());
 }
 
 /// One test, because the choice is that of the whole program.
@@ -360,6 +455,8 @@ fn all_kernels_give_what_libtorch_gives() {
             norm_gradients_of_gradients_are_libtorch_s();
             it_is_the_bernoulli_log_probability();
             bernoulli_gradients_of_gradients_are_libtorch_s();
+            it_is_the_normal_log_probability();
+            normal_gradients_of_gradients_are_libtorch_s();
         }
     }
     assert!(use_cpu_kernels(CpuKernels::Libtorch));

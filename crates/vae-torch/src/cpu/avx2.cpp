@@ -22,5 +22,5 @@ inline float total(Vector values) {
 #include "kernels.inc"
 
 const vae::Kernels vae::avx2_kernels = {
-    "AVX2",    BLOCK,          gather,    few,                outer_units, outer,             winograd_scratch,
-    winograd, winograd_outer, norm_silu, norm_silu_backward, bernoulli,   bernoulli_backward};
+    "AVX2", BLOCK, gather, few, outer_units, outer, winograd_scratch, winograd, winograd_outer,
+    norm_silu, norm_silu_backward, bernoulli, bernoulli_backward, gaussians, gaussians_of_points, gaussians_of_components};

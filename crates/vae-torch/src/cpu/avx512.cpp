@@ -18,5 +18,5 @@ inline float total(Vector values) { return _mm512_reduce_add_ps(values); }
 #include "kernels.inc"
 
 const vae::Kernels vae::avx512_kernels = {
-    "AVX-512",    BLOCK,          gather,    few,                outer_units, outer,             winograd_scratch,
-    winograd, winograd_outer, norm_silu, norm_silu_backward, bernoulli,   bernoulli_backward};
+    "AVX-512", BLOCK, gather, few, outer_units, outer, winograd_scratch, winograd, winograd_outer,
+    norm_silu, norm_silu_backward, bernoulli, bernoulli_backward, gaussians, gaussians_of_points, gaussians_of_components};

@@ -99,6 +99,19 @@ struct BernoulliRows {
     float *of_logits;      // [rows, values], backward
 };
 
+// log p of points under Gaussians with diagonal covariances, each point under each. The last dimensions may be padded: zeros in
+// points, means and scales add nothing.
+struct Gaussians {
+    const float *points;       // [rows, dims], a multiple of 16
+    const float *mean, *scale; // [components, dims]; the scale is 1 / deviation
+    const float *offset;       // [components], log p at the mean
+    int64_t rows, components, dims;
+    float *log_prob;       // [rows, components], forward
+    const float *gradient; // the same, backward
+    float *of_points;      // [rows, dims]
+    float *of_mean, *of_log_var; // [components, dims]
+};
+
 struct Kernels {
     const char *name; // of the instructions
     // Channels of the widest block of output channels.
@@ -121,6 +134,10 @@ struct Kernels {
     // Rows from begin to end.
     void (*bernoulli)(const BernoulliRows &, int64_t begin, int64_t end);
     void (*bernoulli_backward)(const BernoulliRows &, int64_t begin, int64_t end);
+    // Rows from begin to end; the gradients of points for rows, those of means and log-variances for components.
+    void (*gaussians)(const Gaussians &, int64_t begin, int64_t end);
+    void (*gaussians_of_points)(const Gaussians &, int64_t begin, int64_t end);
+    void (*gaussians_of_components)(const Gaussians &, int64_t begin, int64_t end);
 };
 
 extern const Kernels avx512_kernels, avx2_kernels;

@@ -1,11 +1,9 @@
 //! A run and its data set are found from any folder, and another data set can be named.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Workplace, stderr, succeeds_in as succeeds, vae_in};
+use crate::common::{Workplace, stderr, succeeds_in as succeeds, vae_in};
 use image::RgbImage;
 use serde_json::Value;
 

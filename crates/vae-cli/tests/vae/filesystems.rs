@@ -1,13 +1,11 @@
 //! File systems that do not support every operation of a local disk: network shares, FUSE, mount points.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{Workplace, metrics, stderr};
+use crate::common::{Workplace, metrics, stderr};
 
 /// A library that makes system calls fail as on SMB shares, FUSE file systems, Lustre and exFAT. Each environment
 /// variable sets the error of one call.

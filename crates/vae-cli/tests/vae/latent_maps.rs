@@ -1,10 +1,8 @@
 //! Latent maps and codes, from training to every command.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, metrics, stderr};
+use crate::common::{Workplace, metrics, stderr};
 
 /// A model with latent maps of 3×3 places for images of 12×12 pixels.
 const NETWORK: &str = "latent_shape = [3, 3, 3]

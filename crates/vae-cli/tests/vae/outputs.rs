@@ -1,8 +1,6 @@
 //! Output and exit of the program: closed pipes, full disks, impossible names, signals, endless files.
 #![cfg(unix)]
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -12,7 +10,7 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Workplace, stderr, stdout};
+use crate::common::{Workplace, stderr, stdout};
 use serde_json::Value;
 
 /// A shared workplace with a trained run, which tests must not change.

@@ -1,10 +1,8 @@
 //! A generator without an encoder, from training to every command; a VAE with a discriminator.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, metrics, stderr};
+use crate::common::{Workplace, metrics, stderr};
 
 const GAN: &str = "[dataset.idx]
 folder = 'data'

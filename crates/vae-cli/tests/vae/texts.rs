@@ -1,10 +1,8 @@
 //! Texts: from a file of lines to a run, and every command on it.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, lines, metrics, stderr, stdout};
+use crate::common::{Workplace, lines, metrics, stderr, stdout};
 use serde_json::Value;
 
 const CONFIG: &str = "

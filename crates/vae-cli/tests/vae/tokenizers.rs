@@ -1,11 +1,9 @@
 //! Autoencoders of latent diffusion: read, used and written back.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{stderr, succeeds_in as succeeds, vae_in};
+use crate::common::{stderr, succeeds_in as succeeds, vae_in};
 use image::RgbImage;
 use serde_json::Value;
 use tch::{Device, Tensor, no_grad};

@@ -1,14 +1,12 @@
 //! `vae explore`: what its server answers, and to whom.
 
-mod common;
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use common::Workplace;
+use crate::common::Workplace;
 
 /// A server that ends with the test.
 struct Server {

@@ -1,7 +1,5 @@
 //! `vae train --processes`: several processes that train together, and what becomes of them when one fails.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
@@ -10,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Workplace, lines, stderr, stdout};
+use crate::common::{Workplace, lines, stderr, stdout};
 use serde_json::Value;
 
 /// The metrics of a run without what depends on time, and its weights.

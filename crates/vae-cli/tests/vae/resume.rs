@@ -1,15 +1,13 @@
 //! Runs that were stopped in every possible way, and resumed.
 #![cfg(target_os = "linux")]
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Workplace, metrics, stderr};
+use crate::common::{Workplace, metrics, stderr};
 use serde_json::Value;
 use vae_run::{Checkpoint, RunDir};
 

@@ -1,11 +1,9 @@
 //! The commands that explore the latent space of a run.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{SIDE, Workplace, stderr, stdout};
+use crate::common::{SIDE, Workplace, stderr, stdout};
 use image::{GrayImage, Luma};
 use serde_json::Value;
 

@@ -1,10 +1,8 @@
 //! Exports and imports, and the descriptions of models and machines.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, stderr, stdout};
+use crate::common::{Workplace, stderr, stdout};
 use serde_json::Value;
 
 #[test]

@@ -1,10 +1,8 @@
 //! Models with a condition, from training to every command.
 
-mod common;
-
 use std::fs;
 
-use common::{SIDE, Workplace, metrics, stderr, stdout};
+use crate::common::{SIDE, Workplace, metrics, stderr, stdout};
 use image::{GrayImage, Luma};
 use serde_json::Value;
 

@@ -1,11 +1,9 @@
 //! Melodies: from a folder of MIDI files to a run, and every command on it.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Workplace, lines, stderr, stdout};
+use crate::common::{Workplace, lines, stderr, stdout};
 use serde_json::Value;
 use vae_base::MelodySpec;
 use vae_data::melodies::to_midi;

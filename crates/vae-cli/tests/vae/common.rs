@@ -1,5 +1,4 @@
-//! Shared by the tests of the binary, each of which uses a part of it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+//! What the tests share.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,14 +8,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with a small data set and a config for it.
-pub struct Workplace {
+pub(crate) struct Workplace {
     folder: TempDir,
 }
 
-pub const SIDE: usize = 12;
+pub(crate) const SIDE: usize = 12;
 
 impl Workplace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");
         fs::create_dir(&data).expect("created");
@@ -30,11 +29,11 @@ impl Workplace {
         workplace
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn write_config(&self, name: &str, extra: &str) {
+    pub(crate) fn write_config(&self, name: &str, extra: &str) {
         let text = format!(
             "{extra}\n[dataset.idx]\nfolder = 'data'\n[model.network.mlp]\nhidden = [16]\n\
              [training]\nepochs = 2\nbatch_size = 16\n"
@@ -42,11 +41,11 @@ impl Workplace {
         fs::write(self.path(name), text).expect("written");
     }
 
-    pub fn vae(&self, args: &[&str]) -> Output {
+    pub(crate) fn vae(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("the binary runs")
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vae"));
         command.args(args).current_dir(self.folder.path());
         let computes = [
@@ -73,14 +72,14 @@ impl Workplace {
     }
 
     /// Trains a run and returns its folder.
-    pub fn train(&self, args: &[&str], out: &str) -> PathBuf {
+    pub(crate) fn train(&self, args: &[&str], out: &str) -> PathBuf {
         let output = self.vae(&[&["train", "small.toml", "--out", out], args].concat());
         assert!(output.status.success(), "{}", stderr(&output));
         self.path(out)
     }
 
     /// Runs a command that must fail, and returns its one line of output.
-    pub fn error(&self, args: &[&str], code: i32) -> String {
+    pub(crate) fn error(&self, args: &[&str], code: i32) -> String {
         let output = self.vae(args);
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{said}");
@@ -92,7 +91,7 @@ impl Workplace {
 }
 
 /// Runs the binary in a folder.
-pub fn vae_in(folder: &Path, args: &[&str]) -> Output {
+pub(crate) fn vae_in(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vae"))
         .args(args)
         .current_dir(folder)
@@ -102,17 +101,17 @@ pub fn vae_in(folder: &Path, args: &[&str]) -> Output {
 }
 
 /// What a command that must succeed in a folder prints.
-pub fn succeeds_in(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn succeeds_in(folder: &Path, args: &[&str]) -> String {
     let output = vae_in(folder, args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     stdout(&output)
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -133,7 +132,7 @@ fn write_labels(path: &Path, n: usize) {
     fs::write(path, bytes).expect("written");
 }
 
-pub fn lines(path: &Path) -> Vec<Value> {
+pub(crate) fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path)
         .expect("a text file")
         .lines()
@@ -142,7 +141,7 @@ pub fn lines(path: &Path) -> Vec<Value> {
 }
 
 /// The metrics without measured times.
-pub fn metrics(run: &Path) -> Vec<Value> {
+pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     let mut records = lines(&run.join("metrics.jsonl"));
     for record in &mut records {
         let record = record.as_object_mut().expect("an object");

@@ -1,11 +1,9 @@
 //! Models of sound, from training to every command.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Workplace, metrics, stderr, stdout};
+use crate::common::{Workplace, metrics, stderr, stdout};
 use vae_sound::{decode, wav};
 
 /// Spectrograms of 16 bands and 16 frames.

@@ -1,10 +1,8 @@
 //! Models with a codebook: which codes are in use, codes as tables, and back to images.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, metrics, stderr, stdout};
+use crate::common::{Workplace, metrics, stderr, stdout};
 use serde_json::Value;
 
 const CONFIG: &str = "[dataset.idx]

@@ -1,12 +1,10 @@
 //! Encoding, decoding, scoring and searching images with files of every format.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use common::{SIDE, Workplace, stderr, stdout};
+use crate::common::{SIDE, Workplace, stderr, stdout};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;

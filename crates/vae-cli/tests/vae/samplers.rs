@@ -1,10 +1,8 @@
 //! `vae fit-sampler`, and the commands that draw from what it fitted.
 
-mod common;
-
 use std::fs;
 
-use common::{SIDE, Workplace, stderr, stdout};
+use crate::common::{SIDE, Workplace, stderr, stdout};
 use serde_json::Value;
 
 fn succeeds(workplace: &Workplace, args: &[&str]) -> (String, String) {

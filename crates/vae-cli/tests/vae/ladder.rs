@@ -1,10 +1,8 @@
 //! Latents in levels, from training to every command.
 
-mod common;
-
 use std::fs;
 
-use common::{Workplace, metrics, stderr};
+use crate::common::{Workplace, metrics, stderr};
 
 /// A ladder whose levels have two and three latents.
 const LADDER: &str = "[dataset.idx]

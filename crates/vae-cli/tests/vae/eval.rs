@@ -1,11 +1,9 @@
 //! `vae eval` and the files that it writes into a run.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Workplace, lines, stderr, stdout};
+use crate::common::{Workplace, lines, stderr, stdout};
 use serde_json::{Value, json};
 
 fn eval(workplace: &Workplace, args: &[&str]) -> Value {

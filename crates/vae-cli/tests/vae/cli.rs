@@ -1,13 +1,11 @@
 //! The binary as users run it: real files, exit codes, written files and messages.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{SIDE, Workplace, metrics, stderr, stdout};
+use crate::common::{SIDE, Workplace, metrics, stderr, stdout};
 use serde_json::Value;
 
 fn size(path: &Path) -> (u32, u32) {
