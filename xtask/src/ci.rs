@@ -140,6 +140,9 @@ fn table(times: &[(String, bool, Duration)]) -> String {
     times.iter().map(row).collect()
 }
 
+/// How many threads libtorch computes with.
+const THREADS: &str = "OMP_NUM_THREADS";
+
 /// Run all tests, or those that cargo's `arguments` choose.
 ///
 /// # Errors
@@ -148,6 +151,10 @@ pub(crate) fn test(workspace: &Workspace, arguments: &[OsString]) -> Result<()> 
     libtorch::ensure_present(workspace)?;
     let mut command = cargo(workspace);
     command.args(["test", "--release"]);
+    // The tests of a program run on all cores already. With libtorch's threads on top each would wait for the others.
+    if std::env::var_os(THREADS).is_none() {
+        command.env(THREADS, "1");
+    }
     if !chooses_packages(arguments) {
         command.args(ALL_BUT_XTASK);
     }

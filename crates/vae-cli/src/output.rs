@@ -53,6 +53,24 @@ pub(crate) fn print_path(path: &Path) {
     }
 }
 
+/// Refuses the name of a file to be written in a folder that is not there, before anything is computed for it.
+///
+/// # Errors
+/// Names the file and the folder.
+pub(crate) fn check_folder(file: &Path) -> anyhow::Result<()> {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => anyhow::bail!(
+            "{}: there is no folder {}",
+            file.display(),
+            folder.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// Flushes stdout, and returns the error that kept results from it. A reader that closed the pipe, as `head` does, is not an
 /// error.
 pub(crate) fn stdout_error() -> Option<io::Error> {

@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::output::say;
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vae_base::{counted, one_line};
 use vae_data::image_folder::PackProgress;
-use vae_data::one_line;
 use vae_run::Record;
 use vae_train::{Callback, Event, Fit, Flow, TrainError};
 
@@ -43,11 +43,16 @@ fn target() -> ProgressDrawTarget {
 /// How often the running means are read; on a GPU reading them waits for the device.
 const REFRESH: Duration = Duration::from_millis(250);
 
+/// How long nothing is said where there is no terminal for a bar.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// Shows the progress of training.
 pub(crate) struct Progress {
     bar: ProgressBar,
     last_refresh: Option<Instant>,
     table: EpochTable,
+    /// When the fit began, and at which step.
+    start: (Instant, u64),
 }
 
 impl Progress {
@@ -62,7 +67,23 @@ impl Progress {
             bar,
             last_refresh: None,
             table: EpochTable::default(),
+            start: (Instant::now(), 0),
         }
+    }
+
+    fn is_due(&self) -> bool {
+        let pause = match self.bar.is_hidden() {
+            true => SILENCE,
+            false => REFRESH,
+        };
+        self.last_refresh.is_none_or(|at| at.elapsed() > pause)
+    }
+
+    fn time_left(&self, steps: u64, n_steps: u64) -> HumanDuration {
+        let (start, first) = self.start;
+        let share =
+            n_steps.saturating_sub(steps) as f64 / steps.saturating_sub(first).max(1) as f64;
+        HumanDuration(start.elapsed().mul_f64(share))
     }
 }
 
@@ -75,17 +96,21 @@ impl Callback for Progress {
         let epochs = run.config.training.epochs;
         match event {
             Event::FitStart => {
+                self.start = (Instant::now(), run.progress.position.steps);
+                self.last_refresh = Some(Instant::now());
                 self.bar
                     .set_length(run.config.n_steps(run.splits.train.len()));
                 self.bar.set_prefix(format!("epoch 1/{epochs}"));
             }
-            Event::StepEnd { totals, .. }
-                if !self.bar.is_hidden()
-                    && self.last_refresh.is_none_or(|at| at.elapsed() > REFRESH) =>
-            {
+            Event::StepEnd { totals, .. } if self.is_due() => {
                 self.last_refresh = Some(Instant::now());
-                let means = totals.means();
-                self.bar.set_position(run.progress.position.steps);
+                let (means, steps) = (totals.means(), run.progress.position.steps);
+                if self.bar.is_hidden() {
+                    let n_steps = run.config.n_steps(run.splits.train.len());
+                    let left = self.time_left(steps, n_steps);
+                    say!("step {steps} of {n_steps}, about {left} left: train {means}");
+                }
+                self.bar.set_position(steps);
                 self.bar.set_message(means.to_string());
             }
             Event::EpochEnd {
@@ -125,6 +150,7 @@ impl Callback for Progress {
                         },
                     );
                 }
+                self.last_refresh = Some(Instant::now());
                 self.bar.set_position(run.progress.position.steps);
                 self.bar
                     .set_prefix(format!("epoch {}/{epochs}", (train.epoch + 1).min(epochs)));
@@ -351,8 +377,8 @@ impl ImageCount {
         let seconds = self.start.elapsed().as_secs_f64();
         let rate = self.n_done as f64 / seconds.max(1e-9);
         say!(
-            "{} images in {seconds:.1} s: {rate:.0} images/s",
-            self.n_done
+            "{} in {seconds:.1} s: {rate:.0} images/s",
+            counted(self.n_done, "image")
         );
         rate
     }

@@ -23,10 +23,11 @@ pub(crate) fn refused_writes_are_errors() {
     }
 }
 
-/// A flag that Ctrl-C, SIGTERM and SIGHUP raise; the second of them exits at once.
+/// A flag that Ctrl-C, SIGTERM and SIGHUP raise; the second of them exits at once. `when` says when the work that looks at the flag
+/// stops, as in " after this step".
 ///
 /// A signal that is already ignored stays ignored: SIGHUP under `nohup`, SIGINT of a script's background job.
-pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
+pub(crate) fn stop_when_asked(when: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
     let ignored = ignored_signals();
@@ -34,7 +35,7 @@ pub(crate) fn stop_when_asked() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             exit_at_once(INTERRUPTED);
         }
-        say!("stopping after this step; once more to exit at once");
+        say!("stopping{when}; once more to exit at once");
     })
     .context("Ctrl-C handler")?;
     for signal in ignored {

@@ -551,6 +551,11 @@ impl Dataset {
         name.map_or_else(|| class.to_string(), Clone::clone)
     }
 
+    /// Whether classes have names, not only numbers.
+    pub fn has_class_names(&self) -> bool {
+        self.class_names.is_some()
+    }
+
     /// The class of this name or number.
     #[must_use]
     pub fn class(&self, name: &str) -> Option<i64> {
@@ -671,13 +676,11 @@ impl LoadReport {
         match self.bad_files.files() {
             [] => {}
             [BadFile { name, reason }] => {
-                warn!("{path}: {name} is not usable and is skipped: {reason}");
+                warn!("{path}: 1 file is skipped: {name} {reason}");
             }
             [BadFile { name, reason }, ..] => {
                 let n_bad = self.bad_files.len();
-                warn!(
-                    "{path}: {n_bad} files are not usable and are skipped; the first is {name}: {reason}"
-                );
+                warn!("{path}: {n_bad} files are skipped; the first: {name} {reason}");
             }
         }
         if !self.left_out.is_empty() {

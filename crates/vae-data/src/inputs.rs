@@ -532,6 +532,24 @@ impl Inputs {
         Some((0..batch.names.len()).map(row).collect())
     }
 
+    /// Whether classes have names, not only numbers.
+    pub fn has_class_names(&self) -> bool {
+        self.sources.iter().any(|source| match source {
+            InputSource::Dataset(dataset) => dataset.has_class_names(),
+            _ => false,
+        })
+    }
+
+    /// The name of a class: its name in a data set that has names, or its number.
+    #[must_use]
+    pub fn class_name(&self, class: i64) -> String {
+        let named = self.sources.iter().find_map(|source| match source {
+            InputSource::Dataset(dataset) => Some(dataset.class_name(class)),
+            _ => None,
+        });
+        named.unwrap_or_else(|| class.to_string())
+    }
+
     /// Whether the class of at least one image is known.
     pub fn has_labels(&self) -> bool {
         let has_labels = |source: &InputSource| match source {

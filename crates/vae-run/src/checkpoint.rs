@@ -409,8 +409,8 @@ impl Checkpoint {
             let problem = match self {
                 Self::Last => "no checkpoint; a run has one after its first epoch",
                 Self::Best => {
-                    "no checkpoint of a whole epoch; a run has one after its first (`last` also \
-                     after an interruption)"
+                    "no checkpoint of a whole epoch; a run has one after its first (--checkpoint last \
+                     takes that of an interruption, too)"
                 }
             };
             return Err(RunError::run(run_dir.checkpoints(), problem));

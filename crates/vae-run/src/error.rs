@@ -38,7 +38,13 @@ pub enum RunError {
         differences: String,
     },
     /// The folder for a new run is in use.
-    #[error("{path}: already holds files; give another folder with --out, or remove it")]
+    #[error(
+        "{path}: already holds files; give another folder with --out, or remove it{}",
+        match path.join("checkpoints").is_dir() {
+            true => format!(", or go on with it: vae train --resume {}", path.display()),
+            false => String::new(),
+        }
+    )]
     RunExists {
         /// The folder.
         path: PathBuf,

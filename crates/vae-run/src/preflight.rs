@@ -1,9 +1,13 @@
 //! What a config and its data will make of a run, as far as it shows before the first step.
 
+use vae_base::counted;
 use vae_data::{Dataset, Splits};
 use vae_model::Vae;
 
 use crate::{RunConfig, RunError};
+
+/// Fewer validation items are warned of.
+const LEAST_VALIDATION: usize = 5;
 
 /// Images that are compared to find out whether they are all alike.
 const N_COMPARED: usize = 64;
@@ -33,9 +37,21 @@ pub fn preflight(config: &RunConfig, vae: &Vae, splits: &Splits) -> Result<Vec<S
         ));
     }
     if n_train < batch_size {
+        let steps = match config.passes_per_epoch(n_train) {
+            1 => ", and an epoch is one step",
+            _ => "",
+        };
         warnings.push(format!(
             "{n_train} training items are fewer than training.batch_size = {batch_size}: every step sees all of \
-             them, and an epoch is one step"
+             them{steps}"
+        ));
+    }
+    if let Some(n) = splits.validation.as_ref().map(Dataset::len)
+        && n < LEAST_VALIDATION
+    {
+        warnings.push(format!(
+            "which checkpoint is the best is decided by {} (dataset.validation): so few say little",
+            counted(n, "validation item")
         ));
     }
     let n_latents = vae.config().n_latents();
@@ -124,6 +140,12 @@ mod tests {
         assert_eq!(warnings(&format!("{good}{schedule}50"), 40, false), [""; 0]);
         one("", 7, false, "training.batch_size = 8");
         one("", 40, true, "all the same");
+        let several = "training = { epochs = 10, batch_size = 8, least_steps_per_epoch = 5 }\nmodel.latent_dims = 2\n";
+        let found = warnings(several, 7, false);
+        assert!(
+            found[0].ends_with("every step sees all of them"),
+            "{found:?}"
+        );
         let latents = good.replace("latent_dims = 2", "latent_dims = 41");
         assert!(warnings(&latents, 40, false)[0].contains("model.latent_dims"));
     }

@@ -425,15 +425,20 @@ impl<'a> Trainer<'a> {
 
     fn train_record(&self, totals: &Totals, seconds: f64) -> Record {
         let Fit {
-            splits, progress, ..
+            config,
+            splits,
+            progress,
+            ..
         } = &self.run;
+        let n_train = splits.train.len();
+        let n_seen = n_train as f64 * config.passes_per_epoch(n_train) as f64;
         Record {
             beta: self.scheduled("beta"),
             capacity: self.scheduled("capacity"),
             waited: Some(self.clock.epoch_waited.as_secs_f64() / seconds),
             gradient_norm: Some(totals.gradient_norm()),
             learning_rate: Some(progress.learning_rate),
-            images_per_s: splits.train.len() as f64 / seconds,
+            images_per_s: n_seen / seconds,
             seconds,
             named: totals.named_means(),
             ..Record::new(progress.position, Record::TRAIN, totals.means())

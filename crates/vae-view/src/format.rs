@@ -103,6 +103,15 @@ impl Format {
 /// As [`Format::of`]; there is no ffmpeg on the PATH.
 pub fn check_name(path: &Path, content: Content) -> Result<Format, ViewError> {
     let format = Format::of(path, content)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder
+        && !folder.is_dir()
+    {
+        let problem = format!("there is no folder {}", folder.display());
+        return Err(ViewError::file(path, problem));
+    }
     if format == Format::Mp4 && ffmpeg().is_none() {
         let problem = "an .mp4 file is written by ffmpeg, which is not on the PATH; .gif and .apng need no other program";
         return Err(ViewError::file(path, problem));

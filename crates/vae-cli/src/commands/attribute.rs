@@ -32,7 +32,7 @@ use crate::output::{self, out, say};
 ///
 /// A direction is learned from the latents of the training images and stored in the run; a step of 1 along it is one standard
 /// deviation of those latents. Attributes are the columns of the data set's table (CelebA's list, or a CSV with file names and 0/1
-/// or -1/1), and the classes of an idx data set: class=3, or digit=3.
+/// or -1/1), and the classes of a data set: class=3, digit=3, or class=smiling of a folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae attribute runs/celeba learn Smiling Male Eyeglasses

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use vae_base::{AttributeValues, counted};
@@ -97,6 +97,15 @@ impl ConfigArgs {
         Ok(config)
     }
 
+    fn needs_pack(&self, error: &DataError) -> anyhow::Error {
+        let data = self.data.as_ref();
+        let data = data.map_or(String::new(), |data| format!(" --data {}", data.display()));
+        anyhow!(
+            "{error}; `vae data pack {}{data}` makes it",
+            self.config.display()
+        )
+    }
+
     fn image_folder(&self) -> Result<ImageFolderConfig> {
         self.load()?.dataset.image_folder.ok_or_else(|| {
             let path = self.config.display();
@@ -142,7 +151,7 @@ fn check(args: &ConfigArgs) -> Result<Done> {
         let folder = AudioFolder::open(&config)?;
         let path = folder.pack_file();
         if let Err(problem) = folder.check_pack() {
-            return Err(DataError::Pack { path, problem }.into());
+            return Err(args.needs_pack(&DataError::Pack { path, problem }));
         }
         let (clips, bad) = folder.clips()?;
         let (n, n_bad) = (clips.len(), bad.len());
@@ -156,7 +165,7 @@ fn check(args: &ConfigArgs) -> Result<Done> {
     let folder = ImageFolder::open(&args.image_folder()?)?;
     if let Err(problem) = folder.check_pack() {
         let path = folder.pack_file();
-        return Err(DataError::Pack { path, problem }.into());
+        return Err(args.needs_pack(&DataError::Pack { path, problem }));
     }
     let (images, bad) = folder.images()?;
     say!(

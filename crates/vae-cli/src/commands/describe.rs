@@ -32,6 +32,10 @@ pub(crate) struct Args {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
 
+    /// The data set's folder or file, instead of a config file's
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+
     /// Only the config
     #[arg(long, conflicts_with = "json")]
     config: bool,
@@ -116,7 +120,10 @@ fn describe(args: &Args) -> Result<Described> {
         return loaded(&args.what);
     }
     if !args.what.is_dir() {
-        let config = run_config::load(&args.what, &args.settings)?;
+        let mut config = run_config::load(&args.what, &args.settings)?;
+        if let Some(path) = &args.data {
+            config.dataset = config.dataset.at(path.clone());
+        }
         run_config::check(&args.what, &config)?;
         return Ok(Described {
             model: config.model.clone(),

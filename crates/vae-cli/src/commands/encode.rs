@@ -58,6 +58,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     let format = Format::of(&args.out)?;
+    output::check_folder(&args.out)?;
     let run = args.run.open()?;
     let n_slots = match args.codes {
         true => Some(super::codes::quantizer(&run)?.1),

@@ -100,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         kind.check(&space)?;
     }
     run.run_dir()?.check_writable()?;
-    let stop = signals::stop_when_asked()?;
+    let stop = signals::stop_when_asked(" after this step")?;
     let (rows, done) = fit_all(&run, kinds, &args.effort, &stop)?;
     report(&run, &rows, args.json)?;
     Ok(done)

@@ -78,7 +78,7 @@ impl InvertArgs {
         };
         let n_steps = u64::from(config.n_steps);
         let work = format!("{n_steps} steps for {n_items} images");
-        let stop = signals::stop_when_asked()?;
+        let stop = signals::stop_when_asked(" after this step")?;
         let bar = share_bar(n_items as u64 * n_steps, work.clone());
         if bar.is_hidden() {
             say!("searching latents: {work}");

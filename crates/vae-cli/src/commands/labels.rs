@@ -55,7 +55,9 @@ pub(super) fn yes_or_no(dataset: &Dataset, name: &str, table: &str) -> Result<Ve
             .collect());
     }
     let known = names(dataset)?;
+    let meant = format!("class={name}");
     match known.is_empty() {
+        _ if known.contains(&meant) => bail!("attribute {name}: not found; did you mean {meant}?"),
         true => bail!(
             "attribute {name}: these images have neither attributes nor classes; a table with a \
              column of file names and one of 0 and 1 comes with {table}"
@@ -97,6 +99,8 @@ mod tests {
         assert_eq!(names(&dataset).unwrap(), ["class=0", "class=7"]);
         let found = yes_or_no(&dataset, &canonical("digit=7"), "").unwrap();
         assert_eq!(found, [Some(true), Some(false), Some(true)]);
+        let error = yes_or_no(&dataset, "7", "").unwrap_err().to_string();
+        assert_eq!(error, "attribute 7: not found; did you mean class=7?");
         let error = yes_or_no(&dataset, "Smiling", "").unwrap_err().to_string();
         assert_eq!(
             error,

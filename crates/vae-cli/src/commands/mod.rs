@@ -189,6 +189,14 @@ impl InputArgs {
         let attributes = self.attributes.as_deref();
         Ok(session.inputs(&self.inputs, Split::Test, attributes)?)
     }
+
+    /// Says which items were taken where none were named.
+    pub(crate) fn default_name(&self) -> &'static str {
+        match self.inputs.is_empty() {
+            true => " (the run's test items)",
+            false => "",
+        }
+    }
 }
 
 /// The fields for what is known of each image, to follow `fields` in a table.

@@ -19,7 +19,7 @@ use crate::progress::ImageCount;
 /// Find the images nearest to one in latent space
 ///
 /// Distances are Euclidean, between the centers of q(z|x). The picture shows the image itself first, then its neighbors in order of
-/// distance. An image that is among those searched is its own nearest neighbor.
+/// distance. The image's own file is left out where it is among those searched; copies of it under other names are not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vae neighbors runs/mnist datasets/mnist/t10k-images-idx3-ubyte.gz#7 --out near.png
@@ -66,6 +66,7 @@ struct Neighbor {
     distance: f64,
     name: String,
     label: Option<i64>,
+    class: Option<String>,
     image: Tensor,
 }
 
@@ -81,6 +82,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
     let condition = run.condition_of(&query_inputs, &query);
     let query_images = (&query.items, condition.as_ref());
     let query_center = no_grad(|| vae.encode(query_images))?.center(); // [1, Z]
+    let itself = query.items.get(0);
     let inputs = run.inputs(&args.among, Split::Train, None)?;
     let mut count = ImageCount::new(Some(inputs.n_images()));
     // Nearest first; of equal ones the first.
@@ -97,12 +99,15 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         })?;
         for (i, distance) in Vec::<f64>::try_from(distances)?.into_iter().enumerate() {
             let place = nearest.partition_point(|near| near.distance.total_cmp(&distance).is_le());
-            if place < most {
+            let image = batch.items.get(i as i64);
+            let is_itself = || short(&batch.names[i]) == short(&query.names[0]) && image == itself;
+            if place < most && !is_itself() {
                 let near = Neighbor {
                     distance,
                     name: batch.names[i].clone(),
                     label: batch.labels[i],
-                    image: batch.items.get(i as i64).copy(),
+                    class: batch.labels[i].map(|label| inputs.class_name(label)),
+                    image: image.copy(),
                 };
                 nearest.insert(place, near);
                 nearest.truncate(most);
@@ -120,12 +125,12 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         let n_images = images.size()[0] as usize;
         let mut captions = vec![short(&query.names[0]) + "\nthe image itself"];
         captions.extend(nearest.iter().map(|near| {
-            let label = near.label.map(|label| format!(", label {label}"));
+            let class = near.class.as_ref().map(|class| format!(", {class}"));
             let distance = decimal(near.distance, 3);
             format!(
                 "{}\n{distance}{}",
                 short(&near.name),
-                label.unwrap_or_default()
+                class.unwrap_or_default()
             )
         }));
         let labeled = Labeled {
@@ -151,6 +156,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                     "file": near.name,
                     "distance": near.distance,
                     LABEL_COLUMN: near.label,
+                    "class": near.class,
                 })
             })
             .collect();
@@ -167,12 +173,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         "file"
     };
     let mut header = vec![what, "distance"];
-    header.extend(has_labels.then_some(LABEL_COLUMN));
+    header.extend(has_labels.then_some("class"));
     let rows = nearest.into_iter().map(|near| {
         let mut row = vec![one_line(&near.name), format!("{:.4}", near.distance)];
         if has_labels {
-            let label = near.label.map(|label| label.to_string());
-            row.push(label.unwrap_or(table::UNKNOWN.to_owned()));
+            row.push(near.class.unwrap_or(table::UNKNOWN.to_owned()));
         }
         row
     });

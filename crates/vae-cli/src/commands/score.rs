@@ -166,6 +166,12 @@ impl ByValue {
 
 pub(crate) fn run(args: Args) -> Result<Done> {
     Format::of(&args.out)?;
+    for path in [Some(&args.out), args.values.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        output::check_folder(path)?;
+    }
     let mut by_value = args.values.clone().map(|path| ByValue {
         path,
         parts: Vec::new(),
@@ -185,6 +191,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         "--picture: these items are texts, which have no picture; the file of scores has them all"
     );
     let inputs = args.inputs.open(&run)?;
+    let has_names = inputs.has_class_names();
     let mut noise = run.vae().generator(derive_seed(args.seed, 0, "scores"));
     let mut writer: Option<TableWriter> = None;
     let mut worst = Worst {
@@ -215,6 +222,9 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             none => {
                 let mut fields = vec![Field::text(FILE_COLUMN), Field::real("score")];
                 fields.extend(scores.terms.iter().map(|(name, _)| Field::real(name)));
+                if has_names {
+                    fields.push(Field::text("class"));
+                }
                 fields.extend(super::known_fields(&inputs, &fields));
                 none.insert(TableWriter::create(&args.out, fields)?)
             }
@@ -232,6 +242,11 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 .into_iter()
                 .map(|(_, term)| Values::Reals(term)),
         );
+        if has_names {
+            let name = |label: &Option<i64>| label.map(|label| inputs.class_name(label));
+            let names = batch.labels.iter().map(name);
+            values.push(Values::Text(names.map(Option::unwrap_or_default).collect()));
+        }
         values.extend(super::known_values(&inputs, batch));
         writer.write(values)?;
     }
@@ -295,7 +310,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
                 "mean score {mean:.2} nats, {:.1} tokens, perplexity {perplexity:.2} per token",
                 n_tokens / n_images.max(1) as f64
             ),
-            None => say!("mean score {mean:.2} nats"),
+            None => say!("mean score {mean:.2} nats{}", args.inputs.default_name()),
         }
         output::print_path(&args.out);
         for path in [&args.values, &args.picture].into_iter().flatten() {

@@ -59,7 +59,7 @@ pub(crate) struct Args {
     data: Option<PathBuf>,
 
     /// Passes over the training images, instead of the config's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epochs: Option<u64>,
 
     /// Only the first N training images, N/5 validation and N/5 test images, for a quick run
@@ -255,7 +255,7 @@ fn train_along(args: &Args, processes: &Processes) -> Result<Done> {
         trainer.resume(checkpoint)?;
     }
     trainer.train_among(group)?;
-    let stop = signals::stop_when_asked()?;
+    let stop = signals::stop_when_asked(" after this step")?;
     Ok(match trainer.fit(&stop).ended? {
         Stop::Interrupted => Done::Interrupted,
         Stop::Finished | Stop::Callback => Done::Fully,
@@ -385,7 +385,7 @@ fn train(args: &Args, processes: Option<&Processes>, begun: Begun) -> Result<Don
         },
         counted(tch::get_num_threads() as usize, "thread"),
     );
-    let stop = signals::stop_when_asked()?;
+    let stop = signals::stop_when_asked(" after this step")?;
     let outcome = trainer.fit(&stop);
     let is_trained = matches!(outcome.ended, Ok(Stop::Finished | Stop::Callback));
     let done = finish(args, run_dir, vae, splits, outcome)?;
@@ -579,6 +579,9 @@ fn free_folder(config: &Path) -> PathBuf {
         .unwrap_or(first)
 }
 
+/// So many epochs that are no better than the best one are worth a word.
+const WITHOUT_BETTER: u64 = 3;
+
 fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
     if let Some(best) = &summary.best {
         say!(
@@ -592,6 +595,15 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
                 Some(_) => ", in nats per image",
                 None => "",
             },
+        );
+    }
+    if let Some(best) = &summary.best
+        && summary.epochs >= best.epoch + WITHOUT_BETTER
+    {
+        say!(
+            "no better on the validation items in the {} epochs since: longer runs of this config will not help. \
+             [early_stopping] ends such a run by itself",
+            summary.epochs - best.epoch
         );
     }
     let best = summary.run.join("checkpoints").join("best");

@@ -115,7 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<Done> {
             (store, host.to_owned(), port)
         }
     };
-    let stop = signals::stop_when_asked()?;
+    let stop = signals::stop_when_asked(" after this step")?;
     let mut launcher = Launcher {
         store,
         host,

@@ -87,7 +87,7 @@ pub(crate) fn run(args: Args) -> Result<Done> {
             args.host
         );
     }
-    let stop = signals::stop_when_asked()?;
+    let stop = signals::stop_when_asked("")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,5 +1,6 @@
 //! A model on a thread of its own, which answers one request after the other.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread;
@@ -176,6 +177,13 @@ impl Opened {
             Some(labels) => Some(Vec::<i64>::try_from(labels.to_kind(Kind::Int64))?),
             None => None,
         };
+        let classes: BTreeMap<i64, String> = match (&labels, &self.items) {
+            (Some(labels), Some(items)) => labels
+                .iter()
+                .map(|&class| (class, items.class_name(class)))
+                .collect(),
+            _ => BTreeMap::new(),
+        };
         Ok(json!({
             "item": vae.item().to_string(),
             "has_encoder": vae.has_encoder(),
@@ -184,6 +192,7 @@ impl Opened {
             "latents": n_latents,
             "items": self.centers.size()[0],
             "labels": labels,
+            "classes": classes,
             "mean": numbers(&mean)?,
             "deviation": numbers(&deviation)?,
             "dims": dims.into_iter().take(24).collect::<Vec<_>>(),
