@@ -297,7 +297,55 @@ fn draw_panel(area: &Area, panel: &Panel) -> Result<(), PlotError> {
         ))?;
     }
     let top = if is_below { px(38) } else { px(14) };
-    draw_legend(area, panel, top)
+    let corner = free_corner(&panel.curves, &x_range, &y_range);
+    draw_legend(area, panel, top, corner)
+}
+
+/// A corner of a plot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Corner {
+    LowerRight,
+    UpperRight,
+    UpperLeft,
+    LowerLeft,
+}
+
+/// The corner where the fewest curves pass; of equal ones the first.
+fn free_corner(curves: &[Curve], x_range: &Range<f64>, y_range: &Range<f64>) -> Corner {
+    /// Of the width and the height.
+    const SHARE: f64 = 0.25;
+    const N_OF_SEGMENT: usize = 8;
+    let place = |value: f64, range: &Range<f64>| (value - range.start) / (range.end - range.start);
+    let places: Vec<(f64, f64)> = curves
+        .iter()
+        .flat_map(|curve| curve.points.windows(2))
+        .flat_map(|ends| {
+            (0..=N_OF_SEGMENT).map(|i| {
+                let share = i as f64 / N_OF_SEGMENT as f64;
+                let between = |a: f64, b: f64| a + (b - a) * share;
+                (between(ends[0].0, ends[1].0), between(ends[0].1, ends[1].1))
+            })
+        })
+        .map(|(x, y)| (place(x, x_range), place(y, y_range)))
+        .collect();
+    let corners = [
+        (Corner::LowerRight, [true, false]),
+        (Corner::UpperRight, [true, true]),
+        (Corner::UpperLeft, [false, true]),
+        (Corner::LowerLeft, [false, false]),
+    ];
+    let n_in = |[is_right, is_upper]: [bool; 2]| {
+        let is_near = |value: f64, is_end| match is_end {
+            true => value > 1.0 - SHARE,
+            false => value < SHARE,
+        };
+        let near = |&&(x, y): &&(f64, f64)| is_near(x, is_right) && is_near(y, is_upper);
+        places.iter().filter(near).count()
+    };
+    corners
+        .into_iter()
+        .min_by_key(|&(_, sides)| n_in(sides))
+        .map_or(Corner::LowerRight, |(corner, _)| corner)
 }
 
 /// The left end of a panel's title.
@@ -336,21 +384,33 @@ fn legend_is_below_title(area: &Area, panel: &Panel) -> Result<bool, PlotError> 
     Ok(!panel.title.is_empty() && px(TITLE_LEFT) + title + px(8) > width - legend)
 }
 
-/// The names of the curves: at the top if there is a title, else in the lower right corner.
-fn draw_legend(area: &Area, panel: &Panel, top: i32) -> Result<(), PlotError> {
+/// The names of the curves: at the top if there is a title, else in a corner.
+fn draw_legend(area: &Area, panel: &Panel, top: i32, corner: Corner) -> Result<(), PlotError> {
     let names = named(panel);
     let (width, height) = area.dim_in_pixel();
     let (width, height) = (width as i32, height as i32);
     let style = font(17, false, INK);
     if panel.title.is_empty() {
-        let mut y = height - px(60 + 12) - px(26) * names.len() as i32;
+        let mut y = match corner {
+            Corner::LowerRight | Corner::LowerLeft => {
+                height - px(60 + 12) - px(26) * names.len() as i32
+            }
+            Corner::UpperRight | Corner::UpperLeft => px(4 + 20),
+        };
         let text_width = |name: &str| area.estimate_text_size(name, &style).map(|size| size.0);
         let widths = names
             .iter()
             .map(|(curve, _)| text_width(&curve.name))
             .collect::<Result<Vec<_>, _>>()?;
-        let x = width - px(30 + 50) - widths.into_iter().max().unwrap_or(0) as i32;
-        let frame = [(x - px(14), y - px(8)), (width - px(42), height - px(70))];
+        let widest = widths.into_iter().max().unwrap_or(0) as i32;
+        let x = match corner {
+            Corner::LowerRight | Corner::UpperRight => width - px(30 + 50) - widest,
+            Corner::LowerLeft | Corner::UpperLeft => px(TITLE_LEFT + 26),
+        };
+        let frame = [
+            (x - px(14), y - px(8)),
+            (x + px(38) + widest, y + px(2) + px(26) * names.len() as i32),
+        ];
         area.draw(&Rectangle::new(frame, WHITE.mix(0.85).filled()))?;
         for (curve, color) in names {
             draw_key(area, (x, y), &curve.name, color, &style)?;
@@ -470,6 +530,18 @@ mod tests {
                 .zip(values.iter().copied())
                 .collect(),
         }
+    }
+
+    #[test]
+    fn names_stand_where_no_curve_passes() {
+        let of = |values: &[f64]| free_corner(&[curve(values)], &(1.0..4.0), &(0.0..1.0));
+        assert_eq!(of(&[0.1, 0.5, 0.7, 0.9]), Corner::LowerRight);
+        assert_eq!(of(&[0.9, 0.5, 0.3, 0.1]), Corner::UpperRight);
+        let both = [curve(&[0.9, 0.5, 0.3, 0.1]), curve(&[0.5, 0.5, 0.7, 0.9])];
+        assert_eq!(
+            free_corner(&both, &(1.0..4.0), &(0.0..1.0)),
+            Corner::LowerLeft
+        );
     }
 
     fn close(found: &Range<f64>, low: f64, high: f64) {

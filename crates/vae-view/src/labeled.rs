@@ -34,6 +34,9 @@ const WIDEST_ROW_NAME: u32 = 240;
 const LEAST_SIDE: u32 = 64;
 const LEAST_NAMED_SIDE: u32 = 84;
 
+/// Pictures of a moving grid are enlarged until its rows fill so many pixels.
+const HEIGHT_OF_FRAME: u32 = 256;
+
 /// Up to this width small pictures are enlarged.
 const WIDEST: u32 = 2200;
 
@@ -222,15 +225,25 @@ impl Labeled {
     /// # Errors
     /// [`ViewError::PictureSize`] if the picture would be larger than 2 GiB; the plotter or libtorch refuses.
     pub fn draw(&self, images: &Tensor, columns: usize) -> Result<DynamicImage, ViewError> {
-        let (n_images, channels, height, width) = images.size4()?;
-        let n_images = n_images as usize;
-        let columns = columns.clamp(1, n_images.max(1));
-        let n_rows = n_images.div_ceil(columns);
         let is_named = [&self.rows, &self.columns, &self.captions];
         let least_side = match is_named.iter().all(|labels| labels.is_empty()) {
             true => LEAST_SIDE,
             false => LEAST_NAMED_SIDE,
         };
+        self.draw_enlarged(images, columns, least_side)
+    }
+
+    /// [`Self::draw`], with pictures enlarged to this side at least.
+    fn draw_enlarged(
+        &self,
+        images: &Tensor,
+        columns: usize,
+        least_side: u32,
+    ) -> Result<DynamicImage, ViewError> {
+        let (n_images, channels, height, width) = images.size4()?;
+        let n_images = n_images as usize;
+        let columns = columns.clamp(1, n_images.max(1));
+        let n_rows = n_images.div_ceil(columns);
         let factor = enlargement(width as u32, height as u32, columns, least_side);
         let gap = self.gap.unwrap_or(2 * factor.min(2));
         let (tile_width, tile_height) = (width as u32 * factor, height as u32 * factor);
@@ -325,7 +338,9 @@ impl Labeled {
     pub fn frames(&self, images: &Tensor, columns: usize) -> Result<Vec<DynamicImage>, ViewError> {
         let (n_images, channels, height, width) = images.size4()?;
         let columns = columns.max(1) as i64;
-        let by_column = images.f_view([n_images / columns, columns, channels, height, width])?;
+        let n_rows = n_images / columns;
+        let by_column = images.f_view([n_rows, columns, channels, height, width])?;
+        let least_side = (HEIGHT_OF_FRAME / n_rows.max(1) as u32).max(LEAST_NAMED_SIDE);
         let frame = |i: i64| {
             let of_frame = Self {
                 columns: Vec::new(),
@@ -337,7 +352,7 @@ impl Labeled {
                 captions: Vec::new(),
                 ..self.clone()
             };
-            of_frame.draw(&by_column.select(1, i), 1)
+            of_frame.draw_enlarged(&by_column.select(1, i), 1, least_side)
         };
         (0..columns).map(frame).collect()
     }
