@@ -434,7 +434,9 @@ impl<'a> Strips<'a> {
             Op::GroupNorm { .. } => {
                 let strip = self.rows(input, rows);
                 let [scale, offset] = &self.norms[&node];
-                strip * scale + offset
+                let mut normalized = strip * scale;
+                normalized += offset;
+                normalized
             }
             Op::Activation(activation) => activated(*activation, &self.rows(input, rows)),
             Op::Upsample([height, width]) => {

@@ -43,6 +43,7 @@ pub(super) const ORDERS: &[Order] = &[
             "call",
             "cpu",
             "bernoulli",
+            "gaussians",
             "convolution",
             "generator",
             "group",

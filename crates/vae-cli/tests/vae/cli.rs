@@ -276,8 +276,13 @@ fn an_output_folder_that_cannot_be_written_or_is_taken_is_named() {
 
     let run = workplace.train(&["--epochs", "1"], "run");
     let run = run.to_str().expect("UTF-8");
-    let said = workplace.error(&["sample", run, "--out", "nowhere/picture.png"], 1);
-    assert!(said.contains("nowhere/picture.png"), "{said}");
+    let said = workplace.error(&["sample", run, "--out", "nowhere/picture.png"], 2);
+    assert!(said.contains("there is no folder nowhere"), "{said}");
+    let said = workplace.error(&["encode", run, "--out", "nowhere/latents.csv"], 1);
+    assert!(
+        said.contains("nowhere/latents.csv: there is no folder nowhere"),
+        "{said}"
+    );
     let said = workplace.error(&["sample", "data", "--out", "picture.png"], 1);
     assert!(said.contains("data: not a run"), "{said}");
 }
