@@ -392,7 +392,7 @@ fn names_with_control_characters_are_shown_escaped() {
             "--out",
             "nowhere/p.png",
         ],
-        1,
+        2,
     );
     assert!(said.contains("nowhere"), "{said}");
     let said = workplace.error(&["train", name], 2);
