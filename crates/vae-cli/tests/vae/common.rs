@@ -78,6 +78,14 @@ impl Workplace {
         self.path(out)
     }
 
+    /// Runs a command whose arguments are refused, and returns what is said.
+    pub(crate) fn refused(&self, args: &[&str]) -> String {
+        let output = self.vae(args);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said
+    }
+
     /// Runs a command that must fail, and returns its one line of output.
     pub(crate) fn error(&self, args: &[&str], code: i32) -> String {
         let output = self.vae(args);
