@@ -601,7 +601,7 @@ fn report(summary: &Summary, ended: Stop, as_json: bool) -> Result<Done> {
         && summary.epochs >= best.epoch + WITHOUT_BETTER
     {
         say!(
-            "no better on the validation items in the {} epochs since: longer runs of this config will not help. \
+            "no better on the validation items in the {} epochs since: more epochs of this config hardly help. \
              [early_stopping] ends such a run by itself",
             summary.epochs - best.epoch
         );
