@@ -44,6 +44,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// The folder of a file to be written, if it is not there: better said before anything is computed for the file.
+#[must_use]
+pub fn missing_folder(file: &Path) -> Option<&Path> {
+    Some(parent(file)).filter(|folder| !folder.is_dir())
+}
+
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = parent(path);
     fs::metadata(folder)?; // Its error names the folder; later ones name the temporary file.

@@ -24,7 +24,7 @@ pub fn keep_freed_blocks() {
 pub fn return_freed_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        const LARGE: libc::c_int = 32 << 20; // The largest threshold that glibc takes.
+        const LARGE: libc::c_int = 1 << 20; // Below it, a strip of a map has blocks of 16 MB and less.
         // SAFETY: as above.
         unsafe {
             libc::mallopt(libc::M_MMAP_MAX, 65_536);

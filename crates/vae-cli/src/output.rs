@@ -11,6 +11,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
+use vae_base::files::missing_folder;
 use vae_data::one_line;
 
 /// The error that made stdout unusable.
@@ -58,16 +59,13 @@ pub(crate) fn print_path(path: &Path) {
 /// # Errors
 /// Names the file and the folder.
 pub(crate) fn check_folder(file: &Path) -> anyhow::Result<()> {
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.is_dir() => anyhow::bail!(
+    match missing_folder(file) {
+        Some(folder) => anyhow::bail!(
             "{}: there is no folder {}",
             file.display(),
             folder.display()
         ),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

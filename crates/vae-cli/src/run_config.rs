@@ -197,7 +197,7 @@ pub(crate) fn nearest<'k>(found: &str, known: &[&'k str]) -> Option<&'k str> {
 /// Extends serde's messages: for an unknown key by the nearest known one or by the tables that have such a key, for a name in
 /// place of a table by how to write it. `entry` is the key and value.
 fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
-    let message = message.trim_end();
+    let message = &in_plain_words(message.trim_end());
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if let Some(table) = table_meant(message, entry) {
         return format!("found a bare name, expected a table: [{table}] (it may be empty)");
@@ -223,6 +223,23 @@ fn helpful(message: &str, entry: Option<(&str, &str)>) -> String {
         "unknown {what} `{found}`{meant} (known here: {})",
         known.join(", ")
     )
+}
+
+/// A message of serde without names of Rust's types.
+fn in_plain_words(message: &str) -> String {
+    const UNSIGNED: [&str; 5] = ["u8", "u16", "u32", "u64", "usize"];
+    const SIGNED: [&str; 5] = ["i8", "i16", "i32", "i64", "isize"];
+    match message.rsplit_once(", expected ") {
+        Some((found, kind)) if UNSIGNED.contains(&kind) => {
+            format!("{found}, expected a whole number from 0 on")
+        }
+        Some((found, kind)) if SIGNED.contains(&kind) => {
+            format!("{found}, expected a whole number")
+        }
+        Some((found, "f32" | "f64")) => format!("{found}, expected a number"),
+        Some((found, "a boolean" | "bool")) => format!("{found}, expected true or false"),
+        _ => message.to_owned(),
+    }
 }
 
 /// The table that a bare name stands for, if that is what serde complains about.
@@ -524,7 +541,12 @@ mod tests {
             "{said}"
         );
         let said = message(MINIMAL, &["training.epochs=many"]);
-        assert!(said.contains("invalid type: string"), "{said}");
+        let wanted = "invalid type: string \"many\", expected a whole number from 0 on";
+        assert!(said.contains(wanted), "{said}");
+        let said = message(MINIMAL, &["optimizer.adam.learning_rate=fast"]);
+        assert!(said.contains("expected a number"), "{said}");
+        let said = message(MINIMAL, &["tensorboard=maybe"]);
+        assert!(said.contains("expected true or false"), "{said}");
         // A line end must not introduce a second key.
         let config = load_text(MINIMAL, &["dataset.idx.folder=1\nvalue2 = 2"]).unwrap();
         let folder = config.dataset.idx.unwrap().folder;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use vae_base::files::missing_folder;
+
 use crate::ViewError;
 
 /// The format of a picture's file.
@@ -97,18 +99,13 @@ impl Format {
     }
 }
 
-/// Checks a picture's name before any work: its ending, and for `.mp4` whether ffmpeg is there.
+/// Checks a picture's name before any work: its ending, its folder, and for `.mp4` whether ffmpeg is there.
 ///
 /// # Errors
-/// As [`Format::of`]; there is no ffmpeg on the PATH.
+/// As [`Format::of`]; there is no such folder, or no ffmpeg on the PATH.
 pub fn check_name(path: &Path, content: Content) -> Result<Format, ViewError> {
     let format = Format::of(path, content)?;
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder
-        && !folder.is_dir()
-    {
+    if let Some(folder) = missing_folder(path) {
         let problem = format!("there is no folder {}", folder.display());
         return Err(ViewError::file(path, problem));
     }

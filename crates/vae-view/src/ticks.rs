@@ -15,11 +15,13 @@ pub fn tick_step(length: f64, n: usize) -> f64 {
 /// The multiples of a step in a range.
 #[must_use]
 pub fn ticks(range: &Range<f64>, step: f64) -> Vec<f64> {
-    let (first, last) = ((range.start / step).ceil(), (range.end / step).floor());
-    let n = (last - first).clamp(0.0, 100.0) as usize;
-    (0..=n)
-        .map(|i| (first + i as f64) * step)
-        .filter(|tick| range.contains(tick) || *tick == range.end)
+    // 1e-3 / 2e-4 is a little less than 5.
+    const ROUNDING: f64 = 1e-9;
+    let first = (range.start / step - ROUNDING).ceil();
+    let last = (range.end / step + ROUNDING).floor();
+    let n = (last - first + 1.0).clamp(0.0, 101.0) as usize;
+    (0..n)
+        .map(|i| ((first + i as f64) * step).max(range.start).min(range.end))
         .collect()
 }
 
@@ -81,5 +83,16 @@ mod tests {
             ["0", "1e\u{2212}4", "2e\u{2212}4", "3e\u{2212}4"]
         );
         assert_eq!(labels(0.0..3.1e30, 4), ["0", "1e30", "2e30", "3e30"]);
+        assert_eq!(
+            labels(0.0..1e-3, 6),
+            [
+                "0",
+                "2e\u{2212}4",
+                "4e\u{2212}4",
+                "6e\u{2212}4",
+                "8e\u{2212}4",
+                "1.0e\u{2212}3"
+            ]
+        );
     }
 }

@@ -339,14 +339,17 @@ fn metrics(runs: &[Compared]) -> Listing {
         let parameters = overview.n_parameters.map(|n| HumanCount(n as u64));
         let time = table::duration(overview.seconds);
         let parameters = parameters.map_or(table::UNKNOWN.to_owned(), |n| n.to_string());
-        for (which, record, rest) in [
-            ("best", &overview.best, ["", "", ""]),
-            (
-                "last",
-                &overview.last_validation,
-                [overview.state.name(), &time, &parameters],
-            ),
-        ] {
+        let last = &overview.last_validation;
+        let of_run = [overview.state.name(), &time, &parameters];
+        let is_last = |best: &Record| last.as_ref().is_some_and(|last| last.epoch == best.epoch);
+        let lines = match &overview.best {
+            Some(best) if is_last(best) => vec![("best and last", last, of_run)],
+            _ => vec![
+                ("best", &overview.best, ["", "", ""]),
+                ("last", last, of_run),
+            ],
+        };
+        for (which, record, rest) in lines {
             let means = record.as_ref().map(|record| record.means);
             let epoch = record.as_ref().map(|record| record.epoch);
             let mut row = vec![

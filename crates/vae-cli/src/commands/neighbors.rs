@@ -57,9 +57,18 @@ pub(crate) struct Args {
 /// The most images in a row of a picture with names.
 const MOST_IN_A_ROW: usize = 13;
 
-/// A file's name without its folders.
+/// An item's name in a caption: with the folder it is in, which may be its class, but without those above.
 pub(super) fn short(name: &str) -> String {
-    one_line(name.rsplit('/').next().unwrap_or(name))
+    let folder_and_file = match name.rmatch_indices('/').nth(1) {
+        Some((end, _)) => &name[end + 1..],
+        None => name,
+    };
+    one_line(folder_and_file)
+}
+
+/// A file's name without its folders.
+fn file_name(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
 }
 
 struct Neighbor {
@@ -100,7 +109,8 @@ pub(crate) fn run(args: Args) -> Result<Done> {
         for (i, distance) in Vec::<f64>::try_from(distances)?.into_iter().enumerate() {
             let place = nearest.partition_point(|near| near.distance.total_cmp(&distance).is_le());
             let image = batch.items.get(i as i64);
-            let is_itself = || short(&batch.names[i]) == short(&query.names[0]) && image == itself;
+            let is_itself =
+                || file_name(&batch.names[i]) == file_name(&query.names[0]) && image == itself;
             if place < most && !is_itself() {
                 let near = Neighbor {
                     distance,
