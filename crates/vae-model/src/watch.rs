@@ -56,9 +56,14 @@ impl Drop for Outer {
     }
 }
 
+/// Whether the finite check is on.
+pub(crate) fn is_watching() -> bool {
+    WATCHING.get()
+}
+
 /// Checks an output, if the finite check is on.
 pub(crate) fn watch(name: &str, output: &Tensor) {
-    if WATCHING.get() {
+    if is_watching() {
         FIRST.with_borrow_mut(|first| {
             if first.is_none() && output.isfinite().all().int64_value(&[]) == 0 {
                 *first = Some(name.to_owned());

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
-use super::ops::{Activation, GraphLayer, Ops};
+use super::ops::{Activation, Ops, ScaledLayer};
 use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
@@ -126,10 +126,9 @@ struct Stage<C> {
     norm: BatchNorm,
 }
 
-impl<C: GraphLayer> Stage<C> {
+impl<C: ScaledLayer> Stage<C> {
     fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
-        let maps = ops.layer(&self.convolution, maps);
-        let maps = ops.layer(&self.norm, maps);
+        let maps = ops.normalized(&self.convolution, &self.norm, maps);
         ops.activation(Activation::LeakyRelu, maps)
     }
 }

@@ -84,8 +84,8 @@ impl DcganConfig {
         let layers = shape.decoder_layers();
         let latents = FromLatents::build(&path, shape, last_map, NextActivation::BatchNorm);
         let mut up = Vec::new();
+        let first_norm = BatchNorm::new(&(&path / "norm" / 0), n_channels);
         for i in (0..n_layers).rev() {
-            let norm = BatchNorm::new(&(&path / "norm" / (n_layers - 1 - i)), n_channels);
             let (n_out, next) = match i {
                 0 => (shape.n_likelihood_maps, shape.to_likelihood()),
                 _ => (self.channels[i - 1], NextActivation::BatchNorm),
@@ -93,13 +93,18 @@ impl DcganConfig {
             let conv_sizes = ConvSizes::four(n_channels, n_out, sizes[i]);
             let from_to = [sizes[i + 1], sizes[i]];
             let conv = &path / "conv" / (n_layers - 1 - i);
-            up.push((norm, layers.conv_transpose(conv, conv_sizes, from_to, next)));
+            let norm = &path / "norm" / (n_layers - i);
+            up.push((
+                layers.conv_transpose(conv, conv_sizes, from_to, next),
+                (i > 0).then(|| BatchNorm::new(&norm, n_out)),
+            ));
             n_channels = n_out;
         }
         Dcgan {
             down,
             posterior,
             latents,
+            first_norm,
             up,
         }
     }
@@ -110,18 +115,20 @@ pub(super) struct Dcgan {
     down: Vec<(Layer<Conv>, Option<BatchNorm>)>,
     posterior: ToPosterior,
     latents: FromLatents,
-    /// The norm and activation of a map, then the transposed convolution that doubles it.
-    up: Vec<(BatchNorm, NormalizedLayer<ConvTranspose>)>,
+    /// The norm of the decoder's first map.
+    first_norm: BatchNorm,
+    /// Transposed convolutions, each of which doubles an activated map, and the norms of what they give, if it is no output.
+    up: Vec<(NormalizedLayer<ConvTranspose>, Option<BatchNorm>)>,
 }
 
 impl Layered for Dcgan {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let mut maps = ops.channels_last(images);
         for (convolution, norm) in &self.down {
-            maps = ops.layer(convolution, maps);
-            if let Some(norm) = norm {
-                maps = ops.layer(norm, maps);
-            }
+            maps = match norm {
+                Some(norm) => ops.normalized(convolution, norm, maps),
+                None => ops.layer(convolution, maps),
+            };
             maps = ops.activation(Activation::LeakyRelu, maps); // [B, channels, H/…, W/…]
         }
         self.posterior.apply(ops, maps) // [B, P]
@@ -129,15 +136,18 @@ impl Layered for Dcgan {
 
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let mut maps = self.latents.apply(ops, latents, None);
-        for (norm, convolution) in &self.up {
-            maps = ops.layer(norm, maps);
+        maps = ops.layer(&self.first_norm, maps);
+        for (convolution, norm) in &self.up {
             maps = ops.activation(Activation::Relu, maps); // [N, channels, …H, …W]
-            maps = ops.layer(convolution, maps);
+            maps = match norm {
+                Some(norm) => ops.normalized(convolution, norm, maps),
+                None => ops.layer(convolution, maps),
+            };
         }
         maps // [N, L·C, H, W]
     }
 
     fn output_weight(&self) -> &Tensor {
-        self.up[self.up.len() - 1].1.weight()
+        self.up[self.up.len() - 1].0.weight()
     }
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
-use super::ops::{GraphLayer, NormLayer, channels_last};
+use super::ops::{FixedNorm, GraphLayer, NormLayer, ScaledLayer, channels_last};
 use crate::graph::{EPSILON, Graph, Op, Value};
 use crate::nn::{self, Init};
 use crate::share::{self, Share};
@@ -456,6 +456,48 @@ impl nn::Module for Conv {
     }
 }
 
+/// A linear map whose output channels can be scaled.
+pub(super) trait ScaledOutput: nn::Module + Sized {
+    /// The map x ↦ scale·self(x) + shift, for `[C]` each.
+    fn scaled(&self, scale_and_shift: &[Tensor; 2]) -> Self;
+}
+
+/// b ↦ scale·b + shift.
+fn scaled_bias(bias: Option<&Tensor>, [scale, shift]: &[Tensor; 2]) -> Option<Tensor> {
+    Some(match bias {
+        Some(bias) => bias * scale + shift,
+        None => shift.shallow_clone(),
+    })
+}
+
+impl ScaledOutput for Conv {
+    fn scaled(&self, scale_and_shift: &[Tensor; 2]) -> Self {
+        let scale = scale_and_shift[0].view([-1, 1, 1, 1]);
+        Self {
+            weight: &self.weight * scale,
+            bias: scaled_bias(self.bias.as_ref(), scale_and_shift),
+            ..*self
+        }
+    }
+}
+
+impl ScaledOutput for ConvTranspose {
+    fn scaled(&self, scale_and_shift: &[Tensor; 2]) -> Self {
+        let scale = scale_and_shift[0].view([1, -1, 1, 1]);
+        Self {
+            weight: &self.weight * scale,
+            bias: scaled_bias(self.bias.as_ref(), scale_and_shift),
+            ..*self
+        }
+    }
+}
+
+impl<M: ScaledOutput + ToOp> ScaledLayer for Layer<M> {
+    fn forward_scaled(&self, maps: &Tensor, scale_and_shift: &[Tensor; 2]) -> Tensor {
+        self.module.scaled(scale_and_shift).forward(maps)
+    }
+}
+
 /// The operation of a layer, with its own weight or a given one.
 pub(super) trait ToOp {
     fn to_op(&self, weight: Option<Tensor>) -> Op;
@@ -597,6 +639,15 @@ impl nn::ModuleT for BatchNorm {
     }
 }
 
+impl FixedNorm for BatchNorm {
+    /// γ/√(σ² + ε) and β − μ·γ/√(σ² + ε), with the running averages μ and σ².
+    fn scale_and_shift(&self) -> [Tensor; 2] {
+        let scale = &self.weight / (&self.running_var + EPSILON).sqrt();
+        let shift = &self.bias - &self.running_mean * &scale;
+        [scale, shift]
+    }
+}
+
 impl GraphLayer for BatchNorm {
     fn name(&self) -> &str {
         &self.name
@@ -692,8 +743,62 @@ mod tests {
     use tch::{Device, Kind};
     use vae_torch::Generator;
 
+    use super::super::ops::{Eager, Ops};
+    use super::super::spectral_norm::NormalizedLayers;
     use super::*;
+    use crate::Mode;
     use crate::nn::Module;
+
+    /// The largest difference between a batch norm folded into the layer before it and the two one after the other.
+    fn error_of_folding<L: ScaledLayer>(layer: &L, norm: &BatchNorm, maps: &Tensor) -> f64 {
+        let ops = &mut Eager::new(Mode::Evaluate);
+        let folded = ops.normalized(layer, norm, maps.shallow_clone());
+        let apart = ops.layer(layer, maps.shallow_clone());
+        let apart = ops.layer(norm, apart);
+        (folded - apart).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_batch_norm_is_folded_into_the_layer_before_it_in_evaluation() {
+        let store = nn::VarStore::new(1);
+        let path = store.root();
+        let norm = BatchNorm::new(&(&path / "norm"), 6);
+        let mut generator = Generator::cpu(1);
+        let mut random = |size: &[i64]| generator.normal(size, Device::Cpu);
+        no_grad(|| {
+            for variable in [&norm.weight, &norm.bias, &norm.running_mean] {
+                variable.shallow_clone().copy_(&random(&[6]));
+            }
+            let variance = random(&[6]).square() + 0.1;
+            norm.running_var.shallow_clone().copy_(&variance);
+        });
+        let maps = random(&[2, 3, 8, 8]);
+        let initialization = Initialization::Pytorch;
+        for (i, next) in [NextActivation::BatchNorm, NextActivation::Relu]
+            .into_iter()
+            .enumerate()
+        {
+            // The second has a bias of its own.
+            let conv = initialization.conv(&path / "conv" / i, ConvSizes::three(3, 6, 2), next);
+            let error = error_of_folding(&conv, &norm, &maps);
+            assert!(error < 1e-5, "{next:?}: {error}");
+        }
+        for (i, spectral_norm) in [false, true].into_iter().enumerate() {
+            let layers = NormalizedLayers {
+                initialization,
+                spectral_norm,
+            };
+            let sizes = ConvSizes::four(3, 6, [16, 16]);
+            let transposed = layers.conv_transpose(
+                &path / "transposed" / i,
+                sizes,
+                [[8, 8], [16, 16]],
+                NextActivation::Relu,
+            );
+            let error = error_of_folding(&transposed, &norm, &maps);
+            assert!(error < 1e-5, "spectral norm {spectral_norm}: {error}");
+        }
+    }
 
     #[test]
     fn group_norm_of_large_maps_is_exact() {

@@ -6,6 +6,7 @@ use vae_torch::recomputed;
 pub(crate) use crate::graph::Activation;
 
 use crate::graph::{Graph, Op, Value};
+use crate::watch::is_watching;
 use crate::{Mode, nn};
 
 /// The operations between images and posterior parameters, latents and likelihood parameters.
@@ -21,6 +22,17 @@ pub(crate) trait Ops {
     fn norm_silu<L: NormLayer>(&mut self, norm: &L, maps: Self::Value) -> Self::Value {
         let maps = self.layer(norm, maps);
         self.activation(Activation::Silu, maps)
+    }
+
+    /// norm(layer(maps)), in one convolution where the norm's averages are fixed.
+    fn normalized<L: ScaledLayer, N: FixedNorm>(
+        &mut self,
+        layer: &L,
+        norm: &N,
+        maps: Self::Value,
+    ) -> Self::Value {
+        let maps = self.layer(layer, maps);
+        self.layer(norm, maps)
     }
 
     /// Features `[N, C·H·W]` of maps `[N, C, H, W]`.
@@ -98,6 +110,18 @@ pub(crate) trait NormLayer: GraphLayer {
     fn forward_silu(&self, maps: &Tensor) -> Tensor;
 }
 
+/// A norm that scales and shifts every channel by constants, except in training.
+pub(crate) trait FixedNorm: GraphLayer {
+    /// The constants, `[C]` each.
+    fn scale_and_shift(&self) -> [Tensor; 2];
+}
+
+/// A layer that can scale and shift its output's channels by changing its variables.
+pub(crate) trait ScaledLayer: GraphLayer {
+    /// scale·layer(maps) + shift, for `[C]` each.
+    fn forward_scaled(&self, maps: &Tensor, scale_and_shift: &[Tensor; 2]) -> Tensor;
+}
+
 /// Computes on tensors.
 pub(crate) struct Eager {
     pub(crate) mode: Mode,
@@ -133,6 +157,20 @@ impl Ops for Eager {
 
     fn norm_silu<L: NormLayer>(&mut self, norm: &L, maps: Tensor) -> Tensor {
         norm.forward_silu(&maps)
+    }
+
+    fn normalized<L: ScaledLayer, N: FixedNorm>(
+        &mut self,
+        layer: &L,
+        norm: &N,
+        maps: Tensor,
+    ) -> Tensor {
+        // The finite check looks at each layer's own output.
+        if self.mode == Mode::Train || is_watching() {
+            let maps = self.layer(layer, maps);
+            return self.layer(norm, maps);
+        }
+        layer.forward_scaled(&maps, &norm.scale_and_shift())
     }
 
     fn flatten(&mut self, maps: Tensor) -> Tensor {

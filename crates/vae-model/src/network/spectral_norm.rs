@@ -7,8 +7,10 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::Initialization;
-use super::layers::{Conv, ConvSizes, ConvTranspose, Convolution, Layer, NextActivation, ToOp};
-use super::ops::GraphLayer;
+use super::layers::{
+    Conv, ConvSizes, ConvTranspose, Convolution, Layer, NextActivation, ScaledOutput, ToOp,
+};
+use super::ops::{GraphLayer, ScaledLayer};
 use crate::graph::Op;
 use crate::nn;
 
@@ -117,11 +119,24 @@ impl Convolution for NormalizedLayer<Conv> {
 
 impl<M: nn::Module> nn::ModuleT for NormalizedLayer<M> {
     fn forward_t(&self, input: &Tensor, train: bool) -> Tensor {
+        self.input(input, train).apply(&self.layer)
+    }
+}
+
+impl<M> NormalizedLayer<M> {
+    /// What the weight as it is maps to the output: (W/σ)·x + b = W·(x/σ) + b for every linear map W.
+    fn input(&self, input: &Tensor, train: bool) -> Tensor {
         match &self.norm {
-            None => input.apply(&self.layer),
-            // (W/σ)·x + b = W·(x/σ) + b for every linear map W.
-            Some(norm) => (input / norm.largest_singular_value(train)).apply(&self.layer),
+            None => input.shallow_clone(),
+            Some(norm) => input / norm.largest_singular_value(train),
         }
+    }
+}
+
+impl<M: ScaledOutput + ToOp> ScaledLayer for NormalizedLayer<M> {
+    fn forward_scaled(&self, maps: &Tensor, scale_and_shift: &[Tensor; 2]) -> Tensor {
+        let maps = self.input(maps, false);
+        self.layer.forward_scaled(&maps, scale_and_shift)
     }
 }
 
