@@ -66,9 +66,9 @@ pub fn frechet_distance(a: &Moments, b: &Moments) -> Result<f64, EvalError> {
     }
     // The trace of (Σ₁Σ₂)^½ is the sum of the singular values of Σ₁^½ Σ₂^½. Roots of the eigenvalues of a product would have half
     // of the digits.
-    let trace_of_root = root(&a.covariance)?
-        .matmul(&root(&b.covariance)?.transpose(0, 1))
-        .f_nuclear_norm(false)?;
+    let product = root(&a.covariance)?.matmul(&root(&b.covariance)?.transpose(0, 1));
+    let (_, singular_values, _) = product.f_svd(true, false)?;
+    let trace_of_root = singular_values.sum(Kind::Double);
     let traces = a.covariance.trace() + b.covariance.trace();
     let means = (&a.mean - &b.mean).square().sum(Kind::Double);
     let distance = f64::try_from(means + traces - trace_of_root * 2.0)?;
