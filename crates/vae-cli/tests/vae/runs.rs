@@ -233,16 +233,18 @@ fn runs_are_compared_by_metrics_and_by_what_differs_in_their_configs() {
         lines[2],
         [&last[..], &["finished", "01:01:40", "1,234"]].concat()
     );
-    let last = ["runs/b,", "last", "-15.50", "11.50", "4.00", "1/10"];
+    // Its only epoch is both.
+    let both = ["runs/b,", "best", "and", "last"];
+    let values = ["-15.50", "11.50", "4.00", "1/10"];
     assert_eq!(
-        lines[4],
-        [&last[..], &["stopped", "00:00:30", "-"]].concat()
+        lines[3],
+        [&both[..], &values, &["stopped", "00:00:30", "-"]].concat()
     );
-    assert_eq!(lines[6], ["config", "runs/a", "runs/b"]);
-    assert_eq!(lines[7], ["model.latent_dims", "2", "5"]);
-    assert_eq!(lines[8], ["seed", "0", "1"]);
-    assert_eq!(lines[10], ["elbo.png"]);
-    assert_eq!(lines.len(), 11, "{text}");
+    assert_eq!(lines[5], ["config", "runs/a", "runs/b"]);
+    assert_eq!(lines[6], ["model.latent_dims", "2", "5"]);
+    assert_eq!(lines[7], ["seed", "0", "1"]);
+    assert_eq!(lines[9], ["elbo.png"]);
+    assert_eq!(lines.len(), 10, "{text}");
     let size = image::image_dimensions(workplace.path("elbo.png")).expect("a picture");
     assert_eq!(size, (1400, 900));
 
@@ -319,12 +321,12 @@ fn an_objectives_named_terms_are_listed_with_their_better_direction() {
         ]
     );
     assert_eq!(
-        lines[1][..6],
-        ["runs/a,", "best", "-12.00", "8.00", "4.00", "1.5000"]
+        lines[1][1..8],
+        ["best", "and", "last", "-12.00", "8.00", "4.00", "1.5000"]
     );
     assert_eq!(
-        lines[3][..6],
-        ["runs/b,", "best", "-3.00", "-1.00", "4.00", "-"]
+        lines[2][1..8],
+        ["best", "and", "last", "-3.00", "-1.00", "4.00", "-"]
     );
     let found = workplace.json(&["compare", "runs/a", "runs/b"]);
     assert_eq!(found["runs"][0]["best"]["total_correlation"], 1.5);
