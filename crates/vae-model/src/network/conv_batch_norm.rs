@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::bridge::{FromLatents, ToPosterior};
 use super::layers::{BatchNorm, Conv, ConvSizes, ConvTranspose, Layer, NextActivation, shrunk};
-use super::ops::{Activation, Ops, ScaledLayer};
+use super::ops::{Activation, Ops};
 use super::spectral_norm::NormalizedLayer;
 use super::{LARGEST_DEPTH, LARGEST_SIZE, Layered, NetworkShape, check_sizes};
 use crate::{ModelError, nn};
@@ -126,8 +126,16 @@ struct Stage<C> {
     norm: BatchNorm,
 }
 
-impl<C: ScaledLayer> Stage<C> {
-    fn apply<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
+impl Stage<Layer<Conv>> {
+    fn down<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
+        let maps = ops.layer(&self.convolution, maps);
+        let maps = ops.layer(&self.norm, maps);
+        ops.activation(Activation::LeakyRelu, maps)
+    }
+}
+
+impl Stage<NormalizedLayer<ConvTranspose>> {
+    fn up<O: Ops>(&self, ops: &mut O, maps: O::Value) -> O::Value {
         let maps = ops.normalized(&self.convolution, &self.norm, maps);
         ops.activation(Activation::LeakyRelu, maps)
     }
@@ -137,7 +145,7 @@ impl Layered for ConvBatchNorm {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let mut maps = ops.channels_last(images);
         for stage in &self.down {
-            maps = stage.apply(ops, maps); // [B, channels, H/…, W/…]
+            maps = stage.down(ops, maps); // [B, channels, H/…, W/…]
         }
         self.posterior.apply(ops, maps) // [B, P]
     }
@@ -145,7 +153,7 @@ impl Layered for ConvBatchNorm {
     fn decoder<O: Ops>(&self, ops: &mut O, latents: O::Value) -> O::Value {
         let mut maps = self.latents.apply(ops, latents, None);
         for stage in &self.up {
-            maps = stage.apply(ops, maps); // [N, channels, …H, …W]
+            maps = stage.up(ops, maps); // [N, channels, …H, …W]
         }
         ops.layer(&self.likelihood, maps) // [N, L·C, H, W]
     }

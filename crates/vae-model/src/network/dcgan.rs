@@ -125,10 +125,10 @@ impl Layered for Dcgan {
     fn encoder<O: Ops>(&self, ops: &mut O, images: O::Value) -> O::Value {
         let mut maps = ops.channels_last(images);
         for (convolution, norm) in &self.down {
-            maps = match norm {
-                Some(norm) => ops.normalized(convolution, norm, maps),
-                None => ops.layer(convolution, maps),
-            };
+            maps = ops.layer(convolution, maps);
+            if let Some(norm) = norm {
+                maps = ops.layer(norm, maps);
+            }
             maps = ops.activation(Activation::LeakyRelu, maps); // [B, channels, H/…, W/…]
         }
         self.posterior.apply(ops, maps) // [B, P]

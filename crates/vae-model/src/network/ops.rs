@@ -24,7 +24,8 @@ pub(crate) trait Ops {
         self.activation(Activation::Silu, maps)
     }
 
-    /// norm(layer(maps)), in one convolution where the norm's averages are fixed.
+    /// norm(layer(maps)), in one layer where the norm's averages are fixed. Faster for transposed convolutions, whose maps are larger
+    /// than what they are made of, and slower for strided ones.
     fn normalized<L: ScaledLayer, N: FixedNorm>(
         &mut self,
         layer: &L,
